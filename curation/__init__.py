@@ -1,0 +1,1 @@
+"""The curation of dinoforge: one module a stage; `curation.pipeline` lists them in order."""

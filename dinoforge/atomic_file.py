@@ -1,0 +1,72 @@
+"""Write files so that a reader sees all of one or none of it, whatever kills the writer.
+
+Order: temporary file in the same folder, fsync, rename, fsync of the folder.
+"""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from dinoforge.errors import UsageError
+
+__all__ = ["fsync_folder", "write_atomic", "write_bytes", "write_json", "write_text"]
+
+
+def fsync_folder(folder: Path) -> None:
+    """Make renames inside ``folder`` durable."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_atomic(path: Path, write: Callable[[BinaryIO], None]) -> None:
+    """Call ``write`` with an open temporary file, then put it in place under ``path``.
+
+    Raises
+    ------
+    UsageError
+        If the folder is read-only or the disk is full; an older file under ``path`` stays.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        fsync_folder(path.parent)
+    except OSError as error:
+        temporary.unlink(missing_ok=True) if os.access(path.parent, os.W_OK) else None
+        raise UsageError(
+            what=f"cannot write: {error.strerror or error}",
+            where=str(path),
+            do="free space there or choose another folder with out=FOLDER",
+        ) from error
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write ``data`` atomically."""
+
+    def put(file: BinaryIO) -> None:
+        file.write(data)
+
+    write_atomic(path, put)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write ``text`` atomically, UTF-8."""
+    write_bytes(path, text.encode())
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write ``value`` atomically as indented JSON with sorted keys (equal values, equal bytes)."""
+    write_text(path, json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n")
