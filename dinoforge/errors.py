@@ -66,7 +66,7 @@ def _blank_usage_error() -> UsageError:
     return UsageError.__new__(UsageError)
 
 
-class Interrupted(DinoforgeError):
+class Interrupted(DinoforgeError):  # noqa: N818 - it is not an error
     """The run stopped with work left (signal, time limit); the same command goes on from here."""
 
     exit_code: ClassVar[int] = 75

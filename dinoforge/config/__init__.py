@@ -1,0 +1,33 @@
+"""Recipes: typed frozen dataclasses, merged from defaults, a YAML file and ``key=value``.
+
+OmegaConf only merges; code never sees a ``DictConfig``. All faults are found at once and every
+one names its key, its place and the nearest valid key.
+"""
+
+from dinoforge.config.keys import KeyHelp, describe_keys, nearest
+from dinoforge.config.load import (
+    Loaded,
+    changed_keys,
+    config_yaml,
+    load_config,
+    load_recipe,
+    pick_keys,
+    to_plain,
+)
+from dinoforge.config.recipes import find_recipe, list_recipes, recipe_folder
+
+__all__ = [
+    "KeyHelp",
+    "Loaded",
+    "changed_keys",
+    "config_yaml",
+    "describe_keys",
+    "find_recipe",
+    "list_recipes",
+    "load_config",
+    "load_recipe",
+    "nearest",
+    "pick_keys",
+    "recipe_folder",
+    "to_plain",
+]

@@ -1,0 +1,289 @@
+"""Merge defaults, recipe and ``key=value`` into a frozen dataclass, finding all faults at once."""
+
+import dataclasses
+import math
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
+
+from dinoforge.config.keys import describe_keys, nearest
+from dinoforge.errors import Fault, UsageError
+
+__all__ = [
+    "Loaded",
+    "changed_keys",
+    "config_yaml",
+    "load_config",
+    "load_recipe",
+    "pick_keys",
+    "to_plain",
+]
+
+C = TypeVar("C")
+
+
+@dataclass(frozen=True)
+class Loaded(Generic[C]):
+    """A resolved config and where each value that is not a default came from."""
+
+    config: C
+    origins: dict[str, str]  # dotted key -> "recipe" or "command line"
+
+
+@dataclass(frozen=True)
+class _Leaf:
+    key: str
+    value: Any
+    where: str
+    origin: str
+
+
+def load_config(cls: type[C], recipe: Path | None = None, overrides: Sequence[str] = ()) -> C:
+    """Resolve a recipe and ``key=value`` overrides into ``cls``; see `load_recipe`."""
+    return load_recipe(cls, recipe, overrides).config
+
+
+def load_recipe(
+    cls: type[C], recipe: Path | None = None, overrides: Sequence[str] = ()
+) -> Loaded[C]:
+    """Resolve defaults <- recipe <- overrides.
+
+    Parameters
+    ----------
+    cls : type
+        Frozen dataclass; it and the dataclasses inside may have ``faults(at)`` that yields
+        `Fault` or str.
+    recipe : Path, optional
+        YAML file that holds what differs from the defaults.
+    overrides : sequence of str
+        ``key=value``; values of text keys are taken as they are typed.
+
+    Raises
+    ------
+    UsageError
+        Unknown keys (with the nearest valid one), wrong types, missing values, broken rules:
+        all of them, one line each.
+    """
+    faults: list[Fault] = []
+    keys = describe_keys(cls)
+    leaves = [*_recipe_leaves(recipe, faults), *_override_leaves(overrides, keys, faults)]
+    merged: Any = OmegaConf.structured(cls)
+    origins: dict[str, str] = {}
+    for leaf in leaves:
+        fault = _text_fault(leaf, keys)
+        if fault is None:
+            try:
+                merged = OmegaConf.merge(merged, _nest(leaf.key, leaf.value))
+                origins[leaf.key] = leaf.origin
+            except OmegaConfBaseException as error:
+                fault = _as_fault(error, leaf, keys)
+        if fault is not None:
+            faults.append(fault)
+    source = str(recipe) if recipe is not None else "command line"
+    for missing in sorted(OmegaConf.missing_keys(merged)):
+        if not any(f"`{missing}" in fault.what for fault in faults):
+            faults.append(Fault(f"`{missing}` is required", source, f"add {missing}=VALUE"))
+    if not faults:
+        config = typing.cast("C", OmegaConf.to_object(merged))
+        faults.extend(_rule_faults(config, source))
+    if faults:
+        raise UsageError(faults=faults)
+    return Loaded(config, origins)
+
+
+def to_plain(config: Any) -> dict[str, Any]:
+    """Dataclass to JSON-able dictionaries, every default written out."""
+    return typing.cast("dict[str, Any]", _plain(config))
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, list | tuple):
+        return [_plain(part) for part in value]
+    if isinstance(value, dict):
+        return {str(key): _plain(part) for key, part in value.items()}
+    return value
+
+
+def config_yaml(config: Any, origins: Mapping[str, str] | None = None) -> str:
+    """Write the resolved recipe as YAML; a comment names the origin of what is not a default."""
+    lines: list[str] = []
+    _emit(to_plain(config), "", 0, origins or {}, lines)
+    return "\n".join(lines) + "\n"
+
+
+def _emit(
+    node: dict[str, Any], prefix: str, depth: int, origins: Mapping[str, str], lines: list[str]
+) -> None:
+    for name, value in node.items():
+        key = f"{prefix}{name}"
+        pad = "  " * depth
+        if isinstance(value, dict) and value:
+            lines.append(f"{pad}{name}:")
+            _emit(value, f"{key}.", depth + 1, origins, lines)
+            continue
+        # default_flow_style keeps a list of mappings readable on its own indented lines
+        text = yaml.safe_dump({name: value}, sort_keys=False, width=1000).rstrip("\n").split("\n")
+        note = f"  # {origins[key]}" if key in origins else ""
+        text[0] += note
+        lines.extend(pad + line for line in text)
+
+
+def pick_keys(plain: Mapping[str, Any], keys: Sequence[str]) -> dict[str, Any]:
+    """Take the sub-trees of a plain config under dotted ``keys`` (what a stage reads)."""
+    picked: dict[str, Any] = {}
+    for key in keys:
+        node: Any = plain
+        for part in key.split("."):
+            node = node[part]
+        picked[key] = node
+    return picked
+
+
+def changed_keys(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Dotted keys whose values differ between two plain configs."""
+    flat_old, flat_new = dict(_flatten(old)), dict(_flatten(new))
+    names = [*flat_new, *(key for key in flat_old if key not in flat_new)]
+    return [key for key in names if flat_old.get(key) != flat_new.get(key)]
+
+
+def _flatten(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in node.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flatten(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def _nest(key: str, value: Any) -> dict[str, Any]:
+    for part in reversed(key.split(".")):
+        value = {part: value}
+    return typing.cast("dict[str, Any]", value)
+
+
+def _recipe_leaves(recipe: Path | None, faults: list[Fault]) -> list[_Leaf]:
+    if recipe is None:
+        return []
+    try:
+        text = Path(recipe).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not a text file"
+        raise UsageError(
+            what=f"recipe unreadable: {reason}",
+            where=str(recipe),
+            do="name a YAML file, or see the recipes there are with --list",
+        ) from error
+    try:
+        tree = yaml.compose(text, Loader=yaml.SafeLoader)
+        values = OmegaConf.to_container(OmegaConf.create(text)) if text.strip() else {}
+    except (yaml.YAMLError, OmegaConfBaseException) as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f":{mark.line + 1}" if mark is not None else ""
+        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        faults.append(Fault(f"recipe is not valid YAML: {problem}", f"{recipe}{line}", "mend it"))
+        return []
+    if tree is None:
+        return []
+    if not isinstance(values, dict):
+        faults.append(Fault("recipe is not a mapping", str(recipe), "write `key: value` lines"))
+        return []
+    lines = dict(_key_lines(tree))
+    return [
+        _Leaf(key, value, f"{recipe}:{lines.get(key, 1)}", "recipe")
+        for key, value in _flatten(typing.cast("dict[str, Any]", values))
+    ]
+
+
+def _key_lines(node: yaml.Node, prefix: str = "") -> Iterator[tuple[str, int]]:
+    if isinstance(node, yaml.MappingNode):
+        for name, value in node.value:
+            key = f"{prefix}{name.value}"
+            yield key, name.start_mark.line + 1
+            yield from _key_lines(value, f"{key}.")
+
+
+def _override_leaves(
+    overrides: Sequence[str], keys: Mapping[str, Any], faults: list[Fault]
+) -> Iterator[_Leaf]:
+    for item in overrides:
+        key, equals, text = item.partition("=")
+        if not equals or not key:
+            faults.append(
+                Fault(f"`{item}` is not key=value", "command line", "write e.g. seed=1, no spaces")
+            )
+            continue
+        value: Any = text
+        if key not in keys or keys[key].type not in {"str", "str | None"}:
+            try:
+                value = OmegaConf.to_container(OmegaConf.create(f"value: {text}"))["value"]  # type: ignore[index, call-overload]
+            except (yaml.YAMLError, OmegaConfBaseException):
+                value = text
+        elif text in {"null", "None"} and keys[key].type == "str | None":
+            value = None
+        yield _Leaf(key, value, "command line", "command line")
+
+
+def _text_fault(leaf: _Leaf, keys: Mapping[str, Any]) -> Fault | None:
+    """YAML turns ``no`` into False and ``12:00:00`` into 43200 even where text is meant."""
+    known = keys.get(leaf.key)
+    is_text = known is not None and known.type == "str"
+    if is_text and not isinstance(leaf.value, str) and leaf.value is not None:
+        return Fault(
+            f"`{leaf.key}` needs text, YAML read {leaf.value!r}", leaf.where, "put it in quotes"
+        )
+    return None
+
+
+def _as_fault(error: OmegaConfBaseException, leaf: _Leaf, keys: Mapping[str, Any]) -> Fault:
+    if isinstance(error, ConfigKeyError):
+        inside = str(error.full_key or "").rsplit(".", 1)[-1]
+        key = leaf.key
+        if isinstance(leaf.value, list) and leaf.key in keys:
+            key = f"{leaf.key}[].{inside}"
+        near = nearest(key, keys)
+        hint = f" (did you mean `{near}`?)" if near else ""
+        section = key.split(".", maxsplit=1)[0]
+        return Fault(f"unknown key `{key}`{hint}", leaf.where, f"see `dinoforge explain {section}`")
+    known = keys.get(leaf.key)
+    wanted = f", need {known.type}" if known is not None else ""
+    reason = str(error).splitlines()[0]
+    return Fault(
+        f"`{leaf.key}` got {leaf.value!r}{wanted}" if wanted else f"`{leaf.key}`: {reason}",
+        leaf.where,
+        f"see `dinoforge explain {leaf.key}`",
+    )
+
+
+def _rule_faults(config: Any, source: str, at: str = "") -> Iterator[Fault]:
+    """Faults of a dataclass and of those inside it, plus floats that are not finite."""
+    seen: set[Fault] = set()
+    for fault in _walk_faults(config, source, at):
+        if fault not in seen:
+            seen.add(fault)
+            yield fault
+
+
+def _walk_faults(value: Any, source: str, at: str) -> Iterator[Fault]:
+    if isinstance(value, float) and not math.isfinite(value):
+        yield Fault(f"`{at}` is {value}", source, "give a finite number")
+    elif isinstance(value, list | tuple):
+        for index, part in enumerate(value):
+            yield from _walk_faults(part, source, f"{at}[{index}]")
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        for field in dataclasses.fields(value):
+            inner = f"{at}.{field.name}" if at else field.name
+            yield from _walk_faults(getattr(value, field.name), source, inner)
+        rules = getattr(value, "faults", None)
+        for found in rules(at) if rules is not None else ():
+            if isinstance(found, Fault):
+                yield found
+            else:
+                key = str(found).split(":", maxsplit=1)[0].strip("`. ")
+                yield Fault(str(found).lstrip("."), source, f"see `dinoforge explain {key}`")

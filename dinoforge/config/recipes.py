@@ -1,0 +1,48 @@
+"""Where recipes are found: the installed ones by name, a user's own by path."""
+
+from importlib import resources
+from pathlib import Path
+
+from dinoforge.config.keys import nearest
+from dinoforge.errors import UsageError
+
+__all__ = ["find_recipe", "list_recipes", "recipe_folder"]
+
+
+def recipe_folder(kind: str) -> Path:
+    """Folder of the recipes of ``kind``: in the wheel, else ``configs/`` of the source tree."""
+    inside = Path(str(resources.files("dinoforge"))) / "_configs"
+    root = inside if inside.is_dir() else inside.parent.parent / "configs"
+    return root / kind
+
+
+def list_recipes(kind: str) -> dict[str, Path]:
+    """Name -> file of the recipes that come with dinoforge."""
+    return {path.stem: path for path in sorted(recipe_folder(kind).glob("*.yaml"))}
+
+
+def find_recipe(kind: str, name: str) -> Path:
+    """Path of a recipe given by path or by name.
+
+    Raises
+    ------
+    UsageError
+        If there is none; names the nearest.
+    """
+    path = Path(name)
+    if path.is_file():
+        return path
+    known = list_recipes(kind)
+    if name in known:
+        return known[name]
+    near = nearest(path.stem, known)
+    hint = f" (did you mean `{near}`?)" if near else ""
+    raise UsageError(
+        what=f"no such recipe{hint}",
+        where=name,
+        do=f"give a YAML file, or one of those that `dinoforge {_command(kind)} --list` names",
+    )
+
+
+def _command(kind: str) -> str:
+    return {"curation": "curate", "training": "train", "evaluation": "evaluate"}.get(kind, kind)

@@ -1,0 +1,57 @@
+"""What a person reads while a command runs: one line an event, on the screen and in the run.
+
+Messages are constants with the values as arguments; numbers for machines go to
+``metrics.jsonl`` and the markers, never into text that somebody would have to parse.
+"""
+
+import logging
+import sys
+from pathlib import Path
+
+__all__ = ["log_to_folder", "set_up_logging", "stop_logging"]
+
+_FORMAT = "%(asctime)s %(levelname).1s %(name)s: %(message)s"
+_SCREEN = "%(asctime)s %(message)s"
+
+
+def set_up_logging(*, verbosity: int = 0, rank: int = 0) -> None:
+    """Send the project's log to stderr: warnings only where ``rank > 0``.
+
+    Parameters
+    ----------
+    verbosity : int
+        -1 warnings, 0 what a person asks for, 1 details.
+    rank : int
+        Rank of this process; shown in the prefix when above 0.
+    """
+    level = {-1: logging.WARNING, 0: logging.INFO}.get(verbosity, logging.DEBUG)
+    screen = logging.StreamHandler(sys.stderr)
+    screen.setLevel(logging.WARNING if rank > 0 else level)
+    prefix = f"[rank {rank}] " if rank > 0 else ""
+    screen.setFormatter(logging.Formatter(prefix + _SCREEN, datefmt="%H:%M:%S"))
+    for root in _loggers():
+        root.setLevel(logging.DEBUG if verbosity > 0 else logging.INFO)
+        root.handlers = [screen]
+        root.propagate = False
+
+
+def log_to_folder(folder: Path, *, rank: int = 0) -> logging.Handler:
+    """Append the log to ``folder/rank-00000.txt`` too; returns the handler for `stop_logging`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    handler = logging.FileHandler(folder / f"rank-{rank:05d}.txt", encoding="utf-8")
+    handler.setFormatter(logging.Formatter(_FORMAT))
+    for root in _loggers():
+        root.addHandler(handler)
+    return handler
+
+
+def stop_logging(handler: logging.Handler) -> None:
+    """Detach and close a handler made by `log_to_folder`."""
+    for root in _loggers():
+        root.removeHandler(handler)
+    handler.close()
+
+
+def _loggers() -> list[logging.Logger]:
+    names = ("dinoforge", "curation", "training", "evaluation", "slurm")
+    return [logging.getLogger(name) for name in names]

@@ -1,0 +1,110 @@
+"""How far, how fast, how long still: a bar on a terminal, a line a minute in a file."""
+
+import logging
+import sys
+import time
+from types import TracebackType
+from typing import Any
+
+__all__ = ["Progress", "as_duration"]
+
+_log = logging.getLogger(__name__)
+
+LINE_EVERY_S = 60.0
+
+
+def as_duration(seconds: float) -> str:
+    """Format seconds for people: ``8 s``, ``3 min 20 s``, ``2 h 05 min``."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+class Progress:
+    """Count towards ``total``; use as a context manager.
+
+    Parameters
+    ----------
+    total : int
+        Units until done.
+    unit : str
+        Plural name of what is counted, e.g. ``images``.
+    label : str
+        What is running, e.g. ``embed``.
+    done : int
+        Units finished before (a resumed run); they do not count for the rate.
+    """
+
+    def __init__(self, total: int, *, unit: str, label: str, done: int = 0) -> None:
+        self.total, self.unit, self.label = total, unit, label
+        self.done = self._before = done
+        self._started = self._last_line = time.monotonic()
+        self._bar: Any = None
+        self._task: Any = None
+        self._note = ""
+
+    def __enter__(self) -> "Progress":
+        if sys.stderr.isatty() and _log.isEnabledFor(logging.INFO):
+            self._bar, self._task = _rich_bar(self.label, self.total, self.done)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    def advance(self, n: int = 1, *, note: str = "") -> None:
+        """Add ``n`` finished units; ``note`` is shown behind the rate (a loss, say)."""
+        self.done += n
+        self._note = note or self._note
+        if self._bar is not None:
+            self._bar.update(self._task, completed=self.done, rate=self._rate_text())
+            return
+        now = time.monotonic()
+        if now - self._last_line >= LINE_EVERY_S:
+            self._last_line = now
+            _log.info("%s", self.line())
+
+    def line(self) -> str:
+        """Tell the state in one line: done, total, rate, time left."""
+        left = ""
+        rate = self.rate()
+        if rate > 0 and self.done < self.total:
+            left = f", {as_duration((self.total - self.done) / rate)} left"
+        return f"{self.label}: {self.done:,}/{self.total:,} {self._rate_text()}{left}"
+
+    def rate(self) -> float:
+        """Units a second since the start of this process."""
+        passed = time.monotonic() - self._started
+        return (self.done - self._before) / passed if passed > 0 else 0.0
+
+    def _rate_text(self) -> str:
+        rate = self.rate()
+        number = f"{rate:,.0f}" if rate >= 10 else f"{rate:.2f}"
+        note = f", {self._note}" if self._note else ""
+        return f"{self.unit} ({number}/s{note})"
+
+
+def _rich_bar(label: str, total: int, done: int) -> tuple[Any, Any]:
+    from rich import progress
+    from rich.console import Console
+
+    bar = progress.Progress(
+        progress.TextColumn("{task.description}"),
+        progress.BarColumn(),
+        progress.MofNCompleteColumn(),
+        progress.TextColumn("{task.fields[rate]}"),
+        progress.TimeRemainingColumn(),
+        console=Console(stderr=True),
+    )
+    task = bar.add_task(label, total=total, completed=done, rate="")
+    bar.start()
+    return bar, task

@@ -1,0 +1,84 @@
+"""Parquet tables, written in one way: declared schema, zstd, equal content gives equal bytes."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from dinoforge.atomic_file import write_atomic
+from dinoforge.errors import UsageError
+
+__all__ = ["ROW_GROUP_ROWS", "iter_row_groups", "read_table", "read_tables", "write_table"]
+
+ROW_GROUP_ROWS = 65_536
+
+
+def write_table(
+    path: Path,
+    table: pa.Table,
+    schema: pa.Schema,
+    *,
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """Write ``table`` atomically under ``path``.
+
+    Parameters
+    ----------
+    path : Path
+        The Parquet file.
+    table : pyarrow.Table
+        Has at least the columns of ``schema``; cast to it, other columns are refused.
+    schema : pyarrow.Schema
+        What readers may rely on.
+    metadata : mapping, optional
+        Key-value metadata of the file (schema version, producer); must not hold times.
+
+    Raises
+    ------
+    ValueError
+        If a column is missing or is not in the schema: a defect of the caller.
+    """
+    if set(table.column_names) != set(schema.names):
+        missing = sorted(set(schema.names) - set(table.column_names))
+        extra = sorted(set(table.column_names) - set(schema.names))
+        raise ValueError(f"table for {Path(path).name}: missing columns {missing}, extra {extra}")
+    exact = table.select(schema.names).cast(schema).combine_chunks()
+    if metadata:
+        exact = exact.replace_schema_metadata(dict(metadata))
+
+    def put(file: BinaryIO) -> None:
+        pq.write_table(exact, file, compression="zstd", row_group_size=ROW_GROUP_ROWS)
+
+    write_atomic(Path(path), put)
+
+
+def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
+    """Read a whole table (or some columns of it) into memory.
+
+    Raises
+    ------
+    UsageError
+        If the file is missing or is not Parquet.
+    """
+    try:
+        return pq.ParquetFile(path).read(columns=list(columns) if columns is not None else None)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise UsageError(
+            what=f"table unreadable: {str(error).splitlines()[0]}",
+            where=str(path),
+            do="start the command that wrote it again",
+        ) from error
+
+
+def read_tables(paths: Sequence[Path], columns: Sequence[str] | None = None) -> pa.Table:
+    """Read several tables of one schema, in the order given."""
+    return pa.concat_tables([read_table(path, columns) for path in paths]).combine_chunks()
+
+
+def iter_row_groups(path: Path, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+    """Yield a table by row groups of at most 65,536 rows, for what does not fit in memory."""
+    file = pq.ParquetFile(path)
+    for group in range(file.num_row_groups):
+        yield file.read_row_group(group, columns=list(columns) if columns is not None else None)
