@@ -1,0 +1,231 @@
+"""A run is a folder: what was asked (``config.yaml``), how it went (``run.json``), the log.
+
+The same command in the same folder goes on where it stopped; a changed recipe is refused and the
+changed keys are named, unless ``--update`` says that what depends on them may run again. One
+writer at a time: a lock that dies with its process.
+"""
+
+import datetime
+import importlib.metadata
+import json
+import logging
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal
+
+import filelock
+import yaml
+
+from dinoforge import __version__
+from dinoforge.atomic_file import write_json, write_text
+from dinoforge.config import changed_keys, config_yaml, to_plain
+from dinoforge.errors import UsageError
+from dinoforge.hashing import hash_json
+from dinoforge.log import log_to_folder, stop_logging
+
+__all__ = ["Run", "git_commit", "versions"]
+
+_log = logging.getLogger(__name__)
+
+OnChange = Literal["refuse", "update", "fresh"]
+
+# Where the results lie does not change them: these keys may differ between two starts.
+_LAUNCH_KEYS = frozenset({"out"})
+
+
+def versions() -> dict[str, str]:
+    """Versions of what results depend on, for the run record and the report."""
+    names = ("torch", "numpy", "pillow", "pyarrow", "omegaconf", "faiss-cpu", "faiss-gpu")
+    found = {"dinoforge": __version__, "python": platform.python_version()}
+    for name in names:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def git_commit() -> str:
+    """Commit of the source tree that runs, with ``+`` when it has changes; "" for a wheel."""
+    here = Path(__file__).resolve().parent
+    if not (here.parent / ".git").exists():
+        return ""
+    try:
+        done = subprocess.run(
+            ["git", "describe", "--always", "--dirty=+", "--abbrev=12", "--exclude=*"],
+            cwd=here,
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip()
+
+
+@dataclass
+class Run:
+    """An open run folder; use as a context manager, made by `Run.open`."""
+
+    folder: Path
+    command: str
+    config: Any
+    plain: dict[str, Any]
+    facts: dict[str, Any] = field(default_factory=dict)
+    _lock: filelock.BaseFileLock | None = None
+    _handler: logging.Handler | None = None
+
+    @classmethod
+    def open(
+        cls,
+        folder: Path,
+        config: Any,
+        *,
+        command: str,
+        origins: Mapping[str, str] | None = None,
+        on_change: OnChange = "refuse",
+        parents: Sequence[Path] = (),
+    ) -> "Run":
+        """Create the run folder or go on with it.
+
+        Parameters
+        ----------
+        folder : Path
+            The run folder; made when missing.
+        config : dataclass
+            The resolved recipe.
+        command : str
+            ``curate``, ``train``, ...; a folder holds one kind of run.
+        origins : mapping, optional
+            Origin of each value that is not a default, written beside it.
+        on_change : str
+            What a changed recipe does: ``refuse`` (exit 2), ``update`` (accept it; stages
+            that read a changed key run again), ``fresh`` (move the old folder aside).
+        parents : sequence of Path
+            Run folders whose results this run reads.
+
+        Raises
+        ------
+        UsageError
+            If the folder cannot be written, is in use, or holds another recipe.
+        """
+        folder = Path(folder)
+        plain = to_plain(config)
+        if on_change == "fresh" and (folder / "run.json").exists():
+            _move_aside(folder)
+        _make_writable(folder)
+        lock = _lock(folder)
+        try:
+            _check_unchanged(folder, plain, command, on_change)
+            write_text(folder / "config.yaml", config_yaml(config, origins))
+        except BaseException:
+            lock.release()
+            raise
+        run = cls(folder, command, config, plain, _lock=lock)
+        run.facts = {
+            "command": command,
+            "argv": sys.argv[1:],
+            "config_hash": hash_json(plain),
+            "versions": versions(),
+            "commit": git_commit(),
+            "host": platform.node(),
+            "cores": os.cpu_count() or 1,
+            "parents": [str(parent) for parent in parents],
+            "started": _now(),
+            "stopped": None,
+            "exit_code": None,
+        }
+        write_json(folder / "run.json", run.facts)
+        run._handler = log_to_folder(folder / "log")
+        return run
+
+    def __enter__(self) -> "Run":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        code = 0 if error is None else getattr(error, "exit_code", 1)
+        if error is not None and code == 1:
+            _log.debug("the run failed", exc_info=error)
+        self.facts |= {"stopped": _now(), "exit_code": code}
+        write_json(self.folder / "run.json", self.facts)
+        if self._handler is not None:
+            stop_logging(self._handler)
+        if self._lock is not None:
+            self._lock.release()
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def _make_writable(folder: Path) -> None:
+    probe = folder / f".probe-{os.getpid()}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.write_bytes(b"")
+        probe.unlink()
+    except OSError as error:
+        raise UsageError(
+            what=f"run folder is not writable: {error.strerror}",
+            where=str(folder),
+            do="choose another folder with out=FOLDER",
+        ) from error
+
+
+def _lock(folder: Path) -> filelock.BaseFileLock:
+    lock = filelock.FileLock(folder / ".lock", timeout=0)
+    try:
+        lock.acquire()
+    except filelock.Timeout as error:
+        raise UsageError(
+            what="another process is writing this run",
+            where=str(folder),
+            do="wait for it, stop it, or choose another folder with out=FOLDER",
+        ) from error
+    return lock
+
+
+def _check_unchanged(
+    folder: Path, plain: dict[str, Any], command: str, on_change: OnChange
+) -> None:
+    try:
+        facts = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        old = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        return
+    if facts.get("command") != command:
+        raise UsageError(
+            what=f"the folder holds a run of `dinoforge {facts.get('command')}`",
+            where=str(folder),
+            do="choose another folder with out=FOLDER",
+        )
+    changed = [key for key in changed_keys(old, plain) if key not in _LAUNCH_KEYS]
+    if changed and on_change == "refuse":
+        named = ", ".join(f"`{key}`" for key in changed)
+        state = "finished" if facts.get("exit_code") == 0 else "unfinished"
+        raise UsageError(
+            what=f"the recipe of this {state} run changed: {named}",
+            where=str(folder),
+            do="choose another folder with out=FOLDER, or add --update (run again what "
+            "depends on these keys) or --fresh (move the old run aside)",
+        )
+
+
+def _move_aside(folder: Path) -> None:
+    number = 1
+    while (aside := folder.with_name(f"{folder.name}.old-{number}")).exists():
+        number += 1
+    folder.rename(aside)
+    _log.info("moved the old run to %s", aside)

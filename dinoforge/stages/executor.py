@@ -1,0 +1,140 @@
+"""Who runs the partitions: this process, or N local ones. Jobs of a cluster come from `slurm`."""
+
+import concurrent.futures
+import logging
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures.process import BrokenProcessPool
+from typing import Protocol
+
+from dinoforge.errors import DinoforgeError, UsageError
+from dinoforge.stages.marker import Marker
+from dinoforge.stages.task import Task, run_task
+
+__all__ = ["Executor", "InProcess", "LocalProcesses", "make_executor"]
+
+_log = logging.getLogger(__name__)
+
+
+class Executor(Protocol):
+    """Runs tasks in any order and reports each marker as it is written."""
+
+    def run(self, tasks: Sequence[Task], done: Callable[[Marker], None]) -> None:
+        """Run every task; raise the first error after the running ones have ended."""
+
+    def close(self) -> None:
+        """End what the executor started."""
+
+
+class InProcess:
+    """Run one partition after the other in this process."""
+
+    def run(self, tasks: Sequence[Task], done: Callable[[Marker], None]) -> None:
+        """Run the tasks in order."""
+        for task in tasks:
+            done(run_task(task))
+
+    def close(self) -> None:
+        """Nothing to end."""
+
+
+class LocalProcesses:
+    """Run partitions in ``num`` processes that live as long as the pipeline.
+
+    A worker that dies (out of memory, ``kill -9``) costs its partition a retry in a new pool;
+    dying twice in a row without progress is an error that names stage and partitions.
+    """
+
+    def __init__(self, num: int) -> None:
+        self.num = num
+        self._pool: concurrent.futures.ProcessPoolExecutor | None = None
+
+    def run(self, tasks: Sequence[Task], done: Callable[[Marker], None]) -> None:
+        """Run the tasks on the pool."""
+        left = {task.index: task for task in tasks}
+
+        def finished(marker: Marker) -> None:
+            left.pop(marker.partition)
+            done(marker)
+
+        in_vain = 0
+        while left:
+            before = len(left)
+            try:
+                self._run_on_pool(list(left.values()), finished)
+            except BrokenProcessPool as error:
+                self._drop_pool()
+                in_vain = in_vain + 1 if len(left) == before else 0
+                if in_vain == 2:
+                    named = ", ".join(str(index) for index in sorted(left)[:5])
+                    raise DinoforgeError(
+                        f"worker processes died twice in stage {tasks[0].stage.name}, "
+                        f"partitions {named}: killed, or out of memory"
+                    ) from error
+                _log.warning("a worker process died; %d partitions are run again", len(left))
+
+    def _run_on_pool(self, tasks: Sequence[Task], done: Callable[[Marker], None]) -> None:
+        if self._pool is None:
+            self._pool = concurrent.futures.ProcessPoolExecutor(
+                self.num,
+                mp_context=multiprocessing.get_context("spawn"),
+                initializer=_start_worker,
+                initargs=(os.getpid(),),
+            )
+        futures = [self._pool.submit(run_task, task) for task in tasks]
+        try:
+            for future in concurrent.futures.as_completed(futures):
+                done(future.result())
+        except BaseException:
+            for future in futures:
+                future.cancel()
+            raise
+
+    def _drop_pool(self) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(wait=False, cancel_futures=True)
+            self._pool = None
+
+    def close(self) -> None:
+        """End the workers."""
+        if self._pool is not None:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+            self._pool = None
+
+
+def make_executor(on: str) -> Executor:
+    """Make the executor that ``--on`` names: ``in-process`` or ``local:N``.
+
+    Raises
+    ------
+    UsageError
+        If it is neither.
+    """
+    kind, _, count = on.partition(":")
+    if on == "in-process":
+        return InProcess()
+    if kind == "local" and count.isdigit() and int(count) > 0:
+        return LocalProcesses(int(count))
+    raise UsageError(
+        what=f"unknown place to run `{on}`",
+        where="--on",
+        do="write in-process or local:N with N processes",
+    )
+
+
+def _start_worker(parent: int) -> None:
+    """Leave signals to the driver and end when it is gone, however it went."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    os.environ["OMP_NUM_THREADS"] = "1"
+    threading.Thread(target=_end_with_parent, args=(parent,), daemon=True).start()
+
+
+def _end_with_parent(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(75)

@@ -1,0 +1,117 @@
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import pytest
+import yaml
+
+from dinoforge.config import changed_keys, config_yaml, describe_keys, load_config, load_recipe
+from dinoforge.errors import UsageError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Optimizer:
+    lr: float = 1e-3  # step size at batch 1024
+    kind: Literal["adamw", "lars"] = "adamw"
+    betas: tuple[float, float] = (0.9, 0.999)
+
+    def faults(self, at):
+        if self.lr <= 0:
+            yield f"{at}.lr: need lr > 0, got {self.lr}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    role: Literal["pool", "seed"] = "pool"
+    paths: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    out: str = "???"
+    name: str = "x"
+    # how many updates
+    steps: int = 10
+    optimizer: Optimizer = field(default_factory=Optimizer)
+    sources: list[Source] = field(default_factory=list)
+
+
+def recipe(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_defaults_recipe_and_command_line_win_in_this_order(tmp_path):
+    file = recipe(tmp_path, "out: here\nsteps: 20\noptimizer:\n  lr: 1e-2\n")
+    loaded = load_recipe(Recipe, file, ["steps=30"])
+    assert loaded.config.steps == 30
+    assert loaded.config.optimizer.lr == 0.01
+    assert loaded.config.optimizer.betas == (0.9, 0.999)
+    assert loaded.origins == {"out": "recipe", "steps": "command line", "optimizer.lr": "recipe"}
+
+
+def test_all_faults_are_told_at_once(tmp_path):
+    file = recipe(tmp_path, "out: here\nstep: 20\noptimizer:\n  lr: fast\n")
+    with pytest.raises(UsageError) as caught:
+        load_config(Recipe, file, ["optimizer.kind=adam", "optim.lr=1", "oops"])
+    lines = str(caught.value).splitlines()
+    assert len(lines) == 5
+    assert any("did you mean `steps`?" in line and ":2 - " in line for line in lines)
+    assert any("`optimizer.lr` got 'fast', need float" in line for line in lines)
+    assert any("adamw | lars" in line for line in lines)
+    assert any("did you mean `optimizer.lr`?" in line for line in lines)
+
+
+@pytest.mark.parametrize("value", ["no", "12:00:00", "010"])
+def test_text_that_yaml_would_change_is_refused_in_a_recipe(tmp_path, value):
+    with pytest.raises(UsageError, match="put it in quotes"):
+        load_config(Recipe, recipe(tmp_path, f"out: a\nname: {value}\n"))
+
+
+@pytest.mark.parametrize("value", ["no", "12:00:00", "010"])
+def test_text_on_the_command_line_is_taken_as_typed(value):
+    assert load_config(Recipe, None, ["out=a", f"name={value}"]).name == value
+
+
+def test_rules_finiteness_and_required_keys_are_checked():
+    with pytest.raises(UsageError, match="need lr > 0"):
+        load_config(Recipe, None, ["out=a", "optimizer.lr=-1"])
+    with pytest.raises(UsageError, match=r"`optimizer.lr` is nan"):
+        load_config(Recipe, None, ["out=a", "optimizer.lr=nan"])
+    with pytest.raises(UsageError, match="`out` is required"):
+        load_config(Recipe, None, [])
+
+
+def test_lists_of_sections_are_typed(tmp_path):
+    file = recipe(tmp_path, "out: a\nsources:\n- role: seed\n  paths: [x]\n")
+    assert load_config(Recipe, file).sources == [Source(role="seed", paths=["x"])]
+    with pytest.raises(UsageError, match=r"sources\[\].role"):
+        load_config(Recipe, None, ["out=a", "sources=[{rol: seed}]"])
+
+
+def test_the_resolved_recipe_reads_back_as_itself(tmp_path):
+    config = load_config(Recipe, None, ["out=a", "name=no", "sources=[{paths: [b]}]"])
+    file = recipe(tmp_path, config_yaml(config, {"name": "command line"}))
+    assert load_config(Recipe, file) == config
+    assert "# command line" in file.read_text()
+    assert yaml.safe_load(file.read_text())["optimizer"]["betas"] == [0.9, 0.999]
+
+
+def test_keys_know_their_type_default_and_comment():
+    keys = describe_keys(Recipe)
+    assert keys["optimizer.lr"].meaning == "step size at batch 1024"
+    assert keys["steps"].meaning == "how many updates"
+    assert keys["optimizer.kind"].type == "adamw | lars"
+    assert keys["sources[].role"].default == "pool"
+
+
+def test_changed_keys_are_named_by_their_dots():
+    assert changed_keys({"a": {"b": 1, "c": 2}}, {"a": {"b": 1, "c": 3}, "d": 4}) == ["a.c", "d"]
+
+
+@pytest.mark.parametrize("text", ["a: [", "- x", "a: 1\na: {"])
+def test_a_broken_recipe_is_one_line(tmp_path, text):
+    with pytest.raises(UsageError) as caught:
+        load_config(Recipe, recipe(tmp_path, text), ["out=x"])
+    assert len(str(caught.value).splitlines()) == 1

@@ -1,0 +1,97 @@
+import hashlib
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+import toy
+
+from dinoforge.errors import UsageError
+from dinoforge.stages import make_executor, run_stages
+
+STAGES = (toy.Square(), toy.Keep())
+
+
+def run(folder, config=None, on="in-process", stages=STAGES):
+    executor = make_executor(on)
+    try:
+        return run_stages("toy", stages, folder, config or toy.ToyConfig(), executor)
+    finally:
+        executor.close()
+
+
+def state(folder):
+    """Every file's hash; markers without what may differ."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        if path.suffix == ".done":
+            marker = json.loads(path.read_text())
+            marker.pop("measured")
+            found[str(path.relative_to(folder))] = marker
+        elif path.is_file():
+            digest = hashlib.sha256(path.read_bytes()).hexdigest()
+            found[str(path.relative_to(folder))] = digest
+    return found
+
+
+def test_a_second_start_does_nothing(tmp_path):
+    first = run(tmp_path)
+    second = run(tmp_path)
+    assert first["square"].num_run == 4
+    assert [r.num_run for r in second.values()] == [0, 0]
+    assert second["keep"].facts == [{"kept": 18, "before": 20}]
+
+
+def test_a_changed_policy_runs_only_what_reads_it(tmp_path):
+    run(tmp_path)
+    changed = replace(toy.ToyConfig(), policy=toy.Policy(threshold=100))
+    again = run(tmp_path, changed)
+    assert again["square"].num_run == 0
+    assert again["keep"].num_run == 1
+    assert np.load(tmp_path / "toy/20-keep/part-00000.kept.npy").min() == 121
+
+
+def test_fewer_partitions_leave_no_stale_files(tmp_path):
+    run(tmp_path)
+    run(tmp_path, replace(toy.ToyConfig(), per_partition=20))
+    assert len(list((tmp_path / "toy/10-square").glob("part-*"))) == 2
+
+
+def test_a_raised_version_runs_the_stage_and_what_follows(tmp_path):
+    run(tmp_path)
+    again = run(tmp_path, stages=(replace(toy.Square(), version="1.1.0"), toy.Keep()))
+    assert [r.num_run for r in again.values()] == [4, 1]
+
+
+@pytest.mark.parametrize("damage", ["missing", "short", "marker"])
+def test_damaged_partitions_are_done_again(tmp_path, damage):
+    run(tmp_path)
+    before = state(tmp_path)
+    output = tmp_path / "toy/10-square/part-00002.values.npy"
+    if damage == "missing":
+        output.unlink()
+    elif damage == "short":
+        output.write_bytes(output.read_bytes()[:-1])
+    else:
+        (tmp_path / "toy/10-square/part-00002.done").write_text("{")
+    again = run(tmp_path)
+    assert again["square"].num_run == 1
+    assert state(tmp_path) == before
+
+
+def test_local_processes_give_the_same_bytes_and_survive_a_killed_worker(tmp_path):
+    run(tmp_path / "one")
+    (tmp_path / "two").mkdir()
+    (tmp_path / "two/die-once").touch()
+    run(tmp_path / "two", on="local:2")
+    assert state(tmp_path / "one") == state(tmp_path / "two")
+
+
+@pytest.mark.parametrize("on", ["local:0", "local", "slrum:x", "local:x"])
+def test_an_unknown_executor_is_named(on):
+    with pytest.raises(UsageError, match="in-process or local:N"):
+        make_executor(on)
