@@ -1,0 +1,172 @@
+"""Line charts as inline SVG: axes, legend, a value under the pointer (by the page's script).
+
+One chart is one panel of small multiples, drawn for a width of 340 pixels, so that its text
+stays readable on a phone. Not for: interaction beyond reading values.
+"""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup
+
+from dinoforge.pages.formatting import significant
+from dinoforge.pages.svg import Scale, element, round_ticks
+
+__all__ = ["LineChart", "Series", "line_chart"]
+
+_WIDTH, _HEIGHT = 340, 190
+_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 10, 8, 24
+_NUM_COLORS = 6
+
+
+@dataclass(frozen=True)
+class Series:
+    """One line: ``y`` over ``x``; non-finite values interrupt it."""
+
+    name: str
+    x: Sequence[float]
+    y: Sequence[float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LineChart:
+    """What a panel shows.
+
+    ``levels`` are horizontal lines with a label (``ln K``); the y axis includes them.
+    """
+
+    title: str
+    series: Sequence[Series]
+    unit: str = ""
+    x_name: str = "step"
+    levels: Sequence[tuple[str, float]] = ()
+
+
+def line_chart(chart: LineChart) -> Markup:
+    """Draw a panel: ``<figure>`` with title, SVG and legend."""
+    x_low, x_high = _range([v for s in chart.series for v in s.x])
+    values = [v for s in chart.series for v in s.y] + [level for _, level in chart.levels]
+    y_low, y_high = _padded(*_range(values))
+    x = Scale(x_low, x_high, _LEFT, _WIDTH - _RIGHT)
+    y = Scale(y_low, y_high, _HEIGHT - _BOTTOM, _TOP)
+    drawing = element(
+        "svg",
+        element("title", _summary(chart)),
+        *_axes(x, y),
+        *[_level(label, level, y) for label, level in chart.levels],
+        *[_line(series, number, x, y) for number, series in enumerate(chart.series)],
+        element("line", class_="rule", y1=_TOP, y2=_HEIGHT - _BOTTOM, visibility="hidden"),
+        class_="chart",
+        viewBox=f"0 0 {_WIDTH} {_HEIGHT}",
+        role="img",
+        tabindex=0,
+        data_chart=_hover_data(chart, x),
+    )
+    title = element("b", chart.title)
+    unit = element("span", chart.unit, class_="muted") if chart.unit else ""
+    return element(
+        "figure",
+        element("figcaption", title, " ", unit),
+        drawing,
+        _legend(chart),
+        class_="panel",
+    )
+
+
+def _range(values: Sequence[float]) -> tuple[float, float]:
+    finite = [v for v in values if math.isfinite(v)]
+    return (min(finite), max(finite)) if finite else (0.0, 1.0)
+
+
+def _padded(low: float, high: float) -> tuple[float, float]:
+    # A constant gets an axis of its own size: a flat line must look flat, not like noise.
+    margin = 0.06 * (high - low) if high > low else max(abs(high), 1.0) * 0.5
+    padded_low = low - margin
+    return (0.0 if low >= 0 > padded_low else padded_low), high + margin
+
+
+def _axes(x: Scale, y: Scale) -> list[Markup]:
+    parts = []
+    for value in round_ticks(y.low, y.high, 4):
+        at = y(value)
+        parts.append(element("line", class_="grid", x1=x.start, x2=x.end, y1=at, y2=at))
+        label = significant(value, 4)
+        parts.append(element("text", label, class_="tick end", x=x.start - 6, y=at + 4))
+    for value in round_ticks(x.low, x.high, 4):
+        label = significant(value, 4)
+        parts.append(element("text", label, class_="tick middle", x=x(value), y=_HEIGHT - 7))
+    base = y.start
+    parts.append(element("line", class_="axis", x1=x.start, x2=x.end, y1=base, y2=base))
+    return parts
+
+
+def _level(label: str, value: float, y: Scale) -> Markup:
+    at = y(value)
+    line = element("line", class_="level", x1=_LEFT, x2=_WIDTH - _RIGHT, y1=at, y2=at)
+    below = at < _TOP + 16
+    text_at = at + 13 if below else at - 5
+    text = element("text", label, class_="tick end", x=_WIDTH - _RIGHT - 2, y=text_at)
+    return element("g", line, text)
+
+
+def _line(series: Series, number: int, x: Scale, y: Scale) -> Markup:
+    path: list[str] = []
+    pen_down = False
+    for x_value, y_value in zip(series.x, series.y, strict=True):
+        if not math.isfinite(y_value):
+            pen_down = False
+            continue
+        path.append(f"{'L' if pen_down else 'M'}{x(x_value):.1f} {y(y_value):.1f}")
+        pen_down = True
+    css = f"line c{number % _NUM_COLORS}"
+    if len(path) == 1:
+        at_x, at_y = path[0][1:].split()
+        return element("circle", class_=f"dot c{number % _NUM_COLORS}", cx=at_x, cy=at_y, r=3)
+    return element("path", class_=css, d="".join(path))
+
+
+def _legend(chart: LineChart) -> Markup:
+    entries = []
+    for number, series in enumerate(chart.series):
+        finite = [v for v in series.y if math.isfinite(v)]
+        span = f"{significant(finite[0])} → {significant(finite[-1])}" if finite else "no values"
+        swatch = element(
+            "svg",
+            element("path", class_=f"line c{number % _NUM_COLORS}", d="M0 5H20"),
+            class_="swatch",
+            viewBox="0 0 20 10",
+            aria_hidden="true",
+        )
+        name = element("span", series.name)
+        value = element("span", span, class_="num", data_span=span)
+        entries.append(element("li", swatch, name, value))
+    return element("ul", *entries, class_="legend")
+
+
+def _summary(chart: LineChart) -> str:
+    parts = []
+    for series in chart.series:
+        finite = [v for v in series.y if math.isfinite(v)]
+        if finite:
+            parts.append(
+                f"{series.name} from {significant(finite[0])} to {significant(finite[-1])}"
+            )
+    levels = [f"{label} is {significant(value)}" for label, value in chart.levels]
+    return f"{chart.title} over {chart.x_name}: {'; '.join([*parts, *levels]) or 'no values'}"
+
+
+def _hover_data(chart: LineChart, x: Scale) -> str:
+    """Values that the page's script shows: pixel and label of every x, texts of every series."""
+    positions = sorted({v for series in chart.series for v in series.x})
+    rows = []
+    for series in chart.series:
+        at = dict(zip(series.x, series.y, strict=True))
+        rows.append([significant(at.get(v, math.nan), 4) for v in positions])
+    data = {
+        "x": [round(x(v), 1) for v in positions],
+        "label": [f"{chart.x_name} {significant(v, 7)}" for v in positions],
+        "y": rows,
+    }
+    return json.dumps(data, ensure_ascii=False, separators=(",", ":"))
