@@ -1,0 +1,188 @@
+"""What the sub-commands share: their shape, the recipe arguments, opening a run, printing."""
+
+import argparse
+import json
+import re
+import shutil
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+
+from rich_argparse import RawDescriptionRichHelpFormatter
+
+from dinoforge.errors import UsageError
+
+if TYPE_CHECKING:
+    from dinoforge.config import Loaded
+    from dinoforge.runs import OnChange
+
+__all__ = [
+    "Command",
+    "HelpFormatter",
+    "Parser",
+    "add_output_arguments",
+    "add_recipe_arguments",
+    "load",
+    "on_change",
+    "print_json",
+    "print_table",
+    "recipe_requests",
+]
+
+C = TypeVar("C")
+
+
+class HelpFormatter(RawDescriptionRichHelpFormatter):
+    """Colors on a terminal; keeps the line breaks of examples."""
+
+
+class Parser(argparse.ArgumentParser):
+    """Tells a mistake on the command line in one line, as every other mistake is told."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print one line (what, where, what to do) and exit with 2."""
+        from dinoforge.config import nearest
+
+        word = re.search(r"invalid choice: '([^']*)'", message)
+        if word is not None and "COMMAND" in message:
+            near = nearest(word[1], re.findall(r"'(\w+)'", message.rsplit("choose from", maxsplit=1)[-1]))
+            message = f"unknown command `{word[1]}`" + (
+                f" (did you mean `{near}`?)" if near else ""
+            )
+        print(f"error: {message} - {self.prog} - see {self.prog} --help", file=sys.stderr)
+        sys.exit(2)
+
+
+@dataclass(frozen=True)
+class Command:
+    """One sub-command: what it is in a sentence, examples that run, arguments, action."""
+
+    sentence: str
+    examples: Sequence[str]
+    add_arguments: Callable[[argparse.ArgumentParser], None]
+    run: Callable[[argparse.Namespace], int]
+
+
+def add_recipe_arguments(parser: argparse.ArgumentParser, *, on: bool = False) -> None:
+    """Add RECIPE, ``key=value``, and the flags that say how to launch."""
+    parser.add_argument("recipe", nargs="?", metavar="RECIPE", help="YAML file, or a name (--list)")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="change recipe keys")
+    look = parser.add_argument_group("recipes")
+    look.add_argument("--list", action="store_true", help="list the recipes that come along")
+    look.add_argument("--show", metavar="NAME", help="print a recipe")
+    look.add_argument("--copy", nargs=2, metavar=("NAME", "FILE"), help="copy a recipe to FILE")
+    launch = parser.add_argument_group("launch")
+    if on:
+        launch.add_argument(
+            "--on", default="in-process", metavar="WHERE", help="in-process (default) or local:N"
+        )
+    change = launch.add_mutually_exclusive_group()
+    change.add_argument(
+        "--update", action="store_true", help="accept a changed recipe; run again what it touches"
+    )
+    change.add_argument(
+        "--fresh", action="store_true", help="move an old run in the folder aside and start anew"
+    )
+    add_output_arguments(parser)
+
+
+def add_output_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add ``--json``, ``-v`` and ``-q``."""
+    output = parser.add_argument_group("output")
+    output.add_argument("--json", action="store_true", help="print the result as JSON on stdout")
+    output.add_argument(
+        "-v", dest="verbosity", action="store_const", const=1, default=0, help="more detail"
+    )
+    output.add_argument(
+        "-q", dest="verbosity", action="store_const", const=-1, help="warnings and errors only"
+    )
+
+
+def recipe_requests(args: argparse.Namespace, kind: str) -> bool:
+    """Answer ``--list``, ``--show`` and ``--copy``; True when one was asked for."""
+    from dinoforge.config import find_recipe, list_recipes
+
+    if args.list:
+        rows = [[name, _first_comment(path)] for name, path in list_recipes(kind).items()]
+        print_table(["recipe", "what it is"], rows)
+        return True
+    if args.show:
+        print(find_recipe(kind, args.show).read_text(encoding="utf-8"), end="")
+        return True
+    if args.copy:
+        target = Path(args.copy[1])
+        if target.exists():
+            raise UsageError(what="file exists", where=str(target), do="choose another name")
+        shutil.copyfile(find_recipe(kind, args.copy[0]), target)
+        print(target)
+        return True
+    return False
+
+
+def load(args: argparse.Namespace, kind: str, cls: type[C]) -> "Loaded[C]":
+    """Resolve RECIPE and ``key=value`` into a config.
+
+    Raises
+    ------
+    UsageError
+        All faults of the recipe and the overrides.
+    """
+    from dinoforge.config import find_recipe, load_recipe
+
+    recipe, overrides = args.recipe, list(args.overrides)
+    if recipe is None:
+        raise UsageError(
+            what="no recipe given",
+            where="command line",
+            do=f"name one: `dinoforge {args.command} --list`",
+        )
+    if "=" in recipe and not Path(recipe).exists():
+        # Everything may come from the command line alone.
+        recipe, overrides = None, [recipe, *overrides]
+    path = find_recipe(kind, recipe) if recipe is not None else None
+    return load_recipe(cls, path, overrides)
+
+
+def on_change(args: argparse.Namespace) -> "OnChange":
+    """Read from the flags what a changed recipe does to an existing run."""
+    if args.fresh:
+        return "fresh"
+    return "update" if args.update else "refuse"
+
+
+def print_json(value: Any) -> None:
+    """Print one JSON document on stdout."""
+    print(json.dumps(value, indent=1))
+
+
+def print_table(header: Sequence[str], rows: Sequence[Sequence[object]], title: str = "") -> None:
+    """Print a table on stdout: ruled on a terminal, plain columns in a file."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
+    table = Table(title=title or None, title_justify="left", box=box.SIMPLE_HEAD)
+    for index, name in enumerate(header):
+        numeric = bool(rows) and all(_is_number(row[index]) for row in rows)
+        table.add_column(name, justify="right" if numeric else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(_cell(value) for value in row))
+    console.print(table)
+
+
+def _cell(value: object) -> str:
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float)
+
+
+def _first_comment(path: Path) -> str:
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if line.startswith("#"):
+            return line.lstrip("# ").removeprefix("recipe:").strip()
+    return ""

@@ -1,0 +1,72 @@
+"""``dinoforge curate``: deduplicate, keep benchmarks out, retrieve and balance, write shards."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from dinoforge.cli.arguments import (
+    Command,
+    add_recipe_arguments,
+    load,
+    on_change,
+    print_json,
+    print_table,
+    recipe_requests,
+)
+
+__all__ = ["COMMAND", "curate_run", "print_summary"]
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_recipe_arguments(parser, on=True)
+
+
+def _run(args: argparse.Namespace) -> int:
+    if recipe_requests(args, "curation"):
+        return 0
+    from curation.config import CurationConfig
+
+    loaded = load(args, "curation", CurationConfig)
+    summary = curate_run(loaded.config, on=args.on, change=on_change(args), origins=loaded.origins)
+    if args.json:
+        print_json(summary.as_json())
+    else:
+        print_summary(summary, Path(loaded.config.out))
+    return 0
+
+
+def curate_run(config: Any, *, on: str, change: Any, origins: dict[str, str]) -> Any:
+    """Open the run folder and bring the curation in it to its end."""
+    from curation.pipeline import curate
+
+    from dinoforge.runs import Run
+    from dinoforge.stages import make_executor
+
+    executor = make_executor(on)
+    try:
+        with Run.open(
+            Path(config.out), config, command="curate", origins=origins, on_change=change
+        ) as run:
+            return curate(config, run, executor)
+    finally:
+        executor.close()
+
+
+def print_summary(summary: Any, folder: Path) -> None:
+    """Print the funnel and where the results are."""
+    print_table(["images", "count"], [[row.label, row.count] for row in summary.funnel()])
+    print(f"shards: {folder / 'shards'}")
+    print(f"ledger: {folder / 'curation/80-export/ledger.parquet'}")
+    print(f"why an image was dropped: dinoforge explain {folder} IMAGE")
+
+
+COMMAND = Command(
+    sentence="curate an image pool: deduplicate, decontaminate, retrieve, write shards",
+    examples=(
+        "dinoforge curate --list",
+        "dinoforge curate cifar10_cpu out=runs/cifar10-curated --on local:2",
+        "dinoforge curate my.yaml duplicates.threshold=0.97 --update",
+    ),
+    add_arguments=_add_arguments,
+    run=_run,
+)

@@ -1,0 +1,53 @@
+"""``dinoforge embed``: one vector per image, by any encoder, into one NumPy file and a table."""
+
+import argparse
+from pathlib import Path
+
+from dinoforge.cli.arguments import Command, add_output_arguments, print_json
+
+__all__ = ["COMMAND"]
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("paths", nargs="+", metavar="IMAGES", help="folders, tars, curation runs")
+    parser.add_argument(
+        "--encoder",
+        default="pixels",
+        metavar="SPEC",
+        help="pixels, mobilenetv2, checkpoint:FILE.safetensors, python:package.module:callable",
+    )
+    parser.add_argument("--out", required=True, metavar="FOLDER", help="where the vectors go")
+    parser.add_argument("--batch-size", type=int, default=64, metavar="N", help="images at once")
+    parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
+    add_output_arguments(parser)
+
+
+def _run(args: argparse.Namespace) -> int:
+    from dinoforge.embedding import embed_images
+
+    summary = embed_images(
+        args.paths,
+        encoder=args.encoder,
+        out=Path(args.out),
+        batch_size=args.batch_size,
+        device=args.device,
+    )
+    if args.json:
+        print_json(summary.as_json())
+    else:
+        print(f"{summary.num_embedded:,} images embedded, {summary.num_bad:,} undecodable")
+        print(f"vectors: {summary.embeddings}  (float32 [{summary.num_rows}, {summary.dim}])")
+        print(f"rows:    {summary.rows}")
+    return 0
+
+
+COMMAND = Command(
+    sentence="embed images with any encoder into one array and one table of rows",
+    examples=(
+        "dinoforge embed photos/ --out runs/photos-embedded",
+        "dinoforge embed shards/*.tar --encoder mobilenetv2 --out runs/semantic",
+        "dinoforge embed photos/ --encoder checkpoint:model.safetensors --out runs/features",
+    ),
+    add_arguments=_add_arguments,
+    run=_run,
+)

@@ -1,0 +1,83 @@
+"""``dinoforge evaluate``: k-NN, logistic regression and label-free metrics, with intervals."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from dinoforge.cli.arguments import (
+    Command,
+    add_recipe_arguments,
+    load,
+    on_change,
+    print_json,
+    print_table,
+    recipe_requests,
+)
+
+__all__ = ["COMMAND", "evaluate_run", "print_records"]
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_recipe_arguments(parser)
+
+
+def _run(args: argparse.Namespace) -> int:
+    if recipe_requests(args, "evaluation"):
+        return 0
+    from evaluation.config import EvaluationConfig
+
+    loaded = load(args, "evaluation", EvaluationConfig)
+    records = evaluate_run(loaded.config, change=on_change(args), origins=loaded.origins)
+    if args.json:
+        print_json([record.as_json() for record in records])
+    else:
+        print_records(records)
+        print(f"records: {Path(loaded.config.out) / 'records.jsonl'}")
+    return 0
+
+
+def evaluate_run(config: Any, *, change: Any, origins: dict[str, str]) -> Any:
+    """Open the run folder and measure every record that the recipe asks for."""
+    from evaluation.suite import evaluate
+
+    from dinoforge.runs import Run
+
+    with Run.open(
+        Path(config.out), config, command="evaluate", origins=origins, on_change=change
+    ) as run:
+        return evaluate(config, run.folder)
+
+
+def print_records(records: Any) -> None:
+    """Print every record as a row."""
+    rows = []
+    for record in records:
+        low_high = "" if record.interval is None else _interval(record.interval)
+        settings = ", ".join(f"{name}={value}" for name, value in record.settings.items())
+        rows.append(
+            [
+                record.benchmark,
+                record.model,
+                record.metric,
+                f"{record.value:.4f}",
+                low_high,
+                settings,
+            ]
+        )
+    print_table(["benchmark", "model", "metric", "value", "95 %", "settings"], rows)
+
+
+def _interval(interval: tuple[float, float]) -> str:
+    return f"{interval[0]:.4f} .. {interval[1]:.4f}"
+
+
+COMMAND = Command(
+    sentence="measure a checkpoint: k-NN, logistic regression, signs of collapse, with intervals",
+    examples=(
+        "dinoforge evaluate --list",
+        "dinoforge evaluate cifar10 checkpoint=runs/cifar10 out=runs/cifar10-eval",
+        "dinoforge evaluate cifar10 checkpoint=runs/cifar10 out=runs/cifar10-eval --json",
+    ),
+    add_arguments=_add_arguments,
+    run=_run,
+)

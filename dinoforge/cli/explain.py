@@ -1,0 +1,98 @@
+"""``dinoforge explain``: why an image was kept or dropped, or what a recipe key means."""
+
+import argparse
+import importlib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dinoforge.cli.arguments import Command, add_output_arguments, print_json
+from dinoforge.errors import UsageError
+
+if TYPE_CHECKING:
+    from dinoforge.config import KeyHelp
+
+__all__ = ["COMMAND"]
+
+_CONFIGS = {
+    "curate": ("curation.config", "CurationConfig"),
+    "train": ("training.config", "TrainingConfig"),
+    "evaluate": ("evaluation.config", "EvaluationConfig"),
+}
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("what", metavar="RUN|KEY", help="a curation run, or a recipe key")
+    parser.add_argument("image", nargs="?", metavar="IMAGE", help="path, key or image id")
+    parser.add_argument("--html", metavar="FILE", help="write the answer with pictures to FILE")
+    add_output_arguments(parser)
+
+
+def _run(args: argparse.Namespace) -> int:
+    if args.image is None:
+        return _explain_key(args)
+    from curation.explain import explain
+
+    answer = explain(Path(args.what), args.image)
+    if args.html:
+        from dinoforge.pages import write_explanation
+
+        write_explanation(Path(args.html), answer.as_json())
+    if args.json:
+        print_json(answer.as_json())
+    else:
+        for sentence in answer.sentences:
+            print(sentence)
+        if args.html:
+            print(f"with pictures: {args.html}")
+    return 0
+
+
+def _explain_key(args: argparse.Namespace) -> int:
+    if Path(args.what).is_dir():
+        raise UsageError(
+            what="no image named", where=str(args.what), do="add a path, a key or an image id"
+        )
+    found = _matching_keys(args.what)
+    if args.json:
+        print_json([vars(help_) | {"command": command} for command, help_ in found])
+        return 0
+    for command, help_ in found:
+        print(f"{help_.key}  (dinoforge {command})")
+        print(f"  type:    {help_.type}")
+        print(f"  default: {help_.default}")
+        print(f"  meaning: {help_.meaning or '-'}")
+        print(f"  owner:   {help_.where}")
+    return 0
+
+
+def _matching_keys(word: str) -> "list[tuple[str, KeyHelp]]":
+    from dinoforge.config import describe_keys, nearest
+
+    every = [
+        (command, help_)
+        for command, (module, name) in _CONFIGS.items()
+        for help_ in describe_keys(getattr(importlib.import_module(module), name)).values()
+    ]
+    section = word.rstrip(".") + "."
+    found = [(c, h) for c, h in every if h.key == word or h.key.startswith((section, word + "[]"))]
+    if not found:
+        near = nearest(word, [help_.key for _, help_ in every])
+        hint = f" (did you mean `{near}`?)" if near else ""
+        raise UsageError(
+            what=f"`{word}` is neither a run folder nor a recipe key{hint}",
+            where="command line",
+            do="write dinoforge explain RUN IMAGE, or dinoforge explain KEY",
+        )
+    return found
+
+
+COMMAND = Command(
+    sentence="explain why an image was kept or dropped, or what a recipe key means",
+    examples=(
+        "dinoforge explain runs/quickstart/curation photo_17",
+        "dinoforge explain runs/quickstart/curation 42 --html why.html",
+        "dinoforge explain optimizer.lr",
+    ),
+    add_arguments=_add_arguments,
+    run=_run,
+)

@@ -1,0 +1,122 @@
+"""Entry point: the list of sub-commands, and what each kind of ending prints and returns."""
+
+import argparse
+import importlib
+import json
+import logging
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from dinoforge import __version__
+from dinoforge.cli.arguments import Command, HelpFormatter, Parser
+from dinoforge.errors import DinoforgeError, Interrupted, UsageError
+
+__all__ = ["build_parser", "main"]
+
+# In the order in which a newcomer meets them.
+COMMANDS = ("quickstart", "curate", "train", "evaluate", "embed", "report", "explain")
+
+_log = logging.getLogger(__name__)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Build the parser of the whole command."""
+    parser = Parser(
+        prog="dinoforge",
+        description="From a pile of images to a vision foundation model: curate, train, evaluate.",
+        epilog="Start with: dinoforge quickstart",
+        formatter_class=HelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"dinoforge {__version__}")
+    parser.add_argument(
+        "--print-completion",
+        choices=["bash", "zsh", "tcsh"],
+        help="print the completion script of a shell and exit",
+    )
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
+    for name in COMMANDS:
+        command = load_command(name)
+        child = commands.add_parser(
+            name,
+            help=command.sentence,
+            description=command.sentence[0].upper() + command.sentence[1:] + ".",
+            epilog="Examples:\n" + "\n".join(f"  {line}" for line in command.examples),
+            formatter_class=HelpFormatter,
+        )
+        command.add_arguments(child)
+    return parser
+
+
+def _is_override(word: str) -> bool:
+    return "=" in word and not word.startswith("-")
+
+
+def load_command(name: str) -> Command:
+    """Import the module of one sub-command."""
+    module = importlib.import_module(f"dinoforge.cli.{name}")
+    command: Command = module.COMMAND
+    return command
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code (0 done, 1 defect, 2 yours to mend, 75 go on)."""
+    parser = build_parser()
+    args, rest = parser.parse_known_args(argv)
+    # argparse does not take positionals behind a flag: `curate r.yaml --on local:2 seed=1`.
+    if rest and not (hasattr(args, "overrides") and all(_is_override(word) for word in rest)):
+        parser.error(f"unknown argument `{rest[0]}`")
+    if rest:
+        args.overrides = [*args.overrides, *rest]
+    if args.print_completion:
+        import shtab
+
+        print(shtab.complete(parser, shell=args.print_completion))
+        return 0
+    if args.command is None:
+        parser.print_help()
+        return 0
+    return _run(args)
+
+
+def _run(args: argparse.Namespace) -> int:
+    from dinoforge.log import set_up_logging
+
+    set_up_logging(verbosity=getattr(args, "verbosity", 0))
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        return load_command(args.command).run(args)
+    except DinoforgeError as error:
+        return _tell(error, as_json=getattr(args, "json", False))
+    except KeyboardInterrupt:
+        return _tell(Interrupted(_GO_ON), as_json=False)
+    except BrokenPipeError:
+        # The reader of our output went away (`| head`): not an error of anybody.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+_GO_ON = "stopped; nothing is lost: start the same command again to go on"
+
+
+def _interrupt(_number: int, _frame: Any) -> None:
+    # The second signal of an impatient sender must not break the clean way out.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise Interrupted(_GO_ON)
+
+
+def _tell(error: DinoforgeError, *, as_json: bool) -> int:
+    faults = error.faults if isinstance(error, UsageError) else ()
+    if as_json:
+        rows = [{"what": f.what, "where": f.where, "do": f.do} for f in faults]
+        print(json.dumps({"error": str(error), "faults": rows, "exit_code": error.exit_code}))
+    label = "interrupted" if isinstance(error, Interrupted) else "error"
+    for line in [str(fault) for fault in faults] or [str(error)]:
+        print(f"{label}: {line}", file=sys.stderr)
+    return error.exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

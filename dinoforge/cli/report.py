@@ -1,0 +1,60 @@
+"""``dinoforge report``: one self-contained HTML page from the runs' own files."""
+
+import argparse
+from pathlib import Path
+
+from dinoforge.cli.arguments import Command, add_output_arguments, print_json
+from dinoforge.errors import UsageError
+
+__all__ = ["COMMAND"]
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("out", metavar="FOLDER", help="where report.html and report.json go")
+    parser.add_argument("--curation", metavar="RUN", help="run folder of dinoforge curate")
+    parser.add_argument("--training", metavar="RUN", help="run folder of dinoforge train")
+    parser.add_argument("--evaluation", metavar="RUN", help="run folder of dinoforge evaluate")
+    parser.add_argument("--title", default="", help="headline of the page")
+    add_output_arguments(parser)
+
+
+def _run(args: argparse.Namespace) -> int:
+    from evaluation.report import make_report
+
+    runs = {"curation": args.curation, "training": args.training, "evaluation": args.evaluation}
+    given = {name: Path(folder) for name, folder in runs.items() if folder}
+    if not given:
+        raise UsageError(
+            what="no run given",
+            where="command line",
+            do="name at least one of --curation RUN, --training RUN, --evaluation RUN",
+        )
+    for name, folder in given.items():
+        if not (folder / "run.json").is_file():
+            raise UsageError(
+                what=f"no {name} run", where=str(folder), do="name the folder given as out=FOLDER"
+            )
+    evaluation = given.get("evaluation")
+    summary = make_report(
+        Path(args.out),
+        curation=given.get("curation"),
+        training=given.get("training"),
+        records=evaluation / "records.jsonl" if evaluation is not None else None,
+        title=args.title,
+    )
+    if args.json:
+        print_json({"html": str(summary.html), "json": str(summary.json)})
+    else:
+        print(summary.html)
+    return 0
+
+
+COMMAND = Command(
+    sentence="write one self-contained HTML report (and report.json) from finished runs",
+    examples=(
+        "dinoforge report runs/report --curation runs/curated --training runs/trained",
+        "dinoforge report runs/report --evaluation runs/evaluated --title 'ViT-S on birds'",
+    ),
+    add_arguments=_add_arguments,
+    run=_run,
+)

@@ -1,0 +1,59 @@
+"""``dinoforge train``: DINO + iBOT + KoLeo on folders, shards or a curation run."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from dinoforge.cli.arguments import (
+    Command,
+    add_recipe_arguments,
+    load,
+    on_change,
+    print_json,
+    recipe_requests,
+)
+
+__all__ = ["COMMAND", "train_run"]
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_recipe_arguments(parser)
+
+
+def _run(args: argparse.Namespace) -> int:
+    if recipe_requests(args, "training"):
+        return 0
+    from training.config import TrainingConfig
+
+    loaded = load(args, "training", TrainingConfig)
+    summary = train_run(loaded.config, change=on_change(args), origins=loaded.origins)
+    if args.json:
+        print_json(summary.as_json())
+    else:
+        for line in summary.lines():
+            print(line)
+    return 0
+
+
+def train_run(config: Any, *, change: Any, origins: dict[str, str]) -> Any:
+    """Open the run folder and train to the last step."""
+    from training.loop import train
+
+    from dinoforge.runs import Run
+
+    with Run.open(
+        Path(config.out), config, command="train", origins=origins, on_change=change
+    ) as run:
+        return train(config, run)
+
+
+COMMAND = Command(
+    sentence="train a ViT with the DINOv2 losses on folders, shards or a curation run",
+    examples=(
+        "dinoforge train --list",
+        "dinoforge train cifar10_cpu out=runs/cifar10 data.paths=[runs/cifar10-curated]",
+        "dinoforge train my.yaml optimizer.lr=1e-3 --fresh",
+    ),
+    add_arguments=_add_arguments,
+    run=_run,
+)
