@@ -1,0 +1,39 @@
+# One entry for people and for CI. Every target makes its own environment when it is missing.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/pip --disable-pip-version-check install --quiet --constraint requirements/constraints-cpu.txt
+SPEC := pyproject.toml requirements/constraints-cpu.txt
+
+.PHONY: quickstart test check format bench constraints clean
+
+quickstart: $(VENV)/.quickstart  ## real images in, a report out, within minutes and without a GPU
+	@DINOFORGE_SETUP_SECONDS=$$(cat $(VENV)/.quickstart) $(BIN)/dinoforge quickstart
+	@echo 0 > $(VENV)/.quickstart
+
+test: $(VENV)/.dev  ## every test, warnings are errors
+	$(BIN)/python -m pytest -m "not slow and not gpu and not slurm" -n 2 --dist worksteal
+	$(BIN)/python -m pytest -m "slow and not gpu and not slurm"
+
+check: $(VENV)/.dev  ## format, lint, strict types, import contracts, unused dependencies, spelling
+	$(BIN)/ruff format --check . && $(BIN)/ruff check .
+	$(BIN)/mypy && $(BIN)/lint-imports && $(BIN)/deptry . && $(BIN)/codespell
+
+format: $(VENV)/.dev
+	$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
+
+bench: $(VENV)/.dev  ## benchmarks against the named peers; see benchmarks/README.md
+	@ls benchmarks/*.py
+
+constraints: $(VENV)/.dev
+	sh requirements/compile.sh $(BIN)
+
+clean:
+	rm -rf $(VENV) runs
+
+$(VENV)/.quickstart: $(SPEC)
+	@start=$$(date +%s); $(PYTHON) -m venv $(VENV) && $(PIP) --editable ".[cpu,quickstart]" && \
+	  echo $$(( $$(date +%s) - start )) > $@
+
+$(VENV)/.dev: $(SPEC)
+	$(PYTHON) -m venv $(VENV) && $(PIP) --editable ".[cpu,quickstart,pretrained,tensorboard,dev]" && touch $@
