@@ -47,10 +47,10 @@ class Parser(argparse.ArgumentParser):
 
         word = re.search(r"invalid choice: '([^']*)'", message)
         if word is not None and "COMMAND" in message:
-            near = nearest(word[1], re.findall(r"'(\w+)'", message.rsplit("choose from", maxsplit=1)[-1]))
-            message = f"unknown command `{word[1]}`" + (
-                f" (did you mean `{near}`?)" if near else ""
-            )
+            choices = message.rsplit("choose from", maxsplit=1)[-1]
+            near = nearest(word[1], re.findall(r"'(\w+)'", choices))
+            hint = f" (did you mean `{near}`?)" if near else ""
+            message = f"unknown command `{word[1]}`{hint}"
         print(f"error: {message} - {self.prog} - see {self.prog} --help", file=sys.stderr)
         sys.exit(2)
 

@@ -38,7 +38,6 @@ def _run(args: argparse.Namespace) -> int:
 def curate_run(config: Any, *, on: str, change: Any, origins: dict[str, str]) -> Any:
     """Open the run folder and bring the curation in it to its end."""
     from curation.pipeline import curate
-
     from dinoforge.runs import Run
     from dinoforge.stages import make_executor
 

@@ -38,9 +38,8 @@ def _run(args: argparse.Namespace) -> int:
 
 def evaluate_run(config: Any, *, change: Any, origins: dict[str, str]) -> Any:
     """Open the run folder and measure every record that the recipe asks for."""
-    from evaluation.suite import evaluate
-
     from dinoforge.runs import Run
+    from evaluation.suite import evaluate
 
     with Run.open(
         Path(config.out), config, command="evaluate", origins=origins, on_change=change

@@ -37,9 +37,8 @@ def _run(args: argparse.Namespace) -> int:
 
 def train_run(config: Any, *, change: Any, origins: dict[str, str]) -> Any:
     """Open the run folder and train to the last step."""
-    from training.loop import train
-
     from dinoforge.runs import Run
+    from training.loop import train
 
     with Run.open(
         Path(config.out), config, command="train", origins=origins, on_change=change

@@ -1,0 +1,219 @@
+"""``dinoforge quickstart``: the whole path on real images, from a pile to a report."""
+
+import argparse
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dinoforge.cli.arguments import Command, add_output_arguments, print_json, print_table
+from dinoforge.errors import Fault, UsageError
+
+__all__ = ["COMMAND"]
+
+_SECTIONS = ("curation", "training", "evaluation")
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="key=value",
+        help="change a recipe key: curation.KEY, training.KEY or evaluation.KEY",
+    )
+    parser.add_argument("--images", metavar="FOLDER", help="your own images instead of the samples")
+    parser.add_argument("--seeds", metavar="FOLDER", help="images that yours should be like")
+    parser.add_argument("--out", default="runs/quickstart", metavar="FOLDER", help="run folder")
+    launch = parser.add_argument_group("launch")
+    launch.add_argument(
+        "--on", default="in-process", metavar="WHERE", help="in-process (default) or local:N"
+    )
+    change = launch.add_mutually_exclusive_group()
+    change.add_argument(
+        "--update", action="store_true", help="accept a changed recipe; run again what it touches"
+    )
+    change.add_argument("--fresh", action="store_true", help="move the old runs aside first")
+    add_output_arguments(parser)
+
+
+@dataclass(frozen=True)
+class _Images:
+    """What is curated (``pool``), what it should be like, and what features are tested on."""
+
+    pool: Path
+    seeds: Path | None
+    test: Path | None
+    bank: Sequence[Path]
+
+
+@dataclass
+class _Clock:
+    """Where the time went, in order."""
+
+    laps: list[tuple[str, float]] = field(default_factory=list)
+    _last: float = field(default_factory=time.monotonic)
+
+    def lap(self, name: str) -> None:
+        now = time.monotonic()
+        self.laps.append((name, now - self._last))
+        self._last = now
+
+
+def _run(args: argparse.Namespace) -> int:
+    from dinoforge.cli.arguments import on_change
+    from dinoforge.cli.curate import curate_run
+    from dinoforge.cli.evaluate import evaluate_run
+    from dinoforge.cli.train import train_run
+    from evaluation.report import make_report
+
+    out = Path(args.out)
+    keys = _split(args.overrides)
+    clock = _Clock()
+    setup = float(os.environ.get("DINOFORGE_SETUP_SECONDS", "0") or 0)
+    if setup:
+        clock.laps.append(("installation", setup))
+    images = _images(args, out)
+    configs = _configs(out, images, keys)
+    clock.lap("sample images")
+    change = on_change(args)
+    curated = curate_run(
+        configs["curation"].config, on=args.on, change=change, origins=configs["curation"].origins
+    )
+    clock.lap("curation")
+    train_run(configs["training"].config, change=change, origins=configs["training"].origins)
+    clock.lap("training")
+    records = evaluate_run(
+        configs["evaluation"].config, change=change, origins=configs["evaluation"].origins
+    )
+    clock.lap("evaluation")
+    page = make_report(
+        out,
+        curation=out / "curation",
+        training=out / "training",
+        records=out / "evaluation" / "records.jsonl",
+        title="dinoforge quickstart",
+    )
+    clock.lap("report")
+    if args.json:
+        print_json({"report": str(page.html), "records": [r.as_json() for r in records]})
+    else:
+        _print_results(curated, records, clock, page.html)
+    return 0
+
+
+def _split(overrides: Sequence[str]) -> dict[str, list[str]]:
+    """Sort ``training.steps=10`` into the recipe it belongs to."""
+    keys: dict[str, list[str]] = {section: [] for section in _SECTIONS}
+    faults = []
+    for item in overrides:
+        section, dot, rest = item.partition(".")
+        if not dot or section not in keys:
+            faults.append(
+                Fault(
+                    f"`{item}` names no recipe",
+                    "command line",
+                    "write curation.KEY=VALUE, training.KEY=VALUE or evaluation.KEY=VALUE",
+                )
+            )
+            continue
+        keys[section].append(rest)
+    if faults:
+        raise UsageError(faults=faults)
+    return keys
+
+
+def _images(args: argparse.Namespace, out: Path) -> _Images:
+    if args.images is not None:
+        pool = Path(args.images)
+        seeds = Path(args.seeds) if args.seeds is not None else None
+        return _Images(pool, seeds, None, [pool])
+    if args.seeds is not None:
+        raise UsageError(
+            what="--seeds without --images", where="command line", do="add --images FOLDER"
+        )
+    from dinoforge.samples import write_tiles
+
+    tiles = write_tiles(out / "images")
+    return _Images(tiles.pool, tiles.seeds, tiles.test, [tiles.pool, tiles.seeds])
+
+
+def _configs(out: Path, images: _Images, keys: dict[str, list[str]]) -> dict[str, Any]:
+    """Resolve the three recipes, with the paths of this run filled in."""
+    import json
+
+    from curation.config import CurationConfig
+    from dinoforge.config import load_recipe, recipe_folder
+    from evaluation.config import EvaluationConfig
+    from training.config import TrainingConfig
+
+    roles = {"seed": images.seeds, "pool": images.pool, "reference": images.test}
+    sources = [
+        {"role": role, "paths": [str(path)]} for role, path in roles.items() if path is not None
+    ]
+    given = {
+        "curation": [f"sources={json.dumps(sources)}"],
+        "training": [f"data.paths={json.dumps([str(out / 'curation')])}"],
+        "evaluation": [
+            f"train={json.dumps([str(path) for path in images.bank])}",
+            f"test={json.dumps([str(images.test)] if images.test is not None else [])}",
+            f"checkpoint={out / 'training'}",
+        ],
+    }
+    if images.seeds is None:
+        given["curation"].append("retrieve.mode=none")
+    classes = {
+        "curation": CurationConfig,
+        "training": TrainingConfig,
+        "evaluation": EvaluationConfig,
+    }
+    loaded: dict[str, Any] = {}
+    faults: list[Fault] = []
+    for section, cls in classes.items():
+        recipe = recipe_folder(section) / "quickstart.yaml"
+        overrides = [*given[section], f"out={out / section}", *keys[section]]
+        try:
+            loaded[section] = load_recipe(cls, recipe, overrides)
+        except UsageError as error:
+            faults.extend(error.faults)
+    if faults:
+        raise UsageError(faults=faults)
+    return loaded
+
+
+def _print_results(curated: Any, records: Any, clock: _Clock, page: Path) -> None:
+    print_table(
+        ["images", "count"], [[row.label, row.count] for row in curated.funnel()], title="Curation"
+    )
+    rows = [
+        [
+            record.model,
+            record.settings.get("features", ""),
+            f"{record.value:.3f}",
+            "" if record.interval is None else "{:.3f} .. {:.3f}".format(*record.interval),
+        ]
+        for record in records
+        if record.benchmark.startswith("knn")
+        and record.metric == "accuracy"
+        and record.settings.get("k") == 20
+    ]
+    if rows:
+        print_table(["model", "features", "k-NN accuracy", "95 %"], rows, title="Features, k = 20")
+    print_table(
+        ["where the time went", "seconds"],
+        [[name, f"{seconds:.0f}"] for name, seconds in clock.laps],
+    )
+    print(page)
+
+
+COMMAND = Command(
+    sentence="see the whole path on real images: curate, train, evaluate, report",
+    examples=(
+        "dinoforge quickstart",
+        "dinoforge quickstart --images photos/ --seeds examples/",
+        "dinoforge quickstart training.steps=2000 --out runs/longer",
+    ),
+    add_arguments=_add_arguments,
+    run=_run,
+)
