@@ -3,6 +3,7 @@
 Order: temporary file in the same folder, fsync, rename, fsync of the folder.
 """
 
+import contextlib
 import json
 import os
 from collections.abc import Callable
@@ -42,7 +43,8 @@ def write_atomic(path: Path, write: Callable[[BinaryIO], None]) -> None:
         temporary.replace(path)
         fsync_folder(path.parent)
     except OSError as error:
-        temporary.unlink(missing_ok=True) if os.access(path.parent, os.W_OK) else None
+        with contextlib.suppress(OSError):
+            temporary.unlink()
         raise UsageError(
             what=f"cannot write: {error.strerror or error}",
             where=str(path),

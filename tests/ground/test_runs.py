@@ -1,0 +1,77 @@
+import json
+import os
+import subprocess
+from dataclasses import dataclass, field, replace
+
+import pytest
+
+from dinoforge.errors import Interrupted, UsageError
+from dinoforge.runs import Run
+
+
+@dataclass(frozen=True)
+class Inner:
+    threshold: float = 0.5
+
+
+@dataclass(frozen=True)
+class Recipe:
+    out: str = "here"
+    policy: Inner = field(default_factory=Inner)
+
+
+def test_a_run_keeps_what_was_asked_and_how_it_ended(tmp_path):
+    with Run.open(tmp_path / "run", Recipe(), command="curate") as run:
+        assert (run.folder / "config.yaml").read_text().startswith("out: here")
+    facts = json.loads((tmp_path / "run/run.json").read_text())
+    assert facts["exit_code"] == 0
+    assert facts["stopped"] >= facts["started"]
+    assert "python" in facts["versions"]
+
+
+def test_an_interrupted_run_says_so(tmp_path):
+    with pytest.raises(Interrupted), Run.open(tmp_path, Recipe(), command="curate"):
+        raise Interrupted("stopped")
+    assert json.loads((tmp_path / "run.json").read_text())["exit_code"] == 75
+
+
+def test_a_changed_recipe_is_refused_by_its_keys(tmp_path):
+    with Run.open(tmp_path, Recipe(), command="curate"):
+        pass
+    changed = replace(Recipe(), policy=Inner(0.7))
+    with pytest.raises(UsageError, match=r"finished run changed: `policy.threshold`"):
+        Run.open(tmp_path, changed, command="curate")
+    with Run.open(tmp_path, changed, command="curate", on_change="update"):
+        pass
+    with Run.open(tmp_path, replace(changed, out="elsewhere"), command="curate"):
+        pass
+
+
+def test_fresh_moves_the_old_run_aside(tmp_path):
+    folder = tmp_path / "run"
+    for _ in range(2):
+        with Run.open(folder, Recipe(), command="curate", on_change="fresh"):
+            (folder / "result").touch()
+    assert (tmp_path / "run.old-1/result").exists()
+
+
+def test_another_command_and_a_second_writer_are_refused(tmp_path):
+    first = Run.open(tmp_path, Recipe(), command="curate")
+    with first, pytest.raises(UsageError, match="another process is writing"):
+        Run.open(tmp_path, Recipe(), command="curate")
+    with pytest.raises(UsageError, match="run of `dinoforge curate`"):
+        Run.open(tmp_path, Recipe(), command="train")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to mount a read-only file system")
+def test_a_read_only_folder_is_one_line(tmp_path):
+    mount = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", str(tmp_path)], capture_output=True
+    )
+    if mount.returncode:
+        pytest.skip("mounting is not allowed here")
+    try:
+        with pytest.raises(UsageError, match="not writable"):
+            Run.open(tmp_path / "run", Recipe(), command="curate")
+    finally:
+        subprocess.run(["umount", str(tmp_path)], check=True)
