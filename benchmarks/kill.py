@@ -1,0 +1,128 @@
+"""Kill a command at random moments, start it again until it ends, compare with an undisturbed run.
+
+    python benchmarks/kill.py --kills 20 --seed 0 -- curate configs/curation/quickstart.yaml ...
+    python benchmarks/kill.py --kills 20 --seed 0 -- train configs/training/quickstart.yaml ...
+
+The command gets ``out=FOLDER`` appended. *Identical* means: every table, array, shard and weight
+file byte-equal; markers equal outside ``measured``; ``metrics.jsonl`` equal but for what a clock
+measured. Exit 1 when anything differs.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+# What may differ between identical runs: logs, times, locks.
+IGNORED = {"run.json", "config.yaml", ".lock", "report.html"}
+IGNORED_FOLDERS = {"log", "tensorboard"}
+CLOCK_KEYS = {"time_s", "images_per_s", "data_wait_s", "cpu_s", "wall_s", "seconds", "step_s"}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--result", type=Path, help="JSON file for the figures")
+    parser.add_argument("words", nargs="+", help="sub-command, recipe, key=value ...")
+    args = parser.parse_args()
+    folder = Path(tempfile.mkdtemp(prefix="kill-"))
+    try:
+        result = measure(args.words, folder, args.kills, random.Random(args.seed))
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    result |= {"words": args.words, "seed": args.seed}
+    print(json.dumps(result, indent=1))
+    if args.result:
+        args.result.write_text(json.dumps(result, indent=1) + "\n")
+    return 0 if not result["different"] else 1
+
+
+def measure(words: list[str], folder: Path, kills: int, draw: random.Random) -> dict:
+    started = time.monotonic()
+    code = start(words, folder / "calm").wait()
+    if code:
+        raise SystemExit(f"the undisturbed run ended with {code}")
+    calm_s = time.monotonic() - started
+    landed = starts = 0
+    moments = []
+    while True:
+        starts += 1
+        process = start(words, folder / "disturbed")
+        # Early moments too: the interpreter alone takes seconds to start.
+        moment = draw.uniform(0.02, 1.0) * calm_s * 0.7
+        try:
+            code = process.wait(timeout=moment if landed < kills else None)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            landed += 1
+            moments.append(round(moment, 2))
+            continue
+        if code:
+            raise SystemExit(f"start {starts} ended with {code}")
+        if landed >= kills:
+            break
+        # Finished before all kills landed: begin a new disturbed run.
+        compare_or_exit(folder)
+        shutil.rmtree(folder / "disturbed")
+    return {
+        "kills": landed,
+        "starts": starts,
+        "undisturbed_s": round(calm_s, 1),
+        "moments_s": moments,
+        "files": len(state(folder / "calm")),
+        "different": differences(folder),
+    }
+
+
+def start(words: list[str], out: Path) -> subprocess.Popen:
+    command = [sys.executable, "-m", "dinoforge", *words, f"out={out}", "-q"]
+    return subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL)
+
+
+def compare_or_exit(folder: Path) -> None:
+    different = differences(folder)
+    if different:
+        raise SystemExit(f"different after kills: {different}")
+
+
+def differences(folder: Path) -> list[str]:
+    calm, disturbed = state(folder / "calm"), state(folder / "disturbed")
+    names = sorted(calm.keys() | disturbed.keys())
+    return [name for name in names if calm.get(name) != disturbed.get(name)]
+
+
+def state(folder: Path) -> dict[str, object]:
+    """Name -> content hash (or what is left of a marker or a metrics file without the clock)."""
+    found: dict[str, object] = {}
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder)
+        if path.is_dir() or path.name in IGNORED or IGNORED_FOLDERS & set(name.parts):
+            continue
+        if path.suffix == ".done":
+            marker = json.loads(path.read_text())
+            marker.pop("measured")
+            found[str(name)] = marker
+        elif path.name == "metrics.jsonl":
+            found[str(name)] = [without_clock(line) for line in path.read_text().splitlines()]
+        else:
+            found[str(name)] = hashlib.sha256(path.read_bytes()).hexdigest()
+    return found
+
+
+def without_clock(line: str) -> dict[str, object]:
+    row = json.loads(line)
+    return {k: v for k, v in row.items() if k.rsplit("/", 1)[-1] not in CLOCK_KEYS}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
