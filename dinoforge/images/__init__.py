@@ -1,0 +1,32 @@
+"""Images: one decoder policy for every stage, size from the header, resize, JPEG encoding."""
+
+from dinoforge.images.decode import DecodedImage, decode, decode_image, probe
+from dinoforge.images.policy import (
+    DECODER_VERSION,
+    NOTES,
+    REASONS,
+    DecodePolicy,
+    ImageFacts,
+    Undecodable,
+)
+from dinoforge.images.resize import encode_jpeg, resize
+from dinoforge.images.signatures import IMAGE_SUFFIXES, SNIFF_BYTES, has_image_suffix, sniff
+
+__all__ = [
+    "DECODER_VERSION",
+    "IMAGE_SUFFIXES",
+    "NOTES",
+    "REASONS",
+    "SNIFF_BYTES",
+    "DecodePolicy",
+    "DecodedImage",
+    "ImageFacts",
+    "Undecodable",
+    "decode",
+    "decode_image",
+    "encode_jpeg",
+    "has_image_suffix",
+    "probe",
+    "resize",
+    "sniff",
+]

@@ -1,0 +1,146 @@
+"""The one way from the bytes of a file to RGB pixels; see `DecodePolicy` for the rules."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dinoforge.images.jpeg import (
+    END_MARKER,
+    JpegHeader,
+    Outcome,
+    decode_leniently,
+    decode_strictly,
+    is_jpeg,
+    read_header,
+)
+from dinoforge.images.orientation import swaps_sides, upright
+from dinoforge.images.policy import DecodePolicy, ImageFacts, Undecodable
+from dinoforge.images.through_pillow import (
+    check_pixels,
+    decode_through_pillow,
+    orientation_of,
+    probe_through_pillow,
+)
+
+__all__ = ["DecodedImage", "decode", "decode_image", "probe"]
+
+_DEFAULT = DecodePolicy()
+
+
+@dataclass(frozen=True)
+class DecodedImage:
+    """Upright RGB ``[H, W, 3]`` uint8, Pillow's name of the format, and notes (see `NOTES`)."""
+
+    pixels: NDArray[np.uint8]
+    format: str
+    notes: tuple[str, ...]
+
+
+def decode(data: bytes, policy: DecodePolicy = _DEFAULT) -> NDArray[np.uint8]:
+    """Decode a file to upright RGB pixels.
+
+    Parameters
+    ----------
+    data : bytes
+        The whole file; its content decides on the format, never a name.
+    policy : DecodePolicy
+        What to do with unusual and damaged files.
+
+    Returns
+    -------
+    numpy.ndarray
+        uint8 ``[H, W, 3]``, contiguous and writable.
+
+    Raises
+    ------
+    Undecodable
+        With one of `REASONS`.
+    """
+    return decode_image(data, policy).pixels
+
+
+def decode_image(data: bytes, policy: DecodePolicy = _DEFAULT) -> DecodedImage:
+    """Decode as `decode` does, and tell the format and what was unusual."""
+    if not data:
+        raise Undecodable("empty", "0 bytes")
+    header = read_header(data) if is_jpeg(data) else None
+    if header is None:
+        pixels, name, notes = decode_through_pillow(data, policy)
+        return DecodedImage(pixels, name, tuple(notes))
+    check_pixels(header.width, header.height, policy)
+    return _decode_jpeg(data, header, policy)
+
+
+def probe(data: bytes, policy: DecodePolicy = _DEFAULT) -> ImageFacts:
+    """Read upright size, format and number of frames from the header; decodes nothing.
+
+    Raises
+    ------
+    Undecodable
+        If the header is unusable or its size is above the limit.
+    """
+    if not data:
+        raise Undecodable("empty", "0 bytes")
+    header = read_header(data) if is_jpeg(data) else None
+    if header is None or not header.is_common:
+        return probe_through_pillow(data, policy)
+    check_pixels(header.width, header.height, policy)
+    width, height = header.width, header.height
+    if header.has_app1 and swaps_sides(orientation_of(data)):
+        width, height = height, width
+    return ImageFacts(width, height, "JPEG", 1)
+
+
+def _decode_jpeg(data: bytes, header: JpegHeader, policy: DecodePolicy) -> DecodedImage:
+    outcome = decode_strictly(data, header)
+    notes: list[str] = []
+    if outcome.fault == "truncated" and _lacks_only_the_end(data, header, policy):
+        notes.append("missing_end_marker")
+        data += END_MARKER
+        outcome = decode_strictly(data, header)
+    if outcome.fault == "truncated":
+        return _truncated_jpeg(data, header, policy, outcome)
+    if outcome.fault == "damaged":
+        if policy.damaged_jpeg == "refuse":
+            raise Undecodable("damaged", outcome.message)
+        notes.append("damaged")
+    if outcome.pixels is None:  # damaged, or a kind whose pixels only Pillow gives (CMYK, ...)
+        pixels, _, more = decode_through_pillow(data, policy)
+        return DecodedImage(pixels, "JPEG", (*notes, *more))
+    return _upright_jpeg(data, header, outcome.pixels, notes)
+
+
+def _lacks_only_the_end(data: bytes, header: JpegHeader, policy: DecodePolicy) -> bool:
+    """Tell whether an end marker alone makes the file flawless.
+
+    Only of single-scan files: of others nobody knows whether a scan is missing as well.
+    """
+    if policy.missing_end == "refuse" or not header.is_single_scan:
+        return False
+    return decode_strictly(data + END_MARKER, header).fault is None
+
+
+def _truncated_jpeg(
+    data: bytes, header: JpegHeader, policy: DecodePolicy, outcome: Outcome
+) -> DecodedImage:
+    if policy.truncated == "refuse":
+        raise Undecodable("truncated", outcome.message)
+    if not header.is_common:
+        pixels, _, notes = decode_through_pillow(data, policy)
+        return DecodedImage(pixels, "JPEG", ("truncated", *notes))
+    try:
+        pixels = decode_leniently(data)
+    except ValueError as error:
+        raise Undecodable("truncated", str(error)) from error
+    return _upright_jpeg(data, header, pixels, ["truncated"])
+
+
+def _upright_jpeg(
+    data: bytes, header: JpegHeader, pixels: NDArray[np.uint8], notes: list[str]
+) -> DecodedImage:
+    orientation = orientation_of(data) if header.has_app1 else 1
+    if orientation != 1:
+        notes.append("rotated")
+        pixels = upright(pixels, orientation)
+    return DecodedImage(pixels, "JPEG", tuple(notes))

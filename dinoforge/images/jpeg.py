@@ -1,0 +1,145 @@
+"""JPEG through simplejpeg, for the files where its pixels are those of Pillow, bit for bit.
+
+Both wrap libjpeg-turbo with the same accurate transform and smooth upsampling; measured equal on
+4,675 photographs and on generated ones of every common subsampling (tests). simplejpeg also
+passes on libjpeg's warnings, which Pillow swallows: they tell damaged data from whole.
+"""
+
+import re
+from dataclasses import dataclass
+
+import numpy as np
+import simplejpeg
+from numpy.typing import NDArray
+
+from dinoforge.images.policy import Undecodable
+
+__all__ = ["END_MARKER", "JpegHeader", "Outcome", "decode_leniently", "decode_strictly", "is_jpeg"]
+__all__ += ["read_header"]
+
+END_MARKER = b"\xff\xd9"
+_START_OF_SCAN, _END_OF_IMAGE = 0xDA, 0xD9
+_FRAMES = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})  # SOF0..15 less DHT, JPG, DAC
+_BARE = frozenset({0x01, *range(0xD0, 0xD8)})  # markers without a length
+_NEXT_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # what ends the data of a scan
+
+
+@dataclass(frozen=True)
+class JpegHeader:
+    """What stands before the first scan; ``process`` is n of SOFn."""
+
+    width: int
+    height: int
+    components: int
+    bits: int
+    process: int
+    first_scan_components: int
+    has_app1: bool  # EXIF or XMP: may hold an orientation
+    scan_at: int  # byte where the first scan begins
+
+    @property
+    def is_common(self) -> bool:
+        """Baseline, extended or progressive, 8 bits, gray or three colors."""
+        return self.process <= 2 and self.bits == 8 and self.components in (1, 3)
+
+    @property
+    def is_single_scan(self) -> bool:
+        """All components in one sequential scan: after it, nothing of the picture can follow."""
+        return self.process <= 1 and self.first_scan_components == self.components
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Pixels ``[H, W, 3]`` of a flawless JPEG, or what libjpeg says is wrong with it.
+
+    ``fault`` is None, ``"truncated"``, ``"damaged"``, or ``"unknown"`` when simplejpeg cannot
+    read this kind of file.
+    """
+
+    pixels: NDArray[np.uint8] | None
+    fault: str | None = None
+    message: str = ""
+
+
+def is_jpeg(data: bytes) -> bool:
+    """Tell by the first three bytes."""
+    return data[:3] == b"\xff\xd8\xff"
+
+
+def read_header(data: bytes) -> JpegHeader | None:
+    """Walk the markers up to the first scan; None when something irregular stands there.
+
+    Raises
+    ------
+    Undecodable
+        ``truncated`` if the data ends before the first scan.
+    """
+    at, frame, has_app1 = 2, b"", False
+    while at + 4 <= len(data):
+        if data[at] != 0xFF:
+            return None
+        marker = data[at + 1]
+        if marker == 0xFF or marker in _BARE:  # fill byte, or a marker without content
+            at += 1 if marker == 0xFF else 2
+            continue
+        length = int.from_bytes(data[at + 2 : at + 4], "big")
+        content = data[at + 4 : at + 12]
+        if marker == _START_OF_SCAN:
+            return _header(frame, content, has_app1, at)
+        if marker == _END_OF_IMAGE or length < 2:
+            return None
+        if marker in _FRAMES:
+            frame = bytes([marker - 0xC0]) + content
+        has_app1 = has_app1 or marker == 0xE1
+        at += 2 + length
+    raise Undecodable("truncated", f"ends inside the headers, after {len(data)} bytes")
+
+
+def _header(frame: bytes, scan: bytes, has_app1: bool, at: int) -> JpegHeader | None:
+    if len(frame) < 7 or not scan:
+        return None
+    return JpegHeader(
+        width=int.from_bytes(frame[4:6], "big"),
+        height=int.from_bytes(frame[2:4], "big"),
+        components=frame[6],
+        bits=frame[1],
+        process=frame[0],
+        first_scan_components=scan[0],
+        has_app1=has_app1,
+        scan_at=at,
+    )
+
+
+def decode_strictly(data: bytes, header: JpegHeader) -> Outcome:
+    """Decode and take every complaint of libjpeg seriously.
+
+    Four components are decoded as CMYK, for the diagnosis only: no pixels are returned.
+    """
+    space = "CMYK" if header.components == 4 else "RGB"
+    try:
+        pixels = simplejpeg.decode_jpeg(data, space, strict=True)
+    except ValueError as error:
+        return Outcome(None, _classify(str(error), data, header), str(error))
+    return Outcome(pixels if header.is_common else None)
+
+
+def decode_leniently(data: bytes) -> NDArray[np.uint8]:
+    """Decode what is there; missing blocks become gray.
+
+    Raises
+    ------
+    ValueError
+        If not even the headers are usable.
+    """
+    return simplejpeg.decode_jpeg(data, "RGB", strict=False)
+
+
+def _classify(message: str, data: bytes, header: JpegHeader) -> str:
+    # Texts of libjpeg's warnings, unchanged since 1991 (jerror.h).
+    if "Premature end of JPEG file" in message:
+        return "truncated"
+    if "premature end of data segment" in message and header.is_single_scan:
+        # Cut, and an end marker put on; or a byte inside turned into some other marker.
+        found = _NEXT_MARKER.search(data, header.scan_at + 2)
+        return "truncated" if found is not None and found[0] == END_MARKER else "damaged"
+    return "damaged" if "Corrupt JPEG data" in message else "unknown"

@@ -1,0 +1,108 @@
+"""What the decoder does with unusual and damaged files, and the words for what it refuses.
+
+Not for what is wanted in a data set (size, aspect, content): that is the curation's filter.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import PIL
+
+from dinoforge.errors import Fault
+
+__all__ = [
+    "DECODER_VERSION",
+    "NOTES",
+    "PIXEL_CEILING",
+    "REASONS",
+    "DecodePolicy",
+    "ImageFacts",
+    "Undecodable",
+]
+
+# Part of every fingerprint that depends on pixels. Raise the first number when a rule changes;
+# Pillow's version is in it because its decoders and its resize change the pixels, too.
+DECODER_VERSION = f"1.pillow-{PIL.__version__}"
+
+# Above this Pillow refuses by itself (2 x its warning limit), whatever the policy says.
+PIXEL_CEILING = 178_956_970
+
+REASONS: Mapping[str, str] = {
+    "empty": "no bytes at all",
+    "not_an_image": "no known image format: text, random bytes, something else",
+    "unsupported": "an image, but of a kind that is not read (HEIF, EPS, 5 channels, ...)",
+    "too_many_pixels": "more pixels than decode.max_pixels, seen in the header",
+    "truncated": "the data ends, or is cut off inside, before the picture is complete",
+    "damaged": "checksum or stream error: the pixels cannot be trusted",
+    "animated": "several frames or pages, and the policy takes still images only",
+    "unreadable": "the file is gone, shorter than indexed, or must not be read",
+}
+
+NOTES: Mapping[str, str] = {
+    "missing_end_marker": "only the end marker is missing; the picture is complete",
+    "damaged": "a JPEG with corrupt data, accepted as decoded",
+    "truncated": "a part is missing, accepted as decoded",
+    "rotated": "turned upright by its EXIF orientation",
+    "first_frame": "first of several frames or pages",
+    "alpha": "may be transparent in places; composited on the background",
+}
+
+
+class Undecodable(Exception):  # noqa: N818 - a fact about a sample, not an error of the program
+    """A sample that gives no picture: callers count it by reason and go on.
+
+    Parameters
+    ----------
+    reason : str
+        One of ``REASONS``.
+    detail : str
+        What exactly, for people.
+    """
+
+    def __init__(self, reason: str, detail: str) -> None:
+        if reason not in REASONS:
+            raise ValueError(f"unknown reason {reason!r}")
+        super().__init__(reason, detail)
+        self.reason = reason
+        self.detail = detail
+
+    def __str__(self) -> str:
+        return f"{self.reason}: {self.detail}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecodePolicy:
+    """How files become RGB pixels; the same in every stage, or embeddings cannot be compared.
+
+    Fixed, without a key: EXIF orientation is applied, ICC profiles are ignored, the content
+    decides and not the name.
+    """
+
+    # images with more pixels (width x height in the header) are refused before decoding
+    max_pixels: int = 100_000_000
+    # several frames or pages (GIF, APNG, WebP, AVIF, TIFF): take the first, or refuse
+    animated: Literal["first", "reject"] = "first"
+    truncated: Literal["refuse", "accept"] = "refuse"  # accept: what is missing becomes gray
+    # JPEG or PNG that lacks its end marker only, the picture being complete
+    missing_end: Literal["accept", "refuse"] = "accept"
+    # JPEG whose data libjpeg complains about but decodes (flipped bits, stray bytes)
+    damaged_jpeg: Literal["accept", "refuse"] = "accept"
+    alpha_background: int = 255  # gray level 0..255 under transparent pixels; 255 is white
+
+    def faults(self, at: str) -> Iterator[Fault]:
+        """Find values out of range."""
+        if not 1 <= self.max_pixels <= PIXEL_CEILING:
+            yield Fault(f"`{at}.max_pixels` is {self.max_pixels}", "recipe", f"1..{PIXEL_CEILING}")
+        if not 0 <= self.alpha_background <= 255:
+            yield Fault(f"`{at}.alpha_background` is {self.alpha_background}", "recipe", "0..255")
+
+
+@dataclass(frozen=True)
+class ImageFacts:
+    """What a header says: upright size in pixels, Pillow's name of the format, frames or pages."""
+
+    width: int
+    height: int
+    format: str
+    frames: int

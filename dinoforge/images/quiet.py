@@ -1,0 +1,42 @@
+"""Keep Pillow's warnings about odd files from the user: what matters is counted by reason."""
+
+import threading
+import warnings
+from types import TracebackType
+
+__all__ = ["quiet_pillow"]
+
+
+class _Quiet:
+    """Ignore warnings raised inside Pillow while any thread is inside.
+
+    ``warnings.catch_warnings`` alone restores the wrong filters when threads overlap: here the
+    first to enter saves them and the last to leave restores them.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._saved = warnings.catch_warnings()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._inside == 0:
+                self._saved = warnings.catch_warnings()
+                self._saved.__enter__()
+                warnings.filterwarnings("ignore", module=r"PIL\.")
+            self._inside += 1
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                self._saved.__exit__(kind, error, trace)
+
+
+quiet_pillow = _Quiet()

@@ -1,0 +1,77 @@
+"""Which format bytes have, by their first bytes; which file names promise an image."""
+
+__all__ = ["IMAGE_SUFFIXES", "SNIFF_BYTES", "has_image_suffix", "sniff"]
+
+SNIFF_BYTES = 32  # enough of the head for `sniff`
+
+# Names that promise an image. The order decides which member of a sample is its image when
+# several could be (`.jpg` photograph beside a `.png` label map). HEIF and JPEG XL are listed so
+# that such files are counted as unsupported instead of being overlooked.
+IMAGE_SUFFIXES: tuple[str, ...] = (
+    *("jpg", "jpeg", "jpe", "jfif", "webp", "avif", "png", "apng", "tif", "tiff", "bmp", "gif"),
+    *("jp2", "j2k", "jpf", "jpx", "jpc", "j2c", "ppm", "pgm", "pbm", "pnm", "pfm", "tga", "psd"),
+    *("dib", "ico", "icns", "cur", "pcx", "dds", "sgi", "qoi", "ras", "xbm", "xpm"),
+    *("heic", "heif", "jxl"),
+)
+_SUFFIXES = frozenset(IMAGE_SUFFIXES)
+
+_MAGIC: tuple[tuple[bytes, str], ...] = (
+    (b"\xff\xd8\xff", "JPEG"),
+    (b"\x89PNG\r\n\x1a\n", "PNG"),
+    (b"GIF87a", "GIF"),
+    (b"GIF89a", "GIF"),
+    (b"II*\0", "TIFF"),
+    (b"MM\0*", "TIFF"),
+    (b"II+\0", "TIFF"),
+    (b"MM\0+", "TIFF"),
+    (b"8BPS", "PSD"),
+    (b"qoif", "QOI"),
+    (b"\0\0\0\x0cjP  \r\n\x87\n", "JPEG2000"),
+    (b"\xff\x4f\xff\x51", "JPEG2000"),
+    (b"\0\0\1\0", "ICO"),
+    (b"icns", "ICNS"),
+    (b"DDS ", "DDS"),
+    (b"\x59\xa6\x6a\x95", "SUN"),
+    (b"/* XPM */", "XPM"),
+    (b"%!PS", "EPS"),
+    (b"\xc5\xd0\xd3\xc6", "EPS"),
+    (b"\xff\x0a", "JXL"),
+    (b"\0\0\0\x0cJXL \r\n\x87\n", "JXL"),
+)
+# Two letters are too few to tell a BMP from text: the size of its header has to fit as well.
+_BMP_HEADER_BYTES = (12, 16, 40, 52, 56, 64, 108, 124)
+_AVIF_BRANDS = (b"avif", b"avis")
+_HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
+
+
+def sniff(head: bytes) -> str | None:
+    """Name the format (Pillow's word, or HEIF, JXL) of data that begins with ``head``.
+
+    None when no signature fits; formats without a telling one (TGA, CUR, SGI, XBM) are not
+    recognized here, though they decode.
+    """
+    for magic, name in _MAGIC:
+        if head.startswith(magic):
+            return name
+    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
+        return "WEBP"
+    if head[:2] == b"BM" and int.from_bytes(head[14:18], "little") in _BMP_HEADER_BYTES:
+        return "BMP"
+    if head[4:8] == b"ftyp":
+        return _iso_media(head)
+    if len(head) > 2 and head[:1] == b"P" and head[1:2] in b"123456Ff" and head[2:3].isspace():
+        return "PPM"
+    return None
+
+
+def _iso_media(head: bytes) -> str | None:
+    brands = [head[at : at + 4] for at in (8, *range(16, SNIFF_BYTES - 3, 4))]
+    if any(brand in _AVIF_BRANDS for brand in brands):
+        return "AVIF"
+    return "HEIF" if any(brand in _HEIF_BRANDS for brand in brands) else None
+
+
+def has_image_suffix(name: str) -> bool:
+    """Tell whether a file or member name ends like an image's, in any case."""
+    stem, dot, suffix = name.rpartition(".")
+    return bool(dot and stem) and suffix.lower() in _SUFFIXES

@@ -1,0 +1,196 @@
+"""Every format that Pillow reads, with its failures put into our words."""
+
+import io
+import logging
+import struct
+import threading
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageFile, UnidentifiedImageError
+
+from dinoforge.images.color import has_alpha, to_rgb
+from dinoforge.images.orientation import read_orientation, swaps_sides, upright
+from dinoforge.images.policy import DecodePolicy, ImageFacts, Undecodable
+from dinoforge.images.quiet import quiet_pillow
+from dinoforge.images.signatures import SNIFF_BYTES, sniff
+
+__all__ = ["check_pixels", "decode_through_pillow", "orientation_of", "probe_through_pillow"]
+
+# EPS starts another program; the others are no pictures in themselves, or only identified.
+_NOT_READ = frozenset({"EPS", "WMF", "MPEG", "HDF5", "GRIB", "BUFR", "FITS", "IPTC"})
+_NEVER_READ_BY_PILLOW = frozenset({"HEIF", "JXL"})
+# Further pictures in these are a gain map, a preview or layers, not frames.
+_NOT_ANIMATED = frozenset({"MPO", "PSD"})
+_UNSUPPORTED_WORDS = ("unknown pixel mode", "unsupported", "not support", "cannot handle")
+
+# What Pillow logs about foreign bytes comes back as `Undecodable`, counted and with its sample.
+logging.getLogger("PIL").setLevel(logging.CRITICAL)
+
+_truncation_lock = threading.RLock()
+
+
+def check_pixels(width: int, height: int, policy: DecodePolicy) -> None:
+    """Refuse what the header says is too large, before anything is decoded."""
+    if width * height > policy.max_pixels:
+        detail = f"{width} x {height} pixels, limit {policy.max_pixels}"
+        raise Undecodable("too_many_pixels", detail)
+
+
+def orientation_of(data: bytes) -> int:
+    """Read the EXIF orientation of a file without decoding it."""
+    with quiet_pillow:
+        try:
+            return read_orientation(Image.open(io.BytesIO(data)))
+        except Exception:  # noqa: BLE001 - no orientation can be had; the pixels do not need it
+            return 1
+
+
+def probe_through_pillow(data: bytes, policy: DecodePolicy) -> ImageFacts:
+    """Read the header: upright size, format, frames."""
+    with quiet_pillow, _our_words(data):
+        image = _open(data, policy)
+        width, height = image.size
+        if swaps_sides(read_orientation(image)):
+            width, height = height, width
+        return ImageFacts(width, height, image.format or "", _frames(image))
+
+
+def decode_through_pillow(
+    data: bytes, policy: DecodePolicy
+) -> tuple[NDArray[np.uint8], str, list[str]]:
+    """Decode the first frame to upright RGB; also the format and the notes (`NOTES`)."""
+    notes: list[str] = []
+    with quiet_pillow, _our_words(data):
+        image = _open(data, policy)
+        has_end = image.format != "PNG" or _check_png(data)
+        if _frames(image, up_to=2) > 1:
+            if policy.animated == "reject":
+                raise Undecodable("animated", f"{_frames(image)} frames or pages")
+            notes.append("first_frame")
+        orientation = read_orientation(image)
+        image = _loaded(image, data, policy, notes)
+        if not has_end and "truncated" not in notes:
+            if policy.missing_end == "refuse":
+                raise Undecodable("truncated", "no end chunk")
+            notes.append("missing_end_marker")
+        if has_alpha(image):
+            notes.append("alpha")
+        pixels = to_rgb(image, policy.alpha_background)
+        if orientation != 1:
+            notes.append("rotated")
+        return upright(pixels, orientation), image.format or "", notes
+
+
+def _open(data: bytes, policy: DecodePolicy) -> Image.Image:
+    name = sniff(data[:SNIFF_BYTES])
+    if name in _NOT_READ | _NEVER_READ_BY_PILLOW:
+        raise Undecodable("unsupported", f"{name} is not read")
+    formats = _readable_formats()
+    image = Image.open(io.BytesIO(data), formats=[name] if name in formats else formats)
+    check_pixels(*image.size, policy)
+    return image
+
+
+@cache
+def _readable_formats() -> tuple[str, ...]:
+    Image.init()
+    return tuple(name for name in Image.ID if name not in _NOT_READ)
+
+
+def _loaded(image: Image.Image, data: bytes, policy: DecodePolicy, notes: list[str]) -> Image.Image:
+    try:
+        image.load()
+    except (OSError, EOFError, SyntaxError) as error:
+        if policy.truncated == "refuse" or not _is_cut(error):
+            raise
+        notes.append("truncated")
+        image = _load_truncated(data, policy)
+    return image
+
+
+def _load_truncated(data: bytes, policy: DecodePolicy) -> Image.Image:
+    # Pillow knows only a switch for the whole process; it is on for this one image.
+    with _truncation_lock:
+        ImageFile.LOAD_TRUNCATED_IMAGES = True
+        try:
+            image = _open(data, policy)
+            image.load()
+        finally:
+            ImageFile.LOAD_TRUNCATED_IMAGES = False
+    return image
+
+
+def _frames(image: Image.Image, up_to: int | None = None) -> int:
+    """Count frames or pages; with ``up_to=2`` only tell one from several (GIFs are walked)."""
+    if image.format in _NOT_ANIMATED:
+        return 1
+    if up_to is not None:
+        return 2 if getattr(image, "is_animated", False) else 1
+    return int(getattr(image, "n_frames", 1))
+
+
+def _check_png(data: bytes) -> bool:
+    """Compare the checksums of critical chunks (Pillow skips those of pixels); find the end."""
+    at = 8
+    while at + 12 <= len(data):
+        length = int.from_bytes(data[at : at + 4], "big")
+        kind = data[at + 4 : at + 8]
+        end = at + 8 + length
+        if end + 4 > len(data):
+            break
+        if kind[:1].isupper() and zlib.crc32(memoryview(data)[at + 4 : end]) != int.from_bytes(
+            data[end : end + 4], "big"
+        ):
+            raise Undecodable("damaged", f"checksum of chunk {kind.decode('latin-1')!r} at {at}")
+        if kind == b"IEND":
+            return True
+        at = end + 4
+    return False
+
+
+def _is_cut(error: BaseException) -> bool:
+    return isinstance(error, EOFError) or "truncated" in str(error).lower()
+
+
+@contextmanager
+def _our_words(data: bytes) -> Iterator[None]:
+    """Translate whatever Pillow raises on foreign bytes into `Undecodable`."""
+    try:
+        yield
+    except Undecodable:
+        raise
+    except Image.DecompressionBombError as error:
+        raise Undecodable("too_many_pixels", str(error)) from error
+    except UnidentifiedImageError as error:
+        raise _unidentified(data) from error
+    except (OSError, EOFError) as error:
+        raise Undecodable("truncated" if _is_cut(error) else "damaged", _line(error)) from error
+    except Exception as error:
+        # Plugins index, unpack and divide by what the file says: any exception may come.
+        raise Undecodable("damaged", _line(error)) from error
+
+
+def _unidentified(data: bytes) -> Undecodable:
+    name = sniff(data[:SNIFF_BYTES])
+    if name is None or name not in Image.OPEN:
+        return Undecodable("not_an_image", f"begins with {data[:12]!r}")
+    # Image.open hides why the plugin gave up; ask the plugin itself.
+    try:
+        Image.OPEN[name][0](io.BytesIO(data), "")
+    except (IndexError, struct.error, EOFError) as error:
+        return Undecodable("truncated", f"{name} header: {_line(error)}")
+    except Exception as error:  # noqa: BLE001 - see _our_words
+        text = _line(error)
+        unsupported = any(word in text.lower() for word in _UNSUPPORTED_WORDS)
+        return Undecodable("unsupported" if unsupported else "damaged", f"{name}: {text}")
+    return Undecodable("damaged", f"{name} that Pillow refuses")
+
+
+def _line(error: BaseException) -> str:
+    text = (str(error).splitlines() or [""])[0]
+    return text or type(error).__name__

@@ -1,0 +1,38 @@
+"""Orientation in pixels, against Pillow's transpositions."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dinoforge.images.orientation import read_orientation, swaps_sides, upright
+
+MOVES = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_pixels_move_as_in_pillow(orientation):
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 7, 3)).astype(np.uint8)
+    image = Image.fromarray(pixels)
+    if orientation in MOVES:
+        image = image.transpose(MOVES[orientation])
+    moved = upright(pixels, orientation)
+    np.testing.assert_array_equal(moved, np.asarray(image))
+    assert swaps_sides(orientation) == (moved.shape[:2] == (7, 5))
+    assert moved.flags.c_contiguous
+
+
+def test_a_senseless_orientation_is_upright():
+    image = Image.new("RGB", (2, 2))
+    for value in (0, 9, "6", (6,)):
+        image.getexif()[0x0112] = value
+        assert read_orientation(image) == 1
+    image.getexif()[0x0112] = 6
+    assert read_orientation(image) == 6

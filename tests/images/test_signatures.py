@@ -1,0 +1,30 @@
+"""Formats by first bytes, and names that promise an image."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dinoforge.images import SNIFF_BYTES, has_image_suffix, sniff
+
+
+@pytest.mark.parametrize(
+    "format_", ["JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM", "QOI"]
+)
+def test_what_pillow_writes_is_recognized(format_):
+    file = io.BytesIO()
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(file, format_)
+    assert sniff(file.getvalue()[:SNIFF_BYTES]) == format_
+
+
+@pytest.mark.parametrize(
+    "head", [b"", b"BMW", b"P", b"Plain text", b"\0" * 32, b"RIFF\0\0\0\0WAVE"]
+)
+def test_other_bytes_are_not(head):
+    assert sniff(head) is None
+
+
+def test_names():
+    assert all(map(has_image_suffix, ["a.jpg", "A.JPEG", "b/c.d.Png", "x.heic"]))
+    assert not any(map(has_image_suffix, ["jpg", ".jpg", "a.txt", "a.jpg.json", "a.cls"]))
