@@ -1,0 +1,284 @@
+"""Multi-crop: which rectangles of an image the networks see, and the pixels of those rectangles.
+
+Two global crops for student and teacher and several small local crops for the student alone
+(Caron et al. 2020, SwAV; sizes and scales of DINOv2). Random numbers come from (seed, image, epoch).
+
+Not for: colors (`training.color`), masks of patches (`training.masks`).
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dinoforge.errors import Fault
+from dinoforge.randomness import uniforms
+
+__all__ = ["CropBoxes", "CropsConfig", "crop_boxes", "cut_crops", "draw_boxes", "resized_crop"]
+
+Image = npt.NDArray[np.uint8]
+
+# The published code inverted its blur probabilities, and the released weights of DINOv2 and DINOv3
+# were trained with what came out (dinov2 pull request 411, dinov3 issue 286).
+_BLUR_PRESETS = {"as_published": (0.0, 0.9, 0.5), "as_written": (1.0, 0.1, 0.5)}
+
+_ATTEMPTS = 10  # boxes that do not fit are drawn again so often (torchvision)
+_NUM_DRAWS = 3 + 2 * _ATTEMPTS  # a crop
+
+
+@dataclass(frozen=True, kw_only=True)
+class CropsConfig:
+    """Crops of an image and their augmentation (DINOv2, `ssl_default_config` and its augmentation)."""
+
+    global_size: int = 224  # side of the 2 global crops, pixels; a multiple of the patch size
+    local_size: int = 98  # side of the local crops, pixels; 98 for patch 14, 96 for patch 16
+    num_local: int = 8  # local crops of each image
+    global_scale: tuple[float, float] = (0.32, 1.0)  # area of a global crop, share of the image
+    local_scale: tuple[float, float] = (0.05, 0.32)  # area of a local crop, share of the image
+    ratio: tuple[float, float] = (0.75, 4 / 3)  # width / height of a crop before it is resized
+    interpolation: Literal["bicubic", "bilinear"] = "bicubic"  # both antialiased, as in Pillow
+    flip_prob: float = 0.5  # mirrored left-right, each crop on its own
+    jitter_prob: float = 0.8  # brightness, contrast, saturation and hue change in random order
+    brightness: float = 0.4  # factor from 1 - value to 1 + value; 0 = never changed
+    contrast: float = 0.4  # factor from 1 - value to 1 + value; 0 = never changed
+    saturation: float = 0.2  # factor from 1 - value to 1 + value; 0 = never changed
+    hue: float = (
+        0.1  # turn of the color circle from -value to value, at most 0.5; 0 = never changed
+    )
+    grayscale_prob: float = 0.2  # crop without color
+    # how often global crop 1, global crop 2 and a local crop are blurred: as_published 0 / 0.9 / 0.5
+    # (what trained the released weights), as_written 1 / 0.1 / 0.5 (what the papers say), custom
+    blur: Literal["as_published", "as_written", "custom"] = "as_published"
+    # the three blur probabilities when blur=custom
+    custom_blur_probs: tuple[float, float, float] = (0.0, 0.9, 0.5)
+    blur_kernel: int = 9  # width of the blur, pixels, odd; 3 suits crops of 32 pixels
+    blur_sigma: tuple[float, float] = (0.1, 2.0)  # of the blur, pixels, drawn evenly
+    solarize_prob: float = 0.2  # of global crop 2 alone
+    solarize_threshold: int = 128  # levels from here on are inverted
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)  # of ImageNet, share of 255
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)  # of ImageNet, share of 255
+
+    def blur_probs(self) -> tuple[float, float, float]:
+        """Probability that global crop 1, global crop 2 and a local crop are blurred."""
+        if self.blur == "custom":
+            first, second, local = self.custom_blur_probs
+            return first, second, local
+        return _BLUR_PRESETS[self.blur]
+
+    def faults(self, at: str) -> Iterator[Fault]:
+        """Find values that cannot be meant."""
+        for name, low, high in _RANGES:
+            values = getattr(self, name)
+            numbers = values if isinstance(values, list | tuple) else (values,)
+            if not all(low <= number <= high for number in numbers):
+                yield _fault(at, name, values, f"give {low} to {high}")
+        for name in ("global_scale", "local_scale", "ratio", "blur_sigma"):
+            low, high = getattr(self, name)
+            if not 0 < low <= high:
+                yield _fault(at, name, [low, high], "give 0 < low <= high")
+        if self.blur_kernel % 2 == 0:
+            yield _fault(at, "blur_kernel", self.blur_kernel, "give an odd number")
+        smallest = min(self.global_size, self.local_size) if self.num_local else self.global_size
+        if self.blur_kernel // 2 >= smallest:
+            yield _fault(at, "blur_kernel", self.blur_kernel, f"crops have {smallest} pixels only")
+
+
+_RANGES: tuple[tuple[str, float, float], ...] = (
+    ("global_size", 1, 8192),
+    ("local_size", 1, 8192),
+    ("num_local", 0, 256),
+    ("global_scale", 0, 1),
+    ("local_scale", 0, 1),
+    ("flip_prob", 0, 1),
+    ("jitter_prob", 0, 1),
+    ("brightness", 0, math.inf),
+    ("contrast", 0, math.inf),
+    ("saturation", 0, math.inf),
+    ("hue", 0, 0.5),
+    ("grayscale_prob", 0, 1),
+    ("custom_blur_probs", 0, 1),
+    ("blur_kernel", 1, 8192),
+    ("solarize_prob", 0, 1),
+    ("solarize_threshold", 0, 256),
+    ("std", 1e-6, math.inf),
+)
+
+
+def _fault(at: str, name: str, value: object, do: str) -> Fault:
+    return Fault(f"`{at}.{name}` is {value}", "recipe", do)
+
+
+@dataclass(frozen=True)
+class CropBoxes:
+    """Rectangles of the V crops of B images."""
+
+    boxes: npt.NDArray[np.int64]  # [V, B, 4]: top, left, height, width in pixels of the image
+    flipped: npt.NDArray[np.bool_]  # [V, B]: mirrored left-right
+
+
+def draw_boxes(
+    config: CropsConfig,
+    seed: int,
+    images: npt.NDArray[np.int64],
+    epochs: npt.NDArray[np.int64],
+    sizes: npt.NDArray[np.int64],
+) -> CropBoxes:
+    """Draw the rectangles of all crops of some images.
+
+    Parameters
+    ----------
+    config : CropsConfig
+    seed : int
+        Seed of the run.
+    images, epochs : ndarray of int64
+        ``[B]``: which image, in which pass over the data.
+    sizes : ndarray of int64
+        ``[B, 2]``: height and width of the images.
+
+    Returns
+    -------
+    CropBoxes
+        Views 0 and 1 are the global crops; asking for more local crops changes none of the others.
+    """
+    num_views = 2 + config.num_local
+    flat = uniforms(seed, "crops/boxes", images, epoch=epochs, count=num_views * _NUM_DRAWS)
+    numbers = flat.reshape(len(images), num_views, _NUM_DRAWS).transpose(1, 0, 2)
+    ratio = (config.ratio[0], config.ratio[1])
+    global_scale = (config.global_scale[0], config.global_scale[1])
+    local_scale = (config.local_scale[0], config.local_scale[1])
+    boxes = np.concatenate(
+        [
+            crop_boxes(numbers[:2, :, 1:], sizes, global_scale, ratio),
+            crop_boxes(numbers[2:, :, 1:], sizes, local_scale, ratio),
+        ]
+    )
+    return CropBoxes(boxes, numbers[:, :, 0] < config.flip_prob)
+
+
+def crop_boxes(
+    numbers: npt.NDArray[np.float64],
+    sizes: npt.NDArray[np.int64],
+    scale: tuple[float, float],
+    ratio: tuple[float, float],
+) -> npt.NDArray[np.int64]:
+    """Turn uniform numbers into rectangles, distributed as torchvision's ``RandomResizedCrop``.
+
+    The area is uniform in `scale`, the logarithm of width / height in `ratio`. The first of 10
+    attempts that fits into the image counts, which favors small boxes; when none fits, the largest
+    central box within `ratio` is taken.
+
+    Parameters
+    ----------
+    numbers : ndarray of float64
+        ``[..., 22]`` in [0, 1): place down, place right, then area and ratio of each attempt.
+    sizes : ndarray of int64
+        ``[..., 2]``, broadcast: height and width of the images.
+
+    Returns
+    -------
+    ndarray of int64
+        ``[..., 4]``: top, left, height, width.
+    """
+    height, width = sizes[..., 0, None], sizes[..., 1, None]
+    areas = height * width * (scale[0] + (scale[1] - scale[0]) * numbers[..., 2::2])
+    logs = math.log(ratio[0]), math.log(ratio[1])
+    ratios = np.exp(logs[0] + (logs[1] - logs[0]) * numbers[..., 3::2])
+    widths = np.rint(np.sqrt(areas * ratios)).astype(np.int64)
+    heights = np.rint(np.sqrt(areas / ratios)).astype(np.int64)
+    fits = (widths > 0) & (widths <= width) & (heights > 0) & (heights <= height)
+    first = fits.argmax(axis=-1)[..., None]
+    found = np.take_along_axis(fits, first, -1)
+    least = np.maximum(1, np.rint(width / ratio[0]).astype(np.int64))
+    widest = np.maximum(1, np.rint(height * ratio[1]).astype(np.int64))
+    box_height = np.where(found, np.take_along_axis(heights, first, -1), np.minimum(height, least))
+    box_width = np.where(found, np.take_along_axis(widths, first, -1), np.minimum(width, widest))
+    spare_height, spare_width = height - box_height, width - box_width
+    top = np.where(
+        found, (numbers[..., :1] * (spare_height + 1)).astype(np.int64), spare_height // 2
+    )
+    left = np.where(
+        found, (numbers[..., 1:2] * (spare_width + 1)).astype(np.int64), spare_width // 2
+    )
+    return np.concatenate([top, left, box_height, box_width], axis=-1)
+
+
+def cut_crops(
+    config: CropsConfig, images: Sequence[Image], drawn: CropBoxes
+) -> tuple[Tensor, Tensor]:
+    """Cut, resize and mirror all crops of a batch.
+
+    Parameters
+    ----------
+    config : CropsConfig
+    images : sequence of ndarray of uint8
+        B images ``[h, w, 3]``, sizes as given to `draw_boxes`.
+    drawn : CropBoxes
+
+    Returns
+    -------
+    tuple of Tensor
+        uint8, crop-major (first all images' crop 1): global crops ``[2 B, 3, G, G]`` and local
+        crops ``[num_local B, 3, L, L]``.
+    """
+    sources = [_channels_first(image) for image in images]
+    num_images, num_local = len(images), config.num_local
+    whole, part = config.global_size, config.local_size
+    global_crops = torch.empty((2 * num_images, 3, whole, whole), dtype=torch.uint8)
+    local_crops = torch.empty((num_local * num_images, 3, part, part), dtype=torch.uint8)
+    # Image by image, so that its pixels stay in the cache for all its crops.
+    for column, source in enumerate(sources):
+        for view in range(2 + num_local):
+            target = global_crops if view < 2 else local_crops
+            row = (view if view < 2 else view - 2) * num_images + column
+            box = drawn.boxes[view, column]
+            crop = _resize(source, box.tolist(), target.shape[-1], config.interpolation)
+            target[row] = crop.flip(-1) if drawn.flipped[view, column] else crop
+    return global_crops, local_crops
+
+
+def resized_crop(
+    image: Image,
+    box: Sequence[int],
+    size: int,
+    *,
+    interpolation: Literal["bicubic", "bilinear"] = "bicubic",
+) -> Tensor:
+    """Cut a rectangle out of an image and resize it to a square.
+
+    The rectangle is cut first: pixels outside never contribute. The filter is Pillow's (bicubic with
+    a = -0.5, widened when shrinking, rounded to whole levels between the horizontal and the vertical
+    pass), computed by torch: within one level of Pillow before 13, about four times as fast.
+
+    Parameters
+    ----------
+    image : ndarray of uint8
+        ``[h, w, 3]``.
+    box : sequence of int
+        Top, left, height, width in pixels, inside the image.
+    size : int
+        Side of the result, pixels.
+
+    Returns
+    -------
+    Tensor
+        uint8 ``[3, size, size]``.
+    """
+    return _resize(_channels_first(image), box, size, interpolation)
+
+
+def _resize(source: Tensor, box: Sequence[int], size: int, interpolation: str) -> Tensor:
+    top, left, height, width = box
+    cut = source[None, :, top : top + height, left : left + width]
+    return F.interpolate(cut, (size, size), mode=interpolation, antialias=True)[0]
+
+
+def _channels_first(image: Image) -> Tensor:
+    # torch warns about memory that it must not write, which it never does here.
+    writable = image if image.flags.writeable else image.copy()
+    return torch.from_numpy(writable).permute(2, 0, 1)

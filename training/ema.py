@@ -1,0 +1,26 @@
+"""The teacher: an exponential moving average of the student, all parameters of it."""
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["update_teacher"]
+
+
+@torch.no_grad()
+def update_teacher(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
+    """Set teacher = momentum * teacher + (1 - momentum) * student, in place.
+
+    Parameters
+    ----------
+    teacher, student : nn.Module
+        Equal names and shapes; the teacher's parameters are float32 (1 - momentum reaches 1e-5,
+        which half precision cannot add).
+    momentum : float
+        Computed in double precision by the caller.
+    """
+    ours, theirs = dict(teacher.named_parameters()), dict(student.named_parameters())
+    assert list(ours) == list(theirs), "teacher and student have parameters of other names"
+    into: list[Tensor] = list(ours.values())
+    source: list[Tensor] = list(theirs.values())
+    torch._foreach_mul_(into, momentum)
+    torch._foreach_add_(into, source, alpha=1 - momentum)

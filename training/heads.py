@@ -1,0 +1,87 @@
+"""The projection head of DINO and iBOT: an MLP, a unit bottleneck, prototypes.
+
+Shapes: M rows, D width of the backbone, P bottleneck, K prototypes.
+"""
+
+import itertools
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+__all__ = ["ProjectionHead", "Prototypes"]
+
+
+class Prototypes(nn.Module):
+    """Bias-free linear layer with weight normalization: row = g * v / ||v||.
+
+    ``weight_g`` starts at 1, is trained and decayed, as in DINOv2's code (DINO v1 froze it).
+    """
+
+    def __init__(self, bottleneck: int, prototypes: int) -> None:
+        super().__init__()
+        self.weight_g = nn.Parameter(torch.ones(prototypes, 1))
+        self.weight_v = nn.Parameter(torch.zeros(prototypes, bottleneck))
+
+    def weight(self) -> Tensor:
+        """Return the normalized weights ``[K, P]``."""
+        return torch._weight_norm(self.weight_v, self.weight_g, 0)  # noqa: SLF001 - fused kernel
+
+    def forward(self, x_MP: Tensor) -> Tensor:
+        """Return scores ``[M, K]``; cosines while g is 1 and rows are unit vectors."""
+        return F.linear(x_MP, self.weight())
+
+
+class ProjectionHead(nn.Module):
+    """Linear - GELU - ... - Linear, L2 normalization, prototypes (Caron et al. 2021, app. C).
+
+    Parameters
+    ----------
+    width : int
+        Width D of the backbone.
+    hidden, bottleneck, prototypes : int
+        Widths of the hidden layers and of the bottleneck, and number of prototypes.
+    layers : int
+        Linear layers before the prototypes.
+    """
+
+    def __init__(
+        self, width: int, *, hidden: int, bottleneck: int, prototypes: int, layers: int = 3
+    ) -> None:
+        super().__init__()
+        sizes = [width, *[hidden] * (layers - 1), bottleneck]
+        linears = [nn.Linear(a, b) for a, b in itertools.pairwise(sizes)]
+        if layers == 1:
+            self.mlp: nn.Module = linears[0]
+        else:
+            parts: list[nn.Module] = []
+            for linear in linears[:-1]:
+                parts += [linear, nn.GELU()]
+            self.mlp = nn.Sequential(*parts, linears[-1])
+        self.last_layer = Prototypes(bottleneck, prototypes)
+
+    def bottleneck(self, x_MD: Tensor) -> Tensor:
+        """Return unit rows ``[M, P]``, in float32 or float64."""
+        x_MP = self.mlp(x_MD)
+        x_MP = x_MP.to(torch.promote_types(x_MP.dtype, torch.float32))
+        return F.normalize(x_MP, dim=-1, eps=1e-12)
+
+    def forward(self, x_MD: Tensor) -> Tensor:
+        """Return scores ``[M, K]`` of backbone tokens ``[M, D]``."""
+        scores_MK: Tensor = self.last_layer(self.bottleneck(x_MD))
+        return scores_MK
+
+    def init_weights(self, seed: int, *, xavier: bool = False) -> None:
+        """Draw initial weights from ``seed`` alone: trunc_normal(0.02), or Xavier when narrow."""
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for module in self.modules():
+                if isinstance(module, nn.Linear):
+                    if xavier:
+                        nn.init.xavier_uniform_(module.weight, generator=generator)
+                    else:
+                        nn.init.trunc_normal_(module.weight, std=0.02, generator=generator)
+                    nn.init.zeros_(module.bias)
+            nn.init.ones_(self.last_layer.weight_g)
+            bound = self.last_layer.weight_v.shape[1] ** -0.5
+            nn.init.uniform_(self.last_layer.weight_v, -bound, bound, generator=generator)

@@ -1,0 +1,57 @@
+"""Centering: teacher scores minus their running mean, then a softmax (Caron et al. 2021).
+
+Shapes: M samples, K prototypes.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from training.ranks import sum_over_ranks, world_size
+
+__all__ = ["Center"]
+
+
+class Center(nn.Module):
+    """Running mean of the teacher's scores; the update of a step is seen by the next one.
+
+    The center is a buffer of this module and thus part of every checkpoint.
+
+    Parameters
+    ----------
+    prototypes : int
+        K.
+    momentum : float
+        Share of the old center kept at each update.
+    mean_of_ranks : bool
+        True: the mean of the ranks' means (the published patch center, where ranks hold
+        different numbers of masked patches); False: the mean over all samples.
+    """
+
+    center: Tensor
+
+    def __init__(
+        self, prototypes: int, *, momentum: float = 0.9, mean_of_ranks: bool = False
+    ) -> None:
+        super().__init__()
+        self.momentum = momentum
+        self.mean_of_ranks = mean_of_ranks
+        self.register_buffer("center", torch.zeros(1, prototypes))
+
+    @torch.no_grad()
+    def targets(self, scores_MK: Tensor, temperature: float) -> Tensor:
+        """Return softmax((scores - center) / temperature) with the center of before this step."""
+        scores_MK = scores_MK.to(torch.promote_types(scores_MK.dtype, torch.float32))
+        return ((scores_MK - self.center) / temperature).softmax(dim=-1)
+
+    @torch.no_grad()
+    def update(self, scores_MK: Tensor) -> None:
+        """Move the center towards the mean of the scores; every rank must call it."""
+        scores_MK = scores_MK.to(self.center.dtype)
+        if self.mean_of_ranks:
+            mine = scores_MK.mean(dim=0, keepdim=True) if len(scores_MK) else 0 * self.center
+            mean = sum_over_ranks(mine) / world_size()
+        else:
+            total = sum_over_ranks(scores_MK.sum(dim=0, keepdim=True))
+            count = sum_over_ranks(scores_MK.new_tensor(len(scores_MK)))
+            mean = total / count.clamp(min=1)
+        self.center.mul_(self.momentum).add_(mean, alpha=1 - self.momentum)
