@@ -1,7 +1,7 @@
 """Color changes of crops, batched, with the pixel values that Pillow would give.
 
-Crops arrive as uint8 ``[n, 3, h, w]`` and leave normalized in float32. In between they are *levels*:
-float32 tensors that hold whole numbers 0..255, so that one set of plain elementwise operations gives
+Crops arrive as uint8 ``[n, 3, h, w]`` and leave normalized in float32. In between they are
+*levels*: float32 tensors that hold whole numbers 0..255, so that plain elementwise operations give
 the integer results of Pillow on any device. Sources of the formulas: Pillow's blend (truncates),
 its luma weights and 8-bit HSV, torchvision's order of operations; each is tested bit by bit.
 

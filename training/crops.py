@@ -1,7 +1,8 @@
 """Multi-crop: which rectangles of an image the networks see, and the pixels of those rectangles.
 
 Two global crops for student and teacher and several small local crops for the student alone
-(Caron et al. 2020, SwAV; sizes and scales of DINOv2). Random numbers come from (seed, image, epoch).
+(Caron et al. 2020, SwAV; sizes and scales of DINOv2). Random numbers are a function of (seed,
+image, epoch).
 
 Not for: colors (`training.color`), masks of patches (`training.masks`).
 """
@@ -34,7 +35,7 @@ _NUM_DRAWS = 3 + 2 * _ATTEMPTS  # a crop
 
 @dataclass(frozen=True, kw_only=True)
 class CropsConfig:
-    """Crops of an image and their augmentation (DINOv2, `ssl_default_config` and its augmentation)."""
+    """Crops of an image and their augmentation; the defaults are those of DINOv2."""
 
     global_size: int = 224  # side of the 2 global crops, pixels; a multiple of the patch size
     local_size: int = 98  # side of the local crops, pixels; 98 for patch 14, 96 for patch 16
@@ -52,8 +53,8 @@ class CropsConfig:
         0.1  # turn of the color circle from -value to value, at most 0.5; 0 = never changed
     )
     grayscale_prob: float = 0.2  # crop without color
-    # how often global crop 1, global crop 2 and a local crop are blurred: as_published 0 / 0.9 / 0.5
-    # (what trained the released weights), as_written 1 / 0.1 / 0.5 (what the papers say), custom
+    # how often global crop 1, global crop 2 and a local crop are blurred: as_published 0, 0.9, 0.5
+    # (what trained the released weights), as_written 1, 0.1, 0.5 (what the papers say), custom
     blur: Literal["as_published", "as_written", "custom"] = "as_published"
     # the three blur probabilities when blur=custom
     custom_blur_probs: tuple[float, float, float] = (0.0, 0.9, 0.5)
@@ -251,9 +252,9 @@ def resized_crop(
 ) -> Tensor:
     """Cut a rectangle out of an image and resize it to a square.
 
-    The rectangle is cut first: pixels outside never contribute. The filter is Pillow's (bicubic with
-    a = -0.5, widened when shrinking, rounded to whole levels between the horizontal and the vertical
-    pass), computed by torch: within one level of Pillow before 13, about four times as fast.
+    The rectangle is cut first: pixels outside never contribute. The filter is Pillow's (bicubic
+    with a = -0.5, widened when shrinking, rounded to whole levels between the horizontal and the
+    vertical pass), computed by torch: within one level of Pillow before 13, and four times as fast.
 
     Parameters
     ----------
