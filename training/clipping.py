@@ -33,5 +33,5 @@ def clip_gradients(networks: Mapping[str, nn.Module], max_norm: float) -> dict[s
         norms[name] = torch.linalg.vector_norm(torch.stack(each))
         if max_norm > 0:
             scale = (max_norm / (norms[name] + 1e-6)).clamp(max=1.0)
-            torch._foreach_mul_(gradients, scale)  # noqa: SLF001
+            torch._foreach_mul_(gradients, scale)
     return norms

@@ -1,0 +1,241 @@
+"""The recipe of a training: what each key means, its unit, and where its default comes from.
+
+Defaults are those of DINOv2's ViT-L/16 recipe on ImageNet-1k where a small machine can run them;
+recipes in ``configs/training`` say what they change.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from dinoforge.errors import Fault
+from dinoforge.images import DecodePolicy
+from dinoforge.models.config import ARCHITECTURES, PositionMode, VitConfig
+from training.crops import CropsConfig
+from training.masks import MaskConfig
+
+__all__ = [
+    "CheckpointConfig",
+    "DataConfig",
+    "HeadConfig",
+    "LossConfig",
+    "ModelConfig",
+    "OptimizerConfig",
+    "TeacherConfig",
+    "TrainingConfig",
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Images to train on; labels are never read."""
+
+    # folders, tars, globs, or a curation run (its shards); relative to the working folder
+    paths: list[str] = field(default_factory=list)
+    num_workers: int = 0  # processes that decode and crop; any number gives the same batches
+    # decoded images in memory: "auto" when all of them fit in cache_mib
+    cache: Literal["auto", "decoded", "none"] = "auto"
+    cache_mib: int = 1024  # memory for decoded images under cache=auto, MiB
+
+    def faults(self, at: str) -> Iterator[Fault]:
+        """Find missing paths and negative numbers."""
+        if not self.paths:
+            yield Fault(f"`{at}.paths` is empty", "recipe", f"add {at}.paths=[FOLDER]")
+        if self.num_workers < 0:
+            yield Fault(f"`{at}.num_workers` is {self.num_workers}", "recipe", "give 0 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """The backbone."""
+
+    # small, base, large, giant as released; custom takes width, depth, heads, ffn below
+    architecture: Literal["small", "base", "large", "giant", "custom"] = "small"
+    patch_size: int = 14  # side of a patch, pixels
+    width: int = 384  # channels of a token (custom)
+    depth: int = 12  # blocks (custom)
+    heads: int = 6  # attention heads (custom)
+    ffn: Literal["auto", "mlp", "swiglu"] = "auto"  # auto: swiglu for giant, else mlp
+    registers: int = 0  # register tokens (Darcet et al. 2023)
+    layer_scale: float = 1e-5  # initial LayerScale; 0 builds none
+    positions: PositionMode = "offset"  # how positions are resampled to other crop sizes
+    drop_path: float = 0.0  # share of samples that skip each residual branch (by subset)
+    init: Literal["published", "xavier"] = "published"  # xavier for a width below 384
+    attention: str = "sdpa"  # back end: sdpa, plain, xformers
+
+    def faults(self, at: str) -> Iterator[Fault]:
+        """Find values out of range."""
+        if not 0 <= self.drop_path < 1:
+            yield Fault(f"`{at}.drop_path` is {self.drop_path}", "recipe", "give 0 <= rate < 1")
+        if self.registers < 0:
+            yield Fault(f"`{at}.registers` is {self.registers}", "recipe", "give 0 or more")
+
+    def vit(self, image_size: int) -> VitConfig:
+        """Return what `dinoforge.models` builds, with the grid of ``image_size`` pixels."""
+        width, depth, heads, ffn = (self.width, self.depth, self.heads, "mlp")
+        if self.architecture != "custom":
+            width, depth, heads, ffn = ARCHITECTURES[self.architecture]
+        config = VitConfig(
+            width=width,
+            depth=depth,
+            heads=heads,
+            patch_size=self.patch_size,
+            registers=self.registers,
+            layer_scale=self.layer_scale,
+            image_size=image_size,
+            positions=self.positions,
+            init=self.init,
+        )
+        chosen = ffn if self.ffn == "auto" else self.ffn
+        return replace(config, ffn="swiglu" if chosen == "swiglu" else "mlp")
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadConfig:
+    """Projection head: MLP, bottleneck, prototypes."""
+
+    prototypes: int = 65536  # K
+    bottleneck: int = 256  # width before the prototypes
+    hidden: int = 2048  # width of the hidden layers
+    layers: int = 3  # linear layers before the prototypes
+
+    def faults(self, at: str) -> Iterator[Fault]:
+        """Find sizes below 1."""
+        for name in ("prototypes", "bottleneck", "hidden", "layers"):
+            if getattr(self, name) < 1:
+                yield Fault(f"`{at}.{name}` is {getattr(self, name)}", "recipe", "give 1 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossConfig:
+    """Weights of the three terms; 0 leaves a term out."""
+
+    dino: float = 1.0  # cross-entropy between views
+    ibot: float = 1.0  # cross-entropy on masked patches
+    koleo: float = 0.1  # on each of the two global crops
+
+    def faults(self, at: str) -> Iterator[Fault]:
+        """Find negative weights."""
+        for name in ("dino", "ibot", "koleo"):
+            if getattr(self, name) < 0:
+                yield Fault(f"`{at}.{name}` is {getattr(self, name)}", "recipe", "give 0 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeacherConfig:
+    """EMA teacher and its targets (DINOv2, table 16)."""
+
+    balance: Literal["sinkhorn", "centering"] = "sinkhorn"  # what prevents collapse
+    temperature_start: float = 0.04  # teacher temperature at step 0
+    temperature: float = 0.07  # after temperature_warmup steps
+    temperature_warmup: int = 37500  # steps
+    momentum_start: float = 0.992  # share of the old teacher kept at a step; cosine to the end
+    momentum_end: float = 1.0  # at the last step
+
+    def faults(self, at: str) -> Iterator[Fault]:
+        """Find temperatures and momenta out of range."""
+        if not 0 < self.temperature_start <= self.temperature:
+            yield Fault(
+                f"`{at}.temperature_start` is {self.temperature_start}",
+                "recipe",
+                f"give 0 < start <= {at}.temperature",
+            )
+        if not 0 <= self.momentum_start <= self.momentum_end <= 1:
+            yield Fault(
+                f"`{at}.momentum_start` is {self.momentum_start}",
+                "recipe",
+                "give 0 <= start <= end <= 1",
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """AdamW and its schedules."""
+
+    lr: float = 4e-3  # base learning rate, see lr_rule
+    # sqrt_1024: lr * sqrt(batch / 1024) as in DINOv2; none: as given
+    lr_rule: Literal["sqrt_1024", "none"] = "sqrt_1024"
+    lr_end: float = 1e-6  # at the end of the cosine; not scaled
+    warmup: int = 12500  # steps of linear warm-up from 0
+    weight_decay_start: float = 0.04  # cosine from here
+    weight_decay_end: float = 0.4  # to here
+    betas: tuple[float, float] = (0.9, 0.999)  # AdamW
+    clip: float = 3.0  # largest gradient norm of each sub-network; 0 never clips
+    layerwise_decay: float = 0.9  # learning rate of block i is scaled by this ** (depth - i)
+    patch_embed_lr: float = 0.2  # another factor for the patch embedding
+    freeze_last_layer: int = 1250  # steps with learning rate 0 for the prototypes
+
+    def faults(self, at: str) -> Iterator[Fault]:
+        """Find rates out of range."""
+        if self.lr <= 0:
+            yield Fault(f"`{at}.lr` is {self.lr}", "recipe", "give more than 0")
+        if self.clip < 0:
+            yield Fault(f"`{at}.clip` is {self.clip}", "recipe", "give 0 (never) or more")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            yield Fault(f"`{at}.betas` is {self.betas}", "recipe", "give 0 <= beta < 1")
+        if not 0 < self.layerwise_decay <= 1:
+            yield Fault(
+                f"`{at}.layerwise_decay` is {self.layerwise_decay}", "recipe", "give 0 < decay <= 1"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointConfig:
+    """When to save and what to keep; the last step is always saved."""
+
+    every: int = 3750  # steps between checkpoints
+    keep: int = 3  # newest checkpoints kept
+    keep_every: int = 0  # also keep those at multiples of this many steps; 0 none
+    export_every: int = 12500  # steps between exported backbones that are kept for good
+
+    def faults(self, at: str) -> Iterator[Fault]:
+        """Find numbers below their least."""
+        for name, least in (("every", 1), ("keep", 1), ("keep_every", 0), ("export_every", 1)):
+            if getattr(self, name) < least:
+                yield Fault(
+                    f"`{at}.{name}` is {getattr(self, name)}", "recipe", f"give {least} or more"
+                )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    """A whole training run."""
+
+    out: str = "???"  # run folder
+    seed: int = 0  # decides weights, order, crops and masks
+    steps: int = 125000  # optimizer updates
+    batch_size: int = 64  # images a step
+    device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: cuda if there is one
+    # auto: bfloat16 autocast where the device multiplies it faster; what must be float32 stays
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    threads: int = 0  # CPU threads; 0 takes all cores of this process
+    log_every: int = 10  # steps between lines of metrics.jsonl
+    separate_heads: bool = True  # False: masked patches use the DINO head (DINOv2 "fast")
+    data: DataConfig = field(default_factory=DataConfig)
+    decode: DecodePolicy = field(default_factory=DecodePolicy)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    crops: CropsConfig = field(default_factory=CropsConfig)
+    masks: MaskConfig = field(default_factory=MaskConfig)
+    dino_head: HeadConfig = field(default_factory=HeadConfig)
+    ibot_head: HeadConfig = field(default_factory=HeadConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    teacher: TeacherConfig = field(default_factory=TeacherConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+
+    def faults(self, at: str) -> Iterator[Fault]:  # noqa: ARG002 - the rule of the protocol
+        """Find what does not fit together."""
+        for name in ("steps", "batch_size", "log_every"):
+            if getattr(self, name) < 1:
+                yield Fault(f"`{name}` is {getattr(self, name)}", "recipe", "give 1 or more")
+        patch = self.model.patch_size
+        for name in ("global_size", "local_size"):
+            size = getattr(self.crops, name)
+            if patch < 1 or size % patch:
+                yield Fault(
+                    f"`crops.{name}` {size} is not a multiple of `model.patch_size` {patch}",
+                    "recipe",
+                    "change one of them",
+                )
+                return
+        yield from self.model.vit(self.crops.global_size).faults("model")
