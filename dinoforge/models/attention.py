@@ -25,7 +25,7 @@ def _sdpa(q_BHNE: Tensor, k_BHNE: Tensor, v_BHNE: Tensor) -> Tensor:
 
 
 def _plain(q_BHNE: Tensor, k_BHNE: Tensor, v_BHNE: Tensor) -> Tensor:
-    return attention_weights(q_BHNE, k_BHNE) @ v_BHNE
+    return attention_weights(q_BHNE, k_BHNE).to(v_BHNE.dtype) @ v_BHNE
 
 
 def _xformers(q_BHNE: Tensor, k_BHNE: Tensor, v_BHNE: Tensor) -> Tensor:
@@ -44,8 +44,9 @@ BACKENDS: Mapping[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
 
 
 def attention_weights(q_BHNE: Tensor, k_BHNE: Tensor) -> Tensor:
-    """Softmax of the scaled products ``[B, H, N, N]``; each row sums to 1."""
-    return (q_BHNE * q_BHNE.shape[-1] ** -0.5 @ k_BHNE.transpose(-2, -1)).softmax(dim=-1)
+    """Softmax of the scaled products, ``[B, H, N, N]``, float32 or float64; rows sum to 1."""
+    scores_BHNN = q_BHNE * q_BHNE.shape[-1] ** -0.5 @ k_BHNE.transpose(-2, -1)
+    return scores_BHNN.to(torch.promote_types(scores_BHNN.dtype, torch.float32)).softmax(dim=-1)
 
 
 def attend(q_BHNE: Tensor, k_BHNE: Tensor, v_BHNE: Tensor, backend: str = "sdpa") -> Tensor:
@@ -54,7 +55,7 @@ def attend(q_BHNE: Tensor, k_BHNE: Tensor, v_BHNE: Tensor, backend: str = "sdpa"
 
 
 def choose_backend(name: str, device: str) -> str:
-    """Check that a back end can run here.
+    """Check that a back end can run here, and return its name.
 
     Raises
     ------
@@ -74,7 +75,7 @@ def choose_backend(name: str, device: str) -> str:
                 where="model.attention=xformers",
                 do='pip install "dinoforge[gpu]", or model.attention=sdpa',
             )
-        if device != "cuda":
+        if not device.startswith("cuda"):
             raise UsageError(
                 what="xformers attention runs on CUDA devices only",
                 where="model.attention=xformers",

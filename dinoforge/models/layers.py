@@ -1,6 +1,10 @@
-"""The layers of a ViT, with the tensor names of the released checkpoints."""
+"""The layers of a ViT, with the tensor names of the released checkpoints.
 
-from collections.abc import Callable
+Every layer works on tokens of several crop sizes at once, laid end to end: ``x_TD`` holds
+``sum(B * N)`` tokens, ``shapes`` the (B, N) of each crop size. Only attention looks at the shapes.
+"""
+
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -9,10 +13,11 @@ from torch import Tensor, nn
 from dinoforge.models.attention import attend, attention_weights
 from dinoforge.models.config import VitConfig
 
-__all__ = ["Attention", "Block", "LayerScale", "Mlp", "PatchEmbed", "SwiGlu"]
+__all__ = ["Attention", "Block", "LayerScale", "Mlp", "PatchEmbed", "Permutation", "SwiGlu"]
 
 # Draws a permutation of ``range(n)``: which samples of a batch a residual branch is run on.
 Permutation = Callable[[int], Tensor]
+Shapes = Sequence[tuple[int, int]]
 
 
 class PatchEmbed(nn.Module):
@@ -52,21 +57,25 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(config.width, 3 * config.width, bias=config.bias)
         self.proj = nn.Linear(config.width, config.width, bias=config.bias)
 
-    def forward(self, x_BND: Tensor) -> Tensor:
+    def forward(self, x_TD: Tensor, shapes: Shapes) -> Tensor:
         """Mix the tokens of each sequence."""
-        out_BHNE = attend(*self._split(x_BND), self.backend)
-        mixed: Tensor = self.proj(out_BHNE.transpose(1, 2).reshape(x_BND.shape))
-        return mixed
+        parts = self.qkv(x_TD).split([batch * tokens for batch, tokens in shapes])
+        mixed = [self._mix(part, shape) for part, shape in zip(parts, shapes, strict=True)]
+        out_TD: Tensor = self.proj(mixed[0] if len(mixed) == 1 else torch.cat(mixed))
+        return out_TD
 
     def weights(self, x_BND: Tensor) -> Tensor:
         """Attention of every token on every token, ``[B, H, N, N]``, for pictures."""
-        q_BHNE, k_BHNE, _ = self._split(x_BND)
+        batch, tokens, _ = x_BND.shape
+        q_BHNE, k_BHNE, _ = self._heads(self.qkv(x_BND.flatten(0, 1)), (batch, tokens))
         return attention_weights(q_BHNE, k_BHNE)
 
-    def _split(self, x_BND: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        batch, tokens, width = x_BND.shape
-        qkv = self.qkv(x_BND).reshape(batch, tokens, 3, self.heads, width // self.heads)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+    def _mix(self, qkv: Tensor, shape: tuple[int, int]) -> Tensor:
+        out_BHNE = attend(*self._heads(qkv, shape), self.backend)
+        return out_BHNE.transpose(1, 2).flatten(2).flatten(0, 1)
+
+    def _heads(self, qkv: Tensor, shape: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
+        q, k, v = qkv.reshape(*shape, 3, self.heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
         return q, k, v
 
 
@@ -109,51 +118,70 @@ class Block(nn.Module):
         self.attn = Attention(config)
         self.ls1 = LayerScale(config.width, scale) if scale else nn.Identity()
         self.norm2 = nn.LayerNorm(config.width, eps=1e-6)
-        self.mlp = Mlp(config) if config.ffn == "mlp" else SwiGlu(config)
+        self.mlp = SwiGlu(config) if config.ffn == "swiglu" else Mlp(config)
         self.ls2 = LayerScale(config.width, scale) if scale else nn.Identity()
 
-    def attention_branch(self, x_BND: Tensor) -> Tensor:
-        """Residual of the attention, scaled."""
-        out: Tensor = self.ls1(self.attn(self.norm1(x_BND)))
-        return out
-
-    def ffn_branch(self, x_BND: Tensor) -> Tensor:
-        """Residual of the feed-forward layer, scaled."""
-        out: Tensor = self.ls2(self.mlp(self.norm2(x_BND)))
-        return out
-
-    def forward(self, x_BND: Tensor) -> Tensor:
-        """Run both branches on every sample."""
-        x_BND = x_BND + self.attention_branch(x_BND)
-        return x_BND + self.ffn_branch(x_BND)
-
-    def forward_subset(
-        self, xs: list[Tensor], rate: float, permutation: Permutation
+    def forward(
+        self,
+        xs: list[Tensor],
+        *,
+        drop_path: float = 0.0,
+        permutation: Permutation | None = None,
+        packed: bool = False,
     ) -> list[Tensor]:
-        """Run each branch on a random subset of each batch (stochastic depth by subset).
+        """Add both branches to every batch, or to a random subset of it (stochastic depth).
 
-        Saves the dropped share of the compute: of ``b`` samples ``max(1, int(b * (1 - rate)))``
-        are kept, and their residual is scaled by ``b / kept``.
+        A subset saves the dropped share of the compute: of ``b`` samples
+        ``max(1, int(b * (1 - drop_path)))`` are kept, and their residual is scaled by ``b / kept``.
 
         Parameters
         ----------
         xs : list of Tensor
             Batches ``[b, N, D]``, one a crop size.
-        rate : float
+        drop_path : float
             Share of samples that skip a branch.
         permutation : callable
             Source of the permutations: one a branch and batch, in this order.
+        packed : bool
+            Run the linear layers once over the tokens of all batches instead of once a batch.
         """
-        for branch in (self.attention_branch, self.ffn_branch):
-            xs = [_add_on_subset(x, branch, rate, permutation) for x in xs]
+        for branch in (self._attention_branch, self._ffn_branch):
+            if drop_path > 0:
+                assert permutation is not None, "stochastic depth needs a source of permutations"
+                rows = [_subset(x, drop_path, permutation) for x in xs]
+                residuals = _run(branch, [x[r] for x, r in zip(xs, rows, strict=True)], packed)
+                xs = [_add_rows(*parts) for parts in zip(xs, rows, residuals, strict=True)]
+            else:
+                xs = [x + r for x, r in zip(xs, _run(branch, xs, packed), strict=True)]
         return xs
 
+    def _attention_branch(self, x_TD: Tensor, shapes: Shapes) -> Tensor:
+        out_TD: Tensor = self.ls1(self.attn(self.norm1(x_TD), shapes))
+        return out_TD
 
-def _add_on_subset(
-    x_BND: Tensor, branch: Callable[[Tensor], Tensor], rate: float, permutation: Permutation
-) -> Tensor:
+    def _ffn_branch(self, x_TD: Tensor, shapes: Shapes) -> Tensor:  # noqa: ARG002 - one interface
+        out_TD: Tensor = self.ls2(self.mlp(self.norm2(x_TD)))
+        return out_TD
+
+
+def _run(
+    branch: Callable[[Tensor, Shapes], Tensor], xs: list[Tensor], packed: bool
+) -> list[Tensor]:
+    """Run a branch on all batches in one call, or on one after the other."""
+    shapes = [(x.shape[0], x.shape[1]) for x in xs]
+    tokens = [x.flatten(0, 1) for x in xs]
+    if packed and len(xs) > 1:
+        out = branch(torch.cat(tokens), shapes).split([len(x) for x in tokens])
+    else:
+        out = tuple(branch(x, [shape]) for x, shape in zip(tokens, shapes, strict=True))
+    return [x.unflatten(0, shape) for x, shape in zip(out, shapes, strict=True)]
+
+
+def _subset(x_BND: Tensor, drop_path: float, permutation: Permutation) -> Tensor:
     batch = len(x_BND)
-    kept = max(int(batch * (1 - rate)), 1)
-    rows = permutation(batch)[:kept].to(x_BND.device)
-    residual = branch(x_BND[rows]).to(x_BND.dtype)
-    return torch.index_add(x_BND, 0, rows, residual, alpha=batch / kept)
+    return permutation(batch)[: max(int(batch * (1 - drop_path)), 1)].to(x_BND.device)
+
+
+def _add_rows(x_BND: Tensor, rows: Tensor, residual: Tensor) -> Tensor:
+    scale = len(x_BND) / len(rows)
+    return torch.index_add(x_BND, 0, rows, residual.to(x_BND.dtype), alpha=scale)

@@ -1,21 +1,33 @@
 """The vision transformer: any size, any H x W, registers, masks; names as in released weights.
 
 Parallelism, compilation and activation checkpointing are applied from outside.
-Shapes: B images, N patches, R registers, D width, H heads.
+Shapes: B images, N patches, R registers, D width, H heads, X and Y pixels.
 """
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
+from dinoforge.errors import UsageError
 from dinoforge.models.config import VitConfig
-from dinoforge.models.layers import Block, LayerScale, PatchEmbed, Permutation
+from dinoforge.models.init import draw_weights
+from dinoforge.models.layers import Block, PatchEmbed, Permutation
 from dinoforge.models.position import interpolate_positions
 
 __all__ = ["VisionTransformer", "build_vit"]
 
 
 class VisionTransformer(nn.Module):
-    """ViT of DINOv2 (Oquab et al. 2023), with registers (Darcet et al. 2023) if asked."""
+    """ViT of DINOv2 (Oquab et al. 2023), with registers (Darcet et al. 2023) if asked.
+
+    Tokens stay in the dtype of the parameters from block to block, also under autocast.
+
+    Parameters
+    ----------
+    config : VitConfig
+        Sizes; `build_vit` also draws the weights, which are not meaningful before.
+    """
 
     def __init__(self, config: VitConfig) -> None:
         super().__init__()
@@ -30,26 +42,35 @@ class VisionTransformer(nn.Module):
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
         self.norm = nn.LayerNorm(width, eps=1e-6)
 
+    def init_weights(self, seed: int) -> None:
+        """Draw the initial weights in place; see `draw_weights`."""
+        draw_weights(self, self.config.init, seed)
+
+    def set_attention(self, backend: str) -> None:
+        """Choose the attention back end of every block; see `choose_backend`."""
+        for block in self._blocks():
+            block.attn.backend = backend
+
     def tokens(self, images_B3XY: Tensor, masks_BN: Tensor | None = None) -> Tensor:
         """Make the input of the first block, ``[B, 1 + R + N, D]``.
 
         Masked patches become the mask token *before* positions are added; registers come after
         the class token and get no position.
         """
-        rows = images_B3XY.shape[-2] // self.config.patch_size
-        columns = images_B3XY.shape[-1] // self.config.patch_size
-        x_BND = self.patch_embed(images_B3XY)
+        rows, columns = self._grid(images_B3XY)
+        x_BND = self.patch_embed(images_B3XY).to(self.pos_embed.dtype)
         if masks_BN is not None:
-            x_BND = torch.where(masks_BN[..., None], self.mask_token.to(x_BND.dtype), x_BND)
-        batch = len(x_BND)
-        x_BND = torch.cat([self.cls_token.expand(batch, -1, -1).to(x_BND.dtype), x_BND], dim=1)
-        x_BND = x_BND + interpolate_positions(
-            self.pos_embed, rows, columns, self.config.positions
-        ).to(x_BND.dtype)
-        if not self.config.registers:
-            return x_BND
-        registers = self.register_tokens.expand(batch, -1, -1).to(x_BND.dtype)
-        return torch.cat([x_BND[:, :1], registers, x_BND[:, 1:]], dim=1)
+            x_BND = torch.where(masks_BN[..., None], self.mask_token, x_BND)
+        positions = interpolate_positions(self.pos_embed, rows, columns, self.config.positions)
+        cls_B1D = (self.cls_token + positions[:, :1]).expand(len(x_BND), -1, -1)
+        parts = [cls_B1D, x_BND + positions[:, 1:]]
+        if self.config.registers:
+            parts.insert(1, self.register_tokens.expand(len(x_BND), -1, -1))
+        return torch.cat(parts, dim=1)
+
+    def forward(self, images_B3XY: Tensor) -> Tensor:
+        """Return the normed class token ``[B, D]``."""
+        return self.forward_features(images_B3XY)["x_norm_clstoken"]
 
     def forward_features(
         self, images_B3XY: Tensor, masks_BN: Tensor | None = None
@@ -68,37 +89,102 @@ class VisionTransformer(nn.Module):
         dict
             ``x_norm_clstoken [B, D]``, ``x_norm_regtokens [B, R, D]``,
             ``x_norm_patchtokens [B, N, D]``, ``x_prenorm [B, 1 + R + N, D]``.
+
+        Raises
+        ------
+        UsageError
+            If an image is not a whole number of patches.
         """
         return self.forward_features_list([images_B3XY], [masks_BN])[0]
 
     def forward_features_list(
         self,
-        images: list[Tensor],
-        masks: list[Tensor | None],
+        images: Sequence[Tensor],
+        masks: Sequence[Tensor | None],
         *,
         drop_path: float = 0.0,
         permutation: Permutation | None = None,
+        packed: bool = False,
     ) -> list[dict[str, Tensor]]:
         """Run several batches of different image sizes, block by block.
 
         Parameters
         ----------
-        images, masks : list
+        images, masks : sequence
             One entry a crop size; see `forward_features`.
         drop_path : float
-            Share of samples that skip each residual branch; needs ``permutation``.
+            Share of samples that skip each residual branch; needs ``permutation``. Not a state of
+            the model: without it nothing is dropped, in training mode neither.
         permutation : callable, optional
             Source of the permutations of stochastic depth: for every block the attention branch
             then the feed-forward branch, and for each of these every batch in order.
+        packed : bool
+            Run the linear layers once over the tokens of all batches: fewer, larger products.
+            Makes no difference on CPUs.
         """
         xs = [self.tokens(x, mask) for x, mask in zip(images, masks, strict=True)]
-        for block in self.blocks:
-            assert isinstance(block, Block)
-            if drop_path > 0 and permutation is not None:
-                xs = block.forward_subset(xs, drop_path, permutation)
-            else:
-                xs = [block(x) for x in xs]
+        for block in self._blocks():
+            xs = block(xs, drop_path=drop_path, permutation=permutation, packed=packed)
         return [self._outputs(x) for x in xs]
+
+    def get_intermediate_layers(
+        self,
+        images_B3XY: Tensor,
+        layers: int | Sequence[int] = 1,
+        *,
+        norm: bool = True,
+        reshape: bool = False,
+    ) -> list[tuple[Tensor, Tensor]]:
+        """Return (patch tokens ``[B, N, D]``, class token ``[B, D]``) after some blocks.
+
+        Parameters
+        ----------
+        images_B3XY : Tensor
+            As in `forward_features`.
+        layers : int or sequence of int
+            The last ``layers`` blocks, or their indices; results are in the order of the blocks.
+        norm : bool
+            Apply the final LayerNorm to each (all use the same one).
+        reshape : bool
+            Patch tokens as a picture, ``[B, D, X / patch, Y / patch]``.
+        """
+        depth = len(self.blocks)
+        wanted = range(depth - layers, depth) if isinstance(layers, int) else layers
+        assert all(0 <= index < depth for index in wanted), f"blocks are 0 .. {depth - 1}"
+        grid = self._grid(images_B3XY)
+        x_BND = self.tokens(images_B3XY)
+        found = []
+        for index, block in enumerate(self._blocks()):
+            (x_BND,) = block([x_BND])
+            if index in wanted:
+                out_BND = self.norm(x_BND) if norm else x_BND
+                patches = out_BND[:, 1 + self.config.registers :]
+                if reshape:
+                    patches = patches.transpose(1, 2).unflatten(2, grid)
+                found.append((patches, out_BND[:, 0]))
+        return found
+
+    def last_attention(self, images_B3XY: Tensor) -> Tensor:
+        """Return the attention weights of the last block, ``[B, H, 1 + R + N, 1 + R + N]``."""
+        x_BND = self.tokens(images_B3XY)
+        *before, last = self._blocks()
+        for block in before:
+            (x_BND,) = block([x_BND])
+        return last.attn.weights(last.norm1(x_BND))
+
+    def _blocks(self) -> list[Block]:
+        return list(self.blocks)  # type: ignore[arg-type]
+
+    def _grid(self, images_B3XY: Tensor) -> tuple[int, int]:
+        height, width = images_B3XY.shape[-2:]
+        patch = self.config.patch_size
+        if height % patch or width % patch or not height or not width:
+            raise UsageError(
+                what=f"an image of {height} x {width} pixels is not a whole number of patches",
+                where=f"{self.config.name}, patches of {patch} x {patch}",
+                do=f"crop or resize to multiples of {patch}",
+            )
+        return height // patch, width // patch
 
     def _outputs(self, x_BND: Tensor) -> dict[str, Tensor]:
         first_patch = 1 + self.config.registers
@@ -110,96 +196,13 @@ class VisionTransformer(nn.Module):
             "x_prenorm": x_BND,
         }
 
-    def forward(self, images_B3XY: Tensor) -> Tensor:
-        """Return the normed class token ``[B, D]``."""
-        return self.forward_features(images_B3XY)["x_norm_clstoken"]
 
-    def get_intermediate_layers(
-        self, images_B3XY: Tensor, layers: int | list[int] = 1, *, norm: bool = True
-    ) -> list[tuple[Tensor, Tensor]]:
-        """Return (patch tokens ``[B, N, D]``, class token ``[B, D]``) after some blocks.
-
-        Parameters
-        ----------
-        images_B3XY : Tensor
-            As in `forward_features`.
-        layers : int or list of int
-            The last ``layers`` blocks, or their indices.
-        norm : bool
-            Apply the final LayerNorm to each (all use the same one).
-        """
-        depth = len(self.blocks)
-        wanted = range(depth - layers, depth) if isinstance(layers, int) else layers
-        x_BND = self.tokens(images_B3XY)
-        found = []
-        for index, block in enumerate(self.blocks):
-            x_BND = block(x_BND)
-            if index in wanted:
-                out = self.norm(x_BND) if norm else x_BND
-                found.append((out[:, 1 + self.config.registers :], out[:, 0]))
-        return found
-
-    def last_attention(self, images_B3XY: Tensor) -> Tensor:
-        """Return the attention weights of the last block, ``[B, H, 1 + R + N, 1 + R + N]``."""
-        x_BND = self.tokens(images_B3XY)
-        *before, last = list(self.blocks)
-        for block in before:
-            x_BND = block(x_BND)
-        assert isinstance(last, Block)
-        return last.attn.weights(last.norm1(x_BND))
-
-    def set_attention(self, backend: str) -> None:
-        """Choose the attention back end of every block."""
-        for block in self.blocks:
-            assert isinstance(block, Block)
-            block.attn.backend = backend
-
-    def init_weights(self, seed: int) -> None:
-        """Draw the initial weights, a function of ``seed`` alone.
-
-        ``published``: linear layers trunc_normal(0.02), positions trunc_normal(0.02), class and
-        register tokens N(0, 1e-6), mask token 0. ``xavier``: linear layers and patch embedding
-        Xavier uniform: with 0.02 at a width below 384 all images get nearly equal features and
-        nothing is learnt for hundreds of steps.
-        """
-        generator = torch.Generator().manual_seed(seed)
-        published = self.config.init == "published"
-        with torch.no_grad():
-            for module in self.modules():
-                _init_module(module, published, generator)
-            nn.init.trunc_normal_(self.pos_embed, std=0.02, generator=generator)
-            nn.init.normal_(self.cls_token, std=1e-6, generator=generator)
-            if self.config.registers:
-                nn.init.normal_(self.register_tokens, std=1e-6, generator=generator)
-            nn.init.zeros_(self.mask_token)
-
-
-def _init_module(module: nn.Module, published: bool, generator: torch.Generator) -> None:
-    if isinstance(module, nn.Linear):
-        if published:
-            nn.init.trunc_normal_(module.weight, std=0.02, generator=generator)
-        else:
-            nn.init.xavier_uniform_(module.weight, generator=generator)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
-    elif isinstance(module, nn.Conv2d):
-        fan_in = module.weight[0].numel()
-        if published:
-            # The default of torch, drawn from our generator: uniform within 1 / sqrt(fan in).
-            nn.init.uniform_(module.weight, -(fan_in**-0.5), fan_in**-0.5, generator=generator)
-        else:
-            nn.init.xavier_uniform_(module.weight.flatten(1), generator=generator)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
-    elif isinstance(module, nn.LayerNorm):
-        nn.init.ones_(module.weight)
-        nn.init.zeros_(module.bias)
-    elif isinstance(module, LayerScale):
-        nn.init.constant_(module.gamma, module.initial)
-
-
-def build_vit(config: VitConfig, *, seed: int = 0) -> VisionTransformer:
-    """Build a ViT with initial weights drawn from ``seed``."""
-    model = VisionTransformer(config)
+def build_vit(
+    config: VitConfig, *, seed: int = 0, device: torch.device | str = "cpu"
+) -> VisionTransformer:
+    """Build a ViT with initial weights that are a function of ``config`` and ``seed`` alone."""
+    with torch.device("meta"):
+        model = VisionTransformer(config)
+    model.to_empty(device="cpu")  # drawn on the CPU: equal on every device
     model.init_weights(seed)
-    return model
+    return model.to(device)

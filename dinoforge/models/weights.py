@@ -1,33 +1,36 @@
 """Backbones on disk: safetensors with the tensor names of the released checkpoints.
 
 Reads what others write too: ``.pth`` files (never executing code), teacher checkpoints with
-prefixes, blocks numbered by chunks. A partial match is an error that names what differs.
+prefixes, chunked blocks, names of timm and transformers (`dinoforge.models.names`). A partial match
+is an error that names what differs.
 """
 
 import json
+import logging
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from dinoforge.atomic_file import write_atomic
+from dinoforge.atomic_file import write_bytes
 from dinoforge.errors import UsageError
-from dinoforge.models.config import VitConfig
+from dinoforge.models.config import ARCHITECTURES, PositionMode, VitConfig
+from dinoforge.models.names import released_names
 from dinoforge.models.vit import VisionTransformer
 
-__all__ = ["clean_names", "infer_config", "load_backbone", "read_tensors", "save_backbone"]
+__all__ = ["infer_config", "load_backbone", "read_tensors", "save_backbone"]
 
-FORMAT = "dinoforge-backbone-1"
-IMAGE_MEAN = (0.485, 0.456, 0.406)
+_log = logging.getLogger(__name__)
+
+FORMAT = "backbone-1"
+IMAGE_MEAN = (0.485, 0.456, 0.406)  # of ImageNet, RGB in [0, 1]; what every released ViT expects
 IMAGE_STD = (0.229, 0.224, 0.225)
 
-_PREFIXES = ("teacher.", "student.", "module.", "_orig_mod.", "backbone.", "model.")
-_CHUNKED_BLOCK = re.compile(r"^blocks\.\d+\.(\d+)\.")
+_HEADS_OF_WIDTH = {192: 3} | {size.width: size.heads for size in ARCHITECTURES.values()}
 
 
 def save_backbone(
@@ -35,48 +38,73 @@ def save_backbone(
 ) -> None:
     """Write the weights and what is needed to build the model again.
 
+    The metadata say: ``format`` (``pt``, which other readers ask for), ``dinoforge``,
+    ``architecture`` (a name), ``config`` (JSON of `VitConfig`), ``image_mean`` and ``image_std``
+    (JSON), ``image_size``, ``patch_size``, ``registers``, ``positions``.
+
     Parameters
     ----------
     path : Path
-        The ``.safetensors`` file; written atomically, deterministic bytes.
+        The ``.safetensors`` file; written atomically. Equal weights and metadata, equal bytes.
     model : VisionTransformer
         Its tensors are stored in float32.
     metadata : mapping of str, optional
-        Added to the file's metadata (run, step, data, ...); must not hold times.
+        Added to the file's metadata (run, step, data, license, ...); must not hold times.
     """
-    from safetensors.torch import save
-
     tensors = {
         name: tensor.detach().to("cpu", torch.float32).contiguous()
         for name, tensor in model.state_dict().items()
     }
+    config = model.config
     notes = {
-        "format": FORMAT,
-        "architecture": json.dumps(asdict(model.config), sort_keys=True),
+        "format": "pt",
+        "dinoforge": FORMAT,
+        "architecture": config.name,
+        "config": json.dumps(asdict(config), sort_keys=True),
         "image_mean": json.dumps(IMAGE_MEAN),
         "image_std": json.dumps(IMAGE_STD),
+        **{k: str(getattr(config, k)) for k in ("image_size", "patch_size", "registers")},
+        "positions": config.positions,
         **dict(metadata or {}),
     }
-    data = save(tensors, metadata=dict(sorted(notes.items())))
+    write_bytes(path, _with_metadata(tensors, notes))
 
-    def put(file: BinaryIO) -> None:
-        file.write(data)
 
-    write_atomic(path, put)
+def _with_metadata(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
+    # The library writes metadata in the order of a hash map, another one in every process.
+    from safetensors.torch import save
+
+    data = save(dict(tensors))
+    end = 8 + int.from_bytes(data[:8], "little")
+    header = {"__metadata__": dict(sorted(metadata.items())), **json.loads(data[8:end])}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return b"".join((len(text).to_bytes(8, "little"), text, memoryview(data)[end:]))
 
 
 def load_backbone(
-    path: Path, config: VitConfig | None = None
+    path: Path, *, heads: int | None = None, positions: PositionMode | None = None
 ) -> tuple[VisionTransformer, VitConfig, dict[str, str]]:
     """Read a backbone and build its model (float32, evaluation mode, CPU).
+
+    What to build is in the metadata of our files; of others it is read off the tensors' shapes.
 
     Parameters
     ----------
     path : Path
-        ``.safetensors`` (ours or released), or ``.pth`` / ``.pt`` with a state dict, at the top
-        or under ``teacher`` / ``model`` / ``state_dict``.
-    config : VitConfig, optional
-        What to build; by default from the file's metadata, else from the tensors' shapes.
+        ``.safetensors``, or ``.pth`` / ``.pt`` with a state dict, at the top or under ``teacher``,
+        ``model`` or ``state_dict``.
+    heads : int, optional
+        Attention heads of a file without metadata; needed for other widths than the released.
+    positions : str, optional
+        Another way to resample positions than the file's; see `VitConfig`. Of files without
+        metadata it is not known: ``size_antialias`` with registers and for timm's names, ``size``
+        for transformers', ``offset`` for released names.
+
+    Returns
+    -------
+    model, config, metadata
+        Metadata of the safetensors file; empty for others.
 
     Raises
     ------
@@ -84,16 +112,20 @@ def load_backbone(
         If the file is unreadable or its tensors do not fit: missing, unexpected and misshapen
         ones are named.
     """
-    tensors, metadata = read_tensors(path)
-    tensors = clean_names(tensors)
+    where = str(path)
+    stored, metadata = read_tensors(path)
+    tensors, origin = released_names(stored, where)
+    config = _stored_config(metadata, where)
     if config is None:
-        config = _config_from_metadata(metadata) or infer_config(tensors, str(path))
+        config = infer_config(tensors, where, heads=heads, origin=origin)
+    if positions is not None:
+        config = VitConfig(**{**asdict(config), "positions": positions})
     with torch.device("meta"):
         model = VisionTransformer(config)
-    _check_fit(model.state_dict(), tensors, str(path))
+    _check_fit(model.state_dict(), tensors, where)
     ready = {name: tensor.to(torch.float32) for name, tensor in tensors.items()}
-    if "mask_token" not in ready:  # converters drop it: it is used in training only
-        ready["mask_token"] = torch.zeros(1, config.width)
+    # Converters drop it: it is used in training only.
+    ready.setdefault("mask_token", torch.zeros(1, config.width))
     model.load_state_dict(ready, assign=True)
     return model.eval(), config, metadata
 
@@ -109,110 +141,140 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     path = Path(path)
     try:
         if path.suffix == ".safetensors":
-            from safetensors import safe_open
-
-            with safe_open(path, framework="pt") as file:
-                names = list(file.keys())
-                return {n: file.get_tensor(n) for n in names}, dict(file.metadata() or {})
+            return _read_safetensors(path)
         found = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # each library has its own tree of errors for a bad file
-        reason = "no such file" if not path.exists() else str(error).splitlines()[0]
+        reason = "no such file" if not path.is_file() else str(error).splitlines()[0]
         raise UsageError(
-            what=f"weights unreadable: {reason}",
+            what=f"weights unreadable: {reason.rstrip('.')}",
             where=str(path),
-            do="name a .safetensors or .pth file of a ViT",
+            do="name a .safetensors or .pth file with the tensors of a ViT",
         ) from error
     for key in ("teacher", "model", "state_dict"):
         if isinstance(found, Mapping) and isinstance(found.get(key), Mapping):
             found = found[key]
-            break
     if not isinstance(found, Mapping):
         raise UsageError(
             what="the file holds no state dict", where=str(path), do="save model.state_dict()"
         )
-    return {k: v for k, v in found.items() if isinstance(v, Tensor)}, {}
+    return {str(name): value for name, value in found.items() if isinstance(value, Tensor)}, {}
 
 
-def clean_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Strip wrappers' prefixes and chunk numbers; leave heads out.
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    from safetensors import safe_open
 
-    ``teacher.backbone.blocks.0.5.norm1.weight`` becomes ``blocks.5.norm1.weight``.
-    """
-    cleaned: dict[str, Tensor] = {}
-    for name, tensor in tensors.items():
-        short = name
-        while prefix := next((p for p in _PREFIXES if short.startswith(p)), ""):
-            short = short.removeprefix(prefix)
-        if short.startswith(("dino_head.", "ibot_head.")):
-            continue
-        cleaned[_CHUNKED_BLOCK.sub(r"blocks.\1.", short)] = tensor
-    return cleaned
+    with safe_open(path, framework="pt") as file:
+        names = list(file.keys())
+        return {name: file.get_tensor(name) for name in names}, dict(file.metadata() or {})
 
 
-def infer_config(tensors: Mapping[str, Tensor], where: str) -> VitConfig:
-    """Read sizes off the tensors' shapes; heads of 64 channels, as in every released model.
+def infer_config(
+    tensors: Mapping[str, Tensor], where: str, *, heads: int | None = None, origin: str = "released"
+) -> VitConfig:
+    """Read sizes off the shapes of tensors with released names.
+
+    Parameters
+    ----------
+    tensors : mapping
+        See `released_names`, which also gives ``origin``.
+    where : str
+        The file, for errors.
+    heads : int, optional
+        Not in the shapes: by default as in the released model of that width.
 
     Raises
     ------
     UsageError
-        If these are not the tensors of a ViT.
+        If these are not the tensors of a ViT, or the heads are not known.
     """
-    needed = ("cls_token", "pos_embed", "patch_embed.proj.weight", "blocks.0.norm1.weight")
-    missing = [name for name in needed if name not in tensors]
-    if missing:
-        raise UsageError(
-            what=f"not a ViT of released names: no {', '.join(missing)}",
-            where=where,
-            do="convert the names, or name the right file",
-        )
+    _check_is_vit(tensors, where)
     width, _, patch, _ = tensors["patch_embed.proj.weight"].shape
-    depth = 1 + max(int(n.split(".")[1]) for n in tensors if n.startswith("blocks."))
+    heads = heads or _HEADS_OF_WIDTH.get(width)
+    if heads is None:
+        raise UsageError(
+            what=f"no released ViT is {width} wide: the number of attention heads is not known",
+            where=where,
+            do="load it in Python with load_backbone(path, heads=...), save it with save_backbone",
+        )
     registers = tensors["register_tokens"].shape[1] if "register_tokens" in tensors else 0
-    is_swiglu = "blocks.0.mlp.w12.weight" in tensors
     fc1 = tensors.get("blocks.0.mlp.fc1.weight")
-    return VitConfig(
+    positions: dict[str, PositionMode] = {"timm": "size_antialias", "transformers": "size"}
+    config = VitConfig(
+        architecture="custom",
         width=width,
-        depth=depth,
-        heads=max(width // 64, 1),
+        depth=1 + max(int(n.split(".")[1]) for n in tensors if n.startswith("blocks.")),
+        heads=heads,
         patch_size=patch,
-        ffn="swiglu" if is_swiglu else "mlp",
+        ffn="swiglu" if fc1 is None else "mlp",
         ffn_ratio=4.0 if fc1 is None else fc1.shape[0] / width,
         registers=registers,
         layer_scale=1e-5 if "blocks.0.ls1.gamma" in tensors else 0.0,
         bias="blocks.0.attn.qkv.bias" in tensors,
         image_size=patch * math.isqrt(tensors["pos_embed"].shape[1] - 1),
-        positions="size_antialias" if registers else "offset",
+        positions="size_antialias" if registers else positions.get(origin, "offset"),
     )
+    config = _name_it(config)
+    _log.info("%s: %s, %s names, positions=%s", where, config.name, origin, config.positions)
+    return config
 
 
-def _config_from_metadata(metadata: Mapping[str, str]) -> VitConfig | None:
-    if metadata.get("format") != FORMAT:
+def _name_it(config: VitConfig) -> VitConfig:
+    for name, sizes in ARCHITECTURES.items():
+        if sizes == (config.width, config.depth, config.heads, config.ffn):
+            return VitConfig(**{**asdict(config), "architecture": name})
+    return config
+
+
+def _check_is_vit(tensors: Mapping[str, Tensor], where: str) -> None:
+    needed = {
+        "cls_token": 3,
+        "pos_embed": 3,
+        "patch_embed.proj.weight": 4,
+        "blocks.0.norm1.weight": 1,
+    }
+    missing = [n for n, ndim in needed.items() if n not in tensors or tensors[n].ndim != ndim]
+    if missing:
+        raise UsageError(
+            what=f"not a ViT with a class token and learnt positions: no {', '.join(missing)}",
+            where=where,
+            do="name a checkpoint of the DINOv2 family",
+        )
+
+
+def _stored_config(metadata: Mapping[str, str], where: str) -> VitConfig | None:
+    if "dinoforge" not in metadata:
         return None
     known = {field.name for field in fields(VitConfig)}
-    stored: dict[str, Any] = json.loads(metadata["architecture"])
-    return VitConfig(**{name: value for name, value in stored.items() if name in known})
+    stored: dict[str, Any] = json.loads(metadata["config"])
+    if metadata["dinoforge"] != FORMAT or not stored.keys() <= known:
+        new = ", ".join(sorted(stored.keys() - known)) or metadata["dinoforge"]
+        raise UsageError(
+            what=f"written by another version of dinoforge, with {new}",
+            where=where,
+            do="pip install --upgrade dinoforge",
+        )
+    return VitConfig(**stored)
 
 
 def _check_fit(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor], where: str) -> None:
-    missing = sorted(wanted.keys() - found.keys() - {"mask_token"})
-    unexpected = sorted(found.keys() - wanted.keys())
     misshapen = [
         f"{name} {list(found[name].shape)} instead of {list(wanted[name].shape)}"
         for name in sorted(wanted.keys() & found.keys())
         if found[name].shape != wanted[name].shape
     ]
+    differences = {
+        "missing": sorted(wanted.keys() - found.keys() - {"mask_token"}),
+        "unexpected": sorted(found.keys() - wanted.keys()),
+        "of another shape": misshapen,
+    }
     parts = [
         f"{len(names)} {label} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
-        for label, names in (
-            ("missing", missing),
-            ("unexpected", unexpected),
-            ("of another shape", misshapen),
-        )
+        for label, names in differences.items()
         if names
     ]
     if parts:
         raise UsageError(
             what=f"weights do not fit the model: {'; '.join(parts)}",
             where=where,
-            do="name the checkpoint of this architecture, or its own config",
+            do="name a complete checkpoint of this architecture",
         )

@@ -1,0 +1,71 @@
+"""Initial weights: every tensor a function of (seed, its name), of no global state.
+
+So two models that differ in depth or registers start with equal values where they share a name.
+"""
+
+import hashlib
+
+import torch
+from torch import Tensor, nn
+
+from dinoforge.models.layers import LayerScale
+
+__all__ = ["draw_weights"]
+
+
+def draw_weights(model: nn.Module, scheme: str, seed: int) -> None:
+    """Draw all parameters of a ViT, in place.
+
+    Parameters
+    ----------
+    model : Module
+        Its parameters may hold anything, also nothing (`Module.to_empty`).
+    scheme : str
+        ``published``: linear layers and positions trunc_normal(0.02), patch embedding uniform
+        within 1 / sqrt(fan in) (the default of torch), class and register tokens N(0, 1e-6), mask
+        token and other biases 0. ``xavier``: linear layers and patch embedding Xavier uniform. With
+        0.02 at widths below 384 all images get nearly equal features, and nothing is learnt for
+        hundreds of steps (measured at width 128 and 192 on CIFAR-10).
+    seed : int
+        Any integer.
+    """
+    tensors = dict(model.named_parameters())
+    drawn: set[str] = set()
+
+    def take(prefix: str, name: str) -> tuple[Tensor, torch.Generator]:
+        full = f"{prefix}.{name}" if prefix else name
+        drawn.add(full)
+        return tensors[full], _generator(seed, full)
+
+    with torch.no_grad():
+        for prefix, module in model.named_modules():
+            for name, _ in module.named_parameters(recurse=False):
+                _draw(module, name, *take(prefix, name), xavier=scheme == "xavier")
+    assert drawn == tensors.keys(), f"never drawn: {sorted(tensors.keys() - drawn)}"
+
+
+def _generator(seed: int, name: str) -> torch.Generator:
+    digest = hashlib.blake2b(f"{seed}\x00init/{name}".encode(), digest_size=8).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
+
+
+def _draw(
+    module: nn.Module, name: str, tensor: Tensor, generator: torch.Generator, *, xavier: bool
+) -> None:
+    if isinstance(module, nn.Conv2d) and not xavier:
+        bound = module.weight[0].numel() ** -0.5
+        nn.init.uniform_(tensor, -bound, bound, generator=generator)
+    elif isinstance(module, nn.LayerNorm):
+        nn.init.constant_(tensor, 1.0 if name == "weight" else 0.0)
+    elif isinstance(module, LayerScale):
+        nn.init.constant_(tensor, module.initial)
+    elif name in ("bias", "mask_token"):
+        nn.init.zeros_(tensor)
+    elif name in ("cls_token", "register_tokens"):
+        nn.init.normal_(tensor, std=1e-6, generator=generator)
+    elif name == "weight" and xavier:
+        nn.init.xavier_uniform_(tensor.flatten(1), generator=generator)
+    elif name in ("weight", "pos_embed"):
+        nn.init.trunc_normal_(tensor, std=0.02, generator=generator)
+    else:
+        raise AssertionError(f"no rule for the initial values of {name}")
