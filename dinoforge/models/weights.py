@@ -9,7 +9,7 @@ import json
 import logging
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -119,7 +119,7 @@ def load_backbone(
     if config is None:
         config = infer_config(tensors, where, heads=heads, origin=origin)
     if positions is not None:
-        config = VitConfig(**{**asdict(config), "positions": positions})
+        config = replace(config, positions=positions)
     with torch.device("meta"):
         model = VisionTransformer(config)
     _check_fit(model.state_dict(), tensors, where)
@@ -200,7 +200,6 @@ def infer_config(
     fc1 = tensors.get("blocks.0.mlp.fc1.weight")
     positions: dict[str, PositionMode] = {"timm": "size_antialias", "transformers": "size"}
     config = VitConfig(
-        architecture="custom",
         width=width,
         depth=1 + max(int(n.split(".")[1]) for n in tensors if n.startswith("blocks.")),
         heads=heads,
@@ -213,15 +212,7 @@ def infer_config(
         image_size=patch * math.isqrt(tensors["pos_embed"].shape[1] - 1),
         positions="size_antialias" if registers else positions.get(origin, "offset"),
     )
-    config = _name_it(config)
     _log.info("%s: %s, %s names, positions=%s", where, config.name, origin, config.positions)
-    return config
-
-
-def _name_it(config: VitConfig) -> VitConfig:
-    for name, sizes in ARCHITECTURES.items():
-        if sizes == (config.width, config.depth, config.heads, config.ffn):
-            return VitConfig(**{**asdict(config), "architecture": name})
     return config
 
 
