@@ -1,0 +1,23 @@
+"""Exact neighbors: all pairs above a threshold, the k nearest, connected components.
+
+Exact comes first: on one machine a tiled product beats an index and is right. Results are a
+function of the rows alone: what tiles, threads or back end found is scored again by one formula
+(`exact_scores`), so a pair at the threshold is in or out for every way of computing it.
+"""
+
+from dinoforge.neighbors.components import connected_components
+from dinoforge.neighbors.faiss_backend import require_faiss
+from dinoforge.neighbors.join import Edges, join_above
+from dinoforge.neighbors.products import exact_scores
+from dinoforge.neighbors.search import Neighbors, merge_top_k, top_k
+
+__all__ = [
+    "Edges",
+    "Neighbors",
+    "connected_components",
+    "exact_scores",
+    "join_above",
+    "merge_top_k",
+    "require_faiss",
+    "top_k",
+]

@@ -1,0 +1,90 @@
+"""FAISS as a back end of the exact searches; candidates are scored again as everywhere.
+
+Both ``faiss-cpu`` and ``faiss-gpu`` install a folder ``faiss``: two of them overwrite each other.
+"""
+
+import importlib.metadata
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dinoforge.errors import UsageError
+from dinoforge.neighbors.products import Rows, exact_scores, slack
+
+__all__ = ["range_candidates", "require_faiss", "search"]
+
+_QUERIES_AT_ONCE = 4096
+
+
+def require_faiss() -> Any:
+    """Import FAISS.
+
+    Raises
+    ------
+    UsageError
+        If none is installed (with the pip command), or both packages are (with the commands
+        that repair it).
+    """
+    installed = [name for name in ("faiss-cpu", "faiss-gpu") if _is_installed(name)]
+    if len(installed) == 2:
+        raise UsageError(
+            what="faiss-cpu and faiss-gpu are both installed and overwrite each other",
+            where="this Python environment",
+            do="pip uninstall --yes faiss-cpu faiss-gpu, then pip install faiss-gpu "
+            "(or faiss-cpu without a GPU)",
+        )
+    try:
+        import faiss
+    except ImportError as error:
+        raise UsageError(
+            what="FAISS is not installed",
+            where="this Python environment",
+            do='pip install "dinoforge[cpu]" (or "dinoforge[gpu]" with a GPU)',
+        ) from error
+    return faiss
+
+
+def _is_installed(name: str) -> bool:
+    try:
+        importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def range_candidates(
+    left: Rows, right: Rows, low: float
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """Yield pairs with a float32 inner product above ``low``."""
+    index = require_faiss().IndexFlatIP(right.shape[1])
+    index.add(right)
+    for top in range(0, len(left), _QUERIES_AT_ONCE):
+        limits, _, ids = index.range_search(left[top : top + _QUERIES_AT_ONCE], low)
+        counts = np.diff(limits.astype(np.int64))
+        yield np.repeat(np.arange(len(counts)), counts) + top, ids.astype(np.int64)
+
+
+def search(q: Rows, b: Rows, k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Find the k best exactly: FAISS proposes, and everything at its border is looked at."""
+    from dinoforge.neighbors.search import Neighbors, merge_top_k
+
+    ids = np.full((len(q), k), -1, np.int64)
+    scores = np.full((len(q), k), -np.inf, np.float32)
+    if not len(b) or not len(q):
+        return ids, scores
+    index = require_faiss().IndexFlatIP(b.shape[1])
+    index.add(b)
+    near, _ = index.search(q, min(k, len(b)))
+    # All rows as good as the last one that FAISS names, ties included.
+    bars = near[:, -1] - 2 * slack(q, b)
+    for row in range(len(q)):
+        _, _, found = index.range_search(q[row : row + 1], float(bars[row]))
+        found = np.sort(found.astype(np.int64))
+        exact = exact_scores(q, b, np.full(len(found), row), found)
+        order = np.lexsort((found, -exact))[:k]
+        ids[row, : len(order)] = found[order]
+        scores[row, : len(order)] = exact[order]
+    merged = merge_top_k([Neighbors(ids, scores)])
+    return merged.ids, merged.scores
