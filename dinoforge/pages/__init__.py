@@ -4,6 +4,7 @@ A page made here needs no network and no other file, follows the reader's light 
 fits a phone, and prints. What a page says is decided by its callers.
 """
 
+from dinoforge.pages.bars import share_bar
 from dinoforge.pages.explain import ExplainFacts, ShownImage, explain_page
 from dinoforge.pages.interval_plot import IntervalPlot, IntervalRow, interval_plot
 from dinoforge.pages.line_chart import LineChart, Series, line_chart
@@ -23,5 +24,6 @@ __all__ = [
     "line_chart",
     "pixel_map",
     "render",
+    "share_bar",
     "thumbnail",
 ]

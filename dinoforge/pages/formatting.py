@@ -28,16 +28,20 @@ def points(difference: float | None, digits: int = 1) -> str:
     return f"{100 * difference:+.{digits}f}".replace("-", _MINUS)
 
 
-def significant(number: float | None, digits: int = 3) -> str:
-    """Round to ``digits`` significant digits and write it as short as it can be read."""
+def significant(number: float | None, digits: int = 3, *, zeros: bool = False) -> str:
+    """Round to ``digits`` significant digits and write it as short as it can be read.
+
+    ``zeros`` keeps those at the end of the fraction, for columns of numbers.
+    """
     if number is None or not math.isfinite(number):
         return "–"
     if number == 0:
         return "0"
     if 1e-3 <= abs(number) < 10**digits:
         places = max(digits - 1 - math.floor(math.log10(abs(number))), 0)
-        text = f"{number:.{places}f}"
-        return (text.rstrip("0").rstrip(".") if "." in text else text).replace("-", _MINUS)
+        text = f"{number:,.{places}f}"
+        short = text.rstrip("0").rstrip(".") if "." in text and not zeros else text
+        return short.replace("-", _MINUS)
     if abs(number) < 1e7 and abs(number) >= 1:
         return count(number)
     mantissa, exponent = f"{number:.{digits - 1}e}".split("e")

@@ -11,7 +11,8 @@ from dinoforge.pages.svg import Scale, element, round_ticks
 
 __all__ = ["IntervalPlot", "IntervalRow", "interval_plot"]
 
-_WIDTH, _LEFT, _RIGHT, _TOP, _ROW = 340, 132, 14, 4, 21
+_WIDTH, _RIGHT, _TOP, _ROW = 340, 14, 4, 21
+_LETTER = 6.3  # mean width of a letter of the labels, pixels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +43,8 @@ def interval_plot(plot: IntervalPlot) -> Markup:
     """Draw the panel: ``<figure>`` with title and SVG. The table beside it holds the numbers."""
     low, high = plot.axis or _range(plot.rows, with_zero=plot.zero)
     height = _TOP + _ROW * len(plot.rows) + 22
-    x = Scale(low, high, _LEFT, _WIDTH - _RIGHT)
+    left = min(170.0, 14 + _LETTER * max((len(row.label) for row in plot.rows), default=0))
+    x = Scale(low, high, left, _WIDTH - _RIGHT)
     bottom = height - 22
     drawing = element(
         "svg",
@@ -85,7 +87,7 @@ def _zero_line(x: Scale, bottom: float, *, show: bool) -> list[Markup]:
 
 def _row(row: IntervalRow, number: int, x: Scale) -> Markup:
     at = _TOP + _ROW * (number + 0.5)
-    parts = [element("text", row.label, class_="label end", x=_LEFT - 10, y=at + 4)]
+    parts = [element("text", row.label, class_="label end", x=x.start - 10, y=at + 4)]
     color = f"c{row.color}"
     if row.interval is not None:
         low, high = (x(bound) for bound in row.interval)

@@ -17,7 +17,7 @@ from dinoforge.pages.svg import Scale, element, round_ticks
 __all__ = ["LineChart", "Series", "line_chart"]
 
 _WIDTH, _HEIGHT = 340, 190
-_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 10, 8, 24
+_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 16, 8, 24
 _NUM_COLORS = 6
 
 
@@ -47,8 +47,14 @@ class LineChart:
 def line_chart(chart: LineChart) -> Markup:
     """Draw a panel: ``<figure>`` with title, SVG and legend."""
     x_low, x_high = _range([v for s in chart.series for v in s.x])
-    values = [v for s in chart.series for v in s.y] + [level for _, level in chart.levels]
+    # Steps begin near 0: an axis that starts at 10 of 5,000 would only raise questions.
+    x_low = 0.0 if 0 < x_low < 0.1 * x_high else x_low
+    levels = [level for _, level in chart.levels]
+    values = [v for s in chart.series for v in s.y] + levels
     y_low, y_high = _padded(*_range(values))
+    if levels:
+        # Room for the label above the line.
+        y_high = max(y_high, max(levels) + 0.14 * (max(levels) - y_low))
     x = Scale(x_low, x_high, _LEFT, _WIDTH - _RIGHT)
     y = Scale(y_low, y_high, _HEIGHT - _BOTTOM, _TOP)
     drawing = element(
@@ -89,7 +95,7 @@ def _padded(low: float, high: float) -> tuple[float, float]:
 
 def _axes(x: Scale, y: Scale) -> list[Markup]:
     parts = []
-    for value in round_ticks(y.low, y.high, 4):
+    for value in round_ticks(y.low, y.high, 5):
         at = y(value)
         parts.append(element("line", class_="grid", x1=x.start, x2=x.end, y1=at, y2=at))
         label = significant(value, 4)
@@ -105,9 +111,7 @@ def _axes(x: Scale, y: Scale) -> list[Markup]:
 def _level(label: str, value: float, y: Scale) -> Markup:
     at = y(value)
     line = element("line", class_="level", x1=_LEFT, x2=_WIDTH - _RIGHT, y1=at, y2=at)
-    below = at < _TOP + 16
-    text_at = at + 13 if below else at - 5
-    text = element("text", label, class_="tick end", x=_WIDTH - _RIGHT - 2, y=text_at)
+    text = element("text", label, class_="tick end", x=_WIDTH - _RIGHT, y=at - 5)
     return element("g", line, text)
 
 

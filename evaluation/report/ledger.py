@@ -1,0 +1,149 @@
+"""Read the ledger of a curation run: one row an input image, and its picture on demand."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from dinoforge.images import Undecodable, decode
+from dinoforge.pages import Thumbnail, thumbnail
+from dinoforge.tables import read_table
+
+__all__ = ["Ledger", "LedgerRow", "read_ledger"]
+
+_TEXT = ("key", "source", "role", "shard", "decision", "reason", "detail", "edit")
+# Columns of numbers, and what stands for "nothing to say" in them.
+_INTEGERS = {
+    "image_id": -1,
+    "offset": 0,
+    "size": 0,
+    "duplicate_of": -1,
+    "edge_i": -1,
+    "edge_j": -1,
+    "component": -1,
+    "seed_id": -1,
+    "rank": -1,
+    "planted_from": -1,
+    "label": -1,
+}
+_FLOATS = ("similarity", "score")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LedgerRow:
+    """One input image as the ledger tells it; -1 and NaN where it says nothing."""
+
+    image_id: int
+    key: str
+    source: str
+    role: str
+    decision: str
+    reason: str
+    detail: str
+    duplicate_of: int
+    similarity: float  # of the pair (edge_i, edge_j)
+    edge_i: int
+    edge_j: int
+    seed_id: int
+    rank: int
+    score: float
+    planted_from: int
+    edit: str
+
+
+@dataclass
+class Ledger:
+    """Columns of the ledger, sorted by ``image_id``.
+
+    Pictures are read from the shards that the ledger names; what is gone or broken has none.
+    """
+
+    columns: dict[str, NDArray[Any]]
+    run_folder: Path  # shards that the run made are named relative to it
+    _pictures: dict[tuple[int, int], Thumbnail | None] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.columns["image_id"])
+
+    def __getitem__(self, column: str) -> NDArray[Any]:
+        return self.columns[column]
+
+    def rows(self, image_ids: Sequence[int]) -> list[LedgerRow]:
+        """Rows of several images; ids that the ledger does not know are left out."""
+        found = (self.row(image_id) for image_id in image_ids)
+        return [row for row in found if row is not None]
+
+    def row(self, image_id: int) -> LedgerRow | None:
+        """Row of an image; None when the ledger does not know it."""
+        at = self._position(image_id)
+        if at is None:
+            return None
+        names = LedgerRow.__dataclass_fields__
+        return LedgerRow(**{name: self.columns[name][at : at + 1].tolist()[0] for name in names})
+
+    def image(self, image_id: int) -> NDArray[np.uint8] | None:
+        """Decode a picture ``[H, W, 3]``; None when it cannot be read."""
+        data = self._data(image_id)
+        try:
+            return decode(data) if data else None
+        except Undecodable:
+            return None
+
+    def picture(self, image_id: int, *, side: int = 96) -> Thumbnail | None:
+        """Thumbnail of an image, made once."""
+        if (image_id, side) not in self._pictures:
+            image = self.image(image_id)
+            self._pictures[image_id, side] = None if image is None else thumbnail(image, side=side)
+        return self._pictures[image_id, side]
+
+    def _position(self, image_id: int) -> int | None:
+        ids = self["image_id"]
+        at = int(np.searchsorted(ids, image_id))
+        return at if at < len(ids) and ids[at] == image_id else None
+
+    def _data(self, image_id: int) -> bytes | None:
+        at = self._position(image_id)
+        if at is None:
+            return None
+        shard = self["shard"][at]
+        for path in (self.run_folder / shard, Path(shard)):
+            try:
+                with path.open("rb") as file:
+                    file.seek(int(self["offset"][at]))
+                    return file.read(int(self["size"][at]))
+            except OSError:
+                continue
+        return None
+
+
+def read_ledger(run_folder: Path) -> Ledger | None:
+    """Read the ledger of a run; None when the run has none (yet).
+
+    Columns that it lacks are filled with "nothing to say".
+    """
+    path = run_folder / "curation" / "80-export" / "ledger.parquet"
+    if not path.is_file():
+        return None
+    table = read_table(path)
+    columns: dict[str, NDArray[Any]] = {name: _texts(table, name) for name in _TEXT}
+    columns |= {name: _numbers(table, name, none, "int64") for name, none in _INTEGERS.items()}
+    columns |= {name: _numbers(table, name, np.nan, "float64") for name in _FLOATS}
+    order = np.argsort(columns["image_id"], kind="stable")
+    return Ledger({name: values[order] for name, values in columns.items()}, run_folder)
+
+
+def _texts(table: pa.Table, name: str) -> NDArray[np.object_]:
+    if name not in table.column_names:
+        return np.full(table.num_rows, "", object)
+    return table.column(name).fill_null("").to_numpy()
+
+
+def _numbers(table: pa.Table, name: str, none: float, dtype: str) -> NDArray[Any]:
+    if name not in table.column_names:
+        return np.full(table.num_rows, none, dtype)
+    column = table.column(name).cast(dtype if dtype == "int64" else "float64")
+    return column.fill_null(none).to_numpy()

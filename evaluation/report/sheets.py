@@ -1,0 +1,247 @@
+"""Contact sheets: which images to look at, so that a person can judge the curation's decisions.
+
+Chooses and describes; pictures are added when the page is made.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dinoforge.tables import read_table
+from evaluation.report.ledger import Ledger, LedgerRow
+
+__all__ = ["Sheets", "Shown", "ShownGroup", "make_sheets"]
+
+_GROUPS, _MISSES, _SEEDS, _LEAKS = 12, 12, 6, 8
+_IN_GROUP, _PER_SEED = 5, 7
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shown:
+    """An image with the number that put it on the sheet."""
+
+    image_id: int
+    key: str
+    similarity: float | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShownGroup:
+    """A head image (representative, seed, reference) and the images that belong to it."""
+
+    head: Shown
+    members: list[Shown]
+    more: int = 0  # members that are not shown
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sheets:
+    """What is shown, out of how many."""
+
+    duplicates: list[ShownGroup]
+    num_groups: int
+    misses: list[ShownGroup]
+    num_misses: int
+    threshold: float | None
+    floor: float | None
+    seeds: list[ShownGroup]
+    num_seeds: int
+    leaks: list[ShownGroup]
+    num_leaks: int
+
+
+def make_sheets(
+    ledger: Ledger, *, threshold: float | None = None, floor: float | None = None
+) -> Sheets:
+    """Choose what to show of a curation; equal ledgers give equal sheets.
+
+    Parameters
+    ----------
+    ledger : Ledger
+        With its run folder, where the stored pairs and retrieval lists are.
+    threshold, floor : float, optional
+        Of the near-duplicates, from the recipe; without a threshold there are no misses.
+    """
+    duplicates, num_groups = _duplicates(ledger)
+    misses, num_misses = _misses(ledger, threshold)
+    seeds, num_seeds = _seeds(ledger)
+    leaks, num_leaks = _leaks(ledger)
+    return Sheets(
+        duplicates=duplicates,
+        num_groups=num_groups,
+        misses=misses,
+        num_misses=num_misses,
+        threshold=threshold,
+        floor=floor,
+        seeds=seeds,
+        num_seeds=num_seeds,
+        leaks=leaks,
+        num_leaks=num_leaks,
+    )
+
+
+def _duplicates(ledger: Ledger) -> tuple[list[ShownGroup], int]:
+    """Take groups that show every kind of edit at its hardest first, then the largest ones."""
+    dropped = np.isin(ledger["reason"], ["exact_duplicate", "near_duplicate"])
+    rows = np.flatnonzero(dropped & (ledger["duplicate_of"] >= 0))
+    heads, sizes = np.unique(ledger["duplicate_of"][rows], return_counts=True)
+    chosen: list[int] = []
+    edits = ledger["edit"][rows]
+    for edit in sorted(set(edits.tolist()) - {""}):
+        mine = rows[edits == edit]
+        similarity = np.nan_to_num(ledger["similarity"][mine], nan=1.0)
+        for row in mine[np.lexsort((mine, similarity))].tolist():
+            head = int(ledger["duplicate_of"][row])
+            if head not in chosen:
+                chosen.append(head)
+                break
+    for at in np.lexsort((heads, -sizes)).tolist():
+        if len(chosen) >= _GROUPS:
+            break
+        if int(heads[at]) not in chosen:
+            chosen.append(int(heads[at]))
+    groups = [_group(ledger, head, rows) for head in chosen[:_GROUPS]]
+    return [group for group in groups if group is not None], len(heads)
+
+
+def _group(ledger: Ledger, head: int, rows: NDArray[np.int64]) -> ShownGroup | None:
+    kept = ledger.row(head)
+    if kept is None:
+        return None
+    members = rows[ledger["duplicate_of"][rows] == head]
+    similarity = np.nan_to_num(ledger["similarity"][members], nan=1.0)
+    planted = ledger["edit"][members] != ""
+    # Planted copies, then the least similar: where a wrong decision would be.
+    order = members[np.lexsort((members, similarity, ~planted))]
+    return ShownGroup(
+        head=Shown(image_id=head, key=kept.key, notes=[_fate(kept)]),
+        members=[_copy(row, head) for row in ledger.rows(ledger["image_id"][order][:_IN_GROUP])],
+        more=max(0, len(order) - _IN_GROUP),
+    )
+
+
+def _fate(row: LedgerRow) -> str:
+    return row.decision if row.decision == "kept" else f"then {row.reason.replace('_', ' ')}"
+
+
+def _copy(row: LedgerRow, head: int) -> Shown:
+    notes = [f"planted: {row.edit}"] if row.edit else []
+    if row.reason == "exact_duplicate":
+        notes.insert(0, row.detail.split(",")[0] or "exact copy")
+        return Shown(image_id=row.image_id, key=row.key, notes=notes)
+    # The number belongs to the pair that links it, not always to the pair on show.
+    if head not in (row.edge_i, row.edge_j) and max(row.edge_i, row.edge_j) >= 0:
+        notes.append("to another copy")
+    return Shown(
+        image_id=row.image_id, key=row.key, similarity=_finite(row.similarity), notes=notes
+    )
+
+
+def _misses(ledger: Ledger, threshold: float | None) -> tuple[list[ShownGroup], int]:
+    """Pairs below the threshold, nearest first: what a little less strictness would join."""
+    paths = sorted((ledger.run_folder / "curation").glob("40-graph/part-*.pairs.parquet"))
+    if threshold is None or not paths:
+        return [], 0
+    best: list[tuple[float, int, int]] = []
+    total = 0
+    for path in paths:
+        i, j, similarity = (c.to_numpy() for c in read_table(path).columns)
+        below = np.flatnonzero(similarity.astype(np.float64) <= threshold)
+        total += len(below)
+        # Some of the nearest belong to one group already: take a few times more than is shown.
+        nearest = below[np.argsort(-similarity[below], kind="stable")[: 40 * _MISSES]]
+        best += [(-float(similarity[n]), int(i[n]), int(j[n])) for n in nearest]
+    shown: list[ShownGroup] = []
+    seen: set[int] = set()
+    for negative, i, j in sorted(best):
+        a, b = ledger.row(i), ledger.row(j)
+        if len(shown) == _MISSES:
+            break
+        if a is None or b is None or _same_group(ledger, i, j) or seen & {i, j}:
+            continue
+        seen |= {i, j}
+        second = Shown(image_id=j, key=b.key, similarity=-negative, notes=_remarks(b))
+        shown.append(
+            ShownGroup(head=Shown(image_id=i, key=a.key, notes=_remarks(a)), members=[second])
+        )
+    return shown, total
+
+
+def _same_group(ledger: Ledger, i: int, j: int) -> bool:
+    at = np.searchsorted(ledger["image_id"], [i, j])
+    first, second = ledger["component"][at].tolist()
+    return first == second and first >= 0
+
+
+def _remarks(row: LedgerRow) -> list[str]:
+    remarks = [row.role] if row.role in {"seed", "reference"} else []
+    return [*remarks, f"planted: {row.edit}"] if row.edit else remarks
+
+
+def _seeds(ledger: Ledger) -> tuple[list[ShownGroup], int]:
+    """Seeds evenly spread over all that were granted something, with what they got."""
+    asked = np.flatnonzero(ledger["seed_id"] >= 0)
+    seeds = np.unique(ledger["seed_id"][asked])
+    shown = []
+    for seed in _spread(seeds.tolist(), _SEEDS):
+        head = ledger.row(seed)
+        rows = asked[ledger["seed_id"][asked] == seed]
+        rows = rows[np.lexsort((rows, ledger["rank"][rows]))]
+        if head is None:
+            continue
+        got = ledger.rows(ledger["image_id"][rows][:_PER_SEED].tolist())
+        shown.append(
+            ShownGroup(
+                head=Shown(image_id=seed, key=head.key, notes=["seed"]),
+                members=[_retrieved(row) for row in got],
+                more=max(0, len(rows) - _PER_SEED),
+            )
+        )
+    return shown, len(seeds)
+
+
+def _retrieved(row: LedgerRow) -> Shown:
+    # The ledger counts from 0; people from 1.
+    return Shown(
+        image_id=row.image_id,
+        key=row.key,
+        similarity=_finite(row.score),
+        notes=[f"rank {row.rank + 1}"],
+    )
+
+
+def _leaks(ledger: Ledger) -> tuple[list[ShownGroup], int]:
+    """Take the surest leaks and the most doubtful ones, half each."""
+    rows = np.flatnonzero(ledger["reason"] == "leak")
+    with_reference = rows[ledger["duplicate_of"][rows] >= 0]
+    similarity = np.nan_to_num(ledger["similarity"][with_reference], nan=1.0)
+    order = with_reference[np.lexsort((with_reference, -similarity))]
+    half = _LEAKS // 2
+    picked = order if len(order) <= _LEAKS else np.concatenate([order[:half], order[-half:]])
+    shown = []
+    for row in ledger.rows(ledger["image_id"][picked].tolist()):
+        reference = ledger.row(row.duplicate_of)
+        if reference is None:
+            continue
+        leak = Shown(
+            image_id=row.image_id,
+            key=row.key,
+            similarity=_finite(row.similarity),
+            notes=_remarks(row) or [row.role],
+        )
+        head = Shown(image_id=reference.image_id, key=reference.key, notes=["reference"])
+        shown.append(ShownGroup(head=head, members=[leak]))
+    return shown, len(rows)
+
+
+def _spread(values: Sequence[int], limit: int) -> list[int]:
+    if len(values) <= limit:
+        return list(values)
+    return [values[int(at)] for at in np.linspace(0, len(values) - 1, limit).round()]
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None

@@ -1,0 +1,73 @@
+"""The report's findings in sentences that a person can repeat; no adjectives, only numbers."""
+
+from dinoforge.pages.formatting import count, percent, points
+from dinoforge.records import Record
+from evaluation.report.funnel import Funnel
+from evaluation.report.scores import FEATURES, Difference, Headline
+
+__all__ = ["difference_text", "feature_name", "interval_text", "lead", "model_name"]
+
+_MODELS = {"untrained": "the same network untrained", "pixels": "raw pixels"}
+
+
+def lead(funnel: Funnel | None, headline: Headline | None) -> str:
+    """One sentence: what went in, what came out, what the features can do."""
+    parts = []
+    if funnel is not None:
+        parts.append(f"{count(funnel.images)} images went in and {count(funnel.kept)} were kept")
+    if headline is not None and headline.best:
+        parts.append(_scores(headline, curated=funnel is not None))
+    if not parts:
+        return ""
+    sentence = "; ".join(parts)
+    return sentence[0].upper() + sentence[1:] + "."
+
+
+def _scores(headline: Headline, *, curated: bool) -> str:
+    first = headline.best[0]
+    if first.model == "trained":
+        whose = "a network trained on them" if curated else "the trained network"
+    else:
+        whose = _MODELS.get(first.model, first.model)
+    tested = f" of {count(first.n)} test images" if first.n else " of the test images"
+    text = (
+        f"with the features of {whose}, the {headline.k} nearest neighbors name the right class "
+        f"of {percent(first.value)}{tested}"
+    )
+    compared = [_compared(difference) for difference in headline.differences]
+    return f"{text}, {' and '.join(compared)}" if compared else text
+
+
+def _compared(difference: Difference) -> str:
+    other = _MODELS.get(difference.model_b, difference.model_b)
+    value = difference.record.value
+    if not difference.is_clear:
+        return f"not clearly different from {other} ({difference_text(difference.record)})"
+    more = "more" if value > 0 else "fewer"
+    amount = points(abs(value)).lstrip("+")
+    return f"{amount} points {more} than {other}"
+
+
+def difference_text(record: Record) -> str:
+    """Difference of two fractions in points, with its interval."""
+    return f"{points(record.value)} points, {interval_text(record, signed=True)}"
+
+
+def interval_text(record: Record, *, signed: bool = False) -> str:
+    """95 % interval of a fraction in percent, or of a difference in points."""
+    if record.interval is None:
+        return "no interval"
+    low, high = record.interval
+    if signed:
+        return f"95\N{NO-BREAK SPACE}% interval {points(low)} to {points(high)}"
+    return f"{percent(low).split()[0]} to {percent(high)}"
+
+
+def model_name(model: str) -> str:
+    """Name of a model at the start of a table row."""
+    return {"pixels": "raw pixels"}.get(model, model)
+
+
+def feature_name(features: str) -> str:
+    """Kind of features in words; pixels are their own."""
+    return "" if features == "pixels" else FEATURES.get(features, features.replace("_", " "))
