@@ -1,0 +1,127 @@
+"""Read ranges of files and whole samples, from any thread and any process."""
+
+import os
+import re
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from dinoforge.shards.index import Member, Sample, ShardIndex, index_shard
+
+__all__ = ["RangeReader", "read_members", "read_samples"]
+
+_ESCAPED_BYTE = re.compile(rb"\\x([0-9a-f]{2})")
+
+
+class _OpenFile:
+    """A descriptor that closes itself when the last reader lets go of it."""
+
+    def __init__(self, path: str) -> None:
+        self.descriptor = -1
+        self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+
+    def __del__(self) -> None:
+        if self.descriptor >= 0:
+            os.close(self.descriptor)
+
+
+class RangeReader:
+    """Read bytes by (path, offset, size); keeps the files used last open.
+
+    Reads carry their position with them, so threads and forked processes may share one reader.
+    A pickled reader travels without its open files.
+
+    Parameters
+    ----------
+    max_open : int
+        Files kept open at a time.
+    """
+
+    def __init__(self, max_open: int = 64) -> None:
+        self._max_open = max_open
+        self._start_empty()
+
+    def _start_empty(self) -> None:
+        self._files: OrderedDict[str, _OpenFile] = OrderedDict()
+        self._lock = threading.Lock()
+        self._process = os.getpid()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_max_open": self._max_open}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._start_empty()
+
+    def read(self, path: str, offset: int, size: int) -> bytes:
+        r"""Read exactly ``size`` bytes at ``offset``.
+
+        Parameters
+        ----------
+        path : str
+            A file; ``\xNN`` in it may stand for a byte that is no UTF-8 (see `readable`).
+
+        Raises
+        ------
+        OSError
+            If the file cannot be opened or read, or ends before.
+        """
+        file = self._open(path)
+        pieces: list[bytes] = []
+        left = size
+        while left:
+            piece = os.pread(file.descriptor, left, offset + size - left)
+            if not piece:
+                raise OSError(f"{path} ends before byte {offset + size}")
+            pieces.append(piece)
+            left -= len(piece)
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def _open(self, path: str) -> _OpenFile:
+        if self._process != os.getpid():  # forked: the lock may be held by a thread left behind
+            self._start_empty()
+        with self._lock:
+            file = self._files.get(path)
+            if file is None:
+                file = self._files[path] = _open_named(path)
+                if len(self._files) > self._max_open:
+                    self._files.popitem(last=False)
+            else:
+                self._files.move_to_end(path)
+            return file
+
+
+def _open_named(path: str) -> _OpenFile:
+    try:
+        return _OpenFile(path)
+    except FileNotFoundError:
+        raw = os.fsencode(path)
+        real = _ESCAPED_BYTE.sub(lambda found: bytes([int(found[1], 16)]), raw)
+        if real == raw:
+            raise
+        return _OpenFile(os.fsdecode(real))
+
+
+def read_members(reader: RangeReader, path: str, sample: Sample) -> dict[str, bytes]:
+    """Read all members of one sample: extension -> bytes."""
+    return {
+        member.extension: _read(reader, path, member)
+        for member in sorted(sample.members, key=lambda member: member.offset)
+    }
+
+
+def _read(reader: RangeReader, path: str, member: Member) -> bytes:
+    return reader.read(path, member.offset, member.size)
+
+
+def read_samples(shard: Path | str | ShardIndex) -> Iterator[tuple[str, dict[str, bytes]]]:
+    """Yield ``(key, {extension: bytes})`` in the order of the tar.
+
+    Ask `index_shard` for what is wrong with the tar: here come the samples that can be used.
+    """
+    index = shard if isinstance(shard, ShardIndex) else index_shard(shard)
+    reader = RangeReader(max_open=1)
+    for sample in index.samples:
+        yield sample.key, read_members(reader, index.path, sample)

@@ -1,0 +1,60 @@
+"""The checksum file beside a shard: `pool-000000.json` for `pool-000000.tar`."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from dinoforge.atomic_file import write_json
+
+__all__ = ["ShardFacts", "read_sidecar", "sidecar_path", "write_sidecar"]
+
+_FORMAT = "dinoforge.shard/1"
+
+
+@dataclass(frozen=True)
+class ShardFacts:
+    """What a shard holds: samples, members, bytes of the tar, and their SHA-256."""
+
+    samples: int
+    members: int
+    num_bytes: int
+    sha256: str
+
+
+def sidecar_path(shard: Path) -> Path:
+    """Name the checksum file of a tar."""
+    return shard.with_suffix(".json")
+
+
+def write_sidecar(shard: Path, facts: ShardFacts) -> None:
+    """Write the checksum file of ``shard`` atomically."""
+    write_json(
+        sidecar_path(shard),
+        {
+            "format": _FORMAT,
+            "shard": shard.name,
+            "samples": facts.samples,
+            "members": facts.members,
+            "bytes": facts.num_bytes,
+            "sha256": facts.sha256,
+        },
+    )
+
+
+def read_sidecar(shard: Path) -> ShardFacts | None:
+    """Read the checksum file; None when there is none, or the JSON is somebody else's."""
+    try:
+        content = json.loads(sidecar_path(shard).read_bytes())
+    except (OSError, ValueError):
+        return None
+    if not isinstance(content, dict) or content.get("format") != _FORMAT:
+        return None
+    try:
+        return ShardFacts(
+            samples=int(content["samples"]),
+            members=int(content["members"]),
+            num_bytes=int(content["bytes"]),
+            sha256=str(content["sha256"]),
+        )
+    except (KeyError, TypeError, ValueError):
+        return None

@@ -1,0 +1,211 @@
+"""Write WebDataset shards: equal samples give equal bytes, and a shard is there whole or not."""
+
+import hashlib
+import os
+import tarfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO, Self
+
+from dinoforge.atomic_file import fsync_folder
+from dinoforge.errors import UsageError
+from dinoforge.shards.member_names import split_member_name
+from dinoforge.shards.sidecar import ShardFacts, write_sidecar
+from dinoforge.shards.tar_walk import BLOCK
+
+__all__ = ["ShardWriter", "WrittenShard"]
+
+_RECORD = 20 * BLOCK  # tars are padded to whole records
+
+
+@dataclass(frozen=True)
+class WrittenShard:
+    """A finished shard and what its checksum file says."""
+
+    path: Path
+    facts: ShardFacts
+
+
+class ShardWriter:
+    """Write samples into ``{name}-{000000}.tar``, each with a checksum file beside it.
+
+    Use it as a context manager: an exception inside leaves finished shards and nothing half
+    written. Bytes are copied as they are; times, owners and modes are constant.
+
+    Parameters
+    ----------
+    folder : Path
+        Made when missing.
+    name : str
+        First part of the file names.
+    max_samples : int
+        Samples in a shard.
+    max_bytes : int
+        Bytes of a shard; a larger single sample gets a shard of its own.
+    first : int
+        Number of the first shard.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        name: str,
+        max_samples: int = 10_000,
+        max_bytes: int = 512 << 20,
+        *,
+        first: int = 0,
+    ) -> None:
+        self._folder = Path(folder)
+        self._name = name
+        self._max_samples = max_samples
+        self._max_bytes = max_bytes
+        self._number = first
+        self._open: _OpenShard | None = None
+        self.shards: list[WrittenShard] = []
+
+    def write(self, key: str, members: Mapping[str, bytes]) -> str:
+        """Append a sample and return the file name of its shard.
+
+        Parameters
+        ----------
+        key : str
+            May hold folders; no dot in its last part, or readers would cut it there.
+        members : mapping
+            Extension (``"jpg"``, ``"seg.png"``) -> bytes, written in this order.
+
+        Raises
+        ------
+        ValueError
+            If readers would see another key, or the key is in this shard already: a defect of
+            the caller.
+        UsageError
+            If the folder is read-only or the disk is full.
+        """
+        blocks = [(_header(key, extension, data), data) for extension, data in members.items()]
+        num_bytes = sum(len(header) + _padded(len(data), BLOCK) for header, data in blocks)
+        try:
+            if self._open is not None and self._is_full(self._open, num_bytes):
+                self._finish()
+            if self._open is None:
+                self._open = _OpenShard(self._path())
+            self._open.write(key, blocks)
+        except OSError as error:
+            self._abandon()
+            raise _cannot_write(self._path(), error) from error
+        return self._open.path.name
+
+    def close(self) -> None:
+        """Finish the last shard."""
+        try:
+            if self._open is not None:
+                self._finish()
+        except OSError as error:
+            self._abandon()
+            raise _cannot_write(self._path(), error) from error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self._abandon()
+
+    def _path(self) -> Path:
+        return self._folder / f"{self._name}-{self._number:06d}.tar"
+
+    def _is_full(self, shard: "_OpenShard", num_bytes: int) -> bool:
+        total = _padded(shard.num_bytes + num_bytes + 2 * BLOCK, _RECORD)
+        return len(shard.keys) >= self._max_samples or total > self._max_bytes
+
+    def _finish(self) -> None:
+        assert self._open is not None, "no shard is open"
+        self.shards.append(WrittenShard(self._open.path, self._open.finish()))
+        self._open = None
+        self._number += 1
+
+    def _abandon(self) -> None:
+        if self._open is not None:
+            self._open.abandon()
+            self._open = None
+
+
+class _OpenShard:
+    """The temporary file of a shard that is being written."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.keys: set[str] = set()
+        self.num_bytes = 0
+        self._members = 0
+        self._digest = hashlib.sha256()
+        self._temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file: BinaryIO = self._temporary.open("wb")
+
+    def write(self, key: str, blocks: list[tuple[bytes, bytes]]) -> None:
+        if key in self.keys:
+            raise ValueError(f"key {key!r} is in {self.path.name} already")
+        self.keys.add(key)
+        for header, data in blocks:
+            self._put(header)
+            self._put(data)
+            self._put(bytes(_padded(len(data), BLOCK) - len(data)))
+        self._members += len(blocks)
+
+    def finish(self) -> ShardFacts:
+        self._put(bytes(_padded(self.num_bytes + 2 * BLOCK, _RECORD) - self.num_bytes))
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        facts = ShardFacts(
+            samples=len(self.keys),
+            members=self._members,
+            num_bytes=self.num_bytes,
+            sha256=self._digest.hexdigest(),
+        )
+        # The checksum file goes first: a shard that is there can always be checked.
+        write_sidecar(self.path, facts)
+        self._temporary.replace(self.path)
+        fsync_folder(self.path.parent)
+        return facts
+
+    def abandon(self) -> None:
+        self._file.close()
+        self._temporary.unlink(missing_ok=True)
+
+    def _put(self, data: bytes) -> None:
+        self._file.write(data)
+        self._digest.update(data)
+        self.num_bytes += len(data)
+
+
+def _padded(size: int, unit: int) -> int:
+    return (size + unit - 1) // unit * unit
+
+
+def _header(key: str, extension: str, data: bytes) -> bytes:
+    name = f"{key}.{extension}"
+    found = split_member_name(name)
+    if found is None or (found.key, found.extension) != (key, extension) or not found.is_safe:
+        raise ValueError(f"member name {name!r} does not give back its key and extension")
+    entry = tarfile.TarInfo(name)
+    entry.size = len(data)
+    entry.mode = 0o644
+    return entry.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
+
+
+def _cannot_write(path: Path, error: OSError) -> UsageError:
+    return UsageError(
+        what=f"cannot write: {error.strerror or error}",
+        where=str(path),
+        do="free space there or choose another folder with out=FOLDER",
+    )

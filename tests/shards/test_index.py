@@ -1,0 +1,253 @@
+"""Tars of every kind, sound and damaged, made here with `tarfile`."""
+
+import io
+import tarfile
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from dinoforge.shards import count_reasons, index_shard, read_samples
+
+SIX = [
+    (f"{i:04d}.{extension}", data)
+    for i in range(6)
+    for extension, data in (("cls", b"%d" % (i % 3)), ("jpg", bytes([i]) * (100 + 300 * i)))
+]
+
+
+def tar_bytes(members, format_=tarfile.USTAR_FORMAT, encoding="utf-8"):
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w", format=format_, encoding=encoding) as tar:
+        for name, data in members:
+            if isinstance(name, tarfile.TarInfo):
+                tar.addfile(name)
+                continue
+            entry = tarfile.TarInfo(name)
+            entry.size = len(data)
+            tar.addfile(entry, io.BytesIO(data))
+    return file.getvalue()
+
+
+def indexed(tmp_path, data):
+    path = tmp_path / "a.tar"
+    path.write_bytes(data)
+    return index_shard(path)
+
+
+def reasons(index):
+    return count_reasons(index.problems)
+
+
+def test_members_are_found_where_tarfile_finds_them(tmp_path):
+    data = tar_bytes(SIX)
+    index = indexed(tmp_path, data)
+    with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+        expected = [(m.name, m.offset_data, m.size) for m in tar]
+    found = [(m.name, m.offset, m.size) for s in index.samples for m in s.members]
+    assert found == expected
+    assert [sample.key for sample in index.samples] == [f"{i:04d}" for i in range(6)]
+    assert [sample.label for sample in index.samples] == ["0", "1", "2", "0", "1", "2"]
+    assert [sample.image.extension for sample in index.samples] == ["jpg"] * 6
+    assert (index.complete, index.problems, index.num_bytes) == (True, [], len(data))
+
+
+@pytest.mark.parametrize(
+    "format_", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT], ids=str
+)
+@pytest.mark.parametrize("length", [2, 90, 99, 100, 101, 150, 250])
+def test_long_names_of_all_dialects_are_whole(tmp_path, format_, length):
+    if length > 150 and format_ == tarfile.USTAR_FORMAT:
+        pytest.skip("ustar itself has no room for it")
+    folder = "x" * (length // 2) + "/" + "y" * (length - length // 2)
+    index = indexed(tmp_path, tar_bytes([(f"{folder}/{n}", d) for n, d in SIX[:4]], format_))
+    assert [sample.key for sample in index.samples] == [f"{folder}/0000", f"{folder}/0001"]
+    assert index.problems == []
+    assert dict(read_samples(index))[f"{folder}/0001"]["jpg"] == SIX[3][1]
+
+
+@pytest.mark.parametrize("format_", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT], ids=str)
+def test_names_that_are_no_utf8_stay_readable_text(tmp_path, format_):
+    name = b"caf\xe9".decode("utf-8", "surrogateescape")
+    data = tar_bytes([(f"{name}.jpg", b"1"), *SIX[:2]], format_)
+    index = indexed(tmp_path, data)
+    assert index.samples[0].key.encode() == rb"caf\xe9"
+    assert next(iter(read_samples(index)))[1] == {"jpg": b"1"}
+    assert index_key(tmp_path, "日本/é.jpg", format_) == "日本/é"
+
+
+def index_key(tmp_path, name, format_):
+    return indexed(tmp_path, tar_bytes([(name, b"1")], format_)).samples[0].key
+
+
+def test_numbers_beyond_octal_are_read(tmp_path):
+    # 9 GiB in base 256 (GNU) and as a pax record; the file itself is sparse and cut.
+    for format_ in (tarfile.GNU_FORMAT, tarfile.PAX_FORMAT):
+        entry = tarfile.TarInfo("a.jpg")
+        entry.size = 9 << 30
+        (tmp_path / "big.tar").write_bytes(entry.tobuf(format_) + b"data")
+        index = index_shard(tmp_path / "big.tar")
+        assert reasons(index) == {"truncated": 1}
+        with (tmp_path / "big.tar").open("r+b") as file:
+            end = file.seek(0, 2) - 4 + (9 << 30)
+            file.truncate(end + 1024)
+        index = index_shard(tmp_path / "big.tar")
+        assert index.complete
+        assert index.samples[0].members[0].size == 9 << 30
+
+
+def test_the_key_ends_at_the_first_dot_of_the_base_name(tmp_path):
+    names = ["a.b/0000.jpg", "a.b/0000.cls", "a.b/0001.v2.JPG", "./0002.jpg"]
+    index = indexed(tmp_path, tar_bytes([(name, b"1") for name in names]))
+    assert [sample.key for sample in index.samples] == ["a.b/0000", "a.b/0001", "0002"]
+    assert index.samples[1].image.extension == "v2.jpg"
+
+
+def test_the_photograph_is_the_image_not_the_maps_beside_it(tmp_path):
+    names = ["a.depth.png", "a.png", "a.seg.png", "a.jpg", "b.seg.png", "b.png"]
+    index = indexed(tmp_path, tar_bytes([(name, b"1") for name in names]))
+    assert [sample.image.name for sample in index.samples] == ["a.jpg", "b.png"]
+
+
+def test_every_cut_is_reported_and_loses_only_what_was_cut(tmp_path):
+    data = tar_bytes(SIX)
+    content_end = data.index(b"0005.jpg") + 512 + 2048
+    starts = [data.index(f"{i:04d}.cls".encode()) for i in range(6)]
+    for cut in range(512, content_end + 1, 256):
+        index = indexed(tmp_path, data[:cut])
+        assert not index.complete
+        assert set(reasons(index)) <= {"truncated", "no_end_marker", "no_image"}
+        whole = sum(start < cut for start in starts)
+        assert index.num_samples in (whole, whole - 1)
+
+
+def test_a_cut_inside_a_member_drops_its_sample(tmp_path):
+    data = tar_bytes(SIX)
+    index = indexed(tmp_path, data[: data.index(b"0003.jpg") + 700])
+    assert index.num_samples == 3
+    assert [entry["member"] for entry in index.problems] == ["0003.jpg"]
+    assert reasons(index) == {"truncated": 1}
+
+
+def test_a_cut_between_members_is_not_taken_for_the_end(tmp_path):
+    data = tar_bytes(SIX)
+    index = indexed(tmp_path, data[: data.index(b"0003.cls")])
+    assert (index.num_samples, index.complete) == (3, False)
+    assert reasons(index) == {"no_end_marker": 1}
+
+
+def test_a_wrong_header_checksum_ends_the_shard_aloud(tmp_path):
+    data = bytearray(tar_bytes(SIX))
+    at = data.index(b"0003.cls")
+    data[at + 148 : at + 154] = b"777777"
+    index = indexed(tmp_path, bytes(data))
+    assert (index.num_samples, index.complete) == (3, False)
+    assert index.problems[0]["detail"] == f"at byte {at}"
+    assert reasons(index) == {"bad_header": 1}
+
+
+def test_data_after_the_end_is_reported(tmp_path):
+    index = indexed(tmp_path, tar_bytes(SIX[:4]) + tar_bytes(SIX[4:]))
+    assert (index.num_samples, index.complete) == (2, False)
+    assert reasons(index) == {"data_after_end": 1}
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "empty_file"),
+        (b"this is not a tar\n", "not_a_tar"),
+        (b"this is not a tar\n" * 200, "not_a_tar"),
+        (b"\x1f\x8b" + b"x" * 2000, "compressed"),
+        (b"BZh9" + b"x" * 2000, "compressed"),
+    ],
+)
+def test_what_is_no_tar_is_named(tmp_path, data, reason):
+    index = indexed(tmp_path, data)
+    assert (index.num_samples, index.complete) == (0, False)
+    assert reasons(index) == {reason: 1}
+
+
+def test_a_missing_file_is_a_problem_not_an_error(tmp_path):
+    assert reasons(index_shard(tmp_path / "none.tar")) == {"unreadable": 1}
+    assert reasons(index_shard(tmp_path)) == {"unreadable": 1}
+
+
+def test_an_empty_archive_is_whole(tmp_path):
+    index = indexed(tmp_path, tar_bytes([]))
+    assert (index.num_samples, index.complete, index.problems) == (0, True, [])
+
+
+def test_interleaved_members_are_put_together_and_reported(tmp_path):
+    members = [SIX[k] for k in (0, 2, 1, 3, 4, 5)]
+    index = indexed(tmp_path, tar_bytes(members))
+    assert [len(sample.members) for sample in index.samples] == [2, 2, 2]
+    assert reasons(index) == {"split_sample": 2}
+    assert dict(read_samples(index))["0001"] == {"cls": b"1", "jpg": SIX[3][1]}
+
+
+def test_repeated_keys_stay_separate_samples(tmp_path):
+    again = [(name, b"9" + data) for name, data in SIX[:4]]
+    index = indexed(tmp_path, tar_bytes(SIX[:4] + again))
+    assert [sample.key for sample in index.samples] == ["0000", "0001"] * 2
+    assert [len(sample.members) for sample in index.samples] == [2] * 4
+    assert reasons(index) == {"duplicate_key": 2}
+    assert [data["cls"] for _, data in read_samples(index)] == [b"0", b"1", b"90", b"91"]
+
+
+def test_links_and_devices_are_skipped_and_folders_are_normal(tmp_path):
+    members = []
+    for name, kind in (
+        ("0000.jpg", tarfile.SYMTYPE),
+        ("0001.jpg", tarfile.LNKTYPE),
+        ("0002.jpg", tarfile.FIFOTYPE),
+        ("sub", tarfile.DIRTYPE),
+    ):
+        entry = tarfile.TarInfo(name)
+        entry.type, entry.linkname = kind, "/etc/hostname" if kind == tarfile.SYMTYPE else "x"
+        members.append((entry, None))
+    index = indexed(tmp_path, tar_bytes([*members, ("sub/0003.jpg", b"1")]))
+    assert [sample.key for sample in index.samples] == ["sub/0003"]
+    assert reasons(index) == {"not_a_file": 3}
+
+
+def test_names_that_leave_the_folder_give_keys_inside_it(tmp_path):
+    names = ["../../evil.jpg", "/abs/evil.jpg", "a/../b.jpg"]
+    index = indexed(tmp_path, tar_bytes([(name, b"1") for name in names]))
+    assert [sample.key for sample in index.samples] == ["evil", "abs/evil", "a/b"]
+    assert reasons(index) == {"unsafe_name": 3}
+
+
+def test_missing_parts_of_samples_are_counted(tmp_path):
+    index = indexed(tmp_path, tar_bytes([m for m in SIX if m[0] not in ("0002.cls", "0004.jpg")]))
+    assert index.num_samples == 6
+    assert reasons(index) == {"no_image": 1, "no_label": 1}
+    assert index.samples[2].label is None
+    assert index.complete
+    only_images = indexed(tmp_path, tar_bytes([m for m in SIX if m[0].endswith("jpg")]))
+    assert only_images.problems == []
+
+
+def test_names_without_key_or_extension_are_skipped(tmp_path):
+    index = indexed(tmp_path, tar_bytes([(n, b"1") for n in ("README", ".hidden.jpg", "a.jpg")]))
+    assert [sample.key for sample in index.samples] == ["a"]
+    assert reasons(index) == {"no_key": 2}
+
+
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_no_damage_raises_and_kept_members_lie_inside_the_file(tmp_path, data):
+    content = bytearray(tar_bytes(SIX, tarfile.PAX_FORMAT))
+    for _ in range(data.draw(st.integers(1, 6))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    content = content[: data.draw(st.integers(0, len(content)))]
+    index = indexed(tmp_path, bytes(content))
+    for sample in index.samples:
+        for member in sample.members:
+            assert 0 <= member.offset <= member.offset + member.size <= len(content)
+    if len(content) < data_end(bytes(content)):
+        assert not index.complete
+
+
+def data_end(content):
+    return 512 if len(content) < 512 else 0

@@ -1,0 +1,128 @@
+"""Reading by offset: threads, forks, pickles, files that vanish; the index as a table."""
+
+import multiprocessing
+import os
+import pickle
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from dinoforge.errors import UsageError
+from dinoforge.hashing import sha256_file
+from dinoforge.shards import (
+    RangeReader,
+    ShardWriter,
+    index_shard,
+    read_index,
+    read_members,
+    read_samples,
+    write_index,
+)
+
+
+def content(i):
+    return {"jpg": bytes([i]) * (500 + i), "cls": b"%d" % i}
+
+
+@pytest.fixture
+def shards(tmp_path):
+    with ShardWriter(tmp_path, "pool", max_samples=5) as writer:
+        for i in range(20):
+            writer.write(f"{i:04d}", content(i))
+    return [index_shard(shard.path) for shard in writer.shards]
+
+
+def test_sequential_reading_gives_every_sample(shards):
+    found = [pair for index in shards for pair in read_samples(index)]
+    assert found == [(f"{i:04d}", content(i)) for i in range(20)]
+
+
+def test_random_reading_with_few_open_files_from_many_threads(shards):
+    reader = RangeReader(max_open=2)
+
+    def read(i):
+        index = shards[i // 5]
+        return read_members(reader, index.path, index.samples[i % 5])
+
+    order = [i * 7 % 20 for i in range(400)]
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(read, order)) == [content(i) for i in order]
+    assert len(reader._files) <= 2
+
+
+def read_in_child(reader, path, member, queue):
+    queue.put(reader.read(path, member.offset, member.size))
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_a_reader_with_open_files_works_in_child_processes(shards, method):
+    reader = RangeReader()
+    member = shards[1].samples[2].image
+    assert reader.read(shards[1].path, member.offset, member.size) == content(7)["jpg"]
+    context = multiprocessing.get_context(method)
+    queue = context.SimpleQueue()
+    child = context.Process(target=read_in_child, args=(reader, shards[1].path, member, queue))
+    child.start()
+    assert queue.get() == content(7)["jpg"]
+    child.join()
+
+
+def test_a_pickled_reader_holds_no_files(shards):
+    reader = RangeReader(max_open=3)
+    reader.read(shards[0].path, 0, 10)
+    copy = pickle.loads(pickle.dumps(reader))
+    assert len(copy._files) == 0
+    assert copy.read(shards[0].path, 0, 10) == reader.read(shards[0].path, 0, 10)
+
+
+def test_files_that_vanish_or_shrink_are_errors_of_the_system(tmp_path, shards):
+    reader = RangeReader()
+    with pytest.raises(OSError, match="ends before byte"):
+        reader.read(shards[0].path, 0, 1 << 20)
+    with pytest.raises(FileNotFoundError):
+        reader.read(str(tmp_path / "none"), 0, 1)
+    assert reader.read(shards[0].path, 5, 0) == b""
+
+
+def open_files():
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())
+
+
+def test_descriptors_are_closed(shards):
+    before = open_files()
+    reader = RangeReader(max_open=1)
+    for index in shards:
+        reader.read(index.path, 0, 1)
+    assert open_files() == before + 1
+    del reader
+    assert open_files() == before
+
+
+def test_file_names_that_are_no_utf8_are_found_by_their_readable_form(tmp_path):
+    (tmp_path / os.fsdecode(b"caf\xe9.bin")).write_bytes(b"data")
+    assert RangeReader().read(f"{tmp_path}/caf\\xe9.bin", 1, 3) == b"ata"
+
+
+def test_an_index_comes_back_from_its_table_with_its_problems(tmp_path, shards):
+    data = (tmp_path / "pool-000003.tar").read_bytes()
+    (tmp_path / "pool-000003.tar").write_bytes(data[: data.index(b"0017.jpg")])
+    (tmp_path / "bad.tar").write_bytes(b"no")
+    indexes = [*shards[:3], index_shard(tmp_path / "pool-000003.tar")]
+    indexes.append(index_shard(tmp_path / "bad.tar"))
+    for name in ("a", "b"):
+        write_index(tmp_path / name, indexes)
+    assert read_index(tmp_path / "a") == indexes
+    assert sha256_file(tmp_path / "a") == sha256_file(tmp_path / "b")
+    write_index(tmp_path / "empty", [])
+    assert read_index(tmp_path / "empty") == []
+
+
+def test_another_table_is_no_index(tmp_path):
+    import pyarrow as pa
+
+    from dinoforge.tables import write_table
+
+    write_table(tmp_path / "t", pa.table({"a": [1]}), pa.schema([("a", pa.int64())]))
+    with pytest.raises(UsageError, match="no index of shards"):
+        read_index(tmp_path / "t")
