@@ -1,0 +1,202 @@
+"""Why one image was kept or dropped, in words and with the images that show it.
+
+Answers from the ledger and the stored pairs and candidates of a finished run; computes nothing
+new, so it says exactly what was decided.
+"""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from curation.ledger import ledger_path
+from curation.words import sentences_of
+from dinoforge.atomic_file import write_text
+from dinoforge.errors import UsageError
+from dinoforge.tables import read_table
+
+__all__ = ["Explanation", "Related", "explain"]
+
+_SHOWN = 8  # neighbors, seeds and references of each kind
+
+
+@dataclass(frozen=True)
+class Related:
+    """Another image that has to do with the decision."""
+
+    image_id: int
+    key: str
+    similarity: float | None
+    note: str
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """The answer of ``dinoforge explain RUN IMAGE``."""
+
+    run: str
+    image_id: int
+    key: str
+    decision: str
+    reason: str
+    sentences: list[str]  # the most important first
+    row: dict[str, Any]  # the ledger's
+    representative: list[Related]
+    neighbors: list[Related]  # stored pairs, most similar first
+    seeds: list[Related]  # those that listed it, nearest first
+    references: list[Related]
+
+    def as_json(self) -> dict[str, Any]:
+        """Everything as JSON values."""
+        return asdict(self)
+
+    def write_html(self, path: Path) -> None:
+        """Write the answer with pictures as one self-contained page."""
+        from curation.explain_page import page_of
+
+        write_text(path, page_of(self))
+
+
+def explain(run_folder: Path, image: str | int) -> Explanation:
+    """Explain the decision about one image.
+
+    Parameters
+    ----------
+    run_folder : Path
+        A finished curation run.
+    image : str or int
+        Image id, key, or the path (or its end) of an image file.
+
+    Raises
+    ------
+    UsageError
+        If there is no ledger, or the image is not in it, or several match.
+    """
+    run_folder = Path(run_folder)
+    if not ledger_path(run_folder).is_file():
+        raise UsageError(
+            what="no ledger: not a finished curation run",
+            where=str(run_folder),
+            do="run `dinoforge curate` to its end, or name its run folder",
+        )
+    evidence = Evidence(run_folder)
+    image_id = evidence.find(str(image))
+    row = evidence.row(image_id)
+    groups = evidence.neighbors(image_id)
+    return Explanation(
+        run=str(run_folder),
+        image_id=image_id,
+        key=row["key"],
+        decision=row["decision"],
+        reason=row["reason"],
+        sentences=sentences_of(row, evidence.row, groups, evidence.config),
+        row=row,
+        representative=_representative(row, evidence),
+        neighbors=[n for n in groups if evidence.row(n.image_id)["role"] != "reference"][:_SHOWN],
+        seeds=evidence.seeds(image_id)[:_SHOWN],
+        references=[n for n in groups if evidence.row(n.image_id)["role"] == "reference"][:_SHOWN],
+    )
+
+
+class Evidence:
+    """The tables of a finished run, looked up by image."""
+
+    def __init__(self, run_folder: Path) -> None:
+        import yaml
+
+        self._folder = run_folder / "curation"
+        self._ledger = read_table(ledger_path(run_folder))
+        config = (run_folder / "config.yaml").read_text(encoding="utf-8")
+        self.config: dict[str, Any] = yaml.safe_load(config)
+
+    def row(self, image_id: int) -> dict[str, Any]:
+        """Row of the ledger: image ids are its positions."""
+        found: dict[str, Any] = self._ledger.slice(image_id, 1).to_pylist()[0]
+        return found
+
+    def find(self, image: str) -> int:
+        """Id of the image that a person named by id, key or path."""
+        num = self._ledger.num_rows
+        if image.isdigit() and int(image) < num:
+            return int(image)
+        for column, matches in (("key", pc.equal), ("shard", pc.ends_with), ("member", pc.equal)):
+            hits = np.flatnonzero(matches(self._ledger.column(column), image))
+            if len(hits) == 1:
+                return int(hits[0])
+            if len(hits) > 1:
+                named = ", ".join(str(hit) for hit in hits[:5].tolist())
+                raise UsageError(
+                    what=f"{len(hits)} images match `{image}` by {column}: {named}",
+                    where=str(self._folder.parent),
+                    do="name one by its id",
+                )
+        near = _nearest_key(image, self._ledger.column("key"))
+        hint = f" (did you mean `{near}`?)" if near else ""
+        raise UsageError(
+            what=f"no image `{image}`{hint}",
+            where=str(self._folder.parent),
+            do=f"name it by id (0 to {num - 1}), key or path",
+        )
+
+    def neighbors(self, image_id: int) -> list[Related]:
+        """Images of the stored pairs that touch this image's content, most similar first."""
+        content = np.load(self._folder / "35-exact/part-00000.content.npy", mmap_mode="r")
+        mine = int(content[image_id])
+        same = np.flatnonzero(content == mine)
+        related = [
+            self._related(int(other), 1.0, "same pixels")
+            for other in same[: _SHOWN + 1]
+            if other != image_id
+        ]
+        found: list[tuple[float, int]] = []
+        for path in sorted((self._folder / "40-graph").glob("part-*.pairs.parquet")):
+            i, j, similarity = (column.to_numpy() for column in read_table(path).columns)
+            touching = (i == mine) | (j == mine)
+            others = np.where(i == mine, j, i)[touching]
+            found.extend(zip(similarity[touching].tolist(), others.tolist(), strict=True))
+        found.sort(key=lambda pair: (-pair[0], pair[1]))
+        return related + [self._related(other, value, "") for value, other in found[: 2 * _SHOWN]]
+
+    def seeds(self, image_id: int) -> list[Related]:
+        """Seeds that have this image among their candidates, best score first."""
+        path = self._folder / "70-retrieve/part-00000.slots.parquet"
+        if not path.is_file():
+            return []
+        slots = read_table(path)
+        slots = slots.filter(pc.equal(slots.column("image_id"), image_id))
+        rows = sorted(slots.to_pylist(), key=lambda slot: (-slot["score"], slot["seed_id"]))
+        return [
+            self._related(
+                slot["seed_id"],
+                slot["score"],
+                f"rank {slot['rank']}" + ("" if slot["granted"] else ", not granted"),
+            )
+            for slot in rows
+        ]
+
+    def _related(self, image_id: int, similarity: float, note: str) -> Related:
+        row = self.row(image_id)
+        words = [note, row["decision"], row["reason"].replace("_", " ")]
+        text = ", ".join(dict.fromkeys(word for word in words if word))
+        return Related(image_id, row["key"], round(similarity, 6), text)
+
+
+def _representative(row: dict[str, Any], evidence: Evidence) -> list[Related]:
+    if row["duplicate_of"] is None or row["reason"] == "leak":
+        return []
+    other = evidence.row(row["duplicate_of"])
+    direct = row["duplicate_of"] in (row["edge_i"], row["edge_j"])
+    note = f"{other['width']} x {other['height']}, {other['size']} bytes"
+    return [Related(row["duplicate_of"], other["key"], row["similarity"] if direct else None, note)]
+
+
+def _nearest_key(image: str, keys: pa.ChunkedArray) -> str | None:
+    from dinoforge.config import nearest
+
+    # Comparing with a million keys takes minutes: those that share a part are tried first.
+    stem = Path(image).stem
+    shares = keys.filter(pc.match_substring(keys, stem[: max(3, len(stem) // 2)]))
+    return nearest(stem, pc.unique(shares).to_pylist()[:1000])

@@ -1,0 +1,145 @@
+"""The index of the ingested images: schema, and reading it by ranges of image ids.
+
+Image ids are positions: first the sources in the order of the recipe, then the planted copies.
+Bytes stay where they are; ``shard`` is the path of the file or tar as the recipe gives it, or a
+path relative to the run folder for what the run itself made.
+"""
+
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from curation.policies.decisions import ROLES
+from dinoforge.errors import UsageError
+from dinoforge.stages import Inputs
+from dinoforge.tables import read_tables
+
+__all__ = [
+    "INDEX_SCHEMA",
+    "OpenShards",
+    "index_files",
+    "iter_bytes",
+    "num_images",
+    "partitions_of",
+    "read_index",
+    "read_range",
+    "read_roles",
+]
+
+INDEX_SCHEMA = pa.schema(
+    [
+        ("image_id", pa.int64()),
+        ("role", pa.string()),
+        ("source", pa.string()),
+        ("key", pa.string()),
+        ("shard", pa.string()),
+        ("member", pa.string()),
+        ("offset", pa.int64()),
+        ("size", pa.int64()),
+        ("label", pa.int32()),  # -1: none
+        ("class_name", pa.string()),
+        ("planted_from", pa.int64()),  # null: not planted
+        ("edit", pa.string()),
+    ]
+)
+
+
+def index_files(inputs: Inputs) -> list[Path]:
+    """Tables that make up the index, in the order of image ids."""
+    return [*inputs.files("ingest", "index.parquet"), *inputs.files("plant", "index.parquet")]
+
+
+def num_images(inputs: Inputs) -> int:
+    """Count the images of the index, planted ones included."""
+    return sum(pq.ParquetFile(path).metadata.num_rows for path in index_files(inputs))
+
+
+def read_index(inputs: Inputs, columns: Sequence[str]) -> pa.Table:
+    """Read columns of the whole index."""
+    return read_tables(index_files(inputs), columns)
+
+
+def read_range(inputs: Inputs, start: int, stop: int, columns: Sequence[str]) -> pa.Table:
+    """Read the rows of image ids ``[start, stop)``; only the row groups that hold them."""
+    parts: list[pa.Table] = []
+    base = 0
+    for path in index_files(inputs):
+        file = pq.ParquetFile(path)
+        for group in range(file.num_row_groups):
+            rows = file.metadata.row_group(group).num_rows
+            low, high = max(start - base, 0), min(stop - base, rows)
+            if low < high:
+                parts.append(file.read_row_group(group, list(columns)).slice(low, high - low))
+            base += rows
+    return pa.concat_tables(parts)
+
+
+def read_roles(inputs: Inputs) -> NDArray[np.int8]:
+    """Role of every image as an index into ROLES."""
+    role = read_index(inputs, ["role"]).column("role")
+    return pc.index_in(role, pa.array(ROLES)).to_numpy().astype(np.int8)
+
+
+def partitions_of(total: int, size: int) -> list[tuple[int, int]]:
+    """Cut ``range(total)`` into ranges of ``size``."""
+    return [(start, min(start + size, total)) for start in range(0, total, size)]
+
+
+class OpenShards:
+    """Read images by place; keeps a few shards open, closes the one unused for longest."""
+
+    def __init__(self, run_folder: Path, *, max_open: int = 32) -> None:
+        self._run_folder, self._max_open = run_folder, max_open
+        self._files: OrderedDict[str, BinaryIO] = OrderedDict()
+
+    def __enter__(self) -> "OpenShards":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for file in self._files.values():
+            file.close()
+        self._files.clear()
+
+    def read(self, shard: str, offset: int, size: int) -> bytes:
+        """Read ``size`` bytes at ``offset`` of a shard; fewer if it became shorter."""
+        if shard not in self._files:
+            if len(self._files) >= self._max_open:
+                self._files.popitem(last=False)[1].close()
+            self._files[shard] = self._open(shard)
+        self._files.move_to_end(shard)
+        file = self._files[shard]
+        file.seek(offset)
+        return file.read(size)
+
+    def _open(self, shard: str) -> BinaryIO:
+        inside = self._run_folder / shard
+        path = inside if inside.is_file() else Path(shard)
+        try:
+            return path.open("rb")
+        except OSError as error:
+            raise UsageError(
+                what=f"image file unreadable: {error.strerror}",
+                where=shard,
+                do="sources must stay while the run reads them: put it back, or start with --fresh",
+            ) from error
+
+
+def iter_bytes(run_folder: Path, rows: pa.Table) -> Iterator[bytes]:
+    """Yield the bytes of each row's image (columns shard, offset, size), in order.
+
+    Raises
+    ------
+    UsageError
+        If a shard is gone.
+    """
+    columns = (rows.column(name).to_pylist() for name in ("shard", "offset", "size"))
+    with OpenShards(run_folder) as shards:
+        for shard, offset, size in zip(*columns, strict=True):
+            yield shards.read(shard, offset, size)

@@ -1,0 +1,136 @@
+"""The ledger: one row an input image with the decision, the reason and the evidence."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from curation.facts import hash_column, read_facts
+from curation.index import read_index
+from curation.policies.decisions import REASONS, Decisions
+from curation.select import out_key, read_decisions
+from dinoforge.stages import Inputs
+from dinoforge.tables import read_table
+
+__all__ = ["LEDGER_SCHEMA", "ledger_path", "make_ledger", "shard_name"]
+
+# Null means: there is nothing to say.
+LEDGER_SCHEMA = pa.schema(
+    [
+        ("image_id", pa.int64()),
+        ("key", pa.string()),
+        ("source", pa.string()),
+        ("role", pa.string()),
+        ("shard", pa.string()),  # file or tar; relative to the run folder for what the run made
+        ("member", pa.string()),
+        ("offset", pa.int64()),
+        ("size", pa.int64()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("decision", pa.string()),  # kept | dropped
+        ("reason", pa.string()),
+        ("detail", pa.string()),
+        ("duplicate_of", pa.int64()),  # the image that stays in its place, or the reference
+        ("similarity", pa.float32()),  # of the pair (edge_i, edge_j)
+        ("edge_i", pa.int64()),
+        ("edge_j", pa.int64()),
+        ("component", pa.int64()),  # smallest image id of its group of duplicates
+        ("seed_id", pa.int64()),  # the seed that asked for it with the best score
+        ("rank", pa.int64()),  # 0: nearest to that seed
+        ("score", pa.float32()),
+        ("copies", pa.int32()),  # files in the shards; more than 1 only under policy multiset
+        ("planted_from", pa.int64()),
+        ("edit", pa.string()),
+        ("sha256", pa.string()),
+        ("label", pa.int32()),
+        ("out_shard", pa.string()),
+        ("out_key", pa.string()),
+    ]
+)
+
+_FROM_INDEX = (
+    *("image_id", "key", "source", "role", "shard", "member", "offset", "size"),
+    *("planted_from", "edit", "label"),
+)
+
+
+def ledger_path(run_folder: Path) -> Path:
+    """Return where the ledger of a run lies."""
+    return run_folder / "curation" / "80-export" / "ledger.parquet"
+
+
+def shard_name(name: str, number: int) -> str:
+    """Name an exported shard: ``pool-000003.tar``."""
+    return f"{name}-{number:06d}.tar"
+
+
+def make_ledger(inputs: Inputs) -> pa.Table:
+    """Put index, facts, decisions and places together."""
+    index = read_index(inputs, list(_FROM_INDEX))
+    names = ["sha256", "width", "height", "std", "reason", "detail"]
+    facts = read_facts(inputs, names)
+    decisions = read_decisions(inputs)
+    columns: dict[str, Any] = {name: index.column(name) for name in _FROM_INDEX}
+    columns |= {name: facts.column(name) for name in ("width", "height")}
+    columns["sha256"] = [value.hex() for value in facts.column("sha256").to_pylist()]
+    columns["decision"] = np.where(decisions.kept, "kept", "dropped")
+    columns["reason"] = pa.array(REASONS).take(pa.array(decisions.reason))
+    columns["detail"] = _details(decisions, facts)
+    for name in ("duplicate_of", "edge_i", "edge_j", "component", "seed_id", "rank"):
+        values = getattr(decisions, name)
+        columns[name] = pa.array(values, mask=values < 0)
+    for name in ("similarity", "score"):
+        values = getattr(decisions, name)
+        columns[name] = pa.array(values, mask=np.isnan(values))
+    columns["copies"] = decisions.copies
+    columns |= _outputs(inputs, len(decisions.kept))
+    arrays = [columns[name] for name in LEDGER_SCHEMA.names]
+    return pa.table(
+        [pa.array(a) if isinstance(a, np.ndarray | list) else a for a in arrays],
+        names=LEDGER_SCHEMA.names,
+    )
+
+
+def _outputs(inputs: Inputs, num: int) -> dict[str, Any]:
+    """Shard and key of the first file of every exported image."""
+    places = read_table(inputs.file("select", "places.parquet"), ["image_id", "copy", "out_shard"])
+    places = places.filter(pc.equal(places.column("copy"), 0))
+    image_id = places.column("image_id").to_numpy()
+    shards = np.full(num, -1, np.int64)
+    shards[image_id] = places.column("out_shard").to_numpy()
+    name = inputs.config.export.name
+    return {
+        "out_shard": [shard_name(name, s) if s >= 0 else None for s in shards.tolist()],
+        "out_key": [out_key(i) if s >= 0 else None for i, s in enumerate(shards.tolist())],
+    }
+
+
+def _details(decisions: Decisions, facts: pa.Table) -> NDArray[np.object_]:
+    """Return what a reason leaves open: why undecodable, how small, same bytes or same pixels."""
+    detail = np.full(len(decisions.kept), None, object)
+    code = {reason: number for number, reason in enumerate(REASONS)}
+
+    def rows_of(*reasons: str) -> NDArray[np.int64]:
+        return np.flatnonzero(np.isin(decisions.reason, [code[reason] for reason in reasons]))
+
+    bad = rows_of("undecodable")
+    causes = facts.select(["reason", "detail"]).take(pa.array(bad)).to_pylist()
+    detail[bad] = [f"{cause['reason']}: {cause['detail']}" for cause in causes]
+    width, height = facts.column("width").to_numpy(), facts.column("height").to_numpy()
+    for row in rows_of("too_small", "bad_aspect").tolist():
+        detail[row] = f"{width[row]} x {height[row]} pixels"
+    std = facts.column("std").to_numpy()
+    for row in rows_of("flat").tolist():
+        detail[row] = f"gray values spread by {std[row]:.2f} of 255"
+    hashes = hash_column(facts, "sha256")
+    exact = rows_of("exact_duplicate")
+    partner = decisions.edge_i[exact] + decisions.edge_j[exact] - exact
+    same = hashes[exact] == hashes[partner]
+    detail[exact] = np.where(same, "same bytes", "same pixels, other bytes")
+    leaks = rows_of("leak")
+    through = decisions.duplicate_of[leaks] < 0
+    detail[leaks] = np.where(through, "through its duplicates", "direct")
+    return detail

@@ -1,0 +1,83 @@
+"""The curation, in order: this file is its table of contents.
+
+Every stage is one module, reads tables of earlier stages and writes its own; policies are late,
+so a changed threshold runs only what is below it here.
+"""
+
+import logging
+
+from curation.check import CheckStage
+from curation.components import ComponentsStage
+from curation.config import CurationConfig
+from curation.decontaminate import DecontaminateStage
+from curation.embed import EMBED_COPIES, EMBED_MEANING
+from curation.exact import ExactStage
+from curation.export import ExportStage
+from curation.filter import FilterStage
+from curation.graph import GraphStage
+from curation.ingest import IngestStage
+from curation.plant import PlantStage
+from curation.retrieve import RetrieveStage
+from curation.screen import ScreenStage
+from curation.search import SearchStage
+from curation.select import SelectStage
+from curation.summary import CurationSummary, summarize, summary_path
+from dinoforge.atomic_file import write_json
+from dinoforge.runs import Run
+from dinoforge.stages import Executor, Inputs, Stage, run_stages, stage_folder
+
+__all__ = ["STAGES", "curate"]
+
+_log = logging.getLogger(__name__)
+
+STAGES: tuple[Stage, ...] = (
+    IngestStage(),  # 10  sources -> one index; bytes stay where they are
+    PlantStage(),  # 15  edited copies whose truth is known (off by default)
+    FilterStage(),  # 20  decode once: hashes, size, gray spread, why not
+    ScreenStage(),  # 25  policy: which images are admitted
+    EMBED_COPIES,  # 30  embeddings that say "same picture"
+    EMBED_MEANING,  # 31  embeddings that say "alike in meaning", if others are asked for
+    ExactStage(),  # 35  the same pixels are one content
+    GraphStage(),  # 40  all pairs of contents above a floor
+    ComponentsStage(),  # 50  policy: pairs above the threshold -> groups -> who stays
+    CheckStage(),  # 55  were the planted copies found?
+    DecontaminateStage(),  # 60  policy: what shows a reference image goes
+    SearchStage(),  # 65  nearest survivors of every seed
+    RetrieveStage(),  # 70  policy: who gets which neighbor, collisions counted
+    SelectStage(),  # 75  one decision per image, one place per exported image
+    ExportStage(),  # 80  shards by copying bytes, and the ledger
+)
+
+
+def curate(config: CurationConfig, run: Run, executor: Executor) -> CurationSummary:
+    """Bring a curation to its end, going on where it stopped.
+
+    Parameters
+    ----------
+    config : CurationConfig
+        The resolved recipe.
+    run : Run
+        The open run; results are in ``<run>/curation``, ``<run>/shards``.
+    executor : Executor
+        Who runs the partitions; the results do not depend on it.
+
+    Returns
+    -------
+    CurationSummary
+        Also written to ``<run>/curation/summary.json``.
+
+    Raises
+    ------
+    UsageError
+        Nothing to curate: no images, none decodes, too many that do not, no seeds.
+    """
+    run_stages("curation", STAGES, run.folder, config, executor)
+    summary = summarize(_inputs(run, config))
+    write_json(summary_path(run.folder), summary.as_json())
+    _log.info("kept %d of %d images in %d shards", summary.kept, summary.images, summary.shards)
+    return summary
+
+
+def _inputs(run: Run, config: CurationConfig) -> Inputs:
+    folders = {s.name: stage_folder(run.folder, "curation", s.number, s.name) for s in STAGES}
+    return Inputs(run.folder, config, folders)

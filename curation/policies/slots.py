@@ -1,0 +1,134 @@
+"""Who gets which neighbor: the retrieval policies on stored candidates, collisions counted.
+
+A *slot* is one (seed, neighbor) of a seed's list. DINOv2 counts slots (its table 15 has exactly
+k x seeds rows per set), so images that several seeds ask for are not subtracted there.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["Slots", "collisions", "fill_slots", "gini", "take_slots"]
+
+
+@dataclass(frozen=True)
+class Slots:
+    """Granted slots as columns, sorted by ``(seed, rank)``."""
+
+    seed: NDArray[np.int64]  # row of the seed among the seeds
+    rank: NDArray[np.int64]  # 0 is the seed's nearest candidate
+    image_id: NDArray[np.int64]
+    score: NDArray[np.float32]
+
+    def first_of_each_image(self) -> "Slots":
+        """Keep the best slot of every image: highest score, then smaller seed, then rank."""
+        order = np.lexsort((self.rank, self.seed, -self.score.astype(np.float64), self.image_id))
+        _, first = np.unique(self.image_id[order], return_index=True)
+        return self._take(order[first])
+
+    def _take(self, rows: NDArray[np.int64]) -> "Slots":
+        return Slots(self.seed[rows], self.rank[rows], self.image_id[rows], self.score[rows])
+
+
+def take_slots(
+    ids: NDArray[np.int64],
+    scores: NDArray[np.float32],
+    *,
+    k: int,
+    policy: Literal["multiset", "distinct", "fill"],
+) -> Slots:
+    """Grant at most ``k`` slots per seed.
+
+    Parameters
+    ----------
+    ids, scores : ndarray
+        Candidates ``[seeds, c]`` with ``c >= k``, best first, padded with id -1.
+    k : int
+        Neighbors per seed.
+    policy : str
+        ``multiset`` and ``distinct`` grant each seed its first ``k`` (they differ in how often
+        an image is exported); ``fill`` gives an image to one seed only and lets the others
+        walk down their lists.
+    """
+    seeds, width = ids.shape
+    seed = np.repeat(np.arange(seeds), width)
+    rank = np.tile(np.arange(width), seeds)
+    every = Slots(seed, rank, ids.reshape(-1), scores.reshape(-1))
+    real = np.flatnonzero(every.image_id >= 0)
+    every = every._take(real)  # noqa: SLF001 - same module
+    if policy == "fill":
+        return fill_slots(every, seeds, k)
+    return every._take(np.flatnonzero(every.rank < k))  # noqa: SLF001
+
+
+def fill_slots(candidates: Slots, num_seeds: int, k: int) -> Slots:
+    """Match seeds and images by descending score: an image once, a seed at most ``k`` times.
+
+    The greedy matching over all slots sorted by (score descending, seed, image), computed in
+    rounds: a slot is granted when it is the first one left of its image and among the first ones
+    left that its seed may still take. Both are true in the greedy walk too, so the result is the
+    same, whatever the order in which seeds are listed.
+    """
+    order = np.lexsort((candidates.image_id, candidates.seed, -candidates.score.astype(np.float64)))
+    left = order
+    room = np.full(num_seeds, k, np.int64)
+    granted: list[NDArray[np.int64]] = []
+    while len(left):
+        image, seed = candidates.image_id[left], candidates.seed[left]
+        is_first = np.zeros(len(left), np.bool_)
+        is_first[np.unique(image, return_index=True)[1]] = True
+        take = is_first & (_count_before(seed) < room[seed])
+        granted.append(left[take])
+        room -= np.bincount(seed[take], minlength=num_seeds)
+        left = left[~np.isin(image, image[take]) & (room[seed] > 0)]
+    rows = np.concatenate(granted) if granted else np.empty(0, np.int64)
+    rows = rows[np.lexsort((candidates.rank[rows], candidates.seed[rows]))]
+    return candidates._take(rows)  # noqa: SLF001
+
+
+def _count_before(values: NDArray[np.int64]) -> NDArray[np.int64]:
+    """How often each value stood before, at its place: ``[a, b, a] -> [0, 0, 1]``."""
+    order = np.argsort(values, kind="stable")
+    ordered = values[order]
+    starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])
+    within = np.arange(len(values)) - np.repeat(starts, np.diff(np.r_[starts, len(values)]))
+    counts = np.empty(len(values), np.int64)
+    counts[order] = within
+    return counts
+
+
+def gini(counts: NDArray[np.int64]) -> float:
+    """Gini coefficient of non-negative counts: 0 all equal, towards 1 one has everything."""
+    total = counts.sum()
+    if not len(counts) or total == 0:
+        return 0.0
+    ordered = np.sort(counts).astype(np.float64)
+    n = len(ordered)
+    weights = 2 * np.arange(1, n + 1) - n - 1
+    return float(weights @ ordered / (n * total))
+
+
+def collisions(slots: Slots, *, asked: int, pool_size: int) -> dict[str, Any]:
+    """Count how often seeds asked for the same image.
+
+    Parameters
+    ----------
+    slots : Slots
+        What was granted.
+    asked : int
+        Slots asked for: k x seeds.
+    pool_size : int
+        Images that could have been asked for; the Gini coefficient is over all of them.
+    """
+    times = np.unique(slots.image_id, return_counts=True)[1]
+    how_often, images = np.unique(times, return_counts=True)
+    never = pool_size - len(times)
+    return {
+        "asked": asked,
+        "slots": len(slots.image_id),
+        "distinct": len(times),
+        "multiplicity": {str(m): int(c) for m, c in zip(how_often, images, strict=True)},
+        "gini": round(gini(np.concatenate([np.zeros(max(never, 0), np.int64), times])), 6),
+    }

@@ -1,0 +1,102 @@
+"""Which images are admitted: the filter's policy on stored facts, cheap to run again."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from curation.config import FilterConfig
+from curation.facts import read_facts
+from curation.index import read_roles
+from curation.policies.decisions import REASONS, ROLES, Screened
+from dinoforge.errors import UsageError
+from dinoforge.stages import Inputs, Output
+from dinoforge.tables import read_table
+
+__all__ = ["ScreenStage", "read_screened", "screen"]
+
+_SCHEMA = pa.schema([("role", pa.int8()), ("reason", pa.int8())])
+
+
+@dataclass(frozen=True)
+class ScreenStage:
+    """Admit images or name the first rule that they break; stop when too many are broken."""
+
+    name: str = "screen"
+    number: int = 25
+    version: str = "1.0.0"
+    keys: tuple[str, ...] = ("filter", "max_bad_rate")
+    needs: tuple[str, ...] = ("ingest", "plant", "filter")
+
+    def plan(self, inputs: Inputs) -> list[dict[str, Any]]:  # noqa: ARG002 - the contract
+        """Plan one partition: only columns are read."""
+        return [{}]
+
+    def run(self, payload: dict[str, Any], inputs: Inputs, out: Output) -> dict[str, Any]:  # noqa: ARG002
+        """Apply the policy to every image."""
+        facts = read_facts(inputs, ["width", "height", "std"])
+        width, height, std = (facts.column(name).to_numpy() for name in ("width", "height", "std"))
+        screened = Screened(
+            read_roles(inputs),
+            screen(width, height, std, read_roles(inputs), inputs.config.filter),
+        )
+        _stop_when_too_bad(inputs, screened)
+        table = pa.table([screened.role, screened.reason], schema=_SCHEMA)
+        out.write_table("screened", table, _SCHEMA)
+        counts = np.bincount(screened.reason + 1, minlength=len(REASONS) + 1)
+        named = zip(("admitted", *REASONS), counts.tolist(), strict=True)
+        return {name: count for name, count in named if count}
+
+
+def screen(
+    width: NDArray[np.int32],
+    height: NDArray[np.int32],
+    std: NDArray[np.float32],
+    role: NDArray[np.int8],
+    policy: FilterConfig,
+) -> NDArray[np.int8]:
+    """Reason code per image, -1 where admitted.
+
+    ``as_is`` and ``reference`` images only need to decode.
+    """
+    code = {reason: number for number, reason in enumerate(REASONS)}
+    judged = (role == ROLES.index("pool")) | (role == ROLES.index("seed"))
+    short, long = np.minimum(width, height), np.maximum(width, height)
+    aspect = policy.max_aspect or np.inf
+    reason = np.full(len(width), -1, np.int8)
+    # The first rule in the funnel's order wins, so the last is written first.
+    reason[judged & (std < policy.min_std)] = code["flat"]
+    reason[judged & (long > aspect * short.astype(np.float64))] = code["bad_aspect"]
+    reason[judged & (short < policy.min_side)] = code["too_small"]
+    reason[width == 0] = code["undecodable"]
+    return reason
+
+
+def read_screened(inputs: Inputs) -> Screened:
+    """Read what `ScreenStage` admitted."""
+    table = read_table(inputs.file("screen", "screened.parquet"))
+    return Screened(table.column("role").to_numpy(), table.column("reason").to_numpy())
+
+
+def _stop_when_too_bad(inputs: Inputs, screened: Screened) -> None:
+    num = len(screened.reason)
+    bad = int(np.count_nonzero(screened.reason == REASONS.index("undecodable")))
+    counts: dict[str, int] = {}
+    for facts in inputs.facts("filter"):
+        for reason, count in facts["undecodable"].items():
+            counts[reason] = counts.get(reason, 0) + count
+    named = ", ".join(f"{count} {reason}" for reason, count in sorted(counts.items()))
+    if bad == num:
+        raise UsageError(
+            what=f"none of the {num} images decodes ({named})",
+            where="`sources`",
+            do="check that the paths hold images",
+        )
+    if bad > inputs.config.max_bad_rate * num:
+        raise UsageError(
+            what=f"{bad} of {num} images do not decode ({named})",
+            where=f"`max_bad_rate` is {inputs.config.max_bad_rate}",
+            do="mend the sources or raise max_bad_rate",
+        )

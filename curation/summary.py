@@ -1,0 +1,147 @@
+"""What a curation did, in numbers that add up: read from the tables of a finished run."""
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from curation.index import read_index, read_roles
+from curation.policies.decisions import REASONS, ROLES
+from curation.quality import retrieval_quality
+from curation.retrieve import read_slots
+from curation.select import read_decisions
+from curation.survivors import survivors
+from dinoforge.stages import Inputs
+
+__all__ = ["CurationSummary", "FunnelRow", "summarize", "summary_path"]
+
+
+@dataclass(frozen=True)
+class FunnelRow:
+    """One line of the funnel."""
+
+    label: str
+    count: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class CurationSummary:
+    """Everything counted; the same bytes for the same run wherever it ran."""
+
+    images: int  # rows of the ledger
+    roles: dict[str, dict[str, int]]  # role -> reason -> images; sums to ``images``
+    planted: int  # of the pool images: copies that the run planted itself
+    problems: dict[str, int]  # reason -> shards, members or files that gave no image
+    undecodable: dict[str, int]  # reason -> images
+    kept: int
+    exported: int  # files in the shards; more than ``kept`` only under policy multiset
+    shards: int
+    duplicates: dict[str, Any]
+    leaks: dict[str, Any]
+    retrieval: dict[str, Any] | None  # None: no seeds were asked
+    check: dict[str, Any] | None  # None: nothing was planted
+    keeps_seeds: bool  # seeds are exported, not only asked
+
+    def funnel(self) -> list[FunnelRow]:
+        """From all images to the kept ones; the dropped ones are subtracted, kept ones split."""
+        return list(self._funnel())
+
+    def _funnel(self) -> Iterator[FunnelRow]:
+        total = {reason: 0 for reason in REASONS}
+        for counts in self.roles.values():
+            for reason, count in counts.items():
+                total[reason] += count
+        planted = f" (with {self.planted:,} planted copies)" if self.planted else ""
+        yield FunnelRow(f"images in{planted}", self.images)
+        yield FunnelRow("only compared with (reference)", total["reference"])
+        for reason in REASONS:
+            if reason not in {"reference", "seed", "as_is", "retrieved", "kept"} and total[reason]:
+                yield FunnelRow(f"dropped: {reason.replace('_', ' ')}", total[reason])
+        asked_only = self.roles.get("seed", {}).get("seed", 0) if not self.keeps_seeds else 0
+        if asked_only:
+            yield FunnelRow("only asked (seed)", asked_only)
+        yield FunnelRow("kept", self.kept)
+        for reason in ("seed", "as_is", "retrieved", "kept"):
+            count = total[reason] - (asked_only if reason == "seed" else 0)
+            if count:
+                label = "not asked for, kept" if reason == "kept" and self.retrieval else reason
+                yield FunnelRow(f"of these: {label.replace('_', ' ')}", count)
+
+    def as_json(self) -> dict[str, Any]:
+        """All numbers, the funnel among them, as JSON values."""
+        return asdict(self) | {"funnel": [asdict(row) for row in self.funnel()]}
+
+
+def summarize(inputs: Inputs) -> CurationSummary:
+    """Count what the stages of a finished run wrote."""
+    decisions = read_decisions(inputs)
+    role = read_roles(inputs)
+    select = inputs.facts("select")[0]
+    undecodable: dict[str, int] = {}
+    for facts in inputs.facts("filter"):
+        _add(undecodable, facts["undecodable"])
+    check = inputs.facts("check")
+    return CurationSummary(
+        images=len(role),
+        roles=_by_role(role, decisions.reason),
+        planted=sum(facts["planted"] for facts in inputs.facts("plant")),
+        problems=inputs.facts("ingest")[0]["problems"],
+        undecodable=undecodable,
+        kept=int(np.count_nonzero(decisions.kept)),
+        exported=select["exported"],
+        shards=len(select["shard_starts"]),
+        duplicates=inputs.facts("components")[0],
+        leaks=inputs.facts("decontaminate")[0],
+        retrieval=_retrieval(inputs),
+        check=check[0] if check else None,
+        keeps_seeds=inputs.config.retrieve.keep_seeds,
+    )
+
+
+def summary_path(run_folder: Path) -> Path:
+    """Return where the summary of a run lies."""
+    return run_folder / "curation" / "summary.json"
+
+
+def _add(total: dict[str, int], counts: dict[str, int]) -> None:
+    for reason, count in counts.items():
+        total[reason] = total.get(reason, 0) + count
+
+
+def _by_role(role: NDArray[np.int8], reason: NDArray[np.int8]) -> dict[str, dict[str, int]]:
+    table: dict[str, dict[str, int]] = {}
+    for code, name in enumerate(ROLES):
+        counts = np.bincount(reason[role == code], minlength=len(REASONS)).tolist()
+        named = {r: count for r, count in zip(REASONS, counts, strict=True) if count}
+        if named:
+            table[name] = named
+    return table
+
+
+def _retrieval(inputs: Inputs) -> dict[str, Any] | None:
+    facts = inputs.facts("retrieve")
+    if not facts:
+        return None
+    slots, granted_seeds = read_slots(inputs)
+    _, pool = survivors(inputs)
+    image_class = _classes(inputs)
+    quality = retrieval_quality(
+        slots, image_class[granted_seeds], image_class, pool, rng_seed=inputs.config.seed
+    )
+    return facts[0] | {"quality": quality}
+
+
+def _classes(inputs: Inputs) -> NDArray[np.int64]:
+    """Class number of every image: by class name where there is one, else by label."""
+    table = read_index(inputs, ["label", "class_name"])
+    label = table.column("label").cast(pa.string())
+    unknown = pc.equal(label, "-1")
+    name = pc.if_else(pc.equal(table.column("class_name"), ""), label, table.column("class_name"))
+    name = pc.if_else(pc.and_(unknown, pc.equal(table.column("class_name"), "")), None, name)
+    encoded = name.combine_chunks().dictionary_encode()
+    return pc.fill_null(encoded.indices, -1).to_numpy().astype(np.int64)

@@ -1,0 +1,192 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from curation.policies.duplicates import (
+    EXACT,
+    NEAR,
+    NONE,
+    Candidates,
+    best_first,
+    group_duplicates,
+    split_components,
+)
+from curation.policies.pairs import Pairs
+
+
+def pairs(*triples):
+    i, j, similarity = zip(*triples, strict=True) if triples else ((), (), ())
+    return Pairs(np.array(i, np.int64), np.array(j, np.int64), np.array(similarity, np.float32))
+
+
+def images(num, *, content=None, rank=None, protected=()):
+    mask = np.zeros(num, bool)
+    mask[list(protected)] = True
+    return Candidates(
+        np.arange(num),
+        np.arange(num) if content is None else np.array(content),
+        np.arange(num) if rank is None else np.array(rank),
+        mask,
+    )
+
+
+def test_the_best_image_has_the_first_role_then_more_pixels_then_more_bytes_then_a_smaller_id():
+    role = np.array([2, 2, 2, 2, 0])
+    pixels = np.array([10, 20, 20, 20, 1])
+    size = np.array([9, 5, 7, 7, 1])
+    assert best_first(role, pixels, size, np.arange(5)).tolist() == [4, 3, 1, 2, 0]
+
+
+def test_a_component_keeps_its_best_image_and_names_the_linking_pair_of_the_others():
+    found = group_duplicates(
+        images(4, rank=[1, 0, 2, 3]), pairs((0, 1, 0.97), (1, 2, 0.96), (2, 3, 0.5)), threshold=0.9
+    )
+    assert found.kept.tolist() == [False, True, False, True]
+    assert found.duplicate_of.tolist() == [1, -1, 1, -1]
+    assert found.link.tolist() == [1, -1, 1, -1]
+    assert found.reason.tolist() == [NEAR, NONE, NEAR, NONE]
+    assert found.component.tolist() == [0, 0, 0, 3]
+    assert found.similarity[[0, 2]].tolist() == pytest.approx([0.97, 0.96])
+
+
+def test_a_chain_is_one_component_but_the_direct_rule_keeps_both_ends():
+    chain = pairs((0, 1, 0.95), (1, 2, 0.95))
+    single_link = group_duplicates(images(3), chain, threshold=0.9)
+    direct = group_duplicates(images(3), chain, threshold=0.9, rule="direct")
+    assert single_link.kept.tolist() == [True, False, False]
+    assert single_link.link.tolist() == [-1, 0, 1]
+    assert direct.kept.tolist() == [True, False, True]
+    assert direct.component.tolist() == [0, 0, 0]
+
+
+def test_images_with_one_content_are_exact_duplicates_of_its_best():
+    found = group_duplicates(
+        images(5, content=[0, 0, 2, 2, 0], rank=[2, 0, 1, 3, 4]), pairs((0, 2, 0.99)), threshold=0.9
+    )
+    assert found.kept.tolist() == [False, True, False, False, False]
+    assert found.reason.tolist() == [EXACT, NONE, NEAR, EXACT, EXACT]
+    # 3 hangs on its twin 2, which hangs on 1; all of them are replaced by 1
+    assert found.link.tolist() == [1, -1, 1, 2, 1]
+    assert found.duplicate_of.tolist() == [1, -1, 1, 1, 1]
+
+
+def test_protected_images_stay_and_stand_for_the_others():
+    candidates = images(4, rank=[2, 3, 0, 1], protected=[2, 3])
+    crowd = pairs((0, 2, 0.99), (1, 2, 0.95), (2, 3, 0.99))
+    for rule in ("component", "direct"):
+        found = group_duplicates(candidates, crowd, threshold=0.9, rule=rule)
+        assert found.kept.tolist() == [False, False, True, True]
+        assert found.duplicate_of.tolist() == [2, 2, -1, -1]
+
+
+def test_a_pair_at_the_threshold_is_not_above_it():
+    found = group_duplicates(images(2), pairs((0, 1, 0.5)), threshold=0.5)
+    assert found.kept.all()
+
+
+def test_pairs_of_contents_that_do_not_take_part_are_ignored():
+    candidates = Candidates(np.array([1, 3]), np.array([1, 3]), np.array([0, 1]), np.zeros(2, bool))
+    found = group_duplicates(candidates, pairs((1, 2, 0.99), (2, 3, 0.99)), threshold=0.9)
+    assert found.kept.all()
+    assert found.component.tolist() == [1, 3]
+
+
+def test_nothing_gives_nothing():
+    found = group_duplicates(images(0), pairs(), threshold=0.9)
+    assert len(found.kept) == 0
+
+
+def test_a_component_that_is_too_large_is_cut_at_a_higher_threshold():
+    chained = [(k, k + 1, 0.91 if k == 3 else 0.99) for k in range(7)]
+    labels, num_split = split_components(8, pairs(*chained), 0.9, 4)
+    assert labels.tolist() == [0, 0, 0, 0, 4, 4, 4, 4]
+    assert num_split == 1
+
+
+def test_a_crowd_of_true_copies_is_not_torn_apart():
+    crowd = [(a, b, 1.0) for a in range(6) for b in range(a + 1, 6)]
+    labels, _ = split_components(6, pairs(*crowd), 0.9, 2)
+    assert labels.tolist() == [0] * 6
+
+
+@st.composite
+def problems(draw):
+    """Random candidates and pairs between their contents."""
+    num = draw(st.integers(1, 24))
+    content = np.array([draw(st.integers(0, k)) for k in range(num)])
+    content = content[content]  # of a content, the first image is a member
+    rank = np.array(draw(st.permutations(range(num))))
+    protected = np.array(draw(st.lists(st.booleans(), min_size=num, max_size=num)))
+    protected &= rank < protected.sum()  # protected images rank before the others
+    contents = np.unique(content).tolist()
+    ends = st.sampled_from(contents)
+    edges = draw(st.lists(st.tuples(ends, ends, st.integers(80, 100)), max_size=40))
+    triples = {(min(a, b), max(a, b)): s / 100 for a, b, s in edges if a != b}
+    candidates = Candidates(np.arange(num), content, rank, protected)
+    return candidates, [(a, b, s) for (a, b), s in triples.items()]
+
+
+def greedy(candidates, triples, threshold):
+    """Kept images of the direct rule, walked one by one from the best."""
+    kept_contents, kept = [], set()
+    for row in np.argsort(candidates.rank).tolist():
+        content = candidates.content[row]
+        near = any(
+            s > threshold
+            and ((a == content and b in kept_contents) or (b == content and a in kept_contents))
+            for a, b, s in ((a, b, float(np.float32(s))) for a, b, s in triples)
+        )
+        if candidates.protected[row] or (content not in kept_contents and not near):
+            kept.add(row)
+            kept_contents.append(content)
+    return kept
+
+
+@given(problems())
+def test_the_direct_rule_is_the_greedy_walk_from_best_to_worst(problem):
+    candidates, triples = problem
+    found = group_duplicates(candidates, pairs(*triples), threshold=0.9, rule="direct")
+    assert set(np.flatnonzero(found.kept).tolist()) == greedy(candidates, triples, 0.9)
+
+
+@given(problems(), st.sampled_from(["component", "direct"]), st.randoms(use_true_random=False))
+def test_the_result_does_not_depend_on_the_order_of_the_pairs(problem, rule, random):
+    candidates, triples = problem
+    shuffled = triples.copy()
+    random.shuffle(shuffled)
+    one = group_duplicates(candidates, pairs(*triples), threshold=0.9, rule=rule)
+    other = group_duplicates(candidates, pairs(*shuffled), threshold=0.9, rule=rule)
+    for name in ("kept", "reason", "component", "duplicate_of", "link", "similarity"):
+        np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
+
+
+@given(problems(), st.sampled_from(["component", "direct"]), st.sampled_from([0, 3]))
+def test_every_dropped_image_reaches_the_one_that_stays_through_its_links(
+    problem, rule, max_component
+):
+    candidates, triples = problem
+    found = group_duplicates(
+        candidates, pairs(*triples), threshold=0.9, rule=rule, max_component=max_component
+    )
+    known = {(a, b): s for a, b, s in triples}
+    for row in np.flatnonzero(~found.kept).tolist():
+        assert found.kept[found.duplicate_of[row]]
+        here, hops = row, 0
+        while here != found.duplicate_of[row]:
+            link = int(found.link[here])
+            a, b = sorted((int(candidates.content[here]), int(candidates.content[link])))
+            assert a == b or known[a, b] > 0.9
+            here, hops = link, hops + 1
+            assert hops <= len(candidates.image_id)
+
+
+@given(problems())
+def test_one_image_of_each_component_stays_and_the_protected_ones(problem):
+    candidates, triples = problem
+    found = group_duplicates(candidates, pairs(*triples), threshold=0.9)
+    for component in np.unique(found.component):
+        members = np.flatnonzero(found.component == component)
+        best = members[np.argmin(candidates.rank[members])]
+        expected = set(members[candidates.protected[members]].tolist()) | {best}
+        assert set(members[found.kept[members]].tolist()) == expected
