@@ -1,4 +1,4 @@
-"""Self-check of the deduplication on the user's own data: were the planted copies found?
+"""Self-check of the deduplication on the user's own data: the planted copies that were found.
 
 A pair that touches a planted copy is right when it leads to the original or to another copy of
 it. Natural duplicates of the original count as wrong here, so precision is a lower bound.

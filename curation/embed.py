@@ -17,7 +17,7 @@ from curation.config import CurationConfig
 from curation.facts import decodable_range
 from curation.index import iter_bytes, num_images, partitions_of, read_range
 from dinoforge.encoders import Encoder, make_encoder
-from dinoforge.images import DecodePolicy, decode
+from dinoforge.images import DecodePolicy, Undecodable, decode
 from dinoforge.stages import Inputs, Output
 
 __all__ = ["EMBED_COPIES", "EMBED_MEANING", "EmbedStage", "meaning_stage", "read_rows"]
@@ -118,6 +118,8 @@ def _batches(inputs: Inputs, rows: pa.Table) -> Iterator[tuple[int, list[NDArray
     batch: list[NDArray[np.uint8]] = []
     low = 0
     for data in iter_bytes(inputs.run_folder, rows):
+        if data is None:
+            raise Undecodable("unreadable", "it was readable when it was filtered")
         batch.append(decode(data, policy))
         if len(batch) == _BATCH:
             yield low, batch

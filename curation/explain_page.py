@@ -18,41 +18,41 @@ def page_of(answer: Explanation) -> str:
     """Render an explanation as self-contained HTML."""
     run = Path(answer.run)
     ledger = read_table(ledger_path(run), ["image_id", "shard", "offset", "size"])
-    with OpenShards(run) as shards:
+    shards = OpenShards(run)
 
-        def picture(image_id: int, side: int) -> Thumbnail | None:
-            place = ledger.slice(image_id, 1).to_pylist()[0]
-            try:
-                data = shards.read(place["shard"], place["offset"], place["size"])
-                return thumbnail(decode(data), side=side)
-            except (Undecodable, UsageError):
-                return None
+    def picture(image_id: int, side: int) -> Thumbnail | None:
+        place = ledger.slice(image_id, 1).to_pylist()[0]
+        try:
+            data = shards.read(place["shard"], place["offset"], place["size"])
+            return None if data is None else thumbnail(decode(data), side=side)
+        except (Undecodable, UsageError):
+            return None
 
-        def shown(related: list[Related]) -> list[ShownImage]:
-            return [
-                ShownImage(
-                    key=other.key,
-                    picture=picture(other.image_id, 128),
-                    similarity=other.similarity,
-                    note=other.note,
-                )
-                for other in related
-            ]
+    def shown(related: list[Related]) -> list[ShownImage]:
+        return [
+            ShownImage(
+                key=other.key,
+                picture=picture(other.image_id, 128),
+                similarity=other.similarity,
+                note=other.note,
+            )
+            for other in related
+        ]
 
-        facts = ExplainFacts(
-            run=answer.run,
-            image=ShownImage(
-                key=answer.key, picture=picture(answer.image_id, 320), note=_size_of(answer.row)
-            ),
-            decision=answer.decision,
-            sentences=answer.sentences,
-            representative=shown(answer.representative),
-            neighbors=shown(answer.neighbors),
-            seeds=shown(answer.seeds),
-            references=shown(answer.references),
-            row=[(name, str(value)) for name, value in answer.row.items() if value is not None],
-        )
-        return explain_page(facts)
+    facts = ExplainFacts(
+        run=answer.run,
+        image=ShownImage(
+            key=answer.key, picture=picture(answer.image_id, 320), note=_size_of(answer.row)
+        ),
+        decision=answer.decision,
+        sentences=answer.sentences,
+        representative=shown(answer.representative),
+        neighbors=shown(answer.neighbors),
+        seeds=shown(answer.seeds),
+        references=shown(answer.references),
+        row=[(name, str(value)) for name, value in answer.row.items() if value is not None],
+    )
+    return explain_page(facts)
 
 
 def _size_of(row: dict[str, Any]) -> str:

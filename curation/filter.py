@@ -64,11 +64,11 @@ class FilterStage:
         return {"images": len(facts), "undecodable": dict(sorted(bad.items()))}
 
 
-def _facts(image_id: int, data: bytes, policy: DecodePolicy) -> dict[str, Any]:
-    facts: dict[str, Any] = {"image_id": image_id, "sha256": hashlib.sha256(data).digest()}
+def _facts(image_id: int, data: bytes | None, policy: DecodePolicy) -> dict[str, Any]:
+    facts: dict[str, Any] = {"image_id": image_id, "sha256": hashlib.sha256(data or b"").digest()}
     try:
-        pixels = decode(data, policy)
-        header = probe(data, policy)
+        pixels = decode(_readable(data), policy)
+        header = probe(_readable(data), policy)
     except Undecodable as bad:
         nothing = {"pixels_sha256": None, "width": 0, "height": 0, "format": "", "std": np.nan}
         return facts | nothing | {"reason": bad.reason, "detail": bad.detail}
@@ -84,14 +84,20 @@ def _facts(image_id: int, data: bytes, policy: DecodePolicy) -> dict[str, Any]:
     }
 
 
+def _readable(data: bytes | None) -> bytes:
+    if data is None:
+        raise Undecodable("unreadable", "the bytes cannot be read")
+    return data
+
+
 def _pixels_sha256(pixels: NDArray[np.uint8]) -> bytes:
     digest = hashlib.sha256(f"{pixels.shape[1]}x{pixels.shape[0]}:".encode())
-    digest.update(np.ascontiguousarray(pixels))
+    digest.update(np.ascontiguousarray(pixels).data)
     return digest.digest()
 
 
 def _gray_std(pixels: NDArray[np.uint8]) -> float:
-    """Standard deviation of the gray values, from exact integer counts: equal on any machine."""
+    """Compute the standard deviation of gray values from integer counts: equal on any machine."""
     flat = pixels.reshape(-1, 3)
     counts = np.zeros(256, np.int64)
     for start in range(0, len(flat), _STRIP_PIXELS):

@@ -5,10 +5,8 @@ Bytes stay where they are; ``shard`` is the path of the file or tar as the recip
 path relative to the run folder for what the run itself made.
 """
 
-from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -18,6 +16,7 @@ from numpy.typing import NDArray
 
 from curation.policies.decisions import ROLES
 from dinoforge.errors import UsageError
+from dinoforge.shards import RangeReader
 from dinoforge.stages import Inputs
 from dinoforge.tables import read_tables
 
@@ -93,46 +92,36 @@ def partitions_of(total: int, size: int) -> list[tuple[int, int]]:
 
 
 class OpenShards:
-    """Read images by place; keeps a few shards open, closes the one unused for longest."""
+    """Read images by place; keeps a few shards open."""
 
     def __init__(self, run_folder: Path, *, max_open: int = 32) -> None:
-        self._run_folder, self._max_open = run_folder, max_open
-        self._files: OrderedDict[str, BinaryIO] = OrderedDict()
+        self._run_folder, self._reader = run_folder, RangeReader(max_open)
 
-    def __enter__(self) -> "OpenShards":
-        return self
+    def read(self, shard: str, offset: int, size: int) -> bytes | None:
+        """Read an image; None when its bytes cannot be read.
 
-    def __exit__(self, *_: object) -> None:
-        for file in self._files.values():
-            file.close()
-        self._files.clear()
-
-    def read(self, shard: str, offset: int, size: int) -> bytes:
-        """Read ``size`` bytes at ``offset`` of a shard; fewer if it became shorter."""
-        if shard not in self._files:
-            if len(self._files) >= self._max_open:
-                self._files.popitem(last=False)[1].close()
-            self._files[shard] = self._open(shard)
-        self._files.move_to_end(shard)
-        file = self._files[shard]
-        file.seek(offset)
-        return file.read(size)
-
-    def _open(self, shard: str) -> BinaryIO:
+        Raises
+        ------
+        UsageError
+            If the shard is gone.
+        """
         inside = self._run_folder / shard
-        path = inside if inside.is_file() else Path(shard)
         try:
-            return path.open("rb")
-        except OSError as error:
+            return self._reader.read(str(inside) if inside.is_file() else shard, offset, size)
+        except FileNotFoundError as error:
             raise UsageError(
-                what=f"image file unreadable: {error.strerror}",
+                what="image file is gone",
                 where=shard,
                 do="sources must stay while the run reads them: put it back, or start with --fresh",
             ) from error
+        except OSError:
+            return None
 
 
-def iter_bytes(run_folder: Path, rows: pa.Table) -> Iterator[bytes]:
+def iter_bytes(run_folder: Path, rows: pa.Table) -> Iterator[bytes | None]:
     """Yield the bytes of each row's image (columns shard, offset, size), in order.
+
+    None stands for bytes that cannot be read.
 
     Raises
     ------
@@ -140,6 +129,6 @@ def iter_bytes(run_folder: Path, rows: pa.Table) -> Iterator[bytes]:
         If a shard is gone.
     """
     columns = (rows.column(name).to_pylist() for name in ("shard", "offset", "size"))
-    with OpenShards(run_folder) as shards:
-        for shard, offset, size in zip(*columns, strict=True):
-            yield shards.read(shard, offset, size)
+    shards = OpenShards(run_folder)
+    for shard, offset, size in zip(*columns, strict=True):
+        yield shards.read(shard, offset, size)

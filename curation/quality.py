@@ -1,4 +1,4 @@
-"""How good the retrieval is where labels are known: do seeds find images of their own class?
+"""How good the retrieval is where labels are known: whether seeds find their own class.
 
 Precision is over the neighbors that seeds were given, recall over the surviving pool images of
 the seeds' classes; chance is what drawing pool images blindly would give. Labels judge here,

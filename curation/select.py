@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from curation.config import ExportConfig
@@ -13,7 +12,6 @@ from curation.facts import read_facts
 from curation.index import read_index
 from curation.policies.decisions import (
     REASONS,
-    ROLES,
     Decisions,
     apply_retrieval,
     decide_rest,

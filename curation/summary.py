@@ -52,7 +52,7 @@ class CurationSummary:
         return list(self._funnel())
 
     def _funnel(self) -> Iterator[FunnelRow]:
-        total = {reason: 0 for reason in REASONS}
+        total = dict.fromkeys(REASONS, 0)
         for counts in self.roles.values():
             for reason, count in counts.items():
                 total[reason] += count

@@ -10,6 +10,7 @@ import torch
 from dinoforge.errors import UsageError
 from dinoforge.models import build_vit
 from dinoforge.models.attention import choose_backend
+from dinoforge.randomness import Draws
 from training.config import HeadConfig, TrainingConfig
 from training.heads import ProjectionHead
 from training.method import Method
@@ -58,13 +59,9 @@ def build_method(config: TrainingConfig) -> Method:
     """Build student and teacher; every initial weight is a function of ``seed``."""
     vit = config.model.vit(config.crops.global_size)
     backbone = build_vit(vit, seed=config.seed)
-    choose_backend(config.model.attention, config.device)
-    backbone.set_attention(config.model.attention)
-    xavier = config.model.init == "xavier"
-    dino_head = _head(config.dino_head, vit.width, config.seed + 1, xavier=xavier)
-    ibot_head = None
-    if config.separate_heads:
-        ibot_head = _head(config.ibot_head, vit.width, config.seed + 2, xavier=xavier)
+    backbone.set_attention(choose_backend(config.model.attention, choose_device(config).type))
+    dino_head = _head(config, "dino_head", vit.width)
+    ibot_head = _head(config, "ibot_head", vit.width) if config.separate_heads else None
     return Method(
         backbone,
         dino_head,
@@ -75,15 +72,18 @@ def build_method(config: TrainingConfig) -> Method:
     ).train()
 
 
-def _head(config: HeadConfig, width: int, seed: int, *, xavier: bool) -> ProjectionHead:
+def _head(config: TrainingConfig, name: str, width: int) -> ProjectionHead:
+    sizes: HeadConfig = getattr(config, name)
     head = ProjectionHead(
         width,
-        hidden=config.hidden,
-        bottleneck=config.bottleneck,
-        prototypes=config.prototypes,
-        layers=config.layers,
+        hidden=sizes.hidden,
+        bottleneck=sizes.bottleneck,
+        prototypes=sizes.prototypes,
+        layers=sizes.layers,
     )
-    head.init_weights(seed, xavier=xavier)
+    # Not seed + 1: then the heads of neighboring seeds would be equal.
+    own_seed = Draws(config.seed, f"init/{name}", 0).integer(0, 1 << 53)
+    head.init_weights(own_seed, xavier=config.model.init == "xavier")
     return head
 
 
@@ -113,15 +113,14 @@ class Schedules:
         """Make the schedules of a recipe."""
         optimizer, teacher, total = config.optimizer, config.teacher, config.steps
         base = scaled_lr(optimizer.lr, config.batch_size, optimizer.lr_rule)
-        warmup = min(optimizer.warmup, total)
-        frozen = optimizer.freeze_last_layer
+        warmup, frozen = config.warmup, config.freeze_last_layer
         return cls(
             lr=Cosine(base, optimizer.lr_end, total, warmup),
             last_layer_lr=Cosine(base, optimizer.lr_end, total, warmup, frozen=frozen),
             weight_decay=Cosine(optimizer.weight_decay_start, optimizer.weight_decay_end, total),
             momentum=Cosine(teacher.momentum_start, teacher.momentum_end, total),
             temperature=Linear(
-                teacher.temperature_start, teacher.temperature, teacher.temperature_warmup
+                teacher.temperature_start, teacher.temperature, config.temperature_warmup
             ),
         )
 

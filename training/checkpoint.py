@@ -22,7 +22,7 @@ from dinoforge.hashing import sha256_file
 from training.config import CheckpointConfig
 from training.method import Method
 
-__all__ = ["load_latest", "prune", "save", "step_name"]
+__all__ = ["load_latest", "prune", "save", "saved_steps", "step_name"]
 
 _log = logging.getLogger(__name__)
 
@@ -43,6 +43,7 @@ def save(folder: Path, step: int, method: Method, optimizer: torch.optim.Optimiz
     UsageError
         If it cannot be written (disk full, read-only): names the folder.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     final = folder / step_name(step)
@@ -62,10 +63,10 @@ def save(folder: Path, step: int, method: Method, optimizer: torch.optim.Optimiz
             shutil.rmtree(final)
         draft.rename(final)
         fsync_folder(folder)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         shutil.rmtree(draft, ignore_errors=True)
         raise UsageError(
-            what=f"checkpoint not written: {error.strerror or error}",
+            what=f"checkpoint not written: {getattr(error, 'strerror', None) or error}",
             where=str(final),
             do="free space there and start again; older checkpoints are as they were",
         ) from error
@@ -84,7 +85,7 @@ def load_latest(folder: Path, method: Method, optimizer: torch.optim.Optimizer) 
     """
     for draft in folder.glob(".step-*.tmp-*"):
         shutil.rmtree(draft, ignore_errors=True)
-    for candidate in sorted(folder.glob("step-*"), reverse=True):
+    for candidate in [folder / step_name(step) for step in reversed(saved_steps(folder))]:
         fault = _fault(candidate)
         if fault:
             _log.warning("CHECKPOINT DAMAGED, using an older one: %s: %s", candidate, fault)
@@ -94,13 +95,19 @@ def load_latest(folder: Path, method: Method, optimizer: torch.optim.Optimizer) 
     return 0
 
 
-def prune(folder: Path, policy: CheckpointConfig) -> None:
-    """Delete checkpoints that the policy does not keep."""
-    steps = sorted(folder.glob("step-*"))
-    for path in steps[: -policy.keep]:
-        step = int(path.name.removeprefix("step-"))
+def prune(folder: Path, newest: int, policy: CheckpointConfig) -> None:
+    """Delete checkpoints up to step `newest` that the policy does not keep.
+
+    Later ones are damaged (the run would have gone on from them): they must not count as kept.
+    """
+    for step in [n for n in saved_steps(folder) if n <= newest][: -policy.keep]:
         if not policy.keep_every or step % policy.keep_every:
-            shutil.rmtree(path)
+            shutil.rmtree(folder / step_name(step))
+
+
+def saved_steps(folder: Path) -> list[int]:
+    """Find the steps that have a folder, whole or damaged, in order."""
+    return sorted(int(p.name.removeprefix("step-")) for p in folder.glob(f"step-{'[0-9]' * 9}"))
 
 
 def _fault(candidate: Path) -> str:
@@ -139,7 +146,7 @@ def _restore(candidate: Path, method: Method, optimizer: torch.optim.Optimizer) 
         for key in ("step", "exp_avg", "exp_avg_sq"):
             value = tensors.get(f"optimizer/{key}/{name}")
             if value is not None:
-                found[key] = value if key == "step" else value.to(parameter.device)
+                found[key] = value.to(parameter.device)  # the fused update wants all of them there
         if found:
             optimizer.state[parameter] = found
 

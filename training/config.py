@@ -36,13 +36,18 @@ class DataConfig:
     # decoded images in memory: "auto" when all of them fit in cache_mib
     cache: Literal["auto", "decoded", "none"] = "auto"
     cache_mib: int = 1024  # memory for decoded images under cache=auto, MiB
+    # share of the images seen that may be undecodable (each is replaced by the next and counted);
+    # more stop the run, but never ten or fewer
+    max_bad_share: float = 0.01
 
     def faults(self, at: str) -> Iterator[Fault]:
-        """Find missing paths and negative numbers."""
+        """Find missing paths and numbers out of range."""
         if not self.paths:
             yield Fault(f"`{at}.paths` is empty", "recipe", f"add {at}.paths=[FOLDER]")
         if self.num_workers < 0:
             yield Fault(f"`{at}.num_workers` is {self.num_workers}", "recipe", "give 0 or more")
+        if not 0 <= self.max_bad_share <= 1:
+            yield Fault(f"`{at}.max_bad_share` is {self.max_bad_share}", "recipe", "give 0 to 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,7 +133,8 @@ class TeacherConfig:
     balance: Literal["sinkhorn", "centering"] = "sinkhorn"  # what prevents collapse
     temperature_start: float = 0.04  # teacher temperature at step 0
     temperature: float = 0.07  # after temperature_warmup steps
-    temperature_warmup: int = 37500  # steps
+    # steps; null: 30 % of all, 37,500 of the published 125,000
+    temperature_warmup: int | None = None
     momentum_start: float = 0.992  # share of the old teacher kept at a step; cosine to the end
     momentum_end: float = 1.0  # at the last step
 
@@ -156,14 +162,16 @@ class OptimizerConfig:
     # sqrt_1024: lr * sqrt(batch / 1024) as in DINOv2; none: as given
     lr_rule: Literal["sqrt_1024", "none"] = "sqrt_1024"
     lr_end: float = 1e-6  # at the end of the cosine; not scaled
-    warmup: int = 12500  # steps of linear warm-up from 0
+    # steps of linear warm-up from 0; null: 10 % of all, 12,500 of the published 125,000
+    warmup: int | None = None
     weight_decay_start: float = 0.04  # cosine from here
     weight_decay_end: float = 0.4  # to here
     betas: tuple[float, float] = (0.9, 0.999)  # AdamW
     clip: float = 3.0  # largest gradient norm of each sub-network; 0 never clips
     layerwise_decay: float = 0.9  # learning rate of block i is scaled by this ** (depth - i)
     patch_embed_lr: float = 0.2  # another factor for the patch embedding
-    freeze_last_layer: int = 1250  # steps with learning rate 0 for the prototypes
+    # steps with learning rate 0 for the prototypes; null: 1 % of all, 1,250 of 125,000
+    freeze_last_layer: int | None = None
 
     def faults(self, at: str) -> Iterator[Fault]:
         """Find rates out of range."""
@@ -223,11 +231,45 @@ class TrainingConfig:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
 
+    @property
+    def warmup(self) -> int:
+        """Steps of the learning rate's warm-up."""
+        return self._share(self.optimizer.warmup, 10)
+
+    @property
+    def temperature_warmup(self) -> int:
+        """Steps of the teacher temperature's warm-up."""
+        return self._share(self.teacher.temperature_warmup, 30)
+
+    @property
+    def freeze_last_layer(self) -> int:
+        """Steps with frozen prototypes."""
+        return self._share(self.optimizer.freeze_last_layer, 1)
+
+    def _share(self, given: int | None, percent: int) -> int:
+        return self.steps * percent // 100 if given is None else given
+
+    def _phase_faults(self) -> Iterator[Fault]:
+        """Find phases that the run would never leave: they were chosen for another length."""
+        for name, given, percent, longest in (
+            ("optimizer.warmup", self.optimizer.warmup, 10, self.steps),
+            ("teacher.temperature_warmup", self.teacher.temperature_warmup, 30, self.steps),
+            ("optimizer.freeze_last_layer", self.optimizer.freeze_last_layer, 1, self.steps - 1),
+        ):
+            if given is not None and not 0 <= given <= longest:
+                yield Fault(
+                    f"`{name}` {given} does not fit a run of {self.steps} steps",
+                    "recipe",
+                    f"give 0 to {longest}, or {name}=null for {percent} % of the steps",
+                )
+
     def faults(self, at: str) -> Iterator[Fault]:  # noqa: ARG002 - the rule of the protocol
         """Find what does not fit together."""
         for name in ("steps", "batch_size", "log_every"):
             if getattr(self, name) < 1:
                 yield Fault(f"`{name}` is {getattr(self, name)}", "recipe", "give 1 or more")
+        if self.steps >= 1:
+            yield from self._phase_faults()
         patch = self.model.patch_size
         for name in ("global_size", "local_size"):
             size = getattr(self.crops, name)

@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 
 from dinoforge.models import VisionTransformer, save_backbone
-from training.checkpoint import step_name
+from training.checkpoint import saved_steps, step_name
 from training.config import TrainingConfig
 from training.method import Method
 
@@ -29,8 +29,8 @@ def export_backbone(folder: Path, step: int, method: Method, config: TrainingCon
         "crop_size": str(config.crops.global_size),
     }
     save_backbone(path, backbone, notes)
-    for old in sorted(folder.glob("step-*"))[: -config.checkpoint.keep]:
-        number = int(old.name.removeprefix("step-"))
+    # Later ones were left by a run whose checkpoints are damaged: they do not count as kept.
+    for number in [n for n in saved_steps(folder) if n <= step][: -config.checkpoint.keep]:
         if number % config.checkpoint.export_every:
-            shutil.rmtree(old)
+            shutil.rmtree(folder / step_name(number))
     return path

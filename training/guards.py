@@ -27,7 +27,7 @@ def check_finite(
         Names the step, what is not finite, and the samples of the batch. Neither the student nor
         the teacher has been touched.
     """
-    values = {"loss": float(total), **{f"gradient of {n}": float(v) for n, v in norms.items()}}
+    values = {"loss": total.item(), **{f"gradient of {n}": v.item() for n, v in norms.items()}}
     bad = [name for name, value in values.items() if not math.isfinite(value)]
     if bad:
         named = ", ".join(keys[:8]) + (f" and {len(keys) - 8} more" if len(keys) > 8 else "")

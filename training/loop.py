@@ -39,6 +39,7 @@ class TrainingSummary:
 
     steps: int
     images: int  # in the data set
+    undecodable: int  # met and replaced by this process
     seconds: float  # of this process
     last: dict[str, float]  # last row of metrics
     export: str  # the backbone
@@ -52,6 +53,8 @@ class TrainingSummary:
         told = [f"{self.steps:,} steps on {self.images:,} images, {as_duration(self.seconds)}"]
         if "loss/total" in self.last:
             told.append(f"loss {self.last['loss/total']:.3f}")
+        if self.undecodable:
+            told.append(f"{self.undecodable:,} undecodable images replaced, named in the log")
         return [*told, f"backbone: {self.export}"]
 
 
@@ -94,6 +97,7 @@ def train(config: TrainingConfig, run: Run) -> TrainingSummary:
     return TrainingSummary(
         steps=trainer.step,
         images=len(trainer.data),
+        undecodable=len(trainer.data.undecodable),
         seconds=time.monotonic() - started,
         last=trainer.last_row,
         export=str(trainer.export),
@@ -150,7 +154,7 @@ class Trainer:
 
     def warn_once(self, row: dict[str, float]) -> None:
         """Say in words when the metrics show a known way to fail."""
-        after_start = self.step >= max(200, self.config.optimizer.warmup)
+        after_start = self.step >= max(200, self.config.warmup)
         told = diagnose(row, self.config.dino_head.prototypes) if after_start else ""
         if told and told != self._warned:
             _log.warning("step %d: %s", self.step, told)
@@ -167,7 +171,7 @@ class Trainer:
         # The export first: a checkpoint is never without its backbone.
         self.export = export_backbone(self.folder / "export", self.step, self.method, self.config)
         checkpoint.save(folder, self.step, self.method, self.optimizer)
-        checkpoint.prune(folder, self.config.checkpoint)
+        checkpoint.prune(folder, self.step, self.config.checkpoint)
 
     def _views(self, batch: Batch) -> Views:
         """Add this step's masks to the crops."""

@@ -10,6 +10,7 @@ from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from dinoforge.errors import Fault
 from dinoforge.randomness import Draws
@@ -105,10 +106,11 @@ def draw_masks(
     """
     num_patches = rows * columns
     num_masked = int(num_crops * config.image_prob)
-    edges = np.linspace(*config.ratio, num_masked + 1).astype(np.float32)
+    # In float32 and by torch, as published: another rounding moves a target by one now and then.
+    edges = torch.linspace(*config.ratio, num_masked + 1, dtype=torch.float32).tolist()
     masks = np.zeros((num_crops, num_patches), np.bool_)
     for i in range(num_masked):
-        target = int(num_patches * draws.uniform(float(edges[i]), float(edges[i + 1])))
+        target = int(num_patches * draws.uniform(edges[i], edges[i + 1]))
         masks[i] = block_mask(rows, columns, target, draws).ravel()
     return collate_masks(masks[draws.shuffle(num_crops)])
 

@@ -97,7 +97,7 @@ def group_duplicates(
         One row a candidate, in the order of ``candidates``.
     """
     node_of, nodes = _nodes(candidates)
-    inside = _between_nodes(candidates, node_of, pairs.above(threshold))
+    inside = _between_nodes(candidates, pairs.above(threshold))
     labels, num_split = split_components(len(nodes), inside, threshold, max_component)
     inside = inside.where(labels[inside.i] == labels[inside.j])
     node_rank, node_protected = candidates.rank[nodes], candidates.protected[nodes]
@@ -117,7 +117,7 @@ def _nodes(candidates: Candidates) -> tuple[NDArray[np.int64], NDArray[np.int64]
     return node_of, by_rank[first].astype(np.int64)
 
 
-def _between_nodes(candidates: Candidates, node_of: NDArray[np.int64], pairs: Pairs) -> Pairs:
+def _between_nodes(candidates: Candidates, pairs: Pairs) -> Pairs:
     contents = np.unique(candidates.content)
     if not len(contents):
         return pairs.where(np.zeros(len(pairs.i), np.bool_))

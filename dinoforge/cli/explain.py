@@ -34,9 +34,7 @@ def _run(args: argparse.Namespace) -> int:
 
     answer = explain(Path(args.what), args.image)
     if args.html:
-        from dinoforge.pages import write_explanation
-
-        write_explanation(Path(args.html), answer.as_json())
+        answer.write_html(Path(args.html))
     if args.json:
         print_json(answer.as_json())
     else:

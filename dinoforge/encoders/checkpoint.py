@@ -5,11 +5,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from dinoforge.encoders.encoder import Images, Vectors, fingerprint_of
-from dinoforge.encoders.network import Transform, check_device, encode_with
+from dinoforge.encoders.encoder import Images, Vectors, fingerprint_of, unit_rows
+from dinoforge.encoders.network import Transform, check_device, run_batches
 from dinoforge.errors import UsageError
 from dinoforge.hashing import sha256_file
 from dinoforge.models.weights import IMAGE_MEAN, IMAGE_STD, load_backbone
@@ -23,20 +24,20 @@ __all__ = ["FEATURES", "CheckpointEncoder"]
 _LARGEST_SIDE = 224
 
 
-def _cls(tokens: Mapping[str, Tensor]) -> Tensor:
-    return tokens["x_norm_clstoken"]
+def _cls(tokens: Mapping[str, Vectors]) -> Vectors:
+    return tokens["cls"]
 
 
-def _patch_mean(tokens: Mapping[str, Tensor]) -> Tensor:
-    return tokens["x_norm_patchtokens"].mean(dim=1)
+def _patch_mean(tokens: Mapping[str, Vectors]) -> Vectors:
+    return tokens["patch_mean"]
 
 
-def _both(tokens: Mapping[str, Tensor]) -> Tensor:
-    parts = [_cls(tokens).float(), _patch_mean(tokens).float()]
-    return torch.cat([torch.nn.functional.normalize(part, dim=1) for part in parts], dim=1)
+def _both(tokens: Mapping[str, Vectors]) -> Vectors:
+    return np.concatenate([unit_rows(tokens["cls"]), unit_rows(tokens["patch_mean"])], axis=1)
 
 
-FEATURES: dict[str, Callable[[Mapping[str, Tensor]], Tensor]] = {
+# Each takes what `CheckpointEncoder.encode_tokens` gives; `both` is two parts of norm 1.
+FEATURES: dict[str, Callable[[Mapping[str, Vectors]], Vectors]] = {
     "cls": _cls,
     "patch_mean": _patch_mean,
     "both": _both,
@@ -54,6 +55,8 @@ class CheckpointEncoder:
         ``cls``, ``patch_mean`` or ``both``.
     device : str
         Where it runs.
+    batch_size : int
+        Images of one forward pass; 0 takes the usual number of the device.
 
     Raises
     ------
@@ -61,7 +64,9 @@ class CheckpointEncoder:
         If the file does not hold a backbone.
     """
 
-    def __init__(self, path: Path, features: str = "cls", *, device: str = "cpu") -> None:
+    def __init__(
+        self, path: Path, features: str = "cls", *, device: str = "cpu", batch_size: int = 0
+    ) -> None:
         if not path.is_file():
             raise UsageError(
                 what="no such checkpoint",
@@ -72,7 +77,8 @@ class CheckpointEncoder:
         check_device(device)
         self.name = f"checkpoint:{path}" + ("" if features == "cls" else f"#{features}")
         self.dim = config.width * (2 if features == "both" else 1)
-        self._device = device
+        self._width = config.width
+        self._device, self._batch_size = device, batch_size
         self._model: VisionTransformer = model.to(device)
         self._pick = FEATURES[features]
         self._transform = Transform(
@@ -89,10 +95,28 @@ class CheckpointEncoder:
 
     def encode(self, images: Images) -> Vectors:
         """Encode images; see `Encoder.encode`."""
-        return encode_with(self._forward, images, self._transform, self.dim, self._device)
+        return unit_rows(self._pick(self.encode_tokens(images)))
+
+    def encode_tokens(self, images: Images) -> dict[str, Vectors]:
+        """Return ``cls`` and ``patch_mean`` of one forward pass, float32 ``[B, D]`` each.
+
+        As the final LayerNorm gives them, not divided by their norms: `FEATURES` makes every kind
+        of features of the two.
+        """
+        rows = run_batches(
+            self._forward,
+            images,
+            self._transform,
+            2 * self._width,
+            self._device,
+            size=self._batch_size,
+        )
+        return {"cls": rows[:, : self._width], "patch_mean": rows[:, self._width :]}
 
     def _forward(self, batch_B3SS: Tensor) -> Tensor:
-        return self._pick(self._model.forward_features(batch_B3SS))
+        tokens = self._model.forward_features(batch_B3SS)
+        parts = [tokens["x_norm_clstoken"], tokens["x_norm_patchtokens"].mean(dim=1)]
+        return torch.cat(parts, dim=1)
 
 
 def _side(native: int, patch: int) -> int:

@@ -17,7 +17,7 @@ from dinoforge.errors import UsageError
 from dinoforge.images import resize
 from dinoforge.models.weights import IMAGE_MEAN, IMAGE_STD
 
-__all__ = ["Transform", "check_device", "encode_with"]
+__all__ = ["Transform", "check_device", "encode_with", "run_batches"]
 
 # Small batches stay in the cache: MobileNetV2 at 224 pixels does 77 images per CPU second in
 # batches of 4 and 55 in batches of 32 (2026-11, one Zen 4 core).
@@ -56,19 +56,32 @@ class Transform:
 def encode_with(
     forward: Callable[[Tensor], Tensor], images: Images, transform: Transform, dim: int, device: str
 ) -> Vectors:
-    """Run a network over images in padded batches of one size; unit rows ``[B, D]``, float32.
+    """Run a network over images; unit rows ``[B, D]``, float32. See `run_batches`."""
+    return unit_rows(run_batches(forward, images, transform, dim, device))
+
+
+def run_batches(
+    forward: Callable[[Tensor], Tensor],
+    images: Images,
+    transform: Transform,
+    dim: int,
+    device: str,
+    *,
+    size: int = 0,
+) -> Vectors:
+    """Run a network over images in padded batches of one size; rows ``[B, D]`` as it gives them.
 
     Products of other sizes differ in their last bits: with one size, the vector of an image does
-    not depend on how many came with it.
+    not depend on how many came with it. ``size`` 0 takes the usual one of the device.
     """
-    size = _CPU_BATCH if device == "cpu" else _GPU_BATCH
+    size = size or (_CPU_BATCH if device == "cpu" else _GPU_BATCH)
     rows = np.zeros((len(images), dim), np.float32)
     for start in range(0, len(images), size):
         some = images[start : start + size]
         batch = transform.batch(some, size).to(device)
         with torch.inference_mode():
             rows[start : start + len(some)] = forward(batch).float().cpu().numpy()[: len(some)]
-    return unit_rows(rows)
+    return rows
 
 
 def check_device(device: str) -> Any:

@@ -183,5 +183,5 @@ def _subset(x_BND: Tensor, drop_path: float, permutation: Permutation) -> Tensor
 
 
 def _add_rows(x_BND: Tensor, rows: Tensor, residual: Tensor) -> Tensor:
-    scale = len(x_BND) / len(rows)
+    scale = len(x_BND) / max(len(rows), 1)  # there may be no local crops at all
     return torch.index_add(x_BND, 0, rows, residual.to(x_BND.dtype), alpha=scale)

@@ -143,6 +143,9 @@ def _clear_stale(
 
 
 def _say(stage: Stage, tasks: Sequence[Task], pending: Sequence[Task], seconds: float) -> None:
+    if not tasks:
+        _log.debug("%s: nothing to do under this recipe", stage.name)
+        return
     if not pending:
         _log.info("%s: done before (%d partitions)", stage.name, len(tasks))
         return

@@ -1,7 +1,6 @@
 """Names, shapes and counts of the released backbones, built without memory."""
 
 import json
-from pathlib import Path
 
 import pytest
 import torch
@@ -15,8 +14,8 @@ SIZES = {"s": "small", "b": "base", "l": "large", "g": "giant"}
 
 
 @pytest.fixture(scope="module")
-def architectures(shared: Path):
-    return json.loads((shared / "golden" / "architectures.json").read_text())
+def architectures(golden_file):
+    return json.loads(golden_file("architectures.json").read_text())
 
 
 def build(name):
@@ -44,7 +43,5 @@ def test_parameter_counts(architectures, name):
 
 def test_counts_without_the_reference_folder():
     # Oquab et al. 2023: 22 M, 86.6 M, 304 M, 1.14 B
-    counts = [
-        sum(p.numel() for p in build(f"vit{s}14").parameters()) for s in ("s", "b", "l", "g")
-    ]
+    counts = [sum(p.numel() for p in build(f"vit{s}14").parameters()) for s in ("s", "b", "l", "g")]
     assert counts == [22_056_576, 86_580_480, 304_368_640, 1_136_480_768]

@@ -6,7 +6,6 @@ positions; 2e-5 and 1e-5 in float32, some five times what two independent float3
 
 import json
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 import torch
@@ -19,7 +18,6 @@ from dinoforge.models.position import interpolate_positions
 pytestmark = pytest.mark.golden
 
 MODELS = ("vit_plain", "vit_swiglu_chunked", "vit_reg4", "vit_reg4_swiglu", "vit_nobias_nols")
-KEPT = Path(__file__).parent / "data" / "backbone"  # the two that ship with the project
 OUTPUTS = ("x_norm_clstoken", "x_norm_regtokens", "x_norm_patchtokens", "x_prenorm")
 TOLERANCE = {torch.float64: 1e-11, torch.float32: 2e-5}
 POSITION_TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5}
@@ -61,12 +59,10 @@ def read_config(config, names):
 
 
 @pytest.fixture(scope="module", params=MODELS)
-def stored(request):
-    folder = KEPT
-    if not (KEPT / f"{request.param}.safetensors").exists():
-        folder = request.getfixturevalue("shared") / "golden" / "backbone"
-    facts = json.loads((folder / "backbone.json").read_text())[request.param]
-    return facts, load_file(folder / f"{request.param}.safetensors")
+def stored(request, golden_file):
+    tensors = load_file(golden_file(f"backbone/{request.param}.safetensors"))
+    facts = json.loads(golden_file("backbone/backbone.json").read_text())[request.param]
+    return facts, tensors
 
 
 @pytest.fixture(scope="module", params=[torch.float64, torch.float32], ids=["float64", "float32"])

@@ -6,7 +6,6 @@ itself too; so the tolerance is 1e-14 of the value or 2e-16 of the base, whichev
 """
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,7 +15,6 @@ from training.schedules import Cosine, Linear, scaled_lr
 
 pytestmark = pytest.mark.golden
 
-KEPT = Path(__file__).parent / "data"
 TAGS = (
     "vitl16_short_E1250",
     "vitl14_E1250",
@@ -46,9 +44,9 @@ def schedules(recipe):
 
 
 @pytest.fixture(scope="module")
-def golden():
-    facts = json.loads((KEPT / "schedules.json").read_text())
-    return facts, load_file(KEPT / "schedules.safetensors")
+def golden(golden_file):
+    facts = json.loads(golden_file("schedules.json").read_text())
+    return facts, load_file(golden_file("schedules.safetensors"))
 
 
 @pytest.mark.parametrize("tag", TAGS)

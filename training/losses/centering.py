@@ -6,7 +6,7 @@ Shapes: M samples, K prototypes.
 import torch
 from torch import Tensor, nn
 
-from training.ranks import sum_over_ranks, world_size
+from training.ranks import sum_over_ranks
 
 __all__ = ["Center"]
 
@@ -47,11 +47,11 @@ class Center(nn.Module):
     def update(self, scores_MK: Tensor) -> None:
         """Move the center towards the mean of the scores; every rank must call it."""
         scores_MK = scores_MK.to(self.center.dtype)
-        if self.mean_of_ranks:
-            mine = scores_MK.mean(dim=0, keepdim=True) if len(scores_MK) else 0 * self.center
-            mean = sum_over_ranks(mine) / world_size()
-        else:
-            total = sum_over_ranks(scores_MK.sum(dim=0, keepdim=True))
-            count = sum_over_ranks(scores_MK.new_tensor(len(scores_MK)))
-            mean = total / count.clamp(min=1)
+        total = scores_MK.sum(dim=0, keepdim=True)
+        count = total.new_tensor(float(len(scores_MK)))
+        if self.mean_of_ranks:  # of those that have samples
+            total, count = total / count.clamp(min=1), count.clamp(max=1)
+        total, count = sum_over_ranks(total), sum_over_ranks(count)
+        # Without any sample on any rank the center stays where it is.
+        mean = torch.where(count > 0, total / count.clamp(min=1), self.center)
         self.center.mul_(self.momentum).add_(mean, alpha=1 - self.momentum)

@@ -117,8 +117,7 @@ def problems(draw):
     content = np.array([draw(st.integers(0, k)) for k in range(num)])
     content = content[content]  # of a content, the first image is a member
     rank = np.array(draw(st.permutations(range(num))))
-    protected = np.array(draw(st.lists(st.booleans(), min_size=num, max_size=num)))
-    protected &= rank < protected.sum()  # protected images rank before the others
+    protected = rank < draw(st.integers(0, num))  # protected images rank before the others
     contents = np.unique(content).tolist()
     ends = st.sampled_from(contents)
     edges = draw(st.lists(st.tuples(ends, ends, st.integers(80, 100)), max_size=40))

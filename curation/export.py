@@ -1,0 +1,133 @@
+"""Shards of the curated set, by copying bytes, and the ledger of every image."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from curation.index import OpenShards
+from curation.ledger import LEDGER_SCHEMA, ledger_path, make_ledger
+from curation.select import out_key
+from dinoforge.atomic_file import write_text
+from dinoforge.errors import UsageError
+from dinoforge.images import has_image_suffix
+from dinoforge.shards import ShardWriter
+from dinoforge.stages import Inputs, Output
+from dinoforge.tables import iter_row_groups
+
+__all__ = ["ExportStage", "shards_folder"]
+
+# Suffix of an image whose name has none, by Pillow's name of its format.
+_SUFFIX = {"JPEG": "jpg", "TIFF": "tif", "JPEG2000": "jp2", "DIB": "bmp"}
+_NOTED = ("key", "source", "class_name", "reason", "seed_id", "rank", "score")
+
+
+@dataclass(frozen=True)
+class ExportStage:
+    """Copy the bytes of every kept image into shards; write the ledger."""
+
+    name: str = "export"
+    number: int = 80
+    version: str = "1.0.0"
+    keys: tuple[str, ...] = ("export",)
+    needs: tuple[str, ...] = ("ingest", "plant", "filter", "screen", "select")
+
+    def plan(self, inputs: Inputs) -> list[dict[str, Any]]:
+        """Plan the ledger, and one partition a shard."""
+        facts = inputs.facts("select")[0]
+        starts = facts["shard_starts"]
+        stops = [*starts[1:], facts["exported"]]
+        shards = zip(range(len(starts)), starts, stops, strict=True)
+        return [
+            {"ledger": True},
+            *({"shard": number, "first": first, "stop": stop} for number, first, stop in shards),
+        ]
+
+    def run(self, payload: dict[str, Any], inputs: Inputs, out: Output) -> dict[str, Any]:
+        """Write the ledger or one shard."""
+        if "ledger" in payload:
+            return _write_ledger(inputs, out)
+        rows = _places(inputs, payload["first"], payload["stop"])
+        folder, name = shards_folder(inputs.run_folder), inputs.config.export.name
+        shards = OpenShards(inputs.run_folder)
+        # Where a shard ends was decided by `select`: here it is one.
+        with ShardWriter(folder, name, len(rows), 1 << 62, first=payload["shard"]) as writer:
+            for row in rows:
+                data = shards.read(row["shard"], row["offset"], row["size"])
+                if data is None:
+                    raise UsageError(
+                        what=f"image `{row['key']}` cannot be read any more",
+                        where=row["shard"],
+                        do="sources must stay while the run reads them: put it back",
+                    )
+                writer.write(out_key(row["image_id"], row["copy"]), _members(row, data))
+        shard = writer.shards[0].path
+        out.add(shard, rows=len(rows))
+        out.add(shard.with_suffix(".json"))
+        return {"images": len(rows)}
+
+
+def shards_folder(run_folder: Path) -> Path:
+    """Return where the shards of a run lie."""
+    return run_folder / "shards"
+
+
+def _write_ledger(inputs: Inputs, out: Output) -> dict[str, Any]:
+    ledger = make_ledger(inputs)
+    out.write_table("ledger", ledger, LEDGER_SCHEMA, path=ledger_path(inputs.run_folder))
+    names = _class_names(inputs)
+    if names:
+        path = shards_folder(inputs.run_folder) / "classes.txt"
+        write_text(path, "".join(f"{name}\n" for name in names))
+        out.add(path)
+    return {"rows": ledger.num_rows}
+
+
+def _class_names(inputs: Inputs) -> list[str]:
+    """Names of the exported classes by label; empty unless every label has exactly one."""
+    found: dict[int, str] = {}
+    path = inputs.file("select", "places.parquet")
+    for group in iter_row_groups(path, ["label", "class_name"]):
+        pairs = zip(*(column.to_pylist() for column in group.columns), strict=True)
+        for label, name in set(pairs):
+            if label < 0:
+                continue
+            if not name or found.setdefault(label, name) != name:
+                return []
+    # A label between two others may be absent from what was kept.
+    return [found.get(label, f"class {label}") for label in range(max(found, default=-1) + 1)]
+
+
+def _places(inputs: Inputs, first: int, stop: int) -> list[dict[str, Any]]:
+    """Rows of places ``[first, stop)``; reads the row groups that hold them."""
+    parts, base = [], 0
+    for group in iter_row_groups(inputs.file("select", "places.parquet")):
+        low, high = max(first - base, 0), min(stop - base, group.num_rows)
+        if low < high:
+            parts.append(group.slice(low, high - low))
+        base += group.num_rows
+    rows: list[dict[str, Any]] = pa.concat_tables(parts).to_pylist()
+    return rows
+
+
+def _members(row: dict[str, Any], data: bytes) -> dict[str, bytes]:
+    """Image, class and notes of a sample, in this order."""
+    members = {_suffix(row): data}
+    if row["label"] >= 0:
+        members["cls"] = str(row["label"]).encode()
+    notes = {"image_id": row["image_id"], "sha256": row["sha256"].hex()}
+    for name in _NOTED:
+        value = row[name]
+        if value is not None and value == value and value not in ("", -1):  # noqa: PLR0124 - NaN
+            notes[name] = value
+    members["json"] = json.dumps(notes, sort_keys=True, ensure_ascii=False).encode()
+    return members
+
+
+def _suffix(row: dict[str, Any]) -> str:
+    name: str = row["member"] or row["shard"]
+    if has_image_suffix(name):
+        return name.rpartition(".")[2].lower()
+    return _SUFFIX.get(row["format"], row["format"].lower())

@@ -1,0 +1,111 @@
+"""Embed the images of some paths with one encoder: what ``dinoforge embed`` does."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from dinoforge.atomic_file import write_atomic
+from dinoforge.encoders import Encoder, make_encoder
+from dinoforge.errors import UsageError
+from dinoforge.images import Undecodable
+from dinoforge.progress import Progress
+from dinoforge.sources import LISTING_SCHEMA, ImageSet, open_images
+from dinoforge.tables import write_table
+
+__all__ = ["EmbeddingSummary", "embed_images"]
+
+# One row an image of the input; ``row`` is its row in the array of vectors, -1: undecodable.
+ROWS_SCHEMA = pa.schema([("row", pa.int64()), *LISTING_SCHEMA, ("problem", pa.string())])
+
+
+@dataclass(frozen=True)
+class EmbeddingSummary:
+    """Where the vectors are, and how many."""
+
+    embeddings: str  # .npy, float32 [num_rows, dim]
+    rows: str  # .parquet
+    num_rows: int
+    num_embedded: int
+    num_bad: int
+    dim: int
+    encoder: str
+    fingerprint: str  # of weights, transform and decoder
+
+    def as_json(self) -> dict[str, Any]:
+        """JSON object."""
+        return asdict(self)
+
+
+def embed_images(
+    paths: Sequence[str], *, encoder: str, out: Path, batch_size: int = 64, device: str = "cpu"
+) -> EmbeddingSummary:
+    """Embed every image that decodes.
+
+    Parameters
+    ----------
+    paths : sequence of str
+        Images, tars, folders, patterns, curation runs.
+    encoder : str
+        See `dinoforge.encoders.make_encoder`.
+    out : Path
+        Gets ``embeddings.npy`` (unit rows) and ``rows.parquet``.
+    batch_size : int
+        Images handed to the encoder at once.
+    device : str
+        For networks: ``cpu`` or ``cuda``.
+
+    Raises
+    ------
+    UsageError
+        Bad paths, encoder or device; or no image decodes.
+    """
+    if batch_size < 1:
+        raise UsageError(what=f"batch size {batch_size}", where="--batch-size", do="give 1 or more")
+    images, network = open_images(paths, cache=out / "cache"), make_encoder(encoder, device=device)
+    problems: list[str | None] = [None] * len(images)
+    parts = list(_vectors(images, network, batch_size, problems))
+    if not parts:
+        raise UsageError(
+            what=f"none of the {len(images)} images decodes ({problems[0]})",
+            where=", ".join(paths),
+            do="check that the paths hold images",
+        )
+    vectors = np.concatenate(parts)
+    good = np.array([problem is None for problem in problems])
+    rows = np.where(good, np.cumsum(good) - 1, -1)
+    table = images.table.append_column("row", pa.array(rows))
+    table = table.append_column("problem", pa.array(problems, pa.string()))
+    write_atomic(out / "embeddings.npy", lambda file: np.save(file, vectors, allow_pickle=False))
+    notes = {"encoder": network.name, "fingerprint": network.fingerprint}
+    write_table(out / "rows.parquet", table, ROWS_SCHEMA, metadata=notes)
+    return EmbeddingSummary(
+        embeddings=str(out / "embeddings.npy"),
+        rows=str(out / "rows.parquet"),
+        num_rows=len(vectors),
+        num_embedded=len(vectors),
+        num_bad=len(images) - len(vectors),
+        dim=vectors.shape[1],
+        encoder=network.name,
+        fingerprint=network.fingerprint,
+    )
+
+
+def _vectors(
+    images: ImageSet, encoder: Encoder, batch_size: int, problems: list[str | None]
+) -> Iterator[np.ndarray]:
+    """Yield the vectors of the images that decode; note why the others do not."""
+    with Progress(len(images), unit="images", label="embed") as progress:
+        for start in range(0, len(images), batch_size):
+            batch = []
+            for index in range(start, min(start + batch_size, len(images))):
+                try:
+                    batch.append(images.decode(index))
+                except Undecodable as bad:
+                    problems[index] = str(bad)
+            if batch:
+                yield encoder.encode(batch)
+            progress.advance(min(batch_size, len(images) - start))

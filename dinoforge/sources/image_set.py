@@ -1,0 +1,132 @@
+"""Images at random: decoded by position, with keys and classes."""
+
+import hashlib
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from dinoforge.errors import UsageError
+from dinoforge.images import DecodePolicy, Undecodable, decode
+from dinoforge.shards import Problem, RangeReader
+from dinoforge.sources.listing import list_images
+
+__all__ = ["ImageSet", "open_images"]
+
+
+class ImageSet:
+    """Images of some paths, by position; travels to other processes without its open files.
+
+    Parameters
+    ----------
+    table : pyarrow.Table
+        Rows of `LISTING_SCHEMA`.
+    policy : DecodePolicy
+        How bytes become pixels.
+    problems : list
+        What was found that is no image.
+    """
+
+    def __init__(
+        self, table: pa.Table, policy: DecodePolicy, problems: Sequence[Problem] = ()
+    ) -> None:
+        self.table = table.combine_chunks()
+        self.policy = policy
+        self.problems = list(problems)
+        self._shards = self.table.column("shard").combine_chunks().dictionary_encode()
+        self._shard_of = self._shards.indices.to_numpy()
+        self._paths: list[str] = self._shards.dictionary.to_pylist()
+        self._offsets = self.table.column("offset").to_numpy()
+        self._sizes = self.table.column("size").to_numpy()
+        self._reader = RangeReader()
+
+    def __len__(self) -> int:
+        """Count the images."""
+        return len(self._sizes)
+
+    def read(self, index: int) -> bytes:
+        """Return the file's bytes as they are.
+
+        Raises
+        ------
+        Undecodable
+            If the file is gone or shorter than it was.
+        """
+        path = self._paths[self._shard_of[index]]
+        try:
+            return self._reader.read(path, int(self._offsets[index]), int(self._sizes[index]))
+        except OSError as error:
+            raise Undecodable("unreadable", error.strerror or str(error)) from error
+
+    def decode(self, index: int) -> NDArray[np.uint8]:
+        """Return upright RGB ``[H, W, 3]``, uint8.
+
+        Raises
+        ------
+        Undecodable
+            If the bytes give no picture.
+        """
+        return decode(self.read(index), self.policy)
+
+    @cached_property
+    def class_names(self) -> list[str]:
+        """Names of the classes in order of their number; empty when no image has one."""
+        return sorted(set(self.table.column("class_name").to_pylist()) - {""})
+
+    @cached_property
+    def labels(self) -> NDArray[np.int64]:
+        """Class of every image: an index into ``class_names`` if there are any, else the label.
+
+        -1 where none is known.
+        """
+        if not self.class_names:
+            return self.table.column("label").to_numpy().astype(np.int64)
+        number = {name: at for at, name in enumerate(self.class_names)}
+        names = self.table.column("class_name").to_pylist()
+        return np.array([number.get(name, -1) for name in names], np.int64)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of all keys, classes and bytes: the content, wherever it lies. Reads everything."""
+        digest = hashlib.sha256()
+        columns = (self.table.column(name).to_pylist() for name in ("key", "class_name", "label"))
+        for index, row in enumerate(zip(*columns, strict=True)):
+            digest.update(repr(row).encode())
+            try:
+                digest.update(hashlib.sha256(self.read(index)).digest())
+            except Undecodable as gone:
+                digest.update(gone.reason.encode())
+        return digest.hexdigest()
+
+
+def open_images(
+    paths: Sequence[str], *, cache: Path, policy: DecodePolicy | None = None
+) -> ImageSet:
+    """Open the images that some paths lead to.
+
+    Parameters
+    ----------
+    paths : sequence of str
+        Images, tars, folders, patterns, curation runs.
+    cache : Path
+        Folder for tars that have to be uncompressed.
+    policy : DecodePolicy, optional
+        How bytes become pixels; the default policy if not given.
+
+    Raises
+    ------
+    UsageError
+        If a path is missing or holds no image.
+    """
+    listing = list_images(paths, unpacked=Path(cache) / "unpacked")
+    if not listing.table.num_rows:
+        reasons = ", ".join(sorted({entry["reason"] for entry in listing.problems}))
+        raise UsageError(
+            what="no images" + (f" ({reasons})" if reasons else ""),
+            where=", ".join(paths),
+            do="name a folder, tar or curation run with images",
+        )
+    return ImageSet(listing.table, policy or DecodePolicy(), listing.problems)

@@ -1,0 +1,120 @@
+"""One row an image of a source: its key, its class, and where its bytes are."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import pyarrow as pa
+
+from dinoforge.shards import Problem, Sample, index_shard, readable
+from dinoforge.sources.classes import ClassNames, class_of_file
+from dinoforge.sources.places import ImageFile, Places, find_places
+from dinoforge.sources.unpack import plain_tar
+
+__all__ = ["LISTING_SCHEMA", "Listing", "list_images", "list_places"]
+
+LISTING_SCHEMA = pa.schema(
+    [
+        ("key", pa.string()),
+        ("shard", pa.string()),  # path of the file or the tar
+        ("member", pa.string()),  # name in the tar; "" for a file of its own
+        ("offset", pa.int64()),
+        ("size", pa.int64()),
+        ("label", pa.int32()),  # of `.cls`, or the number of the class folder; -1: none
+        ("class_name", pa.string()),  # "" where none is known
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Images in order, and what was found that is none."""
+
+    table: pa.Table
+    problems: list[Problem]
+
+
+def list_images(paths: Sequence[str], *, unpacked: Path) -> Listing:
+    """List the images that some paths lead to.
+
+    Parameters
+    ----------
+    paths : sequence of str
+        See `find_places`.
+    unpacked : Path
+        Folder for tars that have to be uncompressed before they can be read by offset.
+
+    Raises
+    ------
+    UsageError
+        If a path is missing or holds neither an image nor a tar.
+    """
+    return list_places(find_places(paths), unpacked=unpacked)
+
+
+def list_places(places: Places, *, unpacked: Path) -> Listing:
+    """List the images of places already found: samples of a tar in its order."""
+    columns: dict[str, list[str | int]] = {name: [] for name in LISTING_SCHEMA.names}
+    problems = list(places.problems)
+    names = ClassNames()
+    numbers = _folder_classes(places.images)
+    for item in places.items:
+        if isinstance(item, ImageFile):
+            class_name = class_of_file(item.path, item.root)
+            row: list[str | int] = [
+                _key_of_file(item),
+                item.path,
+                "",
+                0,
+                item.size,
+                numbers.get(class_name, -1),
+            ]
+            _append(columns, [*row, class_name])
+            continue
+        tar = plain_tar(Path(item), unpacked)
+        index = index_shard(tar)
+        problems.extend(index.problems)
+        for sample in index.samples:
+            row_of_sample = _row_of_sample(sample, str(tar), names.beside(Path(item)))
+            if row_of_sample is not None:
+                _append(columns, row_of_sample)
+    arrays = [pa.array(columns[field.name], field.type) for field in LISTING_SCHEMA]
+    return Listing(pa.table(arrays, schema=LISTING_SCHEMA), problems)
+
+
+def _append(columns: dict[str, list[str | int]], row: Sequence[str | int]) -> None:
+    for name, value in zip(LISTING_SCHEMA.names, row, strict=True):
+        columns[name].append(_text(value) if isinstance(value, str) else value)
+
+
+def _text(name: str) -> str:
+    """Make a file name fit for a table: bytes that are no UTF-8 are written out."""
+    return name if name.isprintable() else readable(os.fsencode(name))
+
+
+def _folder_classes(images: Sequence[ImageFile]) -> dict[str, int]:
+    """Give the class folders numbers by name, over all paths together."""
+    found = {class_of_file(image.path, image.root) for image in images} - {""}
+    return {name: number for number, name in enumerate(sorted(found))}
+
+
+def _key_of_file(image: ImageFile) -> str:
+    """Path below the root, without the suffix."""
+    relative = PurePosixPath(Path(image.path).relative_to(image.root).as_posix())
+    return str(relative.with_suffix(""))
+
+
+def _row_of_sample(sample: Sample, shard: str, names: Sequence[str]) -> Sequence[str | int] | None:
+    image = sample.image
+    if image is None:
+        return None  # counted by the index: no_image
+    label, class_name = -1, ""
+    text = sample.label or ""
+    if text.isascii() and text.isdigit():
+        label = int(text)
+        class_name = names[label] if label < len(names) else ""
+    elif text:
+        class_name = text
+        label = names.index(text) if text in names else -1
+    return [sample.key, shard, image.name, image.offset, image.size, label, class_name]

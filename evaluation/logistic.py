@@ -1,0 +1,217 @@
+"""Multinomial logistic regression on frozen features, to its optimum.
+
+Minimizes C * (sum of cross-entropies) + |W|^2 / 2 over W ``[K, D]`` and a bias that costs nothing
+(the form of scikit-learn and of DINOv2, section 7.1) with L-BFGS in float64. The problem is solved
+in other coordinates, in which its Hessian at W = 0 is the identity: along the principal axes of
+the features, each scaled by how steep it is. The optimum is the same, found in a tenth of the steps.
+
+Shapes: n rows, D dimensions, K classes, R principal axes.
+"""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from dinoforge.randomness import KeyedPermutation
+from evaluation.config import LogisticConfig
+
+__all__ = ["Chosen", "Logistic", "choose_and_fit", "fit_logistic", "grid_of"]
+
+_log = logging.getLogger(__name__)
+
+Floats = NDArray[np.float64]
+
+_MEMORY = 20  # pairs of steps that L-BFGS remembers
+# Largest entry of the gradient, relative to that at W = 0; in these coordinates a step of this
+# size is left to go.
+_TOLERANCE = 1e-9
+
+
+@dataclass(frozen=True)
+class Logistic:
+    """A fitted classifier."""
+
+    weights: Floats  # [K, D]
+    bias: Floats  # [K], mean 0
+    classes: NDArray[np.int64]  # [K], ascending
+    iterations: int
+
+    def predict(self, x: NDArray[Any]) -> NDArray[np.int64]:
+        """Return the class of every row; of equal scores the smaller class."""
+        return self.classes[(np.asarray(x, np.float64) @ self.weights.T + self.bias).argmax(axis=1)]
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A classifier whose C was chosen on held-out rows."""
+
+    model: Logistic
+    c: float
+    held_out_accuracy: float
+
+
+def grid_of(config: LogisticConfig) -> list[float]:
+    """Values of C, ascending, even in log10."""
+    ends = np.log10([config.c_min, config.c_max])
+    return [float(c) for c in 10.0 ** np.linspace(*ends, config.c_count)]
+
+
+def choose_and_fit(
+    x: NDArray[Any],
+    labels: NDArray[np.int64],
+    *,
+    config: LogisticConfig,
+    seed: int,
+    device: str = "cpu",
+) -> Chosen:
+    """Choose C on a held-out share of the rows, then fit all rows with it.
+
+    Parameters
+    ----------
+    x : ndarray
+        ``[n, D]``, any scale.
+    labels : ndarray
+        int64 ``[n]``, at least two classes.
+    config : LogisticConfig
+        The grid and the share.
+    seed : int
+        Keys which rows are held out.
+    device : str
+        Where products run.
+
+    Returns
+    -------
+    Chosen
+        With the smallest C of the best held-out accuracy.
+    """
+    order = KeyedPermutation(len(x), seed, "evaluation/logistic")[np.arange(len(x))]
+    count = min(max(1, int(config.held_out * len(x))), len(x) - 1)
+    held, rest = np.sort(order[:count]), np.sort(order[count:])
+    grid = grid_of(config)
+    fits = fit_logistic(
+        x[rest], labels[rest], grid, max_iterations=config.max_iterations, device=device
+    )
+    accuracies = [float((fit.predict(x[held]) == labels[held]).mean()) for fit in fits]
+    best = int(np.argmax(accuracies))
+    (final,) = fit_logistic(
+        x, labels, grid[best : best + 1], max_iterations=config.max_iterations, device=device
+    )
+    return Chosen(final, grid[best], accuracies[best])
+
+
+def fit_logistic(
+    x: NDArray[Any],
+    labels: NDArray[np.int64],
+    cs: Sequence[float],
+    *,
+    max_iterations: int = 1000,
+    device: str = "cpu",
+) -> list[Logistic]:
+    """Fit one classifier for each C, each started from the one before.
+
+    Parameters
+    ----------
+    x : ndarray
+        ``[n, D]``, any scale; a copy in float64 is made on ``device``.
+    labels : ndarray
+        int64 ``[n]``; classes without a row are not fitted (their bias would fall without end).
+    cs : sequence of float
+        Best ascending.
+    max_iterations : int
+        Of L-BFGS, for each C; a fit that reaches it is logged and used.
+    device : str
+        Where products run.
+
+    Returns
+    -------
+    list of Logistic
+        In the order of ``cs``.
+    """
+    problem = _Problem(x, labels, device)
+    return [problem.fit(c, max_iterations) for c in cs]
+
+
+class _Problem:
+    """One set of rows, rotated once; holds where the last fit ended."""
+
+    def __init__(self, x: NDArray[Any], labels: NDArray[np.int64], device: str) -> None:
+        self.classes, targets = np.unique(labels, return_inverse=True)
+        self._targets = torch.from_numpy(targets.astype(np.int64)).to(device)
+        x_nD = torch.from_numpy(np.asarray(x, np.float64)).to(device)
+        self._mean_D = x_nD.mean(dim=0)
+        centered_nD = x_nD - self._mean_D
+        values, vectors = torch.linalg.eigh(centered_nD.T @ centered_nD)
+        # Along axes without any spread the optimum is 0.
+        seen = values > values[-1].clamp_min(1e-300) * 1e-14
+        self._values_R, self._axes_DR = values[seen], vectors[:, seen]
+        self._rows_nR = centered_nD @ self._axes_DR
+        self._last = torch.zeros(
+            len(self.classes), 1 + len(self._values_R), dtype=torch.float64, device=device
+        )
+
+    def fit(self, c: float, max_iterations: int) -> Logistic:
+        from scipy.optimize import minimize
+
+        scale = self._scale(c)
+        start = (self._last / scale).cpu().numpy().ravel()
+        _, at_zero = self._objective(np.zeros_like(start), c, scale)
+        found = minimize(
+            self._objective,
+            start,
+            args=(c, scale),
+            jac=True,
+            method="L-BFGS-B",
+            options={
+                "maxcor": _MEMORY,
+                "maxiter": max_iterations,
+                "maxfun": 2 * max_iterations,
+                "ftol": 0.0,
+                "gtol": max(_TOLERANCE * float(np.abs(at_zero).max()), 1e-300),
+            },
+        )
+        if found.nit >= max_iterations:
+            _log.warning("logistic regression with C = %g stopped after %d steps", c, found.nit)
+        self._last = torch.from_numpy(found.x).to(scale.device).reshape(self._last.shape) * scale
+        return self._as_model(int(found.nit))
+
+    def _scale(self, c: float) -> Tensor:
+        """Factor of each coordinate, ``[1 + R]``: 1 / sqrt of the Hessian's diagonal at 0."""
+        num_classes = len(self.classes)
+        bias = torch.full_like(self._values_R[:1], c * len(self._rows_nR) / num_classes)
+        rest = c * self._values_R / num_classes + 1.0
+        return torch.cat([bias if len(bias) else bias.new_ones(1), rest]).rsqrt()
+
+    def _objective(self, flat: Floats, c: float, scale: Tensor) -> tuple[float, Floats]:
+        point = torch.from_numpy(flat).to(scale.device).reshape(self._last.shape) * scale
+        bias_K, weights_KR = point[:, 0], point[:, 1:]
+        scores_nK = torch.addmm(bias_K, self._rows_nR, weights_KR.T)
+        log_sums_n = torch.logsumexp(scores_nK, dim=1)
+        right_n = scores_nK.gather(1, self._targets[:, None])[:, 0]
+        value = c * (log_sums_n - right_n).sum() + weights_KR.square().sum() / 2
+        # d/d scores: probabilities minus the truth.
+        errors_nK = (scores_nK - log_sums_n[:, None]).exp_()
+        errors_nK.scatter_add_(
+            1, self._targets[:, None], torch.full_like(right_n, -1.0)[:, None]
+        )
+        slope = torch.cat(
+            [
+                c * errors_nK.sum(dim=0)[:, None],
+                c * (errors_nK.T @ self._rows_nR) + weights_KR,
+            ],
+            dim=1,
+        )
+        return float(value), (slope * scale).cpu().numpy().ravel()
+
+    def _as_model(self, iterations: int) -> Logistic:
+        weights_KD = self._last[:, 1:] @ self._axes_DR.T
+        bias_K = self._last[:, 0] - weights_KD @ self._mean_D
+        bias_K -= bias_K.mean()
+        return Logistic(
+            weights_KD.cpu().numpy(), bias_K.cpu().numpy(), self.classes, iterations
+        )

@@ -1,0 +1,111 @@
+"""What is measured: the backbones of a training run, or one file, and baselines."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dinoforge.errors import UsageError
+from evaluation.config import FEATURES, EvaluationConfig
+
+__all__ = ["Model", "find_models"]
+
+# Names under which encoders appear in records; others keep the name of the encoder.
+_NAMES = {
+    "pixels": "pixel_descriptor",
+    "pixels_centered": "pixels",
+    "pixels_raw": "pixels_less_mean",
+}
+_STEP = "export/step-*/model.safetensors"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """One encoder under a name that records and reports use."""
+
+    name: str  # "trained", "untrained", "pixels", ...
+    encoder: str  # see `dinoforge.encoders.make_encoder`
+    features: tuple[str, ...]  # kinds that it gives
+    step: int | None = None  # training step of an exported backbone
+    is_newest: bool = True  # False: an earlier step, for the curve
+
+    @property
+    def file(self) -> Path | None:
+        """Weights of a ViT, or None."""
+        kind, _, rest = self.encoder.partition(":")
+        return Path(rest.partition("#")[0]) if kind == "checkpoint" else None
+
+    @property
+    def takes_mean_off(self) -> bool:
+        """Tell whether the mean of the bank is subtracted first."""
+        return self.encoder == "pixels_raw"
+
+    @property
+    def is_pixels(self) -> bool:
+        """Tell whether no network is involved."""
+        return self.encoder.startswith("pixels")
+
+
+def find_models(config: EvaluationConfig) -> list[Model]:
+    """List the models in the order of the report: trained, untrained, baselines, earlier steps.
+
+    Raises
+    ------
+    UsageError
+        If there is no such checkpoint, or two models have one name.
+    """
+    kinds = tuple(kind for kind in FEATURES if kind in config.features)
+    found = _checkpoints(config, kinds) if config.checkpoint else []
+    baselines = [_baseline(text, kinds) for text in config.baselines]
+    newest = [model for model in found if model.is_newest]
+    earlier = [model for model in found if not model.is_newest]
+    models = [*newest, *baselines, *earlier]
+    _check_names([*newest, *baselines])
+    return models
+
+
+def _checkpoints(config: EvaluationConfig, kinds: tuple[str, ...]) -> list[Model]:
+    path = Path(config.checkpoint)
+    if not path.is_dir():
+        return [Model(name="trained", encoder=f"checkpoint:{path}", features=kinds)]
+    steps = {int(file.parent.name.removeprefix("step-")): file for file in path.glob(_STEP)}
+    trained = sorted((step for step in steps if step > 0), reverse=True)
+    if not trained:
+        raise UsageError(
+            what="the training run has exported no trained backbone",
+            where=str(path / _STEP),
+            do="finish `dinoforge train`, or give the path of a .safetensors file",
+        )
+    names = [("trained", step) for step in trained[:1]]
+    names += [("untrained", 0)] if 0 in steps else []
+    names += [("trained", step) for step in trained[1:] if config.checkpoints == "all"]
+    return [
+        Model(
+            name=name,
+            encoder=f"checkpoint:{steps[step]}",
+            features=kinds,
+            step=step,
+            is_newest=step in {0, trained[0]},
+        )
+        for name, step in names
+    ]
+
+
+def _baseline(text: str, kinds: tuple[str, ...]) -> Model:
+    name, equals, encoder = text.partition("=")
+    if not equals:
+        name, encoder = _NAMES.get(text, text), text
+    if encoder.startswith("checkpoint:"):
+        chosen = encoder.partition("#")[2]
+        return Model(name=name, encoder=encoder, features=(chosen,) if chosen else kinds)
+    return Model(name=name, encoder=encoder, features=(name,))
+
+
+def _check_names(models: Sequence[Model]) -> None:
+    names = [model.name for model in models]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise UsageError(
+            what=f"two models are called {', '.join(twice)}",
+            where="`baselines`",
+            do="write NAME=ENCODER",
+        )
