@@ -61,6 +61,9 @@ class LogisticConfig:
     c_min: float = 1e-6  # the grid of C is even in log10; DINOv2: 1e-6 .. 1e5, 45 values
     c_max: float = 1e5
     c_count: int = 45
+    # the search ends when this many larger C in a row were worse than the best on the held-out
+    # share (12 are three decades); 0 tries all
+    patience: int = 12
     held_out: float = 0.1  # share of the bank on which C is chosen
     max_iterations: int = 1000  # of L-BFGS, for each C
 
@@ -71,6 +74,8 @@ class LogisticConfig:
         for name in ("c_count", "max_iterations"):
             if getattr(self, name) < 1:
                 yield Fault(f"`{at}.{name}` is {getattr(self, name)}", "recipe", "give 1 or more")
+        if self.patience < 0:
+            yield Fault(f"`{at}.patience` is {self.patience}", "recipe", "give 0 or more")
         if not 0 < self.held_out < 1:
             yield Fault(f"`{at}.held_out` is {self.held_out}", "recipe", "give 0 < share < 1")
 

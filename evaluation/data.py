@@ -63,7 +63,7 @@ def open_data(config: EvaluationConfig, cache: Path) -> EvalData:
     else:
         data = _one_set(train, config.split, config.seed)
     if not data.is_labeled:
-        without = "bank" if data.test.is_labeled else "test set"
+        without = "test set" if data.bank.is_labeled else "bank"
         _log.info("no labels in the %s: only metrics without labels are recorded", without)
     return data
 

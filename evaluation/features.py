@@ -67,6 +67,13 @@ class Rows:
         keep = self.labels >= 0
         return Rows({kind: rows[keep] for kind, rows in self.features.items()}, self.labels[keep])
 
+    def less(self, means: dict[str, NDArray[np.float64]]) -> "Rows":
+        """Take a vector off every row."""
+        shifted = {
+            kind: (rows - means[kind]).astype(np.float32) for kind, rows in self.features.items()
+        }
+        return Rows(shifted, self.labels)
+
 
 def describer_of(model: Model, *, device: str, batch_size: int = 0) -> Describer:
     """Load a model's encoder; a ViT gives its class token and patch mean from one forward pass.
@@ -135,7 +142,7 @@ def extract(describer: Describer, images: ImageSet, cache: Path, label: str) -> 
 
 
 def rows_of(
-    model: Model, data: EvalData, extracted: Callable[[ImageSet], Extracted]
+    model: Model, data: EvalData, of_bank: Extracted, of_test: Extracted
 ) -> tuple[Rows, Rows]:
     """Arrange features as the bank and the test images.
 
@@ -144,26 +151,19 @@ def rows_of(
     UsageError
         If no image of one of them decodes.
     """
-    bank, test = (_rows_of_part(model, part, extracted(part.images)) for part in _parts(data))
-    for rows, what in ((bank, "train"), (test, "test")):
+    bank = _rows_of_part(model, data.bank, of_bank)
+    test = _rows_of_part(model, data.test, of_test)
+    for rows, what in ((bank, "bank"), (test, "test set")):
         if not len(rows):
             raise UsageError(
-                what="no image decodes", where=f"`{what}`", do="name folders or tars of images"
+                what=f"no image of the {what} decodes",
+                where="`train`" if what == "bank" else "`test`",
+                do="name folders or tars of images",
             )
     if model.takes_mean_off:
         means = {kind: rows.mean(axis=0, dtype=np.float64) for kind, rows in bank.features.items()}
-        bank, test = (
-            Rows(
-                {kind: (v - means[kind]).astype(np.float32) for kind, v in rows.features.items()},
-                rows.labels,
-            )
-            for rows in (bank, test)
-        )
+        bank, test = bank.less(means), test.less(means)
     return bank, test
-
-
-def _parts(data: EvalData) -> tuple[Part, Part]:
-    return data.bank, data.test
 
 
 def _rows_of_part(model: Model, part: Part, found: Extracted) -> Rows:

@@ -3,7 +3,7 @@
 Minimizes C * (sum of cross-entropies) + |W|^2 / 2 over W ``[K, D]`` and a bias that costs nothing
 (the form of scikit-learn and of DINOv2, section 7.1) with L-BFGS in float64. The problem is solved
 in other coordinates, in which its Hessian at W = 0 is the identity: along the principal axes of
-the features, each scaled by how steep it is. The optimum is the same, found in a tenth of the steps.
+the features, each scaled by how steep it is. The optimum is the same, found in fewer steps.
 
 Shapes: n rows, D dimensions, K classes, R principal axes.
 """
@@ -31,6 +31,9 @@ _MEMORY = 20  # pairs of steps that L-BFGS remembers
 # Largest entry of the gradient, relative to that at W = 0; in these coordinates a step of this
 # size is left to go.
 _TOLERANCE = 1e-9
+# While C is chosen, a fit also ends when a step lowers the objective by less than this share:
+# predictions settle long before weights do.
+_DECREASE_OF_CHOICE = 1e-6
 
 
 @dataclass(frozen=True)
@@ -53,13 +56,13 @@ class Chosen:
 
     model: Logistic
     c: float
-    held_out_accuracy: float
+    held_out_accuracies: list[float]  # of the grid in its order, as far as it was tried
 
 
 def grid_of(config: LogisticConfig) -> list[float]:
     """Values of C, ascending, even in log10."""
-    ends = np.log10([config.c_min, config.c_max])
-    return [float(c) for c in 10.0 ** np.linspace(*ends, config.c_count)]
+    low, high = np.log10([config.c_min, config.c_max]).tolist()
+    return [float(c) for c in 10.0 ** np.linspace(low, high, config.c_count)]
 
 
 def choose_and_fit(
@@ -94,15 +97,23 @@ def choose_and_fit(
     count = min(max(1, int(config.held_out * len(x))), len(x) - 1)
     held, rest = np.sort(order[:count]), np.sort(order[count:])
     grid = grid_of(config)
-    fits = fit_logistic(
-        x[rest], labels[rest], grid, max_iterations=config.max_iterations, device=device
-    )
-    accuracies = [float((fit.predict(x[held]) == labels[held]).mean()) for fit in fits]
+    problem = _Problem(x[rest], labels[rest], device)
+    accuracies: list[float] = []
+    for c in grid:
+        fit = problem.fit(c, config.max_iterations, decrease=_DECREASE_OF_CHOICE)
+        accuracies.append(float((fit.predict(x[held]) == labels[held]).mean()))
+        if config.patience and _num_since_best(accuracies) >= config.patience:
+            break
     best = int(np.argmax(accuracies))
     (final,) = fit_logistic(
         x, labels, grid[best : best + 1], max_iterations=config.max_iterations, device=device
     )
-    return Chosen(final, grid[best], accuracies[best])
+    return Chosen(final, grid[best], accuracies)
+
+
+def _num_since_best(accuracies: Sequence[float]) -> int:
+    """Count the last values below the best; for the smallest C all are the same for long."""
+    return int(np.argmax(np.flip(accuracies)))
 
 
 def fit_logistic(
@@ -155,7 +166,7 @@ class _Problem:
             len(self.classes), 1 + len(self._values_R), dtype=torch.float64, device=device
         )
 
-    def fit(self, c: float, max_iterations: int) -> Logistic:
+    def fit(self, c: float, max_iterations: int, *, decrease: float = 0.0) -> Logistic:
         from scipy.optimize import minimize
 
         scale = self._scale(c)
@@ -171,12 +182,12 @@ class _Problem:
                 "maxcor": _MEMORY,
                 "maxiter": max_iterations,
                 "maxfun": 2 * max_iterations,
-                "ftol": 0.0,
+                "ftol": decrease,
                 "gtol": max(_TOLERANCE * float(np.abs(at_zero).max()), 1e-300),
             },
         )
         if found.nit >= max_iterations:
-            _log.warning("logistic regression with C = %g stopped after %d steps", c, found.nit)
+            _log.info("logistic regression with C = %g stopped after %d steps", c, found.nit)
         self._last = torch.from_numpy(found.x).to(scale.device).reshape(self._last.shape) * scale
         return self._as_model(int(found.nit))
 
@@ -196,9 +207,7 @@ class _Problem:
         value = c * (log_sums_n - right_n).sum() + weights_KR.square().sum() / 2
         # d/d scores: probabilities minus the truth.
         errors_nK = (scores_nK - log_sums_n[:, None]).exp_()
-        errors_nK.scatter_add_(
-            1, self._targets[:, None], torch.full_like(right_n, -1.0)[:, None]
-        )
+        errors_nK.scatter_add_(1, self._targets[:, None], torch.full_like(right_n, -1.0)[:, None])
         slope = torch.cat(
             [
                 c * errors_nK.sum(dim=0)[:, None],
@@ -212,6 +221,4 @@ class _Problem:
         weights_KD = self._last[:, 1:] @ self._axes_DR.T
         bias_K = self._last[:, 0] - weights_KD @ self._mean_D
         bias_K -= bias_K.mean()
-        return Logistic(
-            weights_KD.cpu().numpy(), bias_K.cpu().numpy(), self.classes, iterations
-        )
+        return Logistic(weights_KD.cpu().numpy(), bias_K.cpu().numpy(), self.classes, iterations)

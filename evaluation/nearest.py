@@ -1,7 +1,9 @@
 """The k nearest rows, exact, at the speed of one product: candidates in float32, then exact scores.
 
-Same results as `dinoforge.neighbors.top_k`, which keeps a rising bar over tiles of the base; at
-k = 200 that scores three times as many pairs. Shapes: q queries, n base rows, d dimensions, m candidates.
+Same results as `dinoforge.neighbors.top_k`, which keeps a rising bar over tiles of the base and at
+k = 200 scores three times as many pairs.
+
+Shapes: q queries, n base rows, d dimensions, m candidates.
 """
 
 from typing import Any
@@ -75,7 +77,7 @@ def _search(queries: Rows, base: Rows, on_device: Any, k: int) -> Neighbors:
         found = _padded(found, k)
     # Whoever was left out is, exactly, at most this much above the least candidate.
     bound = rough.min(axis=1) + slack(queries, base)
-    unsure = np.flatnonzero(found.scores[:, -1] <= bound) if m < len(base) else []
+    unsure = np.flatnonzero((found.scores[:, -1] <= bound) & (m < len(base)))
     if len(unsure):
         again = top_k(queries[unsure], base, k=k)
         found.ids[unsure], found.scores[unsure] = again.ids, again.scores

@@ -5,7 +5,12 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import hypothesis
 import pytest
+
+# No deadline: how long an example takes says how busy the machine is.
+hypothesis.settings.register_profile("dinoforge", deadline=None, derandomize="CI" in os.environ)
+hypothesis.settings.load_profile("dinoforge")
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -18,6 +18,11 @@ def export_backbone(folder: Path, step: int, method: Method, config: TrainingCon
     -------
     Path
         The ``model.safetensors``.
+
+    Raises
+    ------
+    UsageError
+        If it cannot be written.
     """
     backbone = method.teacher["backbone"]
     assert isinstance(backbone, VisionTransformer)

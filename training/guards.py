@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from types import FrameType, TracebackType
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from dinoforge.errors import DinoforgeError
@@ -27,8 +28,9 @@ def check_finite(
         Names the step, what is not finite, and the samples of the batch. Neither the student nor
         the teacher has been touched.
     """
-    values = {"loss": total.item(), **{f"gradient of {n}": v.item() for n, v in norms.items()}}
-    bad = [name for name, value in values.items() if not math.isfinite(value)]
+    names = ["loss", *(f"gradient of {name}" for name in norms)]
+    values = torch.stack([total.detach(), *norms.values()]).tolist()  # one wait for the device
+    bad = [name for name, value in zip(names, values, strict=True) if not math.isfinite(value)]
     if bad:
         named = ", ".join(keys[:8]) + (f" and {len(keys) - 8} more" if len(keys) > 8 else "")
         raise DinoforgeError(

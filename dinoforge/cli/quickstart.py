@@ -186,25 +186,43 @@ def _print_results(curated: Any, records: Any, clock: _Clock, page: Path) -> Non
     print_table(
         ["images", "count"], [[row.label, row.count] for row in curated.funnel()], title="Curation"
     )
-    rows = [
-        [
-            record.model,
-            record.settings.get("features", ""),
-            f"{record.value:.3f}",
-            "" if record.interval is None else "{:.3f} .. {:.3f}".format(*record.interval),
-        ]
-        for record in records
-        if record.benchmark.startswith("knn")
-        and record.metric == "accuracy"
-        and record.settings.get("k") == 20
-    ]
-    if rows:
-        print_table(["model", "features", "k-NN accuracy", "95 %"], rows, title="Features, k = 20")
+    _print_scores(records)
+    total = sum(seconds for _, seconds in clock.laps)
     print_table(
         ["where the time went", "seconds"],
-        [[name, f"{seconds:.0f}"] for name, seconds in clock.laps],
+        [[name, f"{seconds:.0f}"] for name, seconds in [*clock.laps, ("together", total)]],
     )
     print(page)
+
+
+def _print_scores(records: Any) -> None:
+    """Print k-NN accuracy of each model's best features and the differences; else what there is."""
+    from evaluation.report.scores import headline
+
+    found = headline(records)
+    if found is None:
+        rows = [
+            [r.model, r.metric, r.settings.get("features", ""), f"{r.value:.3f}"] for r in records
+        ]
+        if rows:
+            print_table(["model", "metric", "features", "value"], rows, title="Features, no labels")
+        return
+    rows = [
+        [r.model, r.settings.get("features", ""), f"{r.value:.3f}", _low_high(r.interval)]
+        for r in found.best
+    ]
+    title = f"k-NN accuracy, k = {found.k}, {found.best[0].n:,} test images"
+    print_table(["model", "features", "accuracy", "95 % interval"], rows, title=title)
+    rows = [
+        [f"{d.model_a} - {d.model_b}", f"{d.record.value:+.3f}", _low_high(d.record.interval, "+")]
+        for d in found.differences
+    ]
+    if rows:
+        print_table(["paired difference", "accuracy", "95 % interval"], rows)
+
+
+def _low_high(interval: tuple[float, float] | None, sign: str = "") -> str:
+    return "" if interval is None else f"{interval[0]:{sign}.3f} .. {interval[1]:{sign}.3f}"
 
 
 COMMAND = Command(

@@ -75,7 +75,8 @@ class Attention(nn.Module):
         return out_BHNE.transpose(1, 2).flatten(2).flatten(0, 1)
 
     def _heads(self, qkv: Tensor, shape: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
-        q, k, v = qkv.reshape(*shape, 3, self.heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
+        channels = qkv.shape[-1] // (3 * self.heads)  # not -1: a batch may be empty
+        q, k, v = qkv.reshape(*shape, 3, self.heads, channels).permute(2, 0, 3, 1, 4).unbind(0)
         return q, k, v
 
 

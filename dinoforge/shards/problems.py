@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import TypedDict
 
-__all__ = ["SHARD_REASONS", "Problem", "count_reasons", "problem"]
+__all__ = ["SHARD_REASONS", "Problem", "count_reasons", "in_words", "problem"]
 
 SHARD_REASONS: Mapping[str, str] = {
     # The file as a whole.
@@ -49,3 +49,9 @@ def count_reasons(problems: Iterable[Problem]) -> dict[str, int]:
     """Count problems by reason, most frequent first, ties by name."""
     counts = Counter(entry["reason"] for entry in problems)
     return dict(sorted(counts.items(), key=lambda pair: (-pair[1], pair[0])))
+
+
+def in_words(problems: Iterable[Problem]) -> str:
+    """Tell the counts at the end of a message: `` (3 truncated, 1 not_a_tar)``; "" without any."""
+    counts = ", ".join(f"{count} {reason}" for reason, count in count_reasons(problems).items())
+    return f" ({counts})" if counts else ""

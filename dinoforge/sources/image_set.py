@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from dinoforge.errors import UsageError
 from dinoforge.images import DecodePolicy, Undecodable, decode
-from dinoforge.shards import Problem, RangeReader
+from dinoforge.shards import Problem, RangeReader, in_words
 from dinoforge.sources.listing import list_images
 
 __all__ = ["ImageSet", "open_images"]
@@ -123,9 +123,8 @@ def open_images(
     """
     listing = list_images(paths, unpacked=Path(cache) / "unpacked")
     if not listing.table.num_rows:
-        reasons = ", ".join(sorted({entry["reason"] for entry in listing.problems}))
         raise UsageError(
-            what="no images" + (f" ({reasons})" if reasons else ""),
+            what=f"no images{in_words(listing.problems)}",
             where=", ".join(paths),
             do="name a folder, tar or curation run with images",
         )

@@ -56,7 +56,7 @@ def list_images(paths: Sequence[str], *, unpacked: Path) -> Listing:
 def list_places(places: Places, *, unpacked: Path) -> Listing:
     """List the images of places already found: samples of a tar in its order."""
     columns: dict[str, list[str | int]] = {name: [] for name in LISTING_SCHEMA.names}
-    problems = list(places.problems)
+    problems: list[Problem] = list(places.problems)
     names = ClassNames()
     numbers = _folder_classes(places.images)
     for item in places.items:
@@ -74,13 +74,15 @@ def list_places(places: Places, *, unpacked: Path) -> Listing:
             continue
         tar = plain_tar(Path(item), unpacked)
         index = index_shard(tar)
-        problems.extend(index.problems)
+        # Under the name that the user knows, not that of an unpacked copy.
+        problems.extend(found | {"shard": item} for found in index.problems)
         for sample in index.samples:
             row_of_sample = _row_of_sample(sample, str(tar), names.beside(Path(item)))
             if row_of_sample is not None:
                 _append(columns, row_of_sample)
     arrays = [pa.array(columns[field.name], field.type) for field in LISTING_SCHEMA]
-    return Listing(pa.table(arrays, schema=LISTING_SCHEMA), problems)
+    told = [found | {"shard": _text(found["shard"])} for found in problems]
+    return Listing(pa.table(arrays, schema=LISTING_SCHEMA), told)
 
 
 def _append(columns: dict[str, list[str | int]], row: Sequence[str | int]) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from dinoforge.errors import Fault, UsageError
 from dinoforge.hashing import hash_json
 from dinoforge.images import SNIFF_BYTES, has_image_suffix, sniff
-from dinoforge.shards import Problem, problem
+from dinoforge.shards import Problem, in_words, problem
 
 __all__ = ["SOURCE_REASONS", "ImageFile", "Places", "find_places", "is_tar_name"]
 
@@ -92,7 +92,7 @@ def find_places(paths: Sequence[str]) -> Places:
         if not found.items:
             faults.append(
                 Fault(
-                    "no images and no tars",
+                    f"no images and no tars{in_words(found.problems)}",
                     path,
                     "give a folder, a tar or a pattern that holds images",
                 )
@@ -105,18 +105,23 @@ def find_places(paths: Sequence[str]) -> Places:
 
 
 def _one(path: str) -> Places:
-    names = [path] if Path(path).exists() else list(_expanded(path))
+    names = [path] if _exists(path) else list(_expanded(path))
     if not names:
         raise UsageError(what="no such file or folder", where=path, do="check the path")
     places = Places()
     for name in names:
-        if not Path(name).exists():
+        if not _exists(name):
             raise UsageError(what="no such file or folder", where=name, do="check the path")
         if Path(name).is_dir():
             _add_folder(_shards_of_run(Path(name)), places)
         else:
             _add_file(name, str(Path(name).parent), places)
     return places
+
+
+def _exists(path: str) -> bool:
+    """Tell whether there is such a file; ``os.path``, because `Path` raises for long names."""
+    return bool(path) and os.path.exists(path)  # noqa: PTH110
 
 
 def _expanded(pattern: str) -> Iterator[str]:

@@ -1,24 +1,24 @@
 """Compressed tars: uncompressed once, because offsets do not reach into a stream."""
 
 import bz2
-import gzip
 import lzma
-import shutil
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from dinoforge.atomic_file import write_atomic
 from dinoforge.hashing import sha256_file
 
 __all__ = ["plain_tar"]
 
-_OPENERS: dict[bytes, Callable[..., Any]] = {
-    b"\x1f\x8b": gzip.open,
-    b"BZh": bz2.open,
-    b"\xfd7zXZ\0": lzma.open,
+_DECOMPRESSORS: dict[bytes, Callable[[], Any]] = {
+    b"\x1f\x8b": lambda: zlib.decompressobj(zlib.MAX_WBITS | 16),
+    b"BZh": bz2.BZ2Decompressor,
+    b"\xfd7zXZ\0": lzma.LZMADecompressor,
 }
+# A damaged stream loses the piece in which the damage is: small, so that little is lost.
+_PIECE_BYTES = 4096
 
 
 def plain_tar(path: Path, unpacked: Path) -> Path:
@@ -32,28 +32,45 @@ def plain_tar(path: Path, unpacked: Path) -> Path:
     UsageError
         If the copy cannot be written.
     """
-    opener = _opener(path)
-    if opener is None:
+    decompressor = _decompressor(path)
+    if decompressor is None:
         return path
     # Named by content: the same tar is unpacked once, a replaced one again.
     target = unpacked / f"{path.name.partition('.')[0]}-{sha256_file(path)[:8]}.tar"
     if not target.exists():
-        with opener(path, "rb") as stream:
-            write_atomic(target, lambda file: _copy(stream, file))
+        write_atomic(target, lambda file: file.writelines(_uncompressed(path, decompressor)))
     return target
 
 
-def _opener(path: Path) -> Callable[..., Any] | None:
+def _decompressor(path: Path) -> Callable[[], Any] | None:
     try:
         with path.open("rb") as file:
             head = file.read(6)
     except OSError:
         return None  # the index says that it is unreadable
-    return next((found for magic, found in _OPENERS.items() if head.startswith(magic)), None)
+    return next((new for magic, new in _DECOMPRESSORS.items() if head.startswith(magic)), None)
 
 
-def _copy(source: BinaryIO, target: BinaryIO) -> None:
-    try:
-        shutil.copyfileobj(source, target, 1 << 20)
-    except (EOFError, OSError, zlib.error, lzma.LZMAError):
-        target.flush()
+def _uncompressed(path: Path, new_stream: Callable[[], Any]) -> Iterator[bytes]:
+    """Yield the content up to the end or the first damage; members follow one another (pigz).
+
+    What goes wrong in writing it is the writer's: nothing of that is caught here.
+    """
+    stream = new_stream()
+    with path.open("rb") as file:
+        while True:
+            try:
+                piece = file.read(_PIECE_BYTES)
+            except OSError:
+                return
+            if not piece:
+                return
+            while piece:
+                if stream.eof:
+                    stream = new_stream()
+                try:
+                    content = stream.decompress(piece)
+                except (zlib.error, OSError, lzma.LZMAError):
+                    return
+                yield content
+                piece = stream.unused_data if stream.eof else b""

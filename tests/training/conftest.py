@@ -37,6 +37,12 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_pictures(tmp_path_factory.mktemp("pictures"))
 
 
+@pytest.fixture(scope="session")
+def make_folder() -> Callable[..., Path]:
+    """Make folders of pictures with other numbers of them."""
+    return make_pictures
+
+
 @pytest.fixture
 def own_pictures(tmp_path: Path) -> Path:
     """Ten pictures in a folder of this test's own."""

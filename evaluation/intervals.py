@@ -1,0 +1,104 @@
+"""95 % intervals: how far a number may be from what other test images would give.
+
+The bootstrap draws test images with replacement (Efron 1979, percentile method); all figures of
+one test set share the resamples, so a difference of two models is paired. Draws are functions of
+(seed, resample): neither the order of figures nor their number changes one.
+
+Shapes: n test images, F figures, R resamples.
+"""
+
+import math
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dinoforge.randomness import uniforms
+
+__all__ = [
+    "bootstrap_indices",
+    "bootstrap_intervals",
+    "mcnemar_exact",
+    "percentile_interval",
+    "resampled_means",
+    "wilson_interval",
+]
+
+Floats = NDArray[np.float64]
+
+_DRAWS_AT_ONCE = 1 << 20
+_Z_95 = 1.959963984540054  # 97.5th percentile of the normal distribution
+
+
+def bootstrap_intervals(
+    values_nF: NDArray[Any], *, resamples: int, seed: int
+) -> list[tuple[float, float]]:
+    """Return the 95 % interval of the mean of every column.
+
+    Parameters
+    ----------
+    values_nF : ndarray
+        One value an image and figure: 1 where the model is right, say, or the difference of two.
+    resamples : int
+        R; the cost is R times n draws.
+    seed : int
+        Keys the resamples.
+    """
+    means_RF = resampled_means(values_nF, bootstrap_indices(len(values_nF), resamples, seed))
+    return [percentile_interval(column) for column in means_RF.T]
+
+
+def bootstrap_indices(n: int, resamples: int, seed: int) -> Iterator[NDArray[np.int64]]:
+    """Yield resamples, some at a time: int64 ``[r, n]`` of 0 .. n - 1."""
+    step = max(1, _DRAWS_AT_ONCE // max(n, 1))
+    for start in range(0, resamples, step):
+        which = np.arange(start, min(start + step, resamples))
+        draws = uniforms(seed, "evaluation/bootstrap", which, count=n)
+        yield (draws * n).astype(np.int64)
+
+
+def resampled_means(values_nF: NDArray[Any], indices: Iterable[NDArray[np.int64]]) -> Floats:
+    """Return the mean of every column in every resample, ``[R, F]``."""
+    values_nF = np.asarray(values_nF, np.float64)
+    n = len(values_nF)
+    parts = []
+    for index_rn in indices:
+        rows = np.arange(len(index_rn))[:, None] * n
+        counts_rn = np.bincount((rows + index_rn).ravel(), minlength=len(index_rn) * n)
+        # Sums of 0 and 1 are exact in any order.
+        parts.append(counts_rn.reshape(-1, n).astype(np.float64) @ values_nF / n)
+    return np.concatenate(parts)
+
+
+def percentile_interval(means_R: Floats) -> tuple[float, float]:
+    """Return the 2.5th and the 97.5th percentile, linearly interpolated."""
+    low, high = np.percentile(means_R, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def wilson_interval(successes: int, n: int) -> tuple[float, float]:
+    """Return the 95 % score interval of a fraction (Wilson 1927).
+
+    For fractions of 0 and 1, of which every resample is the same and the bootstrap knows nothing.
+    """
+    share = successes / n
+    z2 = _Z_95**2
+    center = (share + z2 / (2 * n)) / (1 + z2 / n)
+    half = _Z_95 / (1 + z2 / n) * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n))
+    return max(0.0, center - half), min(1.0, center + half)
+
+
+def mcnemar_exact(wins: int, losses: int) -> float:
+    """Return the two-sided exact p of McNemar's test (1947): wins and losses equally likely.
+
+    Parameters
+    ----------
+    wins, losses : int
+        Test images on which only the one, and only the other model is right.
+    """
+    from scipy.stats import binomtest
+
+    if wins + losses == 0:
+        return 1.0
+    return float(binomtest(wins, wins + losses).pvalue)

@@ -1,0 +1,114 @@
+"""The evaluation, in order: this file is its table of contents."""
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+from dinoforge.records import Record, write_records
+from dinoforge.runs import git_commit
+from evaluation.config import EvaluationConfig
+from evaluation.data import EvalData, open_data
+from evaluation.features import Extracted, describer_of, extract, rows_of
+from evaluation.models import Model, find_models
+from evaluation.outcomes import Outcome, differences, with_intervals
+from evaluation.protocols import Measured, measure_collapse, measure_knn, measure_logistic
+
+__all__ = ["evaluate"]
+
+_log = logging.getLogger(__name__)
+
+
+def evaluate(config: EvaluationConfig, folder: Path) -> list[Record]:
+    """Measure every record that a recipe asks for.
+
+    Features are extracted once and cached; a start after a kill goes on where it was. Equal
+    inputs give equal bytes of ``records.jsonl``: nothing in it is a time.
+
+    Parameters
+    ----------
+    config : EvaluationConfig
+        The resolved recipe.
+    folder : Path
+        Run folder; gets ``records.jsonl`` and, unless the recipe names another, ``cache/``.
+
+    Returns
+    -------
+    list of Record
+        As written: accuracies, differences of models, signs of collapse.
+
+    Raises
+    ------
+    UsageError
+        No images, none that decodes, no checkpoint, no such encoder or device.
+    """
+    cache = Path(config.cache) if config.cache else folder / "cache"
+    data = open_data(config, cache)  # 1. bank, test images, classes in common
+    outcomes: list[Outcome] = []
+    curve: list[Outcome] = []
+    signs: list[Record] = []
+    for measured in _measure_models(config, data, cache):  # 2. features of each model, cached
+        if not measured.model.is_newest:
+            curve += measure_knn(measured, config)  # 3. earlier steps: k-NN only
+            continue
+        for protocol, measure in _ACCURACIES.items():
+            if data.is_labeled and protocol in config.protocols:
+                outcomes += measure(measured, config)  # 4. k-NN, logistic regression
+        if "collapse" in config.protocols and not measured.model.is_pixels:
+            signs += measure_collapse(measured, config)  # 5. signs of collapse, without labels
+    outcomes += differences(outcomes)  # 6. trained against the others, on the same images
+    records = [*with_intervals([*outcomes, *curve], config.bootstrap), *signs]  # 7. bootstrap
+    write_records(folder / "records.jsonl", records)
+    _log.info("%d records in %s", len(records), folder / "records.jsonl")
+    return records
+
+
+_ACCURACIES = {"knn": measure_knn, "logistic": measure_logistic}
+
+
+def _measure_models(config: EvaluationConfig, data: EvalData, cache: Path) -> Iterator[Measured]:
+    device = _device(config.device)
+    commit = git_commit()
+    is_first = True
+    for model in _wanted(config, data):
+        describer = describer_of(model, device=device, batch_size=config.batch_size)
+        label = model.name if model.step is None else f"{model.name}, step {model.step}"
+        found = {
+            id(images): extract(describer, images, cache, label)
+            for images in (data.bank.images, data.test.images)
+        }
+        extracted = found[id(data.bank.images)], found[id(data.test.images)]
+        if is_first:
+            _log_undecodable(data, extracted)
+            is_first = False
+        bank, test = rows_of(model, data, *extracted)
+        facts = {
+            "model": model.name,
+            "checkpoint": describer.checkpoint,
+            "data": data.fingerprint,
+            "commit": commit,
+        }
+        yield Measured(model, bank, test, facts, device, data.leave_one_out)
+
+
+def _wanted(config: EvaluationConfig, data: EvalData) -> list[Model]:
+    """Earlier steps are there for k-NN: without labels they need not be extracted."""
+    has_curve = data.is_labeled and "knn" in config.protocols
+    return [model for model in find_models(config) if model.is_newest or has_curve]
+
+
+def _log_undecodable(data: EvalData, extracted: tuple[Extracted, Extracted]) -> None:
+    parts = {"bank": data.bank, "test set": data.test}
+    for (name, part), found in zip(parts.items(), extracted, strict=True):
+        bad = int((~found.is_decoded[part.rows]).sum())
+        if bad:
+            _log.warning(
+                "%s: %d of %d images do not decode and are left out", name, bad, len(part.rows)
+            )
+
+
+def _device(device: str) -> str:
+    import torch
+
+    if device != "auto":
+        return device
+    return "cuda" if torch.cuda.is_available() else "cpu"

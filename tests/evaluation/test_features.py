@@ -1,0 +1,162 @@
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import evaluation.features
+from dinoforge.encoders import make_encoder, unit_rows
+from dinoforge.errors import UsageError
+from dinoforge.sources import open_images
+from evaluation.config import EvaluationConfig
+from evaluation.data import open_data
+from evaluation.features import Describer, describer_of, extract, rows_of
+from evaluation.models import find_models
+
+
+@pytest.fixture
+def bank(pictures, tmp_path):
+    return open_images([str(pictures / "bank")], cache=tmp_path)
+
+
+@pytest.fixture
+def small_chunks(monkeypatch):
+    monkeypatch.setattr(evaluation.features, "CHUNK_IMAGES", 10)
+
+
+class Counting:
+    """A describer that counts the images that it saw."""
+
+    def __init__(self, fingerprint="counting", stop_after=None):
+        self.seen = 0
+        self.stop_after = stop_after
+        self.describer = Describer(self.describe, fingerprint, "counting")
+
+    def describe(self, images):
+        if self.stop_after is not None and self.seen >= self.stop_after:
+            raise KeyboardInterrupt
+        self.seen += len(images)
+        means = [image.mean(axis=(0, 1)) for image in images]
+        return {"vectors": np.array(means, np.float32).reshape(-1, 3)}
+
+
+def trained(run_folder, **more):
+    return find_models(EvaluationConfig(checkpoint=str(run_folder), **more))[0]
+
+
+def test_a_second_extraction_reads_the_cache(bank, tmp_path, small_chunks):
+    once, again = Counting(), Counting()
+    first = extract(once.describer, bank, tmp_path, "x")
+    second = extract(again.describer, bank, tmp_path, "x")
+    assert (once.seen, again.seen) == (39, 0)
+    np.testing.assert_array_equal(first.vectors["vectors"], second.vectors["vectors"])
+
+
+def test_a_killed_extraction_goes_on_after_its_last_chunk(bank, tmp_path, small_chunks):
+    whole = extract(Counting().describer, bank, tmp_path / "whole", "x")
+    with pytest.raises(KeyboardInterrupt):
+        extract(Counting(stop_after=20).describer, bank, tmp_path / "cut", "x")
+    rest = Counting()
+    found = extract(rest.describer, bank, tmp_path / "cut", "x")
+    assert rest.seen == 19
+    np.testing.assert_array_equal(found.vectors["vectors"], whole.vectors["vectors"])
+
+
+@pytest.mark.parametrize("damage", [b"", b"no such format", None])
+def test_a_damaged_chunk_is_made_again(bank, tmp_path, small_chunks, damage):
+    extract(Counting().describer, bank, tmp_path, "x")
+    chunk = sorted(tmp_path.rglob("chunk-*"))[1]
+    chunk.write_bytes(chunk.read_bytes()[:-7] if damage is None else damage)
+    again = Counting()
+    found = extract(again.describer, bank, tmp_path, "x")
+    assert again.seen == 10
+    assert np.isfinite(found.vectors["vectors"]).all()
+
+
+def test_other_weights_and_other_images_have_other_places(bank, pictures, tmp_path):
+    extract(Counting("a").describer, bank, tmp_path, "x")
+    other = Counting("b")
+    extract(other.describer, bank, tmp_path, "x")
+    test = open_images([str(pictures / "test")], cache=tmp_path)
+    same = Counting("a")
+    extract(same.describer, test, tmp_path, "x")
+    assert (other.seen, same.seen) == (39, 18)
+
+
+def test_one_forward_pass_gives_what_each_encoder_gives(bank, run_folder, tmp_path):
+    model = trained(run_folder)
+    found = extract(describer_of(model, device="cpu"), bank, tmp_path, "x")
+    pictures = [bank.decode(index) for index in range(len(bank))]
+    from dinoforge.encoders.checkpoint import FEATURES
+
+    for kind in model.features:
+        encoder = make_encoder(f"checkpoint:{model.file}#{kind}")
+        mine = unit_rows(FEATURES[kind](found.vectors))
+        np.testing.assert_array_equal(mine, encoder.encode(pictures))
+        assert mine.shape[1] == encoder.dim
+
+
+def test_vectors_of_a_vit_are_not_normalized(bank, run_folder, tmp_path):
+    found = extract(describer_of(trained(run_folder), device="cpu"), bank, tmp_path, "x")
+    norms = np.linalg.norm(found.vectors["cls"], axis=1)
+    assert (abs(norms - 1) > 0.1).all()
+
+
+def test_undecodable_images_are_left_out_and_the_others_stay_in_place(pictures, tmp_path):
+    folder = tmp_path / "images"
+    shutil.copytree(pictures / "bank", folder)
+    for name in ("blue/blue-003.png", "red/red-012.png"):
+        data = (folder / name).read_bytes()
+        (folder / name).write_bytes(data[: len(data) // 2])
+    config = EvaluationConfig(train=[str(folder)], test=[str(pictures / "test")], checkpoint="")
+    data = open_data(config, tmp_path)
+    (model,) = find_models(config)
+    describer = describer_of(model, device="cpu")
+    found = extract(describer, data.bank.images, tmp_path, "x")
+    bank, test = rows_of(model, data, found, extract(describer, data.test.images, tmp_path, "x"))
+    assert (len(bank), len(test)) == (37, 18)
+    assert np.flatnonzero(~found.is_decoded).tolist() == [3, 38]
+    assert np.bincount(bank.labels).tolist() == [13, 12, 12]
+    encoder = make_encoder("pixels_centered")
+    image = np.asarray(Image.open(folder / "blue" / "blue-004.png"))
+    np.testing.assert_array_equal(bank.features["pixels"][3], encoder.encode([image])[0])
+
+
+def test_a_test_set_without_any_picture_is_refused(pictures, tmp_path):
+    broken = tmp_path / "broken" / "red"
+    broken.mkdir(parents=True)
+    source = next((pictures / "test" / "red").glob("*.png"))
+    (broken / "a.png").write_bytes(source.read_bytes()[:200])
+    config = EvaluationConfig(train=[str(pictures / "bank")], test=[str(broken.parent)])
+    data = open_data(config, tmp_path)
+    (model,) = find_models(config)
+    describer = describer_of(model, device="cpu")
+    bank, test = (extract(describer, part.images, tmp_path, "x") for part in (data.bank, data.test))
+    with pytest.raises(UsageError, match="no image of the test set decodes"):
+        rows_of(model, data, bank, test)
+
+
+def test_raw_pixels_are_taken_less_the_mean_of_the_bank(pictures, tmp_path):
+    config = EvaluationConfig(
+        train=[str(pictures / "bank")], test=[str(pictures / "test")], baselines=["pixels_raw"]
+    )
+    data = open_data(config, tmp_path)
+    (model,) = find_models(config)
+    describer = describer_of(model, device="cpu")
+    found = [extract(describer, part.images, tmp_path, "x") for part in (data.bank, data.test)]
+    bank, test = rows_of(model, data, *found)
+    rows = bank.features["pixels_less_mean"]
+    np.testing.assert_allclose(rows.mean(axis=0), 0, atol=1e-6)
+    raw = [part.vectors["vectors"] for part in found]
+    shifted = test.features["pixels_less_mean"]
+    np.testing.assert_allclose(shifted, raw[1] - raw[0].mean(axis=0), atol=1e-6)
+
+
+def test_the_size_of_a_batch_changes_the_last_bits_only(bank, run_folder, tmp_path):
+    model = trained(run_folder)
+    one, other = (
+        extract(describer_of(model, device="cpu", batch_size=size), bank, tmp_path, "x")
+        for size in (0, 7)
+    )
+    assert len(list((tmp_path / "features").iterdir())) == 2
+    np.testing.assert_allclose(one.vectors["cls"], other.vectors["cls"], atol=1e-5)

@@ -1,0 +1,61 @@
+import pytest
+
+from dinoforge.errors import UsageError
+from evaluation.config import EvaluationConfig
+from evaluation.models import find_models
+
+
+def names(models):
+    return [(m.name, m.step, m.is_newest) for m in models]
+
+
+def test_a_run_gives_its_newest_and_its_first_backbone(run_folder):
+    models = find_models(EvaluationConfig(checkpoint=str(run_folder)))
+    assert names(models) == [
+        ("trained", 100, True),
+        ("untrained", 0, True),
+        ("pixels", None, True),
+    ]
+    assert models[0].file == run_folder / "export" / "step-000000100" / "model.safetensors"
+    assert models[0].features == ("cls", "patch_mean", "both")
+    assert models[2].features == ("pixels",)
+
+
+def test_all_checkpoints_come_after_what_is_compared(run_folder):
+    models = find_models(EvaluationConfig(checkpoint=str(run_folder), checkpoints="all"))
+    assert names(models)[-1] == ("trained", 50, False)
+    assert len(models) == 4
+
+
+def test_a_file_is_the_trained_model(run_folder):
+    file = run_folder / "export" / "step-000000050" / "model.safetensors"
+    (model,) = find_models(EvaluationConfig(checkpoint=str(file), baselines=[]))
+    assert (model.name, model.step, model.file) == ("trained", None, file)
+
+
+def test_features_keep_the_order_of_the_report(run_folder):
+    config = EvaluationConfig(checkpoint=str(run_folder), features=["both", "cls"])
+    assert find_models(config)[0].features == ("cls", "both")
+
+
+def test_baselines_have_names_that_reports_know():
+    config = EvaluationConfig(
+        baselines=["pixels_centered", "pixels_raw", "mobilenetv2", "mine=checkpoint:a.pth#cls"]
+    )
+    models = find_models(config)
+    assert [m.name for m in models] == ["pixels", "pixels_less_mean", "mobilenetv2", "mine"]
+    assert [m.takes_mean_off for m in models] == [False, True, False, False]
+    assert models[3].features == ("cls",)
+    assert str(models[3].file) == "a.pth"
+
+
+def test_two_models_of_one_name_are_refused():
+    with pytest.raises(UsageError, match="two models are called pixels"):
+        find_models(EvaluationConfig(baselines=["pixels_centered", "pixels=pixels_raw"]))
+
+
+def test_a_run_without_a_trained_backbone_is_refused(tmp_path):
+    (tmp_path / "export" / "step-000000000").mkdir(parents=True)
+    (tmp_path / "export" / "step-000000000" / "model.safetensors").write_bytes(b"")
+    with pytest.raises(UsageError, match="exported no trained backbone"):
+        find_models(EvaluationConfig(checkpoint=str(tmp_path)))

@@ -1,0 +1,134 @@
+import numpy as np
+import pytest
+
+from evaluation.config import BootstrapConfig
+from evaluation.outcomes import Outcome, differences, with_intervals
+
+FEW = BootstrapConfig(resamples=200)
+
+
+def outcome(model, features, right, *, k=20, benchmark="knn/x"):
+    settings = {"features": features} | ({} if k is None else {"k": k})
+    return Outcome.of(
+        np.array(right, np.bool_), model=model, benchmark=benchmark, settings=settings
+    )
+
+
+def pairs(found):
+    return [
+        (
+            o.record.settings["model_b"],
+            o.record.settings["features_a"],
+            o.record.settings["features_b"],
+            o.record.settings.get("k"),
+        )
+        for o in found
+    ]
+
+
+def test_a_difference_names_both_and_counts_both_ways():
+    a = outcome("trained", "cls", [1, 1, 1, 0, 1])
+    b = outcome("untrained", "cls", [1, 0, 0, 1, 1])
+    (found,) = differences([a, b])
+    record = found.record
+    assert record.model == "trained - untrained"
+    assert record.metric == "accuracy_difference"
+    assert record.benchmark == "knn/x"
+    assert record.value == pytest.approx(0.2)
+    assert record.settings == {
+        "model_a": "trained",
+        "model_b": "untrained",
+        "features_a": "cls",
+        "features_b": "cls",
+        "k": 20,
+        "wins": 2,
+        "losses": 1,
+        "mcnemar_p": 1.0,
+    }
+
+
+def test_like_is_compared_with_like_and_at_the_headline_best_with_best():
+    found = differences(
+        [
+            *(outcome("trained", "cls", [1, 0, 0], k=k) for k in (10, 20)),
+            *(outcome("trained", "both", [1, 1, 0], k=k) for k in (10, 20)),
+            *(outcome("untrained", "cls", [1, 0, 0], k=k) for k in (10, 20)),
+            *(outcome("untrained", "both", [0, 0, 0], k=k) for k in (10, 20)),
+        ]
+    )
+    assert pairs(found) == [
+        ("untrained", "cls", "cls", 10),
+        ("untrained", "cls", "cls", 20),
+        ("untrained", "both", "both", 10),
+        ("untrained", "both", "both", 20),
+        ("untrained", "both", "cls", 20),
+    ]
+    assert [o.record.selection for o in found] == ["none"] * 4 + ["test-peek"]
+
+
+def test_every_kind_is_compared_with_the_only_kind_of_a_baseline():
+    found = differences(
+        [
+            outcome("trained", "cls", [1, 0]),
+            outcome("trained", "both", [1, 1]),
+            outcome("pixels", "pixels", [0, 0]),
+        ]
+    )
+    assert pairs(found) == [("pixels", "cls", "pixels", 20), ("pixels", "both", "pixels", 20)]
+
+
+def test_the_headline_takes_the_nearest_k_that_was_measured():
+    found = differences(
+        [
+            outcome("trained", "cls", [1, 0], k=7),
+            outcome("trained", "both", [1, 1], k=7),
+            outcome("untrained", "cls", [1, 0], k=7),
+            outcome("untrained", "both", [0, 0], k=7),
+        ]
+    )
+    assert pairs(found)[-1] == ("untrained", "both", "cls", 7)
+
+
+def test_protocols_are_not_mixed():
+    found = differences(
+        [
+            outcome("trained", "cls", [1, 0]),
+            outcome("trained", "cls", [1, 1], k=None, benchmark="logistic/x"),
+            outcome("untrained", "cls", [1, 0]),
+            outcome("untrained", "cls", [0, 0], k=None, benchmark="logistic/x"),
+        ]
+    )
+    assert [(o.record.benchmark, o.record.value) for o in found] == [
+        ("knn/x", 0.0),
+        ("logistic/x", 1.0),
+    ]
+    assert "k" not in found[1].record.settings
+
+
+def test_nothing_is_compared_without_a_trained_model():
+    assert differences([outcome("pixels", "pixels", [1]), outcome("other", "other", [0])]) == []
+
+
+def test_intervals_hold_their_values():
+    right = np.arange(60) % 3 > 0
+    a, b = outcome("trained", "cls", right), outcome("untrained", "cls", ~right)
+    records = with_intervals([a, b, *differences([a, b])], FEW)
+    assert [record.n for record in records] == [60, 60, 60]
+    for record in records:
+        low, high = record.interval
+        assert low < record.value < high
+    # The two are complements, and share their resamples.
+    assert records[0].interval[0] == pytest.approx(1 - records[1].interval[1], abs=1e-12)
+
+
+def test_all_right_and_all_wrong_have_intervals_of_some_width():
+    records = with_intervals(
+        [outcome("trained", "cls", [1] * 30), outcome("untrained", "cls", [0] * 30)], FEW
+    )
+    assert records[0].interval[0] == pytest.approx(0.886, abs=1e-3)
+    assert records[0].interval[1] == 1.0
+    assert records[1].interval == pytest.approx((0.0, 0.114), abs=1e-3)
+
+
+def test_no_outcomes_no_records():
+    assert with_intervals([], FEW) == []

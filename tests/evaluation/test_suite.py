@@ -1,0 +1,270 @@
+import json
+import logging
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from dinoforge.records import read_records
+from evaluation.config import (
+    BootstrapConfig,
+    EvaluationConfig,
+    KnnConfig,
+    LogisticConfig,
+    SplitConfig,
+)
+from evaluation.suite import evaluate
+
+
+@pytest.fixture(scope="module")
+def config(pictures, run_folder):
+    return EvaluationConfig(
+        out="",
+        name="colors",
+        train=[str(pictures / "bank")],
+        test=[str(pictures / "test")],
+        checkpoint=str(run_folder),
+        device="cpu",
+        knn=KnnConfig(k=[5, 20, 100]),
+        logistic=LogisticConfig(c_min=1e-2, c_max=1e2, c_count=3),
+        bootstrap=BootstrapConfig(resamples=200),
+    )
+
+
+@pytest.fixture(scope="module")
+def done(config, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("evaluation")
+    return folder, evaluate(config, folder)
+
+
+def find(records, **wanted):
+    """Records with these fields; settings by their names."""
+    return [
+        r for r in records if all(getattr(r, k, r.settings.get(k)) == v for k, v in wanted.items())
+    ]
+
+
+def test_records_are_those_in_the_file(done):
+    folder, records = done
+    written = read_records(folder / "records.jsonl")
+    assert json.dumps([r.as_json() for r in written]) == json.dumps([r.as_json() for r in records])
+
+
+def test_knn_of_every_model_feature_and_k(done):
+    _, records = done
+    knn = find(records, benchmark="knn/colors", metric="accuracy")
+    assert {(r.model, r.settings["features"], r.settings["k"]) for r in knn} == {
+        *(
+            (model, features, k)
+            for model in ("trained", "untrained")
+            for features in ("cls", "patch_mean", "both")
+            for k in (5, 20, 39)
+        ),
+        *(("pixels", "pixels", k) for k in (5, 20, 39)),
+    }
+    for record in knn:
+        low, high = record.interval
+        assert 0 <= low <= record.value <= high <= 1
+        assert record.n == 18
+        assert record.settings["bank"] == 39
+        assert record.settings["k_asked"] == 100
+
+
+def test_colors_are_told_apart(done):
+    _, records = done
+    (pixels,) = find(records, metric="accuracy", model="pixels", k=5)
+    assert pixels.value > 0.9
+
+
+def test_a_value_is_what_a_plain_loop_finds(done, pictures):
+    """The accuracy of pixels at k = 5, from the files, by hand."""
+    from dinoforge.encoders import make_encoder
+    from dinoforge.images import decode
+
+    def read(name):
+        files = sorted((pictures / name).rglob("*.png"))
+        vectors = make_encoder("pixels_centered").encode([decode(f.read_bytes()) for f in files])
+        return vectors.astype(np.float64), [f.parent.name for f in files]
+
+    (bank, classes), (queries, truth) = read("bank"), read("test")
+    right = 0
+    for query, true_class in zip(queries, truth, strict=True):
+        cosines = bank @ query
+        order = np.argsort(-cosines, kind="stable")[:5]
+        votes = dict.fromkeys(sorted(set(classes)), 0.0)
+        for index in order:
+            votes[classes[index]] += np.exp(cosines[index] / 0.07)
+        right += max(votes, key=lambda name: votes[name]) == true_class
+    (record,) = find(done[1], metric="accuracy", model="pixels", k=5)
+    assert record.value == right / 18
+
+
+def test_differences_name_both_models(done):
+    _, records = done
+    found = find(records, metric="accuracy_difference", k=20)
+    named = {(r.settings["model_a"], r.settings["model_b"]) for r in found}
+    assert named == {("trained", "untrained"), ("trained", "pixels")}
+    for record in found:
+        s = record.settings
+        values = [
+            find(
+                records,
+                metric="accuracy",
+                benchmark="knn/colors",
+                model=s[f"model_{x}"],
+                features=s[f"features_{x}"],
+                k=20,
+            )[0].value
+            for x in "ab"
+        ]
+        assert record.value == pytest.approx(values[0] - values[1])
+        assert record.interval[0] <= record.value <= record.interval[1]
+
+
+def test_logistic_regression_is_chosen_on_held_out_images(done):
+    _, records = done
+    found = find(records, benchmark="logistic/colors", metric="accuracy")
+    assert {r.selection for r in found} == {"val"}
+    assert {r.settings["C"] for r in found} <= {0.01, 1.0, 100.0}
+    assert find(found, model="pixels")[0].value > 0.9
+
+
+def test_signs_of_collapse_are_of_networks(done):
+    _, records = done
+    found = find(records, benchmark="collapse/colors")
+    assert {r.model for r in found} == {"trained", "untrained"}
+    assert {"rankme", "feature_std", "uniformity"} <= {r.metric for r in found}
+    assert {r.n for r in found} == {18}
+
+
+def test_records_say_what_they_are_of(done, run_folder):
+    import hashlib
+
+    _, records = done
+    file = run_folder / "export" / "step-000000100" / "model.safetensors"
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    trained = find(records, model="trained")
+    assert {r.checkpoint for r in trained} == {f"step-000000100:{digest[:12]}"}
+    assert {r.settings["step"] for r in trained} == {100}
+    assert len({r.data for r in records}) == 1
+
+
+def test_a_second_start_writes_the_same_bytes_and_extracts_nothing(done, config, monkeypatch):
+    import evaluation.features
+
+    folder, _ = done
+    first = (folder / "records.jsonl").read_bytes()
+    (folder / "records.jsonl").unlink()
+    monkeypatch.setattr(evaluation.features, "_make_chunk", None)  # a call would raise
+    evaluate(config, folder)
+    assert (folder / "records.jsonl").read_bytes() == first
+
+
+def test_another_folder_gets_the_same_bytes(done, config, tmp_path):
+    evaluate(config, tmp_path)
+    ours, theirs = ((f / "records.jsonl").read_bytes() for f in (tmp_path, done[0]))
+    assert ours == theirs
+
+
+def test_the_cache_may_lie_elsewhere(done, config, tmp_path):
+    folder, _ = done
+    evaluate(replace(config, cache=str(folder / "cache"), protocols=["knn"]), tmp_path)
+    assert not (tmp_path / "cache").exists()
+
+
+def test_the_report_reads_the_records(done):
+    from evaluation.report.scores import arrange, headline
+
+    _, records = done
+    scores = arrange(records)
+    assert [table.benchmark for table in scores.tables] == ["knn/colors", "logistic/colors"]
+    assert scores.tables[0].columns == ["5", "20", "39"]
+    assert [row.model for row in scores.tables[0].rows] == [
+        *["trained"] * 3,
+        *["untrained"] * 3,
+        "pixels",
+    ]
+    head = headline(records)
+    assert (head.k, [r.model for r in head.best]) == (20, ["trained", "untrained", "pixels"])
+    assert [d.model_b for d in head.differences] == ["untrained", "pixels"]
+
+
+def test_all_checkpoints_give_the_curve(config, tmp_path, done):
+    from evaluation.report.scores import arrange
+
+    records = evaluate(replace(config, checkpoints="all"), tmp_path)
+    more = [r for r in records if r.settings.get("step") == 50]
+    assert {r.metric for r in more} == {"accuracy"}
+    assert len(records) == len(done[1]) + 9  # 3 kinds of features, 3 values of k
+    curve = arrange(records).checkpoints["cls"]
+    assert [point.step for point in curve] == [50, 100]
+
+
+def test_images_without_labels_have_signs_of_collapse_alone(config, pictures, tmp_path, caplog):
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    for path in (pictures / "bank").rglob("*.png"):
+        shutil.copy(path, flat / path.name)
+    with caplog.at_level(logging.INFO, logger="evaluation"):
+        records = evaluate(replace(config, train=[str(flat)], test=[], checkpoints="all"), tmp_path)
+    assert {r.benchmark for r in records} == {"collapse/colors"}
+    assert caplog.text.count("no labels") == 1
+
+
+def test_without_test_images_some_are_held_out(config, tmp_path):
+    records = evaluate(replace(config, test=[], protocols=["knn"]), tmp_path)
+    assert {(r.n, r.settings["bank"]) for r in find(records, metric="accuracy")} == {(8, 31)}
+
+
+def test_leave_one_out_asks_every_image_and_fits_nothing(config, tmp_path, caplog):
+    split = SplitConfig(mode="leave_one_out")
+    records = evaluate(replace(config, test=[], split=split), tmp_path)
+    knn = find(records, benchmark="knn/colors", metric="accuracy")
+    assert {(r.n, r.settings["leave_one_out"]) for r in knn} == {(39, True)}
+    assert {r.settings["k"] for r in knn} == {5, 20, 38}
+    assert not find(records, benchmark="logistic/colors")
+    assert "no logistic regression" in caplog.text
+
+
+def test_undecodable_images_are_counted_in_one_line(config, pictures, tmp_path, caplog):
+    test = tmp_path / "test"
+    shutil.copytree(pictures / "test", test)
+    victim = next((test / "green").glob("*.png"))
+    victim.write_bytes(victim.read_bytes()[:300])
+    records = evaluate(replace(config, test=[str(test)], protocols=["knn"]), tmp_path / "out")
+    assert {r.n for r in records} == {17}
+    told = [r.getMessage() for r in caplog.records if "decode" in r.getMessage()]
+    assert told == ["test set: 1 of 18 images do not decode and are left out"]
+
+
+def test_a_single_file_is_compared_with_the_baseline(config, run_folder, tmp_path):
+    file = run_folder / "export" / "step-000000050" / "model.safetensors"
+    records = evaluate(
+        replace(config, checkpoint=str(file), protocols=["knn"], features=["cls"]), tmp_path
+    )
+    assert {r.model for r in records} == {"trained", "pixels", "trained - pixels"}
+    assert all("step" not in r.settings for r in records)
+
+
+def test_the_command_prints_the_records(config, pictures, run_folder, tmp_path, capsys):
+    from dinoforge.cli.main import main
+
+    code = main(
+        [
+            "evaluate",
+            f"out={tmp_path / 'run'}",
+            f"train=[{pictures / 'bank'}]",
+            f"test=[{pictures / 'test'}]",
+            f"checkpoint={run_folder}",
+            "protocols=[knn]",
+            "features=[cls]",
+            "knn.k=[5]",
+            "bootstrap.resamples=100",
+            "--json",
+        ]
+    )
+    assert code == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert {row["benchmark"] for row in printed} == {"knn/test"}
+    assert (tmp_path / "run" / "records.jsonl").is_file()

@@ -1,0 +1,176 @@
+"""Stored values of evaluation: k-NN at many settings, logistic regression, collapse, intervals."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from evaluation import collapse
+from evaluation.intervals import (
+    mcnemar_exact,
+    percentile_interval,
+    resampled_means,
+    wilson_interval,
+)
+from evaluation.knn import find_neighbors, knn_classify, votes
+from evaluation.logistic import fit_logistic
+
+pytestmark = pytest.mark.golden
+
+KEPT = Path(__file__).parent / "data"
+
+
+def read(folder: Path, name: str):
+    return json.loads((folder / f"{name}.json").read_text()), load_file(
+        folder / f"{name}.safetensors"
+    )
+
+
+@pytest.fixture(scope="module")
+def knn(shared):
+    return read(shared / "golden-eval", "knn")
+
+
+@pytest.fixture(scope="module")
+def probes(shared):
+    return read(shared / "golden-eval", "probes")
+
+
+@pytest.fixture(scope="module")
+def signs(shared):
+    return read(shared / "golden-eval", "collapse")
+
+
+@pytest.fixture(scope="module")
+def logistic():
+    return read(KEPT, "logistic")
+
+
+def test_knn_accuracy_at_every_k_and_temperature(knn):
+    facts, arrays = knn
+    found = find_neighbors(arrays["train_features"], arrays["test_features"], k=200)
+    for row in facts["results"]:
+        predicted = knn_classify(
+            found, arrays["train_labels"], ks=[row["k"]], temperature=row["T"]
+        )[row["k"]]
+        assert 100 * (predicted == arrays["test_labels"]).mean() == pytest.approx(row["top1"]), row
+
+
+def test_knn_votes_of_the_published_module(knn):
+    facts, arrays = knn
+    found = find_neighbors(arrays["train_features"], arrays["test_features"], k=200)
+    by_k = votes(
+        found,
+        arrays["train_labels"],
+        ks=[20, 200],
+        temperature=0.07,
+        num_classes=facts["num_classes"],
+    )
+    for k, sums in by_k:
+        np.testing.assert_allclose(sums, arrays[f"v2_votes_k{k}_T007"], rtol=0, atol=1e-6)
+
+
+def test_few_shot_knn_on_the_stored_draws(knn):
+    facts, arrays = knn
+    for row in facts["few_shot"]:
+        few = arrays[f"fewshot_npc{row['n_per_class']}_seed{row['seed']}"]
+        k = row["k"]
+        found = find_neighbors(arrays["train_features"][few], arrays["test_features"], k=k)
+        predicted = knn_classify(found, arrays["train_labels"][few], ks=[k], temperature=0.07)
+        accuracy = 100 * (predicted[k] == arrays["test_labels"]).mean()
+        assert accuracy == pytest.approx(row["top1"]), row
+
+
+def test_logistic_regression_reaches_the_stored_optimum(logistic):
+    facts, arrays = logistic
+    rows = facts["logreg"]["results"]
+    fits = fit_logistic(arrays["X"], arrays["y"], [row["C"] for row in rows])
+    for row, fit in zip(rows, fits, strict=True):
+        name = f"C{row['C']:g}"
+        # The stored W is as near the optimum as its gradient says and as scikit-learn's is to it.
+        tolerance = max(1e-8, row["sklearn_max_diff"])
+        np.testing.assert_allclose(fit.weights, arrays[f"W_{name}"], rtol=0, atol=tolerance)
+        # The bias costs nothing and is flat where C is small: 1e-9 of gradient moves it by 4e-7.
+        np.testing.assert_allclose(fit.bias, arrays[f"b_{name}"], rtol=0, atol=1e-6)
+        accuracy = 100 * (fit.predict(arrays["X_test"]) == arrays["y_test"]).mean()
+        assert accuracy == pytest.approx(row["test_top1"])
+
+
+def test_logistic_regression_has_the_stored_objective(logistic):
+    facts, arrays = logistic
+    x, y = arrays["X"], arrays["y"]
+    for row in facts["logreg"]["results"]:
+        (fit,) = fit_logistic(x, y, [row["C"]])
+        scores = x @ fit.weights.T + fit.bias
+        errors = np.log(np.exp(scores).sum(axis=1)) - scores[np.arange(len(y)), y]
+        value = row["C"] * errors.sum() + np.square(fit.weights).sum() / 2
+        assert value == pytest.approx(row["objective"], rel=1e-12)
+
+
+def test_c_by_held_out_accuracy_over_the_published_grid(logistic):
+    import torch
+
+    facts, arrays = logistic
+    protocol = facts["logreg"]["protocol"]
+    x, y = arrays["X"], arrays["y"]
+    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0)).numpy()
+    held, rest = order[: len(x) // 10], order[len(x) // 10 :]
+    grid = 10 ** np.linspace(-6, 5, 45)
+    fits = fit_logistic(x[rest], y[rest], grid.tolist())
+    accuracies = [float((fit.predict(x[held]) == y[held]).mean()) for fit in fits]
+    assert accuracies == pytest.approx(protocol["holdout_accuracy"], abs=1e-12)
+    best = int(np.argmax(accuracies))
+    assert grid[best] == pytest.approx(protocol["best_C"], rel=1e-6)
+    (final,) = fit_logistic(x, y, [grid[best]])
+    accuracy = 100 * (final.predict(arrays["X_test"]) == arrays["y_test"]).mean()
+    assert accuracy == pytest.approx(protocol["final_test_top1"])
+
+
+def test_bootstrap_on_the_stored_resamples(probes):
+    facts, arrays = probes
+    truth = facts["uncertainty"]
+    a, b = arrays["correct_a"], arrays["correct_b"]
+    index = arrays["bootstrap_index"].astype(np.int64)
+    means = resampled_means(np.stack([a, a - b], axis=1), [index[:150], index[150:]])
+    assert percentile_interval(means[:, 0]) == pytest.approx(truth["ci_a"], abs=1e-12)
+    assert percentile_interval(means[:, 1]) == pytest.approx(truth["diff_ci"], abs=1e-12)
+
+
+def test_mcnemar_and_wilson(probes):
+    facts, arrays = probes
+    truth = facts["uncertainty"]
+    a, b = arrays["correct_a"], arrays["correct_b"]
+    wins, losses = int((a > b).sum()), int((a < b).sum())
+    assert (wins, losses) == (truth["mcnemar_b"], truth["mcnemar_c"])
+    assert mcnemar_exact(wins, losses) == pytest.approx(truth["mcnemar_exact_p"], abs=1e-12)
+    assert wilson_interval(int(a.sum()), len(a)) == pytest.approx(truth["wilson95_a"], abs=1e-12)
+
+
+@pytest.mark.parametrize("case", ["healthy", "dimensional_collapse", "constant"])
+def test_signs_of_collapse(signs, case):
+    facts, arrays = signs
+    truth = facts["results"][case]
+    rows = arrays[f"Z_{case}"]
+    unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    spectrum = collapse.covariance_spectrum(rows)
+    dim = rows.shape[1]
+    found = {
+        "rankme": collapse.rankme(rows),
+        "participation_ratio": collapse.participation_ratio(spectrum),
+        "effective_rank_cov": collapse.effective_rank(spectrum),
+        "alpha_1_to_d_half": collapse.alpha_req(spectrum, 1, dim // 2),
+        "alpha_4_to_d": collapse.alpha_req(spectrum, 4, dim - 2),
+        "normalised_feature_std_times_sqrt_d": collapse.feature_std(unit),
+        "uniformity_t2": collapse.uniformity(unit),
+        "mean_cosine": collapse.mean_cosine(unit),
+    }
+    assert found == pytest.approx({name: truth[name] for name in found}, abs=1e-6)
+
+
+def test_lidar(signs):
+    facts, arrays = signs
+    assert collapse.lidar(arrays["lidar_embeddings"]) == pytest.approx(
+        facts["lidar"]["value"], abs=1e-6
+    )

@@ -1,0 +1,281 @@
+"""The method: teacher, heads, balance, subsets of stochastic depth, precision, odd batches."""
+
+import pytest
+import torch
+
+from dinoforge.models import VitConfig, build_vit
+from dinoforge.randomness import Draws
+from training.build import build_method
+from training.losses import dino_loss, ibot_loss, koleo_loss, sinkhorn_knopp
+from training.masks import MaskConfig, collate_masks, draw_masks
+from training.method import Views
+
+BATCH, SIDE = 4, 4
+
+
+def make_views(num_local=2, image_prob=0.5):
+    generator = torch.Generator().manual_seed(0)
+    masks = draw_masks(2 * BATCH, SIDE, SIDE, MaskConfig(image_prob=image_prob), Draws(0, "m", 0))
+    return Views(
+        torch.randn(2 * BATCH, 3, 28, 28, generator=generator),
+        torch.randn(num_local * BATCH, 3, 14, 14, generator=generator),
+        torch.from_numpy(masks.masks_BN),
+        torch.from_numpy(masks.indices_M),
+        torch.from_numpy(masks.weights_M),
+    )
+
+
+def permutations():
+    draws = Draws(0, "drop path", 0)
+    return lambda n: torch.from_numpy(draws.shuffle(n))
+
+
+def gradients(method):
+    return {n: p.grad for n, p in method.student.named_parameters() if p.grad is not None}
+
+
+def test_the_teacher_starts_as_a_copy_without_gradients_in_evaluation_mode(tiny):
+    method = build_method(tiny("model.drop_path=0.4"))
+    student, teacher = method.student.state_dict(), method.teacher.state_dict()
+    assert student.keys() == teacher.keys()
+    for name, tensor in student.items():
+        assert torch.equal(tensor, teacher[name]), name
+        assert tensor.data_ptr() != teacher[name].data_ptr(), name
+    assert not any(p.requires_grad for p in method.teacher.parameters())
+    method.train()
+    assert method.student.training
+    assert not any(module.training for module in method.teacher.modules())
+
+
+def test_initial_weights_are_a_function_of_the_seed_alone(tiny):
+    first = build_method(tiny())
+    torch.manual_seed(5)
+    again = build_method(tiny())
+    for name, tensor in first.state_dict().items():
+        assert torch.equal(tensor, again.state_dict()[name]), name
+    # The heads of a seed are not those of its neighbor, nor of each other.
+    other = build_method(tiny("seed=1"))
+    heads = [m.student[n] for m in (first, other) for n in ("dino_head", "ibot_head")]
+    weights = [head.mlp[0].weight for head in heads]
+    for at, weight in enumerate(weights):
+        assert not any(torch.equal(weight, later) for later in weights[at + 1 :])
+
+
+def test_separate_heads_have_their_own_prototypes(tiny):
+    method = build_method(tiny("ibot_head.prototypes=12"))
+    losses = method(make_views(), 0.05)
+    losses.total.backward()
+    assert method.student["ibot_head"].last_layer.weight_v.shape[0] == 12
+    assert {name.split(".")[0] for name in gradients(method)} == {
+        "backbone",
+        "dino_head",
+        "ibot_head",
+    }
+
+
+def test_a_shared_head_gets_the_gradient_of_both_losses(tiny):
+    found = []
+    for change in ("loss.dino=1", "loss.dino=0"):
+        method = build_method(tiny("separate_heads=false", "loss.koleo=0", change))
+        assert "ibot_head" not in method.student
+        method(make_views(), 0.05).total.backward()
+        found.append(gradients(method)["dino_head.last_layer.weight_v"])
+    both, ibot_alone = found
+    assert ibot_alone.abs().max() > 0
+    assert (both - ibot_alone).abs().max() > 0
+
+
+@pytest.mark.parametrize("balance", ["sinkhorn", "centering"])
+def test_targets_are_probabilities_and_only_centering_moves_centers(tiny, balance):
+    method = build_method(tiny(f"teacher.balance={balance}"))
+    losses = method(make_views(), 0.05)
+    sums = losses.targets_BK.sum(dim=1)
+    torch.testing.assert_close(sums, torch.ones(2 * BATCH), rtol=0, atol=1e-6)
+    moved = [bool(c.center.any()) for c in (method.dino_center, method.ibot_center)]
+    assert moved == [balance == "centering"] * 2
+
+
+def test_sinkhorn_uses_prototypes_more_evenly_than_scores_would(tiny):
+    method = build_method(tiny())
+    targets = method(make_views(), 0.05).targets_BK
+    even = 2 * BATCH / targets.shape[1]
+    assert (targets.sum(dim=0) - even).abs().max() < 0.35 * even
+
+
+def test_a_center_is_seen_by_the_next_step_only(tiny):
+    method = build_method(tiny("teacher.balance=centering"))
+    first, second = (method(make_views(), 0.05).targets_BK for _ in range(2))
+    fresh = build_method(tiny("teacher.balance=centering"))(make_views(), 0.05).targets_BK
+    assert torch.equal(first, fresh)
+    assert not torch.equal(first, second)
+
+
+@pytest.mark.parametrize(
+    ("change", "unused"),
+    [("loss.ibot=0", "ibot"), ("loss.koleo=0", "koleo")],
+)
+def test_a_term_with_weight_zero_is_left_out(tiny, change, unused):
+    losses = build_method(tiny(change))(make_views(), 0.05)
+    assert getattr(losses, unused).item() == 0
+    assert torch.isfinite(losses.total)
+
+
+def test_the_total_is_the_weighted_sum(tiny):
+    losses = build_method(tiny("loss.dino=0.5", "loss.ibot=2", "loss.koleo=0.3"))(
+        make_views(), 0.05
+    )
+    wanted = 0.5 * (losses.dino_local + losses.dino_global) + 2 * losses.ibot + 0.3 * losses.koleo
+    torch.testing.assert_close(losses.total, wanted)
+
+
+@pytest.mark.parametrize("drop_path", [0.0, 0.4])
+def test_a_step_without_local_crops(tiny, drop_path):
+    method = build_method(tiny(f"model.drop_path={drop_path}"))
+    losses = method(make_views(num_local=0), 0.05, permutations())
+    losses.total.backward()
+    assert losses.dino_local.item() == 0
+    assert losses.dino_global.item() > 0
+    assert all(torch.isfinite(g).all() for g in gradients(method).values())
+
+
+@pytest.mark.parametrize("balance", ["sinkhorn", "centering"])
+def test_a_step_without_masked_patches(tiny, balance):
+    method = build_method(tiny(f"teacher.balance={balance}"))
+    views = make_views(image_prob=0.0)
+    assert len(views.mask_indices_M) == 0
+    losses = method(views, 0.05)
+    losses.total.backward()
+    assert losses.ibot.item() == 0
+    assert all(torch.isfinite(g).all() for g in gradients(method).values())
+    assert torch.isfinite(method.ibot_center.center).all()
+
+
+def test_one_image_a_step(tiny):
+    method = build_method(tiny())
+    masks = collate_masks(
+        torch.zeros(2, 16, dtype=torch.bool).numpy() | (torch.eye(2, 16) > 0).numpy()
+    )
+    views = Views(
+        torch.randn(2, 3, 28, 28),
+        torch.randn(2, 3, 14, 14),
+        torch.from_numpy(masks.masks_BN),
+        torch.from_numpy(masks.indices_M),
+        torch.from_numpy(masks.weights_M),
+    )
+    losses = method(views, 0.05)
+    losses.total.backward()
+    assert losses.koleo.item() == 0  # no neighbor
+    assert torch.isfinite(losses.total)
+
+
+# Stochastic depth
+
+
+def test_a_subset_runs_the_branch_and_its_residual_is_scaled():
+    """Of 10 samples at a rate of 0.4 six are kept, and count 10 / 6."""
+    block = build_vit(VitConfig(width=16, depth=1, heads=2, patch_size=7, image_size=28)).blocks[0]
+    block.ls1.gamma.data.fill_(1.0)
+    block.ls2.gamma.data.fill_(1.0)
+    x = torch.randn(10, 5, 16, generator=torch.Generator().manual_seed(0))
+    orders = [torch.arange(10), torch.arange(10).flip(0)]
+    rows = []
+    block.norm1.register_forward_hook(lambda _m, inputs, _o: rows.append(len(inputs[0])))
+    block.norm2.register_forward_hook(lambda _m, inputs, _o: rows.append(len(inputs[0])))
+    drawn = iter(orders)
+    (found,) = block([x], drop_path=0.4, permutation=lambda _n: next(drawn))
+    assert rows == [6 * 5, 6 * 5]  # tokens that were computed: the saved share is real
+    wanted = x.clone()
+    first = wanted[:6].flatten(0, 1)
+    wanted[:6] += 10 / 6 * block._attention_branch(first, [(6, 5)]).unflatten(0, (6, 5))
+    last = wanted[4:].flatten(0, 1)
+    wanted[4:] = wanted[4:] + 10 / 6 * block._ffn_branch(last, [(6, 5)]).unflatten(0, (6, 5))
+    torch.testing.assert_close(found, wanted)
+
+
+def test_every_branch_and_crop_size_draws_its_own_subset(tiny):
+    method = build_method(tiny("model.drop_path=0.4"))
+    asked = []
+    draw = permutations()
+    method(make_views(), 0.05, lambda n: asked.append(n) or draw(n))
+    assert asked == [2 * BATCH, 2 * BATCH] * 2 * 2  # (global, local) x 2 branches x 2 blocks
+
+
+def test_one_sample_is_never_dropped(tiny):
+    block = build_vit(VitConfig(width=16, depth=1, heads=2, patch_size=7, image_size=28)).blocks[0]
+    x = torch.randn(1, 5, 16)
+    (found,) = block([x], drop_path=0.9, permutation=torch.randperm)
+    (wanted,) = block([x])
+    torch.testing.assert_close(found, wanted)
+
+
+def test_the_teacher_never_drops(tiny):
+    plain, dropped = (build_method(tiny(f"model.drop_path={rate}")) for rate in (0.0, 0.4))
+    views = make_views()
+    one = plain(views, 0.05)
+    other = dropped(views, 0.05, permutations())
+    assert torch.equal(one.targets_BK, other.targets_BK)
+    assert not torch.equal(one.dino_global, other.dino_global)
+
+
+# Precision
+
+
+def test_under_bfloat16_losses_targets_and_weights_stay_float32(tiny):
+    method = build_method(tiny())
+    head = method.student["dino_head"]
+    inside = {}
+
+    def watch(name, module):
+        def note(_module, inputs, out):
+            inside[name] = (inputs[0], out)
+
+        module.register_forward_hook(note)
+
+    watch("fc1", method.student["backbone"].blocks[0].mlp.fc1)
+    watch("last layer", head.last_layer)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        losses = method(make_views(), 0.05)
+    losses.total.backward()
+    assert inside["fc1"][1].dtype == torch.bfloat16  # or the test would prove nothing
+    for name in ("total", "dino_local", "dino_global", "ibot", "koleo", "targets_BK"):
+        assert getattr(losses, name).dtype == torch.float32, name
+    sums = losses.targets_BK.sum(dim=1)
+    torch.testing.assert_close(sums, torch.ones(2 * BATCH), rtol=0, atol=1e-6)
+    norms = inside["last layer"][0].norm(dim=-1)
+    torch.testing.assert_close(norms, torch.ones_like(norms), rtol=0, atol=1e-6)
+    assert {g.dtype for g in gradients(method).values()} == {torch.float32}
+    # The log-softmax of exactly these scores, in float32.
+    pair, local = inside["last layer"][1].detach().float().split([2 * BATCH, 2 * BATCH])
+    wanted = dino_loss(losses.targets_BK, pair, local)
+    assert (losses.dino_local.item(), losses.dino_global.item()) == tuple(w.item() for w in wanted)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_losses_of_half_precision_scores_are_those_of_their_float32_values(dtype):
+    generator = torch.Generator().manual_seed(0)
+    scores = torch.randn(8, 24, generator=generator).to(dtype)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = sinkhorn_knopp(scores, 0.04)
+        losses = [
+            *dino_loss(found, scores, scores),
+            ibot_loss(found, scores, torch.ones(8), 8),
+            koleo_loss(scores),
+        ]
+    exact = sinkhorn_knopp(scores.float(), 0.04)
+    assert torch.equal(found, exact)
+    wanted = [
+        *dino_loss(exact, scores.float(), scores.float()),
+        ibot_loss(exact, scores.float(), torch.ones(8), 8),
+        koleo_loss(scores.float()),
+    ]
+    for loss, truth in zip(losses, wanted, strict=True):
+        assert loss.dtype == torch.float32
+        assert loss.item() == truth.item()
+
+
+def test_sinkhorn_survives_scores_that_would_overflow_and_prototypes_that_die():
+    scores = torch.zeros(4, 300)
+    scores[:, 0] = 50.0  # 50 / 0.04 = 1250: exp overflows float64
+    found = sinkhorn_knopp(scores, 0.04)
+    assert torch.isfinite(found).all()
+    torch.testing.assert_close(found.sum(dim=1), torch.ones(4))

@@ -1,0 +1,83 @@
+"""Metrics: what the signs of collapse are on made-up targets, and what is said about them."""
+
+import json
+import math
+
+import pytest
+import torch
+
+from training.guards import StopSignals
+from training.method import Losses
+from training.metrics import MetricsFile, diagnose, loss_metrics
+
+
+def metrics(targets, features):
+    one = torch.ones(())
+    return loss_metrics(Losses(one, one, one, one, one, targets, features))
+
+
+def test_uniform_targets_have_the_entropy_of_all_prototypes():
+    row = metrics(torch.full((8, 16), 1 / 16), torch.randn(8, 64))
+    assert row["teacher/entropy_of_mean"] == pytest.approx(math.log(16))
+    assert row["teacher/mean_entropy"] == pytest.approx(math.log(16))
+
+
+def test_targets_that_each_pick_another_prototype():
+    row = metrics(torch.eye(16), torch.randn(16, 64))
+    assert row["teacher/entropy_of_mean"] == pytest.approx(math.log(16))
+    assert row["teacher/mean_entropy"] == 0
+
+
+def test_healthy_features_have_a_deviation_of_one_and_collapsed_ones_of_zero():
+    generator = torch.Generator().manual_seed(0)
+    healthy = torch.randn(4096, 64, generator=generator)
+    assert metrics(torch.eye(16), healthy)["features/std"] == pytest.approx(1, abs=0.02)
+    same = healthy[:1].expand(4096, -1)
+    assert metrics(torch.eye(16), same)["features/std"] == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("targets", "features", "told"),
+    [
+        (torch.eye(16), torch.ones(16, 64), "features collapse"),
+        (torch.full((16, 16), 1 / 16), torch.randn(16, 64), "near uniform"),
+        (torch.eye(16)[:1].expand(16, -1), torch.randn(16, 64), "few prototypes"),
+        (torch.eye(16), torch.randn(16, 64), ""),
+    ],
+)
+def test_a_known_way_to_fail_is_named(targets, features, told):
+    found = diagnose(metrics(targets, features), 16)
+    assert found.startswith(told) if told in ("", "features collapse") else told in found
+    assert bool(found) == bool(told)
+
+
+def test_going_on_drops_the_lines_after_the_checkpoint_and_half_a_line(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n{"step": 4, "lo')
+    with MetricsFile(tmp_path, resume_at=2) as file:
+        file.write(3, {"loss/total": 1.0})
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert lines == [{"step": 1}, {"step": 2}, {"step": 3, "loss/total": 1.0}]
+
+
+def test_signals_are_handled_inside_and_restored_after():
+    import os
+    import signal
+
+    before = signal.getsignal(signal.SIGUSR2)
+    with StopSignals() as stop:
+        assert stop.received == ""
+        os.kill(os.getpid(), signal.SIGUSR2)
+        assert stop.received == "SIGUSR2"
+    assert signal.getsignal(signal.SIGUSR2) == before
+
+
+def test_a_second_interrupt_at_the_keyboard_stops_at_once():
+    import os
+    import signal
+
+    with StopSignals() as stop:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop.received == "SIGINT"
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
