@@ -17,6 +17,7 @@ from curation.config import CurationConfig
 from curation.facts import decodable_range
 from curation.index import iter_bytes, num_images, partitions_of, read_range
 from dinoforge.encoders import Encoder, make_encoder
+from dinoforge.errors import UsageError
 from dinoforge.images import DecodePolicy, Undecodable, decode
 from dinoforge.stages import Inputs, Output
 
@@ -118,9 +119,14 @@ def _batches(inputs: Inputs, rows: pa.Table) -> Iterator[tuple[int, list[NDArray
     batch: list[NDArray[np.uint8]] = []
     low = 0
     for data in iter_bytes(inputs.run_folder, rows):
-        if data is None:
-            raise Undecodable("unreadable", "it was readable when it was filtered")
-        batch.append(decode(data, policy))
+        try:
+            batch.append(decode(data or b"", policy))
+        except Undecodable as bad:
+            raise UsageError(
+                what=f"an image that decoded before does not any more ({bad})",
+                where="`sources`",
+                do="sources must stay while the run reads them: start the same command again",
+            ) from bad
         if len(batch) == _BATCH:
             yield low, batch
             low += _BATCH

@@ -4,6 +4,8 @@ Answers from the ledger and the stored pairs and candidates of a finished run; c
 new, so it says exactly what was decided.
 """
 
+import os
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,9 +15,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from curation.ledger import ledger_path
+from curation.summary import summary_path
 from curation.words import sentences_of
 from dinoforge.atomic_file import write_text
 from dinoforge.errors import UsageError
+from dinoforge.shards import readable
 from dinoforge.tables import read_table
 
 __all__ = ["Explanation", "Related", "explain"]
@@ -76,9 +80,9 @@ def explain(run_folder: Path, image: str | int) -> Explanation:
         If there is no ledger, or the image is not in it, or several match.
     """
     run_folder = Path(run_folder)
-    if not ledger_path(run_folder).is_file():
+    if not (ledger_path(run_folder).is_file() and summary_path(run_folder).is_file()):
         raise UsageError(
-            what="no ledger: not a finished curation run",
+            what="not a finished curation run",
             where=str(run_folder),
             do="run `dinoforge curate` to its end, or name its run folder",
         )
@@ -120,10 +124,11 @@ class Evidence:
     def find(self, image: str) -> int:
         """Id of the image that a person named by id, key or path."""
         num = self._ledger.num_rows
-        if image.isdigit() and int(image) < num:
-            return int(image)
-        for column, matches in (("key", pc.equal), ("shard", pc.ends_with), ("member", pc.equal)):
-            hits = np.flatnonzero(matches(self._ledger.column(column), image))
+        image = readable(os.fsencode(image))
+        number = int(image) if image.isascii() and image.isdigit() else num
+        if str(number) == image and number < num:
+            return number
+        for column, hits in self._matches(image):
             if len(hits) == 1:
                 return int(hits[0])
             if len(hits) > 1:
@@ -133,6 +138,8 @@ class Evidence:
                     where=str(self._folder.parent),
                     do="name one by its id",
                 )
+        if number < num:  # with leading zeros: a key of the exported shards
+            return number
         near = _nearest_key(image, self._ledger.column("key"))
         hint = f" (did you mean `{near}`?)" if near else ""
         raise UsageError(
@@ -140,6 +147,15 @@ class Evidence:
             where=str(self._folder.parent),
             do=f"name it by id (0 to {num - 1}), key or path",
         )
+
+    def _matches(self, image: str) -> Iterator[tuple[str, np.ndarray]]:
+        """Rows by key, by path, by the end of a path, by the name in a tar: the first that hits."""
+        keys, shards, members = (self._ledger.column(n) for n in ("key", "shard", "member"))
+        yield "key", np.flatnonzero(pc.equal(keys, image))
+        written = [image, os.path.abspath(image), os.path.relpath(image)]  # noqa: PTH100
+        yield "path", np.flatnonzero(pc.is_in(shards, pa.array(written)))
+        yield "path", np.flatnonzero(pc.ends_with(shards, f"/{image.removeprefix('./')}"))
+        yield "member", np.flatnonzero(pc.equal(members, image))
 
     def neighbors(self, image_id: int) -> list[Related]:
         """Images of the stored pairs that touch this image's content, most similar first."""

@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 
 from curation.index import OpenShards
-from curation.ledger import LEDGER_SCHEMA, ledger_path, make_ledger
+from curation.ledger import LEDGER_SCHEMA, ledger_path, make_ledger, shard_name
 from curation.select import out_key
 from dinoforge.atomic_file import write_text
 from dinoforge.errors import UsageError
@@ -17,7 +17,7 @@ from dinoforge.shards import ShardWriter
 from dinoforge.stages import Inputs, Output
 from dinoforge.tables import iter_row_groups
 
-__all__ = ["ExportStage", "shards_folder"]
+__all__ = ["ExportStage", "remove_foreign_shards", "shards_folder"]
 
 # Suffix of an image whose name has none, by Pillow's name of its format.
 _SUFFIX = {"JPEG": "jpg", "TIFF": "tif", "JPEG2000": "jp2", "DIB": "bmp"}
@@ -72,6 +72,21 @@ class ExportStage:
 def shards_folder(run_folder: Path) -> Path:
     """Return where the shards of a run lie."""
     return run_folder / "shards"
+
+
+def remove_foreign_shards(inputs: Inputs) -> None:
+    """Remove shards that this recipe did not write: whoever reads the folder reads them all.
+
+    A kill between a shard and its marker leaves a shard that no marker names; under a recipe
+    with fewer shards or another name it would stay.
+    """
+    name = inputs.config.export.name
+    shards = len(inputs.facts("select")[0]["shard_starts"])
+    mine = {shard_name(name, number) for number in range(shards)}
+    for tar in shards_folder(inputs.run_folder).glob("*-[0-9][0-9][0-9][0-9][0-9][0-9].tar"):
+        if tar.name not in mine:
+            tar.unlink()
+            tar.with_suffix(".json").unlink(missing_ok=True)
 
 
 def _write_ledger(inputs: Inputs, out: Output) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 Image ids are positions: first the sources in the order of the recipe, then the planted copies.
 Bytes stay where they are; ``shard`` is the path of the file or tar as the recipe gives it, or a
-path relative to the run folder for what the run itself made.
+path relative to the run folder (`MADE_BY_RUN`) for what the run itself made.
 """
 
 from collections.abc import Iterator, Sequence
@@ -22,6 +22,7 @@ from dinoforge.tables import read_tables
 
 __all__ = [
     "INDEX_SCHEMA",
+    "MADE_BY_RUN",
     "OpenShards",
     "index_files",
     "iter_bytes",
@@ -48,6 +49,10 @@ INDEX_SCHEMA = pa.schema(
         ("edit", pa.string()),
     ]
 )
+
+
+# How the paths of what the run itself unpacked or planted begin; those of sources never do.
+MADE_BY_RUN = "curation/"
 
 
 def index_files(inputs: Inputs) -> list[Path]:
@@ -105,9 +110,10 @@ class OpenShards:
         UsageError
             If the shard is gone.
         """
-        inside = self._run_folder / shard
+        # Not by what lies in the run folder: it has `shards/pool-000000.tar`, and so may a source.
+        path = str(self._run_folder / shard) if shard.startswith(MADE_BY_RUN) else shard
         try:
-            return self._reader.read(str(inside) if inside.is_file() else shard, offset, size)
+            return self._reader.read(path, offset, size)
         except FileNotFoundError as error:
             raise UsageError(
                 what="image file is gone",

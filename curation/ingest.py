@@ -1,8 +1,11 @@
 """Sources to one index: every image a row, in the order of the recipe; no byte is moved."""
 
 import fnmatch
+import os
 from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +15,11 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from curation.config import CurationConfig, SourceConfig
-from curation.index import INDEX_SCHEMA
+from curation.index import INDEX_SCHEMA, MADE_BY_RUN
 from dinoforge.errors import Fault, UsageError
 from dinoforge.randomness import KeyedPermutation
-from dinoforge.shards import Problem
-from dinoforge.sources import find_places
+from dinoforge.shards import Problem, in_words, readable
+from dinoforge.sources import Listing, find_places
 from dinoforge.sources.listing import list_places
 from dinoforge.stages import Inputs, Output
 
@@ -61,23 +64,21 @@ class IngestStage:
         config: CurationConfig = inputs.config
         folder = inputs.folder(self.name) / "unpacked"
         tables: list[pa.Table] = []
-        problems: list[Problem] = []
+        listings = [list_places(find_places(s.paths), unpacked=folder) for s in config.sources]
         seen: set[tuple[str, int]] = set()
-        for source in config.sources:
-            listing = list_places(find_places(source.paths), unpacked=folder)
-            table = _relative(listing.table, inputs.run_folder)
-            rows = _chosen(table, source, seen, config.seed)
-            tables.append(_indexed(table.take(pa.array(rows)), source))
-            # A path that two sources share has its problems once.
-            problems.extend(found for found in listing.problems if found not in problems)
-        _stop_when_empty(config, tables)
+        for source, listing in zip(config.sources, listings, strict=True):
+            rows = _chosen(listing.table, source, seen, config.seed)
+            table = _relative(listing.table.take(rows), listing.unpacked, inputs.run_folder)
+            tables.append(_indexed(table, source))
+        _stop_when_empty(config, tables, listings)
+        problems = _distinct(found for listing in listings for found in listing.problems)
         index = _with_class_numbers(pa.concat_tables(tables))
         image_id = pa.array(np.arange(index.num_rows))
         out.write_table("index", index.append_column("image_id", image_id), INDEX_SCHEMA)
         out.write_table(
             "problems", pa.Table.from_pylist(problems, PROBLEMS_SCHEMA), PROBLEMS_SCHEMA
         )
-        for tar in sorted(folder.glob("*.tar")):
+        for tar in sorted({tar for listing in listings for tar in listing.unpacked}):
             out.add(tar)
         return {
             "images": index.num_rows,
@@ -86,36 +87,60 @@ class IngestStage:
         }
 
 
-def _relative(table: pa.Table, run_folder: Path) -> pa.Table:
-    """Name what the run unpacked by its path inside the run: the run may be moved."""
-    prefix = f"{run_folder}/"
+def _distinct(problems: Iterable[Problem]) -> list[Problem]:
+    """Keep one of equal problems: a path that two sources share has its problems once."""
+    return list({tuple(found.values()): found for found in problems}.values())
+
+
+def _relative(table: pa.Table, unpacked: Sequence[Path], run_folder: Path) -> pa.Table:
+    """Name what the run unpacked by its path inside the run: the run may be moved.
+
+    A source that lies in a folder of the same name is told from it by ``./``.
+    """
+    inside = {_name(tar): _name(tar.relative_to(run_folder)) for tar in unpacked}
     shards = table.column("shard").combine_chunks().dictionary_encode()
-    names = [name.removeprefix(prefix) for name in shards.dictionary.to_pylist()]
+    names = [
+        inside.get(name) or (f"./{name}" if name.startswith(MADE_BY_RUN) else name)
+        for name in shards.dictionary.to_pylist()
+    ]
     renamed = pa.DictionaryArray.from_arrays(shards.indices, pa.array(names, pa.string()))
     at = table.column_names.index("shard")
     return table.set_column(at, "shard", renamed.cast(pa.string()))
 
 
+def _name(path: Path) -> str:
+    return readable(os.fsencode(path))
+
+
 def _chosen(
     table: pa.Table, source: SourceConfig, seen: set[tuple[str, int]], seed: int
 ) -> NDArray[np.int64]:
-    """Rows of a source: its key pattern, minus what earlier sources took, up to its limit."""
-    columns = (table.column(name).to_pylist() for name in ("key", "shard", "offset"))
-    rows = [
-        row
-        for row, (key, shard, offset) in enumerate(zip(*columns, strict=True))
-        if (not source.keys or fnmatch.fnmatchcase(key, source.keys))
-        and (shard, offset) not in seen
-    ]
+    """Rows of a source: its key pattern, minus what was taken before, up to its limit.
+
+    One image is one place on disk, whatever path leads to it.
+    """
+    keys, places = table.column("key").to_pylist(), _real_places(table)
+    taken = set(seen)
+    rows = []
+    for row, (key, place) in enumerate(zip(keys, places, strict=True)):
+        if place not in taken and (not source.keys or fnmatch.fnmatchcase(key, source.keys)):
+            taken.add(place)
+            rows.append(row)
     if source.limit and source.limit < len(rows):
         if source.pick == "random":
             order = KeyedPermutation(len(rows), seed, f"limit {source.role} {source.name}")
             rows = sorted(rows[at] for at in order[np.arange(source.limit)].tolist())
         else:
             rows = rows[: source.limit]
-    shards, offsets = table.column("shard"), table.column("offset")
-    seen.update((shards[row].as_py(), offsets[row].as_py()) for row in rows)
+    seen.update(places[row] for row in rows)
     return np.array(rows, np.int64)
+
+
+def _real_places(table: pa.Table) -> list[tuple[str, int]]:
+    """File without links, and offset in it, of every row."""
+    real = cache(os.path.realpath)
+    columns = (table.column(name).to_pylist() for name in ("shard", "offset"))
+    return [(real(shard), offset) for shard, offset in zip(*columns, strict=True)]
 
 
 def _indexed(table: pa.Table, source: SourceConfig) -> pa.Table:
@@ -130,23 +155,37 @@ def _indexed(table: pa.Table, source: SourceConfig) -> pa.Table:
 
 
 def _with_class_numbers(index: pa.Table) -> pa.Table:
-    """Give class folders of one name one number in all sources; `.cls` of tars stays as it is."""
+    """Give class folders of one name one number in all sources; `.cls` of tars stays as it is.
+
+    A class folder called like a class of the tars is that class; the others are numbered behind
+    the labels of the tars, so that no number means two things.
+    """
     names, label = index.column("class_name"), index.column("label")
     in_folder = pc.and_(pc.equal(index.column("member"), ""), pc.not_equal(names, ""))
-    order = pa.array(sorted(pc.unique(names.filter(in_folder)).to_pylist()), pa.string())
-    number = pc.index_in(names, order).cast(pa.int32())
+    in_tar = pc.and_(pc.invert(in_folder), pc.greater_equal(label, 0))
+    tars = {"names": names.filter(in_tar), "labels": label.filter(in_tar)}
+    known = pa.table(tars).group_by(["names", "labels"]).aggregate([]).sort_by("labels").to_pydict()
+    numbers = {n: number for n, number in zip(*known.values(), strict=True) if n}
+    free = max(known["labels"], default=-1) + 1
+    new = sorted(set(pc.unique(names.filter(in_folder)).to_pylist()) - numbers.keys())
+    numbers |= {name: free + at for at, name in enumerate(new)}
+    row = pc.index_in(names, pa.array(numbers, pa.string()))
+    number = pa.array(numbers.values(), pa.int32()).take(row)
     at = index.column_names.index("label")
     return index.set_column(at, "label", pc.if_else(in_folder, number, label))
 
 
-def _stop_when_empty(config: CurationConfig, tables: list[pa.Table]) -> None:
+def _stop_when_empty(
+    config: CurationConfig, tables: list[pa.Table], listings: list[Listing]
+) -> None:
     """Say which sources gave nothing; a curation of nothing is a mistake."""
     faults = []
-    for source, table in zip(config.sources, tables, strict=True):
+    for source, table, listing in zip(config.sources, tables, listings, strict=True):
         if table.num_rows:
             continue
         pattern = f" under the key pattern {source.keys}" if source.keys else ""
+        told = in_words(listing.problems)
         do = "check the paths, `keys`, and that no earlier source lists the same images"
-        faults.append(Fault(f"no images{pattern}", ", ".join(source.paths), do))
+        faults.append(Fault(f"no images{pattern}{told}", ", ".join(source.paths), do))
     if faults:
         raise UsageError(faults=faults)

@@ -5,6 +5,9 @@ so a changed threshold runs only what is below it here.
 """
 
 import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 from curation.check import CheckStage
 from curation.components import ComponentsStage
@@ -12,7 +15,7 @@ from curation.config import CurationConfig
 from curation.decontaminate import DecontaminateStage
 from curation.embed import EMBED_COPIES, EMBED_MEANING
 from curation.exact import ExactStage
-from curation.export import ExportStage
+from curation.export import ExportStage, remove_foreign_shards
 from curation.filter import FilterStage
 from curation.graph import GraphStage
 from curation.ingest import IngestStage
@@ -24,7 +27,7 @@ from curation.select import SelectStage
 from curation.summary import CurationSummary, summarize, summary_path
 from dinoforge.atomic_file import write_json
 from dinoforge.runs import Run
-from dinoforge.stages import Executor, Inputs, Stage, run_stages, stage_folder
+from dinoforge.stages import Executor, Inputs, Marker, Stage, Task, run_stages, stage_folder
 
 __all__ = ["STAGES", "curate"]
 
@@ -71,11 +74,31 @@ def curate(config: CurationConfig, run: Run, executor: Executor) -> CurationSumm
     UsageError
         Nothing to curate: no images, none decodes, too many that do not, no seeds.
     """
-    run_stages("curation", STAGES, run.folder, config, executor)
+    run_stages("curation", STAGES, run.folder, config, _Unfinished(run.folder, executor))
+    remove_foreign_shards(_inputs(run, config))
     summary = summarize(_inputs(run, config))
     write_json(summary_path(run.folder), summary.as_json())
     _log.info("kept %d of %d images in %d shards", summary.kept, summary.images, summary.shards)
     return summary
+
+
+@dataclass(frozen=True)
+class _Unfinished:
+    """Takes the summary away before anything is run: a run without one is not finished.
+
+    Who reads the run meanwhile, or after a kill, must not take half a result for the whole.
+    """
+
+    run_folder: Path
+    executor: Executor
+
+    def run(self, tasks: Sequence[Task], done: Callable[[Marker], None]) -> None:
+        """Run the tasks as the executor does."""
+        summary_path(self.run_folder).unlink(missing_ok=True)
+        self.executor.run(tasks, done)
+
+    def close(self) -> None:
+        """Leave the executor to its caller."""
 
 
 def _inputs(run: Run, config: CurationConfig) -> Inputs:

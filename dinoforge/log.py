@@ -4,6 +4,7 @@ Messages are constants with the values as arguments; numbers for machines go to
 ``metrics.jsonl`` and the markers, never into text that somebody would have to parse.
 """
 
+import contextlib
 import logging
 import sys
 from pathlib import Path
@@ -12,6 +13,20 @@ __all__ = ["log_to_folder", "set_up_logging", "stop_logging"]
 
 _FORMAT = "%(asctime)s %(levelname).1s %(name)s: %(message)s"
 _SCREEN = "%(asctime)s %(message)s"
+
+
+class _LogFile(logging.FileHandler):
+    """A log that goes on without a line where the disk is full: the run itself will say so."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
+        """Print no traceback of the logging for an error of the disk."""
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handleError(record)
+
+    def close(self) -> None:
+        """Close the file; what is left to write is lost where the disk is full."""
+        with contextlib.suppress(OSError):
+            super().close()
 
 
 def set_up_logging(*, verbosity: int = 0, rank: int = 0) -> None:
@@ -38,7 +53,7 @@ def set_up_logging(*, verbosity: int = 0, rank: int = 0) -> None:
 def log_to_folder(folder: Path, *, rank: int = 0) -> logging.Handler:
     """Append the log to ``folder/rank-00000.txt`` too; returns the handler for `stop_logging`."""
     folder.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(folder / f"rank-{rank:05d}.txt", encoding="utf-8")
+    handler = _LogFile(folder / f"rank-{rank:05d}.txt", encoding="utf-8", errors="backslashreplace")
     handler.setFormatter(logging.Formatter(_FORMAT))
     for root in _loggers():
         root.addHandler(handler)

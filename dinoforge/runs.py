@@ -118,32 +118,23 @@ class Run:
         """
         folder = Path(folder)
         plain = to_plain(config)
-        if on_change == "fresh" and (folder / "run.json").exists():
-            _move_aside(folder)
         _make_writable(folder)
         lock = _lock(folder)
+        if on_change == "fresh" and (folder / "run.json").exists():
+            # The lock goes along with the old folder: a run that is being written stays.
+            _move_aside(folder, lock)
+            _make_writable(folder)
+            lock = _lock(folder)
         try:
             _check_unchanged(folder, plain, command, on_change)
             write_text(folder / "config.yaml", config_yaml(config, origins))
+            run = cls(folder, command, config, plain, _lock=lock)
+            run.facts = _facts(command, plain, parents)
+            write_json(folder / "run.json", run.facts)
+            run._handler = log_to_folder(folder / "log")
         except BaseException:
             lock.release()
             raise
-        run = cls(folder, command, config, plain, _lock=lock)
-        run.facts = {
-            "command": command,
-            "argv": sys.argv[1:],
-            "config_hash": hash_json(plain),
-            "versions": versions(),
-            "commit": git_commit(),
-            "host": platform.node(),
-            "cores": os.cpu_count() or 1,
-            "parents": [str(parent) for parent in parents],
-            "started": _now(),
-            "stopped": None,
-            "exit_code": None,
-        }
-        write_json(folder / "run.json", run.facts)
-        run._handler = log_to_folder(folder / "log")
         return run
 
     def __enter__(self) -> "Run":
@@ -159,11 +150,32 @@ class Run:
         if error is not None and code == 1:
             _log.debug("the run failed", exc_info=error)
         self.facts |= {"stopped": _now(), "exit_code": code}
-        write_json(self.folder / "run.json", self.facts)
-        if self._handler is not None:
-            stop_logging(self._handler)
-        if self._lock is not None:
-            self._lock.release()
+        try:
+            write_json(self.folder / "run.json", self.facts)
+        except UsageError:
+            if error is None:
+                raise  # else the disk was full before: the first error says where
+        finally:
+            if self._handler is not None:
+                stop_logging(self._handler)
+            if self._lock is not None:
+                self._lock.release()
+
+
+def _facts(command: str, plain: dict[str, Any], parents: Sequence[Path]) -> dict[str, Any]:
+    return {
+        "command": command,
+        "argv": sys.argv[1:],
+        "config_hash": hash_json(plain),
+        "versions": versions(),
+        "commit": git_commit(),
+        "host": platform.node(),
+        "cores": os.cpu_count() or 1,
+        "parents": [str(parent) for parent in parents],
+        "started": _now(),
+        "stopped": None,
+        "exit_code": None,
+    }
 
 
 def _now() -> str:
@@ -171,7 +183,7 @@ def _now() -> str:
 
 
 def _make_writable(folder: Path) -> None:
-    probe = folder / f".probe-{os.getpid()}"
+    probe = folder / f".probe.tmp-{os.getpid()}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe.write_bytes(b"")
@@ -223,9 +235,18 @@ def _check_unchanged(
         )
 
 
-def _move_aside(folder: Path) -> None:
+def _move_aside(folder: Path, lock: filelock.BaseFileLock) -> None:
     number = 1
     while (aside := folder.with_name(f"{folder.name}.old-{number}")).exists():
         number += 1
-    folder.rename(aside)
+    try:
+        folder.rename(aside)
+    except OSError as error:
+        raise UsageError(
+            what=f"the old run cannot be moved aside: {error.strerror}",
+            where=str(folder),
+            do="move it yourself, or choose another folder with out=FOLDER",
+        ) from error
+    finally:
+        lock.release()
     _log.info("moved the old run to %s", aside)

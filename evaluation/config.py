@@ -66,6 +66,8 @@ class LogisticConfig:
     patience: int = 12
     held_out: float = 0.1  # share of the bank on which C is chosen
     max_iterations: int = 1000  # of L-BFGS, for each C
+    # also of raw pixels; their 3,072 dimensions cost ten times those of a small ViT
+    pixels: bool = False
 
     def faults(self, at: str) -> Iterator[Fault]:
         """Find an empty grid and shares that leave nothing."""

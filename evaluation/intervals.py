@@ -86,7 +86,9 @@ def wilson_interval(successes: int, n: int) -> tuple[float, float]:
     z2 = _Z_95**2
     center = (share + z2 / (2 * n)) / (1 + z2 / n)
     half = _Z_95 / (1 + z2 / n) * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n))
-    return max(0.0, center - half), min(1.0, center + half)
+    # Exactly 0 and 1 at the ends, where the formula is off by a rounding.
+    low = center - half if successes else 0.0
+    return low, center + half if successes < n else 1.0
 
 
 def mcnemar_exact(wins: int, losses: int) -> float:

@@ -31,9 +31,10 @@ _MEMORY = 20  # pairs of steps that L-BFGS remembers
 # Largest entry of the gradient, relative to that at W = 0; in these coordinates a step of this
 # size is left to go.
 _TOLERANCE = 1e-9
-# While C is chosen, a fit also ends when a step lowers the objective by less than this share:
-# predictions settle long before weights do.
+# A fit for predictions also ends when a step lowers the objective by less than this share: they
+# settle long before weights do. First while C is chosen, then for the chosen C.
 _DECREASE_OF_CHOICE = 1e-6
+_DECREASE_OF_FINAL = 1e-9
 
 
 @dataclass(frozen=True)
@@ -105,8 +106,9 @@ def choose_and_fit(
         if config.patience and _num_since_best(accuracies) >= config.patience:
             break
     best = int(np.argmax(accuracies))
-    (final,) = fit_logistic(
-        x, labels, grid[best : best + 1], max_iterations=config.max_iterations, device=device
+    del problem  # its rows
+    final = _Problem(x, labels, device).fit(
+        grid[best], config.max_iterations, decrease=_DECREASE_OF_FINAL
     )
     return Chosen(final, grid[best], accuracies)
 
@@ -148,20 +150,31 @@ def fit_logistic(
     return [problem.fit(c, max_iterations) for c in cs]
 
 
+def _principal_axes(centered_nD: Tensor) -> tuple[Tensor, Tensor]:
+    """Return sums of squares ``[R]`` along the principal axes ``[D, R]``, and the axes.
+
+    Axes without any spread are left out: along them the optimum is 0.
+    """
+    if centered_nD.shape[0] < centered_nD.shape[1]:
+        _, sigma, axes_RD = torch.linalg.svd(centered_nD, full_matrices=False)
+        values, axes_DR = sigma.square(), axes_RD.T
+    else:
+        values, axes_DR = torch.linalg.eigh(centered_nD.T @ centered_nD)
+    seen = values > values.max().clamp_min(1e-300) * 1e-14
+    return values[seen], axes_DR[:, seen]
+
+
 class _Problem:
     """One set of rows, rotated once; holds where the last fit ended."""
 
     def __init__(self, x: NDArray[Any], labels: NDArray[np.int64], device: str) -> None:
         self.classes, targets = np.unique(labels, return_inverse=True)
         self._targets = torch.from_numpy(targets.astype(np.int64)).to(device)
-        x_nD = torch.from_numpy(np.asarray(x, np.float64)).to(device)
+        x_nD = torch.from_numpy(np.array(x, np.float64)).to(device)
         self._mean_D = x_nD.mean(dim=0)
-        centered_nD = x_nD - self._mean_D
-        values, vectors = torch.linalg.eigh(centered_nD.T @ centered_nD)
-        # Along axes without any spread the optimum is 0.
-        seen = values > values[-1].clamp_min(1e-300) * 1e-14
-        self._values_R, self._axes_DR = values[seen], vectors[:, seen]
-        self._rows_nR = centered_nD @ self._axes_DR
+        x_nD -= self._mean_D
+        self._values_R, self._axes_DR = _principal_axes(x_nD)
+        self._rows_nR = x_nD @ self._axes_DR
         self._last = torch.zeros(
             len(self.classes), 1 + len(self._values_R), dtype=torch.float64, device=device
         )

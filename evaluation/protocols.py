@@ -82,6 +82,8 @@ def measure_knn(measured: Measured, config: EvaluationConfig) -> list[Outcome]:
 
 def measure_logistic(measured: Measured, config: EvaluationConfig) -> list[Outcome]:
     """Measure logistic regression for every kind of features."""
+    if measured.model.is_pixels and not config.logistic.pixels:
+        return []
     mine = measured.labeled()
     if mine.leave_one_out or not len(mine.test) or len(np.unique(mine.bank.labels)) < 2:
         _log.warning(

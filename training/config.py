@@ -33,6 +33,9 @@ class DataConfig:
     # folders, tars, globs, or a curation run (its shards); relative to the working folder
     paths: list[str] = field(default_factory=list)
     num_workers: int = 0  # processes that decode and crop; any number gives the same batches
+    # images are shrunk once, as they are decoded, to this shorter side in pixels: photographs of
+    # many megapixels fit the cache and are cropped fast; 0 never shrinks
+    max_side: int = 0
     # decoded images in memory: "auto" when all of them fit in cache_mib
     cache: Literal["auto", "decoded", "none"] = "auto"
     cache_mib: int = 1024  # memory for decoded images under cache=auto, MiB
@@ -44,6 +47,8 @@ class DataConfig:
         """Find missing paths and numbers out of range."""
         if not self.paths:
             yield Fault(f"`{at}.paths` is empty", "recipe", f"add {at}.paths=[FOLDER]")
+        if self.max_side < 0:
+            yield Fault(f"`{at}.max_side` is {self.max_side}", "recipe", "give 0 or more")
         if self.num_workers < 0:
             yield Fault(f"`{at}.num_workers` is {self.num_workers}", "recipe", "give 0 or more")
         if not 0 <= self.max_bad_share <= 1:
@@ -271,6 +276,12 @@ class TrainingConfig:
         if self.steps >= 1:
             yield from self._phase_faults()
         patch = self.model.patch_size
+        if 0 < self.data.max_side < self.crops.global_size:
+            yield Fault(
+                f"`data.max_side` {self.data.max_side} is below `crops.global_size`",
+                "recipe",
+                "give 0 (never shrink) or more than the crops have",
+            )
         for name in ("global_size", "local_size"):
             size = getattr(self.crops, name)
             if patch < 1 or size % patch:

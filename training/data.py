@@ -28,6 +28,7 @@ from training.config import DataConfig, TrainingConfig
 from training.crops import CropsConfig, cut_crops, draw_boxes
 from training.decoded_cache import DecodedCache, Decodes, plan_cache
 from training.loader import prepare_steps, usable_workers, worker_context
+from training.shrink import Shrunk
 
 __all__ = ["Batch", "TrainingData", "TrainingImages", "open_training_data"]
 
@@ -122,6 +123,7 @@ class TrainingData:
         self._device = torch.device(device)
         self._num_workers = usable_workers(data.num_workers)
         self._context = worker_context() if self._num_workers else None
+        images = Shrunk(images, data.max_side) if data.max_side else images
         cache = plan_cache(images, data.cache, data.cache_mib, self._context)
         self._cutter = _Cutter(images, crops, batch_size, seed, cache)
         self._max_bad_share = data.max_bad_share

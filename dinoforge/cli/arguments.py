@@ -2,8 +2,8 @@
 
 import argparse
 import json
+import os
 import re
-import shutil
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -102,20 +102,24 @@ def add_output_arguments(parser: argparse.ArgumentParser) -> None:
 
 def recipe_requests(args: argparse.Namespace, kind: str) -> bool:
     """Answer ``--list``, ``--show`` and ``--copy``; True when one was asked for."""
+    from dinoforge.atomic_file import write_text
     from dinoforge.config import find_recipe, list_recipes
 
     if args.list:
-        rows = [[name, _first_comment(path)] for name, path in list_recipes(kind).items()]
-        print_table(["recipe", "what it is"], rows)
+        found = {name: _first_comment(path) for name, path in list_recipes(kind).items()}
+        if args.json:
+            print_json(found)
+        else:
+            print_table(["recipe", "what it is"], [list(row) for row in found.items()])
         return True
     if args.show:
         print(find_recipe(kind, args.show).read_text(encoding="utf-8"), end="")
         return True
     if args.copy:
-        target = Path(args.copy[1])
+        source, target = find_recipe(kind, args.copy[0]), Path(args.copy[1])
         if target.exists():
             raise UsageError(what="file exists", where=str(target), do="choose another name")
-        shutil.copyfile(find_recipe(kind, args.copy[0]), target)
+        write_text(target, source.read_text(encoding="utf-8"))
         print(target)
         return True
     return False
@@ -138,7 +142,7 @@ def load(args: argparse.Namespace, kind: str, cls: type[C]) -> "Loaded[C]":
             where="command line",
             do=f"name one: `dinoforge {args.command} --list`",
         )
-    if "=" in recipe and not Path(recipe).exists():
+    if "=" in recipe and not os.path.exists(recipe):  # noqa: PTH110 - Path raises for long words
         # Everything may come from the command line alone.
         recipe, overrides = None, [recipe, *overrides]
     path = find_recipe(kind, recipe) if recipe is not None else None
@@ -154,7 +158,7 @@ def on_change(args: argparse.Namespace) -> "OnChange":
 
 def print_json(value: Any) -> None:
     """Print one JSON document on stdout."""
-    print(json.dumps(value, indent=1))
+    print(json.dumps(value, indent=1, allow_nan=False))
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[object]], title: str = "") -> None:

@@ -1,6 +1,7 @@
 """Entry point: the list of sub-commands, and what each kind of ending prints and returns."""
 
 import argparse
+import errno
 import importlib
 import json
 import logging
@@ -100,6 +101,22 @@ def _run(args: argparse.Namespace) -> int:
         # The reader of our output went away (`| head`): not an error of anybody.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        if error.errno not in _CANNOT_WRITE:
+            raise
+        return _tell(_disk_error(error), as_json=getattr(args, "json", False))
+
+
+# What the user can mend wherever it strikes: no space, no quota, a read-only file system.
+_CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+
+
+def _disk_error(error: OSError) -> UsageError:
+    return UsageError(
+        what=f"cannot write: {error.strerror}",
+        where=str(error.filename or "the disk of the run or of temporary files"),
+        do="free space there or choose another folder",
+    )
 
 
 _GO_ON = "stopped; nothing is lost: start the same command again to go on"

@@ -1,5 +1,6 @@
 """Where recipes are found: the installed ones by name, a user's own by path."""
 
+import os
 from importlib import resources
 from pathlib import Path
 
@@ -30,7 +31,7 @@ def find_recipe(kind: str, name: str) -> Path:
         If there is none; names the nearest.
     """
     path = Path(name)
-    if path.is_file():
+    if os.path.isfile(name):  # noqa: PTH113 - Path raises for long names
         return path
     known = list_recipes(kind)
     if name in known:

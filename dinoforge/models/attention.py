@@ -18,8 +18,10 @@ __all__ = ["BACKENDS", "attend", "attention_weights", "choose_backend"]
 def _sdpa(q_BHNE: Tensor, k_BHNE: Tensor, v_BHNE: Tensor) -> Tensor:
     if q_BHNE.device.type == "cpu" and q_BHNE.dtype == torch.bfloat16:
         # On CPUs attention in bfloat16 takes 1.8 times as long as in float32 (measured on
-        # 8 x 257 + 32 x 50 tokens, 6 heads of 64, Zen 4, torch 2.13), unlike matrix products.
-        out = F.scaled_dot_product_attention(q_BHNE.float(), k_BHNE.float(), v_BHNE.float())
+        # 8 x 257 + 32 x 50 tokens, 6 heads of 64, Zen 4, torch 2.13; its backward pass on 17
+        # tokens 4 times), unlike matrix products. Autocast would undo the conversion.
+        with torch.autocast("cpu", enabled=False):
+            out = F.scaled_dot_product_attention(q_BHNE.float(), k_BHNE.float(), v_BHNE.float())
         return out.to(q_BHNE.dtype)
     return F.scaled_dot_product_attention(q_BHNE, k_BHNE, v_BHNE)
 

@@ -3,7 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-__all__ = ["ClassNames", "class_of_file"]
+__all__ = ["CLASS_LISTS", "ClassNames", "class_of_file"]
+
+CLASS_LISTS = ("classes.txt", "classes.tsv")
 
 
 def class_of_file(path: str, root: str) -> str:

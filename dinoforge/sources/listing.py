@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 import pyarrow as pa
@@ -33,6 +33,7 @@ class Listing:
 
     table: pa.Table
     problems: list[Problem]
+    unpacked: list[Path] = field(default_factory=list)  # uncompressed copies that it refers to
 
 
 def list_images(paths: Sequence[str], *, unpacked: Path) -> Listing:
@@ -57,6 +58,7 @@ def list_places(places: Places, *, unpacked: Path) -> Listing:
     """List the images of places already found: samples of a tar in its order."""
     columns: dict[str, list[str | int]] = {name: [] for name in LISTING_SCHEMA.names}
     problems: list[Problem] = list(places.problems)
+    copies: list[Path] = []
     names = ClassNames()
     numbers = _folder_classes(places.images)
     for item in places.items:
@@ -73,6 +75,8 @@ def list_places(places: Places, *, unpacked: Path) -> Listing:
             _append(columns, [*row, class_name])
             continue
         tar = plain_tar(Path(item), unpacked)
+        if tar != Path(item):
+            copies.append(tar)
         index = index_shard(tar)
         # Under the name that the user knows, not that of an unpacked copy.
         problems.extend(found | {"shard": item} for found in index.problems)
@@ -82,7 +86,7 @@ def list_places(places: Places, *, unpacked: Path) -> Listing:
                 _append(columns, row_of_sample)
     arrays = [pa.array(columns[field.name], field.type) for field in LISTING_SCHEMA]
     told = [found | {"shard": _text(found["shard"])} for found in problems]
-    return Listing(pa.table(arrays, schema=LISTING_SCHEMA), told)
+    return Listing(pa.table(arrays, schema=LISTING_SCHEMA), told, copies)
 
 
 def _append(columns: dict[str, list[str | int]], row: Sequence[str | int]) -> None:

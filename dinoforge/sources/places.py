@@ -12,6 +12,7 @@ from dinoforge.errors import Fault, UsageError
 from dinoforge.hashing import hash_json
 from dinoforge.images import SNIFF_BYTES, has_image_suffix, sniff
 from dinoforge.shards import Problem, in_words, problem
+from dinoforge.sources.classes import CLASS_LISTS
 
 __all__ = ["SOURCE_REASONS", "ImageFile", "Places", "find_places", "is_tar_name"]
 
@@ -169,9 +170,16 @@ def _add_folder(folder: Path, places: Places) -> None:
             continue
         seen.add((facts.st_dev, facts.st_ino))
         folders[:] = sorted(name for name in folders if not name.startswith("."))
+        present = set(files)
         for name in sorted(files):
-            if not name.startswith("."):
+            if not name.startswith(".") and not _goes_with_tars(name, present):
                 _add_file(os.path.join(here, name), str(folder), places)  # noqa: PTH118 - hot
+
+
+def _goes_with_tars(name: str, present: set[str]) -> bool:
+    """Tell whether a file is read together with tars: their class names, a checksum file."""
+    stem, _, suffix = name.rpartition(".")
+    return name in CLASS_LISTS or (suffix == "json" and f"{stem}.tar" in present)
 
 
 def _add_file(path: str, root: str, places: Places) -> None:

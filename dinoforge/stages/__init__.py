@@ -8,6 +8,7 @@ from dinoforge.stages.executor import Executor, InProcess, LocalProcesses, make_
 from dinoforge.stages.marker import Marker, read_marker
 from dinoforge.stages.runner import StageResult, run_stages
 from dinoforge.stages.stage import Inputs, Output, Stage, stage_folder
+from dinoforge.stages.task import Task
 
 __all__ = [
     "Executor",
@@ -18,6 +19,7 @@ __all__ = [
     "Output",
     "Stage",
     "StageResult",
+    "Task",
     "make_executor",
     "read_marker",
     "run_stages",

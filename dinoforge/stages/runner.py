@@ -52,6 +52,7 @@ def run_stages(
     executor : Executor
         Who runs the partitions; the outputs do not depend on it.
     """
+    _clear_halves(run_folder)
     folders = {s.name: stage_folder(run_folder, pipeline, s.number, s.name) for s in stages}
     inputs = Inputs(run_folder, config, folders)
     results: dict[str, StageResult] = {}
@@ -132,13 +133,17 @@ def _proved(task: Task) -> bool:
 def _clear_stale(
     folder: Path, tasks: Sequence[Task], pending: Sequence[Task], run_folder: Path
 ) -> None:
-    """Remove what no plan asks for any more, and the halves that a kill left behind."""
+    """Remove what no plan asks for any more."""
     done = {marker_path(folder, task.index) for task in tasks}
     done -= {marker_path(folder, task.index) for task in pending}
     for marker_file in sorted(folder.glob("part-*.done")):
         if marker_file not in done:
             discard(folder, marker_file, run_folder)
-    for half in folder.glob(".*.tmp-*"):
+
+
+def _clear_halves(run_folder: Path) -> None:
+    """Remove the temporary files that a kill left behind, in folders of stages and of outputs."""
+    for half in run_folder.rglob(".*.tmp-*"):
         half.unlink(missing_ok=True)
 
 

@@ -17,6 +17,14 @@ from evaluation.config import (
 from evaluation.suite import evaluate
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _one_commit():
+    """Someone may commit while the tests run."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("evaluation.suite.git_commit", lambda: "0123456789ab")
+        yield
+
+
 @pytest.fixture(scope="module")
 def config(pictures, run_folder):
     return EvaluationConfig(
@@ -47,8 +55,7 @@ def find(records, **wanted):
 
 def test_records_are_those_in_the_file(done):
     folder, records = done
-    written = read_records(folder / "records.jsonl")
-    assert json.dumps([r.as_json() for r in written]) == json.dumps([r.as_json() for r in records])
+    assert read_records(folder / "records.jsonl") == records
 
 
 def test_knn_of_every_model_feature_and_k(done):
@@ -127,7 +134,17 @@ def test_logistic_regression_is_chosen_on_held_out_images(done):
     found = find(records, benchmark="logistic/colors", metric="accuracy")
     assert {r.selection for r in found} == {"val"}
     assert {r.settings["C"] for r in found} <= {0.01, 1.0, 100.0}
-    assert find(found, model="pixels")[0].value > 0.9
+    assert [r.model for r in found] == ["trained"] * 3 + ["untrained"] * 3
+    assert max(r.value for r in found) > 1 / 2
+
+
+def test_logistic_regression_on_pixels_is_there_when_asked_for(config, tmp_path):
+    asked = replace(config.logistic, pixels=True)
+    records = evaluate(
+        replace(config, checkpoint="", protocols=["logistic"], logistic=asked), tmp_path
+    )
+    assert [(r.benchmark, r.model) for r in records] == [("logistic/colors", "pixels")]
+    assert records[0].value > 1 / 2
 
 
 def test_signs_of_collapse_are_of_networks(done):
@@ -268,3 +285,28 @@ def test_the_command_prints_the_records(config, pictures, run_folder, tmp_path, 
     printed = json.loads(capsys.readouterr().out)
     assert {row["benchmark"] for row in printed} == {"knn/test"}
     assert (tmp_path / "run" / "records.jsonl").is_file()
+
+
+def test_a_bank_of_one_class_has_no_logistic_regression(config, pictures, tmp_path, caplog):
+    bank = tmp_path / "bank"
+    shutil.copytree(pictures / "bank" / "red", bank / "red")
+    records = evaluate(
+        replace(config, train=[str(bank)], protocols=["knn", "logistic"]), tmp_path / "out"
+    )
+    assert {r.benchmark for r in records} == {"knn/colors"}
+    # Five of eighteen are red; the other classes are never predicted.
+    assert {r.value for r in find(records, metric="accuracy")} == {5 / 18}
+    assert "no logistic regression, it needs test images and two classes" in caplog.text
+
+
+def test_one_image_alone_has_no_neighbors_and_no_spread(config, pictures, tmp_path, caplog):
+    alone = tmp_path / "alone" / "red"
+    alone.mkdir(parents=True)
+    shutil.copy(next((pictures / "bank" / "red").glob("*.png")), alone)
+    lonely = replace(
+        config, train=[str(alone.parent)], test=[], split=SplitConfig(mode="leave_one_out")
+    )
+    with caplog.at_level(logging.INFO, logger="evaluation"):
+        assert evaluate(lonely, tmp_path / "out") == []
+    assert "no k-NN, too few labeled images" in caplog.text
+    assert "signs of collapse need 2 test images" in caplog.text

@@ -1,0 +1,37 @@
+"""Large images are shrunk once; what is cropped from them is the same for any cache."""
+
+import numpy as np
+import pytest
+
+from training.shrink import Shrunk
+
+
+class Photographs:
+    """Images of given heights and widths, with a gradient to the right."""
+
+    def __init__(self, *sizes):
+        self.sizes = sizes
+        self.table = "the table"
+
+    def __len__(self):
+        return len(self.sizes)
+
+    def decode(self, index, /):
+        height, width = self.sizes[index]
+        row = np.linspace(0, 255, width).astype(np.uint8)
+        return np.broadcast_to(row[None, :, None], (height, width, 3)).copy()
+
+
+@pytest.mark.parametrize(
+    ("size", "shrunk"),
+    [((400, 600), (100, 150)), ((600, 400), (150, 100)), ((100, 900), (100, 900)), ((64, 80),) * 2],
+)
+def test_the_shorter_side_is_at_most_the_limit_and_the_shape_stays(size, shrunk):
+    images = Shrunk(Photographs(size), 100)
+    assert images.decode(0).shape[:2] == shrunk
+    assert (len(images), images.table) == (1, "the table")
+
+
+def test_a_shrunk_image_shows_the_same():
+    large, small = Photographs((400, 600)).decode(0), Shrunk(Photographs((400, 600)), 100).decode(0)
+    np.testing.assert_allclose(small[50, ::15, 0], large[200, 2::60, 0], atol=2)
