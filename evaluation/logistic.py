@@ -200,7 +200,7 @@ class _Problem:
             },
         )
         if found.nit >= max_iterations:
-            _log.info("logistic regression with C = %g stopped after %d steps", c, found.nit)
+            _log.debug("logistic regression with C = %g stopped after %d steps", c, found.nit)
         self._last = torch.from_numpy(found.x).to(scale.device).reshape(self._last.shape) * scale
         return self._as_model(int(found.nit))
 
