@@ -15,10 +15,10 @@ from dinoforge.errors import UsageError
 from dinoforge.neighbors.faiss_backend import range_candidates
 from dinoforge.neighbors.products import (
     Rows,
+    TileProduct,
     exact_scores,
     prepare,
     slack,
-    tile_product,
     usable_rows,
 )
 
@@ -108,13 +108,12 @@ def _tiled_candidates(
     left: Rows, right: Rows, low: float, backend: str, device: str, *, is_self: bool
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
     """Yield pairs that are above, or too near to tell in float32, tile by tile."""
-    product = tile_product(backend, device)
+    product = TileProduct(backend, device)
     for top in range(0, len(left), _TILE_ROWS):
         rows = left[top : top + _TILE_ROWS]
-        # The upper triangle of a self join starts at the tile of its own rows.
-        first = top - top % _TILE_COLUMNS if is_self else 0
-        for start in range(first, len(right), _TILE_COLUMNS):
-            above = product(rows, right[start : start + _TILE_COLUMNS]) > low
+        # The upper triangle of a self join starts at its own rows.
+        for start in range(top if is_self else 0, len(right), _TILE_COLUMNS):
+            above = product.above(rows, right[start : start + _TILE_COLUMNS], low)
             hits = np.flatnonzero(above)
             if len(hits):
                 i, j = np.divmod(hits, above.shape[1])

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from dinoforge.errors import UsageError
 from dinoforge.neighbors.products import (
     Rows,
+    TileProduct,
     exact_scores,
     prepare,
     slack,
-    tile_product,
     usable_rows,
 )
 
@@ -71,7 +71,7 @@ def top_k(
 
         found = search(q, b, k)
     else:
-        product = tile_product(backend, device)
+        product = TileProduct(backend, device)
         parts = [
             _search_tile(q[top : top + _TILE_QUERIES], b, k, product)
             for top in range(0, len(q), _TILE_QUERIES)
@@ -110,7 +110,7 @@ def _best_first(ids: NDArray[np.int64], scores: NDArray[np.float32]) -> NDArray[
 
 
 def _search_tile(
-    q: Rows, b: Rows, k: int, product: Any
+    q: Rows, b: Rows, k: int, product: TileProduct
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """Search one tile of queries through all base tiles with a rising bar."""
     margin = slack(q, b)
