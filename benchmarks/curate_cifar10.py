@@ -1,6 +1,6 @@
 """Curation without the encoder: images per CPU second stage by stage, and peak memory.
 
-    python benchmarks/curation.py cifar10_cpu retrieve.encoder=
+    python benchmarks/curate_cifar10.py cifar10_cpu retrieve.encoder=
 
 Runs ``dinoforge curate RECIPE key=value ... out=TEMPORARY --on in-process`` in one process of its
 own and reads what the markers of the stages measured. Stages ``embed*`` are the encoder: left out
