@@ -5,6 +5,7 @@ Sections are read by as few stages as possible, so that a changed threshold runs
 facts, similarities and embeddings.
 """
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal
@@ -227,6 +228,8 @@ class CurationConfig:
                 f"give duplicates.floor ({self.duplicates.floor}) or more: pairs below are "
                 "not stored",
             )
+        if not re.fullmatch(r"cpu|cuda(:\d+)?", self.device):
+            yield Fault(f"`device` is {self.device}", "recipe", "give cpu, cuda or cuda:N")
         if self.partition_images < 1:
             yield Fault(f"`partition_images` is {self.partition_images}", "recipe", "give >= 1")
         if not 0 <= self.max_bad_rate <= 1:

@@ -150,6 +150,8 @@ class Evidence:
 
     def _matches(self, image: str) -> Iterator[tuple[str, np.ndarray]]:
         """Rows by key, by path, by the end of a path, by the name in a tar: the first that hits."""
+        if not image:
+            return
         keys, shards, members = (self._ledger.column(n) for n in ("key", "shard", "member"))
         yield "key", np.flatnonzero(pc.equal(keys, image))
         written = [image, os.path.abspath(image), os.path.relpath(image)]  # noqa: PTH100

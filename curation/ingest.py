@@ -37,7 +37,7 @@ class IngestStage:
 
     name: str = "ingest"
     number: int = 10
-    version: str = "1.0.0"
+    version: str = "1.1.0"
     keys: tuple[str, ...] = ("sources", "seed")
     needs: tuple[str, ...] = ()
 
@@ -169,8 +169,8 @@ def _with_class_numbers(index: pa.Table) -> pa.Table:
     free = max(known["labels"], default=-1) + 1
     new = sorted(set(pc.unique(names.filter(in_folder)).to_pylist()) - numbers.keys())
     numbers |= {name: free + at for at, name in enumerate(new)}
-    row = pc.index_in(names, pa.array(numbers, pa.string()))
-    number = pa.array(numbers.values(), pa.int32()).take(row)
+    row = pc.index_in(names, pa.array(list(numbers), pa.string()))
+    number = pa.array(list(numbers.values()), pa.int32()).take(row)
     at = index.column_names.index("label")
     return index.set_column(at, "label", pc.if_else(in_folder, number, label))
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from dinoforge.atomic_file import write_atomic
+from dinoforge.atomic_file import write_array
 from dinoforge.encoders import Encoder, make_encoder
 from dinoforge.errors import UsageError
 from dinoforge.images import Undecodable
@@ -79,7 +79,7 @@ def embed_images(
     rows = np.where(good, np.cumsum(good) - 1, -1)
     table = images.table.append_column("row", pa.array(rows))
     table = table.append_column("problem", pa.array(problems, pa.string()))
-    write_atomic(out / "embeddings.npy", lambda file: np.save(file, vectors, allow_pickle=False))
+    write_array(out / "embeddings.npy", vectors)
     notes = {"encoder": network.name, "fingerprint": network.fingerprint}
     write_table(out / "rows.parquet", table, ROWS_SCHEMA, metadata=notes)
     return EmbeddingSummary(

@@ -37,9 +37,10 @@ class Record:
     seconds: float = 0.0
 
     def as_json(self) -> dict[str, Any]:
-        """JSON object of the record; a non-finite value becomes null."""
+        """JSON object of the record; what is not finite becomes null."""
         row = asdict(self)
-        row["interval"] = list(self.interval) if self.interval is not None else None
+        known = self.interval is not None and all(map(math.isfinite, self.interval))
+        row["interval"] = list(self.interval) if self.interval is not None and known else None
         if not math.isfinite(self.value):
             row["value"] = None
         return row
@@ -60,7 +61,8 @@ class Record:
 
 def write_records(path: Path, records: Iterable[Record]) -> None:
     """Write records as JSON lines, atomically."""
-    write_text(path, "".join(json.dumps(r.as_json(), sort_keys=True) + "\n" for r in records))
+    rows = [json.dumps(r.as_json(), sort_keys=True, allow_nan=False) for r in records]
+    write_text(path, "".join(f"{row}\n" for row in rows))
 
 
 def read_records(path: Path) -> list[Record]:

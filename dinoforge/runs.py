@@ -25,7 +25,7 @@ import yaml
 from dinoforge import __version__
 from dinoforge.atomic_file import write_json, write_text
 from dinoforge.config import changed_keys, config_yaml, to_plain
-from dinoforge.errors import UsageError
+from dinoforge.errors import Interrupted, UsageError
 from dinoforge.hashing import hash_json
 from dinoforge.log import log_to_folder, stop_logging
 
@@ -146,7 +146,8 @@ class Run:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        code = 0 if error is None else getattr(error, "exit_code", 1)
+        stopped = Interrupted.exit_code if isinstance(error, KeyboardInterrupt) else 1
+        code = 0 if error is None else getattr(error, "exit_code", stopped)
         if error is not None and code == 1:
             _log.debug("the run failed", exc_info=error)
         self.facts |= {"stopped": _now(), "exit_code": code}
@@ -224,7 +225,7 @@ def _check_unchanged(
             do="choose another folder with out=FOLDER",
         )
     changed = [key for key in changed_keys(old, plain) if key not in _LAUNCH_KEYS]
-    if changed and on_change == "refuse":
+    if changed and on_change == "refuse" and _has_results(folder):
         named = ", ".join(f"`{key}`" for key in changed)
         state = "finished" if facts.get("exit_code") == 0 else "unfinished"
         raise UsageError(
@@ -233,6 +234,15 @@ def _check_unchanged(
             do="choose another folder with out=FOLDER, or add --update (run again what "
             "depends on these keys) or --fresh (move the old run aside)",
         )
+
+
+def _has_results(folder: Path) -> bool:
+    """Tell whether there is anything to lose: a start that failed at once leaves only notes."""
+    notes = {"run.json", "config.yaml", ".lock", "plan.json"}
+    return any(
+        path.name not in notes and path.parent.name != "log" and path.is_file()
+        for path in folder.rglob("*")
+    )
 
 
 def _move_aside(folder: Path, lock: filelock.BaseFileLock) -> None:

@@ -6,7 +6,7 @@ it is here to see the whole path work on real pixels without a download.
 """
 
 import importlib.util
-import logging
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,8 +18,6 @@ from dinoforge.errors import UsageError
 from dinoforge.images import decode
 
 __all__ = ["PHOTOGRAPHS", "SEED_PHOTOGRAPHS", "TileFolders", "write_tiles"]
-
-_log = logging.getLogger(__name__)
 
 # Package -> photographs inside its wheel (scikit-image 0.25+: public domain or CC0 for the most
 # part, see its data/README.txt). Left out: drawings, masks, and pictures under 300 pixels.
@@ -67,7 +65,7 @@ def write_tiles(folder: Path, *, tile: int = 48, stride: int = 32) -> TileFolder
     ----------
     folder : Path
         Gets ``pool/NAME/``, ``seeds/NAME/`` and ``test/NAME/``; tiles there are reused when
-        they were cut in the same way.
+        they were cut in the same way, and replaced when they were not.
     tile, stride : int
         Side of a tile and distance between tiles, in pixels.
 
@@ -81,6 +79,9 @@ def write_tiles(folder: Path, *, tile: int = 48, stride: int = 32) -> TileFolder
     settings = {"tile": tile, "stride": stride, "photographs": sorted(photographs), "format": 2}
     done = folder / "tiles.json"
     if not done.exists() or done.read_text(encoding="utf-8") != _json(settings):
+        if done.exists():  # no tile cut in another way stays among the new ones
+            for old in (folders.pool, folders.seeds, folders.test):
+                shutil.rmtree(old, ignore_errors=True)
         for name, path in photographs.items():
             _cut(name, path, folders, tile, stride)
         write_text(done, _json(settings))

@@ -35,7 +35,10 @@ C = TypeVar("C")
 
 
 class HelpFormatter(RawDescriptionRichHelpFormatter):
-    """Colors on a terminal; keeps the line breaks of examples."""
+    """Colors on a terminal; keeps the line breaks of examples, and brackets as they are."""
+
+    text_markup = False
+    help_markup = False
 
 
 class Parser(argparse.ArgumentParser):

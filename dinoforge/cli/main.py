@@ -92,13 +92,13 @@ def _run(args: argparse.Namespace) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     keep_freed_memory()
     set_up_logging(verbosity=getattr(args, "verbosity", 0))
-    signal.signal(signal.SIGTERM, _interrupt)
+    before = signal.signal(signal.SIGTERM, _interrupt)
     try:
         return load_command(args.command).run(args)
     except DinoforgeError as error:
         return _tell(error, as_json=getattr(args, "json", False))
     except KeyboardInterrupt:
-        return _tell(Interrupted(_GO_ON), as_json=False)
+        return _tell(Interrupted(_GO_ON), as_json=getattr(args, "json", False))
     except BrokenPipeError:
         # The reader of our output went away (`| head`): not an error of anybody.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -107,6 +107,8 @@ def _run(args: argparse.Namespace) -> int:
         if error.errno not in _CANNOT_WRITE:
             raise
         return _tell(_disk_error(error), as_json=getattr(args, "json", False))
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 # What the user can mend wherever it strikes: no space, no quota, a read-only file system.
@@ -127,7 +129,8 @@ _GO_ON = "stopped; nothing is lost: start the same command again to go on"
 def _interrupt(_number: int, _frame: Any) -> None:
     # The second signal of an impatient sender must not break the clean way out.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    raise Interrupted(_GO_ON)
+    # No `Exception`: the decoder takes those for a damaged picture and would go on.
+    raise KeyboardInterrupt
 
 
 def _tell(error: DinoforgeError, *, as_json: bool) -> int:

@@ -249,8 +249,10 @@ def _as_fault(error: OmegaConfBaseException, leaf: _Leaf, keys: Mapping[str, Any
             key = f"{leaf.key}[].{inside}"
         near = nearest(key, keys)
         hint = f" (did you mean `{near}`?)" if near else ""
-        section = key.split(".", maxsplit=1)[0]
-        return Fault(f"unknown key `{key}`{hint}", leaf.where, f"see `dinoforge explain {section}`")
+        section = (near or key).split(".", maxsplit=1)[0].removesuffix("[]")
+        is_section = any(name.split(".")[0].removesuffix("[]") == section for name in keys)
+        do = f"see `dinoforge explain {section}`" if is_section else "remove it"
+        return Fault(f"unknown key `{key}`{hint}", leaf.where, do)
     known = keys.get(leaf.key)
     wanted = f", need {known.type}" if known is not None else ""
     reason = str(error).splitlines()[0]
@@ -281,6 +283,9 @@ def _walk_faults(value: Any, source: str, at: str) -> Iterator[Fault]:
             inner = f"{at}.{field.name}" if at else field.name
             yield from _walk_faults(getattr(value, field.name), source, inner)
         rules = getattr(value, "faults", None)
+        own = [getattr(value, field.name) for field in dataclasses.fields(value)]
+        if any(isinstance(part, float) and not math.isfinite(part) for part in own):
+            rules = None  # told already; to a comparison with NaN every rule seems broken
         for found in rules(at) if rules is not None else ():
             if isinstance(found, Fault):
                 yield found

@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ class CallableEncoder:
     def __init__(self, dotted: str) -> None:
         self.name = f"python:{dotted}"
         self._function = _find(dotted)
+        self.dim = 0
         # One gray picture tells the dimension before a long run starts.
         self.dim = self._call([np.full((32, 32, 3), 127, np.uint8)]).shape[1]
         self.fingerprint = fingerprint_of(
@@ -47,27 +49,39 @@ class CallableEncoder:
         return unit_rows(self._call(images))
 
     def _call(self, images: Images) -> np.ndarray:
-        rows = np.asarray(self._function(list(images)))
-        if rows.ndim != 2 or len(rows) != len(images) or not np.isfinite(rows).all():
-            raise UsageError(
-                what=f"the function gave {rows.dtype} {list(rows.shape)} for {len(images)} images",
-                where=self.name,
-                do="return one vector of finite numbers an image, [B, D]",
-            )
+        given = self._function(list(images))
+        try:
+            rows = np.asarray(given, np.float64)
+        except (TypeError, ValueError, RuntimeError) as error:
+            reason = str(error).splitlines()[0].rstrip(".")
+            raise self._refused(f"the function gave no numbers: {reason}") from error
+        if rows.ndim != 2 or len(rows) != len(images) or not rows.size:
+            raise self._refused(f"the function gave {list(rows.shape)} for {len(images)} images")
+        if rows.shape[1] != (self.dim or rows.shape[1]):
+            raise self._refused(f"the function gave vectors of {self.dim} and of {rows.shape[1]}")
+        if not np.isfinite(rows).all():
+            raise self._refused("the function gave numbers that are not finite")
         return rows
+
+    def _refused(self, what: str) -> UsageError:
+        do = "return one vector of finite numbers an image, [B, D]"
+        return UsageError(what=what, where=self.name, do=do)
 
 
 def _find(dotted: str) -> Callable[[list[Any]], Any]:
     module_name, colon, attribute = dotted.partition(":")
-    if not colon or not module_name or not attribute:
+    if not colon or not module_name or not attribute or dotted.startswith("."):
         raise UsageError(
             what="no function is named", where=f"python:{dotted}", do=f"write {_EXAMPLE}"
         )
+    here = str(Path.cwd())
+    if here not in sys.path:  # `python -m` looks there by itself, the installed command does not
+        sys.path.append(here)
     try:
         found: Any = importlib.import_module(module_name)
         for name in attribute.split("."):
             found = getattr(found, name)
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, SyntaxError) as error:
         raise UsageError(
             what=f"cannot load the function: {error}",
             where=f"python:{dotted}",

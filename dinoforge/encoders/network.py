@@ -23,6 +23,10 @@ __all__ = ["Transform", "check_device", "encode_with", "run_batches"]
 # batches of 4 and 55 in batches of 32 (2026-11, one Zen 4 core).
 _CPU_BATCH, _GPU_BATCH = 4, 64
 
+# Sides longer than this many shorter ones are cut before they are resized: only the middle is
+# seen, and a line of 1 x 50,000 pixels would grow to gigabytes.
+_LONGEST = 8
+
 
 @dataclass(frozen=True)
 class Transform:
@@ -34,6 +38,7 @@ class Transform:
 
     def fitted(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Return the square ``[S, S, 3]`` uint8 that the network sees."""
+        image = _middle(image)
         height, width = image.shape[:2]
         if min(height, width) != self.side:
             scale = self.side / min(height, width)
@@ -51,6 +56,13 @@ class Transform:
         pixels = torch.from_numpy(squares).to(torch.float32).div_(255)
         pixels.sub_(torch.tensor(self.mean)).div_(torch.tensor(self.std))
         return pixels.permute(0, 3, 1, 2)
+
+
+def _middle(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    height, width = image.shape[:2]
+    most = _LONGEST * min(height, width)
+    top, left = max(0, height - most) // 2, max(0, width - most) // 2
+    return image[top : top + most, left : left + most]
 
 
 def encode_with(

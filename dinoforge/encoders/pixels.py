@@ -3,8 +3,7 @@
 Hand-made features of a 32 x 32 picture (`pixel_features`) times a fixed matrix that weighs down
 what JPEG, resizing, cropping and brightness change (linear discriminant analysis: covariance of
 the features over covariance of their change under edits). The matrix was fitted on drawn pictures
-and on tiles of public-domain photographs: `benchmarks/pixel_descriptor.py` makes it,
-`benchmarks/pixel_curve.py` measures it on others.
+and on tiles of public-domain photographs: `benchmarks/pixel_descriptor.py` makes it.
 
 Blind to mirroring by construction. Not for meaning: two photographs of one kind of thing are not
 near each other, two different T-shirts on one red cloth are (cosine up to 0.96).

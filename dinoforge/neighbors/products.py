@@ -34,7 +34,7 @@ def exact_scores(
     """Score pairs (i, j): the inner product of the float32 rows, summed in float64.
 
     Sums in float64 differ by the order of summation only in their last bits, far below a
-    float32; ``einsum`` without BLAS has one order for one d.
+    float32; NumPy's pairwise ``sum`` has one order for one d.
     """
     scores = np.empty(len(i), np.float32)
     for start in range(0, len(i), _PAIRS_AT_ONCE):
@@ -76,9 +76,7 @@ class TileProduct:
     def __call__(self, a: Rows, b: Rows) -> NDArray[np.float32]:
         """Return the products of all pairs."""
         if self._device:
-            import torch
-
-            left, right = (torch.from_numpy(x).to(self._device) for x in (a, b))
+            left, right = (_tensor(x).to(self._device) for x in (a, b))
             on_device: NDArray[np.float32] = (left @ right.T).cpu().numpy()
             return on_device
         if len(self._products) < len(a) * len(b):
@@ -93,3 +91,10 @@ class TileProduct:
         # A bound that float32 cannot hold is rounded down.
         bound = np.nextafter(np.float32(low), np.float32(-np.inf))
         return np.greater(products, bound, out=self._above[: products.size].reshape(products.shape))
+
+
+def _tensor(rows: Rows) -> Any:
+    import torch
+
+    # torch warns of memory that it must not write, such as that of a mapped file.
+    return torch.from_numpy(rows if rows.flags.writeable else rows.copy())

@@ -7,6 +7,7 @@ from dinoforge.pages.svg import element
 __all__ = ["share_bar"]
 
 _WIDTH, _HEIGHT = 1000, 14
+_HAIRLINE = 3.0
 
 
 def share_bar(left: int, gone: int, total: int) -> Markup:
@@ -14,8 +15,9 @@ def share_bar(left: int, gone: int, total: int) -> Markup:
 
     A count above zero is at least a hairline wide.
     """
-    left_width = _share(left, total)
-    gone_width = min(_share(gone, total), _WIDTH - min(left_width, _WIDTH - 1))
+    left_width, gone_width = _share(left, total), _share(gone, total)
+    left_width = min(left_width, _WIDTH - min(gone_width, _HAIRLINE))
+    gone_width = min(gone_width, _WIDTH - left_width)
     return element(
         "svg",
         element("rect", class_="left", x=0, y=0, width=left_width, height=_HEIGHT),
@@ -27,4 +29,4 @@ def share_bar(left: int, gone: int, total: int) -> Markup:
 
 
 def _share(count: int, total: int) -> float:
-    return max(_WIDTH * count / total, 3.0) if total > 0 and count > 0 else 0.0
+    return max(_WIDTH * count / total, _HAIRLINE) if total > 0 and count > 0 else 0.0

@@ -89,7 +89,7 @@ def _row(row: IntervalRow, number: int, x: Scale) -> Markup:
     at = _TOP + _ROW * (number + 0.5)
     parts = [element("text", row.label, class_="label end", x=x.start - 10, y=at + 4)]
     color = f"c{row.color}"
-    if row.interval is not None:
+    if row.interval is not None and all(map(math.isfinite, row.interval)):
         low, high = (x(bound) for bound in row.interval)
         parts.append(element("line", class_=f"line {color}", x1=low, x2=high, y1=at, y2=at))
     if math.isfinite(row.value):

@@ -116,19 +116,27 @@ def _level(label: str, value: float, y: Scale) -> Markup:
 
 
 def _line(series: Series, number: int, x: Scale, y: Scale) -> Markup:
-    path: list[str] = []
-    pen_down = False
-    for x_value, y_value in zip(series.x, series.y, strict=True):
-        if not math.isfinite(y_value):
-            pen_down = False
-            continue
-        path.append(f"{'L' if pen_down else 'M'}{x(x_value):.1f} {y(y_value):.1f}")
-        pen_down = True
-    css = f"line c{number % _NUM_COLORS}"
-    if len(path) == 1:
-        at_x, at_y = path[0][1:].split()
-        return element("circle", class_=f"dot c{number % _NUM_COLORS}", cx=at_x, cy=at_y, r=3)
-    return element("path", class_=css, d="".join(path))
+    """Draw what is finite: a stroke through neighbors, a dot where a value has none."""
+    color = f"c{number % _NUM_COLORS}"
+    strokes, dots = [], []
+    for run in _finite_runs(series):
+        at = [(x(x_value), y(y_value)) for x_value, y_value in run]
+        if len(at) == 1:
+            dots.append(element("circle", class_=f"dot {color}", cx=at[0][0], cy=at[0][1], r=3))
+        else:
+            strokes.append("M" + "L".join(f"{px:.1f} {py:.1f}" for px, py in at))
+    path = [element("path", class_=f"line {color}", d="".join(strokes))] if strokes else []
+    return Markup("").join([*path, *dots])
+
+
+def _finite_runs(series: Series) -> list[list[tuple[float, float]]]:
+    runs: list[list[tuple[float, float]]] = [[]]
+    for point in zip(series.x, series.y, strict=True):
+        if math.isfinite(point[1]):
+            runs[-1].append(point)
+        else:
+            runs.append([])
+    return [run for run in runs if run]
 
 
 def _legend(chart: LineChart) -> Markup:

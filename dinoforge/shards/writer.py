@@ -1,5 +1,6 @@
 """Write WebDataset shards: equal samples give equal bytes, and a shard is there whole or not."""
 
+import contextlib
 import hashlib
 import os
 import tarfile
@@ -102,8 +103,9 @@ class ShardWriter:
             if self._open is not None:
                 self._finish()
         except OSError as error:
-            self._abandon()
             raise _cannot_write(self._path(), error) from error
+        finally:
+            self._abandon()
 
     def __enter__(self) -> Self:
         return self
@@ -179,7 +181,8 @@ class _OpenShard:
         return facts
 
     def abandon(self) -> None:
-        self._file.close()
+        with contextlib.suppress(OSError):  # closing writes what is buffered: to a full disk again
+            self._file.close()
         self._temporary.unlink(missing_ok=True)
 
     def _put(self, data: bytes) -> None:

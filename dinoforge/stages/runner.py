@@ -58,6 +58,7 @@ def run_stages(
     results: dict[str, StageResult] = {}
     for stage in stages:
         results[stage.name] = _run_stage(stage, inputs, results, executor)
+    _clear_halves(run_folder)  # of workers that died while this process went on
     return results
 
 

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 import pyarrow as pa
 
-from dinoforge.atomic_file import write_atomic
+from dinoforge.atomic_file import write_array
 from dinoforge.hashing import sha256_file
 from dinoforge.tables import write_table
 
@@ -134,5 +134,5 @@ class Output:
     def write_array(self, name: str, array: np.ndarray[Any, Any]) -> Path:
         """Write ``part-00012.NAME.npy`` and register it."""
         target = self.path(f"{name}.npy")
-        write_atomic(target, lambda file: np.save(file, array, allow_pickle=False))
+        write_array(target, array)
         return self.add(target, rows=len(array))

@@ -35,9 +35,17 @@ def test_an_interrupted_run_says_so(tmp_path):
     assert json.loads((tmp_path / "run.json").read_text())["exit_code"] == 75
 
 
+def test_a_mended_recipe_goes_on_where_nothing_was_done_yet(tmp_path):
+    with pytest.raises(UsageError), Run.open(tmp_path, Recipe(), command="curate"):
+        raise UsageError(what="no such folder", where="sources", do="check the path")
+    with Run.open(tmp_path, replace(Recipe(), policy=Inner(0.7)), command="curate"):
+        pass
+    assert "0.7" in (tmp_path / "config.yaml").read_text()
+
+
 def test_a_changed_recipe_is_refused_by_its_keys(tmp_path):
     with Run.open(tmp_path, Recipe(), command="curate"):
-        pass
+        (tmp_path / "result").touch()
     changed = replace(Recipe(), policy=Inner(0.7))
     with pytest.raises(UsageError, match=r"finished run changed: `policy.threshold`"):
         Run.open(tmp_path, changed, command="curate")

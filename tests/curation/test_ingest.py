@@ -1,0 +1,153 @@
+"""Which images enter, from where, in which order, with which class."""
+
+import io
+import json
+import tarfile
+
+import numpy as np
+import pool as pools
+import pytest
+from PIL import Image
+
+from curation.config import CurationConfig
+from dinoforge.config import load_config
+from dinoforge.errors import UsageError
+
+PLAIN = ("filter.min_std=0", "duplicates.threshold=1", "filter.min_side=8")
+
+
+def png(number):
+    pixels = np.random.default_rng(number).integers(0, 255, (16, 16, 3), np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Ten images in two class folders."""
+    for number in range(10):
+        path = tmp_path / f"photos/{'cat' if number < 4 else 'dog'}/{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(png(number))
+    return tmp_path / "photos"
+
+
+def tar_of(path, labels):
+    with tarfile.open(path, "w") as tar:
+        for number, label in enumerate(labels):
+            for name, data in (("png", png(100 + number)), ("cls", str(label).encode())):
+                entry = tarfile.TarInfo(f"{number:04d}.{name}")
+                entry.size = len(data)
+                tar.addfile(entry, io.BytesIO(data))
+
+
+def run(tmp_path, sources, *more, name="run"):
+    given = [f"sources={json.dumps(sources)}", f"out={tmp_path / name}", *PLAIN, *more]
+    summary = pools.curated(load_config(CurationConfig, None, given))
+    return summary, pools.ledger(tmp_path / name)
+
+
+def test_an_image_of_two_sources_belongs_to_the_first_whatever_path_leads_to_it(
+    photos, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "link").symlink_to(photos)
+    sources = [
+        {"role": "seed", "paths": ["photos/cat"]},
+        {"role": "pool", "paths": [str(photos), "./photos", "link/dog", "photos/*/5.png"]},
+    ]
+    _, rows = run(tmp_path, sources)
+    assert [row["role"] for row in rows] == ["seed"] * 4 + ["pool"] * 6
+    assert sorted(row["key"].rpartition("/")[2] for row in rows) == [str(n) for n in range(10)]
+
+
+def test_a_source_that_another_has_emptied_is_told(photos, tmp_path):
+    sources = [{"role": role, "paths": [str(photos)]} for role in ("seed", "pool")]
+    with pytest.raises(UsageError, match=r"no images - .* no earlier source lists the same images"):
+        run(tmp_path, sources)
+
+
+def test_key_patterns_choose_and_the_rest_is_left_to_the_next_source(photos, tmp_path):
+    sources = [
+        {"role": "seed", "paths": [str(photos)], "keys": "cat/*", "name": "cats"},
+        {"role": "pool", "paths": [str(photos)]},
+    ]
+    _, rows = run(tmp_path, sources)
+    assert [row["source"] for row in rows] == ["cats"] * 4 + ["pool"] * 6
+    with pytest.raises(UsageError, match="no images under the key pattern bird"):
+        run(tmp_path, [{"role": "pool", "paths": [str(photos)], "keys": "bird*"}], name="b")
+
+
+@pytest.mark.parametrize("pick", ["first", "random"])
+def test_limits_take_so_many_and_leave_the_others_to_the_next_source(photos, tmp_path, pick):
+    sources = [
+        {"role": "seed", "paths": [str(photos)], "limit": 3, "pick": pick},
+        {"role": "pool", "paths": [str(photos)], "limit": 100},
+    ]
+    keys = {}
+    for seed in (0, 0, 1):
+        _, rows = run(tmp_path, sources, f"seed={seed}", name=f"run{len(keys)}")
+        assert [row["role"] for row in rows] == ["seed"] * 3 + ["pool"] * 7
+        assert len({row["shard"] for row in rows}) == 10
+        keys[len(keys)] = [row["key"] for row in rows]
+    assert keys[0] == keys[1]
+    if pick == "first":
+        assert keys[0] == keys[2]
+        assert keys[0][:3] == ["cat/0", "cat/1", "cat/2"]
+    else:
+        assert keys[0] != keys[2]
+        assert keys[0][:3] == sorted(keys[0][:3]), "the order inside a source stays"
+
+
+def test_no_class_number_means_two_things_where_folders_and_tars_meet(photos, tmp_path):
+    (tmp_path / "tars").mkdir()
+    tar_of(tmp_path / "tars/x.tar", [0, 1, 2])
+    (tmp_path / "tars/classes.txt").write_text("bird\ncat\nboat\n")
+    sources = [{"role": "pool", "paths": [str(tmp_path / "tars"), str(photos)]}]
+    summary, rows = run(tmp_path, sources)
+    labels = {row["key"]: row["label"] for row in rows}
+    assert [labels[f"{n:04d}"] for n in range(3)] == [0, 1, 2]
+    assert {labels[f"cat/{n}"] for n in range(4)} == {1}
+    assert {labels[f"dog/{n}"] for n in range(4, 10)} == {3}
+    assert (tmp_path / "run/shards/classes.txt").read_text() == "bird\ncat\nboat\ndog\n"
+    assert summary.problems == {}
+
+
+def test_a_curation_run_is_a_source_and_an_unfinished_one_is_not(photos, tmp_path):
+    sources = [{"role": "pool", "paths": [str(photos)]}]
+    first, before = run(tmp_path, sources, name="one")
+    again = [{"role": "pool", "paths": [str(tmp_path / "one")]}]
+    second, after = run(tmp_path, again, name="two")
+    assert second.images == first.kept == 10
+    assert second.problems == {}
+    assert {row["sha256"] for row in after} == {row["sha256"] for row in before}
+    by_hash = {row["sha256"]: row["label"] for row in before}
+    assert all(row["label"] == by_hash[row["sha256"]] for row in after)
+    assert (tmp_path / "two/shards/classes.txt").read_text() == "cat\ndog\n"
+    (tmp_path / "one/curation/summary.json").unlink()
+    with pytest.raises(UsageError, match=f"the curation is not finished - {tmp_path / 'one'} - "):
+        run(tmp_path, again, name="three")
+
+
+def test_as_is_images_are_kept_whatever_they_show(photos, tmp_path):
+    copy = tmp_path / "kept/copy.png"
+    copy.parent.mkdir()
+    copy.write_bytes((photos / "dog/5.png").read_bytes())
+    sources = [
+        {"role": "pool", "paths": [str(photos)]},
+        {"role": "as_is", "paths": [str(copy.parent)]},
+        {"role": "reference", "paths": [str(photos / "cat"), str(copy)], "name": "test"},
+    ]
+    with pytest.raises(UsageError, match="no images - "):
+        run(tmp_path, sources)
+    other = tmp_path / "test/x.png"
+    other.parent.mkdir()
+    other.write_bytes(copy.read_bytes())
+    sources[2]["paths"] = [str(other)]
+    summary, rows = run(tmp_path, sources)
+    reasons = {row["key"]: row["reason"] for row in rows}
+    assert reasons["copy"] == "as_is"
+    assert reasons["dog/5"] == "exact_duplicate"
+    assert reasons["x"] == "reference"
+    assert summary.kept == 10

@@ -1,0 +1,176 @@
+"""One row an image: keys, classes, tars of every kind, names of every kind."""
+
+import bz2
+import gzip
+import io
+import json
+import lzma
+import os
+import tarfile
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dinoforge.errors import UsageError
+from dinoforge.images import Undecodable
+from dinoforge.sources import list_images, open_images
+
+
+def png(value=0, side=8):
+    file = io.BytesIO()
+    Image.fromarray(np.full((side, side, 3), value, np.uint8)).save(file, "PNG")
+    return file.getvalue()
+
+
+def put(path, data):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+    return path
+
+
+def tar_of(members):
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+        for name, data in members:
+            entry = tarfile.TarInfo(name)
+            entry.size = len(data)
+            tar.addfile(entry, io.BytesIO(data))
+    return file.getvalue()
+
+
+def rows(listing, *columns):
+    return list(zip(*(listing.table.column(name).to_pylist() for name in columns), strict=True))
+
+
+def listed(tmp_path, *paths):
+    return list_images([str(path) for path in paths], unpacked=tmp_path / "unpacked")
+
+
+SIX = [
+    (f"{i:04d}.{ext}", data)
+    for i in range(6)
+    for ext, data in (("cls", b"%d" % i), ("png", png(i)))
+]
+
+
+def test_class_folders_give_names_and_numbers_and_keys_keep_the_folders(tmp_path):
+    for name in ("pool/dog/sub/1.png", "pool/cat/2.png", "pool/loose.png", "pool/cat/a.b.png"):
+        put(tmp_path / name, png())
+    found = rows(listed(tmp_path, tmp_path / "pool"), "key", "label", "class_name")
+    assert found == [
+        ("loose", -1, ""),
+        ("cat/2", 0, "cat"),
+        ("cat/a.b", 0, "cat"),
+        ("dog/sub/1", 1, "dog"),
+    ]
+
+
+def test_samples_of_tars_have_labels_and_names_from_the_list_beside(tmp_path):
+    put(tmp_path / "a/x.tar", tar_of(SIX[:4]))
+    put(tmp_path / "a/classes.txt", b"bird\nboat\n")
+    put(tmp_path / "b/x.tar", tar_of([("0.png", png()), ("0.cls", b"boat"), ("1.png", png(1))]))
+    put(tmp_path / "b/classes.tsv", b"0\tn01\tbird\n1\tn02\tboat\n")
+    found = listed(tmp_path, tmp_path / "a/x.tar", tmp_path / "b/x.tar")
+    assert rows(found, "key", "label", "class_name") == [
+        ("0000", 0, "bird"),
+        ("0001", 1, "boat"),
+        ("0", 1, "boat"),
+        ("1", -1, ""),
+    ]
+    assert [problem["reason"] for problem in found.problems] == ["no_label"]
+
+
+@pytest.mark.parametrize(
+    ("name", "compress"),
+    [
+        ("x.tar.gz", gzip.compress),
+        ("x.tgz", gzip.compress),
+        ("x.tar", gzip.compress),
+        ("x.tar.bz2", bz2.compress),
+        ("x.tar.xz", lzma.compress),
+    ],
+)
+def test_compressed_tars_give_what_the_plain_tar_gives(tmp_path, name, compress):
+    put(tmp_path / "plain.tar", tar_of(SIX))
+    put(tmp_path / name, compress(tar_of(SIX)))
+    columns = ("key", "member", "offset", "size", "label")
+    packed = listed(tmp_path, tmp_path / name)
+    assert rows(packed, *columns) == rows(listed(tmp_path, tmp_path / "plain.tar"), *columns)
+    assert packed.problems == []
+    images = open_images([str(tmp_path / name)], cache=tmp_path / "cache")
+    assert [int(images.decode(at)[0, 0, 0]) for at in range(6)] == list(range(6))
+
+
+def test_a_damaged_stream_gives_what_was_before_and_names_the_file_that_the_user_knows(tmp_path):
+    packed = gzip.compress(b"".join([tar_of(SIX)[:9000], os.urandom(30_000)]))
+    put(tmp_path / "cut.tar.gz", packed[:20_000])
+    found = listed(tmp_path, tmp_path / "cut.tar.gz")
+    assert 3 <= found.table.num_rows <= 6
+    assert {problem["shard"] for problem in found.problems} == {str(tmp_path / "cut.tar.gz")}
+
+
+def test_names_that_are_no_utf8_are_listed_read_and_told(tmp_path):
+    for name in (b"caf\xe9.png", b"line\nbreak.png"):
+        put(tmp_path / "pool" / os.fsdecode(name), png(7))
+    for name in (b"n\xf6.txt", b"\xfc.tar"):
+        put(tmp_path / "pool" / os.fsdecode(name), b"text")
+    images = open_images([str(tmp_path / "pool")], cache=tmp_path / "cache")
+    keys = images.table.column("key").to_pylist()
+    assert keys == ["caf\\xe9", "line\nbreak"]
+    assert [int(images.decode(at)[0, 0, 0]) for at in range(2)] == [7, 7]
+    told = {problem["reason"]: problem["shard"] for problem in images.problems}
+    assert told == {
+        "other_file": f"{tmp_path}/pool/n\\xf6.txt",
+        "not_a_tar": f"{tmp_path}/pool/\\xfc.tar",
+    }
+    json.dumps(images.problems).encode("utf-8")
+
+
+def test_tars_with_names_that_are_no_utf8_are_read(tmp_path):
+    put(tmp_path / "pool" / os.fsdecode(b"\xe4.tar"), tar_of(SIX))
+    put(tmp_path / "pool" / os.fsdecode(b"\xe4.tar.gz"), gzip.compress(tar_of(SIX)))
+    images = open_images([str(tmp_path / "pool")], cache=tmp_path / "cache")
+    assert len(images) == 12
+    assert {int(images.decode(at)[0, 0, 0]) for at in range(12)} == set(range(6))
+
+
+def test_a_wrong_suffix_changes_nothing(tmp_path):
+    put(tmp_path / "pool/png.jpg", png(9))
+    images = open_images([str(tmp_path / "pool")], cache=tmp_path / "cache")
+    assert int(images.decode(0)[0, 0, 0]) == 9
+
+
+def test_a_file_that_shrank_or_went_is_unreadable_not_an_error(tmp_path):
+    first = put(tmp_path / "pool/1.png", png(1, side=64))
+    second = put(tmp_path / "pool/2.png", png(2))
+    images = open_images([str(tmp_path / "pool")], cache=tmp_path / "cache")
+    first.write_bytes(b"short")
+    second.unlink()
+    for at in range(2):
+        with pytest.raises(Undecodable, match="unreadable"):
+            images.decode(at)
+
+
+def test_no_images_at_all_tells_why(tmp_path):
+    put(tmp_path / "x.tar", b"no tar")
+    with pytest.raises(UsageError, match=r"no images \(1 not_a_tar\)"):
+        open_images([str(tmp_path / "x.tar")], cache=tmp_path / "cache")
+
+
+def test_the_content_has_one_fingerprint_wherever_it_lies(tmp_path):
+    for folder in ("a", "b"):
+        put(tmp_path / folder / "cat/1.png", png(1))
+    one, two = (open_images([str(tmp_path / f)], cache=tmp_path / "c") for f in ("a", "b"))
+    assert one.fingerprint == two.fingerprint
+    put(tmp_path / "b/cat/1.png", png(2))
+    changed = open_images([str(tmp_path / "b")], cache=tmp_path / "c")
+    assert changed.fingerprint != one.fingerprint
+
+
+@pytest.mark.parametrize("compress", [gzip.compress, bz2.compress, lzma.compress])
+def test_streams_of_several_parts_are_read_to_the_end(tmp_path, compress):
+    data = tar_of(SIX)
+    put(tmp_path / "x.tar", b"".join(compress(data[at : at + 999]) for at in range(0, 30_000, 999)))
+    found = listed(tmp_path, tmp_path / "x.tar")
+    assert (found.table.num_rows, found.problems) == (6, [])
