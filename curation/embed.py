@@ -21,7 +21,14 @@ from dinoforge.errors import UsageError
 from dinoforge.images import DecodePolicy, Undecodable, decode
 from dinoforge.stages import Inputs, Output
 
-__all__ = ["EMBED_COPIES", "EMBED_MEANING", "EmbedStage", "meaning_stage", "read_rows"]
+__all__ = [
+    "EMBED_COPIES",
+    "EMBED_MEANING",
+    "EmbedStage",
+    "check_encoders",
+    "meaning_stage",
+    "read_rows",
+]
 
 # Images decoded and encoded at a time: bounds memory, and is fixed because the last bits of an
 # embedding may depend on the batch it was in.
@@ -41,7 +48,7 @@ class EmbedStage:
 
     def plan(self, inputs: Inputs) -> list[dict[str, Any]]:
         """Plan ranges of image ids; none when the encoder is not needed or is the other one's."""
-        spec = self._spec(inputs.config)
+        spec = self.spec(inputs.config)
         if not spec:
             return []
         # The fingerprint covers weights, transform and decoder: a replaced file runs again.
@@ -52,7 +59,7 @@ class EmbedStage:
     def run(self, payload: dict[str, Any], inputs: Inputs, out: Output) -> dict[str, Any]:
         """Embed the images of one range."""
         start, stop = payload["start"], payload["stop"]
-        encoder = _encoder(self._spec(inputs.config), inputs.config.device)
+        encoder = _encoder(self.spec(inputs.config), inputs.config.device)
         decodes = decodable_range(inputs, start // inputs.config.partition_images)
         rows = read_range(inputs, start, stop, ["shard", "offset", "size"])
         rows = rows.filter(pa.array(decodes))
@@ -65,7 +72,8 @@ class EmbedStage:
         out.write_array("embeddings", embeddings)
         return {"embedded": len(at), "dim": encoder.dim, "encoder": encoder.fingerprint}
 
-    def _spec(self, config: CurationConfig) -> str:
+    def spec(self, config: CurationConfig) -> str:
+        """Name the encoder of this stage; "" when it has nothing to do."""
         if not self.for_meaning:
             return config.duplicates.encoder
         other = config.retrieve.encoder
@@ -80,6 +88,20 @@ EMBED_MEANING = EmbedStage(
     ("retrieve.encoder", "retrieve.mode", "duplicates.encoder", "device", "decode"),
     for_meaning=True,
 )
+
+
+def check_encoders(config: CurationConfig) -> None:
+    """Load the encoders that a recipe asks for: a missing package is told before hours of work.
+
+    Raises
+    ------
+    UsageError
+        If an encoder, its package or its file is not there.
+    """
+    for stage in (EMBED_COPIES, EMBED_MEANING):
+        spec = stage.spec(config)
+        if spec:
+            _encoder(spec, config.device)
 
 
 def meaning_stage(config: CurationConfig) -> str:

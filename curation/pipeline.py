@@ -13,7 +13,7 @@ from curation.check import CheckStage
 from curation.components import ComponentsStage
 from curation.config import CurationConfig
 from curation.decontaminate import DecontaminateStage
-from curation.embed import EMBED_COPIES, EMBED_MEANING
+from curation.embed import EMBED_COPIES, EMBED_MEANING, check_encoders
 from curation.exact import ExactStage
 from curation.export import ExportStage, remove_foreign_shards
 from curation.filter import FilterStage
@@ -26,6 +26,7 @@ from curation.search import SearchStage
 from curation.select import SelectStage
 from curation.summary import CurationSummary, summarize, summary_path
 from dinoforge.atomic_file import write_json
+from dinoforge.neighbors import refuse_two_faiss
 from dinoforge.runs import Run
 from dinoforge.stages import Executor, Inputs, Marker, Stage, Task, run_stages, stage_folder
 
@@ -72,8 +73,11 @@ def curate(config: CurationConfig, run: Run, executor: Executor) -> CurationSumm
     Raises
     ------
     UsageError
-        Nothing to curate: no images, none decodes, too many that do not, no seeds.
+        Before anything is read: an encoder that is not there, both FAISS packages. Later: nothing
+        to curate: no images, none decodes, too many that do not, no seeds.
     """
+    refuse_two_faiss()
+    check_encoders(config)
     run_stages("curation", STAGES, run.folder, config, _Unfinished(run.folder, executor))
     remove_foreign_shards(_inputs(run, config))
     summary = summarize(_inputs(run, config))

@@ -6,7 +6,7 @@ function of the rows alone: what tiles, threads or back end found is scored agai
 """
 
 from dinoforge.neighbors.components import connected_components
-from dinoforge.neighbors.faiss_backend import require_faiss
+from dinoforge.neighbors.faiss_backend import refuse_two_faiss, require_faiss
 from dinoforge.neighbors.join import Edges, join_above
 from dinoforge.neighbors.products import exact_scores
 from dinoforge.neighbors.search import Neighbors, merge_top_k, top_k
@@ -18,6 +18,7 @@ __all__ = [
     "exact_scores",
     "join_above",
     "merge_top_k",
+    "refuse_two_faiss",
     "require_faiss",
     "top_k",
 ]

