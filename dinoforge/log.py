@@ -9,7 +9,7 @@ import logging
 import sys
 from pathlib import Path
 
-__all__ = ["log_to_folder", "set_up_logging", "stop_logging"]
+__all__ = ["log_to_folder", "screen_shows", "set_up_logging", "stop_logging"]
 
 _FORMAT = "%(asctime)s %(levelname).1s %(name)s: %(message)s"
 _SCREEN = "%(asctime)s %(message)s"
@@ -48,6 +48,16 @@ def set_up_logging(*, verbosity: int = 0, rank: int = 0) -> None:
         root.setLevel(logging.DEBUG if verbosity > 0 else logging.INFO)
         root.handlers = [screen]
         root.propagate = False
+
+
+def screen_shows(level: int) -> bool:
+    """Tell whether lines of ``level`` reach the screen: not under ``-q``, nor on other ranks.
+
+    The loggers themselves let them pass, for the log of the run.
+    """
+    logger = logging.getLogger("dinoforge")
+    screens = [x for x in logger.handlers if not isinstance(x, logging.FileHandler)]
+    return logger.isEnabledFor(level) and all(screen.level <= level for screen in screens)
 
 
 def log_to_folder(folder: Path, *, rank: int = 0) -> logging.Handler:

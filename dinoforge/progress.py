@@ -6,6 +6,8 @@ import time
 from types import TracebackType
 from typing import Any
 
+from dinoforge.log import screen_shows
+
 __all__ = ["Progress", "as_duration"]
 
 _log = logging.getLogger(__name__)
@@ -47,7 +49,7 @@ class Progress:
         self._note = ""
 
     def __enter__(self) -> "Progress":
-        if sys.stderr.isatty() and _log.isEnabledFor(logging.INFO):
+        if sys.stderr.isatty() and screen_shows(logging.INFO):
             self._bar, self._task = _rich_bar(self.label, self.total, self.done)
         return self
 

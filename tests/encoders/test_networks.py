@@ -8,6 +8,7 @@ from dinoforge.encoders import make_encoder, unit_rows
 from dinoforge.encoders.checkpoint import CheckpointEncoder
 from dinoforge.encoders.network import Transform, run_batches
 from dinoforge.errors import UsageError
+from dinoforge.images import resize
 from dinoforge.models import VisionTransformer, VitConfig, load_backbone, save_backbone
 
 CONFIG = VitConfig(width=32, depth=2, heads=2, patch_size=8, registers=2, image_size=32)
@@ -82,11 +83,9 @@ def test_the_input_is_the_middle_square_of_the_resized_picture(picture, size):
     short = min(size)
     top, left = (size[0] - short) // 2, (size[1] - short) // 2
     middle = picture(*size, 1)[top : top + short, left : left + short]
-    from dinoforge.images import resize
-
     near = resize(middle, 32, 32).astype(int)
     # Half a pixel of the middle and the pixels beyond its border are all that differs.
-    assert np.abs(fitted.astype(int) - near)[4:-4, 4:-4].mean() < 12
+    assert np.abs(fitted.astype(int) - near)[4:-4, 4:-4].mean() < 2
 
 
 def test_a_line_of_many_pixels_does_not_become_gigabytes():

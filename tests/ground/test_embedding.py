@@ -1,0 +1,113 @@
+"""Embedding of paths: rows in the order of the images, vectors of the encoder, one line a mistake."""
+
+import json
+import sys
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from dinoforge.cli.main import main
+from dinoforge.embedding import embed_images
+from dinoforge.encoders import make_encoder
+from dinoforge.errors import UsageError
+from dinoforge.images import decode
+from dinoforge.tables import read_table
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Seven pictures; the first and the fourth file do not decode."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for number in range(7):
+        pixels = np.random.default_rng(number).integers(0, 256, (20 + number, 30, 3))
+        Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{number}.png")
+    for number in (0, 3):
+        (folder / f"{number}.png").write_bytes(b"no picture")
+    return folder
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 64])
+def test_vectors_are_those_of_the_encoder_whatever_the_batches_are(photos, tmp_path, batch_size):
+    out = tmp_path / "out"
+    summary = embed_images([str(photos)], encoder="pixels", out=out, batch_size=batch_size)
+    assert (summary.num_embedded, summary.num_bad, summary.dim) == (5, 2, 128)
+    rows = read_table(out / "rows.parquet").to_pylist()
+    assert [row["key"] for row in rows] == [str(number) for number in range(7)]
+    assert [row["row"] for row in rows] == [-1, 0, 1, -1, 2, 3, 4]
+    assert [row["problem"] is None for row in rows] == [number >= 0 for number in (-1, 0, 0, -1, 0, 0, 0)]
+    images = [decode((photos / f"{number}.png").read_bytes()) for number in (1, 2, 4, 5, 6)]
+    vectors = np.load(out / "embeddings.npy")
+    assert vectors.dtype == np.float32
+    assert np.array_equal(vectors, make_encoder("pixels").encode(images))
+
+
+def test_the_table_says_which_encoder_made_the_vectors(photos, tmp_path):
+    summary = embed_images([str(photos)], encoder="pixels_centered", out=tmp_path / "out")
+    notes = pq.read_schema(summary.rows).metadata
+    assert notes[b"encoder"] == b"pixels_centered"
+    assert notes[b"fingerprint"].decode() == make_encoder("pixels_centered").fingerprint
+
+
+def test_the_same_command_writes_the_same_bytes_and_replaces_the_old(photos, tmp_path):
+    out = tmp_path / "out"
+    names = ("embeddings.npy", "rows.parquet")
+    written = []
+    for encoder in ("pixels", "pixels_raw", "pixels"):
+        embed_images([str(photos)], encoder=encoder, out=out)
+        written.append([(out / name).read_bytes() for name in names])
+    assert written[0] == written[2]
+    assert written[0][0] != written[1][0]
+    assert {path.name for path in out.iterdir()} <= {*names, "cache"}
+
+
+@pytest.mark.parametrize(
+    ("words", "what"),
+    [
+        (["--encoder", "pixel"], "unknown encoder `pixel` (did you mean `pixels`?)"),
+        (["--batch-size", "0"], "batch size 0 - --batch-size - give 1 or more"),
+        (["--batch-size", "many"], "invalid int value: 'many'"),
+        (["--encoder", "checkpoint:none.pth"], "no such checkpoint"),
+    ],
+)
+def test_a_mistake_is_one_line_and_leaves_no_vectors(photos, tmp_path, capsys, words, what):
+    out = tmp_path / "out"
+    try:
+        code = main(["embed", str(photos), "--out", str(out), *words])
+    except SystemExit as stop:
+        code = stop.code
+    (line,) = [x for x in capsys.readouterr().err.splitlines() if x.startswith("error: ")]
+    assert code == 2
+    assert what in line
+    assert not (out / "embeddings.npy").exists()
+
+
+def test_a_folder_in_which_nothing_decodes_is_told_with_a_reason(photos, tmp_path):
+    for number in range(7):
+        (photos / f"{number}.png").write_bytes(b"no picture")
+    with pytest.raises(UsageError, match=r"none of the 7 images decodes \(not_an_image"):
+        embed_images([str(photos)], encoder="pixels", out=tmp_path / "out")
+
+
+def test_the_command_says_where_the_vectors_are_and_how_many(photos, tmp_path, capsys):
+    words = ["embed", str(photos), "--out", str(tmp_path / "out"), "-q"]
+    assert main(words) == 0
+    told = capsys.readouterr().out
+    assert "5 images embedded, 2 undecodable" in told
+    assert "float32 [5, 128]" in told
+    assert str(tmp_path / "out/embeddings.npy") in told
+    assert main([*words, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["num_embedded"] == 5
+
+
+def test_a_function_that_breaks_its_promise_in_the_middle_is_told(photos, tmp_path, monkeypatch):
+    (tmp_path / "height_encoder.py").write_text(
+        "def f(images):\n    return [[1.0] * (2 + (len(i) > 23)) for i in images]\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(UsageError, match="python:height_encoder:f"):
+        embed_images([str(photos)], encoder="python:height_encoder:f", out=tmp_path, batch_size=1)
+    sys.modules.pop("height_encoder")
+    assert not (tmp_path / "embeddings.npy").exists()

@@ -1,0 +1,190 @@
+"""What a person reads while a command runs: progress, log, and what the log does to a disk."""
+
+import io
+import logging
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dinoforge import progress as progress_module
+from dinoforge.log import log_to_folder, set_up_logging, stop_logging
+from dinoforge.memory import keep_freed_memory
+from dinoforge.progress import Progress, as_duration
+
+LOGGERS = ("dinoforge", "curation", "training", "evaluation", "slurm")
+
+
+@pytest.fixture(autouse=True)
+def _loggers_as_they_were():
+    loggers = [logging.getLogger(name) for name in LOGGERS]
+    before = [(x, list(x.handlers), x.level, x.propagate) for x in loggers]
+    yield
+    for logger, handlers, level, propagate in before:
+        logger.handlers, logger.propagate = handlers, propagate
+        logger.setLevel(level)
+
+
+class Clock:
+    """Seconds that pass when a test says so."""
+
+    def __init__(self, monkeypatch):
+        self.now = 1000.0
+        monkeypatch.setattr(progress_module.time, "monotonic", lambda: self.now)
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_a_line_a_minute_tells_done_total_rate_and_time_left(monkeypatch, caplog):
+    clock = Clock(monkeypatch)
+    monkeypatch.setattr(logging.getLogger("dinoforge"), "propagate", True)
+    with caplog.at_level(logging.INFO, "dinoforge.progress"), Progress(
+        1200, unit="images", label="embed", done=200
+    ) as progress:
+        for _ in range(50):
+            clock.now += 4
+            progress.advance(10)
+    assert [record.getMessage() for record in caplog.records] == [
+        "embed: 350/1,200 images (2.50/s), 5 min 40 s left",
+        "embed: 500/1,200 images (2.50/s), 4 min 40 s left",
+        "embed: 650/1,200 images (2.50/s), 3 min 40 s left",
+    ]
+    assert progress.rate() == pytest.approx(2.5), "what was done before does not count"
+
+
+def test_a_finished_or_empty_count_has_no_time_left_and_nothing_divides_by_zero(monkeypatch):
+    clock = Clock(monkeypatch)
+    empty = Progress(0, unit="steps", label="train")
+    assert empty.line() == "train: 0/0 steps (0.00/s)"
+    whole = Progress(30, unit="steps", label="train")
+    whole.advance(30, note="loss 6.1")
+    assert whole.line() == "train: 30/30 steps (0.00/s, loss 6.1)"
+    clock.now += 1
+    whole.advance(0)
+    assert whole.line() == "train: 30/30 steps (30/s, loss 6.1)"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "0 s"), (59.4, "59 s"), (59.6, "1 min 00 s"), (3599.7, "1 h 00 min"), (90000, "25 h 00 min")],
+)
+def test_durations_carry_over(seconds, text):
+    assert as_duration(seconds) == text
+
+
+def test_a_terminal_gets_a_bar_and_a_file_gets_no_control_characters(monkeypatch):
+    texts = {}
+    for stream in (Terminal(), io.StringIO()):
+        monkeypatch.setattr(sys, "stderr", stream)
+        set_up_logging()
+        with Progress(4, unit="images", label="embed") as progress:
+            progress.advance(4, note="loss 2.5")
+        texts[stream.isatty()] = stream.getvalue()
+    assert "embed" in texts[True]
+    assert "4/4" in texts[True]
+    assert "loss 2.5" in texts[True]
+    assert texts[False] == ""
+
+
+@pytest.mark.parametrize("quiet", [{"verbosity": -1}, {"rank": 1}], ids=["-q", "rank 1"])
+def test_a_quiet_terminal_gets_no_bar(monkeypatch, quiet):
+    screen = Terminal()
+    monkeypatch.setattr(sys, "stderr", screen)
+    set_up_logging(**quiet)
+    with Progress(4, unit="images", label="embed") as progress:
+        progress.advance(4)
+    assert screen.getvalue() == ""
+
+
+@pytest.mark.parametrize(
+    ("verbosity", "rank", "told"),
+    [
+        (0, 0, ["info", "warning"]),
+        (1, 0, ["debug", "info", "warning"]),
+        (-1, 0, ["warning"]),
+        (0, 3, ["[rank 3] warning"]),
+    ],
+)
+def test_the_screen_shows_what_was_asked_for(monkeypatch, verbosity, rank, told):
+    screen = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", screen)
+    set_up_logging(verbosity=verbosity, rank=rank)
+    logger = logging.getLogger("curation.embed")
+    logger.debug("debug")
+    logger.info("info")
+    logger.warning("%s", "warning")
+    shown = [line.split(" ") for line in screen.getvalue().splitlines()]
+    # less the time of day, which stands behind the rank
+    assert [" ".join(w for w in words if w.count(":") != 2) for words in shown] == told
+
+
+def test_a_run_keeps_its_log_also_of_what_the_screen_leaves_out(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    set_up_logging(verbosity=-1)
+    handler = log_to_folder(tmp_path / "log", rank=2)
+    logging.getLogger("training.loop").info("step %d, %s", 7, "\udce4 f\u00fcr \u2028")
+    stop_logging(handler)
+    logging.getLogger("training.loop").info("not in the file")
+    (file,) = (tmp_path / "log").iterdir()
+    assert file.name == "rank-00002.txt"
+    text = file.read_text(encoding="utf-8")
+    assert " I training.loop: step 7, \\udce4 für" in text
+    assert "not in the file" not in text
+    again = log_to_folder(tmp_path / "log", rank=2)
+    logging.getLogger("slurm").warning("second")
+    stop_logging(again)
+    assert file.read_text(encoding="utf-8").startswith(text)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_stops_no_run_through_its_log(tmp_path, capsys):
+    (tmp_path / "rank-00000.txt").symlink_to("/dev/full")
+    handler = log_to_folder(tmp_path)
+    logging.getLogger("dinoforge").warning("nowhere to write this")
+    stop_logging(handler)
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_a_message_that_cannot_be_formatted_is_still_complained_of(tmp_path, capsys):
+    set_up_logging(verbosity=-1)
+    logging.getLogger("dinoforge").handlers = []
+    handler = log_to_folder(tmp_path)
+    logging.getLogger("dinoforge").warning("%d steps", "ten")
+    stop_logging(handler)
+    assert "TypeError" in capsys.readouterr().err
+
+
+FAULTS = """
+import resource, sys
+import numpy as np
+from dinoforge.memory import keep_freed_memory
+if sys.argv[1] == "keep":
+    assert keep_freed_memory()
+def touch():
+    np.ones(6 << 20)  # 48 MiB
+touch()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(5):
+    touch()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(not keep_freed_memory(), reason="the C library is not glibc")
+def test_freed_memory_is_used_again_without_a_page_fault():
+    num_faults = {}
+    for word in ("keep", "give"):
+        done = subprocess.run(
+            [sys.executable, "-c", FAULTS, word], capture_output=True, text=True, check=True
+        )
+        num_faults[word] = int(done.stdout)
+    assert num_faults["keep"] < 50 < num_faults["give"]
+
+
+def test_another_system_is_left_as_it_is(monkeypatch):
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert keep_freed_memory() is False
