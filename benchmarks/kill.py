@@ -31,7 +31,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--result", type=Path, help="JSON file for the figures")
+    parser.add_argument("--record", action="store_true", help="write benchmarks/results/")
     parser.add_argument("words", nargs="+", help="sub-command, recipe, key=value ...")
     args = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="kill-"))
@@ -39,10 +39,11 @@ def main() -> int:
         result = measure(args.words, folder, args.kills, random.Random(args.seed))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    result |= {"words": args.words, "seed": args.seed}
     print(json.dumps(result, indent=1))
-    if args.result:
-        args.result.write_text(json.dumps(result, indent=1) + "\n")
+    if args.record:
+        from recording import write_result
+
+        print(write_result(f"kill-{args.words[0]}", result))
     return 0 if not result["different"] else 1
 
 
