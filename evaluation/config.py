@@ -58,9 +58,9 @@ class KnnConfig:
 class LogisticConfig:
     """Logistic regression on frozen features; C is the weight of the data against the penalty."""
 
-    c_min: float = 1e-6  # the grid of C is even in log10; DINOv2: 1e-6 .. 1e5, 45 values
-    c_max: float = 1e5
-    c_count: int = 45
+    c_min: float = 1e-6  # smallest C of the grid, which is even in log10 (DINOv2: 1e-6)
+    c_max: float = 1e5  # largest C of the grid (DINOv2: 1e5)
+    c_count: int = 45  # values of C in the grid (DINOv2: 45)
     # the search ends when this many larger C in a row were worse than the best on the held-out
     # share (12 are three decades); 0 tries all
     patience: int = 12

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["TileProduct", "exact_scores", "prepare", "slack", "usable_rows"]
+__all__ = ["Rows", "TileProduct", "exact_scores", "prepare", "slack", "usable_rows"]
 
 Rows = NDArray[np.float32]
 

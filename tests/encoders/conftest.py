@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 
 def draw(height: int, width: int, seed: int) -> NDArray[np.uint8]:
-    """Colored waves; whole numbers alone after the sine, so that rounding is the same everywhere."""
+    """Draw colored waves, rounded so that a sine of another library gives the same bytes."""
     rows, columns = np.mgrid[0:height, 0:width]
     waves = [
         np.sin(rows * (0.05 + 0.031 * (seed + band)) + columns * (0.17 - 0.023 * (seed - band)))

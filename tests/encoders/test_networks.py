@@ -115,7 +115,12 @@ def test_mobilenetv2_tells_kinds_of_things_apart_where_pixels_do_not(mobilenetv2
     """Two crops of a cat and two of a rocket, by the photographs of scikit-image."""
     data = pytest.importorskip("skimage.data")
     cat, rocket = data.chelsea(), data.rocket()
-    crops = [cat[0:200, 60:260], cat[60:300, 140:400], rocket[0:300, 160:460], rocket[60:420, 60:420]]
+    crops = [
+        cat[0:200, 60:260],
+        cat[60:300, 140:400],
+        rocket[0:300, 160:460],
+        rocket[60:420, 60:420],
+    ]
     rows = mobilenetv2.encode(crops)
     similar = rows @ rows.T
     assert min(similar[0, 1], similar[2, 3]) > similar[:2, 2:].max() + 0.1
@@ -133,6 +138,8 @@ def test_mobilenetv2_leaves_the_generator_of_torch_alone(mobilenetv2):
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_device_that_is_not_there_is_told_in_one_line(checkpoint):
     for device in ("cuda", "cudda", "cuda:9"):
-        with pytest.raises(UsageError, match=f"device `{device}` cannot be used - .* - give") as told:
+        with pytest.raises(
+            UsageError, match=f"device `{device}` cannot be used - .* - give"
+        ) as told:
             make_encoder(f"checkpoint:{checkpoint}", device=device)
         assert len(str(told.value).splitlines()) == 1

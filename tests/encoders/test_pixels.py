@@ -72,7 +72,9 @@ def test_one_other_pixel_is_something_to_see(pixels):
 
 def test_raw_pixels_are_the_values_of_the_picture(picture):
     image = picture(32, 32, 0)
-    raw, centered = (make_encoder(name).encode([image])[0] for name in ("pixels_raw", "pixels_centered"))
+    raw, centered = (
+        make_encoder(name).encode([image])[0] for name in ("pixels_raw", "pixels_centered")
+    )
     np.testing.assert_array_equal(raw, image.reshape(-1) / np.float32(255))
     wanted = image.reshape(-1) / 255 - (image / 255).mean()
     np.testing.assert_allclose(centered, wanted / np.linalg.norm(wanted), rtol=0, atol=1e-6)

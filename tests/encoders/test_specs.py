@@ -97,7 +97,9 @@ def test_a_module_that_is_no_python_is_told_in_one_line(module):
     assert "(broken_module.py, line 1)" in told("python:broken_module:f")
 
 
-@pytest.mark.parametrize(("name", "dim"), [("mean", 3), ("Namespace.mean", 3), ("instance", 2), ("partial", 3)])
+@pytest.mark.parametrize(
+    ("name", "dim"), [("mean", 3), ("Namespace.mean", 3), ("instance", 2), ("partial", 3)]
+)
 def test_any_function_is_an_encoder(module, picture, name, dim):
     encoder = make_encoder(f"python:{module}:{name}")
     rows = encoder.encode([picture(20, 30, 0), picture(8, 8, 1)])

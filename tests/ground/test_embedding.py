@@ -1,4 +1,4 @@
-"""Embedding of paths: rows in the order of the images, vectors of the encoder, one line a mistake."""
+"""Embedding of paths: rows in the order of the images, the vectors, mistakes in one line."""
 
 import json
 import sys
@@ -37,7 +37,9 @@ def test_vectors_are_those_of_the_encoder_whatever_the_batches_are(photos, tmp_p
     rows = read_table(out / "rows.parquet").to_pylist()
     assert [row["key"] for row in rows] == [str(number) for number in range(7)]
     assert [row["row"] for row in rows] == [-1, 0, 1, -1, 2, 3, 4]
-    assert [row["problem"] is None for row in rows] == [number >= 0 for number in (-1, 0, 0, -1, 0, 0, 0)]
+    assert [row["problem"] is None for row in rows] == [
+        number >= 0 for number in (-1, 0, 0, -1, 0, 0, 0)
+    ]
     images = [decode((photos / f"{number}.png").read_bytes()) for number in (1, 2, 4, 5, 6)]
     vectors = np.load(out / "embeddings.npy")
     assert vectors.dtype == np.float32

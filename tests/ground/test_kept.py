@@ -16,7 +16,9 @@ SCHEMA = pa.schema([("id", pa.int64()), ("score", pa.float32()), ("keys", pa.lis
 
 NUMBERS = st.floats(allow_nan=False, allow_infinity=False)
 WORDS = st.text(max_size=8)
-SETTINGS = st.dictionaries(WORDS, st.none() | st.booleans() | st.integers() | NUMBERS | WORDS, max_size=3)
+SETTINGS = st.dictionaries(
+    WORDS, st.none() | st.booleans() | st.integers() | NUMBERS | WORDS, max_size=3
+)
 RECORDS = st.builds(
     Record,
     benchmark=WORDS,
@@ -66,7 +68,9 @@ def test_a_setting_that_is_not_finite_is_a_defect_and_keeps_the_old_records(tmp_
 
 def rows(num, start=0):
     ids = range(start, start + num)
-    return pa.table({"id": ids, "score": [i / 7 for i in ids], "keys": [[str(i)] * (i % 3) for i in ids]})
+    return pa.table(
+        {"id": ids, "score": [i / 7 for i in ids], "keys": [[str(i)] * (i % 3) for i in ids]}
+    )
 
 
 def test_tables_come_back_in_the_types_that_were_declared(tmp_path):

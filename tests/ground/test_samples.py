@@ -27,7 +27,9 @@ def files(folder):
 
 
 def hashes(folder):
-    return {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files(folder).items()}
+    return {
+        name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files(folder).items()
+    }
 
 
 @pytest.fixture
@@ -44,7 +46,9 @@ def one_photograph(tmp_path, monkeypatch):
 def test_no_test_pixel_is_in_a_training_tile(one_photograph, tmp_path):
     made = write_tiles(tmp_path / "tiles", tile=30, stride=11)
     columns = {
-        role: np.concatenate([np.unique(np.asarray(Image.open(p))[..., 1]) for p in files(f).values()])
+        role: np.concatenate(
+            [np.unique(np.asarray(Image.open(p))[..., 1]) for p in files(f).values()]
+        )
         for role, f in (("pool", made.pool), ("seeds", made.seeds), ("test", made.test))
     }
     border = one_photograph * 3 // 4
@@ -71,7 +75,9 @@ def test_there_are_tiles_of_every_photograph_and_seeds_of_those_named(folders):
     for name in SEED_PHOTOGRAPHS:
         num_seeds, num_pool = (len(files(f / name)) for f in (folders.seeds, folders.pool))
         assert num_seeds == -(-(num_seeds + num_pool) // 4)
-    keys = [path.stem for f in (folders.pool, folders.seeds, folders.test) for path in files(f).values()]
+    keys = [
+        path.stem for f in (folders.pool, folders.seeds, folders.test) for path in files(f).values()
+    ]
     assert len(keys) == len(set(keys))
     for path in list(files(folders.test).values())[:5]:
         assert np.asarray(Image.open(path)).shape == (TILE, TILE, 3)

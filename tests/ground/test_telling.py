@@ -72,7 +72,13 @@ def test_a_finished_or_empty_count_has_no_time_left_and_nothing_divides_by_zero(
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(0, "0 s"), (59.4, "59 s"), (59.6, "1 min 00 s"), (3599.7, "1 h 00 min"), (90000, "25 h 00 min")],
+    [
+        (0, "0 s"),
+        (59.4, "59 s"),
+        (59.6, "1 min 00 s"),
+        (3599.7, "1 h 00 min"),
+        (90000, "25 h 00 min"),
+    ],
 )
 def test_durations_carry_over(seconds, text):
     assert as_duration(seconds) == text

@@ -149,7 +149,7 @@ def test_a_mapped_file_is_joined_without_a_warning(tmp_path, backend):
 
 
 def test_an_unknown_back_end_is_told_with_those_there_are():
-    with pytest.raises(UsageError, match="unknown back end `annoy` - .*numpy, torch, faiss"):
+    with pytest.raises(UsageError, match=r"unknown back end `annoy` - .*numpy, torch, faiss"):
         join_above(clustered(3), threshold=0.5, backend="annoy")
 
 

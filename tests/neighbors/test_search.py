@@ -31,7 +31,9 @@ def brute(queries, base, k):
     for at, query in enumerate(queries):
         if not (np.isfinite(query).all() and query.any()):
             continue
-        products = [float(query.astype(np.float64) @ base[row].astype(np.float64)) for row in usable]
+        products = [
+            float(query.astype(np.float64) @ base[row].astype(np.float64)) for row in usable
+        ]
         best = sorted(zip(products, usable, strict=True), key=lambda found: (-found[0], found[1]))
         for rank, (score, row) in enumerate(best[:k]):
             ids[at, rank], scores[at, rank] = row, score

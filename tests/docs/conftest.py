@@ -1,0 +1,61 @@
+"""The project's texts, and the command line's own reading of a command."""
+
+import argparse
+import importlib
+import re
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from dinoforge.cli.explain import _CONFIGS
+from dinoforge.cli.main import build_parser
+from dinoforge.config import describe_keys, find_recipe
+
+ROOT = Path(__file__).resolve().parents[2]
+
+KINDS = {"curate": "curation", "train": "training", "evaluate": "evaluation"}
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """Folder of the project."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def keys() -> dict[str, set[str]]:
+    """Command -> the recipe keys that it knows."""
+    return {
+        command: set(describe_keys(getattr(importlib.import_module(module), name)))
+        for command, (module, name) in _CONFIGS.items()
+    }
+
+
+@pytest.fixture(scope="session")
+def check_command(keys: dict[str, set[str]]) -> Callable[[str], argparse.Namespace]:
+    """Parse a command as it is written: arguments, recipe and keys must be known."""
+    parser = build_parser()
+
+    def check(line: str) -> argparse.Namespace:
+        words = shlex.split(line)
+        assert words[0] == "dinoforge"
+        args, rest = parser.parse_known_args(words[1:])
+        overrides = [*getattr(args, "overrides", []), *rest]
+        for word in overrides:
+            key, equals, _ = word.partition("=")
+            assert equals, f"{word} is no argument of {line}"
+            assert key in keys[args.command], f"{key} is no key of {line}"
+        recipe = getattr(args, "recipe", None)
+        if recipe and not re.search(r"[/.=]", recipe):
+            find_recipe(KINDS[args.command], recipe)
+        if (
+            args.command == "explain"
+            and args.image is None
+            and not re.fullmatch(r"[A-Z]+", args.what)
+        ):
+            assert any(args.what in known for known in keys.values()), line
+        return args
+
+    return check

@@ -1,0 +1,48 @@
+"""Every module says what it is for and which of its names are for others."""
+
+import importlib
+import inspect
+import pkgutil
+
+import pytest
+
+PACKAGES = ("dinoforge", "curation", "training", "evaluation", "slurm")
+MODULES = sorted(
+    info.name
+    for package in map(importlib.import_module, PACKAGES)
+    for info in pkgutil.walk_packages(package.__path__, f"{package.__name__}.")
+    if not info.name.endswith("__main__")
+)
+
+
+def public(module):
+    """Functions and classes that a module defines for others."""
+    return {
+        name
+        for name, value in vars(module).items()
+        if not name.startswith("_")
+        and (inspect.isfunction(value) or inspect.isclass(value))
+        and value.__module__ == module.__name__
+    }
+
+
+@pytest.mark.parametrize("name", [*PACKAGES, *MODULES])
+def test_a_module_says_what_it_is_for_and_lists_names_that_it_has(name):
+    module = importlib.import_module(name)
+    assert module.__doc__, "no docstring"
+    listed = getattr(module, "__all__", None)
+    if listed is None:
+        assert not public(module), "no __all__"
+        return
+    assert len(listed) == len(set(listed))
+    for word in listed:
+        assert hasattr(module, word), word
+        assert not word.startswith("_") or word == "__version__"
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in MODULES if "neighbors" in name or "pages" in name]
+)
+def test_functions_and_classes_of_a_room_are_listed_or_start_with_an_underscore(name):
+    module = importlib.import_module(name)
+    assert public(module) <= set(module.__all__)
