@@ -75,9 +75,6 @@ def test_recipes_of_one_name_go_together(kind):
     assert set(list_recipes(kind)) == set(list_recipes("training"))
 
 
-# One comment above `c_min` tells what the three are; `dinoforge explain` shows it for the first.
-
-
 @pytest.mark.parametrize("kind", CONFIGS)
 def test_every_key_says_what_it_means(kind):
     keys = describe_keys(CONFIGS[kind]).values()
