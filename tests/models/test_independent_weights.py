@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from dinoforge.models import load_backbone
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.golden
 
 WIDTH, DEPTH, GRID = 384, 12, 37
 LINEARS = (
