@@ -14,7 +14,7 @@ import yaml
 from PIL import Image, ImageDraw
 
 from curation.index import OpenShards
-from curation.ledger import ledger_path
+from dinoforge.curated import ledger_path, pairs_files
 from dinoforge.images import decode
 from dinoforge.randomness import KeyedPermutation
 from dinoforge.tables import read_table, read_tables
@@ -25,7 +25,7 @@ SIDE, GAP, TEXT, COLUMNS = 72, 8, 14, 10
 def natural_pairs(run: Path) -> np.ndarray:
     """Rows (i, j, similarity) of pairs above the threshold without a planted copy."""
     recipe = yaml.safe_load((run / "config.yaml").read_text())
-    pairs = read_tables(sorted((run / "curation/40-graph").glob("part-*.pairs.parquet")))
+    pairs = read_tables(pairs_files(run))
     i, j, similarity = (column.to_numpy() for column in pairs.columns)
     ledger = read_table(ledger_path(run), ["planted_from", "role"])
     natural = ledger.column("planted_from").is_null().to_numpy(zero_copy_only=False)

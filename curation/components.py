@@ -12,7 +12,6 @@ from curation.exact import read_content
 from curation.facts import read_facts
 from curation.graph import read_pairs
 from curation.index import read_index
-from curation.policies.decisions import ROLES
 from curation.policies.duplicates import (
     EXACT,
     NEAR,
@@ -22,6 +21,7 @@ from curation.policies.duplicates import (
     group_duplicates,
 )
 from curation.screen import read_screened
+from dinoforge.curated import ROLES
 from dinoforge.stages import Inputs, Output
 from dinoforge.tables import read_table
 

@@ -16,10 +16,10 @@ from curation.exact import read_content
 from curation.facts import hash_column, read_facts
 from curation.graph import read_pairs
 from curation.index import read_index
-from curation.policies.decisions import ROLES
 from curation.policies.leaks import Leaks, find_leaks
 from curation.policies.pairs import Pairs, concat_pairs
 from curation.screen import read_screened
+from dinoforge.curated import ROLES
 from dinoforge.stages import Inputs, Output
 
 __all__ = ["LEAKS_SCHEMA", "DecontaminateStage"]

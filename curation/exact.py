@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from curation.facts import hash_column, read_facts
 from curation.index import read_roles
-from curation.policies.decisions import ROLES
+from dinoforge.curated import ROLES
 from dinoforge.stages import Inputs, Output
 
 __all__ = ["ExactStage", "content_of", "read_content"]

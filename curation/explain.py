@@ -14,10 +14,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from curation.ledger import ledger_path
-from curation.summary import summary_path
 from curation.words import sentences_of
 from dinoforge.atomic_file import write_text
+from dinoforge.curated import content_file, ledger_path, pairs_files, slots_file, summary_path
 from dinoforge.errors import UsageError
 from dinoforge.shards import readable
 from dinoforge.tables import read_table
@@ -111,7 +110,7 @@ class Evidence:
     def __init__(self, run_folder: Path) -> None:
         import yaml
 
-        self._folder = run_folder / "curation"
+        self._folder = run_folder
         self._ledger = read_table(ledger_path(run_folder))
         config = (run_folder / "config.yaml").read_text(encoding="utf-8")
         self.config: dict[str, Any] = yaml.safe_load(config)
@@ -135,7 +134,7 @@ class Evidence:
                 named = ", ".join(str(hit) for hit in hits[:5].tolist())
                 raise UsageError(
                     what=f"{len(hits)} images match `{image}` by {column}: {named}",
-                    where=str(self._folder.parent),
+                    where=str(self._folder),
                     do="name one by its id",
                 )
         if number < num:  # with leading zeros: a key of the exported shards
@@ -144,7 +143,7 @@ class Evidence:
         hint = f" (did you mean `{near}`?)" if near else ""
         raise UsageError(
             what=f"no image `{image}`{hint}",
-            where=str(self._folder.parent),
+            where=str(self._folder),
             do=f"name it by id (0 to {num - 1}), key or path",
         )
 
@@ -161,7 +160,7 @@ class Evidence:
 
     def neighbors(self, image_id: int) -> list[Related]:
         """Images of the stored pairs that touch this image's content, most similar first."""
-        content = np.load(self._folder / "35-exact/part-00000.content.npy", mmap_mode="r")
+        content = np.load(content_file(self._folder), mmap_mode="r")
         mine = int(content[image_id])
         same = np.flatnonzero(content == mine)
         related = [
@@ -170,7 +169,7 @@ class Evidence:
             if other != image_id
         ]
         found: list[tuple[float, int]] = []
-        for path in sorted((self._folder / "40-graph").glob("part-*.pairs.parquet")):
+        for path in pairs_files(self._folder):
             i, j, similarity = (column.to_numpy() for column in read_table(path).columns)
             touching = (i == mine) | (j == mine)
             others = np.where(i == mine, j, i)[touching]
@@ -180,7 +179,7 @@ class Evidence:
 
     def seeds(self, image_id: int) -> list[Related]:
         """Seeds that have this image among their candidates, best score first."""
-        path = self._folder / "70-retrieve/part-00000.slots.parquet"
+        path = slots_file(self._folder)
         if not path.is_file():
             return []
         slots = read_table(path)

@@ -5,7 +5,7 @@ from typing import Any
 
 from curation.explain import Explanation, Related
 from curation.index import OpenShards
-from curation.ledger import ledger_path
+from dinoforge.curated import ledger_path
 from dinoforge.errors import UsageError
 from dinoforge.images import Undecodable, decode
 from dinoforge.pages import ExplainFacts, ShownImage, Thumbnail, explain_page, thumbnail

@@ -2,22 +2,22 @@
 
 import json
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 from curation.index import OpenShards
-from curation.ledger import LEDGER_SCHEMA, ledger_path, make_ledger, shard_name
+from curation.ledger import make_ledger, shard_name
 from curation.select import out_key
 from dinoforge.atomic_file import write_text
+from dinoforge.curated import LEDGER_SCHEMA, ledger_path, shards_folder
 from dinoforge.errors import UsageError
 from dinoforge.images import has_image_suffix
 from dinoforge.shards import ShardWriter
 from dinoforge.stages import Inputs, Output
 from dinoforge.tables import iter_row_groups
 
-__all__ = ["ExportStage", "remove_foreign_shards", "shards_folder"]
+__all__ = ["ExportStage", "remove_foreign_shards"]
 
 # Suffix of an image whose name has none, by Pillow's name of its format.
 _SUFFIX = {"JPEG": "jpg", "TIFF": "tif", "JPEG2000": "jp2", "DIB": "bmp"}
@@ -67,11 +67,6 @@ class ExportStage:
         out.add(shard, rows=len(rows))
         out.add(shard.with_suffix(".json"))
         return {"images": len(rows)}
-
-
-def shards_folder(run_folder: Path) -> Path:
-    """Return where the shards of a run lie."""
-    return run_folder / "shards"
 
 
 def remove_foreign_shards(inputs: Inputs) -> None:

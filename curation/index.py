@@ -1,8 +1,8 @@
 """The index of the ingested images: schema, and reading it by ranges of image ids.
 
 Image ids are positions: first the sources in the order of the recipe, then the planted copies.
-Bytes stay where they are; ``shard`` is the path of the file or tar as the recipe gives it, or a
-path relative to the run folder (`MADE_BY_RUN`) for what the run itself made.
+Bytes stay where they are; ``shard`` is the path of the file or tar: see
+`dinoforge.curated.resolve_shard`.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from curation.policies.decisions import ROLES
+from dinoforge.curated import ROLES, resolve_shard
 from dinoforge.errors import UsageError
 from dinoforge.shards import RangeReader
 from dinoforge.stages import Inputs
@@ -22,7 +22,6 @@ from dinoforge.tables import read_tables
 
 __all__ = [
     "INDEX_SCHEMA",
-    "MADE_BY_RUN",
     "OpenShards",
     "index_files",
     "iter_bytes",
@@ -49,10 +48,6 @@ INDEX_SCHEMA = pa.schema(
         ("edit", pa.string()),
     ]
 )
-
-
-# How the paths of what the run itself unpacked or planted begin; those of sources never do.
-MADE_BY_RUN = "curation/"
 
 
 def index_files(inputs: Inputs) -> list[Path]:
@@ -110,10 +105,8 @@ class OpenShards:
         UsageError
             If the shard is gone.
         """
-        # Not by what lies in the run folder: it has `shards/pool-000000.tar`, and so may a source.
-        path = str(self._run_folder / shard) if shard.startswith(MADE_BY_RUN) else shard
         try:
-            return self._reader.read(path, offset, size)
+            return self._reader.read(resolve_shard(self._run_folder, shard), offset, size)
         except FileNotFoundError as error:
             raise UsageError(
                 what="image file is gone",

@@ -15,7 +15,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from curation.config import CurationConfig, SourceConfig
-from curation.index import INDEX_SCHEMA, MADE_BY_RUN
+from curation.index import INDEX_SCHEMA
+from dinoforge.curated import MADE_BY_RUN
 from dinoforge.errors import Fault, UsageError
 from dinoforge.randomness import KeyedPermutation
 from dinoforge.shards import Problem, in_words, readable

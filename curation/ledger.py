@@ -1,6 +1,5 @@
 """The ledger: one row an input image with the decision, the reason and the evidence."""
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,56 +9,18 @@ from numpy.typing import NDArray
 
 from curation.facts import hash_column, read_facts
 from curation.index import read_index
-from curation.policies.decisions import REASONS, Decisions
+from curation.policies.decisions import Decisions
 from curation.select import out_key, read_decisions
+from dinoforge.curated import LEDGER_SCHEMA, REASONS
 from dinoforge.stages import Inputs
 from dinoforge.tables import read_table
 
-__all__ = ["LEDGER_SCHEMA", "ledger_path", "make_ledger", "shard_name"]
-
-# Null means: there is nothing to say.
-LEDGER_SCHEMA = pa.schema(
-    [
-        ("image_id", pa.int64()),
-        ("key", pa.string()),
-        ("source", pa.string()),
-        ("role", pa.string()),
-        ("shard", pa.string()),  # file or tar; relative to the run folder for what the run made
-        ("member", pa.string()),
-        ("offset", pa.int64()),
-        ("size", pa.int64()),
-        ("width", pa.int32()),
-        ("height", pa.int32()),
-        ("decision", pa.string()),  # kept | dropped
-        ("reason", pa.string()),
-        ("detail", pa.string()),
-        ("duplicate_of", pa.int64()),  # the image that stays in its place, or the reference
-        ("similarity", pa.float32()),  # of the pair (edge_i, edge_j)
-        ("edge_i", pa.int64()),
-        ("edge_j", pa.int64()),
-        ("component", pa.int64()),  # smallest image id of its group of duplicates
-        ("seed_id", pa.int64()),  # the seed that asked for it with the best score
-        ("rank", pa.int64()),  # 0: nearest to that seed
-        ("score", pa.float32()),
-        ("copies", pa.int32()),  # files in the shards; more than 1 only under policy multiset
-        ("planted_from", pa.int64()),
-        ("edit", pa.string()),
-        ("sha256", pa.string()),
-        ("label", pa.int32()),
-        ("out_shard", pa.string()),
-        ("out_key", pa.string()),
-    ]
-)
+__all__ = ["make_ledger", "shard_name"]
 
 _FROM_INDEX = (
     *("image_id", "key", "source", "role", "shard", "member", "offset", "size"),
     *("planted_from", "edit", "label"),
 )
-
-
-def ledger_path(run_folder: Path) -> Path:
-    """Return where the ledger of a run lies."""
-    return run_folder / "curation" / "80-export" / "ledger.parquet"
 
 
 def shard_name(name: str, number: int) -> str:

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from curation.config import FilterConfig
 from curation.facts import read_facts
 from curation.index import read_roles
-from curation.policies.decisions import REASONS, ROLES, Screened
+from curation.policies.decisions import Screened
+from dinoforge.curated import REASONS, ROLES
 from dinoforge.errors import UsageError
 from dinoforge.stages import Inputs, Output
 from dinoforge.tables import read_table

@@ -10,15 +10,11 @@ from numpy.typing import NDArray
 from curation.config import ExportConfig
 from curation.facts import read_facts
 from curation.index import read_index
-from curation.policies.decisions import (
-    REASONS,
-    Decisions,
-    apply_retrieval,
-    decide_rest,
-)
+from curation.policies.decisions import Decisions, apply_retrieval, decide_rest
 from curation.retrieve import read_slots
 from curation.screen import read_screened
 from curation.survivors import decide_before_retrieval
+from dinoforge.curated import REASONS
 from dinoforge.randomness import KeyedPermutation
 from dinoforge.stages import Inputs, Output
 from dinoforge.tables import read_table

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,11 +10,11 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from curation.index import read_index, read_roles
-from curation.policies.decisions import REASONS, ROLES
 from curation.quality import retrieval_quality
 from curation.retrieve import read_slots
 from curation.select import read_decisions
 from curation.survivors import survivors
+from dinoforge.curated import KEPT_REASONS, REASONS, ROLES, summary_path
 from dinoforge.stages import Inputs
 
 __all__ = ["CurationSummary", "FunnelRow", "summarize", "summary_path"]
@@ -60,13 +59,13 @@ class CurationSummary:
         yield FunnelRow(f"images in{planted}", self.images)
         yield FunnelRow("only compared with (reference)", total["reference"])
         for reason in REASONS:
-            if reason not in {"reference", "seed", "as_is", "retrieved", "kept"} and total[reason]:
+            if reason not in {"reference", *KEPT_REASONS} and total[reason]:
                 yield FunnelRow(f"dropped: {reason.replace('_', ' ')}", total[reason])
         asked_only = self.roles.get("seed", {}).get("seed", 0) if not self.keeps_seeds else 0
         if asked_only:
             yield FunnelRow("only asked (seed)", asked_only)
         yield FunnelRow("kept", self.kept)
-        for reason in ("seed", "as_is", "retrieved", "kept"):
+        for reason in KEPT_REASONS:
             count = total[reason] - (asked_only if reason == "seed" else 0)
             if count:
                 label = "not asked for, kept" if reason == "kept" and self.retrieval else reason
@@ -101,11 +100,6 @@ def summarize(inputs: Inputs) -> CurationSummary:
         check=check[0] if check else None,
         keeps_seeds=inputs.config.retrieve.keep_seeds,
     )
-
-
-def summary_path(run_folder: Path) -> Path:
-    """Return where the summary of a run lies."""
-    return run_folder / "curation" / "summary.json"
 
 
 def _add(total: dict[str, int], counts: dict[str, int]) -> None:

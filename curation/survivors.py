@@ -5,8 +5,6 @@ from numpy.typing import NDArray
 
 from curation.components import read_groups
 from curation.policies.decisions import (
-    REASONS,
-    ROLES,
     Decisions,
     Screened,
     apply_duplicates,
@@ -14,6 +12,7 @@ from curation.policies.decisions import (
     start_decisions,
 )
 from curation.screen import read_screened
+from dinoforge.curated import REASONS, ROLES
 from dinoforge.stages import Inputs
 from dinoforge.tables import read_table
 

@@ -3,6 +3,8 @@
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
+from dinoforge.curated import KEPT_REASONS
+
 __all__ = ["sentences_of"]
 
 Row = dict[str, Any]
@@ -42,7 +44,7 @@ def sentences_of(
     """
     tell = _TELLERS[row["reason"]]
     sentences = [*tell(row, row_of, config), *_where_it_is(row), *_origin(row, row_of)]
-    if row["reason"] in {"kept", "retrieved", "not_retrieved", "as_is", "seed"}:
+    if row["reason"] in {"not_retrieved", *KEPT_REASONS}:
         sentences.extend(_nearest_miss(neighbors, row_of, config))
     return sentences
 

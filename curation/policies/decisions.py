@@ -11,10 +11,9 @@ from numpy.typing import NDArray
 
 from curation.policies.duplicates import EXACT, NEAR, Groups
 from curation.policies.slots import Slots
+from dinoforge.curated import REASONS, ROLES
 
 __all__ = [
-    "REASONS",
-    "ROLES",
     "Decisions",
     "Screened",
     "apply_duplicates",
@@ -24,25 +23,6 @@ __all__ = [
     "start_decisions",
 ]
 
-# Order of preference among like images: the smaller number stays.
-ROLES = ("as_is", "seed", "pool", "reference")
-
-# Every reason of the ledger, in the order of the funnel; `kept_reasons` end it.
-REASONS = (
-    "undecodable",
-    "too_small",
-    "bad_aspect",
-    "flat",
-    "reference",
-    "exact_duplicate",
-    "near_duplicate",
-    "leak",
-    "not_retrieved",
-    "seed",
-    "as_is",
-    "retrieved",
-    "kept",
-)
 _CODE = {reason: code for code, reason in enumerate(REASONS)}
 
 

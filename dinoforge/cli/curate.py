@@ -53,9 +53,11 @@ def curate_run(config: Any, *, on: str, change: Any, origins: dict[str, str]) ->
 
 def print_summary(summary: Any, folder: Path) -> None:
     """Print the funnel and where the results are."""
+    from dinoforge.curated import ledger_path, shards_folder
+
     print_table(["images", "count"], [[row.label, row.count] for row in summary.funnel()])
-    print(f"shards: {folder / 'shards'}")
-    print(f"ledger: {folder / 'curation/80-export/ledger.parquet'}")
+    print(f"shards: {shards_folder(folder)}")
+    print(f"ledger: {ledger_path(folder)}")
     print(f"why an image was dropped: dinoforge explain {folder} IMAGE")
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from dinoforge.curated import shards_folder, summary_path
 from dinoforge.errors import Fault, UsageError
 from dinoforge.hashing import hash_json
 from dinoforge.images import SNIFF_BYTES, has_image_suffix, sniff
@@ -146,13 +147,13 @@ def _shards_of_run(folder: Path) -> Path:
         return folder
     if not isinstance(facts, dict) or facts.get("command") != "curate":
         return folder
-    if not (folder / "curation" / "summary.json").is_file():
+    if not summary_path(folder).is_file():
         raise UsageError(
             what="the curation is not finished",
             where=str(folder),
             do="start its command again; it goes on where it stopped",
         )
-    return folder / "shards"
+    return shards_folder(folder)
 
 
 def _add_folder(folder: Path, places: Places) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
+from dinoforge.curated import summary_path
 from dinoforge.records import Record, read_records
 from evaluation.report.curves import Curves, make_curves
 from evaluation.report.funnel import Funnel, make_funnel
@@ -85,7 +86,7 @@ def _curation(folder: Path | None, ledger: Ledger | None) -> CurationFacts | Non
     if folder is None or ledger is None:
         return None
     config = read_config(folder)
-    summary = folder / "curation" / "summary.json"
+    summary = summary_path(folder)
     return CurationFacts(
         funnel=make_funnel(ledger),
         sheets=make_sheets(

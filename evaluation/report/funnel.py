@@ -5,26 +5,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from dinoforge.curated import REASONS
 from evaluation.report.ledger import Ledger
 
 __all__ = ["Funnel", "FunnelStep", "make_funnel"]
 
-# Reasons in the order in which the curation decides; others follow by name.
-_ORDER = (
-    "undecodable",
-    "too_small",
-    "bad_aspect",
-    "flat",
-    "reference",
-    "exact_duplicate",
-    "near_duplicate",
-    "leak",
-    "not_retrieved",
-    "seed",
-    "as_is",
-    "retrieved",
-    "kept",
-)
 _LABELS = {
     "undecodable": "cannot be decoded",
     "too_small": "too small",
@@ -93,8 +78,8 @@ def make_funnel(ledger: Ledger) -> Funnel:
 
 
 def _in_order(reasons: set[str]) -> list[str]:
-    known = [reason for reason in _ORDER if reason in reasons]
-    return known + sorted(reasons - set(_ORDER))
+    known = [reason for reason in REASONS if reason in reasons]
+    return known + sorted(reasons - set(REASONS))
 
 
 def _step(ledger: Ledger, reason: str, mine: np.ndarray, left: int) -> FunnelStep:

@@ -9,28 +9,20 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from dinoforge.curated import ledger_path, resolve_shard
 from dinoforge.images import Undecodable, decode
 from dinoforge.pages import Thumbnail, thumbnail
+from dinoforge.shards import RangeReader
 from dinoforge.tables import read_table
 
 __all__ = ["Ledger", "LedgerRow", "read_ledger"]
 
-_TEXT = ("key", "source", "role", "shard", "decision", "reason", "detail", "edit")
-# Columns of numbers, and what stands for "nothing to say" in them.
-_INTEGERS = {
-    "image_id": -1,
-    "offset": 0,
-    "size": 0,
-    "duplicate_of": -1,
-    "edge_i": -1,
-    "edge_j": -1,
-    "component": -1,
-    "seed_id": -1,
-    "rank": -1,
-    "planted_from": -1,
-    "label": -1,
-}
-_FLOATS = ("similarity", "score")
+# What the report needs; the rest of a long table is not read.
+_COLUMNS = (
+    *("image_id", "key", "source", "role", "shard", "offset", "size", "decision", "reason"),
+    *("detail", "duplicate_of", "similarity", "edge_i", "edge_j", "component", "seed_id", "rank"),
+    *("score", "planted_from", "edit", "label"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +56,7 @@ class Ledger:
 
     columns: dict[str, NDArray[Any]]
     run_folder: Path  # shards that the run made are named relative to it
+    _reader: RangeReader = field(default_factory=RangeReader)
     _pictures: dict[tuple[int, int], Thumbnail | None] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -109,41 +102,34 @@ class Ledger:
         at = self._position(image_id)
         if at is None:
             return None
-        shard = self["shard"][at]
-        for path in (self.run_folder / shard, Path(shard)):
-            try:
-                with path.open("rb") as file:
-                    file.seek(int(self["offset"][at]))
-                    return file.read(int(self["size"][at]))
-            except OSError:
-                continue
-        return None
+        shard = resolve_shard(self.run_folder, self["shard"][at])
+        try:
+            return self._reader.read(shard, int(self["offset"][at]), int(self["size"][at]))
+        except OSError:
+            return None
 
 
 def read_ledger(run_folder: Path) -> Ledger | None:
     """Read the ledger of a run; None when the run has none (yet).
 
-    Columns that it lacks are filled with "nothing to say".
+    Raises
+    ------
+    UsageError
+        If the table is damaged.
     """
-    path = run_folder / "curation" / "80-export" / "ledger.parquet"
+    path = ledger_path(run_folder)
     if not path.is_file():
         return None
-    table = read_table(path)
-    columns: dict[str, NDArray[Any]] = {name: _texts(table, name) for name in _TEXT}
-    columns |= {name: _numbers(table, name, none, "int64") for name, none in _INTEGERS.items()}
-    columns |= {name: _numbers(table, name, np.nan, "float64") for name in _FLOATS}
+    table = read_table(path, _COLUMNS)
+    columns = {name: _values(table.column(name)) for name in _COLUMNS}
     order = np.argsort(columns["image_id"], kind="stable")
     return Ledger({name: values[order] for name, values in columns.items()}, run_folder)
 
 
-def _texts(table: pa.Table, name: str) -> NDArray[np.object_]:
-    if name not in table.column_names:
-        return np.full(table.num_rows, "", object)
-    return table.column(name).fill_null("").to_numpy()
-
-
-def _numbers(table: pa.Table, name: str, none: float, dtype: str) -> NDArray[Any]:
-    if name not in table.column_names:
-        return np.full(table.num_rows, none, dtype)
-    column = table.column(name).cast(dtype if dtype == "int64" else "float64")
-    return column.fill_null(none).to_numpy()
+def _values(column: pa.ChunkedArray) -> NDArray[Any]:
+    """Values of a column; "", -1 or NaN where it has nothing to say."""
+    if pa.types.is_string(column.type):
+        return column.fill_null("").to_numpy()
+    if pa.types.is_floating(column.type):
+        return column.cast("float64").fill_null(np.nan).to_numpy()
+    return column.cast("int64").fill_null(-1).to_numpy()

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from dinoforge.curated import pairs_files
 from dinoforge.tables import read_table
 from evaluation.report.ledger import Ledger, LedgerRow
 
@@ -142,7 +143,7 @@ def _copy(row: LedgerRow, head: int) -> Shown:
 
 def _misses(ledger: Ledger, threshold: float | None) -> tuple[list[ShownGroup], int]:
     """Pairs below the threshold, nearest first: what a little less strictness would join."""
-    paths = sorted((ledger.run_folder / "curation").glob("40-graph/part-*.pairs.parquet"))
+    paths = pairs_files(ledger.run_folder)
     if threshold is None or not paths:
         return [], 0
     best: list[tuple[float, int, int]] = []

@@ -20,9 +20,9 @@ import numpy as np
 from PIL import Image
 
 from curation.config import CurationConfig
-from curation.ledger import ledger_path
 from curation.pipeline import curate
 from dinoforge.config import load_config
+from dinoforge.curated import ledger_path
 from dinoforge.runs import Run
 from dinoforge.samples import write_tiles
 from dinoforge.shards import read_samples

@@ -8,8 +8,8 @@ import pool as pools
 import pytest
 
 from curation.explain import explain
-from curation.policies.decisions import REASONS
 from dinoforge.cli.main import main
+from dinoforge.curated import REASONS
 from dinoforge.errors import UsageError
 
 # What the first sentence says of each decision.

@@ -1,8 +1,6 @@
 import numpy as np
 
 from curation.policies.decisions import (
-    REASONS,
-    ROLES,
     Screened,
     apply_duplicates,
     apply_leaks,
@@ -12,6 +10,7 @@ from curation.policies.decisions import (
 )
 from curation.policies.duplicates import EXACT, NEAR, NONE, Groups
 from curation.policies.slots import Slots
+from dinoforge.curated import REASONS, ROLES
 
 AS_IS, SEED, POOL, REFERENCE = range(4)
 ROLE = np.array([SEED, POOL, POOL, POOL, POOL, POOL, AS_IS, REFERENCE], np.int8)

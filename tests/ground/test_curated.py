@@ -1,0 +1,101 @@
+"""What a curation leaves: readers find the files that the stages write, and the right pictures."""
+
+import io
+import os
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from PIL import Image
+
+from curation.pipeline import STAGES
+from dinoforge.curated import (
+    KEPT_REASONS,
+    LEDGER_SCHEMA,
+    REASONS,
+    content_file,
+    ledger_path,
+    pairs_files,
+    resolve_shard,
+    slots_file,
+)
+from dinoforge.stages import stage_folder
+from dinoforge.tables import write_table
+from evaluation.report.ledger import read_ledger
+
+
+def png(gray):
+    file = io.BytesIO()
+    Image.fromarray(np.full((8, 8, 3), gray, np.uint8)).save(file, "PNG")
+    return file.getvalue()
+
+
+def ledger_of(run, *shards):
+    """Ledger with one image a shard; nothing to say in all other columns."""
+    rows = [
+        {"image_id": n, "shard": shard, "offset": 0, "size": len(png(n)), "role": "pool"}
+        for n, shard in enumerate(shards)
+    ]
+    table = pa.Table.from_pylist(rows, LEDGER_SCHEMA)
+    write_table(ledger_path(run), table, LEDGER_SCHEMA)
+    return read_ledger(run)
+
+
+@pytest.mark.parametrize(
+    ("stage", "file"),
+    [("exact", content_file), ("retrieve", slots_file), ("export", ledger_path)],
+)
+def test_readers_look_where_the_stage_writes(tmp_path, stage, file):
+    (number,) = (s.number for s in STAGES if s.name == stage)
+    assert file(tmp_path).parent == stage_folder(tmp_path, "curation", number, stage)
+
+
+def test_pairs_are_found_where_the_graph_stage_writes_them_in_order(tmp_path):
+    folder = stage_folder(tmp_path, "curation", 40, "graph")
+    assert (40, "graph") in {(s.number, s.name) for s in STAGES}
+    folder.mkdir(parents=True)
+    for part in (1, 0):
+        (folder / f"part-{part:05d}.pairs.parquet").touch()
+    assert [path.name for path in pairs_files(tmp_path)] == [
+        "part-00000.pairs.parquet",
+        "part-00001.pairs.parquet",
+    ]
+
+
+def test_the_kept_reasons_end_the_reasons():
+    assert REASONS[-len(KEPT_REASONS) :] == KEPT_REASONS
+    assert len(set(REASONS)) == len(REASONS)
+
+
+def test_only_what_the_run_made_lies_in_its_folder(tmp_path):
+    assert resolve_shard(tmp_path, "curation/15-plant/planted-000000.tar").startswith(str(tmp_path))
+    for shard in ("shards/pool-000000.tar", "/data/a.tar", "curations/a.tar"):
+        assert resolve_shard(tmp_path, shard) == shard
+
+
+def test_the_report_shows_the_picture_of_the_source_not_of_the_runs_own_shard(
+    tmp_path, monkeypatch
+):
+    run = tmp_path / "run"
+    for folder, gray in ((tmp_path, 10), (run, 200)):
+        (folder / "shards").mkdir(parents=True)
+        (folder / "shards/pool-000000.tar").write_bytes(png(gray))
+    (run / "curation").mkdir()
+    (run / "curation/planted.tar").write_bytes(png(90))
+    monkeypatch.chdir(tmp_path)
+    ledger = ledger_of(run, "shards/pool-000000.tar", "curation/planted.tar", "gone.tar")
+    assert [ledger.image(n).max() for n in (0, 1)] == [10, 90]
+    assert ledger.image(2) is None
+
+
+def test_the_report_finds_a_file_whose_name_is_no_utf_8(tmp_path):
+    (tmp_path / os.fsdecode(b"caf\xe9.png")).write_bytes(png(60))
+    ledger = ledger_of(tmp_path / "run", f"{tmp_path}/caf\\xe9.png")
+    assert ledger.image(0).max() == 60
+
+
+def test_columns_with_nothing_to_say_are_empty_in_the_report(tmp_path):
+    ledger = ledger_of(tmp_path, "a.tar")
+    row = ledger.row(0)
+    assert (row.key, row.duplicate_of, row.planted_from) == ("", -1, -1)
+    assert np.isnan(row.similarity)
