@@ -12,15 +12,13 @@ from curation.select import out_key
 from dinoforge.atomic_file import write_text
 from dinoforge.curated import LEDGER_SCHEMA, ledger_path, shards_folder
 from dinoforge.errors import UsageError
-from dinoforge.images import has_image_suffix
+from dinoforge.images import image_suffix
 from dinoforge.shards import ShardWriter
 from dinoforge.stages import Inputs, Output
 from dinoforge.tables import iter_row_groups
 
 __all__ = ["ExportStage", "remove_foreign_shards"]
 
-# Suffix of an image whose name has none, by Pillow's name of its format.
-_SUFFIX = {"JPEG": "jpg", "TIFF": "tif", "JPEG2000": "jp2", "DIB": "bmp"}
 _NOTED = ("key", "source", "class_name", "reason", "seed_id", "rank", "score")
 
 
@@ -124,7 +122,7 @@ def _places(inputs: Inputs, first: int, stop: int) -> list[dict[str, Any]]:
 
 def _members(row: dict[str, Any], data: bytes) -> dict[str, bytes]:
     """Image, class and notes of a sample, in this order."""
-    members = {_suffix(row): data}
+    members = {image_suffix(row["member"] or row["shard"], row["format"]): data}
     if row["label"] >= 0:
         members["cls"] = str(row["label"]).encode()
     notes = {"image_id": row["image_id"], "sha256": row["sha256"].hex()}
@@ -134,10 +132,3 @@ def _members(row: dict[str, Any], data: bytes) -> dict[str, bytes]:
             notes[name] = value
     members["json"] = json.dumps(notes, sort_keys=True, ensure_ascii=False).encode()
     return members
-
-
-def _suffix(row: dict[str, Any]) -> str:
-    name: str = row["member"] or row["shard"]
-    if has_image_suffix(name):
-        return name.rpartition(".")[2].lower()
-    return _SUFFIX.get(row["format"], row["format"].lower())

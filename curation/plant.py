@@ -15,7 +15,7 @@ from curation.config import CurationConfig
 from curation.edits import edited
 from curation.index import INDEX_SCHEMA, OpenShards
 from dinoforge.errors import UsageError
-from dinoforge.images import Undecodable, decode
+from dinoforge.images import Undecodable, decode_image, image_suffix
 from dinoforge.randomness import Draws, KeyedPermutation
 from dinoforge.shards import ShardWriter, index_shard
 from dinoforge.stages import Inputs, Output
@@ -30,7 +30,7 @@ class PlantStage:
 
     name: str = "plant"
     number: int = 15
-    version: str = "1.0.0"
+    version: str = "1.0.1"
     keys: tuple[str, ...] = ("plant", "seed", "decode")
     needs: tuple[str, ...] = ("ingest",)
 
@@ -49,7 +49,9 @@ class PlantStage:
                 where=f"`plant.count` is {config.plant.count}",
                 do="plant fewer copies",
             )
-        with ShardWriter(inputs.folder(self.name), "planted", config.plant.count) as writer:
+        folder = inputs.folder(self.name)
+        # All copies in one shard, however large: one index table tells their places.
+        with ShardWriter(folder, "planted", config.plant.count, 1 << 62) as writer:
             for key, _, _, extension, data in copies:
                 writer.write(key, {extension: data})
         shard = writer.shards[0].path
@@ -85,22 +87,23 @@ def _copies(inputs: Inputs, index: pa.Table) -> Iterator[tuple[str, int, str, st
     config: CurationConfig = inputs.config
     kinds, shards = config.plant.kinds, OpenShards(inputs.run_folder)
     pool = np.flatnonzero(pc.equal(index.column("role"), "pool").to_numpy(zero_copy_only=False))
+    order = KeyedPermutation(len(pool), config.seed, "plant")
     made = 0
     for place in range(len(pool)):
         if made == config.plant.count:
             return
-        row = int(pool[KeyedPermutation(len(pool), config.seed, "plant")[place]])
+        row = int(pool[order[place]])
         at = index.slice(row, 1).to_pylist()[0]
         data = shards.read(at["shard"], at["offset"], at["size"])
         kind = kinds[made % len(kinds)]
         try:
-            pixels = decode(data or b"", config.decode)
+            image = decode_image(data or b"", config.decode)
         except Undecodable:
             continue
         extension = "jpg"
         if kind == "exact":
-            extension = (at["member"] or at["shard"]).rpartition(".")[2].lower()
+            extension = image_suffix(at["member"] or at["shard"], image.format)
         else:
-            data = edited(pixels, kind, Draws(config.seed, "plant", row))
+            data = edited(image.pixels, kind, Draws(config.seed, "plant", row))
         yield f"planted/{made:06d}_{kind}", row, kind, extension, data or b""
         made += 1

@@ -10,7 +10,13 @@ from dinoforge.images.policy import (
     Undecodable,
 )
 from dinoforge.images.resize import encode_jpeg, resize
-from dinoforge.images.signatures import IMAGE_SUFFIXES, SNIFF_BYTES, has_image_suffix, sniff
+from dinoforge.images.signatures import (
+    IMAGE_SUFFIXES,
+    SNIFF_BYTES,
+    has_image_suffix,
+    image_suffix,
+    sniff,
+)
 
 __all__ = [
     "DECODER_VERSION",
@@ -26,6 +32,7 @@ __all__ = [
     "decode_image",
     "encode_jpeg",
     "has_image_suffix",
+    "image_suffix",
     "probe",
     "resize",
     "sniff",

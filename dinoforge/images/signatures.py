@@ -1,6 +1,6 @@
 """Which format bytes have, by their first bytes; which file names promise an image."""
 
-__all__ = ["IMAGE_SUFFIXES", "SNIFF_BYTES", "has_image_suffix", "sniff"]
+__all__ = ["IMAGE_SUFFIXES", "SNIFF_BYTES", "has_image_suffix", "image_suffix", "sniff"]
 
 SNIFF_BYTES = 32  # enough of the head for `sniff`
 
@@ -14,6 +14,8 @@ IMAGE_SUFFIXES: tuple[str, ...] = (
     *("heic", "heif", "jxl"),
 )
 _SUFFIXES = frozenset(IMAGE_SUFFIXES)
+# Of an image whose name has none, by the name of its format where it is not that in small letters.
+_SUFFIX = {"JPEG": "jpg", "TIFF": "tif", "JPEG2000": "jp2", "DIB": "bmp"}
 
 _MAGIC: tuple[tuple[bytes, str], ...] = (
     (b"\xff\xd8\xff", "JPEG"),
@@ -75,3 +77,18 @@ def has_image_suffix(name: str) -> bool:
     """Tell whether a file or member name ends like an image's, in any case."""
     stem, dot, suffix = name.rpartition(".")
     return bool(dot and stem) and suffix.lower() in _SUFFIXES
+
+
+def image_suffix(name: str, format_name: str) -> str:
+    """Suffix for a copy of an image, without a dot, in small letters.
+
+    Parameters
+    ----------
+    name : str
+        Of the file or tar member; its own suffix is kept if it is an image's.
+    format_name : str
+        Pillow's name of the format, for names without such a suffix.
+    """
+    if has_image_suffix(name):
+        return name.rpartition(".")[2].lower()
+    return _SUFFIX.get(format_name, format_name.lower())
