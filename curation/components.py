@@ -95,14 +95,7 @@ def read_groups(inputs: Inputs) -> tuple[NDArray[np.int64], Groups]:
 
 def _candidates(inputs: Inputs) -> Candidates:
     screened = read_screened(inputs)
-    takes_part = (
-        ["as_is", "seed", "pool"]
-        if inputs.config.retrieve.keep_seeds
-        else [
-            "as_is",
-            "pool",
-        ]
-    )
+    takes_part = ("as_is", "pool", *(("seed",) if inputs.config.retrieve.keep_seeds else ()))
     roles = [ROLES.index(role) for role in takes_part]
     ids = np.flatnonzero((screened.reason < 0) & np.isin(screened.role, roles))
     facts = read_facts(inputs, ["width", "height"]).take(ids)

@@ -71,7 +71,7 @@ def explain(run_folder: Path, image: str | int) -> Explanation:
     run_folder : Path
         A finished curation run.
     image : str or int
-        Image id, key, or the path (or its end) of an image file.
+        Image id, key, or the path (or its end) of an image file; a number is an id first.
 
     Raises
     ------
@@ -95,7 +95,10 @@ def explain(run_folder: Path, image: str | int) -> Explanation:
         key=row["key"],
         decision=row["decision"],
         reason=row["reason"],
-        sentences=sentences_of(row, evidence.row, groups, evidence.config),
+        sentences=[
+            *sentences_of(row, evidence.row, groups, evidence.config),
+            *evidence.other_reading(str(image), image_id),
+        ],
         row=row,
         representative=_representative(row, evidence),
         neighbors=[n for n in groups if evidence.row(n.image_id)["role"] != "reference"][:_SHOWN],
@@ -146,6 +149,17 @@ class Evidence:
             where=str(self._folder),
             do=f"name it by id (0 to {num - 1}), key or path",
         )
+
+    def other_reading(self, image: str, image_id: int) -> list[str]:
+        """Say which images have a key that was read as an id."""
+        if str(image_id) != image:
+            return []
+        ids = np.flatnonzero(pc.equal(self._ledger.column("key"), image))
+        return [
+            f"`{image}` was read as an image id; the key `{image}` is that of image {other}."
+            for other in ids[:_SHOWN].tolist()
+            if other != image_id
+        ]
 
     def _matches(self, image: str) -> Iterator[tuple[str, np.ndarray]]:
         """Rows by key, by path, by the end of a path, by the name in a tar: the first that hits."""

@@ -6,6 +6,7 @@ it is here to see the whole path work on real pixels without a download.
 """
 
 import importlib.util
+import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from PIL import Image
 
 from dinoforge.atomic_file import write_text
 from dinoforge.errors import UsageError
-from dinoforge.images import decode
+from dinoforge.images import decode, resize
 
 __all__ = ["PHOTOGRAPHS", "SEED_PHOTOGRAPHS", "TileFolders", "write_tiles"]
 
@@ -55,7 +56,6 @@ class TileFolders:
     pool: Path
     seeds: Path
     test: Path
-    num_photographs: int
 
 
 def write_tiles(folder: Path, *, tile: int = 48, stride: int = 32) -> TileFolders:
@@ -74,7 +74,7 @@ def write_tiles(folder: Path, *, tile: int = 48, stride: int = 32) -> TileFolder
     UsageError
         If scikit-image is not installed.
     """
-    folders = TileFolders(folder / "pool", folder / "seeds", folder / "test", 0)
+    folders = TileFolders(folder / "pool", folder / "seeds", folder / "test")
     photographs = _find_photographs()
     settings = {"tile": tile, "stride": stride, "photographs": sorted(photographs), "format": 2}
     done = folder / "tiles.json"
@@ -82,15 +82,15 @@ def write_tiles(folder: Path, *, tile: int = 48, stride: int = 32) -> TileFolder
         if done.exists():  # no tile cut in another way stays among the new ones
             for old in (folders.pool, folders.seeds, folders.test):
                 shutil.rmtree(old, ignore_errors=True)
+        # From the first tile on: of a cut that was killed none stays either.
+        write_text(done, _json(settings | {"finished": False}))
         for name, path in photographs.items():
             _cut(name, path, folders, tile, stride)
         write_text(done, _json(settings))
-    return TileFolders(folders.pool, folders.seeds, folders.test, len(photographs))
+    return folders
 
 
 def _json(settings: dict[str, object]) -> str:
-    import json
-
     return json.dumps(settings, indent=1, sort_keys=True) + "\n"
 
 
@@ -123,8 +123,6 @@ def _cut(name: str, path: Path, folders: TileFolders, tile: int, stride: int) ->
 
 
 def _shrunk(pixels: np.ndarray) -> np.ndarray:
-    from dinoforge.images import resize
-
     height, width = pixels.shape[:2]
     scale = _LONG_SIDE / max(height, width)
     if scale >= 1:

@@ -2,7 +2,6 @@
 
 import threading
 import warnings
-from types import TracebackType
 
 __all__ = ["quiet_pillow"]
 
@@ -27,16 +26,11 @@ class _Quiet:
                 warnings.filterwarnings("ignore", module=r"PIL\.")
             self._inside += 1
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *raised: object) -> None:
         with self._lock:
             self._inside -= 1
             if self._inside == 0:
-                self._saved.__exit__(kind, error, trace)
+                self._saved.__exit__(*raised)
 
 
 quiet_pillow = _Quiet()

@@ -5,12 +5,14 @@ import re
 import shutil
 
 import pool as pools
+import pyarrow as pa
 import pytest
 
 from curation.explain import explain
 from dinoforge.cli.main import main
-from dinoforge.curated import REASONS
+from dinoforge.curated import LEDGER_SCHEMA, REASONS, ledger_path
 from dinoforge.errors import UsageError
+from dinoforge.tables import read_table, write_table
 
 # What the first sentence says of each decision.
 SAYS = {
@@ -141,6 +143,21 @@ def test_an_image_that_is_not_there_is_told(calm, name, what):
 def test_a_name_that_fits_several_images_names_them(calm, pool):
     with pytest.raises(UsageError, match=r"\d+ images match `.*sound.tar` by path: \d+, \d+"):
         explain(calm, str(pool.folder / "pool/tars/sound.tar"))
+
+
+def test_a_number_that_is_a_key_too_is_read_as_an_id_and_said(calm, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(calm, run)
+    table = read_table(ledger_path(run))
+    keys = table.column("key").to_pylist()
+    keys[7], keys[9] = "5", "9"
+    write_table(ledger_path(run), table.set_column(1, "key", pa.array(keys)), LEDGER_SCHEMA)
+    answer = explain(run, "5")
+    assert answer.image_id == 5
+    assert answer.sentences[-1] == "`5` was read as an image id; the key `5` is that of image 7."
+    assert not any(
+        "was read as" in line for name in ("9", "6") for line in explain(run, name).sentences
+    )
 
 
 def test_an_unfinished_run_has_no_answers(calm, tmp_path):

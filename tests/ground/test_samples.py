@@ -68,7 +68,6 @@ def test_every_tile_is_the_square_that_its_name_says(one_photograph, tmp_path):
 
 def test_there_are_tiles_of_every_photograph_and_seeds_of_those_named(folders):
     names = {name.partition(".")[0] for names in PHOTOGRAPHS.values() for name in names}
-    assert folders.num_photographs == len(names)
     assert {path.name for path in folders.test.iterdir()} == names
     assert {path.name for path in folders.pool.iterdir()} == names
     assert {path.name for path in folders.seeds.iterdir()} == set(SEED_PHOTOGRAPHS)
@@ -98,6 +97,31 @@ def test_tiles_that_are_there_are_kept_and_half_a_set_is_cut_again(one_photograp
     (tmp_path / "tiles/tiles.json").unlink()  # killed before the end
     write_tiles(tmp_path / "tiles", tile=40, stride=40)
     assert hashes(tmp_path / "tiles") == before
+
+
+def _until_killed(cut, calls):
+    """Cut as often as that, then be killed."""
+    left = iter(range(calls))
+
+    def cut_or_die(*arguments):
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        return cut(*arguments)
+
+    return cut_or_die
+
+
+def test_tiles_of_a_cut_that_was_killed_do_not_stay_among_others(
+    one_photograph, tmp_path, monkeypatch
+):
+    with monkeypatch.context() as context:
+        context.setattr(samples, "_tiles", _until_killed(samples._tiles, 1))
+        with pytest.raises(KeyboardInterrupt):
+            write_tiles(tmp_path / "tiles", tile=40, stride=40)
+    assert files(tmp_path / "tiles/test")
+    write_tiles(tmp_path / "tiles", tile=30, stride=50)
+    write_tiles(tmp_path / "fresh", tile=30, stride=50)
+    assert hashes(tmp_path / "tiles") == hashes(tmp_path / "fresh")
 
 
 def test_tiles_of_another_size_replace_the_old_ones(one_photograph, tmp_path):
