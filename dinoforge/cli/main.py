@@ -6,6 +6,7 @@ import importlib
 import json
 import logging
 import os
+import select
 import signal
 import sys
 from collections.abc import Sequence
@@ -94,12 +95,14 @@ def _run(args: argparse.Namespace) -> int:
     set_up_logging(verbosity=getattr(args, "verbosity", 0))
     before = signal.signal(signal.SIGTERM, _interrupt)
     try:
-        return load_command(args.command).run(args)
+        return _carry_out(args)
     except DinoforgeError as error:
         return _tell(error, as_json=getattr(args, "json", False))
     except KeyboardInterrupt:
         return _tell(Interrupted(_GO_ON), as_json=getattr(args, "json", False))
     except BrokenPipeError:
+        if not _reader_is_gone():
+            raise  # a pipe of our own: a worker died
         # The reader of our output went away (`| head`): not an error of anybody.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
@@ -109,6 +112,25 @@ def _run(args: argparse.Namespace) -> int:
         return _tell(_disk_error(error), as_json=getattr(args, "json", False))
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _carry_out(args: argparse.Namespace) -> int:
+    code = load_command(args.command).run(args)
+    sys.stdout.flush()  # here, where a failure is told, not at the end of the process
+    return code
+
+
+def _reader_is_gone() -> bool:
+    """Tell whether nobody reads stdout any more; with nothing to write, only the kernel knows."""
+    try:
+        sys.stdout.flush()
+        poll = select.poll()
+        poll.register(sys.stdout.fileno(), 0)
+        return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
+    except BrokenPipeError:
+        return True
+    except (OSError, ValueError):  # stdout is no file or is closed
+        return False
 
 
 # What the user can mend wherever it strikes: no space, no quota, a read-only file system.

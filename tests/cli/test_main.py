@@ -1,8 +1,11 @@
+import os
 import subprocess
 import sys
 
 import pytest
 
+from dinoforge.cli import main as entry
+from dinoforge.cli.arguments import Command
 from dinoforge.cli.main import COMMANDS, build_parser, load_command, main
 
 
@@ -42,6 +45,7 @@ def test_every_command_has_a_sentence_and_examples_that_parse(name):
         (["train"], "no recipe given"),
         (["train", "cifar10_cpuu"], "no such recipe"),
         (["quickstart", "steps=3"], "`steps=3` names no recipe"),
+        (["quickstart", "training.out=x"], "`training.out` is a folder of this command's own"),
         (["report", "out"], "no run given"),
         (["explain", "optimzer.lr"], "neither a run folder nor a recipe key"),
     ],
@@ -84,3 +88,30 @@ def test_recipes_are_listed_shown_and_copied(capsys, tmp_path):
 def test_a_key_is_explained(capsys):
     assert main(["explain", "optimizer.lr"]) == 0
     assert "meaning" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_reader_that_goes_away_is_no_error(unbuffered):
+    # A pipe that nobody reads from the start: the first byte cannot be written.
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(
+        [sys.executable, "-m", "dinoforge", "train", "--show", "cifar10_cpu"],
+        stdout=write,
+        stderr=subprocess.PIPE,
+        env=os.environ | {"PYTHONUNBUFFERED": unbuffered},
+    )
+    os.close(write)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_a_broken_pipe_to_a_worker_is_a_defect(monkeypatch):
+    def dies(_):
+        raise BrokenPipeError(32, "Broken pipe")
+
+    command = load_command("report")
+    monkeypatch.setattr(
+        entry, "load_command", lambda _: Command(command.sentence, (), command.add_arguments, dies)
+    )
+    with pytest.raises(BrokenPipeError):
+        entry._run(build_parser().parse_args(["report", "out"]))
