@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dinoforge.encoders.encoder import Images, Vectors, fingerprint_of, unit_rows
-from dinoforge.encoders.network import Transform, check_device, run_batches
+from dinoforge.encoders.network import TRANSFORM_VERSION, Transform, check_device, run_batches
 from dinoforge.errors import UsageError
 from dinoforge.hashing import sha256_file
 from dinoforge.models.weights import IMAGE_MEAN, IMAGE_STD, load_backbone
@@ -90,7 +90,12 @@ class CheckpointEncoder:
             encoder="checkpoint",
             weights=sha256_file(path),
             features=features,
-            transform=[self._transform.side, *self._transform.mean, *self._transform.std],
+            transform=[
+                TRANSFORM_VERSION,
+                self._transform.side,
+                *self._transform.mean,
+                *self._transform.std,
+            ],
         )
 
     def encode(self, images: Images) -> Vectors:

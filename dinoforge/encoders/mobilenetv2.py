@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from dinoforge.encoders.encoder import Images, Vectors, fingerprint_of
-from dinoforge.encoders.network import Transform, check_device, encode_with
+from dinoforge.encoders.network import TRANSFORM_VERSION, Transform, check_device, encode_with
 from dinoforge.errors import UsageError
 from dinoforge.hashing import sha256_file
 
@@ -46,7 +46,10 @@ class MobileNetV2Encoder:
         self._net = _load(weights).to(device)
         self._transform, self._device = Transform(side), device
         self.fingerprint = fingerprint_of(
-            encoder="mobilenetv2", side=side, weights=sha256_file(weights), transform="1"
+            encoder="mobilenetv2",
+            side=side,
+            weights=sha256_file(weights),
+            transform=TRANSFORM_VERSION,
         )
 
     def encode(self, images: Images) -> Vectors:

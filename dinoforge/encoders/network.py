@@ -17,7 +17,7 @@ from dinoforge.errors import UsageError
 from dinoforge.images import resize
 from dinoforge.models.weights import IMAGE_MEAN, IMAGE_STD
 
-__all__ = ["Transform", "check_device", "encode_with", "run_batches"]
+__all__ = ["TRANSFORM_VERSION", "Transform", "check_device", "encode_with", "run_batches"]
 
 # Small batches stay in the cache: MobileNetV2 at 224 pixels does 77 images per CPU second in
 # batches of 4 and 55 in batches of 32 (2026-11, one Zen 4 core).
@@ -26,6 +26,10 @@ _CPU_BATCH, _GPU_BATCH = 4, 64
 # Sides longer than this many shorter ones are cut before they are resized: only the middle is
 # seen, and a line of 1 x 50,000 pixels would grow to gigabytes.
 _LONGEST = 8
+
+
+# Part of the fingerprint of every encoder with a network: raise it when `Transform` changes.
+TRANSFORM_VERSION = "1"
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import PIL
+import simplejpeg
 
 from dinoforge.errors import Fault
 
@@ -22,8 +23,8 @@ __all__ = [
 ]
 
 # Part of every fingerprint that depends on pixels. Raise the first number when a rule changes;
-# Pillow's version is in it because its decoders and its resize change the pixels, too.
-DECODER_VERSION = f"1.pillow-{PIL.__version__}"
+# the versions of both decoders are in it because they change the pixels, too.
+DECODER_VERSION = f"1.simplejpeg-{simplejpeg.__version__}.pillow-{PIL.__version__}"
 
 # Above this Pillow refuses by itself (2 x its warning limit), whatever the policy says.
 PIXEL_CEILING = 178_956_970

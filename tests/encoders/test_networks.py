@@ -48,6 +48,12 @@ def test_features_of_a_checkpoint_are_the_tokens_of_its_model(checkpoint, pictur
         np.testing.assert_allclose(encoder.encode([image]), unit_rows(wanted), rtol=0, atol=1e-5)
 
 
+def test_another_version_of_the_transform_is_another_fingerprint(checkpoint, monkeypatch):
+    before = make_encoder(f"checkpoint:{checkpoint}").fingerprint
+    monkeypatch.setattr("dinoforge.encoders.checkpoint.TRANSFORM_VERSION", "next")
+    assert make_encoder(f"checkpoint:{checkpoint}").fingerprint != before
+
+
 def test_kinds_of_features_and_other_weights_have_other_fingerprints(checkpoint, tmp_path):
     torch.manual_seed(1)
     other = tmp_path / "other.safetensors"
