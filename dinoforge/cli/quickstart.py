@@ -117,8 +117,16 @@ def _split(overrides: Sequence[str]) -> dict[str, list[str]]:
                     "write curation.KEY=VALUE, training.KEY=VALUE or evaluation.KEY=VALUE",
                 )
             )
-            continue
-        keys[section].append(rest)
+        elif rest.partition("=")[0] == "out":
+            faults.append(
+                Fault(
+                    f"`{section}.out` is a folder of this command's own",
+                    "command line",
+                    "choose the folder of all three with --out FOLDER",
+                )
+            )
+        else:
+            keys[section].append(rest)
     if faults:
         raise UsageError(faults=faults)
     return keys
@@ -174,7 +182,7 @@ def _configs(out: Path, images: _Images, keys: dict[str, list[str]]) -> dict[str
         recipe = recipe_folder(section) / "quickstart.yaml"
         overrides = [*given[section], f"out={out / section}", *keys[section]]
         try:
-            loaded[section] = load_recipe(cls, recipe, overrides)
+            loaded[section] = load_recipe(cls, recipe, overrides, shown_prefix=f"{section}.")
         except UsageError as error:
             faults.extend(error.faults)
     if faults:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,6 +28,9 @@ __all__ = [
 
 C = TypeVar("C")
 
+# The place in the faults of a rule, which cannot know where its key was given.
+_RECIPE = "recipe"
+
 
 @dataclass(frozen=True)
 class Loaded(Generic[C]):
@@ -42,6 +46,12 @@ class _Leaf:
     value: Any
     where: str
     origin: str
+    prefix: str  # of the key as the user writes it
+
+    @property
+    def shown(self) -> str:
+        """The key as the user writes it."""
+        return self.prefix + self.key
 
 
 def load_config(cls: type[C], recipe: Path | None = None, overrides: Sequence[str] = ()) -> C:
@@ -50,7 +60,11 @@ def load_config(cls: type[C], recipe: Path | None = None, overrides: Sequence[st
 
 
 def load_recipe(
-    cls: type[C], recipe: Path | None = None, overrides: Sequence[str] = ()
+    cls: type[C],
+    recipe: Path | None = None,
+    overrides: Sequence[str] = (),
+    *,
+    shown_prefix: str = "",
 ) -> Loaded[C]:
     """Resolve defaults <- recipe <- overrides.
 
@@ -58,11 +72,14 @@ def load_recipe(
     ----------
     cls : type
         Frozen dataclass; it and the dataclasses inside may have ``faults(at)`` that yields
-        `Fault` or str.
+        `Fault`. Its ``what`` begins with the key in backticks; a ``where`` that says ``recipe``
+        becomes the line or the command line that gave the key.
     recipe : Path, optional
         YAML file that holds what differs from the defaults.
     overrides : sequence of str
         ``key=value``; values of text keys are taken as they are typed.
+    shown_prefix : str
+        What the user writes before the keys of this recipe, as in ``training.``.
 
     Raises
     ------
@@ -72,11 +89,14 @@ def load_recipe(
     """
     faults: list[Fault] = []
     keys = describe_keys(cls)
-    leaves = [*_recipe_leaves(recipe, faults), *_override_leaves(overrides, keys, faults)]
+    leaves = [
+        *_recipe_leaves(recipe, faults, shown_prefix),
+        *_override_leaves(overrides, keys, faults, shown_prefix),
+    ]
     merged: Any = OmegaConf.structured(cls)
     origins: dict[str, str] = {}
     for leaf in leaves:
-        fault = _text_fault(leaf, keys)
+        fault = _interpolation_fault(leaf) or _text_fault(leaf, keys)
         if fault is None:
             try:
                 merged = OmegaConf.merge(merged, _nest(leaf.key, leaf.value))
@@ -87,11 +107,15 @@ def load_recipe(
             faults.append(fault)
     source = str(recipe) if recipe is not None else "command line"
     for missing in sorted(OmegaConf.missing_keys(merged)):
-        if not any(f"`{missing}" in fault.what for fault in faults):
-            faults.append(Fault(f"`{missing}` is required", source, f"add {missing}=VALUE"))
+        shown = shown_prefix + missing
+        if not any(f"`{shown}" in fault.what for fault in faults):
+            faults.append(Fault(f"`{shown}` is required", source, f"add {shown}=VALUE"))
     if not faults:
         config = typing.cast("C", OmegaConf.to_object(merged))
-        faults.extend(_rule_faults(config, source))
+        given = {leaf.key: leaf.where for leaf in leaves}
+        faults.extend(
+            _as_written(fault, given, source, shown_prefix) for fault in _rule_faults(config)
+        )
     if faults:
         raise UsageError(faults=faults)
     return Loaded(config, origins)
@@ -168,7 +192,7 @@ def _nest(key: str, value: Any) -> dict[str, Any]:
     return typing.cast("dict[str, Any]", value)
 
 
-def _recipe_leaves(recipe: Path | None, faults: list[Fault]) -> list[_Leaf]:
+def _recipe_leaves(recipe: Path | None, faults: list[Fault], prefix: str) -> list[_Leaf]:
     if recipe is None:
         return []
     try:
@@ -196,7 +220,7 @@ def _recipe_leaves(recipe: Path | None, faults: list[Fault]) -> list[_Leaf]:
         return []
     lines = dict(_key_lines(tree))
     return [
-        _Leaf(key, value, f"{recipe}:{lines.get(key, 1)}", "recipe")
+        _Leaf(key, value, f"{recipe}:{lines.get(key, 1)}", "recipe", prefix)
         for key, value in _flatten(typing.cast("dict[str, Any]", values))
     ]
 
@@ -210,13 +234,17 @@ def _key_lines(node: yaml.Node, prefix: str = "") -> Iterator[tuple[str, int]]:
 
 
 def _override_leaves(
-    overrides: Sequence[str], keys: Mapping[str, Any], faults: list[Fault]
+    overrides: Sequence[str], keys: Mapping[str, Any], faults: list[Fault], prefix: str
 ) -> Iterator[_Leaf]:
     for item in overrides:
         key, equals, text = item.partition("=")
         if not equals or not key:
             faults.append(
-                Fault(f"`{item}` is not key=value", "command line", "write e.g. seed=1, no spaces")
+                Fault(
+                    f"`{prefix}{item}` is not key=value",
+                    "command line",
+                    f"write e.g. {prefix}seed=1, no spaces",
+                )
             )
             continue
         value: Any = text
@@ -227,7 +255,28 @@ def _override_leaves(
                 value = text
         elif text in {"null", "None"} and keys[key].type == "str | None":
             value = None
-        yield _Leaf(key, value, "command line", "command line")
+        # A whole section at once, `model={width: 384, depth: 12}`, is its keys.
+        for inner, part in _flatten({key: value}):
+            yield _Leaf(inner, part, "command line", "command line", prefix)
+
+
+def _interpolation_fault(leaf: _Leaf) -> Fault | None:
+    """OmegaConf would put other keys or the environment in: a recipe says what it means."""
+    if not _has_interpolation(leaf.value):
+        return None
+    return Fault(
+        f"`{leaf.shown}` got {leaf.value!r}, and ${{...}} is not filled in",
+        leaf.where,
+        "write the value itself",
+    )
+
+
+def _has_interpolation(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return any(_has_interpolation(part) for part in value.values())
+    if isinstance(value, list):
+        return any(_has_interpolation(part) for part in value)
+    return isinstance(value, str) and "${" in value
 
 
 def _text_fault(leaf: _Leaf, keys: Mapping[str, Any]) -> Fault | None:
@@ -236,7 +285,7 @@ def _text_fault(leaf: _Leaf, keys: Mapping[str, Any]) -> Fault | None:
     is_text = known is not None and known.type == "str"
     if is_text and not isinstance(leaf.value, str) and leaf.value is not None:
         return Fault(
-            f"`{leaf.key}` needs text, YAML read {leaf.value!r}", leaf.where, "put it in quotes"
+            f"`{leaf.shown}` needs text, YAML read {leaf.value!r}", leaf.where, "put it in quotes"
         )
     return None
 
@@ -248,47 +297,64 @@ def _as_fault(error: OmegaConfBaseException, leaf: _Leaf, keys: Mapping[str, Any
         if isinstance(leaf.value, list) and leaf.key in keys:
             key = f"{leaf.key}[].{inside}"
         near = nearest(key, keys)
-        hint = f" (did you mean `{near}`?)" if near else ""
+        hint = f" (did you mean `{leaf.prefix}{near}`?)" if near else ""
         section = (near or key).split(".", maxsplit=1)[0].removesuffix("[]")
         is_section = any(name.split(".")[0].removesuffix("[]") == section for name in keys)
         do = f"see `dinoforge explain {section}`" if is_section else "remove it"
-        return Fault(f"unknown key `{key}`{hint}", leaf.where, do)
+        return Fault(f"unknown key `{leaf.prefix}{key}`{hint}", leaf.where, do)
     known = keys.get(leaf.key)
     wanted = f", need {known.type}" if known is not None else ""
     reason = str(error).splitlines()[0]
     return Fault(
-        f"`{leaf.key}` got {leaf.value!r}{wanted}" if wanted else f"`{leaf.key}`: {reason}",
+        f"`{leaf.shown}` got {leaf.value!r}{wanted}" if wanted else f"`{leaf.shown}`: {reason}",
         leaf.where,
         f"see `dinoforge explain {leaf.key}`",
     )
 
 
-def _rule_faults(config: Any, source: str, at: str = "") -> Iterator[Fault]:
+def _as_written(fault: Fault, given: Mapping[str, str], source: str, prefix: str) -> Fault:
+    """Put the place that gave the key into the fault of a rule, and the key as it is written."""
+    found = re.match(r"`([^`]+)`", fault.what)
+    what = f"`{prefix}{fault.what[1:]}" if found is not None else fault.what
+    where = fault.where
+    if where == _RECIPE:
+        where = (_place_of(found[1], given) if found is not None else None) or source
+    return Fault(what, where, fault.do)
+
+
+def _place_of(key: str, given: Mapping[str, str]) -> str | None:
+    """Where a key was given: itself, or the list or section around it, or a key inside it."""
+    key = re.sub(r"\[\d*\]", "", key)
+    inside = [where for name, where in given.items() if name.startswith(f"{key}.")]
+    while key:
+        if key in given:
+            return given[key]
+        key = key.rpartition(".")[0]
+    return inside[-1] if inside else None
+
+
+def _rule_faults(config: Any) -> Iterator[Fault]:
     """Faults of a dataclass and of those inside it, plus floats that are not finite."""
     seen: set[Fault] = set()
-    for fault in _walk_faults(config, source, at):
+    for fault in _walk_faults(config, ""):
         if fault not in seen:
             seen.add(fault)
             yield fault
 
 
-def _walk_faults(value: Any, source: str, at: str) -> Iterator[Fault]:
+def _walk_faults(value: Any, at: str) -> Iterator[Fault]:
     if isinstance(value, float) and not math.isfinite(value):
-        yield Fault(f"`{at}` is {value}", source, "give a finite number")
+        yield Fault(f"`{at}` is {value}", _RECIPE, "give a finite number")
     elif isinstance(value, list | tuple):
         for index, part in enumerate(value):
-            yield from _walk_faults(part, source, f"{at}[{index}]")
+            yield from _walk_faults(part, f"{at}[{index}]")
     elif dataclasses.is_dataclass(value) and not isinstance(value, type):
         for field in dataclasses.fields(value):
             inner = f"{at}.{field.name}" if at else field.name
-            yield from _walk_faults(getattr(value, field.name), source, inner)
+            yield from _walk_faults(getattr(value, field.name), inner)
         rules = getattr(value, "faults", None)
         own = [getattr(value, field.name) for field in dataclasses.fields(value)]
         if any(isinstance(part, float) and not math.isfinite(part) for part in own):
             rules = None  # told already; to a comparison with NaN every rule seems broken
-        for found in rules(at) if rules is not None else ():
-            if isinstance(found, Fault):
-                yield found
-            else:
-                key = str(found).split(":", maxsplit=1)[0].strip("`. ")
-                yield Fault(str(found).lstrip("."), source, f"see `dinoforge explain {key}`")
+        if rules is not None:
+            yield from rules(at)
