@@ -147,7 +147,7 @@ def _batches(inputs: Inputs, rows: pa.Table) -> Iterator[tuple[int, list[NDArray
             raise UsageError(
                 what=f"an image that decoded before does not any more ({bad})",
                 where="`sources`",
-                do="sources must stay while the run reads them: start the same command again",
+                do="sources must stay while the run reads them: put it back, or start with --fresh",
             ) from bad
         if len(batch) == _BATCH:
             yield low, batch
