@@ -29,7 +29,7 @@ from dinoforge.errors import Interrupted, UsageError
 from dinoforge.hashing import hash_json
 from dinoforge.log import log_to_folder, stop_logging
 
-__all__ = ["Run", "git_commit", "versions"]
+__all__ = ["Run", "git_commit", "run_folders", "versions"]
 
 _log = logging.getLogger(__name__)
 
@@ -129,7 +129,7 @@ class Run:
             _check_unchanged(folder, plain, command, on_change)
             write_text(folder / "config.yaml", config_yaml(config, origins))
             run = cls(folder, command, config, plain, _lock=lock)
-            run.facts = _facts(command, plain, parents)
+            run.facts = _facts(command, plain, parents) | {"earlier": _earlier_starts(folder)}
             write_json(folder / "run.json", run.facts)
             run._handler = log_to_folder(folder / "log")
         except BaseException:
@@ -177,6 +177,22 @@ def _facts(command: str, plain: dict[str, Any], parents: Sequence[Path]) -> dict
         "stopped": None,
         "exit_code": None,
     }
+
+
+def _earlier_starts(folder: Path) -> list[dict[str, Any]]:
+    """Read what ``run.json`` says of earlier starts, oldest first: the results are theirs too."""
+    try:
+        last = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return []
+    return [*last.pop("earlier", []), last]
+
+
+def run_folders(paths: Sequence[Path | str]) -> list[Path]:
+    """Those of some paths that are run folders, each once."""
+    folders = dict.fromkeys(Path(path) for path in paths if str(path))
+    # `Path.is_file` raises for long names.
+    return [f for f in folders if os.path.isfile(f / "run.json")]  # noqa: PTH113
 
 
 def _now() -> str:

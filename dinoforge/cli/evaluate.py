@@ -38,11 +38,16 @@ def _run(args: argparse.Namespace) -> int:
 
 def evaluate_run(config: Any, *, change: Any, origins: dict[str, str]) -> Any:
     """Open the run folder and measure every record that the recipe asks for."""
-    from dinoforge.runs import Run
+    from dinoforge.runs import Run, run_folders
     from evaluation.suite import evaluate
 
     with Run.open(
-        Path(config.out), config, command="evaluate", origins=origins, on_change=change
+        Path(config.out),
+        config,
+        command="evaluate",
+        origins=origins,
+        on_change=change,
+        parents=run_folders([config.checkpoint, *config.train, *config.test]),
     ) as run:
         return evaluate(config, run.folder)
 

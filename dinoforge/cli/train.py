@@ -37,11 +37,16 @@ def _run(args: argparse.Namespace) -> int:
 
 def train_run(config: Any, *, change: Any, origins: dict[str, str]) -> Any:
     """Open the run folder and train to the last step."""
-    from dinoforge.runs import Run
+    from dinoforge.runs import Run, run_folders
     from training.loop import train
 
     with Run.open(
-        Path(config.out), config, command="train", origins=origins, on_change=change
+        Path(config.out),
+        config,
+        command="train",
+        origins=origins,
+        on_change=change,
+        parents=run_folders(config.data.paths),
     ) as run:
         return train(config, run)
 

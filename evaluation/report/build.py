@@ -76,6 +76,7 @@ def _as_json(facts: ReportFacts, maps: FeatureMaps | None) -> dict[str, Any]:
                 "kind": run.kind,
                 "command": run.command,
                 "commit": run.commit,
+                "commits": run.commits,
                 "config_hash": run.config_hash,
                 "versions": run.versions,
                 "config": run.config,

@@ -28,7 +28,8 @@ class RunFacts:
 
     kind: str  # curation, training, evaluation
     command: str
-    commit: str
+    commit: str  # of the last start
+    commits: list[str]  # of all starts, in order
     config_hash: str
     versions: dict[str, str]
     config: str  # YAML, with the origins as comments
@@ -49,6 +50,7 @@ def read_run(folder: Path, kind: str) -> RunFacts:
         kind=kind,
         command=shlex.join(["dinoforge", *argv]) if isinstance(argv, list) else "",
         commit=str(facts.get("commit") or ""),
+        commits=_commits(facts),
         config_hash=str(facts.get("config_hash") or ""),
         versions=dict(facts.get("versions") or {}),
         config=config.read_text(encoding="utf-8") if config.is_file() else "",
@@ -58,6 +60,12 @@ def read_run(folder: Path, kind: str) -> RunFacts:
         started=str(facts.get("started") or ""),
         stopped=str(facts.get("stopped") or ""),
     )
+
+
+def _commits(facts: dict[str, Any]) -> list[str]:
+    """Return the commits of all processes that worked on the run, each once."""
+    starts = [*(facts.get("earlier") or []), facts]
+    return list(dict.fromkeys(start["commit"] for start in starts if start.get("commit")))
 
 
 def read_config(folder: Path) -> dict[str, Any]:

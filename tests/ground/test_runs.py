@@ -5,8 +5,10 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 
+from dinoforge import runs
 from dinoforge.errors import Interrupted, UsageError
-from dinoforge.runs import Run
+from dinoforge.runs import Run, run_folders
+from evaluation.report.provenance import read_run
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,31 @@ def test_a_run_keeps_what_was_asked_and_how_it_ended(tmp_path):
     assert facts["exit_code"] == 0
     assert facts["stopped"] >= facts["started"]
     assert "python" in facts["versions"]
+
+
+def test_a_run_remembers_every_start(tmp_path, monkeypatch):
+    for commit in ("one", "two+", "two+"):
+        monkeypatch.setattr(runs, "git_commit", lambda commit=commit: commit)
+        with Run.open(tmp_path, Recipe(), command="curate"):
+            pass
+    facts = json.loads((tmp_path / "run.json").read_text())
+    starts = [*facts["earlier"], facts]
+    assert [start["commit"] for start in starts] == ["one", "two+", "two+"]
+    assert all(start["exit_code"] == 0 and start["started"] for start in starts)
+    assert not any("earlier" in start for start in facts["earlier"])
+    assert read_run(tmp_path, "curation").commits == ["one", "two+"]
+
+
+def test_parents_are_the_paths_that_are_runs(tmp_path):
+    with Run.open(tmp_path / "first", Recipe(), command="curate"):
+        (tmp_path / "images").mkdir()
+    paths = [tmp_path / "images", str(tmp_path / "first"), tmp_path / "first", "x" * 300, ""]
+    assert run_folders(paths) == [tmp_path / "first"]
+    with Run.open(tmp_path / "next", Recipe(), command="train", parents=run_folders(paths)):
+        pass
+    assert json.loads((tmp_path / "next/run.json").read_text())["parents"] == [
+        str(tmp_path / "first")
+    ]
 
 
 def test_an_interrupted_run_says_so(tmp_path):
