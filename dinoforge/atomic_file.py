@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from dinoforge.errors import UsageError
+from dinoforge.errors import cannot_write
 
 __all__ = ["fsync_folder", "write_array", "write_atomic", "write_bytes", "write_json", "write_text"]
 
@@ -45,11 +45,7 @@ def write_atomic(path: Path, write: Callable[[BinaryIO], None]) -> None:
     except OSError as error:
         with contextlib.suppress(OSError):
             temporary.unlink()
-        raise UsageError(
-            what=f"cannot write: {error.strerror or error}",
-            where=str(path),
-            do="free space there or choose another folder with out=FOLDER",
-        ) from error
+        raise cannot_write(path, error) from error
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise

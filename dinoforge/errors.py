@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-__all__ = ["DinoforgeError", "Fault", "Interrupted", "UsageError"]
+__all__ = ["DinoforgeError", "Fault", "Interrupted", "UsageError", "cannot_write"]
 
 
 class DinoforgeError(Exception):
@@ -60,6 +60,15 @@ class UsageError(DinoforgeError):
     def __reduce__(self) -> tuple[object, ...]:
         # Workers send errors to the driver by pickle, which would lose keyword-only arguments.
         return (_blank_usage_error, (), {"faults": self.faults, "args": self.args})
+
+
+def cannot_write(place: object, error: OSError) -> UsageError:
+    """Return the one way to say that the system refused to write at ``place``."""
+    return UsageError(
+        what=f"cannot write: {error.strerror or error}",
+        where=str(place),
+        do="free space there or choose another folder with out=FOLDER",
+    )
 
 
 def _blank_usage_error() -> UsageError:

@@ -14,7 +14,7 @@ from typing import Any
 
 from dinoforge import __version__
 from dinoforge.cli.arguments import Command, HelpFormatter, Parser
-from dinoforge.errors import DinoforgeError, Interrupted, UsageError
+from dinoforge.errors import DinoforgeError, Interrupted, UsageError, cannot_write
 
 __all__ = ["build_parser", "main"]
 
@@ -109,7 +109,8 @@ def _run(args: argparse.Namespace) -> int:
     except OSError as error:
         if error.errno not in _CANNOT_WRITE:
             raise
-        return _tell(_disk_error(error), as_json=getattr(args, "json", False))
+        place = error.filename or "the disk of the run or of temporary files"
+        return _tell(cannot_write(place, error), as_json=getattr(args, "json", False))
     finally:
         signal.signal(signal.SIGTERM, before)
 
@@ -135,14 +136,6 @@ def _reader_is_gone() -> bool:
 
 # What the user can mend wherever it strikes: no space, no quota, a read-only file system.
 _CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
-
-
-def _disk_error(error: OSError) -> UsageError:
-    return UsageError(
-        what=f"cannot write: {error.strerror}",
-        where=str(error.filename or "the disk of the run or of temporary files"),
-        do="free space there or choose another folder",
-    )
 
 
 _GO_ON = "stopped; nothing is lost: start the same command again to go on"

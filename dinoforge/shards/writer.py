@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import BinaryIO, Self
 
 from dinoforge.atomic_file import fsync_folder
-from dinoforge.errors import UsageError
+from dinoforge.errors import cannot_write
 from dinoforge.shards.member_names import split_member_name
 from dinoforge.shards.sidecar import ShardFacts, write_sidecar
 from dinoforge.shards.tar_walk import BLOCK
@@ -93,7 +93,7 @@ class ShardWriter:
             self._open.write(key, blocks)
         except OSError as error:
             self._abandon()
-            raise _cannot_write(self._path(), error) from error
+            raise cannot_write(self._path(), error) from error
         return self._open.path.name
 
     def close(self) -> None:
@@ -102,7 +102,7 @@ class ShardWriter:
             if self._open is not None:
                 self._finish()
         except OSError as error:
-            raise _cannot_write(self._path(), error) from error
+            raise cannot_write(self._path(), error) from error
         finally:
             self._abandon()
 
@@ -198,11 +198,3 @@ def _header(key: str, extension: str, data: bytes) -> bytes:
     entry.size = len(data)
     entry.mode = 0o644
     return entry.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
-
-
-def _cannot_write(path: Path, error: OSError) -> UsageError:
-    return UsageError(
-        what=f"cannot write: {error.strerror or error}",
-        where=str(path),
-        do="free space there or choose another folder with out=FOLDER",
-    )
