@@ -1,6 +1,7 @@
 """What the sub-commands share: their shape, the recipe arguments, opening a run, printing."""
 
 import argparse
+import importlib
 import json
 import os
 import re
@@ -22,8 +23,10 @@ __all__ = [
     "Command",
     "HelpFormatter",
     "Parser",
+    "add_launch_arguments",
     "add_output_arguments",
     "add_recipe_arguments",
+    "config_class",
     "load",
     "on_change",
     "print_json",
@@ -32,6 +35,9 @@ __all__ = [
 ]
 
 C = TypeVar("C")
+
+# What --update does, as it is told in the help.
+RUN_AGAIN = "run again what it touches"
 
 
 class HelpFormatter(RawDescriptionRichHelpFormatter):
@@ -68,7 +74,9 @@ class Command:
     run: Callable[[argparse.Namespace], int]
 
 
-def add_recipe_arguments(parser: argparse.ArgumentParser, *, on: bool = False) -> None:
+def add_recipe_arguments(
+    parser: argparse.ArgumentParser, *, on: bool = False, update: str = RUN_AGAIN
+) -> None:
     """Add RECIPE, ``key=value``, and the flags that say how to launch."""
     parser.add_argument("recipe", nargs="?", metavar="RECIPE", help="YAML file, or a name (--list)")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="change recipe keys")
@@ -76,19 +84,24 @@ def add_recipe_arguments(parser: argparse.ArgumentParser, *, on: bool = False) -
     look.add_argument("--list", action="store_true", help="list the recipes that come along")
     look.add_argument("--show", metavar="NAME", help="print a recipe")
     look.add_argument("--copy", nargs=2, metavar=("NAME", "FILE"), help="copy a recipe to FILE")
+    add_launch_arguments(parser, on=on, update=update)
+    add_output_arguments(parser)
+
+
+def add_launch_arguments(
+    parser: argparse.ArgumentParser, *, on: bool, update: str = RUN_AGAIN
+) -> None:
+    """Add ``--on`` if asked for, ``--update`` (which does what is said) and ``--fresh``."""
     launch = parser.add_argument_group("launch")
     if on:
         launch.add_argument(
             "--on", default="in-process", metavar="WHERE", help="in-process (default) or local:N"
         )
     change = launch.add_mutually_exclusive_group()
-    change.add_argument(
-        "--update", action="store_true", help="accept a changed recipe; run again what it touches"
-    )
+    change.add_argument("--update", action="store_true", help=f"accept a changed recipe; {update}")
     change.add_argument(
         "--fresh", action="store_true", help="move an old run in the folder aside and start anew"
     )
-    add_output_arguments(parser)
 
 
 def add_output_arguments(parser: argparse.ArgumentParser) -> None:
@@ -126,6 +139,12 @@ def recipe_requests(args: argparse.Namespace, kind: str) -> bool:
         print(target)
         return True
     return False
+
+
+def config_class(kind: str) -> type:
+    """Config of the recipes of a kind: ``CurationConfig`` in ``curation.config``, and so on."""
+    found: type = getattr(importlib.import_module(f"{kind}.config"), f"{kind.capitalize()}Config")
+    return found
 
 
 def load(args: argparse.Namespace, kind: str, cls: type[C]) -> "Loaded[C]":

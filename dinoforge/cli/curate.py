@@ -2,7 +2,7 @@
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dinoforge.cli.arguments import (
     Command,
@@ -14,7 +14,10 @@ from dinoforge.cli.arguments import (
     recipe_requests,
 )
 
-__all__ = ["COMMAND", "curate_run", "print_summary"]
+if TYPE_CHECKING:
+    from dinoforge.runs import OnChange
+
+__all__ = ["COMMAND", "curate_run"]
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,12 +34,34 @@ def _run(args: argparse.Namespace) -> int:
     if args.json:
         print_json(summary.as_json())
     else:
-        print_summary(summary, Path(loaded.config.out))
+        _print_summary(summary, Path(loaded.config.out))
     return 0
 
 
-def curate_run(config: Any, *, on: str, change: Any, origins: dict[str, str]) -> Any:
-    """Open the run folder and bring the curation in it to its end."""
+def curate_run(config: Any, *, on: str, change: "OnChange", origins: dict[str, str]) -> Any:
+    """Open the run folder and bring the curation in it to its end.
+
+    Parameters
+    ----------
+    config : CurationConfig
+        The resolved recipe; ``config.out`` is the run folder.
+    on : str
+        Where partitions run: ``in-process`` or ``local:N``.
+    change : str
+        What a changed recipe does to an existing run; see `Run.open`.
+    origins : dict
+        Origin of each value that is not a default.
+
+    Returns
+    -------
+    CurationSummary
+        What was done, in numbers.
+
+    Raises
+    ------
+    UsageError
+        What the user can mend: see `Run.open` and `curation.pipeline.curate`.
+    """
     from curation.pipeline import curate
     from dinoforge.runs import Run
     from dinoforge.stages import make_executor
@@ -51,7 +76,7 @@ def curate_run(config: Any, *, on: str, change: Any, origins: dict[str, str]) ->
         executor.close()
 
 
-def print_summary(summary: Any, folder: Path) -> None:
+def _print_summary(summary: Any, folder: Path) -> None:
     """Print the funnel and where the results are."""
     from dinoforge.curated import ledger_path, shards_folder
 

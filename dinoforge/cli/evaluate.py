@@ -2,7 +2,7 @@
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dinoforge.cli.arguments import (
     Command,
@@ -14,7 +14,10 @@ from dinoforge.cli.arguments import (
     recipe_requests,
 )
 
-__all__ = ["COMMAND", "evaluate_run", "print_records"]
+if TYPE_CHECKING:
+    from dinoforge.runs import OnChange
+
+__all__ = ["COMMAND", "evaluate_run"]
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,13 +34,33 @@ def _run(args: argparse.Namespace) -> int:
     if args.json:
         print_json([record.as_json() for record in records])
     else:
-        print_records(records)
+        _print_records(records)
         print(f"records: {Path(loaded.config.out) / 'records.jsonl'}")
     return 0
 
 
-def evaluate_run(config: Any, *, change: Any, origins: dict[str, str]) -> Any:
-    """Open the run folder and measure every record that the recipe asks for."""
+def evaluate_run(config: Any, *, change: "OnChange", origins: dict[str, str]) -> Any:
+    """Open the run folder and measure every record that the recipe asks for.
+
+    Parameters
+    ----------
+    config : EvaluationConfig
+        The resolved recipe; ``config.out`` is the run folder.
+    change : str
+        What a changed recipe does to an existing run; see `Run.open`.
+    origins : dict
+        Origin of each value that is not a default.
+
+    Returns
+    -------
+    list of Record
+        Everything measured; also in ``records.jsonl`` of the run folder.
+
+    Raises
+    ------
+    UsageError
+        What the user can mend: see `Run.open` and `evaluation.suite.evaluate`.
+    """
     from dinoforge.runs import Run, run_folders
     from evaluation.suite import evaluate
 
@@ -52,7 +75,7 @@ def evaluate_run(config: Any, *, change: Any, origins: dict[str, str]) -> Any:
         return evaluate(config, run.folder)
 
 
-def print_records(records: Any) -> None:
+def _print_records(records: Any) -> None:
     """Print every record as a row."""
     rows = []
     for record in records:

@@ -1,23 +1,16 @@
 """``dinoforge explain``: why an image was kept or dropped, or what a recipe key means."""
 
 import argparse
-import importlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dinoforge.cli.arguments import Command, add_output_arguments, print_json
+from dinoforge.cli.arguments import Command, add_output_arguments, config_class, print_json
 from dinoforge.errors import UsageError
 
 if TYPE_CHECKING:
     from dinoforge.config import KeyHelp
 
 __all__ = ["COMMAND"]
-
-_CONFIGS = {
-    "curate": ("curation.config", "CurationConfig"),
-    "train": ("training.config", "TrainingConfig"),
-    "evaluate": ("evaluation.config", "EvaluationConfig"),
-}
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -64,12 +57,12 @@ def _explain_key(args: argparse.Namespace) -> int:
 
 
 def _matching_keys(word: str) -> "list[tuple[str, KeyHelp]]":
-    from dinoforge.config import describe_keys, nearest
+    from dinoforge.config import RECIPE_KINDS, describe_keys, nearest
 
     every = [
         (command, help_)
-        for command, (module, name) in _CONFIGS.items()
-        for help_ in describe_keys(getattr(importlib.import_module(module), name)).values()
+        for command, kind in RECIPE_KINDS.items()
+        for help_ in describe_keys(config_class(kind)).values()
     ]
     section = word.rstrip(".") + "."
     found = [(c, h) for c, h in every if h.key == word or h.key.startswith((section, word + "[]"))]

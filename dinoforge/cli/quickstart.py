@@ -1,6 +1,7 @@
 """``dinoforge quickstart``: the whole path on real images, from a pile to a report."""
 
 import argparse
+import json
 import os
 import time
 from collections.abc import Sequence
@@ -8,7 +9,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dinoforge.cli.arguments import Command, add_output_arguments, print_json, print_table
+from dinoforge.cli.arguments import (
+    RUN_AGAIN,
+    Command,
+    add_launch_arguments,
+    add_output_arguments,
+    config_class,
+    on_change,
+    print_json,
+    print_table,
+)
 from dinoforge.errors import Fault, UsageError
 
 __all__ = ["COMMAND"]
@@ -26,15 +36,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--images", metavar="FOLDER", help="your own images instead of the samples")
     parser.add_argument("--seeds", metavar="FOLDER", help="images that yours should be like")
     parser.add_argument("--out", default="runs/quickstart", metavar="FOLDER", help="run folder")
-    launch = parser.add_argument_group("launch")
-    launch.add_argument(
-        "--on", default="in-process", metavar="WHERE", help="in-process (default) or local:N"
-    )
-    change = launch.add_mutually_exclusive_group()
-    change.add_argument(
-        "--update", action="store_true", help="accept a changed recipe; run again what it touches"
-    )
-    change.add_argument("--fresh", action="store_true", help="move the old runs aside first")
+    add_launch_arguments(parser, on=True, update=f"{RUN_AGAIN}; the training goes on under it")
     add_output_arguments(parser)
 
 
@@ -62,7 +64,6 @@ class _Clock:
 
 
 def _run(args: argparse.Namespace) -> int:
-    from dinoforge.cli.arguments import on_change
     from dinoforge.cli.curate import curate_run
     from dinoforge.cli.evaluate import evaluate_run
     from dinoforge.cli.train import train_run
@@ -149,12 +150,7 @@ def _images(args: argparse.Namespace, out: Path) -> _Images:
 
 def _configs(out: Path, images: _Images, keys: dict[str, list[str]]) -> dict[str, Any]:
     """Resolve the three recipes, with the paths of this run filled in."""
-    import json
-
-    from curation.config import CurationConfig
     from dinoforge.config import load_recipe, recipe_folder
-    from evaluation.config import EvaluationConfig
-    from training.config import TrainingConfig
 
     roles = {"seed": images.seeds, "pool": images.pool, "reference": images.test}
     sources = [
@@ -171,18 +167,15 @@ def _configs(out: Path, images: _Images, keys: dict[str, list[str]]) -> dict[str
     }
     if images.seeds is None:
         given["curation"].append("retrieve.mode=none")
-    classes = {
-        "curation": CurationConfig,
-        "training": TrainingConfig,
-        "evaluation": EvaluationConfig,
-    }
     loaded: dict[str, Any] = {}
     faults: list[Fault] = []
-    for section, cls in classes.items():
+    for section in _SECTIONS:
         recipe = recipe_folder(section) / "quickstart.yaml"
         overrides = [*given[section], f"out={out / section}", *keys[section]]
         try:
-            loaded[section] = load_recipe(cls, recipe, overrides, shown_prefix=f"{section}.")
+            loaded[section] = load_recipe(
+                config_class(section), recipe, overrides, shown_prefix=f"{section}."
+            )
         except UsageError as error:
             faults.extend(error.faults)
     if faults:

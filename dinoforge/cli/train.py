@@ -2,7 +2,7 @@
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dinoforge.cli.arguments import (
     Command,
@@ -13,11 +13,14 @@ from dinoforge.cli.arguments import (
     recipe_requests,
 )
 
+if TYPE_CHECKING:
+    from dinoforge.runs import OnChange
+
 __all__ = ["COMMAND", "train_run"]
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_recipe_arguments(parser)
+    add_recipe_arguments(parser, update="go on from the last checkpoint under it")
 
 
 def _run(args: argparse.Namespace) -> int:
@@ -35,8 +38,30 @@ def _run(args: argparse.Namespace) -> int:
     return 0
 
 
-def train_run(config: Any, *, change: Any, origins: dict[str, str]) -> Any:
-    """Open the run folder and train to the last step."""
+def train_run(config: Any, *, change: "OnChange", origins: dict[str, str]) -> Any:
+    """Open the run folder and train to the last step.
+
+    Parameters
+    ----------
+    config : TrainingConfig
+        The resolved recipe; ``config.out`` is the run folder.
+    change : str
+        What a changed recipe does to an existing run; see `Run.open`.
+    origins : dict
+        Origin of each value that is not a default.
+
+    Returns
+    -------
+    TrainingSummary
+        Where the training ended.
+
+    Raises
+    ------
+    UsageError
+        What the user can mend: see `Run.open` and `training.loop.train`.
+    Interrupted
+        If a signal stopped it after a checkpoint: the same command goes on.
+    """
     from dinoforge.runs import Run, run_folders
     from training.loop import train
 

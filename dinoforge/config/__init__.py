@@ -14,9 +14,10 @@ from dinoforge.config.load import (
     pick_keys,
     to_plain,
 )
-from dinoforge.config.recipes import find_recipe, list_recipes, recipe_folder
+from dinoforge.config.recipes import RECIPE_KINDS, find_recipe, list_recipes, recipe_folder
 
 __all__ = [
+    "RECIPE_KINDS",
     "KeyHelp",
     "Loaded",
     "changed_keys",

@@ -7,7 +7,10 @@ from pathlib import Path
 from dinoforge.config.keys import nearest
 from dinoforge.errors import UsageError
 
-__all__ = ["find_recipe", "list_recipes", "recipe_folder"]
+__all__ = ["RECIPE_KINDS", "find_recipe", "list_recipes", "recipe_folder"]
+
+# Sub-command -> kind of recipe: the folder below ``configs/`` and the package that reads it.
+RECIPE_KINDS = {"curate": "curation", "train": "training", "evaluate": "evaluation"}
 
 
 def recipe_folder(kind: str) -> Path:
@@ -46,4 +49,4 @@ def find_recipe(kind: str, name: str) -> Path:
 
 
 def _command(kind: str) -> str:
-    return {"curation": "curate", "training": "train", "evaluation": "evaluate"}.get(kind, kind)
+    return next((command for command, name in RECIPE_KINDS.items() if name == kind), kind)

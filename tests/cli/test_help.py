@@ -8,9 +8,7 @@ import sys
 import pytest
 
 from dinoforge.cli.main import COMMANDS, build_parser, load_command, main
-from dinoforge.config import list_recipes
-
-RECIPES = {"curate": "curation", "train": "training", "evaluate": "evaluation"}
+from dinoforge.config import RECIPE_KINDS, list_recipes
 
 HELPS = """
 import contextlib, io, json, sys
@@ -81,7 +79,7 @@ def test_completion_is_a_script_of_its_shell(helps, shell):
         assert script.startswith("#compdef dinoforge")
 
 
-@pytest.mark.parametrize(("command", "kind"), RECIPES.items())
+@pytest.mark.parametrize(("command", "kind"), RECIPE_KINDS.items())
 def test_recipes_are_listed_shown_and_copied_as_they_are(capsys, tmp_path, command, kind):
     recipes = list_recipes(kind)
     assert recipes
@@ -105,7 +103,7 @@ def test_recipes_are_listed_shown_and_copied_as_they_are(capsys, tmp_path, comma
 def test_keys_and_sections_are_explained_in_json(capsys):
     assert main(["explain", "seed", "--json"]) == 0
     answers = json.loads(capsys.readouterr().out)
-    assert {answer["command"] for answer in answers} == RECIPES.keys()
+    assert {answer["command"] for answer in answers} == RECIPE_KINDS.keys()
     assert main(["explain", "duplicates", "--json"]) == 0
     keys = [answer["key"] for answer in json.loads(capsys.readouterr().out)]
     assert "duplicates.threshold" in keys

@@ -1,7 +1,6 @@
 """The project's texts, and the command line's own reading of a command."""
 
 import argparse
-import importlib
 import re
 import shlex
 from collections.abc import Callable
@@ -9,13 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from dinoforge.cli.explain import _CONFIGS
+from dinoforge.cli.arguments import config_class
 from dinoforge.cli.main import build_parser
-from dinoforge.config import describe_keys, find_recipe
+from dinoforge.config import RECIPE_KINDS, describe_keys, find_recipe
 
 ROOT = Path(__file__).resolve().parents[2]
-
-KINDS = {"curate": "curation", "train": "training", "evaluate": "evaluation"}
 
 
 @pytest.fixture(scope="session")
@@ -28,8 +25,7 @@ def root() -> Path:
 def keys() -> dict[str, set[str]]:
     """Command -> the recipe keys that it knows."""
     return {
-        command: set(describe_keys(getattr(importlib.import_module(module), name)))
-        for command, (module, name) in _CONFIGS.items()
+        command: set(describe_keys(config_class(kind))) for command, kind in RECIPE_KINDS.items()
     }
 
 
@@ -49,7 +45,7 @@ def check_command(keys: dict[str, set[str]]) -> Callable[[str], argparse.Namespa
             assert key in keys[args.command], f"{key} is no key of {line}"
         recipe = getattr(args, "recipe", None)
         if recipe and not re.search(r"[/.=]", recipe):
-            find_recipe(KINDS[args.command], recipe)
+            find_recipe(RECIPE_KINDS[args.command], recipe)
         if (
             args.command == "explain"
             and args.image is None

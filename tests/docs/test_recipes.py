@@ -1,6 +1,5 @@
 """Recipes: five lines that tell a reader everything, no faults, keys with a meaning, runnable."""
 
-import importlib
 import json
 import math
 import re
@@ -10,16 +9,12 @@ import pytest
 import yaml
 from PIL import Image
 
-from dinoforge.cli.explain import _CONFIGS
+from dinoforge.cli.arguments import config_class
 from dinoforge.cli.main import main
-from dinoforge.config import describe_keys, list_recipes, load_config
+from dinoforge.config import RECIPE_KINDS, describe_keys, list_recipes, load_config
 from dinoforge.models import load_backbone
 
-KINDS = {"curate": "curation", "train": "training", "evaluate": "evaluation"}
-CONFIGS = {
-    KINDS[command]: getattr(importlib.import_module(module), name)
-    for command, (module, name) in _CONFIGS.items()
-}
+CONFIGS = {kind: config_class(kind) for kind in RECIPE_KINDS.values()}
 RECIPES = [(kind, name) for kind in CONFIGS for name in list_recipes(kind)]
 
 HEADER = ("recipe", "command", "needs", "expect", "source")
@@ -67,7 +62,7 @@ def test_the_command_of_a_recipe_parses_and_runs_this_recipe(kind, name, check_c
         if args.command == "quickstart":
             assert name == "quickstart"
         else:
-            assert (KINDS[args.command], args.recipe) == (kind, name)
+            assert (RECIPE_KINDS[args.command], args.recipe) == (kind, name)
 
 
 @pytest.mark.parametrize("kind", CONFIGS)
@@ -99,7 +94,7 @@ def test_explain_knows_every_key_of_every_recipe(capsys):
     ):
         assert main(["explain", section, "--json"]) == 0
         found = json.loads(capsys.readouterr().out)
-        assert kind in {KINDS[answer["command"]] for answer in found}, section
+        assert kind in {RECIPE_KINDS[answer["command"]] for answer in found}, section
 
 
 @pytest.fixture(scope="module")
