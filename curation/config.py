@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
+from curation.edits import EDIT_KINDS
 from dinoforge.errors import Fault
 from dinoforge.images import DecodePolicy
 
@@ -26,7 +27,8 @@ __all__ = [
 ]
 
 # Edits that `plant` knows; `exact` copies the bytes.
-EDITS = ("exact", "jpeg", "resize", "flip", "crop", "brightness", "text")
+EDITS = ("exact", *EDIT_KINDS)
+_TO_BE_ASKED_FOR = ("text",)  # it adds something to the picture
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,8 +59,10 @@ class PlantConfig:
     """Edited copies of pool images put among them: duplicates whose truth is known."""
 
     count: int = 0  # copies; 0 plants none
-    # kinds of edit, dealt in turn
-    kinds: list[str] = field(default_factory=lambda: list(EDITS[:6]))
+    # kinds of edit, dealt in turn; by default all but text
+    kinds: list[str] = field(
+        default_factory=lambda: [kind for kind in EDITS if kind not in _TO_BE_ASKED_FOR]
+    )
 
     def faults(self, at: str) -> Iterator[Fault]:
         """Find unknown kinds of edit."""
@@ -92,8 +96,7 @@ class FilterConfig:
 class DuplicatesConfig:
     """Near-duplicates: pairs above a floor are stored, the threshold is applied late."""
 
-    # encoder whose cosine says "same picture": pixels, mobilenetv2, checkpoint:FILE,
-    # python:MODULE:CALLABLE
+    # encoder whose cosine says "same picture"; `dinoforge embed --help` names them
     encoder: str = "pixels"
     floor: float = 0.85  # cosine above which a pair is stored; evidence and nearest misses
     # cosine above which a pair is near-duplicate; calibrate per encoder with `plant`

