@@ -13,7 +13,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from curation.index import iter_bytes, num_images, partitions_of, read_range
-from dinoforge.images import DECODER_VERSION, DecodePolicy, Undecodable, decode, probe
+from dinoforge.images import DECODER_VERSION, DecodePolicy, Undecodable, decode_image
 from dinoforge.stages import Inputs, Output
 
 __all__ = ["FACTS_SCHEMA", "FilterStage"]
@@ -31,17 +31,18 @@ FACTS_SCHEMA = pa.schema(
         ("std", pa.float32()),  # of the gray values 0..255; NaN: undecodable
         ("reason", pa.string()),  # why undecodable; null: decodes
         ("detail", pa.string()),
+        ("notes", pa.string()),  # what was unusual and accepted: keys of `NOTES`, by commas
     ]
 )
 
 
 @dataclass(frozen=True)
 class FilterStage:
-    """Facts of every image: hashes, size, gray spread, why it does not decode."""
+    """Facts of every image: hashes, size, gray spread, why it does not decode, what was unusual."""
 
     name: str = "filter"
     number: int = 20
-    version: str = f"1.0.0+{DECODER_VERSION}"
+    version: str = f"1.1.0+{DECODER_VERSION}"
     keys: tuple[str, ...] = ("decode", "partition_images")
     needs: tuple[str, ...] = ("ingest", "plant")
 
@@ -61,26 +62,31 @@ class FilterStage:
         table = pa.Table.from_pylist(facts, FACTS_SCHEMA)
         out.write_table("facts", table, FACTS_SCHEMA)
         bad = Counter(fact["reason"] for fact in facts if fact["reason"] is not None)
-        return {"images": len(facts), "undecodable": dict(sorted(bad.items()))}
+        noted = Counter(note for fact in facts for note in fact["notes"].split(",") if note)
+        return {
+            "images": len(facts),
+            "undecodable": dict(sorted(bad.items())),
+            "notes": dict(sorted(noted.items())),
+        }
 
 
 def _facts(image_id: int, data: bytes | None, policy: DecodePolicy) -> dict[str, Any]:
     facts: dict[str, Any] = {"image_id": image_id, "sha256": hashlib.sha256(data or b"").digest()}
     try:
-        pixels = decode(_readable(data), policy)
-        header = probe(_readable(data), policy)
+        image = decode_image(_readable(data), policy)
     except Undecodable as bad:
         nothing = {"pixels_sha256": None, "width": 0, "height": 0, "format": "", "std": np.nan}
-        return facts | nothing | {"reason": bad.reason, "detail": bad.detail}
-    height, width = pixels.shape[:2]
+        return facts | nothing | {"reason": bad.reason, "detail": bad.detail, "notes": ""}
+    height, width = image.pixels.shape[:2]
     return facts | {
-        "pixels_sha256": _pixels_sha256(pixels),
+        "pixels_sha256": _pixels_sha256(image.pixels),
         "width": width,
         "height": height,
-        "format": header.format,
-        "std": _gray_std(pixels),
+        "format": image.format,
+        "std": _gray_std(image.pixels),
         "reason": None,
         "detail": None,
+        "notes": ",".join(image.notes),
     }
 
 

@@ -37,6 +37,7 @@ class CurationSummary:
     planted: int  # of the pool images: copies that the run planted itself
     problems: dict[str, int]  # reason -> shards, members or files that gave no image
     undecodable: dict[str, int]  # reason -> images
+    notes: dict[str, int]  # what was unusual and accepted (`NOTES`) -> images
     kept: int
     exported: int  # files in the shards; more than ``kept`` only under policy multiset
     shards: int
@@ -82,8 +83,10 @@ def summarize(inputs: Inputs) -> CurationSummary:
     role = read_roles(inputs)
     select = inputs.facts("select")[0]
     undecodable: dict[str, int] = {}
+    notes: dict[str, int] = {}
     for facts in inputs.facts("filter"):
         _add(undecodable, facts["undecodable"])
+        _add(notes, facts["notes"])
     check = inputs.facts("check")
     return CurationSummary(
         images=len(role),
@@ -91,6 +94,7 @@ def summarize(inputs: Inputs) -> CurationSummary:
         planted=sum(facts["planted"] for facts in inputs.facts("plant")),
         problems=inputs.facts("ingest")[0]["problems"],
         undecodable=undecodable,
+        notes=notes,
         kept=int(np.count_nonzero(decisions.kept)),
         exported=select["exported"],
         shards=len(select["shard_starts"]),

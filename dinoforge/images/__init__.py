@@ -1,12 +1,11 @@
-"""Images: one decoder policy for every stage, size from the header, resize, JPEG encoding."""
+"""Images: one decoder policy for every stage, resize, JPEG encoding."""
 
-from dinoforge.images.decode import DecodedImage, decode, decode_image, probe
+from dinoforge.images.decode import DecodedImage, decode, decode_image
 from dinoforge.images.policy import (
     DECODER_VERSION,
     NOTES,
     REASONS,
     DecodePolicy,
-    ImageFacts,
     Undecodable,
 )
 from dinoforge.images.resize import encode_jpeg, resize
@@ -26,14 +25,12 @@ __all__ = [
     "SNIFF_BYTES",
     "DecodePolicy",
     "DecodedImage",
-    "ImageFacts",
     "Undecodable",
     "decode",
     "decode_image",
     "encode_jpeg",
     "has_image_suffix",
     "image_suffix",
-    "probe",
     "resize",
     "sniff",
 ]

@@ -14,16 +14,15 @@ from dinoforge.images.jpeg import (
     is_jpeg,
     read_header,
 )
-from dinoforge.images.orientation import swaps_sides, upright
-from dinoforge.images.policy import DecodePolicy, ImageFacts, Undecodable
+from dinoforge.images.orientation import upright
+from dinoforge.images.policy import DecodePolicy, Undecodable
 from dinoforge.images.through_pillow import (
     check_pixels,
     decode_through_pillow,
     orientation_of,
-    probe_through_pillow,
 )
 
-__all__ = ["DecodedImage", "decode", "decode_image", "probe"]
+__all__ = ["DecodedImage", "decode", "decode_image"]
 
 _DEFAULT = DecodePolicy()
 
@@ -70,26 +69,6 @@ def decode_image(data: bytes, policy: DecodePolicy = _DEFAULT) -> DecodedImage:
         return DecodedImage(pixels, name, tuple(notes))
     check_pixels(header.width, header.height, policy)
     return _decode_jpeg(data, header, policy)
-
-
-def probe(data: bytes, policy: DecodePolicy = _DEFAULT) -> ImageFacts:
-    """Read upright size, format and number of frames from the header; decodes nothing.
-
-    Raises
-    ------
-    Undecodable
-        If the header is unusable or its size is above the limit.
-    """
-    if not data:
-        raise Undecodable("empty", "0 bytes")
-    header = read_header(data) if is_jpeg(data) else None
-    if header is None or not header.is_common:
-        return probe_through_pillow(data, policy)
-    check_pixels(header.width, header.height, policy)
-    width, height = header.width, header.height
-    if header.has_app1 and swaps_sides(orientation_of(data)):
-        width, height = height, width
-    return ImageFacts(width, height, "JPEG", 1)
 
 
 def _decode_jpeg(data: bytes, header: JpegHeader, policy: DecodePolicy) -> DecodedImage:

@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-__all__ = ["read_orientation", "swaps_sides", "upright"]
+__all__ = ["read_orientation", "upright"]
 
 _ORIENTATION = 0x0112
 # Value -> (exchange rows and columns, then flip rows, flip columns).
@@ -31,11 +31,6 @@ def read_orientation(image: Image.Image) -> int:
     except Exception:  # noqa: BLE001 - a broken EXIF block may raise anything; it decides nothing
         return 1
     return value if isinstance(value, int) and value in _MOVES else 1
-
-
-def swaps_sides(orientation: int) -> bool:
-    """Tell whether width and height change places."""
-    return orientation >= 5
 
 
 def upright(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:

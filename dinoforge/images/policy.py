@@ -18,7 +18,6 @@ __all__ = [
     "PIXEL_CEILING",
     "REASONS",
     "DecodePolicy",
-    "ImageFacts",
     "Undecodable",
 ]
 
@@ -97,13 +96,3 @@ class DecodePolicy:
             yield Fault(f"`{at}.max_pixels` is {self.max_pixels}", "recipe", f"1..{PIXEL_CEILING}")
         if not 0 <= self.alpha_background <= 255:
             yield Fault(f"`{at}.alpha_background` is {self.alpha_background}", "recipe", "0..255")
-
-
-@dataclass(frozen=True)
-class ImageFacts:
-    """What a header says: upright size in pixels, Pillow's name of the format, frames or pages."""
-
-    width: int
-    height: int
-    format: str
-    frames: int

@@ -2,6 +2,7 @@
 
 import threading
 import warnings
+from typing import Any
 
 __all__ = ["quiet_pillow"]
 
@@ -26,7 +27,7 @@ class _Quiet:
                 warnings.filterwarnings("ignore", module=r"PIL\.")
             self._inside += 1
 
-    def __exit__(self, *raised: object) -> None:
+    def __exit__(self, *raised: Any) -> None:
         with self._lock:
             self._inside -= 1
             if self._inside == 0:

@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 from dinoforge.images.color import has_alpha, to_rgb
-from dinoforge.images.orientation import read_orientation, swaps_sides, upright
-from dinoforge.images.policy import DecodePolicy, ImageFacts, Undecodable
+from dinoforge.images.orientation import read_orientation, upright
+from dinoforge.images.policy import DecodePolicy, Undecodable
 from dinoforge.images.quiet import quiet_pillow
 from dinoforge.images.signatures import SNIFF_BYTES, sniff
 
-__all__ = ["check_pixels", "decode_through_pillow", "orientation_of", "probe_through_pillow"]
+__all__ = ["check_pixels", "decode_through_pillow", "orientation_of"]
 
 # EPS starts another program; the others are no pictures in themselves, or only identified.
 _NOT_READ = frozenset({"EPS", "WMF", "MPEG", "HDF5", "GRIB", "BUFR", "FITS", "IPTC"})
@@ -48,16 +48,6 @@ def orientation_of(data: bytes) -> int:
             return read_orientation(Image.open(io.BytesIO(data)))
         except Exception:  # noqa: BLE001 - no orientation can be had; the pixels do not need it
             return 1
-
-
-def probe_through_pillow(data: bytes, policy: DecodePolicy) -> ImageFacts:
-    """Read the header: upright size, format, frames."""
-    with quiet_pillow, _our_words(data):
-        image = _open(data, policy)
-        width, height = image.size
-        if swaps_sides(read_orientation(image)):
-            width, height = height, width
-        return ImageFacts(width, height, image.format or "", _frames(image))
 
 
 def decode_through_pillow(

@@ -2,6 +2,8 @@
 
 import io
 import json
+import os
+import shutil
 import tarfile
 
 import numpy as np
@@ -12,6 +14,7 @@ from PIL import Image
 from curation.config import CurationConfig
 from dinoforge.config import load_config
 from dinoforge.errors import UsageError
+from dinoforge.tables import read_tables
 
 PLAIN = ("filter.min_std=0", "duplicates.threshold=1", "filter.min_side=8")
 
@@ -151,3 +154,39 @@ def test_as_is_images_are_kept_whatever_they_show(photos, tmp_path):
     assert reasons["dog/5"] == "exact_duplicate"
     assert reasons["x"] == "reference"
     assert summary.kept == 10
+
+
+def test_what_was_unusual_and_accepted_is_noted_and_counted(tmp_path):
+    (tmp_path / "images").mkdir()
+    for number, suffix in enumerate(("jpg", "jpg", "gif")):
+        y, x = np.mgrid[0:40, 0:40]
+        pixels = np.stack([x * 5, y * 5, (x * y * (number + 3)) % 256], axis=-1).astype(np.uint8)
+        frames = [Image.fromarray(255 - pixels)] if suffix == "gif" else []
+        more = {"save_all": True, "append_images": frames} if frames else {}
+        Image.fromarray(pixels).save(tmp_path / f"images/{number}.{suffix}", **more)
+    cut = tmp_path / "images/1.jpg"
+    cut.write_bytes(cut.read_bytes()[:-2])
+    paths = [str(tmp_path / "images")]
+    sources = [{"role": "pool", "paths": paths}]
+    more = ("retrieve.mode=none", "plant.count=0", "partition_images=2")
+    summary = pools.curated(pools.recipe(sources, tmp_path / "run", *more))
+    assert summary.notes == {"first_frame": 1, "missing_end_marker": 1}
+    assert summary.undecodable == {}
+    facts = read_tables(sorted((tmp_path / "run/curation/20-filter").glob("*.facts.parquet")))
+    assert facts.column("notes").to_pylist() == ["", "missing_end_marker", "first_frame"]
+    assert facts.column("format").to_pylist() == ["JPEG", "JPEG", "GIF"]
+
+
+def test_an_image_that_changed_under_the_run_is_told_with_advice_that_helps(tmp_path):
+    image = tmp_path / "images/a.png"
+    image.parent.mkdir()
+    Image.effect_noise((40, 40), 90).save(image)
+    given = [{"role": "pool", "paths": [str(image.parent)]}], tmp_path / "run"
+    more = ("retrieve.mode=none", "plant.count=0")
+    pools.curated(pools.recipe(*given, *more))
+    facts = image.stat()
+    image.write_bytes(bytes(facts.st_size))
+    os.utime(image, ns=(facts.st_atime_ns, facts.st_mtime_ns))
+    shutil.rmtree(tmp_path / "run/curation/30-embed")
+    with pytest.raises(UsageError, match=r"decoded before .* put it back, or start with --fresh"):
+        pools.curated(pools.recipe(*given, *more))
