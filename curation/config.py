@@ -204,7 +204,7 @@ class CurationConfig:
     sources: list[SourceConfig] = field(default_factory=list)
     partition_images: int = 4096  # images that one partition of filter and embed handles
     max_bad_rate: float = 0.5  # share of undecodable images above which the run stops
-    device: str = "cpu"  # where encoders run: cpu, cuda
+    device: str = "cpu"  # where encoders and the joins run: cpu, cuda
     decode: DecodePolicy = field(default_factory=DecodePolicy)
     plant: PlantConfig = field(default_factory=PlantConfig)
     filter: FilterConfig = field(default_factory=FilterConfig)

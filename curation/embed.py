@@ -96,8 +96,12 @@ def check_encoders(config: CurationConfig) -> None:
     Raises
     ------
     UsageError
-        If an encoder, its package or its file is not there.
+        If an encoder, its package or its file is not there, or the device.
     """
+    if config.device != "cpu":  # the join runs on it, whatever the encoder does
+        from dinoforge.encoders.network import check_device
+
+        check_device(config.device)
     for stage in (EMBED_COPIES, EMBED_MEANING):
         spec = stage.spec(config)
         if spec:

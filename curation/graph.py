@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from curation.embed import read_rows
 from curation.policies.pairs import Pairs, concat_pairs
-from dinoforge.neighbors import join_above
+from dinoforge.neighbors import backend_for, join_above
 from dinoforge.stages import Inputs, Output
 from dinoforge.tables import read_table
 
@@ -112,6 +112,13 @@ def _join(blocks: _Blocks, a: int, b: int, inputs: Inputs) -> Pairs:
     num_a, num_b = len(ids_a), len(ids_b)
     blocks.compared += num_a * (num_a - 1) // 2 if a == b else num_a * num_b
     floor = inputs.config.duplicates.floor
-    edges = join_above(rows_a, None if a == b else rows_b, threshold=floor)
+    device = inputs.config.device
+    edges = join_above(
+        rows_a,
+        None if a == b else rows_b,
+        threshold=floor,
+        backend=backend_for(device),
+        device=device,
+    )
     i, j = ids_a[edges.i], ids_b[edges.j]
     return Pairs(np.minimum(i, j), np.maximum(i, j), edges.similarity)

@@ -10,7 +10,7 @@ from curation.embed import meaning_stage, read_rows
 from curation.index import partitions_of
 from curation.survivors import survivors
 from dinoforge.errors import UsageError
-from dinoforge.neighbors import top_k
+from dinoforge.neighbors import backend_for, top_k
 from dinoforge.stages import Inputs, Output
 
 __all__ = ["SearchStage"]
@@ -52,6 +52,8 @@ class SearchStage:
             read_rows(inputs, stage, seeds),
             read_rows(inputs, stage, mine),
             k=config.retrieve.num_candidates,
+            backend=backend_for(config.device),
+            device=config.device,
         )
         ids = np.where(found.ids >= 0, mine[np.maximum(found.ids, 0)], -1)
         out.write_array("ids", ids)

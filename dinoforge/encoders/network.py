@@ -101,7 +101,13 @@ def run_batches(
 
 
 def check_device(device: str) -> Any:
-    """Return the torch device, or say that it is not there."""
+    """Return the torch device, or say that it is not there.
+
+    Raises
+    ------
+    UsageError
+        If torch does not know the device or cannot put anything on it.
+    """
     try:
         found = torch.device(device)
         torch.empty(0, device=found)

@@ -8,12 +8,13 @@ function of the rows alone: what tiles, threads or back end found is scored agai
 from dinoforge.neighbors.components import connected_components
 from dinoforge.neighbors.faiss_backend import refuse_two_faiss, require_faiss
 from dinoforge.neighbors.join import Edges, join_above
-from dinoforge.neighbors.products import exact_scores
+from dinoforge.neighbors.products import backend_for, exact_scores
 from dinoforge.neighbors.search import Neighbors, merge_top_k, top_k
 
 __all__ = [
     "Edges",
     "Neighbors",
+    "backend_for",
     "connected_components",
     "exact_scores",
     "join_above",

@@ -78,8 +78,6 @@ def range_candidates(
 
 def search(q: Rows, b: Rows, k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """Find the k best exactly: FAISS proposes, and everything at its border is looked at."""
-    from dinoforge.neighbors.search import Neighbors, merge_top_k
-
     ids = np.full((len(q), k), -1, np.int64)
     scores = np.full((len(q), k), -np.inf, np.float32)
     if not len(b) or not len(q):
@@ -96,5 +94,4 @@ def search(q: Rows, b: Rows, k: int) -> tuple[NDArray[np.int64], NDArray[np.floa
         order = np.lexsort((found, -exact))[:k]
         ids[row, : len(order)] = found[order]
         scores[row, : len(order)] = exact[order]
-    merged = merge_top_k([Neighbors(ids, scores)])
-    return merged.ids, merged.scores
+    return ids, scores

@@ -11,20 +11,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dinoforge.errors import UsageError
 from dinoforge.neighbors.faiss_backend import range_candidates
 from dinoforge.neighbors.products import (
     Rows,
     TileProduct,
+    check_backend,
     exact_scores,
     prepare,
     slack,
     usable_rows,
 )
 
-__all__ = ["BACKENDS", "Edges", "join_above"]
-
-BACKENDS = ("numpy", "torch", "faiss")
+__all__ = ["Edges", "join_above"]
 
 # A tile of the product: 1024 x 2048 float32 is 8 MiB, which stays in a shared cache while it is
 # compared.
@@ -66,19 +64,20 @@ def join_above(
     backend : str
         ``numpy``, ``torch`` (for ``device="cuda"``) or ``faiss``; the edges are the same.
     device : str
-        For torch.
+        Where torch multiplies, such as ``cuda:0``; `backend_for` names the back end that fits.
+        Other back ends leave it unread.
 
     Returns
     -------
     Edges
         Independent of tiles, threads and back end; memory is the inputs, a tile and the edges.
+
+    Raises
+    ------
+    UsageError
+        If the back end is unknown, or is FAISS and not installed.
     """
-    if backend not in BACKENDS:
-        raise UsageError(
-            what=f"unknown back end `{backend}`",
-            where="join_above",
-            do=f"choose one of {', '.join(BACKENDS)}",
-        )
+    check_backend(backend, "join_above")
     is_self = b is None
     left = prepare(a)
     right = left if b is None else prepare(b)

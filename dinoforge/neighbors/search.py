@@ -14,6 +14,7 @@ from dinoforge.errors import UsageError
 from dinoforge.neighbors.products import (
     Rows,
     TileProduct,
+    check_backend,
     exact_scores,
     prepare,
     slack,
@@ -53,14 +54,23 @@ def top_k(
         At least 1; may exceed n.
     backend : str
         ``numpy``, ``torch`` or ``faiss``; the results are the same.
+    device : str
+        Where torch multiplies, such as ``cuda:0``; `backend_for` names the back end that fits.
+        Other back ends leave it unread.
 
     Returns
     -------
     Neighbors
         Sorted by (-score, id); independent of tiles, threads and back end.
+
+    Raises
+    ------
+    UsageError
+        If k is below 1, the back end is unknown, or is FAISS and not installed.
     """
     if k < 1:
         raise UsageError(what=f"k is {k}", where="top_k", do="give 1 or more")
+    check_backend(backend, "top_k")
     q, b = prepare(queries), prepare(base)
     can_ask, can_answer = usable_rows(q), usable_rows(b)
     q = np.where(can_ask[:, None], q, np.float32(0))

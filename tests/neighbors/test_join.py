@@ -9,7 +9,7 @@ from hypothesis.extra import numpy as hnp
 from dinoforge.errors import UsageError
 from dinoforge.neighbors import exact_scores, faiss_backend, join, join_above
 
-BACKENDS = join.BACKENDS
+BACKENDS = ("numpy", "torch", "faiss")
 
 # Whole numbers multiply without rounding: brute force is exact, ties and zero rows are common.
 WHOLE = hnp.arrays(

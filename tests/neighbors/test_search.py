@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from dinoforge.errors import UsageError
-from dinoforge.neighbors import Neighbors, merge_top_k, search, top_k
+from dinoforge.neighbors import Neighbors, backend_for, merge_top_k, search, top_k
 
 BACKENDS = ("numpy", "torch", "faiss")
 
@@ -100,3 +100,16 @@ def test_lists_of_partitions_merge_to_the_list_of_one_search(k, place):
 def test_k_below_one_is_told_in_one_line():
     with pytest.raises(UsageError, match="k is 0 - top_k - give 1 or more"):
         top_k(units(2), units(2), k=0)
+
+
+def test_an_unknown_back_end_is_refused():
+    with pytest.raises(UsageError, match="unknown back end `cupy` - top_k"):
+        top_k(units(2), units(2), k=1, backend="cupy")
+
+
+def test_a_gpu_is_used_through_torch():
+    assert [backend_for(device) for device in ("cpu", "cuda", "cuda:1")] == [
+        "numpy",
+        "torch",
+        "torch",
+    ]
