@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dinoforge.intervals import bootstrap_intervals, mcnemar_exact, wilson_interval
 from dinoforge.records import Record
 from evaluation.config import BootstrapConfig
-from evaluation.intervals import bootstrap_intervals, mcnemar_exact, wilson_interval
 
 __all__ = ["Outcome", "differences", "with_intervals"]
 

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from evaluation import collapse
-from evaluation.intervals import (
+from dinoforge.intervals import (
     mcnemar_exact,
     percentile_interval,
     resampled_means,
     wilson_interval,
 )
+from evaluation import collapse
 from evaluation.knn import find_neighbors, knn_classify, votes
 from evaluation.logistic import fit_logistic
 

@@ -1,10 +1,10 @@
-"""95 % intervals: how far a number may be from what other test images would give.
+"""95 % intervals: how far a number may be from what other images would give.
 
-The bootstrap draws test images with replacement (Efron 1979, percentile method); all figures of
+The bootstrap draws images with replacement (Efron 1979, percentile method); all figures of
 one test set share the resamples, so a difference of two models is paired. Draws are functions of
-(seed, resample): neither the order of figures nor their number changes one.
+(seed, purpose, resample): neither the order of figures nor their number changes one.
 
-Shapes: n test images, F figures, R resamples.
+Shapes: n images, F figures, R resamples.
 """
 
 import math
@@ -32,7 +32,7 @@ _Z_95 = 1.959963984540054  # 97.5th percentile of the normal distribution
 
 
 def bootstrap_intervals(
-    values_nF: NDArray[Any], *, resamples: int, seed: int
+    values_nF: NDArray[Any], *, resamples: int, seed: int, purpose: str = "evaluation/bootstrap"
 ) -> list[tuple[float, float]]:
     """Return the 95 % interval of the mean of every column.
 
@@ -44,17 +44,22 @@ def bootstrap_intervals(
         R; the cost is R times n draws.
     seed : int
         Keys the resamples.
+    purpose : str
+        Keys them too: figures that are not compared have resamples of their own.
     """
-    means_RF = resampled_means(values_nF, bootstrap_indices(len(values_nF), resamples, seed))
+    indices = bootstrap_indices(len(values_nF), resamples, seed, purpose)
+    means_RF = resampled_means(values_nF, indices)
     return [percentile_interval(column) for column in means_RF.T]
 
 
-def bootstrap_indices(n: int, resamples: int, seed: int) -> Iterator[NDArray[np.int64]]:
+def bootstrap_indices(
+    n: int, resamples: int, seed: int, purpose: str = "evaluation/bootstrap"
+) -> Iterator[NDArray[np.int64]]:
     """Yield resamples, some at a time: int64 ``[r, n]`` of 0 .. n - 1."""
     step = max(1, _DRAWS_AT_ONCE // max(n, 1))
     for start in range(0, resamples, step):
         which = np.arange(start, min(start + step, resamples))
-        draws = uniforms(seed, "evaluation/bootstrap", which, count=n)
+        draws = uniforms(seed, purpose, which, count=n)
         yield (draws * n).astype(np.int64)
 
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from evaluation.intervals import (
+from dinoforge.intervals import (
     bootstrap_indices,
     bootstrap_intervals,
     mcnemar_exact,
@@ -53,10 +53,10 @@ def test_draws_are_even_and_keyed():
 
 
 def test_steps_do_not_show(monkeypatch):
-    import evaluation.intervals
+    import dinoforge.intervals
 
     whole = np.concatenate(list(bootstrap_indices(20, 40, 5)))
-    monkeypatch.setattr(evaluation.intervals, "_DRAWS_AT_ONCE", 60)
+    monkeypatch.setattr(dinoforge.intervals, "_DRAWS_AT_ONCE", 60)
     parts = list(bootstrap_indices(20, 40, 5))
     assert len(parts) == 14
     np.testing.assert_array_equal(whole, np.concatenate(parts))
