@@ -3,6 +3,7 @@
 import importlib
 import inspect
 import pkgutil
+import tomllib
 
 import pytest
 
@@ -46,3 +47,17 @@ def test_a_module_says_what_it_is_for_and_lists_names_that_it_has(name):
 def test_functions_and_classes_of_a_room_are_listed_or_start_with_an_underscore(name):
     module = importlib.import_module(name)
     assert public(module) <= set(module.__all__)
+
+
+def test_the_import_contract_of_the_ground_floor_names_all_of_it(root):
+    contracts = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["importlinter"]
+    (listed,) = (
+        set(contract["source_modules"])
+        for contract in contracts["contracts"]
+        if contract["type"] == "forbidden"
+    )
+    rooms = {
+        f"dinoforge.{info.name}"
+        for info in pkgutil.iter_modules(importlib.import_module("dinoforge").__path__)
+    }
+    assert listed == rooms - {"dinoforge.cli", "dinoforge.__main__"}
