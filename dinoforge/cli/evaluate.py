@@ -102,8 +102,8 @@ COMMAND = Command(
     sentence="measure a checkpoint: k-NN, logistic regression, signs of collapse, with intervals",
     examples=(
         "dinoforge evaluate --list",
-        "dinoforge evaluate cifar10 checkpoint=runs/cifar10 out=runs/cifar10-eval",
-        "dinoforge evaluate cifar10 checkpoint=runs/cifar10 out=runs/cifar10-eval --json",
+        "dinoforge evaluate cifar10_cpu checkpoint=runs/cifar10 out=runs/cifar10-eval",
+        "dinoforge evaluate cifar10_cpu checkpoint=runs/cifar10 out=runs/cifar10-eval --json",
     ),
     add_arguments=_add_arguments,
     run=_run,

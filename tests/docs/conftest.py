@@ -42,7 +42,12 @@ def check_command(keys: dict[str, set[str]]) -> Callable[[str], argparse.Namespa
         for word in overrides:
             key, equals, _ = word.partition("=")
             assert equals, f"{word} is no argument of {line}"
-            assert key in keys[args.command], f"{key} is no key of {line}"
+            kind, _, inner = key.partition(".")
+            if args.command == "quickstart":
+                command = next(name for name, its in RECIPE_KINDS.items() if its == kind)
+                assert inner in keys[command], f"{key} is no key of {line}"
+            else:
+                assert key in keys[args.command], f"{key} is no key of {line}"
         recipe = getattr(args, "recipe", None)
         if recipe and not re.search(r"[/.=]", recipe):
             find_recipe(RECIPE_KINDS[args.command], recipe)

@@ -10,7 +10,7 @@ import yaml
 from PIL import Image
 
 from dinoforge.cli.arguments import config_class
-from dinoforge.cli.main import main
+from dinoforge.cli.main import COMMANDS, load_command, main
 from dinoforge.config import RECIPE_KINDS, describe_keys, list_recipes, load_config
 from dinoforge.models import load_backbone
 
@@ -63,6 +63,13 @@ def test_the_command_of_a_recipe_parses_and_runs_this_recipe(kind, name, check_c
             assert name == "quickstart"
         else:
             assert (RECIPE_KINDS[args.command], args.recipe) == (kind, name)
+
+
+@pytest.mark.parametrize(
+    "line", [line for name in COMMANDS for line in load_command(name).examples]
+)
+def test_an_example_of_the_help_names_a_recipe_and_keys_that_there_are(line, check_command):
+    check_command(line)
 
 
 @pytest.mark.parametrize("kind", CONFIGS)

@@ -6,8 +6,6 @@ import pytest
 from dinoforge.atomic_file import write_json, write_text
 from dinoforge.errors import Fault, UsageError
 from dinoforge.hashing import hash_json, sha256_file
-from dinoforge.progress import Progress, as_duration
-from dinoforge.records import Record, read_records, write_records
 from dinoforge.tables import iter_row_groups, read_table, write_table
 
 SCHEMA = pa.schema([("id", pa.int64()), ("key", pa.string())])
@@ -34,12 +32,6 @@ def test_a_table_must_have_its_schema(tmp_path):
         write_table(tmp_path / "t", table(3).drop(["key"]), SCHEMA)
 
 
-def test_an_unreadable_table_is_named(tmp_path):
-    (tmp_path / "t").write_text("no")
-    with pytest.raises(UsageError, match="table unreadable"):
-        read_table(tmp_path / "t")
-
-
 def test_a_failed_write_leaves_the_old_file_and_no_half(tmp_path):
     write_text(tmp_path / "f", "old")
     with pytest.raises(TypeError):
@@ -59,37 +51,8 @@ def test_hashes_do_not_depend_on_key_order():
     assert hash_json({"a": 1}) != hash_json({"a": 2})
 
 
-def test_records_come_back_as_they_were(tmp_path):
-    record = Record(
-        benchmark="knn/x",
-        model="trained",
-        metric="accuracy",
-        value=0.5,
-        interval=(0.4, 0.6),
-        settings={"k": 20, "features": "cls"},
-    )
-    empty = Record(benchmark="knn/x", model="trained", metric="std", value=float("nan"))
-    write_records(tmp_path / "r.jsonl", [record, empty])
-    back = read_records(tmp_path / "r.jsonl")
-    assert back[0] == record
-    assert back[1].as_json()["value"] is None
-
-
 def test_usage_errors_survive_the_way_between_processes():
     error = UsageError(faults=[Fault("a", "b", "c"), Fault("d", "e", "f")])
     back = pickle.loads(pickle.dumps(error))
     assert back.faults == error.faults
     assert str(back) == "a - b - c\nd - e - f"
-
-
-@pytest.mark.parametrize(("s", "text"), [(8.2, "8 s"), (200, "3 min 20 s"), (7500, "2 h 05 min")])
-def test_durations_read_well(s, text):
-    assert as_duration(s) == text
-
-
-def test_progress_tells_rate_and_time_left():
-    with Progress(10, unit="images", label="embed", done=2) as progress:
-        progress.advance(3, note="loss 2.1")
-    assert progress.line().startswith("embed: 5/10 images (")
-    assert progress.line().endswith(" left")
-    assert "loss 2.1" in progress.line()
