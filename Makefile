@@ -22,7 +22,7 @@ check: $(VENV)/.dev  ## format, lint, strict types, import contracts, unused dep
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
 
-bench: $(VENV)/.dev  ## benchmarks against the named peers; see benchmarks/README.md
+bench: $(VENV)/.dev  ## list the benchmarks; each needs its own data and peers, see benchmarks/README.md
 	@ls benchmarks/*.py
 
 constraints: $(VENV)/.dev

@@ -9,7 +9,7 @@ eigenproblem (covariance of features) v = lambda (covariance of what edits chang
 largest, and divides each direction by lambda ** 0.25: between full whitening (0.5) and none (0).
 The exponent hardly matters (recall +-1 point from 0.1 to 0.4), nor do 96 to 192 dimensions.
 
-About 90 CPU seconds. `pixel_curve.py` measures the result on other pictures.
+About 90 CPU seconds. What it finds on other pictures is in docs/decisions/0004.
 """
 
 import argparse

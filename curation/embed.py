@@ -117,8 +117,9 @@ def meaning_stage(config: CurationConfig) -> str:
 def read_rows(inputs: Inputs, stage: str, ids: NDArray[np.int64]) -> NDArray[np.float32]:
     """Read embeddings of ascending image ids as unit rows, float32 ``[n, D]``.
 
-    Normalized after loading: float16 storage moves a cosine by at most 1e-4
-    (curation.md section 4.2), normalizing again halves that. A zero row stays zero.
+    Normalized after loading: float16 storage moves the cosine of alike rows by up to 2.5e-4 at 64
+    dimensions and 1e-4 at 512, normalizing again leaves 4e-5 and 1e-5 (8,000 random pairs each,
+    cosine 0.98). A zero row stays zero.
     """
     size = inputs.config.partition_images
     parts = []
