@@ -99,9 +99,9 @@ def check_encoders(config: CurationConfig) -> None:
         If an encoder, its package or its file is not there, or the device.
     """
     if config.device != "cpu":  # the join runs on it, whatever the encoder does
-        from dinoforge.encoders.network import check_device
+        from dinoforge.device import resolve_device
 
-        check_device(config.device)
+        resolve_device(config.device)
     for stage in (EMBED_COPIES, EMBED_MEANING):
         spec = stage.spec(config)
         if spec:

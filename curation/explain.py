@@ -130,13 +130,13 @@ class Evidence:
         number = int(image) if image.isascii() and image.isdigit() else num
         if str(number) == image and number < num:
             return number
-        for column, hits in self._matches(image):
-            if len(hits) == 1:
-                return int(hits[0])
-            if len(hits) > 1:
-                named = ", ".join(str(hit) for hit in hits[:5].tolist())
+        for column, found in self._matches(image):
+            if len(found) == 1:
+                return int(found[0])
+            if len(found) > 1:
+                named = ", ".join(str(row) for row in found[:5].tolist())
                 raise UsageError(
-                    what=f"{len(hits)} images match `{image}` by {column}: {named}",
+                    what=f"{len(found)} images match `{image}` by {column}: {named}",
                     where=str(self._folder),
                     do="name one by its id",
                 )
@@ -162,7 +162,7 @@ class Evidence:
         ]
 
     def _matches(self, image: str) -> Iterator[tuple[str, np.ndarray]]:
-        """Rows by key, by path, by the end of a path, by the name in a tar: the first that hits."""
+        """Rows by key, by path, by its end, by name in a tar; the first that finds any counts."""
         if not image:
             return
         keys, shards, members = (self._ledger.column(n) for n in ("key", "shard", "member"))

@@ -52,7 +52,7 @@ def embed_images(
     encoder : str
         See `dinoforge.encoders.make_encoder`.
     out : Path
-        Gets ``embeddings.npy`` (unit rows) and ``rows.parquet``.
+        Gets ``embeddings.npy`` (unit rows, but for ``pixels_raw``) and ``rows.parquet``.
     batch_size : int
         Images handed to the encoder at once.
     device : str

@@ -55,7 +55,10 @@ def bootstrap_intervals(
 def bootstrap_indices(
     n: int, resamples: int, seed: int, purpose: str = "evaluation/bootstrap"
 ) -> Iterator[NDArray[np.int64]]:
-    """Yield resamples, some at a time: int64 ``[r, n]`` of 0 .. n - 1."""
+    """Yield resamples, some at a time: int64 ``[r, n]`` of 0 .. n - 1.
+
+    Drawn with replacement by Philox, keyed by (seed, purpose, number of the resample).
+    """
     step = max(1, _DRAWS_AT_ONCE // max(n, 1))
     for start in range(0, resamples, step):
         which = np.arange(start, min(start + step, resamples))

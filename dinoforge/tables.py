@@ -65,20 +65,40 @@ def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
     try:
         return pq.ParquetFile(path).read(columns=list(columns) if columns is not None else None)
     except (OSError, pa.ArrowInvalid) as error:
-        raise UsageError(
-            what=f"table unreadable: {str(error).splitlines()[0]}",
-            where=str(path),
-            do="start the command that wrote it again",
-        ) from error
+        raise _unreadable(path, error) from error
 
 
 def read_tables(paths: Sequence[Path], columns: Sequence[str] | None = None) -> pa.Table:
-    """Read several tables of one schema, in the order given."""
+    """Read several tables of one schema, in the order given; at least one.
+
+    Raises
+    ------
+    UsageError
+        If a file is missing or is not Parquet.
+    """
     return pa.concat_tables([read_table(path, columns) for path in paths]).combine_chunks()
 
 
 def iter_row_groups(path: Path, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
-    """Yield a table by row groups of at most 65,536 rows, for what does not fit in memory."""
-    file = pq.ParquetFile(path)
-    for group in range(file.num_row_groups):
-        yield file.read_row_group(group, columns=list(columns) if columns is not None else None)
+    """Yield a table by row groups of at most 65,536 rows, for what does not fit in memory.
+
+    Raises
+    ------
+    UsageError
+        If the file is missing or is not Parquet, or when a damaged row group is reached.
+    """
+    names = list(columns) if columns is not None else None
+    try:
+        file = pq.ParquetFile(path)
+        for group in range(file.num_row_groups):
+            yield file.read_row_group(group, columns=names)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> UsageError:
+    return UsageError(
+        what=f"table unreadable: {str(error).splitlines()[0]}",
+        where=str(path),
+        do="start the command that wrote it again",
+    )

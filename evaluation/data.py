@@ -52,6 +52,13 @@ class EvalData:
 def open_data(config: EvaluationConfig, cache: Path) -> EvalData:
     """Open bank and test images; without test images, split them off the bank.
 
+    Parameters
+    ----------
+    config : EvaluationConfig
+        Its ``train``, ``test``, ``split``, ``decode`` and ``seed``.
+    cache : Path
+        Folder for listings and unpacked archives.
+
     Raises
     ------
     UsageError
@@ -102,6 +109,11 @@ def match_classes(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], dict[int, str]]:
     """Give the classes of two sets one numbering: by name, or by number where a set has no names.
 
+    Parameters
+    ----------
+    train, test : ImageSet
+        The bank, whose numbering is kept, and the images that ask.
+
     Returns
     -------
     train_labels, test_labels : ndarray
@@ -130,6 +142,15 @@ def hold_out(labels: NDArray[np.int64], share: float, seed: int) -> NDArray[np.b
     """Choose a share of every class (at least one image of two) by a keyed draw.
 
     Images without a class count as a class of their own.
+
+    Parameters
+    ----------
+    labels : ndarray
+        Class of every image, ``[n]``; -1: not known.
+    share : float
+        Of the images of each class, rounded; one image of a class always stays in the bank.
+    seed : int
+        Keys the draw, one number an image.
 
     Returns
     -------

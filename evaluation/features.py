@@ -1,6 +1,6 @@
 """Features of images, extracted once and kept on disk by what decides them.
 
-The cache is a folder of chunks, each written atomically: a start after a kill reuses all that are
+The cache is a folder of parts, each written atomically: a start after a kill reuses all that are
 complete. Shapes: n images, D dimensions.
 """
 
@@ -23,13 +23,13 @@ from dinoforge.sources import ImageSet
 from evaluation.data import EvalData, Part
 from evaluation.models import Model
 
-__all__ = ["CHUNK_IMAGES", "Describer", "Extracted", "Rows", "describer_of", "extract", "rows_of"]
+__all__ = ["PART_IMAGES", "Describer", "Extracted", "Rows", "describer_of", "extract", "rows_of"]
 
 _log = logging.getLogger(__name__)
 
 Vectors = NDArray[np.float32]
 
-CHUNK_IMAGES = 512  # lost at most when a run is killed
+PART_IMAGES = 512  # lost at most when a run is killed
 _IMAGES_IN_MEMORY = 64  # decoded, of any size; a multiple of the usual sizes of a batch
 _FORMAT = 1
 
@@ -78,6 +78,15 @@ class Rows:
 def describer_of(model: Model, *, device: str, batch_size: int = 0) -> Describer:
     """Load a model's encoder; a ViT gives its class token and patch mean from one forward pass.
 
+    Parameters
+    ----------
+    model : Model
+        What to load.
+    device : str
+        For networks: ``cpu`` or ``cuda``.
+    batch_size : int
+        Images of one forward pass of a ViT; 0 takes the usual number of the device.
+
     Raises
     ------
     UsageError
@@ -125,14 +134,14 @@ def extract(describer: Describer, images: ImageSet, cache: Path, label: str) -> 
     folder = cache / "features" / key[:32]
     parts = []
     with Progress(len(images), unit="images", label=label) as progress:
-        for start in range(0, len(images), CHUNK_IMAGES):
-            stop = min(start + CHUNK_IMAGES, len(images))
-            path = folder / f"chunk-{start // CHUNK_IMAGES:06d}.safetensors"
-            chunk = _read_chunk(path, stop - start)
-            if chunk is None:
-                chunk = _make_chunk(describer, images, start, stop)
-                _write_chunk(path, chunk)
-            parts.append(chunk)
+        for start in range(0, len(images), PART_IMAGES):
+            stop = min(start + PART_IMAGES, len(images))
+            path = folder / f"part-{start // PART_IMAGES:06d}.safetensors"
+            part = _read_part(path, stop - start)
+            if part is None:
+                part = _make_part(describer, images, start, stop)
+                _write_part(path, part)
+            parts.append(part)
             progress.advance(stop - start)
     names = [name for name in parts[0] if name != "is_decoded"]
     return Extracted(
@@ -146,13 +155,22 @@ def rows_of(
 ) -> tuple[Rows, Rows]:
     """Arrange features as the bank and the test images.
 
+    Parameters
+    ----------
+    model : Model
+        Which kinds of features are wanted, and whether the bank's mean is taken off.
+    data : EvalData
+        Rows and classes of both parts.
+    of_bank, of_test : Extracted
+        Features of the whole sets of images from which the parts are taken.
+
     Raises
     ------
     UsageError
         If no image of one of them decodes.
     """
-    bank = _rows_of_part(model, data.bank, of_bank)
-    test = _rows_of_part(model, data.test, of_test)
+    bank = _rows_of(model, data.bank, of_bank)
+    test = _rows_of(model, data.test, of_test)
     for rows, what in ((bank, "bank"), (test, "test set")):
         if not len(rows):
             raise UsageError(
@@ -166,7 +184,7 @@ def rows_of(
     return bank, test
 
 
-def _rows_of_part(model: Model, part: Part, found: Extracted) -> Rows:
+def _rows_of(model: Model, part: Part, found: Extracted) -> Rows:
     keep = found.is_decoded[part.rows]
     mine = {name: rows[part.rows[keep]] for name, rows in found.vectors.items()}
     if model.file is None:
@@ -177,9 +195,9 @@ def _rows_of_part(model: Model, part: Part, found: Extracted) -> Rows:
     return Rows({kind: FEATURES[kind](mine) for kind in model.features}, part.labels[keep])
 
 
-def _make_chunk(describer: Describer, images: ImageSet, start: int, stop: int) -> dict[str, Any]:
+def _make_part(describer: Describer, images: ImageSet, start: int, stop: int) -> dict[str, Any]:
     is_decoded = np.zeros(stop - start, np.uint8)
-    parts = []
+    batches = []
     for low in range(start, stop, _IMAGES_IN_MEMORY):
         pictures = []
         for index in range(low, min(low + _IMAGES_IN_MEMORY, stop)):
@@ -190,27 +208,27 @@ def _make_chunk(describer: Describer, images: ImageSet, start: int, stop: int) -
                 continue
             is_decoded[index - start] = 1
         # Of no picture at all, too: that still tells the names and the dimensions.
-        parts.append(describer.describe(pictures))
-    chunk: dict[str, Any] = {"is_decoded": is_decoded}
-    for name, vectors in parts[0].items():
-        chunk[name] = np.zeros((stop - start, vectors.shape[1]), np.float32)
-        chunk[name][is_decoded == 1] = np.concatenate([part[name] for part in parts])
-    return chunk
+        batches.append(describer.describe(pictures))
+    part: dict[str, Any] = {"is_decoded": is_decoded}
+    for name, vectors in batches[0].items():
+        part[name] = np.zeros((stop - start, vectors.shape[1]), np.float32)
+        part[name][is_decoded == 1] = np.concatenate([batch[name] for batch in batches])
+    return part
 
 
-def _write_chunk(path: Path, chunk: dict[str, Any]) -> None:
+def _write_part(path: Path, part: dict[str, Any]) -> None:
     from safetensors.numpy import save
 
-    write_bytes(path, save(chunk))
+    write_bytes(path, save(part))
 
 
-def _read_chunk(path: Path, num: int) -> dict[str, Any] | None:
-    """Read a chunk; None when it is missing or damaged, and is to be made."""
+def _read_part(path: Path, num: int) -> dict[str, Any] | None:
+    """Read a part; None when it is missing or damaged, and is to be made."""
     from safetensors import SafetensorError
     from safetensors.numpy import load
 
     try:
-        chunk: dict[str, Any] = load(path.read_bytes())
+        part: dict[str, Any] = load(path.read_bytes())
     except (OSError, SafetensorError):
         return None
-    return chunk if all(len(rows) == num for rows in chunk.values()) else None
+    return part if all(len(rows) == num for rows in part.values()) else None

@@ -19,7 +19,10 @@ _QUERIES_AT_ONCE = 1024  # the table of votes is this times c
 
 
 def usable_ks(ks: Sequence[int], bank: int, *, leave_one_out: bool = False) -> list[int]:
-    """Clip numbers of neighbors to what the bank can give; sorted, each once."""
+    """Clip numbers of neighbors to what the bank can give; sorted, each once.
+
+    Of an empty bank, or of one image alone under ``leave_one_out``, the only number is 0.
+    """
     most = bank - 1 if leave_one_out else bank
     return sorted({min(k, most) for k in ks})
 
@@ -80,6 +83,12 @@ def votes(
         ``[q, max(ks)]``.
     labels : ndarray
         Class of every bank row, ``[n]``, 0 .. c - 1.
+    ks : sequence of int
+        Numbers of neighbors that vote, each at least 1.
+    temperature : float
+        Of the softmax, in units of cosine.
+    num_classes : int
+        c.
 
     Yields
     ------
@@ -114,6 +123,10 @@ def knn_classify(
         ``[q, max(ks)]``, of `find_neighbors`.
     labels : ndarray
         Class of every bank row, at least 0.
+    ks : sequence of int
+        Numbers of neighbors that vote, each at least 1.
+    temperature : float
+        See `votes`.
 
     Returns
     -------

@@ -7,7 +7,7 @@ from pathlib import Path
 from dinoforge.errors import UsageError
 from evaluation.config import FEATURES, EvaluationConfig
 
-__all__ = ["Model", "find_models"]
+__all__ = ["Model", "exported_steps", "find_models"]
 
 # Names under which encoders appear in records; others keep the name of the encoder.
 _NAMES = {
@@ -15,7 +15,6 @@ _NAMES = {
     "pixels_centered": "pixels",
     "pixels_raw": "pixels_less_mean",
 }
-_STEP = "export/step-*/model.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +44,13 @@ class Model:
         return self.encoder.startswith("pixels")
 
 
+def exported_steps(run: Path) -> dict[int, Path]:
+    """Find the backbones that a training run has exported: step -> file, in order."""
+    found = run.glob("export/step-*/model.safetensors")
+    steps = {file.parent.name.removeprefix("step-"): file for file in found}
+    return {int(step): steps[step] for step in sorted(filter(str.isdecimal, steps), key=int)}
+
+
 def find_models(config: EvaluationConfig) -> list[Model]:
     """List the models in the order of the report: trained, untrained, baselines, earlier steps.
 
@@ -67,12 +73,12 @@ def _checkpoints(config: EvaluationConfig, kinds: tuple[str, ...]) -> list[Model
     path = Path(config.checkpoint)
     if not path.is_dir():
         return [Model(name="trained", encoder=f"checkpoint:{path}", features=kinds)]
-    steps = {int(file.parent.name.removeprefix("step-")): file for file in path.glob(_STEP)}
+    steps = exported_steps(path)
     trained = sorted((step for step in steps if step > 0), reverse=True)
     if not trained:
         raise UsageError(
             what="the training run has exported no trained backbone",
-            where=str(path / _STEP),
+            where=str(path / "export"),
             do="finish `dinoforge train`, or give the path of a .safetensors file",
         )
     names = [("trained", step) for step in trained[:1]]

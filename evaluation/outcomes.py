@@ -13,11 +13,10 @@ from numpy.typing import NDArray
 from dinoforge.intervals import bootstrap_intervals, mcnemar_exact, wilson_interval
 from dinoforge.records import Record
 from evaluation.config import BootstrapConfig
+from evaluation.headline import headline_k
 
 __all__ = ["Outcome", "differences", "with_intervals"]
 
-# What the report's headline shows; of the k that were measured, the nearest one.
-_HEADLINE_K = 20
 _MAIN = "trained"
 
 
@@ -41,7 +40,20 @@ class Outcome:
 
 
 def with_intervals(outcomes: Sequence[Outcome], config: BootstrapConfig) -> list[Record]:
-    """Give every outcome its 95 % interval; all share the resamples of their test images."""
+    """Give every outcome its 95 % interval; all share the resamples of their test images.
+
+    Parameters
+    ----------
+    outcomes : sequence of Outcome
+        Of the same test images, in the same order.
+    config : BootstrapConfig
+        Number of resamples and their seed.
+
+    Returns
+    -------
+    list of Record
+        In the order given; accuracies of 0 and 1 get Wilson's interval.
+    """
     if not outcomes:
         return []
     table = np.stack([outcome.values for outcome in outcomes], axis=1)
@@ -85,10 +97,9 @@ def _like_pairs(
 
 
 def _best_pair(main: Sequence[Outcome], others: Sequence[Outcome]) -> list[Outcome]:
-    ks = [o.setting("k") for o in main if o.setting("k") is not None]
-    if not ks:
+    k = headline_k(o.setting("k") for o in main)
+    if k is None:
         return []
-    k = min(ks, key=lambda value: (abs(value - _HEADLINE_K), value))
     a, b = (_best(group, k) for group in (main, others))
     if a is None or b is None or (a, b) in list(_like_pairs([a], others)):
         return []

@@ -1,9 +1,10 @@
 """The evaluation, in order: this file is its table of contents."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from dinoforge.device import resolve_device
 from dinoforge.records import Record, write_records
 from dinoforge.runs import git_commit
 from evaluation.config import EvaluationConfig
@@ -42,21 +43,26 @@ def evaluate(config: EvaluationConfig, folder: Path) -> list[Record]:
         No images, none that decodes, no checkpoint, no such encoder or device.
     """
     cache = Path(config.cache) if config.cache else folder / "cache"
-    data = open_data(config, cache)  # 1. bank, test images, classes in common
+    device = str(resolve_device(config.device))
+    models = find_models(config)  # 1. what is measured, loaded once: mistakes are told now
+    for model in models:
+        describer_of(model, device=device)
+    data = open_data(config, cache)  # 2. bank, test images, classes in common
     outcomes: list[Outcome] = []
     curve: list[Outcome] = []
     signs: list[Record] = []
-    for measured in _measure_models(config, data, cache):  # 2. features of each model, cached
+    models = [m for m in models if m.is_newest or _has_curve(config, data)]
+    for measured in _measure(models, config, data, cache, device):  # 3. features, cached
         if not measured.model.is_newest:
-            curve += measure_knn(measured, config)  # 3. earlier steps: k-NN only
+            curve += measure_knn(measured, config)  # 4. earlier steps: k-NN only
             continue
         for protocol, measure in _ACCURACIES.items():
             if data.is_labeled and protocol in config.protocols:
-                outcomes += measure(measured, config)  # 4. k-NN, logistic regression
+                outcomes += measure(measured, config)  # 5. k-NN, logistic regression
         if "collapse" in config.protocols and not measured.model.is_pixels:
-            signs += measure_collapse(measured, config)  # 5. signs of collapse, without labels
-    outcomes += differences(outcomes)  # 6. trained against the others, on the same images
-    records = [*with_intervals([*outcomes, *curve], config.bootstrap), *signs]  # 7. bootstrap
+            signs += measure_collapse(measured, config)  # 6. signs of collapse, without labels
+    outcomes += differences(outcomes)  # 7. trained against the others, on the same images
+    records = [*with_intervals([*outcomes, *curve], config.bootstrap), *signs]  # 8. bootstrap
     write_records(folder / "records.jsonl", records)
     _log.info("%d records in %s", len(records), folder / "records.jsonl")
     return records
@@ -65,11 +71,17 @@ def evaluate(config: EvaluationConfig, folder: Path) -> list[Record]:
 _ACCURACIES = {"knn": measure_knn, "logistic": measure_logistic}
 
 
-def _measure_models(config: EvaluationConfig, data: EvalData, cache: Path) -> Iterator[Measured]:
-    device = _device(config.device)
+def _has_curve(config: EvaluationConfig, data: EvalData) -> bool:
+    """Earlier steps are there for k-NN: without labels they need not be extracted."""
+    return data.is_labeled and "knn" in config.protocols
+
+
+def _measure(
+    models: Sequence[Model], config: EvaluationConfig, data: EvalData, cache: Path, device: str
+) -> Iterator[Measured]:
     commit = git_commit()
     is_first = True
-    for model in _wanted(config, data):
+    for model in models:
         describer = describer_of(model, device=device, batch_size=config.batch_size)
         label = model.name if model.step is None else f"{model.name}, step {model.step}"
         found = {
@@ -90,12 +102,6 @@ def _measure_models(config: EvaluationConfig, data: EvalData, cache: Path) -> It
         yield Measured(model, bank, test, facts, device, data.leave_one_out)
 
 
-def _wanted(config: EvaluationConfig, data: EvalData) -> list[Model]:
-    """Earlier steps are there for k-NN: without labels they need not be extracted."""
-    has_curve = data.is_labeled and "knn" in config.protocols
-    return [model for model in find_models(config) if model.is_newest or has_curve]
-
-
 def _log_undecodable(data: EvalData, extracted: tuple[Extracted, Extracted]) -> None:
     parts = {"bank": data.bank, "test set": data.test}
     for (name, part), found in zip(parts.items(), extracted, strict=True):
@@ -104,11 +110,3 @@ def _log_undecodable(data: EvalData, extracted: tuple[Extracted, Extracted]) -> 
             _log.warning(
                 "%s: %d of %d images do not decode and are left out", name, bad, len(part.rows)
             )
-
-
-def _device(device: str) -> str:
-    import torch
-
-    if device != "auto":
-        return device
-    return "cuda" if torch.cuda.is_available() else "cpu"

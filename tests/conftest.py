@@ -1,12 +1,16 @@
-"""What every test may ask for: the shared reference material, and one thread per process."""
+"""What every test may ask for: reference material, a pool and its run, one thread per process."""
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import hypothesis
 import pytest
+
+if TYPE_CHECKING:
+    import pool as pools
 
 # No deadline: how long an example takes says how busy the machine is.
 hypothesis.settings.register_profile("dinoforge", deadline=None, derandomize="CI" in os.environ)
@@ -35,3 +39,21 @@ def _one_thread() -> None:
     import torch
 
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def pool(tmp_path_factory: pytest.TempPathFactory) -> "pools.Pool":
+    """Real pictures with everything in it that a curation meets; not to be changed."""
+    import pool as pools
+
+    return pools.make_pool(tmp_path_factory.mktemp("pool") / "images")
+
+
+@pytest.fixture(scope="session")
+def calm(pool: "pools.Pool", tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a finished, undisturbed curation of the pool; not to be changed."""
+    import pool as pools
+
+    out = tmp_path_factory.mktemp("calm") / "run"
+    pools.curated(pools.recipe(pool.sources, out))
+    return out

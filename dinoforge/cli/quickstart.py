@@ -93,7 +93,7 @@ def _run(args: argparse.Namespace) -> int:
         out,
         curation=out / "curation",
         training=out / "training",
-        records=out / "evaluation" / "records.jsonl",
+        evaluation=out / "evaluation",
         title="dinoforge quickstart",
     )
     clock.lap("report")

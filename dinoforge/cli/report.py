@@ -34,14 +34,7 @@ def _run(args: argparse.Namespace) -> int:
             raise UsageError(
                 what=f"no {name} run", where=str(folder), do="name the folder given as out=FOLDER"
             )
-    evaluation = given.get("evaluation")
-    summary = make_report(
-        Path(args.out),
-        curation=given.get("curation"),
-        training=given.get("training"),
-        records=evaluation / "records.jsonl" if evaluation is not None else None,
-        title=args.title,
-    )
+    summary = make_report(Path(args.out), **given, title=args.title)
     if args.json:
         print_json({"html": str(summary.html), "json": str(summary.json)})
     else:

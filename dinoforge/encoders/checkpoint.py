@@ -1,6 +1,5 @@
 """Any backbone on disk as an encoder: ours, or released weights that `load_backbone` reads."""
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,11 +8,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dinoforge.device import resolve_device
 from dinoforge.encoders.encoder import Images, Vectors, fingerprint_of, unit_rows
-from dinoforge.encoders.network import TRANSFORM_VERSION, Transform, check_device, run_batches
+from dinoforge.encoders.network import (
+    TRANSFORM_VERSION,
+    Transform,
+    normalization_of,
+    run_batches,
+)
 from dinoforge.errors import UsageError
 from dinoforge.hashing import sha256_file
-from dinoforge.models.weights import IMAGE_MEAN, IMAGE_STD, load_backbone
+from dinoforge.models.weights import load_backbone
 
 if TYPE_CHECKING:
     from dinoforge.models.vit import VisionTransformer
@@ -61,7 +66,7 @@ class CheckpointEncoder:
     Raises
     ------
     UsageError
-        If the file does not hold a backbone.
+        If the file does not hold a backbone, or there is no such device.
     """
 
     def __init__(
@@ -74,7 +79,7 @@ class CheckpointEncoder:
                 do="give the path of a .safetensors or .pth file",
             )
         model, config, metadata = load_backbone(path)
-        check_device(device)
+        resolve_device(device)
         self.name = f"checkpoint:{path}" + ("" if features == "cls" else f"#{features}")
         self.dim = config.width * (2 if features == "both" else 1)
         self._width = config.width
@@ -82,9 +87,8 @@ class CheckpointEncoder:
         self._model: VisionTransformer = model.to(device)
         self._pick = FEATURES[features]
         self._transform = Transform(
-            side=_side(config.image_size, config.patch_size),
-            mean=_three(metadata, "image_mean", IMAGE_MEAN),
-            std=_three(metadata, "image_std", IMAGE_STD),
+            _side(config.image_size, config.patch_size),
+            *normalization_of(metadata),
         )
         self.fingerprint = fingerprint_of(
             encoder="checkpoint",
@@ -127,9 +131,3 @@ class CheckpointEncoder:
 def _side(native: int, patch: int) -> int:
     """Pixels of the input: the native size up to 224, a whole number of patches."""
     return max(patch, min(native, _LARGEST_SIDE) // patch * patch)
-
-
-def _three(
-    metadata: Mapping[str, str], name: str, otherwise: tuple[float, ...]
-) -> tuple[float, ...]:
-    return tuple(map(float, json.loads(metadata[name]))) if name in metadata else otherwise

@@ -20,7 +20,10 @@ Vectors = NDArray[np.float32]
 
 @runtime_checkable
 class Encoder(Protocol):
-    """Turns decoded images into vectors whose inner product is a cosine."""
+    """Turns decoded images into vectors whose inner product is a cosine.
+
+    But for ``pixels_raw``, whose rows are not of norm 1.
+    """
 
     name: str  # the spec that made it
     dim: int
@@ -37,7 +40,8 @@ class Encoder(Protocol):
         Returns
         -------
         ndarray
-            float32 ``[B, dim]``, finite, unit rows; a zero row for an image that shows nothing.
+            float32 ``[B, dim]``, finite. Unit rows, but for ``pixels_raw``; a zero row for an image
+            that shows nothing.
         """
         ...
 

@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from dinoforge.device import resolve_device
 from dinoforge.encoders.encoder import Images, Vectors, fingerprint_of
-from dinoforge.encoders.network import TRANSFORM_VERSION, Transform, check_device, encode_with
+from dinoforge.encoders.network import TRANSFORM_VERSION, Transform, encode_with
 from dinoforge.errors import UsageError
 from dinoforge.hashing import sha256_file
 
@@ -41,7 +42,7 @@ class MobileNetV2Encoder:
 
     def __init__(self, side: int = _TRAINED_AT, *, device: str = "cpu") -> None:
         self.name = "mobilenetv2" if side == _TRAINED_AT else f"mobilenetv2#{side}"
-        check_device(device)
+        resolve_device(device)
         weights = _package_file(_WEIGHTS)
         self._net = _load(weights).to(device)
         self._transform, self._device = Transform(side), device

@@ -3,9 +3,9 @@
 Shapes: B images, S pixels a side, D dimensions.
 """
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,11 +13,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dinoforge.encoders.encoder import Images, Vectors, unit_rows
-from dinoforge.errors import UsageError
 from dinoforge.images import resize
 from dinoforge.models.weights import IMAGE_MEAN, IMAGE_STD
 
-__all__ = ["TRANSFORM_VERSION", "Transform", "check_device", "encode_with", "run_batches"]
+__all__ = ["TRANSFORM_VERSION", "Transform", "encode_with", "normalization_of", "run_batches"]
 
 # Small batches stay in the cache: MobileNetV2 at 224 pixels does 77 images per CPU second in
 # batches of 4 and 55 in batches of 32 (2026-11, one Zen 4 core).
@@ -88,7 +87,22 @@ def run_batches(
     """Run a network over images in padded batches of one size; rows ``[B, D]`` as it gives them.
 
     Products of other sizes differ in their last bits: with one size, the vector of an image does
-    not depend on how many came with it. ``size`` 0 takes the usual one of the device.
+    not depend on how many came with it.
+
+    Parameters
+    ----------
+    forward : callable
+        From a batch ``[size, 3, S, S]``, float32, to rows ``[size, dim]``.
+    images : sequence of ndarray
+        RGB uint8 ``[H, W, 3]``, of any sizes.
+    transform : Transform
+        From images to the batch.
+    dim : int
+        D.
+    device : str
+        Where ``forward`` runs.
+    size : int
+        Images of one batch; 0 takes the usual number of the device.
     """
     size = size or (_CPU_BATCH if device == "cpu" else _GPU_BATCH)
     rows = np.zeros((len(images), dim), np.float32)
@@ -100,21 +114,17 @@ def run_batches(
     return rows
 
 
-def check_device(device: str) -> Any:
-    """Return the torch device, or say that it is not there.
+def normalization_of(metadata: Mapping[str, str]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return mean and standard deviation of RGB in [0, 1] that a backbone's file asks for.
 
-    Raises
-    ------
-    UsageError
-        If torch does not know the device or cannot put anything on it.
+    Parameters
+    ----------
+    metadata : mapping
+        Of the file, with JSON lists under ``image_mean`` and ``image_std``; ImageNet's where it
+        has none.
     """
-    try:
-        found = torch.device(device)
-        torch.empty(0, device=found)
-    except (RuntimeError, AssertionError) as error:
-        raise UsageError(
-            what=f"device `{device}` cannot be used",
-            where=str(error).splitlines()[0].rstrip("."),
-            do="give device=cpu, or cuda on a machine with a GPU",
-        ) from error
-    return found
+    mean, std = (
+        tuple(map(float, json.loads(metadata[name]))) if name in metadata else otherwise
+        for name, otherwise in (("image_mean", IMAGE_MEAN), ("image_std", IMAGE_STD))
+    )
+    return mean, std

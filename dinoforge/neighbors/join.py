@@ -113,9 +113,9 @@ def _tiled_candidates(
         # The upper triangle of a self join starts at its own rows.
         for start in range(top if is_self else 0, len(right), _TILE_COLUMNS):
             above = product.above(rows, right[start : start + _TILE_COLUMNS], low)
-            hits = np.flatnonzero(above)
-            if len(hits):
-                i, j = np.divmod(hits, above.shape[1])
+            pairs = np.flatnonzero(above)
+            if len(pairs):
+                i, j = np.divmod(pairs, above.shape[1])
                 yield i + top, j + start
 
 

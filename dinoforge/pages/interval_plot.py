@@ -13,6 +13,7 @@ __all__ = ["IntervalPlot", "IntervalRow", "interval_plot"]
 
 _WIDTH, _RIGHT, _TOP, _ROW = 340, 14, 4, 21
 _LETTER = 6.3  # mean width of a letter of the labels, pixels
+_MOST_LETTERS = 29  # of a label: more would leave no room for the dots
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +44,7 @@ def interval_plot(plot: IntervalPlot) -> Markup:
     """Draw the panel: ``<figure>`` with title and SVG. The table beside it holds the numbers."""
     low, high = plot.axis or _range(plot.rows, with_zero=plot.zero)
     height = _TOP + _ROW * len(plot.rows) + 22
-    left = min(170.0, 14 + _LETTER * max((len(row.label) for row in plot.rows), default=0))
+    left = 14 + _LETTER * max((len(_fitted(row.label)) for row in plot.rows), default=0)
     x = Scale(low, high, left, _WIDTH - _RIGHT)
     bottom = height - 22
     drawing = element(
@@ -59,6 +60,11 @@ def interval_plot(plot: IntervalPlot) -> Markup:
     unit = element("span", plot.unit, class_="muted") if plot.unit else ""
     caption = element("figcaption", element("b", plot.title), " ", unit)
     return element("figure", caption, drawing, class_="panel")
+
+
+def _fitted(label: str) -> str:
+    """Cut a long label; the summary of the plot holds all of it."""
+    return label if len(label) <= _MOST_LETTERS else f"{label[: _MOST_LETTERS - 1]}…"
 
 
 def _range(rows: Sequence[IntervalRow], *, with_zero: bool) -> tuple[float, float]:
@@ -87,7 +93,7 @@ def _zero_line(x: Scale, bottom: float, *, show: bool) -> list[Markup]:
 
 def _row(row: IntervalRow, number: int, x: Scale) -> Markup:
     at = _TOP + _ROW * (number + 0.5)
-    parts = [element("text", row.label, class_="label end", x=x.start - 10, y=at + 4)]
+    parts = [element("text", _fitted(row.label), class_="label end", x=x.start - 10, y=at + 4)]
     color = f"c{row.color}"
     if row.interval is not None and all(map(math.isfinite, row.interval)):
         low, high = (x(bound) for bound in row.interval)

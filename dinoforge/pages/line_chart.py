@@ -88,7 +88,7 @@ def _range(values: Sequence[float]) -> tuple[float, float]:
 
 def _padded(low: float, high: float) -> tuple[float, float]:
     # A constant gets an axis of its own size: a flat line must look flat, not like noise.
-    margin = 0.06 * (high - low) if high > low else max(abs(high), 1.0) * 0.5
+    margin = 0.06 * (high - low) if high > low else (abs(high) or 1.0) * 0.5
     padded_low = low - margin
     return (0.0 if low >= 0 > padded_low else padded_low), high + margin
 

@@ -25,7 +25,7 @@ def make_report(
     *,
     curation: Path | None = None,
     training: Path | None = None,
-    records: Path | None = None,
+    evaluation: Path | None = None,
     title: str = "",
 ) -> ReportSummary:
     """Write one self-contained page about what the given runs did; equal inputs, equal bytes.
@@ -34,10 +34,8 @@ def make_report(
     ----------
     folder : Path
         Where ``report.html`` and ``report.json`` go.
-    curation, training : Path, optional
-        Run folders of ``dinoforge curate`` and ``dinoforge train``.
-    records : Path, optional
-        ``records.jsonl`` in the run folder of ``dinoforge evaluate``.
+    curation, training, evaluation : Path, optional
+        Run folders of ``dinoforge curate``, ``train`` and ``evaluate``.
     title : str
         Headline of the page.
 
@@ -53,7 +51,7 @@ def make_report(
         If the folder cannot be written or a table of a run is damaged.
     """
     folder = Path(folder)
-    sources = Sources(curation=curation, training=training, records=records)
+    sources = Sources(curation=curation, training=training, evaluation=evaluation)
     facts, ledger = collect(sources, title)
     maps = make_feature_maps(sources, ledger, folder / "cache")
     html = make_page(facts, ledger, maps)

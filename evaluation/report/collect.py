@@ -20,16 +20,16 @@ __all__ = ["CurationFacts", "ReportFacts", "Sources", "collect", "plain"]
 
 @dataclass(frozen=True, kw_only=True)
 class Sources:
-    """Where a report reads from; None is not given."""
+    """Run folders that a report reads from; None is not given."""
 
     curation: Path | None
     training: Path | None
-    records: Path | None
+    evaluation: Path | None
 
     @property
-    def evaluation(self) -> Path | None:
-        """Run folder of the evaluation: the one that holds the records."""
-        return None if self.records is None else self.records.parent
+    def records(self) -> Path | None:
+        """File of the records of the evaluation."""
+        return None if self.evaluation is None else self.evaluation / "records.jsonl"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -96,7 +96,7 @@ def _checkpoint_panels(scores: Scores) -> Sequence[str]:
     ]
     if not series:
         return []
-    return [line_chart(LineChart(title="k-NN accuracy, k = 20", unit="%", series=series))]
+    return [line_chart(LineChart(title=f"k-NN accuracy, k = {scores.k}", unit="%", series=series))]
 
 
 def _score_panels(table: Table) -> Sequence[str]:
@@ -116,7 +116,7 @@ def _score_panels(table: Table) -> Sequence[str]:
 
 
 def _row_label(model: str, features: str) -> str:
-    name = words.feature_name(features)
+    name = words.feature_name(features, model)
     return f"{words.model_name(model)}, {name}" if name else words.model_name(model)
 
 
@@ -131,8 +131,6 @@ def _interval_row(label: str, record: Record, model: str) -> IntervalRow:
 
 def _difference_panel(scores: Scores) -> str:
     """Differences of the headline's k; the table holds the others."""
-    ks = [d.k for d in scores.differences]
-    k = 20 if 20 in ks else (ks[0] if ks else None)
     rows = [
         _interval_row(
             _row_label(d.model_b, d.features_a),
@@ -140,11 +138,11 @@ def _difference_panel(scores: Scores) -> str:
             d.model_b,
         )
         for d in scores.differences
-        if d.k == k and d.model_a == "trained"
+        if d.k == scores.k and d.model_a == "trained"
     ]
     if not rows:
         return ""
-    title = "Trained minus …" + (f", k = {k}" if k else "")
+    title = "Trained minus …" + (f", k = {scores.k}" if scores.k else "")
     return interval_plot(IntervalPlot(title=title, unit="points", rows=rows, zero=True))
 
 

@@ -12,8 +12,8 @@ from dinoforge.errors import UsageError
 from dinoforge.images import Undecodable
 from dinoforge.pages import Thumbnail, pixel_map, thumbnail
 from evaluation.report.collect import Sources
-from evaluation.report.features_view import FeaturesView, find_backbones, square, view_features
 from evaluation.report.ledger import Ledger
+from evaluation.report.patch_maps import PatchMaps, find_backbones, map_patches, square
 from evaluation.report.provenance import read_config
 
 __all__ = ["FeatureMaps", "ModelMaps", "make_feature_maps"]
@@ -59,7 +59,7 @@ def make_feature_maps(sources: Sources, ledger: Ledger | None, cache: Path) -> F
             break
     else:
         return None
-    models = [_maps(name, view_features(path, images)) for name, path in backbones.items()]
+    models = [_maps(name, map_patches(path, images)) for name, path in backbones.items()]
     pictures = [thumbnail(square(image, _SIDE), side=_SIDE) for image in images]
     return FeatureMaps(keys, pictures, models, origin)
 
@@ -123,11 +123,11 @@ def _evenly(num: int, labels: NDArray[np.integer]) -> list[int]:
     return [int(order[int(at)]) for at in middle]
 
 
-def _maps(model: str, view: FeaturesView) -> ModelMaps:
+def _maps(model: str, maps: PatchMaps) -> ModelMaps:
     return ModelMaps(
         model,
-        [pixel_map(image) for image in view.colors],
-        [pixel_map(image) for image in view.attention],
-        [[pixel_map(head) for head in image] for image in view.heads],
-        view.explained,
+        [pixel_map(image) for image in maps.colors],
+        [pixel_map(image) for image in maps.attention],
+        [[pixel_map(head) for head in image] for image in maps.heads],
+        maps.explained,
     )

@@ -1,11 +1,11 @@
 """Records arranged for reading: tables of scores, paired differences, the headline."""
 
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from dinoforge.records import Record
+from evaluation.headline import headline_k
 
 __all__ = [
     "FEATURES",
@@ -22,7 +22,6 @@ __all__ = [
 
 MODELS = ("trained", "untrained", "pixels")
 FEATURES = {"cls": "class token", "patch_mean": "patch mean", "both": "both", "pixels": "pixels"}
-_HEADLINE_K = 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +78,7 @@ class Scores:
     tables: list[Table]
     plain: list[Table]  # metrics that are not accuracies: signs of collapse and the like
     differences: list[Difference]
+    k: int | None  # of the checkpoints, and of the differences on show
     checkpoints: dict[str, list[CheckpointScore]]  # kind of features -> by step
 
 
@@ -96,27 +96,25 @@ def arrange(records: Sequence[Record]) -> Scores:
     """Sort records into tables; their values are not changed."""
     newest = _newest(records)
     accuracies = [r for r in newest if r.metric == "accuracy"]
+    k = headline_k(map(_k, filter(_is_knn, newest)))
     others = [r for r in newest if r.metric != "accuracy" and not _is_difference(r)]
     return Scores(
         tables=[_table(group) for group in _by_benchmark(accuracies)],
         plain=[_metrics_table(group) for group in _by_benchmark(others)],
         differences=[_difference(r) for r in newest if _is_difference(r)],
-        checkpoints=_by_checkpoint(records),
+        k=k,
+        checkpoints=_by_checkpoint(records, k),
     )
 
 
 def headline(records: Sequence[Record]) -> Headline | None:
     """Pick k-NN scores at k = 20 (or the nearest k measured); None without k-NN records."""
-    knn = [r for r in _newest(records) if r.benchmark.startswith("knn") and r.metric == "accuracy"]
+    knn = list(filter(_is_knn, _newest(records)))
     if not knn:
         return None
     benchmark = knn[0].benchmark
     mine = [r for r in knn if r.benchmark == benchmark]
-    k = min(
-        (_k(r) for r in mine if _k(r) is not None),
-        key=lambda value: (abs((value or 0) - _HEADLINE_K), value or 0),
-        default=None,
-    )
+    k = headline_k(map(_k, mine))
     at_k = [r for r in mine if _k(r) == k]
     best = [
         max(group, key=lambda r: (r.value, -_feature_order(r)))
@@ -128,7 +126,7 @@ def headline(records: Sequence[Record]) -> Headline | None:
         d
         for d in map(_difference, filter(_is_difference, _newest(records)))
         if d.k == k
-        and d.record.benchmark.removesuffix("/difference") == benchmark
+        and d.record.benchmark == benchmark
         and d.model_a == "trained"
         and features.get(d.model_a) == d.features_a
         and features.get(d.model_b) == d.features_b
@@ -137,12 +135,9 @@ def headline(records: Sequence[Record]) -> Headline | None:
 
 
 def step_of(record: Record) -> int | None:
-    """Training step of a record's checkpoint: of its settings, or of a name ``step-000012500``."""
+    """Training step of a record's checkpoint; None of a file, a baseline, a difference."""
     step = record.settings.get("step")
-    if isinstance(step, int):
-        return step
-    named = re.search(r"step-(\d+)", record.checkpoint)
-    return int(named.group(1)) if named else None
+    return step if isinstance(step, int) else None
 
 
 def _newest(records: Sequence[Record]) -> list[Record]:
@@ -155,17 +150,12 @@ def _newest(records: Sequence[Record]) -> list[Record]:
     return [r for r in records if step_of(r) in {None, last.get(r.model)}]
 
 
-def _by_checkpoint(records: Sequence[Record]) -> dict[str, list[CheckpointScore]]:
+def _by_checkpoint(records: Sequence[Record], k: int | None) -> dict[str, list[CheckpointScore]]:
     found: dict[str, list[CheckpointScore]] = {}
     for record in records:
         step = step_of(record)
-        is_knn = record.benchmark.startswith("knn") and record.metric == "accuracy"
-        if (
-            is_knn
-            and step is not None
-            and _k(record) == _HEADLINE_K
-            and record.model != "untrained"
-        ):
+        is_shown = _is_knn(record) and _k(record) == k and record.model != "untrained"
+        if is_shown and step is not None:
             score = CheckpointScore(step=step, record=record)
             found.setdefault(_features(record), []).append(score)
     return {
@@ -175,19 +165,22 @@ def _by_checkpoint(records: Sequence[Record]) -> dict[str, list[CheckpointScore]
     }
 
 
+def _is_knn(record: Record) -> bool:
+    return record.benchmark.startswith("knn") and record.metric == "accuracy"
+
+
 def _is_difference(record: Record) -> bool:
     return "model_a" in record.settings and "model_b" in record.settings
 
 
 def _difference(record: Record) -> Difference:
     settings = record.settings
-    shared = str(settings.get("features", ""))
     return Difference(
         record=record,
         model_a=str(settings["model_a"]),
         model_b=str(settings["model_b"]),
-        features_a=str(settings.get("features_a", shared)),
-        features_b=str(settings.get("features_b", shared)),
+        features_a=str(settings["features_a"]),
+        features_b=str(settings["features_b"]),
         k=_k(record),
     )
 

@@ -142,7 +142,10 @@ def _copy(row: LedgerRow, head: int) -> Shown:
 
 
 def _misses(ledger: Ledger, threshold: float | None) -> tuple[list[ShownGroup], int]:
-    """Pairs below the threshold, nearest first: what a little less strictness would join."""
+    """Pairs below the threshold, nearest first: what a little less strictness would join.
+
+    Pairs with a reference image are judged by another threshold, that of leaks: not here.
+    """
     paths = pairs_files(ledger.run_folder)
     if threshold is None or not paths:
         return [], 0
@@ -150,7 +153,8 @@ def _misses(ledger: Ledger, threshold: float | None) -> tuple[list[ShownGroup], 
     total = 0
     for path in paths:
         i, j, similarity = (c.to_numpy() for c in read_table(path).columns)
-        below = np.flatnonzero(similarity.astype(np.float64) <= threshold)
+        is_miss = similarity.astype(np.float64) <= threshold
+        below = np.flatnonzero(is_miss & ~_are_references(ledger, i) & ~_are_references(ledger, j))
         total += len(below)
         # Some of the nearest belong to one group already: take a few times more than is shown.
         nearest = below[np.argsort(-similarity[below], kind="stable")[: 40 * _MISSES]]
@@ -169,6 +173,11 @@ def _misses(ledger: Ledger, threshold: float | None) -> tuple[list[ShownGroup], 
             ShownGroup(head=Shown(image_id=i, key=a.key, notes=_remarks(a)), members=[second])
         )
     return shown, total
+
+
+def _are_references(ledger: Ledger, image_ids: NDArray[np.int64]) -> NDArray[np.bool_]:
+    at = np.searchsorted(ledger["image_id"], image_ids).clip(max=len(ledger) - 1)
+    return (ledger["role"] == "reference").astype(np.bool_)[at]
 
 
 def _same_group(ledger: Ledger, i: int, j: int) -> bool:

@@ -7,7 +7,12 @@ from evaluation.report.scores import FEATURES, Difference, Headline
 
 __all__ = ["difference_text", "feature_name", "interval_text", "lead", "model_name"]
 
-_MODELS = {"untrained": "the same network untrained", "pixels": "raw pixels"}
+_MODELS = {
+    "untrained": "the same network untrained",
+    "pixels": "raw pixels",
+    "pixels_less_mean": "pixels less the mean of the bank",
+}
+_SHORT = {"pixels": "raw pixels", "pixels_less_mean": "pixels less mean"}
 
 
 def lead(funnel: Funnel | None, headline: Headline | None) -> str:
@@ -35,7 +40,10 @@ def _scores(headline: Headline, *, curated: bool) -> str:
         f"of {percent(first.value)}{tested}"
     )
     compared = [_compared(difference) for difference in headline.differences]
-    return f"{text}, {' and '.join(compared)}" if compared else text
+    if not compared:
+        return text
+    *others, last = compared
+    return f"{text}, {', '.join(others)} and {last}" if others else f"{text}, {last}"
 
 
 def _compared(difference: Difference) -> str:
@@ -65,9 +73,11 @@ def interval_text(record: Record, *, signed: bool = False) -> str:
 
 def model_name(model: str) -> str:
     """Name of a model at the start of a table row."""
-    return {"pixels": "raw pixels"}.get(model, model)
+    return _SHORT.get(model, model)
 
 
-def feature_name(features: str) -> str:
-    """Kind of features in words; pixels are their own."""
-    return "" if features == "pixels" else FEATURES.get(features, features.replace("_", " "))
+def feature_name(features: str, model: str = "") -> str:
+    """Kind of features in words; of a model that gives one kind, called like it, nothing."""
+    if features in {"pixels", model}:
+        return ""
+    return FEATURES.get(features, features.replace("_", " "))

@@ -1,27 +1,10 @@
-"""One pool, one undisturbed run of it, and the command in a process of its own."""
+"""The command in a process of its own."""
 
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
-import pool as pools
-
-
-@pytest.fixture(scope="session")
-def pool(tmp_path_factory):
-    return pools.make_pool(tmp_path_factory.mktemp("pool") / "images")
-
-
-@pytest.fixture(scope="session")
-def calm(pool, tmp_path_factory):
-    """Folder of a finished, undisturbed run; tests only read it."""
-    out = tmp_path_factory.mktemp("calm") / "run"
-    pools.curated(pools.recipe(pool.sources, out))
-    return out
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,6 @@ import time
 
 import pool as pools
 import pytest
-from test_reproducible import differences, kill
 
 from dinoforge.cli.main import main
 from dinoforge.errors import Interrupted, UsageError
@@ -18,7 +17,7 @@ from dinoforge.sources import find_places
 
 def test_kills_at_random_moments_lose_nothing_and_change_nothing(pool, tmp_path):
     words = ["curate", f"sources={json.dumps(pool.sources)}", *pools.SMALL]
-    found = kill.measure(words, tmp_path, kills=4, draw=random.Random(1))
+    found = pools.kill.measure(words, tmp_path, kills=4, draw=random.Random(1))
     assert found["kills"] == 4
     assert found["files"] > 60
     assert found["different"] == []
@@ -46,10 +45,10 @@ def test_missing_and_truncated_outputs_are_made_again(pool, calm, run, name):
     config = pools.recipe(pool.sources, run)
     (run / name).unlink()
     pools.curated(config)
-    assert differences(calm, run) == []
+    assert pools.differences(calm, run) == []
     (run / name).write_bytes((run / name).read_bytes()[:-1])
     pools.curated(config)
-    assert differences(calm, run) == []
+    assert pools.differences(calm, run) == []
 
 
 @pytest.mark.parametrize(
@@ -61,7 +60,7 @@ def test_damaged_markers_are_no_proof(pool, calm, run, text):
     for marker in ("curation/80-export/part-00001.done", "curation/40-graph/part-00000.done"):
         (run / marker).write_text(text)
     pools.curated(pools.recipe(pool.sources, run))
-    assert differences(calm, run) == []
+    assert pools.differences(calm, run) == []
 
 
 def test_halves_of_killed_writers_are_swept_up(pool, calm, run):
@@ -70,7 +69,7 @@ def test_halves_of_killed_writers_are_swept_up(pool, calm, run):
     (run / "shards/pool-000099.tar").write_bytes(b"of a recipe with more shards")
     (run / "shards/pool-000099.json").write_bytes(b"{}")
     pools.curated(pools.recipe(pool.sources, run))
-    assert differences(calm, run) == []
+    assert pools.differences(calm, run) == []
 
 
 def test_a_changed_source_is_read_again_and_leaves_nothing_of_the_old_one(pool, tmp_path):
@@ -85,7 +84,7 @@ def test_a_changed_source_is_read_again_and_leaves_nothing_of_the_old_one(pool, 
     after = pools.curated(pools.recipe(sources, tmp_path / "run", *plain))
     assert after.images < before.images
     pools.curated(pools.recipe(sources, tmp_path / "fresh", *plain))
-    assert differences(tmp_path / "run", tmp_path / "fresh") == []
+    assert pools.differences(tmp_path / "run", tmp_path / "fresh") == []
 
 
 class Stopping:
@@ -119,7 +118,7 @@ def test_a_run_that_is_being_changed_is_not_taken_for_finished(pool, run):
 
 def test_a_signal_ends_the_command_with_75_and_the_next_start_goes_on(pool, calm, tmp_path):
     words = ["curate", f"sources={json.dumps(pool.sources)}", *pools.SMALL]
-    process = kill.start(words, tmp_path / "run")
+    process = pools.kill.start(words, tmp_path / "run")
     started = tmp_path / "run/curation/10-ingest/part-00000.done"
     while not started.exists() and process.poll() is None:
         time.sleep(0.01)
@@ -128,7 +127,7 @@ def test_a_signal_ends_the_command_with_75_and_the_next_start_goes_on(pool, calm
     facts = json.loads((tmp_path / "run/run.json").read_text())
     assert facts["exit_code"] == 75
     pools.curated(pools.recipe(pool.sources, tmp_path / "run"))
-    assert differences(calm, tmp_path / "run") == []
+    assert pools.differences(calm, tmp_path / "run") == []
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -152,4 +151,4 @@ def test_a_signal_inside_the_decoder_is_not_taken_for_a_damaged_picture(
     assert signal.getsignal(signal.SIGTERM) == before
     monkeypatch.undo()
     pools.curated(pools.recipe(pool.sources, tmp_path / "run"))
-    assert differences(calm, tmp_path / "run") == []
+    assert pools.differences(calm, tmp_path / "run") == []

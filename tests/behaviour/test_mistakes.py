@@ -247,8 +247,6 @@ def test_a_read_only_folder_is_one_line(capsys, photos, mount):
 def test_a_full_disk_is_one_line_and_the_run_goes_on_once_there_is_space(
     capsys, pool, calm, mount, kib
 ):
-    from test_reproducible import differences
-
     disk = mount("size=3m")
     ballast = disk / "ballast"
     space = os.statvfs(disk)
@@ -261,7 +259,7 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_once_there_is_space(
     assert str(disk) in lines[0]
     ballast.unlink()
     assert told(capsys, *words, "-q") == (0, [])
-    assert differences(calm, disk / "run") == []
+    assert pools.differences(calm, disk / "run") == []
 
 
 def test_a_full_disk_under_worker_processes_is_one_line(dinoforge, pool, mount):

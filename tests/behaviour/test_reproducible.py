@@ -1,6 +1,5 @@
 """The same recipe gives the same bytes: wherever it runs, whatever order the disk has."""
 
-import importlib.util
 import json
 import os
 import shutil
@@ -8,18 +7,6 @@ from pathlib import Path
 
 import pool as pools
 import pytest
-
-_SPEC = importlib.util.spec_from_file_location(
-    "kill", Path(__file__).parents[2] / "benchmarks/kill.py"
-)
-kill = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(kill)
-
-
-def differences(a, b):
-    first, second = kill.state(a), kill.state(b)
-    assert {Path(name).suffix for name in first} >= {".done", ".parquet", ".npy", ".tar", ".json"}
-    return [n for n in sorted(first.keys() | second.keys()) if first.get(n) != second.get(n)]
 
 
 def test_the_pool_sends_every_stage_through_several_partitions(calm):
@@ -32,7 +19,7 @@ def test_the_pool_sends_every_stage_through_several_partitions(calm):
 @pytest.mark.parametrize("on", ["in-process", "local:2", "local:4"])
 def test_processes_and_folders_leave_every_byte_as_it_was(pool, calm, tmp_path, on):
     pools.curated(pools.recipe(pool.sources, tmp_path / "again"), on=on)
-    assert differences(calm, tmp_path / "again") == []
+    assert pools.differences(calm, tmp_path / "again") == []
 
 
 def test_the_order_of_a_folder_on_disk_changes_nothing(pool, calm, tmp_path, monkeypatch):
@@ -63,7 +50,7 @@ def test_the_order_of_a_folder_on_disk_changes_nothing(pool, calm, tmp_path, mon
     assert names != sorted(names)
     pools.curated(pools.recipe(pool.sources, tmp_path / "again"))
     monkeypatch.undo()
-    assert differences(calm, tmp_path / "again") == []
+    assert pools.differences(calm, tmp_path / "again") == []
 
 
 def test_a_copy_of_the_pool_under_the_same_relative_paths_gives_the_same_bytes(
@@ -78,7 +65,7 @@ def test_a_copy_of_the_pool_under_the_same_relative_paths_gives_the_same_bytes(
             shutil.copy2(path, target)
         monkeypatch.chdir(tmp_path / here)
         pools.curated(pools.recipe(sources, Path("run")))
-    assert differences(tmp_path / "one/run", tmp_path / "two/run") == []
+    assert pools.differences(tmp_path / "one/run", tmp_path / "two/run") == []
 
 
 def test_a_source_named_like_the_outputs_of_the_run_is_read_where_it_lies(

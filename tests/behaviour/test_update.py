@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pool as pools
 import pytest
-from test_reproducible import differences
 
 from dinoforge.errors import UsageError
 
@@ -62,7 +61,7 @@ def test_an_updated_run_is_the_run_that_the_changed_recipe_gives(pool, calm, tmp
     change = ("duplicates.threshold=0.9", "retrieve.k=1", "export.shard_images=60")
     pools.curated(pools.recipe(pool.sources, tmp_path / "run", *change), on_change="update")
     pools.curated(pools.recipe(pool.sources, tmp_path / "new", *change))
-    assert differences(tmp_path / "run", tmp_path / "new") == []
+    assert pools.differences(tmp_path / "run", tmp_path / "new") == []
     assert len(list((calm / "shards").glob("*.tar"))) > 1
     assert [tar.name for tar in Path(tmp_path / "run/shards").glob("*.tar")] == ["pool-000000.tar"]
 
@@ -71,4 +70,4 @@ def test_back_to_the_old_recipe_gives_the_old_bytes(pool, calm, tmp_path):
     shutil.copytree(calm, tmp_path / "run")
     for change in (["retrieve.mode=none", "plant.count=0"], []):
         pools.curated(pools.recipe(pool.sources, tmp_path / "run", *change), on_change="update")
-    assert differences(calm, tmp_path / "run") == []
+    assert pools.differences(calm, tmp_path / "run") == []

@@ -1,5 +1,6 @@
 """What README and docs say of commands, links, files, keys and exit codes is so."""
 
+import importlib
 import re
 import tomllib
 from pathlib import Path
@@ -121,6 +122,15 @@ def test_every_recipe_key_that_is_named_exists(name, keys):
     for word in re.findall(r"`([a-z_]+\.[a-z_.]+)(?:=[^`]*)?`", (ROOT / name).read_text()):
         if word.split(".")[0] in sections and not word.endswith((".py", ".md", ".yaml")):
             assert word in known or any(key.startswith(f"{word}.") for key in known), word
+
+
+def test_every_function_that_is_named_can_be_imported_and_is_public():
+    text = (ROOT / "docs/architecture.md").read_text()
+    named = re.findall(r"^\| `([a-z_.]+)\.([a-z_]+)` \|", text, re.MULTILINE)
+    found = [pair for pair in named if pair[1] != "py"]
+    assert len(found) >= 3
+    for module, name in found:
+        assert name in importlib.import_module(module).__all__, f"{module}.{name}"
 
 
 def test_every_exit_code_is_documented():

@@ -28,11 +28,11 @@ def mobilenetv2():
     return make_encoder("mobilenetv2#64")
 
 
-def tokens(path, image):
+def tokens(path, image, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)):
     """The two kinds of features of one 32 x 32 picture, by the model alone."""
     model, _, _ = load_backbone(path)
     pixels = torch.from_numpy(image.copy()).permute(2, 0, 1)[None] / 255
-    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    mean, std = torch.tensor(mean), torch.tensor(std)
     with torch.no_grad():
         out = model.forward_features((pixels - mean[:, None, None]) / std[:, None, None])
     return out["x_norm_clstoken"].numpy(), out["x_norm_patchtokens"].mean(dim=1).numpy()
@@ -68,12 +68,13 @@ def test_kinds_of_features_and_other_weights_have_other_fingerprints(checkpoint,
 
 def test_the_mean_and_spread_of_the_file_are_those_of_the_input(checkpoint, tmp_path, picture):
     model, _, _ = load_backbone(checkpoint)
-    save_backbone(tmp_path / "m.safetensors", model, {"image_mean": "[0.5, 0.5, 0.5]"})
-    plain, other = (
-        make_encoder(f"checkpoint:{path}").encode([picture(32, 32, 1)])
-        for path in (checkpoint, tmp_path / "m.safetensors")
-    )
-    assert not np.allclose(plain, other, atol=1e-3)
+    path, image = tmp_path / "m.safetensors", picture(32, 32, 1)
+    save_backbone(path, model, {"image_mean": "[0.5, 0.5, 0.5]", "image_std": "[0.25, 0.3, 0.35]"})
+    wanted, _ = tokens(path, image, (0.5, 0.5, 0.5), (0.25, 0.3, 0.35))
+    found = make_encoder(f"checkpoint:{path}").encode([image])
+    np.testing.assert_allclose(found, unit_rows(wanted), rtol=0, atol=1e-5)
+    plain = make_encoder(f"checkpoint:{checkpoint}").encode([image])
+    assert not np.allclose(plain, found, atol=1e-3)
 
 
 def test_the_batch_size_changes_no_more_than_rounding(checkpoint, pictures):

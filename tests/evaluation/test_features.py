@@ -20,8 +20,8 @@ def bank(pictures, tmp_path):
 
 
 @pytest.fixture
-def small_chunks(monkeypatch):
-    monkeypatch.setattr(evaluation.features, "CHUNK_IMAGES", 10)
+def small_parts(monkeypatch):
+    monkeypatch.setattr(evaluation.features, "PART_IMAGES", 10)
 
 
 class Counting:
@@ -44,7 +44,7 @@ def trained(run_folder, **more):
     return find_models(EvaluationConfig(checkpoint=str(run_folder), **more))[0]
 
 
-def test_a_second_extraction_reads_the_cache(bank, tmp_path, small_chunks):
+def test_a_second_extraction_reads_the_cache(bank, tmp_path, small_parts):
     once, again = Counting(), Counting()
     first = extract(once.describer, bank, tmp_path, "x")
     second = extract(again.describer, bank, tmp_path, "x")
@@ -52,7 +52,7 @@ def test_a_second_extraction_reads_the_cache(bank, tmp_path, small_chunks):
     np.testing.assert_array_equal(first.vectors["vectors"], second.vectors["vectors"])
 
 
-def test_a_killed_extraction_goes_on_after_its_last_chunk(bank, tmp_path, small_chunks):
+def test_a_killed_extraction_goes_on_after_its_last_part(bank, tmp_path, small_parts):
     whole = extract(Counting().describer, bank, tmp_path / "whole", "x")
     with pytest.raises(KeyboardInterrupt):
         extract(Counting(stop_after=20).describer, bank, tmp_path / "cut", "x")
@@ -63,10 +63,10 @@ def test_a_killed_extraction_goes_on_after_its_last_chunk(bank, tmp_path, small_
 
 
 @pytest.mark.parametrize("damage", [b"", b"no such format", None])
-def test_a_damaged_chunk_is_made_again(bank, tmp_path, small_chunks, damage):
+def test_a_damaged_part_is_made_again(bank, tmp_path, small_parts, damage):
     extract(Counting().describer, bank, tmp_path, "x")
-    chunk = sorted(tmp_path.rglob("chunk-*"))[1]
-    chunk.write_bytes(chunk.read_bytes()[:-7] if damage is None else damage)
+    part = sorted(tmp_path.rglob("part-*"))[1]
+    part.write_bytes(part.read_bytes()[:-7] if damage is None else damage)
     again = Counting()
     found = extract(again.describer, bank, tmp_path, "x")
     assert again.seen == 10

@@ -5,7 +5,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
+from dinoforge.errors import UsageError
 from dinoforge.records import read_records
 from evaluation.config import (
     BootstrapConfig,
@@ -173,7 +175,7 @@ def test_a_second_start_writes_the_same_bytes_and_extracts_nothing(done, config,
     folder, _ = done
     first = (folder / "records.jsonl").read_bytes()
     (folder / "records.jsonl").unlink()
-    monkeypatch.setattr(evaluation.features, "_make_chunk", None)  # a call would raise
+    monkeypatch.setattr(evaluation.features, "_make_part", None)  # a call would raise
     evaluate(config, folder)
     assert (folder / "records.jsonl").read_bytes() == first
 
@@ -310,3 +312,21 @@ def test_one_image_alone_has_no_neighbors_and_no_spread(config, pictures, tmp_pa
         assert evaluate(lonely, tmp_path / "out") == []
     assert "no k-NN, too few labeled images" in caplog.text
     assert "signs of collapse need 2 test images" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"baselines": ["pixels_centred"]}, "did you mean `pixels_centered`"),
+        ({"baselines": ["mine=checkpoint:nowhere.pth"]}, "no such checkpoint"),
+        ({"checkpoint": "nowhere.safetensors"}, "no such checkpoint"),
+        ({"device": "cuda"}, "device `cuda` cannot be used"),
+    ],
+)
+def test_a_mistake_is_told_before_any_image_is_read(config, tmp_path, changed, told):
+    if "device" in changed and torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    cache = tmp_path / "cache"
+    with pytest.raises(UsageError, match=told):
+        evaluate(replace(config, cache=str(cache), **changed), tmp_path)
+    assert not cache.exists()

@@ -111,8 +111,13 @@ def test_columns_too_many_and_values_of_another_kind_are_refused(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def read_by_groups(path):
+    return list(iter_row_groups(path))
+
+
+@pytest.mark.parametrize("read", [read_table, lambda path: read_tables([path]), read_by_groups])
 @pytest.mark.parametrize("content", [None, b"", b"PAR1", "folder", "half"])
-def test_what_is_no_table_is_told_in_one_line(tmp_path, content):
+def test_what_is_no_table_is_told_in_one_line(tmp_path, content, read):
     path = tmp_path / "t"
     if content == "folder":
         path.mkdir()
@@ -122,6 +127,6 @@ def test_what_is_no_table_is_told_in_one_line(tmp_path, content):
     elif content is not None:
         path.write_bytes(content)
     with pytest.raises(UsageError, match=r"table unreadable: .*start the command") as told:
-        read_table(path)
+        read(path)
     assert len(str(told.value).splitlines()) == 1
     assert str(path) in str(told.value)

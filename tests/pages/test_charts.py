@@ -79,11 +79,15 @@ def test_a_chart_without_values_says_so(ys):
     assert "no values" in markup
 
 
-def test_a_constant_is_flat_in_the_middle_and_levels_are_inside_the_axis():
-    (path,) = drawn(chart([3.0, 3.0, 3.0]), "path")
+@pytest.mark.parametrize("value", [3.0, 0.03, -1e-7, 4e9])
+def test_a_constant_is_flat_in_the_middle(value):
+    (path,) = drawn(chart([value, value, value]), "path")
     heights = {y for _, y in coordinates(path)}
     assert len(heights) == 1
     assert 60 < heights.pop() < 120
+
+
+def test_levels_are_inside_the_axis():
     markup = chart([1.0, 2.0], levels=[("ln K", 6.9)])
     assert "ln K is 6.9" in markup
     (level,) = (e for e in parsed(markup).iter("line") if e.get("class") == "level")
@@ -114,6 +118,18 @@ def test_words_of_a_chart_are_text_and_never_markup():
     for markup in charts:
         assert "<script" not in markup
         assert evil in "".join(parsed(markup).itertext())
+
+
+def test_a_long_label_is_cut_where_it_is_drawn_and_whole_where_it_is_told():
+    label = "a model of a very long name, class token and patch mean"
+    markup = interval_plot(IntervalPlot(title="t", rows=[IntervalRow(label=label, value=1.0)]))
+    assert label in next(parsed(markup).iter("title")).text
+    (text,) = (e for e in parsed(markup).iter("text") if "label" in e.get("class"))
+    assert text.text == "a model of a very long name,…"
+    # At its end; 6.3 pixels a letter.
+    assert float(text.get("x")) >= 6.3 * len(text.text)
+    (dot,) = drawn(markup, "circle")
+    assert float(text.get("x")) < float(dot.get("cx")) < 340
 
 
 @given(st.lists(NUMBERS, max_size=8), st.lists(NUMBERS, max_size=8))

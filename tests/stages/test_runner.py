@@ -1,13 +1,9 @@
 import hashlib
 import json
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
 import toy
 
 from dinoforge.errors import UsageError

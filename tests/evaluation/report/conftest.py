@@ -1,8 +1,10 @@
 """A small finished project on disk: curation, training and evaluation run folders as they are."""
 
+import hashlib
 import io
 import json
 import math
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -10,59 +12,75 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
+from curation.graph import PAIRS_SCHEMA
+from dinoforge.curated import LEDGER_SCHEMA, ledger_path
 from dinoforge.records import Record, write_records
 from dinoforge.tables import write_table
 
-_TEXT = ("key", "source", "role", "shard", "decision", "reason", "detail", "edit")
-_FLOATS = ("similarity", "score")
-_INTEGERS = (
-    *("image_id", "offset", "size", "duplicate_of", "edge_i", "edge_j", "component"),
-    *("seed_id", "rank", "planted_from", "label"),
-)
-LEDGER_SCHEMA = pa.schema(
-    [(name, pa.string()) for name in _TEXT]
-    + [(name, pa.int64()) for name in _INTEGERS]
-    + [(name, pa.float32()) for name in _FLOATS]
-)
 EDITS = ("jpeg", "resize", "flip", "crop", "brightness")
 
 
 class Draft:
-    """A curation being written: images go into one shard, rows into the ledger."""
+    """A curation being written: images go into tars, rows into the ledger."""
 
     def __init__(self, folder: Path, photographs: list[bytes]) -> None:
         self.folder = folder
         self.photographs = photographs
         self.rows: list[dict] = []
-        self.shard = b""
+        # As a run names them: a source by its own path, what it planted relative to the run.
+        self.sources = str(folder.parent / "sources" / "photographs.tar")
+        self.planted = "curation/15-plant/planted-000000.tar"
+        self.tars: dict[str, dict[str, bytes]] = {self.sources: {}, self.planted: {}}
 
     def add(self, data: bytes, **columns: object) -> int:
         image_id = len(self.rows)
+        key = f"photo_{image_id:04d}"
+        is_kept = columns.get("decision") == "kept"
+        shard = self.planted if "edit" in columns else self.sources
+        self.tars[shard][f"{key}.jpg"] = data
         self.rows.append(
             {
                 "image_id": image_id,
-                "key": f"photo_{image_id:04d}",
+                "key": key,
                 "source": columns.get("role", "pool"),
                 "role": "pool",
-                "shard": "images.bin",
-                "offset": len(self.shard),
+                "shard": shard,
+                "member": f"{key}.jpg",
                 "size": len(data),
+                "width": 72,
+                "height": 72,
+                "sha256": hashlib.sha256(data).hexdigest(),
                 "label": image_id % 5,
                 "decision": "dropped",
+                "copies": int(is_kept),
+                "out_shard": "pool-000000.tar" if is_kept else None,
+                "out_key": f"{image_id:09d}" if is_kept else None,
                 **columns,
             }
         )
-        self.shard += data
         return image_id
 
     def write(self) -> None:
-        (self.folder / "images.bin").write_bytes(self.shard)
+        places = {name: write_tar(self.folder / name, tar) for name, tar in self.tars.items()}
+        for row in self.rows:
+            row["offset"] = places[row["shard"]][row["member"]]
         columns = {
             name: pa.array([row.get(name) for row in self.rows], LEDGER_SCHEMA.field(name).type)
             for name in LEDGER_SCHEMA.names
         }
-        path = self.folder / "curation" / "80-export" / "ledger.parquet"
-        write_table(path, pa.table(columns), LEDGER_SCHEMA)
+        write_table(ledger_path(self.folder), pa.table(columns), LEDGER_SCHEMA)
+
+
+def write_tar(path: Path, files: dict[str, bytes]) -> dict[str, int]:
+    """Write a tar; returns where the bytes of each file begin."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as tar:
+        for name, data in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    with tarfile.open(path) as tar:
+        return {member.name: member.offset_data for member in tar}
 
 
 def draw_photograph(number: int, side: int = 72) -> bytes:
@@ -172,9 +190,8 @@ def _add_leaks(draft: Draft, photographs: list[bytes]) -> None:
 def _write_pairs(folder: Path, pool: list[int]) -> None:
     i, j = np.array(pool[:-1:2]), np.array(pool[1::2])
     similarity = np.linspace(0.949, 0.86, len(i)).astype(np.float32)
-    schema = pa.schema([("i", pa.int64()), ("j", pa.int64()), ("similarity", pa.float32())])
-    table = pa.table([i, j, similarity], schema=schema)
-    write_table(folder / "curation/40-graph/part-00000.pairs.parquet", table, schema)
+    table = pa.table([i, j, similarity], schema=PAIRS_SCHEMA)
+    write_table(folder / "curation/40-graph/part-00000.pairs.parquet", table, PAIRS_SCHEMA)
 
 
 def _share(hits: int, n: int) -> dict:
@@ -193,7 +210,7 @@ def _summary() -> dict:
             "quality": {
                 "classes": 5,
                 "seeds": 6,
-                "precision_at": {"1": _share(5, 6), "4": _share(17, 24)},
+                "precision_at": {"1": _share(5, 6), "10": _share(19, 60), "4": _share(17, 24)},
                 "precision_chance": 0.2,
                 "recall": _share(17, 40),
                 "recall_chance": 0.6,
@@ -365,11 +382,11 @@ def make_records() -> list[Record]:
 
 
 def write_evaluation(folder: Path) -> Path:
-    """Run folder of an evaluation; returns the path of its records."""
+    """A finished evaluation."""
     folder.mkdir(parents=True)
     _write_notes(folder, "evaluate", "k: [10, 20, 100, 200]\n")
     write_records(folder / "records.jsonl", make_records())
-    return folder / "records.jsonl"
+    return folder
 
 
 def write_project(folder: Path, photographs: list[bytes], *, backbones: bool) -> dict[str, Path]:
@@ -377,7 +394,7 @@ def write_project(folder: Path, photographs: list[bytes], *, backbones: bool) ->
     return {
         "curation": write_curation(folder / "curation", photographs),
         "training": write_training(folder / "training", backbones=backbones),
-        "records": write_evaluation(folder / "evaluation"),
+        "evaluation": write_evaluation(folder / "evaluation"),
     }
 
 
@@ -392,3 +409,9 @@ def project(tmp_path_factory: pytest.TempPathFactory, photographs: list[bytes]) 
     """Arguments of `make_report` for a small finished project; not to be changed."""
     folder = tmp_path_factory.mktemp("project")
     return write_project(folder, photographs, backbones=True)
+
+
+@pytest.fixture(scope="session")
+def records() -> list[Record]:
+    """Records of the project's evaluation; not to be changed."""
+    return make_records()

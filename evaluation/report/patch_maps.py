@@ -12,12 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dinoforge.images import resize
+from evaluation.models import exported_steps
 
-__all__ = ["FeaturesView", "find_backbones", "principal_colors", "square", "view_features"]
+__all__ = ["PatchMaps", "find_backbones", "map_patches", "principal_colors", "square"]
 
 
 @dataclass(frozen=True)
-class FeaturesView:
+class PatchMaps:
     """Maps of one model for the images shown, one square a patch.
 
     ``colors`` uint8 ``[n, h, w, 3]``; ``attention`` uint8 ``[n, h, w]``, the mean over heads,
@@ -33,8 +34,7 @@ class FeaturesView:
 
 def find_backbones(training: Path) -> dict[str, Path]:
     """Find the exported backbones of a run: ``untrained`` (step 0) and ``trained`` (the last)."""
-    found = sorted(training.glob("export/step-*/model.safetensors"))
-    steps = {int(path.parent.name.removeprefix("step-")): path for path in found}
+    steps = exported_steps(training)
     named = {}
     if 0 in steps:
         named["untrained"] = steps[0]
@@ -43,9 +43,9 @@ def find_backbones(training: Path) -> dict[str, Path]:
     return named
 
 
-def view_features(
+def map_patches(
     backbone: Path, images: Sequence[NDArray[np.uint8]], *, side: int | None = None
-) -> FeaturesView:
+) -> PatchMaps:
     """Compute the maps of one backbone.
 
     Parameters
@@ -65,11 +65,11 @@ def view_features(
     """
     import torch
 
+    from dinoforge.encoders.network import normalization_of
     from dinoforge.models import load_backbone
-    from dinoforge.models.weights import IMAGE_MEAN, IMAGE_STD
 
-    model, config, _ = load_backbone(backbone)
-    mean, std = np.array(IMAGE_MEAN, np.float32), np.array(IMAGE_STD, np.float32)
+    model, config, metadata = load_backbone(backbone)
+    mean, std = np.array(normalization_of(metadata), np.float32)
     patch = config.patch_size
     side = side or patch * min(16, 2 * max(1, config.image_size // patch))
     squares = np.stack([square(image, side) for image in images]).astype(np.float32) / 255
@@ -82,7 +82,7 @@ def view_features(
     attention_BHN = weights_BHNN[:, :, 0, -grid * grid :].double().numpy()
     heads = attention_BHN.reshape(*attention_BHN.shape[:2], grid, grid)
     colors, explained = principal_colors(tokens_BND.double().numpy())
-    return FeaturesView(
+    return PatchMaps(
         colors=colors.reshape(len(images), grid, grid, 3),
         attention=_stretched(heads.mean(axis=1)),
         heads=_stretched(heads),

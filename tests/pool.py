@@ -7,6 +7,7 @@ that two pools made apart are equal for the curation.
 
 import gzip
 import hashlib
+import importlib.util
 import io
 import json
 import os
@@ -28,6 +29,12 @@ from dinoforge.samples import write_tiles
 from dinoforge.shards import read_samples
 from dinoforge.stages import make_executor
 from dinoforge.tables import read_table
+
+_SPEC = importlib.util.spec_from_file_location(
+    "kill", Path(__file__).parents[1] / "benchmarks/kill.py"
+)
+kill = importlib.util.module_from_spec(_SPEC)
+_SPEC.loader.exec_module(kill)
 
 MODIFIED = 1_700_000_000  # seconds; of every file
 
@@ -143,6 +150,13 @@ def samples(run: Path) -> dict[str, bytes]:
         for key, members in read_samples(tar):
             found[key] = next(d for name, d in members.items() if name not in ("cls", "json"))
     return found
+
+
+def differences(a: Path, b: Path) -> list[str]:
+    """Names of the files in which two runs differ, but for what may differ."""
+    first, second = kill.state(a), kill.state(b)
+    assert {Path(name).suffix for name in first} >= {".done", ".parquet", ".npy", ".tar", ".json"}
+    return [n for n in sorted(first.keys() | second.keys()) if first.get(n) != second.get(n)]
 
 
 def sha256(data: bytes) -> str:

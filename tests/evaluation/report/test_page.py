@@ -1,0 +1,139 @@
+"""The page: every section, self-contained, names of images as text and not as markup."""
+
+import html.parser
+import re
+
+import pytest
+
+from dinoforge.records import Record
+from evaluation.report.collect import Sources, collect
+from evaluation.report.page import make_page
+
+SECTIONS = ("summary", "curation", "duplicates", "retrieval", "leaks", "training", "scores")
+
+
+class Page(html.parser.HTMLParser):
+    """Ids, links and pictures of a page; complains of tags that are not closed."""
+
+    EMPTY = frozenset({"meta", "img", "br", "link", "input", "hr", "path", "line", "rect"})
+
+    def __init__(self, text):
+        super().__init__()
+        self.ids, self.links, self.pictures, self.open = [], [], [], []
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        found = dict(attrs)
+        self.ids += [found["id"]] if "id" in found else []
+        self.links += [found["href"]] if tag == "a" else []
+        self.pictures += [found] if tag == "img" else []
+        if tag not in self.EMPTY:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        pass
+
+    def handle_endtag(self, tag):
+        if tag not in self.EMPTY:
+            assert self.open.pop() == tag
+
+
+@pytest.fixture(scope="module")
+def found(project):
+    return collect(Sources(**project), "A <b>bold</b> title")
+
+
+@pytest.fixture(scope="module")
+def text(found):
+    return make_page(*found, None)
+
+
+def test_every_section_is_there_once_and_every_link_leads_to_one(text):
+    page = Page(text)
+    assert len(page.ids) == len(set(page.ids))
+    assert set(SECTIONS) <= set(page.ids)
+    assert {link.removeprefix("#") for link in page.links} <= set(page.ids)
+
+
+def test_the_page_asks_the_network_for_nothing(text):
+    assert not re.findall(r"""(?:src|href)\s*=\s*["']?(?:https?:)?//""", text)
+    assert all(picture["src"].startswith("data:image/") for picture in Page(text).pictures)
+
+
+def test_every_picture_has_words_for_those_who_do_not_see_it(text):
+    pictures = Page(text).pictures
+    assert len(pictures) > 80
+    assert all(picture["alt"] for picture in pictures)
+
+
+def test_titles_and_names_stay_text(text, found):
+    assert "A &lt;b&gt;bold&lt;/b&gt; title" in text
+    facts, ledger = found
+    keys = ledger["key"].copy()
+    keys[:] = '"><script>x()</script>'
+    ledger = type(ledger)({**ledger.columns, "key": keys}, ledger.run_folder)
+    from dataclasses import replace
+
+    from evaluation.report.sheets import make_sheets
+
+    curation = replace(facts.curation, sheets=make_sheets(ledger, threshold=0.95))
+    evil = make_page(replace(facts, curation=curation), ledger, None)
+    assert "<script>x()" not in evil
+    Page(evil)
+
+
+def test_numbers_of_the_summary_are_on_the_page(text):
+    for words in ("78", "30", "−15", "94.4", "15", "near-duplicate above 0.95"):
+        assert words in text, words
+
+
+def test_depths_of_the_retrieval_stand_in_the_order_of_numbers(text):
+    assert re.findall(r"precision at (\d+)", text) == ["1", "4", "10"]
+
+
+def test_times_are_written_for_people(text):
+    assert "2026-11-24 10:01:10<" in text
+
+
+def test_a_page_without_runs_says_what_is_missing():
+    text = make_page(
+        collect(Sources(curation=None, training=None, evaluation=None), "")[0], None, None
+    )
+    Page(text)
+    for words in ("No finished curation", "No evaluation was given", "No run record was found"):
+        assert words in text
+
+
+def knn(step, k=20, value=0.5):
+    return Record(
+        benchmark="knn/example",
+        model="trained",
+        metric="accuracy",
+        value=value,
+        interval=(value - 0.1, value + 0.1),
+        n=100,
+        settings={"k": k, "features": "cls", "step": step},
+    )
+
+
+def page_of(records, tmp_path):
+    from dinoforge.records import write_records
+
+    write_records(tmp_path / "records.jsonl", records)
+    sources = Sources(curation=None, training=None, evaluation=tmp_path)
+    return make_page(*collect(sources, ""), None)
+
+
+def test_several_checkpoints_are_a_curve(tmp_path):
+    text = page_of([knn(50, value=0.4), knn(100, value=0.6)], tmp_path)
+    assert "k-NN accuracy, k = 20" in text
+    assert "k-NN accuracy, k = 20" not in page_of([knn(100)], tmp_path)
+
+
+def test_the_curve_and_the_differences_are_there_when_no_k_is_twenty(tmp_path, records):
+    steps = [knn(step, k=k, value=0.5 + k / 1000) for step in (50, 100) for k in (4, 10)]
+    assert "k-NN accuracy, k = 10" in page_of(steps, tmp_path)
+    assert "k-NN accuracy, k = 4" not in page_of(steps, tmp_path)
+    others = [r for r in records if r.settings.get("k") != 20]
+    assert "Trained minus …, k = 10" in page_of(others, tmp_path)

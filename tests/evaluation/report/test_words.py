@@ -1,0 +1,94 @@
+"""Findings in sentences: the numbers of the records, rounded once, and no adjectives."""
+
+from dataclasses import replace
+
+import pytest
+
+from evaluation.report.funnel import make_funnel
+from evaluation.report.ledger import read_ledger
+from evaluation.report.scores import headline
+from evaluation.report.words import difference_text, feature_name, interval_text, lead, model_name
+
+SPACE = "\N{NO-BREAK SPACE}"
+
+
+@pytest.fixture(scope="module")
+def funnel(project):
+    return make_funnel(read_ledger(project["curation"]))
+
+
+def test_the_lead_says_what_went_in_what_came_out_and_what_it_is_good_for(funnel, records):
+    text = lead(funnel, headline(records))
+    assert text.startswith(
+        "78 images went in and 30 were kept; with the features of a network trai"
+    )
+    assert (
+        f"the 20 nearest neighbors name the right class of 74.1{SPACE}% of 800 test images" in text
+    )
+    assert "17.8 points more than the same network untrained" in text
+    assert "14.3 points more than raw pixels" in text
+    assert text.endswith(".")
+
+
+def test_a_report_of_scores_alone_does_not_speak_of_curated_images(records):
+    text = lead(None, headline(records))
+    assert text.startswith("With the features of the trained network, the 20 nearest")
+
+
+def test_without_anything_there_is_no_sentence():
+    assert lead(None, None) == ""
+
+
+def test_a_difference_whose_interval_holds_zero_is_not_called_more(records):
+    unclear = [
+        replace(r, value=0.011, interval=(-0.02, 0.04)) if "difference" in r.metric else r
+        for r in records
+    ]
+    text = lead(None, headline(unclear))
+    assert "not clearly different from raw pixels (+1.1 points" in text
+    assert " more than " not in text
+
+
+def test_less_is_called_fewer(records):
+    worse = [
+        replace(r, value=-0.05, interval=(-0.08, -0.02)) if "difference" in r.metric else r
+        for r in records
+    ]
+    assert "5.0 points fewer than raw pixels" in lead(None, headline(worse))
+
+
+def test_three_comparisons_are_a_list(records):
+    """Another baseline, of one kind of features that is called like it."""
+    more = []
+    for record in records:
+        if record.model in {"pixels", "trained - pixels"}:
+            other = replace(record, model=record.model.replace("pixels", "pixels_less_mean"))
+            settings = record.settings | {"features": "pixels_less_mean"}
+            if record.metric == "accuracy_difference":
+                names = {"model_b": "pixels_less_mean", "features_b": "pixels_less_mean"}
+                settings = record.settings | names
+            more.append(replace(other, settings=settings))
+    text = lead(None, headline([*records, *more]))
+    assert "than the same network untrained, 14.3 points more than raw pixels and 14.3" in text
+    assert text.endswith("more than pixels less the mean of the bank.")
+
+
+def test_intervals_are_in_percent_and_those_of_differences_in_points(records):
+    (accuracy,) = [
+        r
+        for r in records
+        if (r.model, r.metric) == ("pixels", "accuracy") and r.settings["k"] == 20
+    ]
+    assert interval_text(accuracy) == f"56.7 to 62.7{SPACE}%"
+    difference = replace(accuracy, value=0.178, interval=(0.144, 0.211))
+    assert difference_text(difference) == f"+17.8 points, 95{SPACE}% interval +14.4 to +21.1"
+    assert interval_text(replace(accuracy, interval=None)) == "no interval"
+
+
+def test_names_of_models_and_features_in_words():
+    assert (model_name("pixels"), model_name("trained")) == ("raw pixels", "trained")
+    assert feature_name("cls") == "class token"
+    assert feature_name("pixels") == ""
+    assert feature_name("mine", "mine") == ""
+    assert model_name("pixels_less_mean") == "pixels less mean"
+    assert feature_name("of_my_own") == "of my own"
