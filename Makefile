@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check install --quiet --constraint requirements/constraints-cpu.txt
 SPEC := pyproject.toml requirements/constraints-cpu.txt
 
-.PHONY: quickstart test check format bench constraints clean
+.PHONY: quickstart test check format bench bench-gpu constraints clean
 
 quickstart: $(VENV)/.quickstart  ## real images in, a report out, within minutes and without a GPU
 	@DINOFORGE_SETUP_SECONDS=$$(cat $(VENV)/.quickstart) $(BIN)/dinoforge quickstart
@@ -24,6 +24,10 @@ format: $(VENV)/.dev
 
 bench: $(VENV)/.dev  ## list the benchmarks; each needs its own data and peers, see benchmarks/README.md
 	@ls benchmarks/*.py
+
+bench-gpu: $(VENV)/.dev  ## one GPU, in pieces of at most 8 minutes; each runs alone too, see benchmarks/README.md
+	$(BIN)/python benchmarks/gpu/kernels.py
+	for size in small base large giant; do $(BIN)/python benchmarks/gpu/throughput.py $$size || exit $$?; done
 
 constraints: $(VENV)/.dev
 	sh requirements/compile.sh $(BIN)

@@ -4,8 +4,9 @@
     python benchmarks/kill.py --kills 20 --seed 0 -- train configs/training/quickstart.yaml ...
 
 The command gets ``out=FOLDER`` appended. *Identical* means: every table, array, shard and weight
-file byte-equal; markers equal outside ``measured``; ``metrics.jsonl`` equal but for what a clock
-measured. Exit 1 when anything differs.
+file byte-equal; tensors of checkpoints bit-equal; markers equal outside ``measured``;
+``metrics.jsonl`` equal but for what a clock measured. Exit 1 when anything differs. Of a training
+it is counted how many steps each kill cost: those since the newest whole checkpoint.
 """
 
 import argparse
@@ -54,7 +55,7 @@ def measure(words: list[str], folder: Path, kills: int, draw: random.Random) -> 
         raise SystemExit(f"the undisturbed run ended with {code}")
     calm_s = time.monotonic() - started
     landed = starts = 0
-    moments = []
+    moments, lost = [], []
     while True:
         starts += 1
         process = start(words, folder / "disturbed")
@@ -67,6 +68,7 @@ def measure(words: list[str], folder: Path, kills: int, draw: random.Random) -> 
             process.wait()
             landed += 1
             moments.append(round(moment, 2))
+            lost.append(lost_steps(folder / "disturbed"))
             continue
         if code:
             raise SystemExit(f"start {starts} ended with {code}")
@@ -80,9 +82,21 @@ def measure(words: list[str], folder: Path, kills: int, draw: random.Random) -> 
         "starts": starts,
         "undisturbed_s": round(calm_s, 1),
         "moments_s": moments,
+        "lost_steps": lost,
         "files": len(state(folder / "calm")),
         "different": differences(folder),
     }
+
+
+def lost_steps(run: Path) -> int | None:
+    """Count the steps in the metrics after the newest whole checkpoint; None before the first."""
+    metrics = run / "metrics.jsonl"
+    lines = metrics.read_text().splitlines() if metrics.exists() else []
+    whole = [line for line in lines if line.endswith("}")]
+    if not whole:
+        return None
+    saved = [int(p.parent.name[5:]) for p in run.glob("checkpoints/step-*/manifest.json")]
+    return max(0, json.loads(whole[-1])["step"] - max(saved, default=0))
 
 
 def start(words: list[str], out: Path) -> subprocess.Popen:
@@ -109,6 +123,10 @@ def state(folder: Path) -> dict[str, object]:
         name = path.relative_to(folder)
         if path.is_dir() or path.name in IGNORED or IGNORED_FOLDERS & set(name.parts):
             continue
+        if name.parts[0] == "checkpoints":  # in a format with random identifiers
+            if path.name == "manifest.json":
+                found[str(name.parent)] = tensor_hash(path.parent)
+            continue
         if path.suffix == ".done":
             marker = json.loads(path.read_text())
             marker.pop("measured")
@@ -118,6 +136,16 @@ def state(folder: Path) -> dict[str, object]:
         else:
             found[str(name)] = hashlib.sha256(path.read_bytes()).hexdigest()
     return found
+
+
+def tensor_hash(checkpoint: Path) -> str:
+    from training.checkpoint import read_whole
+
+    digest = hashlib.sha256()
+    for name, tensor in sorted(read_whole(checkpoint).items()):
+        digest.update(name.encode())
+        digest.update(tensor.numpy().tobytes())
+    return digest.hexdigest()
 
 
 def without_clock(line: str) -> dict[str, object]:

@@ -32,6 +32,7 @@ from measuring import (
     start_clean,
 )
 from recording import write_result
+from synthetic import Step
 
 PEER = "lightly + timm"
 # name -> overrides of the recipe
@@ -138,46 +139,6 @@ def run_ours(args: argparse.Namespace, *, drop_path: float) -> dict[str, float]:
             started = time.process_time()
         step(number, whole, local)
     return {"cpu_s_per_image": (time.process_time() - started) / args.steps / BATCH}
-
-
-class Step:
-    """What `training.loop.Trainer.run_step` does, with crops that are given."""
-
-    def __init__(self, config: Any, method: Any, optimizer: Any) -> None:
-        from training.build import Schedules
-
-        self.config, self.method, self.optimizer = config, method, optimizer
-        self.schedules = Schedules.of(config)
-
-    def __call__(self, number: int, global_crops: Any, local_crops: Any) -> None:
-        import torch
-
-        from dinoforge.randomness import Draws
-        from training.build import autocast
-        from training.clipping import clip_gradients
-        from training.ema import update_teacher
-        from training.guards import check_finite
-        from training.masks import draw_masks
-        from training.method import Views
-
-        hyper = self.schedules.apply(self.optimizer, number)
-        draws = Draws(0, "masks", number)
-        masks = draw_masks(len(global_crops), 16, 16, self.config.masks, draws)
-        marks = (masks.masks_BN, masks.indices_M, masks.weights_M)
-        views = Views(global_crops, local_crops, *map(torch.from_numpy, marks))
-        paths = Draws(0, "drop path", number)
-        with autocast(self.config, torch.device("cpu")):
-            losses = self.method(
-                views,
-                hyper["schedule/teacher_temperature"],
-                lambda n: torch.from_numpy(paths.shuffle(n)),
-            )
-        self.optimizer.zero_grad(set_to_none=True)
-        losses.total.backward()
-        norms = clip_gradients(dict(self.method.student.items()), self.config.optimizer.clip)
-        check_finite(number, losses.total, norms, [])
-        self.optimizer.step()
-        update_teacher(self.method.teacher, self.method.student, hyper["schedule/momentum"])
 
 
 def show(figures: dict[str, Any]) -> None:

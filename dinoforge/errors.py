@@ -2,7 +2,8 @@
 
 DinoforgeError
 ├── UsageError    exit 2   the user can mend it: one line, what - where - what to do
-└── Interrupted   exit 75  stopped with work left and nothing lost: start the same command again
+├── Interrupted   exit 75  stopped with work left and nothing lost: start the same command again
+└── RankStopped   exit 1   one of several ranks, because of another, which tells why and its code
 
 Everything else that escapes is a defect of ours: traceback, exit 1.
 Not for: bad samples. Those are counted by reason and kept in the ledger, never raised to the top.
@@ -12,7 +13,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-__all__ = ["DinoforgeError", "Fault", "Interrupted", "UsageError", "cannot_write"]
+__all__ = [
+    "DinoforgeError",
+    "Fault",
+    "Interrupted",
+    "RankStopped",
+    "UsageError",
+    "cannot_write",
+]
 
 
 class DinoforgeError(Exception):
@@ -79,3 +87,17 @@ class Interrupted(DinoforgeError):  # noqa: N818 - it is not an error
     """The run stopped with work left (signal, time limit); the same command goes on from here."""
 
     exit_code: ClassVar[int] = 75
+
+
+class RankStopped(DinoforgeError):  # noqa: N818 - the error is on another rank
+    """One of several ranks ends because another one does, which tells why; prints nothing.
+
+    Parameters
+    ----------
+    exit_code : int
+        Of the rank that tells.
+    """
+
+    def __init__(self, exit_code: int) -> None:
+        super().__init__("")
+        self.exit_code = exit_code  # type: ignore[misc]

@@ -35,8 +35,9 @@ _log = logging.getLogger(__name__)
 
 OnChange = Literal["refuse", "update", "fresh"]
 
-# Where the results lie does not change them: these keys may differ between two starts.
-_LAUNCH_KEYS = frozenset({"out"})
+# Where the results lie does not change them: may differ between two starts of a run. A config
+# class may name more keys (or whole blocks) of this kind as LAUNCH_KEYS.
+_LAUNCH_KEYS = ("out",)
 
 
 def versions() -> dict[str, str]:
@@ -126,7 +127,8 @@ class Run:
             _make_writable(folder)
             lock = _lock(folder)
         try:
-            _check_unchanged(folder, plain, command, on_change)
+            free = getattr(config, "LAUNCH_KEYS", _LAUNCH_KEYS)
+            _check_unchanged(folder, plain, command, on_change, free)
             write_text(folder / "config.yaml", config_yaml(config, origins))
             run = cls(folder, command, config, plain, _lock=lock)
             run.facts = _facts(command, plain, parents) | {"earlier": _earlier_starts(folder)}
@@ -227,7 +229,7 @@ def _lock(folder: Path) -> filelock.BaseFileLock:
 
 
 def _check_unchanged(
-    folder: Path, plain: dict[str, Any], command: str, on_change: OnChange
+    folder: Path, plain: dict[str, Any], command: str, on_change: OnChange, free: Sequence[str]
 ) -> None:
     try:
         facts = json.loads((folder / "run.json").read_text(encoding="utf-8"))
@@ -240,7 +242,11 @@ def _check_unchanged(
             where=str(folder),
             do="choose another folder with out=FOLDER",
         )
-    changed = [key for key in changed_keys(old, plain) if key not in _LAUNCH_KEYS]
+    changed = [
+        key
+        for key in changed_keys(old, plain)
+        if not any(key == name or key.startswith(f"{name}.") for name in free)
+    ]
     if changed and on_change == "refuse" and _has_results(folder):
         named = ", ".join(f"`{key}`" for key in changed)
         state = "finished" if facts.get("exit_code") == 0 else "unfinished"

@@ -1,90 +1,116 @@
 """Make the parts of a training from its recipe: networks, optimizer, schedules, precision."""
 
-import contextlib
 import os
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
-from dinoforge.errors import UsageError
-from dinoforge.models import build_vit
-from dinoforge.models.attention import choose_backend
+from dinoforge.device import resolve_device
+from dinoforge.models import VisionTransformer
 from dinoforge.randomness import Draws
+from training.attention import AttentionSetting, choose_setting
 from training.config import HeadConfig, TrainingConfig
 from training.heads import ProjectionHead
 from training.method import Method
 from training.parameter_groups import optimizer_groups
+from training.precision import autocast
+from training.ranks import Seat
 from training.schedules import Cosine, Linear, scaled_lr
 
-__all__ = ["Schedules", "autocast", "build_method", "build_optimizer", "choose_device"]
+__all__ = [
+    "Schedules",
+    "autocast",
+    "build_method",
+    "build_on_meta",
+    "build_optimizer",
+    "choose_device",
+    "draw_method_weights",
+]
 
 
-def choose_device(config: TrainingConfig) -> torch.device:
-    """Resolve ``device`` and set the CPU threads.
+def choose_device(config: TrainingConfig, seat: Seat | None = None) -> torch.device:
+    """Resolve ``device`` for this rank and set its CPU threads.
 
     Raises
     ------
     UsageError
         If CUDA is asked for and not there.
     """
-    torch.set_num_threads(config.threads or len(os.sched_getaffinity(0)))
-    has_cuda = torch.cuda.is_available()
-    if config.device == "cuda" and not has_cuda:
-        raise UsageError(
-            what="no CUDA device",
-            where="device=cuda",
-            do="set device=auto or cpu, or install a CUDA build of torch and a driver",
-        )
-    return torch.device("cuda" if has_cuda and config.device != "cpu" else "cpu")
-
-
-def autocast(config: TrainingConfig, device: torch.device) -> Any:
-    """Return the context of the forward pass: bfloat16 for matrix products, or nothing."""
-    wanted = config.precision == "bfloat16"
-    if config.precision == "auto":
-        wanted = _multiplies_bfloat16_fast(device)
-    if not wanted:
-        return contextlib.nullcontext()
-    return torch.autocast(device.type, dtype=torch.bfloat16)
-
-
-def _multiplies_bfloat16_fast(device: torch.device) -> bool:
+    seat = seat or Seat.of_environment()
+    cores = len(os.sched_getaffinity(0))
+    torch.set_num_threads(config.threads or max(1, cores // seat.local_world_size))
+    device = resolve_device(config.device)
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
-    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()  # noqa: SLF001
+        device = torch.device("cuda", seat.local_rank % torch.cuda.device_count())
+        torch.cuda.set_device(device)
+    return device
 
 
-def build_method(config: TrainingConfig) -> Method:
-    """Build student and teacher; every initial weight is a function of ``seed``."""
+def build_method(config: TrainingConfig, attention: AttentionSetting | None = None) -> Method:
+    """Build student and teacher on the CPU; every initial weight is a function of ``seed``.
+
+    Parameters
+    ----------
+    config : TrainingConfig
+        The recipe.
+    attention : AttentionSetting, optional
+        What a run settled on; without it, what a new run here would.
+    """
+    attention = attention or choose_setting(config, choose_device(config))
+    method = build_on_meta(config, attention).to_empty(device="cpu")
+    for center in (method.dino_center, method.ibot_center):
+        center.center.zero_()
+    draw_method_weights(config, method)
+    return method.train()
+
+
+def build_on_meta(config: TrainingConfig, attention: AttentionSetting) -> Method:
+    """Build student and teacher without memory: shapes and names only."""
     vit = config.model.vit(config.crops.global_size)
-    backbone = build_vit(vit, seed=config.seed)
-    backbone.set_attention(choose_backend(config.model.attention, choose_device(config).type))
-    dino_head = _head(config, "dino_head", vit.width)
-    ibot_head = _head(config, "ibot_head", vit.width) if config.separate_heads else None
-    return Method(
-        backbone,
-        dino_head,
-        ibot_head,
-        balance=config.teacher.balance,
-        weights=(config.loss.dino, config.loss.ibot, config.loss.koleo),
-        drop_path=config.model.drop_path,
-    ).train()
+    with torch.device("meta"):
+        backbone = VisionTransformer(vit)
+        backbone.set_attention(attention.backend)
+        dino_head = _head(config.dino_head, vit.width)
+        ibot_head = _head(config.ibot_head, vit.width) if config.separate_heads else None
+        method = Method(
+            backbone,
+            dino_head,
+            ibot_head,
+            balance=config.teacher.balance,
+            weights=(config.loss.dino, config.loss.ibot, config.loss.koleo),
+            group_size=config.group_size,
+            packed=attention.packed,
+        )
+    return method.to(torch.float64) if config.precision == "float64" else method
 
 
-def _head(config: TrainingConfig, name: str, width: int) -> ProjectionHead:
-    sizes: HeadConfig = getattr(config, name)
-    head = ProjectionHead(
+@torch.no_grad()
+def draw_method_weights(config: TrainingConfig, method: Method) -> None:
+    """Draw the student's weights from ``seed`` and copy them to the teacher; shards are filled too.
+
+    Every rank draws whole tensors, one at a time, and keeps its part.
+    """
+    for name, network in method.student.items():
+        if isinstance(network, VisionTransformer):
+            network.init_weights(config.seed)
+        else:
+            assert isinstance(network, ProjectionHead)
+            # Not seed + 1: then the heads of neighboring seeds would be equal.
+            own_seed = Draws(config.seed, f"init/{name}", 0).integer(0, 1 << 53)
+            network.init_weights(own_seed, xavier=config.model.init == "xavier")
+    pairs = zip(method.teacher.parameters(), method.student.parameters(), strict=True)
+    for theirs, ours in pairs:
+        theirs.copy_(ours)
+
+
+def _head(sizes: HeadConfig, width: int) -> ProjectionHead:
+    return ProjectionHead(
         width,
         hidden=sizes.hidden,
         bottleneck=sizes.bottleneck,
         prototypes=sizes.prototypes,
         layers=sizes.layers,
     )
-    # Not seed + 1: then the heads of neighboring seeds would be equal.
-    own_seed = Draws(config.seed, f"init/{name}", 0).integer(0, 1 << 53)
-    head.init_weights(own_seed, xavier=config.model.init == "xavier")
-    return head
 
 
 def build_optimizer(config: TrainingConfig, method: Method) -> torch.optim.Optimizer:

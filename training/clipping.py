@@ -3,13 +3,20 @@
 from collections.abc import Mapping
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
+
+from training.ranks import local_part
 
 __all__ = ["clip_gradients"]
 
 
 @torch.no_grad()
-def clip_gradients(networks: Mapping[str, nn.Module], max_norm: float) -> dict[str, Tensor]:
+def clip_gradients(
+    networks: Mapping[str, nn.Module],
+    max_norm: float,
+    shard_group: dist.ProcessGroup | None = None,
+) -> dict[str, Tensor]:
     """Scale each sub-network's gradient to a norm of at most ``max_norm``, in place.
 
     Parameters
@@ -18,6 +25,9 @@ def clip_gradients(networks: Mapping[str, nn.Module], max_norm: float) -> dict[s
         Name -> module; each is clipped by its own norm, as published.
     max_norm : float
         0 clips nothing and only measures.
+    shard_group : ProcessGroup, optional
+        Ranks that hold the gradients together (all of them must call this); None: each rank
+        holds them whole.
 
     Returns
     -------
@@ -26,11 +36,16 @@ def clip_gradients(networks: Mapping[str, nn.Module], max_norm: float) -> dict[s
     """
     norms: dict[str, Tensor] = {}
     for name, network in networks.items():
-        gradients = [p.grad for p in network.parameters() if p.grad is not None]
+        gradients = [local_part(p.grad) for p in network.parameters() if p.grad is not None]
         if not gradients:
             continue
         each = torch._foreach_norm(gradients)  # noqa: SLF001 - one kernel for all
-        norms[name] = torch.linalg.vector_norm(torch.stack(each))
+        norm = torch.linalg.vector_norm(torch.stack(each))
+        if shard_group is not None:
+            norm = norm.square()
+            dist.all_reduce(norm, group=shard_group)
+            norm = norm.sqrt()
+        norms[name] = norm
         if max_norm > 0:
             scale = (max_norm / (norms[name] + 1e-6)).clamp(max=1.0)
             torch._foreach_mul_(gradients, scale)

@@ -6,9 +6,9 @@ recipes in ``configs/training`` say what they change.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import ClassVar, Literal
 
-from dinoforge.errors import Fault
+from dinoforge.errors import Fault, UsageError
 from dinoforge.images import DecodePolicy
 from dinoforge.models.config import ARCHITECTURES, PositionMode, VitConfig
 from training.crops import CropsConfig
@@ -21,6 +21,7 @@ __all__ = [
     "LossConfig",
     "ModelConfig",
     "OptimizerConfig",
+    "ParallelConfig",
     "TeacherConfig",
     "TrainingConfig",
 ]
@@ -47,10 +48,9 @@ class DataConfig:
         """Find missing paths and numbers out of range."""
         if not self.paths:
             yield Fault(f"`{at}.paths` is empty", "recipe", f"add {at}.paths=[FOLDER]")
-        if self.max_side < 0:
-            yield Fault(f"`{at}.max_side` is {self.max_side}", "recipe", "give 0 or more")
-        if self.num_workers < 0:
-            yield Fault(f"`{at}.num_workers` is {self.num_workers}", "recipe", "give 0 or more")
+        for name in ("max_side", "num_workers", "cache_mib"):
+            if getattr(self, name) < 0:
+                yield Fault(f"`{at}.{name}` is {getattr(self, name)}", "recipe", "give 0 or more")
         if not 0 <= self.max_bad_share <= 1:
             yield Fault(f"`{at}.max_bad_share` is {self.max_bad_share}", "recipe", "give 0 to 1")
 
@@ -71,7 +71,10 @@ class ModelConfig:
     positions: PositionMode = "offset"  # how positions are resampled to other crop sizes
     drop_path: float = 0.0  # share of samples that skip each residual branch (by subset)
     init: Literal["published", "xavier"] = "published"  # xavier for a width below 384
-    attention: str = "sdpa"  # back end: sdpa, plain, xformers
+    # back end; auto: the fastest here (tried on a GPU, by rule on a CPU), kept when a run resumes
+    attention: Literal["auto", "sdpa", "plain", "varlen", "xformers"] = "auto"
+    # packed: linear layers run once over the tokens of all crops; auto: packed on a GPU
+    packing: Literal["auto", "packed", "separate"] = "auto"
 
     def faults(self, at: str) -> Iterator[Fault]:
         """Find values out of range."""
@@ -182,8 +185,9 @@ class OptimizerConfig:
         """Find rates out of range."""
         if self.lr <= 0:
             yield Fault(f"`{at}.lr` is {self.lr}", "recipe", "give more than 0")
-        if self.clip < 0:
-            yield Fault(f"`{at}.clip` is {self.clip}", "recipe", "give 0 (never) or more")
+        for name in ("lr_end", "weight_decay_start", "weight_decay_end", "clip", "patch_embed_lr"):
+            if getattr(self, name) < 0:
+                yield Fault(f"`{at}.{name}` is {getattr(self, name)}", "recipe", "give 0 or more")
         if not all(0 <= beta < 1 for beta in self.betas):
             yield Fault(f"`{at}.betas` is {self.betas}", "recipe", "give 0 <= beta < 1")
         if not 0 < self.layerwise_decay <= 1:
@@ -211,17 +215,45 @@ class CheckpointConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ParallelConfig:
+    """How a run is spread over its ranks; changes speed and memory, not results."""
+
+    # ddp: each rank holds everything; fsdp: parameters sharded over all ranks; hsdp: over `shard`
+    # ranks, and copies of that; auto: ddp below 100 M parameters, else fsdp
+    mode: Literal["auto", "ddp", "fsdp", "hsdp"] = "auto"
+    shard: int = 0  # ranks that hold one copy together under hsdp; 0: those of one machine
+    accumulate: int = 1  # micro-batches that a rank's part of a step is cut into
+    # blocks: keep the input of every block only and compute it again; less memory, a third slower
+    activation_checkpointing: Literal["none", "blocks"] = "none"
+    compile: bool = False  # torch.compile, block by block
+    timeout_s: float = 600.0  # longest wait for another rank, seconds
+
+    def faults(self, at: str) -> Iterator[Fault]:
+        """Find numbers out of range."""
+        if self.shard < 0:
+            yield Fault(f"`{at}.shard` is {self.shard}", "recipe", "give 0 or more")
+        if self.accumulate < 1:
+            yield Fault(f"`{at}.accumulate` is {self.accumulate}", "recipe", "give 1 or more")
+        if self.timeout_s <= 0:
+            yield Fault(f"`{at}.timeout_s` is {self.timeout_s}", "recipe", "give seconds above 0")
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
     """A whole training run."""
 
     out: str = "???"  # run folder
     seed: int = 0  # decides weights, order, crops and masks
     steps: int = 125000  # optimizer updates
-    batch_size: int = 64  # images a step
+    batch_size: int = 64  # images a step, over all ranks
+    # images that KoLeo seeks neighbors in and that stochastic depth draws its subsets from. 0:
+    # those of a rank's micro-batch, as published, so that results depend on the number of ranks
+    group_size: int = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: cuda if there is one
     # auto: bfloat16 autocast where the device multiplies it faster; what must be float32 stays
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    threads: int = 0  # CPU threads; 0 takes all cores of this process
+    # float64 is for proofs
+    precision: Literal["auto", "float32", "bfloat16", "float64"] = "auto"
+    threads: int = 0  # CPU threads of a rank; 0 shares the cores of this process among them
     log_every: int = 10  # steps between lines of metrics.jsonl
     separate_heads: bool = True  # False: masked patches use the DINO head (DINOv2 "fast")
     data: DataConfig = field(default_factory=DataConfig)
@@ -235,6 +267,56 @@ class TrainingConfig:
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    parallel: ParallelConfig = field(default_factory=ParallelConfig)
+
+    # What says how a run is launched: may differ between two starts of it.
+    LAUNCH_KEYS: ClassVar[tuple[str, ...]] = (
+        *("out", "parallel", "threads", "data.num_workers", "data.cache", "data.cache_mib"),
+    )
+
+    def micro_batch(self, num_ranks: int) -> int:
+        """Images that a rank takes through the networks at once."""
+        return self.batch_size // (num_ranks * self.parallel.accumulate)
+
+    def check_ranks(self, num_ranks: int) -> None:
+        """Check that the recipe divides over ``num_ranks`` ranks.
+
+        Raises
+        ------
+        UsageError
+            Naming what does not divide.
+        """
+        pieces = num_ranks * self.parallel.accumulate
+        faults = []
+        if self.batch_size % pieces:
+            faults.append(
+                Fault(
+                    f"`batch_size` {self.batch_size} does not divide over {num_ranks} ranks x "
+                    f"{self.parallel.accumulate} micro-batches",
+                    "recipe",
+                    f"give a multiple of {pieces}",
+                )
+            )
+        elif self.group_size and self.micro_batch(num_ranks) % self.group_size:
+            faults.append(
+                Fault(
+                    f"a micro-batch of {self.micro_batch(num_ranks)} images does not divide into "
+                    f"groups of `group_size` {self.group_size}",
+                    "recipe",
+                    "change batch_size, group_size, parallel.accumulate or the number of ranks",
+                )
+            )
+        shard = self.parallel.shard
+        if self.parallel.mode == "hsdp" and num_ranks > 1 and shard and num_ranks % shard:
+            faults.append(
+                Fault(
+                    f"`parallel.shard` {shard} does not divide {num_ranks} ranks",
+                    "recipe",
+                    "give a divisor of the number of ranks",
+                )
+            )
+        if faults:
+            raise UsageError(faults=faults)
 
     @property
     def warmup(self) -> int:
@@ -270,9 +352,10 @@ class TrainingConfig:
 
     def faults(self, at: str) -> Iterator[Fault]:  # noqa: ARG002 - the rule of the protocol
         """Find what does not fit together."""
-        for name in ("steps", "batch_size", "log_every"):
-            if getattr(self, name) < 1:
-                yield Fault(f"`{name}` is {getattr(self, name)}", "recipe", "give 1 or more")
+        least_of = {"steps": 1, "batch_size": 1, "log_every": 1, "group_size": 0, "threads": 0}
+        for name, least in least_of.items():
+            if getattr(self, name) < least:
+                yield Fault(f"`{name}` is {getattr(self, name)}", "recipe", f"give {least} or more")
         if self.steps >= 1:
             yield from self._phase_faults()
         patch = self.model.patch_size

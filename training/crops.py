@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dinoforge.errors import Fault
+from dinoforge.models.weights import IMAGE_MEAN, IMAGE_STD
 from dinoforge.randomness import uniforms
 
 __all__ = ["CropBoxes", "CropsConfig", "crop_boxes", "cut_crops", "draw_boxes", "resized_crop"]
@@ -62,8 +63,8 @@ class CropsConfig:
     blur_sigma: tuple[float, float] = (0.1, 2.0)  # of the blur, pixels, drawn evenly
     solarize_prob: float = 0.2  # of global crop 2 alone
     solarize_threshold: int = 128  # levels from here on are inverted
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)  # of ImageNet, share of 255
-    std: tuple[float, float, float] = (0.229, 0.224, 0.225)  # of ImageNet, share of 255
+    mean: tuple[float, float, float] = IMAGE_MEAN  # share of 255; ImageNet's
+    std: tuple[float, float, float] = IMAGE_STD  # share of 255; ImageNet's
 
     def blur_probs(self) -> tuple[float, float, float]:
         """Probability that global crop 1, global crop 2 and a local crop are blurred."""

@@ -2,6 +2,7 @@
 
 Place p = step x batch + i of the endless order is image ``permutation(epoch)[p mod n]`` with epoch
 ``p // n``; its crops are a function of (seed, image, epoch). So the state of the data is the step.
+Of every step a rank takes the places i of its own, whatever the others do.
 Images that do not decode are replaced by the next in the order, counted and named.
 """
 
@@ -10,7 +11,6 @@ import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -21,13 +21,13 @@ from torch import Tensor
 from dinoforge.errors import UsageError
 from dinoforge.images import Undecodable
 from dinoforge.randomness import KeyedPermutation
-from training.build import choose_device
 from training.color import augment_colors
 from training.color_draws import ColorDraws, draw_colors
 from training.config import DataConfig, TrainingConfig
 from training.crops import CropsConfig, cut_crops, draw_boxes
-from training.decoded_cache import DecodedCache, Decodes, plan_cache
+from training.decoded_cache import DecodedCache, TrainingImages, plan_cache
 from training.loader import prepare_steps, usable_workers, worker_context
+from training.ranks import Seat
 from training.shrink import Shrunk
 
 __all__ = ["Batch", "TrainingData", "TrainingImages", "open_training_data"]
@@ -37,18 +37,9 @@ _log = logging.getLogger(__name__)
 _MAX_IN_A_ROW = 1000  # undecodable images after which the search for a replacement ends
 
 
-class TrainingImages(Decodes, Protocol):
-    """What is trained on; `dinoforge.sources.ImageSet` is one."""
-
-    @property
-    def table(self) -> pa.Table:
-        """One row an image, with column ``key``."""
-        ...
-
-
 @dataclass(frozen=True)
 class Batch:
-    """The crops of one step, crop-major: first crop 1 of all B images, then crop 2, ..."""
+    """Crops of a part of a step, crop-major: first crop 1 of all B images, then crop 2, ..."""
 
     step: int
     global_crops: Tensor  # float32 [2 B, 3, G, G], normalized
@@ -94,7 +85,9 @@ class TrainingData:
     data : DataConfig
         Workers and cache: how fast, never what.
     batch_size : int
-        B, images a step.
+        Images a step, over all ranks.
+    part : range, optional
+        Places in each step that this rank takes: B of them; all by default.
     seed : int
         Decides order, crops and colors.
     device : torch.device
@@ -108,6 +101,7 @@ class TrainingData:
         data: DataConfig,
         *,
         batch_size: int,
+        part: range | None = None,
         seed: int,
         device: torch.device | str = "cpu",
     ) -> None:
@@ -125,7 +119,7 @@ class TrainingData:
         self._context = worker_context() if self._num_workers else None
         images = Shrunk(images, data.max_side) if data.max_side else images
         cache = plan_cache(images, data.cache, data.cache_mib, self._context)
-        self._cutter = _Cutter(images, crops, batch_size, seed, cache)
+        self._cutter = _Cutter(images, crops, batch_size, part or range(batch_size), seed, cache)
         self._max_bad_share = data.max_bad_share
         self._num_seen = 0
         self.undecodable: dict[int, str] = {}  # image -> reason, met so far in this process
@@ -209,19 +203,21 @@ class _Cutter:
         images: TrainingImages,
         crops: CropsConfig,
         batch_size: int,
+        part: range,
         seed: int,
         cache: DecodedCache | None,
     ) -> None:
         self._images = images
         self._crops = crops
         self._batch_size = batch_size
+        self._part = np.arange(part.start, part.stop)
         self._seed = seed
         self._cache = cache
         self._undecodable: dict[int, str] = {}
 
     def __call__(self, step: int) -> _CutBatch:
         num_images = len(self._images)
-        places = step * self._batch_size + np.arange(self._batch_size)
+        places = step * self._batch_size + self._part
         epochs, places = places // num_images, places % num_images
         images = np.empty_like(places)
         for epoch in np.unique(epochs):
@@ -278,14 +274,20 @@ def _order(num_images: int, seed: int, epoch: int) -> KeyedPermutation:
     return KeyedPermutation(num_images, seed, epoch=epoch)
 
 
-def open_training_data(config: TrainingConfig, cache: Path) -> TrainingData:
-    """Open the images of a recipe.
+def open_training_data(
+    config: TrainingConfig, cache: Path, seat: Seat, device: torch.device
+) -> TrainingData:
+    """Open the images of a recipe for one rank.
 
     Parameters
     ----------
     config : TrainingConfig
     cache : Path
         Folder for what has to be unpacked.
+    seat : Seat
+        Of this rank, which takes a contiguous part of every step.
+    device : torch.device
+        Where the batches are wanted.
 
     Raises
     ------
@@ -294,11 +296,13 @@ def open_training_data(config: TrainingConfig, cache: Path) -> TrainingData:
     """
     from dinoforge.sources import open_images
 
+    size = config.batch_size // seat.world_size
     return TrainingData(
         open_images(config.data.paths, cache=cache, policy=config.decode),
         config.crops,
         config.data,
         batch_size=config.batch_size,
+        part=range(seat.rank * size, (seat.rank + 1) * size),
         seed=config.seed,
-        device=choose_device(config),
+        device=device,
     )

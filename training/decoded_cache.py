@@ -11,10 +11,11 @@ from typing import Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from dinoforge.images import Undecodable
 
-__all__ = ["DecodedCache", "Decodes", "plan_cache"]
+__all__ = ["DecodedCache", "Decodes", "TrainingImages", "plan_cache"]
 
 Image = npt.NDArray[np.uint8]
 
@@ -34,6 +35,15 @@ class Decodes(Protocol):
         ...
 
 
+class TrainingImages(Decodes, Protocol):
+    """What is trained on; `dinoforge.sources.ImageSet` is one."""
+
+    @property
+    def table(self) -> pa.Table:
+        """One row an image, with column ``key``."""
+        ...
+
+
 class DecodedCache:
     """Pixels of up to n images in one block of memory.
 
@@ -42,7 +52,7 @@ class DecodedCache:
     num_images : int
         n.
     num_bytes : int
-        Room for pixels; the system hands it out page by page as it fills.
+        Room for pixels; handed out by the system page by page as it fills, unless shared.
     context : multiprocessing context, optional
         Share the block with processes started from it (it travels to them when they start).
     """

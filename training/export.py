@@ -1,17 +1,47 @@
 """The teacher's backbone as a file: ``export/step-000012500/model.safetensors``."""
 
+import json
 import shutil
 from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from dinoforge.models import VisionTransformer, save_backbone
 from training.checkpoint import saved_steps, step_name
 from training.config import TrainingConfig
 from training.method import Method
+from training.ranks import rank
 
-__all__ = ["export_backbone"]
+__all__ = ["export_path", "gather_backbone", "write_backbone"]
 
 
-def export_backbone(folder: Path, step: int, method: Method, config: TrainingConfig) -> Path:
+def export_path(folder: Path, step: int) -> Path:
+    """Path of the exported backbone of a step."""
+    return folder / step_name(step) / "model.safetensors"
+
+
+@torch.no_grad()
+def gather_backbone(method: Method) -> dict[str, Tensor]:
+    """Copy the teacher's backbone whole to the CPU of rank 0; every rank must call it.
+
+    Returns
+    -------
+    dict
+        Name -> tensor of its own memory; empty on the other ranks.
+    """
+    whole = {}
+    for name, tensor in method.teacher["backbone"].state_dict().items():
+        full = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+        if rank() == 0:
+            whole[name] = full.to("cpu", copy=True)
+    return whole
+
+
+def write_backbone(
+    folder: Path, step: int, tensors: dict[str, Tensor], config: TrainingConfig
+) -> Path:
     """Write the backbone of ``step``; of older ones keep the first and those that are due.
 
     Returns
@@ -24,14 +54,17 @@ def export_backbone(folder: Path, step: int, method: Method, config: TrainingCon
     UsageError
         If it cannot be written.
     """
-    backbone = method.teacher["backbone"]
-    assert isinstance(backbone, VisionTransformer)
-    path = folder / step_name(step) / "model.safetensors"
+    with torch.device("meta"):
+        backbone = VisionTransformer(config.model.vit(config.crops.global_size))
+    backbone.load_state_dict(tensors, assign=True)
+    path = export_path(folder, step)
     notes = {
         "step": str(step),
         "seed": str(config.seed),
         "trained_with": "dinoforge DINO + iBOT + KoLeo",
         "crop_size": str(config.crops.global_size),
+        "image_mean": json.dumps(config.crops.mean),
+        "image_std": json.dumps(config.crops.std),
     }
     save_backbone(path, backbone, notes)
     # Later ones were left by a run whose checkpoints are damaged: they do not count as kept.

@@ -1,5 +1,6 @@
 """What stops a run before it does damage: values that are not finite, and signals."""
 
+import itertools
 import logging
 import math
 import signal
@@ -10,7 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dinoforge.errors import DinoforgeError
+from dinoforge.errors import DinoforgeError, RankStopped
+from training.method import Losses
+from training.ranks import all_gather_objects, rank, sum_over_ranks, world_size
 
 __all__ = ["StopSignals", "check_finite"]
 
@@ -18,25 +21,50 @@ _log = logging.getLogger(__name__)
 
 
 def check_finite(
-    step: int, total: Tensor, norms: Mapping[str, Tensor], keys: Sequence[str]
-) -> None:
-    """Refuse the update of a step whose loss or gradient is not finite.
+    step: int, losses: Sequence[Losses], norms: Mapping[str, Tensor], keys: Sequence[str]
+) -> float:
+    """Refuse the update of a step whose loss or gradient is not finite on any rank.
+
+    Parameters
+    ----------
+    step : int
+        Updates done so far.
+    losses : sequence of Losses
+        Of this rank's micro-batches.
+    norms : mapping
+        Name -> gradient norm of the step, equal on all ranks.
+    keys : sequence of str
+        This rank's images.
+
+    Returns
+    -------
+    float
+        The step's loss over all ranks.
 
     Raises
     ------
     DinoforgeError
-        Names the step, what is not finite, and the samples of the batch. Neither the student nor
-        the teacher has been touched.
+        Names the step, what is not finite, and the samples (those of the ranks whose loss it is).
+        Neither the student nor the teacher has been touched. Rank 0 tells; the others raise
+        `RankStopped`.
     """
+    own = torch.stack([part.total for part in losses]).mean()
     names = ["loss", *(f"gradient of {name}" for name in norms)]
-    values = torch.stack([total.detach(), *norms.values()]).tolist()  # one wait for the device
+    total = sum_over_ranks(own) / world_size()
+    values: list[float] = torch.stack([total, *norms.values()]).tolist()  # one wait for the device
     bad = [name for name, value in zip(names, values, strict=True) if not math.isfinite(value)]
-    if bad:
-        named = ", ".join(keys[:8]) + (f" and {len(keys) - 8} more" if len(keys) > 8 else "")
-        raise DinoforgeError(
-            f"{' and '.join(bad)} not finite before the update of step {step + 1} - samples {named}"
-            " - look at these images, or lower optimizer.lr; checkpoints up to here are good"
-        )
+    if not bad:
+        return values[0]
+    of_ranks = all_gather_objects((math.isfinite(own.item()), list(keys)))
+    guilty = [its_keys for finite, its_keys in of_ranks if not finite]
+    shown = list(itertools.chain.from_iterable(guilty or [its for _, its in of_ranks]))
+    if rank():
+        raise RankStopped(DinoforgeError.exit_code)
+    named = ", ".join(shown[:8]) + (f" and {len(shown) - 8} more" if len(shown) > 8 else "")
+    raise DinoforgeError(
+        f"{' and '.join(bad)} not finite before the update of step {step + 1} - samples {named}"
+        " - look at these images, or lower optimizer.lr; checkpoints up to here are good"
+    )
 
 
 class StopSignals:
@@ -45,12 +73,14 @@ class StopSignals:
     _WATCHED = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 
     def __init__(self) -> None:
-        self.received: str = ""
+        self.received = 0  # number of the signal that came
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "StopSignals":
         for number in self._WATCHED:
             self._before[number] = signal.signal(number, self._note)
+        # A launcher may have them blocked, so that none is lost before this moment.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, self._WATCHED)
         return self
 
     def __exit__(
@@ -65,5 +95,5 @@ class StopSignals:
     def _note(self, number: int, _frame: FrameType | None) -> None:
         if self.received and number == signal.SIGINT:
             raise KeyboardInterrupt  # asked twice at a keyboard: now
-        self.received = signal.Signals(number).name
-        _log.info("%s received: saving after this step", self.received)
+        self.received = number
+        _log.info("%s received: saving after this step", signal.Signals(number).name)

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dinoforge.models.init import assign
+
 __all__ = ["ProjectionHead", "Prototypes"]
 
 
@@ -74,14 +76,16 @@ class ProjectionHead(nn.Module):
     def init_weights(self, seed: int, *, xavier: bool = False) -> None:
         """Draw initial weights from ``seed`` alone: trunc_normal(0.02), or Xavier when narrow."""
         generator = torch.Generator().manual_seed(seed)
-        with torch.no_grad():
-            for module in self.modules():
-                if isinstance(module, nn.Linear):
-                    if xavier:
-                        nn.init.xavier_uniform_(module.weight, generator=generator)
-                    else:
-                        nn.init.trunc_normal_(module.weight, std=0.02, generator=generator)
-                    nn.init.zeros_(module.bias)
-            nn.init.ones_(self.last_layer.weight_g)
-            bound = self.last_layer.weight_v.shape[1] ** -0.5
-            nn.init.uniform_(self.last_layer.weight_v, -bound, bound, generator=generator)
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                weight = torch.empty(module.weight.shape)
+                if xavier:
+                    nn.init.xavier_uniform_(weight, generator=generator)
+                else:
+                    nn.init.trunc_normal_(weight, std=0.02, generator=generator)
+                assign(module.weight, weight)
+                assign(module.bias, torch.zeros(module.bias.shape))
+        prototypes = torch.empty(self.last_layer.weight_v.shape)
+        bound = prototypes.shape[1] ** -0.5
+        assign(self.last_layer.weight_v, prototypes.uniform_(-bound, bound, generator=generator))
+        assign(self.last_layer.weight_g, torch.ones(self.last_layer.weight_g.shape))

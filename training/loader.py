@@ -16,6 +16,8 @@ from typing import Generic, TypeVar
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from dinoforge.errors import DinoforgeError
+
 __all__ = ["prepare_steps", "usable_workers", "worker_context"]
 
 T = TypeVar("T")
@@ -65,7 +67,7 @@ def prepare_steps(
     pinned : bool
         Hand results over in page-locked memory, from which a GPU copies without waiting.
     """
-    loader: DataLoader[T] = DataLoader(
+    loader: DataLoader[T | DinoforgeError] = DataLoader(
         _Steps(prepare),
         batch_size=None,
         sampler=steps,
@@ -78,15 +80,21 @@ def prepare_steps(
         # Without one of its own, the loader would take a number from torch's global generator.
         generator=torch.Generator(),
     )
-    yield from loader
+    for result in loader:
+        if isinstance(result, DinoforgeError):
+            raise result
+        yield result
 
 
-class _Steps(Dataset[T], Generic[T]):
+class _Steps(Dataset[T | DinoforgeError], Generic[T]):
     def __init__(self, prepare: Callable[[int], T]) -> None:
         self._prepare = prepare
 
-    def __getitem__(self, step: int) -> T:
-        return self._prepare(step)
+    def __getitem__(self, step: int) -> T | DinoforgeError:
+        try:
+            return self._prepare(step)
+        except DinoforgeError as error:
+            return error  # raised, torch would make another kind of error of it
 
 
 def _as_it_is(result: T) -> T:

@@ -3,30 +3,35 @@
 Each is one call here; what it does is in the module of its name.
 """
 
+import contextlib
 import logging
+import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from dinoforge.errors import Interrupted
+from dinoforge.errors import Interrupted, RankStopped, UsageError
+from dinoforge.models.stochastic_depth import BlockRows
 from dinoforge.progress import Progress, as_duration
-from dinoforge.randomness import Draws
-from dinoforge.runs import Run
-from training import checkpoint
-from training.build import Schedules, autocast, build_method, build_optimizer, choose_device
+from training.attention import remember, settle_attention
+from training.build import Schedules, build_optimizer, choose_device
+from training.checkpoint import Checkpoints
 from training.clipping import clip_gradients
 from training.config import TrainingConfig
 from training.data import Batch, TrainingData, open_training_data
 from training.ema import update_teacher
-from training.export import export_backbone
+from training.export import export_path, gather_backbone, write_backbone
 from training.guards import StopSignals, check_finite
-from training.masks import draw_masks
-from training.method import Losses, Method, Views
+from training.method import Losses, Targets, Views
 from training.metrics import Clock, MetricsFile, diagnose, loss_metrics
+from training.parallel import make_parallel
+from training.precision import autocast
+from training.ranks import Seat, from_rank_0, highest_over_ranks, on_rank_0
+from training.views import StepViews
 
 __all__ = ["Trainer", "TrainingSummary", "train"]
 
@@ -58,73 +63,100 @@ class TrainingSummary:
         return [*told, f"backbone: {self.export}"]
 
 
-def train(config: TrainingConfig, run: Run) -> TrainingSummary:
-    """Train to the last step, or go on from the newest good checkpoint.
+def train(
+    config: TrainingConfig, folder: Path, facts: dict[str, Any] | None = None
+) -> TrainingSummary:
+    """Train to the last step, or go on from the newest good checkpoint; every rank calls it.
+
+    Parameters
+    ----------
+    config : TrainingConfig
+    folder : Path
+        The run folder, on a file system that all ranks see.
+    facts : dict, optional
+        Of the run record; what was chosen for this machine is added.
 
     Raises
     ------
     Interrupted
-        A signal came: the state of the last step is saved.
+        A signal came to any rank: the state of the last step is saved.
     DinoforgeError
         A loss or gradient is not finite; nothing was updated by it.
     UsageError
         What the user can mend: data, device, recipe, disk.
     """
     started = time.monotonic()
-    trainer = Trainer(config, run.folder)
-    with (
-        StopSignals() as stop,
-        MetricsFile(run.folder, resume_at=trainer.step) as metrics,
-        Progress(
-            config.steps * config.batch_size,
-            unit="images",
-            label="train",
-            done=trainer.step * config.batch_size,
-        ) as progress,
-    ):
-        for batch, waited_s in trainer.batches():
-            row = trainer.run_step(batch, waited_s)
-            if row is not None:
-                metrics.write(trainer.step, row)
-                trainer.warn_once(row)
-            progress.advance(config.batch_size, note=f"loss {trainer.loss:.3f}")
-            if stop.received or trainer.save_is_due():
-                trainer.save()
-            if stop.received and trainer.step < config.steps:
-                raise Interrupted(
-                    f"{stop.received} at step {trainer.step}: saved; start the same command again"
-                )
+    with StopSignals() as stop:
+        trainer = Trainer(config, folder)
+        if facts is not None:
+            facts["attention"] = trainer.attention.as_json()
+        with (
+            MetricsFile(folder, resume_at=trainer.step) as metrics,
+            Progress(
+                config.steps * config.batch_size,
+                unit="images",
+                label="train",
+                done=trainer.step * config.batch_size,
+            ) as progress,
+            trainer.saving(),
+        ):
+            for batch, waited_s in trainer.batches():
+                row = trainer.run_step(batch, waited_s)
+                if row is not None:
+                    metrics.write(trainer.step, row)
+                    trainer.warn_once(row)
+                progress.advance(config.batch_size, note=f"loss {trainer.loss:.3f}")
+                stopped_by = highest_over_ranks(stop.received)  # once: it may come any moment
+                if stopped_by or trainer.save_is_due():
+                    trainer.save()
+                if stopped_by and trainer.step < config.steps:
+                    trainer.checkpoints.finish()
+                    if trainer.seat.rank:
+                        raise RankStopped(Interrupted.exit_code)
+                    name = signal.Signals(stopped_by).name
+                    raise Interrupted(
+                        f"{name} at step {trainer.step}: saved; start the same command again"
+                    )
     return TrainingSummary(
         steps=trainer.step,
         images=len(trainer.data),
         undecodable=len(trainer.data.undecodable),
         seconds=time.monotonic() - started,
         last=trainer.last_row,
-        export=str(trainer.export),
+        export=str(export_path(trainer.exports, trainer.step)),
     )
 
 
 class Trainer:
-    """All state of a run, and one step of it."""
+    """All state of a run on this rank, and one step of it."""
 
     def __init__(self, config: TrainingConfig, folder: Path) -> None:
         self.config = config
-        self.folder = folder
-        self.device = choose_device(config)
-        self.data: TrainingData = open_training_data(config, folder / "cache")
-        self.method: Method = build_method(config).to(self.device)
+        self.seat = Seat.of_environment()
+        self.device = choose_device(config, self.seat)
+        self.data: TrainingData = open_training_data(
+            config, folder / "cache", self.seat, self.device
+        )
+        self.attention = settle_attention(config, self.device, folder)
+        self.parallel = make_parallel(config, self.device, self.seat, self.attention)
+        self.method = self.parallel.method
         self.optimizer = build_optimizer(config, self.method)
         self.schedules = Schedules.of(config)
-        self.step = checkpoint.load_latest(folder / "checkpoints", self.method, self.optimizer)
+        self.checkpoints = Checkpoints(folder / "checkpoints", config.checkpoint)
+        self.step = self.checkpoints.load_latest(self.method, self.optimizer)
         self.loss = float("nan")
         self.last_row: dict[str, float] = {}
-        self.export = folder / "export" / checkpoint.step_name(self.step) / "model.safetensors"
+        self.exports = folder / "export"
+        self._views = StepViews(config, self.seat, self.device)
         self._clock = Clock()
         self._warned = ""
-        if not self.export.exists():  # untrained at step 0: what the trained one is compared with
-            self.export = export_backbone(folder / "export", self.step, self.method, config)
         if self.step:
             _log.info("going on from step %d", self.step)
+        # Untrained at step 0: what the trained one is compared with.
+        if from_rank_0(not export_path(self.exports, self.step).exists()):
+            write = self._export()
+            on_rank_0(write)
+        remember(self.attention, folder)
 
     def batches(self) -> Iterator[tuple[Batch, float]]:
         """Yield the batches that are left, and the seconds waited for each."""
@@ -136,27 +168,35 @@ class Trainer:
     def run_step(self, batch: Batch, waited_s: float) -> dict[str, float] | None:
         """Do one update; returns a row of metrics when one is due."""
         hyper = self.schedules.apply(self.optimizer, self.step)
-        losses = self._forward(self._views(batch), hyper["schedule/teacher_temperature"])
+        parts = self._views(batch)
+        with autocast(self.config, self.device):
+            targets = self.method.targets(
+                [views for views, _ in parts], hyper["schedule/teacher_temperature"]
+            )
         self.optimizer.zero_grad(set_to_none=True)
-        losses.total.backward()
-        norms = clip_gradients(self._networks(), self.config.optimizer.clip)
-        check_finite(self.step, losses.total, norms, batch.keys)
+        losses = [
+            self._backward(views, target, rows, last=views is parts[-1][0])
+            for (views, rows), target in zip(parts, targets, strict=True)
+        ]
+        norms = clip_gradients(
+            self._networks(), self.config.optimizer.clip, self.parallel.shard_group
+        )
+        self.loss = check_finite(self.step, losses, norms, batch.keys)
         self.optimizer.step()
         update_teacher(self.method.teacher, self.method.student, hyper["schedule/momentum"])
         self.step += 1
-        self.loss = losses.total.item()
         self._clock.count(self.config.batch_size, waited_s)
         if self.step % self.config.log_every and self.step != self.config.steps:
             return None
         gradient = {f"gradient/{name}": norm.item() for name, norm in norms.items()}
-        self.last_row = loss_metrics(losses) | gradient | hyper | self._clock.read()
+        self.last_row = loss_metrics(losses, targets) | gradient | hyper | self._clock.read()
         return self.last_row
 
     def warn_once(self, row: dict[str, float]) -> None:
         """Say in words when the metrics show a known way to fail."""
         after_start = self.step >= max(200, self.config.warmup)
         told = diagnose(row, self.config.dino_head.prototypes) if after_start else ""
-        if told and told != self._warned:
+        if told and told != self._warned and self.seat.rank == 0:
             _log.warning("step %d: %s", self.step, told)
             self._warned = told
 
@@ -166,33 +206,33 @@ class Trainer:
         return self.step % every == 0 or self.step == self.config.steps
 
     def save(self) -> None:
-        """Write the checkpoint and the backbone of this step."""
-        folder = self.folder / "checkpoints"
-        # The export first: a checkpoint is never without its backbone.
-        self.export = export_backbone(self.folder / "export", self.step, self.method, self.config)
-        checkpoint.save(folder, self.step, self.method, self.optimizer)
-        checkpoint.prune(folder, self.step, self.config.checkpoint)
+        """Write the checkpoint and the backbone of this step, in the background."""
+        self.checkpoints.save(self.step, self.method, self.optimizer, before=self._export())
 
-    def _views(self, batch: Batch) -> Views:
-        """Add this step's masks to the crops."""
-        side = self.config.crops.global_size // self.config.model.patch_size
-        draws = Draws(self.config.seed, "masks", self.step)
-        masks = draw_masks(len(batch.global_crops), side, side, self.config.masks, draws)
-        return Views(
-            batch.global_crops.to(self.device),
-            batch.local_crops.to(self.device),
-            torch.from_numpy(masks.masks_BN).to(self.device),
-            torch.from_numpy(masks.indices_M).to(self.device),
-            torch.from_numpy(masks.weights_M).to(self.device),
-        )
+    @contextlib.contextmanager
+    def saving(self) -> Iterator[None]:
+        """Leave no write unfinished behind, however the loop ends."""
+        try:
+            yield
+        except BaseException:
+            with contextlib.suppress(UsageError):  # the first error tells
+                self.checkpoints.finish()
+            raise
+        self.checkpoints.finish()
 
-    def _forward(self, views: Views, temperature: float) -> Losses:
-        draws = Draws(self.config.seed, "drop path", self.step)
-        with autocast(self.config, self.device):
-            losses: Losses = self.method(
-                views, temperature, lambda n: torch.from_numpy(draws.shuffle(n))
-            )
-        return losses
+    def _export(self) -> Callable[[], object]:
+        tensors, step = gather_backbone(self.method), self.step
+        return lambda: write_backbone(self.exports, step, tensors, self.config)
+
+    def _backward(
+        self, views: Views, targets: Targets, rows: list[BlockRows] | None, *, last: bool
+    ) -> Losses:
+        """Add the gradient of one micro-batch; losses keep their values only."""
+        with self.parallel.micro_batch(last=last):
+            with autocast(self.config, self.device):
+                losses = self.parallel.loss_of(views, targets, rows)
+            (losses.total / self.config.parallel.accumulate).backward()
+        return losses.detach()
 
     def _networks(self) -> dict[str, torch.nn.Module]:
         return dict(self.method.student.items())

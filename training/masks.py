@@ -3,6 +3,7 @@
 Shapes: B global crops, N = rows * columns patches.
 """
 
+import functools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,9 +14,17 @@ import numpy.typing as npt
 import torch
 
 from dinoforge.errors import Fault
-from dinoforge.randomness import Draws
+from dinoforge.randomness import Draws, uniforms
 
-__all__ = ["BatchMasks", "MaskConfig", "MaskDraws", "block_mask", "collate_masks", "draw_masks"]
+__all__ = [
+    "BatchMasks",
+    "MaskConfig",
+    "MaskDraws",
+    "block_mask",
+    "collate_masks",
+    "draw_masks",
+    "slot_mask",
+]
 
 _MIN_PATCHES = 4  # smallest area that a block is drawn with
 _MIN_ASPECT = 0.3
@@ -96,27 +105,67 @@ def block_mask(rows: int, columns: int, target: int, draws: MaskDraws) -> npt.ND
 
 
 def draw_masks(
-    num_crops: int, rows: int, columns: int, config: MaskConfig, draws: Draws
+    num_crops: int,
+    rows: int,
+    columns: int,
+    config: MaskConfig,
+    *,
+    seed: int,
+    step: int,
+    crops: npt.NDArray[np.int64] | None = None,
 ) -> BatchMasks:
-    """Draw the masks of one batch of global crops.
+    """Draw the masks of some global crops of a step.
 
-    Of ``num_crops`` crops ``int(num_crops * image_prob)`` are masked. The i-th of them gets its
-    ratio from the i-th slice of an even division of ``ratio``, so that a batch always has the
-    whole range; then the masks are shuffled over the crops.
+    Of ``num_crops`` crops ``int(num_crops * image_prob)`` are masked. The i-th of these slots gets
+    its ratio from the i-th slice of an even division of ``ratio``, so that a step always has the
+    whole range; slots are shuffled over the crops. A mask is a function of (seed, step, slot):
+    ranks that draw only their own crops agree on the whole.
+
+    Parameters
+    ----------
+    num_crops : int
+        Global crops of the step, over all ranks.
+    rows, columns : int
+        Grid of patches.
+    config : MaskConfig
+    seed, step : int
+    crops : ndarray of int64, optional
+        Which crops, in the order wanted; all by default.
     """
-    num_patches = rows * columns
     num_masked = int(num_crops * config.image_prob)
+    slots = uniforms(seed, "masks/slots", [step], count=num_crops)[0].argsort(kind="stable")
+    slots = slots if crops is None else slots[crops]
+    masks = np.zeros((len(slots), rows * columns), np.bool_)
+    masked = np.flatnonzero(slots < num_masked)
+    draws = Draws.many(seed, "masks", slots[masked], epoch=step)
+    for crop, its_draws in zip(masked, draws, strict=True):
+        mask = slot_mask(int(slots[crop]), num_masked, rows, columns, config.ratio, its_draws)
+        masks[crop] = mask.ravel()
+    return collate_masks(masks)
+
+
+def slot_mask(
+    slot: int,
+    num_masked: int,
+    rows: int,
+    columns: int,
+    ratio: tuple[float, float],
+    draws: MaskDraws,
+) -> npt.NDArray[np.bool_]:
+    """Draw the mask of one of the ``num_masked`` slots of a step, bool ``[rows, columns]``."""
+    low, high = _edges(tuple(ratio), num_masked)[slot : slot + 2]
+    return block_mask(rows, columns, int(rows * columns * draws.uniform(low, high)), draws)
+
+
+@functools.lru_cache(maxsize=4)
+def _edges(ratio: tuple[float, float], num_masked: int) -> list[float]:
     # In float32 and by torch, as published: another rounding moves a target by one now and then.
-    edges = torch.linspace(*config.ratio, num_masked + 1, dtype=torch.float32).tolist()
-    masks = np.zeros((num_crops, num_patches), np.bool_)
-    for i in range(num_masked):
-        target = int(num_patches * draws.uniform(edges[i], edges[i + 1]))
-        masks[i] = block_mask(rows, columns, target, draws).ravel()
-    return collate_masks(masks[draws.shuffle(num_crops)])
+    edges: list[float] = torch.linspace(*ratio, num_masked + 1, dtype=torch.float32).tolist()
+    return edges
 
 
 def collate_masks(masks_BN: npt.NDArray[np.bool_]) -> BatchMasks:
-    """Derive indices and weights from masks."""
+    """Derive indices and weights from masks, bool ``[B, N]``; see `BatchMasks`."""
     counts_B = masks_BN.sum(axis=1)
     weights_B = (1 / np.maximum(counts_B, 1)).astype(np.float32)
     indices_M = np.flatnonzero(masks_BN)

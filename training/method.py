@@ -5,22 +5,24 @@ images, then the second ones; then local crop 1 of all images, and so on.
 Shapes: B images, L local crops, N patches, M masked patches, D width, K prototypes.
 """
 
-from dataclasses import dataclass
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor, nn
 
-from dinoforge.models.layers import Permutation
+from dinoforge.models.stochastic_depth import BlockRows
 from dinoforge.models.vit import VisionTransformer
 from training.heads import ProjectionHead
 from training.losses import Center, dino_loss, ibot_loss, koleo_loss, sinkhorn_knopp
 
-__all__ = ["Losses", "Method", "Views"]
+__all__ = ["Losses", "Method", "Targets", "Views"]
 
 
 @dataclass(frozen=True)
 class Views:
-    """What the networks see of B images in one step."""
+    """What the networks see of B images."""
 
     global_crops: Tensor  # [2B, 3, X, X]
     local_crops: Tensor  # [L * B, 3, x, x]
@@ -30,23 +32,27 @@ class Views:
 
 
 @dataclass(frozen=True)
+class Targets:
+    """What the teacher says about views."""
+
+    cls_BK: Tensor  # probabilities of the class tokens [2B, K]
+    patch_MK: Tensor  # of the masked patches
+    features_BD: Tensor  # class tokens of the backbone [2B, D]
+
+
+@dataclass(frozen=True)
 class Losses:
-    """Terms of one step; ``total`` is what is optimized, the others are before their weights."""
+    """Terms of some views; ``total`` is what is optimized, the others are before their weights."""
 
     total: Tensor
     dino_local: Tensor
     dino_global: Tensor
     ibot: Tensor
     koleo: Tensor  # summed over the two global crops
-    targets_BK: Tensor  # teacher probabilities of the class tokens [2B, K]
-    features_BD: Tensor  # teacher class tokens [2B, D]
 
-
-@dataclass(frozen=True)
-class _Targets:
-    cls_BK: Tensor
-    patch_MK: Tensor
-    features_BD: Tensor
+    def detach(self) -> "Losses":
+        """Keep the values and let go of what the backward pass needed."""
+        return Losses(*(getattr(self, field.name).detach() for field in fields(self)))
 
 
 class Method(nn.Module):
@@ -62,8 +68,10 @@ class Method(nn.Module):
         ``sinkhorn`` or ``centering``: what keeps the teacher from one prototype for all.
     weights : tuple of float
         Of DINO, iBOT and KoLeo; a weight of 0 leaves the term out.
-    drop_path : float
-        Share of samples that skip each residual branch of the student.
+    group_size : int
+        Images among which KoLeo seeks neighbors; 0: those of one call.
+    packed : bool
+        Run the student's linear layers over the tokens of all crops at once.
     """
 
     def __init__(
@@ -74,86 +82,107 @@ class Method(nn.Module):
         *,
         balance: str = "sinkhorn",
         weights: tuple[float, float, float] = (1.0, 1.0, 0.1),
-        drop_path: float = 0.0,
+        group_size: int = 0,
+        packed: bool = False,
     ) -> None:
         super().__init__()
         networks: dict[str, nn.Module] = {"backbone": backbone, "dino_head": dino_head}
         if ibot_head is not None:
             networks["ibot_head"] = ibot_head
         self.student = nn.ModuleDict(networks)
-        self.teacher = _copy(self.student)
+        # Every weight, heads included: a teacher with other heads aims at noise.
+        self.teacher = copy.deepcopy(self.student).requires_grad_(requires_grad=False).eval()
         self.balance = balance
         self.weights = weights
-        self.drop_path = drop_path
+        self.group_size = group_size
+        self.packed = packed
         patch_head = ibot_head if ibot_head is not None else dino_head
+        # Means over all samples of all ranks: a step's split must not change its targets.
         self.dino_center = Center(len(dino_head.last_layer.weight_g))
-        self.ibot_center = Center(len(patch_head.last_layer.weight_g), mean_of_ranks=True)
+        self.ibot_center = Center(len(patch_head.last_layer.weight_g))
+        if not weights[1]:  # else data-parallel ranks would wait for their gradients
+            backbone.mask_token.requires_grad = False
+            if ibot_head is not None:
+                ibot_head.requires_grad_(requires_grad=False)
 
     def forward(
-        self, views: Views, teacher_temperature: float, permutation: Permutation | None = None
+        self, views: Views, targets: Targets, rows: Sequence[BlockRows] | None = None
     ) -> Losses:
-        """Compute the loss of one batch; `permutation` is the source of stochastic depth."""
-        targets = self._targets(views, teacher_temperature)
-        crops, local = self._student_tokens(views, permutation)
-        cls_BD, cls_LD = crops["x_norm_clstoken"], local["x_norm_clstoken"]
-        patches_MD = crops["x_norm_patchtokens"].flatten(0, 1)[views.mask_indices_M]
-
-        head, patch_head = _heads(self.student)
-        scores = head(torch.cat([cls_BD, cls_LD])).split([len(cls_BD), len(cls_LD)])
-        dino_local, dino_global = dino_loss(targets.cls_BK, *scores)
-        zero = dino_global.new_zeros(())
-        ibot = koleo = zero
-        if self.weights[1]:
-            num_crops = len(cls_BD)
-            ibot = ibot_loss(
-                targets.patch_MK, patch_head(patches_MD), views.mask_weights_M, num_crops
-            )
-        if self.weights[2]:
-            koleo = sum((koleo_loss(crop_BD) for crop_BD in cls_BD.chunk(2)), start=zero)
-        total = (
-            self.weights[0] * (dino_local + dino_global)
-            + self.weights[1] * ibot
-            + self.weights[2] * koleo
-        )
-        return Losses(
-            total, dino_local, dino_global, ibot, koleo, targets.cls_BK, targets.features_BD
-        )
-
-    @torch.no_grad()
-    def _targets(self, views: Views, temperature: float) -> _Targets:
-        """Let the teacher see the unmasked global crops and balance what it says."""
-        backbone = self.teacher["backbone"]
-        assert isinstance(backbone, VisionTransformer)
-        tokens = backbone.forward_features(views.global_crops)
-        cls_BD = tokens["x_norm_clstoken"]
-        head, patch_head = _heads(self.teacher)
-        cls_BK = self._balanced(head(cls_BD), self.dino_center, temperature)
-        if not self.weights[1]:
-            return _Targets(cls_BK, cls_BK[:0], cls_BD)
-        patches_MD = tokens["x_norm_patchtokens"].flatten(0, 1)[views.mask_indices_M]
-        patch_MK = self._balanced(patch_head(patches_MD), self.ibot_center, temperature)
-        return _Targets(cls_BK, patch_MK, cls_BD)
-
-    def _balanced(self, scores: Tensor, center: Center, temperature: float) -> Tensor:
-        if self.balance == "sinkhorn":
-            return sinkhorn_knopp(scores, temperature)
-        targets = center.targets(scores, temperature)
-        center.update(scores)  # seen by the next step only
-        return targets
-
-    def _student_tokens(
-        self, views: Views, permutation: Permutation | None
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        backbone = self.student["backbone"]
-        assert isinstance(backbone, VisionTransformer)
-        masks = views.masks_BN if self.weights[1] else None
+        """Compute the student's loss; `rows` are its stochastic depth."""
+        backbone = _backbone(self.student)
         crops, local = backbone.forward_features_list(
             [views.global_crops, views.local_crops],
-            [masks, None],
-            drop_path=self.drop_path,
-            permutation=permutation,
+            [views.masks_BN if self.weights[1] else None, None],
+            rows=rows,
+            packed=self.packed,
         )
-        return crops, local
+        cls_BD, cls_LD = crops["x_norm_clstoken"], local["x_norm_clstoken"]
+        patches_MD = self._masked_patches(crops, views)
+        scores, patch_MK = self._scores(self.student, torch.cat([cls_BD, cls_LD]), patches_MD)
+
+        dino_local, dino_global = dino_loss(
+            targets.cls_BK, *scores.split([len(cls_BD), len(cls_LD)])
+        )
+        ibot = koleo = dino_global.new_zeros(())
+        if self.weights[1]:
+            ibot = ibot_loss(targets.patch_MK, patch_MK, views.mask_weights_M, len(cls_BD))
+        if self.weights[2]:
+            koleo = sum((koleo_loss(x_BD, self.group_size) for x_BD in cls_BD.chunk(2)), koleo)
+        weighted = (dino_local + dino_global, ibot, koleo)
+        total = sum(weight * term for weight, term in zip(self.weights, weighted, strict=True))
+        assert isinstance(total, Tensor)
+        return Losses(total, dino_local, dino_global, ibot, koleo)
+
+    @torch.no_grad()
+    def targets(self, parts: Sequence[Views], temperature: float) -> list[Targets]:
+        """Let the teacher see the unmasked global crops and balance what it says.
+
+        Parameters
+        ----------
+        parts : sequence of Views
+            The micro-batches of this rank's part of a step: they are balanced together, and
+            with those of the other ranks (all of which must call this).
+        temperature : float
+            Teacher temperature.
+        """
+        backbone = _backbone(self.teacher)
+        scores, patch_scores, features = [], [], []
+        for views in parts:
+            tokens = backbone.forward_features(views.global_crops)
+            cls_BD, patches_MD = tokens["x_norm_clstoken"], self._masked_patches(tokens, views)
+            cls_BK, patch_MK = self._scores(self.teacher, cls_BD, patches_MD)
+            scores.append(cls_BK)
+            patch_scores.append(patch_MK)
+            features.append(cls_BD)
+        balanced = self._balanced(scores, self.dino_center, temperature)
+        patches = patch_scores
+        if self.weights[1]:
+            patches = self._balanced(patch_scores, self.ibot_center, temperature)
+        return [Targets(*three) for three in zip(balanced, patches, features, strict=True)]
+
+    def _masked_patches(self, tokens: dict[str, Tensor], views: Views) -> Tensor:
+        patches_MD = tokens["x_norm_patchtokens"].flatten(0, 1)[views.mask_indices_M]
+        return patches_MD if self.weights[1] else patches_MD[:0]
+
+    @staticmethod
+    def _scores(
+        networks: nn.ModuleDict, cls_BD: Tensor, patches_MD: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        head = networks["dino_head"]
+        if "ibot_head" in networks:
+            return head(cls_BD), networks["ibot_head"](patches_MD)
+        # One call: a sharded head is gathered once.
+        both: Tensor = head(torch.cat([cls_BD, patches_MD]))
+        return both[: len(cls_BD)], both[len(cls_BD) :]
+
+    def _balanced(self, parts: list[Tensor], center: Center, temperature: float) -> list[Tensor]:
+        scores_MK = torch.cat(parts)
+        if self.balance == "sinkhorn":
+            targets_MK = sinkhorn_knopp(scores_MK, temperature)
+        else:
+            targets_MK = center.targets(scores_MK, temperature)
+            center.update(scores_MK)  # seen by the next step only
+        return list(targets_MK.split([len(part) for part in parts]))
 
     def train(self, mode: bool = True) -> "Method":
         """Switch the student only: the teacher always runs in evaluation mode."""
@@ -162,16 +191,7 @@ class Method(nn.Module):
         return self
 
 
-def _heads(networks: nn.ModuleDict) -> tuple[nn.Module, nn.Module]:
-    dino = networks["dino_head"]
-    # ModuleDict has no get
-    return dino, networks["ibot_head"] if "ibot_head" in networks else dino  # noqa: SIM401
-
-
-def _copy(student: nn.ModuleDict) -> nn.ModuleDict:
-    """Copy every weight, heads included: a teacher with other heads aims at noise."""
-    import copy
-
-    teacher = copy.deepcopy(student)
-    teacher.requires_grad_(requires_grad=False)
-    return teacher.eval()
+def _backbone(networks: nn.ModuleDict) -> VisionTransformer:
+    backbone = networks["backbone"]
+    assert isinstance(backbone, VisionTransformer)
+    return backbone

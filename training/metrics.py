@@ -9,6 +9,7 @@ import logging
 import math
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -16,7 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from training.method import Losses
+from training.method import Losses, Targets
+from training.ranks import rank, sum_over_ranks, world_size
 
 __all__ = ["Clock", "MetricsFile", "diagnose", "loss_metrics"]
 
@@ -24,27 +26,35 @@ _log = logging.getLogger(__name__)
 
 
 @torch.no_grad()
-def loss_metrics(losses: Losses) -> dict[str, float]:
-    """Loss terms (nats) and the signs of collapse of one step.
+def loss_metrics(losses: Sequence[Losses], targets: Sequence[Targets]) -> dict[str, float]:
+    """Loss terms (nats) and the signs of collapse of one step, over all its images.
+
+    Takes the micro-batches of this rank; every rank must call it.
 
     ``teacher/entropy_of_mean``: entropy of the mean target, ln K when all prototypes are used;
     ``teacher/mean_entropy``: mean entropy of single targets, 0 when each picks one prototype, ln K
     when targets say nothing; ``features/std``: standard deviation of unit class tokens times
     sqrt(D), about 1 when healthy, 0 when collapsed.
     """
-    targets_BK = losses.targets_BK.double()
-    features_BD = torch.nn.functional.normalize(losses.features_BD.double(), dim=-1)
-    width = features_BD.shape[-1]
-    return {
-        "loss/total": losses.total.item(),
-        "loss/dino_local": losses.dino_local.item(),
-        "loss/dino_global": losses.dino_global.item(),
-        "loss/dino": (losses.dino_local + losses.dino_global).item(),
-        "loss/ibot": losses.ibot.item(),
-        "loss/koleo": losses.koleo.item(),
-        "teacher/entropy_of_mean": _entropy(targets_BK.mean(dim=0)).item(),
-        "teacher/mean_entropy": _entropy(targets_BK).mean().item(),
-        "features/std": features_BD.std(dim=0).mean().item() * math.sqrt(width),
+    names = ("total", "dino_local", "dino_global", "ibot", "koleo")
+    terms = torch.stack(
+        [torch.stack([getattr(part, n).detach() for n in names]) for part in losses]
+    )
+    terms = sum_over_ranks(terms.double().mean(dim=0)) / world_size()
+    row = {f"loss/{name}": value for name, value in zip(names, terms.tolist(), strict=True)}
+    row["loss/dino"] = row["loss/dino_local"] + row["loss/dino_global"]
+    targets_BK = torch.cat([part.cls_BK for part in targets]).double()
+    features_BD = torch.cat([part.features_BD for part in targets]).double()
+    features_BD = torch.nn.functional.normalize(features_BD, dim=-1)
+    rows = len(features_BD) * world_size()
+    mean_K = sum_over_ranks(targets_BK.sum(dim=0)) / rows
+    mean_D = sum_over_ranks(features_BD.sum(dim=0)) / rows
+    variance_D = sum_over_ranks((features_BD - mean_D).square().sum(dim=0)) / max(rows - 1, 1)
+    entropy = sum_over_ranks(_entropy(targets_BK).sum()) / rows
+    return row | {
+        "teacher/entropy_of_mean": _entropy(mean_K).item(),
+        "teacher/mean_entropy": entropy.item(),
+        "features/std": variance_D.sqrt().mean().item() * math.sqrt(len(mean_D)),
     }
 
 
@@ -72,7 +82,10 @@ def diagnose(row: dict[str, float], prototypes: int) -> str:
 
 
 class MetricsFile:
-    """Append rows to ``metrics.jsonl``; on a resume, drop the rows past the checkpoint first."""
+    """Append rows to ``metrics.jsonl``; on a resume, drop the rows past the checkpoint first.
+
+    Rank 0 writes; on the others nothing happens.
+    """
 
     def __init__(self, folder: Path, *, resume_at: int) -> None:
         self.path = folder / "metrics.jsonl"
@@ -82,6 +95,8 @@ class MetricsFile:
         self._board: Any = None
 
     def __enter__(self) -> "MetricsFile":
+        if rank() != 0:
+            return self
         lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []
         # A kill may leave half a line at the end.
         whole = (line for line in lines if line.endswith("}"))
@@ -99,12 +114,14 @@ class MetricsFile:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._file.close()
-        if self._board is not None:
-            self._board.close()
+        for open_file in (self._file, self._board):
+            if open_file is not None:
+                open_file.close()
 
     def write(self, step: int, row: dict[str, float]) -> None:
         """Append the row of ``step`` (1-based: updates done after it)."""
+        if self._file is None:
+            return
         self._file.write(json.dumps({"step": step, **row}) + "\n")
         self._file.flush()
         if self._board is not None:

@@ -1,14 +1,140 @@
-"""Sums over all ranks; with one process they are what they were given.
+"""The ranks of a run: processes that train one network together, started by whatever launcher.
 
-Losses depend on the global batch only through these, so 1 rank and N ranks give the same
-numbers for the same images.
+A launcher (``--on local:N``, a cluster's job, torchrun) sets RANK, WORLD_SIZE, LOCAL_RANK,
+LOCAL_WORLD_SIZE, MASTER_ADDR and MASTER_PORT; without them there is one rank and nothing is joined.
+Losses depend on the global batch only through the sums made here, so 1 rank and N ranks give the
+same numbers for the same images.
 """
+
+import contextlib
+import datetime
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
-__all__ = ["rank", "sum_over_ranks", "world_size"]
+from dinoforge.errors import DinoforgeError, RankStopped, UsageError
+from training.heartbeat import Heartbeat
+
+__all__ = [
+    "Seat",
+    "all_gather_objects",
+    "from_rank_0",
+    "highest_over_ranks",
+    "join_ranks",
+    "local_part",
+    "on_rank_0",
+    "rank",
+    "sum_over_ranks",
+    "world_size",
+]
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Seat:
+    """What the launcher told this process."""
+
+    rank: int = 0
+    world_size: int = 1
+    local_rank: int = 0  # on this machine: which GPU
+    local_world_size: int = 1
+
+    @classmethod
+    def of_environment(cls) -> "Seat":
+        """Read the launcher's variables.
+
+        Raises
+        ------
+        UsageError
+            If some are set and others are missing or no numbers.
+        """
+        if "WORLD_SIZE" not in os.environ:
+            return cls()
+        try:
+            size = int(os.environ["WORLD_SIZE"])
+            number = int(os.environ["RANK"])
+            local = int(os.environ.get("LOCAL_RANK", number))
+            return cls(number, size, local, int(os.environ.get("LOCAL_WORLD_SIZE", size)))
+        except (KeyError, ValueError) as error:
+            raise UsageError(
+                what=f"incomplete rank environment: {error}",
+                where="RANK, WORLD_SIZE, LOCAL_RANK",
+                do="let a launcher set them all, or unset WORLD_SIZE for one process",
+            ) from error
+
+
+@contextlib.contextmanager
+def join_ranks(device: torch.device, timeout_s: float) -> Iterator[Seat]:
+    """Join the process group that the environment names; nothing to join for one process.
+
+    After an error the group is left as it is: taking it down would wait for ranks that are gone.
+
+    Parameters
+    ----------
+    device : torch.device
+        ``cuda`` uses NCCL for tensors there, and gloo for those on the CPU.
+    timeout_s : float
+        Longest wait for the other ranks in any exchange, seconds.
+
+    Raises
+    ------
+    DinoforgeError
+        If an exchange failed because a rank is gone: names it.
+    """
+    seat = Seat.of_environment()
+    if seat.world_size == 1:
+        yield seat
+        return
+    heart = _join(seat, device, timeout_s)
+    try:
+        yield seat
+    except RuntimeError as error:
+        lost = heart.lost()
+        if not lost:
+            raise
+        if seat.rank == 0:  # it holds the store, by which the others find out
+            time.sleep(_FAREWELL_S)
+        if seat.rank != min(set(range(seat.world_size)) - set(lost)):
+            raise RankStopped(DinoforgeError.exit_code) from error
+        named = " and ".join(f"rank {number}" for number in lost)
+        raise DinoforgeError(
+            f"{named} of {seat.world_size} was lost - the other ranks were ended - start the same "
+            "command again: it goes on from the newest checkpoint"
+        ) from error
+    dist.destroy_process_group()
+
+
+_FAREWELL_S = 3.0
+
+
+def _join(seat: Seat, device: torch.device, timeout_s: float) -> Heartbeat:
+    host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    timeout = datetime.timedelta(seconds=timeout_s)
+    agent = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"  # torchrun holds the store
+    holds = seat.rank == 0 and not agent
+    try:
+        store = dist.TCPStore(host, port, seat.world_size, is_master=holds, timeout=timeout)
+    except (dist.DistError, RuntimeError) as error:
+        raise DinoforgeError(
+            f"rank {seat.rank} of {seat.world_size} cannot reach the others at {host}:{port} "
+            f"within {timeout_s:.0f} s - look at the log of rank 0"
+        ) from error
+    dist.init_process_group(
+        "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
+        store=store,
+        rank=seat.rank,
+        world_size=seat.world_size,
+        timeout=timeout,
+    )
+    return Heartbeat(host, port, seat.rank, seat.world_size)
 
 
 def world_size() -> int:
@@ -28,6 +154,61 @@ def sum_over_ranks(x: Tensor) -> Tensor:
     total = x.detach().clone(memory_format=torch.contiguous_format)
     dist.all_reduce(total)
     return total
+
+
+def local_part(tensor: Tensor) -> Tensor:
+    """Return what this rank holds of a tensor that may be sharded, sharing its memory."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def highest_over_ranks(value: int) -> int:
+    """Return the largest of the ranks' values; every rank must call it."""
+    if not _is_distributed():
+        return value
+    box = torch.tensor([value])  # on the CPU: no wait for a GPU's queue
+    dist.all_reduce(box, op=dist.ReduceOp.MAX)
+    return int(box.item())
+
+
+def from_rank_0(value: T) -> T:
+    """Return the value that rank 0 gave; every rank must call it."""
+    if not _is_distributed():
+        return value
+    box: list[Any] = [value if rank() == 0 else None]
+    dist.broadcast_object_list(box, src=0, device=torch.device("cpu"))
+    return box[0]
+
+
+def all_gather_objects(value: T, group: Any = None) -> list[T]:
+    """Return the values of all ranks, in their order; every rank must call it."""
+    if not _is_distributed():
+        return [value]
+    found: list[Any] = [None] * world_size()
+    dist.all_gather_object(found, value, group=group)
+    return found
+
+
+def on_rank_0(action: Callable[[], T]) -> T | None:
+    """Run an action on rank 0 while the others wait; they get None.
+
+    Raises
+    ------
+    RankStopped
+        On the other ranks, if it fails on rank 0, where its own error is raised.
+    """
+    result: T | None = None
+    failure: BaseException | None = None
+    if rank() == 0:
+        try:
+            result = action()
+        except BaseException as error:  # noqa: BLE001 - raised again below, after the others know
+            failure = error
+    code = from_rank_0(getattr(failure, "exit_code", 1) if failure is not None else 0)
+    if failure is not None:
+        raise failure
+    if code:
+        raise RankStopped(code)
+    return result
 
 
 def _is_distributed() -> bool:

@@ -5,7 +5,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from dinoforge.images import resize
-from training.decoded_cache import Decodes
+from training.decoded_cache import TrainingImages
 
 __all__ = ["Shrunk"]
 
@@ -15,15 +15,14 @@ class Shrunk:
 
     Parameters
     ----------
-    images : Decodes
-        With a ``table`` of one row an image.
+    images : TrainingImages
     max_side : int
         Pixels.
     """
 
-    def __init__(self, images: Decodes, max_side: int) -> None:
+    def __init__(self, images: TrainingImages, max_side: int) -> None:
         self._images, self._max_side = images, max_side
-        self.table: pa.Table = getattr(images, "table", None)
+        self.table: pa.Table = images.table
 
     def __len__(self) -> int:
         """Count the images."""

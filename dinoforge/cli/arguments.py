@@ -171,6 +171,33 @@ def load(args: argparse.Namespace, kind: str, cls: type[C]) -> "Loaded[C]":
     return load_recipe(cls, path, overrides)
 
 
+def local_processes(on: str) -> int:
+    """Read ``--on``: 1 for in-process, N for ``local:N``.
+
+    Raises
+    ------
+    UsageError
+        If it is neither.
+    """
+    kind, _, count = on.partition(":")
+    if on == "in-process":
+        return 1
+    if kind == "local" and count.isdigit() and int(count) > 0:
+        return int(count)
+    raise UsageError(
+        what=f"unknown place to run `{on}`",
+        where="--on",
+        do="write in-process or local:N with N processes",
+    )
+
+
+def recipe_words(args: argparse.Namespace) -> list[str]:
+    """Write the command line again, without ``--on``: what each of several processes is given."""
+    words = [word for word in (args.recipe, *args.overrides) if word is not None]
+    words += [f"--{name}" for name in ("update", "fresh", "json") if getattr(args, name)]
+    return words + {-1: ["-q"], 1: ["-v"]}.get(args.verbosity, [])
+
+
 def on_change(args: argparse.Namespace) -> "OnChange":
     """Read from the flags what a changed recipe does to an existing run."""
     if args.fresh:

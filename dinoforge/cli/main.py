@@ -92,7 +92,7 @@ def _run(args: argparse.Namespace) -> int:
     # nothing.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     keep_freed_memory()
-    set_up_logging(verbosity=getattr(args, "verbosity", 0))
+    set_up_logging(verbosity=getattr(args, "verbosity", 0), rank=int(os.environ.get("RANK", "0")))
     before = signal.signal(signal.SIGTERM, _interrupt)
     try:
         return _carry_out(args)
@@ -155,7 +155,13 @@ def _tell(error: DinoforgeError, *, as_json: bool) -> int:
         print(json.dumps({"error": str(error), "faults": rows, "exit_code": error.exit_code}))
     label = "interrupted" if isinstance(error, Interrupted) else "error"
     for line in [str(fault) for fault in faults] or [str(error)]:
-        print(f"{label}: {line}", file=sys.stderr)
+        if line:  # else another rank tells
+            print(f"{label}: {line}", file=sys.stderr)
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        # The end of an interpreter takes a process group down, which waits for ranks that are gone.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(error.exit_code)
     return error.exit_code
 
 

@@ -8,9 +8,11 @@ from dinoforge.cli.arguments import (
     Command,
     add_recipe_arguments,
     load,
+    local_processes,
     on_change,
     print_json,
     recipe_requests,
+    recipe_words,
 )
 
 if TYPE_CHECKING:
@@ -20,7 +22,7 @@ __all__ = ["COMMAND", "train_run"]
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_recipe_arguments(parser, update="go on from the last checkpoint under it")
+    add_recipe_arguments(parser, on=True, update="go on from the last checkpoint under it")
 
 
 def _run(args: argparse.Namespace) -> int:
@@ -29,7 +31,15 @@ def _run(args: argparse.Namespace) -> int:
     from training.config import TrainingConfig
 
     loaded = load(args, "training", TrainingConfig)
+    count = local_processes(args.on)
+    if count > 1:
+        from training.local_ranks import run_local_ranks
+
+        loaded.config.check_ranks(count)
+        return run_local_ranks(count, ["train", *recipe_words(args)])
     summary = train_run(loaded.config, change=on_change(args), origins=loaded.origins)
+    if summary is None:
+        return 0
     if args.json:
         print_json(summary.as_json())
     else:
@@ -39,7 +49,7 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def train_run(config: Any, *, change: "OnChange", origins: dict[str, str]) -> Any:
-    """Open the run folder and train to the last step.
+    """Open the run folder and train to the last step; one of several ranks if so launched.
 
     Parameters
     ----------
@@ -52,8 +62,8 @@ def train_run(config: Any, *, change: "OnChange", origins: dict[str, str]) -> An
 
     Returns
     -------
-    TrainingSummary
-        Where the training ended.
+    TrainingSummary or None
+        Where the training ended; None on all ranks but rank 0.
 
     Raises
     ------
@@ -62,18 +72,34 @@ def train_run(config: Any, *, change: "OnChange", origins: dict[str, str]) -> An
     Interrupted
         If a signal stopped it after a checkpoint: the same command goes on.
     """
-    from dinoforge.runs import Run, run_folders
-    from training.loop import train
+    import contextlib
 
-    with Run.open(
-        Path(config.out),
-        config,
-        command="train",
-        origins=origins,
-        on_change=change,
-        parents=run_folders(config.data.paths),
-    ) as run:
-        return train(config, run)
+    from dinoforge.runs import Run, run_folders
+    from training.build import choose_device
+    from training.local_ranks import end_with_launcher
+    from training.loop import train
+    from training.ranks import Seat, join_ranks, on_rank_0
+
+    end_with_launcher()
+    config.check_ranks(Seat.of_environment().world_size)
+    folder = Path(config.out)
+
+    def open_run() -> Run:
+        return Run.open(
+            folder,
+            config,
+            command="train",
+            origins=origins,
+            on_change=change,
+            parents=run_folders(config.data.paths),
+        )
+
+    with (
+        join_ranks(choose_device(config), config.parallel.timeout_s) as seat,
+        on_rank_0(open_run) or contextlib.nullcontext() as run,
+    ):
+        summary = train(config, folder, None if run is None else run.facts)
+    return summary if seat.rank == 0 else None
 
 
 COMMAND = Command(
@@ -82,6 +108,7 @@ COMMAND = Command(
         "dinoforge train --list",
         "dinoforge train cifar10_cpu out=runs/cifar10 data.paths=[runs/cifar10-curated]",
         "dinoforge train my.yaml optimizer.lr=1e-3 --fresh",
+        "dinoforge train my.yaml --on local:2",
     ),
     add_arguments=_add_arguments,
     run=_run,

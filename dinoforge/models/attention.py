@@ -1,21 +1,74 @@
 """Attention through one function; its back ends differ in speed, not in results.
 
-Shapes: B sequences, H heads, N tokens, E channels of a head.
+Tokens of all sequences lie end to end, as the linear layers before and after want them.
+``sdpa`` (the reference) and ``plain`` cut them into crop sizes and compute one after the other;
+``varlen`` and ``xformers`` compute all sequences in one call. Which one runs in a training is
+chosen in `attention_choice`.
+
+Shapes: T tokens of all sequences, B sequences of N tokens, H heads, E channels of a head.
 """
 
-import importlib.util
 from collections.abc import Callable, Mapping
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dinoforge.errors import UsageError
+from dinoforge.models.packing import (
+    Shapes,
+    block_diagonal_bias,
+    cumulative_lengths,
+    longest_sequence,
+    token_counts,
+)
 
-__all__ = ["BACKENDS", "attend", "attention_weights", "choose_backend"]
+__all__ = ["BACKENDS", "HALF_PRECISION", "attend", "attention_weights"]
+
+HALF_PRECISION = (torch.bfloat16, torch.float16)
+
+_Dense = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
-def _sdpa(q_BHNE: Tensor, k_BHNE: Tensor, v_BHNE: Tensor) -> Tensor:
+def attend(qkv_T3HE: Tensor, shapes: Shapes, backend: str = "sdpa") -> Tensor:
+    """Let every token attend to the tokens of its own sequence.
+
+    Scaled dot-product attention (Vaswani et al. 2017, section 3.2.1) without dropout.
+
+    Parameters
+    ----------
+    qkv_T3HE : Tensor
+        Queries, keys and values ``[T, 3, H, E]`` of all sequences, end to end.
+    shapes : sequence of (int, int)
+        (B, N) of each crop size, in the order of the tokens; B may be 0.
+    backend : str
+        One of `BACKENDS`.
+
+    Returns
+    -------
+    Tensor
+        ``[T, H, E]``, in the dtype of ``qkv_T3HE``.
+    """
+    return BACKENDS[backend](qkv_T3HE, shapes)
+
+
+def attention_weights(q_BHNE: Tensor, k_BHNE: Tensor) -> Tensor:
+    """Softmax of the scaled products, ``[B, H, N, N]``, float32 or float64; rows sum to 1."""
+    scores_BHNN = q_BHNE * q_BHNE.shape[-1] ** -0.5 @ k_BHNE.transpose(-2, -1)
+    return scores_BHNN.to(torch.promote_types(scores_BHNN.dtype, torch.float32)).softmax(dim=-1)
+
+
+def _by_crop_size(dense: _Dense, qkv_T3HE: Tensor, shapes: Shapes) -> Tensor:
+    """Call ``dense`` on the ``[B, H, N, E]`` of one crop size after the other."""
+    mixed = []
+    for part_T3HE, shape in zip(qkv_T3HE.split(token_counts(shapes)), shapes, strict=True):
+        q, k, v = part_T3HE.unflatten(0, shape).permute(2, 0, 3, 1, 4).unbind(0)
+        # There may be no local crops at all; kernels of GPUs refuse a batch of nothing.
+        out_BHNE = dense(q, k, v) if shape[0] else v
+        mixed.append(out_BHNE.transpose(1, 2).flatten(0, 1))
+    return mixed[0] if len(mixed) == 1 else torch.cat(mixed)
+
+
+def _sdpa_dense(q_BHNE: Tensor, k_BHNE: Tensor, v_BHNE: Tensor) -> Tensor:
     if q_BHNE.device.type == "cpu" and q_BHNE.dtype == torch.bfloat16:
         # On CPUs attention in bfloat16 takes 1.8 times as long as in float32 (measured on
         # 8 x 257 + 32 x 50 tokens, 6 heads of 64, Zen 4, torch 2.13; its backward pass on 17
@@ -26,61 +79,47 @@ def _sdpa(q_BHNE: Tensor, k_BHNE: Tensor, v_BHNE: Tensor) -> Tensor:
     return F.scaled_dot_product_attention(q_BHNE, k_BHNE, v_BHNE)
 
 
-def _plain(q_BHNE: Tensor, k_BHNE: Tensor, v_BHNE: Tensor) -> Tensor:
+def _plain_dense(q_BHNE: Tensor, k_BHNE: Tensor, v_BHNE: Tensor) -> Tensor:
     return attention_weights(q_BHNE, k_BHNE).to(v_BHNE.dtype) @ v_BHNE
 
 
-def _xformers(q_BHNE: Tensor, k_BHNE: Tensor, v_BHNE: Tensor) -> Tensor:
+def _sdpa(qkv_T3HE: Tensor, shapes: Shapes) -> Tensor:
+    return _by_crop_size(_sdpa_dense, qkv_T3HE, shapes)
+
+
+def _plain(qkv_T3HE: Tensor, shapes: Shapes) -> Tensor:
+    return _by_crop_size(_plain_dense, qkv_T3HE, shapes)
+
+
+def _varlen(qkv_T3HE: Tensor, shapes: Shapes) -> Tensor:
+    from torch.nn.attention.varlen import varlen_attn
+
+    # Under autocast the linear layer before has already cast; casting float32 here would hide
+    # that somebody asked for full precision and does not get it.
+    assert qkv_T3HE.dtype in HALF_PRECISION, "varlen attention needs autocast to half precision"
+    q_THE, k_THE, v_THE = qkv_T3HE.unbind(1)
+    if not len(v_THE):  # the kernel refuses a batch without sequences
+        return v_THE
+    starts, longest = cumulative_lengths(shapes, v_THE.device), longest_sequence(shapes)
+    out_THE = varlen_attn(q_THE, k_THE, v_THE, starts, starts, longest, longest)
+    assert isinstance(out_THE, Tensor), "a pair comes only where auxiliary output is asked for"
+    return out_THE
+
+
+def _xformers(qkv_T3HE: Tensor, shapes: Shapes) -> Tensor:
     from xformers.ops import memory_efficient_attention
 
-    q, k, v = (x.transpose(1, 2) for x in (q_BHNE, k_BHNE, v_BHNE))
-    out_BNHE: Tensor = memory_efficient_attention(q, k, v)
-    return out_BNHE.transpose(1, 2)
+    q_1THE, k_1THE, v_1THE = qkv_T3HE[None].unbind(2)
+    if not v_1THE.shape[1]:
+        return v_1THE[0]
+    bias = block_diagonal_bias(tuple(shapes), v_1THE.device)
+    out_1THE: Tensor = memory_efficient_attention(q_1THE, k_1THE, v_1THE, attn_bias=bias)
+    return out_1THE[0]
 
 
-BACKENDS: Mapping[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
+BACKENDS: Mapping[str, Callable[[Tensor, Shapes], Tensor]] = {
     "sdpa": _sdpa,
     "plain": _plain,
+    "varlen": _varlen,
     "xformers": _xformers,
 }
-
-
-def attention_weights(q_BHNE: Tensor, k_BHNE: Tensor) -> Tensor:
-    """Softmax of the scaled products, ``[B, H, N, N]``, float32 or float64; rows sum to 1."""
-    scores_BHNN = q_BHNE * q_BHNE.shape[-1] ** -0.5 @ k_BHNE.transpose(-2, -1)
-    return scores_BHNN.to(torch.promote_types(scores_BHNN.dtype, torch.float32)).softmax(dim=-1)
-
-
-def attend(q_BHNE: Tensor, k_BHNE: Tensor, v_BHNE: Tensor, backend: str = "sdpa") -> Tensor:
-    """Scaled dot-product attention ``[B, H, N, E]`` by one of `BACKENDS`."""
-    return BACKENDS[backend](q_BHNE, k_BHNE, v_BHNE)
-
-
-def choose_backend(name: str, device: str) -> str:
-    """Check that a back end can run here, and return its name.
-
-    Raises
-    ------
-    UsageError
-        If it is unknown, or needs a package or a device that is not there.
-    """
-    if name not in BACKENDS:
-        raise UsageError(
-            what=f"unknown attention back end `{name}`",
-            where="model.attention",
-            do=f"choose one of {', '.join(BACKENDS)}",
-        )
-    if name == "xformers":
-        if importlib.util.find_spec("xformers") is None:
-            raise UsageError(
-                what="xformers is not installed",
-                where="model.attention=xformers",
-                do='pip install "dinoforge[gpu]", or model.attention=sdpa',
-            )
-        if not device.startswith("cuda"):
-            raise UsageError(
-                what="xformers attention runs on CUDA devices only",
-                where="model.attention=xformers",
-                do="device=cuda, or model.attention=sdpa",
-            )
-    return name

@@ -7,10 +7,11 @@ import hashlib
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from dinoforge.models.layers import LayerScale
 
-__all__ = ["draw_weights"]
+__all__ = ["assign", "draw_weights"]
 
 
 def draw_weights(model: nn.Module, scheme: str, seed: int) -> None:
@@ -19,7 +20,7 @@ def draw_weights(model: nn.Module, scheme: str, seed: int) -> None:
     Parameters
     ----------
     model : Module
-        Its parameters may hold anything, also nothing (`Module.to_empty`).
+        Its parameters may hold anything, also nothing (`Module.to_empty`), and may be sharded.
     scheme : str
         ``published``: linear layers and positions trunc_normal(0.02), patch embedding uniform
         within 1 / sqrt(fan in) (the default of torch), class and register tokens N(0, 1e-6), mask
@@ -29,19 +30,25 @@ def draw_weights(model: nn.Module, scheme: str, seed: int) -> None:
     seed : int
         Any integer.
     """
-    tensors = dict(model.named_parameters())
-    drawn: set[str] = set()
+    for prefix, module in model.named_modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            generator = _generator(seed, f"{prefix}.{name}" if prefix else name)
+            whole = torch.empty(parameter.shape)
+            _draw(module, name, whole, generator, xavier=scheme == "xavier")
+            assign(parameter, whole)
 
-    def take(prefix: str, name: str) -> tuple[Tensor, torch.Generator]:
-        full = f"{prefix}.{name}" if prefix else name
-        drawn.add(full)
-        return tensors[full], _generator(seed, full)
 
-    with torch.no_grad():
-        for prefix, module in model.named_modules():
-            for name, _ in module.named_parameters(recurse=False):
-                _draw(module, name, *take(prefix, name), xavier=scheme == "xavier")
-    assert drawn == tensors.keys(), f"never drawn: {sorted(tensors.keys() - drawn)}"
+@torch.no_grad()
+def assign(parameter: Tensor, whole: Tensor) -> None:
+    """Copy a whole tensor into a parameter, or this rank's shard of it into its part."""
+    if isinstance(parameter, DTensor):
+        on_device = whole.to(parameter.device)
+        parts = distribute_tensor(
+            on_device, parameter.device_mesh, parameter.placements, src_data_rank=None
+        )
+        parameter.to_local().copy_(parts.to_local())
+    else:
+        parameter.copy_(whole)
 
 
 def _generator(seed: int, name: str) -> torch.Generator:
@@ -53,7 +60,7 @@ def _draw(
     module: nn.Module, name: str, tensor: Tensor, generator: torch.Generator, *, xavier: bool
 ) -> None:
     if isinstance(module, nn.Conv2d) and not xavier:
-        bound = module.weight[0].numel() ** -0.5
+        bound = module.weight.shape[1:].numel() ** -0.5
         nn.init.uniform_(tensor, -bound, bound, generator=generator)
     elif isinstance(module, nn.LayerNorm):
         nn.init.constant_(tensor, 1.0 if name == "weight" else 0.0)

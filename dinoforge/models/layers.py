@@ -4,7 +4,7 @@ Every layer works on tokens of several crop sizes at once, laid end to end: ``x_
 ``sum(B * N)`` tokens, ``shapes`` the (B, N) of each crop size. Only attention looks at the shapes.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -12,12 +12,10 @@ from torch import Tensor, nn
 
 from dinoforge.models.attention import attend, attention_weights
 from dinoforge.models.config import VitConfig
+from dinoforge.models.packing import Shapes
+from dinoforge.models.stochastic_depth import BlockRows
 
-__all__ = ["Attention", "Block", "LayerScale", "Mlp", "PatchEmbed", "Permutation", "SwiGlu"]
-
-# Draws a permutation of ``range(n)``: which samples of a batch a residual branch is run on.
-Permutation = Callable[[int], Tensor]
-Shapes = Sequence[tuple[int, int]]
+__all__ = ["Attention", "Block", "LayerScale", "Mlp", "PatchEmbed", "SwiGlu"]
 
 
 class PatchEmbed(nn.Module):
@@ -59,25 +57,20 @@ class Attention(nn.Module):
 
     def forward(self, x_TD: Tensor, shapes: Shapes) -> Tensor:
         """Mix the tokens of each sequence."""
-        parts = self.qkv(x_TD).split([batch * tokens for batch, tokens in shapes])
-        mixed = [self._mix(part, shape) for part, shape in zip(parts, shapes, strict=True)]
-        out_TD: Tensor = self.proj(mixed[0] if len(mixed) == 1 else torch.cat(mixed))
+        out_TD: Tensor = self.proj(attend(self._heads(x_TD), shapes, self.backend).flatten(1))
         return out_TD
 
     def weights(self, x_BND: Tensor) -> Tensor:
         """Attention of every token on every token, ``[B, H, N, N]``, for pictures."""
-        batch, tokens, _ = x_BND.shape
-        q_BHNE, k_BHNE, _ = self._heads(self.qkv(x_BND.flatten(0, 1)), (batch, tokens))
+        qkv_BN3HE = self._heads(x_BND)
+        q_BHNE, k_BHNE, _ = qkv_BN3HE.permute(2, 0, 3, 1, 4).unbind(0)
         return attention_weights(q_BHNE, k_BHNE)
 
-    def _mix(self, qkv: Tensor, shape: tuple[int, int]) -> Tensor:
-        out_BHNE = attend(*self._heads(qkv, shape), self.backend)
-        return out_BHNE.transpose(1, 2).flatten(2).flatten(0, 1)
-
-    def _heads(self, qkv: Tensor, shape: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
+    def _heads(self, x: Tensor) -> Tensor:
+        """Project to queries, keys and values of each head, ``[..., 3, H, E]``."""
+        qkv: Tensor = self.qkv(x)
         channels = qkv.shape[-1] // (3 * self.heads)  # not -1: a batch may be empty
-        q, k, v = qkv.reshape(*shape, 3, self.heads, channels).permute(2, 0, 3, 1, 4).unbind(0)
-        return q, k, v
+        return qkv.unflatten(-1, (3, self.heads, channels))
 
 
 class Mlp(nn.Module):
@@ -123,37 +116,29 @@ class Block(nn.Module):
         self.ls2 = LayerScale(config.width, scale) if scale else nn.Identity()
 
     def forward(
-        self,
-        xs: list[Tensor],
-        *,
-        drop_path: float = 0.0,
-        permutation: Permutation | None = None,
-        packed: bool = False,
+        self, xs: list[Tensor], rows: BlockRows | None = None, *, packed: bool = False
     ) -> list[Tensor]:
-        """Add both branches to every batch, or to a random subset of it (stochastic depth).
+        """Add both branches to every batch, or to a subset of it (stochastic depth).
 
-        A subset saves the dropped share of the compute: of ``b`` samples
-        ``max(1, int(b * (1 - drop_path)))`` are kept, and their residual is scaled by ``b / kept``.
+        A subset saves the dropped share of the compute; its residual is scaled by the samples of
+        the batch over those of the subset.
 
         Parameters
         ----------
         xs : list of Tensor
             Batches ``[b, N, D]``, one a crop size.
-        drop_path : float
-            Share of samples that skip a branch.
-        permutation : callable
-            Source of the permutations: one a branch and batch, in this order.
+        rows : BlockRows, optional
+            Samples that each branch runs on, from `draw_rows`; None runs on all.
         packed : bool
             Run the linear layers once over the tokens of all batches instead of once a batch.
         """
-        for branch in (self._attention_branch, self._ffn_branch):
-            if drop_path > 0:
-                assert permutation is not None, "stochastic depth needs a source of permutations"
-                rows = [_subset(x, drop_path, permutation) for x in xs]
-                residuals = _run(branch, [x[r] for x, r in zip(xs, rows, strict=True)], packed)
-                xs = [_add_rows(*parts) for parts in zip(xs, rows, residuals, strict=True)]
-            else:
+        for number, branch in enumerate((self._attention_branch, self._ffn_branch)):
+            if rows is None:
                 xs = [x + r for x, r in zip(xs, _run(branch, xs, packed), strict=True)]
+            else:
+                subsets = [x[r] for x, r in zip(xs, rows[number], strict=True)]
+                residuals = _run(branch, subsets, packed)
+                xs = [_add_rows(*parts) for parts in zip(xs, rows[number], residuals, strict=True)]
         return xs
 
     def _attention_branch(self, x_TD: Tensor, shapes: Shapes) -> Tensor:
@@ -176,11 +161,6 @@ def _run(
     else:
         out = tuple(branch(x, [shape]) for x, shape in zip(tokens, shapes, strict=True))
     return [x.unflatten(0, shape) for x, shape in zip(out, shapes, strict=True)]
-
-
-def _subset(x_BND: Tensor, drop_path: float, permutation: Permutation) -> Tensor:
-    batch = len(x_BND)
-    return permutation(batch)[: max(int(batch * (1 - drop_path)), 1)].to(x_BND.device)
 
 
 def _add_rows(x_BND: Tensor, rows: Tensor, residual: Tensor) -> Tensor:

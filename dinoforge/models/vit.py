@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from dinoforge.errors import UsageError
 from dinoforge.models.config import VitConfig
 from dinoforge.models.init import draw_weights
-from dinoforge.models.layers import Block, PatchEmbed, Permutation
+from dinoforge.models.layers import Block, PatchEmbed
 from dinoforge.models.position import interpolate_positions
+from dinoforge.models.stochastic_depth import BlockRows
 
 __all__ = ["VisionTransformer", "build_vit"]
 
@@ -47,7 +48,7 @@ class VisionTransformer(nn.Module):
         draw_weights(self, self.config.init, seed)
 
     def set_attention(self, backend: str) -> None:
-        """Choose the attention back end of every block; see `choose_backend`."""
+        """Choose the attention back end of every block; see `choose_attention`."""
         for block in self._blocks():
             block.attn.backend = backend
 
@@ -102,8 +103,7 @@ class VisionTransformer(nn.Module):
         images: Sequence[Tensor],
         masks: Sequence[Tensor | None],
         *,
-        drop_path: float = 0.0,
-        permutation: Permutation | None = None,
+        rows: Sequence[BlockRows] | None = None,
         packed: bool = False,
     ) -> list[dict[str, Tensor]]:
         """Run several batches of different image sizes, block by block.
@@ -112,19 +112,16 @@ class VisionTransformer(nn.Module):
         ----------
         images, masks : sequence
             One entry a crop size; see `forward_features`.
-        drop_path : float
-            Share of samples that skip each residual branch; needs ``permutation``. Not a state of
-            the model: without it nothing is dropped, in training mode neither.
-        permutation : callable, optional
-            Source of the permutations of stochastic depth: for every block the attention branch
-            then the feed-forward branch, and for each of these every batch in order.
+        rows : sequence of BlockRows, optional
+            Which samples of each batch the branches of each block are run on (stochastic depth).
+            Not a state of the model: without it nothing is dropped, in training mode neither.
         packed : bool
             Run the linear layers once over the tokens of all batches: fewer, larger products.
             Makes no difference on CPUs.
         """
         xs = [self.tokens(x, mask) for x, mask in zip(images, masks, strict=True)]
-        for block in self._blocks():
-            xs = block(xs, drop_path=drop_path, permutation=permutation, packed=packed)
+        for number, block in enumerate(self._blocks()):
+            xs = block(xs, rows and rows[number], packed=packed)
         return [self._outputs(x) for x in xs]
 
     def get_intermediate_layers(

@@ -5,13 +5,12 @@ import logging
 import multiprocessing
 import os
 import signal
-import threading
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from typing import Protocol
 
 from dinoforge.errors import DinoforgeError, UsageError
+from dinoforge.orphans import end_with_parent
 from dinoforge.stages.marker import Marker
 from dinoforge.stages.task import Task, run_task
 
@@ -131,10 +130,4 @@ def _start_worker(parent: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     os.environ["OMP_NUM_THREADS"] = "1"
-    threading.Thread(target=_end_with_parent, args=(parent,), daemon=True).start()
-
-
-def _end_with_parent(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(0.5)
-    os._exit(75)
+    end_with_parent(parent)

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from dinoforge.models import VisionTransformer, VitConfig
+from dinoforge.models.stochastic_depth import kept_samples
 from training.clipping import clip_gradients
 from training.ema import update_teacher
 from training.heads import ProjectionHead
@@ -95,7 +96,6 @@ def build(config: dict, tensors: dict, dtype: torch.dtype) -> Method:
         head(ibot, config["embed_dim"]) if ibot["separate_head"] else None,
         balance="sinkhorn" if config["centering"] == "sinkhorn_knopp" else "centering",
         weights=(dino["loss_weight"], ibot["loss_weight"], dino["koleo_loss_weight"]),
-        drop_path=student["drop_path_rate"],
     )
     for part in ("student", "teacher"):
         getattr(method, part).load_state_dict(stored(tensors, f"init/{part}/"))
@@ -167,10 +167,18 @@ class Golden:
         )
 
     def forward(self, step: int, hyper: dict):
+        inputs = views(self.tensors, step, self.dtype)
+        (targets,) = self.method.targets([inputs], hyper["teacher_temp"])
+        rate = self.config["student"]["drop_path_rate"]
+        if not rate:
+            return self.method(inputs, targets)
+        kept = [kept_samples(len(x), rate) for x in (inputs.global_crops, inputs.local_crops)]
+
+        def branch():
+            return [self.tensors[next(self.order)][:count] for count in kept]
+
         return self.method(
-            views(self.tensors, step, self.dtype),
-            hyper["teacher_temp"],
-            lambda n: self.tensors[next(self.order)][:n],
+            inputs, targets, [(branch(), branch()) for _ in range(self.config["depth"])]
         )
 
     def set_rates(self, hyper: dict) -> None:
@@ -215,9 +223,11 @@ def open_golden(golden_file, name: str, dtype: torch.dtype) -> Golden:
 
 
 @DTYPES
+@pytest.mark.parametrize("packed", [False, True], ids=["separate", "packed"])
 @pytest.mark.parametrize("name", RUNS)
-def test_training_steps_are_the_published_ones(golden_file, name, dtype):
+def test_training_steps_are_the_published_ones(golden_file, name, packed, dtype):
     golden = open_golden(golden_file, name, dtype)
+    golden.method.packed = packed
     tensors, limits = golden.tensors, golden.limits
     hyper_steps = golden.config["hyper_per_step"]
     for step, hyper in enumerate(hyper_steps):
@@ -259,8 +269,10 @@ def test_scores_and_targets_of_the_teacher(golden_file, name, dtype):
             method.teacher[network].register_forward_hook(
                 lambda _module, _inputs, out, kind=kind: seen.setdefault(kind, []).append(out)
             )
-    targets = method._targets(inputs, temperature)
-    scores = {"dino": seen["dino"][0], "ibot": seen.get("ibot", seen["dino"])[-1]}
+    (targets,) = method.targets([inputs], temperature)
+    (first,) = seen["dino"]
+    count = len(inputs.global_crops)  # a shared head scores class tokens and patches in one call
+    scores = {"dino": first[:count], "ibot": seen.get("ibot", [first[count:]])[0]}
     probabilities = {"dino": targets.cls_BK, "ibot": targets.patch_MK}
     for kind in ("dino", "ibot"):
         for what, found, limit in (

@@ -4,8 +4,7 @@ import pytest
 import torch
 
 from dinoforge.errors import UsageError
-from dinoforge.models import VitConfig, build_vit, choose_backend
-from dinoforge.models.attention import attend
+from dinoforge.models import VitConfig, build_vit
 from dinoforge.models.position import interpolate_positions, resampling_matrix
 
 TINY = {"width": 32, "depth": 2, "heads": 2, "patch_size": 7, "image_size": 28}
@@ -99,14 +98,3 @@ def test_positions_of_the_native_grid_are_untouched_and_the_class_token_always()
     assert found.shape == (1, 17, 8)
     assert torch.equal(found[:, 0], positions[:, 0])
     assert not torch.equal(found[:, 1:], positions[:, 1:])
-
-
-def test_back_ends_agree_and_unknown_ones_are_refused():
-    q, k, v = torch.randn(3, 2, 4, 9, 8, dtype=torch.float64)
-    torch.testing.assert_close(attend(q, k, v, "plain"), attend(q, k, v, "sdpa"))
-    half = [x.bfloat16() for x in (q, k, v)]
-    found = attend(*half, "sdpa")
-    assert found.dtype == torch.bfloat16
-    torch.testing.assert_close(found.double(), attend(q, k, v), rtol=0, atol=0.05)
-    with pytest.raises(UsageError, match="unknown attention back end `flash`"):
-        choose_backend("flash", "cpu")

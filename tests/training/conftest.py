@@ -1,6 +1,10 @@
 """A folder of small pictures, and the recipe of a training that takes milliseconds a step."""
 
-from collections.abc import Callable
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +17,8 @@ from training.config import TrainingConfig
 NUM_IMAGES = 10
 
 TINY = Path(__file__).with_name("tiny.yaml")
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def make_pictures(folder: Path, count: int = NUM_IMAGES) -> Path:
@@ -58,3 +64,43 @@ def tiny(pictures: Path, tmp_path: Path) -> Callable[..., TrainingConfig]:
         return load_config(TrainingConfig, TINY, [*places, *changes])
 
     return make
+
+
+@pytest.fixture(scope="session")
+def run_ranks() -> Callable[..., None]:
+    """Start several rank processes of a script and wait for them."""
+    return _run_ranks
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def _run_ranks(count: int, script: Path, arguments: Sequence[str], timeout_s: float = 300) -> None:
+    """Run `count` ranks of a script; fails with what the first failing one printed."""
+    shared = os.environ | {
+        "WORLD_SIZE": str(count),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(_free_port()),
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": str(ROOT),
+    }
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, str(script), *arguments],
+            env=shared | {"RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in range(count)
+    ]
+    try:
+        told = [process.communicate(timeout=timeout_s)[0] for process in ranks]
+    finally:
+        for process in ranks:
+            process.kill()
+    for rank, process in enumerate(ranks):
+        assert process.returncode == 0, f"rank {rank}:\n{told[rank]}"

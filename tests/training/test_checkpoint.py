@@ -6,14 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from dinoforge.errors import UsageError
-from training import checkpoint
 from training.build import build_method, build_optimizer
-from training.checkpoint import step_name
+from training.checkpoint import Checkpoints, read_whole, step_name
 from training.config import CheckpointConfig
-from training.export import export_backbone
+from training.export import gather_backbone, write_backbone
 
 
 @pytest.fixture
@@ -23,14 +21,25 @@ def parts(tiny):
     return method, build_optimizer(config, method)
 
 
+def save(folder, step, parts, **policy):
+    """Write and wait."""
+    checkpoints = Checkpoints(folder, CheckpointConfig(**policy))
+    checkpoints.save(step, *parts)
+    checkpoints.finish()
+    return folder / step_name(step)
+
+
+def load_latest(folder, parts):
+    return Checkpoints(folder, CheckpointConfig()).load_latest(*parts)
+
+
 def folders(folder):
     return [int(path.name[5:]) for path in sorted(folder.iterdir())]
 
 
 def keep(folder, parts, steps, **policy):
     for step in steps:
-        checkpoint.save(folder, step, *parts)
-        checkpoint.prune(folder, step, CheckpointConfig(**policy))
+        save(folder, step, parts, **policy)
     return folders(folder)
 
 
@@ -45,17 +54,17 @@ def test_multiples_are_kept_for_good(tmp_path, parts):
 def test_a_damaged_later_checkpoint_does_not_crowd_out_good_ones(tmp_path, parts):
     keep(tmp_path, parts, [30])
     (tmp_path / step_name(30) / "manifest.json").write_text("{")
-    assert checkpoint.load_latest(tmp_path, *parts) == 0
+    assert load_latest(tmp_path, parts) == 0
     assert keep(tmp_path, parts, [10, 20], keep=1) == [20, 30]
-    assert checkpoint.load_latest(tmp_path, *parts) == 20
+    assert load_latest(tmp_path, parts) == 20
     assert keep(tmp_path, parts, [30], keep=1) == [30]  # replaced when the run gets there
-    assert checkpoint.load_latest(tmp_path, *parts) == 30
+    assert load_latest(tmp_path, parts) == 30
 
 
 def test_backbones_of_an_abandoned_future_do_not_crowd_out_new_ones(tiny, tmp_path, parts):
     config = tiny("checkpoint.keep=1", "checkpoint.export_every=20")
     for step in (0, 30, 10, 20, 25):
-        path = export_backbone(tmp_path, step, parts[0], config)
+        path = write_backbone(tmp_path, step, gather_backbone(parts[0]), config)
         assert path.is_file()
     assert folders(tmp_path) == [0, 20, 25, 30]
 
@@ -63,29 +72,29 @@ def test_backbones_of_an_abandoned_future_do_not_crowd_out_new_ones(tiny, tmp_pa
 def test_drafts_of_a_killed_process_are_swept_and_strange_names_left_alone(tmp_path, parts):
     (tmp_path / f".{step_name(3)}.tmp-1").mkdir()
     (tmp_path / "step-notes").mkdir()
-    assert checkpoint.load_latest(tmp_path, *parts) == 0
+    assert load_latest(tmp_path, parts) == 0
     assert [path.name for path in tmp_path.iterdir()] == ["step-notes"]
 
 
 def test_a_full_disk_is_told_in_one_line_and_leaves_the_older_ones(tmp_path, parts):
-    checkpoint.save(tmp_path, 1, *parts)
+    save(tmp_path, 1, parts)
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limit[1]))
     try:
         with pytest.raises(UsageError, match=r"checkpoint not written.*older checkpoints are"):
-            checkpoint.save(tmp_path, 2, *parts)
+            save(tmp_path, 2, parts)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)
     assert [path.name for path in tmp_path.iterdir()] == [step_name(1)]
-    assert checkpoint.load_latest(tmp_path, *parts) == 1
+    assert load_latest(tmp_path, parts) == 1
 
 
 def test_a_checkpoint_of_another_architecture_is_refused_by_name(tiny, tmp_path, parts):
-    checkpoint.save(tmp_path, 1, *parts)
+    save(tmp_path, 1, parts)
     other = build_method(tiny("dino_head.prototypes=32"))
     named = r"another architecture: .*dino_head\.last_layer\.weight_g"
     with pytest.raises(UsageError, match=named):
-        checkpoint.load_latest(tmp_path, other, build_optimizer(tiny(), other))
+        load_latest(tmp_path, (other, build_optimizer(tiny(), other)))
 
 
 def test_everything_a_resume_needs_is_in_the_file(tmp_path, parts):
@@ -94,11 +103,12 @@ def test_everything_a_resume_needs_is_in_the_file(tmp_path, parts):
         parameter.grad = torch.ones_like(parameter)
     optimizer.step()
     method.dino_center.center += 1
-    path = checkpoint.save(tmp_path, 5, method, optimizer)
-    tensors = load_file(path / "state.safetensors")
+    path = save(tmp_path, 5, parts)
+    tensors = read_whole(path)
     manifest = json.loads((path / "manifest.json").read_text())
     assert manifest["step"] == 5
-    assert len(manifest["files"]["state.safetensors"]["sha256"]) == 64
+    assert manifest["files"].keys() == {p.name for p in path.iterdir()} - {"manifest.json"}
+    assert {len(facts["sha256"]) for facts in manifest["files"].values()} == {64}
     for name, parameter in method.student.named_parameters():
         assert torch.equal(tensors[f"method/student.{name}"], parameter)
         assert tensors[f"optimizer/step/{name}"] == 1
@@ -125,8 +135,8 @@ def test_a_resume_on_a_gpu_has_all_state_there_and_goes_on(tiny, tmp_path):
 
     first, again = make(), make()
     update(*first)
-    checkpoint.save(tmp_path, 1, *first)
-    checkpoint.load_latest(tmp_path, *again)
+    save(tmp_path, 1, first)
+    load_latest(tmp_path, again)
     assert {v.device.type for s in again[1].state.values() for v in s.values()} == {"cuda"}
     for parts in (first, again):
         update(*parts)
@@ -138,4 +148,4 @@ def test_a_folder_that_cannot_be_written_is_told_in_one_line(tmp_path, parts):
     place = tmp_path / "file"
     place.write_text("not a folder")
     with pytest.raises(UsageError, match="checkpoint not written: Not a directory"):
-        checkpoint.save(Path(place), 1, *parts)
+        save(Path(place), 1, parts)

@@ -11,6 +11,7 @@ from dinoforge.errors import UsageError
 from dinoforge.sources import ImageSet, open_images
 from training.config import DataConfig
 from training.data import TrainingData, open_training_data
+from training.ranks import Seat
 
 STEPS = 6  # of 4 images: two passes and a bit over 10 images
 
@@ -170,9 +171,15 @@ def test_a_folder_where_nothing_decodes_is_told_so(tiny, tmp_path, own_pictures)
     data, _ = make_data(tiny(images=own_pictures), tmp_path)
     with pytest.raises(UsageError, match="10 images in a row do not decode"):
         data.batch(0)
+    # From a worker it must come as it is: torch would make a RuntimeError of it.
+    data, _ = make_data(tiny("data.num_workers=1", images=own_pictures), tmp_path)
+    with pytest.raises(UsageError, match="10 images in a row do not decode"):
+        next(data.batches(0, 1))
 
 
 def test_a_missing_folder_is_told_in_one_line(tiny, tmp_path):
     with pytest.raises(UsageError, match="nowhere") as caught:
-        open_training_data(tiny(images=tmp_path / "nowhere"), tmp_path / "cache")
+        open_training_data(
+            tiny(images=tmp_path / "nowhere"), tmp_path / "cache", Seat(), torch.device("cpu")
+        )
     assert len(str(caught.value).splitlines()) == 1

@@ -4,18 +4,18 @@ import pytest
 import torch
 
 from dinoforge.models import VitConfig, build_vit
-from dinoforge.randomness import Draws
 from training.build import build_method
 from training.losses import dino_loss, ibot_loss, koleo_loss, sinkhorn_knopp
 from training.masks import MaskConfig, collate_masks, draw_masks
 from training.method import Views
+from training.stochastic_depth import StochasticDepth
 
 BATCH, SIDE = 4, 4
 
 
 def make_views(num_local=2, image_prob=0.5):
     generator = torch.Generator().manual_seed(0)
-    masks = draw_masks(2 * BATCH, SIDE, SIDE, MaskConfig(image_prob=image_prob), Draws(0, "m", 0))
+    masks = draw_masks(2 * BATCH, SIDE, SIDE, MaskConfig(image_prob=image_prob), seed=0, step=0)
     return Views(
         torch.randn(2 * BATCH, 3, 28, 28, generator=generator),
         torch.randn(num_local * BATCH, 3, 14, 14, generator=generator),
@@ -25,9 +25,16 @@ def make_views(num_local=2, image_prob=0.5):
     )
 
 
-def permutations():
-    draws = Draws(0, "drop path", 0)
-    return lambda n: torch.from_numpy(draws.shuffle(n))
+def kept_rows(rate=0.4, num_local=2):
+    depth = StochasticDepth(
+        rate, depth=2, num_crops=(2, num_local), batch_size=BATCH, group_size=BATCH, seed=0
+    )
+    return depth.rows(0, range(BATCH))
+
+
+def losses_of(method, views, kept=None):
+    (targets,) = method.targets([views], 0.05)
+    return method(views, targets, kept)
 
 
 def gradients(method):
@@ -63,7 +70,7 @@ def test_initial_weights_are_a_function_of_the_seed_alone(tiny):
 
 def test_separate_heads_have_their_own_prototypes(tiny):
     method = build_method(tiny("ibot_head.prototypes=12"))
-    losses = method(make_views(), 0.05)
+    losses = losses_of(method, make_views())
     losses.total.backward()
     assert method.student["ibot_head"].last_layer.weight_v.shape[0] == 12
     assert {name.split(".")[0] for name in gradients(method)} == {
@@ -78,7 +85,7 @@ def test_a_shared_head_gets_the_gradient_of_both_losses(tiny):
     for change in ("loss.dino=1", "loss.dino=0"):
         method = build_method(tiny("separate_heads=false", "loss.koleo=0", change))
         assert "ibot_head" not in method.student
-        method(make_views(), 0.05).total.backward()
+        losses_of(method, make_views()).total.backward()
         found.append(gradients(method)["dino_head.last_layer.weight_v"])
     both, ibot_alone = found
     assert ibot_alone.abs().max() > 0
@@ -88,8 +95,8 @@ def test_a_shared_head_gets_the_gradient_of_both_losses(tiny):
 @pytest.mark.parametrize("balance", ["sinkhorn", "centering"])
 def test_targets_are_probabilities_and_only_centering_moves_centers(tiny, balance):
     method = build_method(tiny(f"teacher.balance={balance}"))
-    losses = method(make_views(), 0.05)
-    sums = losses.targets_BK.sum(dim=1)
+    (targets,) = method.targets([make_views()], 0.05)
+    sums = targets.cls_BK.sum(dim=1)
     torch.testing.assert_close(sums, torch.ones(2 * BATCH), rtol=0, atol=1e-6)
     moved = [bool(c.center.any()) for c in (method.dino_center, method.ibot_center)]
     assert moved == [balance == "centering"] * 2
@@ -97,15 +104,15 @@ def test_targets_are_probabilities_and_only_centering_moves_centers(tiny, balanc
 
 def test_sinkhorn_uses_prototypes_more_evenly_than_scores_would(tiny):
     method = build_method(tiny())
-    targets = method(make_views(), 0.05).targets_BK
+    targets = method.targets([make_views()], 0.05)[0].cls_BK
     even = 2 * BATCH / targets.shape[1]
     assert (targets.sum(dim=0) - even).abs().max() < 0.35 * even
 
 
 def test_a_center_is_seen_by_the_next_step_only(tiny):
     method = build_method(tiny("teacher.balance=centering"))
-    first, second = (method(make_views(), 0.05).targets_BK for _ in range(2))
-    fresh = build_method(tiny("teacher.balance=centering"))(make_views(), 0.05).targets_BK
+    first, second = (method.targets([make_views()], 0.05)[0].cls_BK for _ in range(2))
+    fresh = build_method(tiny("teacher.balance=centering")).targets([make_views()], 0.05)[0].cls_BK
     assert torch.equal(first, fresh)
     assert not torch.equal(first, second)
 
@@ -115,15 +122,14 @@ def test_a_center_is_seen_by_the_next_step_only(tiny):
     [("loss.ibot=0", "ibot"), ("loss.koleo=0", "koleo")],
 )
 def test_a_term_with_weight_zero_is_left_out(tiny, change, unused):
-    losses = build_method(tiny(change))(make_views(), 0.05)
+    losses = losses_of(build_method(tiny(change)), make_views())
     assert getattr(losses, unused).item() == 0
     assert torch.isfinite(losses.total)
 
 
 def test_the_total_is_the_weighted_sum(tiny):
-    losses = build_method(tiny("loss.dino=0.5", "loss.ibot=2", "loss.koleo=0.3"))(
-        make_views(), 0.05
-    )
+    method = build_method(tiny("loss.dino=0.5", "loss.ibot=2", "loss.koleo=0.3"))
+    losses = losses_of(method, make_views())
     wanted = 0.5 * (losses.dino_local + losses.dino_global) + 2 * losses.ibot + 0.3 * losses.koleo
     torch.testing.assert_close(losses.total, wanted)
 
@@ -131,7 +137,7 @@ def test_the_total_is_the_weighted_sum(tiny):
 @pytest.mark.parametrize("drop_path", [0.0, 0.4])
 def test_a_step_without_local_crops(tiny, drop_path):
     method = build_method(tiny(f"model.drop_path={drop_path}"))
-    losses = method(make_views(num_local=0), 0.05, permutations())
+    losses = losses_of(method, make_views(num_local=0), kept_rows(num_local=0))
     losses.total.backward()
     assert losses.dino_local.item() == 0
     assert losses.dino_global.item() > 0
@@ -143,7 +149,7 @@ def test_a_step_without_masked_patches(tiny, balance):
     method = build_method(tiny(f"teacher.balance={balance}"))
     views = make_views(image_prob=0.0)
     assert len(views.mask_indices_M) == 0
-    losses = method(views, 0.05)
+    losses = losses_of(method, views)
     losses.total.backward()
     assert losses.ibot.item() == 0
     assert all(torch.isfinite(g).all() for g in gradients(method).values())
@@ -162,7 +168,7 @@ def test_one_image_a_step(tiny):
         torch.from_numpy(masks.indices_M),
         torch.from_numpy(masks.weights_M),
     )
-    losses = method(views, 0.05)
+    losses = losses_of(method, views)
     losses.total.backward()
     assert losses.koleo.item() == 0  # no neighbor
     assert torch.isfinite(losses.total)
@@ -177,13 +183,12 @@ def test_a_subset_runs_the_branch_and_its_residual_is_scaled():
     block.ls1.gamma.data.fill_(1.0)
     block.ls2.gamma.data.fill_(1.0)
     x = torch.randn(10, 5, 16, generator=torch.Generator().manual_seed(0))
-    orders = [torch.arange(10), torch.arange(10).flip(0)]
-    rows = []
-    block.norm1.register_forward_hook(lambda _m, inputs, _o: rows.append(len(inputs[0])))
-    block.norm2.register_forward_hook(lambda _m, inputs, _o: rows.append(len(inputs[0])))
-    drawn = iter(orders)
-    (found,) = block([x], drop_path=0.4, permutation=lambda _n: next(drawn))
-    assert rows == [6 * 5, 6 * 5]  # tokens that were computed: the saved share is real
+    computed = []
+    block.norm1.register_forward_hook(lambda _m, inputs, _o: computed.append(len(inputs[0])))
+    block.norm2.register_forward_hook(lambda _m, inputs, _o: computed.append(len(inputs[0])))
+    rows = ([torch.arange(6)], [torch.arange(10).flip(0)[:6]])
+    (found,) = block([x], rows)
+    assert computed == [6 * 5, 6 * 5]  # tokens: the saved share is real
     wanted = x.clone()
     first = wanted[:6].flatten(0, 1)
     wanted[:6] += 10 / 6 * block._attention_branch(first, [(6, 5)]).unflatten(0, (6, 5))
@@ -194,16 +199,21 @@ def test_a_subset_runs_the_branch_and_its_residual_is_scaled():
 
 def test_every_branch_and_crop_size_draws_its_own_subset(tiny):
     method = build_method(tiny("model.drop_path=0.4"))
-    asked = []
-    draw = permutations()
-    method(make_views(), 0.05, lambda n: asked.append(n) or draw(n))
-    assert asked == [2 * BATCH, 2 * BATCH] * 2 * 2  # (global, local) x 2 branches x 2 blocks
+    rows = kept_rows()
+    assert [[[len(part) for part in branch] for branch in block] for block in rows] == [
+        [[4, 4], [4, 4]]
+    ] * 2  # global and local crops: 4 of 8 each
+    subsets = {tuple(part.tolist()) for block in rows for branch in block for part in branch}
+    assert len(subsets) > 4
+    losses_of(method, make_views(), rows)
 
 
 def test_one_sample_is_never_dropped(tiny):
     block = build_vit(VitConfig(width=16, depth=1, heads=2, patch_size=7, image_size=28)).blocks[0]
     x = torch.randn(1, 5, 16)
-    (found,) = block([x], drop_path=0.9, permutation=torch.randperm)
+    depth = StochasticDepth(0.9, depth=1, num_crops=(1, 0), batch_size=1, group_size=1, seed=0)
+    (rows,) = depth.rows(0, range(1))
+    (found,) = block([x, x[:0]], rows)[:1]
     (wanted,) = block([x])
     torch.testing.assert_close(found, wanted)
 
@@ -211,10 +221,10 @@ def test_one_sample_is_never_dropped(tiny):
 def test_the_teacher_never_drops(tiny):
     plain, dropped = (build_method(tiny(f"model.drop_path={rate}")) for rate in (0.0, 0.4))
     views = make_views()
-    one = plain(views, 0.05)
-    other = dropped(views, 0.05, permutations())
-    assert torch.equal(one.targets_BK, other.targets_BK)
-    assert not torch.equal(one.dino_global, other.dino_global)
+    (one,), (other,) = (method.targets([views], 0.05) for method in (plain, dropped))
+    assert torch.equal(one.cls_BK, other.cls_BK)
+    losses = plain(views, one), dropped(views, other, kept_rows())
+    assert not torch.equal(losses[0].dino_global, losses[1].dino_global)
 
 
 # Precision
@@ -234,19 +244,21 @@ def test_under_bfloat16_losses_targets_and_weights_stay_float32(tiny):
     watch("fc1", method.student["backbone"].blocks[0].mlp.fc1)
     watch("last layer", head.last_layer)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        losses = method(make_views(), 0.05)
+        (targets,) = method.targets([make_views()], 0.05)
+        losses = method(make_views(), targets)
     losses.total.backward()
     assert inside["fc1"][1].dtype == torch.bfloat16  # or the test would prove nothing
-    for name in ("total", "dino_local", "dino_global", "ibot", "koleo", "targets_BK"):
+    for name in ("total", "dino_local", "dino_global", "ibot", "koleo"):
         assert getattr(losses, name).dtype == torch.float32, name
-    sums = losses.targets_BK.sum(dim=1)
+    assert targets.cls_BK.dtype == torch.float32
+    sums = targets.cls_BK.sum(dim=1)
     torch.testing.assert_close(sums, torch.ones(2 * BATCH), rtol=0, atol=1e-6)
     norms = inside["last layer"][0].norm(dim=-1)
     torch.testing.assert_close(norms, torch.ones_like(norms), rtol=0, atol=1e-6)
     assert {g.dtype for g in gradients(method).values()} == {torch.float32}
     # The log-softmax of exactly these scores, in float32.
     pair, local = inside["last layer"][1].detach().float().split([2 * BATCH, 2 * BATCH])
-    wanted = dino_loss(losses.targets_BK, pair, local)
+    wanted = dino_loss(targets.cls_BK, pair, local)
     assert (losses.dino_local.item(), losses.dino_global.item()) == tuple(w.item() for w in wanted)
 
 

@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from training.guards import StopSignals
-from training.method import Losses
+from training.method import Losses, Targets
 from training.metrics import MetricsFile, diagnose, loss_metrics
 
 
 def metrics(targets, features):
     one = torch.ones(())
-    return loss_metrics(Losses(one, one, one, one, one, targets, features))
+    return loss_metrics([Losses(one, one, one, one, one)], [Targets(targets, targets, features)])
 
 
 def test_uniform_targets_have_the_entropy_of_all_prototypes():
@@ -66,9 +66,9 @@ def test_signals_are_handled_inside_and_restored_after():
 
     before = signal.getsignal(signal.SIGUSR2)
     with StopSignals() as stop:
-        assert stop.received == ""
+        assert stop.received == 0
         os.kill(os.getpid(), signal.SIGUSR2)
-        assert stop.received == "SIGUSR2"
+        assert stop.received == signal.SIGUSR2
     assert signal.getsignal(signal.SIGUSR2) == before
 
 
@@ -78,6 +78,6 @@ def test_a_second_interrupt_at_the_keyboard_stops_at_once():
 
     with StopSignals() as stop:
         os.kill(os.getpid(), signal.SIGINT)
-        assert stop.received == "SIGINT"
+        assert stop.received == signal.SIGINT
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)

@@ -1,6 +1,6 @@
 """KoLeo: push every embedding away from its nearest neighbor in the batch.
 
-Shapes: B rows, D width.
+Shapes: B rows in G groups of M, D width.
 """
 
 import torch
@@ -12,7 +12,7 @@ __all__ = ["koleo_loss"]
 _EPS = 1e-8
 
 
-def koleo_loss(x_BD: Tensor) -> Tensor:
+def koleo_loss(x_BD: Tensor, group_size: int = 0) -> Tensor:
     """Kozachenko-Leonenko estimate of the entropy of the rows, negated.
 
     Sablayrolles et al. 2019, section 3, eq. 4; DINOv2 puts it on the class tokens of each global
@@ -23,21 +23,28 @@ def koleo_loss(x_BD: Tensor) -> Tensor:
     x_BD : Tensor
         Backbone class tokens ``[B, D]``, any scale; normalized here. Float32, also inside
         autocast: half precision turns exact duplicates into infinity. Float64 stays.
+    group_size : int
+        Neighbors are sought inside groups of this many consecutive rows, which divides B; 0: in
+        all rows. With a fixed group the loss does not depend on how a batch is split over ranks.
 
     Returns
     -------
     Tensor
-        Scalar, nats. 0 for fewer than two rows: one row has no neighbor.
+        Scalar, nats. 0 for groups of fewer than two rows: one row has no neighbor.
     """
-    if len(x_BD) < 2:
+    group_size = group_size or len(x_BD)
+    if group_size < 2:
         return x_BD.sum() * 0.0
     with torch.autocast(x_BD.device.type, enabled=False):
         x_BD = x_BD.to(torch.promote_types(x_BD.dtype, torch.float32))
         x_BD = F.normalize(x_BD, dim=-1, eps=_EPS)
         with torch.no_grad():
-            similarity_BB = x_BD @ x_BD.T
-            similarity_BB.fill_diagonal_(-1.0)
-            nearest_B = similarity_BB.argmax(dim=1)
+            x_GMD = x_BD.unflatten(0, (-1, group_size))
+            similarity_GMM = x_GMD @ x_GMD.mT
+            similarity_GMM.diagonal(dim1=1, dim2=2).fill_(-1.0)
+            nearest_GM = similarity_GMM.argmax(dim=2)
+            first_G1 = torch.arange(0, len(x_BD), group_size, device=x_BD.device)[:, None]
+            nearest_B = (nearest_GM + first_G1).flatten()
         # From the difference, not sqrt(2 - 2 cos), which loses all digits for near-duplicates.
         distance_B = (x_BD - x_BD[nearest_B] + _EPS).norm(dim=-1)
         return -(distance_B + _EPS).log().mean()

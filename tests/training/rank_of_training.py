@@ -1,0 +1,58 @@
+"""One rank of `test_ranks`: a process of its own, so that the exchange between ranks is real.
+
+Usage: rank_of_training.py RECIPE FOLDER NAME:STEPS:KEY=VALUE,... [...]
+
+RANK, WORLD_SIZE and so on come from the environment. Each variant NAME is trained up to STEPS, and
+rank 0 writes losses, whole gradients of every step and weights to NAME.safetensors.
+"""
+
+import sys
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch.distributed.tensor import DTensor
+
+from dinoforge.config import load_config
+from training.config import TrainingConfig
+from training.loop import Trainer
+from training.ranks import join_ranks, rank
+
+
+def whole(tensor):
+    full = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    return full.detach().clone()
+
+
+def run(config, out: Path, steps: int) -> dict[str, torch.Tensor]:
+    found = {}
+    trainer = Trainer(config, out)
+    for batch, waited in trainer.batches():
+        row = trainer.run_step(batch, waited)
+        for key, value in row.items():
+            if key.split("/")[0] in ("loss", "gradient", "teacher", "features"):
+                found[f"{trainer.step:02d}/{key}"] = torch.tensor(value, dtype=torch.float64)
+        for name, parameter in trainer.method.student.named_parameters():
+            found[f"{trainer.step:02d}/gradients/{name}"] = whole(parameter.grad)
+        if trainer.step == steps:
+            break
+    for name, tensor in trainer.method.state_dict().items():
+        found[f"end/{name}"] = whole(tensor)
+    trainer.save()
+    trainer.checkpoints.finish()
+    return found
+
+
+def main(recipe: str, folder: str, *variants: str) -> None:
+    torch.set_num_threads(1)
+    with join_ranks(torch.device("cpu"), 60):
+        for variant in variants:
+            name, steps, changes = variant.split(":", 2)
+            config = load_config(TrainingConfig, Path(recipe), changes.split(","))
+            found = run(config, Path(folder) / name, int(steps))
+            if rank() == 0:
+                save_file(found, Path(folder) / f"{name}.safetensors")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

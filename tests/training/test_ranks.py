@@ -1,0 +1,153 @@
+"""One rank, several ranks and micro-batches give the same numbers; checkpoints cross world sizes.
+
+Every number of ranks is started once and trains all its variants; the tests compare what they left.
+"""
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from dinoforge.config import load_config
+from dinoforge.errors import UsageError
+from training.checkpoint import read_whole, step_name
+from training.config import TrainingConfig
+
+SCRIPT = Path(__file__).with_name("rank_of_training.py")
+TINY = Path(__file__).with_name("tiny.yaml")
+# Everything whose order of summation or subset could depend on the split is on.
+BASE = (
+    "precision=float64",
+    "batch_size=24",
+    "group_size=2",
+    "model.drop_path=0.4",
+    "steps=40",
+    "checkpoint.every=100",
+)
+BALANCES = {
+    "sinkhorn": ["teacher.balance=sinkhorn"],
+    "centering": ["teacher.balance=centering", "separate_heads=false"],
+}
+# Of 20 steps; must all equal one rank that takes a step at once.
+SPLITS = {
+    1: {"accumulated": ["parallel.accumulate=4"]},
+    2: {"ddp2": ["parallel.mode=ddp"], "fsdp2": ["parallel.mode=fsdp", "parallel.accumulate=2"]},
+    4: {
+        "ddp4": ["parallel.mode=ddp"],
+        "fsdp4": ["parallel.mode=fsdp", "parallel.activation_checkpointing=blocks"],
+        "hsdp4": ["parallel.mode=hsdp", "parallel.shard=2"],
+    },
+}
+RESUMED = {1: "auto", 2: "ddp", 3: "fsdp"}
+
+pytestmark = [pytest.mark.xdist_group("ranks"), pytest.mark.timeout(600)]
+
+
+class Lab:
+    """A folder with pictures in which variants of one training are run."""
+
+    def __init__(self, folder, pictures, run_ranks):
+        self.folder = folder
+        self._base = [*BASE, f"out={folder / 'unused'}", f"data.paths=['{pictures}']"]
+        self._run_ranks = run_ranks
+
+    def run(self, ranks, *variants):
+        """Train variants (name, steps, changes) one after the other on some ranks."""
+        words = [
+            f"{name}:{steps}:{','.join([*self._base, *changes])}"
+            for name, steps, changes in variants
+        ]
+        self._run_ranks(ranks, SCRIPT, [str(TINY), str(self.folder), *words])
+
+    def numbers(self, name):
+        return load_file(self.folder / f"{name}.safetensors")
+
+    def state(self, name, step):
+        return read_whole(self.folder / name / "checkpoints" / step_name(step))
+
+    def start_from(self, name, checkpoint):
+        target = self.folder / name / "checkpoints" / checkpoint.name
+        target.parent.mkdir(parents=True)
+        target.symlink_to(checkpoint)
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory, pictures, run_ranks):
+    made = Lab(tmp_path_factory.mktemp("ranks"), pictures, run_ranks)
+    splits = {
+        ranks: [
+            (f"{name}-{balance}", 20, [*how, *changes])
+            for balance, changes in BALANCES.items()
+            for name, how in kinds.items()
+        ]
+        for ranks, kinds in SPLITS.items()
+    }
+    sinkhorn = BALANCES["sinkhorn"]
+    half = ["parallel.mode=hsdp", "parallel.shard=2", *sinkhorn]
+    made.run(4, *splits[4], ("half", 10, half))
+    for ranks in RESUMED:
+        made.start_from(f"from4to{ranks}", made.folder / "half" / "checkpoints" / step_name(10))
+    resumed = {
+        ranks: (f"from4to{ranks}", 20, [f"parallel.mode={mode}", *sinkhorn])
+        for ranks, mode in RESUMED.items()
+    }
+    again = [
+        (name, steps, [f"parallel.mode={mode}", *sinkhorn])
+        for mode in ("ddp", "fsdp")
+        for name, steps in ((f"whole-{mode}", 8), (f"cut-{mode}", 5), (f"cut-{mode}", 8))
+    ]
+    made.run(2, *splits[2], resumed[2], *again)
+    made.run(3, resumed[3])
+    whole = [(f"one-{balance}", 20, changes) for balance, changes in BALANCES.items()]
+    made.run(1, *whole, *splits[1], resumed[1])
+    return made
+
+
+def assert_close(found, wanted, rtol=1e-9):
+    assert found.keys() == wanted.keys()
+    for name, tensor in wanted.items():
+        error = (found[name] - tensor).norm() / tensor.norm().clamp(min=1e-300)
+        assert error <= rtol, f"{name}: {error.item():.1e}"
+
+
+@pytest.mark.parametrize("balance", BALANCES)
+@pytest.mark.parametrize("name", [name for kinds in SPLITS.values() for name in kinds])
+def test_any_split_of_a_step_gives_the_same_losses_and_gradients(lab, name, balance):
+    """20 steps in float64: every loss, every gradient, weights, teacher and centers at the end."""
+    one = lab.numbers(f"one-{balance}")
+    assert sum(name.startswith("20/gradients/") for name in one) > 20
+    assert_close(lab.numbers(f"{name}-{balance}"), one)
+
+
+@pytest.mark.parametrize("ranks", RESUMED)
+def test_a_checkpoint_of_four_ranks_goes_on_with_any_number(lab, ranks):
+    """Ten steps on four ranks, ten more on 1, 2 and 3: as if on one rank all along."""
+    found, one = lab.numbers(f"from4to{ranks}"), lab.numbers("one-sinkhorn")
+    steps = {name.split("/")[0] for name in found}
+    assert steps == {"end", *(f"{step:02d}" for step in range(11, 21))}
+    assert_close(found, {name: one[name] for name in found})
+
+
+@pytest.mark.parametrize("mode", ["ddp", "fsdp"])
+def test_the_same_number_of_ranks_resumes_bit_for_bit(lab, mode):
+    whole, cut = (lab.state(f"{name}-{mode}", 8) for name in ("whole", "cut"))
+    assert whole.keys() == cut.keys()
+    for name, tensor in whole.items():
+        assert torch.equal(tensor, cut[name]), name
+
+
+@pytest.mark.parametrize(
+    ("changes", "ranks", "told"),
+    [
+        (["batch_size=10"], 4, "`batch_size` 10 does not divide over 4 ranks x 1 micro-batches"),
+        (["batch_size=12", "parallel.accumulate=5"], 1, "over 1 ranks x 5 micro-batches"),
+        (["batch_size=16", "group_size=3"], 2, "groups of `group_size` 3"),
+        (["batch_size=16", "parallel.mode=hsdp", "parallel.shard=3"], 4, "does not divide 4 ranks"),
+    ],
+)
+def test_a_recipe_that_does_not_divide_is_told_in_one_line(changes, ranks, told):
+    config = load_config(TrainingConfig, TINY, ["out=x", "data.paths=[y]", *changes])
+    with pytest.raises(UsageError, match=told) as caught:
+        config.check_ranks(ranks)
+    assert len(str(caught.value).splitlines()) == 1

@@ -1,0 +1,106 @@
+"""Ranks on this machine: the same command started N times, which end together. Needs no torch."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from types import FrameType
+
+from dinoforge.errors import DinoforgeError
+from dinoforge.orphans import end_with_parent
+
+__all__ = ["end_with_launcher", "run_local_ranks"]
+
+_PARENT = "DINOFORGE_PARENT"  # a rank ends when this process is gone
+_FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
+_GRACE_S = 20.0  # for ranks whose neighbor was lost, to find out which and say so
+
+
+def run_local_ranks(count: int, arguments: Sequence[str]) -> int:
+    """Run ``python -m dinoforge ARGUMENTS`` on `count` ranks until all have ended.
+
+    Rank 0 prints results; of the others only warnings and errors are seen. Signals go on to all
+    of them, and they agree on what to do.
+
+    Returns
+    -------
+    int
+        0, or the exit code of the first rank that failed.
+
+    Raises
+    ------
+    DinoforgeError
+        If a rank was killed: names it; the others have been ended.
+    """
+    shared = os.environ | {
+        "WORLD_SIZE": str(count),
+        "LOCAL_WORLD_SIZE": str(count),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(_free_port()),
+        _PARENT: str(os.getpid()),
+    }
+    command = [sys.executable, "-m", "dinoforge", *arguments]
+    ranks: list[subprocess.Popen[bytes]] = []
+
+    def forward(number: int, _frame: FrameType | None) -> None:
+        for process in ranks:
+            if process.poll() is None:
+                process.send_signal(number)
+
+    before = {number: signal.signal(number, forward) for number in _FORWARDED}
+    try:
+        for number in range(count):
+            ranks.append(  # noqa: PERF401 - the handler sees those that are there
+                subprocess.Popen(
+                    command,
+                    env=shared | {"RANK": str(number), "LOCAL_RANK": str(number)},
+                    stdout=None if number == 0 else subprocess.DEVNULL,
+                    start_new_session=True,  # a keyboard's signal comes through us, once
+                )
+            )
+        return _wait(ranks)
+    finally:
+        for process in ranks:
+            process.kill()
+        for process in ranks:
+            process.wait()
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def end_with_launcher() -> None:
+    """End this process with the one that started it as a rank; for others nothing happens."""
+    if _PARENT in os.environ:
+        end_with_parent(int(os.environ[_PARENT]))
+
+
+def _wait(ranks: Sequence[subprocess.Popen[bytes]]) -> int:
+    first: int | None = None
+    deadline = float("inf")
+    while any(process.poll() is None for process in ranks) and time.monotonic() < deadline:
+        time.sleep(0.05)
+        if first is None:
+            first = next((n for n, process in enumerate(ranks) if process.poll()), None)
+            deadline = float("inf") if first is None else time.monotonic() + _GRACE_S
+    codes = [process.poll() for process in ranks]
+    killed = [n for n, code in enumerate(codes) if code is not None and code < 0]
+    if killed:
+        name = signal.Signals(-(codes[killed[0]] or 0)).name
+        raise DinoforgeError(
+            f"rank {killed[0]} was lost: {name} (often: out of memory) - the other ranks were "
+            "ended - start the same command again: it goes on from the newest checkpoint"
+        )
+    if first is None:
+        first = next((n for n, code in enumerate(codes) if code), None)
+    code = codes[first] if first is not None else 0
+    return code or 0
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

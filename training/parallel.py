@@ -1,0 +1,193 @@
+"""How one network is spread over ranks: applied from outside, in one order that can be read.
+
+Build on the meta device, recompute activations, compile, shard, allocate (filled with NaN, so that
+what is never initialized shows), draw the weights, wrap. The model knows nothing of it, names of
+tensors do not change, and the weights drawn do not depend on the number of ranks.
+"""
+
+import contextlib
+import inspect
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import (
+    FSDPModule,
+    MixedPrecisionPolicy,
+    fully_shard,
+    register_fsdp_forward_method,
+)
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.checkpoint import checkpoint
+
+from dinoforge.models.stochastic_depth import BlockRows
+from training.attention import AttentionSetting
+from training.build import build_on_meta, draw_method_weights
+from training.config import TrainingConfig
+from training.method import Losses, Method, Targets, Views
+from training.precision import product_dtype
+from training.ranks import Seat, local_part
+
+__all__ = ["Parallel", "make_parallel"]
+
+_log = logging.getLogger(__name__)
+
+_SMALL = 100_000_000  # parameters; 20 bytes each of weights, gradient, moments and teacher: 2 GB
+
+Mode = Literal["single", "ddp", "fsdp", "hsdp"]
+
+
+@dataclass(frozen=True)
+class Parallel:
+    """A method that is spread over ranks."""
+
+    method: Method
+    mode: Mode
+    loss_of: Callable[
+        [Views, Targets, list[BlockRows] | None], Losses
+    ]  # the method, or DDP around it
+    shard_group: dist.ProcessGroup | None  # ranks that hold one copy together; None: each alone
+
+    @contextlib.contextmanager
+    def micro_batch(self, *, last: bool) -> Iterator[None]:
+        """Exchange gradients after the last micro-batch of a step only."""
+        for network in self.method.student.values():
+            if isinstance(network, FSDPModule):
+                network.set_requires_gradient_sync(last)
+        if isinstance(self.loss_of, DistributedDataParallel) and not last:
+            with self.loss_of.no_sync():
+                yield
+        else:
+            yield
+
+
+def make_parallel(
+    config: TrainingConfig, device: torch.device, seat: Seat, attention: AttentionSetting
+) -> Parallel:
+    """Build the method of a recipe on this rank.
+
+    Parameters
+    ----------
+    config : TrainingConfig
+        ``parallel`` says how; it changes speed and memory, not results.
+    device : torch.device
+        Of this rank.
+    seat : Seat
+        Its place; the process group must be there if there are several.
+    attention : AttentionSetting
+        What the run settled on.
+
+    Raises
+    ------
+    UsageError
+        If the batch or the mesh does not divide over the ranks.
+    """
+    config.check_ranks(seat.world_size)
+    method = build_on_meta(config, attention)
+    mode = _mode(config, method, seat.world_size)
+    if config.parallel.activation_checkpointing == "blocks":
+        _checkpoint_blocks(method.student)
+    if config.parallel.compile:
+        _compile_blocks(method)
+    mesh = _shard(config, method, device, seat, mode) if mode in ("fsdp", "hsdp") else None
+    _allocate(method, device)
+    draw_method_weights(config, method)
+    method.train()
+    loss_of: Any = method
+    if mode == "ddp":
+        loss_of = DistributedDataParallel(
+            method,
+            device_ids=[device.index] if device.type == "cuda" else None,
+            **_leave_buffers_alone(),  # every rank computes the same centers
+            gradient_as_bucket_view=True,
+        )
+    group = mesh.get_group("shard") if mesh is not None else None
+    if seat.world_size > 1:
+        _log.info("%d ranks, %s", seat.world_size, mode)
+    return Parallel(method, mode, loss_of, group)
+
+
+def _leave_buffers_alone() -> dict[str, Any]:
+    new_name = "forward_sync_buffers"  # since torch 2.13, which warns of the old one
+    known = inspect.signature(DistributedDataParallel.__init__).parameters
+    return {new_name if new_name in known else "broadcast_buffers": False}
+
+
+def _mode(config: TrainingConfig, method: Method, num_ranks: int) -> Mode:
+    if num_ranks == 1:
+        return "single"
+    if config.parallel.mode != "auto":
+        return config.parallel.mode
+    size = sum(parameter.numel() for parameter in method.student.parameters())
+    return "fsdp" if size > _SMALL else "ddp"
+
+
+def _checkpoint_blocks(student: nn.ModuleDict) -> None:
+    """Keep of every block its input only; the rest is computed again in the backward pass."""
+    for block in student["backbone"].get_submodule("blocks").children():
+        # Randomness is drawn outside the blocks, so no generator has to be restored.
+        block.forward = _computed_again(block.forward)
+
+
+def _computed_again(forward: Callable[..., Any]) -> Callable[..., Any]:
+    # A function of our own: around torch's itself `Module.compile` would compile nothing.
+    def run(*args: Any, **kwargs: Any) -> Any:
+        return checkpoint(forward, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
+
+    return run
+
+
+def _compile_blocks(method: Method) -> None:
+    """Compile block by block: one block is compiled once for all of its like."""
+    for networks in (method.student, method.teacher):
+        for block in networks["backbone"].get_submodule("blocks").children():
+            block.compile(dynamic=False, fullgraph=True)
+
+
+def _shard(
+    config: TrainingConfig, method: Method, device: torch.device, seat: Seat, mode: Mode
+) -> DeviceMesh:
+    """Make each block, each head and the rest of a backbone a unit that is gathered at once."""
+    shard = seat.world_size
+    if mode == "hsdp":
+        shard = config.parallel.shard or seat.local_world_size
+    mesh = init_device_mesh(
+        device.type, (seat.world_size // shard, shard), mesh_dim_names=("replicate", "shard")
+    )
+    used = mesh if mode == "hsdp" else mesh["shard"]
+    whole = MixedPrecisionPolicy(reduce_dtype=_reduce_dtype(config))
+    # Blocks are gathered in half precision where autocast would halve them anyway: half the
+    # traffic. On a CPU layer norms refuse mixed types, and there is no network to save.
+    half = device.type == "cuda" and product_dtype(config, device) == torch.bfloat16
+    blocks = MixedPrecisionPolicy(
+        param_dtype=torch.bfloat16 if half else None,
+        reduce_dtype=_reduce_dtype(config),
+        cast_forward_inputs=False,  # tokens stay in float32 from block to block
+    )
+    for networks in (method.student, method.teacher):
+        backbone = networks["backbone"]
+        for block in backbone.get_submodule("blocks").children():
+            fully_shard(block, mesh=used, mp_policy=blocks)
+        for network in networks.values():
+            # The root too: else a teacher that only looks would keep its weights gathered.
+            fully_shard(network, mesh=used, mp_policy=whole, reshard_after_forward=True)
+        for name in ("forward_features", "forward_features_list"):
+            register_fsdp_forward_method(backbone, name)
+    return mesh
+
+
+def _reduce_dtype(config: TrainingConfig) -> torch.dtype:
+    return torch.float64 if config.precision == "float64" else torch.float32
+
+
+def _allocate(method: Method, device: torch.device) -> None:
+    method.to_empty(device=device)
+    for tensor in method.parameters():
+        local_part(tensor.data).fill_(torch.nan)
+    for buffer in method.buffers():
+        buffer.zero_()  # the centers
