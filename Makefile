@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check install --quiet --constraint requirements/constraints-cpu.txt
 SPEC := pyproject.toml requirements/constraints-cpu.txt
 
-.PHONY: quickstart test check format bench bench-gpu constraints clean
+.PHONY: quickstart test test-slurm check format bench bench-gpu constraints clean
 
 quickstart: $(VENV)/.quickstart  ## real images in, a report out, within minutes and without a GPU
 	@DINOFORGE_SETUP_SECONDS=$$(cat $(VENV)/.quickstart) $(BIN)/dinoforge quickstart
@@ -14,6 +14,9 @@ quickstart: $(VENV)/.quickstart  ## real images in, a report out, within minutes
 test: $(VENV)/.dev  ## every test, warnings are errors
 	$(BIN)/python -m pytest -m "not slow and not gpu and not slurm" -n 2 --dist worksteal
 	$(BIN)/python -m pytest -m "slow and not gpu and not slurm"
+
+test-slurm: $(VENV)/.dev  ## on a real SLURM; tests/slurm/README.md says which
+	$(BIN)/python -m pytest -m slurm
 
 check: $(VENV)/.dev  ## format, lint, strict types, import contracts, unused dependencies, spelling
 	$(BIN)/ruff format --check . && $(BIN)/ruff check .

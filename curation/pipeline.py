@@ -5,8 +5,6 @@ so a changed threshold runs only what is below it here.
 """
 
 import logging
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from curation.check import CheckStage
@@ -28,9 +26,9 @@ from curation.summary import CurationSummary, summarize, summary_path
 from dinoforge.atomic_file import write_json
 from dinoforge.neighbors import refuse_two_faiss
 from dinoforge.runs import Run
-from dinoforge.stages import Executor, Inputs, Marker, Stage, Task, run_stages, stage_folder
+from dinoforge.stages import Executor, Pipeline, Stage, make_inputs, run_pipeline
 
-__all__ = ["STAGES", "curate"]
+__all__ = ["PIPELINE", "STAGES", "curate"]
 
 _log = logging.getLogger(__name__)
 
@@ -76,35 +74,35 @@ def curate(config: CurationConfig, run: Run, executor: Executor) -> CurationSumm
         Before anything is read: an encoder that is not there, both FAISS packages. Later: nothing
         to curate: no images, none decodes, too many that do not, no seeds.
     """
+    summary: CurationSummary = run_pipeline(PIPELINE, run.folder, config, executor)
+    return summary
+
+
+def _check(config: CurationConfig) -> None:
     refuse_two_faiss()
     check_encoders(config)
-    run_stages("curation", STAGES, run.folder, config, _Unfinished(run.folder, executor))
-    remove_foreign_shards(_inputs(run, config))
-    summary = summarize(_inputs(run, config))
-    write_json(summary_path(run.folder), summary.as_json())
+
+
+def _reopen(run_folder: Path) -> None:
+    """Take the summary away: a run without one is not finished."""
+    summary_path(run_folder).unlink(missing_ok=True)
+
+
+def _finish(run_folder: Path, config: CurationConfig) -> CurationSummary:
+    inputs = make_inputs(PIPELINE.name, STAGES, run_folder, config)
+    remove_foreign_shards(inputs)
+    summary = summarize(inputs)
+    write_json(summary_path(run_folder), summary.as_json())
     _log.info("kept %d of %d images in %d shards", summary.kept, summary.images, summary.shards)
     return summary
 
 
-@dataclass(frozen=True)
-class _Unfinished:
-    """Takes the summary away before anything is run: a run without one is not finished.
-
-    Who reads the run meanwhile, or after a kill, must not take half a result for the whole.
-    """
-
-    run_folder: Path
-    executor: Executor
-
-    def run(self, tasks: Sequence[Task], done: Callable[[Marker], None]) -> None:
-        """Run the tasks as the executor does."""
-        summary_path(self.run_folder).unlink(missing_ok=True)
-        self.executor.run(tasks, done)
-
-    def close(self) -> None:
-        """Leave the executor to its caller."""
-
-
-def _inputs(run: Run, config: CurationConfig) -> Inputs:
-    folders = {s.name: stage_folder(run.folder, "curation", s.number, s.name) for s in STAGES}
-    return Inputs(run.folder, config, folders)
+# `slurm` finds it by this name: jobs on other machines run the same stages.
+PIPELINE = Pipeline(
+    name="curation",
+    stages=STAGES,
+    config=CurationConfig,
+    check=_check,
+    reopen=_reopen,
+    finish=_finish,
+)

@@ -6,13 +6,22 @@ Order: temporary file in the same folder, fsync, rename, fsync of the folder.
 import contextlib
 import json
 import os
+import platform
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from dinoforge.errors import cannot_write
 
-__all__ = ["fsync_folder", "write_array", "write_atomic", "write_bytes", "write_json", "write_text"]
+__all__ = [
+    "fsync_folder",
+    "temporary_name",
+    "write_array",
+    "write_atomic",
+    "write_bytes",
+    "write_json",
+    "write_text",
+]
 
 
 def fsync_folder(folder: Path) -> None:
@@ -24,6 +33,14 @@ def fsync_folder(folder: Path) -> None:
         os.close(handle)
 
 
+def temporary_name(path: Path) -> Path:
+    """Name for a file that is not whole yet, beside the one that it becomes.
+
+    The host is part of it: on a shared folder process ids repeat.
+    """
+    return path.with_name(f".{path.name}.tmp-{platform.node()}-{os.getpid()}")
+
+
 def write_atomic(path: Path, write: Callable[[BinaryIO], None]) -> None:
     """Call ``write`` with an open temporary file, then put it in place under ``path``.
 
@@ -33,7 +50,7 @@ def write_atomic(path: Path, write: Callable[[BinaryIO], None]) -> None:
         If the folder is read-only or the disk is full; an older file under ``path`` stays.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    temporary = temporary_name(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as file:

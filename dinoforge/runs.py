@@ -29,7 +29,7 @@ from dinoforge.errors import Interrupted, UsageError
 from dinoforge.hashing import hash_json
 from dinoforge.log import log_to_folder, stop_logging
 
-__all__ = ["Run", "git_commit", "run_folders", "versions"]
+__all__ = ["Run", "git_commit", "record_end", "run_folders", "versions"]
 
 _log = logging.getLogger(__name__)
 
@@ -80,6 +80,7 @@ class Run:
     config: Any
     plain: dict[str, Any]
     facts: dict[str, Any] = field(default_factory=dict)
+    handed_over: bool = False  # jobs of a cluster go on with it: it has not ended
     _lock: filelock.BaseFileLock | None = None
     _handler: logging.Handler | None = None
 
@@ -152,7 +153,8 @@ class Run:
         code = 0 if error is None else getattr(error, "exit_code", stopped)
         if error is not None and code == 1:
             _log.debug("the run failed", exc_info=error)
-        self.facts |= {"stopped": _now(), "exit_code": code}
+        if error is not None or not self.handed_over:
+            self.facts |= {"stopped": _now(), "exit_code": code}
         try:
             write_json(self.folder / "run.json", self.facts)
         except UsageError:
@@ -163,6 +165,12 @@ class Run:
                 stop_logging(self._handler)
             if self._lock is not None:
                 self._lock.release()
+
+
+def record_end(folder: Path, exit_code: int) -> None:
+    """Write into ``run.json`` how a run ended that was handed over to jobs."""
+    facts = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    write_json(folder / "run.json", facts | {"stopped": _now(), "exit_code": exit_code})
 
 
 def _facts(command: str, plain: dict[str, Any], parents: Sequence[Path]) -> dict[str, Any]:
@@ -263,7 +271,9 @@ def _has_results(folder: Path) -> bool:
     notes = {"run.json", "config.yaml", ".lock", "plan.json"}
     return any(
         path.name not in notes and path.parent.name != "log" and path.is_file()
-        for path in folder.rglob("*")
+        for top in folder.iterdir()
+        if top.name != "slurm"  # what a cluster keeps of its jobs
+        for path in (top, *top.rglob("*"))
     )
 
 

@@ -75,12 +75,13 @@ class StopSignals:
     def __init__(self) -> None:
         self.received = 0  # number of the signal that came
         self._before: dict[int, Any] = {}
+        self._mask: set[int] = set()
 
     def __enter__(self) -> "StopSignals":
         for number in self._WATCHED:
             self._before[number] = signal.signal(number, self._note)
-        # A launcher may have them blocked, so that none is lost before this moment.
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, self._WATCHED)
+        # Whoever started us may have blocked them until now, so that none is lost to the imports.
+        self._mask = signal.pthread_sigmask(signal.SIG_UNBLOCK, self._WATCHED)
         return self
 
     def __exit__(
@@ -89,6 +90,7 @@ class StopSignals:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
         for number, handler in self._before.items():
             signal.signal(number, handler)
 

@@ -75,28 +75,36 @@ class Command:
 
 
 def add_recipe_arguments(
-    parser: argparse.ArgumentParser, *, on: bool = False, update: str = RUN_AGAIN
+    parser: argparse.ArgumentParser, *, local: bool = False, update: str = RUN_AGAIN
 ) -> None:
-    """Add RECIPE, ``key=value``, and the flags that say how to launch."""
+    """Add RECIPE, ``key=value``, and the flags that say how to launch.
+
+    ``local``: the command can split its work over processes of this machine.
+    """
     parser.add_argument("recipe", nargs="?", metavar="RECIPE", help="YAML file, or a name (--list)")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="change recipe keys")
     look = parser.add_argument_group("recipes")
     look.add_argument("--list", action="store_true", help="list the recipes that come along")
     look.add_argument("--show", metavar="NAME", help="print a recipe")
     look.add_argument("--copy", nargs=2, metavar=("NAME", "FILE"), help="copy a recipe to FILE")
-    add_launch_arguments(parser, on=on, update=update)
+    add_launch_arguments(parser, local=local, cluster=True, update=update)
     add_output_arguments(parser)
 
 
 def add_launch_arguments(
-    parser: argparse.ArgumentParser, *, on: bool, update: str = RUN_AGAIN
+    parser: argparse.ArgumentParser, *, local: bool, cluster: bool, update: str = RUN_AGAIN
 ) -> None:
-    """Add ``--on`` if asked for, ``--update`` (which does what is said) and ``--fresh``."""
+    """Add ``--on``, what goes with a cluster, ``--update`` (it does what is said), ``--fresh``."""
     launch = parser.add_argument_group("launch")
-    if on:
+    places = ["in-process (default)", *["local:N"] * local, *["slurm:PROFILE"] * cluster]
+    launch.add_argument("--on", default="in-process", metavar="WHERE", help=" or ".join(places))
+    if cluster:
         launch.add_argument(
-            "--on", default="in-process", metavar="WHERE", help="in-process (default) or local:N"
+            "--dry-run",
+            action="store_true",
+            help="with slurm: say what would be submitted, no more",
         )
+        launch.add_argument("--wait", action="store_true", help="with slurm: wait for the end")
     change = launch.add_mutually_exclusive_group()
     change.add_argument("--update", action="store_true", help=f"accept a changed recipe; {update}")
     change.add_argument(

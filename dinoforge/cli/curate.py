@@ -13,6 +13,7 @@ from dinoforge.cli.arguments import (
     print_table,
     recipe_requests,
 )
+from dinoforge.cli.cluster import goes_to_cluster, refuse_live, submit
 
 if TYPE_CHECKING:
     from dinoforge.runs import OnChange
@@ -21,7 +22,7 @@ __all__ = ["COMMAND", "curate_run"]
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_recipe_arguments(parser, on=True)
+    add_recipe_arguments(parser, local=True)
 
 
 def _run(args: argparse.Namespace) -> int:
@@ -30,6 +31,8 @@ def _run(args: argparse.Namespace) -> int:
     from curation.config import CurationConfig
 
     loaded = load(args, "curation", CurationConfig)
+    if goes_to_cluster(args):
+        return submit(args, loaded, pipeline="curation.pipeline:PIPELINE")
     summary = curate_run(loaded.config, on=args.on, change=on_change(args), origins=loaded.origins)
     if args.json:
         print_json(summary.as_json())
@@ -67,6 +70,7 @@ def curate_run(config: Any, *, on: str, change: "OnChange", origins: dict[str, s
     from dinoforge.stages import make_executor
 
     executor = make_executor(on)
+    refuse_live(Path(config.out))
     try:
         with Run.open(
             Path(config.out), config, command="curate", origins=origins, on_change=change

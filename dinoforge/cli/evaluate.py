@@ -13,6 +13,7 @@ from dinoforge.cli.arguments import (
     print_table,
     recipe_requests,
 )
+from dinoforge.cli.cluster import goes_to_cluster, refuse_live, submit
 
 if TYPE_CHECKING:
     from dinoforge.runs import OnChange
@@ -30,6 +31,8 @@ def _run(args: argparse.Namespace) -> int:
     from evaluation.config import EvaluationConfig
 
     loaded = load(args, "evaluation", EvaluationConfig)
+    if goes_to_cluster(args):
+        return submit(args, loaded)
     records = evaluate_run(loaded.config, change=on_change(args), origins=loaded.origins)
     if args.json:
         print_json([record.as_json() for record in records])
@@ -64,6 +67,7 @@ def evaluate_run(config: Any, *, change: "OnChange", origins: dict[str, str]) ->
     from dinoforge.runs import Run, run_folders
     from evaluation.suite import evaluate
 
+    refuse_live(Path(config.out))
     with Run.open(
         Path(config.out),
         config,

@@ -58,11 +58,14 @@ def _explain_key(args: argparse.Namespace) -> int:
 
 def _matching_keys(word: str) -> "list[tuple[str, KeyHelp]]":
     from dinoforge.config import RECIPE_KINDS, describe_keys, nearest
+    from slurm.profile import Profile
 
+    classes = {command: config_class(kind) for command, kind in RECIPE_KINDS.items()}
+    classes["--on slurm:PROFILE"] = Profile  # keys that no recipe has: they change no result
     every = [
         (command, help_)
-        for command, kind in RECIPE_KINDS.items()
-        for help_ in describe_keys(config_class(kind)).values()
+        for command, config in classes.items()
+        for help_ in describe_keys(config).values()
     ]
     section = word.rstrip(".") + "."
     found = [(c, h) for c, h in every if h.key == word or h.key.startswith((section, word + "[]"))]

@@ -19,7 +19,10 @@ from dinoforge.errors import DinoforgeError, Interrupted, UsageError, cannot_wri
 __all__ = ["build_parser", "main"]
 
 # In the order in which a newcomer meets them.
-COMMANDS = ("quickstart", "curate", "train", "evaluate", "embed", "report", "explain")
+COMMANDS = (
+    *("quickstart", "curate", "train", "evaluate", "embed", "report", "explain"),
+    *("status", "logs", "retry", "cancel"),
+)
 
 _log = logging.getLogger(__name__)
 

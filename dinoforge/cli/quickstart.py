@@ -36,7 +36,9 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--images", metavar="FOLDER", help="your own images instead of the samples")
     parser.add_argument("--seeds", metavar="FOLDER", help="images that yours should be like")
     parser.add_argument("--out", default="runs/quickstart", metavar="FOLDER", help="run folder")
-    add_launch_arguments(parser, on=True, update=f"{RUN_AGAIN}; the training goes on under it")
+    add_launch_arguments(
+        parser, local=True, cluster=False, update=f"{RUN_AGAIN}; the training goes on under it"
+    )
     add_output_arguments(parser)
 
 

@@ -14,6 +14,7 @@ from dinoforge.cli.arguments import (
     recipe_requests,
     recipe_words,
 )
+from dinoforge.cli.cluster import goes_to_cluster, refuse_live, submit
 
 if TYPE_CHECKING:
     from dinoforge.runs import OnChange
@@ -22,7 +23,7 @@ __all__ = ["COMMAND", "train_run"]
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_recipe_arguments(parser, on=True, update="go on from the last checkpoint under it")
+    add_recipe_arguments(parser, local=True, update="go on from the last checkpoint under it")
 
 
 def _run(args: argparse.Namespace) -> int:
@@ -31,6 +32,8 @@ def _run(args: argparse.Namespace) -> int:
     from training.config import TrainingConfig
 
     loaded = load(args, "training", TrainingConfig)
+    if goes_to_cluster(args):
+        return submit(args, loaded)
     count = local_processes(args.on)
     if count > 1:
         from training.local_ranks import run_local_ranks
@@ -85,6 +88,7 @@ def train_run(config: Any, *, change: "OnChange", origins: dict[str, str]) -> An
     folder = Path(config.out)
 
     def open_run() -> Run:
+        refuse_live(folder)
         return Run.open(
             folder,
             config,

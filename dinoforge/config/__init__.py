@@ -8,6 +8,7 @@ from dinoforge.config.keys import KeyHelp, describe_keys, nearest
 from dinoforge.config.load import (
     Loaded,
     changed_keys,
+    config_of,
     config_yaml,
     load_config,
     load_recipe,
@@ -21,6 +22,7 @@ __all__ = [
     "KeyHelp",
     "Loaded",
     "changed_keys",
+    "config_of",
     "config_yaml",
     "describe_keys",
     "find_recipe",

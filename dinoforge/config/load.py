@@ -19,6 +19,7 @@ from dinoforge.errors import Fault, UsageError
 __all__ = [
     "Loaded",
     "changed_keys",
+    "config_of",
     "config_yaml",
     "load_config",
     "load_recipe",
@@ -119,6 +120,12 @@ def load_recipe(
     if faults:
         raise UsageError(faults=faults)
     return Loaded(config, origins)
+
+
+def config_of(cls: type[C], plain: Mapping[str, Any]) -> C:
+    """Make a config from what `to_plain` gave, on another machine or on another day."""
+    merged = OmegaConf.merge(OmegaConf.structured(cls), OmegaConf.create(dict(plain)))
+    return typing.cast("C", OmegaConf.to_object(merged))
 
 
 def to_plain(config: Any) -> dict[str, Any]:
@@ -282,7 +289,7 @@ def _has_interpolation(value: Any) -> bool:
 def _text_fault(leaf: _Leaf, keys: Mapping[str, Any]) -> Fault | None:
     """YAML turns ``no`` into False and ``12:00:00`` into 43200 even where text is meant."""
     known = keys.get(leaf.key)
-    is_text = known is not None and known.type == "str"
+    is_text = known is not None and known.type in {"str", "str | None"}
     if is_text and not isinstance(leaf.value, str) and leaf.value is not None:
         return Fault(
             f"`{leaf.shown}` needs text, YAML read {leaf.value!r}", leaf.where, "put it in quotes"

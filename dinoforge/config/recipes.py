@@ -41,6 +41,11 @@ def find_recipe(kind: str, name: str) -> Path:
         return known[name]
     near = nearest(path.stem, known)
     hint = f" (did you mean `{near}`?)" if near else ""
+    if kind == "slurm":
+        names = ", ".join(known)
+        raise UsageError(
+            what=f"no such profile{hint}", where=name, do=f"give a YAML file, or one of {names}"
+        )
     raise UsageError(
         what=f"no such recipe{hint}",
         where=name,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Self
 
-from dinoforge.atomic_file import fsync_folder
+from dinoforge.atomic_file import fsync_folder, temporary_name
 from dinoforge.errors import cannot_write
 from dinoforge.shards.member_names import split_member_name
 from dinoforge.shards.sidecar import ShardFacts, write_sidecar
@@ -143,7 +143,7 @@ class _OpenShard:
         self.num_bytes = 0
         self._members = 0
         self._digest = hashlib.sha256()
-        self._temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+        self._temporary = temporary_name(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file: BinaryIO = self._temporary.open("wb")
 

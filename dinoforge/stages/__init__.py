@@ -6,9 +6,11 @@ what a stage does. They meet in `Stage`, payloads that are JSON, and markers on 
 
 from dinoforge.stages.executor import Executor, InProcess, LocalProcesses, make_executor
 from dinoforge.stages.marker import Marker, read_marker
+from dinoforge.stages.pipeline import Pipeline, find_pipeline, run_pipeline, stage_kind
+from dinoforge.stages.planning import StagePlan, clear_halves, is_proved, make_inputs, plan_in_order
 from dinoforge.stages.runner import StageResult, run_stages
-from dinoforge.stages.stage import Inputs, Output, Stage, stage_folder
-from dinoforge.stages.task import Task
+from dinoforge.stages.stage import Inputs, Output, Stage, part_name, stage_folder
+from dinoforge.stages.task import Task, run_task
 
 __all__ = [
     "Executor",
@@ -17,11 +19,22 @@ __all__ = [
     "LocalProcesses",
     "Marker",
     "Output",
+    "Pipeline",
     "Stage",
+    "StagePlan",
     "StageResult",
     "Task",
+    "clear_halves",
+    "find_pipeline",
+    "is_proved",
     "make_executor",
+    "make_inputs",
+    "part_name",
+    "plan_in_order",
     "read_marker",
+    "run_pipeline",
     "run_stages",
+    "run_task",
     "stage_folder",
+    "stage_kind",
 ]

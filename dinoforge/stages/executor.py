@@ -91,6 +91,8 @@ class LocalProcesses:
         except BaseException:
             for future in futures:
                 future.cancel()
+            # The caller gives the run free: nobody may write to it any more.
+            concurrent.futures.wait(futures)
             raise
 
     def _drop_pool(self) -> None:
@@ -121,7 +123,7 @@ def make_executor(on: str) -> Executor:
     raise UsageError(
         what=f"unknown place to run `{on}`",
         where="--on",
-        do="write in-process or local:N with N processes",
+        do="write in-process or local:N with N processes, or slurm:PROFILE",
     )
 
 

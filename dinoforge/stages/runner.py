@@ -2,18 +2,16 @@
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dinoforge.atomic_file import write_json
-from dinoforge.config import pick_keys, to_plain
-from dinoforge.hashing import hash_json
 from dinoforge.progress import Progress, as_duration
 from dinoforge.stages.executor import Executor
-from dinoforge.stages.marker import Marker, discard, is_done, marker_path, read_marker
-from dinoforge.stages.stage import Inputs, Stage, stage_folder
+from dinoforge.stages.marker import Marker, marker_path, read_marker
+from dinoforge.stages.planning import StagePlan, clear_halves, make_inputs, plan_in_order
+from dinoforge.stages.stage import Stage
 from dinoforge.stages.task import Task
 
 __all__ = ["StageResult", "run_stages"]
@@ -35,7 +33,13 @@ class StageResult:
 
 
 def run_stages(
-    pipeline: str, stages: Sequence[Stage], run_folder: Path, config: Any, executor: Executor
+    pipeline: str,
+    stages: Sequence[Stage],
+    run_folder: Path,
+    config: Any,
+    executor: Executor,
+    *,
+    reopen: Callable[[], None] = lambda: None,
 ) -> dict[str, StageResult]:
     """Bring every stage of a pipeline to its end.
 
@@ -51,28 +55,35 @@ def run_stages(
         The resolved recipe.
     executor : Executor
         Who runs the partitions; the outputs do not depend on it.
+    reopen : callable
+        Called before a stage changes anything: see `StagePlan.prepare`.
+
+    Returns
+    -------
+    dict
+        Stage name -> what became of it.
+
+    Raises
+    ------
+    DinoforgeError
+        The first error of a partition, after the running ones have ended.
     """
-    _clear_halves(run_folder)
-    folders = {s.name: stage_folder(run_folder, pipeline, s.number, s.name) for s in stages}
-    inputs = Inputs(run_folder, config, folders)
+    clear_halves(run_folder)
+    inputs = make_inputs(pipeline, stages, run_folder, config)
     results: dict[str, StageResult] = {}
-    for stage in stages:
-        results[stage.name] = _run_stage(stage, inputs, results, executor)
-    _clear_halves(run_folder)  # of workers that died while this process went on
+    started = time.monotonic()
+    for plan, pending in plan_in_order(stages, inputs):
+        plan.prepare(pending, reopen)
+        results[plan.stage.name] = _run_stage(plan, pending, started, executor)
+        started = time.monotonic()
+    clear_halves(run_folder)  # of workers that died while this process went on
     return results
 
 
 def _run_stage(
-    stage: Stage, inputs: Inputs, results: dict[str, StageResult], executor: Executor
+    plan: StagePlan, pending: list[Task], started: float, executor: Executor
 ) -> StageResult:
-    started = time.monotonic()
-    folder = inputs.folder(stage.name)
-    folder.mkdir(parents=True, exist_ok=True)
-    payloads = stage.plan(inputs)
-    tasks = _tasks(stage, payloads, inputs, results)
-    pending = [task for task in tasks if not _proved(task)]
-    _clear_stale(folder, tasks, pending, inputs.run_folder)
-    write_json(folder / "plan.json", {"stage": stage.name, "payloads": payloads})
+    stage, tasks = plan.stage, plan.tasks
     with Progress(
         len(tasks), unit="partitions", label=stage.name, done=len(tasks) - len(pending)
     ) as progress:
@@ -82,70 +93,20 @@ def _run_stage(
 
         if pending:
             executor.run(pending, done)
-    markers = [read_marker(marker_path(folder, task.index)) for task in tasks]
+    markers = [read_marker(marker_path(plan.folder, task.index)) for task in tasks]
     found = [marker for marker in markers if marker is not None]
     assert len(found) == len(tasks), f"stage {stage.name} ended without all of its markers"
     seconds = time.monotonic() - started
     _say(stage, tasks, pending, seconds)
     return StageResult(
         name=stage.name,
-        folder=folder,
+        folder=plan.folder,
         num_partitions=len(tasks),
         num_run=len(pending),
         seconds=seconds,
         facts=[marker.facts for marker in found],
         fingerprints=[marker.fingerprint for marker in found],
     )
-
-
-def _tasks(
-    stage: Stage,
-    payloads: list[dict[str, Any]],
-    inputs: Inputs,
-    results: dict[str, StageResult],
-) -> list[Task]:
-    shared = {
-        "stage": stage.name,
-        "version": stage.version,
-        "keys": pick_keys(to_plain(inputs.config), stage.keys),
-        "needs": {need: results[need].fingerprints for need in stage.needs},
-        "partitions": len(payloads),
-    }
-    print_of_stage = hash_json(shared)
-    folder = inputs.folder(stage.name)
-    return [
-        Task(
-            stage=stage,
-            index=index,
-            payload=payload,
-            fingerprint=hash_json([print_of_stage, index, payload]),
-            folder=folder,
-            inputs=inputs,
-        )
-        for index, payload in enumerate(payloads)
-    ]
-
-
-def _proved(task: Task) -> bool:
-    marker = read_marker(marker_path(task.folder, task.index))
-    return is_done(marker, task.fingerprint, task.inputs.run_folder)
-
-
-def _clear_stale(
-    folder: Path, tasks: Sequence[Task], pending: Sequence[Task], run_folder: Path
-) -> None:
-    """Remove what no plan asks for any more."""
-    done = {marker_path(folder, task.index) for task in tasks}
-    done -= {marker_path(folder, task.index) for task in pending}
-    for marker_file in sorted(folder.glob("part-*.done")):
-        if marker_file not in done:
-            discard(folder, marker_file, run_folder)
-
-
-def _clear_halves(run_folder: Path) -> None:
-    """Remove the temporary files that a kill left behind, in folders of stages and of outputs."""
-    for half in run_folder.rglob(".*.tmp-*"):
-        half.unlink(missing_ok=True)
 
 
 def _say(stage: Stage, tasks: Sequence[Task], pending: Sequence[Task], seconds: float) -> None:

@@ -1,0 +1,32 @@
+"""``dinoforge cancel``: end every job of a run on a cluster."""
+
+import argparse
+from pathlib import Path
+
+from dinoforge.cli.arguments import Command, add_output_arguments, print_json
+
+__all__ = ["COMMAND"]
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", metavar="RUN", help="run folder, as given by out=FOLDER")
+    add_output_arguments(parser)
+
+
+def _run(args: argparse.Namespace) -> int:
+    from slurm.operations import cancel_run
+
+    count = cancel_run(Path(args.run))
+    if args.json:
+        print_json({"cancelled": count})
+    else:
+        print(f"{count} jobs ended; what is done stays - to go on: dinoforge retry {args.run}")
+    return 0
+
+
+COMMAND = Command(
+    sentence="end every job of a run on a cluster; what is done stays",
+    examples=("dinoforge cancel runs/curated",),
+    add_arguments=_add_arguments,
+    run=_run,
+)

@@ -1,0 +1,37 @@
+"""``dinoforge logs``: what the jobs of a run wrote."""
+
+import argparse
+from pathlib import Path
+
+from dinoforge.cli.arguments import Command, add_output_arguments, print_json
+
+__all__ = ["COMMAND"]
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", metavar="RUN", help="run folder, as given by out=FOLDER")
+    parser.add_argument(
+        "partition", nargs="?", default="", metavar="PARTITION", help="12, or STAGE:12"
+    )
+    add_output_arguments(parser)
+
+
+def _run(args: argparse.Namespace) -> int:
+    from slurm.operations import find_logs
+
+    paths = find_logs(Path(args.run), args.partition)
+    if args.json:
+        print_json([str(path) for path in paths])
+        return 0
+    for path in paths:
+        print(f"--- {path}")
+        print(path.read_text(encoding="utf-8", errors="replace").rstrip())
+    return 0
+
+
+COMMAND = Command(
+    sentence="print the logs of a run on a cluster: its own, of what failed, or of one partition",
+    examples=("dinoforge logs runs/curated", "dinoforge logs runs/curated embed:12"),
+    add_arguments=_add_arguments,
+    run=_run,
+)

@@ -1,0 +1,76 @@
+"""``dinoforge status``: how a run on a cluster is, from its files and the queue."""
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dinoforge.cli.arguments import Command, add_output_arguments, print_json, print_table
+
+if TYPE_CHECKING:
+    from slurm.status import RunStatus
+
+__all__ = ["COMMAND"]
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", metavar="RUN", help="run folder, as given by out=FOLDER")
+    add_output_arguments(parser)
+
+
+def _run(args: argparse.Namespace) -> int:
+    from slurm.status import read_status
+
+    status = read_status(Path(args.run))
+    if args.json:
+        print_json(status.as_json())
+        return 0
+    for line in _head(status):
+        print(line)
+    if status.stages and status.stages[0].total is not None:
+        rows = [
+            [s.name, s.total, s.done, s.running, s.failed, s.pending]
+            for s in status.stages
+            if s.total
+        ]
+        names = ["stage", "partitions", "done", "running", "failed", "pending"]
+        if rows:
+            print_table(names, rows)
+    for line in _tail(status):
+        print(line)
+    return 0
+
+
+def _head(status: "RunStatus") -> Iterator[str]:
+    at = f", at {status.state.stage}" if status.state.stage else ""
+    yield f"{status.run}: {status.state.state}{at}"
+    for line in status.state.why:
+        yield f"  why: {line}"
+    if status.state.do:
+        yield f"  do:  {status.state.do}"
+
+
+def _tail(status: "RunStatus") -> Iterator[str]:
+    from dinoforge.progress import as_duration
+
+    if not status.asked_slurm:
+        yield "no answer from SLURM: this is what the files say"
+    elif status.jobs:
+        jobs = ", ".join(f"{count} {state.lower()}" for state, count in status.jobs.items())
+        yield f"jobs: {jobs}"
+    for line in status.stuck:
+        yield f"never starts: {line}"
+    if status.rate_per_min is not None and status.left_s is not None:
+        yield f"{status.rate_per_min:g} partitions a minute, {as_duration(status.left_s)} left"
+    for failure in status.failures:
+        yield f"{failure.where}: {failure.outcome}: {failure.message} - {failure.advice}"
+    if status.last_line:
+        yield f"last: {status.last_line}"
+
+
+COMMAND = Command(
+    sentence="tell how a run on a cluster is: done, running, failed and why, jobs, time left",
+    examples=("dinoforge status runs/curated", "dinoforge status runs/curated --json"),
+    add_arguments=_add_arguments,
+    run=_run,
+)

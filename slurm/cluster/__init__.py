@@ -1,0 +1,1 @@
+"""Talking to SLURM: its commands, its words, the sbatch text."""

@@ -1,0 +1,305 @@
+"""Run SLURM's commands: clean environment, time limits, and two kinds of no.
+
+`SlurmUnavailableError` means that nobody knows (ask again), `SlurmRefusedError` that SLURM said no.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from dinoforge.errors import DinoforgeError, UsageError
+from slurm.failures import Row
+
+__all__ = [
+    "Queued",
+    "SlurmRefusedError",
+    "SlurmUnavailableError",
+    "accounted",
+    "accounted_name",
+    "ask",
+    "ask_patiently",
+    "cancel",
+    "clean_environment",
+    "has_slurm",
+    "need_slurm",
+    "parse_accounting",
+    "parse_details",
+    "queue",
+    "shown",
+]
+
+_TIMEOUT_S = 180.0  # MessageTimeout is 10 s by default and 100 s on large clusters
+
+_NO_ANSWER = re.compile(
+    r"Socket timed out|Unable to contact slurm|Connection (refused|reset|timed out)|Zero Bytes"
+    r"|Transport endpoint|communication (failure|connection)|temporarily un(able|available)"
+    r"|slurmdbd.*(not running|unable)|Slurm backup controller in standby|Broken pipe",
+    re.IGNORECASE,
+)
+
+# Where the controller is; everything else that a job's environment says is that job's own.
+_KEPT = ("SLURM_CONF", "SLURM_CLUSTERS", "SLURM_CONF_SERVER", "SLURM_JWT")
+_DROPPED = re.compile(
+    r"^(SLURM|SBATCH|SRUN|SALLOC|SQUEUE|SACCT|SINFO|SCONTROL|PMI|PMIX|SUBMITIT)_"
+    r"|^(CUDA_VISIBLE_DEVICES|ROCR_VISIBLE_DEVICES|GPU_DEVICE_ORDINAL|ZE_AFFINITY_MASK)$"
+)
+
+
+class SlurmUnavailableError(DinoforgeError):
+    """The controller (or the accounting) gave no answer: nothing is known."""
+
+
+class SlurmRefusedError(DinoforgeError):
+    """SLURM answered no; the text is its own."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Queued:
+    """A job, or an array element, that has not ended."""
+
+    job: str  # id of the job, or of the whole array
+    element: int | None
+    name: str
+    state: str  # PENDING, RUNNING, COMPLETING, ...
+    reason: str
+
+
+def has_slurm() -> bool:
+    """Tell whether jobs can be submitted from this machine."""
+    return shutil.which("sbatch") is not None
+
+
+def need_slurm() -> None:
+    """Raise when there is no ``sbatch``.
+
+    Raises
+    ------
+    UsageError
+        On a machine without SLURM commands.
+    """
+    if not has_slurm():
+        raise UsageError(
+            what="no sbatch on this machine",
+            where="--on slurm",
+            do="start the command on a login node of the cluster, or use --on local:N",
+        )
+
+
+def clean_environment(environment: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Environment for commands and jobs: nothing of the job that we may be in.
+
+    A job submitted from inside a job would inherit its memory, tasks and binding.
+    """
+    given = os.environ if environment is None else environment
+    return {k: v for k, v in given.items() if k in _KEPT or not _DROPPED.search(k)}
+
+
+def ask(words: Sequence[str], *, timeout_s: float = _TIMEOUT_S) -> str:
+    """Run one command; returns its output.
+
+    Raises
+    ------
+    SlurmUnavailableError
+        If it did not answer, or is not there.
+    SlurmRefusedError
+        If it said no.
+    """
+    try:
+        done = subprocess.run(
+            list(words),
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=timeout_s,
+            env=clean_environment(),
+            check=False,
+            stdin=subprocess.DEVNULL,
+        )
+    except FileNotFoundError as error:
+        raise SlurmUnavailableError(f"no {words[0]} on this machine") from error
+    except subprocess.TimeoutExpired as error:
+        raise SlurmUnavailableError(f"{words[0]} gave no answer in {timeout_s:.0f} s") from error
+    if done.returncode == 0:
+        return done.stdout
+    text = (done.stderr or done.stdout).strip() or f"{words[0]} ended with {done.returncode}"
+    if _NO_ANSWER.search(text) or done.returncode < 0:
+        raise SlurmUnavailableError(text)
+    raise SlurmRefusedError(text)
+
+
+def ask_patiently(words: Sequence[str], *, patience_s: float = 600.0) -> str:
+    """Ask until there is an answer; a no is an answer.
+
+    Raises
+    ------
+    SlurmUnavailableError
+        If there was none for ``patience_s``.
+    SlurmRefusedError
+        If it said no.
+    """
+    deadline, pause = time.monotonic() + patience_s, 0.5
+    while True:
+        try:
+            return ask(words)
+        except SlurmUnavailableError:
+            if time.monotonic() + pause > deadline:
+                raise
+            time.sleep(pause)
+            pause = min(2 * pause, 30.0)
+
+
+def queue(prefix: str, *, patience_s: float = 600.0) -> list[Queued]:
+    """List this user's jobs whose names begin with ``prefix``, one row an array element.
+
+    Raises
+    ------
+    SlurmUnavailableError
+        If the controller gives no answer.
+    """
+    words = ["squeue", "-h", "-r", "-u", str(os.getuid()), "-o", "%F|%K|%T|%r|%j"]
+    found = []
+    for line in ask_patiently(words, patience_s=patience_s).splitlines():
+        job, element, state, reason, name = line.strip().split("|", maxsplit=4)
+        if name.startswith(prefix):
+            number = int(element) if element.isdigit() else None
+            found.append(Queued(job=job, element=number, name=name, state=state, reason=reason))
+    return found
+
+
+def cancel(jobs: Iterable[str], *, kill: bool = False) -> None:
+    """Cancel jobs; ``kill`` leaves those that run no time to end by themselves."""
+    for start in range(0, len(names := sorted(set(jobs))), 200):
+        words = ["scancel", *(["--signal=KILL"] if kill else []), *names[start : start + 200]]
+        try:
+            ask_patiently(words, patience_s=120)
+        except SlurmRefusedError as error:
+            if "Invalid job id" not in str(error) and "already completing" not in str(error):
+                raise
+
+
+_FIELDS = (
+    "JobID",
+    "State",
+    "ExitCode",
+    "DerivedExitCode",
+    "Reason",
+    "ElapsedRaw",
+    "TimelimitRaw",
+    "NodeList",
+)
+
+
+def accounted(jobs: Sequence[str]) -> dict[str, list[Row]]:
+    """Ask the accounting for jobs: rows of the last run of each element, job row first.
+
+    Empty where accounting is off or does not answer; no row never means that a job is gone.
+    """
+    found: dict[str, list[Row]] = {}
+    for start in range(0, len(jobs), 100):
+        some = ",".join(jobs[start : start + 100])
+        words = ["sacct", "-D", "-n", "-P", "-o", ",".join(_FIELDS), "-j", some]
+        try:
+            found |= parse_accounting(ask(words, timeout_s=60))
+        except (SlurmRefusedError, SlurmUnavailableError):
+            return found
+    return found
+
+
+def accounted_name(name: str) -> str | None:
+    """Ask the accounting for the id of a job by its name; None where it does not say."""
+    since = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(time.time() - 14 * 86400))
+    words = ["sacct", "-X", "-n", "-P", "-o", "JobID", "-S", since, "--name", name]
+    try:
+        first = ask(words, timeout_s=60).strip().partition("\n")[0]
+    except (SlurmRefusedError, SlurmUnavailableError):
+        return None
+    return first.partition("_")[0] or None
+
+
+def parse_accounting(text: str) -> dict[str, list[Row]]:
+    """Parse ``sacct -D -n -P``; of a job that was requeued the last run stays."""
+    found: dict[str, list[Row]] = {}
+    for line in text.splitlines():
+        values = dict(zip(_FIELDS, line.split("|"), strict=False))
+        if len(values) < len(_FIELDS):
+            continue
+        job, _, step = values["JobID"].partition(".")
+        state, _, rest = values["State"].partition(" ")
+        code, signal = _pair(values["ExitCode"])
+        derived_code, derived_signal = _pair(values["DerivedExitCode"])
+        row = Row(
+            job=job,
+            step=step,
+            state=state.rstrip("+"),
+            by=rest.removeprefix("by ").strip(),
+            exit_code=code,
+            exit_signal=signal,
+            derived_code=derived_code,
+            derived_signal=derived_signal,
+            reason=values["Reason"],
+            elapsed_s=_whole(values["ElapsedRaw"]),
+            limit_s=60 * _whole(values["TimelimitRaw"]),
+            node=values["NodeList"],
+        )
+        if step:
+            found.setdefault(job, []).append(row)
+        else:
+            found[job] = [row]
+    return found
+
+
+def shown(job: str) -> list[Row]:
+    """Ask the controller for one job; it forgets minutes after the end, then there is no row."""
+    try:
+        return parse_details(ask(["scontrol", "-o", "show", "job", job], timeout_s=60))
+    except (SlurmRefusedError, SlurmUnavailableError):
+        return []
+
+
+def parse_details(text: str) -> list[Row]:
+    """Parse ``scontrol -o show job``."""
+    found = []
+    for line in text.splitlines():
+        values = dict(re.findall(r"(\w+)=(\S*)", line))
+        if "JobId" not in values:
+            continue
+        array, element = values.get("ArrayJobId"), values.get("ArrayTaskId")
+        code, signal = _pair(values.get("ExitCode", ""))
+        derived_code, derived_signal = _pair(values.get("DerivedExitCode", ""))
+        found.append(
+            Row(
+                job=f"{array}_{element}" if array and element else values["JobId"],
+                state=values.get("JobState", ""),
+                exit_code=code,
+                exit_signal=signal,
+                derived_code=derived_code,
+                derived_signal=derived_signal,
+                reason=values.get("Reason", ""),
+                elapsed_s=_seconds(values.get("RunTime", "")),
+                limit_s=_seconds(values.get("TimeLimit", "")),
+                node=values.get("NodeList", ""),
+            )
+        )
+    return found
+
+
+def _pair(text: str) -> tuple[int, int]:
+    code, _, signal = text.partition(":")
+    return _whole(code), _whole(signal)
+
+
+def _whole(text: str) -> int:
+    return int(text) if text.isdigit() else 0
+
+
+def _seconds(text: str) -> int:
+    """Read ``1-02:03:04``; 0 for UNLIMITED."""
+    found = re.fullmatch(r"(?:(\d+)-)?(\d+):(\d+):(\d+)", text)
+    if found is None:
+        return 0
+    days, hours, minutes, seconds = (int(part or 0) for part in found.groups())
+    return ((24 * days + hours) * 60 + minutes) * 60 + seconds

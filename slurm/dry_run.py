@@ -1,0 +1,124 @@
+"""What ``--dry-run`` tells: checks, chunks, the graph of jobs, sbatch texts; writes nothing."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from dinoforge.stages import find_pipeline, make_inputs, plan_in_order
+from slurm.arrays import Chunk, chunks
+from slurm.cluster.commands import has_slurm
+from slurm.cluster.executor import sbatch_text
+from slurm.cluster.limits import max_array_size
+from slurm.decisions import Again
+from slurm.files.layout import SlurmFolder
+from slurm.profile import Job, Profile, load_profile
+from slurm.ranks import ranks_job
+from slurm.requests import Requests
+from slurm.submit import Wish, check_cluster, draft_launch
+
+__all__ = ["DryRun", "dry_run"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DryRun:
+    """A submission as it would be."""
+
+    checked: bool  # against the cluster; False on a machine without SLURM
+    graph: list[dict[str, Any]]  # a row a stage, in order: job settings, partitions, arrays
+    scripts: dict[str, str]  # name -> sbatch text
+
+    def as_json(self) -> dict[str, Any]:
+        """JSON object."""
+        return dict(vars(self))
+
+    def lines(self) -> Iterator[str]:
+        """Tell it to a person."""
+        yield "checked against the cluster" if self.checked else "no SLURM here: nothing checked"
+        for row in self.graph:
+            yield ""
+            yield f"{row['stage']}: {row['asks']}"
+            yield f"  {row['jobs']}"
+        for name, text in self.scripts.items():
+            yield ""
+            yield f"--- {name}"
+            yield text.rstrip()
+
+
+def dry_run(wish: Wish) -> DryRun:
+    """Say what `submit` would do.
+
+    Raises
+    ------
+    UsageError
+        Everything that is wrong with profile, recipe or cluster.
+    """
+    profile = load_profile(wish.profile)
+    checked = has_slurm()
+    if checked:
+        check_cluster(wish.jobs(profile), wish.profile)
+    folder = SlurmFolder(wish.run)
+    requests = Requests(folder, draft_launch(folder, wish), profile)
+    if not wish.pipeline:
+        return _of_ranks(requests, profile, wish, checked=checked)
+    return _of_stages(requests, wish, checked=checked)
+
+
+def _of_ranks(requests: Requests, profile: Profile, wish: Wish, *, checked: bool) -> DryRun:
+    job = ranks_job(profile, wish.command, requests.launch.device)
+    name = requests.name(wish.command, 0)
+    ranks = job.nodes * job.tasks_per_node
+    jobs = f"one job of {ranks} rank{'s' if ranks > 1 else ''}, requeued until it is done"
+    return DryRun(
+        checked=checked,
+        graph=[{"stage": wish.command, "asks": _asks(job), "jobs": jobs}],
+        scripts={name: sbatch_text(requests.ranks(name, job, wish.command))},
+    )
+
+
+def _of_stages(requests: Requests, wish: Wish, *, checked: bool) -> DryRun:
+    pipeline = find_pipeline(wish.pipeline)
+    pipeline.check(wish.config)
+    size = max_array_size() if checked else 1001
+    jobs = wish.jobs(requests.profile)
+    inputs = make_inputs(pipeline.name, pipeline.stages, wish.run, wish.config)
+    graph = [
+        {"stage": stage.name, "asks": _asks(jobs[stage.name]), "jobs": "planned by the gate before"}
+        for stage in pipeline.stages
+    ]
+    scripts: dict[str, str] = {}
+    for row, (plan, missing) in zip(graph, plan_in_order(pipeline.stages, inputs), strict=False):
+        if not missing:
+            row["jobs"] = f"done: {len(plan.tasks)} partitions"
+            continue
+        job = jobs[plan.stage.name]
+        again = Again(job.memory_gb, job.minutes)
+        work = list(chunks(job, [(task, again) for task in missing], size))
+        row["jobs"] = _arrays(len(missing), len(plan.tasks), work)
+        name = requests.name(plan.stage.name, 0)
+        scripts[name] = sbatch_text(requests.array(name, work[0].job, work[0].elements))
+        gate = requests.name(plan.stage.name, "gate")
+        ids = [f"ARRAY{chunk.number}" for chunk in work]
+        scripts[gate] = sbatch_text(requests.gate(gate, ids))
+        break  # later stages are planned from what this one will have done
+    return DryRun(checked=checked, graph=graph, scripts=scripts)
+
+
+def _arrays(missing: int, total: int, work: list[Chunk]) -> str:
+    done = f" ({total - missing} are done)" if total > missing else ""
+    sizes = [chunk.elements for chunk in work]
+    arrays = f"{len(work)} array{'s' if len(work) > 1 else ''} of {', '.join(map(str, sizes[:8]))}"
+    more = " ..." if len(sizes) > 8 else ""
+    return f"{missing} partitions{done} in {arrays}{more} elements, then a gate behind all of them"
+
+
+def _asks(job: Job) -> str:
+    words = [job.partition or "default partition"]
+    if job.nodes * job.tasks_per_node > 1:
+        words.append(f"{job.nodes} x {job.tasks_per_node} tasks")
+    words.append(f"{job.cpus_per_task} CPUs" if job.cpus_per_task > 1 else "1 CPU")
+    if job.gpus_per_node:
+        words.append(f"{job.gpus_per_node} GPU{'s' if job.gpus_per_node > 1 else ''} a node")
+    words += [f"{job.memory_gb:g} GB", f"{job.minutes} min"]
+    if job.partitions_per_element > 1:
+        words.append(f"{job.partitions_per_element} partitions an element")
+    return ", ".join(words)

@@ -1,0 +1,157 @@
+"""Where things lie below ``RUN/slurm``, and the two small files that say what and how far.
+
+::
+
+    launch.json  state.json  profile.yaml  submissions.jsonl
+    plans/NAME.json  sbatch/NAME.sh  log/NAME_3.out  claims/NAME  stops/NAME
+    attempts/STAGE/part-00012.jsonl  lease/00007/  snapshot/HASH/  probe/
+"""
+
+import datetime
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from dinoforge.atomic_file import write_json
+from dinoforge.errors import UsageError
+from dinoforge.stages import part_name
+
+__all__ = ["Launch", "SlurmFolder", "State", "now"]
+
+
+def now() -> str:
+    """UTC to the second, ISO 8601."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Launch:
+    """What all jobs of a run share; written by the command that submits."""
+
+    run_id: str  # in every job name: folder name and four digits of its path
+    command: str  # curate, train, evaluate
+    pipeline: str  # import path, e.g. ``curation.pipeline:PIPELINE``; "" for train, evaluate
+    device: str  # of the recipe
+    folder: str  # working folder: relative paths of the recipe start there
+    python_path: list[str]  # of the submitting process, absolute
+    python: str  # interpreter that submitted; nodes use it unless the profile names one
+    stages: dict[str, str] = field(default_factory=dict)  # name -> folder inside the run, in order
+    snapshot: str = ""  # folder of the code; "" when jobs run the code in place
+
+
+@dataclass(frozen=True, kw_only=True)
+class State:
+    """How far a run is, as its last gate saw it."""
+
+    state: Literal["running", "waiting", "stopped", "finished", "cancelled"]
+    stage: str = ""
+    why: list[str] = field(default_factory=list)  # one line a cause
+    do: str = ""  # what to type
+    time: str = field(default_factory=now)
+
+
+@dataclass(frozen=True)
+class SlurmFolder:
+    """Names of everything below ``RUN/slurm``."""
+
+    run: Path
+
+    @property
+    def root(self) -> Path:
+        """``RUN/slurm``."""
+        return self.run / "slurm"
+
+    @property
+    def profile(self) -> Path:
+        """The resolved profile."""
+        return self.root / "profile.yaml"
+
+    @property
+    def ledger(self) -> Path:
+        """Append-only record of every submission."""
+        return self.root / "submissions.jsonl"
+
+    @property
+    def lease(self) -> Path:
+        """Folder of the lease: one driver at a time."""
+        return self.root / "lease"
+
+    @property
+    def snapshots(self) -> Path:
+        """Copies of the code, by content."""
+        return self.root / "snapshot"
+
+    @property
+    def logs(self) -> Path:
+        """Output of the jobs."""
+        return self.root / "log"
+
+    @property
+    def probes(self) -> Path:
+        """Tokens that nodes are asked to read, and their answers."""
+        return self.root / "probe"
+
+    def plan(self, name: str) -> Path:
+        """Plan file of a job, by the job's name."""
+        return self.root / "plans" / f"{name}.json"
+
+    def script(self, name: str) -> Path:
+        """Text that sbatch got."""
+        return self.root / "sbatch" / f"{name}.sh"
+
+    def log(self, name: str, element: int | str | None = None) -> Path:
+        """Output of one array element (or of the whole job)."""
+        return self.logs / (f"{name}.out" if element is None else f"{name}_{element}.out")
+
+    def claim(self, name: str) -> Path:
+        """File that the first element of a job makes: which job id owns the plan."""
+        return self.root / "claims" / name
+
+    def stop(self, name: str) -> Path:
+        """File that tells the elements of an array not to start."""
+        return self.root / "stops" / name
+
+    def attempts(self, stage: str) -> Path:
+        """Folder of the attempts of a stage."""
+        return self.root / "attempts" / stage
+
+    def attempt(self, stage: str, index: int) -> Path:
+        """File of the attempts at one partition."""
+        return self.attempts(stage) / f"{part_name(index)}.jsonl"
+
+    def read_launch(self) -> Launch:
+        """Read ``launch.json``.
+
+        Raises
+        ------
+        UsageError
+            If the folder holds no run that was submitted.
+        """
+        try:
+            facts = json.loads((self.root / "launch.json").read_text(encoding="utf-8"))
+            # JSON with sorted keys forgets the order; the numbers of the folders tell it.
+            stages = dict(sorted(facts.pop("stages").items(), key=lambda pair: pair[1]))
+            return Launch(**facts, stages=stages)
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            raise UsageError(
+                what="no run that was submitted to a cluster",
+                where=str(self.run),
+                do="name the folder given as out=FOLDER to a command with --on slurm:PROFILE",
+            ) from error
+
+    def write_launch(self, launch: Launch) -> None:
+        """Write ``launch.json``."""
+        write_json(self.root / "launch.json", asdict(launch))
+
+    def read_state(self) -> State | None:
+        """Read ``state.json``; None before the first submission."""
+        try:
+            facts: dict[str, Any] = json.loads((self.root / "state.json").read_text("utf-8"))
+            return State(**facts)
+        except (OSError, ValueError, TypeError):
+            return None
+
+    def write_state(self, state: State) -> None:
+        """Write ``state.json``."""
+        write_json(self.root / "state.json", asdict(state))

@@ -1,0 +1,110 @@
+"""A read-only copy of the code per submission: a requeue after the weekend runs Friday's code.
+
+From a source tree: the tracked files and the untracked ones that git does not ignore, with the
+commit and the difference to it. From installed packages: their files. Named by content, so that
+the same code is copied once.
+"""
+
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import dinoforge
+from dinoforge.atomic_file import write_json, write_text
+from dinoforge.errors import UsageError
+from slurm.files.layout import now
+
+__all__ = ["take_snapshot"]
+
+_PACKAGES = ("dinoforge", "curation", "training", "evaluation", "slurm")
+_WITH = ("configs",)  # what the packages read beside them in a source tree
+
+
+def take_snapshot(folder: Path) -> Path:
+    """Copy the running code below ``folder``; returns the copy, to be first in ``PYTHONPATH``.
+
+    Raises
+    ------
+    UsageError
+        If the disk is full or read-only.
+    """
+    root = Path(dinoforge.__file__).resolve().parent.parent
+    files = sorted(_files(root))
+    name = _content_hash(root, files)[:12]
+    target = folder / name
+    if target.is_dir():
+        return target
+    draft = folder / f".{name}.tmp-{platform.node()}-{os.getpid()}"
+    try:
+        _copy(root, files, draft)
+        facts = {"commit": _git(root, "rev-parse", "HEAD").strip(), "taken": now()}
+        write_json(draft / "snapshot.json", facts | {"files": len(files)})
+        write_text(draft / "uncommitted.diff", _git(root, "diff", "HEAD", "--", *_PACKAGES, *_WITH))
+        _make_read_only(draft)
+        draft.rename(target)
+    except OSError as error:
+        shutil.rmtree(draft, ignore_errors=True)
+        if target.is_dir():
+            return target  # another command took the same one meanwhile
+        raise UsageError(
+            what=f"cannot copy the code: {error.strerror or error}",
+            where=str(folder),
+            do="free space there, or set snapshot: false in the profile",
+        ) from error
+    return target
+
+
+def _files(root: Path) -> Iterator[Path]:
+    """Files of the packages, relative to ``root``."""
+    listed = _git(
+        root, "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--",
+        *_PACKAGES, *_WITH,
+    )  # fmt: skip
+    if listed:
+        names = (Path(name) for name in listed.split("\0") if name)
+        yield from (name for name in names if (root / name).is_file())
+        return
+    for package in _PACKAGES:
+        for path in (root / package).rglob("*"):
+            if path.is_file() and "__pycache__" not in path.parts:
+                yield path.relative_to(root)
+
+
+def _content_hash(root: Path, files: list[Path]) -> str:
+    digest = hashlib.sha256()
+    for name in files:
+        data = (root / name).read_bytes()
+        digest.update(f"{name.as_posix()}\0{len(data)}\0".encode())
+        digest.update(data)
+    return digest.hexdigest()
+
+
+def _copy(root: Path, files: list[Path], draft: Path) -> None:
+    shutil.rmtree(draft, ignore_errors=True)
+    for name in files:
+        (draft / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(root / name, draft / name)
+
+
+def _make_read_only(folder: Path) -> None:
+    # Files only: a folder without write permission could not be renamed or removed by its owner.
+    for path in folder.rglob("*"):
+        if path.is_file():
+            path.chmod(0o444)
+
+
+def _git(root: Path, *words: str) -> str:
+    """Ask git; "" where there is no repository, or no git."""
+    if not (root / ".git").exists():
+        return ""
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(root), *words], capture_output=True, timeout=60, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.decode(errors="replace") if done.returncode == 0 else ""

@@ -1,0 +1,67 @@
+"""The small job between two stages: reads markers, submits what is missing or what comes next.
+
+    python -P -m slurm.gate RUN
+
+Exit codes: 0 the run goes on or is finished, 64 it waits for a person, 65 SLURM gave no answer,
+66 another driver was at work all the time.
+"""
+
+import logging
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from dinoforge.config import load_config
+from dinoforge.errors import DinoforgeError
+from dinoforge.log import log_to_folder, set_up_logging, stop_logging
+from slurm.cluster.commands import SlurmUnavailableError
+from slurm.driver import advance
+from slurm.files.layout import SlurmFolder, State
+from slurm.files.lease import LeaseBusyError
+from slurm.profile import Profile
+
+__all__ = ["main"]
+
+_SHARE_OF_TIME = 0.6  # one more round of asking may take ten minutes
+
+GOES_ON, NEEDS_A_PERSON, NO_ANSWER, BUSY = 0, 64, 65, 66
+
+_log = logging.getLogger(__name__)
+
+
+def main(words: Sequence[str]) -> int:
+    """Advance a run by one step."""
+    run = Path(words[0])
+    handler = log_to_folder(run / "log")
+    try:
+        state = _patiently(run)
+    except (SlurmUnavailableError, LeaseBusyError) as error:
+        do = f"dinoforge retry {run}"
+        _log.error("gate: %s - %s - %s", error, run, do)
+        return NO_ANSWER if isinstance(error, SlurmUnavailableError) else BUSY
+    except DinoforgeError as error:
+        _log.error("gate: %s", error)
+        return NEEDS_A_PERSON
+    finally:
+        stop_logging(handler)
+    return GOES_ON if state.state in {"running", "finished"} else NEEDS_A_PERSON
+
+
+def _patiently(run: Path) -> State:
+    """Ask again until most of the gate's own time is over: a controller may be away for a while."""
+    minutes = load_config(Profile, SlurmFolder(run).profile).job("gate", "gate").minutes
+    deadline = time.monotonic() + 60 * minutes * _SHARE_OF_TIME
+    while True:
+        try:
+            return advance(run, on_node=True)
+        except (SlurmUnavailableError, LeaseBusyError) as error:
+            if time.monotonic() > deadline:
+                raise
+            _log.warning("gate: %s; asking again", error)
+            time.sleep(30.0)
+
+
+if __name__ == "__main__":
+    set_up_logging()
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,178 @@
+"""One rank of a training or an evaluation: a torch-free parent that starts, signals, requeues.
+
+    srun ... python -P -m slurm.rank RUN NAME COMMAND MEMORY_GB MINUTES
+
+It names the rendezvous the way torch reads it, runs ``dinoforge COMMAND RUN/config.yaml`` and
+passes signals on. The child starts with USR1, USR2 and TERM blocked, so that one which comes while
+it imports waits until the training has its handlers, instead of killing it.
+
+A preempted job that exits by itself is not started again by SLURM: when the child has saved and
+says 75, rank 0 asks for the requeue and every rank waits to be killed.
+
+Exit codes: 0 done; the child's own below 64; 70 it was stopped after attempts without progress;
+71 the child was killed; 75 it is to be started again and nobody could.
+"""
+
+import logging
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+
+from dinoforge.config import load_config
+from dinoforge.errors import DinoforgeError
+from dinoforge.log import set_up_logging
+from slurm.cluster.commands import ask
+from slurm.failures import Outcome
+from slurm.files.attempts import Attempt, AttemptWriter, read_attempts
+from slurm.files.layout import SlurmFolder, State
+from slurm.files.ledger import Ledger
+from slurm.profile import Profile
+from slurm.ranks import starts_in_vain
+
+__all__ = ["main", "rendezvous"]
+
+_log = logging.getLogger(__name__)
+
+AGAIN, STOPPED, KILLED = 75, 70, 71
+
+_SIGNALS = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM)
+_WAIT_TO_BE_KILLED_S = 600.0
+
+
+def main(words: Sequence[str]) -> int:
+    """Run one rank."""
+    folder, name, command = SlurmFolder(Path(words[0])), words[1], words[2]
+    rank = int(os.environ.get("SLURM_PROCID", "0"))
+    set_up_logging(rank=rank)
+    attempt = AttemptWriter(folder.attempt(command, rank), plan=name, job=_job_id())
+    profile = load_config(Profile, folder.profile)
+    step = reached_step(folder.run)
+    attempt.start(memory_gb=float(words[3]), minutes=int(words[4]), step=step)
+    if rank == 0 and starts_in_vain(_counted(folder, command)) > profile.max_attempts:
+        text = f"no progress beyond step {step} in {profile.max_attempts} starts"
+        return _stop(folder, command, attempt, Outcome.UNKNOWN, text)
+    code = _run_child(folder.run, command, attempt)
+    if code == AGAIN:
+        attempt.end(Outcome.PREEMPTED, "it saved and asks to be started again")
+        return _again(rank)
+    if code == 0:
+        attempt.end(Outcome.DONE)
+        if rank == 0:
+            folder.write_state(State(state="finished", stage=command))
+        return 0
+    if code < 0:
+        # No end is written: the gate asks SLURM why, and gives more memory if that was it.
+        _log.error("rank %d was ended by %s", rank, signal.Signals(-code).name)
+        return KILLED
+    text = f"rank {rank} ended with {code}: see {_log_name(folder, name, rank)}"
+    outcome = Outcome.USAGE if code == 2 else Outcome.EXCEPTION
+    return _stop(folder, command, attempt, outcome, text, code=min(code, 63))
+
+
+def _stop(
+    folder: SlurmFolder,
+    command: str,
+    attempt: AttemptWriter,
+    outcome: Outcome,
+    text: str,
+    *,
+    code: int = STOPPED,
+) -> int:
+    attempt.end(outcome, text)
+    do = f"mend the cause, then dinoforge retry {folder.run}"
+    folder.write_state(State(state="stopped", stage=command, why=[text], do=do))
+    _log.error("%s", text)
+    return code
+
+
+def rendezvous() -> dict[str, str]:
+    """Name the variables that torch reads, from those of SLURM."""
+    given = os.environ
+    nodes = given.get("SLURM_JOB_NODELIST", "")
+    host = "localhost"
+    if nodes:
+        host = ask(["scontrol", "show", "hostnames", nodes]).split()[0]
+    tasks = given.get("SLURM_NTASKS_PER_NODE", "1")
+    return {
+        "RANK": given.get("SLURM_PROCID", "0"),
+        "WORLD_SIZE": given.get("SLURM_NTASKS", "1"),
+        "LOCAL_RANK": given.get("SLURM_LOCALID", "0"),
+        "LOCAL_WORLD_SIZE": tasks,
+        "MASTER_ADDR": host,
+        "MASTER_PORT": str(20000 + int(given.get("SLURM_JOB_ID", "0")) % 10000),
+    }
+
+
+def _run_child(run: Path, command: str, attempt: AttemptWriter) -> int:
+    words = [sys.executable, "-m", "dinoforge", command, str(run / "config.yaml"), f"out={run}"]
+    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    # The working folder must not win over the snapshot; and the run is ours to write.
+    environment = os.environ | rendezvous() | {"PYTHONSAFEPATH": "1", "DINOFORGE_JOB": _job_id()}
+    child = subprocess.Popen(words, env=environment)
+
+    def pass_on(number: int, _frame: FrameType | None) -> None:
+        attempt.signal(signal.Signals(number).name.removeprefix("SIG"))
+        child.send_signal(number)
+
+    for number in _SIGNALS:
+        signal.signal(number, pass_on)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+    return child.wait()
+
+
+def reached_step(run: Path) -> int:
+    """Step of the newest checkpoint; 0 before the first."""
+    try:
+        names = [entry.name for entry in os.scandir(run / "checkpoints")]
+    except OSError:
+        return 0
+    return max(
+        (int(found[1]) for n in names if (found := re.fullmatch(r"step-(\d+)", n))), default=0
+    )
+
+
+def _counted(folder: SlurmFolder, command: str) -> list[Attempt]:
+    """Read the attempts of rank 0 since the last ``retry``."""
+    forgiven = {job.name for job in Ledger(folder.ledger).submissions() if job.forgiven}
+    attempts = read_attempts(folder.attempt(command, 0))
+    return [attempt for attempt in attempts if attempt.plan not in forgiven]
+
+
+def _again(rank: int) -> int:
+    """Rank 0 asks for the requeue; all wait for the kill that comes with it."""
+    if rank == 0 and not _requeue():
+        return AGAIN
+    deadline = time.monotonic() + _WAIT_TO_BE_KILLED_S
+    while time.monotonic() < deadline:
+        time.sleep(1.0)
+    return AGAIN
+
+
+def _requeue() -> bool:
+    for _ in range(2):
+        try:
+            ask(["scontrol", "requeue", _job_id()], timeout_s=60)
+        except DinoforgeError as error:
+            _log.warning("scontrol requeue: %s", error)
+        else:
+            return True
+    return False
+
+
+def _job_id() -> str:
+    array, element = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
+    return f"{array}_{element}" if array and element else os.environ.get("SLURM_JOB_ID", "")
+
+
+def _log_name(folder: SlurmFolder, name: str, rank: int) -> Path:
+    return folder.logs / f"{name}_rank{rank}.out"
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,128 @@
+"""A training or an evaluation: one job of ranks, and a gate behind it that starts it again.
+
+A job that saved requeues itself (`slurm.rank`). The gate is for what ends the whole job at once:
+out of memory, a time limit that came too early, a node that took everything along.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from dinoforge.errors import UsageError
+from slurm.arrays import submit_gate
+from slurm.cluster.commands import Queued, SlurmRefusedError, accounted, shown
+from slurm.decisions import Again, Ending, Stop, decide
+from slurm.failures import Evidence, Outcome, classify
+from slurm.files.attempts import Attempt, judge, read_attempts
+from slurm.files.layout import SlurmFolder, State
+from slurm.files.ledger import Submission
+from slurm.judging import log_tail
+from slurm.profile import Job, Profile
+from slurm.requests import Requests, in_a_line
+from slurm.rulings import limits_of
+from slurm.submission import Submitter
+
+__all__ = ["RanksDriver", "ranks_job", "starts_in_vain"]
+
+
+def ranks_job(profile: Profile, command: str, device: str) -> Job:
+    """Say what a training or an evaluation asks for; an evaluation is one process."""
+    job = profile.job(command, "cpu" if device == "cpu" else "gpu")
+    return job if command == "train" else replace(job, nodes=1, tasks_per_node=1)
+
+
+def starts_in_vain(attempts: Sequence[Attempt]) -> int:
+    """Count the last starts that all began from one step."""
+    steps = [step for attempt in attempts for step in attempt.steps]
+    count = 0
+    while count < len(steps) and steps[-1 - count] == steps[-1]:
+        count += 1
+    return count
+
+
+@dataclass(frozen=True, kw_only=True)
+class RanksDriver:
+    """Takes a training or an evaluation one step further: start, start again, or stop."""
+
+    folder: SlurmFolder
+    requests: Requests
+    submitter: Submitter
+    on_node: bool
+
+    @property
+    def command(self) -> str:
+        """``train`` or ``evaluate``."""
+        return self.requests.launch.command
+
+    def go(self, queued: Sequence[Queued]) -> State:
+        """Look at the job; ``queued`` are the jobs of the run, without the one we are in."""
+        state = self.folder.read_state()
+        if state is not None and state.state in {"finished", "stopped"}:
+            return state
+        sent = {e.name: e for e in self.submitter.ledger.submissions() if not e.forgiven}
+        live = [job for job in queued if job.name in sent and sent[job.name].kind == "ranks"]
+        if live:
+            gates = [job for job in queued if job.name in sent and sent[job.name].kind == "gate"]
+            if not gates:
+                submit_gate(self.requests, self.submitter, self.command, [live[0].job])
+            return State(state="running", stage=self.command)
+        job = ranks_job(self.requests.profile, self.command, self.requests.launch.device)
+        found = self._decide(job, [e for e in sent.values() if e.kind == "ranks" and e.job])
+        run = self.folder.run
+        if isinstance(found, Stop):
+            why = [f"{self.command}: {found.outcome}: {found.message}"]
+            do = f"mend the cause, then dinoforge retry {run}"
+            return State(state="stopped", stage=self.command, why=why, do=do)
+        if self.on_node and not self.requests.profile.nodes_may_submit:
+            why = ["the job ended early and is to be submitted again"]
+            do = f"dinoforge retry {run}"
+            return State(state="waiting", stage=self.command, why=why, do=do)
+        self._submit(replace(job, memory_gb=found.memory_gb, minutes=found.minutes))
+        return State(state="running", stage=self.command)
+
+    def _decide(self, job: Job, sent: Sequence[Submission]) -> Again | Stop:
+        path = self.folder.attempt(self.command, 0)
+        attempts = {attempt.plan: attempt for attempt in read_attempts(path)}
+        history = [self._ending(entry, attempts.get(entry.name), job) for entry in sent]
+        mine = [attempts[entry.name] for entry in sent if entry.name in attempts]
+        most = self.requests.profile.max_attempts
+        found = decide(history, limits_of(job))
+        if isinstance(found, Again) and starts_in_vain(mine) > most:
+            return Stop(history[-1].outcome, f"no progress in {most} starts")
+        return found
+
+    def _ending(self, entry: Submission, attempt: Attempt | None, job: Job) -> Ending:
+        known = attempt or Attempt(
+            plan=entry.name, job=entry.job, memory_gb=job.memory_gb, minutes=job.minutes
+        )
+        if not known.outcome:
+            verdict = classify(
+                Evidence(
+                    started=attempt is not None,
+                    signals=known.signals,
+                    rows=accounted([entry.job]).get(entry.job) or shown(entry.job),
+                    log=log_tail(self.folder.logs / f"{entry.name}_rank0.out")
+                    + log_tail(self.folder.logs / f"{entry.name}_rankbatch.out"),
+                )
+            )
+            judge(self.folder.attempt(self.command, 0), known, verdict.outcome, verdict.message)
+            known = replace(known, outcome=str(verdict.outcome), message=verdict.message)
+        return Ending(
+            outcome=Outcome(known.outcome),
+            message=known.message,
+            memory_gb=known.memory_gb,
+            minutes=known.minutes,
+            progressed=len(set(known.steps)) > 1,
+        )
+
+    def _submit(self, job: Job) -> None:
+        name = self.requests.name(self.command, 0)
+        entry = Submission(name=name, kind="ranks", stage=self.command)
+        try:
+            sent = self.submitter.submit(self.requests.ranks(name, job, self.command), entry)
+        except SlurmRefusedError as error:
+            raise UsageError(
+                what=f"SLURM refused the job: {in_a_line(error)}",
+                where=str(self.folder.profile),
+                do="mend the profile and start the command again",
+            ) from error
+        submit_gate(self.requests, self.submitter, self.command, [sent])

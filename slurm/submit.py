@@ -1,0 +1,209 @@
+"""From a recipe and a profile to a run in the queue: what ``--on slurm:PROFILE`` does."""
+
+import hashlib
+import logging
+import os
+import re
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from dinoforge.atomic_file import write_text
+from dinoforge.config import config_yaml
+from dinoforge.errors import UsageError
+from dinoforge.runs import OnChange, Run
+from dinoforge.stages import Pipeline, find_pipeline, make_inputs, stage_kind
+from slurm.cluster.checks import check_jobs
+from slurm.cluster.commands import SlurmRefusedError, SlurmUnavailableError, need_slurm, queue
+from slurm.cluster.limits import read_partitions
+from slurm.driver import advance
+from slurm.files.layout import Launch, SlurmFolder, State
+from slurm.files.lease import LeaseBusyError, hold_lease
+from slurm.files.ledger import Ledger
+from slurm.files.snapshot import take_snapshot
+from slurm.probing import probe_nodes
+from slurm.profile import Job, Profile, load_profile
+from slurm.ranks import ranks_job
+from slurm.requests import Requests, in_a_line
+from slurm.submission import Submitter
+
+__all__ = ["Wish", "check_cluster", "draft_launch", "is_live", "refresh_code", "submit"]
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wish:
+    """What a person asks to be run on a cluster."""
+
+    command: Literal["curate", "train", "evaluate"] | str  # what a run folder of this kind holds
+    config: Any  # the resolved recipe; ``config.out`` is the run folder
+    profile: str  # path, or the name of one that comes along
+    pipeline: str = ""  # import path of a pipeline of stages; "": one job of ranks
+    origins: Mapping[str, str] = field(default_factory=dict)  # as in `Run.open`
+    change: OnChange = "refuse"  # as in `Run.open`
+
+    @property
+    def run(self) -> Path:
+        """The run folder."""
+        return Path(self.config.out).absolute()
+
+    def jobs(self, profile: Profile) -> dict[str, Job]:
+        """Everything that will be asked of the cluster, by name."""
+        if not self.pipeline:
+            return {self.command: ranks_job(profile, self.command, _device(self.config))}
+        stages = find_pipeline(self.pipeline).stages
+        # An element is one process, whatever `default` says of trainings.
+        jobs = {
+            s.name: replace(
+                profile.job(s.name, stage_kind(s, self.config)), nodes=1, tasks_per_node=1
+            )
+            for s in stages
+        }
+        return jobs | {"gate": profile.job("gate", "gate")}
+
+
+def _device(config: Any) -> str:
+    return str(getattr(config, "device", "auto"))
+
+
+def submit(wish: Wish) -> State:
+    """Submit a run: its first stage and a gate that goes on from there, or its one job of ranks.
+
+    The same call goes on with a run that stopped, and does nothing to one that is in the queue.
+
+    Raises
+    ------
+    UsageError
+        Before anything is submitted: everything that is wrong with profile, cluster or recipe.
+    """
+    profile = load_profile(wish.profile)
+    need_slurm()
+    check_cluster(wish.jobs(profile), wish.profile)
+    if wish.pipeline:
+        _check_recipe(find_pipeline(wish.pipeline), wish.config)
+    else:
+        _check_time(profile, wish)
+    folder = SlurmFolder(wish.run)
+    live = is_live(folder)
+    if live and wish.change != "refuse":
+        raise UsageError(
+            what="jobs of this run are in the queue, under the recipe as it was",
+            where=str(wish.run),
+            do=f"wait for them, or end them first: dinoforge cancel {wish.run}",
+        )
+    with Run.open(
+        wish.run, wish.config, command=wish.command, origins=wish.origins, on_change=wish.change
+    ) as opened:
+        opened.handed_over = True
+        if not live:
+            _begin(folder, wish, profile)
+            return advance(wish.run)
+        try:
+            return advance(wish.run, wait_s=10.0)
+        except LeaseBusyError:
+            return folder.read_state() or State(state="running")  # a job is at work on it
+
+
+def _begin(folder: SlurmFolder, wish: Wish, profile: Profile) -> None:
+    """Write down what the jobs need, and ask the nodes whether they can do it."""
+    write_text(folder.profile, config_yaml(profile))
+    launch = draft_launch(folder, wish)
+    if profile.snapshot:
+        launch = replace(launch, snapshot=str(take_snapshot(folder.snapshots)))
+    folder.write_launch(launch)
+    ledger = Ledger(folder.ledger)
+    ledger.retry()
+    if profile.probe:
+        with hold_lease(folder.lease) as lease:
+            submitter = Submitter(folder, ledger, lease)
+            probe_nodes(Requests(folder, launch, profile), submitter, wish.jobs(profile))
+    folder.write_state(State(state="running"))
+
+
+def check_cluster(jobs: Mapping[str, Job], where: str) -> None:
+    """Compare a profile with the cluster.
+
+    Raises
+    ------
+    UsageError
+        All that it asks for and the cluster does not have.
+    """
+    try:
+        faults = check_jobs(jobs, read_partitions(), where)
+    except (SlurmUnavailableError, SlurmRefusedError) as error:
+        raise UsageError(
+            what=f"SLURM gives no answer: {in_a_line(error)}",
+            where="sinfo",
+            do="try again; SLURM_CONF says where the cluster's configuration is",
+        ) from error
+    if faults:
+        raise UsageError(faults=faults)
+
+
+def _check_recipe(pipeline: Pipeline, config: Any) -> None:
+    """Check what can be checked here; a login node may lack the packages of the nodes."""
+    try:
+        pipeline.check(config)
+    except ImportError as error:
+        _log.info("%s is not on this machine: a node checks the recipe", error.name)
+
+
+def _check_time(profile: Profile, wish: Wish) -> None:
+    """Refuse a limit without time to work: the signal may come a minute early, Python starts."""
+    minutes = wish.jobs(profile)[wish.command].minutes
+    if 60 * minutes < profile.signal_before_s + 180:
+        raise UsageError(
+            what=f"{minutes} min leave no time to work before the signal to save, "
+            f"{profile.signal_before_s} s before the end",
+            where=wish.profile,
+            do="raise `minutes`, or lower `signal_before_s`",
+        )
+
+
+def draft_launch(folder: SlurmFolder, wish: Wish) -> Launch:
+    """Say what all jobs of the run share, but for the snapshot; writes nothing."""
+    digits = hashlib.sha256(os.fsencode(folder.run)).hexdigest()[:6]
+    name = re.sub(r"[^a-z0-9]+", "-", folder.run.name.lower()).strip("-")[:24] or "run"
+    own = [entry for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
+    return Launch(
+        run_id=f"{name}-{digits}",
+        command=wish.command,
+        pipeline=wish.pipeline,
+        device=_device(wish.config),
+        stages=_stage_folders(folder.run, wish),
+        folder=str(Path.cwd()),
+        python_path=[str(Path(entry).absolute()) for entry in own],
+        python=sys.executable,
+    )
+
+
+def _stage_folders(run: Path, wish: Wish) -> dict[str, str]:
+    if not wish.pipeline:
+        return {}
+    pipeline = find_pipeline(wish.pipeline)
+    inputs = make_inputs(pipeline.name, pipeline.stages, run, wish.config)
+    return {s.name: str(inputs.folder(s.name).relative_to(run)) for s in pipeline.stages}
+
+
+def refresh_code(folder: SlurmFolder) -> None:
+    """Let the jobs that come run the code as it is now: a person may have mended it."""
+    launch = folder.read_launch()
+    if launch.snapshot:
+        new = str(take_snapshot(folder.snapshots))
+        folder.write_launch(replace(launch, snapshot=new))
+
+
+def is_live(folder: SlurmFolder) -> bool:
+    """Tell whether jobs of the run are in the queue and will still do something."""
+    if not (folder.root / "launch.json").is_file():
+        return False
+    queued = queue(f"df-{folder.read_launch().run_id}-", patience_s=60)
+    state = folder.read_state()
+    if state is None or state.state == "running":
+        return bool(queued)
+    # A gate that has written how the run ended is gone in a moment.
+    gates = {job.name for job in Ledger(folder.ledger).submissions() if job.kind == "gate"}
+    return any(job.name not in gates and job.state != "COMPLETING" for job in queued)

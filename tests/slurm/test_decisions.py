@@ -1,0 +1,112 @@
+"""What happens to a partition that is not done, by its history."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from slurm.decisions import Again, Ending, Limits, Stop, decide
+from slurm.failures import Outcome
+
+LIMITS = Limits(memory_gb=4.0, minutes=60, most_memory_gb=16.0, most_minutes=240)
+
+
+def ended(*outcomes, **facts):
+    return [Ending(outcome=outcome, memory_gb=4.0, minutes=60, **facts) for outcome in outcomes]
+
+
+def play(limits, outcome, **facts):
+    """The same end again and again: limits of every attempt, and the stop."""
+    history, tried = [], []
+    while isinstance(found := decide(history, limits), Again):
+        tried.append((found.memory_gb, found.minutes))
+        history.append(
+            Ending(outcome=outcome, memory_gb=found.memory_gb, minutes=found.minutes, **facts)
+        )
+        assert len(tried) < 20
+    return tried, found
+
+
+def test_a_new_partition_gets_what_the_profile_says():
+    assert decide([], LIMITS) == Again(4.0, 60)
+
+
+def test_out_of_memory_gets_half_as_much_again_once():
+    tried, stop = play(LIMITS, Outcome.MEMORY)
+    assert tried == [(4.0, 60), (6.0, 60)]
+    assert "with 6 GB" in stop.message
+
+
+def test_no_more_memory_is_asked_for_than_a_node_has():
+    tried, _ = play(Limits(memory_gb=4.0, minutes=60, most_memory_gb=5.0), Outcome.MEMORY)
+    assert tried == [(4.0, 60), (5.0, 60)]
+    tried, _ = play(Limits(memory_gb=4.0, minutes=60, most_memory_gb=4.0), Outcome.MEMORY)
+    assert tried == [(4.0, 60)]
+
+
+def test_killed_by_nobody_known_is_tried_as_it_is_then_as_memory():
+    tried, stop = play(LIMITS, Outcome.KILLED)
+    assert tried == [(4.0, 60), (4.0, 60), (6.0, 60)]
+    assert stop.outcome is Outcome.KILLED
+
+
+def test_out_of_time_gets_twice_the_minutes_and_more_only_with_progress():
+    tried, stop = play(LIMITS, Outcome.TIME)
+    assert tried == [(4.0, 60), (4.0, 120)]
+    assert stop.outcome is Outcome.TIME
+    history = ended(Outcome.TIME, Outcome.TIME, progressed=True)
+    assert decide(history, LIMITS) == Again(4.0, 120)
+
+
+def test_no_more_time_is_asked_for_than_the_partition_gives():
+    tried, _ = play(Limits(memory_gb=4.0, minutes=60, most_minutes=90), Outcome.TIME)
+    assert tried == [(4.0, 60), (4.0, 90)]
+
+
+def test_the_same_exception_twice_stops_another_one_does_not():
+    first = Ending(outcome=Outcome.EXCEPTION, message="ValueError: a")
+    other = Ending(outcome=Outcome.EXCEPTION, message="OSError: b")
+    assert isinstance(decide([first], LIMITS), Again)
+    assert isinstance(decide([first, other], LIMITS), Again)
+    assert decide([first, other, first], LIMITS) == Stop(Outcome.EXCEPTION, "ValueError: a")
+
+
+@pytest.mark.parametrize(
+    "outcome", [Outcome.SETUP, Outcome.USAGE, Outcome.USER, Outcome.DEVICE_MEMORY]
+)
+def test_what_a_person_must_mend_stops_at_once(outcome):
+    assert isinstance(decide(ended(outcome), LIMITS), Stop)
+
+
+def test_set_up_that_fails_on_one_node_alone_is_tried_once_more():
+    assert isinstance(decide(ended(Outcome.SETUP, alone=False), LIMITS), Again)
+    assert isinstance(decide(ended(Outcome.SETUP, Outcome.SETUP, alone=False), LIMITS), Stop)
+
+
+@pytest.mark.parametrize("outcome", [Outcome.PREEMPTED, Outcome.INFRASTRUCTURE])
+def test_what_is_nobodys_fault_goes_on_under_the_same_limits(outcome):
+    assert decide(ended(*[outcome] * 9), LIMITS) == Again(4.0, 60)
+
+
+def test_more_memory_is_kept_when_something_else_happens_next():
+    preempted = Ending(outcome=Outcome.PREEMPTED, memory_gb=6.0, minutes=60)
+    history = [*ended(Outcome.MEMORY), preempted]
+    assert decide(history, LIMITS) == Again(6.0, 60)
+
+
+@given(st.lists(st.sampled_from(list(Outcome)), max_size=8), st.booleans())
+def test_no_history_asks_for_more_than_the_cluster_has(outcomes, progressed):
+    history = []
+    for outcome in outcomes:
+        found = decide(history, LIMITS)
+        if isinstance(found, Stop):
+            break
+        assert 4.0 <= found.memory_gb <= 16.0
+        assert 60 <= found.minutes <= 240
+        history.append(
+            Ending(
+                outcome=outcome,
+                memory_gb=found.memory_gb,
+                minutes=found.minutes,
+                progressed=progressed,
+            )
+        )

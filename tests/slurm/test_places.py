@@ -1,0 +1,187 @@
+"""What a cluster may lack: a shared folder, accounting, torch on the login node, a partition."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import toys
+from PIL import Image
+from waiting import wait_for, wait_for_end
+
+from dinoforge.cli.main import main
+from dinoforge.errors import UsageError
+from slurm.files.attempts import read_attempts
+from slurm.files.layout import SlurmFolder
+from slurm.files.ledger import Ledger
+from slurm.status import read_status
+from slurm.submit import Wish, submit
+
+pytestmark = [pytest.mark.slurm, pytest.mark.timeout(480)]
+
+NO_TORCH = """
+import sys
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {"torch", "faiss", "torchvision"}:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Refuse())
+from dinoforge.cli.main import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_a_folder_that_nodes_do_not_see_is_found_before_anything_is_submitted(
+    own_bed, run, profile
+):
+    hidden = own_bed / "local" / "run"
+    path = Path(profile())
+    path.write_text(path.read_text().replace("probe: false", "probe: true"))
+    config = toys.ToyConfig(out=str(hidden))
+    wish = Wish(command="toy", config=config, profile=str(path), pipeline="toys:PIPELINE")
+    with pytest.raises(UsageError, match=r"nodes do not see the run folder - .*out=FOLDER"):
+        submit(wish)
+    jobs = Ledger(SlurmFolder(hidden).ledger).submissions()
+    assert {job.kind for job in jobs} == {"probe"}
+
+
+def test_a_probe_tells_what_the_recipe_lacks_on_a_node_and_is_asked_once(bed, run, profile):
+    path = Path(profile())
+    path.write_text(path.read_text().replace("probe: false", "probe: true"))
+
+    def start(**keys):
+        config = toys.ToyConfig(out=str(run), **keys)
+        wish = Wish(command="toy", config=config, profile=str(path), pipeline="toys:PIPELINE")
+        return submit(wish)
+
+    with pytest.raises(UsageError, match=r"node node. lacks what 7 needs"):
+        start(numbers=7)
+    start(numbers=5)
+    assert wait_for_end(run).state == "finished"
+    start(numbers=5)
+    kinds = [job.kind for job in Ledger(SlurmFolder(run).ledger).submissions()]
+    assert kinds.count("probe") == 2
+
+
+@pytest.fixture(scope="session")
+def bed_without_accounting(start_bed):
+    return start_bed("--no-accounting", "--min-job-age", "2", "--gpus", "0")
+
+
+def test_without_accounting_and_with_jobs_that_vanish_a_run_goes_on(
+    bed, bed_without_accounting, submit, run, monkeypatch
+):
+    monkeypatch.setenv("SLURM_CONF", str(bed_without_accounting / "etc/slurm.conf"))
+    submit({1: "die-once", 2: "raise-once x"})
+    assert wait_for_end(run).state == "finished"
+    attempts = [
+        [a.outcome for a in read_attempts(SlurmFolder(run).attempt("square", index))]
+        for index in (1, 2)
+    ]
+    assert attempts[0][-1] == attempts[1][-1] == "done"
+    assert attempts[0][0] in {"killed", "unknown"}
+    assert attempts[1][0] == "exception"
+
+
+@pytest.fixture
+def photos(shared):
+    folder = shared / "data/cifar10"
+    if not folder.is_dir():
+        pytest.skip("needs CIFAR-10 of the shared reference folder")
+    return folder
+
+
+def test_a_curation_from_a_login_node_without_torch_is_the_one_of_one_process(
+    bed, run, photos, tmp_path
+):
+    train = f"[{photos}/cifar10-train-000000.tar.gz]"
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(f"""\
+sources:
+  - {{role: seed, paths: {train}, keys: "train_cat_*", limit: 50, pick: random}}
+  - {{role: pool, paths: {train}, limit: 2000}}
+  - {{role: reference, paths: ["{photos}/cifar10-test-000000.tar.gz"], limit: 200}}
+partition_images: 300
+plant: {{count: 50}}
+duplicates: {{threshold: 0.975}}
+retrieve: {{mode: seeds, k: 4, policy: fill}}
+""")
+    profile = tmp_path / "profile.yaml"
+    profile.write_text("default: {partition: cpu, memory_gb: 1.5, minutes: 10}\n")
+    words = ["curate", str(recipe), f"out={run}", "--on", f"slurm:{profile}", "--wait", "-q"]
+    done = subprocess.run([sys.executable, "-c", NO_TORCH, *words], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert f"{run}: finished" in done.stdout
+    here = tmp_path / "here"
+    assert main(["curate", str(recipe), f"out={here}", "-q"]) == 0
+    assert contents(run) == contents(here)
+    # All partitions of a stage ran as elements of one array, on several nodes.
+    hosts = {
+        json.loads(path.read_text())["measured"]["host"]
+        for path in (run / "curation/30-embed").glob("*.done")
+    }
+    assert hosts <= {f"node{n}" for n in range(1, 5)}
+    assert len(hosts) > 1
+
+
+def contents(folder):
+    """Bytes of every result; markers without what may differ."""
+    found = {}
+    for top in ("curation", "shards"):
+        for path in sorted((folder / top).rglob("*")):
+            name = str(path.relative_to(folder))
+            if path.suffix == ".done":
+                found[name] = json.loads(path.read_text()) | {"measured": None}
+            elif path.is_file():
+                found[name] = path.read_bytes()
+    return found
+
+
+@pytest.mark.parametrize(
+    ("profile", "told"),
+    [
+        ("default: {partition: cpuu}", "no partition `cpuu` (did you mean `cpu`?)"),
+        ("default: {memory_gb: 100}", "`memory_gb` is 100 for ingest, partition `cpu` has 8"),
+        ("default: {account: nosuch, sbatch: {licenses: moon}}", "SLURM refused a job"),
+        ("default: {partitoin: cpu}", "unknown key `default.partitoin`"),
+    ],
+)
+def test_a_profile_that_asks_for_too_much_is_one_line(
+    own_bed, run, tmp_path, capsys, profile, told
+):
+    path = tmp_path / "profile.yaml"
+    path.write_text(profile + "\n")
+    (tmp_path / "images").mkdir()
+    words = [f"sources=[{{paths: [{tmp_path}/images]}}]", f"out={run}", "--on", f"slurm:{path}"]
+    assert main(["curate", *words]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith("error: ")
+    assert told in line
+    assert line.count(" - ") == 2
+
+
+def test_a_dry_run_tells_chunks_and_scripts_and_writes_nothing(bed, run, tmp_path, capsys):
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    words = [f"sources=[{{paths: [{tmp_path}/a.png]}}]", f"out={run}", "--on", "slurm:cpu"]
+    assert main(["curate", *words, "--dry-run"]) == 0
+    told = capsys.readouterr().out
+    assert "checked against the cluster" in told
+    assert "1 partitions in 1 array of 1 elements, then a gate behind all of them" in told
+    assert told.count("#!/bin/bash") == 2
+    assert not run.exists()
+
+
+def test_a_run_whose_jobs_are_in_the_queue_is_not_written_to_from_here(submit, run):
+    from dinoforge.cli.cluster import refuse_live
+
+    submit({0: "hang"}, numbers=5)
+    with pytest.raises(UsageError, match="jobs of a cluster work on this run"):
+        refuse_live(run)
+    wait_for(lambda: read_status(run).stages[0].running == 1, what="a partition that runs")
+    status = read_status(run)
+    assert status.asked_slurm
+    assert status.jobs == {"RUNNING": 1, "PENDING": 1}
+    (run / "bad-0").unlink()
+    wait_for_end(run)
+    refuse_live(run)
