@@ -32,7 +32,6 @@ from measuring import (
     start_clean,
 )
 from recording import write_result
-from synthetic import Step
 
 PEER = "lightly + timm"
 # name -> overrides of the recipe
@@ -114,8 +113,8 @@ def run_peer(args: argparse.Namespace) -> None:
 
 def run_ours(args: argparse.Namespace, *, drop_path: float) -> dict[str, float]:
     import torch
+    from training_step import Step
 
-    from training.build import build_method, build_optimizer
     from training.config import LossConfig, ModelConfig, TeacherConfig, TrainingConfig
 
     config = TrainingConfig(
@@ -128,8 +127,7 @@ def run_ours(args: argparse.Namespace, *, drop_path: float) -> dict[str, float]:
         teacher=TeacherConfig(balance="centering"),
         loss=LossConfig(),
     )
-    method = build_method(config)
-    step = Step(config, method, build_optimizer(config, method))
+    step = Step(config)
     generator = torch.Generator().manual_seed(0)
     started = 0.0
     for number in range(args.steps + 1):

@@ -6,6 +6,7 @@ recipes in ``configs/training`` say what they change.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from math import gcd
 from typing import ClassVar, Literal
 
 from dinoforge.errors import Fault, UsageError
@@ -19,6 +20,7 @@ __all__ = [
     "DataConfig",
     "HeadConfig",
     "LossConfig",
+    "Mode",
     "ModelConfig",
     "OptimizerConfig",
     "ParallelConfig",
@@ -214,6 +216,12 @@ class CheckpointConfig:
                 )
 
 
+# How a run is spread over its ranks once `auto` is settled; single: there is one rank.
+Mode = Literal["single", "ddp", "fsdp", "hsdp"]
+
+_SMALL = 100_000_000  # parameters; 20 bytes each of weights, gradient, moments and teacher: 2 GB
+
+
 @dataclass(frozen=True, kw_only=True)
 class ParallelConfig:
     """How a run is spread over its ranks; changes speed and memory, not results."""
@@ -232,10 +240,38 @@ class ParallelConfig:
         """Find numbers out of range."""
         if self.shard < 0:
             yield Fault(f"`{at}.shard` is {self.shard}", "recipe", "give 0 or more")
+        if self.shard > 0 and self.mode != "hsdp":
+            yield Fault(
+                f"`{at}.shard` {self.shard} says nothing under `{at}.mode` {self.mode}",
+                "recipe",
+                f"give {at}.mode=hsdp, or {at}.shard=0",
+            )
         if self.accumulate < 1:
             yield Fault(f"`{at}.accumulate` is {self.accumulate}", "recipe", "give 1 or more")
         if self.timeout_s <= 0:
             yield Fault(f"`{at}.timeout_s` is {self.timeout_s}", "recipe", "give seconds above 0")
+
+    def resolve_mode(self, num_ranks: int, parameters: int) -> Mode:
+        """Settle ``auto``: what a run does and what its plan counts.
+
+        Parameters
+        ----------
+        num_ranks : int
+            Of the whole run.
+        parameters : int
+            Of the student, heads included.
+        """
+        if num_ranks == 1:
+            return "single"
+        if self.mode != "auto":
+            return self.mode
+        return "ddp" if parameters < _SMALL else "fsdp"
+
+    def ranks_of_a_copy(self, mode: Mode, num_ranks: int, ranks_per_node: int) -> int:
+        """Count the ranks that hold one copy of the networks together; 1: each holds all of it."""
+        if mode == "hsdp":
+            return self.shard or min(ranks_per_node, num_ranks)
+        return num_ranks if mode == "fsdp" else 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -278,45 +314,52 @@ class TrainingConfig:
         """Images that a rank takes through the networks at once."""
         return self.batch_size // (num_ranks * self.parallel.accumulate)
 
-    def check_ranks(self, num_ranks: int) -> None:
+    def check_ranks(self, num_ranks: int, ranks_per_node: int | None = None) -> None:
         """Check that the recipe divides over ``num_ranks`` ranks.
 
         Raises
         ------
         UsageError
-            Naming what does not divide.
+            Naming all that does not divide; see `rank_faults`.
         """
-        pieces = num_ranks * self.parallel.accumulate
-        faults = []
-        if self.batch_size % pieces:
-            faults.append(
-                Fault(
-                    f"`batch_size` {self.batch_size} does not divide over {num_ranks} ranks x "
-                    f"{self.parallel.accumulate} micro-batches",
-                    "recipe",
-                    f"give a multiple of {pieces}",
-                )
-            )
-        elif self.group_size and self.micro_batch(num_ranks) % self.group_size:
-            faults.append(
-                Fault(
-                    f"a micro-batch of {self.micro_batch(num_ranks)} images does not divide into "
-                    f"groups of `group_size` {self.group_size}",
-                    "recipe",
-                    "change batch_size, group_size, parallel.accumulate or the number of ranks",
-                )
-            )
-        shard = self.parallel.shard
-        if self.parallel.mode == "hsdp" and num_ranks > 1 and shard and num_ranks % shard:
-            faults.append(
-                Fault(
-                    f"`parallel.shard` {shard} does not divide {num_ranks} ranks",
-                    "recipe",
-                    "give a divisor of the number of ranks",
-                )
-            )
+        faults = list(self.rank_faults(num_ranks, ranks_per_node))
         if faults:
             raise UsageError(faults=faults)
+
+    def rank_faults(self, num_ranks: int, ranks_per_node: int | None = None) -> Iterator[Fault]:
+        """Find what does not divide over ``num_ranks`` ranks; None: all are on one machine."""
+        accumulate = self.parallel.accumulate
+        pieces = num_ranks * accumulate
+        images = self.micro_batch(num_ranks)
+        if self.batch_size % pieces:
+            over = f"{num_ranks} ranks" + f" x {accumulate} micro-batches" * (accumulate > 1)
+            nearest = [n * pieces for n in (images, images + 1) if n]
+            yield Fault(
+                f"`batch_size` {self.batch_size} is not a multiple of {over}",
+                "recipe",
+                f"give batch_size={' or '.join(map(str, nearest))}",
+            )
+        elif self.group_size and images % self.group_size:
+            yield Fault(
+                f"a micro-batch of {images} images is not whole groups of `group_size` "
+                f"{self.group_size}",
+                "recipe",
+                f"give group_size={gcd(images, self.group_size)}, or another batch_size, "
+                "parallel.accumulate or number of ranks",
+            )
+        if num_ranks == 1 or self.parallel.mode != "hsdp":
+            return
+        per_node = num_ranks if ranks_per_node is None else ranks_per_node
+        shard = self.parallel.ranks_of_a_copy("hsdp", num_ranks, per_node)
+        if num_ranks % shard:
+            given = f"`parallel.shard` {shard}"
+            if not self.parallel.shard:
+                given = f"`parallel.shard` 0, the {shard} ranks of a machine,"
+            yield Fault(
+                f"{given} does not divide {num_ranks} ranks",
+                "recipe",
+                f"give parallel.shard={gcd(num_ranks, shard)}, or another divisor of {num_ranks}",
+            )
 
     @property
     def warmup(self) -> int:

@@ -10,7 +10,7 @@ import inspect
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -28,18 +28,14 @@ from torch.utils.checkpoint import checkpoint
 from dinoforge.models.stochastic_depth import BlockRows
 from training.attention import AttentionSetting
 from training.build import build_on_meta, draw_method_weights
-from training.config import TrainingConfig
+from training.config import Mode, TrainingConfig
 from training.method import Losses, Method, Targets, Views
 from training.precision import product_dtype
 from training.ranks import Seat, local_part
 
-__all__ = ["Parallel", "make_parallel"]
+__all__ = ["Parallel", "make_parallel", "shard_method"]
 
 _log = logging.getLogger(__name__)
-
-_SMALL = 100_000_000  # parameters; 20 bytes each of weights, gradient, moments and teacher: 2 GB
-
-Mode = Literal["single", "ddp", "fsdp", "hsdp"]
 
 
 @dataclass(frozen=True)
@@ -87,14 +83,18 @@ def make_parallel(
     UsageError
         If the batch or the mesh does not divide over the ranks.
     """
-    config.check_ranks(seat.world_size)
+    config.check_ranks(seat.world_size, seat.local_world_size)
     method = build_on_meta(config, attention)
-    mode = _mode(config, method, seat.world_size)
+    parameters = sum(parameter.numel() for parameter in method.student.parameters())
+    mode = config.parallel.resolve_mode(seat.world_size, parameters)
     if config.parallel.activation_checkpointing == "blocks":
         _checkpoint_blocks(method.student)
     if config.parallel.compile:
         _compile_blocks(method)
-    mesh = _shard(config, method, device, seat, mode) if mode in ("fsdp", "hsdp") else None
+    mesh = None
+    if mode in ("fsdp", "hsdp"):
+        copy = config.parallel.ranks_of_a_copy(mode, seat.world_size, seat.local_world_size)
+        mesh = shard_method(config, method, device, seat.world_size, copy)
     _allocate(method, device)
     draw_method_weights(config, method)
     method.train()
@@ -116,15 +116,6 @@ def _leave_buffers_alone() -> dict[str, Any]:
     new_name = "forward_sync_buffers"  # since torch 2.13, which warns of the old one
     known = inspect.signature(DistributedDataParallel.__init__).parameters
     return {new_name if new_name in known else "broadcast_buffers": False}
-
-
-def _mode(config: TrainingConfig, method: Method, num_ranks: int) -> Mode:
-    if num_ranks == 1:
-        return "single"
-    if config.parallel.mode != "auto":
-        return config.parallel.mode
-    size = sum(parameter.numel() for parameter in method.student.parameters())
-    return "fsdp" if size > _SMALL else "ddp"
 
 
 def _checkpoint_blocks(student: nn.ModuleDict) -> None:
@@ -149,17 +140,37 @@ def _compile_blocks(method: Method) -> None:
             block.compile(dynamic=False, fullgraph=True)
 
 
-def _shard(
-    config: TrainingConfig, method: Method, device: torch.device, seat: Seat, mode: Mode
+def shard_method(
+    config: TrainingConfig, method: Method, device: torch.device, num_ranks: int, ranks_of_copy: int
 ) -> DeviceMesh:
-    """Make each block, each head and the rest of a backbone a unit that is gathered at once."""
-    shard = seat.world_size
-    if mode == "hsdp":
-        shard = config.parallel.shard or seat.local_world_size
+    """Make each block, each head and the rest of a backbone a unit that is gathered at once.
+
+    Nothing is allocated: networks on the meta device stay there, so that a plan shards them as a
+    run does.
+
+    Parameters
+    ----------
+    config : TrainingConfig
+        Its precision decides in which dtypes units are gathered and gradients reduced.
+    method : Method
+        Student and teacher are sharded in place, by the same rule.
+    device : torch.device
+        Where the run computes.
+    num_ranks, ranks_of_copy : int
+        Ranks, and how many of them hold one copy together: a divisor. Fewer than all: there are
+        several copies (HSDP).
+
+    Returns
+    -------
+    DeviceMesh
+        With the dimensions ``replicate`` and ``shard``.
+    """
     mesh = init_device_mesh(
-        device.type, (seat.world_size // shard, shard), mesh_dim_names=("replicate", "shard")
+        device.type,
+        (num_ranks // ranks_of_copy, ranks_of_copy),
+        mesh_dim_names=("replicate", "shard"),
     )
-    used = mesh if mode == "hsdp" else mesh["shard"]
+    used = mesh if ranks_of_copy < num_ranks else mesh["shard"]
     whole = MixedPrecisionPolicy(reduce_dtype=_reduce_dtype(config))
     # Blocks are gathered in half precision where autocast would halve them anyway: half the
     # traffic. On a CPU layer norms refuse mixed types, and there is no network to save.

@@ -3,13 +3,15 @@
     python benchmarks/gpu/throughput.py small        # or base, large, giant
     python benchmarks/gpu/throughput.py small --cpu --tiny --out FOLDER    # that it works at all
 
-Crops of noise on the device through `training.method` and `training.build`: teacher, student,
-losses, backward, clip, AdamW, teacher update, bfloat16 autocast. Every variant is a process of its
-own; one that fails (memory, a missing package) is recorded with the reason. A piece ends within
-its ``--minutes``: what was not begun by then is recorded as such.
+Crops of noise on the device through ``benchmarks/training_step.py``: teacher, student, losses,
+backward, clip, AdamW, teacher update, bfloat16 autocast, built by `training.parallel` as a run is.
+Every variant is a process of its own; one that fails (memory, a missing package) is recorded with
+the reason. A piece ends within its ``--minutes``: what was not begun by then is recorded as such.
 
-MFU: FLOPs executed once, without what activation checkpointing computes again, over the dense
-bfloat16 peak of the card; beside it the rate of one large product on the same card.
+MFU: FLOPs that the method needs by `training.plan` (exact, as its tests show; samples skipped by
+stochastic depth do not count, what is computed a second time neither) over the dense bfloat16 peak
+of the card; beside it the rate of one large product on the same card, and the peak of memory that
+`training.plan` foretells.
 """
 
 import argparse
@@ -27,12 +29,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from device import has_cuda, machine, product_rate, refuse, wait
 from measuring import print_table, spread
 from recording import RESULTS, write_result
-from synthetic import Step, count_flops, noise
 
 # Images a step: about what 80 GB hold without checkpointing.
 BATCHES = {"small": 64, "base": 64, "large": 32, "giant": 12}
 WARM_UPS = 3
-COUNT = "count"  # the process that counts FLOPs and looks at the machine
+LOOK = "look"  # the process that looks at the machine
 LEAST_S = 20  # no process is begun with less time left
 # Dense bfloat16 FLOP/s of the vendor's data sheets, the most special name first.
 PEAKS = {"H100 PCIe": 756e12, "H100": 989e12, "H200": 989e12, "A100": 312e12}
@@ -80,7 +81,7 @@ def main() -> int:
         print(json.dumps(work_of_child(args)))
         return 0
     ends = time.monotonic() + 60 * args.minutes
-    about = run_child(COUNT, ends)
+    about = run_child(LOOK, ends)
     found = {}
     for variant in variants_of(args):
         found[variant.name] = run_child(variant.name, ends)
@@ -112,7 +113,7 @@ def variants_of(args: argparse.Namespace) -> tuple[Variant, ...]:
 
 
 def run_child(name: str, ends: float) -> dict[str, Any]:
-    """Do one variant, or the count, in a process of its own; a failure is its last line."""
+    """Do one variant, or the look, in a process of its own; a failure is its last line."""
     left_s = ends - time.monotonic()
     if left_s < LEAST_S:
         return {"failed": "not begun: the piece's time was up"}
@@ -127,7 +128,7 @@ def run_child(name: str, ends: float) -> dict[str, Any]:
 
 
 def recipe(args: argparse.Namespace, variant: Variant) -> Any:
-    from training.config import HeadConfig, ModelConfig, TrainingConfig
+    from training.config import HeadConfig, ModelConfig, ParallelConfig, TrainingConfig
     from training.crops import CropsConfig
 
     model = {
@@ -151,44 +152,45 @@ def recipe(args: argparse.Namespace, variant: Variant) -> Any:
         threads=1 if args.cpu else 0,
         batch_size=args.batch or (4 if args.tiny else BATCHES[args.size]),
         model=ModelConfig(**model),
+        parallel=ParallelConfig(
+            compile=variant.compiles,
+            activation_checkpointing="blocks" if variant.checkpoints else "none",
+        ),
         **more,
     )
 
 
 def work_of_child(args: argparse.Namespace) -> dict[str, Any]:
-    if args.child == COUNT:
-        return count(args)
+    if args.child == LOOK:
+        return look(args)
     return measure(args, {one.name: one for one in variants_of(args)}[args.child])
 
 
-def count(args: argparse.Namespace) -> dict[str, Any]:
-    """Count the FLOPs of a step: the same for all variants."""
-    from training.build import build_method, choose_device
+def look(args: argparse.Namespace) -> dict[str, Any]:
+    """Describe the machine, and what a step needs: the same for all variants."""
+    from training.build import choose_device
+    from training.plan import plan_of
 
     config = recipe(args, Variant())
     device = choose_device(config)
     facts = machine(device)
     if device.type == "cuda":
         facts["product_tflops"] = round(product_rate(device) / 1e12, 1)
-    step = Step(config, build_method(config).to(device), None, device.type)
-    flops = count_flops(step, *noise(config, device.type))
-    return {"machine": facts, "flops_per_image": flops / config.batch_size}
+    return {"machine": facts, "flops_per_image": plan_of(config).flops.model}
 
 
 def measure(args: argparse.Namespace, variant: Variant) -> dict[str, Any]:
     """Run the steps of one variant."""
     import torch
+    from training_step import Step, noise
 
-    from training.attention import choose_setting
-    from training.build import build_method, build_optimizer, choose_device
+    from training.build import choose_device
+    from training.plan import plan_of
 
     config = recipe(args, variant)
     device = choose_device(config)
-    setting = choose_setting(config, device)
-    method = build_method(config, setting).to(device)
-    step = Step(config, method, build_optimizer(config, method), device.type)
-    crops = noise(config, device.type)
-    apply_to_blocks(method, variant)
+    step = Step(config, device)
+    crops = noise(config, device)
     if device.type == "cuda":
         torch.cuda.empty_cache()  # of the probe
         torch.cuda.reset_peak_memory_stats()
@@ -196,7 +198,7 @@ def measure(args: argparse.Namespace, variant: Variant) -> dict[str, Any]:
     for number in range(WARM_UPS + args.steps):
         wait(device)
         started = time.perf_counter()
-        losses = step(number, *crops)
+        (losses,) = step(number, *crops)
         wait(device)
         seconds.append(time.perf_counter() - started)
     timed = seconds[WARM_UPS:]
@@ -205,31 +207,11 @@ def measure(args: argparse.Namespace, variant: Variant) -> dict[str, Any]:
         "step_ms": spread([1000 * s for s in timed], 1),
         "first_step_s": round(seconds[0], 1),
         "peak_gib": round(peak_bytes(device) / 2**30, 2),
+        "planned_peak_gib": round(plan_of(config).memory.peak / 2**30, 2),
         "batch": config.batch_size,
         "loss": round(losses.total.item(), 4),
-        "attention": setting.as_json(),
+        "attention": step.attention.as_json(),
     }
-
-
-def apply_to_blocks(method: Any, variant: Variant) -> None:
-    """Recompute and compile the blocks of the networks, the former inside the latter."""
-    for part in (method.student, method.teacher):
-        for block in part["backbone"].blocks:
-            if variant.checkpoints and part is method.student:
-                block.forward = recomputed(block.forward)
-            if variant.compiles:
-                # A whole graph or an error: a block that is not compiled would be timed as if.
-                block.compile(dynamic=False, fullgraph=True)
-
-
-def recomputed(original: Any) -> Any:
-    from torch.utils.checkpoint import checkpoint
-
-    # A function of ours around `checkpoint`: the compiler skips a call that begins in torch.
-    def forward(xs: Any, rows: Any = None, *, packed: bool = False) -> Any:
-        return checkpoint(original, xs, rows, packed=packed, use_reentrant=False)
-
-    return forward
 
 
 def peak_bytes(device: Any) -> int:
@@ -245,7 +227,7 @@ def peak_bytes(device: Any) -> int:
 def figures_of(
     args: argparse.Namespace, about: dict[str, Any], found: dict[str, dict[str, Any]]
 ) -> dict[str, Any]:
-    """Put count and variants together; no MFU where nothing was counted or the card is unknown."""
+    """Put them together; no MFU where the look failed or the card is unknown."""
     card = about.get("machine", {})
     flops = about.get("flops_per_image")
     peak = next((p for name, p in PEAKS.items() if name in card.get("device", "")), None)

@@ -26,6 +26,7 @@ __all__ = [
     "add_launch_arguments",
     "add_output_arguments",
     "add_recipe_arguments",
+    "add_recipe_choice",
     "config_class",
     "load",
     "on_change",
@@ -74,6 +75,16 @@ class Command:
     run: Callable[[argparse.Namespace], int]
 
 
+def add_recipe_choice(parser: argparse.ArgumentParser) -> None:
+    """Add RECIPE, ``key=value``, and the flags that look recipes up."""
+    parser.add_argument("recipe", nargs="?", metavar="RECIPE", help="YAML file, or a name (--list)")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="change recipe keys")
+    look = parser.add_argument_group("recipes")
+    look.add_argument("--list", action="store_true", help="list the recipes that come along")
+    look.add_argument("--show", metavar="NAME", help="print a recipe")
+    look.add_argument("--copy", nargs=2, metavar=("NAME", "FILE"), help="copy a recipe to FILE")
+
+
 def add_recipe_arguments(
     parser: argparse.ArgumentParser, *, local: bool = False, update: str = RUN_AGAIN
 ) -> None:
@@ -81,12 +92,7 @@ def add_recipe_arguments(
 
     ``local``: the command can split its work over processes of this machine.
     """
-    parser.add_argument("recipe", nargs="?", metavar="RECIPE", help="YAML file, or a name (--list)")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="change recipe keys")
-    look = parser.add_argument_group("recipes")
-    look.add_argument("--list", action="store_true", help="list the recipes that come along")
-    look.add_argument("--show", metavar="NAME", help="print a recipe")
-    look.add_argument("--copy", nargs=2, metavar=("NAME", "FILE"), help="copy a recipe to FILE")
+    add_recipe_choice(parser)
     add_launch_arguments(parser, local=local, cluster=True, update=update)
     add_output_arguments(parser)
 

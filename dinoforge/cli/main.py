@@ -20,7 +20,7 @@ __all__ = ["build_parser", "main"]
 
 # In the order in which a newcomer meets them.
 COMMANDS = (
-    *("quickstart", "curate", "train", "evaluate", "embed", "report", "explain"),
+    *("quickstart", "curate", "plan", "train", "evaluate", "embed", "report", "explain"),
     *("status", "logs", "retry", "cancel"),
 )
 

@@ -84,7 +84,8 @@ def train_run(config: Any, *, change: "OnChange", origins: dict[str, str]) -> An
     from training.ranks import Seat, join_ranks, on_rank_0
 
     end_with_launcher()
-    config.check_ranks(Seat.of_environment().world_size)
+    seat = Seat.of_environment()
+    config.check_ranks(seat.world_size, seat.local_world_size)
     folder = Path(config.out)
 
     def open_run() -> Run:

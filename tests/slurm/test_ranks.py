@@ -15,6 +15,7 @@ from dinoforge.cli.main import main
 from slurm.files.attempts import read_attempts
 from slurm.files.layout import SlurmFolder
 from slurm.files.ledger import Ledger
+from training.checkpoint import read_whole
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(480)]
 
@@ -62,10 +63,9 @@ def train(bed, run, photos, tmp_path, capsys):
 
 
 def weights(folder):
-    newest = max((folder / "checkpoints").glob("step-*"))
-    return {
-        path.name: path.read_bytes() for path in newest.rglob("*") if path.suffix == ".safetensors"
-    }
+    """Every tensor of the newest checkpoint, as bytes."""
+    tensors = read_whole(max((folder / "checkpoints").glob("step-*")))
+    return {name: tensor.numpy().tobytes() for name, tensor in tensors.items()}
 
 
 def test_a_training_that_is_preempted_goes_on_to_the_weights_of_an_undisturbed_one(

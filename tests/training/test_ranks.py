@@ -140,8 +140,16 @@ def test_the_same_number_of_ranks_resumes_bit_for_bit(lab, mode):
 @pytest.mark.parametrize(
     ("changes", "ranks", "told"),
     [
-        (["batch_size=10"], 4, "`batch_size` 10 does not divide over 4 ranks x 1 micro-batches"),
-        (["batch_size=12", "parallel.accumulate=5"], 1, "over 1 ranks x 5 micro-batches"),
+        (
+            ["batch_size=10"],
+            4,
+            "`batch_size` 10 is not a multiple of 4 ranks - recipe - give batch_size=8 or 12",
+        ),
+        (
+            ["batch_size=12", "parallel.accumulate=5"],
+            1,
+            "12 is not a multiple of 1 ranks x 5 micro-batches",
+        ),
         (["batch_size=16", "group_size=3"], 2, "groups of `group_size` 3"),
         (["batch_size=16", "parallel.mode=hsdp", "parallel.shard=3"], 4, "does not divide 4 ranks"),
     ],

@@ -1,0 +1,84 @@
+"""``dinoforge plan`` as it is typed: tables, JSON, one line for what cannot be."""
+
+import json
+import re
+import subprocess
+import sys
+import time
+
+import pytest
+
+from dinoforge.cli.main import main
+
+
+def test_the_giant_over_eight_nodes_is_planned_on_a_laptop_in_seconds():
+    words = ["plan", "vitg14_long", "--ranks", "64", "batch_size=768", "--gpu", "h100", "--json"]
+    started = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-m", "dinoforge", *words], capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    plan = json.loads(done.stdout)
+    assert plan["backbone_at_518"] == 1_136_480_768
+    assert (plan["fits"], plan["images"]) == (True, 12)
+    # A copy on each machine of eight; what has a single row lies on its first rank as a whole.
+    assert (plan["placement"]["mode"], plan["placement"]["shards"]) == ("hsdp", 8)
+    assert plan["parameters_of_rank_0"] == pytest.approx(
+        sum(plan["parameters"].values()) / 8, rel=0.01
+    )
+    assert time.monotonic() - started < 100  # seconds on an idle machine
+
+
+def test_tables_tell_parameters_memory_operations_and_the_run(capsys):
+    assert main(["plan", "vitl16_fast", "--ranks", "32", "--images", "1281167"]) == 0
+    told = capsys.readouterr().out
+    for words in (
+        r"vit_large_patch16, 32 x h100, fsdp over 32, 64 images a rank x 32 = 2048 a step",
+        r"backbone +303,351,808",
+        r"most during: forward +\d",
+        r"needed by the method +1,1\d\d +100\.0%",
+        r"passes over the data +199\.8",
+        r"time +\d+\.\d h, \d+ GPU-hours",
+        r"fits h100: \d+\.\d of 74\.1 GB to plan with; \d+ images a rank at most",
+    ):
+        assert re.search(words, told), words
+
+
+def test_what_a_named_gpu_does_not_hold_ends_with_2_and_one_line(capsys):
+    words = ["plan", "vitl14_long", "--ranks", "8", "batch_size=1024"]
+    assert main([*words, "--gpu", "a100-40"]) == 2
+    out, error = capsys.readouterr()
+    assert "most during: forward" in out  # the table says what takes the memory
+    assert re.fullmatch(r"error: a step needs .* - a100-40 .* - take at most \d+ .*\n", error)
+    assert main([*words, "--gpu", "a100-40", "--json"]) == 2
+    assert json.loads(capsys.readouterr().out)["exit_code"] == 2
+
+
+def test_a_gpu_that_nobody_named_is_no_reason_to_fail(capsys):
+    assert main(["plan", "vitg14_long", "batch_size=512"]) == 0
+    assert "does NOT fit h100" in capsys.readouterr().out
+
+
+def test_mistakes_end_with_2_and_one_line_each(capsys):
+    for words, told in (
+        (
+            ["vitg14_long", "--ranks", "7"],
+            "`batch_size` 3072 is not a multiple of 7 ranks - recipe - give",
+        ),
+        (
+            ["vitg14_long", "--ranks", "6", "parallel.mode=hsdp", "parallel.shard=4"],
+            "`parallel.shard` 4 does not divide 6 ranks",
+        ),
+        (
+            ["vitg14_long", "parallel.mode=fsdp", "parallel.shard=4"],
+            "`parallel.shard` 4 says nothing under `parallel.mode` fsdp",
+        ),
+        (["vitg14_lang"], "did you mean `vitg14_long`?"),
+        (["vitg14_long", "model.drop_pat=0"], "did you mean `model.drop_path`?"),
+        (["vitg14_long", "--gpu", "h101"], "unknown GPU `h101`"),
+        ([], "no recipe given"),
+    ):
+        assert main(["plan", *words]) == 2
+        error = capsys.readouterr().err
+        assert told in error
+        assert len(error.splitlines()) == 1

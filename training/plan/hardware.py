@@ -1,0 +1,118 @@
+"""What GPUs hold and do, what published runs made of them, and how fast a core feeds them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from dinoforge.errors import UsageError
+
+__all__ = ["GPUS", "Gpu", "PublishedRun", "cores_per_gpu", "find_gpu", "published_run"]
+
+_GB = 10**9
+
+# Kept free of a GPU's memory: context, communication buffers and workspaces of the libraries
+# (bytes), and what the allocator's blocks leave unused between them (share). Assumed, not measured.
+_CONTEXT = 2 * _GB
+_FRAGMENTED = 0.05
+
+# Images that one core decodes and cuts into 2 x 224 + 8 x 98 pixels in a second, colors being
+# changed on the GPU: JPEGs of 471 x 395 pixels, 77 kB (`benchmarks/plan_against_measured.py`).
+_IMAGES_PER_CORE_S = 450.0
+_PIXELS_MEASURED = 2 * 224**2 + 8 * 98**2
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """One accelerator."""
+
+    name: str
+    memory: int  # bytes
+    bfloat16: float  # FLOP/s of dense products; 0 where only the memory is known
+    float32: float  # FLOP/s
+
+    @property
+    def usable(self) -> int:
+        """Bytes that a training may plan with."""
+        return int((self.memory - _CONTEXT) * (1 - _FRAGMENTED))
+
+    def rate(self, product_bytes: int) -> float:
+        """FLOP/s of products whose operands take so many bytes."""
+        return self.bfloat16 if product_bytes == 2 else self.float32
+
+
+# Vendor's data sheets: dense, no sparsity; float32 without TF32, which torch leaves off.
+GPUS: Mapping[str, Gpu] = {
+    gpu.name: gpu
+    for gpu in (
+        Gpu("a100-40", 40 * _GB, 312e12, 19.5e12),
+        Gpu("a100", 80 * _GB, 312e12, 19.5e12),
+        Gpu("h100", 80 * _GB, 989e12, 67e12),
+        Gpu("h200", 141 * _GB, 989e12, 67e12),
+        Gpu("l40s", 48 * _GB, 362e12, 91.6e12),
+    )
+}
+
+
+def find_gpu(name: str) -> Gpu:
+    """Find a GPU by name, or make one of which the memory alone is known, in GB.
+
+    Raises
+    ------
+    UsageError
+        If it is neither.
+    """
+    found = GPUS.get(name.lower())
+    if found is not None:
+        return found
+    try:
+        gigabytes = float(name)
+    except ValueError:
+        gigabytes = 0.0
+    if not _CONTEXT < gigabytes * _GB < float("inf"):
+        raise UsageError(
+            what=f"unknown GPU `{name}`",
+            where="--gpu",
+            do=f"give {', '.join(GPUS)}, or its memory in GB",
+        )
+    return Gpu(f"{name} GB", int(gigabytes * _GB), 0.0, 0.0)
+
+
+@dataclass(frozen=True)
+class PublishedRun:
+    """What a published training made of its GPUs; dropped paths are not counted as work."""
+
+    gpu: str
+    width: int
+    patch_size: int
+    mfu: float  # share of the peak rate
+    source: str
+
+
+# From the times that papers and model cards state; DINOv3's is a config comment (32 GPUs, 14 h).
+_PUBLISHED = (
+    PublishedRun("a100", 384, 14, 0.34, "DINOv2 S/14 distilled, 4,500 A100-hours"),
+    PublishedRun("a100", 768, 14, 0.37, "DINOv2 B/14 distilled, 5,300 A100-hours"),
+    PublishedRun("a100", 1024, 16, 0.34, "DINOv2 L/16 on ImageNet-1k, a day on 32 A100"),
+    PublishedRun("a100", 1024, 14, 0.31, "DINOv2 L/14 on ImageNet-22k, 3.3 days on 96 A100"),
+    PublishedRun("a100", 1536, 14, 0.39, "DINOv2 g/14, 22,000 A100-hours"),
+    PublishedRun("h100", 1024, 16, 0.19, "DINOv3 L/16 on ImageNet-1k, 14 h on 32 H100"),
+)
+
+
+def published_run(gpu: Gpu, width: int, patch_size: int) -> PublishedRun:
+    """Find the published run nearest to a training: same GPU, then width, then patch size."""
+    family = gpu.name.partition("-")[0].replace("h200", "h100")
+    same = [run for run in _PUBLISHED if run.gpu == family] or list(_PUBLISHED)
+    return min(same, key=lambda run: (abs(run.width - width), abs(run.patch_size - patch_size)))
+
+
+def cores_per_gpu(images_per_s: float, pixels: int) -> float:
+    """Count the cores that decode and cut for one GPU.
+
+    Parameters
+    ----------
+    images_per_s : float
+        Images that the GPU trains on in a second.
+    pixels : int
+        Pixels of all crops of an image; the work is taken to grow with them.
+    """
+    return images_per_s / _IMAGES_PER_CORE_S * pixels / _PIXELS_MEASURED
