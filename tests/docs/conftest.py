@@ -51,7 +51,7 @@ def check_command(keys: dict[str, set[str]]) -> Callable[[str], argparse.Namespa
                 assert key in keys[args.command], f"{key} is no key of {line}"
         recipe = getattr(args, "recipe", None)
         if recipe and not re.search(r"[/.=]", recipe):
-            find_recipe(RECIPE_KINDS[args.command], recipe)
+            find_recipe((RECIPE_KINDS | {"plan": "training"})[args.command], recipe)
         if (
             args.command == "explain"
             and args.image is None

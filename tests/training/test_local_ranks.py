@@ -148,7 +148,7 @@ def test_a_rank_that_hangs_is_named_within_the_timeout(pictures, tmp_path):
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["batch_size=3"], "`batch_size` 3 does not divide over 2 ranks"),
+        (["batch_size=3"], "`batch_size` 3 is not a multiple of 2 ranks"),
         (["stepz=3"], "did you mean `steps`"),
     ],
 )
