@@ -12,6 +12,7 @@ import json
 import os
 import platform
 import shutil
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -143,13 +144,9 @@ def _is_over(folder: Path, turn: Path, jobs_are_gone: bool) -> bool:
 
 def _time_there(folder: Path) -> float:
     """Time of the file server: clocks of machines differ."""
-    probe = folder / f".clock.tmp-{platform.node()}-{os.getpid()}"
-    probe.write_bytes(b"")
-    try:
-        os.utime(probe)
-        return probe.stat().st_mtime
-    finally:
-        probe.unlink(missing_ok=True)
+    with tempfile.NamedTemporaryFile(dir=folder, prefix=".clock.tmp-") as probe:
+        os.utime(probe.name)
+        return Path(probe.name).stat().st_mtime
 
 
 def _is_alive(pid: int) -> bool:

@@ -6,6 +6,7 @@ both; only the order may differ, because the kernels cut another number of rows 
 
 import pytest
 import torch
+from torch._dynamo.testing import CompileCounter
 from torch.utils.checkpoint import checkpoint
 
 from dinoforge.models import VitConfig, build_vit
@@ -165,7 +166,7 @@ def test_a_recomputed_block_compiles_whole_too():
 @compiles
 def test_all_blocks_share_one_compiled_graph():
     torch.compiler.reset()
-    counter = torch._dynamo.testing.CompileCounter()
+    counter = CompileCounter()
     model = build()
     for block in model.blocks:
         block.compile(backend=counter, fullgraph=True)
