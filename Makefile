@@ -14,8 +14,9 @@ quickstart: $(VENV)/.quickstart  ## real images in, a report out, within minutes
 test: $(VENV)/.dev  ## every test, warnings are errors
 	$(BIN)/python -m pytest -m "not slow and not gpu and not slurm" -n 2 --dist worksteal
 	$(BIN)/python -m pytest -m "slow and not gpu and not slurm"
+	$(BIN)/python -m pytest -m slurm
 
-test-slurm: $(VENV)/.dev  ## on a real SLURM; tests/slurm/README.md says which
+test-slurm: $(VENV)/.dev  ## the part of them that runs on a real SLURM; tests/slurm/README.md says which
 	$(BIN)/python -m pytest -m slurm
 
 check: $(VENV)/.dev  ## format, lint, strict types, import contracts, unused dependencies, spelling

@@ -2,14 +2,17 @@
 
     python benchmarks/kill.py --kills 20 --seed 0 -- curate configs/curation/quickstart.yaml ...
     python benchmarks/kill.py --kills 20 --seed 0 -- train configs/training/quickstart.yaml ...
+    python benchmarks/kill.py --kills 100 -- train tests/training/tiny.yaml ... --on local:2
 
-The command gets ``out=FOLDER`` appended. *Identical* means: every table, array, shard and weight
-file byte-equal; tensors of checkpoints bit-equal; markers equal outside ``measured``;
-``metrics.jsonl`` equal but for what a clock measured. Exit 1 when anything differs. Of a training
-it is counted how many steps each kill cost: those since the newest whole checkpoint.
+Of a command that starts ranks, the launcher or one of the ranks is killed, by lot. The command gets
+``out=FOLDER`` appended. *Identical* means: every table, array, shard and weight file byte-equal;
+tensors of checkpoints bit-equal; markers equal outside ``measured``; ``metrics.jsonl`` equal but
+for what a clock measured. Exit 1 when anything differs. Of a training it is counted how many steps
+each kill cost: those since the newest whole checkpoint.
 """
 
 import argparse
+import collections
 import hashlib
 import json
 import os
@@ -25,6 +28,7 @@ from pathlib import Path
 # What may differ between identical runs: logs, times, locks.
 IGNORED = {"run.json", "config.yaml", ".lock", "report.html"}
 IGNORED_FOLDERS = {"log", "tensorboard"}
+RANK_LOST = 76
 CLOCK_KEYS = {"time_s", "images_per_s", "data_wait_s", "cpu_s", "wall_s", "seconds", "step_s"}
 
 
@@ -33,6 +37,7 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--record", action="store_true", help="write benchmarks/results/")
+    parser.add_argument("--name", help="of the record; default kill-COMMAND")
     parser.add_argument("words", nargs="+", help="sub-command, recipe, key=value ...")
     args = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="kill-"))
@@ -44,7 +49,7 @@ def main() -> int:
     if args.record:
         from recording import write_result
 
-        print(write_result(f"kill-{args.words[0]}", result))
+        print(write_result(args.name or f"kill-{args.words[0]}", result))
     return 0 if not result["different"] else 1
 
 
@@ -55,7 +60,7 @@ def measure(words: list[str], folder: Path, kills: int, draw: random.Random) -> 
         raise SystemExit(f"the undisturbed run ended with {code}")
     calm_s = time.monotonic() - started
     landed = starts = 0
-    moments, lost = [], []
+    moments, lost, victims = [], [], []
     while True:
         starts += 1
         process = start(words, folder / "disturbed")
@@ -64,8 +69,7 @@ def measure(words: list[str], folder: Path, kills: int, draw: random.Random) -> 
         try:
             code = process.wait(timeout=moment if landed < kills else None)
         except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+            victims.append(kill(process, draw))
             landed += 1
             moments.append(round(moment, 2))
             lost.append(lost_steps(folder / "disturbed"))
@@ -82,10 +86,43 @@ def measure(words: list[str], folder: Path, kills: int, draw: random.Random) -> 
         "starts": starts,
         "undisturbed_s": round(calm_s, 1),
         "moments_s": moments,
+        "victims": dict(collections.Counter(victims)),
         "lost_steps": lost,
         "files": len(state(folder / "calm")),
         "different": differences(folder),
     }
+
+
+def kill(process: subprocess.Popen, draw: random.Random) -> str:
+    """Kill the command or one of its ranks; returns which, once all of it is gone."""
+    ranks = ranks_of(process)
+    victim = draw.choice(["command", *ranks])
+    if victim == "command":
+        os.killpg(process.pid, signal.SIGKILL)
+    else:
+        os.kill(ranks[victim], signal.SIGKILL)
+    code = process.wait(timeout=120)
+    if victim != "command" and code != RANK_LOST:
+        raise SystemExit(f"{victim} was killed, the command ended with {code}")
+    deadline = time.monotonic() + 30
+    while any(Path(f"/proc/{pid}").exists() for pid in ranks.values()):
+        if time.monotonic() > deadline:
+            raise SystemExit("a rank outlived the command")
+        time.sleep(0.05)
+    return victim
+
+
+def ranks_of(process: subprocess.Popen) -> dict[str, int]:
+    """Find the ranks that a command has started: "rank 1" -> process id."""
+    found = {}
+    for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split():
+        try:
+            words = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+        except OSError:
+            continue  # it ended
+        ranks = [w.removeprefix(b"RANK=").decode() for w in words if w.startswith(b"RANK=")]
+        found |= {f"rank {rank}": int(pid) for rank in ranks}
+    return found
 
 
 def lost_steps(run: Path) -> int | None:
@@ -101,7 +138,12 @@ def lost_steps(run: Path) -> int | None:
 
 def start(words: list[str], out: Path) -> subprocess.Popen:
     command = [sys.executable, "-m", "dinoforge", *words, f"out={out}", "-q"]
-    return subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL)
+    return subprocess.Popen(
+        command,
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL if "--on" in words else None,  # each lost rank is told there
+    )
 
 
 def compare_or_exit(folder: Path) -> None:

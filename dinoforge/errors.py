@@ -3,6 +3,7 @@
 DinoforgeError
 ├── UsageError    exit 2   the user can mend it: one line, what - where - what to do
 ├── Interrupted   exit 75  stopped with work left and nothing lost: start the same command again
+├── RankLost      exit 76  another rank is gone, for whatever reason: start the same command again
 └── RankStopped   exit 1   one of several ranks, because of another, which tells why and its code
 
 Everything else that escapes is a defect of ours: traceback, exit 1.
@@ -17,6 +18,7 @@ __all__ = [
     "DinoforgeError",
     "Fault",
     "Interrupted",
+    "RankLost",
     "RankStopped",
     "UsageError",
     "cannot_write",
@@ -87,6 +89,24 @@ class Interrupted(DinoforgeError):  # noqa: N818 - it is not an error
     """The run stopped with work left (signal, time limit); the same command goes on from here."""
 
     exit_code: ClassVar[int] = 75
+
+
+class RankLost(DinoforgeError):  # noqa: N818 - the error is on another rank
+    """Another of several ranks is gone; the same command goes on from the newest checkpoint.
+
+    Parameters
+    ----------
+    who : str
+        "rank 3 of 16", and what ended it if that is known.
+    """
+
+    exit_code: ClassVar[int] = 76
+
+    def __init__(self, who: str) -> None:
+        super().__init__(
+            f"{who} - the other ranks were ended - start the same command again: it goes on from "
+            "the newest checkpoint"
+        )
 
 
 class RankStopped(DinoforgeError):  # noqa: N818 - the error is on another rank

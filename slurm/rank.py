@@ -9,8 +9,9 @@ it imports waits until the training has its handlers, instead of killing it.
 A preempted job that exits by itself is not started again by SLURM: when the child has saved and
 says 75, rank 0 asks for the requeue and every rank waits to be killed.
 
-Exit codes: 0 done; the child's own below 64; 70 it was stopped after attempts without progress;
-71 the child was killed; 75 it is to be started again and nobody could.
+Exit codes: 0 done; 23 a double of a job that runs already; the child's own below 64; 70 it was
+stopped after attempts without progress; 71 the child was killed; 75 it is to be started again and
+nobody could; 76 another rank is gone.
 """
 
 import logging
@@ -25,21 +26,23 @@ from pathlib import Path
 from types import FrameType
 
 from dinoforge.config import load_config
-from dinoforge.errors import DinoforgeError
+from dinoforge.errors import DinoforgeError, Interrupted, RankLost, UsageError
 from dinoforge.log import set_up_logging
 from slurm.cluster.commands import ask
 from slurm.failures import Outcome
 from slurm.files.attempts import Attempt, AttemptWriter, read_attempts
+from slurm.files.claims import claim
 from slurm.files.layout import SlurmFolder, State
 from slurm.files.ledger import Ledger
 from slurm.profile import Profile
-from slurm.ranks import starts_in_vain
+from slurm.ranks import reached_step, starts_in_vain
 
 __all__ = ["main", "rendezvous"]
 
 _log = logging.getLogger(__name__)
 
-AGAIN, STOPPED, KILLED = 75, 70, 71
+AGAIN, LOST = Interrupted.exit_code, RankLost.exit_code
+DOUBLE, STOPPED, KILLED = 23, 70, 71
 
 _SIGNALS = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM)
 _WAIT_TO_BE_KILLED_S = 600.0
@@ -50,6 +53,9 @@ def main(words: Sequence[str]) -> int:
     folder, name, command = SlurmFolder(Path(words[0])), words[1], words[2]
     rank = int(os.environ.get("SLURM_PROCID", "0"))
     set_up_logging(rank=rank)
+    if not claim(folder, name, _job_id()):
+        _log.warning("%s: another job runs this; nothing to do", name)
+        return DOUBLE
     attempt = AttemptWriter(folder.attempt(command, rank), plan=name, job=_job_id())
     profile = load_config(Profile, folder.profile)
     step = reached_step(folder.run)
@@ -57,7 +63,18 @@ def main(words: Sequence[str]) -> int:
     if rank == 0 and starts_in_vain(_counted(folder, command)) > profile.max_attempts:
         text = f"no progress beyond step {step} in {profile.max_attempts} starts"
         return _stop(folder, command, attempt, Outcome.UNKNOWN, text)
+    log = _log_name(folder, name, rank)
+    said_before = _size(log)
     code = _run_child(folder.run, command, attempt)
+    if code > 0 and code not in {AGAIN, LOST}:
+        told = last_words(log, said_before) or ("" if rank else f"see {log}")
+        return _failed(folder, command, attempt, code, f"rank {rank}: {told}" if told else "")
+    return _ended(folder, command, attempt, code)
+
+
+def _ended(folder: SlurmFolder, command: str, attempt: AttemptWriter, code: int) -> int:
+    """Say how a child ended that made no mistake, and start it again if it asks for that."""
+    rank = int(os.environ.get("SLURM_PROCID", "0"))
     if code == AGAIN:
         attempt.end(Outcome.PREEMPTED, "it saved and asks to be started again")
         return _again(rank)
@@ -70,9 +87,16 @@ def main(words: Sequence[str]) -> int:
         # No end is written: the gate asks SLURM why, and gives more memory if that was it.
         _log.error("rank %d was ended by %s", rank, signal.Signals(-code).name)
         return KILLED
-    text = f"rank {rank} ended with {code}: see {_log_name(folder, name, rank)}"
-    outcome = Outcome.USAGE if code == 2 else Outcome.EXCEPTION
-    return _stop(folder, command, attempt, outcome, text, code=min(code, 63))
+    return LOST  # the rank that is gone tells why, or the gate finds out
+
+
+def _failed(folder: SlurmFolder, command: str, attempt: AttemptWriter, code: int, text: str) -> int:
+    """Say what a child said; one that said nothing ended because of another rank, which tells."""
+    if code == UsageError.exit_code and text:
+        return _stop(folder, command, attempt, Outcome.USAGE, text, code=code)
+    if text:
+        attempt.end(Outcome.EXCEPTION, text)  # the gate tries once more
+    return min(code, 63)
 
 
 def _stop(
@@ -126,17 +150,6 @@ def _run_child(run: Path, command: str, attempt: AttemptWriter) -> int:
     return child.wait()
 
 
-def reached_step(run: Path) -> int:
-    """Step of the newest checkpoint; 0 before the first."""
-    try:
-        names = [entry.name for entry in os.scandir(run / "checkpoints")]
-    except OSError:
-        return 0
-    return max(
-        (int(found[1]) for n in names if (found := re.fullmatch(r"step-(\d+)", n))), default=0
-    )
-
-
 def _counted(folder: SlurmFolder, command: str) -> list[Attempt]:
     """Read the attempts of rank 0 since the last ``retry``."""
     forgiven = {job.name for job in Ledger(folder.ledger).submissions() if job.forgiven}
@@ -168,6 +181,41 @@ def _requeue() -> bool:
 def _job_id() -> str:
     array, element = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
     return f"{array}_{element}" if array and element else os.environ.get("SLURM_JOB_ID", "")
+
+
+def last_words(log: Path, start: int) -> str:
+    """Find what a child said at its end: its last ``error:`` line, or that of a traceback.
+
+    Parameters
+    ----------
+    log : Path
+        Output of the rank, which earlier starts wrote to as well.
+    start : int
+        Bytes that were there before this start.
+    """
+    try:
+        with log.open("rb") as file:
+            file.seek(max(start, _size(log) - _TAIL_BYTES))
+            lines = file.read().decode(errors="replace").splitlines()
+    except OSError:
+        return ""
+    told = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+    if told:
+        return told[-1]
+    trace = [n for n, line in enumerate(lines) if line.startswith("Traceback")]
+    raised = [line for line in lines[trace[-1] :] if _RAISED.match(line)] if trace else []
+    return raised[0] if raised else ""
+
+
+_TAIL_BYTES = 65536
+_RAISED = re.compile(r"[\w.]+(Error|Exception|Interrupt|Exit|Warning)\b")
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
 
 
 def _log_name(folder: SlurmFolder, name: str, rank: int) -> Path:

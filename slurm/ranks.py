@@ -4,8 +4,11 @@ A job that saved requeues itself (`slurm.rank`). The gate is for what ends the w
 out of memory, a time limit that came too early, a node that took everything along.
 """
 
+import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from dinoforge.errors import UsageError
 from slurm.arrays import submit_gate
@@ -21,13 +24,24 @@ from slurm.requests import Requests, in_a_line
 from slurm.rulings import limits_of
 from slurm.submission import Submitter
 
-__all__ = ["RanksDriver", "ranks_job", "starts_in_vain"]
+__all__ = ["RanksDriver", "ranks_job", "reached_step", "since_progress", "starts_in_vain"]
 
 
 def ranks_job(profile: Profile, command: str, device: str) -> Job:
     """Say what a training or an evaluation asks for; an evaluation is one process."""
     job = profile.job(command, "cpu" if device == "cpu" else "gpu")
     return job if command == "train" else replace(job, nodes=1, tasks_per_node=1)
+
+
+def reached_step(run: Path) -> int:
+    """Step of the newest checkpoint; 0 before the first."""
+    try:
+        names = [entry.name for entry in os.scandir(run / "checkpoints")]
+    except OSError:
+        return 0
+    return max(
+        (int(found[1]) for n in names if (found := re.fullmatch(r"step-(\d+)", n))), default=0
+    )
 
 
 def starts_in_vain(attempts: Sequence[Attempt]) -> int:
@@ -37,6 +51,12 @@ def starts_in_vain(attempts: Sequence[Attempt]) -> int:
     while count < len(steps) and steps[-1 - count] == steps[-1]:
         count += 1
     return count
+
+
+def since_progress(history: Sequence[Ending]) -> Sequence[Ending]:
+    """Leave out how jobs ended before the newest one that got further: that was another trouble."""
+    last = max((n for n, ending in enumerate(history) if ending.progressed), default=0)
+    return history[last:]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,39 +100,59 @@ class RanksDriver:
         return State(state="running", stage=self.command)
 
     def _decide(self, job: Job, sent: Sequence[Submission]) -> Again | Stop:
-        path = self.folder.attempt(self.command, 0)
-        attempts = {attempt.plan: attempt for attempt in read_attempts(path)}
-        history = [self._ending(entry, attempts.get(entry.name), job) for entry in sent]
+        attempts = self._attempts(0)
+        reached = reached_step(self.folder.run)
+        history: list[Ending] = []
+        for entry in reversed(sent):
+            attempt = attempts.get(entry.name)
+            history.insert(0, self._ending(entry, attempt, job, reached))
+            reached = min(attempt.steps, default=reached) if attempt is not None else reached
         mine = [attempts[entry.name] for entry in sent if entry.name in attempts]
         most = self.requests.profile.max_attempts
-        found = decide(history, limits_of(job))
+        found = decide(since_progress(history), limits_of(job))
         if isinstance(found, Again) and starts_in_vain(mine) > most:
             return Stop(history[-1].outcome, f"no progress in {most} starts")
         return found
 
-    def _ending(self, entry: Submission, attempt: Attempt | None, job: Job) -> Ending:
+    def _attempts(self, rank: int) -> dict[str, Attempt]:
+        found = read_attempts(self.folder.attempt(self.command, rank))
+        return {attempt.plan: attempt for attempt in found}
+
+    def _ending(self, entry: Submission, attempt: Attempt | None, job: Job, reached: int) -> Ending:
         known = attempt or Attempt(
             plan=entry.name, job=entry.job, memory_gb=job.memory_gb, minutes=job.minutes
         )
         if not known.outcome:
-            verdict = classify(
-                Evidence(
-                    started=attempt is not None,
-                    signals=known.signals,
-                    rows=accounted([entry.job]).get(entry.job) or shown(entry.job),
-                    log=log_tail(self.folder.logs / f"{entry.name}_rank0.out")
-                    + log_tail(self.folder.logs / f"{entry.name}_rankbatch.out"),
-                )
-            )
-            judge(self.folder.attempt(self.command, 0), known, verdict.outcome, verdict.message)
-            known = replace(known, outcome=str(verdict.outcome), message=verdict.message)
+            outcome, message = self._told_by_others(entry, job) or self._found_out(entry, known)
+            judge(self.folder.attempt(self.command, 0), known, outcome, message)
+            known = replace(known, outcome=str(outcome), message=message)
         return Ending(
             outcome=Outcome(known.outcome),
             message=known.message,
             memory_gb=known.memory_gb,
             minutes=known.minutes,
-            progressed=len(set(known.steps)) > 1,
+            progressed=reached > min(known.steps, default=reached),
         )
+
+    def _told_by_others(self, entry: Submission, job: Job) -> tuple[Outcome, str] | None:
+        """Look whether another rank said how it ended; rank 0 then ended because of it."""
+        for rank in range(1, job.nodes * job.tasks_per_node):
+            other = self._attempts(rank).get(entry.name)
+            if other is not None and other.outcome not in {"", Outcome.DONE, Outcome.PREEMPTED}:
+                return Outcome(other.outcome), other.message
+        return None
+
+    def _found_out(self, entry: Submission, known: Attempt) -> tuple[Outcome, str]:
+        logs = [self.folder.logs / f"{entry.name}_rank{which}.out" for which in ("0", "batch")]
+        verdict = classify(
+            Evidence(
+                started=bool(known.starts),
+                signals=known.signals,
+                rows=accounted([entry.job]).get(entry.job) or shown(entry.job),
+                log="".join(map(log_tail, logs)),
+            )
+        )
+        return verdict.outcome, verdict.message
 
     def _submit(self, job: Job) -> None:
         name = self.requests.name(self.command, 0)

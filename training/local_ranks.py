@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from types import FrameType
 
-from dinoforge.errors import DinoforgeError
+from dinoforge.errors import RankLost
 from dinoforge.orphans import end_with_parent
 
 __all__ = ["end_with_launcher", "run_local_ranks"]
@@ -32,7 +32,7 @@ def run_local_ranks(count: int, arguments: Sequence[str]) -> int:
 
     Raises
     ------
-    DinoforgeError
+    RankLost
         If a rank was killed: names it; the others have been ended.
     """
     shared = os.environ | {
@@ -89,10 +89,7 @@ def _wait(ranks: Sequence[subprocess.Popen[bytes]]) -> int:
     killed = [n for n, code in enumerate(codes) if code is not None and code < 0]
     if killed:
         name = signal.Signals(-(codes[killed[0]] or 0)).name
-        raise DinoforgeError(
-            f"rank {killed[0]} was lost: {name} (often: out of memory) - the other ranks were "
-            "ended - start the same command again: it goes on from the newest checkpoint"
-        )
+        raise RankLost(f"rank {killed[0]} was lost: {name} (often: out of memory)")
     if first is None:
         first = next((n for n, code in enumerate(codes) if code), None)
     code = codes[first] if first is not None else 0

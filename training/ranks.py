@@ -19,7 +19,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from dinoforge.errors import DinoforgeError, RankStopped, UsageError
+from dinoforge.errors import DinoforgeError, RankLost, RankStopped, UsageError
 from training.heartbeat import Heartbeat
 
 __all__ = [
@@ -86,7 +86,7 @@ def join_ranks(device: torch.device, timeout_s: float) -> Iterator[Seat]:
 
     Raises
     ------
-    DinoforgeError
+    RankLost
         If an exchange failed because a rank is gone: names it.
     """
     seat = Seat.of_environment()
@@ -103,12 +103,9 @@ def join_ranks(device: torch.device, timeout_s: float) -> Iterator[Seat]:
         if seat.rank == 0:  # it holds the store, by which the others find out
             time.sleep(_FAREWELL_S)
         if seat.rank != min(set(range(seat.world_size)) - set(lost)):
-            raise RankStopped(DinoforgeError.exit_code) from error
+            raise RankStopped(RankLost.exit_code) from error
         named = " and ".join(f"rank {number}" for number in lost)
-        raise DinoforgeError(
-            f"{named} of {seat.world_size} was lost - the other ranks were ended - start the same "
-            "command again: it goes on from the newest checkpoint"
-        ) from error
+        raise RankLost(f"{named} of {seat.world_size} was lost") from error
     dist.destroy_process_group()
 
 

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from slurm.decisions import Again, Ending, Limits, Stop, decide
 from slurm.failures import Outcome
+from slurm.ranks import since_progress
 
 LIMITS = Limits(memory_gb=4.0, minutes=60, most_memory_gb=16.0, most_minutes=240)
 
@@ -110,3 +111,12 @@ def test_no_history_asks_for_more_than_the_cluster_has(outcomes, progressed):
                 progressed=progressed,
             )
         )
+
+
+def test_of_a_training_only_what_happened_since_it_got_further_counts():
+    got_further = ended(Outcome.EXCEPTION, message="disk away", progressed=True)
+    stood_still = ended(Outcome.EXCEPTION, message="disk away")
+    assert isinstance(decide(since_progress(got_further * 5), LIMITS), Again)
+    assert isinstance(decide(since_progress(got_further + stood_still), LIMITS), Stop)
+    assert isinstance(decide(since_progress(stood_still + got_further), LIMITS), Again)
+    assert since_progress([]) == []
