@@ -9,6 +9,8 @@ same numbers for the same images.
 import contextlib
 import datetime
 import os
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -97,6 +99,7 @@ def join_ranks(device: torch.device, timeout_s: float) -> Iterator[Seat]:
     try:
         yield seat
     except RuntimeError as error:
+        _ignore_signals()
         lost = heart.lost()
         if not lost:
             raise
@@ -110,6 +113,13 @@ def join_ranks(device: torch.device, timeout_s: float) -> Iterator[Seat]:
 
 
 _FAREWELL_S = 3.0
+
+
+def _ignore_signals() -> None:
+    """Let no launcher that ends the rest keep us from saying why: we are about to end anyway."""
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
+            signal.signal(number, signal.SIG_IGN)
 
 
 def _join(seat: Seat, device: torch.device, timeout_s: float) -> Heartbeat:
