@@ -291,3 +291,25 @@ def test_a_preempted_element_comes_back_by_itself_and_does_what_is_left(
     finished(run, tmp_path, numbers=10)
     starts = [read_attempts(SlurmFolder(run).attempt("square", n))[0].starts for n in (0, 1)]
     assert starts == [1, 2]
+
+
+def test_a_partition_that_runs_out_of_time_gets_twice_as_much(submit, run, tmp_path):
+    submit({0: "hang"}, numbers=10, extra="cpu: {minutes: 1}\n")
+    wait_for(lambda: outcomes(run, 0)[:1] == ["time"], 300, "the time limit")
+    (run / "bad-0").unlink()
+    finished(run, tmp_path, numbers=10)
+    attempts = read_attempts(SlurmFolder(run).attempt("square", 0))
+    assert [attempt.outcome for attempt in attempts] == ["time", "done"]
+    assert [attempt.minutes for attempt in attempts] == [1, 2]
+
+
+def test_what_a_person_cancelled_stays_so_until_a_person_goes_on(submit, run, tmp_path):
+    submit({0: "hang"}, numbers=5)
+    wait_for(lambda: list(run.glob("began-0-*")), what="the start of partition 0")
+    subprocess.run(["scancel", arrays(run)[0].job], check=True)
+    state = wait_for_end(run)
+    assert state.state == "stopped"
+    assert state.why[0].startswith("square 0: cancelled: cancelled")
+    (run / "bad-0").unlink()
+    retry_run(run)
+    finished(run, tmp_path, numbers=5)
