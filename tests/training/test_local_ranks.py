@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -14,6 +15,9 @@ import torch
 from training.checkpoint import read_whole
 
 ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "benchmarks"))
+import kill
+
 TINY = Path(__file__).with_name("tiny.yaml")
 STEPS = 100
 
@@ -107,6 +111,15 @@ def test_a_killed_rank_is_named_and_the_same_command_goes_on(calm, pictures, tmp
     _, told = training.finish()
     assert "going on from step" in told
     assert_same(training, calm)
+
+
+def test_five_kills_of_ranks_or_launcher_change_nothing(pictures, tmp_path):
+    words = ["train", str(TINY), f"data.paths=['{pictures}']", "steps=60", "checkpoint.every=5"]
+    found = kill.measure([*words, "--on", "local:2"], tmp_path, kills=5, draw=random.Random(2))
+    assert found["kills"] == 5
+    assert found["different"] == []
+    # A checkpoint is written while five more steps are done, and waited for by the next.
+    assert all(steps is None or steps <= 10 for steps in found["lost_steps"])
 
 
 def test_a_signal_stops_all_ranks_at_one_step_with_75(calm, pictures, tmp_path):
