@@ -268,7 +268,7 @@ def _check_unchanged(
 
 def _has_results(folder: Path) -> bool:
     """Tell whether there is anything to lose: a start that failed at once leaves only notes."""
-    notes = {"run.json", "config.yaml", ".lock", "plan.json"}
+    notes = {"run.json", "config.yaml", ".lock", "plan.json", "recipe.yaml"}
     return any(
         path.name not in notes and path.parent.name != "log" and path.is_file()
         for top in folder.iterdir()

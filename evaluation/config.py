@@ -123,8 +123,9 @@ class EvaluationConfig:
     # a training run (its newest export is `trained`, that of step 0 `untrained`), or a
     # .safetensors or .pth file (`trained`)
     checkpoint: str = ""
-    # latest, or all: k-NN of every exported step, for the curve
-    checkpoints: Literal["latest", "all"] = "latest"
+    # latest; all: also k-NN of every earlier exported step, for the curve; or a step: that export
+    # as if it were the newest
+    checkpoints: int | str = "latest"
     # encoders to compare with, ENCODER or NAME=ENCODER; pixels_centered is called `pixels`;
     # pixels_raw is taken less the mean of the bank
     baselines: list[str] = field(default_factory=lambda: ["pixels_centered"])
@@ -145,6 +146,11 @@ class EvaluationConfig:
         """Name of the data in the names of benchmarks."""
         return self.name or Path((self.test or self.train)[0]).name.partition(".")[0] or "data"
 
+    @property
+    def step(self) -> int | None:
+        """The step that ``checkpoints`` names; None of a word."""
+        return None if isinstance(self.checkpoints, str) else self.checkpoints
+
     def faults(self, at: str) -> Iterator[Fault]:  # noqa: ARG002 - the root has no name
         """Find what is missing, and words that mean nothing."""
         if not self.train:
@@ -153,6 +159,9 @@ class EvaluationConfig:
             yield Fault("nothing to measure", "`checkpoint`", "add checkpoint=RUN or =FILE")
         if "/" in self.name:
             yield Fault(f"`name` is {self.name!r}", "recipe", "leave out the /")
+        if self.checkpoints not in {"latest", "all"} and (self.step is None or self.step < 1):
+            text = f"`checkpoints` is {self.checkpoints}"
+            yield Fault(text, "recipe", "give latest, all, or the number of a step")
         if self.batch_size < 0:
             yield Fault(f"`batch_size` is {self.batch_size}", "recipe", "give 0 or more")
         for key, known in (("features", FEATURES), ("protocols", PROTOCOLS)):

@@ -1,6 +1,6 @@
 """What is measured: the backbones of a training run, or one file, and baselines."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,15 +72,15 @@ def find_models(config: EvaluationConfig) -> list[Model]:
 def _checkpoints(config: EvaluationConfig, kinds: tuple[str, ...]) -> list[Model]:
     path = Path(config.checkpoint)
     if not path.is_dir():
+        if config.step is not None:
+            raise UsageError(
+                what=f"`checkpoints` is {config.step}, `checkpoint` is no training run",
+                where=str(path),
+                do="give checkpoint=RUN, or leave `checkpoints` out",
+            )
         return [Model(name="trained", encoder=f"checkpoint:{path}", features=kinds)]
     steps = exported_steps(path)
-    trained = sorted((step for step in steps if step > 0), reverse=True)
-    if not trained:
-        raise UsageError(
-            what="the training run has exported no trained backbone",
-            where=str(path / "export"),
-            do="finish `dinoforge train`, or give the path of a .safetensors file",
-        )
+    trained = _trained_steps(config, path, steps)
     names = [("trained", step) for step in trained[:1]]
     names += [("untrained", 0)] if 0 in steps else []
     names += [("trained", step) for step in trained[1:] if config.checkpoints == "all"]
@@ -94,6 +94,26 @@ def _checkpoints(config: EvaluationConfig, kinds: tuple[str, ...]) -> list[Model
         )
         for name, step in names
     ]
+
+
+def _trained_steps(config: EvaluationConfig, run: Path, steps: Collection[int]) -> list[int]:
+    """List exported steps after the first, newest first; or the one that the recipe names."""
+    trained = sorted((step for step in steps if step > 0), reverse=True)
+    if not trained:
+        raise UsageError(
+            what="the training run has exported no trained backbone",
+            where=str(run / "export"),
+            do="finish `dinoforge train`, or give the path of a .safetensors file",
+        )
+    if config.step is None:
+        return trained
+    if config.step not in trained:
+        raise UsageError(
+            what=f"step {config.step} is not exported",
+            where=str(run / "export"),
+            do=f"choose from {', '.join(map(str, reversed(trained)))}",
+        )
+    return [config.step]
 
 
 def _baseline(text: str, kinds: tuple[str, ...]) -> Model:

@@ -18,7 +18,14 @@ from slurm.profile import Job
 from slurm.requests import Requests, in_a_line
 from slurm.submission import Submitter
 
-__all__ = ["ArrayRefusedError", "Chunk", "chunks", "submit_arrays", "submit_gate"]
+__all__ = [
+    "ArrayRefusedError",
+    "Chunk",
+    "chunks",
+    "is_queue_full",
+    "submit_arrays",
+    "submit_gate",
+]
 
 _log = logging.getLogger(__name__)
 
@@ -105,7 +112,7 @@ def submit_arrays(
                 break
             except SlurmRefusedError as error:
                 halved = part.elements // 2
-                if not _QUEUE_FULL.search(str(error)) or (not halved and not taken):
+                if not is_queue_full(error) or (not halved and not taken):
                     raise ArrayRefusedError(in_a_line(error)) from error
                 part = _first(part, halved)
         room -= part.elements
@@ -113,6 +120,11 @@ def submit_arrays(
             _log.info("the queue is full: the rest follows when these have ended")
             break
     return taken
+
+
+def is_queue_full(error: SlurmRefusedError) -> bool:
+    """Tell whether SLURM said no because of what is in the queue: later it may say yes."""
+    return _QUEUE_FULL.search(str(error)) is not None
 
 
 def _first(chunk: Chunk, elements: int) -> Chunk:

@@ -28,6 +28,7 @@ from dinoforge.stages import (
 from slurm.arrays import ArrayRefusedError, chunks, submit_arrays, submit_gate
 from slurm.cluster.commands import Queued, SlurmUnavailableError, queue
 from slurm.cluster.limits import max_array_size
+from slurm.evaluations import EvaluationsDriver, advance_training
 from slurm.files.layout import SlurmFolder, State
 from slurm.files.lease import Lease, LeaseBusyError, hold_lease
 from slurm.files.ledger import Ledger
@@ -48,7 +49,7 @@ def advance(run: Path, *, on_node: bool = False, wait_s: float = 600.0) -> State
 
     For each stage in order: nothing missing, go on; something missing, submit it and a gate that
     calls this function again. After the last stage: finish. A training or an evaluation is one job,
-    with a gate behind it.
+    with a gate behind it; evaluations of a training's exports are jobs of their own.
 
     Parameters
     ----------
@@ -102,7 +103,10 @@ def _go(folder: SlurmFolder, lease: Lease, *, on_node: bool) -> State:
     queued = [job for job in queue(requests.prefix) if job.job not in me]
     if not launch.pipeline:
         ranks = RanksDriver(folder=folder, requests=requests, submitter=submitter, on_node=on_node)
-        return ranks.go(queued)
+        if not launch.evaluations:
+            return ranks.go(queued)
+        evaluations = EvaluationsDriver(folder=folder, requests=requests, submitter=submitter)
+        return advance_training(ranks, evaluations, queued)
     pipeline = find_pipeline(launch.pipeline)
     driver = _Driver(
         folder=folder,

@@ -10,6 +10,7 @@ from slurm.cluster.commands import has_slurm
 from slurm.cluster.executor import sbatch_text
 from slurm.cluster.limits import max_array_size
 from slurm.decisions import Again
+from slurm.files.evaluations import evaluation_stage
 from slurm.files.layout import SlurmFolder
 from slurm.profile import Job, Profile, load_profile
 from slurm.ranks import ranks_job
@@ -68,11 +69,16 @@ def _of_ranks(requests: Requests, profile: Profile, wish: Wish, *, checked: bool
     name = requests.name(wish.command, 0)
     ranks = job.nodes * job.tasks_per_node
     jobs = f"one job of {ranks} rank{'s' if ranks > 1 else ''}, requeued until it is done"
-    return DryRun(
-        checked=checked,
-        graph=[{"stage": wish.command, "asks": _asks(job), "jobs": jobs}],
-        scripts={name: sbatch_text(requests.ranks(name, job, wish.command))},
-    )
+    graph = [{"stage": wish.command, "asks": _asks(job), "jobs": jobs}]
+    scripts = {name: sbatch_text(requests.ranks(name, job, wish.command))}
+    for recipe in wish.evaluations:
+        stage = evaluation_stage(recipe)
+        job = wish.jobs(profile)[stage]
+        jobs = "one job for each backbone that is kept, submitted while the training runs"
+        graph.append({"stage": stage, "asks": _asks(job), "jobs": jobs})
+        name = requests.name(stage, "STEP")
+        scripts[name] = sbatch_text(requests.evaluation(name, job, recipe, 0))
+    return DryRun(checked=checked, graph=graph, scripts=scripts)
 
 
 def _of_stages(requests: Requests, wish: Wish, *, checked: bool) -> DryRun:

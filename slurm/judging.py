@@ -6,13 +6,13 @@ from pathlib import Path
 
 from slurm.cluster.commands import Queued, accounted, shown
 from slurm.decisions import Ending
-from slurm.failures import Evidence, Outcome, Row, classify
+from slurm.failures import Evidence, Outcome, Row, Verdict, classify
 from slurm.files.attempts import Attempt, judge, read_attempts
 from slurm.files.layout import SlurmFolder
 from slurm.files.ledger import Submission
 from slurm.files.plans import ArrayPlan, read_plan
 
-__all__ = ["Judge", "log_tail"]
+__all__ = ["Judge", "log_tail", "why_ended"]
 
 _TAIL_BYTES = 16384
 
@@ -119,6 +119,26 @@ class Judge:
                 steps = self._rows.get(job, [])[1:]
                 self._rows[job] = [*told, *steps]
         return self._rows.get(job, [])
+
+
+def why_ended(entry: Submission, known: Attempt, logs: Sequence[Path]) -> Verdict:
+    """Find out why a job that is no array ended without a word of its own.
+
+    Parameters
+    ----------
+    entry, known
+        The job, and what it said before its end.
+    logs : sequence of Path
+        Its output.
+    """
+    return classify(
+        Evidence(
+            started=bool(known.starts),
+            signals=known.signals,
+            rows=accounted([entry.job]).get(entry.job) or shown(entry.job),
+            log="".join(map(log_tail, logs)),
+        )
+    )
 
 
 def _ending(attempt: Attempt, *, progressed: bool, alone: bool) -> Ending:

@@ -9,6 +9,7 @@ from dinoforge.stages import clear_halves
 from slurm.cluster.commands import Queued, cancel, need_slurm, queue
 from slurm.driver import advance
 from slurm.files.attempts import read_attempts
+from slurm.files.evaluations import evaluation_stage
 from slurm.files.layout import SlurmFolder, State
 from slurm.files.lease import hold_lease
 from slurm.files.ledger import Ledger
@@ -158,9 +159,11 @@ def find_logs(run: Path, partition: str = "") -> list[Path]:
             element = attempt.job.partition("_")[2] or "0"
             found.append(folder.log(attempt.plan, element))
             found.append(folder.logs / f"{attempt.plan}_rank{number}.out")
+            found.append(folder.log(attempt.plan))
     logs = [path for path in found if path.is_file()]
     if not logs:
-        known = ", ".join(launch.stages) or launch.command
+        evaluations = map(evaluation_stage, launch.evaluations)
+        known = ", ".join([*(launch.stages or [launch.command]), *evaluations])
         raise UsageError(
             what=f"no log of partition {partition}",
             where=str(run),

@@ -29,6 +29,7 @@ from dinoforge.config import load_config
 from dinoforge.errors import DinoforgeError, Interrupted, RankLost, UsageError
 from dinoforge.log import set_up_logging
 from slurm.cluster.commands import ask
+from slurm.evaluations import state_after_training
 from slurm.failures import Outcome
 from slurm.files.attempts import Attempt, AttemptWriter, read_attempts
 from slurm.files.claims import claim
@@ -36,6 +37,7 @@ from slurm.files.layout import SlurmFolder, State
 from slurm.files.ledger import Ledger
 from slurm.profile import Profile
 from slurm.ranks import reached_step, starts_in_vain
+from slurm.watch import Watch
 
 __all__ = ["main", "rendezvous"]
 
@@ -46,6 +48,7 @@ DOUBLE, STOPPED, KILLED = 23, 70, 71
 
 _SIGNALS = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM)
 _WAIT_TO_BE_KILLED_S = 600.0
+_SUBMITS_WITHIN_S = 15.0
 
 
 def main(words: Sequence[str]) -> int:
@@ -65,7 +68,10 @@ def main(words: Sequence[str]) -> int:
         return _stop(folder, command, attempt, Outcome.UNKNOWN, text)
     log = _log_name(folder, name, rank)
     said_before = _size(log)
+    watch = Watch(folder).start() if rank == 0 and command == "train" else None
     code = _run_child(folder.run, command, attempt)
+    if watch is not None:
+        watch.end(wait_s=0.0 if code == AGAIN else _SUBMITS_WITHIN_S)
     if code > 0 and code not in {AGAIN, LOST}:
         told = last_words(log, said_before) or ("" if rank else f"see {log}")
         return _failed(folder, command, attempt, code, f"rank {rank}: {told}" if told else "")
@@ -81,7 +87,7 @@ def _ended(folder: SlurmFolder, command: str, attempt: AttemptWriter, code: int)
     if code == 0:
         attempt.end(Outcome.DONE)
         if rank == 0:
-            folder.write_state(State(state="finished", stage=command))
+            folder.write_state(state_after_training(folder, command))
         return 0
     if code < 0:
         # No end is written: the gate asks SLURM why, and gives more memory if that was it.

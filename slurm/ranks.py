@@ -12,13 +12,13 @@ from pathlib import Path
 
 from dinoforge.errors import UsageError
 from slurm.arrays import submit_gate
-from slurm.cluster.commands import Queued, SlurmRefusedError, accounted, shown
+from slurm.cluster.commands import Queued, SlurmRefusedError
 from slurm.decisions import Again, Ending, Stop, decide
-from slurm.failures import Evidence, Outcome, classify
+from slurm.failures import Outcome
 from slurm.files.attempts import Attempt, judge, read_attempts
 from slurm.files.layout import SlurmFolder, State
 from slurm.files.ledger import Submission
-from slurm.judging import log_tail
+from slurm.judging import why_ended
 from slurm.profile import Job, Profile
 from slurm.requests import Requests, in_a_line
 from slurm.rulings import limits_of
@@ -73,13 +73,19 @@ class RanksDriver:
         """``train`` or ``evaluate``."""
         return self.requests.launch.command
 
+    def live(self, queued: Sequence[Queued]) -> list[Queued]:
+        """Jobs of ranks that wait or run."""
+        sent = self.submitter.ledger.submissions()
+        names = {e.name for e in sent if e.kind == "ranks" and not e.forgiven}
+        return [job for job in queued if job.name in names]
+
     def go(self, queued: Sequence[Queued]) -> State:
         """Look at the job; ``queued`` are the jobs of the run, without the one we are in."""
         state = self.folder.read_state()
         if state is not None and state.state in {"finished", "stopped"}:
             return state
         sent = {e.name: e for e in self.submitter.ledger.submissions() if not e.forgiven}
-        live = [job for job in queued if job.name in sent and sent[job.name].kind == "ranks"]
+        live = self.live(queued)
         if live:
             gates = [job for job in queued if job.name in sent and sent[job.name].kind == "gate"]
             if not gates:
@@ -144,14 +150,7 @@ class RanksDriver:
 
     def _found_out(self, entry: Submission, known: Attempt) -> tuple[Outcome, str]:
         logs = [self.folder.logs / f"{entry.name}_rank{which}.out" for which in ("0", "batch")]
-        verdict = classify(
-            Evidence(
-                started=bool(known.starts),
-                signals=known.signals,
-                rows=accounted([entry.job]).get(entry.job) or shown(entry.job),
-                log="".join(map(log_tail, logs)),
-            )
-        )
+        verdict = why_ended(entry, known, logs)
         return verdict.outcome, verdict.message
 
     def _submit(self, job: Job) -> None:

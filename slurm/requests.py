@@ -57,6 +57,11 @@ class Requests:
             signal_before_s=self.profile.signal_before_s,
         )
 
+    def evaluation(self, name: str, job: Job, recipe: str, step: int) -> Request:
+        """Measure one export of a training: one process."""
+        limits = [f"{job.memory_gb:g}", str(job.minutes)]
+        return self._request(name, _alone(job), "slurm.measure", name, recipe, str(step), *limits)
+
     def _request(self, name: str, job: Job, module: str, *words: str) -> Request:
         return Request(
             name=name,

@@ -12,6 +12,7 @@ from dinoforge.errors import DinoforgeError
 from slurm.cluster.commands import Queued, accounted, has_slurm, queue
 from slurm.failures import Evidence, Outcome, Row, classify
 from slurm.files.attempts import Attempt, read_attempts
+from slurm.files.evaluations import Evaluation, Kept
 from slurm.files.layout import Launch, SlurmFolder, State
 from slurm.files.ledger import Ledger, Submission
 from slurm.judging import log_tail
@@ -26,13 +27,18 @@ _NEVER_STARTS = ("PartitionNodeLimit", "PartitionTimeLimit", "DependencyNeverSat
 
 @dataclass(frozen=True, kw_only=True)
 class StageStatus:
-    """Partitions of one stage; ``total`` is None until it is planned."""
+    """Partitions of one stage, or exported steps of one evaluation of a training.
+
+    ``total`` is None until it is planned, and of a training.
+    """
 
     name: str
     total: int | None = None
     done: int = 0
     running: int = 0
     failed: int = 0
+    records: str = ""  # of evaluations: what was measured of the newest step that is done
+    step: int = 0  # that step
 
     @property
     def pending(self) -> int:
@@ -144,7 +150,29 @@ class _Reader:
                     failed=len(failed),
                 )
             )
+        for name in self.launch.evaluations:
+            evaluation = Evaluation(self.folder.run, name)
+            status, failed = self._evaluation(evaluation)
+            found.append(status)
+            failures += [(evaluation.stage, step, attempt) for step, attempt in failed.items()]
         return found, self._failures(failures[:_MOST_TOLD])
+
+    def _evaluation(self, evaluation: Evaluation) -> tuple[StageStatus, dict[int, Attempt]]:
+        """Count the kept exports of a training by what became of their evaluation."""
+        steps = Kept.of(self.folder.run).steps(self.folder.run)
+        done = {step for step in steps if evaluation.is_done(step)}
+        running, failed = self._begun(evaluation.stage, done)
+        newest = max(done, default=0)
+        status = StageStatus(
+            name=evaluation.stage,
+            total=len(steps),
+            done=len(done),
+            running=len(running),
+            failed=len(failed),
+            records=str(evaluation.records(newest)) if done else "",
+            step=newest,
+        )
+        return status, failed
 
     def _begun(self, stage: str, done: set[int]) -> tuple[set[int], dict[int, Attempt]]:
         """Partitions that began and are not done: those that run, and those that failed."""
@@ -194,6 +222,8 @@ class _Reader:
 
     def _log(self, attempt: Attempt, index: int) -> Path:
         _, _, element = attempt.job.partition("_")
+        if attempt.plan in {e.name for e in self.submissions if e.kind == "evaluation"}:
+            return self.folder.log(attempt.plan)
         if self.launch.stages:
             return self.folder.log(attempt.plan, element or "0")
         return self.folder.logs / f"{attempt.plan}_rank{index}.out"

@@ -19,6 +19,8 @@ from slurm.cluster.checks import check_jobs
 from slurm.cluster.commands import SlurmRefusedError, SlurmUnavailableError, need_slurm, queue
 from slurm.cluster.limits import read_partitions
 from slurm.driver import advance
+from slurm.evaluations import check_unchanged, evaluation_job, write_recipes
+from slurm.files.evaluations import evaluation_stage
 from slurm.files.layout import Launch, SlurmFolder, State
 from slurm.files.lease import LeaseBusyError, hold_lease
 from slurm.files.ledger import Ledger
@@ -44,6 +46,8 @@ class Wish:
     pipeline: str = ""  # import path of a pipeline of stages; "": one job of ranks
     origins: Mapping[str, str] = field(default_factory=dict)  # as in `Run.open`
     change: OnChange = "refuse"  # as in `Run.open`
+    # of a training: resolved recipes by which its kept exports are measured, by name
+    evaluations: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def run(self) -> Path:
@@ -53,7 +57,12 @@ class Wish:
     def jobs(self, profile: Profile) -> dict[str, Job]:
         """Everything that will be asked of the cluster, by name."""
         if not self.pipeline:
-            return {self.command: ranks_job(profile, self.command, _device(self.config))}
+            jobs = {self.command: ranks_job(profile, self.command, _device(self.config))}
+            beside = {
+                evaluation_stage(name): evaluation_job(profile, _device(config))
+                for name, config in self.evaluations.items()
+            }
+            return jobs | beside
         stages = find_pipeline(self.pipeline).stages
         # An element is one process, whatever `default` says of trainings.
         jobs = {
@@ -94,13 +103,19 @@ def submit(wish: Wish) -> State:
             where=str(wish.run),
             do=f"wait for them, or end them first: dinoforge cancel {wish.run}",
         )
+    if wish.change == "refuse":
+        check_unchanged(wish.run, wish.evaluations)
     with Run.open(
         wish.run, wish.config, command=wish.command, origins=wish.origins, on_change=wish.change
     ) as opened:
         opened.handed_over = True
+        write_recipes(wish.run, wish.evaluations)
         if not live:
             _begin(folder, wish, profile)
-            return advance(wish.run)
+            state = advance(wish.run)
+            opened.handed_over = state.state != "finished"  # else no job is left to hand over to
+            return state
+        _ask_for_more(folder, wish)
         try:
             return advance(wish.run, wait_s=10.0)
         except LeaseBusyError:
@@ -121,6 +136,14 @@ def _begin(folder: SlurmFolder, wish: Wish, profile: Profile) -> None:
             submitter = Submitter(folder, ledger, lease)
             probe_nodes(Requests(folder, launch, profile), submitter, wish.jobs(profile))
     folder.write_state(State(state="running"))
+
+
+def _ask_for_more(folder: SlurmFolder, wish: Wish) -> None:
+    """Let a training that runs be measured by further recipes, too."""
+    launch = folder.read_launch()
+    names = list(dict.fromkeys([*launch.evaluations, *wish.evaluations]))
+    if names != launch.evaluations:
+        folder.write_launch(replace(launch, evaluations=names))
 
 
 def check_cluster(jobs: Mapping[str, Job], where: str) -> None:
@@ -174,6 +197,7 @@ def draft_launch(folder: SlurmFolder, wish: Wish) -> Launch:
         pipeline=wish.pipeline,
         device=_device(wish.config),
         stages=_stage_folders(folder.run, wish),
+        evaluations=list(wish.evaluations),
         folder=str(Path.cwd()),
         python_path=[str(Path(entry).absolute()) for entry in own],
         python=sys.executable,

@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,8 +43,17 @@ def goes_to_cluster(args: argparse.Namespace) -> bool:
     return False
 
 
-def submit(args: argparse.Namespace, loaded: "Loaded[Any]", *, pipeline: str = "") -> int:
-    """Submit a run, or say what would be submitted; with ``--wait`` wait for its end."""
+def submit(
+    args: argparse.Namespace,
+    loaded: "Loaded[Any]",
+    *,
+    pipeline: str = "",
+    evaluations: Mapping[str, Any] | None = None,
+) -> int:
+    """Submit a run, or say what would be submitted; with ``--wait`` wait for its end.
+
+    ``evaluations``: of a training, resolved recipes by which its kept exports are measured.
+    """
     from slurm.submit import Wish
     from slurm.submit import submit as submit_wish
 
@@ -54,6 +64,7 @@ def submit(args: argparse.Namespace, loaded: "Loaded[Any]", *, pipeline: str = "
         pipeline=pipeline,
         origins=loaded.origins,
         change=on_change(args),
+        evaluations=evaluations or {},
     )
     if args.dry_run:
         from slurm.dry_run import dry_run

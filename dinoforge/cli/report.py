@@ -13,13 +13,19 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("out", metavar="FOLDER", help="where report.html and report.json go")
     parser.add_argument("--curation", metavar="RUN", help="run folder of dinoforge curate")
     parser.add_argument("--training", metavar="RUN", help="run folder of dinoforge train")
-    parser.add_argument("--evaluation", metavar="RUN", help="run folder of dinoforge evaluate")
+    parser.add_argument(
+        "--evaluation",
+        metavar="RUN",
+        help="run folder of dinoforge evaluate, or a folder of several: TRAINING/evaluation (which "
+        "is taken when this is not given), TRAINING/evaluation/NAME",
+    )
     parser.add_argument("--title", default="", help="headline of the page")
     add_output_arguments(parser)
 
 
 def _run(args: argparse.Namespace) -> int:
     from evaluation.report import make_report
+    from evaluation.report.gather import find_evaluations
 
     runs = {"curation": args.curation, "training": args.training, "evaluation": args.evaluation}
     given = {name: Path(folder) for name, folder in runs.items() if folder}
@@ -30,10 +36,13 @@ def _run(args: argparse.Namespace) -> int:
             do="name at least one of --curation RUN, --training RUN, --evaluation RUN",
         )
     for name, folder in given.items():
-        if not (folder / "run.json").is_file():
-            raise UsageError(
-                what=f"no {name} run", where=str(folder), do="name the folder given as out=FOLDER"
-            )
+        if (folder / "run.json").is_file():
+            continue
+        if name == "evaluation" and find_evaluations(folder):
+            continue
+        raise UsageError(
+            what=f"no {name} run", where=str(folder), do="name the folder given as out=FOLDER"
+        )
     summary = make_report(Path(args.out), **given, title=args.title)
     if args.json:
         print_json({"html": str(summary.html), "json": str(summary.json)})

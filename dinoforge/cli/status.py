@@ -27,15 +27,14 @@ def _run(args: argparse.Namespace) -> int:
         return 0
     for line in _head(status):
         print(line)
-    if status.stages and status.stages[0].total is not None:
-        rows = [
-            [s.name, s.total, s.done, s.running, s.failed, s.pending]
-            for s in status.stages
-            if s.total
-        ]
-        names = ["stage", "partitions", "done", "running", "failed", "pending"]
-        if rows:
-            print_table(names, rows)
+    rows = [
+        [s.name, s.total, s.done, s.running, s.failed, s.pending] for s in status.stages if s.total
+    ]
+    if rows:
+        what = "partitions" if status.command != "train" else "steps"
+        print_table(["stage", what, "done", "running", "failed", "pending"], rows)
+    for line in _scores(status):
+        print(line)
     for line in _tail(status):
         print(line)
     return 0
@@ -48,6 +47,21 @@ def _head(status: "RunStatus") -> Iterator[str]:
         yield f"  why: {line}"
     if status.state.do:
         yield f"  do:  {status.state.do}"
+
+
+def _scores(status: "RunStatus") -> Iterator[str]:
+    """Tell the headline of the newest step that each evaluation has measured."""
+    from dinoforge.records import read_records
+    from evaluation.headline import headline_record
+
+    for stage in status.stages:
+        best = headline_record(read_records(Path(stage.records))) if stage.records else None
+        if best is not None:
+            k, features = best.settings.get("k"), best.settings.get("features")
+            yield (
+                f"{stage.name}: step {stage.step}: {best.benchmark} {best.value:.4f}, k = {k}, "
+                f"{features}"
+            )
 
 
 def _tail(status: "RunStatus") -> Iterator[str]:

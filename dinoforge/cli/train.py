@@ -1,6 +1,8 @@
 """``dinoforge train``: DINO + iBOT + KoLeo on folders, shards or a curation run."""
 
 import argparse
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +17,7 @@ from dinoforge.cli.arguments import (
     recipe_words,
 )
 from dinoforge.cli.cluster import goes_to_cluster, refuse_live, submit
+from dinoforge.errors import Fault, UsageError
 
 if TYPE_CHECKING:
     from dinoforge.runs import OnChange
@@ -24,6 +27,14 @@ __all__ = ["COMMAND", "train_run"]
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
     add_recipe_arguments(parser, local=True, update="go on from the last checkpoint under it")
+    parser.add_argument(
+        "--evaluate",
+        action="append",
+        default=[],
+        metavar="EVAL",
+        help="with slurm: measure every kept backbone by this evaluation recipe while it trains; "
+        "may be given again",
+    )
 
 
 def _run(args: argparse.Namespace) -> int:
@@ -33,7 +44,15 @@ def _run(args: argparse.Namespace) -> int:
 
     loaded = load(args, "training", TrainingConfig)
     if goes_to_cluster(args):
-        return submit(args, loaded)
+        evaluations = _evaluations(args.evaluate, Path(loaded.config.out).absolute())
+        return submit(args, loaded, evaluations=evaluations)
+    if args.evaluate:
+        raise UsageError(
+            what="--evaluate fits a cluster alone",
+            where=f"--on {args.on}",
+            do=f"leave it out, then dinoforge evaluate {args.evaluate[0]} "
+            f"checkpoint={loaded.config.out}",
+        )
     count = local_processes(args.on)
     if count > 1:
         from training.local_ranks import run_local_ranks
@@ -49,6 +68,33 @@ def _run(args: argparse.Namespace) -> int:
         for line in summary.lines():
             print(line)
     return 0
+
+
+_RENAME = "rename the file: letters, digits, - and _"
+
+
+def _evaluations(words: Sequence[str], run: Path) -> dict[str, Any]:
+    """Resolve the recipes of ``--evaluate``, by name; all faults of all of them at once."""
+    from dinoforge.config import find_recipe, load_config
+    from evaluation.config import EvaluationConfig
+
+    found: dict[str, Any] = {}
+    faults: list[Fault] = []
+    for word in words:
+        try:
+            path = find_recipe("evaluation", word)
+            name = path.stem
+            if name in found:
+                faults.append(Fault(f"two evaluations are called {name}", "--evaluate", _RENAME))
+            if not re.fullmatch(r"\w[\w.-]*", name, re.ASCII):
+                faults.append(Fault(f"`{name}` names a folder and jobs", "--evaluate", _RENAME))
+            ours = [f"out={run / 'evaluation' / name}", f"checkpoint={run}", "checkpoints=latest"]
+            found[name] = load_config(EvaluationConfig, path, ours)
+        except UsageError as error:
+            faults += error.faults
+    if faults:
+        raise UsageError(faults=faults)
+    return found
 
 
 def train_run(config: Any, *, change: "OnChange", origins: dict[str, str]) -> Any:
@@ -114,6 +160,7 @@ COMMAND = Command(
         "dinoforge train cifar10_cpu out=runs/cifar10 data.paths=[runs/cifar10-curated]",
         "dinoforge train my.yaml optimizer.lr=1e-3 --fresh",
         "dinoforge train my.yaml --on local:2",
+        "dinoforge train my.yaml --on slurm:my_cluster.yaml --evaluate my_evaluation.yaml",
     ),
     add_arguments=_add_arguments,
     run=_run,

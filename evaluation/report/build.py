@@ -34,8 +34,11 @@ def make_report(
     ----------
     folder : Path
         Where ``report.html`` and ``report.json`` go.
-    curation, training, evaluation : Path, optional
-        Run folders of ``dinoforge curate``, ``train`` and ``evaluate``.
+    curation, training : Path, optional
+        Run folders of ``dinoforge curate`` and ``train``.
+    evaluation : Path, optional
+        Run folder of ``dinoforge evaluate``, or a folder of evaluations of several steps (see
+        `evaluation.report.gather`); not given: what was measured while the training ran.
     title : str
         Headline of the page.
 

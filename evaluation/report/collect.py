@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from dinoforge.curated import summary_path
-from dinoforge.records import Record, read_records
+from dinoforge.records import Record
 from evaluation.report.curves import Curves, make_curves
 from evaluation.report.funnel import Funnel, make_funnel
+from evaluation.report.gather import find_evaluations, gather_records
 from evaluation.report.ledger import Ledger, read_ledger
 from evaluation.report.provenance import RunFacts, read_config, read_run, recipe_value
 from evaluation.report.scores import Headline, Scores, arrange, headline
@@ -20,16 +21,27 @@ __all__ = ["CurationFacts", "ReportFacts", "Sources", "collect", "plain"]
 
 @dataclass(frozen=True, kw_only=True)
 class Sources:
-    """Run folders that a report reads from; None is not given."""
+    """Run folders that a report reads from; None is not given.
+
+    ``evaluation`` may also hold evaluations of several steps and recipes; when it is not given,
+    those that were made while the training ran are taken (`find_evaluations`).
+    """
 
     curation: Path | None
     training: Path | None
     evaluation: Path | None
 
-    @property
-    def records(self) -> Path | None:
-        """File of the records of the evaluation."""
-        return None if self.evaluation is None else self.evaluation / "records.jsonl"
+    def evaluations(self) -> dict[str, list[Path]]:
+        """Recipe -> finished evaluations, newest step first."""
+        folder = self.evaluation
+        if folder is None and self.training is not None:
+            folder = self.training / "evaluation"
+        return {} if folder is None else find_evaluations(folder)
+
+    def newest_evaluations(self) -> list[Path]:
+        """Run folders that stand for the evaluations: of each recipe the newest step."""
+        newest = [runs[0] for runs in self.evaluations().values()]
+        return newest or ([] if self.evaluation is None else [self.evaluation])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,17 +69,12 @@ class ReportFacts:
 def collect(sources: Sources, title: str) -> tuple[ReportFacts, Ledger | None]:
     """Read what is there; the ledger is returned too, for its pictures."""
     ledger = None if sources.curation is None else read_ledger(sources.curation)
-    records = []
-    if sources.records is not None and sources.records.is_file():
-        records = read_records(sources.records)
-    folders = {
-        "curation": sources.curation,
-        "training": sources.training,
-        "evaluation": sources.evaluation,
-    }
+    records = gather_records(sources.evaluations())
+    folders = [("curation", sources.curation), ("training", sources.training)]
+    folders += [("evaluation", folder) for folder in sources.newest_evaluations()]
     runs = [
         read_run(folder, kind)
-        for kind, folder in folders.items()
+        for kind, folder in folders
         if folder is not None and (folder / "run.json").is_file()
     ]
     facts = ReportFacts(

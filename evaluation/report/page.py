@@ -85,18 +85,21 @@ def _line_panel(panel: CurvePanel) -> str:
 
 
 def _checkpoint_panels(scores: Scores) -> Sequence[str]:
-    """k-NN accuracy over saved steps, when more than one was measured."""
-    series = [
-        Series(
-            words.feature_name(features),
-            [float(score.step) for score in found],
-            [100 * score.record.value for score in found],
-        )
-        for features, found in scores.checkpoints.items()
-    ]
-    if not series:
-        return []
-    return [line_chart(LineChart(title=f"k-NN accuracy, k = {scores.k}", unit="%", series=series))]
+    """k-NN accuracy over saved steps, a panel a benchmark that measured more than one."""
+    named = len(scores.checkpoints) > 1
+    panels = []
+    for benchmark, kinds in scores.checkpoints.items():
+        series = [
+            Series(
+                words.feature_name(features),
+                [float(score.step) for score in found],
+                [100 * score.record.value for score in found],
+            )
+            for features, found in kinds.items()
+        ]
+        title = f"k-NN accuracy, k = {scores.k}" + (f", {benchmark}" if named else "")
+        panels.append(line_chart(LineChart(title=title, unit="%", series=series)))
+    return panels
 
 
 def _score_panels(table: Table) -> Sequence[str]:

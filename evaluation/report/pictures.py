@@ -71,7 +71,9 @@ def _choosers(
     sources: Sources, ledger: Ledger | None, cache: Path
 ) -> Sequence[Callable[[], Chosen]]:
     return (
-        lambda: _from_recipe(sources.evaluation, "test", "test images", cache),
+        lambda: _from_recipe(
+            next(iter(sources.newest_evaluations()), None), "test", "test images", cache
+        ),
         lambda: _from_ledger(ledger),
         lambda: _from_recipe(sources.training, "data", "training images", cache),
     )

@@ -79,7 +79,8 @@ class Scores:
     plain: list[Table]  # metrics that are not accuracies: signs of collapse and the like
     differences: list[Difference]
     k: int | None  # of the checkpoints, and of the differences on show
-    checkpoints: dict[str, list[CheckpointScore]]  # kind of features -> by step
+    # benchmark -> kind of features -> by step
+    checkpoints: dict[str, dict[str, list[CheckpointScore]]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,26 +142,35 @@ def step_of(record: Record) -> int | None:
 
 
 def _newest(records: Sequence[Record]) -> list[Record]:
-    """Drop the records of earlier steps of a model that was measured at several."""
-    last: dict[str, int] = {}
+    """Drop the records of earlier steps of a model that a benchmark measured at several."""
+    last: dict[tuple[str, str], int] = {}
     for record in records:
-        step = step_of(record)
+        step, key = step_of(record), (record.benchmark, record.model)
         if step is not None:
-            last[record.model] = max(step, last.get(record.model, step))
-    return [r for r in records if step_of(r) in {None, last.get(r.model)}]
+            last[key] = max(step, last.get(key, step))
+    return [r for r in records if step_of(r) in {None, last.get((r.benchmark, r.model))}]
 
 
-def _by_checkpoint(records: Sequence[Record], k: int | None) -> dict[str, list[CheckpointScore]]:
-    found: dict[str, list[CheckpointScore]] = {}
+def _by_checkpoint(
+    records: Sequence[Record], k: int | None
+) -> dict[str, dict[str, list[CheckpointScore]]]:
+    found: dict[str, dict[str, list[CheckpointScore]]] = {}
     for record in records:
         step = step_of(record)
         is_shown = _is_knn(record) and _k(record) == k and record.model != "untrained"
         if is_shown and step is not None:
             score = CheckpointScore(step=step, record=record)
-            found.setdefault(_features(record), []).append(score)
+            kinds = found.setdefault(record.benchmark, {})
+            kinds.setdefault(_features(record), []).append(score)
+    curves = {benchmark: _curves(kinds) for benchmark, kinds in found.items()}
+    return {benchmark: kinds for benchmark, kinds in curves.items() if kinds}
+
+
+def _curves(kinds: dict[str, list[CheckpointScore]]) -> dict[str, list[CheckpointScore]]:
+    """Scores in the order of their steps, where there is more than one."""
     return {
         features: sorted(scores, key=lambda score: score.step)
-        for features, scores in found.items()
+        for features, scores in kinds.items()
         if len({score.step for score in scores}) > 1
     }
 

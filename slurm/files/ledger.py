@@ -15,7 +15,7 @@ from slurm.files.lines import append_line, read_lines
 
 __all__ = ["Ledger", "Submission"]
 
-JobKind = Literal["array", "gate", "probe", "ranks"]
+JobKind = Literal["array", "gate", "probe", "ranks", "evaluation"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +28,7 @@ class Submission:
     elements: int = 1
     done: int = 0  # partitions of the stage that were done when it was submitted
     round: int = 0  # number of the driver's turn that submitted it
+    step: int = 0  # of an evaluation: the step of the training that it measures
     time: str = ""  # of the intent
     job: str = ""  # id; "" until known
     outcome: str = "intent"  # intent, submitted, refused, absent, cancelled
@@ -50,6 +51,7 @@ class Ledger:
             elements=job.elements,
             done=job.done,
             round=job.round,
+            step=job.step,
         )
 
     def outcome(self, event: str, name: str, *, job: str = "", text: str = "") -> None:
@@ -80,6 +82,7 @@ def _fold(lines: Iterable[dict[str, Any]]) -> list[Submission]:
                 elements=line["elements"],
                 done=line["done"],
                 round=line["round"],
+                step=line.get("step", 0),
                 time=line["time"],
             )
         elif event == "retry":

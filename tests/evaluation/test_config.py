@@ -41,12 +41,26 @@ def test_defaults_are_the_published_protocols():
         ("batch_size=-1", "batch_size"),
         ("name=a/b", "name"),
         ("train=[]", "train"),
+        ("checkpoints=newest", "checkpoints"),
+        ("checkpoints=0", "checkpoints"),
+        ("checkpoints=-50", "checkpoints"),
     ],
 )
 def test_a_wrong_value_is_named_by_its_key(override, key):
     with pytest.raises(UsageError, match=f"`{key}`") as caught:
         load(override)
     assert len(caught.value.faults) == 1
+
+
+def test_checkpoints_are_a_word_or_a_step(tmp_path):
+    assert [load(f"checkpoints={text}").step for text in ("latest", "all", "5000")] == [
+        None,
+        None,
+        5000,
+    ]
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("out: o\ntrain: [bank]\ncheckpoint: c\ncheckpoints: 5000\n")
+    assert load_config(EvaluationConfig, recipe).step == 5000
 
 
 def test_nothing_to_measure_is_a_fault():

@@ -27,6 +27,28 @@ def test_all_checkpoints_come_after_what_is_compared(run_folder):
     assert len(models) == 4
 
 
+def test_a_step_is_measured_as_if_it_were_the_newest(run_folder):
+    models = find_models(EvaluationConfig(checkpoint=str(run_folder), checkpoints=50))
+    assert names(models) == [
+        ("trained", 50, True),
+        ("untrained", 0, True),
+        ("pixels", None, True),
+    ]
+
+
+def test_a_step_that_is_not_exported_is_refused_and_those_that_are_named(run_folder):
+    for step in (75, 150):
+        config = EvaluationConfig(checkpoint=str(run_folder), checkpoints=step)
+        with pytest.raises(UsageError, match=f"step {step} is not exported - .* - .* 50, 100$"):
+            find_models(config)
+
+
+def test_a_step_needs_a_run(run_folder):
+    file = run_folder / "export" / "step-000000050" / "model.safetensors"
+    with pytest.raises(UsageError, match="no training run"):
+        find_models(EvaluationConfig(checkpoint=str(file), checkpoints=50))
+
+
 def test_a_file_is_the_trained_model(run_folder):
     file = run_folder / "export" / "step-000000050" / "model.safetensors"
     (model,) = find_models(EvaluationConfig(checkpoint=str(file), baselines=[]))

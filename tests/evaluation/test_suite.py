@@ -216,7 +216,7 @@ def test_all_checkpoints_give_the_curve(config, tmp_path, done):
     more = [r for r in records if r.settings.get("step") == 50]
     assert {r.metric for r in more} == {"accuracy"}
     assert len(records) == len(done[1]) + 9  # 3 kinds of features, 3 values of k
-    curve = arrange(records).checkpoints["cls"]
+    curve = arrange(records).checkpoints["knn/colors"]["cls"]
     assert [point.step for point in curve] == [50, 100]
 
 

@@ -1,0 +1,159 @@
+"""Backbones of a training measured while it trains: jobs on a real SLURM."""
+
+import datetime
+import json
+import os
+import re
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from waiting import wait_for, wait_for_end
+
+from dinoforge.cli.main import main
+from slurm.files.attempts import read_attempts
+from slurm.files.evaluations import Evaluation
+from slurm.files.layout import SlurmFolder
+from slurm.files.ledger import Ledger
+from slurm.files.lines import read_lines
+
+pytestmark = [pytest.mark.slurm, pytest.mark.timeout(580)]
+
+SMALL = (
+    *("batch_size=4", "log_every=10", "threads=1", "device=cpu", "checkpoint.every=50"),
+    *("model.width=32", "model.depth=1", "model.heads=2", "model.patch_size=8"),
+    *("crops.global_size=32", "crops.local_size=16", "crops.num_local=2"),
+    *(
+        f"{h}_head.{k}"
+        for h in ("dino", "ibot")
+        for k in ("prototypes=32", "bottleneck=8", "hidden=16")
+    ),
+)
+
+PROFILE = """\
+default: {partition: cpu, memory_gb: 0.5, minutes: 5}
+stages: {train: {memory_gb: 2, minutes: 15}, evaluate: {memory_gb: 2}}
+probe: false
+signal_before_s: 30
+"""
+
+RECIPE = """\
+name: waves
+train: [%s]
+baselines: [pixels_centered]
+protocols: [knn, collapse]
+features: [cls]
+device: cpu
+knn: {k: [3, 5]}
+bootstrap: {resamples: 200}
+"""
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """Waves along rows, and along columns: two classes."""
+    folder = tmp_path_factory.mktemp("photos")
+    for number in range(20):
+        rows, columns = np.mgrid[0:40, 0:40]
+        along = rows if number % 2 else columns
+        waves = [np.sin(along * (0.2 + 0.03 * number) + band) for band in (1, 2, 3)]
+        pixels = (127.5 + 127 * np.stack(waves, axis=-1)).astype(np.uint8)
+        place = folder / ("rows" if number % 2 else "columns")
+        place.mkdir(exist_ok=True)
+        Image.fromarray(pixels).save(place / f"{number}.png")
+    return folder
+
+
+@pytest.fixture
+def train(bed, run, photos, tmp_path, capsys):
+    recipe, cluster = tmp_path / "waves.yaml", tmp_path / "profile.yaml"
+    recipe.write_text(RECIPE % photos)
+
+    def start(*words, profile=PROFILE):
+        cluster.write_text(profile)
+        keys = [*SMALL, f"data.paths=[{photos}]", f"out={run}", *words]
+        on = ["--on", f"slurm:{cluster}", "--evaluate", str(recipe)]
+        code = main(["train", "model.architecture=custom", *keys, *on])
+        assert code == 0, capsys.readouterr().err
+
+    return start
+
+
+def attempts_at(run, step):
+    return read_attempts(SlurmFolder(run).attempt("evaluate-waves", step))
+
+
+def moment(run, stage, index, event):
+    """When an event was first written down."""
+    lines = read_lines(SlurmFolder(run).attempt(stage, index))
+    return next(
+        datetime.datetime.fromisoformat(line["time"]) for line in lines if line["event"] == event
+    )
+
+
+def kill(pid):
+    """End a job's own process and all below it at once, as the kernel would."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    for one in (pid, *map(int, children)):
+        os.kill(one, signal.SIGKILL)
+
+
+def test_kept_backbones_are_measured_while_the_training_runs_and_make_a_curve(
+    own_bed, train, run, tmp_path, capsys
+):
+    train("steps=1500", "checkpoint.export_every=500")
+    lines = SlurmFolder(run).attempt("evaluate-waves", 500)
+    wait_for(lambda: read_lines(lines), 300, "the first evaluation")
+    kill(read_lines(lines)[0]["pid"])
+
+    assert wait_for_end(run, 400).state == "finished"
+    assert moment(run, "evaluate-waves", 500, "start") < moment(run, "train", 0, "end")
+    first, second = attempts_at(run, 500)
+    assert (first.outcome, second.outcome) == ("killed", "done")
+    jobs = [e for e in Ledger(SlurmFolder(run).ledger).submissions() if e.kind == "evaluation"]
+    assert sorted(entry.step for entry in jobs) == [500, 500, 1000, 1500]
+    assert json.loads((run / "run.json").read_text())["exit_code"] == 0
+
+    # The features of bank and baselines are extracted once: three trained, one untrained, pixels.
+    assert len(list((run / "evaluation/waves/cache/features").iterdir())) == 5
+    capsys.readouterr()
+    assert main(["status", str(run)]) == 0
+    told = capsys.readouterr().out
+    assert re.search(r"evaluate-waves +3 +3 +0 +0 +0", told)
+    assert "evaluate-waves: step 1500: knn/waves " in told
+
+    assert main(["report", str(tmp_path / "page"), "--training", str(run), "-q"]) == 0
+    facts = json.loads((tmp_path / "page/report.json").read_text())
+    steps = {r["settings"].get("step") for r in facts["records"] if r["model"] == "trained"}
+    assert steps == {500, 1000, 1500}
+    assert "Exported steps" in (tmp_path / "page/report.html").read_text()
+
+
+def test_where_nodes_may_not_submit_retry_sends_what_is_missing_and_a_lasting_failure_stops(
+    bed, train, run, photos, capsys
+):
+    train("steps=100", "checkpoint.export_every=50", profile=PROFILE + "nodes_may_submit: false\n")
+    state = wait_for_end(run, 300)
+    assert (state.state, state.why) == ("waiting", ["2 evaluations are to be submitted"])
+    assert not list((run / "evaluation/waves").glob("step-*"))
+
+    hidden = photos.rename(photos.with_name("hidden"))
+    try:
+        assert main(["retry", str(run), "-q"]) == 0
+        state = wait_for_end(run, 300)
+    finally:
+        hidden.rename(photos)
+    assert state.state == "stopped"
+    assert all(re.match(r"evaluate-waves \d+: usage: .*photos", why) for why in state.why)
+    assert json.loads((run / "run.json").read_text())["exit_code"] == 0
+    capsys.readouterr()
+    assert main(["logs", str(run), "evaluate-waves:50"]) == 0
+    assert "photos" in capsys.readouterr().out
+
+    assert main(["retry", str(run), "--wait", "-q"]) == 0
+    assert SlurmFolder(run).read_state().state == "finished"
+    assert [Evaluation(run, "waves").is_done(step) for step in (50, 100)] == [True, True]
+    ranks = [e for e in Ledger(SlurmFolder(run).ledger).submissions() if e.kind == "ranks"]
+    assert len(ranks) == 1
