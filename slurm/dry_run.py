@@ -54,6 +54,7 @@ def dry_run(wish: Wish) -> DryRun:
         Everything that is wrong with profile, recipe or cluster.
     """
     profile = load_profile(wish.profile)
+    wish.check_ranks(profile)
     checked = has_slurm()
     if checked:
         check_cluster(wish.jobs(profile), wish.profile)

@@ -49,6 +49,25 @@ class Wish:
     # of a training: resolved recipes by which its kept exports are measured, by name
     evaluations: Mapping[str, Any] = field(default_factory=dict)
 
+    def check_ranks(self, profile: Profile) -> None:
+        """Check the recipe against the ranks of the profile here, not on a node an hour later.
+
+        Raises
+        ------
+        UsageError
+            All of the recipe that does not divide over them.
+        """
+        check = getattr(self.config, "check_ranks", None)
+        if check is None or self.pipeline:
+            return
+        job = self.jobs(profile)[self.command]
+        try:
+            check(job.nodes * job.tasks_per_node, job.tasks_per_node)
+        except UsageError as error:
+            ranks = f"{job.nodes} x {job.tasks_per_node} ranks of {self.profile}"
+            faults = [replace(fault, where=f"{fault.where}, {ranks}") for fault in error.faults]
+            raise UsageError(faults=faults) from error
+
     @property
     def run(self) -> Path:
         """The run folder."""
@@ -89,6 +108,7 @@ def submit(wish: Wish) -> State:
         Before anything is submitted: everything that is wrong with profile, cluster or recipe.
     """
     profile = load_profile(wish.profile)
+    wish.check_ranks(profile)
     need_slurm()
     check_cluster(wish.jobs(profile), wish.profile)
     if wish.pipeline:

@@ -25,6 +25,7 @@ __all__ = [
     "build_optimizer",
     "choose_device",
     "draw_method_weights",
+    "probable_device",
 ]
 
 
@@ -44,6 +45,11 @@ def choose_device(config: TrainingConfig, seat: Seat | None = None) -> torch.dev
         device = torch.device("cuda", seat.local_rank % torch.cuda.device_count())
         torch.cuda.set_device(device)
     return device
+
+
+def probable_device(config: TrainingConfig) -> torch.device:
+    """Tell what ranks exchange tensors of, before any of them tries its device."""
+    return torch.device("cuda" if config.device != "cpu" and torch.cuda.is_available() else "cpu")
 
 
 def build_method(config: TrainingConfig, attention: AttentionSetting | None = None) -> Method:

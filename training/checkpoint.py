@@ -283,16 +283,23 @@ def _restore(candidate: Path, method: Method, optimizer: torch.optim.Optimizer) 
 def _check_architecture(
     wanted: Mapping[str, Any], found: Mapping[str, Any], candidate: Path
 ) -> None:
-    names = sorted(wanted.keys() ^ found.keys())
-    names += [n for n in sorted(wanted.keys() & found.keys()) if wanted[n] != found[n]]
+    names = [n for n in sorted(wanted.keys() | found.keys()) if wanted.get(n) != found.get(n)]
     if names:
-        short = [name.removeprefix("method/") for name in names]
-        listed = ", ".join(short[:4]) + (f" and {len(short) - 4} more" if len(short) > 4 else "")
+        listed = ", ".join(_difference(name, wanted, found) for name in names[:3])
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
         raise UsageError(
-            what=f"checkpoint of another architecture: {listed} differ",
+            what=f"checkpoint of another architecture: {listed}{more}",
             where=str(candidate),
             do="use the recipe that it was made with, or another out=FOLDER",
         )
+
+
+def _difference(name: str, wanted: Mapping[str, Any], found: Mapping[str, Any]) -> str:
+    short = name.removeprefix("method/")
+    there, here = (shapes.get(name) for shapes in (found, wanted))
+    if there is None or here is None:
+        return f"{short} {list(there or here or ())} {'here' if there is None else 'there'} alone"
+    return f"{short} {list(there)} there and {list(here)} here"
 
 
 def _reason(error: BaseException) -> str:

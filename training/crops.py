@@ -10,17 +10,17 @@ Not for: colors (`training.color`), masks of patches (`training.masks`).
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
-import torch
-import torch.nn.functional as F
-from torch import Tensor
 
 from dinoforge.errors import Fault
-from dinoforge.models.weights import IMAGE_MEAN, IMAGE_STD
+from dinoforge.models.config import IMAGE_MEAN, IMAGE_STD
 from dinoforge.randomness import uniforms
+
+if TYPE_CHECKING:  # a recipe is checked where there is no torch
+    from torch import Tensor
 
 __all__ = ["CropBoxes", "CropsConfig", "crop_boxes", "cut_crops", "draw_boxes", "resized_crop"]
 
@@ -212,7 +212,7 @@ def crop_boxes(
 
 def cut_crops(
     config: CropsConfig, images: Sequence[Image], drawn: CropBoxes
-) -> tuple[Tensor, Tensor]:
+) -> "tuple[Tensor, Tensor]":
     """Cut, resize and mirror all crops of a batch.
 
     Parameters
@@ -228,6 +228,8 @@ def cut_crops(
         uint8, crop-major (first all images' crop 1): global crops ``[2 B, 3, G, G]`` and local
         crops ``[num_local B, 3, L, L]``.
     """
+    import torch
+
     sources = [_channels_first(image) for image in images]
     num_images, num_local = len(images), config.num_local
     whole, part = config.global_size, config.local_size
@@ -250,7 +252,7 @@ def resized_crop(
     size: int,
     *,
     interpolation: Literal["bicubic", "bilinear"] = "bicubic",
-) -> Tensor:
+) -> "Tensor":
     """Cut a rectangle out of an image and resize it to a square.
 
     The rectangle is cut first: pixels outside never contribute. The filter is Pillow's (bicubic
@@ -274,13 +276,17 @@ def resized_crop(
     return _resize(_channels_first(image), box, size, interpolation)
 
 
-def _resize(source: Tensor, box: Sequence[int], size: int, interpolation: str) -> Tensor:
+def _resize(source: "Tensor", box: Sequence[int], size: int, interpolation: str) -> "Tensor":
+    import torch.nn.functional as F
+
     top, left, height, width = box
     cut = source[None, :, top : top + height, left : left + width]
     return F.interpolate(cut, (size, size), mode=interpolation, antialias=True)[0]
 
 
-def _channels_first(image: Image) -> Tensor:
+def _channels_first(image: Image) -> "Tensor":
+    import torch
+
     # torch warns about memory that it must not write, which it never does here.
     writable = image if image.flags.writeable else image.copy()
     return torch.from_numpy(writable).permute(2, 0, 1)

@@ -11,7 +11,6 @@ from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from dinoforge.errors import Fault
 from dinoforge.randomness import Draws, uniforms
@@ -159,6 +158,8 @@ def slot_mask(
 
 @functools.lru_cache(maxsize=4)
 def _edges(ratio: tuple[float, float], num_masked: int) -> list[float]:
+    import torch  # not above: a recipe is checked where there is none
+
     # In float32 and by torch, as published: another rounding moves a target by one now and then.
     edges: list[float] = torch.linspace(*ratio, num_masked + 1, dtype=torch.float32).tolist()
     return edges

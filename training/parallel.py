@@ -33,7 +33,7 @@ from training.method import Losses, Method, Targets, Views
 from training.precision import product_dtype
 from training.ranks import Seat, local_part
 
-__all__ = ["Parallel", "make_parallel", "shard_method"]
+__all__ = ["Parallel", "make_parallel", "precision_policies", "shard_method"]
 
 _log = logging.getLogger(__name__)
 
@@ -171,15 +171,7 @@ def shard_method(
         mesh_dim_names=("replicate", "shard"),
     )
     used = mesh if ranks_of_copy < num_ranks else mesh["shard"]
-    whole = MixedPrecisionPolicy(reduce_dtype=_reduce_dtype(config))
-    # Blocks are gathered in half precision where autocast would halve them anyway: half the
-    # traffic. On a CPU layer norms refuse mixed types, and there is no network to save.
-    half = device.type == "cuda" and product_dtype(config, device) == torch.bfloat16
-    blocks = MixedPrecisionPolicy(
-        param_dtype=torch.bfloat16 if half else None,
-        reduce_dtype=_reduce_dtype(config),
-        cast_forward_inputs=False,  # tokens stay in float32 from block to block
-    )
+    blocks, whole = precision_policies(config, device)
     for networks in (method.student, method.teacher):
         backbone = networks["backbone"]
         for block in backbone.get_submodule("blocks").children():
@@ -192,8 +184,28 @@ def shard_method(
     return mesh
 
 
-def _reduce_dtype(config: TrainingConfig) -> torch.dtype:
-    return torch.float64 if config.precision == "float64" else torch.float32
+def precision_policies(
+    config: TrainingConfig, device: torch.device
+) -> tuple[MixedPrecisionPolicy, MixedPrecisionPolicy]:
+    """Say in which dtypes units are gathered and their gradients reduced.
+
+    Returns
+    -------
+    tuple of MixedPrecisionPolicy
+        Of a block, and of a head or the rest of a backbone. Shards, optimizer and teacher are
+        float32 (float64 under ``precision=float64``) in every case, and so are all sums of
+        gradients.
+    """
+    reduced = torch.float64 if config.precision == "float64" else torch.float32
+    # Blocks are gathered in half precision where autocast would halve them anyway: half the
+    # traffic. On a CPU layer norms refuse mixed types, and there is no network to save.
+    half = device.type == "cuda" and product_dtype(config, device) == torch.bfloat16
+    blocks = MixedPrecisionPolicy(
+        param_dtype=torch.bfloat16 if half else None,
+        reduce_dtype=reduced,
+        cast_forward_inputs=False,  # tokens stay in float32 from block to block
+    )
+    return blocks, MixedPrecisionPolicy(reduce_dtype=reduced)
 
 
 def _allocate(method: Method, device: torch.device) -> None:

@@ -23,6 +23,7 @@ from torch.distributed.tensor import DTensor
 
 from dinoforge.errors import DinoforgeError, RankLost, RankStopped, UsageError
 from training.heartbeat import Heartbeat
+from training.mistakes import is_told_by_another_rank, say_that_we_end
 
 __all__ = [
     "Seat",
@@ -78,6 +79,7 @@ def join_ranks(device: torch.device, timeout_s: float) -> Iterator[Seat]:
     """Join the process group that the environment names; nothing to join for one process.
 
     After an error the group is left as it is: taking it down would wait for ranks that are gone.
+    A mistake that all ranks meet is told by rank 0 alone.
 
     Parameters
     ----------
@@ -90,6 +92,8 @@ def join_ranks(device: torch.device, timeout_s: float) -> Iterator[Seat]:
     ------
     RankLost
         If an exchange failed because a rank is gone: names it.
+    RankStopped
+        In place of a `UsageError` that another rank tells.
     """
     seat = Seat.of_environment()
     if seat.world_size == 1:
@@ -98,6 +102,16 @@ def join_ranks(device: torch.device, timeout_s: float) -> Iterator[Seat]:
     heart = _join(seat, device, timeout_s)
     try:
         yield seat
+    except UsageError as error:
+        _ignore_signals()
+        if is_told_by_another_rank(error, seat.rank, seat.world_size):
+            raise RankStopped(error.exit_code) from error
+        raise
+    except RankStopped as error:
+        if error.exit_code == UsageError.exit_code:
+            _ignore_signals()
+            say_that_we_end()
+        raise
     except RuntimeError as error:
         _ignore_signals()
         lost = heart.lost()

@@ -124,7 +124,7 @@ def train_run(config: Any, *, change: "OnChange", origins: dict[str, str]) -> An
     import contextlib
 
     from dinoforge.runs import Run, run_folders
-    from training.build import choose_device
+    from training.build import choose_device, probable_device
     from training.local_ranks import end_with_launcher
     from training.loop import train
     from training.ranks import Seat, join_ranks, on_rank_0
@@ -145,11 +145,10 @@ def train_run(config: Any, *, change: "OnChange", origins: dict[str, str]) -> An
             parents=run_folders(config.data.paths),
         )
 
-    with (
-        join_ranks(choose_device(config), config.parallel.timeout_s) as seat,
-        on_rank_0(open_run) or contextlib.nullcontext() as run,
-    ):
-        summary = train(config, folder, None if run is None else run.facts)
+    with join_ranks(probable_device(config), config.parallel.timeout_s) as seat:
+        choose_device(config)  # joined before: a mistake of all ranks is told once
+        with on_rank_0(open_run) or contextlib.nullcontext() as run:
+            summary = train(config, folder, None if run is None else run.facts)
     return summary if seat.rank == 0 else None
 
 

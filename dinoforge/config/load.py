@@ -297,6 +297,14 @@ def _text_fault(leaf: _Leaf, keys: Mapping[str, Any]) -> Fault | None:
     return None
 
 
+def _named(near: str, key: str) -> str:
+    """Put the name that a person gave an entry in place of ``[]``."""
+    head, mark, tail = near.partition("[].")
+    if not mark or not key.startswith(f"{head}."):
+        return near
+    return f"{head}.{key.removeprefix(f'{head}.').partition('.')[0]}.{tail}"
+
+
 def _as_fault(error: OmegaConfBaseException, leaf: _Leaf, keys: Mapping[str, Any]) -> Fault:
     if isinstance(error, ConfigKeyError):
         inside = str(error.full_key or "").rsplit(".", 1)[-1]
@@ -304,6 +312,7 @@ def _as_fault(error: OmegaConfBaseException, leaf: _Leaf, keys: Mapping[str, Any
         if isinstance(leaf.value, list) and leaf.key in keys:
             key = f"{leaf.key}[].{inside}"
         near = nearest(key, keys)
+        near = near and _named(near, key)
         hint = f" (did you mean `{leaf.prefix}{near}`?)" if near else ""
         section = (near or key).split(".", maxsplit=1)[0].removesuffix("[]")
         is_section = any(name.split(".")[0].removesuffix("[]") == section for name in keys)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from dinoforge.encoders.encoder import Images, Vectors, unit_rows
 from dinoforge.images import resize
-from dinoforge.models.weights import IMAGE_MEAN, IMAGE_STD
+from dinoforge.models.config import IMAGE_MEAN, IMAGE_STD
 
 __all__ = ["TRANSFORM_VERSION", "Transform", "encode_with", "normalization_of", "run_batches"]
 

@@ -6,7 +6,10 @@ from typing import Any, Literal, NamedTuple
 
 from dinoforge.errors import Fault
 
-__all__ = ["ARCHITECTURES", "Architecture", "PositionMode", "VitConfig"]
+__all__ = ["ARCHITECTURES", "IMAGE_MEAN", "IMAGE_STD", "Architecture", "PositionMode", "VitConfig"]
+
+IMAGE_MEAN = (0.485, 0.456, 0.406)  # of ImageNet, RGB in [0, 1]; what every released ViT expects
+IMAGE_STD = (0.229, 0.224, 0.225)
 
 PositionMode = Literal["offset", "offset_antialias", "size_antialias", "size"]
 

@@ -18,7 +18,13 @@ from torch import Tensor
 
 from dinoforge.atomic_file import write_bytes
 from dinoforge.errors import UsageError
-from dinoforge.models.config import ARCHITECTURES, PositionMode, VitConfig
+from dinoforge.models.config import (
+    ARCHITECTURES,
+    IMAGE_MEAN,
+    IMAGE_STD,
+    PositionMode,
+    VitConfig,
+)
 from dinoforge.models.names import released_names
 from dinoforge.models.vit import VisionTransformer
 
@@ -27,8 +33,6 @@ __all__ = ["infer_config", "load_backbone", "read_tensors", "save_backbone"]
 _log = logging.getLogger(__name__)
 
 FORMAT = "backbone-1"
-IMAGE_MEAN = (0.485, 0.456, 0.406)  # of ImageNet, RGB in [0, 1]; what every released ViT expects
-IMAGE_STD = (0.229, 0.224, 0.225)
 
 _HEADS_OF_WIDTH = {192: 3} | {size.width: size.heads for size in ARCHITECTURES.values()}
 

@@ -32,6 +32,15 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
+TINY = Path(__file__).parents[1] / "training" / "tiny.yaml"
+
+
+def without_torch(*words):
+    """Run the command as on a machine without torch."""
+    command = [sys.executable, "-c", NO_TORCH, *words]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
 def test_a_folder_that_nodes_do_not_see_is_found_before_anything_is_submitted(
     own_bed, run, profile
 ):
@@ -110,7 +119,7 @@ retrieve: {{mode: seeds, k: 4, policy: fill}}
     profile = tmp_path / "profile.yaml"
     profile.write_text("default: {partition: cpu, memory_gb: 1.5, minutes: 10}\n")
     words = ["curate", str(recipe), f"out={run}", "--on", f"slurm:{profile}", "--wait", "-q"]
-    done = subprocess.run([sys.executable, "-c", NO_TORCH, *words], capture_output=True, text=True)
+    done = without_torch(*words)
     assert done.returncode == 0, done.stderr
     assert f"{run}: finished" in done.stdout
     here = tmp_path / "here"
@@ -123,6 +132,28 @@ retrieve: {{mode: seeds, k: 4, policy: fill}}
     }
     assert hosts <= {f"node{n}" for n in range(1, 5)}
     assert len(hosts) > 1
+
+
+def test_a_training_is_submitted_from_a_login_node_without_torch(bed, run, tmp_path):
+    for number in range(6):
+        Image.effect_noise((40, 40), 10 * number + 1).convert("RGB").save(
+            tmp_path / f"{number}.png"
+        )
+    profile = tmp_path / "profile.yaml"
+    profile.write_text("""\
+default: {partition: cpu, memory_gb: 2, minutes: 10}
+stages: {train: {nodes: 2}}
+""")
+    words = ["train", str(TINY), f"data.paths=[{tmp_path}]", f"out={run}", "threads=1", "-q"]
+    words += ["--on", f"slurm:{profile}"]
+    refused = without_torch(*words, "batch_size=3")
+    assert refused.returncode == 2
+    assert "not a multiple of 2 ranks - recipe, 2 x 1 ranks of" in refused.stderr
+    assert not run.exists()
+    done = without_torch(*words, "--wait")
+    assert done.returncode == 0, done.stderr
+    assert f"{run}: finished" in done.stdout
+    assert (run / "export/step-000000006/model.safetensors").is_file()
 
 
 def contents(folder):
@@ -159,6 +190,27 @@ def test_a_profile_that_asks_for_too_much_is_one_line(
     assert line.startswith("error: ")
     assert told in line
     assert line.count(" - ") == 2
+
+
+@pytest.mark.parametrize(
+    ("asks", "told"),
+    [
+        ("partition: gpus", "no partition `gpus` (did you mean `gpu`?)"),
+        ("nodes: 9", "`nodes` is 9 for train, partition `cpu` has 4"),
+        ("tasks_per_node: 8, nodes: 2", "`cpus_per_task x tasks_per_node` is 8 for train"),
+        ("gpus_per_node: 3, partition: gpu", "`gpus_per_node` is 3 for train"),
+    ],
+)
+def test_a_training_that_asks_for_too_much_is_one_line(own_bed, run, tmp_path, capsys, asks, told):
+    path = tmp_path / "profile.yaml"
+    path.write_text(f"default: {{partition: cpu}}\nstages: {{train: {{{asks}}}}}\n")
+    words = [f"data.paths=[{tmp_path}]", f"out={run}", "batch_size=144", "--on", f"slurm:{path}"]
+    assert main(["train", str(TINY), *words]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith("error: ")
+    assert told in line
+    assert line.count(" - ") == 2
+    assert not run.exists()
 
 
 def test_a_dry_run_tells_chunks_and_scripts_and_writes_nothing(bed, run, tmp_path, capsys):
