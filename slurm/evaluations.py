@@ -17,7 +17,7 @@ from dinoforge.errors import UsageError
 from dinoforge.runs import record_end
 from slurm.arrays import is_queue_full, submit_gate
 from slurm.cluster.commands import Queued, SlurmRefusedError
-from slurm.decisions import Again, Ending, Stop, decide
+from slurm.decisions import Again, Ending, Limits, Stop, decide
 from slurm.failures import Outcome
 from slurm.files.attempts import Attempt, judge, read_attempts
 from slurm.files.evaluations import Evaluation, Kept
@@ -146,6 +146,7 @@ class EvaluationsDriver:
     folder: SlurmFolder
     requests: Requests
     submitter: Submitter
+    _known: dict[str, Limits] = field(default_factory=dict)  # by the device of a recipe
 
     @cached_property
     def _sent(self) -> list[Submission]:
@@ -236,12 +237,22 @@ class EvaluationsDriver:
             for entry in self._jobs(evaluation, step)
             if entry.job and not entry.forgiven
         ]
-        found = decide(history, limits_of(job))
+        if not history:
+            return Again(job.memory_gb, job.minutes)
+        found = decide(history, self._limits(evaluation))
         most = self.requests.profile.max_attempts
         if isinstance(found, Again) and len(history) >= most:
             last = history[-1]
-            return Stop(last.outcome, f"{last.message}; not done in {most} submissions".strip("; "))
+            text = f"not done in {most} submissions"
+            return Stop(last.outcome, f"{last.message}; {text}" if last.message else text)
         return found
+
+    def _limits(self, evaluation: Evaluation) -> Limits:
+        """Ask the cluster once, however many steps are missing."""
+        device = evaluation.device
+        if device not in self._known:
+            self._known[device] = limits_of(evaluation_job(self.requests.profile, device))
+        return self._known[device]
 
     def _ending(
         self, evaluation: Evaluation, entry: Submission, attempt: Attempt | None, job: Job
