@@ -29,7 +29,7 @@ from dinoforge.errors import Interrupted, UsageError
 from dinoforge.hashing import hash_json
 from dinoforge.log import log_to_folder, stop_logging
 
-__all__ = ["Run", "git_commit", "record_end", "run_folders", "versions"]
+__all__ = ["Run", "git_commit", "recipe_changes", "record_end", "run_folders", "versions"]
 
 _log = logging.getLogger(__name__)
 
@@ -128,8 +128,7 @@ class Run:
             _make_writable(folder)
             lock = _lock(folder)
         try:
-            free = getattr(config, "LAUNCH_KEYS", _LAUNCH_KEYS)
-            _check_unchanged(folder, plain, command, on_change, free)
+            _check_unchanged(folder, config, command, on_change)
             write_text(folder / "config.yaml", config_yaml(config, origins))
             run = cls(folder, command, config, plain, _lock=lock)
             run.facts = _facts(command, plain, parents) | {"earlier": _earlier_starts(folder)}
@@ -236,13 +235,24 @@ def _lock(folder: Path) -> filelock.BaseFileLock:
     return lock
 
 
-def _check_unchanged(
-    folder: Path, plain: dict[str, Any], command: str, on_change: OnChange, free: Sequence[str]
-) -> None:
+def recipe_changes(folder: Path, config: Any) -> list[str]:
+    """Name the keys that decide results and differ from the recipe of a run folder, if any."""
     try:
-        facts = json.loads((folder / "run.json").read_text(encoding="utf-8"))
         old = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError):
+        return []
+    free = getattr(config, "LAUNCH_KEYS", _LAUNCH_KEYS)
+    return [
+        key
+        for key in changed_keys(old, to_plain(config))
+        if not any(key == name or key.startswith(f"{name}.") for name in free)
+    ]
+
+
+def _check_unchanged(folder: Path, config: Any, command: str, on_change: OnChange) -> None:
+    try:
+        facts = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
         return
     if facts.get("command") != command:
         raise UsageError(
@@ -250,11 +260,7 @@ def _check_unchanged(
             where=str(folder),
             do="choose another folder with out=FOLDER",
         )
-    changed = [
-        key
-        for key in changed_keys(old, plain)
-        if not any(key == name or key.startswith(f"{name}.") for name in free)
-    ]
+    changed = recipe_changes(folder, config)
     if changed and on_change == "refuse" and _has_results(folder):
         named = ", ".join(f"`{key}`" for key in changed)
         state = "finished" if facts.get("exit_code") == 0 else "unfinished"

@@ -1,5 +1,6 @@
 """How the jobs of a run look: names, programs, logs, environment; nothing is sent here."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -87,5 +88,5 @@ def _alone(job: Job) -> Job:
 
 def in_a_line(error: Exception) -> str:
     """SLURM's own words, in one line."""
-    lines = [line.strip().removeprefix("sbatch: error: ") for line in str(error).splitlines()]
+    lines = [re.sub(r"^\w+: (error|fatal): ", "", ln.strip()) for ln in str(error).splitlines()]
     return "; ".join(line for line in lines if line)

@@ -5,15 +5,15 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from dinoforge.atomic_file import write_text
 from dinoforge.config import config_yaml
-from dinoforge.errors import UsageError
-from dinoforge.runs import OnChange, Run
+from dinoforge.errors import Fault, UsageError
+from dinoforge.runs import OnChange, Run, recipe_changes
 from dinoforge.stages import Pipeline, find_pipeline, make_inputs, stage_kind
 from slurm.cluster.checks import check_jobs
 from slurm.cluster.commands import SlurmRefusedError, SlurmUnavailableError, need_slurm, queue
@@ -55,12 +55,17 @@ class Wish:
         Raises
         ------
         UsageError
-            All of the recipe that does not divide over them.
+            What does not divide over them, or wants a GPU that the job does not ask for.
         """
-        check = getattr(self.config, "check_ranks", None)
-        if check is None or self.pipeline:
+        if self.pipeline:
             return
         job = self.jobs(profile)[self.command]
+        faults = list(_gpu_faults(_device(self.config), job, self.command, self.profile))
+        if faults:
+            raise UsageError(faults=faults)
+        check = getattr(self.config, "check_ranks", None)
+        if check is None:
+            return
         try:
             check(job.nodes * job.tasks_per_node, job.tasks_per_node)
         except UsageError as error:
@@ -97,6 +102,17 @@ def _device(config: Any) -> str:
     return str(getattr(config, "device", "auto"))
 
 
+def _gpu_faults(device: str, job: Job, command: str, profile: str) -> Iterator[Fault]:
+    # Clusters have words of their own for GPUs: licenses, gres, features.
+    further = any("gpu" in f"{name}={value}" for name, value in job.sbatch.items())
+    if device == "cuda" and not job.gpus_per_node and not further:
+        what = f"`device` is cuda, the job of {command} asks for no GPU"
+        yield Fault(what, profile, f"set stages.{command}.gpus_per_node, or give device=cpu")
+    if device != "cpu" and 0 < job.gpus_per_node < job.tasks_per_node:
+        what = f"{job.tasks_per_node} ranks on the {job.gpus_per_node} GPUs of a node"
+        yield Fault(what, profile, f"set tasks_per_node: {job.gpus_per_node}, one rank a GPU")
+
+
 def submit(wish: Wish) -> State:
     """Submit a run: its first stage and a gate that goes on from there, or its one job of ranks.
 
@@ -125,6 +141,8 @@ def submit(wish: Wish) -> State:
         )
     if wish.change == "refuse":
         check_unchanged(wish.run, wish.evaluations)
+    if live and not wish.pipeline:
+        return _look_after(folder, wish)
     with Run.open(
         wish.run, wish.config, command=wish.command, origins=wish.origins, on_change=wish.change
     ) as opened:
@@ -135,11 +153,29 @@ def submit(wish: Wish) -> State:
             state = advance(wish.run)
             opened.handed_over = state.state != "finished"  # else no job is left to hand over to
             return state
-        _ask_for_more(folder, wish)
-        try:
-            return advance(wish.run, wait_s=10.0)
-        except LeaseBusyError:
-            return folder.read_state() or State(state="running")  # a job is at work on it
+        return _advance_live(folder)
+
+
+def _look_after(folder: SlurmFolder, wish: Wish) -> State:
+    """Take on a training whose job is in the queue and writes the run: nothing is opened here."""
+    changed = recipe_changes(wish.run, wish.config)
+    if changed:
+        raise UsageError(
+            what="a job of this run is in the queue, under another recipe: "
+            + ", ".join(f"`{key}`" for key in changed),
+            where=str(wish.run),
+            do=f"wait for it, or end it first: dinoforge cancel {wish.run}",
+        )
+    write_recipes(wish.run, wish.evaluations)
+    _ask_for_more(folder, wish)
+    return _advance_live(folder)
+
+
+def _advance_live(folder: SlurmFolder) -> State:
+    try:
+        return advance(folder.run, wait_s=10.0)
+    except LeaseBusyError:
+        return folder.read_state() or State(state="running")  # a job is at work on it
 
 
 def _begin(folder: SlurmFolder, wish: Wish, profile: Profile) -> None:

@@ -14,7 +14,7 @@ from slurm.cluster.commands import queue
 from slurm.evaluations import EvaluationsDriver, asked_evaluations
 from slurm.files.evaluations import Kept
 from slurm.files.layout import SlurmFolder
-from slurm.files.lease import hold_lease
+from slurm.files.lease import LeaseBusyError, hold_lease
 from slurm.files.ledger import Ledger
 from slurm.profile import Profile
 from slurm.requests import Requests
@@ -60,6 +60,8 @@ class Watch:
                 if self._is_time():
                     submit_missing(self._folder)
                 pause = EVERY_S
+            except LeaseBusyError:
+                pause = EVERY_S  # who holds it may submit the same
             except Exception as error:  # noqa: BLE001 - whatever it is, the training goes on
                 pause = min(4 * pause, _MOST_PAUSE_S)
                 _log.warning("no evaluation could be submitted (%s); again in %d s", error, pause)

@@ -12,7 +12,7 @@ _SILENT_S = 4.0  # a rank that says nothing for so long is gone, or stopped
 
 
 class Heartbeat:
-    """Beats in the background from its making to the end of the process.
+    """Beats in the background until it is stopped, or to the end of the process.
 
     Parameters
     ----------
@@ -28,7 +28,14 @@ class Heartbeat:
         self._store = dist.PrefixStore("alive", dist.TCPStore(host, port, is_master=False))
         self._lock = threading.Lock()
         self._store.set(str(rank), "0")
-        threading.Thread(target=self._beat, daemon=True).start()
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._beat, daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End it: an interpreter that ends while a thread talks to the store is aborted."""
+        self._stopped.set()
+        self._thread.join(_SILENT_S)
 
     def lost(self) -> list[int]:
         """Find the ranks that do not beat any more; takes some seconds."""
@@ -46,8 +53,7 @@ class Heartbeat:
 
     def _beat(self) -> None:
         count = 0
-        while True:
-            time.sleep(_EVERY_S)
+        while not self._stopped.wait(_EVERY_S):
             count += 1
             try:
                 with self._lock:

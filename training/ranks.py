@@ -123,6 +123,7 @@ def join_ranks(device: torch.device, timeout_s: float) -> Iterator[Seat]:
             raise RankStopped(RankLost.exit_code) from error
         named = " and ".join(f"rank {number}" for number in lost)
         raise RankLost(f"{named} of {seat.world_size} was lost") from error
+    heart.stop()
     dist.destroy_process_group()
 
 

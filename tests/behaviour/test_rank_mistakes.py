@@ -131,6 +131,26 @@ def test_a_mistyped_profile_is_told_with_its_line(told, profile, text, told_of):
     assert "nodes: 0" in text or f"{path}:2" in line
 
 
+@pytest.mark.parametrize(
+    ("stages", "words", "what"),
+    [
+        ("{train: {tasks_per_node: 3}}", ["device=cuda"], "the job of train asks for no GPU"),
+        (
+            "{train: {tasks_per_node: 3, gpus_per_node: 2}}",
+            ["device=auto"],
+            "3 ranks on the 2 GPUs of a node",
+        ),
+    ],
+)
+def test_ranks_and_gpus_are_compared_before_anything_is_submitted(
+    told, profile, stages, words, what
+):
+    path = profile(f"stages: {stages}\n")
+    line = told("batch_size=6", *words, on=f"slurm:{path}", prelude=NO_TORCH)
+    assert what in line
+    assert str(path) in line
+
+
 def test_a_machine_without_sbatch_says_so(told, profile, tmp_path):
     (tmp_path / "bin").mkdir()
     line = told(

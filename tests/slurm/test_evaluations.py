@@ -13,6 +13,7 @@ from PIL import Image
 from waiting import wait_for, wait_for_end
 
 from dinoforge.cli.main import main
+from slurm.cluster.commands import queue
 from slurm.files.attempts import read_attempts
 from slurm.files.evaluations import Evaluation
 from slurm.files.layout import SlurmFolder
@@ -71,10 +72,13 @@ def train(bed, run, photos, tmp_path, capsys):
     recipe, cluster = tmp_path / "waves.yaml", tmp_path / "profile.yaml"
     recipe.write_text(RECIPE % photos)
 
-    def start(*words, profile=PROFILE):
+    def start(*words, profile=PROFILE, more=()):
         cluster.write_text(profile)
         keys = [*SMALL, f"data.paths=[{photos}]", f"out={run}", *words]
         on = ["--on", f"slurm:{cluster}", "--evaluate", str(recipe)]
+        for name in more:
+            (tmp_path / f"{name}.yaml").write_text(RECIPE % photos)
+            on += ["--evaluate", str(tmp_path / f"{name}.yaml")]
         code = main(["train", "model.architecture=custom", *keys, *on])
         assert code == 0, capsys.readouterr().err
 
@@ -157,3 +161,23 @@ def test_where_nodes_may_not_submit_retry_sends_what_is_missing_and_a_lasting_fa
     assert [Evaluation(run, "waves").is_done(step) for step in (50, 100)] == [True, True]
     ranks = [e for e in Ledger(SlurmFolder(run).ledger).submissions() if e.kind == "ranks"]
     assert len(ranks) == 1
+
+
+def test_a_recipe_may_be_added_while_it_trains_and_cancel_ends_evaluations_too(
+    bed, train, run, photos, capsys
+):
+    words = ("steps=1200", "checkpoint.export_every=400")
+    train(*words)
+    wait_for((run / "metrics.jsonl").exists, 200, "the training")
+    train(*words, more=["again"])
+    wait_for(SlurmFolder(run).attempt("evaluate-again", 400).exists, 200, "the second recipe")
+    assert main(["cancel", str(run), "-q"]) == 0
+    prefix = f"df-{SlurmFolder(run).read_launch().run_id}-"
+    assert queue(prefix) == []
+    before = sum(Evaluation(run, name).is_done(1200) for name in ("waves", "again"))
+    assert before < 2
+
+    assert main(["retry", str(run), "-q"]) == 0
+    assert wait_for_end(run, 400).state == "finished"
+    for name in ("waves", "again"):
+        assert all(Evaluation(run, name).is_done(step) for step in (400, 800, 1200))

@@ -13,7 +13,7 @@ from slurm.cluster.executor import sbatch_text
 from slurm.cluster.limits import parse_partitions
 from slurm.files.layout import Launch, SlurmFolder
 from slurm.profile import Job, load_profile
-from slurm.requests import Requests
+from slurm.requests import Requests, in_a_line
 
 # sinfo -h -e -o '%P|%a|%D|%c|%m|%G|%f' and scontrol -o show partition
 SINFO = """\
@@ -200,3 +200,19 @@ def test_jobs_inherit_nothing_of_the_job_that_submits_them_but_where_the_cluster
         "SLURM_CONF": "/etc/x", "SLURM_CLUSTERS": "a", "HOME": "/root",
     }  # fmt: skip
     assert "SLURM_JOB_ID" not in clean_environment(os.environ | {"SLURM_JOB_ID": "1"})
+
+
+@pytest.mark.parametrize(
+    ("said", "line"),
+    [
+        (
+            "sbatch: error: Invalid account\nsbatch: error: Batch job submission failed",
+            "Invalid account; Batch job submission failed",
+        ),
+        ("sinfo: fatal: Could not establish a configuration source\n", "Could not establish a"),
+        ("slurm_load_partitions: Unable to contact", "slurm_load_partitions: Unable to contact"),
+    ],
+)
+def test_words_of_slurm_fit_in_a_line_without_its_prefixes(said, line):
+    assert in_a_line(RuntimeError(said)).startswith(line)
+    assert "error: " not in in_a_line(RuntimeError(said))

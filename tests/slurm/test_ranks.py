@@ -214,11 +214,14 @@ def test_a_training_that_fails_twice_alike_stops_with_its_own_words(train, run):
 def test_a_rank_that_is_killed_ends_the_others_and_all_start_again_from_the_checkpoint(
     own_bed, train, run
 ):
-    train(
-        "steps=100", profile=PROFILE.replace("{memory_gb: 2,", "{tasks_per_node: 2, memory_gb: 3,")
-    )
+    two_ranks = PROFILE.replace("{memory_gb: 2,", "{tasks_per_node: 2, memory_gb: 3,")
+    train("steps=400", profile=two_ranks)
     lines = run / "slurm/attempts/train/part-00001.jsonl"
     wait_for(lambda: newest(run), 120, "the first checkpoint")
+    with pytest.raises(AssertionError, match="under another recipe: `steps`"):
+        train("steps=401", profile=two_ranks)
+    train("steps=400", profile=two_ranks)  # looks after it, and submits nothing
+    assert len(Ledger(SlurmFolder(run).ledger).submissions()) == 2
     rank = json.loads(lines.read_text().splitlines()[0])["pid"]
     children = Path(f"/proc/{rank}/task/{rank}/children").read_text().split()
     for pid in (rank, *map(int, children)):
