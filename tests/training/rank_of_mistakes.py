@@ -1,0 +1,39 @@
+"""One rank of `test_mistakes`: some ranks meet a mistake; each writes what it would tell.
+
+Usage: rank_of_mistakes.py FOLDER RANK,RANK,...
+"""
+
+import os
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+import training.mistakes
+from dinoforge.errors import RankStopped, UsageError
+from training.ranks import join_ranks, rank
+
+training.mistakes._PATIENCE_S = 2.0  # seconds for rank 0, all on one machine
+
+
+def meet(folder: Path, who: set[int]) -> None:
+    if rank() in who:
+        raise UsageError(what="no GPU", where="device=cuda", do="give device=cpu")
+    deadline = time.monotonic() + 60  # rank 0 holds the store
+    while len(list(folder.iterdir())) < len(who) and time.monotonic() < deadline:
+        time.sleep(0.05)
+
+
+def main(folder: str, who: str) -> None:
+    try:
+        with join_ranks(torch.device("cpu"), 60):
+            meet(Path(folder), {int(number) for number in who.split(",")})
+            os._exit(0)  # taking the group down would wait for the others
+    except (UsageError, RankStopped) as error:
+        line = f"{error.exit_code} {error}".strip()
+        (Path(folder) / os.environ["RANK"]).write_text(line, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
