@@ -59,7 +59,7 @@ class Watch:
             try:
                 if self._is_time():
                     submit_missing(self._folder)
-                pause = EVERY_S
+                    pause = EVERY_S
             except LeaseBusyError:
                 pause = EVERY_S  # who holds it may submit the same
             except Exception as error:  # noqa: BLE001 - whatever it is, the training goes on

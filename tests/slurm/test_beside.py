@@ -273,6 +273,9 @@ def test_an_evaluation_job_measures_its_step_and_writes_a_preemption_down(run):
     with start("slurm.measure", words, SLURM_JOB_ID="7") as job:
         log = Evaluation(run, "waves").place(50) / "log/rank-00000.txt"
         wait_for(log.exists, 100, "the evaluation")
+        # A preemption signals every process of the job.
+        (child,) = Path(f"/proc/{job.pid}/task/{job.pid}/children").read_text().split()
+        os.kill(int(child), signal.SIGTERM)
         job.send_signal(signal.SIGTERM)
         assert job.wait(100) == 0
     assert Evaluation(run, "waves").is_done(50)
