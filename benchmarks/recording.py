@@ -4,6 +4,7 @@ import datetime
 import json
 import os
 import platform
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from dinoforge.runs import git_commit, versions
 __all__ = ["RESULTS", "write_result"]
 
 RESULTS = Path(__file__).parent / "results"
+
+_FOLDERS = re.compile(r"(^|[=\[,'\"])/(?:[^/,\]'\"]+/)*")  # of absolute paths, in lists too
 
 
 def cpu_model() -> str:
@@ -25,7 +28,7 @@ def cpu_model() -> str:
 
 def write_result(topic: str, figures: Any, *, folder: Path = RESULTS) -> Path:
     """Write ``results/<date>-<topic>.json``; no host names, no paths of this machine."""
-    words = [Path(word).name if word.startswith("/") else word for word in sys.argv]
+    words = [_FOLDERS.sub(r"\1", word) for word in sys.argv]
     result = {
         "command": " ".join(["python", *words]),
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
