@@ -25,10 +25,11 @@ import tempfile
 import time
 from pathlib import Path
 
+from dinoforge.errors import RankLost
+
 # What may differ between identical runs: logs, times, locks.
 IGNORED = {"run.json", "config.yaml", ".lock", "report.html"}
 IGNORED_FOLDERS = {"log", "tensorboard"}
-RANK_LOST = 76
 CLOCK_KEYS = {"time_s", "images_per_s", "data_wait_s", "cpu_s", "wall_s", "seconds", "step_s"}
 
 
@@ -102,7 +103,7 @@ def kill(process: subprocess.Popen, draw: random.Random) -> str:
     else:
         os.kill(ranks[victim], signal.SIGKILL)
     code = process.wait(timeout=120)
-    if victim != "command" and code != RANK_LOST:
+    if victim != "command" and code != RankLost.exit_code:
         raise SystemExit(f"{victim} was killed, the command ended with {code}")
     deadline = time.monotonic() + 30
     while any(Path(f"/proc/{pid}").exists() for pid in ranks.values()):

@@ -10,11 +10,10 @@ from slurm.failures import Evidence, Outcome, Row, Verdict, classify
 from slurm.files.attempts import Attempt, judge, read_attempts
 from slurm.files.layout import SlurmFolder
 from slurm.files.ledger import Submission
+from slurm.files.logs import log_tail
 from slurm.files.plans import ArrayPlan, read_plan
 
-__all__ = ["Judge", "log_tail", "why_ended"]
-
-_TAIL_BYTES = 16384
+__all__ = ["Judge", "why_ended"]
 
 
 @dataclass
@@ -153,14 +152,3 @@ def _ending(attempt: Attempt, *, progressed: bool, alone: bool) -> Ending:
         progressed=progressed,
         alone=alone,
     )
-
-
-def log_tail(path: Path) -> str:
-    """Last lines of a log; "" when there is none."""
-    try:
-        with path.open("rb") as file:
-            size = file.seek(0, 2)
-            file.seek(max(0, size - _TAIL_BYTES))
-            return file.read().decode(errors="replace")
-    except OSError:
-        return ""

@@ -19,14 +19,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
-from dinoforge.errors import Interrupted, UsageError
+from dinoforge.errors import UsageError
 from dinoforge.log import set_up_logging
 from slurm.failures import Outcome
 from slurm.files.attempts import AttemptWriter
-from slurm.files.claims import claim
+from slurm.files.claims import DOUBLE, claim
 from slurm.files.evaluations import Evaluation
 from slurm.files.layout import SlurmFolder
-from slurm.rank import AGAIN, DOUBLE, KILLED, last_words
+from slurm.files.logs import last_words, log_size
+from slurm.rank import AGAIN, KILLED
 
 __all__ = ["main"]
 
@@ -44,7 +45,7 @@ def main(words: Sequence[str]) -> int:
     attempt = AttemptWriter(folder.attempt(evaluation.stage, step), plan=name, job=job)
     attempt.start(memory_gb=float(words[4]), minutes=int(words[5]))
     log = folder.log(name)
-    said_before = log.stat().st_size if log.is_file() else 0
+    said_before = log_size(log)
     code = 0 if evaluation.is_done(step) else _run_child(folder, evaluation, step, attempt)
     if code < 0:
         # No end is written: who comes next asks SLURM why.
@@ -53,7 +54,7 @@ def main(words: Sequence[str]) -> int:
     if code == 0:
         attempt.end(Outcome.DONE)
         return 0
-    if code == Interrupted.exit_code:
+    if code == AGAIN:
         attempt.end(Outcome.PREEMPTED, "it was told to stop")
         return AGAIN
     told = last_words(log, said_before) or f"see {log}"

@@ -15,7 +15,7 @@ from dinoforge.hashing import hash_json
 from slurm.cluster.commands import SlurmRefusedError, accounted, cancel, queue, shown
 from slurm.failures import Evidence, Outcome, classify
 from slurm.files.ledger import Submission
-from slurm.judging import log_tail
+from slurm.files.logs import log_tail
 from slurm.profile import Job
 from slurm.requests import Requests, in_a_line
 from slurm.submission import Submitter

@@ -16,7 +16,6 @@ nobody could; 76 another rank is gone.
 
 import logging
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -32,9 +31,10 @@ from slurm.cluster.commands import ask
 from slurm.evaluations import state_after_training
 from slurm.failures import Outcome
 from slurm.files.attempts import Attempt, AttemptWriter, read_attempts
-from slurm.files.claims import claim
+from slurm.files.claims import DOUBLE, claim
 from slurm.files.layout import SlurmFolder, State
 from slurm.files.ledger import Ledger
+from slurm.files.logs import last_words, log_size
 from slurm.profile import Profile
 from slurm.ranks import reached_step, starts_in_vain
 from slurm.watch import Watch
@@ -44,7 +44,7 @@ __all__ = ["main", "rendezvous"]
 _log = logging.getLogger(__name__)
 
 AGAIN, LOST = Interrupted.exit_code, RankLost.exit_code
-DOUBLE, STOPPED, KILLED = 23, 70, 71
+STOPPED, KILLED = 70, 71
 
 _SIGNALS = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM)
 _WAIT_TO_BE_KILLED_S = 600.0
@@ -67,7 +67,7 @@ def main(words: Sequence[str]) -> int:
         text = f"no progress beyond step {step} in {profile.max_attempts} starts"
         return _stop(folder, command, attempt, Outcome.UNKNOWN, text)
     log = _log_name(folder, name, rank)
-    said_before = _size(log)
+    said_before = log_size(log)
     watch = Watch(folder).start() if rank == 0 and command == "train" else None
     code = _run_child(folder.run, command, attempt)
     if watch is not None:
@@ -187,41 +187,6 @@ def _requeue() -> bool:
 def _job_id() -> str:
     array, element = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
     return f"{array}_{element}" if array and element else os.environ.get("SLURM_JOB_ID", "")
-
-
-def last_words(log: Path, start: int) -> str:
-    """Find what a child said at its end: its last ``error:`` line, or that of a traceback.
-
-    Parameters
-    ----------
-    log : Path
-        Output of the rank, which earlier starts wrote to as well.
-    start : int
-        Bytes that were there before this start.
-    """
-    try:
-        with log.open("rb") as file:
-            file.seek(max(start, _size(log) - _TAIL_BYTES))
-            lines = file.read().decode(errors="replace").splitlines()
-    except OSError:
-        return ""
-    told = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
-    if told:
-        return told[-1]
-    trace = [n for n, line in enumerate(lines) if line.startswith("Traceback")]
-    raised = [line for line in lines[trace[-1] :] if _RAISED.match(line)] if trace else []
-    return raised[0] if raised else ""
-
-
-_TAIL_BYTES = 65536
-_RAISED = re.compile(r"[\w.]+(Error|Exception|Interrupt|Exit|Warning)\b")
-
-
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError:
-        return 0
 
 
 def _log_name(folder: SlurmFolder, name: str, rank: int) -> Path:

@@ -15,7 +15,7 @@ from slurm.files.attempts import Attempt, read_attempts
 from slurm.files.evaluations import Evaluation, Kept
 from slurm.files.layout import Launch, SlurmFolder, State
 from slurm.files.ledger import Ledger, Submission
-from slurm.judging import log_tail
+from slurm.files.logs import log_tail
 
 __all__ = ["Failure", "RunStatus", "StageStatus", "read_status"]
 

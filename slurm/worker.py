@@ -25,7 +25,7 @@ from dinoforge.stages import StagePlan, Task, find_pipeline, is_proved, make_inp
 from slurm.cluster.commands import ask
 from slurm.failures import Outcome, classify_exception
 from slurm.files.attempts import AttemptWriter
-from slurm.files.claims import claim
+from slurm.files.claims import DOUBLE, claim
 from slurm.files.layout import SlurmFolder
 from slurm.files.plans import ArrayPlan, read_plan
 
@@ -33,7 +33,7 @@ __all__ = ["main"]
 
 _log = logging.getLogger(__name__)
 
-ALL_DONE, FAILED, SHARED_FAULT, TOLD_NOT_TO, DOUBLE = 0, 20, 21, 22, 23
+ALL_DONE, FAILED, SHARED_FAULT, TOLD_NOT_TO = 0, 20, 21, 22
 
 # So many elements that fail alike within so many seconds of their start: the rest need not try.
 BURST = 3

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dinoforge.records import Record
-from evaluation.headline import headline_k
+from evaluation.headline import headline_k, is_knn
 
 __all__ = [
     "FEATURES",
@@ -97,7 +97,7 @@ def arrange(records: Sequence[Record]) -> Scores:
     """Sort records into tables; their values are not changed."""
     newest = _newest(records)
     accuracies = [r for r in newest if r.metric == "accuracy"]
-    k = headline_k(map(_k, filter(_is_knn, newest)))
+    k = headline_k(map(_k, filter(is_knn, newest)))
     others = [r for r in newest if r.metric != "accuracy" and not _is_difference(r)]
     return Scores(
         tables=[_table(group) for group in _by_benchmark(accuracies)],
@@ -110,7 +110,7 @@ def arrange(records: Sequence[Record]) -> Scores:
 
 def headline(records: Sequence[Record]) -> Headline | None:
     """Pick k-NN scores at k = 20 (or the nearest k measured); None without k-NN records."""
-    knn = list(filter(_is_knn, _newest(records)))
+    knn = list(filter(is_knn, _newest(records)))
     if not knn:
         return None
     benchmark = knn[0].benchmark
@@ -157,7 +157,7 @@ def _by_checkpoint(
     found: dict[str, dict[str, list[CheckpointScore]]] = {}
     for record in records:
         step = step_of(record)
-        is_shown = _is_knn(record) and _k(record) == k and record.model != "untrained"
+        is_shown = is_knn(record) and _k(record) == k and record.model != "untrained"
         if is_shown and step is not None:
             score = CheckpointScore(step=step, record=record)
             kinds = found.setdefault(record.benchmark, {})
@@ -173,10 +173,6 @@ def _curves(kinds: dict[str, list[CheckpointScore]]) -> dict[str, list[Checkpoin
         for features, scores in kinds.items()
         if len({score.step for score in scores}) > 1
     }
-
-
-def _is_knn(record: Record) -> bool:
-    return record.benchmark.startswith("knn") and record.metric == "accuracy"
 
 
 def _is_difference(record: Record) -> bool:

@@ -6,7 +6,9 @@ import secrets
 from dinoforge.errors import DinoforgeError
 from slurm.files.layout import SlurmFolder
 
-__all__ = ["claim", "read_claim"]
+__all__ = ["DOUBLE", "claim", "read_claim"]
+
+DOUBLE = 23  # exit code of a job whose plan another one has claimed
 
 
 def claim(folder: SlurmFolder, name: str, job: str) -> bool:

@@ -4,10 +4,10 @@ import contextlib
 import json
 import os
 import subprocess
-import textwrap
 
 import pool as pools
 import pytest
+from hidden_packages import hide
 
 from dinoforge.cli.main import main
 from dinoforge.errors import UsageError
@@ -271,28 +271,6 @@ def test_a_full_disk_under_worker_processes_is_one_line(dinoforge, pool, mount):
     assert "No space left on device" in done.stderr
 
 
-HIDE = """
-import importlib.abc, importlib.metadata, sys
-hidden = {hidden!r}
-class Hide(importlib.abc.MetaPathFinder):
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in hidden:
-            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
-    def find_distributions(self, context=None):
-        return ()
-sys.meta_path.insert(0, Hide())
-real = importlib.metadata.distribution
-def distribution(name):
-    if name.replace("-", "_") in hidden:
-        raise importlib.metadata.PackageNotFoundError(name)
-    return real(name)
-importlib.metadata.distribution = distribution
-import importlib.util
-found = importlib.util.find_spec
-importlib.util.find_spec = lambda name, *a: None if name in hidden else found(name, *a)
-"""
-
-
 @pytest.mark.parametrize(
     ("hidden", "words", "command"),
     [
@@ -305,7 +283,7 @@ importlib.util.find_spec = lambda name, *a: None if name in hidden else found(na
 def test_a_missing_extra_is_told_with_the_pip_command(
     dinoforge, photos, tmp_path, hidden, words, command
 ):
-    prelude = textwrap.dedent(HIDE.format(hidden=hidden))
+    prelude = hide(hidden)
     given = ["quickstart", "--out", "q"] if words is None else ["curate", sources(pool=photos)]
     if words == ["--faiss"]:  # no stage of the curation asks for it: the back end itself
         prelude += (

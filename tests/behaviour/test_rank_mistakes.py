@@ -6,19 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hidden_packages import NO_TORCH
 from PIL import Image
 
 RECIPE = Path(__file__).parents[1] / "training" / "tiny.yaml"
-
-# Put before a command: this machine has no torch, as many a login node.
-NO_TORCH = """
-import sys
-class Refuse:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in {"torch", "faiss", "torchvision"}:
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-sys.meta_path.insert(0, Refuse())
-"""
 
 THREE_RANKS = """\
 default: {partition: cpu, memory_gb: 2}

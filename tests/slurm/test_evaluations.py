@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from trainings import PROFILE, TRAINING
 from waiting import wait_for, wait_for_end
 
 from dinoforge.cli.main import main
@@ -22,23 +23,7 @@ from slurm.files.lines import read_lines
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(580)]
 
-SMALL = (
-    *("batch_size=4", "log_every=10", "threads=1", "device=cpu", "checkpoint.every=50"),
-    *("model.width=32", "model.depth=1", "model.heads=2", "model.patch_size=8"),
-    *("crops.global_size=32", "crops.local_size=16", "crops.num_local=2"),
-    *(
-        f"{h}_head.{k}"
-        for h in ("dino", "ibot")
-        for k in ("prototypes=32", "bottleneck=8", "hidden=16")
-    ),
-)
-
-PROFILE = """\
-default: {partition: cpu, memory_gb: 0.5, minutes: 5}
-stages: {train: {memory_gb: 2, minutes: 15}, evaluate: {memory_gb: 2}}
-probe: false
-signal_before_s: 30
-"""
+SMALL = (*TRAINING, "log_every=10", "checkpoint.every=50")
 
 RECIPE = """\
 name: waves

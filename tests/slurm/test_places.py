@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import toys
+from hidden_packages import NO_TORCH
 from PIL import Image
 from waiting import wait_for, wait_for_end
 
@@ -20,24 +21,13 @@ from slurm.submit import Wish, submit
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(480)]
 
-NO_TORCH = """
-import sys
-class Refuse:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in {"torch", "faiss", "torchvision"}:
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-sys.meta_path.insert(0, Refuse())
-from dinoforge.cli.main import main
-sys.exit(main(sys.argv[1:]))
-"""
-
-
 TINY = Path(__file__).parents[1] / "training" / "tiny.yaml"
 
 
 def without_torch(*words):
     """Run the command as on a machine without torch."""
-    command = [sys.executable, "-c", NO_TORCH, *words]
+    start = "import sys; from dinoforge.cli.main import main; sys.exit(main())"
+    command = [sys.executable, "-c", f"{NO_TORCH}\n{start}", *words]
     return subprocess.run(command, capture_output=True, text=True)
 
 

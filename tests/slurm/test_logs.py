@@ -1,8 +1,8 @@
-"""What one rank of a job reads out of its own log."""
+"""What a job reads out of its own log."""
 
 import pytest
 
-from slurm.rank import last_words
+from slurm.files.logs import last_words
 
 TRACEBACK = """\
 Traceback (most recent call last):
