@@ -35,16 +35,21 @@ def is_told_by_another_rank(error: UsageError, rank: int, world_size: int) -> bo
     name = hash_json(str(error))
     try:
         store = _connect()
-        store.add(_ENDED, 1)
         if rank == 0:
             store.set(f"rank 0 {name}", "tells")
             _wait_for_the_others(store, world_size)
             return False
-        try:
-            store.wait([f"rank 0 {name}"], datetime.timedelta(seconds=_PATIENCE_S))
-        except dist.DistStoreError:
-            return store.add(name, 1) > 1
+        is_told = _hear_rank_0(store, name) or store.add(name, 1) > 1
     except dist.DistError:
+        return False
+    say_that_we_end()  # only now: rank 0 takes the store along when all have ended
+    return is_told
+
+
+def _hear_rank_0(store: dist.Store, name: str) -> bool:
+    try:
+        store.wait([f"rank 0 {name}"], datetime.timedelta(seconds=_PATIENCE_S))
+    except dist.DistStoreError:
         return False
     return True
 
@@ -69,5 +74,5 @@ def _connect() -> dist.Store:
 
 def _wait_for_the_others(store: dist.Store, world_size: int) -> None:
     deadline = time.monotonic() + _PATIENCE_S
-    while store.add(_ENDED, 0) < world_size and time.monotonic() < deadline:
+    while store.add(_ENDED, 0) < world_size - 1 and time.monotonic() < deadline:
         time.sleep(_LOOKS_EVERY_S)
