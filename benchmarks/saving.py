@@ -58,20 +58,16 @@ def main() -> int:
 
 def start_ranks(count: int) -> int:
     """Run this script once a rank."""
-    with socket.socket() as probe, tempfile.TemporaryDirectory(prefix="saving-") as folder:
+    with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-        probe.close()
-        shared = {"WORLD_SIZE": count, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-        shared |= {"LOCAL_WORLD_SIZE": count, "SAVING_FOLDER": folder}
-        environments = [shared | {"RANK": rank, "LOCAL_RANK": rank} for rank in range(count)]
-        ranks = [
-            subprocess.Popen(
-                [sys.executable, *sys.argv],
-                env=os.environ | {name: str(value) for name, value in environment.items()},
-            )
-            for environment in environments
-        ]
+    shared = {"WORLD_SIZE": count, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    with tempfile.TemporaryDirectory(prefix="saving-") as folder:
+        ranks = []
+        for rank in range(count):
+            own = shared | {"RANK": rank, "SAVING_FOLDER": folder}
+            environment = os.environ | {name: str(value) for name, value in own.items()}
+            ranks.append(subprocess.Popen([sys.executable, *sys.argv], env=environment))
         return max(abs(rank.wait()) for rank in ranks)
 
 
