@@ -13,8 +13,8 @@ import numpy as np
 import yaml
 from PIL import Image, ImageDraw
 
-from curation.index import OpenShards
 from dinoforge.curated import ledger_path, pairs_files
+from dinoforge.curation.index import OpenShards
 from dinoforge.images import decode
 from dinoforge.randomness import KeyedPermutation
 from dinoforge.tables import read_table, read_tables

@@ -34,8 +34,8 @@ from recording import write_result
 
 from dinoforge.images import Undecodable
 from dinoforge.sources import ImageSet, open_images
-from training.config import CropsConfig, DataConfig
-from training.data import TrainingData
+from dinoforge.training.config import CropsConfig, DataConfig
+from dinoforge.training.data import TrainingData
 
 OURS = "dinoforge"
 PUBLISHED = "published recipe, torchvision on PIL"

@@ -93,13 +93,13 @@ def run_case(recipe: str, images: int, changes: tuple[str, ...]) -> dict[str, An
     )
 
     from dinoforge.config import find_recipe, load_config
-    from training.config import TrainingConfig
-    from training.plan.activations import Numerics, saved_activations
-    from training.plan.flops import step_flops
-    from training.plan.memory import memory_of_rank
-    from training.plan.parameters import count, student_units
-    from training.plan.placement import Placement
-    from training.plan.workload import Workload
+    from dinoforge.training.config import TrainingConfig
+    from dinoforge.training.plan.activations import Numerics, saved_activations
+    from dinoforge.training.plan.flops import step_flops
+    from dinoforge.training.plan.memory import memory_of_rank
+    from dinoforge.training.plan.parameters import count, student_units
+    from dinoforge.training.plan.placement import Placement
+    from dinoforge.training.plan.workload import Workload
 
     torch.set_num_threads(1)
     fixed = ("device=cpu", "threads=1", f"batch_size={images}", "steps=10", "parallel.mode=auto")
@@ -175,8 +175,8 @@ def decoding(paths: list[str], *, num: int = 64, rounds: int = 5) -> dict[str, A
     from PIL import Image
 
     from dinoforge.sources import open_images
-    from training.config import CropsConfig, DataConfig
-    from training.data import TrainingData
+    from dinoforge.training.config import CropsConfig, DataConfig
+    from dinoforge.training.data import TrainingData
 
     torch.set_num_threads(1)
     everything = open_images(paths, cache=Path("/nonexistent"))

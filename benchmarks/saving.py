@@ -25,10 +25,10 @@ import torch.distributed as dist
 from recording import write_result
 
 from dinoforge.config import find_recipe, load_config
-from training.config import TrainingConfig
-from training.data import Batch
-from training.loop import Trainer
-from training.ranks import Seat, join_ranks
+from dinoforge.training.config import TrainingConfig
+from dinoforge.training.data import Batch
+from dinoforge.training.loop import Trainer
+from dinoforge.training.ranks import Seat, join_ranks
 
 
 def main() -> int:

@@ -22,13 +22,13 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "slurm"))
 import toys
 
+from dinoforge.slurm.operations import cancel_run
+from dinoforge.slurm.status import read_status
+from dinoforge.slurm.store.attempts import AttemptWriter
+from dinoforge.slurm.store.layout import Launch, SlurmFolder, State
+from dinoforge.slurm.store.ledger import Ledger
+from dinoforge.slurm.submit import Wish, submit
 from dinoforge.stages import make_executor, run_pipeline
-from slurm.files.attempts import AttemptWriter
-from slurm.files.layout import Launch, SlurmFolder, State
-from slurm.files.ledger import Ledger
-from slurm.operations import cancel_run
-from slurm.status import read_status
-from slurm.submit import Wish, submit
 
 PROFILE = """\
 default: {{partition: {partition}, memory_gb: 0.5, minutes: 30}}

@@ -19,8 +19,8 @@ from pathlib import Path
 from kill import state
 from recording import write_result
 
-from slurm.files.layout import SlurmFolder
-from slurm.files.ledger import Ledger
+from dinoforge.slurm.store.layout import SlurmFolder
+from dinoforge.slurm.store.ledger import Ledger
 
 RESULTS = ("curation", "shards")
 

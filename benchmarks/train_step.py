@@ -115,7 +115,7 @@ def run_ours(args: argparse.Namespace, *, drop_path: float) -> dict[str, float]:
     import torch
     from training_step import Step
 
-    from training.config import LossConfig, ModelConfig, TeacherConfig, TrainingConfig
+    from dinoforge.training.config import LossConfig, ModelConfig, TeacherConfig, TrainingConfig
 
     config = TrainingConfig(
         device="cpu",

@@ -13,18 +13,18 @@ import torch
 from torch import Tensor
 
 from dinoforge.models.stochastic_depth import BlockRows
-from training.attention import AttentionSetting, choose_setting
-from training.build import Schedules, build_optimizer
-from training.clipping import clip_gradients
-from training.config import TrainingConfig
-from training.data import Batch
-from training.ema import update_teacher
-from training.guards import check_finite
-from training.method import Losses, Targets, Views
-from training.parallel import make_parallel
-from training.precision import autocast
-from training.ranks import Seat
-from training.views import StepViews
+from dinoforge.training.attention import AttentionSetting, choose_setting
+from dinoforge.training.build import Schedules, build_optimizer
+from dinoforge.training.clipping import clip_gradients
+from dinoforge.training.config import TrainingConfig
+from dinoforge.training.data import Batch
+from dinoforge.training.ema import update_teacher
+from dinoforge.training.guards import check_finite
+from dinoforge.training.method import Losses, Targets, Views
+from dinoforge.training.parallel import make_parallel
+from dinoforge.training.precision import autocast
+from dinoforge.training.ranks import Seat
+from dinoforge.training.views import StepViews
 
 CPU = torch.device("cpu")
 

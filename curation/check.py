@@ -11,12 +11,12 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from curation.exact import read_content
-from curation.graph import read_pairs
-from curation.index import read_index
-from curation.policies.intervals import share
-from curation.policies.pairs import Pairs
-from curation.screen import read_screened
+from dinoforge.curation.exact import read_content
+from dinoforge.curation.graph import read_pairs
+from dinoforge.curation.index import read_index
+from dinoforge.curation.policies.intervals import share
+from dinoforge.curation.policies.pairs import Pairs
+from dinoforge.curation.screen import read_screened
 from dinoforge.stages import Inputs, Output
 
 __all__ = ["CHECK_SCHEMA", "CheckStage"]

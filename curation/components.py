@@ -8,11 +8,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from curation.exact import read_content
-from curation.facts import read_facts
-from curation.graph import read_pairs
-from curation.index import read_index
-from curation.policies.duplicates import (
+from dinoforge.curated import ROLES
+from dinoforge.curation.exact import read_content
+from dinoforge.curation.facts import read_facts
+from dinoforge.curation.graph import read_pairs
+from dinoforge.curation.index import read_index
+from dinoforge.curation.policies.duplicates import (
     EXACT,
     NEAR,
     Candidates,
@@ -20,8 +21,7 @@ from curation.policies.duplicates import (
     best_first,
     group_duplicates,
 )
-from curation.screen import read_screened
-from dinoforge.curated import ROLES
+from dinoforge.curation.screen import read_screened
 from dinoforge.stages import Inputs, Output
 from dinoforge.tables import read_table
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
-from curation.edits import EDIT_KINDS
+from dinoforge.curation.edits import EDIT_KINDS
 from dinoforge.errors import Fault
 from dinoforge.images import DecodePolicy
 

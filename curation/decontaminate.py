@@ -12,14 +12,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from curation.exact import read_content
-from curation.facts import hash_column, read_facts
-from curation.graph import read_pairs
-from curation.index import read_index
-from curation.policies.leaks import Leaks, find_leaks
-from curation.policies.pairs import Pairs, concat_pairs
-from curation.screen import read_screened
 from dinoforge.curated import ROLES
+from dinoforge.curation.exact import read_content
+from dinoforge.curation.facts import hash_column, read_facts
+from dinoforge.curation.graph import read_pairs
+from dinoforge.curation.index import read_index
+from dinoforge.curation.policies.leaks import Leaks, find_leaks
+from dinoforge.curation.policies.pairs import Pairs, concat_pairs
+from dinoforge.curation.screen import read_screened
 from dinoforge.stages import Inputs, Output
 
 __all__ = ["LEAKS_SCHEMA", "DecontaminateStage"]

@@ -13,9 +13,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from curation.config import CurationConfig
-from curation.facts import decodable_range
-from curation.index import iter_bytes, num_images, partitions_of, read_range
+from dinoforge.curation.config import CurationConfig
+from dinoforge.curation.facts import decodable_range
+from dinoforge.curation.index import iter_bytes, num_images, partitions_of, read_range
 from dinoforge.encoders import Encoder, make_encoder
 from dinoforge.errors import UsageError
 from dinoforge.images import DecodePolicy, Undecodable, decode

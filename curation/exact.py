@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from curation.facts import hash_column, read_facts
-from curation.index import read_roles
 from dinoforge.curated import ROLES
+from dinoforge.curation.facts import hash_column, read_facts
+from dinoforge.curation.index import read_roles
 from dinoforge.stages import Inputs, Output
 
 __all__ = ["ExactStage", "content_of", "read_content"]

@@ -14,9 +14,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from curation.words import sentences_of
 from dinoforge.atomic_file import write_text
 from dinoforge.curated import content_file, ledger_path, pairs_files, slots_file, summary_path
+from dinoforge.curation.words import sentences_of
 from dinoforge.errors import UsageError
 from dinoforge.shards import readable
 from dinoforge.tables import read_table
@@ -58,7 +58,7 @@ class Explanation:
 
     def write_html(self, path: Path) -> None:
         """Write the answer with pictures as one self-contained page."""
-        from curation.explain_page import page_of
+        from dinoforge.curation.explain_page import page_of
 
         write_text(path, page_of(self))
 

@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-from curation.explain import Explanation, Related
-from curation.index import OpenShards
 from dinoforge.curated import ledger_path
+from dinoforge.curation.explain import Explanation, Related
+from dinoforge.curation.index import OpenShards
 from dinoforge.errors import UsageError
 from dinoforge.images import Undecodable, decode
 from dinoforge.pages import ExplainFacts, ShownImage, Thumbnail, explain_page, thumbnail

@@ -6,11 +6,11 @@ from typing import Any
 
 import pyarrow as pa
 
-from curation.index import OpenShards
-from curation.ledger import make_ledger, shard_name
-from curation.select import out_key
 from dinoforge.atomic_file import write_text
 from dinoforge.curated import LEDGER_SCHEMA, ledger_path, shards_folder
+from dinoforge.curation.index import OpenShards
+from dinoforge.curation.ledger import make_ledger, shard_name
+from dinoforge.curation.select import out_key
 from dinoforge.errors import UsageError
 from dinoforge.images import image_suffix
 from dinoforge.shards import ShardWriter

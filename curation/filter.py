@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from curation.index import iter_bytes, num_images, partitions_of, read_range
+from dinoforge.curation.index import iter_bytes, num_images, partitions_of, read_range
 from dinoforge.images import DECODER_VERSION, DecodePolicy, Undecodable, decode_image
 from dinoforge.stages import Inputs, Output
 

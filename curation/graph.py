@@ -13,8 +13,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from curation.embed import read_rows
-from curation.policies.pairs import Pairs, concat_pairs
+from dinoforge.curation.embed import read_rows
+from dinoforge.curation.policies.pairs import Pairs, concat_pairs
 from dinoforge.neighbors import backend_for, join_above
 from dinoforge.stages import Inputs, Output
 from dinoforge.tables import read_table

@@ -14,9 +14,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from curation.config import CurationConfig, SourceConfig
-from curation.index import INDEX_SCHEMA
 from dinoforge.curated import MADE_BY_RUN
+from dinoforge.curation.config import CurationConfig, SourceConfig
+from dinoforge.curation.index import INDEX_SCHEMA
 from dinoforge.errors import Fault, UsageError
 from dinoforge.randomness import KeyedPermutation
 from dinoforge.shards import Problem, in_words, readable

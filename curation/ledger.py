@@ -7,11 +7,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from curation.facts import hash_column, read_facts
-from curation.index import read_index
-from curation.policies.decisions import Decisions
-from curation.select import out_key, read_decisions
 from dinoforge.curated import LEDGER_SCHEMA, REASONS
+from dinoforge.curation.facts import hash_column, read_facts
+from dinoforge.curation.index import read_index
+from dinoforge.curation.policies.decisions import Decisions
+from dinoforge.curation.select import out_key, read_decisions
 from dinoforge.stages import Inputs
 from dinoforge.tables import read_table
 

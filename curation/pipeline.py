@@ -7,23 +7,23 @@ so a changed threshold runs only what is below it here.
 import logging
 from pathlib import Path
 
-from curation.check import CheckStage
-from curation.components import ComponentsStage
-from curation.config import CurationConfig
-from curation.decontaminate import DecontaminateStage
-from curation.embed import EMBED_COPIES, EMBED_MEANING, check_encoders
-from curation.exact import ExactStage
-from curation.export import ExportStage, remove_foreign_shards
-from curation.filter import FilterStage
-from curation.graph import GraphStage
-from curation.ingest import IngestStage
-from curation.plant import PlantStage
-from curation.retrieve import RetrieveStage
-from curation.screen import ScreenStage
-from curation.search import SearchStage
-from curation.select import SelectStage
-from curation.summary import CurationSummary, summarize, summary_path
 from dinoforge.atomic_file import write_json
+from dinoforge.curation.check import CheckStage
+from dinoforge.curation.components import ComponentsStage
+from dinoforge.curation.config import CurationConfig
+from dinoforge.curation.decontaminate import DecontaminateStage
+from dinoforge.curation.embed import EMBED_COPIES, EMBED_MEANING, check_encoders
+from dinoforge.curation.exact import ExactStage
+from dinoforge.curation.export import ExportStage, remove_foreign_shards
+from dinoforge.curation.filter import FilterStage
+from dinoforge.curation.graph import GraphStage
+from dinoforge.curation.ingest import IngestStage
+from dinoforge.curation.plant import PlantStage
+from dinoforge.curation.retrieve import RetrieveStage
+from dinoforge.curation.screen import ScreenStage
+from dinoforge.curation.search import SearchStage
+from dinoforge.curation.select import SelectStage
+from dinoforge.curation.summary import CurationSummary, summarize, summary_path
 from dinoforge.neighbors import refuse_two_faiss
 from dinoforge.runs import Run
 from dinoforge.stages import Executor, Pipeline, Stage, make_inputs, run_pipeline

@@ -11,9 +11,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from curation.config import CurationConfig
-from curation.edits import edited
-from curation.index import INDEX_SCHEMA, OpenShards
+from dinoforge.curation.config import CurationConfig
+from dinoforge.curation.edits import edited
+from dinoforge.curation.index import INDEX_SCHEMA, OpenShards
 from dinoforge.errors import UsageError
 from dinoforge.images import Undecodable, decode_image, image_suffix
 from dinoforge.randomness import Draws, KeyedPermutation

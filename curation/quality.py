@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from curation.policies.intervals import bootstrap_mean, share
-from curation.policies.slots import Slots
+from dinoforge.curation.policies.intervals import bootstrap_mean, share
+from dinoforge.curation.policies.slots import Slots
 
 __all__ = ["retrieval_quality"]
 

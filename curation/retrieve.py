@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from curation.policies.slots import Slots, collisions, take_slots
-from curation.survivors import survivors
+from dinoforge.curation.policies.slots import Slots, collisions, take_slots
+from dinoforge.curation.survivors import survivors
 from dinoforge.neighbors import Neighbors, merge_top_k
 from dinoforge.stages import Inputs, Output
 from dinoforge.tables import read_table

@@ -7,11 +7,11 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from curation.config import FilterConfig
-from curation.facts import read_facts
-from curation.index import read_roles
-from curation.policies.decisions import Screened
 from dinoforge.curated import REASONS, ROLES
+from dinoforge.curation.config import FilterConfig
+from dinoforge.curation.facts import read_facts
+from dinoforge.curation.index import read_roles
+from dinoforge.curation.policies.decisions import Screened
 from dinoforge.errors import UsageError
 from dinoforge.stages import Inputs, Output
 from dinoforge.tables import read_table

@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from curation.config import CurationConfig
-from curation.embed import meaning_stage, read_rows
-from curation.index import partitions_of
-from curation.survivors import survivors
+from dinoforge.curation.config import CurationConfig
+from dinoforge.curation.embed import meaning_stage, read_rows
+from dinoforge.curation.index import partitions_of
+from dinoforge.curation.survivors import survivors
 from dinoforge.errors import UsageError
 from dinoforge.neighbors import backend_for, top_k
 from dinoforge.stages import Inputs, Output

@@ -7,14 +7,14 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from curation.config import ExportConfig
-from curation.facts import read_facts
-from curation.index import read_index
-from curation.policies.decisions import Decisions, apply_retrieval, decide_rest
-from curation.retrieve import read_slots
-from curation.screen import read_screened
-from curation.survivors import decide_before_retrieval
 from dinoforge.curated import REASONS
+from dinoforge.curation.config import ExportConfig
+from dinoforge.curation.facts import read_facts
+from dinoforge.curation.index import read_index
+from dinoforge.curation.policies.decisions import Decisions, apply_retrieval, decide_rest
+from dinoforge.curation.retrieve import read_slots
+from dinoforge.curation.screen import read_screened
+from dinoforge.curation.survivors import decide_before_retrieval
 from dinoforge.randomness import KeyedPermutation
 from dinoforge.stages import Inputs, Output
 from dinoforge.tables import read_table

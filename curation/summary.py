@@ -9,12 +9,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from curation.index import read_index, read_roles
-from curation.quality import retrieval_quality
-from curation.retrieve import read_slots
-from curation.select import read_decisions
-from curation.survivors import survivors
 from dinoforge.curated import KEPT_REASONS, REASONS, ROLES, summary_path
+from dinoforge.curation.index import read_index, read_roles
+from dinoforge.curation.quality import retrieval_quality
+from dinoforge.curation.retrieve import read_slots
+from dinoforge.curation.select import read_decisions
+from dinoforge.curation.survivors import survivors
 from dinoforge.stages import Inputs
 
 __all__ = ["CurationSummary", "FunnelRow", "summarize", "summary_path"]

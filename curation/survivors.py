@@ -3,16 +3,16 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from curation.components import read_groups
-from curation.policies.decisions import (
+from dinoforge.curated import REASONS, ROLES
+from dinoforge.curation.components import read_groups
+from dinoforge.curation.policies.decisions import (
     Decisions,
     Screened,
     apply_duplicates,
     apply_leaks,
     start_decisions,
 )
-from curation.screen import read_screened
-from dinoforge.curated import REASONS, ROLES
+from dinoforge.curation.screen import read_screened
 from dinoforge.stages import Inputs
 from dinoforge.tables import read_table
 

@@ -44,10 +44,10 @@ def set_up_logging(*, verbosity: int = 0, rank: int = 0) -> None:
     screen.setLevel(logging.WARNING if rank > 0 else level)
     prefix = f"[rank {rank}] " if rank > 0 else ""
     screen.setFormatter(logging.Formatter(prefix + _SCREEN, datefmt="%H:%M:%S"))
-    for root in _loggers():
-        root.setLevel(logging.DEBUG if verbosity > 0 else logging.INFO)
-        root.handlers = [screen]
-        root.propagate = False
+    root = logging.getLogger("dinoforge")
+    root.setLevel(logging.DEBUG if verbosity > 0 else logging.INFO)
+    root.handlers = [screen]
+    root.propagate = False
 
 
 def screen_shows(level: int) -> bool:
@@ -65,18 +65,11 @@ def log_to_folder(folder: Path, *, rank: int = 0) -> logging.Handler:
     folder.mkdir(parents=True, exist_ok=True)
     handler = _LogFile(folder / f"rank-{rank:05d}.txt", encoding="utf-8", errors="backslashreplace")
     handler.setFormatter(logging.Formatter(_FORMAT))
-    for root in _loggers():
-        root.addHandler(handler)
+    logging.getLogger("dinoforge").addHandler(handler)
     return handler
 
 
 def stop_logging(handler: logging.Handler) -> None:
     """Detach and close a handler made by `log_to_folder`."""
-    for root in _loggers():
-        root.removeHandler(handler)
+    logging.getLogger("dinoforge").removeHandler(handler)
     handler.close()
-
-
-def _loggers() -> list[logging.Logger]:
-    names = ("dinoforge", "curation", "training", "evaluation", "slurm")
-    return [logging.getLogger(name) for name in names]

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from dinoforge.evaluation.config import EvaluationConfig, SplitConfig
 from dinoforge.hashing import hash_json
 from dinoforge.randomness import uniforms
 from dinoforge.sources import ImageSet, open_images
-from evaluation.config import EvaluationConfig, SplitConfig
 
 __all__ = ["EvalData", "Part", "hold_out", "match_classes", "open_data"]
 

@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 from dinoforge.atomic_file import write_bytes
 from dinoforge.encoders import make_encoder
 from dinoforge.errors import UsageError
+from dinoforge.evaluation.data import EvalData, Part
+from dinoforge.evaluation.models import Model
 from dinoforge.hashing import hash_json, sha256_file
 from dinoforge.images import Undecodable
 from dinoforge.progress import Progress
 from dinoforge.sources import ImageSet
-from evaluation.data import EvalData, Part
-from evaluation.models import Model
 
 __all__ = ["PART_IMAGES", "Describer", "Extracted", "Rows", "describer_of", "extract", "rows_of"]
 

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dinoforge.encoders import unit_rows
+from dinoforge.evaluation.nearest import nearest
 from dinoforge.neighbors import Neighbors
-from evaluation.nearest import nearest
 
 __all__ = ["find_neighbors", "knn_classify", "usable_ks", "votes"]
 

@@ -18,8 +18,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dinoforge.evaluation.config import LogisticConfig
 from dinoforge.randomness import KeyedPermutation
-from evaluation.config import LogisticConfig
 
 __all__ = ["Chosen", "Logistic", "choose_and_fit", "fit_logistic", "grid_of"]
 

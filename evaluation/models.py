@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dinoforge.errors import UsageError
-from evaluation.config import FEATURES, EvaluationConfig
+from dinoforge.evaluation.config import FEATURES, EvaluationConfig
 
 __all__ = ["Model", "exported_steps", "find_models"]
 

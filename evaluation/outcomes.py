@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dinoforge.evaluation.config import BootstrapConfig
+from dinoforge.evaluation.headline import headline_k
 from dinoforge.intervals import bootstrap_intervals, mcnemar_exact, wilson_interval
 from dinoforge.records import Record
-from evaluation.config import BootstrapConfig
-from evaluation.headline import headline_k
 
 __all__ = ["Outcome", "differences", "with_intervals"]
 

@@ -6,15 +6,15 @@ from typing import Any
 
 import numpy as np
 
+from dinoforge.evaluation.collapse import signs_of_collapse
+from dinoforge.evaluation.config import EvaluationConfig
+from dinoforge.evaluation.features import Rows
+from dinoforge.evaluation.knn import find_neighbors, knn_classify, usable_ks
+from dinoforge.evaluation.logistic import choose_and_fit
+from dinoforge.evaluation.models import Model
+from dinoforge.evaluation.outcomes import Outcome
 from dinoforge.randomness import KeyedPermutation
 from dinoforge.records import Record
-from evaluation.collapse import signs_of_collapse
-from evaluation.config import EvaluationConfig
-from evaluation.features import Rows
-from evaluation.knn import find_neighbors, knn_classify, usable_ks
-from evaluation.logistic import choose_and_fit
-from evaluation.models import Model
-from evaluation.outcomes import Outcome
 
 __all__ = ["Measured", "measure_collapse", "measure_knn", "measure_logistic"]
 

@@ -5,14 +5,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from dinoforge.device import resolve_device
+from dinoforge.evaluation.config import EvaluationConfig
+from dinoforge.evaluation.data import EvalData, open_data
+from dinoforge.evaluation.features import Extracted, describer_of, extract, rows_of
+from dinoforge.evaluation.models import Model, find_models
+from dinoforge.evaluation.outcomes import Outcome, differences, with_intervals
+from dinoforge.evaluation.protocols import Measured, measure_collapse, measure_knn, measure_logistic
 from dinoforge.records import Record, write_records
 from dinoforge.runs import git_commit
-from evaluation.config import EvaluationConfig
-from evaluation.data import EvalData, open_data
-from evaluation.features import Extracted, describer_of, extract, rows_of
-from evaluation.models import Model, find_models
-from evaluation.outcomes import Outcome, differences, with_intervals
-from evaluation.protocols import Measured, measure_collapse, measure_knn, measure_logistic
 
 __all__ = ["evaluate"]
 

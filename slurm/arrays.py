@@ -8,15 +8,15 @@ from typing import Any
 
 from dinoforge.config import to_plain
 from dinoforge.errors import DinoforgeError
+from dinoforge.slurm.cluster.commands import SlurmRefusedError, queue
+from dinoforge.slurm.cluster.limits import submit_limit
+from dinoforge.slurm.decisions import Again
+from dinoforge.slurm.profile import Job
+from dinoforge.slurm.requests import Requests, in_a_line
+from dinoforge.slurm.store.ledger import Submission
+from dinoforge.slurm.store.plans import ArrayPlan, write_plan
+from dinoforge.slurm.submission import Submitter
 from dinoforge.stages import StagePlan, Task
-from slurm.cluster.commands import SlurmRefusedError, queue
-from slurm.cluster.limits import submit_limit
-from slurm.decisions import Again
-from slurm.files.ledger import Submission
-from slurm.files.plans import ArrayPlan, write_plan
-from slurm.profile import Job
-from slurm.requests import Requests, in_a_line
-from slurm.submission import Submitter
 
 __all__ = [
     "ArrayRefusedError",

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from slurm.failures import Outcome
+from dinoforge.slurm.failures import Outcome
 
 __all__ = ["Again", "Ending", "Limits", "Stop", "decide"]
 

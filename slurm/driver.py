@@ -15,6 +15,19 @@ from typing import Any
 from dinoforge.config import load_config
 from dinoforge.errors import DinoforgeError, UsageError
 from dinoforge.runs import record_end
+from dinoforge.slurm.arrays import ArrayRefusedError, chunks, submit_arrays, submit_gate
+from dinoforge.slurm.cluster.commands import Queued, SlurmUnavailableError, queue
+from dinoforge.slurm.cluster.limits import max_array_size
+from dinoforge.slurm.evaluations import EvaluationsDriver, advance_training
+from dinoforge.slurm.judging import Judge
+from dinoforge.slurm.profile import Profile
+from dinoforge.slurm.ranks import RanksDriver
+from dinoforge.slurm.requests import Requests
+from dinoforge.slurm.rulings import Rulings, limits_of, rule
+from dinoforge.slurm.store.layout import SlurmFolder, State
+from dinoforge.slurm.store.lease import Lease, LeaseBusyError, hold_lease
+from dinoforge.slurm.store.ledger import Ledger
+from dinoforge.slurm.submission import Submitter
 from dinoforge.stages import (
     Pipeline,
     StagePlan,
@@ -25,19 +38,6 @@ from dinoforge.stages import (
     plan_in_order,
     stage_kind,
 )
-from slurm.arrays import ArrayRefusedError, chunks, submit_arrays, submit_gate
-from slurm.cluster.commands import Queued, SlurmUnavailableError, queue
-from slurm.cluster.limits import max_array_size
-from slurm.evaluations import EvaluationsDriver, advance_training
-from slurm.files.layout import SlurmFolder, State
-from slurm.files.lease import Lease, LeaseBusyError, hold_lease
-from slurm.files.ledger import Ledger
-from slurm.judging import Judge
-from slurm.profile import Profile
-from slurm.ranks import RanksDriver
-from slurm.requests import Requests
-from slurm.rulings import Rulings, limits_of, rule
-from slurm.submission import Submitter
 
 __all__ = ["advance"]
 

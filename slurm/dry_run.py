@@ -4,18 +4,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from dinoforge.slurm.arrays import Chunk, chunks
+from dinoforge.slurm.cluster.commands import has_slurm
+from dinoforge.slurm.cluster.executor import sbatch_text
+from dinoforge.slurm.cluster.limits import max_array_size
+from dinoforge.slurm.decisions import Again
+from dinoforge.slurm.profile import Job, Profile, load_profile
+from dinoforge.slurm.ranks import ranks_job
+from dinoforge.slurm.requests import Requests
+from dinoforge.slurm.store.evaluations import evaluation_stage
+from dinoforge.slurm.store.layout import SlurmFolder
+from dinoforge.slurm.submit import Wish, check_cluster, draft_launch
 from dinoforge.stages import find_pipeline, make_inputs, plan_in_order
-from slurm.arrays import Chunk, chunks
-from slurm.cluster.commands import has_slurm
-from slurm.cluster.executor import sbatch_text
-from slurm.cluster.limits import max_array_size
-from slurm.decisions import Again
-from slurm.files.evaluations import evaluation_stage
-from slurm.files.layout import SlurmFolder
-from slurm.profile import Job, Profile, load_profile
-from slurm.ranks import ranks_job
-from slurm.requests import Requests
-from slurm.submit import Wish, check_cluster, draft_launch
 
 __all__ = ["DryRun", "dry_run"]
 

@@ -15,20 +15,20 @@ from dinoforge.atomic_file import write_text
 from dinoforge.config import changed_keys, config_yaml, to_plain
 from dinoforge.errors import UsageError
 from dinoforge.runs import record_end
-from slurm.arrays import is_queue_full, submit_gate
-from slurm.cluster.commands import Queued, SlurmRefusedError
-from slurm.decisions import Again, Ending, Limits, Stop, decide
-from slurm.failures import Outcome
-from slurm.files.attempts import Attempt, judge, read_attempts
-from slurm.files.evaluations import Evaluation, Kept
-from slurm.files.layout import SlurmFolder, State
-from slurm.files.ledger import Submission
-from slurm.judging import why_ended
-from slurm.profile import Job, Profile
-from slurm.ranks import RanksDriver, ranks_job, reached_step
-from slurm.requests import Requests, in_a_line
-from slurm.rulings import limits_of
-from slurm.submission import Submitter
+from dinoforge.slurm.arrays import is_queue_full, submit_gate
+from dinoforge.slurm.cluster.commands import Queued, SlurmRefusedError
+from dinoforge.slurm.decisions import Again, Ending, Limits, Stop, decide
+from dinoforge.slurm.failures import Outcome
+from dinoforge.slurm.judging import why_ended
+from dinoforge.slurm.profile import Job, Profile
+from dinoforge.slurm.ranks import RanksDriver, ranks_job, reached_step
+from dinoforge.slurm.requests import Requests, in_a_line
+from dinoforge.slurm.rulings import limits_of
+from dinoforge.slurm.store.attempts import Attempt, judge, read_attempts
+from dinoforge.slurm.store.evaluations import Evaluation, Kept
+from dinoforge.slurm.store.layout import SlurmFolder, State
+from dinoforge.slurm.store.ledger import Submission
+from dinoforge.slurm.submission import Submitter
 
 __all__ = [
     "Due",

@@ -4,14 +4,14 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from slurm.cluster.commands import Queued, accounted, shown
-from slurm.decisions import Ending
-from slurm.failures import Evidence, Outcome, Row, Verdict, classify
-from slurm.files.attempts import Attempt, judge, read_attempts
-from slurm.files.layout import SlurmFolder
-from slurm.files.ledger import Submission
-from slurm.files.logs import log_tail
-from slurm.files.plans import ArrayPlan, read_plan
+from dinoforge.slurm.cluster.commands import Queued, accounted, shown
+from dinoforge.slurm.decisions import Ending
+from dinoforge.slurm.failures import Evidence, Outcome, Row, Verdict, classify
+from dinoforge.slurm.store.attempts import Attempt, judge, read_attempts
+from dinoforge.slurm.store.layout import SlurmFolder
+from dinoforge.slurm.store.ledger import Submission
+from dinoforge.slurm.store.logs import log_tail
+from dinoforge.slurm.store.plans import ArrayPlan, read_plan
 
 __all__ = ["Judge", "why_ended"]
 

@@ -5,15 +5,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 from dinoforge.errors import UsageError
+from dinoforge.slurm.cluster.commands import Queued, cancel, need_slurm, queue
+from dinoforge.slurm.driver import advance
+from dinoforge.slurm.store.attempts import read_attempts
+from dinoforge.slurm.store.evaluations import evaluation_stage
+from dinoforge.slurm.store.layout import SlurmFolder, State
+from dinoforge.slurm.store.lease import hold_lease
+from dinoforge.slurm.store.ledger import Ledger
+from dinoforge.slurm.submit import is_live, refresh_code
 from dinoforge.stages import clear_halves
-from slurm.cluster.commands import Queued, cancel, need_slurm, queue
-from slurm.driver import advance
-from slurm.files.attempts import read_attempts
-from slurm.files.evaluations import evaluation_stage
-from slurm.files.layout import SlurmFolder, State
-from slurm.files.lease import hold_lease
-from slurm.files.ledger import Ledger
-from slurm.submit import is_live, refresh_code
 
 __all__ = ["cancel_run", "find_logs", "retry_run", "wait_for_run"]
 
@@ -141,7 +141,7 @@ def find_logs(run: Path, partition: str = "") -> list[Path]:
     UsageError
         If there is no such run, or the partition was never started.
     """
-    from slurm.status import read_status
+    from dinoforge.slurm.status import read_status
 
     folder = SlurmFolder(run.absolute())
     launch = folder.read_launch()

@@ -12,13 +12,13 @@ from dinoforge.atomic_file import write_json, write_text
 from dinoforge.config import to_plain
 from dinoforge.errors import Fault, UsageError
 from dinoforge.hashing import hash_json
-from slurm.cluster.commands import SlurmRefusedError, accounted, cancel, queue, shown
-from slurm.failures import Evidence, Outcome, classify
-from slurm.files.ledger import Submission
-from slurm.files.logs import log_tail
-from slurm.profile import Job
-from slurm.requests import Requests, in_a_line
-from slurm.submission import Submitter
+from dinoforge.slurm.cluster.commands import SlurmRefusedError, accounted, cancel, queue, shown
+from dinoforge.slurm.failures import Evidence, Outcome, classify
+from dinoforge.slurm.profile import Job
+from dinoforge.slurm.requests import Requests, in_a_line
+from dinoforge.slurm.store.ledger import Submission
+from dinoforge.slurm.store.logs import log_tail
+from dinoforge.slurm.submission import Submitter
 
 __all__ = ["probe_nodes"]
 

@@ -11,18 +11,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dinoforge.errors import UsageError
-from slurm.arrays import submit_gate
-from slurm.cluster.commands import Queued, SlurmRefusedError
-from slurm.decisions import Again, Ending, Stop, decide
-from slurm.failures import Outcome
-from slurm.files.attempts import Attempt, judge, read_attempts
-from slurm.files.layout import SlurmFolder, State
-from slurm.files.ledger import Submission
-from slurm.judging import why_ended
-from slurm.profile import Job, Profile
-from slurm.requests import Requests, in_a_line
-from slurm.rulings import limits_of
-from slurm.submission import Submitter
+from dinoforge.slurm.arrays import submit_gate
+from dinoforge.slurm.cluster.commands import Queued, SlurmRefusedError
+from dinoforge.slurm.decisions import Again, Ending, Stop, decide
+from dinoforge.slurm.failures import Outcome
+from dinoforge.slurm.judging import why_ended
+from dinoforge.slurm.profile import Job, Profile
+from dinoforge.slurm.requests import Requests, in_a_line
+from dinoforge.slurm.rulings import limits_of
+from dinoforge.slurm.store.attempts import Attempt, judge, read_attempts
+from dinoforge.slurm.store.layout import SlurmFolder, State
+from dinoforge.slurm.store.ledger import Submission
+from dinoforge.slurm.submission import Submitter
 
 __all__ = ["RanksDriver", "ranks_job", "reached_step", "since_progress", "starts_in_vain"]
 

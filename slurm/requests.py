@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import dinoforge
-from slurm.cluster.executor import Request
-from slurm.files.layout import Launch, SlurmFolder
-from slurm.profile import Job, Profile
-from slurm.submission import job_name
+from dinoforge.slurm.cluster.executor import Request
+from dinoforge.slurm.profile import Job, Profile
+from dinoforge.slurm.store.layout import Launch, SlurmFolder
+from dinoforge.slurm.submission import job_name
 
 __all__ = ["Requests", "in_a_line"]
 
@@ -33,24 +33,24 @@ class Requests:
 
     def array(self, name: str, job: Job, elements: int) -> Request:
         """Partitions of a stage: each element is one process."""
-        request = self._request(name, _alone(job), "slurm.worker", name)
+        request = self._request(name, _alone(job), "dinoforge.slurm.node.worker", name)
         return replace(request, log=str(self.folder.log(name, "%a")), elements=elements)
 
     def gate(self, name: str, after: Sequence[str]) -> Request:
         """Read markers and go on, when all of ``after`` have ended however they did."""
         job = self.profile.job("gate", "gate")
-        return replace(self._request(name, job, "slurm.gate"), after=tuple(after))
+        return replace(self._request(name, job, "dinoforge.slurm.node.gate"), after=tuple(after))
 
     def probe(self, name: str, job: Job, token: str) -> Request:
         """Read a token in the run folder and check the recipe, on a node of this kind."""
         short = replace(_alone(job), minutes=1, gpus_per_node=0, cpus_per_task=1)
         small = replace(short, memory_gb=min(job.memory_gb, 2.0))
-        return self._request(name, small, "slurm.probe", name, token)
+        return self._request(name, small, "dinoforge.slurm.node.probe", name, token)
 
     def ranks(self, name: str, job: Job, command: str) -> Request:
         """Run one process a task, over all nodes of the job."""
         limits = [f"{job.memory_gb:g}", str(job.minutes)]
-        request = self._request(name, job, "slurm.rank", name, command, *limits)
+        request = self._request(name, job, "dinoforge.slurm.node.rank", name, command, *limits)
         return replace(
             request,
             log=str(self.folder.logs / f"{name}_rank%t.out"),
@@ -61,7 +61,9 @@ class Requests:
     def evaluation(self, name: str, job: Job, recipe: str, step: int) -> Request:
         """Measure one export of a training: one process."""
         limits = [f"{job.memory_gb:g}", str(job.minutes)]
-        return self._request(name, _alone(job), "slurm.measure", name, recipe, str(step), *limits)
+        return self._request(
+            name, _alone(job), "dinoforge.slurm.node.measure", name, recipe, str(step), *limits
+        )
 
     def _request(self, name: str, job: Job, module: str, *words: str) -> Request:
         return Request(

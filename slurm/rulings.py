@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from dinoforge.errors import DinoforgeError
+from dinoforge.slurm.cluster.limits import read_partitions
+from dinoforge.slurm.decisions import Again, Ending, Limits, Stop, decide
+from dinoforge.slurm.failures import Outcome
+from dinoforge.slurm.profile import Job
 from dinoforge.stages import Task
-from slurm.cluster.limits import read_partitions
-from slurm.decisions import Again, Ending, Limits, Stop, decide
-from slurm.failures import Outcome
-from slurm.profile import Job
 
 __all__ = ["Rulings", "limits_of", "rule"]
 

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from dinoforge.errors import DinoforgeError
-from slurm.cluster.commands import Queued, accounted, has_slurm, queue
-from slurm.failures import Evidence, Outcome, Row, classify
-from slurm.files.attempts import Attempt, read_attempts
-from slurm.files.evaluations import Evaluation, Kept
-from slurm.files.layout import Launch, SlurmFolder, State
-from slurm.files.ledger import Ledger, Submission
-from slurm.files.logs import log_tail
+from dinoforge.slurm.cluster.commands import Queued, accounted, has_slurm, queue
+from dinoforge.slurm.failures import Evidence, Outcome, Row, classify
+from dinoforge.slurm.store.attempts import Attempt, read_attempts
+from dinoforge.slurm.store.evaluations import Evaluation, Kept
+from dinoforge.slurm.store.layout import Launch, SlurmFolder, State
+from dinoforge.slurm.store.ledger import Ledger, Submission
+from dinoforge.slurm.store.logs import log_tail
 
 __all__ = ["Failure", "RunStatus", "StageStatus", "read_status"]
 

@@ -13,17 +13,17 @@ import time
 from dataclasses import dataclass
 
 from dinoforge.atomic_file import write_text
-from slurm.cluster.commands import (
+from dinoforge.slurm.cluster.commands import (
     SlurmRefusedError,
     SlurmUnavailableError,
     accounted_name,
     queue,
 )
-from slurm.cluster.executor import Request, sbatch_text, send
-from slurm.files.claims import read_claim
-from slurm.files.layout import SlurmFolder
-from slurm.files.lease import Lease
-from slurm.files.ledger import Ledger, Submission
+from dinoforge.slurm.cluster.executor import Request, sbatch_text, send
+from dinoforge.slurm.store.claims import read_claim
+from dinoforge.slurm.store.layout import SlurmFolder
+from dinoforge.slurm.store.lease import Lease
+from dinoforge.slurm.store.ledger import Ledger, Submission
 
 __all__ = ["Submitter", "job_name"]
 

@@ -14,22 +14,27 @@ from dinoforge.atomic_file import write_text
 from dinoforge.config import config_yaml
 from dinoforge.errors import Fault, UsageError
 from dinoforge.runs import OnChange, Run, recipe_changes
+from dinoforge.slurm.cluster.checks import check_jobs
+from dinoforge.slurm.cluster.commands import (
+    SlurmRefusedError,
+    SlurmUnavailableError,
+    need_slurm,
+    queue,
+)
+from dinoforge.slurm.cluster.limits import read_partitions
+from dinoforge.slurm.driver import advance
+from dinoforge.slurm.evaluations import check_unchanged, evaluation_job, write_recipes
+from dinoforge.slurm.probing import probe_nodes
+from dinoforge.slurm.profile import Job, Profile, load_profile
+from dinoforge.slurm.ranks import ranks_job
+from dinoforge.slurm.requests import Requests, in_a_line
+from dinoforge.slurm.store.evaluations import evaluation_stage
+from dinoforge.slurm.store.layout import Launch, SlurmFolder, State
+from dinoforge.slurm.store.lease import LeaseBusyError, hold_lease
+from dinoforge.slurm.store.ledger import Ledger
+from dinoforge.slurm.store.snapshot import take_snapshot
+from dinoforge.slurm.submission import Submitter
 from dinoforge.stages import Pipeline, find_pipeline, make_inputs, stage_kind
-from slurm.cluster.checks import check_jobs
-from slurm.cluster.commands import SlurmRefusedError, SlurmUnavailableError, need_slurm, queue
-from slurm.cluster.limits import read_partitions
-from slurm.driver import advance
-from slurm.evaluations import check_unchanged, evaluation_job, write_recipes
-from slurm.files.evaluations import evaluation_stage
-from slurm.files.layout import Launch, SlurmFolder, State
-from slurm.files.lease import LeaseBusyError, hold_lease
-from slurm.files.ledger import Ledger
-from slurm.files.snapshot import take_snapshot
-from slurm.probing import probe_nodes
-from slurm.profile import Job, Profile, load_profile
-from slurm.ranks import ranks_job
-from slurm.requests import Requests, in_a_line
-from slurm.submission import Submitter
 
 __all__ = ["Wish", "check_cluster", "draft_launch", "is_live", "refresh_code", "submit"]
 

@@ -10,6 +10,10 @@ import time
 from typing import Any
 
 from dinoforge.config import load_config
+from dinoforge.slurm.profile import Job, Profile
+from dinoforge.slurm.store.layout import SlurmFolder
+from dinoforge.slurm.store.lease import LeaseBusyError, hold_lease
+from dinoforge.slurm.store.plans import ArrayPlan
 from dinoforge.stages import (
     StagePlan,
     find_pipeline,
@@ -18,10 +22,6 @@ from dinoforge.stages import (
     run_task,
     stage_kind,
 )
-from slurm.files.layout import SlurmFolder
-from slurm.files.lease import LeaseBusyError, hold_lease
-from slurm.files.plans import ArrayPlan
-from slurm.profile import Job, Profile
 
 __all__ = ["walk_on"]
 

@@ -20,10 +20,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from curation.config import CurationConfig
-from curation.pipeline import curate
 from dinoforge.config import load_config
 from dinoforge.curated import ledger_path
+from dinoforge.curation.config import CurationConfig
+from dinoforge.curation.pipeline import curate
 from dinoforge.runs import Run
 from dinoforge.samples import write_tiles
 from dinoforge.shards import read_samples

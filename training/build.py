@@ -8,14 +8,14 @@ import torch
 from dinoforge.device import resolve_device
 from dinoforge.models import VisionTransformer
 from dinoforge.randomness import Draws
-from training.attention import AttentionSetting, choose_setting
-from training.config import HeadConfig, TrainingConfig
-from training.heads import ProjectionHead
-from training.method import Method
-from training.parameter_groups import optimizer_groups
-from training.precision import autocast
-from training.ranks import Seat
-from training.schedules import Cosine, Linear, scaled_lr
+from dinoforge.training.attention import AttentionSetting, choose_setting
+from dinoforge.training.config import HeadConfig, TrainingConfig
+from dinoforge.training.heads import ProjectionHead
+from dinoforge.training.method import Method
+from dinoforge.training.parameter_groups import optimizer_groups
+from dinoforge.training.precision import autocast
+from dinoforge.training.ranks import Seat
+from dinoforge.training.schedules import Cosine, Linear, scaled_lr
 
 __all__ = [
     "Schedules",

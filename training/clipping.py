@@ -6,7 +6,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from training.ranks import local_part
+from dinoforge.training.ranks import local_part
 
 __all__ = ["clip_gradients"]
 

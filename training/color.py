@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from training.color_draws import ColorDraws
+from dinoforge.training.color_draws import ColorDraws
 
 __all__ = [
     "adjust_brightness",

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dinoforge.randomness import uniforms
-from training.crops import CropsConfig
+from dinoforge.training.crops import CropsConfig
 
 __all__ = ["ColorDraws", "draw_colors"]
 

@@ -21,14 +21,14 @@ from torch import Tensor
 from dinoforge.errors import UsageError
 from dinoforge.images import Undecodable
 from dinoforge.randomness import KeyedPermutation
-from training.color import augment_colors
-from training.color_draws import ColorDraws, draw_colors
-from training.config import DataConfig, TrainingConfig
-from training.crops import CropsConfig, cut_crops, draw_boxes
-from training.decoded_cache import DecodedCache, TrainingImages, plan_cache
-from training.loader import prepare_steps, usable_workers, worker_context
-from training.ranks import Seat
-from training.shrink import Shrunk
+from dinoforge.training.color import augment_colors
+from dinoforge.training.color_draws import ColorDraws, draw_colors
+from dinoforge.training.config import DataConfig, TrainingConfig
+from dinoforge.training.crops import CropsConfig, cut_crops, draw_boxes
+from dinoforge.training.decoded_cache import DecodedCache, TrainingImages, plan_cache
+from dinoforge.training.loader import prepare_steps, usable_workers, worker_context
+from dinoforge.training.ranks import Seat
+from dinoforge.training.shrink import Shrunk
 
 __all__ = ["Batch", "TrainingData", "TrainingImages", "open_training_data"]
 

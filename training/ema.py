@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from training.ranks import local_part
+from dinoforge.training.ranks import local_part
 
 __all__ = ["update_teacher"]
 

@@ -17,21 +17,21 @@ import torch
 from dinoforge.errors import Interrupted, RankStopped, UsageError
 from dinoforge.models.stochastic_depth import BlockRows
 from dinoforge.progress import Progress, as_duration
-from training.attention import remember, settle_attention
-from training.build import Schedules, build_optimizer, choose_device
-from training.checkpoint import Checkpoints
-from training.clipping import clip_gradients
-from training.config import TrainingConfig
-from training.data import Batch, TrainingData, open_training_data
-from training.ema import update_teacher
-from training.export import export_path, gather_backbone, write_backbone
-from training.guards import StopSignals, check_finite
-from training.method import Losses, Targets, Views
-from training.metrics import Clock, MetricsFile, diagnose, loss_metrics
-from training.parallel import make_parallel
-from training.precision import autocast
-from training.ranks import Seat, from_rank_0, highest_over_ranks, on_rank_0
-from training.views import StepViews
+from dinoforge.training.attention import remember, settle_attention
+from dinoforge.training.build import Schedules, build_optimizer, choose_device
+from dinoforge.training.checkpoint import Checkpoints
+from dinoforge.training.clipping import clip_gradients
+from dinoforge.training.config import TrainingConfig
+from dinoforge.training.data import Batch, TrainingData, open_training_data
+from dinoforge.training.ema import update_teacher
+from dinoforge.training.export import export_path, gather_backbone, write_backbone
+from dinoforge.training.guards import StopSignals, check_finite
+from dinoforge.training.method import Losses, Targets, Views
+from dinoforge.training.metrics import Clock, MetricsFile, diagnose, loss_metrics
+from dinoforge.training.parallel import make_parallel
+from dinoforge.training.precision import autocast
+from dinoforge.training.ranks import Seat, from_rank_0, highest_over_ranks, on_rank_0
+from dinoforge.training.views import StepViews
 
 __all__ = ["Trainer", "TrainingSummary", "train"]
 

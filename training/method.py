@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from dinoforge.models.stochastic_depth import BlockRows
 from dinoforge.models.vit import VisionTransformer
-from training.heads import ProjectionHead
-from training.losses import Center, dino_loss, ibot_loss, koleo_loss, sinkhorn_knopp
+from dinoforge.training.heads import ProjectionHead
+from dinoforge.training.losses import Center, dino_loss, ibot_loss, koleo_loss, sinkhorn_knopp
 
 __all__ = ["Losses", "Method", "Targets", "Views"]
 

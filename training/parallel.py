@@ -26,12 +26,12 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
 from dinoforge.models.stochastic_depth import BlockRows
-from training.attention import AttentionSetting
-from training.build import build_on_meta, draw_method_weights
-from training.config import Mode, TrainingConfig
-from training.method import Losses, Method, Targets, Views
-from training.precision import product_dtype
-from training.ranks import Seat, local_part
+from dinoforge.training.attention import AttentionSetting
+from dinoforge.training.build import build_on_meta, draw_method_weights
+from dinoforge.training.config import Mode, TrainingConfig
+from dinoforge.training.method import Losses, Method, Targets, Views
+from dinoforge.training.precision import product_dtype
+from dinoforge.training.ranks import Seat, local_part
 
 __all__ = ["Parallel", "make_parallel", "precision_policies", "shard_method"]
 

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from dinoforge.errors import UsageError
-from training.config import TrainingConfig
+from dinoforge.training.config import TrainingConfig
 
 __all__ = ["autocast", "product_dtype"]
 

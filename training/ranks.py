@@ -22,8 +22,8 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from dinoforge.errors import DinoforgeError, RankLost, RankStopped, UsageError
-from training.heartbeat import Heartbeat
-from training.mistakes import is_told_by_another_rank, say_that_we_end
+from dinoforge.training.heartbeat import Heartbeat
+from dinoforge.training.mistakes import is_told_by_another_rank, say_that_we_end
 
 __all__ = [
     "Seat",

@@ -5,7 +5,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from dinoforge.images import resize
-from training.decoded_cache import TrainingImages
+from dinoforge.training.decoded_cache import TrainingImages
 
 __all__ = ["Shrunk"]
 

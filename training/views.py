@@ -6,12 +6,12 @@ import numpy as np
 import torch
 
 from dinoforge.models.stochastic_depth import BlockRows
-from training.config import TrainingConfig
-from training.data import Batch
-from training.masks import draw_masks
-from training.method import Views
-from training.ranks import Seat
-from training.stochastic_depth import StochasticDepth
+from dinoforge.training.config import TrainingConfig
+from dinoforge.training.data import Batch
+from dinoforge.training.masks import draw_masks
+from dinoforge.training.method import Views
+from dinoforge.training.ranks import Seat
+from dinoforge.training.stochastic_depth import StochasticDepth
 
 __all__ = ["StepViews"]
 

@@ -128,8 +128,8 @@ def run_child(name: str, ends: float) -> dict[str, Any]:
 
 
 def recipe(args: argparse.Namespace, variant: Variant) -> Any:
-    from training.config import HeadConfig, ModelConfig, ParallelConfig, TrainingConfig
-    from training.crops import CropsConfig
+    from dinoforge.training.config import HeadConfig, ModelConfig, ParallelConfig, TrainingConfig
+    from dinoforge.training.crops import CropsConfig
 
     model = {
         "architecture": args.size,
@@ -168,8 +168,8 @@ def work_of_child(args: argparse.Namespace) -> dict[str, Any]:
 
 def look(args: argparse.Namespace) -> dict[str, Any]:
     """Describe the machine, and what a step needs: the same for all variants."""
-    from training.build import choose_device
-    from training.plan import plan_of
+    from dinoforge.training.build import choose_device
+    from dinoforge.training.plan import plan_of
 
     config = recipe(args, Variant())
     device = choose_device(config)
@@ -184,8 +184,8 @@ def measure(args: argparse.Namespace, variant: Variant) -> dict[str, Any]:
     import torch
     from training_step import Step, noise
 
-    from training.build import choose_device
-    from training.plan import plan_of
+    from dinoforge.training.build import choose_device
+    from dinoforge.training.plan import plan_of
 
     config = recipe(args, variant)
     device = choose_device(config)

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from curation.policies.duplicates import EXACT, NEAR, Groups
-from curation.policies.slots import Slots
 from dinoforge.curated import REASONS, ROLES
+from dinoforge.curation.policies.duplicates import EXACT, NEAR, Groups
+from dinoforge.curation.policies.slots import Slots
 
 __all__ = [
     "Decisions",

@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from curation.policies.pairs import Pairs
+from dinoforge.curation.policies.pairs import Pairs
 from dinoforge.neighbors import connected_components
 
 __all__ = [

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from curation.policies.pairs import Pairs
+from dinoforge.curation.policies.pairs import Pairs
 from dinoforge.neighbors import connected_components
 
 __all__ = ["Leaks", "find_leaks"]

@@ -4,6 +4,6 @@ Reads run folders only (ledger, markers, metrics, records), so it can be made ag
 and says nothing that is not written there. Not for: measuring anything.
 """
 
-from evaluation.report.build import ReportSummary, make_report
+from dinoforge.evaluation.report.build import ReportSummary, make_report
 
 __all__ = ["ReportSummary", "make_report"]

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from dinoforge.atomic_file import write_json, write_text
-from evaluation.report.collect import ReportFacts, Sources, collect, plain
-from evaluation.report.page import make_page
-from evaluation.report.pictures import FeatureMaps, make_feature_maps
+from dinoforge.evaluation.report.collect import ReportFacts, Sources, collect, plain
+from dinoforge.evaluation.report.page import make_page
+from dinoforge.evaluation.report.pictures import FeatureMaps, make_feature_maps
 
 __all__ = ["ReportSummary", "make_report"]
 

@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from dinoforge.curated import summary_path
+from dinoforge.evaluation.report.curves import Curves, make_curves
+from dinoforge.evaluation.report.funnel import Funnel, make_funnel
+from dinoforge.evaluation.report.gather import find_evaluations, gather_records
+from dinoforge.evaluation.report.ledger import Ledger, read_ledger
+from dinoforge.evaluation.report.provenance import RunFacts, read_config, read_run, recipe_value
+from dinoforge.evaluation.report.scores import Headline, Scores, arrange, headline
+from dinoforge.evaluation.report.sheets import Sheets, make_sheets
 from dinoforge.records import Record
-from evaluation.report.curves import Curves, make_curves
-from evaluation.report.funnel import Funnel, make_funnel
-from evaluation.report.gather import find_evaluations, gather_records
-from evaluation.report.ledger import Ledger, read_ledger
-from evaluation.report.provenance import RunFacts, read_config, read_run, recipe_value
-from evaluation.report.scores import Headline, Scores, arrange, headline
-from evaluation.report.sheets import Sheets, make_sheets
 
 __all__ = ["CurationFacts", "ReportFacts", "Sources", "collect", "plain"]
 

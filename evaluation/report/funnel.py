@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dinoforge.curated import REASONS
-from evaluation.report.ledger import Ledger
+from dinoforge.evaluation.report.ledger import Ledger
 
 __all__ = ["Funnel", "FunnelStep", "make_funnel"]
 

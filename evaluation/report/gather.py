@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from dinoforge.evaluation.report.scores import step_of
 from dinoforge.records import Record, read_records
-from evaluation.report.scores import step_of
 
 __all__ = ["RECORDS", "find_evaluations", "gather_records"]
 

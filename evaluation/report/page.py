@@ -4,6 +4,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from dinoforge.evaluation.report import words
+from dinoforge.evaluation.report.collect import ReportFacts
+from dinoforge.evaluation.report.curves import CurvePanel
+from dinoforge.evaluation.report.ledger import Ledger
+from dinoforge.evaluation.report.pictures import FeatureMaps
+from dinoforge.evaluation.report.scores import Scores, Table
 from dinoforge.pages import (
     IntervalPlot,
     IntervalRow,
@@ -16,12 +22,6 @@ from dinoforge.pages import (
     share_bar,
 )
 from dinoforge.records import Record
-from evaluation.report import words
-from evaluation.report.collect import ReportFacts
-from evaluation.report.curves import CurvePanel
-from evaluation.report.ledger import Ledger
-from evaluation.report.pictures import FeatureMaps
-from evaluation.report.scores import Scores, Table
 
 __all__ = ["make_page"]
 

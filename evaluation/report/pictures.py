@@ -9,12 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dinoforge.errors import UsageError
+from dinoforge.evaluation.report.collect import Sources
+from dinoforge.evaluation.report.ledger import Ledger
+from dinoforge.evaluation.report.patch_maps import PatchMaps, find_backbones, map_patches, square
+from dinoforge.evaluation.report.provenance import read_config
 from dinoforge.images import Undecodable
 from dinoforge.pages import Thumbnail, pixel_map, thumbnail
-from evaluation.report.collect import Sources
-from evaluation.report.ledger import Ledger
-from evaluation.report.patch_maps import PatchMaps, find_backbones, map_patches, square
-from evaluation.report.provenance import read_config
 
 __all__ = ["FeatureMaps", "ModelMaps", "make_feature_maps"]
 

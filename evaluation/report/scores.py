@@ -4,8 +4,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from dinoforge.evaluation.headline import headline_k, is_knn
 from dinoforge.records import Record
-from evaluation.headline import headline_k, is_knn
 
 __all__ = [
     "FEATURES",

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dinoforge.curated import pairs_files
+from dinoforge.evaluation.report.ledger import Ledger, LedgerRow
 from dinoforge.tables import read_table
-from evaluation.report.ledger import Ledger, LedgerRow
 
 __all__ = ["Sheets", "Shown", "ShownGroup", "make_sheets"]
 

@@ -1,9 +1,9 @@
 """The report's findings in sentences that a person can repeat; no adjectives, only numbers."""
 
+from dinoforge.evaluation.report.funnel import Funnel
+from dinoforge.evaluation.report.scores import FEATURES, Difference, Headline
 from dinoforge.pages.formatting import count, percent, points
 from dinoforge.records import Record
-from evaluation.report.funnel import Funnel
-from evaluation.report.scores import FEATURES, Difference, Headline
 
 __all__ = ["difference_text", "feature_name", "interval_text", "lead", "model_name"]
 

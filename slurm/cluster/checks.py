@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from dinoforge.config import nearest
 from dinoforge.errors import Fault
-from slurm.cluster.limits import PartitionFacts
-from slurm.profile import Job
+from dinoforge.slurm.cluster.limits import PartitionFacts
+from dinoforge.slurm.profile import Job
 
 __all__ = ["check_jobs"]
 

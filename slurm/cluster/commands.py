@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from dinoforge.errors import DinoforgeError, UsageError
-from slurm.failures import Row
+from dinoforge.slurm.failures import Row
 
 __all__ = [
     "Queued",

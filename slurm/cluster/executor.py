@@ -11,8 +11,8 @@ from pathlib import Path
 
 import submitit
 
-from slurm.cluster.commands import SlurmUnavailableError, ask
-from slurm.profile import Job
+from dinoforge.slurm.cluster.commands import SlurmUnavailableError, ask
+from dinoforge.slurm.profile import Job
 
 __all__ = ["Request", "sbatch_text", "send"]
 

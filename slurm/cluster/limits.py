@@ -4,7 +4,12 @@ import getpass
 import re
 from dataclasses import dataclass, replace
 
-from slurm.cluster.commands import SlurmRefusedError, SlurmUnavailableError, ask, ask_patiently
+from dinoforge.slurm.cluster.commands import (
+    SlurmRefusedError,
+    SlurmUnavailableError,
+    ask,
+    ask_patiently,
+)
 
 __all__ = [
     "PartitionFacts",

@@ -9,9 +9,9 @@ import pool as pools
 import pytest
 from PIL import Image
 
-from curation.config import CurationConfig
-from curation.pipeline import STAGES
 from dinoforge.config import load_config
+from dinoforge.curation.config import CurationConfig
+from dinoforge.curation.pipeline import STAGES
 from dinoforge.errors import UsageError
 from dinoforge.images import DecodePolicy, decode
 from dinoforge.stages import Inputs, make_executor, run_stages, stage_folder

@@ -217,9 +217,9 @@ def test_a_checkpoint_of_another_architecture_is_told_once_with_what_differs(
 
 OLDER_GPU = """
 import torch
-import training.build, training.loop, training.precision
-training.build.choose_device = training.loop.choose_device = lambda *_: torch.device("cuda", 0)
-training.precision._multiplies_bfloat16_fast = lambda device: False
+from dinoforge.training import build, loop, precision
+build.choose_device = loop.choose_device = lambda *_: torch.device("cuda", 0)
+precision._multiplies_bfloat16_fast = lambda device: False
 torch.cuda.get_device_name = lambda device=None: "Tesla T4"
 """
 

@@ -8,9 +8,9 @@ import pool as pools
 import pyarrow as pa
 import pytest
 
-from curation.explain import explain
 from dinoforge.cli.main import main
 from dinoforge.curated import LEDGER_SCHEMA, REASONS, ledger_path
+from dinoforge.curation.explain import explain
 from dinoforge.errors import UsageError
 from dinoforge.tables import read_table, write_table
 

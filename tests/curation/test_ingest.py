@@ -11,8 +11,8 @@ import pool as pools
 import pytest
 from PIL import Image
 
-from curation.config import CurationConfig
 from dinoforge.config import load_config
+from dinoforge.curation.config import CurationConfig
 from dinoforge.errors import UsageError
 from dinoforge.tables import read_tables
 

@@ -5,13 +5,13 @@ import re
 
 import pytest
 
-from curation.config import CurationConfig
 from dinoforge.cli.main import main
 from dinoforge.config import load_config
-from slurm.cluster.checks import check_jobs
-from slurm.cluster.limits import parse_partitions
-from slurm.profile import Job
-from training.config import TrainingConfig
+from dinoforge.curation.config import CurationConfig
+from dinoforge.slurm.cluster.checks import check_jobs
+from dinoforge.slurm.cluster.limits import parse_partitions
+from dinoforge.slurm.profile import Job
+from dinoforge.training.config import TrainingConfig
 
 IMAGES = 1_281_167  # of the guide
 

@@ -17,7 +17,9 @@ TEXTS = sorted(
     for pattern in ("*.md", "docs/**/*.md", "benchmarks/*.md")
     for path in ROOT.glob(pattern)
 )
-ROOMS = "dinoforge|curation|training|evaluation|slurm|configs|docs|tests|benchmarks|requirements"
+ROOMS = (
+    "dinoforge|cli|curation|training|evaluation|slurm|configs|docs|tests|benchmarks|requirements"
+)
 FENCE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 
 
@@ -100,7 +102,7 @@ def test_every_picture_is_there(name):
 
 
 def sources():
-    folders = ("dinoforge", "curation", "training", "evaluation", "slurm", "configs")
+    folders = ("dinoforge", "cli", "curation", "training", "evaluation", "slurm", "configs")
     found = [path for folder in folders for path in (ROOT / folder).rglob("*.*")]
     return [path for path in found if path.suffix in {".py", ".yaml"}]
 

@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from evaluation.collapse import (
+from dinoforge.evaluation.collapse import (
     alpha_req,
     covariance_spectrum,
     effective_rank,
@@ -82,7 +82,7 @@ def test_the_spectrum_is_that_of_the_covariance():
 
 
 def test_pairs_are_counted_without_an_image_and_itself(monkeypatch):
-    import evaluation.collapse
+    import dinoforge.evaluation.collapse
 
     unit = healthy(9, 3).astype(np.float64)
     unit /= np.linalg.norm(unit, axis=1, keepdims=True)
@@ -90,7 +90,7 @@ def test_pairs_are_counted_without_an_image_and_itself(monkeypatch):
     distances = np.array([np.square(unit[i] - unit[j]).sum() for i, j in pairs])
     truth = math.log(np.exp(-2 * distances).mean())
     cosines = np.mean([unit[i] @ unit[j] for i, j in pairs])
-    monkeypatch.setattr(evaluation.collapse, "_ROWS_AT_ONCE", 4)
+    monkeypatch.setattr(dinoforge.evaluation.collapse, "_ROWS_AT_ONCE", 4)
     assert uniformity(unit) == pytest.approx(truth, rel=1e-12)
     assert mean_cosine(unit) == pytest.approx(cosines, rel=1e-9)
 

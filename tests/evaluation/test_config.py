@@ -2,7 +2,7 @@ import pytest
 
 from dinoforge.config import load_config
 from dinoforge.errors import UsageError
-from evaluation.config import EvaluationConfig
+from dinoforge.evaluation.config import EvaluationConfig
 
 
 def load(*overrides):

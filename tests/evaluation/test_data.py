@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evaluation.config import EvaluationConfig
-from evaluation.data import hold_out, match_classes, open_data
+from dinoforge.evaluation.config import EvaluationConfig
+from dinoforge.evaluation.data import hold_out, match_classes, open_data
 
 
 def images(names, labels=None):
@@ -90,14 +90,14 @@ def test_without_test_images_bank_and_test_share_none(pictures, tmp_path):
 
 
 def test_another_share_is_another_fingerprint(pictures, tmp_path):
-    from evaluation.config import SplitConfig
+    from dinoforge.evaluation.config import SplitConfig
 
     halves = open_data(config(pictures, split=SplitConfig(share=0.5)), tmp_path)
     assert halves.fingerprint != open_data(config(pictures), tmp_path).fingerprint
 
 
 def test_leave_one_out_asks_every_image(pictures, tmp_path):
-    from evaluation.config import SplitConfig
+    from dinoforge.evaluation.config import SplitConfig
 
     data = open_data(config(pictures, split=SplitConfig(mode="leave_one_out")), tmp_path)
     assert data.leave_one_out

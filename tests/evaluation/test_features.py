@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import evaluation.features
+import dinoforge.evaluation.features
 from dinoforge.encoders import make_encoder, unit_rows
 from dinoforge.errors import UsageError
+from dinoforge.evaluation.config import EvaluationConfig
+from dinoforge.evaluation.data import open_data
+from dinoforge.evaluation.features import Describer, describer_of, extract, rows_of
+from dinoforge.evaluation.models import find_models
 from dinoforge.sources import open_images
-from evaluation.config import EvaluationConfig
-from evaluation.data import open_data
-from evaluation.features import Describer, describer_of, extract, rows_of
-from evaluation.models import find_models
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def bank(pictures, tmp_path):
 
 @pytest.fixture
 def small_parts(monkeypatch):
-    monkeypatch.setattr(evaluation.features, "PART_IMAGES", 10)
+    monkeypatch.setattr(dinoforge.evaluation.features, "PART_IMAGES", 10)
 
 
 class Counting:

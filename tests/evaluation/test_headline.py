@@ -1,7 +1,7 @@
 import pytest
 
+from dinoforge.evaluation.headline import headline_k, headline_record
 from dinoforge.records import Record
-from evaluation.headline import headline_k, headline_record
 
 
 @pytest.mark.parametrize(

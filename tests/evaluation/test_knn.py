@@ -3,8 +3,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dinoforge.evaluation.knn import find_neighbors, knn_classify, usable_ks, votes
 from dinoforge.neighbors import Neighbors
-from evaluation.knn import find_neighbors, knn_classify, usable_ks, votes
 
 
 def vectors(n, dim, seed):
@@ -106,13 +106,13 @@ def test_numbers_of_neighbors_are_clipped_to_the_bank():
 
 
 def test_parts_of_the_queries_do_not_show(monkeypatch):
-    import evaluation.knn
+    import dinoforge.evaluation.knn
 
     bank, queries = vectors(60, 4, 8), vectors(25, 4, 9)
     labels = np.random.default_rng(0).integers(0, 5, 60)
     found = find_neighbors(bank, queries, k=9)
     whole = knn_classify(found, labels, ks=[3, 9], temperature=0.07)
-    monkeypatch.setattr(evaluation.knn, "_QUERIES_AT_ONCE", 4)
+    monkeypatch.setattr(dinoforge.evaluation.knn, "_QUERIES_AT_ONCE", 4)
     parts = knn_classify(found, labels, ks=[3, 9], temperature=0.07)
     for k in (3, 9):
         np.testing.assert_array_equal(whole[k], parts[k])

@@ -1,8 +1,8 @@
 import pytest
 
 from dinoforge.errors import UsageError
-from evaluation.config import EvaluationConfig
-from evaluation.models import exported_steps, find_models
+from dinoforge.evaluation.config import EvaluationConfig
+from dinoforge.evaluation.models import exported_steps, find_models
 
 
 def names(models):

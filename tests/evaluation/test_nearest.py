@@ -3,10 +3,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import evaluation.nearest
+import dinoforge.evaluation.nearest
 from dinoforge.encoders import unit_rows
+from dinoforge.evaluation.nearest import nearest
 from dinoforge.neighbors import top_k
-from evaluation.nearest import nearest
 
 
 def rows(n, dim, seed, *, coarse=False):
@@ -33,7 +33,7 @@ def test_more_ties_than_candidates_are_still_decided_by_index():
 def test_tiles_do_not_show(monkeypatch):
     base, queries = rows(400, 6, 1), rows(30, 6, 2)
     whole = nearest(queries, base, k=7)
-    monkeypatch.setattr(evaluation.nearest, "_PRODUCT_MIB", 0)
+    monkeypatch.setattr(dinoforge.evaluation.nearest, "_PRODUCT_MIB", 0)
     one_by_one = nearest(queries, base, k=7)
     np.testing.assert_array_equal(whole.ids, one_by_one.ids)
     np.testing.assert_array_equal(whole.scores, one_by_one.scores)

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from evaluation.config import BootstrapConfig
-from evaluation.outcomes import Outcome, differences, with_intervals
+from dinoforge.evaluation.config import BootstrapConfig
+from dinoforge.evaluation.outcomes import Outcome, differences, with_intervals
 
 FEW = BootstrapConfig(resamples=200)
 

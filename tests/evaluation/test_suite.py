@@ -8,22 +8,22 @@ import pytest
 import torch
 
 from dinoforge.errors import UsageError
-from dinoforge.records import read_records
-from evaluation.config import (
+from dinoforge.evaluation.config import (
     BootstrapConfig,
     EvaluationConfig,
     KnnConfig,
     LogisticConfig,
     SplitConfig,
 )
-from evaluation.suite import evaluate
+from dinoforge.evaluation.suite import evaluate
+from dinoforge.records import read_records
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _one_commit():
     """Someone may commit while the tests run."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("evaluation.suite.git_commit", lambda: "0123456789ab")
+        patch.setattr("dinoforge.evaluation.suite.git_commit", lambda: "0123456789ab")
         yield
 
 
@@ -170,12 +170,12 @@ def test_records_say_what_they_are_of(done, run_folder):
 
 
 def test_a_second_start_writes_the_same_bytes_and_extracts_nothing(done, config, monkeypatch):
-    import evaluation.features
+    import dinoforge.evaluation.features
 
     folder, _ = done
     first = (folder / "records.jsonl").read_bytes()
     (folder / "records.jsonl").unlink()
-    monkeypatch.setattr(evaluation.features, "_make_part", None)  # a call would raise
+    monkeypatch.setattr(dinoforge.evaluation.features, "_make_part", None)  # a call would raise
     evaluate(config, folder)
     assert (folder / "records.jsonl").read_bytes() == first
 
@@ -193,7 +193,7 @@ def test_the_cache_may_lie_elsewhere(done, config, tmp_path):
 
 
 def test_the_report_reads_the_records(done):
-    from evaluation.report.scores import arrange, headline
+    from dinoforge.evaluation.report.scores import arrange, headline
 
     _, records = done
     scores = arrange(records)
@@ -210,7 +210,7 @@ def test_the_report_reads_the_records(done):
 
 
 def test_all_checkpoints_give_the_curve(config, tmp_path, done):
-    from evaluation.report.scores import arrange
+    from dinoforge.evaluation.report.scores import arrange
 
     records = evaluate(replace(config, checkpoints="all"), tmp_path)
     more = [r for r in records if r.settings.get("step") == 50]

@@ -14,9 +14,9 @@ from safetensors.numpy import load_file
 from scipy import stats
 
 from dinoforge.randomness import uniforms
-from training import color
-from training.color_draws import ColorDraws
-from training.crops import CropsConfig, crop_boxes, resized_crop
+from dinoforge.training import color
+from dinoforge.training.color_draws import ColorDraws
+from dinoforge.training.crops import CropsConfig, crop_boxes, resized_crop
 
 pytestmark = pytest.mark.golden
 

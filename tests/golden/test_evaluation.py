@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from dinoforge.evaluation import collapse
+from dinoforge.evaluation.knn import find_neighbors, knn_classify, votes
+from dinoforge.evaluation.logistic import fit_logistic
 from dinoforge.intervals import (
     mcnemar_exact,
     percentile_interval,
     resampled_means,
     wilson_interval,
 )
-from evaluation import collapse
-from evaluation.knn import find_neighbors, knn_classify, votes
-from evaluation.logistic import fit_logistic
 
 pytestmark = pytest.mark.golden
 

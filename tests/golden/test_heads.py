@@ -6,8 +6,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from training.heads import ProjectionHead
-from training.parameter_groups import parameter_rules
+from dinoforge.training.heads import ProjectionHead
+from dinoforge.training.parameter_groups import parameter_rules
 
 pytestmark = pytest.mark.golden
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from evaluation.knn import find_neighbors, knn_classify, votes
+from dinoforge.evaluation.knn import find_neighbors, knn_classify, votes
 
 pytestmark = pytest.mark.golden
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from dinoforge.evaluation.linear_input import linear_input
 from dinoforge.models import VisionTransformer, VitConfig
-from evaluation.linear_input import linear_input
 
 pytestmark = pytest.mark.golden
 

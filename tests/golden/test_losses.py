@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from training.losses import Center, dino_loss, ibot_loss, koleo_loss, sinkhorn_knopp
+from dinoforge.training.losses import Center, dino_loss, ibot_loss, koleo_loss, sinkhorn_knopp
 
 pytestmark = pytest.mark.golden
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dinoforge.models import VisionTransformer, VitConfig
-from training.parameter_groups import clean_name, parameter_rules
+from dinoforge.training.parameter_groups import clean_name, parameter_rules
 
 pytestmark = pytest.mark.golden
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from training.schedules import Cosine, Linear, scaled_lr
+from dinoforge.training.schedules import Cosine, Linear, scaled_lr
 
 pytestmark = pytest.mark.golden
 

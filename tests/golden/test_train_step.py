@@ -14,12 +14,12 @@ from safetensors.torch import load_file
 
 from dinoforge.models import VisionTransformer, VitConfig
 from dinoforge.models.stochastic_depth import kept_samples
-from training.clipping import clip_gradients
-from training.ema import update_teacher
-from training.heads import ProjectionHead
-from training.masks import collate_masks
-from training.method import Method, Views
-from training.parameter_groups import optimizer_groups
+from dinoforge.training.clipping import clip_gradients
+from dinoforge.training.ema import update_teacher
+from dinoforge.training.heads import ProjectionHead
+from dinoforge.training.masks import collate_masks
+from dinoforge.training.method import Method, Views
+from dinoforge.training.parameter_groups import optimizer_groups
 
 pytestmark = pytest.mark.golden
 

@@ -8,7 +8,6 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from curation.pipeline import STAGES
 from dinoforge.curated import (
     KEPT_REASONS,
     LEDGER_SCHEMA,
@@ -19,9 +18,10 @@ from dinoforge.curated import (
     resolve_shard,
     slots_file,
 )
+from dinoforge.curation.pipeline import STAGES
+from dinoforge.evaluation.report.ledger import read_ledger
 from dinoforge.stages import stage_folder
 from dinoforge.tables import write_table
-from evaluation.report.ledger import read_ledger
 
 
 def png(gray):

@@ -7,8 +7,8 @@ import pytest
 
 from dinoforge import runs
 from dinoforge.errors import Interrupted, UsageError
+from dinoforge.evaluation.report.provenance import read_run
 from dinoforge.runs import Run, run_folders
-from evaluation.report.provenance import read_run
 
 
 @dataclass(frozen=True)

@@ -121,7 +121,7 @@ def test_the_screen_shows_what_was_asked_for(monkeypatch, verbosity, rank, told)
     screen = io.StringIO()
     monkeypatch.setattr(sys, "stderr", screen)
     set_up_logging(verbosity=verbosity, rank=rank)
-    logger = logging.getLogger("curation.embed")
+    logger = logging.getLogger("dinoforge.curation.embed")
     logger.debug("debug")
     logger.info("info")
     logger.warning("%s", "warning")
@@ -134,16 +134,16 @@ def test_a_run_keeps_its_log_also_of_what_the_screen_leaves_out(tmp_path, monkey
     monkeypatch.setattr(sys, "stderr", io.StringIO())
     set_up_logging(verbosity=-1)
     handler = log_to_folder(tmp_path / "log", rank=2)
-    logging.getLogger("training.loop").info("step %d, %s", 7, "\udce4 f\u00fcr \u2028")
+    logging.getLogger("dinoforge.training.loop").info("step %d, %s", 7, "\udce4 f\u00fcr \u2028")
     stop_logging(handler)
-    logging.getLogger("training.loop").info("not in the file")
+    logging.getLogger("dinoforge.training.loop").info("not in the file")
     (file,) = (tmp_path / "log").iterdir()
     assert file.name == "rank-00002.txt"
     text = file.read_text(encoding="utf-8")
-    assert " I training.loop: step 7, \\udce4 für" in text
+    assert " I dinoforge.training.loop: step 7, \\udce4 für" in text
     assert "not in the file" not in text
     again = log_to_folder(tmp_path / "log", rank=2)
-    logging.getLogger("slurm").warning("second")
+    logging.getLogger("dinoforge.slurm").warning("second")
     stop_logging(again)
     assert file.read_text(encoding="utf-8").startswith(text)
 

@@ -11,8 +11,8 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 import toys
 
-from slurm.submit import Wish
-from slurm.submit import submit as submit_wish
+from dinoforge.slurm.submit import Wish
+from dinoforge.slurm.submit import submit as submit_wish
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -15,20 +15,20 @@ from waiting import wait_for
 from dinoforge.cli.main import main
 from dinoforge.config import config_yaml, load_config
 from dinoforge.errors import UsageError
+from dinoforge.evaluation.config import EvaluationConfig
 from dinoforge.models import VitConfig, build_vit, save_backbone
 from dinoforge.records import Record, read_records, write_records
-from evaluation.config import EvaluationConfig
-from slurm.evaluations import EvaluationsDriver, check_unchanged, write_recipes
-from slurm.failures import Outcome
-from slurm.files.attempts import AttemptWriter, read_attempts
-from slurm.files.evaluations import Evaluation, Kept
-from slurm.files.layout import Launch, SlurmFolder, State
-from slurm.files.ledger import Ledger, Submission
-from slurm.files.lines import read_lines
-from slurm.profile import Profile
-from slurm.requests import Requests
-from slurm.submission import Submitter
-from training.config import TrainingConfig
+from dinoforge.slurm.evaluations import EvaluationsDriver, check_unchanged, write_recipes
+from dinoforge.slurm.failures import Outcome
+from dinoforge.slurm.profile import Profile
+from dinoforge.slurm.requests import Requests
+from dinoforge.slurm.store.attempts import AttemptWriter, read_attempts
+from dinoforge.slurm.store.evaluations import Evaluation, Kept
+from dinoforge.slurm.store.layout import Launch, SlurmFolder, State
+from dinoforge.slurm.store.ledger import Ledger, Submission
+from dinoforge.slurm.store.lines import read_lines
+from dinoforge.slurm.submission import Submitter
+from dinoforge.training.config import TrainingConfig
 
 TRAINING = (
     *("model.architecture=custom", "model.width=32", "model.depth=1", "model.heads=2"),
@@ -270,7 +270,7 @@ def start(module, words, **environment):
 def test_an_evaluation_job_measures_its_step_and_writes_a_preemption_down(run):
     lines = SlurmFolder(run).attempt("evaluate-waves", 50)
     words = [str(run), "df-a", "waves", "50", "2", "10"]
-    with start("slurm.measure", words, SLURM_JOB_ID="7") as job:
+    with start("dinoforge.slurm.node.measure", words, SLURM_JOB_ID="7") as job:
         log = Evaluation(run, "waves").place(50) / "log/rank-00000.txt"
         wait_for(log.exists, 100, "the evaluation")
         # A preemption signals every process of the job.
@@ -287,7 +287,7 @@ def test_an_evaluation_job_measures_its_step_and_writes_a_preemption_down(run):
         ("untrained", 0),
         ("pixels", None),
     }
-    with start("slurm.measure", words, SLURM_JOB_ID="8") as double:
+    with start("dinoforge.slurm.node.measure", words, SLURM_JOB_ID="8") as double:
         assert double.wait(60) == 23
 
 
@@ -302,7 +302,9 @@ def test_signals_reach_the_training_at_once_while_slurm_gives_no_answer(run, pho
     config = load_config(TrainingConfig, run / "config.yaml", ["steps=1000000"])
     (run / "config.yaml").write_text(config_yaml(config))
     words = [str(run), "df-run-1-train", "train", "2", "10"]
-    with start("slurm.rank", words, SLURM_JOB_ID="7", SLURM_PROCID="0", **path) as rank:
+    with start(
+        "dinoforge.slurm.node.rank", words, SLURM_JOB_ID="7", SLURM_PROCID="0", **path
+    ) as rank:
         try:
             wait_for(asked.exists, 60, "a question to SLURM")
             wait_for((run / "metrics.jsonl").exists, 100, "the first steps")

@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slurm.decisions import Again, Ending, Limits, Stop, decide
-from slurm.failures import Outcome
-from slurm.ranks import since_progress
+from dinoforge.slurm.decisions import Again, Ending, Limits, Stop, decide
+from dinoforge.slurm.failures import Outcome
+from dinoforge.slurm.ranks import since_progress
 
 LIMITS = Limits(memory_gb=4.0, minutes=60, most_memory_gb=16.0, most_minutes=240)
 

@@ -14,12 +14,12 @@ from trainings import PROFILE, TRAINING
 from waiting import wait_for, wait_for_end
 
 from dinoforge.cli.main import main
-from slurm.cluster.commands import queue
-from slurm.files.attempts import read_attempts
-from slurm.files.evaluations import Evaluation
-from slurm.files.layout import SlurmFolder
-from slurm.files.ledger import Ledger
-from slurm.files.lines import read_lines
+from dinoforge.slurm.cluster.commands import queue
+from dinoforge.slurm.store.attempts import read_attempts
+from dinoforge.slurm.store.evaluations import Evaluation
+from dinoforge.slurm.store.layout import SlurmFolder
+from dinoforge.slurm.store.ledger import Ledger
+from dinoforge.slurm.store.lines import read_lines
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(580)]
 

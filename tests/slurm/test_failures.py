@@ -3,8 +3,8 @@
 import pytest
 
 from dinoforge.errors import UsageError
-from slurm.cluster.commands import parse_accounting, parse_details
-from slurm.failures import Evidence, Outcome, classify, classify_exception
+from dinoforge.slurm.cluster.commands import parse_accounting, parse_details
+from dinoforge.slurm.failures import Evidence, Outcome, classify, classify_exception
 
 # sacct -D -n -P -o JobID,State,ExitCode,DerivedExitCode,Reason,ElapsedRaw,TimelimitRaw,NodeList
 RECORDED = [

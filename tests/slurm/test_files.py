@@ -6,14 +6,14 @@ import sys
 
 import pytest
 
-from slurm.failures import Outcome
-from slurm.files.attempts import Attempt, AttemptWriter, judge, read_attempts
-from slurm.files.claims import claim
-from slurm.files.layout import SlurmFolder
-from slurm.files.ledger import Ledger, Submission
-from slurm.files.lines import append_line, read_lines
-from slurm.files.plans import ArrayPlan, read_plan, write_plan
-from slurm.files.snapshot import take_snapshot
+from dinoforge.slurm.failures import Outcome
+from dinoforge.slurm.store.attempts import Attempt, AttemptWriter, judge, read_attempts
+from dinoforge.slurm.store.claims import claim
+from dinoforge.slurm.store.layout import SlurmFolder
+from dinoforge.slurm.store.ledger import Ledger, Submission
+from dinoforge.slurm.store.lines import append_line, read_lines
+from dinoforge.slurm.store.plans import ArrayPlan, read_plan, write_plan
+from dinoforge.slurm.store.snapshot import take_snapshot
 
 
 def test_a_torn_line_spoils_neither_what_was_before_nor_what_comes(tmp_path):
@@ -108,9 +108,11 @@ def test_one_job_owns_a_plan_and_keeps_it_over_requeues(tmp_path):
 def tree(tmp_path):
     """A git tree that holds our packages, one change that is not committed, one new file."""
     root = tmp_path / "tree"
-    for package in ("dinoforge", "curation", "training", "evaluation", "slurm"):
+    for package in ("dinoforge", "cli", "curation", "training", "evaluation", "slurm"):
         (root / package).mkdir(parents=True)
         (root / package / "__init__.py").write_text("")
+        if package != "dinoforge":
+            (root / "dinoforge" / package).symlink_to(f"../{package}")
     (root / "configs").mkdir()
     (root / "configs/a.yaml").write_text("a: 1\n")
     (root / ".gitignore").write_text("*.log\n")
@@ -129,33 +131,33 @@ def test_a_snapshot_holds_tracked_and_new_files_the_commit_and_the_difference(
 ):
     monkeypatch.setattr("dinoforge.__file__", str(tree / "dinoforge/__init__.py"))
     taken = take_snapshot(tmp_path / "snapshot")
-    assert (taken / "slurm/__init__.py").read_text() == "VERSION = 2\n"
-    assert (taken / "slurm/new.py").exists()
-    assert (taken / "configs/a.yaml").exists()
-    assert not (taken / "slurm/noise.log").exists()
+    assert (taken / "dinoforge/slurm/__init__.py").read_text() == "VERSION = 2\n"
+    assert (taken / "dinoforge/slurm/new.py").exists()
+    assert (taken / "dinoforge/_configs/a.yaml").exists()
+    assert not (taken / "dinoforge/slurm/noise.log").exists()
     assert "+VERSION = 2" in (taken / "uncommitted.diff").read_text()
     assert len(json.loads((taken / "snapshot.json").read_text())["commit"]) == 40
-    assert (taken / "slurm/new.py").stat().st_mode & 0o222 == 0
+    assert (taken / "dinoforge/slurm/new.py").stat().st_mode & 0o222 == 0
     assert take_snapshot(tmp_path / "snapshot") == taken  # the same code is copied once
     (tree / "slurm/__init__.py").write_text("VERSION = 3\n")
     assert take_snapshot(tmp_path / "snapshot") != taken
-    assert (taken / "slurm/__init__.py").read_text() == "VERSION = 2\n"
+    assert (taken / "dinoforge/slurm/__init__.py").read_text() == "VERSION = 2\n"
 
 
 def test_installed_packages_are_copied_where_there_is_no_git(tree, tmp_path, monkeypatch):
     subprocess.run(["rm", "-r", str(tree / ".git")], check=True)
     monkeypatch.setattr("dinoforge.__file__", str(tree / "dinoforge/__init__.py"))
     taken = take_snapshot(tmp_path / "snapshot")
-    assert (taken / "slurm/new.py").exists()
+    assert (taken / "dinoforge/slurm/new.py").exists()
     assert json.loads((taken / "snapshot.json").read_text())["commit"] == ""
 
 
 def test_a_snapshot_runs_by_itself(tmp_path):
     taken = take_snapshot(tmp_path / "snapshot")
-    code = "import slurm.worker, curation.pipeline; print(slurm.worker.__file__)"
+    code = "import dinoforge.curation.pipeline, dinoforge.slurm.node.worker as w; print(w.__file__)"
     done = subprocess.run(
         [sys.executable, "-P", "-c", code],
         capture_output=True, text=True, env={"PYTHONPATH": str(taken), "PATH": "/usr/bin"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == str(taken / "slurm/worker.py")
+    assert done.stdout.strip() == str(taken / "dinoforge/slurm/node/worker.py")

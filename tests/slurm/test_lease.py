@@ -12,13 +12,13 @@ import time
 import pytest
 from waiting import wait_for
 
-from slurm.files import lease as module
-from slurm.files.lease import LeaseBusyError, hold_lease
+from dinoforge.slurm.store import lease as module
+from dinoforge.slurm.store.lease import LeaseBusyError, hold_lease
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from slurm.files.lease import hold_lease
+from dinoforge.slurm.store.lease import hold_lease
 with hold_lease(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(600)

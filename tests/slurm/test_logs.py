@@ -2,7 +2,7 @@
 
 import pytest
 
-from slurm.files.logs import last_words
+from dinoforge.slurm.store.logs import last_words
 
 TRACEBACK = """\
 Traceback (most recent call last):

@@ -14,16 +14,16 @@ import toys
 from waiting import state_of, wait_for, wait_for_end
 
 from dinoforge.errors import UsageError
+from dinoforge.slurm.cluster.commands import SlurmUnavailableError, queue
+from dinoforge.slurm.cluster.executor import send
+from dinoforge.slurm.driver import advance
+from dinoforge.slurm.operations import cancel_run, retry_run
+from dinoforge.slurm.status import read_status
+from dinoforge.slurm.store.attempts import read_attempts
+from dinoforge.slurm.store.layout import SlurmFolder
+from dinoforge.slurm.store.ledger import Ledger
+from dinoforge.slurm.store.plans import read_plan
 from dinoforge.stages import make_executor, run_pipeline
-from slurm.cluster.commands import SlurmUnavailableError, queue
-from slurm.cluster.executor import send
-from slurm.driver import advance
-from slurm.files.attempts import read_attempts
-from slurm.files.layout import SlurmFolder
-from slurm.files.ledger import Ledger
-from slurm.files.plans import read_plan
-from slurm.operations import cancel_run, retry_run
-from slurm.status import read_status
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(480)]
 
@@ -67,7 +67,7 @@ def finished(run, tmp_path, **keys):
 def test_a_pipeline_goes_through_arrays_and_gates_to_the_same_bytes(
     submit, run, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("slurm.driver.max_array_size", lambda: 3)
+    monkeypatch.setattr("dinoforge.slurm.driver.max_array_size", lambda: 3)
     submit(numbers=16, per_partition=2)
     finished(run, tmp_path, numbers=16, per_partition=2)
     assert json.loads((run / "run.json").read_text())["exit_code"] == 0
@@ -239,7 +239,7 @@ def test_a_controller_that_freezes_while_sbatch_asks_gets_no_job_twice(
             raise
         return answers[-1]
 
-    monkeypatch.setattr("slurm.submission.send", send_to_a_frozen_one)
+    monkeypatch.setattr("dinoforge.slurm.submission.send", send_to_a_frozen_one)
     try:
         submit(numbers=10)
     finally:

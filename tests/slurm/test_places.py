@@ -13,11 +13,11 @@ from waiting import wait_for, wait_for_end
 
 from dinoforge.cli.main import main
 from dinoforge.errors import UsageError
-from slurm.files.attempts import read_attempts
-from slurm.files.layout import SlurmFolder
-from slurm.files.ledger import Ledger
-from slurm.status import read_status
-from slurm.submit import Wish, submit
+from dinoforge.slurm.status import read_status
+from dinoforge.slurm.store.attempts import read_attempts
+from dinoforge.slurm.store.layout import SlurmFolder
+from dinoforge.slurm.store.ledger import Ledger
+from dinoforge.slurm.submit import Wish, submit
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(480)]
 

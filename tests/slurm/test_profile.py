@@ -7,13 +7,13 @@ import pytest
 
 from dinoforge.config import list_recipes
 from dinoforge.errors import UsageError
-from slurm.cluster.checks import check_jobs
-from slurm.cluster.commands import clean_environment
-from slurm.cluster.executor import sbatch_text
-from slurm.cluster.limits import parse_partitions
-from slurm.files.layout import Launch, SlurmFolder
-from slurm.profile import Job, load_profile
-from slurm.requests import Requests, in_a_line
+from dinoforge.slurm.cluster.checks import check_jobs
+from dinoforge.slurm.cluster.commands import clean_environment
+from dinoforge.slurm.cluster.executor import sbatch_text
+from dinoforge.slurm.cluster.limits import parse_partitions
+from dinoforge.slurm.profile import Job, load_profile
+from dinoforge.slurm.requests import Requests, in_a_line
+from dinoforge.slurm.store.layout import Launch, SlurmFolder
 
 # sinfo -h -e -o '%P|%a|%D|%c|%m|%G|%f' and scontrol -o show partition
 SINFO = """\

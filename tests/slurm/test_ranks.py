@@ -14,10 +14,10 @@ from trainings import PROFILE, TRAINING
 from waiting import state_of, wait_for, wait_for_end
 
 from dinoforge.cli.main import main
-from slurm.files.attempts import read_attempts
-from slurm.files.layout import SlurmFolder
-from slurm.files.ledger import Ledger
-from training.checkpoint import read_whole
+from dinoforge.slurm.store.attempts import read_attempts
+from dinoforge.slurm.store.layout import SlurmFolder
+from dinoforge.slurm.store.ledger import Ledger
+from dinoforge.training.checkpoint import read_whole
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(480)]
 

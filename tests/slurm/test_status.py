@@ -6,11 +6,11 @@ import time
 import pytest
 
 from dinoforge.cli.main import main
-from slurm.failures import Outcome
-from slurm.files.attempts import AttemptWriter
-from slurm.files.layout import Launch, SlurmFolder, State
-from slurm.files.ledger import Ledger, Submission
-from slurm.status import read_status
+from dinoforge.slurm.failures import Outcome
+from dinoforge.slurm.status import read_status
+from dinoforge.slurm.store.attempts import AttemptWriter
+from dinoforge.slurm.store.layout import Launch, SlurmFolder, State
+from dinoforge.slurm.store.ledger import Ledger, Submission
 
 
 @pytest.fixture

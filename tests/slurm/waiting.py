@@ -3,7 +3,7 @@
 import subprocess
 import time
 
-from slurm.files.layout import SlurmFolder
+from dinoforge.slurm.store.layout import SlurmFolder
 
 
 def wait_for(condition, seconds=120, what="it"):

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from dinoforge.config import load_config
-from training.config import TrainingConfig
+from dinoforge.training.config import TrainingConfig
 
 NUM_IMAGES = 10
 

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import torch
 
-import training.mistakes
+import dinoforge.training.mistakes
 from dinoforge.errors import RankStopped, UsageError
-from training.ranks import join_ranks, rank
+from dinoforge.training.ranks import join_ranks, rank
 
-training.mistakes._PATIENCE_S = 2.0  # seconds for rank 0, all on one machine
+dinoforge.training.mistakes._PATIENCE_S = 2.0  # seconds for rank 0, all on one machine
 
 
 def meet(folder: Path, who: set[int]) -> None:

@@ -14,9 +14,9 @@ from safetensors.torch import save_file
 from torch.distributed.tensor import DTensor
 
 from dinoforge.config import load_config
-from training.config import TrainingConfig
-from training.loop import Trainer
-from training.ranks import join_ranks, rank
+from dinoforge.training.config import TrainingConfig
+from dinoforge.training.loop import Trainer
+from dinoforge.training.ranks import join_ranks, rank
 
 
 def whole(tensor):

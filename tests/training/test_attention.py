@@ -14,10 +14,15 @@ from dinoforge.errors import UsageError
 from dinoforge.models.attention import BACKENDS
 from dinoforge.models.attention_choice import AttentionChoice
 from dinoforge.runs import Run
-from training import attention
-from training.attention import attention_problem, choose_setting, remember, settle_attention
-from training.build import build_method
-from training.loop import Trainer, train
+from dinoforge.training import attention
+from dinoforge.training.attention import (
+    attention_problem,
+    choose_setting,
+    remember,
+    settle_attention,
+)
+from dinoforge.training.build import build_method
+from dinoforge.training.loop import Trainer, train
 
 CPU = torch.device("cpu")
 ROOT = Path(__file__).resolve().parents[2]
@@ -177,8 +182,8 @@ def test_all_ranks_take_the_choice_of_the_first(tmp_path):
     """Two processes that would measure different things."""
     script = """
         import sys, pathlib, torch, torch.distributed as dist
-        from training import attention
-        from training.config import TrainingConfig
+        from dinoforge.training import attention
+        from dinoforge.training.config import TrainingConfig
         from dinoforge.models.attention_choice import AttentionChoice
 
         rank, folder = int(sys.argv[1]), pathlib.Path(sys.argv[2])

@@ -4,7 +4,13 @@ import pytest
 import torch
 
 from dinoforge.errors import UsageError
-from training.build import Schedules, autocast, build_method, build_optimizer, choose_device
+from dinoforge.training.build import (
+    Schedules,
+    autocast,
+    build_method,
+    build_optimizer,
+    choose_device,
+)
 
 
 def rates(config, step):

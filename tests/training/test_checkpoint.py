@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from dinoforge.errors import UsageError
-from training.build import build_method, build_optimizer
-from training.checkpoint import Checkpoints, read_whole, step_name
-from training.config import CheckpointConfig
-from training.export import gather_backbone, write_backbone
+from dinoforge.training.build import build_method, build_optimizer
+from dinoforge.training.checkpoint import Checkpoints, read_whole, step_name
+from dinoforge.training.config import CheckpointConfig
+from dinoforge.training.export import gather_backbone, write_backbone
 
 
 @pytest.fixture

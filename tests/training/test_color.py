@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from training.color import augment_colors
-from training.color_draws import draw_colors
-from training.crops import CropsConfig
+from dinoforge.training.color import augment_colors
+from dinoforge.training.color_draws import draw_colors
+from dinoforge.training.crops import CropsConfig
 
 NUM_IMAGES = 4000
 # Blur and solarize are left; everything else would change pixels, too.

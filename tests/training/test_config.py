@@ -3,7 +3,7 @@
 import pytest
 
 from dinoforge.errors import UsageError
-from training.build import Schedules
+from dinoforge.training.build import Schedules
 
 
 def test_phases_are_shares_of_the_run_where_the_recipe_does_not_give_steps(tiny):

@@ -9,9 +9,9 @@ import torch
 
 from dinoforge.errors import UsageError
 from dinoforge.sources import ImageSet, open_images
-from training.config import DataConfig
-from training.data import TrainingData, open_training_data
-from training.ranks import Seat
+from dinoforge.training.config import DataConfig
+from dinoforge.training.data import TrainingData, open_training_data
+from dinoforge.training.ranks import Seat
 
 STEPS = 6  # of 4 images: two passes and a bit over 10 images
 

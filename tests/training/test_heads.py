@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from training.heads import ProjectionHead
+from dinoforge.training.heads import ProjectionHead
 
 
 def make(**init):

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from training.checkpoint import read_whole
+from dinoforge.training.checkpoint import read_whole
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "benchmarks"))

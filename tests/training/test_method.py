@@ -4,11 +4,11 @@ import pytest
 import torch
 
 from dinoforge.models import VitConfig, build_vit
-from training.build import build_method
-from training.losses import dino_loss, ibot_loss, koleo_loss, sinkhorn_knopp
-from training.masks import MaskConfig, collate_masks, draw_masks
-from training.method import Views
-from training.stochastic_depth import StochasticDepth
+from dinoforge.training.build import build_method
+from dinoforge.training.losses import dino_loss, ibot_loss, koleo_loss, sinkhorn_knopp
+from dinoforge.training.masks import MaskConfig, collate_masks, draw_masks
+from dinoforge.training.method import Views
+from dinoforge.training.stochastic_depth import StochasticDepth
 
 BATCH, SIDE = 4, 4
 

@@ -6,9 +6,9 @@ import math
 import pytest
 import torch
 
-from training.guards import StopSignals
-from training.method import Losses, Targets
-from training.metrics import MetricsFile, diagnose, loss_metrics
+from dinoforge.training.guards import StopSignals
+from dinoforge.training.method import Losses, Targets
+from dinoforge.training.metrics import MetricsFile, diagnose, loss_metrics
 
 
 def metrics(targets, features):

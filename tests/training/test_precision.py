@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch.distributed.fsdp import FSDPModule
 
-import training.precision
-from training.parallel import precision_policies, shard_method
-from training.plan.sharding import _fake_ranks, method_on_meta
+import dinoforge.training.precision
+from dinoforge.training.parallel import precision_policies, shard_method
+from dinoforge.training.plan.sharding import _fake_ranks, method_on_meta
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 F32, F64, BF16 = torch.float32, torch.float64, torch.bfloat16
@@ -16,7 +16,7 @@ F32, F64, BF16 = torch.float32, torch.float64, torch.bfloat16
 def gpu_multiplies_bfloat16(request, monkeypatch):
     """What a GPU would answer; there need not be one."""
     monkeypatch.setattr(
-        training.precision, "_multiplies_bfloat16_fast", lambda device: request.param
+        dinoforge.training.precision, "_multiplies_bfloat16_fast", lambda device: request.param
     )
     return request.param
 

@@ -11,8 +11,8 @@ from safetensors.torch import load_file
 
 from dinoforge.config import load_config
 from dinoforge.errors import UsageError
-from training.checkpoint import read_whole, step_name
-from training.config import TrainingConfig
+from dinoforge.training.checkpoint import read_whole, step_name
+from dinoforge.training.config import TrainingConfig
 
 SCRIPT = Path(__file__).with_name("rank_of_training.py")
 TINY = Path(__file__).with_name("tiny.yaml")

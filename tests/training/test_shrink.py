@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from training.shrink import Shrunk
+from dinoforge.training.shrink import Shrunk
 
 
 class Photographs:

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from training.stochastic_depth import StochasticDepth
+from dinoforge.training.stochastic_depth import StochasticDepth
 
 DEPTH, BATCH, GROUP = 3, 12, 4
 

@@ -4,8 +4,8 @@ Closed forms of the recipe's sizes, one module a subject; `plan_of` puts them to
 say is compared with real steps by the tests and by ``benchmarks/plan_against_measured.py``.
 """
 
-from training.plan.placement import Placement
-from training.plan.plan import Plan, plan_of
-from training.plan.sharding import check_sharding
+from dinoforge.training.plan.placement import Placement
+from dinoforge.training.plan.plan import Plan, plan_of
+from dinoforge.training.plan.sharding import check_sharding
 
 __all__ = ["Placement", "Plan", "check_sharding", "plan_of"]

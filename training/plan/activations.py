@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from dinoforge.models.config import VitConfig
-from training.config import HeadConfig, TrainingConfig
-from training.plan.workload import Crops, Workload
+from dinoforge.training.config import HeadConfig, TrainingConfig
+from dinoforge.training.plan.workload import Crops, Workload
 
 __all__ = ["Activations", "Numerics", "branch_bytes", "saved_activations"]
 

@@ -10,8 +10,8 @@ import itertools
 from dataclasses import dataclass, fields
 
 from dinoforge.models.config import VitConfig
-from training.config import HeadConfig, TrainingConfig
-from training.plan.workload import Crops, Workload
+from dinoforge.training.config import HeadConfig, TrainingConfig
+from dinoforge.training.plan.workload import Crops, Workload
 
 __all__ = ["Flops", "step_flops"]
 

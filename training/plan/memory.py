@@ -16,11 +16,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from training.config import TrainingConfig
-from training.plan.activations import Activations, Numerics, branch_bytes, saved_activations
-from training.plan.parameters import Shapes, count, largest_part, student_units
-from training.plan.placement import Placement
-from training.plan.workload import Workload, most_masked
+from dinoforge.training.config import TrainingConfig
+from dinoforge.training.plan.activations import (
+    Activations,
+    Numerics,
+    branch_bytes,
+    saved_activations,
+)
+from dinoforge.training.plan.parameters import Shapes, count, largest_part, student_units
+from dinoforge.training.plan.placement import Placement
+from dinoforge.training.plan.workload import Workload, most_masked
 
 __all__ = ["Memory", "memory_of_rank"]
 

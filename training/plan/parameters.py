@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterator, Mapping
 
 from dinoforge.models.config import VitConfig
-from training.config import HeadConfig, TrainingConfig
+from dinoforge.training.config import HeadConfig, TrainingConfig
 
 __all__ = [
     "Shapes",

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from training.config import Mode, TrainingConfig
-from training.plan.parameters import student_parameters
+from dinoforge.training.config import Mode, TrainingConfig
+from dinoforge.training.plan.parameters import student_parameters
 
 __all__ = ["Placement"]
 

@@ -5,15 +5,15 @@ from typing import Any
 
 from dinoforge.errors import Fault, UsageError
 from dinoforge.models.config import VitConfig
-from training.config import TrainingConfig
-from training.plan.activations import Numerics
-from training.plan.flops import Flops, step_flops
-from training.plan.hardware import Gpu, cores_per_gpu, find_gpu, published_run
-from training.plan.memory import Memory, memory_of_rank
-from training.plan.parameters import backbone_units, count, student_units
-from training.plan.placement import Placement
-from training.plan.storage import Storage, storage_of_run
-from training.plan.workload import Workload
+from dinoforge.training.config import TrainingConfig
+from dinoforge.training.plan.activations import Numerics
+from dinoforge.training.plan.flops import Flops, step_flops
+from dinoforge.training.plan.hardware import Gpu, cores_per_gpu, find_gpu, published_run
+from dinoforge.training.plan.memory import Memory, memory_of_rank
+from dinoforge.training.plan.parameters import backbone_units, count, student_units
+from dinoforge.training.plan.placement import Placement
+from dinoforge.training.plan.storage import Storage, storage_of_run
+from dinoforge.training.plan.workload import Workload
 
 __all__ = ["Plan", "Speed", "plan_of"]
 

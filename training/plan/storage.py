@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
-from training.config import CheckpointConfig, TrainingConfig
-from training.plan.parameters import Shapes, count, student_units
-from training.plan.placement import Placement
+from dinoforge.training.config import CheckpointConfig, TrainingConfig
+from dinoforge.training.plan.parameters import Shapes, count, student_units
+from dinoforge.training.plan.placement import Placement
 
 __all__ = ["Storage", "storage_of_run"]
 

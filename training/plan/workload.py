@@ -6,8 +6,8 @@ Everything that FLOPs and memory depend on besides the sizes of the networks.
 from dataclasses import dataclass
 
 from dinoforge.models.stochastic_depth import kept_samples
-from training.config import TrainingConfig
-from training.masks import MaskConfig
+from dinoforge.training.config import TrainingConfig
+from dinoforge.training.masks import MaskConfig
 
 __all__ = ["Crops", "Workload", "expected_masked", "most_masked"]
 

@@ -1,6 +1,7 @@
 import numpy as np
 
-from curation.policies.decisions import (
+from dinoforge.curated import REASONS, ROLES
+from dinoforge.curation.policies.decisions import (
     Screened,
     apply_duplicates,
     apply_leaks,
@@ -8,9 +9,8 @@ from curation.policies.decisions import (
     decide_rest,
     start_decisions,
 )
-from curation.policies.duplicates import EXACT, NEAR, NONE, Groups
-from curation.policies.slots import Slots
-from dinoforge.curated import REASONS, ROLES
+from dinoforge.curation.policies.duplicates import EXACT, NEAR, NONE, Groups
+from dinoforge.curation.policies.slots import Slots
 
 AS_IS, SEED, POOL, REFERENCE = range(4)
 ROLE = np.array([SEED, POOL, POOL, POOL, POOL, POOL, AS_IS, REFERENCE], np.int8)

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from curation.policies.duplicates import (
+from dinoforge.curation.policies.duplicates import (
     EXACT,
     NEAR,
     NONE,
@@ -12,7 +12,7 @@ from curation.policies.duplicates import (
     group_duplicates,
     split_components,
 )
-from curation.policies.pairs import Pairs
+from dinoforge.curation.policies.pairs import Pairs
 
 
 def pairs(*triples):

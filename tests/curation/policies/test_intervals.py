@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from curation.policies.intervals import bootstrap_mean, share
+from dinoforge.curation.policies.intervals import bootstrap_mean, share
 
 
 def test_wilson_interval_of_a_textbook_case():

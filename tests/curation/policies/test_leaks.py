@@ -1,7 +1,7 @@
 import numpy as np
 
-from curation.policies.leaks import find_leaks
-from curation.policies.pairs import Pairs
+from dinoforge.curation.policies.leaks import find_leaks
+from dinoforge.curation.policies.pairs import Pairs
 
 # 0 - 1 - 2 with 9 a reference near 1 only; 5 - 6 apart from everything.
 PAIRS = Pairs(

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from curation.policies.slots import collisions, gini, take_slots
+from dinoforge.curation.policies.slots import collisions, gini, take_slots
 
 # Two seeds that both want image 7 first; candidates best first.
 IDS = np.array([[7, 3, 5, -1], [7, 4, 3, 9]])

@@ -12,8 +12,8 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from curation.graph import PAIRS_SCHEMA
 from dinoforge.curated import LEDGER_SCHEMA, ledger_path
+from dinoforge.curation.graph import PAIRS_SCHEMA
 from dinoforge.records import Record, write_records
 from dinoforge.tables import write_table
 

@@ -6,8 +6,8 @@ from collections import Counter
 
 import pytest
 
+from dinoforge.evaluation.report.collect import Sources, collect, plain
 from dinoforge.records import Record
-from evaluation.report.collect import Sources, collect, plain
 
 
 def test_everything_of_three_runs(project, records):

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from evaluation.report.curves import make_curves
+from dinoforge.evaluation.report.curves import make_curves
 
 
 @pytest.fixture(scope="module")

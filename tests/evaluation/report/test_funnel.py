@@ -3,8 +3,8 @@
 import pytest
 
 from dinoforge.curated import REASONS
-from evaluation.report.funnel import make_funnel
-from evaluation.report.ledger import read_ledger
+from dinoforge.evaluation.report.funnel import make_funnel
+from dinoforge.evaluation.report.ledger import read_ledger
 
 
 @pytest.fixture(scope="module")

@@ -6,9 +6,9 @@ import shutil
 import pytest
 
 from dinoforge.cli.main import main
+from dinoforge.evaluation.report.collect import Sources, collect
+from dinoforge.evaluation.report.gather import find_evaluations, gather_records
 from dinoforge.records import Record, write_records
-from evaluation.report.collect import Sources, collect
-from evaluation.report.gather import find_evaluations, gather_records
 
 
 def records_of(step, benchmark="knn/birds"):

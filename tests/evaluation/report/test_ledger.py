@@ -7,9 +7,9 @@ import pyarrow as pa
 import pytest
 
 from dinoforge.curated import LEDGER_SCHEMA, ledger_path
+from dinoforge.evaluation.report.ledger import read_ledger
 from dinoforge.images import decode
 from dinoforge.tables import read_table, write_table
-from evaluation.report.ledger import read_ledger
 
 
 @pytest.fixture(scope="module")

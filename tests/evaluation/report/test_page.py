@@ -5,9 +5,9 @@ import re
 
 import pytest
 
+from dinoforge.evaluation.report.collect import Sources, collect
+from dinoforge.evaluation.report.page import make_page
 from dinoforge.records import Record
-from evaluation.report.collect import Sources, collect
-from evaluation.report.page import make_page
 
 SECTIONS = ("summary", "curation", "duplicates", "retrieval", "leaks", "training", "scores")
 
@@ -75,7 +75,7 @@ def test_titles_and_names_stay_text(text, found):
     ledger = type(ledger)({**ledger.columns, "key": keys}, ledger.run_folder)
     from dataclasses import replace
 
-    from evaluation.report.sheets import make_sheets
+    from dinoforge.evaluation.report.sheets import make_sheets
 
     curation = replace(facts.curation, sheets=make_sheets(ledger, threshold=0.95))
     evil = make_page(replace(facts, curation=curation), ledger, None)

@@ -5,13 +5,13 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from dinoforge.images import decode
-from evaluation.report.patch_maps import (
+from dinoforge.evaluation.report.patch_maps import (
     find_backbones,
     map_patches,
     principal_colors,
     square,
 )
+from dinoforge.images import decode
 
 
 @pytest.fixture(scope="module")

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
+from dinoforge.evaluation.report.scores import arrange, headline, step_of
 from dinoforge.records import Record
-from evaluation.report.scores import arrange, headline, step_of
 
 
 @pytest.fixture(scope="module")

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from evaluation.report.ledger import Ledger, read_ledger
-from evaluation.report.sheets import make_sheets
+from dinoforge.evaluation.report.ledger import Ledger, read_ledger
+from dinoforge.evaluation.report.sheets import make_sheets
 
 
 @pytest.fixture(scope="module")

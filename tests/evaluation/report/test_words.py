@@ -4,10 +4,16 @@ from dataclasses import replace
 
 import pytest
 
-from evaluation.report.funnel import make_funnel
-from evaluation.report.ledger import read_ledger
-from evaluation.report.scores import headline
-from evaluation.report.words import difference_text, feature_name, interval_text, lead, model_name
+from dinoforge.evaluation.report.funnel import make_funnel
+from dinoforge.evaluation.report.ledger import read_ledger
+from dinoforge.evaluation.report.scores import headline
+from dinoforge.evaluation.report.words import (
+    difference_text,
+    feature_name,
+    interval_text,
+    lead,
+    model_name,
+)
 
 SPACE = "\N{NO-BREAK SPACE}"
 

@@ -9,7 +9,7 @@ from types import ModuleType
 import pytest
 
 from dinoforge.config import load_config
-from training.config import TrainingConfig
+from dinoforge.training.config import TrainingConfig
 
 ROOT = Path(__file__).resolve().parents[3]
 TINY = ROOT / "tests/training/tiny.yaml"

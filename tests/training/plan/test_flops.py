@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from dinoforge.config import find_recipe, load_config
-from training.config import TrainingConfig
-from training.masks import draw_masks
-from training.plan.flops import step_flops
-from training.plan.workload import Workload, expected_masked, most_masked
+from dinoforge.training.config import TrainingConfig
+from dinoforge.training.masks import draw_masks
+from dinoforge.training.plan.flops import step_flops
+from dinoforge.training.plan.workload import Workload, expected_masked, most_masked
 
 
 def counted(measuring, config):

@@ -7,14 +7,14 @@ import torch
 import torch.nn.functional as F
 
 from dinoforge.models import attention
-from training.build import build_method, build_optimizer
-from training.checkpoint import Checkpoints
-from training.export import gather_backbone
-from training.plan.activations import Numerics, saved_activations
-from training.plan.memory import memory_of_rank
-from training.plan.parameters import largest_part, student_units
-from training.plan.placement import Placement
-from training.plan.workload import Workload
+from dinoforge.training.build import build_method, build_optimizer
+from dinoforge.training.checkpoint import Checkpoints
+from dinoforge.training.export import gather_backbone
+from dinoforge.training.plan.activations import Numerics, saved_activations
+from dinoforge.training.plan.memory import memory_of_rank
+from dinoforge.training.plan.parameters import largest_part, student_units
+from dinoforge.training.plan.placement import Placement
+from dinoforge.training.plan.workload import Workload
 
 # Views of odd batches, matrices of positions, centers: what the closed forms leave out.
 SAVED_TOLERANCE = 0.003

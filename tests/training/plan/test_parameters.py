@@ -4,10 +4,10 @@ import pytest
 
 from dinoforge.config import find_recipe, load_config
 from dinoforge.models import ARCHITECTURES, VitConfig
-from training.build import build_method
-from training.config import TrainingConfig
-from training.plan.parameters import backbone_units, count, largest_part, student_units
-from training.plan.sharding import method_on_meta
+from dinoforge.training.build import build_method
+from dinoforge.training.config import TrainingConfig
+from dinoforge.training.plan.parameters import backbone_units, count, largest_part, student_units
+from dinoforge.training.plan.sharding import method_on_meta
 
 
 def names_and_shapes(network):

@@ -9,10 +9,10 @@ import pytest
 
 from dinoforge.config import find_recipe, list_recipes, load_config
 from dinoforge.errors import UsageError
-from training.config import CheckpointConfig, TrainingConfig
-from training.plan import Placement, plan_of
-from training.plan.hardware import GPUS, find_gpu, published_run
-from training.plan.storage import storage_of_run
+from dinoforge.training.config import CheckpointConfig, TrainingConfig
+from dinoforge.training.plan import Placement, plan_of
+from dinoforge.training.plan.hardware import GPUS, find_gpu, published_run
+from dinoforge.training.plan.storage import storage_of_run
 
 PUBLISHED = [name for name in list_recipes("training") if name.startswith("vit")]
 
@@ -211,7 +211,7 @@ def test_the_header_of_a_published_size_says_what_the_plan_says(name):
     ],
 )
 def test_a_real_run_leaves_the_bytes_and_files_planned(tiny, tmp_path, steps, policy):
-    from training.loop import train
+    from dinoforge.training.loop import train
 
     changes = [f"checkpoint.{key}={value}" for key, value in policy.items()]
     config = tiny(f"steps={steps}", "separate_heads=true", *changes)

@@ -5,10 +5,10 @@ import torch.distributed as dist
 
 from dinoforge.config import find_recipe, load_config
 from dinoforge.errors import UsageError
-from training.config import TrainingConfig
-from training.plan import Placement, check_sharding, plan_of
-from training.plan.parameters import largest_part, student_units
-from training.plan.sharding import method_on_meta, sharded_parameters
+from dinoforge.training.config import TrainingConfig
+from dinoforge.training.plan import Placement, check_sharding, plan_of
+from dinoforge.training.plan.parameters import largest_part, student_units
+from dinoforge.training.plan.sharding import method_on_meta, sharded_parameters
 
 
 def counted(config, shards):

@@ -4,7 +4,7 @@ import os
 import secrets
 
 from dinoforge.errors import DinoforgeError
-from slurm.files.layout import SlurmFolder
+from dinoforge.slurm.store.layout import SlurmFolder
 
 __all__ = ["DOUBLE", "claim", "read_claim"]
 

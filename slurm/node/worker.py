@@ -21,13 +21,13 @@ from typing import Any
 from dinoforge.config import config_of
 from dinoforge.errors import DinoforgeError
 from dinoforge.log import set_up_logging
+from dinoforge.slurm.cluster.commands import ask
+from dinoforge.slurm.failures import Outcome, classify_exception
+from dinoforge.slurm.store.attempts import AttemptWriter
+from dinoforge.slurm.store.claims import DOUBLE, claim
+from dinoforge.slurm.store.layout import SlurmFolder
+from dinoforge.slurm.store.plans import ArrayPlan, read_plan
 from dinoforge.stages import StagePlan, Task, find_pipeline, is_proved, make_inputs, run_task
-from slurm.cluster.commands import ask
-from slurm.failures import Outcome, classify_exception
-from slurm.files.attempts import AttemptWriter
-from slurm.files.claims import DOUBLE, claim
-from slurm.files.layout import SlurmFolder
-from slurm.files.plans import ArrayPlan, read_plan
 
 __all__ = ["main"]
 
@@ -63,7 +63,7 @@ def main(words: Sequence[str]) -> int:
     _listen(folder, running)
     code = _Element(folder, plan, f"{array}_{element}", running).run(element)
     if code == ALL_DONE and plan.elements == 1:
-        from slurm.walking import walk_on
+        from dinoforge.slurm.walking import walk_on
 
         walk_on(folder, plan)
     return code

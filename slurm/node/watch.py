@@ -10,15 +10,15 @@ import threading
 import time
 
 from dinoforge.config import load_config
-from slurm.cluster.commands import queue
-from slurm.evaluations import EvaluationsDriver, asked_evaluations
-from slurm.files.evaluations import Kept
-from slurm.files.layout import SlurmFolder
-from slurm.files.lease import LeaseBusyError, hold_lease
-from slurm.files.ledger import Ledger
-from slurm.profile import Profile
-from slurm.requests import Requests
-from slurm.submission import Submitter
+from dinoforge.slurm.cluster.commands import queue
+from dinoforge.slurm.evaluations import EvaluationsDriver, asked_evaluations
+from dinoforge.slurm.profile import Profile
+from dinoforge.slurm.requests import Requests
+from dinoforge.slurm.store.evaluations import Kept
+from dinoforge.slurm.store.layout import SlurmFolder
+from dinoforge.slurm.store.lease import LeaseBusyError, hold_lease
+from dinoforge.slurm.store.ledger import Ledger
+from dinoforge.slurm.submission import Submitter
 
 __all__ = ["Watch", "submit_missing"]
 

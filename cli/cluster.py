@@ -12,7 +12,7 @@ from dinoforge.errors import DinoforgeError, UsageError
 
 if TYPE_CHECKING:
     from dinoforge.config import Loaded
-    from slurm.files.layout import State
+    from dinoforge.slurm.store.layout import State
 
 __all__ = ["goes_to_cluster", "print_state", "refuse_live", "submit"]
 
@@ -54,8 +54,8 @@ def submit(
 
     ``evaluations``: of a training, resolved recipes by which its kept exports are measured.
     """
-    from slurm.submit import Wish
-    from slurm.submit import submit as submit_wish
+    from dinoforge.slurm.submit import Wish
+    from dinoforge.slurm.submit import submit as submit_wish
 
     wish = Wish(
         command=args.command,
@@ -67,7 +67,7 @@ def submit(
         evaluations=evaluations or {},
     )
     if args.dry_run:
-        from slurm.dry_run import dry_run
+        from dinoforge.slurm.dry_run import dry_run
 
         told = dry_run(wish)
         if args.json:
@@ -77,7 +77,7 @@ def submit(
         return 0
     state = submit_wish(wish)
     if args.wait and state.state == "running":
-        from slurm.operations import wait_for_run
+        from dinoforge.slurm.operations import wait_for_run
 
         state = wait_for_run(wish.run, lambda _: None)
     return print_state(state, Path(loaded.config.out), as_json=args.json)
@@ -115,9 +115,9 @@ def refuse_live(run: Path) -> None:
         return
     if state != "running":
         return
-    from slurm.cluster.commands import has_slurm
-    from slurm.files.layout import SlurmFolder
-    from slurm.submit import is_live
+    from dinoforge.slurm.cluster.commands import has_slurm
+    from dinoforge.slurm.store.layout import SlurmFolder
+    from dinoforge.slurm.submit import is_live
 
     if not has_slurm() or is_live(SlurmFolder(run.absolute())):
         raise UsageError(

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from slurm.failures import Outcome
-from slurm.files.layout import now
-from slurm.files.lines import append_line, read_lines
+from dinoforge.slurm.failures import Outcome
+from dinoforge.slurm.store.layout import now
+from dinoforge.slurm.store.lines import append_line, read_lines
 
 __all__ = ["Attempt", "AttemptWriter", "judge", "read_attempts"]
 

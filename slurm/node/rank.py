@@ -27,17 +27,17 @@ from types import FrameType
 from dinoforge.config import load_config
 from dinoforge.errors import DinoforgeError, Interrupted, RankLost, UsageError
 from dinoforge.log import set_up_logging
-from slurm.cluster.commands import ask
-from slurm.evaluations import state_after_training
-from slurm.failures import Outcome
-from slurm.files.attempts import Attempt, AttemptWriter, read_attempts
-from slurm.files.claims import DOUBLE, claim
-from slurm.files.layout import SlurmFolder, State
-from slurm.files.ledger import Ledger
-from slurm.files.logs import last_words, log_size
-from slurm.profile import Profile
-from slurm.ranks import reached_step, starts_in_vain
-from slurm.watch import Watch
+from dinoforge.slurm.cluster.commands import ask
+from dinoforge.slurm.evaluations import state_after_training
+from dinoforge.slurm.failures import Outcome
+from dinoforge.slurm.node.watch import Watch
+from dinoforge.slurm.profile import Profile
+from dinoforge.slurm.ranks import reached_step, starts_in_vain
+from dinoforge.slurm.store.attempts import Attempt, AttemptWriter, read_attempts
+from dinoforge.slurm.store.claims import DOUBLE, claim
+from dinoforge.slurm.store.layout import SlurmFolder, State
+from dinoforge.slurm.store.ledger import Ledger
+from dinoforge.slurm.store.logs import last_words, log_size
 
 __all__ = ["main", "rendezvous"]
 

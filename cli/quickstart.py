@@ -69,7 +69,7 @@ def _run(args: argparse.Namespace) -> int:
     from dinoforge.cli.curate import curate_run
     from dinoforge.cli.evaluate import evaluate_run
     from dinoforge.cli.train import train_run
-    from evaluation.report import make_report
+    from dinoforge.evaluation.report import make_report
 
     out = Path(args.out)
     keys = _split(args.overrides)
@@ -200,7 +200,7 @@ def _print_results(curated: Any, records: Any, clock: _Clock, page: Path) -> Non
 
 def _print_scores(records: Any) -> None:
     """Print k-NN accuracy of each model's best features and the differences; else what there is."""
-    from evaluation.report.scores import headline
+    from dinoforge.evaluation.report.scores import headline
 
     found = headline(records)
     if found is None:

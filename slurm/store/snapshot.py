@@ -10,18 +10,24 @@ import os
 import platform
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import dinoforge
 from dinoforge.atomic_file import write_json, write_text
 from dinoforge.errors import UsageError
-from slurm.files.layout import now
+from dinoforge.slurm.store.layout import now
 
 __all__ = ["take_snapshot"]
 
-_PACKAGES = ("dinoforge", "curation", "training", "evaluation", "slurm")
-_WITH = ("configs",)  # what the packages read beside them in a source tree
+# Folder of a source tree -> its place in the copy, as in the wheel.
+_FOLDERS = {
+    "dinoforge": "dinoforge",
+    **{
+        name: f"dinoforge/{name}" for name in ("cli", "curation", "training", "evaluation", "slurm")
+    },
+    "configs": "dinoforge/_configs",
+}
 
 
 def take_snapshot(folder: Path) -> Path:
@@ -33,17 +39,17 @@ def take_snapshot(folder: Path) -> Path:
         If the disk is full or read-only.
     """
     root = Path(dinoforge.__file__).resolve().parent.parent
-    files = sorted(_files(root))
-    name = _content_hash(root, files)[:12]
+    files = dict(sorted(_files(root)))
+    name = _content_hash(files)[:12]
     target = folder / name
     if target.is_dir():
         return target
     draft = folder / f".{name}.tmp-{platform.node()}-{os.getpid()}"
     try:
-        _copy(root, files, draft)
+        _copy(files, draft)
         facts = {"commit": _git(root, "rev-parse", "HEAD").strip(), "taken": now()}
         write_json(draft / "snapshot.json", facts | {"files": len(files)})
-        write_text(draft / "uncommitted.diff", _git(root, "diff", "HEAD", "--", *_PACKAGES, *_WITH))
+        write_text(draft / "uncommitted.diff", _git(root, "diff", "HEAD", "--", *_FOLDERS))
         _make_read_only(draft)
         draft.rename(target)
     except OSError as error:
@@ -58,36 +64,36 @@ def take_snapshot(folder: Path) -> Path:
     return target
 
 
-def _files(root: Path) -> Iterator[Path]:
-    """Files of the packages, relative to ``root``."""
+def _files(root: Path) -> Iterator[tuple[str, Path]]:
+    """Yield the place of each file in the copy, and the file."""
     listed = _git(
-        root, "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--",
-        *_PACKAGES, *_WITH,
-    )  # fmt: skip
-    if listed:
-        names = (Path(name) for name in listed.split("\0") if name)
-        yield from (name for name in names if (root / name).is_file())
-        return
-    for package in _PACKAGES:
-        for path in (root / package).rglob("*"):
-            if path.is_file() and "__pycache__" not in path.parts:
-                yield path.relative_to(root)
+        root, "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", *_FOLDERS
+    )
+    for name in filter(None, listed.split("\0")):
+        folder, _, rest = name.partition("/")
+        path = root / name
+        if path.is_file():  # not a link to a folder, and not deleted
+            yield f"{_FOLDERS[folder]}/{rest}", path
+    if not listed:
+        for parent, _, names in os.walk(root / "dinoforge", followlinks=True):
+            paths = [Path(parent, name) for name in names if not name.endswith(".pyc")]
+            yield from ((path.relative_to(root).as_posix(), path) for path in paths)
 
 
-def _content_hash(root: Path, files: list[Path]) -> str:
+def _content_hash(files: Mapping[str, Path]) -> str:
     digest = hashlib.sha256()
-    for name in files:
-        data = (root / name).read_bytes()
-        digest.update(f"{name.as_posix()}\0{len(data)}\0".encode())
+    for place, path in files.items():
+        data = path.read_bytes()
+        digest.update(f"{place}\0{len(data)}\0".encode())
         digest.update(data)
     return digest.hexdigest()
 
 
-def _copy(root: Path, files: list[Path], draft: Path) -> None:
+def _copy(files: Mapping[str, Path], draft: Path) -> None:
     shutil.rmtree(draft, ignore_errors=True)
-    for name in files:
-        (draft / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(root / name, draft / name)
+    for place, path in files.items():
+        (draft / place).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, draft / place)
 
 
 def _make_read_only(folder: Path) -> None:

@@ -15,8 +15,8 @@ from pathlib import Path
 from dinoforge.atomic_file import write_json
 from dinoforge.config import load_config
 from dinoforge.errors import Fault, UsageError
-from slurm.files.layout import SlurmFolder
-from slurm.profile import Profile
+from dinoforge.slurm.profile import Profile
+from dinoforge.slurm.store.layout import SlurmFolder
 
 __all__ = ["main"]
 

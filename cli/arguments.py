@@ -156,9 +156,10 @@ def recipe_requests(args: argparse.Namespace, kind: str) -> bool:
 
 
 def config_class(kind: str) -> type:
-    """Config of the recipes of a kind: ``CurationConfig`` in ``curation.config``, and so on."""
-    found: type = getattr(importlib.import_module(f"{kind}.config"), f"{kind.capitalize()}Config")
-    return found
+    """Return the config class of a kind of recipe: ``dinoforge.curation.config.CurationConfig``."""
+    module = importlib.import_module(f"dinoforge.{kind}.config")
+    cls: type = getattr(module, f"{kind.capitalize()}Config")
+    return cls
 
 
 def load(args: argparse.Namespace, kind: str, cls: type[C]) -> "Loaded[C]":

@@ -21,13 +21,13 @@ from types import FrameType
 
 from dinoforge.errors import UsageError
 from dinoforge.log import set_up_logging
-from slurm.failures import Outcome
-from slurm.files.attempts import AttemptWriter
-from slurm.files.claims import DOUBLE, claim
-from slurm.files.evaluations import Evaluation
-from slurm.files.layout import SlurmFolder
-from slurm.files.logs import last_words, log_size
-from slurm.rank import AGAIN, KILLED
+from dinoforge.slurm.failures import Outcome
+from dinoforge.slurm.node.rank import AGAIN, KILLED
+from dinoforge.slurm.store.attempts import AttemptWriter
+from dinoforge.slurm.store.claims import DOUBLE, claim
+from dinoforge.slurm.store.evaluations import Evaluation
+from dinoforge.slurm.store.layout import SlurmFolder
+from dinoforge.slurm.store.logs import last_words, log_size
 
 __all__ = ["main"]
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from slurm.files.layout import now
-from slurm.files.lines import append_line, read_lines
+from dinoforge.slurm.store.layout import now
+from dinoforge.slurm.store.lines import append_line, read_lines
 
 __all__ = ["Ledger", "Submission"]
 

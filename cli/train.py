@@ -40,7 +40,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 def _run(args: argparse.Namespace) -> int:
     if recipe_requests(args, "training"):
         return 0
-    from training.config import TrainingConfig
+    from dinoforge.training.config import TrainingConfig
 
     loaded = load(args, "training", TrainingConfig)
     if goes_to_cluster(args):
@@ -55,7 +55,7 @@ def _run(args: argparse.Namespace) -> int:
         )
     count = local_processes(args.on)
     if count > 1:
-        from training.local_ranks import run_local_ranks
+        from dinoforge.training.local_ranks import run_local_ranks
 
         loaded.config.check_ranks(count)
         return run_local_ranks(count, ["train", *recipe_words(args)])
@@ -76,7 +76,7 @@ _RENAME = "rename the file: letters, digits, - and _"
 def _evaluations(words: Sequence[str], run: Path) -> dict[str, Any]:
     """Resolve the recipes of ``--evaluate``, by name; all faults of all of them at once."""
     from dinoforge.config import find_recipe, load_config
-    from evaluation.config import EvaluationConfig
+    from dinoforge.evaluation.config import EvaluationConfig
 
     found: dict[str, Any] = {}
     faults: list[Fault] = []
@@ -124,10 +124,10 @@ def train_run(config: Any, *, change: "OnChange", origins: dict[str, str]) -> An
     import contextlib
 
     from dinoforge.runs import Run, run_folders
-    from training.build import choose_device, probable_device
-    from training.local_ranks import end_with_launcher
-    from training.loop import train
-    from training.ranks import Seat, join_ranks, on_rank_0
+    from dinoforge.training.build import choose_device, probable_device
+    from dinoforge.training.local_ranks import end_with_launcher
+    from dinoforge.training.loop import train
+    from dinoforge.training.ranks import Seat, join_ranks, on_rank_0
 
     end_with_launcher()
     seat = Seat.of_environment()

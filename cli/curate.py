@@ -28,11 +28,11 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 def _run(args: argparse.Namespace) -> int:
     if recipe_requests(args, "curation"):
         return 0
-    from curation.config import CurationConfig
+    from dinoforge.curation.config import CurationConfig
 
     loaded = load(args, "curation", CurationConfig)
     if goes_to_cluster(args):
-        return submit(args, loaded, pipeline="curation.pipeline:PIPELINE")
+        return submit(args, loaded, pipeline="dinoforge.curation.pipeline:PIPELINE")
     summary = curate_run(loaded.config, on=args.on, change=on_change(args), origins=loaded.origins)
     if args.json:
         print_json(summary.as_json())
@@ -65,7 +65,7 @@ def curate_run(config: Any, *, on: str, change: "OnChange", origins: dict[str, s
     UsageError
         What the user can mend: see `Run.open` and `curation.pipeline.curate`.
     """
-    from curation.pipeline import curate
+    from dinoforge.curation.pipeline import curate
     from dinoforge.runs import Run
     from dinoforge.stages import make_executor
 

@@ -23,7 +23,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 def _run(args: argparse.Namespace) -> int:
     if args.image is None:
         return _explain_key(args)
-    from curation.explain import explain
+    from dinoforge.curation.explain import explain
 
     answer = explain(Path(args.what), args.image)
     if args.html:
@@ -58,7 +58,7 @@ def _explain_key(args: argparse.Namespace) -> int:
 
 def _matching_keys(word: str) -> "list[tuple[str, KeyHelp]]":
     from dinoforge.config import RECIPE_KINDS, describe_keys, nearest
-    from slurm.profile import Profile
+    from dinoforge.slurm.profile import Profile
 
     classes = {command: config_class(kind) for command, kind in RECIPE_KINDS.items()}
     classes["--on slurm:PROFILE"] = Profile  # keys that no recipe has: they change no result

@@ -14,7 +14,7 @@ from dinoforge.cli.arguments import (
 )
 
 if TYPE_CHECKING:
-    from training.plan import Plan
+    from dinoforge.training.plan import Plan
 
 __all__ = ["COMMAND"]
 
@@ -50,8 +50,8 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 def _run(args: argparse.Namespace) -> int:
     if recipe_requests(args, "training"):
         return 0
-    from training.config import TrainingConfig
-    from training.plan import check_sharding, plan_of
+    from dinoforge.training.config import TrainingConfig
+    from dinoforge.training.plan import check_sharding, plan_of
 
     config = load(args, "training", TrainingConfig).config
     plan = plan_of(

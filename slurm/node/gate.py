@@ -15,11 +15,11 @@ from pathlib import Path
 from dinoforge.config import load_config
 from dinoforge.errors import DinoforgeError
 from dinoforge.log import log_to_folder, set_up_logging, stop_logging
-from slurm.cluster.commands import SlurmUnavailableError
-from slurm.driver import advance
-from slurm.files.layout import SlurmFolder, State
-from slurm.files.lease import LeaseBusyError
-from slurm.profile import Profile
+from dinoforge.slurm.cluster.commands import SlurmUnavailableError
+from dinoforge.slurm.driver import advance
+from dinoforge.slurm.profile import Profile
+from dinoforge.slurm.store.layout import SlurmFolder, State
+from dinoforge.slurm.store.lease import LeaseBusyError
 
 __all__ = ["main"]
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from dinoforge.cli.arguments import Command, add_output_arguments, print_json, print_table
 
 if TYPE_CHECKING:
-    from slurm.status import RunStatus
+    from dinoforge.slurm.status import RunStatus
 
 __all__ = ["COMMAND"]
 
@@ -19,7 +19,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(args: argparse.Namespace) -> int:
-    from slurm.status import read_status
+    from dinoforge.slurm.status import read_status
 
     status = read_status(Path(args.run))
     if args.json:
@@ -51,8 +51,8 @@ def _head(status: "RunStatus") -> Iterator[str]:
 
 def _scores(status: "RunStatus") -> Iterator[str]:
     """Tell the headline of the newest step that each evaluation has measured."""
+    from dinoforge.evaluation.headline import headline_record
     from dinoforge.records import read_records
-    from evaluation.headline import headline_record
 
     for stage in status.stages:
         best = headline_record(read_records(Path(stage.records))) if stage.records else None

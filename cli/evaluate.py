@@ -28,7 +28,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 def _run(args: argparse.Namespace) -> int:
     if recipe_requests(args, "evaluation"):
         return 0
-    from evaluation.config import EvaluationConfig
+    from dinoforge.evaluation.config import EvaluationConfig
 
     loaded = load(args, "evaluation", EvaluationConfig)
     if goes_to_cluster(args):
@@ -64,8 +64,8 @@ def evaluate_run(config: Any, *, change: "OnChange", origins: dict[str, str]) ->
     UsageError
         What the user can mend: see `Run.open` and `evaluation.suite.evaluate`.
     """
+    from dinoforge.evaluation.suite import evaluate
     from dinoforge.runs import Run, run_folders
-    from evaluation.suite import evaluate
 
     refuse_live(Path(config.out))
     with Run.open(

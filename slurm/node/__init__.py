@@ -1,0 +1,1 @@
+"""What runs on nodes: array tasks, gates, probes, ranks and evaluation jobs."""
