@@ -134,7 +134,11 @@ def imports_s() -> float:
     seconds = []
     for _ in range(5):
         began = time.monotonic()
-        words = [sys.executable, "-c", "import toys, slurm.worker, slurm.driver"]
+        words = [
+            sys.executable,
+            "-c",
+            "import toys, dinoforge.slurm.node.worker, dinoforge.slurm.driver",
+        ]
         subprocess.run(words, check=True)
         seconds.append(time.monotonic() - began)
     return round(statistics.median(seconds), 3)

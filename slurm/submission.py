@@ -4,7 +4,7 @@ A line with a unique name goes to the ledger before sbatch, one with the id afte
 fails, or a driver died between the two, the name is looked for before anything is tried again: a
 controller that was busy may have taken the job although sbatch gave up. If all of this should ever
 fail, the elements themselves refuse: the first job that claims a plan owns it
-(`slurm.files.claims`).
+(`slurm.store.claims`).
 """
 
 import logging

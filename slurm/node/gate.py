@@ -1,6 +1,6 @@
 """The small job between two stages: reads markers, submits what is missing or what comes next.
 
-    python -P -m slurm.gate RUN
+    python -P -m dinoforge.slurm.node.gate RUN
 
 Exit codes: 0 the run goes on or is finished, 64 it waits for a person, 65 SLURM gave no answer,
 66 another driver was at work all the time.

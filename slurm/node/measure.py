@@ -1,6 +1,6 @@
 """What an evaluation job of a training runs: one recipe, one exported step.
 
-    python -P -m slurm.measure RUN NAME RECIPE STEP MEMORY_GB MINUTES
+    python -P -m dinoforge.slurm.node.measure RUN NAME RECIPE STEP MEMORY_GB MINUTES
 
 A torch-free parent that starts ``dinoforge evaluate`` and writes down how it went. TERM is written
 down and not obeyed, by the child neither: a preempted job that exits by itself is not started again

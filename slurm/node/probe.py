@@ -1,6 +1,6 @@
 """What a probe runs on a node: it looks whether the run folder and the packages are there.
 
-    python -P -m slurm.probe RUN NAME TOKEN
+    python -P -m dinoforge.slurm.node.probe RUN NAME TOKEN
 
 Writes ``RUN/slurm/probe/NAME.json``: the faults found; none: all is well. Exit code 0 once it has
 answered.

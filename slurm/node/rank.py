@@ -1,6 +1,6 @@
 """One rank of a training or an evaluation: a torch-free parent that starts, signals, requeues.
 
-    srun ... python -P -m slurm.rank RUN NAME COMMAND MEMORY_GB MINUTES
+    srun ... python -P -m dinoforge.slurm.node.rank RUN NAME COMMAND MEMORY_GB MINUTES
 
 It names the rendezvous the way torch reads it, runs ``dinoforge COMMAND RUN/config.yaml`` and
 passes signals on. The child starts with USR1, USR2 and TERM blocked, so that one which comes while

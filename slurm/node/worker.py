@@ -1,6 +1,6 @@
 """What an array element runs: its partitions of one plan, one after the other.
 
-    python -P -m slurm.worker RUN NAME
+    python -P -m dinoforge.slurm.node.worker RUN NAME
 
 Exit codes: 0 all done, 20 a partition failed, 21 set-up or a mistake that all elements share,
 22 told not to start, 23 a double of a job that runs already.

@@ -38,7 +38,7 @@ class Launch:
     python: str  # interpreter that submitted; nodes use it unless the profile names one
     stages: dict[str, str] = field(default_factory=dict)  # name -> folder inside the run, in order
     snapshot: str = ""  # folder of the code; "" when jobs run the code in place
-    # of a training: recipes by which its kept exports are measured, see `slurm.files.evaluations`
+    # of a training: recipes by which its kept exports are measured, see `slurm.store.evaluations`
     evaluations: list[str] = field(default_factory=list)
 
 

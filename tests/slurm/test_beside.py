@@ -189,12 +189,12 @@ def test_a_dry_run_shows_the_evaluation_jobs(photos, tmp_path, no_slurm, capsys)
     assert [row["stage"] for row in told["graph"]] == ["train", "evaluate-waves"]
     (script,) = (text for name, text in told["scripts"].items() if "evaluate-waves" in name)
     assert "--mem=7000M" in script
-    assert " slurm.measure " in script
+    assert " dinoforge.slurm.node.measure " in script
     assert not (tmp_path / "run").exists()
 
 
 def test_neither_the_watch_nor_the_job_holds_torch_beside_the_one_that_works():
-    code = "import slurm.rank, slurm.measure, sys; print('torch' in sys.modules)"
+    code = "import dinoforge.slurm.node.rank, dinoforge.slurm.node.measure, sys; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, "False\n", "")
 

@@ -167,7 +167,7 @@ def test_an_array_is_written_with_everything_that_keeps_it_alive(requests):
     assert lines.index("module load python") < lines.index("export PYTHONPATH='/snap:/plug ins'")
     assert "export X='1 2'" in lines
     assert lines[-1].startswith(
-        "env --ignore-signal=USR2 '/opt/py thon/python' -P -u -m slurm.worker "
+        "env --ignore-signal=USR2 '/opt/py thon/python' -P -u -m dinoforge.slurm.node.worker "
     )
 
 
@@ -187,7 +187,10 @@ def test_ranks_run_under_srun_one_log_a_rank_and_end_together(requests):
     assert line.startswith("srun ")
     assert "--kill-on-bad-exit=1" in line
     assert "df-train_rank%t.out" in line
-    assert "env --block-signal=USR1,USR2,TERM podman exec box python3 -P -u -m slurm.rank" in line
+    assert (
+        "env --block-signal=USR1,USR2,TERM podman exec box python3 -P -u -m dinoforge.slurm.node.rank"
+        in line
+    )
 
 
 def test_jobs_inherit_nothing_of_the_job_that_submits_them_but_where_the_cluster_is():
