@@ -194,7 +194,8 @@ def test_a_dry_run_shows_the_evaluation_jobs(photos, tmp_path, no_slurm, capsys)
 
 
 def test_neither_the_watch_nor_the_job_holds_torch_beside_the_one_that_works():
-    code = "import dinoforge.slurm.node.rank, dinoforge.slurm.node.measure, sys; print('torch' in sys.modules)"
+    programs = "import dinoforge.slurm.node.rank, dinoforge.slurm.node.measure"
+    code = f"{programs}, sys; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, "False\n", "")
 

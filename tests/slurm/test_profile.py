@@ -187,10 +187,8 @@ def test_ranks_run_under_srun_one_log_a_rank_and_end_together(requests):
     assert line.startswith("srun ")
     assert "--kill-on-bad-exit=1" in line
     assert "df-train_rank%t.out" in line
-    assert (
-        "env --block-signal=USR1,USR2,TERM podman exec box python3 -P -u -m dinoforge.slurm.node.rank"
-        in line
-    )
+    assert "env --block-signal=USR1,USR2,TERM podman exec box python3 -P -u -m " in line
+    assert " dinoforge.slurm.node.rank " in line
 
 
 def test_jobs_inherit_nothing_of_the_job_that_submits_them_but_where_the_cluster_is():
