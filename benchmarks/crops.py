@@ -2,7 +2,7 @@
 
     python benchmarks/crops.py --peers ../shared/peers ../shared/data/imagenet-sample/*.tar
 
-dinoforge: `training.data.TrainingData`, that is reading, order, boxes, decode, crops and colors
+dinoforge: `TrainingData`, that is reading, order, boxes, decode, crops and colors
 of a batch in one process. Peers, out of ``bench_aug.py``: the published recipe (torchvision on
 PIL images), its own OpenCV pipeline, and lightly-train if it is installed. All in one process,
 one thread, the same images every round; the peers drop each image, dinoforge hands over a batch.
@@ -35,7 +35,7 @@ from recording import write_result
 from dinoforge.images import Undecodable
 from dinoforge.sources import ImageSet, open_images
 from dinoforge.training.config import CropsConfig, DataConfig
-from dinoforge.training.data import TrainingData
+from dinoforge.training.data.dataset import TrainingData
 
 OURS = "dinoforge"
 PUBLISHED = "published recipe, torchvision on PIL"

@@ -182,7 +182,7 @@ def state(folder: Path) -> dict[str, object]:
 
 
 def tensor_hash(checkpoint: Path) -> str:
-    from dinoforge.training.checkpoint import read_whole
+    from dinoforge.training.distributed.checkpoint import read_whole
 
     digest = hashlib.sha256()
     for name, tensor in sorted(read_whole(checkpoint).items()):

@@ -176,7 +176,7 @@ def decoding(paths: list[str], *, num: int = 64, rounds: int = 5) -> dict[str, A
 
     from dinoforge.sources import open_images
     from dinoforge.training.config import CropsConfig, DataConfig
-    from dinoforge.training.data import TrainingData
+    from dinoforge.training.data.dataset import TrainingData
 
     torch.set_num_threads(1)
     everything = open_images(paths, cache=Path("/nonexistent"))

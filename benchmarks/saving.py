@@ -26,9 +26,9 @@ from recording import write_result
 
 from dinoforge.config import find_recipe, load_config
 from dinoforge.training.config import TrainingConfig
-from dinoforge.training.data import Batch
+from dinoforge.training.data.dataset import Batch
+from dinoforge.training.distributed.ranks import RankInfo, join_ranks
 from dinoforge.training.loop import Trainer
-from dinoforge.training.ranks import Seat, join_ranks
 
 
 def main() -> int:
@@ -46,7 +46,7 @@ def main() -> int:
     try:
         figures = measure(args, folder)
     finally:
-        if Seat.of_environment().rank == 0:
+        if RankInfo.of_environment().rank == 0:
             shutil.rmtree(folder, ignore_errors=True)
     if figures:
         for name, value in figures.items():
@@ -78,7 +78,7 @@ def measure(args: argparse.Namespace, folder: Path) -> dict[str, float | int]:
         find_recipe("training", args.recipe),
         [f"out={folder}", *args.words],
     )
-    with join_ranks(torch.device("cpu"), config.parallel.timeout_s) as seat:
+    with join_ranks(torch.device("cpu"), config.parallel.timeout_s) as rank_info:
         trainer = Trainer(config, folder)
         batches = trainer.batches()
         block(trainer, batches, args.block, saves=False)  # warm
@@ -86,7 +86,7 @@ def measure(args: argparse.Namespace, folder: Path) -> dict[str, float | int]:
         for _ in range(args.rounds):
             plain.append(block(trainer, batches, args.block, saves=False))
             saving.append(block(trainer, batches, args.block, saves=True))
-        if seat.rank:
+        if rank_info.rank:
             return {}
     step_s = statistics.median(wall for wall, _, _ in plain) / args.block
     step_cpu_s = statistics.median(cpu for _, cpu, _ in plain) / args.block

@@ -15,16 +15,15 @@ from torch import Tensor
 from dinoforge.models.stochastic_depth import BlockRows
 from dinoforge.training.attention import AttentionSetting, choose_setting
 from dinoforge.training.build import Schedules, build_optimizer
-from dinoforge.training.clipping import clip_gradients
 from dinoforge.training.config import TrainingConfig
-from dinoforge.training.data import Batch
-from dinoforge.training.ema import update_teacher
+from dinoforge.training.data.dataset import Batch
+from dinoforge.training.data.views import StepViews
+from dinoforge.training.distributed.parallel import make_parallel
+from dinoforge.training.distributed.ranks import RankInfo
 from dinoforge.training.guards import check_finite
 from dinoforge.training.method import Losses, Targets, Views
-from dinoforge.training.parallel import make_parallel
 from dinoforge.training.precision import autocast
-from dinoforge.training.ranks import Seat
-from dinoforge.training.views import StepViews
+from dinoforge.training.updates import clip_gradients, update_teacher
 
 CPU = torch.device("cpu")
 
@@ -51,7 +50,7 @@ class Step:
     ) -> None:
         self.config, self.device = config, device
         self.attention = attention or choose_setting(config, device)
-        self.parallel = make_parallel(config, device, Seat(), self.attention)
+        self.parallel = make_parallel(config, device, RankInfo(), self.attention)
         self.method = self.parallel.method
         self.optimizer = build_optimizer(config, self.method)
         self.schedules = Schedules.of(config)
@@ -73,7 +72,7 @@ class Step:
         """Cut the crops into micro-batches, with the masks and subsets of a step."""
         images = np.arange(self.config.batch_size)
         batch = Batch(number, global_crops, local_crops, images, table=None)
-        return StepViews(self.config, Seat(), self.device)(batch)
+        return StepViews(self.config, RankInfo(), self.device)(batch)
 
     def targets(self, parts: Sequence[Part], temperature: float = 0.05) -> list[Targets]:
         """Let the teacher see the micro-batches."""

@@ -55,7 +55,7 @@ def _run(args: argparse.Namespace) -> int:
         )
     count = local_processes(args.on)
     if count > 1:
-        from dinoforge.training.local_ranks import run_local_ranks
+        from dinoforge.training.distributed.local_ranks import run_local_ranks
 
         loaded.config.check_ranks(count)
         return run_local_ranks(count, ["train", *recipe_words(args)])
@@ -125,13 +125,13 @@ def train_run(config: Any, *, change: "OnChange", origins: dict[str, str]) -> An
 
     from dinoforge.runs import Run, run_folders
     from dinoforge.training.build import choose_device, probable_device
-    from dinoforge.training.local_ranks import end_with_launcher
+    from dinoforge.training.distributed.local_ranks import end_with_launcher
+    from dinoforge.training.distributed.ranks import RankInfo, join_ranks, on_rank_0
     from dinoforge.training.loop import train
-    from dinoforge.training.ranks import Seat, join_ranks, on_rank_0
 
     end_with_launcher()
-    seat = Seat.of_environment()
-    config.check_ranks(seat.world_size, seat.local_world_size)
+    rank_info = RankInfo.of_environment()
+    config.check_ranks(rank_info.world_size, rank_info.local_world_size)
     folder = Path(config.out)
 
     def open_run() -> Run:
@@ -145,11 +145,11 @@ def train_run(config: Any, *, change: "OnChange", origins: dict[str, str]) -> An
             parents=run_folders(config.data.paths),
         )
 
-    with join_ranks(probable_device(config), config.parallel.timeout_s) as seat:
+    with join_ranks(probable_device(config), config.parallel.timeout_s) as rank_info:
         choose_device(config)  # joined before: a mistake of all ranks is told once
         with on_rank_0(open_run) or contextlib.nullcontext() as run:
             summary = train(config, folder, None if run is None else run.facts)
-    return summary if seat.rank == 0 else None
+    return summary if rank_info.rank == 0 else None
 
 
 COMMAND = Command(

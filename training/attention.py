@@ -17,8 +17,8 @@ from dinoforge.errors import UsageError
 from dinoforge.models.attention_choice import AttentionProblem, choose_attention
 from dinoforge.models.stochastic_depth import kept_samples
 from dinoforge.training.config import TrainingConfig
+from dinoforge.training.distributed.ranks import from_rank_0, rank, world_size
 from dinoforge.training.precision import product_dtype
-from dinoforge.training.ranks import from_rank_0, rank, world_size
 
 __all__ = [
     "AttentionSetting",

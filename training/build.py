@@ -10,11 +10,11 @@ from dinoforge.models import VisionTransformer
 from dinoforge.randomness import Draws
 from dinoforge.training.attention import AttentionSetting, choose_setting
 from dinoforge.training.config import HeadConfig, TrainingConfig
+from dinoforge.training.distributed.ranks import RankInfo
 from dinoforge.training.heads import ProjectionHead
 from dinoforge.training.method import Method
 from dinoforge.training.parameter_groups import optimizer_groups
 from dinoforge.training.precision import autocast
-from dinoforge.training.ranks import Seat
 from dinoforge.training.schedules import Cosine, Linear, scaled_lr
 
 __all__ = [
@@ -29,7 +29,7 @@ __all__ = [
 ]
 
 
-def choose_device(config: TrainingConfig, seat: Seat | None = None) -> torch.device:
+def choose_device(config: TrainingConfig, rank_info: RankInfo | None = None) -> torch.device:
     """Resolve ``device`` for this rank and set its CPU threads.
 
     Raises
@@ -37,12 +37,12 @@ def choose_device(config: TrainingConfig, seat: Seat | None = None) -> torch.dev
     UsageError
         If CUDA is asked for and not there.
     """
-    seat = seat or Seat.of_environment()
+    rank_info = rank_info or RankInfo.of_environment()
     cores = len(os.sched_getaffinity(0))
-    torch.set_num_threads(config.threads or max(1, cores // seat.local_world_size))
+    torch.set_num_threads(config.threads or max(1, cores // rank_info.local_world_size))
     device = resolve_device(config.device)
     if device.type == "cuda":
-        device = torch.device("cuda", seat.local_rank % torch.cuda.device_count())
+        device = torch.device("cuda", rank_info.local_rank % torch.cuda.device_count())
         torch.cuda.set_device(device)
     return device
 

@@ -12,8 +12,8 @@ from typing import ClassVar, Literal
 from dinoforge.errors import Fault, UsageError
 from dinoforge.images import DecodePolicy
 from dinoforge.models.config import ARCHITECTURES, PositionMode, VitConfig
-from dinoforge.training.crops import CropsConfig
-from dinoforge.training.masks import MaskConfig
+from dinoforge.training.data.crops import CropsConfig
+from dinoforge.training.data.masks import MaskConfig
 
 __all__ = [
     "CheckpointConfig",

@@ -9,10 +9,10 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from dinoforge.models import VisionTransformer, save_backbone
-from dinoforge.training.checkpoint import saved_steps, step_name
 from dinoforge.training.config import TrainingConfig
+from dinoforge.training.distributed.checkpoint import saved_steps, step_name
+from dinoforge.training.distributed.ranks import rank
 from dinoforge.training.method import Method
-from dinoforge.training.ranks import rank
 
 __all__ = ["export_path", "gather_backbone", "write_backbone"]
 

@@ -12,8 +12,13 @@ import torch
 from torch import Tensor
 
 from dinoforge.errors import DinoforgeError, RankStopped
+from dinoforge.training.distributed.ranks import (
+    all_gather_objects,
+    rank,
+    sum_over_ranks,
+    world_size,
+)
 from dinoforge.training.method import Losses
-from dinoforge.training.ranks import all_gather_objects, rank, sum_over_ranks, world_size
 
 __all__ = ["StopSignals", "check_finite"]
 

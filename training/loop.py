@@ -19,19 +19,23 @@ from dinoforge.models.stochastic_depth import BlockRows
 from dinoforge.progress import Progress, as_duration
 from dinoforge.training.attention import remember, settle_attention
 from dinoforge.training.build import Schedules, build_optimizer, choose_device
-from dinoforge.training.checkpoint import Checkpoints
-from dinoforge.training.clipping import clip_gradients
 from dinoforge.training.config import TrainingConfig
-from dinoforge.training.data import Batch, TrainingData, open_training_data
-from dinoforge.training.ema import update_teacher
+from dinoforge.training.data.dataset import Batch, TrainingData, open_training_data
+from dinoforge.training.data.views import StepViews
+from dinoforge.training.distributed.checkpoint import Checkpoints
+from dinoforge.training.distributed.parallel import make_parallel
+from dinoforge.training.distributed.ranks import (
+    RankInfo,
+    from_rank_0,
+    highest_over_ranks,
+    on_rank_0,
+)
 from dinoforge.training.export import export_path, gather_backbone, write_backbone
 from dinoforge.training.guards import StopSignals, check_finite
 from dinoforge.training.method import Losses, Targets, Views
 from dinoforge.training.metrics import Clock, MetricsFile, diagnose, loss_metrics
-from dinoforge.training.parallel import make_parallel
 from dinoforge.training.precision import autocast
-from dinoforge.training.ranks import Seat, from_rank_0, highest_over_ranks, on_rank_0
-from dinoforge.training.views import StepViews
+from dinoforge.training.updates import clip_gradients, update_teacher
 
 __all__ = ["Trainer", "TrainingSummary", "train"]
 
@@ -111,7 +115,7 @@ def train(
                     trainer.save()
                 if stopped_by and trainer.step < config.steps:
                     trainer.checkpoints.finish()
-                    if trainer.seat.rank:
+                    if trainer.rank_info.rank:
                         raise RankStopped(Interrupted.exit_code)
                     name = signal.Signals(stopped_by).name
                     raise Interrupted(
@@ -132,13 +136,13 @@ class Trainer:
 
     def __init__(self, config: TrainingConfig, folder: Path) -> None:
         self.config = config
-        self.seat = Seat.of_environment()
-        self.device = choose_device(config, self.seat)
+        self.rank_info = RankInfo.of_environment()
+        self.device = choose_device(config, self.rank_info)
         self.data: TrainingData = open_training_data(
-            config, folder / "cache", self.seat, self.device
+            config, folder / "cache", self.rank_info, self.device
         )
         self.attention = settle_attention(config, self.device, folder)
-        self.parallel = make_parallel(config, self.device, self.seat, self.attention)
+        self.parallel = make_parallel(config, self.device, self.rank_info, self.attention)
         self.method = self.parallel.method
         self.optimizer = build_optimizer(config, self.method)
         self.schedules = Schedules.of(config)
@@ -147,7 +151,7 @@ class Trainer:
         self.loss = float("nan")
         self.last_row: dict[str, float] = {}
         self.exports = folder / "export"
-        self._views = StepViews(config, self.seat, self.device)
+        self._views = StepViews(config, self.rank_info, self.device)
         self._clock = Clock()
         self._warned = ""
         if self.step:
@@ -196,7 +200,7 @@ class Trainer:
         """Say in words when the metrics show a known way to fail."""
         after_start = self.step >= max(200, self.config.warmup)
         told = diagnose(row, self.config.dino_head.prototypes) if after_start else ""
-        if told and told != self._warned and self.seat.rank == 0:
+        if told and told != self._warned and self.rank_info.rank == 0:
             _log.warning("step %d: %s", self.step, told)
             self._warned = told
 

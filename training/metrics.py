@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dinoforge.training.distributed.ranks import rank, sum_over_ranks, world_size
 from dinoforge.training.method import Losses, Targets
-from dinoforge.training.ranks import rank, sum_over_ranks, world_size
 
 __all__ = ["Clock", "MetricsFile", "diagnose", "loss_metrics"]
 

@@ -4,7 +4,7 @@
     python benchmarks/gpu/throughput.py small --cpu --tiny --out FOLDER    # that it works at all
 
 Crops of noise on the device through ``benchmarks/training_step.py``: teacher, student, losses,
-backward, clip, AdamW, teacher update, bfloat16 autocast, built by `training.parallel` as a run is.
+backward, clip, AdamW, teacher update, bfloat16 autocast, built by `make_parallel` as a run is.
 Every variant is a process of its own; one that fails (memory, a missing package) is recorded with
 the reason. A piece ends within its ``--minutes``: what was not begun by then is recorded as such.
 
@@ -129,7 +129,7 @@ def run_child(name: str, ends: float) -> dict[str, Any]:
 
 def recipe(args: argparse.Namespace, variant: Variant) -> Any:
     from dinoforge.training.config import HeadConfig, ModelConfig, ParallelConfig, TrainingConfig
-    from dinoforge.training.crops import CropsConfig
+    from dinoforge.training.data.crops import CropsConfig
 
     model = {
         "architecture": args.size,

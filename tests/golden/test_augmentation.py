@@ -14,9 +14,9 @@ from safetensors.numpy import load_file
 from scipy import stats
 
 from dinoforge.randomness import uniforms
-from dinoforge.training import color
-from dinoforge.training.color_draws import ColorDraws
-from dinoforge.training.crops import CropsConfig, crop_boxes, resized_crop
+from dinoforge.training.data import color
+from dinoforge.training.data.color import ColorDraws
+from dinoforge.training.data.crops import CropsConfig, crop_boxes, resized_crop
 
 pytestmark = pytest.mark.golden
 

@@ -9,7 +9,7 @@ from safetensors.numpy import load_file
 from scipy import stats
 
 from dinoforge.randomness import Draws
-from dinoforge.training.masks import block_mask, collate_masks, slot_mask
+from dinoforge.training.data.masks import block_mask, collate_masks, slot_mask
 
 pytestmark = pytest.mark.golden
 

@@ -14,12 +14,11 @@ from safetensors.torch import load_file
 
 from dinoforge.models import VisionTransformer, VitConfig
 from dinoforge.models.stochastic_depth import kept_samples
-from dinoforge.training.clipping import clip_gradients
-from dinoforge.training.ema import update_teacher
+from dinoforge.training.data.masks import collate_masks
 from dinoforge.training.heads import ProjectionHead
-from dinoforge.training.masks import collate_masks
 from dinoforge.training.method import Method, Views
 from dinoforge.training.parameter_groups import optimizer_groups
+from dinoforge.training.updates import clip_gradients, update_teacher
 
 pytestmark = pytest.mark.golden
 

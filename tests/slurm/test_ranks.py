@@ -17,7 +17,7 @@ from dinoforge.cli.main import main
 from dinoforge.slurm.store.attempts import read_attempts
 from dinoforge.slurm.store.layout import SlurmFolder
 from dinoforge.slurm.store.ledger import Ledger
-from dinoforge.training.checkpoint import read_whole
+from dinoforge.training.distributed.checkpoint import read_whole
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(480)]
 

@@ -10,8 +10,8 @@ from safetensors import safe_open
 from dinoforge.errors import UsageError
 from dinoforge.models import VisionTransformer, load_backbone
 from dinoforge.training.build import build_method
-from dinoforge.training.ema import update_teacher
 from dinoforge.training.export import gather_backbone, write_backbone
+from dinoforge.training.updates import update_teacher
 
 
 @pytest.fixture

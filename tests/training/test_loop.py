@@ -16,7 +16,7 @@ import torch
 from dinoforge.errors import DinoforgeError, Interrupted
 from dinoforge.runs import Run
 from dinoforge.training import loop
-from dinoforge.training.checkpoint import read_whole, step_name
+from dinoforge.training.distributed.checkpoint import read_whole, step_name
 from dinoforge.training.loop import Trainer, train
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -5,8 +5,8 @@ import torch
 
 from dinoforge.models import VitConfig, build_vit
 from dinoforge.training.build import build_method
+from dinoforge.training.data.masks import MaskConfig, collate_masks, draw_masks
 from dinoforge.training.losses import dino_loss, ibot_loss, koleo_loss, sinkhorn_knopp
-from dinoforge.training.masks import MaskConfig, collate_masks, draw_masks
 from dinoforge.training.method import Views
 from dinoforge.training.stochastic_depth import StochasticDepth
 

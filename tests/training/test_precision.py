@@ -5,7 +5,7 @@ import torch
 from torch.distributed.fsdp import FSDPModule
 
 import dinoforge.training.precision
-from dinoforge.training.parallel import precision_policies, shard_method
+from dinoforge.training.distributed.parallel import precision_policies, shard_method
 from dinoforge.training.plan.sharding import _fake_ranks, method_on_meta
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")

@@ -6,7 +6,7 @@ Shapes: M samples, K prototypes.
 import torch
 from torch import Tensor, nn
 
-from dinoforge.training.ranks import sum_over_ranks
+from dinoforge.training.distributed.ranks import sum_over_ranks
 
 __all__ = ["Center"]
 

@@ -7,7 +7,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from dinoforge.training.ranks import sum_over_ranks, world_size
+from dinoforge.training.distributed.ranks import sum_over_ranks, world_size
 
 __all__ = ["sinkhorn_knopp"]
 

@@ -5,7 +5,7 @@ ranks that share them. Activations are those of `training.plan.activations`. Wha
 (gathered weights, gradients of activations) is estimated from its largest part.
 
 FSDP2 gathers blocks in the dtype of the products, all else in float32, and reduces gradients in
-float32 (`training.parallel.shard_method`); tokens are float32 between the blocks.
+float32 (`training.distributed.parallel.shard_method`); tokens are float32 between the blocks.
 
 Not counted: the CUDA context, communication buffers, fragmentation. `training.plan.hardware` keeps
 room for them.

@@ -19,7 +19,7 @@ class Placement:
 
     @classmethod
     def of(cls, config: TrainingConfig, ranks: int = 1, ranks_per_node: int = 8) -> "Placement":
-        """Lay a recipe over so many ranks, as `training.parallel` would.
+        """Lay a recipe over so many ranks, as `training.distributed.parallel` would.
 
         Parameters
         ----------

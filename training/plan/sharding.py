@@ -16,11 +16,11 @@ from dinoforge.errors import UsageError
 from dinoforge.training.attention import AttentionSetting
 from dinoforge.training.build import build_on_meta
 from dinoforge.training.config import TrainingConfig
+from dinoforge.training.distributed.parallel import shard_method
+from dinoforge.training.distributed.ranks import local_part
 from dinoforge.training.method import Method
-from dinoforge.training.parallel import shard_method
 from dinoforge.training.plan.parameters import largest_part, student_units
 from dinoforge.training.plan.placement import Placement
-from dinoforge.training.ranks import local_part
 
 __all__ = ["check_sharding", "method_on_meta", "sharded_parameters"]
 

@@ -1,4 +1,4 @@
-"""Bytes and files of checkpoints and exports over a run, by the rules of `training.checkpoint`."""
+"""Bytes and files of checkpoints and exports over a run, as `distributed.checkpoint` keeps them."""
 
 from dataclasses import dataclass
 

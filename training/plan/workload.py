@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from dinoforge.models.stochastic_depth import kept_samples
 from dinoforge.training.config import TrainingConfig
-from dinoforge.training.masks import MaskConfig
+from dinoforge.training.data.masks import MaskConfig
 
 __all__ = ["Crops", "Workload", "expected_masked", "most_masked"]
 
@@ -105,14 +105,14 @@ def expected_masked(masks: MaskConfig, crops: int, patches: int) -> float:
     """Patches that are masked in a batch on average.
 
     The masked crops share the range of ratios evenly, so that their mean is its middle.
-    `training.masks.block_mask` never goes above its target and seldom misses it.
+    `training.data.masks.block_mask` never goes above its target and seldom misses it.
     """
     low, high = masks.ratio
     return int(crops * masks.image_prob) * patches * (low + high) / 2
 
 
 def most_masked(masks: MaskConfig, crops: int, patches: int) -> int:
-    """Most patches that `training.masks.draw_masks` can mask in a batch: what memory is for.
+    """Most patches that `training.data.masks.draw_masks` can mask in a batch: what memory is for.
 
     The ratio of masked crop i ends at slice i + 1 of the range: the sum of these ends.
     """

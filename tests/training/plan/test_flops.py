@@ -5,7 +5,7 @@ import pytest
 
 from dinoforge.config import find_recipe, load_config
 from dinoforge.training.config import TrainingConfig
-from dinoforge.training.masks import draw_masks
+from dinoforge.training.data.masks import draw_masks
 from dinoforge.training.plan.flops import step_flops
 from dinoforge.training.plan.workload import Workload, expected_masked, most_masked
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from dinoforge.models import attention
 from dinoforge.training.build import build_method, build_optimizer
-from dinoforge.training.checkpoint import Checkpoints
+from dinoforge.training.distributed.checkpoint import Checkpoints
 from dinoforge.training.export import gather_backbone
 from dinoforge.training.plan.activations import Numerics, saved_activations
 from dinoforge.training.plan.memory import memory_of_rank

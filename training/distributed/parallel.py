@@ -29,9 +29,9 @@ from dinoforge.models.stochastic_depth import BlockRows
 from dinoforge.training.attention import AttentionSetting
 from dinoforge.training.build import build_on_meta, draw_method_weights
 from dinoforge.training.config import Mode, TrainingConfig
+from dinoforge.training.distributed.ranks import RankInfo, local_part
 from dinoforge.training.method import Losses, Method, Targets, Views
 from dinoforge.training.precision import product_dtype
-from dinoforge.training.ranks import Seat, local_part
 
 __all__ = ["Parallel", "make_parallel", "precision_policies", "shard_method"]
 
@@ -63,7 +63,7 @@ class Parallel:
 
 
 def make_parallel(
-    config: TrainingConfig, device: torch.device, seat: Seat, attention: AttentionSetting
+    config: TrainingConfig, device: torch.device, rank_info: RankInfo, attention: AttentionSetting
 ) -> Parallel:
     """Build the method of a recipe on this rank.
 
@@ -73,7 +73,7 @@ def make_parallel(
         ``parallel`` says how; it changes speed and memory, not results.
     device : torch.device
         Of this rank.
-    seat : Seat
+    rank_info : RankInfo
         Its place; the process group must be there if there are several.
     attention : AttentionSetting
         What the run settled on.
@@ -83,18 +83,20 @@ def make_parallel(
     UsageError
         If the batch or the mesh does not divide over the ranks.
     """
-    config.check_ranks(seat.world_size, seat.local_world_size)
+    config.check_ranks(rank_info.world_size, rank_info.local_world_size)
     method = build_on_meta(config, attention)
     parameters = sum(parameter.numel() for parameter in method.student.parameters())
-    mode = config.parallel.resolve_mode(seat.world_size, parameters)
+    mode = config.parallel.resolve_mode(rank_info.world_size, parameters)
     if config.parallel.activation_checkpointing == "blocks":
         _checkpoint_blocks(method.student)
     if config.parallel.compile:
         _compile_blocks(method)
     mesh = None
     if mode in ("fsdp", "hsdp"):
-        copy = config.parallel.ranks_of_a_copy(mode, seat.world_size, seat.local_world_size)
-        mesh = shard_method(config, method, device, seat.world_size, copy)
+        copy = config.parallel.ranks_of_a_copy(
+            mode, rank_info.world_size, rank_info.local_world_size
+        )
+        mesh = shard_method(config, method, device, rank_info.world_size, copy)
     _allocate(method, device)
     draw_method_weights(config, method)
     method.train()
@@ -107,8 +109,8 @@ def make_parallel(
             gradient_as_bucket_view=True,
         )
     group = mesh.get_group("shard") if mesh is not None else None
-    if seat.world_size > 1:
-        _log.info("%d ranks, %s", seat.world_size, mode)
+    if rank_info.world_size > 1:
+        _log.info("%d ranks, %s", rank_info.world_size, mode)
     return Parallel(method, mode, loss_of, group)
 
 

@@ -22,11 +22,11 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from dinoforge.errors import DinoforgeError, RankLost, RankStopped, UsageError
-from dinoforge.training.heartbeat import Heartbeat
-from dinoforge.training.mistakes import is_told_by_another_rank, say_that_we_end
+from dinoforge.training.distributed.common_errors import is_told_by_another_rank, say_that_we_end
+from dinoforge.training.distributed.heartbeat import Heartbeat
 
 __all__ = [
-    "Seat",
+    "RankInfo",
     "all_gather_objects",
     "from_rank_0",
     "highest_over_ranks",
@@ -42,7 +42,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Seat:
+class RankInfo:
     """What the launcher told this process."""
 
     rank: int = 0
@@ -51,7 +51,7 @@ class Seat:
     local_world_size: int = 1
 
     @classmethod
-    def of_environment(cls) -> "Seat":
+    def of_environment(cls) -> "RankInfo":
         """Read the launcher's variables.
 
         Raises
@@ -75,7 +75,7 @@ class Seat:
 
 
 @contextlib.contextmanager
-def join_ranks(device: torch.device, timeout_s: float) -> Iterator[Seat]:
+def join_ranks(device: torch.device, timeout_s: float) -> Iterator[RankInfo]:
     """Join the process group that the environment names; nothing to join for one process.
 
     After an error the group is left as it is: taking it down would wait for ranks that are gone.
@@ -95,16 +95,16 @@ def join_ranks(device: torch.device, timeout_s: float) -> Iterator[Seat]:
     RankStopped
         In place of a `UsageError` that another rank tells.
     """
-    seat = Seat.of_environment()
-    if seat.world_size == 1:
-        yield seat
+    rank_info = RankInfo.of_environment()
+    if rank_info.world_size == 1:
+        yield rank_info
         return
-    heart = _join(seat, device, timeout_s)
+    heart = _join(rank_info, device, timeout_s)
     try:
-        yield seat
+        yield rank_info
     except UsageError as error:
         _ignore_signals()
-        if is_told_by_another_rank(error, seat.rank, seat.world_size):
+        if is_told_by_another_rank(error, rank_info.rank, rank_info.world_size):
             raise RankStopped(error.exit_code) from error
         raise
     except RankStopped as error:
@@ -117,12 +117,12 @@ def join_ranks(device: torch.device, timeout_s: float) -> Iterator[Seat]:
         lost = heart.lost()
         if not lost:
             raise
-        if seat.rank == 0:  # it holds the store, by which the others find out
+        if rank_info.rank == 0:  # it holds the store, by which the others find out
             time.sleep(_FAREWELL_S)
-        if seat.rank != min(set(range(seat.world_size)) - set(lost)):
+        if rank_info.rank != min(set(range(rank_info.world_size)) - set(lost)):
             raise RankStopped(RankLost.exit_code) from error
         named = " and ".join(f"rank {number}" for number in lost)
-        raise RankLost(f"{named} of {seat.world_size} was lost") from error
+        raise RankLost(f"{named} of {rank_info.world_size} was lost") from error
     heart.stop()
     dist.destroy_process_group()
 
@@ -137,26 +137,26 @@ def _ignore_signals() -> None:
             signal.signal(number, signal.SIG_IGN)
 
 
-def _join(seat: Seat, device: torch.device, timeout_s: float) -> Heartbeat:
+def _join(rank_info: RankInfo, device: torch.device, timeout_s: float) -> Heartbeat:
     host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     timeout = datetime.timedelta(seconds=timeout_s)
     agent = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"  # torchrun holds the store
-    holds = seat.rank == 0 and not agent
+    holds = rank_info.rank == 0 and not agent
     try:
-        store = dist.TCPStore(host, port, seat.world_size, is_master=holds, timeout=timeout)
+        store = dist.TCPStore(host, port, rank_info.world_size, is_master=holds, timeout=timeout)
     except (dist.DistError, RuntimeError) as error:
         raise DinoforgeError(
-            f"rank {seat.rank} of {seat.world_size} cannot reach the others at {host}:{port} "
-            f"within {timeout_s:.0f} s - look at the log of rank 0"
+            f"rank {rank_info.rank} of {rank_info.world_size} cannot reach the others at "
+            f"{host}:{port} within {timeout_s:.0f} s - look at the log of rank 0"
         ) from error
     dist.init_process_group(
         "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
         store=store,
-        rank=seat.rank,
-        world_size=seat.world_size,
+        rank=rank_info.rank,
+        world_size=rank_info.world_size,
         timeout=timeout,
     )
-    return Heartbeat(host, port, seat.rank, seat.world_size)
+    return Heartbeat(host, port, rank_info.rank, rank_info.world_size)
 
 
 def world_size() -> int:

@@ -21,14 +21,12 @@ from torch import Tensor
 from dinoforge.errors import UsageError
 from dinoforge.images import Undecodable
 from dinoforge.randomness import KeyedPermutation
-from dinoforge.training.color import augment_colors
-from dinoforge.training.color_draws import ColorDraws, draw_colors
 from dinoforge.training.config import DataConfig, TrainingConfig
-from dinoforge.training.crops import CropsConfig, cut_crops, draw_boxes
-from dinoforge.training.decoded_cache import DecodedCache, TrainingImages, plan_cache
-from dinoforge.training.loader import prepare_steps, usable_workers, worker_context
-from dinoforge.training.ranks import Seat
-from dinoforge.training.shrink import Shrunk
+from dinoforge.training.data.color import ColorDraws, augment_colors, draw_colors
+from dinoforge.training.data.crops import CropsConfig, cut_crops, draw_boxes
+from dinoforge.training.data.decoded_cache import DecodedCache, Shrunk, TrainingImages, plan_cache
+from dinoforge.training.data.loader import prepare_steps, usable_workers, worker_context
+from dinoforge.training.distributed.ranks import RankInfo
 
 __all__ = ["Batch", "TrainingData", "TrainingImages", "open_training_data"]
 
@@ -275,7 +273,7 @@ def _order(num_images: int, seed: int, epoch: int) -> KeyedPermutation:
 
 
 def open_training_data(
-    config: TrainingConfig, cache: Path, seat: Seat, device: torch.device
+    config: TrainingConfig, cache: Path, rank_info: RankInfo, device: torch.device
 ) -> TrainingData:
     """Open the images of a recipe for one rank.
 
@@ -284,7 +282,7 @@ def open_training_data(
     config : TrainingConfig
     cache : Path
         Folder for what has to be unpacked.
-    seat : Seat
+    rank_info : RankInfo
         Of this rank, which takes a contiguous part of every step.
     device : torch.device
         Where the batches are wanted.
@@ -296,13 +294,13 @@ def open_training_data(
     """
     from dinoforge.sources import open_images
 
-    size = config.batch_size // seat.world_size
+    size = config.batch_size // rank_info.world_size
     return TrainingData(
         open_images(config.data.paths, cache=cache, policy=config.decode),
         config.crops,
         config.data,
         batch_size=config.batch_size,
-        part=range(seat.rank * size, (seat.rank + 1) * size),
+        part=range(rank_info.rank * size, (rank_info.rank + 1) * size),
         seed=config.seed,
         device=device,
     )

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from dinoforge.training.clipping import clip_gradients
+from dinoforge.training.updates import clip_gradients
 
 
 def network(*values):

@@ -9,8 +9,8 @@ import torch
 
 from dinoforge.errors import UsageError
 from dinoforge.training.build import build_method, build_optimizer
-from dinoforge.training.checkpoint import Checkpoints, read_whole, step_name
 from dinoforge.training.config import CheckpointConfig
+from dinoforge.training.distributed.checkpoint import Checkpoints, read_whole, step_name
 from dinoforge.training.export import gather_backbone, write_backbone
 
 

@@ -35,7 +35,7 @@ def usable_workers(num_workers: int) -> int:
 def worker_context() -> multiprocessing.context.BaseContext:
     """Start the server that workers are forked from, once; return its context."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["dinoforge.training.data"])
+    context.set_forkserver_preload(["dinoforge.training.data.dataset"])
     # Blocked signals are inherited: neither server nor workers can be ended by them.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _LEFT_TO_TRAINING)
     try:

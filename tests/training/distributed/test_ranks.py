@@ -11,11 +11,11 @@ from safetensors.torch import load_file
 
 from dinoforge.config import load_config
 from dinoforge.errors import UsageError
-from dinoforge.training.checkpoint import read_whole, step_name
 from dinoforge.training.config import TrainingConfig
+from dinoforge.training.distributed.checkpoint import read_whole, step_name
 
 SCRIPT = Path(__file__).with_name("rank_of_training.py")
-TINY = Path(__file__).with_name("tiny.yaml")
+TINY = Path(__file__).parents[1] / "tiny.yaml"
 # Everything whose order of summation or subset could depend on the split is on.
 BASE = (
     "precision=float64",

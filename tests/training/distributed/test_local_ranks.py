@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from dinoforge.training.checkpoint import read_whole
+from dinoforge.training.distributed.checkpoint import read_whole
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 import kill
 
-TINY = Path(__file__).with_name("tiny.yaml")
+TINY = Path(__file__).parents[1] / "tiny.yaml"
 STEPS = 100
 
 pytestmark = [pytest.mark.xdist_group("ranks"), pytest.mark.timeout(400)]

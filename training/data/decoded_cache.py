@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from dinoforge.images import Undecodable
+from dinoforge.images import Undecodable, resize
 
-__all__ = ["DecodedCache", "Decodes", "TrainingImages", "plan_cache"]
+__all__ = ["DecodedCache", "Decodes", "Shrunk", "TrainingImages", "plan_cache"]
 
 Image = npt.NDArray[np.uint8]
 
@@ -129,3 +129,32 @@ def plan_cache(
     if mode == "auto" and num_bytes > limit_mib << 20:
         return None
     return DecodedCache(len(images), num_bytes + max(sizes, default=0), context)
+
+
+class Shrunk:
+    """Images of at most ``max_side`` pixels on their shorter side; smaller ones stay as they are.
+
+    Parameters
+    ----------
+    images : TrainingImages
+    max_side : int
+        Pixels.
+    """
+
+    def __init__(self, images: TrainingImages, max_side: int) -> None:
+        self._images, self._max_side = images, max_side
+        self.table: pa.Table = images.table
+
+    def __len__(self) -> int:
+        """Count the images."""
+        return len(self._images)
+
+    def decode(self, index: int, /) -> npt.NDArray[np.uint8]:
+        """Return uint8 ``[H, W, 3]`` or raise `Undecodable`."""
+        pixels = self._images.decode(index)
+        height, width = pixels.shape[:2]
+        scale = self._max_side / min(height, width)
+        if scale >= 1:
+            return pixels
+        shorter_first = (max(self._max_side, round(side * scale)) for side in (width, height))
+        return resize(pixels, *shorter_first)

@@ -4,7 +4,7 @@ Two global crops for student and teacher and several small local crops for the s
 (Caron et al. 2020, SwAV; sizes and scales of DINOv2). Random numbers are a function of (seed,
 image, epoch).
 
-Not for: colors (`training.color`), masks of patches (`training.masks`).
+Not for: colors (`training.data.color`), masks of patches (`training.data.masks`).
 """
 
 import math

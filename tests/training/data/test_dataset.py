@@ -10,8 +10,8 @@ import torch
 from dinoforge.errors import UsageError
 from dinoforge.sources import ImageSet, open_images
 from dinoforge.training.config import DataConfig
-from dinoforge.training.data import TrainingData, open_training_data
-from dinoforge.training.ranks import Seat
+from dinoforge.training.data.dataset import TrainingData, open_training_data
+from dinoforge.training.distributed.ranks import RankInfo
 
 STEPS = 6  # of 4 images: two passes and a bit over 10 images
 
@@ -180,6 +180,6 @@ def test_a_folder_where_nothing_decodes_is_told_so(tiny, tmp_path, own_pictures)
 def test_a_missing_folder_is_told_in_one_line(tiny, tmp_path):
     with pytest.raises(UsageError, match="nowhere") as caught:
         open_training_data(
-            tiny(images=tmp_path / "nowhere"), tmp_path / "cache", Seat(), torch.device("cpu")
+            tiny(images=tmp_path / "nowhere"), tmp_path / "cache", RankInfo(), torch.device("cpu")
         )
     assert len(str(caught.value).splitlines()) == 1

@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from dinoforge.training.color import augment_colors
-from dinoforge.training.color_draws import draw_colors
-from dinoforge.training.crops import CropsConfig
+from dinoforge.training.data.color import augment_colors, draw_colors
+from dinoforge.training.data.crops import CropsConfig
 
 NUM_IMAGES = 4000
 # Blur and solarize are left; everything else would change pixels, too.

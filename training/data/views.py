@@ -7,10 +7,10 @@ import torch
 
 from dinoforge.models.stochastic_depth import BlockRows
 from dinoforge.training.config import TrainingConfig
-from dinoforge.training.data import Batch
-from dinoforge.training.masks import draw_masks
+from dinoforge.training.data.dataset import Batch
+from dinoforge.training.data.masks import draw_masks
+from dinoforge.training.distributed.ranks import RankInfo
 from dinoforge.training.method import Views
-from dinoforge.training.ranks import Seat
 from dinoforge.training.stochastic_depth import StochasticDepth
 
 __all__ = ["StepViews"]
@@ -21,14 +21,14 @@ class StepViews:
     """Cut a batch into micro-batches and add what is drawn for them, as functions of the step."""
 
     config: TrainingConfig
-    seat: Seat
+    rank_info: RankInfo
     device: torch.device
 
     def __call__(self, batch: Batch) -> list[tuple[Views, list[BlockRows] | None]]:
         """Return the micro-batches in order, each with its stochastic depth."""
-        size = self.config.micro_batch(self.seat.world_size)
+        size = self.config.micro_batch(self.rank_info.world_size)
         count = self.config.parallel.accumulate
-        first = self.seat.rank * size * count
+        first = self.rank_info.rank * size * count
         return [
             (
                 self._views(batch, range(n * size, (n + 1) * size), first),

@@ -27,8 +27,14 @@ from dinoforge.atomic_file import fsync_folder, write_json
 from dinoforge.errors import UsageError
 from dinoforge.hashing import sha256_file
 from dinoforge.training.config import CheckpointConfig
+from dinoforge.training.distributed.ranks import (
+    all_gather_objects,
+    from_rank_0,
+    on_rank_0,
+    rank,
+    world_size,
+)
 from dinoforge.training.method import Method
-from dinoforge.training.ranks import all_gather_objects, from_rank_0, on_rank_0, rank, world_size
 
 __all__ = ["Checkpoints", "read_whole", "saved_steps", "step_name"]
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dinoforge.training.shrink import Shrunk
+from dinoforge.training.data.decoded_cache import Shrunk
 
 
 class Photographs:

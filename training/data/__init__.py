@@ -1,0 +1,1 @@
+"""Images to batches: order, decoding, crops, colors, masks."""

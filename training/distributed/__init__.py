@@ -1,0 +1,1 @@
+"""Several processes that train one network: launch, process group, sharding, checkpoints."""
