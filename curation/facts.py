@@ -6,18 +6,18 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from dinoforge.stages import Inputs
+from dinoforge.curation.tables import CurationInputs
 from dinoforge.tables import read_table, read_tables
 
 __all__ = ["decodable_range", "hash_column", "read_facts"]
 
 
-def read_facts(inputs: Inputs, columns: Sequence[str]) -> pa.Table:
+def read_facts(inputs: CurationInputs, columns: Sequence[str]) -> pa.Table:
     """Read columns of the facts of every image."""
     return read_tables(inputs.files("filter", "facts.parquet"), columns)
 
 
-def decodable_range(inputs: Inputs, partition: int) -> NDArray[np.bool_]:
+def decodable_range(inputs: CurationInputs, partition: int) -> NDArray[np.bool_]:
     """Tell which images of one filter partition decode."""
     table = read_table(inputs.file("filter", "facts.parquet", partition), ["width"])
     return table.column("width").to_numpy() > 0

@@ -15,9 +15,9 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from dinoforge.curated import ROLES, resolve_shard
+from dinoforge.curation.tables import CurationInputs
 from dinoforge.errors import UsageError
 from dinoforge.shards import RangeReader
-from dinoforge.stages import Inputs
 from dinoforge.tables import read_tables
 
 __all__ = [
@@ -50,22 +50,22 @@ INDEX_SCHEMA = pa.schema(
 )
 
 
-def index_files(inputs: Inputs) -> list[Path]:
+def index_files(inputs: CurationInputs) -> list[Path]:
     """Tables that make up the index, in the order of image ids."""
     return [*inputs.files("ingest", "index.parquet"), *inputs.files("plant", "index.parquet")]
 
 
-def num_images(inputs: Inputs) -> int:
+def num_images(inputs: CurationInputs) -> int:
     """Count the images of the index, planted ones included."""
     return sum(pq.ParquetFile(path).metadata.num_rows for path in index_files(inputs))
 
 
-def read_index(inputs: Inputs, columns: Sequence[str]) -> pa.Table:
+def read_index(inputs: CurationInputs, columns: Sequence[str]) -> pa.Table:
     """Read columns of the whole index."""
     return read_tables(index_files(inputs), columns)
 
 
-def read_range(inputs: Inputs, start: int, stop: int, columns: Sequence[str]) -> pa.Table:
+def read_range(inputs: CurationInputs, start: int, stop: int, columns: Sequence[str]) -> pa.Table:
     """Read the rows of image ids ``[start, stop)``; only the row groups that hold them."""
     parts: list[pa.Table] = []
     base = 0
@@ -80,7 +80,7 @@ def read_range(inputs: Inputs, start: int, stop: int, columns: Sequence[str]) ->
     return pa.concat_tables(parts)
 
 
-def read_roles(inputs: Inputs) -> NDArray[np.int8]:
+def read_roles(inputs: CurationInputs) -> NDArray[np.int8]:
     """Role of every image as an index into ROLES."""
     role = read_index(inputs, ["role"]).column("role")
     return pc.index_in(role, pa.array(ROLES)).to_numpy().astype(np.int8)

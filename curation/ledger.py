@@ -11,8 +11,8 @@ from dinoforge.curated import LEDGER_SCHEMA, REASONS
 from dinoforge.curation.facts import hash_column, read_facts
 from dinoforge.curation.index import read_index
 from dinoforge.curation.policies.decisions import Decisions
-from dinoforge.curation.select import out_key, read_decisions
-from dinoforge.stages import Inputs
+from dinoforge.curation.stages.select import out_key, read_decisions
+from dinoforge.curation.tables import CurationInputs
 from dinoforge.tables import read_table
 
 __all__ = ["make_ledger", "shard_name"]
@@ -28,7 +28,7 @@ def shard_name(name: str, number: int) -> str:
     return f"{name}-{number:06d}.tar"
 
 
-def make_ledger(inputs: Inputs) -> pa.Table:
+def make_ledger(inputs: CurationInputs) -> pa.Table:
     """Put index, facts, decisions and places together."""
     index = read_index(inputs, list(_FROM_INDEX))
     names = ["sha256", "width", "height", "std", "reason", "detail"]
@@ -55,7 +55,7 @@ def make_ledger(inputs: Inputs) -> pa.Table:
     )
 
 
-def _outputs(inputs: Inputs, num: int) -> dict[str, Any]:
+def _outputs(inputs: CurationInputs, num: int) -> dict[str, Any]:
     """Shard and key of the first file of every exported image."""
     places = read_table(inputs.file("select", "places.parquet"), ["image_id", "copy", "out_shard"])
     places = places.filter(pc.equal(places.column("copy"), 0))

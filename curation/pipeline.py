@@ -8,37 +8,38 @@ import logging
 from pathlib import Path
 
 from dinoforge.atomic_file import write_json
-from dinoforge.curation.check import CheckStage
-from dinoforge.curation.components import ComponentsStage
 from dinoforge.curation.config import CurationConfig
-from dinoforge.curation.decontaminate import DecontaminateStage
-from dinoforge.curation.embed import EMBED_COPIES, EMBED_MEANING, check_encoders
-from dinoforge.curation.exact import ExactStage
-from dinoforge.curation.export import ExportStage, remove_foreign_shards
-from dinoforge.curation.filter import FilterStage
-from dinoforge.curation.graph import GraphStage
-from dinoforge.curation.ingest import IngestStage
-from dinoforge.curation.plant import PlantStage
-from dinoforge.curation.retrieve import RetrieveStage
-from dinoforge.curation.screen import ScreenStage
-from dinoforge.curation.search import SearchStage
-from dinoforge.curation.select import SelectStage
+from dinoforge.curation.stages.check import CheckStage
+from dinoforge.curation.stages.components import ComponentsStage
+from dinoforge.curation.stages.decontaminate import DecontaminateStage
+from dinoforge.curation.stages.embed import EmbedMeaningStage, EmbedStage, check_encoders
+from dinoforge.curation.stages.exact import ExactStage
+from dinoforge.curation.stages.export import ExportStage, remove_foreign_shards
+from dinoforge.curation.stages.filter import ScreenStage
+from dinoforge.curation.stages.graph import GraphStage
+from dinoforge.curation.stages.ingest import IngestStage
+from dinoforge.curation.stages.inspect import FilterStage
+from dinoforge.curation.stages.plant import PlantStage
+from dinoforge.curation.stages.retrieve import RetrieveStage
+from dinoforge.curation.stages.search import SearchStage
+from dinoforge.curation.stages.select import SelectStage
 from dinoforge.curation.summary import CurationSummary, summarize, summary_path
+from dinoforge.curation.tables import CurationStage
 from dinoforge.neighbors import refuse_two_faiss
 from dinoforge.runs import Run
-from dinoforge.stages import Executor, Pipeline, Stage, make_inputs, run_pipeline
+from dinoforge.stages import Executor, Pipeline, make_inputs, run_pipeline
 
 __all__ = ["PIPELINE", "STAGES", "curate"]
 
 _log = logging.getLogger(__name__)
 
-STAGES: tuple[Stage, ...] = (
+STAGES: tuple[CurationStage, ...] = (
     IngestStage(),  # 10  sources -> one index; bytes stay where they are
     PlantStage(),  # 15  edited copies whose truth is known (off by default)
     FilterStage(),  # 20  decode once: hashes, size, gray spread, why not
     ScreenStage(),  # 25  policy: which images are admitted
-    EMBED_COPIES,  # 30  embeddings that say "same picture"
-    EMBED_MEANING,  # 31  embeddings that say "alike in meaning", if others are asked for
+    EmbedStage(),  # 30  embeddings that say "same picture"
+    EmbedMeaningStage(),  # 31  embeddings that say "alike in meaning", if others are asked for
     ExactStage(),  # 35  the same pixels are one content
     GraphStage(),  # 40  all pairs of contents above a floor
     ComponentsStage(),  # 50  policy: pairs above the threshold -> groups -> who stays

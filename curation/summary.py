@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from dinoforge.curated import KEPT_REASONS, REASONS, ROLES, summary_path
 from dinoforge.curation.index import read_index, read_roles
 from dinoforge.curation.quality import retrieval_quality
-from dinoforge.curation.retrieve import read_slots
-from dinoforge.curation.select import read_decisions
+from dinoforge.curation.stages.retrieve import read_slots
+from dinoforge.curation.stages.select import read_decisions
 from dinoforge.curation.survivors import survivors
-from dinoforge.stages import Inputs
+from dinoforge.curation.tables import CurationInputs
 
 __all__ = ["CurationSummary", "FunnelRow", "summarize", "summary_path"]
 
@@ -77,7 +77,7 @@ class CurationSummary:
         return asdict(self) | {"funnel": [asdict(row) for row in self.funnel()]}
 
 
-def summarize(inputs: Inputs) -> CurationSummary:
+def summarize(inputs: CurationInputs) -> CurationSummary:
     """Count what the stages of a finished run wrote."""
     decisions = read_decisions(inputs)
     role = read_roles(inputs)
@@ -121,7 +121,7 @@ def _by_role(role: NDArray[np.int8], reason: NDArray[np.int8]) -> dict[str, dict
     return table
 
 
-def _retrieval(inputs: Inputs) -> dict[str, Any] | None:
+def _retrieval(inputs: CurationInputs) -> dict[str, Any] | None:
     facts = inputs.facts("retrieve")
     if not facts:
         return None
@@ -134,7 +134,7 @@ def _retrieval(inputs: Inputs) -> dict[str, Any] | None:
     return facts[0] | {"quality": quality}
 
 
-def _classes(inputs: Inputs) -> NDArray[np.int64]:
+def _classes(inputs: CurationInputs) -> NDArray[np.int64]:
     """Class number of every image: by class name where there is one, else by label."""
     table = read_index(inputs, ["label", "class_name"])
     label = table.column("label").cast(pa.string())

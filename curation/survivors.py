@@ -4,7 +4,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dinoforge.curated import REASONS, ROLES
-from dinoforge.curation.components import read_groups
 from dinoforge.curation.policies.decisions import (
     Decisions,
     Screened,
@@ -12,14 +11,15 @@ from dinoforge.curation.policies.decisions import (
     apply_leaks,
     start_decisions,
 )
-from dinoforge.curation.screen import read_screened
-from dinoforge.stages import Inputs
+from dinoforge.curation.stages.components import read_groups
+from dinoforge.curation.stages.filter import read_screened
+from dinoforge.curation.tables import CurationInputs
 from dinoforge.tables import read_table
 
 __all__ = ["decide_before_retrieval", "survivors"]
 
 
-def decide_before_retrieval(inputs: Inputs, screened: Screened) -> Decisions:
+def decide_before_retrieval(inputs: CurationInputs, screened: Screened) -> Decisions:
     """Apply filter, duplicates and leaks, in this order."""
     decisions = start_decisions(screened, keep_seeds=inputs.config.retrieve.keep_seeds)
     apply_duplicates(decisions, *read_groups(inputs))
@@ -35,7 +35,7 @@ def decide_before_retrieval(inputs: Inputs, screened: Screened) -> Decisions:
     return decisions
 
 
-def survivors(inputs: Inputs) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def survivors(inputs: CurationInputs) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return ids of the seeds that may ask and of the pool images that are left, ascending."""
     screened = read_screened(inputs)
     decisions = decide_before_retrieval(inputs, screened)

@@ -153,7 +153,7 @@ def _submit(
         name=name,
         pipeline=requests.launch.pipeline,
         stage=plan.stage.name,
-        stage_print=plan.stage_print,
+        stage_fingerprint=plan.stage_fingerprint,
         config=to_plain(config),
         offset=chunk.offset,
         per_element=chunk.job.partitions_per_element,

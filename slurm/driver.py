@@ -32,10 +32,10 @@ from dinoforge.stages import (
     Pipeline,
     StagePlan,
     Task,
-    clear_halves,
     find_pipeline,
     make_inputs,
     plan_in_order,
+    remove_temporary_files,
     stage_kind,
 )
 
@@ -132,7 +132,7 @@ class _Driver:
 
     def go(self, queued: Sequence[Queued]) -> State:
         if not queued:
-            self._clear_halves()
+            self._remove_temporary_files()
         pipeline = self.pipeline
         inputs = make_inputs(pipeline.name, pipeline.stages, self.folder.run, self.config)
         for plan, missing in plan_in_order(pipeline.stages, inputs):
@@ -144,10 +144,10 @@ class _Driver:
         _log.info("all stages are done")
         return State(state="finished")
 
-    def _clear_halves(self) -> None:
+    def _remove_temporary_files(self) -> None:
         for path in self.folder.run.iterdir():
             if path.is_dir() and path != self.folder.root:
-                clear_halves(path)
+                remove_temporary_files(path)
 
     def _bring_on(
         self, plan: StagePlan, missing: Sequence[Task], queued: Sequence[Queued]

@@ -13,7 +13,7 @@ from dinoforge.slurm.store.layout import SlurmFolder, State
 from dinoforge.slurm.store.lease import hold_lease
 from dinoforge.slurm.store.ledger import Ledger
 from dinoforge.slurm.submit import is_live, refresh_code
-from dinoforge.stages import clear_halves
+from dinoforge.stages import remove_temporary_files
 
 __all__ = ["cancel_run", "find_logs", "retry_run", "wait_for_run"]
 
@@ -74,7 +74,7 @@ def cancel_run(run: Path) -> int:
                 ledger.outcome("cancelled", entry.name)
         for path in folder.run.iterdir():
             if path.is_dir() and path != folder.root:
-                clear_halves(path)
+                remove_temporary_files(path)
     return len(jobs)
 
 

@@ -2,10 +2,13 @@
 
 import os
 import signal
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+
+from dinoforge.stages import Stage
 
 
 @dataclass(frozen=True)
@@ -17,15 +20,17 @@ class Policy:
 class ToyConfig:
     numbers: int = 20
     per_partition: int = 6
+    pause_s: float = 0.0
     policy: Policy = field(default_factory=Policy)
 
 
 @dataclass(frozen=True)
-class Square:
+class Square(Stage):
     name: str = "square"
     number: int = 10
     version: str = "1.0.0"
     keys: tuple = ("numbers", "per_partition")
+    execution_keys: tuple = ("pause_s",)
     needs: tuple = ()
 
     def plan(self, inputs):
@@ -35,13 +40,14 @@ class Square:
 
     def run(self, payload, inputs, out):
         _die_once(inputs.run_folder)
+        time.sleep(inputs.config.pause_s)
         values = np.arange(payload["low"], payload["high"]) ** 2
         out.write_array("values", values)
         return {"count": len(values)}
 
 
 @dataclass(frozen=True)
-class Keep:
+class Keep(Stage):
     name: str = "keep"
     number: int = 20
     version: str = "1.0.0"

@@ -6,16 +6,32 @@ what a stage does. They meet in `Stage`, payloads that are JSON, and markers on 
 
 from dinoforge.stages.executor import Executor, InProcess, LocalProcesses, make_executor
 from dinoforge.stages.marker import Marker, read_marker
-from dinoforge.stages.pipeline import Pipeline, find_pipeline, run_pipeline, stage_kind
-from dinoforge.stages.planning import StagePlan, clear_halves, is_proved, make_inputs, plan_in_order
+from dinoforge.stages.pipeline import Pipeline, find_pipeline, run_pipeline
+from dinoforge.stages.planning import (
+    StagePlan,
+    is_proved,
+    make_inputs,
+    plan_in_order,
+    remove_temporary_files,
+)
 from dinoforge.stages.runner import StageResult, run_stages
-from dinoforge.stages.stage import Inputs, Output, Stage, part_name, stage_folder
+from dinoforge.stages.stage import (
+    Inputs,
+    Json,
+    Output,
+    Stage,
+    UndeclaredReadError,
+    part_name,
+    stage_folder,
+    stage_kind,
+)
 from dinoforge.stages.task import Task, run_task
 
 __all__ = [
     "Executor",
     "InProcess",
     "Inputs",
+    "Json",
     "LocalProcesses",
     "Marker",
     "Output",
@@ -24,7 +40,7 @@ __all__ = [
     "StagePlan",
     "StageResult",
     "Task",
-    "clear_halves",
+    "UndeclaredReadError",
     "find_pipeline",
     "is_proved",
     "make_executor",
@@ -32,6 +48,7 @@ __all__ = [
     "part_name",
     "plan_in_order",
     "read_marker",
+    "remove_temporary_files",
     "run_pipeline",
     "run_stages",
     "run_task",

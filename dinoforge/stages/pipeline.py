@@ -1,36 +1,47 @@
-"""A pipeline as whoever drives it sees it: stages in order, and what frames them."""
+"""A pipeline: its stages in order, and what happens before and after them."""
 
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+from dinoforge.device import resolve_device
 from dinoforge.stages.executor import Executor
 from dinoforge.stages.runner import run_stages
-from dinoforge.stages.stage import Stage
+from dinoforge.stages.stage import Stage, stage_kind
 
-__all__ = ["Pipeline", "find_pipeline", "run_pipeline", "stage_kind"]
+__all__ = ["Pipeline", "find_pipeline", "run_pipeline"]
 
 
 @dataclass(frozen=True)
 class Pipeline:
-    """Everything that a driver must know, in this process or on a cluster.
+    """Everything that a driver needs, in this process or on a cluster.
 
-    Drivers find it by its import path, so that a plan file can name it.
+    A plan file names it by its import path.
     """
 
     name: str  # folder inside the run, e.g. ``curation``
-    stages: tuple[Stage, ...]  # in order; ``needs`` name earlier ones
+    stages: tuple[Stage[Any], ...]  # in order; ``needs`` name earlier ones
     config: type  # dataclass of the recipe
-    check: Callable[[Any], None]  # (config) before anything is read; raises what the user can mend
-    reopen: Callable[[Path], None]  # (run folder) before a stage changes: the whole is not done
+    # (config) before anything is read, on any machine: raises what the user can fix. It must not
+    # try the device, which is checked where a stage runs.
+    check: Callable[[Any], None]
+    reopen: Callable[[Path], None]  # (run folder) before a stage changes: no longer finished
     finish: Callable[[Path, Any], Any]  # (run folder, config) after the last stage: the summary
 
 
 def run_pipeline(pipeline: Pipeline, run_folder: Path, config: Any, executor: Executor) -> Any:
-    """Bring a pipeline to its end through an executor; returns what ``finish`` returns."""
+    """Run a pipeline on this machine to its end; returns what ``finish`` returns.
+
+    Raises
+    ------
+    UsageError
+        At the start: what ``check`` finds, or a device that this machine does not have.
+    """
     pipeline.check(config)
+    if any(stage_kind(stage, config) == "gpu" for stage in pipeline.stages):
+        resolve_device(config.device)
     run_stages(
         pipeline.name,
         pipeline.stages,
@@ -48,9 +59,3 @@ def find_pipeline(path: str) -> Pipeline:
     pipeline = getattr(importlib.import_module(module), name)
     assert isinstance(pipeline, Pipeline), f"{path} is no pipeline"
     return pipeline
-
-
-def stage_kind(stage: Stage, config: Any) -> Literal["cpu", "gpu"]:
-    """Tell which kind of machine a stage wants: who reads the recipe's ``device`` runs on it."""
-    device = str(getattr(config, "device", "cpu")) if "device" in stage.keys else "cpu"
-    return "cpu" if device == "cpu" else "gpu"

@@ -13,11 +13,20 @@ from dinoforge.stages.marker import discard, is_done, marker_path, read_marker
 from dinoforge.stages.stage import Inputs, Stage, stage_folder
 from dinoforge.stages.task import Task
 
-__all__ = ["StagePlan", "clear_halves", "is_proved", "make_inputs", "plan_in_order", "plan_stage"]
+__all__ = [
+    "StagePlan",
+    "is_proved",
+    "make_inputs",
+    "plan_in_order",
+    "plan_stage",
+    "remove_temporary_files",
+]
 
 
-def make_inputs(pipeline: str, stages: Sequence[Stage], run_folder: Path, config: Any) -> Inputs:
-    """Name the folder of every stage of a pipeline."""
+def make_inputs(
+    pipeline: str, stages: Sequence[Stage[Any]], run_folder: Path, config: Any
+) -> Inputs[Any]:
+    """Return unrestricted inputs that know the folder of every stage of a pipeline."""
     folders = {s.name: stage_folder(run_folder, pipeline, s.number, s.name) for s in stages}
     return Inputs(run_folder, config, folders)
 
@@ -26,10 +35,10 @@ def make_inputs(pipeline: str, stages: Sequence[Stage], run_folder: Path, config
 class StagePlan:
     """The work of one stage under one recipe; making it writes nothing."""
 
-    stage: Stage
-    inputs: Inputs
-    payloads: list[dict[str, Any]]  # one a partition
-    stage_print: str  # hash of what all partitions depend on: version, keys, needs
+    stage: Stage[Any]
+    inputs: Inputs[Any]  # unrestricted
+    payloads: list[dict[str, Any]]  # one per partition
+    stage_fingerprint: str  # hash of what all partitions depend on: version, keys, needs
 
     @property
     def folder(self) -> Path:
@@ -43,7 +52,7 @@ class StagePlan:
 
     def task(self, index: int, payload: dict[str, Any]) -> Task:
         """One partition, with the fingerprint that its marker must hold."""
-        fingerprint = hash_json([self.stage_print, index, payload])
+        fingerprint = hash_json([self.stage_fingerprint, index, payload])
         return Task(self.stage, index, payload, fingerprint, self.folder, self.inputs)
 
     def missing(self) -> list[Task]:
@@ -51,10 +60,10 @@ class StagePlan:
         return [task for task in self.tasks if not is_proved(task)]
 
     def prepare(self, missing: Sequence[Task], reopen: Callable[[], None]) -> None:
-        """Make the folder ready for ``missing`` to run: stale files go, the plan is written.
+        """Remove stale files and write the plan, so that ``missing`` can run.
 
-        ``reopen`` is called first if anything will change: who reads the run from then on, also
-        after a kill, must not take half a result for the whole.
+        ``reopen`` is called first if anything will change: from then on, even after a kill, the
+        run must not look finished.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         done = {marker_path(self.folder, task.index) for task in self.tasks}
@@ -69,7 +78,7 @@ class StagePlan:
 
 
 def plan_stage(
-    stage: Stage, inputs: Inputs, fingerprints: Mapping[str, Sequence[str]]
+    stage: Stage[Any], inputs: Inputs[Any], fingerprints: Mapping[str, Sequence[str]]
 ) -> StagePlan:
     """Plan one stage.
 
@@ -78,15 +87,15 @@ def plan_stage(
     stage : Stage
         The stages that it needs must be done: plans may read their outputs.
     inputs : Inputs
-        What it may read.
+        Unrestricted; the stage gets what it declares.
     fingerprints : mapping
         Stage name -> fingerprints of its partitions, for every stage in ``needs``.
     """
-    payloads = stage.plan(inputs)
+    payloads = stage.plan(inputs.scoped(stage))
     shared = {
         "stage": stage.name,
         "version": stage.version,
-        "keys": pick_keys(to_plain(inputs.config), stage.keys),
+        "keys": pick_keys(to_plain(inputs.whole_config), stage.keys),
         "needs": {need: list(fingerprints[need]) for need in stage.needs},
         "partitions": len(payloads),
     }
@@ -94,11 +103,11 @@ def plan_stage(
 
 
 def plan_in_order(
-    stages: Sequence[Stage], inputs: Inputs
+    stages: Sequence[Stage[Any]], inputs: Inputs[Any]
 ) -> Iterator[tuple[StagePlan, list[Task]]]:
-    """Plan stage after stage; yields each plan and what is missing of it.
+    """Plan one stage after the other; yields each plan and its missing partitions.
 
-    Who takes the next one has done what was missing: a plan may read outputs of earlier stages.
+    The caller must complete them before it takes the next plan, which may read their outputs.
     """
     fingerprints: dict[str, list[str]] = {}
     for stage in stages:
@@ -107,16 +116,16 @@ def plan_in_order(
         fingerprints[stage.name] = [task.fingerprint for task in plan.tasks]
 
 
-def clear_halves(run_folder: Path) -> None:
-    """Remove the temporary files that a kill left behind, in folders of stages and of outputs.
+def remove_temporary_files(run_folder: Path) -> None:
+    """Remove the temporary files that a kill left behind.
 
     Only while nobody writes to the run.
     """
-    for half in run_folder.rglob(".*.tmp-*"):
-        half.unlink(missing_ok=True)
+    for path in run_folder.rglob(".*.tmp-*"):
+        path.unlink(missing_ok=True)
 
 
 def is_proved(task: Task) -> bool:
-    """Tell whether a marker proves this very partition done."""
+    """Return whether a marker proves this very partition done."""
     marker = read_marker(marker_path(task.folder, task.index))
     return is_done(marker, task.fingerprint, task.inputs.run_folder)

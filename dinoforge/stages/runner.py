@@ -10,7 +10,7 @@ from typing import Any
 from dinoforge.progress import Progress, as_duration
 from dinoforge.stages.executor import Executor
 from dinoforge.stages.marker import Marker, marker_path, read_marker
-from dinoforge.stages.planning import StagePlan, clear_halves, make_inputs, plan_in_order
+from dinoforge.stages.planning import StagePlan, make_inputs, plan_in_order, remove_temporary_files
 from dinoforge.stages.stage import Stage
 from dinoforge.stages.task import Task
 
@@ -34,7 +34,7 @@ class StageResult:
 
 def run_stages(
     pipeline: str,
-    stages: Sequence[Stage],
+    stages: Sequence[Stage[Any]],
     run_folder: Path,
     config: Any,
     executor: Executor,
@@ -68,7 +68,7 @@ def run_stages(
     DinoforgeError
         The first error of a partition, after the running ones have ended.
     """
-    clear_halves(run_folder)
+    remove_temporary_files(run_folder)
     inputs = make_inputs(pipeline, stages, run_folder, config)
     results: dict[str, StageResult] = {}
     started = time.monotonic()
@@ -76,7 +76,7 @@ def run_stages(
         plan.prepare(pending, reopen)
         results[plan.stage.name] = _run_stage(plan, pending, started, executor)
         started = time.monotonic()
-    clear_halves(run_folder)  # of workers that died while this process went on
+    remove_temporary_files(run_folder)  # of workers that died while this process went on
     return results
 
 
@@ -109,7 +109,7 @@ def _run_stage(
     )
 
 
-def _say(stage: Stage, tasks: Sequence[Task], pending: Sequence[Task], seconds: float) -> None:
+def _say(stage: Stage[Any], tasks: Sequence[Task], pending: Sequence[Task], seconds: float) -> None:
     if not tasks:
         _log.debug("%s: nothing to do under this recipe", stage.name)
         return

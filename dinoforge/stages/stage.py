@@ -1,10 +1,10 @@
-"""The contract of a stage: what it is asked for, what it may read, where it writes."""
+"""The contract of a stage: what it reads, what it runs on, how its work is split and done."""
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Generic, Literal, TypeVar, cast
 
 import numpy as np
 import pyarrow as pa
@@ -13,7 +13,19 @@ from dinoforge.atomic_file import write_array
 from dinoforge.hashing import sha256_file
 from dinoforge.tables import write_table
 
-__all__ = ["Inputs", "Output", "Stage", "part_name", "stage_folder"]
+__all__ = [
+    "Inputs",
+    "Json",
+    "Output",
+    "Stage",
+    "UndeclaredReadError",
+    "part_name",
+    "stage_folder",
+    "stage_kind",
+]
+
+C = TypeVar("C")
+Json = dict[str, Any]  # a JSON object
 
 
 def part_name(index: int) -> str:
@@ -26,56 +38,95 @@ def stage_folder(run_folder: Path, pipeline: str, number: int, name: str) -> Pat
     return run_folder / pipeline / f"{number:02d}-{name}"
 
 
-class Stage(Protocol):
-    """One named part of a pipeline; instances must be picklable.
+class Stage(Generic[C]):
+    """One named part of a pipeline whose recipe is a ``C``; instances must be picklable.
 
-    ``keys`` are the dotted recipe keys that the stage reads: with ``version``, the payload and
-    the fingerprints of ``needs`` they decide whether a partition that is done is still right.
+    A partition that is done stays valid as long as its fingerprint does: that of ``version``,
+    the values of ``keys``, the payload and the fingerprints of the stages in ``needs``.
     """
 
-    @property
-    def name(self) -> str:
-        """Name in folder names and messages, e.g. ``embed``."""
+    name: str  # in folder names and messages, e.g. ``embed``
+    number: int  # orders the stage folders: 10, 20, ...
+    version: str = "1.0.0"  # semantic; raise it when the same inputs give other outputs
+    keys: tuple[str, ...] = ()  # dotted recipe keys that the stage reads
+    # Dotted keys that it reads, too, but that cannot change its outputs: the device, or the size
+    # of partitions. They are not part of the fingerprint.
+    execution_keys: tuple[str, ...] = ()
+    needs: tuple[str, ...] = ()  # earlier stages whose outputs it reads
+    # A resource, not part of the fingerprint. A `gpu` stage runs on the CPU under device=cpu.
+    runs_on: Literal["cpu", "gpu"] = "cpu"
 
-    @property
-    def number(self) -> int:
-        """Orders the stage folders: 10, 20, ..."""
+    def plan(self, inputs: "Inputs[C]") -> list[Json]:  # noqa: ARG002
+        """Split the work: one JSON payload per partition; depends on inputs and recipe only.
 
-    @property
-    def version(self) -> str:
-        """Semantic version; raise it when the same inputs give other outputs."""
+        Runs where the pipeline is driven, which may be a machine without a GPU. One partition
+        unless a stage overrides it.
+        """
+        return [{}]
 
-    @property
-    def keys(self) -> tuple[str, ...]:
-        """Dotted recipe keys read by the stage."""
-
-    @property
-    def needs(self) -> tuple[str, ...]:
-        """Names of the earlier stages whose outputs it reads."""
-
-    def plan(self, inputs: "Inputs") -> list[dict[str, Any]]:
-        """Split the work: one JSON payload a partition; depends on inputs and recipe only."""
-
-    def run(self, payload: dict[str, Any], inputs: "Inputs", out: "Output") -> dict[str, Any]:
+    def run(self, payload: Json, inputs: "Inputs[C]", out: "Output") -> Json:
         """Do one partition; returns facts (counts) that are a function of the data only."""
+        raise NotImplementedError
+
+
+def stage_kind(stage: Stage[Any], config: Any) -> Literal["cpu", "gpu"]:
+    """Return the kind of machine that a stage needs under a recipe."""
+    return "cpu" if str(getattr(config, "device", "cpu")) == "cpu" else stage.runs_on
+
+
+class UndeclaredReadError(RuntimeError):
+    """A stage read a recipe key or another stage's output that it does not declare: a defect."""
 
 
 @dataclass(frozen=True)
-class Inputs:
-    """What a stage may read: the recipe and the outputs of earlier stages."""
+class Inputs(Generic[C]):
+    """What a stage may read: the recipe keys and the earlier stages that it declares.
+
+    Drivers hold one without ``stage``, which may read everything; `scoped` restricts it.
+    """
 
     run_folder: Path
-    config: Any
+    whole_config: C
     folders: Mapping[str, Path]  # stage name -> folder
+    stage: Stage[C] | None = None
+
+    def scoped(self, stage: Stage[C]) -> "Inputs[C]":
+        """Return what ``stage`` may read."""
+        return replace(self, stage=stage)
+
+    @property
+    def config(self) -> C:
+        """The recipe, restricted to the declared keys.
+
+        Raises
+        ------
+        UndeclaredReadError
+            On access to any other key.
+        """
+        if self.stage is None:
+            return self.whole_config
+        return cast("C", _DeclaredKeys(self, self.whole_config, ""))
 
     def folder(self, stage: str) -> Path:
-        """Folder of an earlier stage."""
+        """Folder of an earlier stage.
+
+        Raises
+        ------
+        UndeclaredReadError
+            If the stage is not declared.
+        """
+        reader = self.stage
+        if reader is not None and stage not in reader.needs:
+            raise UndeclaredReadError(f"stage {reader.name} reads stage {stage}: add it to `needs`")
+        self.note_read("stage", stage)
         return self.folders[stage]
+
+    def note_read(self, kind: Literal["key", "stage"], name: str) -> None:
+        """Do nothing; tests record here what a stage reads."""
 
     def num_partitions(self, stage: str) -> int:
         """Count the partitions of an earlier stage by its plan."""
-        plan = json.loads((self.folder(stage) / "plan.json").read_text(encoding="utf-8"))
-        return len(plan["payloads"])
+        return len(self.payloads(stage))
 
     def payloads(self, stage: str) -> list[dict[str, Any]]:
         """Payloads of an earlier stage, in partition order."""
@@ -93,11 +144,29 @@ class Inputs:
 
     def facts(self, stage: str) -> list[dict[str, Any]]:
         """Facts of every partition of an earlier stage, in partition order."""
-        folder = self.folder(stage)
-        return [
-            json.loads((folder / f"{part_name(i)}.done").read_text(encoding="utf-8"))["facts"]
-            for i in range(self.num_partitions(stage))
-        ]
+        markers = self.files(stage, "done")
+        return [json.loads(path.read_text(encoding="utf-8"))["facts"] for path in markers]
+
+
+class _DeclaredKeys:
+    """A section of a recipe of which only the declared keys can be read."""
+
+    def __init__(self, inputs: Inputs[Any], section: Any, prefix: str) -> None:
+        self._inputs, self._section, self._prefix = inputs, section, prefix
+
+    def __getattr__(self, name: str) -> Any:
+        stage, key = self._inputs.stage, self._prefix + name
+        if name.startswith("_") or stage is None:
+            raise AttributeError(name)
+        declared = (*stage.keys, *stage.execution_keys)
+        if key in declared:
+            self._inputs.note_read("key", key)
+            return getattr(self._section, name)
+        if any(other.startswith(f"{key}.") for other in declared):
+            return _DeclaredKeys(self._inputs, getattr(self._section, name), f"{key}.")
+        raise UndeclaredReadError(
+            f"stage {stage.name} reads the recipe key {key}: add it to `keys`"
+        )
 
 
 @dataclass
@@ -105,12 +174,12 @@ class Output:
     """Where one partition writes; remembers each file for the marker."""
 
     run_folder: Path
-    folder: Path
+    folder: Path  # of the stage
     index: int
     written: list[dict[str, Any]] = field(default_factory=list)
 
     def path(self, name: str) -> Path:
-        """Path for an output of this partition; call `add` once it is written whole."""
+        """Path for an output of this partition; call `add` once it is complete."""
         return self.folder / f"{part_name(self.index)}.{name}"
 
     def add(self, path: Path, *, rows: int | None = None) -> Path:

@@ -11,8 +11,9 @@ from typing import Any
 
 from threadpoolctl import threadpool_limits
 
+from dinoforge.device import resolve_device
 from dinoforge.stages.marker import Marker, write_marker
-from dinoforge.stages.stage import Inputs, Output, Stage
+from dinoforge.stages.stage import Inputs, Output, Stage, stage_kind
 
 __all__ = ["Task", "run_task"]
 
@@ -21,12 +22,12 @@ __all__ = ["Task", "run_task"]
 class Task:
     """What a worker needs to do one partition; picklable."""
 
-    stage: Stage
+    stage: Stage[Any]
     index: int
     payload: dict[str, Any]
     fingerprint: str
     folder: Path
-    inputs: Inputs
+    inputs: Inputs[Any]  # unrestricted
 
 
 def run_task(task: Task) -> Marker:
@@ -34,16 +35,24 @@ def run_task(task: Task) -> Marker:
 
     Numerical libraries get one thread: their last bits may depend on the thread count, and a
     partition must give the same bytes in one process, in N, and on a cluster.
+
+    Raises
+    ------
+    UsageError
+        If the stage runs on a GPU under this recipe and this machine has none.
     """
     started, cpu = time.monotonic(), time.process_time()
     _one_thread()
+    stage, config = task.stage, task.inputs.whole_config
+    if stage_kind(stage, config) == "gpu":
+        resolve_device(config.device)
     task.folder.mkdir(parents=True, exist_ok=True)
     out = Output(task.inputs.run_folder, task.folder, task.index)
     with threadpool_limits(limits=1):
-        facts = task.stage.run(task.payload, task.inputs, out)
+        facts = stage.run(task.payload, task.inputs.scoped(stage), out)
     marker = Marker(
-        stage=task.stage.name,
-        version=task.stage.version,
+        stage=stage.name,
+        version=stage.version,
         partition=task.index,
         fingerprint=task.fingerprint,
         outputs=sorted(out.written, key=lambda entry: entry["path"]),

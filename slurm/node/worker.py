@@ -142,7 +142,7 @@ def _task_maker(folder: SlurmFolder, plan: ArrayPlan) -> Callable[[int, dict[str
     stage = next(stage for stage in pipeline.stages if stage.name == plan.stage)
     config: Any = config_of(pipeline.config, plan.config)
     inputs = make_inputs(pipeline.name, pipeline.stages, folder.run, config)
-    return StagePlan(stage, inputs, [], plan.stage_print).task
+    return StagePlan(stage, inputs, [], plan.stage_fingerprint).task
 
 
 def _listen(folder: SlurmFolder, running: _Now) -> None:

@@ -25,7 +25,7 @@ class ArrayPlan:
     name: str  # of the job
     pipeline: str  # import path
     stage: str
-    stage_print: str  # what markers must prove; see `StagePlan`
+    stage_fingerprint: str  # what markers must prove; see `StagePlan`
     config: dict[str, Any]  # the resolved recipe
     offset: int
     per_element: int

@@ -17,7 +17,8 @@ def test_a_back_end_for_another_device_gives_the_same_curation(pool, calm, tmp_p
             super().__init__(backend, device)
 
     for stage in ("graph", "search"):
-        monkeypatch.setattr(f"curation.{stage}.backend_for", lambda device: f"torch{device[3:]}")
+        name = f"dinoforge.curation.stages.{stage}.backend_for"
+        monkeypatch.setattr(name, lambda device: f"torch{device[3:]}")
     for module in ("join", "search"):
         monkeypatch.setattr(f"dinoforge.neighbors.{module}.TileProduct", Recorded)
     pools.curated(pools.recipe(pool.sources, tmp_path / "run"))

@@ -79,7 +79,7 @@ def test_what_never_started_can_be_judged_too(tmp_path):
 
 def plan(**facts):
     given = {
-        "name": "df-x", "pipeline": "toys:PIPELINE", "stage": "square", "stage_print": "p",
+        "name": "df-x", "pipeline": "toys:PIPELINE", "stage": "square", "stage_fingerprint": "p",
         "config": {}, "offset": 0, "per_element": 3, "partitions": [4, 5, 7, 8, 9],
         "payloads": [{"n": n} for n in range(5)], "memory_gb": 1.0, "minutes": 5, "cpus": 1,
         "gpus": 0,

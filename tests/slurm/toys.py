@@ -17,7 +17,7 @@ import numpy as np
 
 from dinoforge.atomic_file import write_json
 from dinoforge.errors import UsageError
-from dinoforge.stages import Inputs, Output, Pipeline, make_inputs
+from dinoforge.stages import Inputs, Output, Pipeline, Stage, make_inputs
 
 
 @dataclass(frozen=True)
@@ -30,11 +30,12 @@ class ToyConfig:
 
 
 @dataclass(frozen=True)
-class Square:
+class Square(Stage):
     name: str = "square"
     number: int = 10
     version: str = "1.0.0"
     keys: tuple[str, ...] = ("numbers", "per_partition")
+    execution_keys: tuple[str, ...] = ("seconds",)
     needs: tuple[str, ...] = ()
 
     def plan(self, inputs: Inputs):
@@ -51,7 +52,7 @@ class Square:
 
 
 @dataclass(frozen=True)
-class Keep:
+class Keep(Stage):
     name: str = "keep"
     number: int = 20
     version: str = "1.0.0"

@@ -4,23 +4,21 @@ Seeds are judged too (a leaked seed is neither exported nor asked for neighbors)
 images are judged and reported but kept, that is what the role says.
 """
 
-from dataclasses import dataclass
-from typing import Any
-
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from dinoforge.curated import ROLES
-from dinoforge.curation.exact import read_content
 from dinoforge.curation.facts import hash_column, read_facts
-from dinoforge.curation.graph import read_pairs
 from dinoforge.curation.index import read_index
 from dinoforge.curation.policies.leaks import Leaks, find_leaks
 from dinoforge.curation.policies.pairs import Pairs, concat_pairs
-from dinoforge.curation.screen import read_screened
-from dinoforge.stages import Inputs, Output
+from dinoforge.curation.stages.exact import read_content
+from dinoforge.curation.stages.filter import read_screened
+from dinoforge.curation.stages.graph import read_pairs
+from dinoforge.curation.tables import CurationInputs, CurationStage
+from dinoforge.stages import Json, Output
 
 __all__ = ["LEAKS_SCHEMA", "DecontaminateStage"]
 
@@ -33,21 +31,15 @@ LEAKS_SCHEMA = pa.schema(
 )
 
 
-@dataclass(frozen=True)
-class DecontaminateStage:
+class DecontaminateStage(CurationStage):
     """Find the images that leak a reference image."""
 
-    name: str = "decontaminate"
-    number: int = 60
-    version: str = "1.0.0"
-    keys: tuple[str, ...] = ("decontaminate",)
-    needs: tuple[str, ...] = ("ingest", "plant", "filter", "screen", "exact", "graph")
+    name = "decontaminate"
+    number = 60
+    keys = ("decontaminate",)
+    needs = ("ingest", "plant", "filter", "screen", "exact", "graph")
 
-    def plan(self, inputs: Inputs) -> list[dict[str, Any]]:  # noqa: ARG002 - the contract
-        """Plan one partition: a pass over the pairs."""
-        return [{}]
-
-    def run(self, payload: dict[str, Any], inputs: Inputs, out: Output) -> dict[str, Any]:  # noqa: ARG002
+    def run(self, payload: Json, inputs: CurationInputs, out: Output) -> Json:
         """Apply the threshold by both readings; the recipe's decides."""
         policy = inputs.config.decontaminate
         screened = read_screened(inputs)
@@ -67,7 +59,7 @@ class DecontaminateStage:
 
 
 def _same_pixels(
-    inputs: Inputs, content: NDArray[np.int64], is_reference: NDArray[np.bool_]
+    inputs: CurationInputs, content: NDArray[np.int64], is_reference: NDArray[np.bool_]
 ) -> Pairs:
     """Pairs of contents on both sides with equal pixels: flat images are not in the join."""
     facts = read_facts(inputs, ["pixels_sha256", "width"])
@@ -99,7 +91,7 @@ def _num_images(leaks: Leaks, content: NDArray[np.int64], is_reference: NDArray[
 
 
 def _per_reference_set(
-    inputs: Inputs, pairs: Pairs, content: NDArray[np.int64], threshold: float
+    inputs: CurationInputs, pairs: Pairs, content: NDArray[np.int64], threshold: float
 ) -> dict[str, dict[str, int]]:
     """Per reference source: its images, how many are hit, how many contents hit them."""
     index = read_index(inputs, ["role", "source"])

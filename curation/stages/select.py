@@ -1,6 +1,5 @@
 """One decision per image, and the place of every image that is exported; reads tables only."""
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,11 +11,12 @@ from dinoforge.curation.config import ExportConfig
 from dinoforge.curation.facts import read_facts
 from dinoforge.curation.index import read_index
 from dinoforge.curation.policies.decisions import Decisions, apply_retrieval, decide_rest
-from dinoforge.curation.retrieve import read_slots
-from dinoforge.curation.screen import read_screened
+from dinoforge.curation.stages.filter import read_screened
+from dinoforge.curation.stages.retrieve import read_slots
 from dinoforge.curation.survivors import decide_before_retrieval
+from dinoforge.curation.tables import CurationInputs, CurationStage
 from dinoforge.randomness import KeyedPermutation
-from dinoforge.stages import Inputs, Output
+from dinoforge.stages import Json, Output
 from dinoforge.tables import read_table
 
 __all__ = ["PLACES_SCHEMA", "SelectStage", "cut_shards", "out_key", "read_decisions"]
@@ -64,15 +64,13 @@ PLACES_SCHEMA = pa.schema(
 _OVERHEAD_BYTES = 3 * 1024
 
 
-@dataclass(frozen=True)
-class SelectStage:
+class SelectStage(CurationStage):
     """Decide about every image and deal the kept ones to shards."""
 
-    name: str = "select"
-    number: int = 75
-    version: str = "1.0.0"
-    keys: tuple[str, ...] = ("retrieve", "export", "seed")
-    needs: tuple[str, ...] = (
+    name = "select"
+    number = 75
+    keys = ("retrieve", "export", "seed")
+    needs = (
         "ingest",
         "plant",
         "filter",
@@ -82,11 +80,7 @@ class SelectStage:
         "retrieve",
     )
 
-    def plan(self, inputs: Inputs) -> list[dict[str, Any]]:  # noqa: ARG002 - the contract
-        """Plan one partition."""
-        return [{}]
-
-    def run(self, payload: dict[str, Any], inputs: Inputs, out: Output) -> dict[str, Any]:  # noqa: ARG002
+    def run(self, payload: Json, inputs: CurationInputs, out: Output) -> Json:
         """Put the findings of all stages together."""
         config = inputs.config
         decisions = _decide(inputs)
@@ -105,7 +99,7 @@ class SelectStage:
         }
 
 
-def read_decisions(inputs: Inputs) -> Decisions:
+def read_decisions(inputs: CurationInputs) -> Decisions:
     """Read the decision about every image."""
     table = read_table(inputs.file("select", "decisions.parquet"))
     return Decisions(**{name: table.column(name).to_numpy() for name in _DECISIONS_SCHEMA.names})
@@ -129,7 +123,7 @@ def cut_shards(sizes: NDArray[np.int64], policy: ExportConfig) -> NDArray[np.int
     return np.array(starts, np.int64)
 
 
-def _decide(inputs: Inputs) -> Decisions:
+def _decide(inputs: CurationInputs) -> Decisions:
     policy = inputs.config.retrieve
     screened = read_screened(inputs)
     decisions = decide_before_retrieval(inputs, screened)
@@ -157,7 +151,10 @@ def _order(
 
 
 def _places(
-    inputs: Inputs, decisions: Decisions, image_id: NDArray[np.int64], copy: NDArray[np.int64]
+    inputs: CurationInputs,
+    decisions: Decisions,
+    image_id: NDArray[np.int64],
+    copy: NDArray[np.int64],
 ) -> pa.Table:
     rows = pa.array(image_id)
     names = ["image_id", "key", "source", "shard", "offset", "size", "label", "class_name"]

@@ -5,7 +5,6 @@ One row an image, undecodable ones included. What is admitted is decided by `cur
 
 import hashlib
 from collections import Counter
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,8 +12,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from dinoforge.curation.index import iter_bytes, num_images, partitions_of, read_range
+from dinoforge.curation.tables import CurationInputs, CurationStage
 from dinoforge.images import DECODER_VERSION, DecodePolicy, Undecodable, decode_image
-from dinoforge.stages import Inputs, Output
+from dinoforge.stages import Json, Output
 
 __all__ = ["FACTS_SCHEMA", "FilterStage"]
 
@@ -36,22 +36,21 @@ FACTS_SCHEMA = pa.schema(
 )
 
 
-@dataclass(frozen=True)
-class FilterStage:
+class FilterStage(CurationStage):
     """Facts of every image: hashes, size, gray spread, why it does not decode, what was unusual."""
 
-    name: str = "filter"
-    number: int = 20
-    version: str = f"1.1.0+{DECODER_VERSION}"
-    keys: tuple[str, ...] = ("decode", "partition_images")
-    needs: tuple[str, ...] = ("ingest", "plant")
+    name = "filter"
+    number = 20
+    version = f"1.1.0+{DECODER_VERSION}"
+    keys = ("decode", "partition_images")
+    needs = ("ingest", "plant")
 
-    def plan(self, inputs: Inputs) -> list[dict[str, Any]]:
+    def plan(self, inputs: CurationInputs) -> list[Json]:
         """Plan ranges of image ids."""
         ranges = partitions_of(num_images(inputs), inputs.config.partition_images)
         return [{"start": start, "stop": stop} for start, stop in ranges]
 
-    def run(self, payload: dict[str, Any], inputs: Inputs, out: Output) -> dict[str, Any]:
+    def run(self, payload: Json, inputs: CurationInputs, out: Output) -> Json:
         """Decode the images of one range."""
         start, stop = payload["start"], payload["stop"]
         rows = read_range(inputs, start, stop, ["shard", "offset", "size"])

@@ -4,35 +4,27 @@ Removes the mass that would fill a similarity join with trivial pairs: a thousan
 file are half a million pairs, but one content. The same bytes give the same pixels.
 """
 
-from dataclasses import dataclass
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
 from dinoforge.curated import ROLES
 from dinoforge.curation.facts import hash_column, read_facts
 from dinoforge.curation.index import read_roles
-from dinoforge.stages import Inputs, Output
+from dinoforge.curation.tables import CurationInputs, CurationStage
+from dinoforge.stages import Json, Output
 
 __all__ = ["ExactStage", "content_of", "read_content"]
 
 
-@dataclass(frozen=True)
-class ExactStage:
+class ExactStage(CurationStage):
     """Number the contents and list those that the similarity join has to look at."""
 
-    name: str = "exact"
-    number: int = 35
-    version: str = "1.0.0"
-    keys: tuple[str, ...] = ("duplicates.flat_std",)
-    needs: tuple[str, ...] = ("ingest", "plant", "filter")
+    name = "exact"
+    number = 35
+    keys = ("duplicates.flat_std",)
+    needs = ("ingest", "plant", "filter")
 
-    def plan(self, inputs: Inputs) -> list[dict[str, Any]]:  # noqa: ARG002 - the contract
-        """Plan one partition: 33 bytes an image are sorted."""
-        return [{}]
-
-    def run(self, payload: dict[str, Any], inputs: Inputs, out: Output) -> dict[str, Any]:  # noqa: ARG002
+    def run(self, payload: Json, inputs: CurationInputs, out: Output) -> Json:
         """Group by pixels, apart for references and all others."""
         facts = read_facts(inputs, ["pixels_sha256", "width", "std"])
         decodes = facts.column("width").to_numpy() > 0
@@ -66,6 +58,6 @@ def content_of(
     return content
 
 
-def read_content(inputs: Inputs) -> NDArray[np.int64]:
+def read_content(inputs: CurationInputs) -> NDArray[np.int64]:
     """Read the content number of every image."""
     return np.load(inputs.file("exact", "content.npy"))

@@ -1,8 +1,5 @@
 """Which images are admitted: the filter's policy on stored facts, cheap to run again."""
 
-from dataclasses import dataclass
-from typing import Any
-
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
@@ -12,8 +9,9 @@ from dinoforge.curation.config import FilterConfig
 from dinoforge.curation.facts import read_facts
 from dinoforge.curation.index import read_roles
 from dinoforge.curation.policies.decisions import Screened
+from dinoforge.curation.tables import CurationInputs, CurationStage
 from dinoforge.errors import UsageError
-from dinoforge.stages import Inputs, Output
+from dinoforge.stages import Json, Output
 from dinoforge.tables import read_table
 
 __all__ = ["ScreenStage", "read_screened", "screen"]
@@ -21,21 +19,15 @@ __all__ = ["ScreenStage", "read_screened", "screen"]
 _SCHEMA = pa.schema([("role", pa.int8()), ("reason", pa.int8())])
 
 
-@dataclass(frozen=True)
-class ScreenStage:
+class ScreenStage(CurationStage):
     """Admit images or name the first rule that they break; stop when too many are broken."""
 
-    name: str = "screen"
-    number: int = 25
-    version: str = "1.0.0"
-    keys: tuple[str, ...] = ("filter", "max_bad_rate")
-    needs: tuple[str, ...] = ("ingest", "plant", "filter")
+    name = "screen"
+    number = 25
+    keys = ("filter", "max_bad_rate")
+    needs = ("ingest", "plant", "filter")
 
-    def plan(self, inputs: Inputs) -> list[dict[str, Any]]:  # noqa: ARG002 - the contract
-        """Plan one partition: only columns are read."""
-        return [{}]
-
-    def run(self, payload: dict[str, Any], inputs: Inputs, out: Output) -> dict[str, Any]:  # noqa: ARG002
+    def run(self, payload: Json, inputs: CurationInputs, out: Output) -> Json:
         """Apply the policy to every image."""
         facts = read_facts(inputs, ["width", "height", "std"])
         width, height, std = (facts.column(name).to_numpy() for name in ("width", "height", "std"))
@@ -75,13 +67,13 @@ def screen(
     return reason
 
 
-def read_screened(inputs: Inputs) -> Screened:
+def read_screened(inputs: CurationInputs) -> Screened:
     """Read what `ScreenStage` admitted."""
     table = read_table(inputs.file("screen", "screened.parquet"))
     return Screened(table.column("role").to_numpy(), table.column("reason").to_numpy())
 
 
-def _stop_when_too_bad(inputs: Inputs, screened: Screened) -> None:
+def _stop_when_too_bad(inputs: CurationInputs, screened: Screened) -> None:
     num = len(screened.reason)
     bad = int(np.count_nonzero(screened.reason == REASONS.index("undecodable")))
     counts: dict[str, int] = {}

@@ -1,15 +1,13 @@
 """Who gets which neighbor: the candidates of all partitions merged, the policy applied."""
 
-from dataclasses import dataclass
-from typing import Any
-
 import numpy as np
 import pyarrow as pa
 
 from dinoforge.curation.policies.slots import Slots, collisions, take_slots
 from dinoforge.curation.survivors import survivors
+from dinoforge.curation.tables import CurationInputs, CurationStage
 from dinoforge.neighbors import Neighbors, merge_top_k
-from dinoforge.stages import Inputs, Output
+from dinoforge.stages import Json, Output
 from dinoforge.tables import read_table
 
 __all__ = ["SLOTS_SCHEMA", "RetrieveStage", "read_candidates", "read_slots"]
@@ -25,21 +23,19 @@ SLOTS_SCHEMA = pa.schema(
 )
 
 
-@dataclass(frozen=True)
-class RetrieveStage:
+class RetrieveStage(CurationStage):
     """Grant slots to seeds; count how often they ask for the same image."""
 
-    name: str = "retrieve"
-    number: int = 70
-    version: str = "1.0.0"
-    keys: tuple[str, ...] = ("retrieve",)
-    needs: tuple[str, ...] = ("screen", "components", "decontaminate", "search")
+    name = "retrieve"
+    number = 70
+    keys = ("retrieve",)
+    needs = ("screen", "components", "decontaminate", "search")
 
-    def plan(self, inputs: Inputs) -> list[dict[str, Any]]:
+    def plan(self, inputs: CurationInputs) -> list[Json]:
         """Plan one partition, or none when no seeds are asked."""
         return [] if inputs.config.retrieve.mode == "none" else [{}]
 
-    def run(self, payload: dict[str, Any], inputs: Inputs, out: Output) -> dict[str, Any]:  # noqa: ARG002
+    def run(self, payload: Json, inputs: CurationInputs, out: Output) -> Json:
         """Merge the lists and apply the policy."""
         policy = inputs.config.retrieve
         seeds, pool = survivors(inputs)
@@ -55,7 +51,7 @@ class RetrieveStage:
         return {"seeds": len(seeds), "pool": len(pool)} | counts
 
 
-def read_slots(inputs: Inputs) -> tuple[Slots, np.ndarray]:
+def read_slots(inputs: CurationInputs) -> tuple[Slots, np.ndarray]:
     """Read the granted slots, and the ids of the seeds that their ``seed`` column numbers."""
     table = read_candidates(inputs)
     table = table.filter(table.column("granted"))
@@ -65,12 +61,12 @@ def read_slots(inputs: Inputs) -> tuple[Slots, np.ndarray]:
     return slots, seeds
 
 
-def read_candidates(inputs: Inputs) -> pa.Table:
+def read_candidates(inputs: CurationInputs) -> pa.Table:
     """Read every stored candidate, granted or not."""
     return read_table(inputs.file("retrieve", "slots.parquet"))
 
 
-def _merged(inputs: Inputs, num_seeds: int) -> Neighbors:
+def _merged(inputs: CurationInputs, num_seeds: int) -> Neighbors:
     lists = [
         Neighbors(np.load(ids), np.load(scores))
         for ids, scores in zip(

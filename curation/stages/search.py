@@ -1,17 +1,14 @@
 """The nearest surviving pool images of every seed, exact: candidates with scores, no policy."""
 
-from dataclasses import dataclass
-from typing import Any
-
 import numpy as np
 
-from dinoforge.curation.config import CurationConfig
-from dinoforge.curation.embed import meaning_stage, read_rows
 from dinoforge.curation.index import partitions_of
+from dinoforge.curation.stages.embed import meaning_stage, read_rows
 from dinoforge.curation.survivors import survivors
+from dinoforge.curation.tables import CurationInputs, CurationStage
 from dinoforge.errors import UsageError
 from dinoforge.neighbors import backend_for, top_k
-from dinoforge.stages import Inputs, Output
+from dinoforge.stages import Json, Output
 
 __all__ = ["SearchStage"]
 
@@ -19,17 +16,17 @@ __all__ = ["SearchStage"]
 _POOL_IMAGES = 65_536
 
 
-@dataclass(frozen=True)
-class SearchStage:
+class SearchStage(CurationStage):
     """Top candidates per seed among the survivors, one list a range of the pool."""
 
-    name: str = "search"
-    number: int = 65
-    version: str = "1.0.0"
-    keys: tuple[str, ...] = ("retrieve",)
-    needs: tuple[str, ...] = ("screen", "components", "decontaminate", "embed", "embed-meaning")
+    name = "search"
+    number = 65
+    keys = ("retrieve", "duplicates.encoder")
+    execution_keys = ("partition_images", "device")
+    needs = ("screen", "components", "decontaminate", "embed", "embed-meaning")
+    runs_on = "gpu"
 
-    def plan(self, inputs: Inputs) -> list[dict[str, Any]]:
+    def plan(self, inputs: CurationInputs) -> list[Json]:
         """Plan ranges of the surviving pool; none when no seeds are asked."""
         if inputs.config.retrieve.mode == "none":
             return []
@@ -42,9 +39,9 @@ class SearchStage:
             )
         return [{"first": a, "stop": b} for a, b in partitions_of(len(pool), _POOL_IMAGES)]
 
-    def run(self, payload: dict[str, Any], inputs: Inputs, out: Output) -> dict[str, Any]:
+    def run(self, payload: Json, inputs: CurationInputs, out: Output) -> Json:
         """Rank one range of the pool for every seed."""
-        config: CurationConfig = inputs.config
+        config = inputs.config
         seeds, pool = survivors(inputs)
         mine = pool[payload["first"] : payload["stop"]]
         stage = meaning_stage(config)

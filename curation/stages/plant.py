@@ -4,43 +4,40 @@ With them a run measures its own deduplication on its own data: see `curation.ch
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dinoforge.curation.config import CurationConfig
 from dinoforge.curation.edits import edited
 from dinoforge.curation.index import INDEX_SCHEMA, OpenShards
+from dinoforge.curation.tables import CurationInputs, CurationStage
 from dinoforge.errors import UsageError
 from dinoforge.images import Undecodable, decode_image, image_suffix
 from dinoforge.randomness import Draws, KeyedPermutation
 from dinoforge.shards import ShardWriter, index_shard
-from dinoforge.stages import Inputs, Output
+from dinoforge.stages import Json, Output
 from dinoforge.tables import read_table
 
 __all__ = ["PlantStage"]
 
 
-@dataclass(frozen=True)
-class PlantStage:
+class PlantStage(CurationStage):
     """Write edited copies of randomly chosen pool images into a shard of the run."""
 
-    name: str = "plant"
-    number: int = 15
-    version: str = "1.0.1"
-    keys: tuple[str, ...] = ("plant", "seed", "decode")
-    needs: tuple[str, ...] = ("ingest",)
+    name = "plant"
+    number = 15
+    version = "1.0.1"
+    keys = ("plant", "seed", "decode")
+    needs = ("ingest",)
 
-    def plan(self, inputs: Inputs) -> list[dict[str, Any]]:
+    def plan(self, inputs: CurationInputs) -> list[Json]:
         """Plan one partition, or none when nothing is planted."""
         return [{}] if inputs.config.plant.count else []
 
-    def run(self, payload: dict[str, Any], inputs: Inputs, out: Output) -> dict[str, Any]:  # noqa: ARG002
+    def run(self, payload: Json, inputs: CurationInputs, out: Output) -> Json:
         """Choose originals, edit them, write the copies and their rows of the index."""
-        config: CurationConfig = inputs.config
+        config = inputs.config
         index = read_table(inputs.file("ingest", "index.parquet"))
         copies = list(_copies(inputs, index))
         if len(copies) < config.plant.count:
@@ -49,7 +46,7 @@ class PlantStage:
                 where=f"`plant.count` is {config.plant.count}",
                 do="plant fewer copies",
             )
-        folder = inputs.folder(self.name)
+        folder = out.folder
         # All copies in one shard, however large: one index table tells their places.
         with ShardWriter(folder, "planted", config.plant.count, 1 << 62) as writer:
             for key, _, _, extension, data in copies:
@@ -78,13 +75,13 @@ class PlantStage:
         return {"planted": num}
 
 
-def _copies(inputs: Inputs, index: pa.Table) -> Iterator[tuple[str, int, str, str, bytes]]:
+def _copies(inputs: CurationInputs, index: pa.Table) -> Iterator[tuple[str, int, str, str, bytes]]:
     """Key, row of the original, edit, extension and bytes of each copy.
 
     Originals come in the order of a keyed permutation of the pool; undecodable ones are passed
     over, and no image is copied twice.
     """
-    config: CurationConfig = inputs.config
+    config = inputs.config
     kinds, shards = config.plant.kinds, OpenShards(inputs.run_folder)
     pool = np.flatnonzero(pc.equal(index.column("role"), "pool").to_numpy(zero_copy_only=False))
     order = KeyedPermutation(len(pool), config.seed, "plant")

@@ -1,6 +1,5 @@
 """Groups of duplicates and who stays: the threshold is applied here, to stored pairs."""
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -9,9 +8,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from dinoforge.curated import ROLES
-from dinoforge.curation.exact import read_content
 from dinoforge.curation.facts import read_facts
-from dinoforge.curation.graph import read_pairs
 from dinoforge.curation.index import read_index
 from dinoforge.curation.policies.duplicates import (
     EXACT,
@@ -21,8 +18,11 @@ from dinoforge.curation.policies.duplicates import (
     best_first,
     group_duplicates,
 )
-from dinoforge.curation.screen import read_screened
-from dinoforge.stages import Inputs, Output
+from dinoforge.curation.stages.exact import read_content
+from dinoforge.curation.stages.filter import read_screened
+from dinoforge.curation.stages.graph import read_pairs
+from dinoforge.curation.tables import CurationInputs, CurationStage
+from dinoforge.stages import Json, Output
 from dinoforge.tables import read_table
 
 __all__ = ["GROUPS_SCHEMA", "ComponentsStage", "read_groups"]
@@ -41,26 +41,20 @@ GROUPS_SCHEMA = pa.schema(
 )
 
 
-@dataclass(frozen=True)
-class ComponentsStage:
+class ComponentsStage(CurationStage):
     """Connect pairs above the threshold, keep one representative per component by rule."""
 
-    name: str = "components"
-    number: int = 50
-    version: str = "1.0.0"
-    keys: tuple[str, ...] = (
+    name = "components"
+    number = 50
+    keys = (
         "duplicates.threshold",
         "duplicates.rule",
         "duplicates.max_component",
         "retrieve.keep_seeds",
     )
-    needs: tuple[str, ...] = ("ingest", "plant", "filter", "screen", "exact", "graph")
+    needs = ("ingest", "plant", "filter", "screen", "exact", "graph")
 
-    def plan(self, inputs: Inputs) -> list[dict[str, Any]]:  # noqa: ARG002 - the contract
-        """Plan one partition: a pass over the pairs."""
-        return [{}]
-
-    def run(self, payload: dict[str, Any], inputs: Inputs, out: Output) -> dict[str, Any]:  # noqa: ARG002
+    def run(self, payload: Json, inputs: CurationInputs, out: Output) -> Json:
         """Group the candidates and choose who stays."""
         policy = inputs.config.duplicates
         candidates = _candidates(inputs)
@@ -85,7 +79,7 @@ class ComponentsStage:
         return _facts(groups, candidates)
 
 
-def read_groups(inputs: Inputs) -> tuple[NDArray[np.int64], Groups]:
+def read_groups(inputs: CurationInputs) -> tuple[NDArray[np.int64], Groups]:
     """Read image ids and what `ComponentsStage` decided about them."""
     table = read_table(inputs.file("components", "groups.parquet"))
     columns = {name: table.column(name).to_numpy() for name in GROUPS_SCHEMA.names}
@@ -93,7 +87,7 @@ def read_groups(inputs: Inputs) -> tuple[NDArray[np.int64], Groups]:
     return columns.pop("image_id"), Groups(**columns, num_split=facts["components_split"])
 
 
-def _candidates(inputs: Inputs) -> Candidates:
+def _candidates(inputs: CurationInputs) -> Candidates:
     screened = read_screened(inputs)
     takes_part = ("as_is", "pool", *(("seed",) if inputs.config.retrieve.keep_seeds else ()))
     roles = [ROLES.index(role) for role in takes_part]

@@ -4,20 +4,20 @@ A pair that touches a planted copy is right when it leads to the original or to 
 it. Natural duplicates of the original count as wrong here, so precision is a lower bound.
 """
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from dinoforge.curation.exact import read_content
-from dinoforge.curation.graph import read_pairs
 from dinoforge.curation.index import read_index
 from dinoforge.curation.policies.intervals import share
 from dinoforge.curation.policies.pairs import Pairs
-from dinoforge.curation.screen import read_screened
-from dinoforge.stages import Inputs, Output
+from dinoforge.curation.stages.exact import read_content
+from dinoforge.curation.stages.filter import read_screened
+from dinoforge.curation.stages.graph import read_pairs
+from dinoforge.curation.tables import CurationInputs, CurationStage
+from dinoforge.stages import Json, Output
 
 __all__ = ["CHECK_SCHEMA", "CheckStage"]
 
@@ -32,21 +32,19 @@ CHECK_SCHEMA = pa.schema(
 )
 
 
-@dataclass(frozen=True)
-class CheckStage:
+class CheckStage(CurationStage):
     """Precision and recall on planted copies: at the threshold, by kind of edit, as a curve."""
 
-    name: str = "check"
-    number: int = 55
-    version: str = "1.0.0"
-    keys: tuple[str, ...] = ("duplicates.threshold", "duplicates.floor")
-    needs: tuple[str, ...] = ("plant", "screen", "exact", "graph")
+    name = "check"
+    number = 55
+    keys = ("plant.count", "duplicates.threshold", "duplicates.floor")
+    needs = ("ingest", "plant", "screen", "exact", "graph")
 
-    def plan(self, inputs: Inputs) -> list[dict[str, Any]]:
+    def plan(self, inputs: CurationInputs) -> list[Json]:
         """Plan one partition, or none when nothing was planted."""
         return [{}] if inputs.config.plant.count else []
 
-    def run(self, payload: dict[str, Any], inputs: Inputs, out: Output) -> dict[str, Any]:  # noqa: ARG002
+    def run(self, payload: Json, inputs: CurationInputs, out: Output) -> Json:
         """Look up the pair of every planted copy with its original."""
         policy = inputs.config.duplicates
         content, pairs = read_content(inputs), read_pairs(inputs)
@@ -82,7 +80,7 @@ class CheckStage:
         }
 
 
-def _planted(inputs: Inputs) -> pa.Table:
+def _planted(inputs: CurationInputs) -> pa.Table:
     """Planted copies that were admitted and whose originals were."""
     index = read_index(inputs, ["image_id", "planted_from", "edit"])
     planted = index.filter(index.column("planted_from").is_valid())

@@ -5,9 +5,7 @@ Two instances of one stage: one encoder says "same picture" (duplicates, leaks),
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,14 +14,14 @@ from numpy.typing import NDArray
 from dinoforge.curation.config import CurationConfig
 from dinoforge.curation.facts import decodable_range
 from dinoforge.curation.index import iter_bytes, num_images, partitions_of, read_range
+from dinoforge.curation.tables import CurationInputs, CurationStage
 from dinoforge.encoders import Encoder, make_encoder
 from dinoforge.errors import UsageError
 from dinoforge.images import DecodePolicy, Undecodable, decode
-from dinoforge.stages import Inputs, Output
+from dinoforge.stages import Json, Output
 
 __all__ = [
-    "EMBED_COPIES",
-    "EMBED_MEANING",
+    "EmbedMeaningStage",
     "EmbedStage",
     "check_encoders",
     "meaning_stage",
@@ -35,28 +33,28 @@ __all__ = [
 _BATCH = 64
 
 
-@dataclass(frozen=True)
-class EmbedStage:
-    """Embed all images with one encoder."""
+class EmbedStage(CurationStage):
+    """Embed all images with the encoder that says "same picture"."""
 
-    name: str
-    number: int
-    keys: tuple[str, ...]
-    for_meaning: bool = False
-    version: str = "1.0.0"
-    needs: tuple[str, ...] = ("ingest", "plant", "filter")
+    name = "embed"
+    number = 30
+    keys: tuple[str, ...] = ("duplicates.encoder", "device", "decode")
+    execution_keys = ("partition_images",)
+    needs = ("ingest", "plant", "filter")
+    runs_on = "gpu"
 
-    def plan(self, inputs: Inputs) -> list[dict[str, Any]]:
-        """Plan ranges of image ids; none when the encoder is not needed or is the other one's."""
+    def plan(self, inputs: CurationInputs) -> list[Json]:
+        """Plan ranges of image ids; none when the encoder is not needed or is that of `embed`."""
         spec = self.spec(inputs.config)
         if not spec:
             return []
-        # The fingerprint covers weights, transform and decoder: a replaced file runs again.
-        fingerprint = _encoder(spec, inputs.config.device).fingerprint
+        # Of weights, transform and decoder: a replaced file runs again. It does not depend on the
+        # device, which a machine that only plans may lack.
+        fingerprint = _encoder(spec, "cpu").fingerprint
         ranges = partitions_of(num_images(inputs), inputs.config.partition_images)
         return [{"start": a, "stop": b, "encoder": fingerprint} for a, b in ranges]
 
-    def run(self, payload: dict[str, Any], inputs: Inputs, out: Output) -> dict[str, Any]:
+    def run(self, payload: Json, inputs: CurationInputs, out: Output) -> Json:
         """Embed the images of one range."""
         start, stop = payload["start"], payload["stop"]
         encoder = _encoder(self.spec(inputs.config), inputs.config.device)
@@ -74,38 +72,35 @@ class EmbedStage:
 
     def spec(self, config: CurationConfig) -> str:
         """Name the encoder of this stage; "" when it has nothing to do."""
-        if not self.for_meaning:
-            return config.duplicates.encoder
+        return config.duplicates.encoder
+
+
+class EmbedMeaningStage(EmbedStage):
+    """Embed all images with the encoder that says "alike in meaning", if it is another one."""
+
+    name = "embed-meaning"
+    number = 31
+    keys = ("retrieve.encoder", "retrieve.mode", "duplicates.encoder", "device", "decode")
+
+    def spec(self, config: CurationConfig) -> str:
+        """Name the encoder of this stage; "" when it has nothing to do."""
         other = config.retrieve.encoder
-        asked = config.retrieve.mode == "seeds" and other != config.duplicates.encoder
-        return other if asked else ""
-
-
-EMBED_COPIES = EmbedStage("embed", 30, ("duplicates.encoder", "device", "decode"))
-EMBED_MEANING = EmbedStage(
-    "embed-meaning",
-    31,
-    ("retrieve.encoder", "retrieve.mode", "duplicates.encoder", "device", "decode"),
-    for_meaning=True,
-)
+        needed = config.retrieve.mode == "seeds" and other != config.duplicates.encoder
+        return other if needed else ""
 
 
 def check_encoders(config: CurationConfig) -> None:
-    """Load the encoders that a recipe asks for: a missing package is told before hours of work.
+    """Load the encoders of a recipe on the CPU, so that a missing package is reported at once.
 
     Raises
     ------
     UsageError
-        If an encoder, its package or its file is not there, or the device.
+        If an encoder, its package or its file is missing.
     """
-    if config.device != "cpu":  # the join runs on it, whatever the encoder does
-        from dinoforge.device import resolve_device
-
-        resolve_device(config.device)
-    for stage in (EMBED_COPIES, EMBED_MEANING):
+    for stage in (EmbedStage(), EmbedMeaningStage()):
         spec = stage.spec(config)
         if spec:
-            _encoder(spec, config.device)
+            _encoder(spec, "cpu")
 
 
 def meaning_stage(config: CurationConfig) -> str:
@@ -114,7 +109,7 @@ def meaning_stage(config: CurationConfig) -> str:
     return "embed-meaning" if other and other != config.duplicates.encoder else "embed"
 
 
-def read_rows(inputs: Inputs, stage: str, ids: NDArray[np.int64]) -> NDArray[np.float32]:
+def read_rows(inputs: CurationInputs, stage: str, ids: NDArray[np.int64]) -> NDArray[np.float32]:
     """Read embeddings of ascending image ids as unit rows, float32 ``[n, D]``.
 
     Normalized after loading: float16 storage moves the cosine of alike rows by up to 2.5e-4 at 64
@@ -135,13 +130,15 @@ def read_rows(inputs: Inputs, stage: str, ids: NDArray[np.int64]) -> NDArray[np.
     return rows
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=4)  # two encoders, each on the CPU and on the device
 def _encoder(spec: str, device: str) -> Encoder:
     """Weights are loaded once a process, not once a partition."""
     return make_encoder(spec, device=device)
 
 
-def _batches(inputs: Inputs, rows: pa.Table) -> Iterator[tuple[int, list[NDArray[np.uint8]]]]:
+def _batches(
+    inputs: CurationInputs, rows: pa.Table
+) -> Iterator[tuple[int, list[NDArray[np.uint8]]]]:
     policy: DecodePolicy = inputs.config.decode
     batch: list[NDArray[np.uint8]] = []
     low = 0

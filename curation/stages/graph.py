@@ -6,17 +6,16 @@ are dealt over partitions.
 """
 
 from collections import OrderedDict
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from dinoforge.curation.embed import read_rows
 from dinoforge.curation.policies.pairs import Pairs, concat_pairs
+from dinoforge.curation.stages.embed import read_rows
+from dinoforge.curation.tables import CurationInputs, CurationStage
 from dinoforge.neighbors import backend_for, join_above
-from dinoforge.stages import Inputs, Output
+from dinoforge.stages import Json, Output
 from dinoforge.tables import read_table
 
 __all__ = ["PAIRS_SCHEMA", "GraphStage", "read_pairs"]
@@ -27,28 +26,28 @@ PAIRS_SCHEMA = pa.schema([("i", pa.int64()), ("j", pa.int64()), ("similarity", p
 _CACHED_BLOCKS = 2
 
 
-@dataclass(frozen=True)
-class GraphStage:
+class GraphStage(CurationStage):
     """Pairs of contents with their similarity, strictly above ``duplicates.floor``."""
 
-    name: str = "graph"
-    number: int = 40
-    version: str = "1.0.0"
-    keys: tuple[str, ...] = (
+    name = "graph"
+    number = 40
+    keys = (
         "duplicates.floor",
         "duplicates.block_images",
         "duplicates.blocks_per_partition",
         "partition_images",
     )
-    needs: tuple[str, ...] = ("embed", "exact")
+    execution_keys = ("device",)
+    needs = ("embed", "exact")
+    runs_on = "gpu"
 
-    def plan(self, inputs: Inputs) -> list[dict[str, Any]]:
+    def plan(self, inputs: CurationInputs) -> list[Json]:
         """Plan ranges of the list of block pairs."""
         num = len(_block_pairs(*_num_blocks(inputs)))
         step = inputs.config.duplicates.blocks_per_partition
         return [{"first": a, "stop": min(a + step, num)} for a in range(0, num, step)]
 
-    def run(self, payload: dict[str, Any], inputs: Inputs, out: Output) -> dict[str, Any]:
+    def run(self, payload: Json, inputs: CurationInputs, out: Output) -> Json:
         """Join the block pairs of one range."""
         blocks = _Blocks(inputs)
         wanted = _block_pairs(*_num_blocks(inputs))[payload["first"] : payload["stop"]]
@@ -58,7 +57,7 @@ class GraphStage:
         return {"pairs": len(pairs.i), "blocks": len(wanted), "compared": blocks.compared}
 
 
-def read_pairs(inputs: Inputs) -> Pairs:
+def read_pairs(inputs: CurationInputs) -> Pairs:
     """Read all pairs, sorted by ``(i, j)``."""
     tables = [read_table(path) for path in inputs.files("graph", "pairs.parquet")]
     return concat_pairs(
@@ -66,7 +65,7 @@ def read_pairs(inputs: Inputs) -> Pairs:
     )
 
 
-def _num_blocks(inputs: Inputs) -> tuple[int, int]:
+def _num_blocks(inputs: CurationInputs) -> tuple[int, int]:
     size = inputs.config.duplicates.block_images
     facts = inputs.facts("exact")[0]
     return (-(-facts["joined_images"] // size), -(-facts["joined_references"] // size))
@@ -80,7 +79,7 @@ def _block_pairs(images: int, references: int) -> list[tuple[int, int]]:
 class _Blocks:
     """Embeddings of the last blocks that were asked for."""
 
-    def __init__(self, inputs: Inputs) -> None:
+    def __init__(self, inputs: CurationInputs) -> None:
         self._inputs = inputs
         self._size = inputs.config.duplicates.block_images
         self._ids = [
@@ -106,7 +105,7 @@ class _Blocks:
         return self._kept[number]
 
 
-def _join(blocks: _Blocks, a: int, b: int, inputs: Inputs) -> Pairs:
+def _join(blocks: _Blocks, a: int, b: int, inputs: CurationInputs) -> Pairs:
     ids_a, rows_a = blocks[a]
     ids_b, rows_b = blocks[b]
     num_a, num_b = len(ids_a), len(ids_b)

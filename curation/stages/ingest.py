@@ -4,10 +4,8 @@ import fnmatch
 import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,12 +15,13 @@ from numpy.typing import NDArray
 from dinoforge.curated import MADE_BY_RUN
 from dinoforge.curation.config import CurationConfig, SourceConfig
 from dinoforge.curation.index import INDEX_SCHEMA
+from dinoforge.curation.tables import CurationInputs, CurationStage
 from dinoforge.errors import Fault, UsageError
 from dinoforge.randomness import KeyedPermutation
 from dinoforge.shards import Problem, in_words, readable
 from dinoforge.sources import Listing, find_places
 from dinoforge.sources.listing import list_places
-from dinoforge.stages import Inputs, Output
+from dinoforge.stages import Json, Output
 
 __all__ = ["PROBLEMS_SCHEMA", "IngestStage"]
 
@@ -32,23 +31,21 @@ PROBLEMS_SCHEMA = pa.schema(
 )
 
 
-@dataclass(frozen=True)
-class IngestStage:
+class IngestStage(CurationStage):
     """List the images of all sources; an image listed twice belongs to the first source."""
 
-    name: str = "ingest"
-    number: int = 10
-    version: str = "1.1.0"
-    keys: tuple[str, ...] = ("sources", "seed")
-    needs: tuple[str, ...] = ()
+    name = "ingest"
+    number = 10
+    version = "1.1.0"
+    keys = ("sources", "seed")
 
-    def plan(self, inputs: Inputs) -> list[dict[str, Any]]:
+    def plan(self, inputs: CurationInputs) -> list[Json]:
         """Plan one partition: only names and tar headers are read.
 
         The payload covers names, sizes and times of all files, so that a source that grew is
         listed again.
         """
-        config: CurationConfig = inputs.config
+        config = inputs.config
         faults: list[Fault] = []
         marks = []
         for source in config.sources:
@@ -60,10 +57,10 @@ class IngestStage:
             raise UsageError(faults=faults)
         return [{"files": marks}]
 
-    def run(self, payload: dict[str, Any], inputs: Inputs, out: Output) -> dict[str, Any]:  # noqa: ARG002
+    def run(self, payload: Json, inputs: CurationInputs, out: Output) -> Json:
         """List every source."""
-        config: CurationConfig = inputs.config
-        folder = inputs.folder(self.name) / "unpacked"
+        config = inputs.config
+        folder = out.folder / "unpacked"
         tables: list[pa.Table] = []
         listings = [list_places(find_places(s.paths), unpacked=folder) for s in config.sources]
         seen: set[tuple[str, int]] = set()

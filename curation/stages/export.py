@@ -1,7 +1,6 @@
 """Shards of the curated set, by copying bytes, and the ledger of every image."""
 
 import json
-from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -10,11 +9,12 @@ from dinoforge.atomic_file import write_text
 from dinoforge.curated import LEDGER_SCHEMA, ledger_path, shards_folder
 from dinoforge.curation.index import OpenShards
 from dinoforge.curation.ledger import make_ledger, shard_name
-from dinoforge.curation.select import out_key
+from dinoforge.curation.stages.select import out_key
+from dinoforge.curation.tables import CurationInputs, CurationStage
 from dinoforge.errors import UsageError
 from dinoforge.images import image_suffix
 from dinoforge.shards import ShardWriter
-from dinoforge.stages import Inputs, Output
+from dinoforge.stages import Json, Output
 from dinoforge.tables import iter_row_groups
 
 __all__ = ["ExportStage", "remove_foreign_shards"]
@@ -22,17 +22,15 @@ __all__ = ["ExportStage", "remove_foreign_shards"]
 _NOTED = ("key", "source", "class_name", "reason", "seed_id", "rank", "score")
 
 
-@dataclass(frozen=True)
-class ExportStage:
+class ExportStage(CurationStage):
     """Copy the bytes of every kept image into shards; write the ledger."""
 
-    name: str = "export"
-    number: int = 80
-    version: str = "1.0.0"
-    keys: tuple[str, ...] = ("export",)
-    needs: tuple[str, ...] = ("ingest", "plant", "filter", "screen", "select")
+    name = "export"
+    number = 80
+    keys = ("export",)
+    needs = ("ingest", "plant", "filter", "select")
 
-    def plan(self, inputs: Inputs) -> list[dict[str, Any]]:
+    def plan(self, inputs: CurationInputs) -> list[Json]:
         """Plan the ledger, and one partition a shard."""
         facts = inputs.facts("select")[0]
         starts = facts["shard_starts"]
@@ -43,7 +41,7 @@ class ExportStage:
             *({"shard": number, "first": first, "stop": stop} for number, first, stop in shards),
         ]
 
-    def run(self, payload: dict[str, Any], inputs: Inputs, out: Output) -> dict[str, Any]:
+    def run(self, payload: Json, inputs: CurationInputs, out: Output) -> Json:
         """Write the ledger or one shard."""
         if "ledger" in payload:
             return _write_ledger(inputs, out)
@@ -67,7 +65,7 @@ class ExportStage:
         return {"images": len(rows)}
 
 
-def remove_foreign_shards(inputs: Inputs) -> None:
+def remove_foreign_shards(inputs: CurationInputs) -> None:
     """Remove shards that this recipe did not write: whoever reads the folder reads them all.
 
     A kill between a shard and its marker leaves a shard that no marker names; under a recipe
@@ -82,7 +80,7 @@ def remove_foreign_shards(inputs: Inputs) -> None:
             tar.with_suffix(".json").unlink(missing_ok=True)
 
 
-def _write_ledger(inputs: Inputs, out: Output) -> dict[str, Any]:
+def _write_ledger(inputs: CurationInputs, out: Output) -> dict[str, Any]:
     ledger = make_ledger(inputs)
     out.write_table("ledger", ledger, LEDGER_SCHEMA, path=ledger_path(inputs.run_folder))
     names = _class_names(inputs)
@@ -93,7 +91,7 @@ def _write_ledger(inputs: Inputs, out: Output) -> dict[str, Any]:
     return {"rows": ledger.num_rows}
 
 
-def _class_names(inputs: Inputs) -> list[str]:
+def _class_names(inputs: CurationInputs) -> list[str]:
     """Names of the exported classes by label; empty unless every label has exactly one."""
     found: dict[int, str] = {}
     path = inputs.file("select", "places.parquet")
@@ -108,7 +106,7 @@ def _class_names(inputs: Inputs) -> list[str]:
     return [found.get(label, f"class {label}") for label in range(max(found, default=-1) + 1)]
 
 
-def _places(inputs: Inputs, first: int, stop: int) -> list[dict[str, Any]]:
+def _places(inputs: CurationInputs, first: int, stop: int) -> list[dict[str, Any]]:
     """Rows of places ``[first, stop)``; reads the row groups that hold them."""
     parts, base = [], 0
     for group in iter_row_groups(inputs.file("select", "places.parquet")):

@@ -1,0 +1,1 @@
+"""One module per stage; `dinoforge.curation.pipeline` lists them in order."""
