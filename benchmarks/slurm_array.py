@@ -22,7 +22,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "slurm"))
 import toys
 
-from dinoforge.slurm.operations import cancel_run
+from dinoforge.slurm.control import cancel_run
 from dinoforge.slurm.status import read_status
 from dinoforge.slurm.store.attempts import AttemptWriter
 from dinoforge.slurm.store.layout import Launch, SlurmFolder, State

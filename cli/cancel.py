@@ -14,7 +14,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(args: argparse.Namespace) -> int:
-    from dinoforge.slurm.operations import cancel_run
+    from dinoforge.slurm.control import cancel_run
 
     count = cancel_run(Path(args.run))
     if args.json:

@@ -54,10 +54,10 @@ def submit(
 
     ``evaluations``: of a training, resolved recipes by which its kept exports are measured.
     """
-    from dinoforge.slurm.submit import Wish
-    from dinoforge.slurm.submit import submit as submit_wish
+    from dinoforge.slurm.submit import SubmitRequest
+    from dinoforge.slurm.submit import submit as submit_run
 
-    wish = Wish(
+    request = SubmitRequest(
         command=args.command,
         config=loaded.config,
         profile=args.on.partition(":")[2],
@@ -69,17 +69,17 @@ def submit(
     if args.dry_run:
         from dinoforge.slurm.dry_run import dry_run
 
-        told = dry_run(wish)
+        told = dry_run(request)
         if args.json:
             print_json(told.as_json())
         else:
             print("\n".join(told.lines()))
         return 0
-    state = submit_wish(wish)
+    state = submit_run(request)
     if args.wait and state.state == "running":
-        from dinoforge.slurm.operations import wait_for_run
+        from dinoforge.slurm.control import wait_for_run
 
-        state = wait_for_run(wish.run, lambda _: None)
+        state = wait_for_run(request.run, lambda _: None)
     return print_state(state, Path(loaded.config.out), as_json=args.json)
 
 

@@ -17,7 +17,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(args: argparse.Namespace) -> int:
-    from dinoforge.slurm.operations import find_logs
+    from dinoforge.slurm.control import find_logs
 
     paths = find_logs(Path(args.run), args.partition)
     if args.json:

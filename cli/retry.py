@@ -16,7 +16,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _run(args: argparse.Namespace) -> int:
     from dinoforge.cli.cluster import print_state
-    from dinoforge.slurm.operations import retry_run, wait_for_run
+    from dinoforge.slurm.control import retry_run, wait_for_run
 
     run = Path(args.run)
     state = retry_run(run)

@@ -1,41 +1,31 @@
 """Partitions to arrays: chunks that the cluster takes, several partitions an element, one gate."""
 
 import logging
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from dinoforge.config import to_plain
-from dinoforge.errors import DinoforgeError
-from dinoforge.slurm.cluster.commands import SlurmRefusedError, queue
+from dinoforge.slurm.cluster.commands import queue
+from dinoforge.slurm.cluster.executor import JobRefusedError
 from dinoforge.slurm.cluster.limits import submit_limit
 from dinoforge.slurm.decisions import Again
 from dinoforge.slurm.profile import Job
-from dinoforge.slurm.requests import Requests, in_a_line
+from dinoforge.slurm.requests import Requests
+from dinoforge.slurm.store.layout import JOB_PREFIX
 from dinoforge.slurm.store.ledger import Submission
 from dinoforge.slurm.store.plans import ArrayPlan, write_plan
 from dinoforge.slurm.submission import Submitter
 from dinoforge.stages import StagePlan, Task
 
 __all__ = [
-    "ArrayRefusedError",
     "Chunk",
     "chunks",
-    "is_queue_full",
     "submit_arrays",
     "submit_gate",
 ]
 
 _log = logging.getLogger(__name__)
-
-_QUEUE_FULL = re.compile(
-    r"SubmitJobLimit|submit limit|MaxSubmitJob|MaxJobCount|too many jobs", re.IGNORECASE
-)
-
-
-class ArrayRefusedError(DinoforgeError):
-    """SLURM refused a job, and not for want of room in the queue."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +88,7 @@ def submit_arrays(
 
     Raises
     ------
-    ArrayRefusedError
+    JobRefusedError
         If SLURM says no for another reason than a full queue, or takes nothing at all.
     """
     turn = 1 + max((entry.round for entry in submitter.ledger.submissions()), default=0)
@@ -110,21 +100,16 @@ def submit_arrays(
             try:
                 taken[_submit(requests, submitter, plan, config, (part, done, turn))] = part
                 break
-            except SlurmRefusedError as error:
+            except JobRefusedError as error:
                 halved = part.elements // 2
-                if not is_queue_full(error) or (not halved and not taken):
-                    raise ArrayRefusedError(in_a_line(error)) from error
+                if not error.is_queue_full or (not halved and not taken):
+                    raise
                 part = _first(part, halved)
         room -= part.elements
         if part.elements < chunk.elements:
             _log.info("the queue is full: the rest follows when these have ended")
             break
     return taken
-
-
-def is_queue_full(error: SlurmRefusedError) -> bool:
-    """Tell whether SLURM said no because of what is in the queue: later it may say yes."""
-    return _QUEUE_FULL.search(str(error)) is not None
 
 
 def _first(chunk: Chunk, elements: int) -> Chunk:
@@ -137,7 +122,7 @@ def _room(requests: Requests) -> int:
     limit = own or submit_limit()
     if not limit:
         return 1 << 31
-    return max(limit - len(queue("df-" if own else "")) - 1, 1)
+    return max(limit - len(queue(JOB_PREFIX if own else "")) - 1, 1)
 
 
 def _submit(
@@ -182,9 +167,9 @@ def submit_gate(requests: Requests, submitter: Submitter, stage: str, after: Seq
     try:
         entry = Submission(name=name, kind="gate", stage=stage)
         submitter.submit(requests.gate(name, after), entry)
-    except SlurmRefusedError as error:
+    except JobRefusedError as error:
         _log.warning(
             "SLURM refused the gate (%s): when the arrays have ended, dinoforge retry %s",
-            in_a_line(error),
+            error.reason,
             requests.folder.run,
         )

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from dinoforge.config import load_config
-from dinoforge.errors import DinoforgeError, UsageError
+from dinoforge.errors import DinoforgeError
 from dinoforge.runs import record_end
-from dinoforge.slurm.arrays import ArrayRefusedError, chunks, submit_arrays, submit_gate
+from dinoforge.slurm.arrays import chunks, submit_arrays, submit_gate
 from dinoforge.slurm.cluster.commands import Queued, SlurmUnavailableError, queue
 from dinoforge.slurm.cluster.limits import max_array_size
 from dinoforge.slurm.evaluations import EvaluationsDriver, advance_training
@@ -76,9 +76,8 @@ def advance(run: Path, *, on_node: bool = False, wait_s: float = 600.0) -> State
     """
     folder = SlurmFolder(run)
     with hold_lease(folder.lease, wait_s=wait_s) as lease:
-        state = folder.read_state()
-        if state is not None and state.state == "cancelled":
-            return state
+        if folder.is_cancelled():
+            return folder.read_state() or State(state="cancelled")
         try:
             state = _go(folder, lease, on_node=on_node)
         except (SlurmUnavailableError, LeaseBusyError):
@@ -100,7 +99,7 @@ def _go(folder: SlurmFolder, lease: Lease, *, on_node: bool) -> State:
     requests = Requests(folder, launch, load_config(Profile, folder.profile))
     # Without the job that we are in: a gate, or an element that walks on.
     me = {os.environ.get(name, "") for name in ("SLURM_JOB_ID", "SLURM_ARRAY_JOB_ID")}
-    queued = [job for job in queue(requests.prefix) if job.job not in me]
+    queued = [job for job in queue(launch.job_prefix) if job.job not in me]
     if not launch.pipeline:
         ranks = RanksDriver(folder=folder, requests=requests, submitter=submitter, on_node=on_node)
         if not launch.evaluations:
@@ -205,14 +204,7 @@ class _Driver:
         stage = plan.stage
         job = self.requests.profile.job(stage.name, stage_kind(stage, self.config))
         work = list(chunks(job, rulings.again, max_array_size()))
-        try:
-            taken = submit_arrays(self.requests, self.submitter, plan, self.config, work, done)
-        except ArrayRefusedError as error:
-            raise UsageError(
-                what=f"SLURM refused a job of {stage.name}: {error}",
-                where=str(self.folder.profile),
-                do="mend the profile and start the command again",
-            ) from error
+        taken = submit_arrays(self.requests, self.submitter, plan, self.config, work, done)
         count = sum(len(chunk.tasks) for chunk in taken.values())
         _log.info("%s: %d partitions submitted, jobs %s", stage.name, count, ", ".join(taken))
         return set(taken)

@@ -14,7 +14,7 @@ from dinoforge.slurm.ranks import ranks_job
 from dinoforge.slurm.requests import Requests
 from dinoforge.slurm.store.evaluations import evaluation_stage
 from dinoforge.slurm.store.layout import SlurmFolder
-from dinoforge.slurm.submit import Wish, check_cluster, draft_launch
+from dinoforge.slurm.submit import SubmitRequest, check_cluster, draft_launch
 from dinoforge.stages import find_pipeline, make_inputs, plan_in_order
 
 __all__ = ["DryRun", "dry_run"]
@@ -45,7 +45,7 @@ class DryRun:
             yield text.rstrip()
 
 
-def dry_run(wish: Wish) -> DryRun:
+def dry_run(request: SubmitRequest) -> DryRun:
     """Say what `submit` would do.
 
     Raises
@@ -53,28 +53,30 @@ def dry_run(wish: Wish) -> DryRun:
     UsageError
         Everything that is wrong with profile, recipe or cluster.
     """
-    profile = load_profile(wish.profile)
-    wish.check_ranks(profile)
+    profile = load_profile(request.profile)
+    request.check_ranks(profile)
     checked = has_slurm()
     if checked:
-        check_cluster(wish.jobs(profile), wish.profile)
-    folder = SlurmFolder(wish.run)
-    requests = Requests(folder, draft_launch(folder, wish), profile)
-    if not wish.pipeline:
-        return _of_ranks(requests, profile, wish, checked=checked)
-    return _of_stages(requests, wish, checked=checked)
+        check_cluster(request.jobs(profile), request.profile)
+    folder = SlurmFolder(request.run)
+    requests = Requests(folder, draft_launch(folder, request), profile)
+    if not request.pipeline:
+        return _of_ranks(requests, profile, request, checked=checked)
+    return _of_stages(requests, request, checked=checked)
 
 
-def _of_ranks(requests: Requests, profile: Profile, wish: Wish, *, checked: bool) -> DryRun:
-    job = ranks_job(profile, wish.command, requests.launch.device)
-    name = requests.name(wish.command, 0)
+def _of_ranks(
+    requests: Requests, profile: Profile, request: SubmitRequest, *, checked: bool
+) -> DryRun:
+    job = ranks_job(profile, request.command, requests.launch.device)
+    name = requests.name(request.command, 0)
     ranks = job.nodes * job.tasks_per_node
     jobs = f"one job of {ranks} rank{'s' if ranks > 1 else ''}, requeued until it is done"
-    graph = [{"stage": wish.command, "asks": _asks(job), "jobs": jobs}]
-    scripts = {name: sbatch_text(requests.ranks(name, job, wish.command))}
-    for recipe in wish.evaluations:
+    graph = [{"stage": request.command, "asks": _asks(job), "jobs": jobs}]
+    scripts = {name: sbatch_text(requests.ranks(name, job, request.command))}
+    for recipe in request.evaluations:
         stage = evaluation_stage(recipe)
-        job = wish.jobs(profile)[stage]
+        job = request.jobs(profile)[stage]
         jobs = "one job for each backbone that is kept, submitted while the training runs"
         graph.append({"stage": stage, "asks": _asks(job), "jobs": jobs})
         name = requests.name(stage, "STEP")
@@ -82,12 +84,12 @@ def _of_ranks(requests: Requests, profile: Profile, wish: Wish, *, checked: bool
     return DryRun(checked=checked, graph=graph, scripts=scripts)
 
 
-def _of_stages(requests: Requests, wish: Wish, *, checked: bool) -> DryRun:
-    pipeline = find_pipeline(wish.pipeline)
-    pipeline.check(wish.config)
+def _of_stages(requests: Requests, request: SubmitRequest, *, checked: bool) -> DryRun:
+    pipeline = find_pipeline(request.pipeline)
+    pipeline.check(request.config)
     size = max_array_size() if checked else 1001
-    jobs = wish.jobs(requests.profile)
-    inputs = make_inputs(pipeline.name, pipeline.stages, wish.run, wish.config)
+    jobs = request.jobs(requests.profile)
+    inputs = make_inputs(pipeline.name, pipeline.stages, request.run, request.config)
     graph = [
         {"stage": stage.name, "asks": _asks(jobs[stage.name]), "jobs": "planned by the gate before"}
         for stage in pipeline.stages

@@ -15,14 +15,15 @@ from dinoforge.atomic_file import write_text
 from dinoforge.config import changed_keys, config_yaml, to_plain
 from dinoforge.errors import UsageError
 from dinoforge.runs import record_end
-from dinoforge.slurm.arrays import is_queue_full, submit_gate
-from dinoforge.slurm.cluster.commands import Queued, SlurmRefusedError
+from dinoforge.slurm.arrays import submit_gate
+from dinoforge.slurm.cluster.commands import Queued
+from dinoforge.slurm.cluster.executor import JobRefusedError
 from dinoforge.slurm.decisions import Again, Ending, Limits, Stop, decide
 from dinoforge.slurm.failures import Outcome
 from dinoforge.slurm.judging import why_ended
 from dinoforge.slurm.profile import Job, Profile
 from dinoforge.slurm.ranks import RanksDriver, ranks_job, reached_step
-from dinoforge.slurm.requests import Requests, in_a_line
+from dinoforge.slurm.requests import Requests
 from dinoforge.slurm.rulings import limits_of
 from dinoforge.slurm.store.attempts import Attempt, judge, read_attempts
 from dinoforge.slurm.store.evaluations import Evaluation, Kept
@@ -192,22 +193,18 @@ class EvaluationsDriver:
 
         Raises
         ------
-        UsageError
+        JobRefusedError
             If SLURM says no for another reason than a full queue, or takes nothing at all.
         """
         sent: list[str] = []
         for one in due:
             try:
                 sent.append(self._submit(one))
-            except SlurmRefusedError as error:
-                if is_queue_full(error) and (sent or others):
-                    _log.info("the queue is full: other evaluations follow")
-                    break
-                raise UsageError(
-                    what=f"SLURM refused an evaluation: {in_a_line(error)}",
-                    where=str(self.folder.profile),
-                    do=f"mend the profile, then dinoforge retry {self.folder.run}",
-                ) from error
+            except JobRefusedError as error:
+                if not error.is_queue_full or not (sent or others):
+                    raise
+                _log.info("the queue is full: other evaluations follow")
+                break
         return sent
 
     def _submit(self, due: Due) -> str:

@@ -12,10 +12,10 @@ from dinoforge.atomic_file import write_json, write_text
 from dinoforge.config import to_plain
 from dinoforge.errors import Fault, UsageError
 from dinoforge.hashing import hash_json
-from dinoforge.slurm.cluster.commands import SlurmRefusedError, accounted, cancel, queue, shown
+from dinoforge.slurm.cluster.commands import accounted, cancel, queue, shown
 from dinoforge.slurm.failures import Evidence, Outcome, classify
 from dinoforge.slurm.profile import Job
-from dinoforge.slurm.requests import Requests, in_a_line
+from dinoforge.slurm.requests import Requests
 from dinoforge.slurm.store.ledger import Submission
 from dinoforge.slurm.store.logs import log_tail
 from dinoforge.slurm.submission import Submitter
@@ -65,16 +65,8 @@ def _kinds(jobs: Mapping[str, Job]) -> dict[str, Job]:
 def _send(requests: Requests, submitter: Submitter, job: Job) -> str:
     name, token = requests.name("probe", 0), secrets.token_hex(16)
     write_text(requests.folder.probes / f"{name}.token", token)
-    try:
-        submitter.submit(
-            requests.probe(name, job, token), Submission(name=name, kind="probe", stage="probe")
-        )
-    except SlurmRefusedError as error:
-        raise UsageError(
-            what=f"SLURM refused a job: {in_a_line(error)}",
-            where=str(requests.folder.profile),
-            do="mend the profile and start the command again",
-        ) from error
+    entry = Submission(name=name, kind="probe", stage="probe")
+    submitter.submit(requests.probe(name, job, token), entry)
     return name
 
 

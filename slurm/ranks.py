@@ -10,14 +10,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from dinoforge.errors import UsageError
 from dinoforge.slurm.arrays import submit_gate
-from dinoforge.slurm.cluster.commands import Queued, SlurmRefusedError
+from dinoforge.slurm.cluster.commands import Queued
 from dinoforge.slurm.decisions import Again, Ending, Stop, decide
 from dinoforge.slurm.failures import Outcome
 from dinoforge.slurm.judging import why_ended
 from dinoforge.slurm.profile import Job, Profile
-from dinoforge.slurm.requests import Requests, in_a_line
+from dinoforge.slurm.requests import Requests
 from dinoforge.slurm.rulings import limits_of
 from dinoforge.slurm.store.attempts import Attempt, judge, read_attempts
 from dinoforge.slurm.store.layout import SlurmFolder, State
@@ -156,12 +155,5 @@ class RanksDriver:
     def _submit(self, job: Job) -> None:
         name = self.requests.name(self.command, 0)
         entry = Submission(name=name, kind="ranks", stage=self.command)
-        try:
-            sent = self.submitter.submit(self.requests.ranks(name, job, self.command), entry)
-        except SlurmRefusedError as error:
-            raise UsageError(
-                what=f"SLURM refused the job: {in_a_line(error)}",
-                where=str(self.folder.profile),
-                do="mend the profile and start the command again",
-            ) from error
+        sent = self.submitter.submit(self.requests.ranks(name, job, self.command), entry)
         submit_gate(self.requests, self.submitter, self.command, [sent])

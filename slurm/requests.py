@@ -1,6 +1,6 @@
 """How the jobs of a run look: names, programs, logs, environment; nothing is sent here."""
 
-import re
+import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,9 +9,8 @@ import dinoforge
 from dinoforge.slurm.cluster.executor import Request
 from dinoforge.slurm.profile import Job, Profile
 from dinoforge.slurm.store.layout import Launch, SlurmFolder
-from dinoforge.slurm.submission import job_name
 
-__all__ = ["Requests", "in_a_line"]
+__all__ = ["Requests"]
 
 
 @dataclass(frozen=True)
@@ -22,14 +21,9 @@ class Requests:
     launch: Launch
     profile: Profile
 
-    @property
-    def prefix(self) -> str:
-        """What the names of all jobs of this run begin with."""
-        return f"df-{self.launch.run_id}-"
-
     def name(self, stage: str, chunk: int | str) -> str:
-        """Make a name that no other job has."""
-        return job_name(self.launch.run_id, stage, chunk)
+        """Make a name that no other job has: ``df-RUN-STAGE-CHUNK-NONCE``."""
+        return f"{self.launch.job_prefix}{stage}-{chunk}-{secrets.token_hex(4)}"
 
     def array(self, name: str, job: Job, elements: int) -> Request:
         """Partitions of a stage: each element is one process."""
@@ -86,9 +80,3 @@ class Requests:
 def _alone(job: Job) -> Job:
     """One process, whatever ``default`` says of trainings."""
     return replace(job, nodes=1, tasks_per_node=1)
-
-
-def in_a_line(error: Exception) -> str:
-    """SLURM's own words, in one line."""
-    lines = [re.sub(r"^\w+: (error|fatal): ", "", ln.strip()) for ln in str(error).splitlines()]
-    return "; ".join(line for line in lines if line)

@@ -119,7 +119,7 @@ def _queued(launch: Launch) -> tuple[list[Queued], bool]:
     if not has_slurm():
         return [], False
     try:
-        return queue(f"df-{launch.run_id}-", patience_s=0.0), True
+        return queue(launch.job_prefix, patience_s=0.0), True
     except DinoforgeError:
         return [], False
 

@@ -8,24 +8,22 @@ fail, the elements themselves refuse: the first job that claims a plan owns it
 """
 
 import logging
-import secrets
 import time
 from dataclasses import dataclass
 
 from dinoforge.atomic_file import write_text
 from dinoforge.slurm.cluster.commands import (
-    SlurmRefusedError,
     SlurmUnavailableError,
     accounted_name,
     queue,
 )
-from dinoforge.slurm.cluster.executor import Request, sbatch_text, send
+from dinoforge.slurm.cluster.executor import JobRefusedError, Request, sbatch_text, send
 from dinoforge.slurm.store.claims import read_claim
 from dinoforge.slurm.store.layout import SlurmFolder
 from dinoforge.slurm.store.lease import Lease
 from dinoforge.slurm.store.ledger import Ledger, Submission
 
-__all__ = ["Submitter", "job_name"]
+__all__ = ["Submitter"]
 
 _log = logging.getLogger(__name__)
 
@@ -33,11 +31,6 @@ _log = logging.getLogger(__name__)
 # order: a name that is absent for so long, answer after answer, was never taken.
 _ABSENT_S = 12.0
 _TRIES = 3
-
-
-def job_name(run_id: str, stage: str, chunk: int | str) -> str:
-    """Make a name that no other job has: ``df-RUN-STAGE-CHUNK-NONCE``."""
-    return f"df-{run_id}-{stage}-{chunk}-{secrets.token_hex(4)}"
 
 
 @dataclass(frozen=True)
@@ -53,7 +46,7 @@ class Submitter:
 
         Raises
         ------
-        SlurmRefusedError
+        JobRefusedError
             With SLURM's reason; no such job is in the queue.
         SlurmUnavailableError
             If the controller stayed silent; the ledger knows the name, the next driver looks.
@@ -66,8 +59,8 @@ class Submitter:
         for _ in range(_TRIES):
             try:
                 job = send(script)
-            except SlurmRefusedError as error:
-                self.ledger.outcome("refused", request.name, text=str(error))
+            except JobRefusedError as error:
+                self.ledger.outcome("refused", request.name, text=error.reason)
                 raise
             except SlurmUnavailableError as error:
                 _log.warning("sbatch: %s; looking for %s", error, request.name)

@@ -15,19 +15,14 @@ from dinoforge.config import config_yaml
 from dinoforge.errors import Fault, UsageError
 from dinoforge.runs import OnChange, Run, recipe_changes
 from dinoforge.slurm.cluster.checks import check_jobs
-from dinoforge.slurm.cluster.commands import (
-    SlurmRefusedError,
-    SlurmUnavailableError,
-    need_slurm,
-    queue,
-)
+from dinoforge.slurm.cluster.commands import SlurmError, need_slurm, queue
 from dinoforge.slurm.cluster.limits import read_partitions
 from dinoforge.slurm.driver import advance
 from dinoforge.slurm.evaluations import check_unchanged, evaluation_job, write_recipes
 from dinoforge.slurm.probing import probe_nodes
 from dinoforge.slurm.profile import Job, Profile, load_profile
 from dinoforge.slurm.ranks import ranks_job
-from dinoforge.slurm.requests import Requests, in_a_line
+from dinoforge.slurm.requests import Requests
 from dinoforge.slurm.store.evaluations import evaluation_stage
 from dinoforge.slurm.store.layout import Launch, SlurmFolder, State
 from dinoforge.slurm.store.lease import LeaseBusyError, hold_lease
@@ -36,13 +31,13 @@ from dinoforge.slurm.store.snapshot import take_snapshot
 from dinoforge.slurm.submission import Submitter
 from dinoforge.stages import Pipeline, find_pipeline, make_inputs, stage_kind
 
-__all__ = ["Wish", "check_cluster", "draft_launch", "is_live", "refresh_code", "submit"]
+__all__ = ["SubmitRequest", "check_cluster", "draft_launch", "is_live", "refresh_code", "submit"]
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wish:
+class SubmitRequest:
     """What a person asks to be run on a cluster."""
 
     command: Literal["curate", "train", "evaluate"] | str  # what a run folder of this kind holds
@@ -118,7 +113,7 @@ def _gpu_faults(device: str, job: Job, command: str, profile: str) -> Iterator[F
         yield Fault(what, profile, f"set tasks_per_node: {job.gpus_per_node}, one rank a GPU")
 
 
-def submit(wish: Wish) -> State:
+def submit(request: SubmitRequest) -> State:
     """Submit a run: its first stage and a gate that goes on from there, or its one job of ranks.
 
     The same call goes on with a run that stopped, and does nothing to one that is in the queue.
@@ -128,51 +123,55 @@ def submit(wish: Wish) -> State:
     UsageError
         Before anything is submitted: everything that is wrong with profile, cluster or recipe.
     """
-    profile = load_profile(wish.profile)
-    wish.check_ranks(profile)
+    profile = load_profile(request.profile)
+    request.check_ranks(profile)
     need_slurm()
-    check_cluster(wish.jobs(profile), wish.profile)
-    if wish.pipeline:
-        _check_recipe(find_pipeline(wish.pipeline), wish.config)
+    check_cluster(request.jobs(profile), request.profile)
+    if request.pipeline:
+        _check_recipe(find_pipeline(request.pipeline), request.config)
     else:
-        _check_time(profile, wish)
-    folder = SlurmFolder(wish.run)
+        _check_time(profile, request)
+    folder = SlurmFolder(request.run)
     live = is_live(folder)
-    if live and wish.change != "refuse":
+    if live and request.change != "refuse":
         raise UsageError(
             what="jobs of this run are in the queue, under the recipe as it was",
-            where=str(wish.run),
-            do=f"wait for them, or end them first: dinoforge cancel {wish.run}",
+            where=str(request.run),
+            do=f"wait for them, or end them first: dinoforge cancel {request.run}",
         )
-    if wish.change == "refuse":
-        check_unchanged(wish.run, wish.evaluations)
-    if live and not wish.pipeline:
-        return _look_after(folder, wish)
+    if request.change == "refuse":
+        check_unchanged(request.run, request.evaluations)
+    if live and not request.pipeline:
+        return _look_after(folder, request)
     with Run.open(
-        wish.run, wish.config, command=wish.command, origins=wish.origins, on_change=wish.change
+        request.run,
+        request.config,
+        command=request.command,
+        origins=request.origins,
+        on_change=request.change,
     ) as opened:
         opened.handed_over = True
-        write_recipes(wish.run, wish.evaluations)
+        write_recipes(request.run, request.evaluations)
         if not live:
-            _begin(folder, wish, profile)
-            state = advance(wish.run)
+            _begin(folder, request, profile)
+            state = advance(request.run)
             opened.handed_over = state.state != "finished"  # else no job is left to hand over to
             return state
         return _advance_live(folder)
 
 
-def _look_after(folder: SlurmFolder, wish: Wish) -> State:
+def _look_after(folder: SlurmFolder, request: SubmitRequest) -> State:
     """Take on a training whose job is in the queue and writes the run: nothing is opened here."""
-    changed = recipe_changes(wish.run, wish.config)
+    changed = recipe_changes(request.run, request.config)
     if changed:
         raise UsageError(
             what="a job of this run is in the queue, under another recipe: "
             + ", ".join(f"`{key}`" for key in changed),
-            where=str(wish.run),
-            do=f"wait for it, or end it first: dinoforge cancel {wish.run}",
+            where=str(request.run),
+            do=f"wait for it, or end it first: dinoforge cancel {request.run}",
         )
-    write_recipes(wish.run, wish.evaluations)
-    _ask_for_more(folder, wish)
+    write_recipes(request.run, request.evaluations)
+    _ask_for_more(folder, request)
     return _advance_live(folder)
 
 
@@ -183,10 +182,10 @@ def _advance_live(folder: SlurmFolder) -> State:
         return folder.read_state() or State(state="running")  # a job is at work on it
 
 
-def _begin(folder: SlurmFolder, wish: Wish, profile: Profile) -> None:
+def _begin(folder: SlurmFolder, request: SubmitRequest, profile: Profile) -> None:
     """Write down what the jobs need, and ask the nodes whether they can do it."""
     write_text(folder.profile, config_yaml(profile))
-    launch = draft_launch(folder, wish)
+    launch = draft_launch(folder, request)
     if profile.snapshot:
         launch = replace(launch, snapshot=str(take_snapshot(folder.snapshots)))
     folder.write_launch(launch)
@@ -195,14 +194,14 @@ def _begin(folder: SlurmFolder, wish: Wish, profile: Profile) -> None:
     if profile.probe:
         with hold_lease(folder.lease) as lease:
             submitter = Submitter(folder, ledger, lease)
-            probe_nodes(Requests(folder, launch, profile), submitter, wish.jobs(profile))
+            probe_nodes(Requests(folder, launch, profile), submitter, request.jobs(profile))
     folder.write_state(State(state="running"))
 
 
-def _ask_for_more(folder: SlurmFolder, wish: Wish) -> None:
+def _ask_for_more(folder: SlurmFolder, request: SubmitRequest) -> None:
     """Let a training that runs be measured by further recipes, too."""
     launch = folder.read_launch()
-    names = list(dict.fromkeys([*launch.evaluations, *wish.evaluations]))
+    names = list(dict.fromkeys([*launch.evaluations, *request.evaluations]))
     if names != launch.evaluations:
         folder.write_launch(replace(launch, evaluations=names))
 
@@ -217,9 +216,9 @@ def check_cluster(jobs: Mapping[str, Job], where: str) -> None:
     """
     try:
         faults = check_jobs(jobs, read_partitions(), where)
-    except (SlurmUnavailableError, SlurmRefusedError) as error:
+    except SlurmError as error:
         raise UsageError(
-            what=f"SLURM gives no answer: {in_a_line(error)}",
+            what=f"SLURM gives no answer: {error}",
             where="sinfo",
             do="try again; SLURM_CONF says where the cluster's configuration is",
         ) from error
@@ -235,41 +234,41 @@ def _check_recipe(pipeline: Pipeline, config: Any) -> None:
         _log.info("%s is not on this machine: a node checks the recipe", error.name)
 
 
-def _check_time(profile: Profile, wish: Wish) -> None:
+def _check_time(profile: Profile, request: SubmitRequest) -> None:
     """Refuse a limit without time to work: the signal may come a minute early, Python starts."""
-    minutes = wish.jobs(profile)[wish.command].minutes
+    minutes = request.jobs(profile)[request.command].minutes
     if 60 * minutes < profile.signal_before_s + 180:
         raise UsageError(
             what=f"{minutes} min leave no time to work before the signal to save, "
             f"{profile.signal_before_s} s before the end",
-            where=wish.profile,
+            where=request.profile,
             do="raise `minutes`, or lower `signal_before_s`",
         )
 
 
-def draft_launch(folder: SlurmFolder, wish: Wish) -> Launch:
+def draft_launch(folder: SlurmFolder, request: SubmitRequest) -> Launch:
     """Say what all jobs of the run share, but for the snapshot; writes nothing."""
     digits = hashlib.sha256(os.fsencode(folder.run)).hexdigest()[:6]
     name = re.sub(r"[^a-z0-9]+", "-", folder.run.name.lower()).strip("-")[:24] or "run"
     own = [entry for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
     return Launch(
         run_id=f"{name}-{digits}",
-        command=wish.command,
-        pipeline=wish.pipeline,
-        device=_device(wish.config),
-        stages=_stage_folders(folder.run, wish),
-        evaluations=list(wish.evaluations),
+        command=request.command,
+        pipeline=request.pipeline,
+        device=_device(request.config),
+        stages=_stage_folders(folder.run, request),
+        evaluations=list(request.evaluations),
         folder=str(Path.cwd()),
         python_path=[str(Path(entry).absolute()) for entry in own],
         python=sys.executable,
     )
 
 
-def _stage_folders(run: Path, wish: Wish) -> dict[str, str]:
-    if not wish.pipeline:
+def _stage_folders(run: Path, request: SubmitRequest) -> dict[str, str]:
+    if not request.pipeline:
         return {}
-    pipeline = find_pipeline(wish.pipeline)
-    inputs = make_inputs(pipeline.name, pipeline.stages, run, wish.config)
+    pipeline = find_pipeline(request.pipeline)
+    inputs = make_inputs(pipeline.name, pipeline.stages, run, request.config)
     return {s.name: str(inputs.folder(s.name).relative_to(run)) for s in pipeline.stages}
 
 
@@ -285,7 +284,7 @@ def is_live(folder: SlurmFolder) -> bool:
     """Tell whether jobs of the run are in the queue and will still do something."""
     if not (folder.root / "launch.json").is_file():
         return False
-    queued = queue(f"df-{folder.read_launch().run_id}-", patience_s=60)
+    queued = queue(folder.read_launch().job_prefix, patience_s=60)
     state = folder.read_state()
     if state is None or state.state == "running":
         return bool(queued)

@@ -46,7 +46,6 @@ def walk_on(folder: SlurmFolder, mine: ArrayPlan) -> None:
 
 
 def _walk(folder: SlurmFolder, mine: ArrayPlan, profile: Profile) -> None:
-    state = folder.read_state()
     pipeline = find_pipeline(mine.pipeline)
     config: Any = load_config(pipeline.config, folder.run / "config.yaml")
     inputs = make_inputs(pipeline.name, pipeline.stages, folder.run, config)
@@ -57,8 +56,8 @@ def _walk(folder: SlurmFolder, mine: ArrayPlan, profile: Profile) -> None:
             plan.prepare([], reopen)
             continue
         job = profile.job(plan.stage.name, stage_kind(plan.stage, config))
-        cancelled = state is not None and state.state == "cancelled"
-        if cancelled or time.monotonic() > latest or not _fits(plan, len(missing), job, mine):
+        is_late = time.monotonic() > latest
+        if is_late or folder.is_cancelled() or not _fits(plan, len(missing), job, mine):
             return
         plan.prepare(missing, reopen)
         for task in missing:

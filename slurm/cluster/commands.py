@@ -16,6 +16,7 @@ from dinoforge.slurm.failures import Row
 
 __all__ = [
     "Queued",
+    "SlurmError",
     "SlurmRefusedError",
     "SlurmUnavailableError",
     "accounted",
@@ -26,6 +27,7 @@ __all__ = [
     "clean_environment",
     "has_slurm",
     "need_slurm",
+    "one_line",
     "parse_accounting",
     "parse_details",
     "queue",
@@ -49,12 +51,16 @@ _DROPPED = re.compile(
 )
 
 
-class SlurmUnavailableError(DinoforgeError):
-    """The controller (or the accounting) gave no answer: nothing is known."""
+class SlurmError(DinoforgeError):
+    """A command of SLURM failed; the text is SLURM's own, in one line."""
 
 
-class SlurmRefusedError(DinoforgeError):
-    """SLURM answered no; the text is its own."""
+class SlurmUnavailableError(SlurmError):
+    """The controller (or the accounting) did not answer: nothing is known."""
+
+
+class SlurmRefusedError(SlurmError):
+    """SLURM answered no."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,8 +133,14 @@ def ask(words: Sequence[str], *, timeout_s: float = _TIMEOUT_S) -> str:
         return done.stdout
     text = (done.stderr or done.stdout).strip() or f"{words[0]} ended with {done.returncode}"
     if _NO_ANSWER.search(text) or done.returncode < 0:
-        raise SlurmUnavailableError(text)
-    raise SlurmRefusedError(text)
+        raise SlurmUnavailableError(one_line(text))
+    raise SlurmRefusedError(one_line(text))
+
+
+def one_line(text: str) -> str:
+    """Join the lines of an error message of SLURM, without its prefixes."""
+    lines = [re.sub(r"^\w+: (error|fatal): ", "", line.strip()) for line in text.splitlines()]
+    return "; ".join(line for line in lines if line)
 
 
 def ask_patiently(words: Sequence[str], *, patience_s: float = 600.0) -> str:
@@ -204,7 +216,7 @@ def accounted(jobs: Sequence[str]) -> dict[str, list[Row]]:
         words = ["sacct", "-D", "-n", "-P", "-o", ",".join(_FIELDS), "-j", some]
         try:
             found |= parse_accounting(ask(words, timeout_s=60))
-        except (SlurmRefusedError, SlurmUnavailableError):
+        except SlurmError:
             return found
     return found
 
@@ -215,7 +227,7 @@ def accounted_name(name: str) -> str | None:
     words = ["sacct", "-X", "-n", "-P", "-o", "JobID", "-S", since, "--name", name]
     try:
         first = ask(words, timeout_s=60).strip().partition("\n")[0]
-    except (SlurmRefusedError, SlurmUnavailableError):
+    except SlurmError:
         return None
     return first.partition("_")[0] or None
 
@@ -256,7 +268,7 @@ def shown(job: str) -> list[Row]:
     """Ask the controller for one job; it forgets minutes after the end, then there is no row."""
     try:
         return parse_details(ask(["scontrol", "-o", "show", "job", job], timeout_s=60))
-    except (SlurmRefusedError, SlurmUnavailableError):
+    except SlurmError:
         return []
 
 

@@ -4,6 +4,7 @@ What we change: the command is one of our programs with a plan file, not a pickl
 text keeps the name of its job; and what came of sbatch is for the ledger to say.
 """
 
+import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,10 +12,40 @@ from pathlib import Path
 
 import submitit
 
-from dinoforge.slurm.cluster.commands import SlurmUnavailableError, ask
+from dinoforge.errors import UsageError
+from dinoforge.slurm.cluster.commands import SlurmRefusedError, SlurmUnavailableError, ask
 from dinoforge.slurm.profile import Job
 
-__all__ = ["Request", "sbatch_text", "send"]
+__all__ = ["JobRefusedError", "Request", "sbatch_text", "send"]
+
+_QUEUE_FULL = re.compile(
+    r"SubmitJobLimit|submit limit|MaxSubmitJob|MaxJobCount|too many jobs", re.IGNORECASE
+)
+
+
+class JobRefusedError(UsageError):
+    """SLURM refused a job.
+
+    Parameters
+    ----------
+    reason : str
+        SLURM's text.
+    script : Path
+        The batch script.
+    """
+
+    def __init__(self, reason: str, script: Path) -> None:
+        super().__init__(
+            what=f"SLURM refused a job: {reason}",
+            where=str(script),
+            do="fix the profile, then rerun the command",
+        )
+        self.reason = reason
+
+    @property
+    def is_queue_full(self) -> bool:
+        """Whether the user has too many jobs in the queue: the job may be accepted later."""
+        return _QUEUE_FULL.search(self.reason) is not None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,10 +151,13 @@ def send(script: Path) -> str:
     ------
     SlurmUnavailableError
         If nobody knows whether it was submitted.
-    SlurmRefusedError
+    JobRefusedError
         With SLURM's reason.
     """
-    answer = ask(["sbatch", str(script)])
+    try:
+        answer = ask(["sbatch", str(script)])
+    except SlurmRefusedError as error:
+        raise JobRefusedError(str(error), script) from error
     try:
         return _Executor(folder=script.parent).job_id(answer)
     except submitit.core.utils.FailedSubmissionError as error:

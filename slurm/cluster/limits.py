@@ -4,12 +4,7 @@ import getpass
 import re
 from dataclasses import dataclass, replace
 
-from dinoforge.slurm.cluster.commands import (
-    SlurmRefusedError,
-    SlurmUnavailableError,
-    ask,
-    ask_patiently,
-)
+from dinoforge.slurm.cluster.commands import SlurmError, ask, ask_patiently
 
 __all__ = [
     "PartitionFacts",
@@ -48,7 +43,7 @@ def submit_limit() -> int:
     words = ["sacctmgr", "-n", "-P", "show", "assoc", f"user={user}", "format=MaxSubmitJobs"]
     try:
         answer = ask(words, timeout_s=30)
-    except (SlurmRefusedError, SlurmUnavailableError):
+    except SlurmError:
         return 0
     return min((int(line) for line in answer.split() if line.isdigit()), default=0)
 

@@ -72,8 +72,7 @@ def _run_child(
 
     def note(number: int, _frame: FrameType | None) -> None:
         attempt.signal(signal.Signals(number).name.removeprefix("SIG"))
-        state = folder.read_state()
-        if state is not None and state.state == "cancelled":
+        if folder.is_cancelled():
             child.kill()
 
     signal.signal(signal.SIGTERM, note)

@@ -103,13 +103,12 @@ def submit_missing(folder: SlurmFolder) -> list[str]:
         If it refused.
     """
     with hold_lease(folder.lease, wait_s=EVERY_S) as lease:
-        state = folder.read_state()
-        if state is not None and state.state == "cancelled":
+        if folder.is_cancelled():
             return []
         submitter = Submitter(folder, Ledger(folder.ledger), lease)
         submitter.settle()
         requests = Requests(folder, folder.read_launch(), load_config(Profile, folder.profile))
         driver = EvaluationsDriver(folder=folder, requests=requests, submitter=submitter)
-        queued = queue(requests.prefix, patience_s=_PATIENCE_S)
+        queued = queue(requests.launch.job_prefix, patience_s=_PATIENCE_S)
         missing = driver.missing(queued)
         return driver.submit(missing.due, others=len(queued))

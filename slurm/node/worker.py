@@ -155,8 +155,7 @@ def _listen(folder: SlurmFolder, running: _Now) -> None:
     def note(number: int, _frame: FrameType | None) -> None:
         if running.attempt is not None:
             running.attempt.signal(signal.Signals(number).name.removeprefix("SIG"))
-        state = folder.read_state()
-        if state is not None and state.state == "cancelled":
+        if folder.is_cancelled():
             os._exit(TOLD_NOT_TO)
 
     signal.signal(signal.SIGTERM, note)

@@ -17,7 +17,9 @@ from dinoforge.atomic_file import write_json
 from dinoforge.errors import UsageError
 from dinoforge.stages import part_name
 
-__all__ = ["Launch", "SlurmFolder", "State", "now"]
+__all__ = ["JOB_PREFIX", "Launch", "SlurmFolder", "State", "now"]
+
+JOB_PREFIX = "df-"  # start of the name of every job of dinoforge
 
 
 def now() -> str:
@@ -40,6 +42,11 @@ class Launch:
     snapshot: str = ""  # folder of the code; "" when jobs run the code in place
     # of a training: recipes by which its kept exports are measured, see `slurm.store.evaluations`
     evaluations: list[str] = field(default_factory=list)
+
+    @property
+    def job_prefix(self) -> str:
+        """Start of the name of every job of this run."""
+        return f"{JOB_PREFIX}{self.run_id}-"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,6 +160,11 @@ class SlurmFolder:
             return State(**facts)
         except (OSError, ValueError, TypeError):
             return None
+
+    def is_cancelled(self) -> bool:
+        """Report whether the run was cancelled: nothing more may be started."""
+        state = self.read_state()
+        return state is not None and state.state == "cancelled"
 
     def write_state(self, state: State) -> None:
         """Write ``state.json``."""

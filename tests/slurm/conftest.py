@@ -11,8 +11,8 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 import toys
 
-from dinoforge.slurm.submit import Wish
-from dinoforge.slurm.submit import submit as submit_wish
+from dinoforge.slurm.submit import SubmitRequest
+from dinoforge.slurm.submit import submit as submit_run
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -107,13 +107,13 @@ def submit(bed, run, profile):
         for partition, word in (bad or {}).items():
             (run / f"bad-{partition}").write_text(word)
         config = toys.ToyConfig(out=str(run), **keys)
-        wish = Wish(
+        request = SubmitRequest(
             command="toy",
             config=config,
             profile=profile(extra),
             pipeline="toys:PIPELINE",
             change=change,
         )
-        return submit_wish(wish)
+        return submit_run(request)
 
     return start

@@ -16,8 +16,8 @@ from waiting import state_of, wait_for, wait_for_end
 from dinoforge.errors import UsageError
 from dinoforge.slurm.cluster.commands import SlurmUnavailableError, queue
 from dinoforge.slurm.cluster.executor import send
+from dinoforge.slurm.control import cancel_run, retry_run
 from dinoforge.slurm.driver import advance
-from dinoforge.slurm.operations import cancel_run, retry_run
 from dinoforge.slurm.status import read_status
 from dinoforge.slurm.store.attempts import read_attempts
 from dinoforge.slurm.store.layout import SlurmFolder

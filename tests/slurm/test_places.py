@@ -17,7 +17,7 @@ from dinoforge.slurm.status import read_status
 from dinoforge.slurm.store.attempts import read_attempts
 from dinoforge.slurm.store.layout import SlurmFolder
 from dinoforge.slurm.store.ledger import Ledger
-from dinoforge.slurm.submit import Wish, submit
+from dinoforge.slurm.submit import SubmitRequest, submit
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(480)]
 
@@ -38,9 +38,11 @@ def test_a_folder_that_nodes_do_not_see_is_found_before_anything_is_submitted(
     path = Path(profile())
     path.write_text(path.read_text().replace("probe: false", "probe: true"))
     config = toys.ToyConfig(out=str(hidden))
-    wish = Wish(command="toy", config=config, profile=str(path), pipeline="toys:PIPELINE")
+    request = SubmitRequest(
+        command="toy", config=config, profile=str(path), pipeline="toys:PIPELINE"
+    )
     with pytest.raises(UsageError, match=r"nodes do not see the run folder - .*out=FOLDER"):
-        submit(wish)
+        submit(request)
     jobs = Ledger(SlurmFolder(hidden).ledger).submissions()
     assert {job.kind for job in jobs} == {"probe"}
 
@@ -51,8 +53,10 @@ def test_a_probe_tells_what_the_recipe_lacks_on_a_node_and_is_asked_once(bed, ru
 
     def start(**keys):
         config = toys.ToyConfig(out=str(run), **keys)
-        wish = Wish(command="toy", config=config, profile=str(path), pipeline="toys:PIPELINE")
-        return submit(wish)
+        request = SubmitRequest(
+            command="toy", config=config, profile=str(path), pipeline="toys:PIPELINE"
+        )
+        return submit(request)
 
     with pytest.raises(UsageError, match=r"node node. lacks what 7 needs"):
         start(numbers=7)

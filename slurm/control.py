@@ -57,7 +57,7 @@ def cancel_run(run: Path) -> int:
     folder = SlurmFolder(run.absolute())
     launch = folder.read_launch()
     need_slurm()
-    prefix = f"df-{launch.run_id}-"
+    prefix = launch.job_prefix
     do = f"to go on: dinoforge retry {folder.run}"
     cancelled = State(state="cancelled", why=["cancelled by hand"], do=do)
     # First the word, then the deed: a gate that starts meanwhile submits nothing. No lease yet: an
@@ -111,7 +111,7 @@ def wait_for_run(run: Path, told: Callable[[State], None]) -> State:
         If the run's jobs are gone and nobody said how it ended.
     """
     folder = SlurmFolder(run.absolute())
-    prefix = f"df-{folder.read_launch().run_id}-"
+    prefix = folder.read_launch().job_prefix
     before, pause, seen_empty = None, 0.5, 0
     while True:
         state = folder.read_state()
