@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dinoforge.models.stochastic_depth import BlockRows
+from dinoforge.models.layers import BlockRows
 from dinoforge.training.attention import AttentionSetting, choose_setting
 from dinoforge.training.build import Schedules, build_optimizer
 from dinoforge.training.config import TrainingConfig

@@ -132,8 +132,8 @@ def add_output_arguments(parser: argparse.ArgumentParser) -> None:
 
 def recipe_requests(args: argparse.Namespace, kind: str) -> bool:
     """Answer ``--list``, ``--show`` and ``--copy``; True when one was asked for."""
-    from dinoforge.atomic_file import write_text
     from dinoforge.config import find_recipe, list_recipes
+    from dinoforge.files import write_text
 
     if args.list:
         found = {name: _first_comment(path) for name, path in list_recipes(kind).items()}

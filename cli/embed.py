@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from dinoforge.cli.arguments import Command, add_output_arguments, print_json
-from dinoforge.encoder_names import ENCODERS
+from dinoforge.encoders import ENCODERS
 
 __all__ = ["COMMAND"]
 
@@ -24,7 +24,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(args: argparse.Namespace) -> int:
-    from dinoforge.embedding import embed_images
+    from dinoforge.encoders.embedding import embed_images
 
     summary = embed_images(
         args.paths,

@@ -88,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(args: argparse.Namespace) -> int:
     from dinoforge.log import set_up_logging
-    from dinoforge.memory import keep_freed_memory
+    from dinoforge.processes import keep_freed_memory
 
     # Read by OpenMP when torch is loaded. Threads that spin while they wait cost a busy machine
     # three times the CPU time (two threads on two shared cores, 2026-11) and gain an idle one

@@ -144,7 +144,7 @@ def _images(args: argparse.Namespace, out: Path) -> _Images:
         raise UsageError(
             what="--seeds without --images", where="command line", do="add --images FOLDER"
         )
-    from dinoforge.samples import write_tiles
+    from dinoforge.sources.photographs import write_tiles
 
     tiles = write_tiles(out / "images")
     return _Images(tiles.pool, tiles.seeds, tiles.test, [tiles.pool, tiles.seeds])

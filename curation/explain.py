@@ -14,10 +14,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dinoforge.atomic_file import write_text
 from dinoforge.curated import content_file, ledger_path, pairs_files, slots_file, summary_path
 from dinoforge.curation.words import sentences_of
 from dinoforge.errors import UsageError
+from dinoforge.files import write_text
 from dinoforge.shards import readable
 from dinoforge.tables import read_table
 

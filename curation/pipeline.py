@@ -7,7 +7,6 @@ so a changed threshold runs only what is below it here.
 import logging
 from pathlib import Path
 
-from dinoforge.atomic_file import write_json
 from dinoforge.curation.config import CurationConfig
 from dinoforge.curation.stages.check import CheckStage
 from dinoforge.curation.stages.components import ComponentsStage
@@ -25,6 +24,7 @@ from dinoforge.curation.stages.search import SearchStage
 from dinoforge.curation.stages.select import SelectStage
 from dinoforge.curation.summary import CurationSummary, summarize, summary_path
 from dinoforge.curation.tables import CurationStage
+from dinoforge.files import write_json
 from dinoforge.neighbors import refuse_two_faiss
 from dinoforge.runs import Run
 from dinoforge.stages import Executor, Pipeline, make_inputs, run_pipeline

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dinoforge.atomic_file import write_text
+from dinoforge.files import write_text
 
 __all__ = ["Record", "read_records", "write_records"]
 

@@ -23,10 +23,9 @@ import filelock
 import yaml
 
 from dinoforge import __version__
-from dinoforge.atomic_file import write_json, write_text
 from dinoforge.config import changed_keys, config_yaml, to_plain
 from dinoforge.errors import Interrupted, UsageError
-from dinoforge.hashing import hash_json
+from dinoforge.files import hash_json, write_json, write_text
 from dinoforge.log import log_to_folder, stop_logging
 
 __all__ = ["Run", "git_commit", "recipe_changes", "record_end", "run_folders", "versions"]

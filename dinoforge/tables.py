@@ -7,8 +7,8 @@ from typing import BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dinoforge.atomic_file import write_atomic
 from dinoforge.errors import UsageError
+from dinoforge.files import write_atomic
 
 __all__ = ["ROW_GROUP_ROWS", "iter_row_groups", "read_table", "read_tables", "write_table"]
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dinoforge.evaluation.config import EvaluationConfig, SplitConfig
-from dinoforge.hashing import hash_json
+from dinoforge.files import hash_json
 from dinoforge.randomness import uniforms
 from dinoforge.sources import ImageSet, open_images
 

@@ -13,12 +13,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dinoforge.atomic_file import write_bytes
 from dinoforge.encoders import make_encoder
 from dinoforge.errors import UsageError
 from dinoforge.evaluation.data import EvalData, Part
 from dinoforge.evaluation.models import Model
-from dinoforge.hashing import hash_json, sha256_file
+from dinoforge.files import hash_json, sha256_file, write_bytes
 from dinoforge.images import Undecodable
 from dinoforge.progress import Progress
 from dinoforge.sources import ImageSet

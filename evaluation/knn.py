@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from dinoforge.encoders import unit_rows
+from dinoforge.encoders.encoder import unit_rows
 from dinoforge.evaluation.nearest import nearest
 from dinoforge.neighbors import Neighbors
 

@@ -11,9 +11,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from dinoforge.atomic_file import write_text
 from dinoforge.config import changed_keys, config_yaml, to_plain
 from dinoforge.errors import UsageError
+from dinoforge.files import write_text
 from dinoforge.runs import record_end
 from dinoforge.slurm.arrays import submit_gate
 from dinoforge.slurm.cluster.commands import Queued

@@ -8,10 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dinoforge.atomic_file import write_json, write_text
 from dinoforge.config import to_plain
 from dinoforge.errors import Fault, UsageError
-from dinoforge.hashing import hash_json
+from dinoforge.files import hash_json, write_json, write_text
 from dinoforge.slurm.cluster.commands import accounted, cancel, queue, shown
 from dinoforge.slurm.failures import Evidence, Outcome, classify
 from dinoforge.slurm.profile import Job

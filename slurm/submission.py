@@ -11,7 +11,7 @@ import logging
 import time
 from dataclasses import dataclass
 
-from dinoforge.atomic_file import write_text
+from dinoforge.files import write_text
 from dinoforge.slurm.cluster.commands import (
     SlurmUnavailableError,
     accounted_name,

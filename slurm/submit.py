@@ -10,9 +10,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from dinoforge.atomic_file import write_text
 from dinoforge.config import config_yaml
 from dinoforge.errors import Fault, UsageError
+from dinoforge.files import write_text
 from dinoforge.runs import OnChange, Run, recipe_changes
 from dinoforge.slurm.cluster.checks import check_jobs
 from dinoforge.slurm.cluster.commands import SlurmError, need_slurm, queue

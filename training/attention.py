@@ -12,10 +12,10 @@ from typing import Any
 
 import torch
 
-from dinoforge.atomic_file import write_json
 from dinoforge.errors import UsageError
+from dinoforge.files import write_json
 from dinoforge.models.attention_choice import AttentionProblem, choose_attention
-from dinoforge.models.stochastic_depth import kept_samples
+from dinoforge.models.layers import kept_samples
 from dinoforge.training.config import TrainingConfig
 from dinoforge.training.distributed.ranks import from_rank_0, rank, world_size
 from dinoforge.training.precision import product_dtype

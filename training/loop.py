@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from dinoforge.errors import Interrupted, RankStopped, UsageError
-from dinoforge.models.stochastic_depth import BlockRows
+from dinoforge.models.layers import BlockRows
 from dinoforge.progress import Progress, as_duration
 from dinoforge.training.attention import remember, settle_attention
 from dinoforge.training.build import Schedules, build_optimizer, choose_device

@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor, nn
 
-from dinoforge.models.stochastic_depth import BlockRows
+from dinoforge.models.layers import BlockRows
 from dinoforge.models.vit import VisionTransformer
 from dinoforge.training.heads import ProjectionHead
 from dinoforge.training.losses import Center, dino_loss, ibot_loss, koleo_loss, sinkhorn_knopp

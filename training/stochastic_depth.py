@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from dinoforge.models.stochastic_depth import BlockRows, kept_samples
+from dinoforge.models.layers import BlockRows, kept_samples
 from dinoforge.randomness import uniforms
 
 __all__ = ["StochasticDepth"]

@@ -15,7 +15,8 @@ from dinoforge.curation.config import CurationConfig
 from dinoforge.curation.facts import decodable_range
 from dinoforge.curation.index import iter_bytes, num_images, partitions_of, read_range
 from dinoforge.curation.tables import CurationInputs, CurationStage
-from dinoforge.encoders import Encoder, make_encoder
+from dinoforge.encoders import make_encoder
+from dinoforge.encoders.encoder import Encoder
 from dinoforge.errors import UsageError
 from dinoforge.images import DecodePolicy, Undecodable, decode
 from dinoforge.stages import Json, Output

@@ -5,13 +5,13 @@ from typing import Any
 
 import pyarrow as pa
 
-from dinoforge.atomic_file import write_text
 from dinoforge.curated import LEDGER_SCHEMA, ledger_path, shards_folder
 from dinoforge.curation.index import OpenShards
 from dinoforge.curation.ledger import make_ledger, shard_name
 from dinoforge.curation.stages.select import out_key
 from dinoforge.curation.tables import CurationInputs, CurationStage
 from dinoforge.errors import UsageError
+from dinoforge.files import write_text
 from dinoforge.images import image_suffix
 from dinoforge.shards import ShardWriter
 from dinoforge.stages import Json, Output

@@ -19,8 +19,8 @@ from dinoforge.curation.tables import CurationInputs, CurationStage
 from dinoforge.errors import Fault, UsageError
 from dinoforge.randomness import KeyedPermutation
 from dinoforge.shards import Problem, in_words, readable
-from dinoforge.sources import Listing, find_places
-from dinoforge.sources.listing import list_places
+from dinoforge.sources import Listing, discover_files
+from dinoforge.sources.listing import list_files
 from dinoforge.stages import Json, Output
 
 __all__ = ["PROBLEMS_SCHEMA", "IngestStage"]
@@ -50,7 +50,7 @@ class IngestStage(CurationStage):
         marks = []
         for source in config.sources:
             try:
-                marks.append(find_places(source.paths).fingerprint())
+                marks.append(discover_files(source.paths).fingerprint())
             except UsageError as error:
                 faults.extend(error.faults)
         if faults:
@@ -62,7 +62,7 @@ class IngestStage(CurationStage):
         config = inputs.config
         folder = out.folder / "unpacked"
         tables: list[pa.Table] = []
-        listings = [list_places(find_places(s.paths), unpacked=folder) for s in config.sources]
+        listings = [list_files(discover_files(s.paths), unpacked=folder) for s in config.sources]
         seen: set[tuple[str, int]] = set()
         for source, listing in zip(config.sources, listings, strict=True):
             rows = _chosen(listing.table, source, seen, config.seed)

@@ -1,10 +1,8 @@
-"""Encoders: one vector an image, from pixels, a network in a package, a checkpoint, your function.
+"""Encoders: one vector per image, from pixels, a packaged network, a checkpoint or your function.
 
-Importing this package imports no torch; `make_encoder` imports what the encoder needs.
+Importing this package imports neither torch nor NumPy; `make_encoder` imports what it needs.
 """
 
-from dinoforge.encoder_names import ENCODERS
-from dinoforge.encoders.encoder import Encoder, fingerprint_of, unit_rows
-from dinoforge.encoders.make import make_encoder
+from dinoforge.encoders.make import ENCODERS, make_encoder
 
-__all__ = ["ENCODERS", "Encoder", "fingerprint_of", "make_encoder", "unit_rows"]
+__all__ = ["ENCODERS", "make_encoder"]

@@ -17,7 +17,7 @@ from dinoforge.encoders.network import (
     run_batches,
 )
 from dinoforge.errors import UsageError
-from dinoforge.hashing import sha256_file
+from dinoforge.files import sha256_file
 from dinoforge.models.weights import load_backbone
 
 if TYPE_CHECKING:

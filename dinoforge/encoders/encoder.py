@@ -9,7 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from dinoforge.hashing import hash_json
+from dinoforge.files import hash_json
 from dinoforge.images import DECODER_VERSION
 
 __all__ = ["Encoder", "Images", "Vectors", "fingerprint_of", "unit_rows"]

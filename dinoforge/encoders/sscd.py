@@ -15,7 +15,7 @@ import numpy as np
 from dinoforge.encoders.encoder import Images, Vectors, fingerprint_of, unit_rows
 from dinoforge.encoders.pixels import small_picture
 from dinoforge.errors import UsageError
-from dinoforge.hashing import sha256_file
+from dinoforge.files import sha256_file
 
 __all__ = ["SscdEncoder"]
 

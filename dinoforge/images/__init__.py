@@ -1,6 +1,13 @@
 """Images: one decoder policy for every stage, resize, JPEG encoding."""
 
 from dinoforge.images.decode import DecodedImage, decode, decode_image
+from dinoforge.images.formats import (
+    IMAGE_SUFFIXES,
+    SNIFF_BYTES,
+    has_image_suffix,
+    image_suffix,
+    sniff,
+)
 from dinoforge.images.policy import (
     DECODER_VERSION,
     NOTES,
@@ -9,13 +16,6 @@ from dinoforge.images.policy import (
     Undecodable,
 )
 from dinoforge.images.resize import encode_jpeg, resize
-from dinoforge.images.signatures import (
-    IMAGE_SUFFIXES,
-    SNIFF_BYTES,
-    has_image_suffix,
-    image_suffix,
-    sniff,
-)
 
 __all__ = [
     "DECODER_VERSION",

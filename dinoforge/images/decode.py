@@ -14,13 +14,13 @@ from dinoforge.images.jpeg import (
     is_jpeg,
     read_header,
 )
-from dinoforge.images.orientation import upright
-from dinoforge.images.policy import DecodePolicy, Undecodable
-from dinoforge.images.through_pillow import (
+from dinoforge.images.pillow import (
     check_pixels,
     decode_through_pillow,
     orientation_of,
+    upright,
 )
+from dinoforge.images.policy import DecodePolicy, Undecodable
 
 __all__ = ["DecodedImage", "decode", "decode_image"]
 

@@ -13,9 +13,30 @@ from torch import Tensor, nn
 from dinoforge.models.attention import attend, attention_weights
 from dinoforge.models.config import VitConfig
 from dinoforge.models.packing import Shapes
-from dinoforge.models.stochastic_depth import BlockRows
 
-__all__ = ["Attention", "Block", "LayerScale", "Mlp", "PatchEmbed", "SwiGlu"]
+__all__ = [
+    "Attention",
+    "Block",
+    "BlockRows",
+    "LayerScale",
+    "Mlp",
+    "PatchEmbed",
+    "SwiGlu",
+    "kept_samples",
+]
+
+
+# Rows (int64, each once) that the attention branch and the feed-forward branch of a block run on:
+# one tensor a batch.
+BlockRows = tuple[list[Tensor], list[Tensor]]
+
+
+def kept_samples(batch: int, drop_path: float) -> int:
+    """Count the samples of a batch that a branch runs on: at least 1, none of an empty batch.
+
+    As published the count is rounded down: 8 samples at a rate of 0.4 keep 4.
+    """
+    return min(max(int(batch * (1 - drop_path)), 1), batch)
 
 
 class PatchEmbed(nn.Module):

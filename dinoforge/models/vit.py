@@ -12,9 +12,8 @@ from torch import Tensor, nn
 from dinoforge.errors import UsageError
 from dinoforge.models.config import VitConfig
 from dinoforge.models.init import draw_weights
-from dinoforge.models.layers import Block, PatchEmbed
+from dinoforge.models.layers import Block, BlockRows, PatchEmbed
 from dinoforge.models.position import interpolate_positions
-from dinoforge.models.stochastic_depth import BlockRows
 
 __all__ = ["VisionTransformer", "build_vit"]
 

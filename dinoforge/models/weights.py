@@ -1,8 +1,8 @@
 """Backbones on disk: safetensors with the tensor names of the released checkpoints.
 
 Reads what others write too: ``.pth`` files (never executing code), teacher checkpoints with
-prefixes, chunked blocks, names of timm and transformers (`dinoforge.models.names`). A partial match
-is an error that names what differs.
+prefixes, chunked blocks, names of timm and transformers (`conversion`). A partial match is an
+error that names what differs.
 """
 
 import json
@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dinoforge.atomic_file import write_bytes
 from dinoforge.errors import UsageError
+from dinoforge.files import write_bytes
 from dinoforge.models.config import (
     ARCHITECTURES,
     IMAGE_MEAN,
@@ -25,7 +25,7 @@ from dinoforge.models.config import (
     PositionMode,
     VitConfig,
 )
-from dinoforge.models.names import released_names
+from dinoforge.models.conversion import released_names
 from dinoforge.models.vit import VisionTransformer
 
 __all__ = ["infer_config", "load_backbone", "read_tensors", "save_backbone"]

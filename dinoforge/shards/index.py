@@ -5,19 +5,82 @@ every sample that can be used is kept.
 """
 
 import os
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypedDict
 
-from dinoforge.hashing import sha256_file
-from dinoforge.shards.member_names import image_extension, split_member_name
-from dinoforge.shards.problems import Problem, problem
+from dinoforge.files import sha256_file
 from dinoforge.shards.sidecar import read_sidecar
-from dinoforge.shards.tar_walk import Ending, Entry, TarWalk
+from dinoforge.shards.tar import Ending, Entry, TarWalk, image_extension, split_member_name
 
-__all__ = ["Member", "Sample", "ShardIndex", "index_shard", "verify_shard"]
+__all__ = [
+    "SHARD_REASONS",
+    "Member",
+    "Problem",
+    "Sample",
+    "ShardIndex",
+    "count_reasons",
+    "in_words",
+    "index_shard",
+    "problem",
+    "verify_shard",
+]
 
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\0": "xz", b"(\xb5/\xfd": "zstd"}
 _LABEL_BYTES = 256  # a longer .cls is no label
+
+
+SHARD_REASONS: Mapping[str, str] = {
+    # The file as a whole.
+    "unreadable": "it cannot be opened or read",
+    "empty_file": "no bytes at all",
+    "not_a_tar": "the first header is none",
+    "compressed": "gzip, bzip2 or xz: offsets do not reach into it; unpack it",
+    # It ends too early, or goes on after its end; the samples before are usable.
+    "bad_header": "a header has a wrong checksum: nothing after it can be found",
+    "truncated": "it ends inside a member or a header",
+    "no_end_marker": "it ends between members without the end of an archive: more may be missing",
+    "data_after_end": "there is data after the end of the archive, not read",
+    "count_mismatch": "other samples than its checksum file says",
+    "size_mismatch": "other bytes than its checksum file says",
+    "checksum_mismatch": "another content than its checksum file says",
+    # One member or sample; everything else is usable.
+    "not_a_file": "a link, device or sparse member: skipped",
+    "no_key": "a member name without key or extension: skipped",
+    "unsafe_name": "a name that leaves the folder; its key stays inside",
+    "split_sample": "members of the sample are not consecutive; put together by key",
+    "duplicate_key": "the key occurs again; each occurrence is a sample",
+    "no_image": "a sample without an image",
+    "no_label": "a sample without .cls, where others of the shard have one",
+}
+
+
+class Problem(TypedDict):
+    """One thing found wrong: where, why (a key of `SHARD_REASONS` or of `REASONS`), and what."""
+
+    shard: str
+    member: str
+    reason: str
+    detail: str
+
+
+def problem(shard: str, member: str, reason: str, detail: str = "") -> Problem:
+    """Make one entry; ``member`` is empty when the whole shard is meant."""
+    return Problem(shard=shard, member=member, reason=reason, detail=detail)
+
+
+def count_reasons(problems: Iterable[Problem]) -> dict[str, int]:
+    """Count problems by reason, most frequent first, ties by name."""
+    counts = Counter(entry["reason"] for entry in problems)
+    return dict(sorted(counts.items(), key=lambda pair: (-pair[1], pair[0])))
+
+
+def in_words(problems: Iterable[Problem]) -> str:
+    """Tell the counts at the end of a message: `` (3 truncated, 1 not_a_tar)``; "" without any."""
+    counts = ", ".join(f"{count} {reason}" for reason, count in count_reasons(problems).items())
+    return f" ({counts})" if counts else ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from dinoforge.atomic_file import write_json
+from dinoforge.files import write_json
 
 __all__ = ["ShardFacts", "read_sidecar", "sidecar_path", "write_sidecar"]
 

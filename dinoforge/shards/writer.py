@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Self
 
-from dinoforge.atomic_file import fsync_folder, temporary_name
 from dinoforge.errors import cannot_write
-from dinoforge.shards.member_names import split_member_name
+from dinoforge.files import fsync_folder, temporary_name
 from dinoforge.shards.sidecar import ShardFacts, write_sidecar
-from dinoforge.shards.tar_walk import BLOCK
+from dinoforge.shards.tar import BLOCK, split_member_name
 
 __all__ = ["ShardWriter", "WrittenShard"]
 

@@ -4,17 +4,17 @@ A path is an image, a tar, a folder of both (searched recursively), a pattern (`
 ``{000000..000004}``) or the run folder of a curation. Bytes stay where they are.
 """
 
+from dinoforge.sources.discover import SOURCE_REASONS, SourceFiles, discover_files
 from dinoforge.sources.image_set import ImageSet, open_images
 from dinoforge.sources.listing import LISTING_SCHEMA, Listing, list_images
-from dinoforge.sources.places import SOURCE_REASONS, Places, find_places
 
 __all__ = [
     "LISTING_SCHEMA",
     "SOURCE_REASONS",
     "ImageSet",
     "Listing",
-    "Places",
-    "find_places",
+    "SourceFiles",
+    "discover_files",
     "list_images",
     "open_images",
 ]

@@ -8,11 +8,17 @@ from pathlib import Path, PurePosixPath
 import pyarrow as pa
 
 from dinoforge.shards import Problem, Sample, index_shard, readable
-from dinoforge.sources.classes import ClassNames, class_of_file
-from dinoforge.sources.places import ImageFile, Places, find_places
+from dinoforge.sources.discover import ImageFile, SourceFiles, discover_files
 from dinoforge.sources.unpack import plain_tar
 
-__all__ = ["LISTING_SCHEMA", "Listing", "list_images", "list_places"]
+__all__ = [
+    "LISTING_SCHEMA",
+    "ClassNames",
+    "Listing",
+    "class_of_file",
+    "list_files",
+    "list_images",
+]
 
 LISTING_SCHEMA = pa.schema(
     [
@@ -42,7 +48,7 @@ def list_images(paths: Sequence[str], *, unpacked: Path) -> Listing:
     Parameters
     ----------
     paths : sequence of str
-        See `find_places`.
+        See `discover_files`.
     unpacked : Path
         Folder for tars that have to be uncompressed before they can be read by offset.
 
@@ -51,17 +57,17 @@ def list_images(paths: Sequence[str], *, unpacked: Path) -> Listing:
     UsageError
         If a path is missing or holds neither an image nor a tar.
     """
-    return list_places(find_places(paths), unpacked=unpacked)
+    return list_files(discover_files(paths), unpacked=unpacked)
 
 
-def list_places(places: Places, *, unpacked: Path) -> Listing:
-    """List the images of places already found: samples of a tar in its order."""
+def list_files(files: SourceFiles, *, unpacked: Path) -> Listing:
+    """List the images of files already found: samples of a tar in its order."""
     columns: dict[str, list[str | int]] = {name: [] for name in LISTING_SCHEMA.names}
-    problems: list[Problem] = list(places.problems)
+    problems: list[Problem] = list(files.problems)
     copies: list[Path] = []
     names = ClassNames()
-    numbers = _folder_classes(places.images)
-    for item in places.items:
+    numbers = _folder_classes(files.images)
+    for item in files.items:
         if isinstance(item, ImageFile):
             class_name = class_of_file(item.path, item.root)
             row: list[str | int] = [
@@ -124,3 +130,45 @@ def _row_of_sample(sample: Sample, shard: str, names: Sequence[str]) -> Sequence
         class_name = text
         label = names.index(text) if text in names else -1
     return [sample.key, shard, image.name, image.offset, image.size, label, class_name]
+
+
+def class_of_file(path: str, root: str) -> str:
+    """Name the class of an image: the first folder below ``root``; "" right in it."""
+    parts = Path(path).relative_to(root).parts
+    return parts[0] if len(parts) > 1 else ""
+
+
+class ClassNames:
+    """Lists of class names beside tars: ``classes.txt`` (one a line) or ``classes.tsv``."""
+
+    def __init__(self) -> None:
+        self._known: dict[Path, list[str]] = {}
+
+    def beside(self, tar: Path) -> Sequence[str]:
+        """Names by label, for the tars of one folder; empty without a list."""
+        folder = tar.parent
+        if folder not in self._known:
+            self._known[folder] = _from_txt(folder) or _from_tsv(folder)
+        return self._known[folder]
+
+
+def _from_txt(folder: Path) -> list[str]:
+    return [line.strip() for line in _lines(folder / "classes.txt") if line.strip()]
+
+
+def _from_tsv(folder: Path) -> list[str]:
+    """Rows ``label <tab> ... <tab> name``; anything else is not such a list."""
+    names: list[str] = []
+    for line in _lines(folder / "classes.tsv"):
+        cells = line.split("\t")
+        if len(cells) < 2 or cells[0] != str(len(names)):
+            return []
+        names.append(cells[-1].strip())
+    return names
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError):
+        return []

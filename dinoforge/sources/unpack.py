@@ -7,8 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from dinoforge.atomic_file import write_atomic
-from dinoforge.hashing import sha256_file
+from dinoforge.files import sha256_file, write_atomic
 
 __all__ = ["plain_tar"]
 

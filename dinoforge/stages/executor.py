@@ -10,7 +10,7 @@ from concurrent.futures.process import BrokenProcessPool
 from typing import Protocol
 
 from dinoforge.errors import DinoforgeError, UsageError
-from dinoforge.orphans import end_with_parent
+from dinoforge.processes import end_with_parent
 from dinoforge.stages.marker import Marker
 from dinoforge.stages.task import Task, run_task
 

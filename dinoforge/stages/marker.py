@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dinoforge.atomic_file import write_json
+from dinoforge.files import write_json
 from dinoforge.stages.stage import part_name
 
 __all__ = ["Marker", "discard", "is_done", "marker_path", "read_marker", "write_marker"]

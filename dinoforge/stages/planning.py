@@ -6,9 +6,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from dinoforge.atomic_file import write_json
 from dinoforge.config import pick_keys, to_plain
-from dinoforge.hashing import hash_json
+from dinoforge.files import hash_json, write_json
 from dinoforge.stages.marker import discard, is_done, marker_path, read_marker
 from dinoforge.stages.stage import Inputs, Stage, stage_folder
 from dinoforge.stages.task import Task

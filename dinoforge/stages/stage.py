@@ -9,8 +9,7 @@ from typing import Any, Generic, Literal, TypeVar, cast
 import numpy as np
 import pyarrow as pa
 
-from dinoforge.atomic_file import write_array
-from dinoforge.hashing import sha256_file
+from dinoforge.files import sha256_file, write_array
 from dinoforge.tables import write_table
 
 __all__ = [

@@ -4,10 +4,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from dinoforge.atomic_file import write_json, write_text
 from dinoforge.evaluation.report.collect import ReportFacts, Sources, collect, plain
 from dinoforge.evaluation.report.page import make_page
 from dinoforge.evaluation.report.pictures import FeatureMaps, make_feature_maps
+from dinoforge.files import write_json, write_text
 
 __all__ = ["ReportSummary", "make_report"]
 

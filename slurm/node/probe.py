@@ -12,9 +12,9 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from dinoforge.atomic_file import write_json
 from dinoforge.config import load_config
 from dinoforge.errors import Fault, UsageError
+from dinoforge.files import write_json
 from dinoforge.slurm.profile import Profile
 from dinoforge.slurm.store.layout import SlurmFolder
 

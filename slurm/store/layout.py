@@ -13,8 +13,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from dinoforge.atomic_file import write_json
 from dinoforge.errors import UsageError
+from dinoforge.files import write_json
 from dinoforge.stages import part_name
 
 __all__ = ["JOB_PREFIX", "Launch", "SlurmFolder", "State", "now"]

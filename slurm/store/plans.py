@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from dinoforge.atomic_file import write_json
+from dinoforge.files import write_json
 
 __all__ = ["ArrayPlan", "read_plan", "write_plan"]
 

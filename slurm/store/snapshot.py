@@ -14,8 +14,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import dinoforge
-from dinoforge.atomic_file import write_json, write_text
 from dinoforge.errors import UsageError
+from dinoforge.files import write_json, write_text
 from dinoforge.slurm.store.layout import now
 
 __all__ = ["take_snapshot"]

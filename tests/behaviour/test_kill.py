@@ -11,8 +11,8 @@ import pytest
 
 from dinoforge.cli.main import main
 from dinoforge.errors import Interrupted, UsageError
-from dinoforge.images import through_pillow
-from dinoforge.sources import find_places
+from dinoforge.images import pillow
+from dinoforge.sources import discover_files
 
 
 def test_kills_at_random_moments_lose_nothing_and_change_nothing(pool, tmp_path):
@@ -105,14 +105,14 @@ class Stopping:
 
 
 def test_a_run_that_is_being_changed_is_not_taken_for_finished(pool, run):
-    assert find_places([str(run)]).tars
+    assert discover_files([str(run)]).tars
     changed = pools.recipe(pool.sources, run, "export.name=other")
     with pytest.raises(Interrupted):
         pools.curated(changed, on_change="update", executor=Stopping("export"))
     with pytest.raises(UsageError, match="the curation is not finished"):
-        find_places([str(run)])
+        discover_files([str(run)])
     pools.curated(changed)
-    names = [path.rsplit("/", 1)[1] for path in find_places([str(run)]).tars]
+    names = [path.rsplit("/", 1)[1] for path in discover_files([str(run)]).tars]
     assert names == ["other-000000.tar", "other-000001.tar", "other-000002.tar"]
 
 
@@ -134,7 +134,7 @@ def test_a_signal_ends_the_command_with_75_and_the_next_start_goes_on(pool, calm
 def test_a_signal_inside_the_decoder_is_not_taken_for_a_damaged_picture(
     pool, calm, tmp_path, monkeypatch, capsys, number
 ):
-    decode, calls = through_pillow._open, []
+    decode, calls = pillow._open, []
 
     def stopped(data, policy):
         calls.append(data)
@@ -142,7 +142,7 @@ def test_a_signal_inside_the_decoder_is_not_taken_for_a_damaged_picture(
             signal.raise_signal(number)
         return decode(data, policy)
 
-    monkeypatch.setattr(through_pillow, "_open", stopped)
+    monkeypatch.setattr(pillow, "_open", stopped)
     before = signal.getsignal(signal.SIGTERM)
     words = ["curate", f"sources={json.dumps(pool.sources)}", *pools.SMALL]
     assert main([*words, f"out={tmp_path / 'run'}", "-q"]) == 75

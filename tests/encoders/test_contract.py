@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from dinoforge.encoders import ENCODERS, Encoder, make_encoder, unit_rows
+from dinoforge.encoders import ENCODERS, make_encoder
+from dinoforge.encoders.encoder import Encoder, unit_rows
 from dinoforge.models import VisionTransformer, VitConfig, save_backbone
 
 SPECS = ("pixels", "pixels_raw", "pixels_centered", "mobilenetv2#32", "checkpoint", "sscd")

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from dinoforge.encoders import make_encoder, unit_rows
+from dinoforge.encoders import make_encoder
 from dinoforge.encoders.checkpoint import CheckpointEncoder
+from dinoforge.encoders.encoder import unit_rows
 from dinoforge.encoders.network import Transform, run_batches
 from dinoforge.errors import UsageError
 from dinoforge.images import resize

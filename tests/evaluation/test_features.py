@@ -5,7 +5,8 @@ import pytest
 from PIL import Image
 
 import dinoforge.evaluation.features
-from dinoforge.encoders import make_encoder, unit_rows
+from dinoforge.encoders import make_encoder
+from dinoforge.encoders.encoder import unit_rows
 from dinoforge.errors import UsageError
 from dinoforge.evaluation.config import EvaluationConfig
 from dinoforge.evaluation.data import open_data

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import dinoforge.evaluation.nearest
-from dinoforge.encoders import unit_rows
+from dinoforge.encoders.encoder import unit_rows
 from dinoforge.evaluation.nearest import nearest
 from dinoforge.neighbors import top_k
 

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from dinoforge.models import VisionTransformer, VitConfig
-from dinoforge.models.names import released_names
+from dinoforge.models.conversion import released_names
 from dinoforge.models.position import interpolate_positions
 
 pytestmark = pytest.mark.golden

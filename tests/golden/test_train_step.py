@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from dinoforge.models import VisionTransformer, VitConfig
-from dinoforge.models.stochastic_depth import kept_samples
+from dinoforge.models.layers import kept_samples
 from dinoforge.training.data.masks import collate_masks
 from dinoforge.training.heads import ProjectionHead
 from dinoforge.training.method import Method, Views

@@ -3,9 +3,8 @@ import pickle
 import pyarrow as pa
 import pytest
 
-from dinoforge.atomic_file import write_json, write_text
 from dinoforge.errors import Fault, UsageError
-from dinoforge.hashing import hash_json, sha256_file
+from dinoforge.files import hash_json, sha256_file, write_json, write_text
 from dinoforge.tables import iter_row_groups, read_table, write_table
 
 SCHEMA = pa.schema([("id", pa.int64()), ("key", pa.string())])

@@ -10,7 +10,7 @@ import pytest
 
 from dinoforge import progress as progress_module
 from dinoforge.log import log_to_folder, set_up_logging, stop_logging
-from dinoforge.memory import keep_freed_memory
+from dinoforge.processes import keep_freed_memory
 from dinoforge.progress import Progress, as_duration
 
 LOGGERS = ("dinoforge", "curation", "training", "evaluation", "slurm")
@@ -167,7 +167,7 @@ def test_a_message_that_cannot_be_formatted_is_still_complained_of(tmp_path, cap
 FAULTS = """
 import resource, sys
 import numpy as np
-from dinoforge.memory import keep_freed_memory
+from dinoforge.processes import keep_freed_memory
 if sys.argv[1] == "keep":
     assert keep_freed_memory()
 def touch():

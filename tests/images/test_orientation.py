@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dinoforge.images.orientation import read_orientation, upright
+from dinoforge.images.pillow import read_orientation, upright
 
 MOVES = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,

@@ -5,7 +5,7 @@ import warnings
 
 import pytest
 
-from dinoforge.images.quiet import quiet_pillow
+from dinoforge.images.pillow import quiet_pillow
 
 
 def warn_as(module):

@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from dinoforge.models import VitConfig, build_vit
 from dinoforge.models.attention_choice import relative_difference
-from dinoforge.models.stochastic_depth import kept_samples
+from dinoforge.models.layers import kept_samples
 
 CPU = torch.device("cpu")
 

@@ -1,4 +1,4 @@
-"""Reading by offset: threads, forks, pickles, files that vanish; the index as a table."""
+"""Reading by offset: threads, forks, pickles, files that vanish."""
 
 import multiprocessing
 import os
@@ -8,16 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from dinoforge.errors import UsageError
-from dinoforge.hashing import sha256_file
 from dinoforge.shards import (
     RangeReader,
     ShardWriter,
     index_shard,
-    read_index,
     read_members,
     read_samples,
-    write_index,
 )
 
 
@@ -102,27 +98,3 @@ def test_descriptors_are_closed(shards):
 def test_file_names_that_are_no_utf8_are_found_by_their_readable_form(tmp_path):
     (tmp_path / os.fsdecode(b"caf\xe9.bin")).write_bytes(b"data")
     assert RangeReader().read(f"{tmp_path}/caf\\xe9.bin", 1, 3) == b"ata"
-
-
-def test_an_index_comes_back_from_its_table_with_its_problems(tmp_path, shards):
-    data = (tmp_path / "pool-000003.tar").read_bytes()
-    (tmp_path / "pool-000003.tar").write_bytes(data[: data.index(b"0017.jpg")])
-    (tmp_path / "bad.tar").write_bytes(b"no")
-    indexes = [*shards[:3], index_shard(tmp_path / "pool-000003.tar")]
-    indexes.append(index_shard(tmp_path / "bad.tar"))
-    for name in ("a", "b"):
-        write_index(tmp_path / name, indexes)
-    assert read_index(tmp_path / "a") == indexes
-    assert sha256_file(tmp_path / "a") == sha256_file(tmp_path / "b")
-    write_index(tmp_path / "empty", [])
-    assert read_index(tmp_path / "empty") == []
-
-
-def test_another_table_is_no_index(tmp_path):
-    import pyarrow as pa
-
-    from dinoforge.tables import write_table
-
-    write_table(tmp_path / "t", pa.table({"a": [1]}), pa.schema([("a", pa.int64())]))
-    with pytest.raises(UsageError, match="no index of shards"):
-        read_index(tmp_path / "t")

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from dinoforge.atomic_file import write_json
 from dinoforge.errors import UsageError
+from dinoforge.files import write_json
 from dinoforge.stages import Inputs, Output, Pipeline, Stage, make_inputs
 
 

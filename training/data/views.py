@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from dinoforge.models.stochastic_depth import BlockRows
+from dinoforge.models.layers import BlockRows
 from dinoforge.training.config import TrainingConfig
 from dinoforge.training.data.dataset import Batch
 from dinoforge.training.data.masks import draw_masks

@@ -23,9 +23,8 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.tensor import DTensor
 
-from dinoforge.atomic_file import fsync_folder, write_json
 from dinoforge.errors import UsageError
-from dinoforge.hashing import sha256_file
+from dinoforge.files import fsync_folder, sha256_file, write_json
 from dinoforge.training.config import CheckpointConfig
 from dinoforge.training.distributed.ranks import (
     all_gather_objects,

@@ -7,7 +7,7 @@ import time
 import torch.distributed as dist
 
 from dinoforge.errors import UsageError
-from dinoforge.hashing import hash_json
+from dinoforge.files import hash_json
 
 __all__ = ["is_told_by_another_rank", "say_that_we_end"]
 

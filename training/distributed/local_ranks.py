@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from types import FrameType
 
 from dinoforge.errors import RankLost
-from dinoforge.orphans import end_with_parent
+from dinoforge.processes import end_with_parent
 
 __all__ = ["end_with_launcher", "run_local_ranks"]
 

@@ -25,7 +25,7 @@ from torch.distributed.fsdp import (
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
-from dinoforge.models.stochastic_depth import BlockRows
+from dinoforge.models.layers import BlockRows
 from dinoforge.training.attention import AttentionSetting
 from dinoforge.training.build import build_on_meta, draw_method_weights
 from dinoforge.training.config import Mode, TrainingConfig

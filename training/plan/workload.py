@@ -5,7 +5,7 @@ Everything that FLOPs and memory depend on besides the sizes of the networks.
 
 from dataclasses import dataclass
 
-from dinoforge.models.stochastic_depth import kept_samples
+from dinoforge.models.layers import kept_samples
 from dinoforge.training.config import TrainingConfig
 from dinoforge.training.data.masks import MaskConfig
 

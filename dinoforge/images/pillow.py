@@ -4,22 +4,30 @@ import io
 import logging
 import struct
 import threading
+import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile, UnidentifiedImageError
 
-from dinoforge.images.color import has_alpha, to_rgb
-from dinoforge.images.orientation import read_orientation, upright
+from dinoforge.images.formats import SNIFF_BYTES, sniff
 from dinoforge.images.policy import DecodePolicy, Undecodable
-from dinoforge.images.quiet import quiet_pillow
-from dinoforge.images.signatures import SNIFF_BYTES, sniff
 
-__all__ = ["check_pixels", "decode_through_pillow", "orientation_of"]
+__all__ = [
+    "check_pixels",
+    "decode_through_pillow",
+    "has_alpha",
+    "orientation_of",
+    "quiet_pillow",
+    "read_orientation",
+    "to_rgb",
+    "upright",
+]
 
 # EPS starts another program; the others are no pictures in themselves, or only identified.
 _NOT_READ = frozenset({"EPS", "WMF", "MPEG", "HDF5", "GRIB", "BUFR", "FITS", "IPTC"})
@@ -184,3 +192,154 @@ def _unidentified(data: bytes) -> Undecodable:
 def _line(error: BaseException) -> str:
     text = (str(error).splitlines() or [""])[0]
     return text or type(error).__name__
+
+
+class _Quiet:
+    """Ignore warnings raised inside Pillow while any thread is inside.
+
+    ``warnings.catch_warnings`` alone restores the wrong filters when threads overlap: here the
+    first to enter saves them and the last to leave restores them.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._saved = warnings.catch_warnings()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._inside == 0:
+                self._saved = warnings.catch_warnings()
+                self._saved.__enter__()
+                warnings.filterwarnings("ignore", module=r"PIL\.")
+            self._inside += 1
+
+    def __exit__(self, *raised: Any) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                self._saved.__exit__(*raised)
+
+
+quiet_pillow = _Quiet()
+
+
+_ORIENTATION = 0x0112
+# Value -> (exchange rows and columns, then flip rows, flip columns).
+_MOVES = {
+    2: (False, False, True),
+    3: (False, True, True),
+    4: (False, True, False),
+    5: (True, False, False),
+    6: (True, False, True),
+    7: (True, True, True),
+    8: (True, True, False),
+}
+
+
+def read_orientation(image: Image.Image) -> int:
+    """Read the orientation of an opened image, 1 (upright) when absent or senseless.
+
+    TIFF is always 1: Pillow turns its pixels and its size by itself.
+    """
+    if image.format == "TIFF":
+        return 1
+    try:
+        value = image.getexif().get(_ORIENTATION, 1)
+    except Exception:  # noqa: BLE001 - a broken EXIF block may raise anything; it decides nothing
+        return 1
+    return value if isinstance(value, int) and value in _MOVES else 1
+
+
+def upright(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
+    """Apply an orientation to ``[H, W, 3]`` pixels; lossless."""
+    if orientation not in _MOVES:
+        return pixels
+    exchange, flip_rows, flip_columns = _MOVES[orientation]
+    if exchange:
+        pixels = pixels.transpose(1, 0, 2)
+    if flip_rows:
+        pixels = pixels[::-1]
+    if flip_columns:
+        pixels = pixels[:, ::-1]
+    return np.ascontiguousarray(pixels)
+
+
+def has_alpha(image: Image.Image) -> bool:
+    """Tell whether some pixels may be transparent (alpha band, palette entry, color key)."""
+    return image.has_transparency_data
+
+
+def to_rgb(image: Image.Image, background: int) -> NDArray[np.uint8]:
+    """Convert a loaded image to RGB ``[H, W, 3]`` uint8, writable and contiguous.
+
+    Parameters
+    ----------
+    image : PIL.Image.Image
+        Loaded, any mode.
+    background : int
+        Gray level 0..255 that shows through transparent pixels.
+
+    Raises
+    ------
+    Undecodable
+        ``unsupported`` if there is no way from its mode to RGB.
+    """
+    if image.mode.startswith("I") or image.mode == "F":
+        gray = _eight_bits(np.asarray(image))
+        key = image.info.get("transparency")
+        if isinstance(key, int):
+            gray[np.asarray(image) == key] = background
+        return np.repeat(gray[:, :, None], 3, axis=2)
+    if has_alpha(image):
+        return _composited(np.asarray(_convert(image, "RGBA")), background)
+    return np.array(_convert(image, "RGB"))
+
+
+def _eight_bits(values: NDArray) -> NDArray[np.uint8]:
+    """Scale wide gray values: 0..65535 by 1/257, floats in 0..1 by 255, all else by min and max.
+
+    Rounded to nearest. NaN and infinities become 0 and do not count for the range.
+    """
+    if values.dtype.kind in "ui" and values.min() >= 0 and values.max() <= 65_535:
+        return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    wide = values.astype(np.float64)
+    finite = np.isfinite(wide)
+    wide[~finite] = 0.0
+    seen = wide[finite]
+    low, high = (float(seen.min()), float(seen.max())) if seen.size else (0.0, 1.0)
+    if values.dtype.kind == "f" and low >= 0.0 and high <= 1.0:
+        low, high = 0.0, 1.0
+    scaled = (wide - low) * (255.0 / (high - low)) if high > low else np.zeros_like(wide)
+    scaled[~finite] = 0.0
+    return np.rint(scaled).astype(np.uint8)
+
+
+def _composited(rgba: NDArray[np.uint8], background: int) -> NDArray[np.uint8]:
+    alpha = rgba[:, :, 3:].astype(np.uint16)
+    if alpha.min() == 255:
+        return np.array(rgba[:, :, :3])
+    # At most 255 * 255 + 127: stays inside uint16.
+    mixed = rgba[:, :, :3] * alpha + np.uint16(background) * (255 - alpha) + np.uint16(127)
+    return (mixed // 255).astype(np.uint8)
+
+
+def _convert(image: Image.Image, mode: str) -> Image.Image:
+    if image.mode == mode:
+        return image
+    if image.mode in ("La", "RGBa"):  # premultiplied: Pillow converts them in two steps
+        image = image.convert("LA" if image.mode == "La" else "RGBA")
+    try:
+        return _from_lab(image) if image.mode == "LAB" else image.convert(mode)
+    except ValueError as error:
+        raise Undecodable("unsupported", f"mode {image.mode}: {error}") from error
+
+
+def _from_lab(image: Image.Image) -> Image.Image:
+    from PIL import ImageCms
+
+    lab, rgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+    converted = ImageCms.profileToProfile(image, lab, rgb, outputMode="RGB")
+    if converted is None:
+        raise ValueError("no conversion from Lab")
+    return converted

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dinoforge import samples
-from dinoforge.samples import PHOTOGRAPHS, SEED_PHOTOGRAPHS, write_tiles
+from dinoforge.sources import photographs as samples
+from dinoforge.sources.photographs import PHOTOGRAPHS, SEED_PHOTOGRAPHS, write_tiles
 
 pytest.importorskip("skimage", reason='needs "dinoforge[quickstart]"')
 

@@ -4,6 +4,7 @@ Order: temporary file in the same folder, fsync, rename, fsync of the folder.
 """
 
 import contextlib
+import hashlib
 import json
 import os
 import platform
@@ -15,6 +16,8 @@ from dinoforge.errors import cannot_write
 
 __all__ = [
     "fsync_folder",
+    "hash_json",
+    "sha256_file",
     "temporary_name",
     "write_array",
     "write_atomic",
@@ -101,3 +104,15 @@ class _WriteOnly:
 def write_json(path: Path, value: Any) -> None:
     """Write ``value`` atomically as indented JSON with sorted keys (equal values, equal bytes)."""
     write_text(path, json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n")
+
+
+def hash_json(value: Any) -> str:
+    """Hash a JSON value by its canonical form (sorted keys): 64 hexadecimal digits of SHA-256."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def sha256_file(path: Path) -> str:
+    """SHA-256 of a file's bytes, read in pieces."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from dinoforge.errors import UsageError
-from dinoforge.sources import SOURCE_REASONS, find_places
-from dinoforge.sources.places import ImageFile
+from dinoforge.sources import SOURCE_REASONS, discover_files
+from dinoforge.sources.discover import ImageFile
 
 
 def picture(path, value=0):
@@ -35,7 +35,7 @@ def test_folders_are_searched_to_the_bottom_in_the_order_of_names(tmp_path, monk
         picture(tmp_path / name)
     (tmp_path / "b/shard.tar").write_bytes(b"")
     expected = ["a.png", "c.png", "a/deep/down/x.png", "b/1.png", "b/2.png", "b/shard.tar"]
-    assert names(find_places([str(tmp_path)]), tmp_path) == expected
+    assert names(discover_files([str(tmp_path)]), tmp_path) == expected
     walk = os.walk
 
     def shuffled(top, **options):
@@ -44,7 +44,7 @@ def test_folders_are_searched_to_the_bottom_in_the_order_of_names(tmp_path, monk
             yield here, folders, files[::-1]
 
     monkeypatch.setattr(os, "walk", shuffled)
-    assert names(find_places([str(tmp_path)]), tmp_path) == expected
+    assert names(discover_files([str(tmp_path)]), tmp_path) == expected
 
 
 def test_hidden_files_and_folders_are_left_out_and_others_are_told(tmp_path):
@@ -53,7 +53,7 @@ def test_hidden_files_and_folders_are_left_out_and_others_are_told(tmp_path):
         picture(tmp_path / name)
     (tmp_path / "notes.txt").write_text("no image")
     (tmp_path / "gone.png").symlink_to(tmp_path / "nowhere.png")
-    places = find_places([str(tmp_path)])
+    places = discover_files([str(tmp_path)])
     assert names(places, tmp_path) == ["seen.png"]
     assert reasons(places) == {"notes.txt": "other_file", "gone.png": "unreadable"}
 
@@ -61,7 +61,7 @@ def test_hidden_files_and_folders_are_left_out_and_others_are_told(tmp_path):
 def test_content_makes_an_image_where_the_name_does_not(tmp_path):
     picture(tmp_path / "a.png")
     shutil.move(tmp_path / "a.png", tmp_path / "no_suffix")
-    assert names(find_places([str(tmp_path)]), tmp_path) == ["no_suffix"]
+    assert names(discover_files([str(tmp_path)]), tmp_path) == ["no_suffix"]
 
 
 def test_links_are_followed_and_loops_end(tmp_path):
@@ -71,7 +71,7 @@ def test_links_are_followed_and_loops_end(tmp_path):
     (tmp_path / "in/self").symlink_to(tmp_path / "in/self")
     picture(tmp_path / "elsewhere/2.png")
     (tmp_path / "in/linked").symlink_to(tmp_path / "elsewhere")
-    places = find_places([str(tmp_path / "in")])
+    places = discover_files([str(tmp_path / "in")])
     assert names(places, tmp_path / "in") == ["here/1.png", "linked/2.png"]
     assert reasons(places) == {"self": "unreadable"}
 
@@ -79,27 +79,27 @@ def test_links_are_followed_and_loops_end(tmp_path):
 def test_ranges_and_patterns_name_their_files_in_order(tmp_path):
     for number in (0, 1, 2, 10):
         picture(tmp_path / f"x-{number:06d}.png")
-    ranged = find_places([f"{tmp_path}/x-{{000000..000002}}.png"])
+    ranged = discover_files([f"{tmp_path}/x-{{000000..000002}}.png"])
     assert names(ranged, tmp_path) == ["x-000000.png", "x-000001.png", "x-000002.png"]
-    assert names(find_places([f"{tmp_path}/x-*0.png"]), tmp_path) == [
+    assert names(discover_files([f"{tmp_path}/x-*0.png"]), tmp_path) == [
         "x-000000.png",
         "x-000010.png",
     ]
-    both = find_places([f"{tmp_path}/x-00000{{0..1}}*.png"])
+    both = discover_files([f"{tmp_path}/x-00000{{0..1}}*.png"])
     assert names(both, tmp_path) == ["x-000000.png", "x-000001.png"]
     picture(tmp_path / "deep/er/y.png")
-    assert names(find_places([f"{tmp_path}/**/y.png"]), tmp_path) == ["deep/er/y.png"]
+    assert names(discover_files([f"{tmp_path}/**/y.png"]), tmp_path) == ["deep/er/y.png"]
 
 
 def test_a_gap_in_a_range_is_named(tmp_path):
     picture(tmp_path / "x-000000.png")
     with pytest.raises(UsageError, match=r"no such file or folder - .*x-000001\.png"):
-        find_places([f"{tmp_path}/x-{{000000..000001}}.png"])
+        discover_files([f"{tmp_path}/x-{{000000..000001}}.png"])
 
 
 def test_a_file_whose_name_looks_like_a_pattern_is_taken_as_it_is(tmp_path):
     picture(tmp_path / "x[1]{0..3}.png")
-    places = find_places([str(tmp_path / "x[1]{0..3}.png")])
+    places = discover_files([str(tmp_path / "x[1]{0..3}.png")])
     assert names(places, tmp_path) == ["x[1]{0..3}.png"]
 
 
@@ -109,7 +109,7 @@ def test_every_bad_path_is_told_at_once(tmp_path):
     (tmp_path / "texts/a.txt").write_text("x")
     paths = [str(tmp_path / name) for name in ("none", "empty", "texts", "*.tar")]
     with pytest.raises(UsageError) as caught:
-        find_places([*paths, "", "x" * 5000])
+        discover_files([*paths, "", "x" * 5000])
     told = [(fault.what, fault.where) for fault in caught.value.faults]
     assert told == [
         ("no such file or folder", paths[0]),
@@ -123,14 +123,14 @@ def test_every_bad_path_is_told_at_once(tmp_path):
 
 def test_an_added_or_replaced_file_changes_the_fingerprint(tmp_path):
     first = picture(tmp_path / "1.png")
-    before = find_places([str(tmp_path)]).fingerprint()
-    assert find_places([str(tmp_path)]).fingerprint() == before
+    before = discover_files([str(tmp_path)]).fingerprint()
+    assert discover_files([str(tmp_path)]).fingerprint() == before
     picture(tmp_path / "2.png")
-    added = find_places([str(tmp_path)]).fingerprint()
+    added = discover_files([str(tmp_path)]).fingerprint()
     os.utime(first, ns=(1, 1))
-    assert len({before, added, find_places([str(tmp_path)]).fingerprint()}) == 3
+    assert len({before, added, discover_files([str(tmp_path)]).fingerprint()}) == 3
 
 
 def test_a_folder_that_ends_like_a_tar_is_a_folder(tmp_path):
     picture(tmp_path / "photos.tar/1.png")
-    assert names(find_places([str(tmp_path)]), tmp_path) == ["photos.tar/1.png"]
+    assert names(discover_files([str(tmp_path)]), tmp_path) == ["photos.tar/1.png"]

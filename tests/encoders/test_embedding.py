@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from dinoforge.cli.main import main
-from dinoforge.embedding import embed_images
 from dinoforge.encoders import make_encoder
+from dinoforge.encoders.embedding import embed_images
 from dinoforge.errors import UsageError
 from dinoforge.images import decode
 from dinoforge.tables import read_table

@@ -10,18 +10,25 @@ from pathlib import Path
 
 from dinoforge.curated import shards_folder, summary_path
 from dinoforge.errors import Fault, UsageError
-from dinoforge.hashing import hash_json
+from dinoforge.files import hash_json
 from dinoforge.images import SNIFF_BYTES, has_image_suffix, sniff
 from dinoforge.shards import Problem, in_words, problem
-from dinoforge.sources.classes import CLASS_LISTS
 
-__all__ = ["SOURCE_REASONS", "ImageFile", "Places", "find_places", "is_tar_name"]
+__all__ = [
+    "SOURCE_REASONS",
+    "_CLASS_LISTS",
+    "ImageFile",
+    "SourceFiles",
+    "discover_files",
+    "is_tar_name",
+]
 
 SOURCE_REASONS: Mapping[str, str] = {
     "other_file": "neither an image nor a tar, by name and by content: skipped",
     "unreadable": "it cannot be opened or read",
 }
 
+_CLASS_LISTS = ("classes.txt", "classes.tsv")
 _TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 
@@ -37,7 +44,7 @@ class ImageFile:
 
 
 @dataclass
-class Places:
+class SourceFiles:
     """Everything that some paths lead to; sorted inside each path, paths in the order given."""
 
     items: list[ImageFile | str] = field(default_factory=list)  # a str is the path of a tar
@@ -70,7 +77,7 @@ def is_tar_name(name: str) -> bool:
     return name.lower().endswith(_TAR_SUFFIXES)
 
 
-def find_places(paths: Sequence[str]) -> Places:
+def discover_files(paths: Sequence[str]) -> SourceFiles:
     """Find images and tars.
 
     Parameters
@@ -83,7 +90,7 @@ def find_places(paths: Sequence[str]) -> Places:
     UsageError
         All paths that are missing or hold neither an image nor a tar.
     """
-    places = Places()
+    sources = SourceFiles()
     faults: list[Fault] = []
     for path in paths:
         try:
@@ -99,26 +106,26 @@ def find_places(paths: Sequence[str]) -> Places:
                     "give a folder, a tar or a pattern that holds images",
                 )
             )
-        places.items.extend(found.items)
-        places.problems.extend(found.problems)
+        sources.items.extend(found.items)
+        sources.problems.extend(found.problems)
     if faults:
         raise UsageError(faults=faults)
-    return places
+    return sources
 
 
-def _one(path: str) -> Places:
+def _one(path: str) -> SourceFiles:
     names = [path] if _exists(path) else list(_expanded(path))
     if not names:
         raise UsageError(what="no such file or folder", where=path, do="check the path")
-    places = Places()
+    sources = SourceFiles()
     for name in names:
         if not _exists(name):
             raise UsageError(what="no such file or folder", where=name, do="check the path")
         if Path(name).is_dir():
-            _add_folder(_shards_of_run(Path(name)), places)
+            _add_folder(_shards_of_run(Path(name)), sources)
         else:
-            _add_file(name, str(Path(name).parent), places)
-    return places
+            _add_file(name, str(Path(name).parent), sources)
+    return sources
 
 
 def _exists(path: str) -> bool:
@@ -156,13 +163,13 @@ def _shards_of_run(folder: Path) -> Path:
     return shards_folder(folder)
 
 
-def _add_folder(folder: Path, places: Places) -> None:
+def _add_folder(folder: Path, sources: SourceFiles) -> None:
     """Walk a folder in the order of its names; follow links, but no folder twice."""
     seen: set[tuple[int, int]] = set()
 
     def failed(error: OSError) -> None:
         where = str(error.filename or folder)
-        places.problems.append(problem(where, "", "unreadable", error.strerror or str(error)))
+        sources.problems.append(problem(where, "", "unreadable", error.strerror or str(error)))
 
     for here, folders, files in os.walk(folder, followlinks=True, onerror=failed):
         facts = Path(here).stat()
@@ -174,26 +181,26 @@ def _add_folder(folder: Path, places: Places) -> None:
         present = set(files)
         for name in sorted(files):
             if not name.startswith(".") and not _goes_with_tars(name, present):
-                _add_file(os.path.join(here, name), str(folder), places)  # noqa: PTH118 - hot
+                _add_file(os.path.join(here, name), str(folder), sources)  # noqa: PTH118 - hot
 
 
 def _goes_with_tars(name: str, present: set[str]) -> bool:
     """Tell whether a file is read together with tars: their class names, a checksum file."""
     stem, _, suffix = name.rpartition(".")
-    return name in CLASS_LISTS or (suffix == "json" and f"{stem}.tar" in present)
+    return name in _CLASS_LISTS or (suffix == "json" and f"{stem}.tar" in present)
 
 
-def _add_file(path: str, root: str, places: Places) -> None:
+def _add_file(path: str, root: str, sources: SourceFiles) -> None:
     if is_tar_name(path):
-        places.items.append(path)
+        sources.items.append(path)
         return
     facts = _facts(path)
     if facts is None:
-        places.problems.append(problem(path, "", "unreadable", "no file behind the name"))
+        sources.problems.append(problem(path, "", "unreadable", "no file behind the name"))
     elif has_image_suffix(path) or _looks_like_an_image(path):
-        places.items.append(ImageFile(path, root, *facts))
+        sources.items.append(ImageFile(path, root, *facts))
     else:
-        places.problems.append(problem(path, "", "other_file"))
+        sources.problems.append(problem(path, "", "other_file"))
 
 
 def _facts(path: str) -> tuple[int, int] | None:

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from dinoforge.atomic_file import write_array
-from dinoforge.encoders import Encoder, make_encoder
+from dinoforge.encoders import make_encoder
+from dinoforge.encoders.encoder import Encoder
 from dinoforge.errors import UsageError
+from dinoforge.files import write_array
 from dinoforge.images import Undecodable
 from dinoforge.progress import Progress
 from dinoforge.sources import LISTING_SCHEMA, ImageSet, open_images

@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from dinoforge.atomic_file import write_text
 from dinoforge.errors import UsageError
+from dinoforge.files import write_text
 from dinoforge.images import decode, resize
 
 __all__ = ["PHOTOGRAPHS", "SEED_PHOTOGRAPHS", "TileFolders", "write_tiles"]
