@@ -14,14 +14,7 @@ from dinoforge.files import hash_json
 from dinoforge.images import SNIFF_BYTES, has_image_suffix, sniff
 from dinoforge.shards import Problem, in_words, problem
 
-__all__ = [
-    "SOURCE_REASONS",
-    "_CLASS_LISTS",
-    "ImageFile",
-    "SourceFiles",
-    "discover_files",
-    "is_tar_name",
-]
+__all__ = ["SOURCE_REASONS", "ImageFile", "SourceFiles", "discover_files", "is_tar_name"]
 
 SOURCE_REASONS: Mapping[str, str] = {
     "other_file": "neither an image nor a tar, by name and by content: skipped",
