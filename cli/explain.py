@@ -51,6 +51,8 @@ def _explain_key(args: argparse.Namespace) -> int:
         print(f"{help_.key}  (dinoforge {command})")
         print(f"  type:    {help_.type}")
         print(f"  default: {help_.default}")
+        if help_.range:
+            print(f"  range:   {help_.range}")
         print(f"  meaning: {help_.meaning or '-'}")
         print(f"  owner:   {help_.where}")
     return 0

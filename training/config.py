@@ -7,8 +7,18 @@ recipes in ``configs/training`` say what they change.
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from math import gcd
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
+from dinoforge.config import (
+    Fraction,
+    NonEmpty,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Range,
+    find_faults,
+)
 from dinoforge.errors import Fault, UsageError
 from dinoforge.images import DecodePolicy
 from dinoforge.models.config import ARCHITECTURES, PositionMode, VitConfig
@@ -29,32 +39,25 @@ __all__ = [
 ]
 
 
+Beta = Annotated[float, Range(0, 1, exclude=(1,))]
+
+
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
     """Images to train on; labels are never read."""
 
     # folders, tars, globs, or a curation run (its shards); relative to the working folder
-    paths: list[str] = field(default_factory=list)
-    num_workers: int = 0  # processes that decode and crop; any number gives the same batches
+    paths: Annotated[list[str], NonEmpty("folder")] = field(default_factory=list)
+    num_workers: NonNegativeInt = 0  # processes that decode and crop; batches do not depend on it
     # images are shrunk once, as they are decoded, to this shorter side in pixels: photographs of
     # many megapixels fit the cache and are cropped fast; 0 never shrinks
-    max_side: int = 0
+    max_side: NonNegativeInt = 0
     # decoded images in memory: "auto" when all of them fit in cache_mib
     cache: Literal["auto", "decoded", "none"] = "auto"
-    cache_mib: int = 1024  # memory for decoded images under cache=auto, MiB
+    cache_mib: NonNegativeInt = 1024  # memory for decoded images under cache=auto, MiB
     # share of the images seen that may be undecodable (each is replaced by the next and counted);
     # more stop the run, but never ten or fewer
-    max_bad_share: float = 0.01
-
-    def faults(self, at: str) -> Iterator[Fault]:
-        """Find missing paths and numbers out of range."""
-        if not self.paths:
-            yield Fault(f"`{at}.paths` is empty", "recipe", f"add {at}.paths=[FOLDER]")
-        for name in ("max_side", "num_workers", "cache_mib"):
-            if getattr(self, name) < 0:
-                yield Fault(f"`{at}.{name}` is {getattr(self, name)}", "recipe", "give 0 or more")
-        if not 0 <= self.max_bad_share <= 1:
-            yield Fault(f"`{at}.max_bad_share` is {self.max_bad_share}", "recipe", "give 0 to 1")
+    max_bad_share: Fraction = 0.01
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,27 +66,22 @@ class ModelConfig:
 
     # small, base, large, giant as released; custom takes width, depth, heads, ffn below
     architecture: Literal["small", "base", "large", "giant", "custom"] = "small"
-    patch_size: int = 14  # side of a patch, pixels
-    width: int = 384  # channels of a token (custom)
-    depth: int = 12  # blocks (custom)
-    heads: int = 6  # attention heads (custom)
+    patch_size: PositiveInt = 14  # side of a patch, pixels
+    width: PositiveInt = 384  # channels of a token (custom)
+    depth: PositiveInt = 12  # blocks (custom)
+    heads: PositiveInt = 6  # attention heads (custom)
     ffn: Literal["auto", "mlp", "swiglu"] = "auto"  # auto: swiglu for giant, else mlp
-    registers: int = 0  # register tokens (Darcet et al. 2023)
-    layer_scale: float = 1e-5  # initial LayerScale; 0 builds none
+    registers: NonNegativeInt = 0  # register tokens (Darcet et al. 2023)
+    layer_scale: NonNegativeFloat = 1e-5  # initial LayerScale; 0 builds none
     positions: PositionMode = "offset"  # how positions are resampled to other crop sizes
-    drop_path: float = 0.0  # share of samples that skip each residual branch (by subset)
+    drop_path: Annotated[float, Range(0, 1, exclude=(1,))] = (
+        0.0  # share of samples that skip each residual branch (by subset)
+    )
     init: Literal["published", "xavier"] = "published"  # xavier for a width below 384
     # back end; auto: the fastest here (tried on a GPU, by rule on a CPU), kept when a run resumes
     attention: Literal["auto", "sdpa", "plain", "varlen", "xformers"] = "auto"
     # packed: linear layers run once over the tokens of all crops; auto: packed on a GPU
     packing: Literal["auto", "packed", "separate"] = "auto"
-
-    def faults(self, at: str) -> Iterator[Fault]:
-        """Find values out of range."""
-        if not 0 <= self.drop_path < 1:
-            yield Fault(f"`{at}.drop_path` is {self.drop_path}", "recipe", "give 0 <= rate < 1")
-        if self.registers < 0:
-            yield Fault(f"`{at}.registers` is {self.registers}", "recipe", "give 0 or more")
 
     def vit(self, image_size: int) -> VitConfig:
         """Return what `dinoforge.models` builds, with the grid of ``image_size`` pixels."""
@@ -109,31 +107,19 @@ class ModelConfig:
 class HeadConfig:
     """Projection head: MLP, bottleneck, prototypes."""
 
-    prototypes: int = 65536  # K
-    bottleneck: int = 256  # width before the prototypes
-    hidden: int = 2048  # width of the hidden layers
-    layers: int = 3  # linear layers before the prototypes
-
-    def faults(self, at: str) -> Iterator[Fault]:
-        """Find sizes below 1."""
-        for name in ("prototypes", "bottleneck", "hidden", "layers"):
-            if getattr(self, name) < 1:
-                yield Fault(f"`{at}.{name}` is {getattr(self, name)}", "recipe", "give 1 or more")
+    prototypes: PositiveInt = 65536  # K
+    bottleneck: PositiveInt = 256  # width before the prototypes
+    hidden: PositiveInt = 2048  # width of the hidden layers
+    layers: PositiveInt = 3  # linear layers before the prototypes
 
 
 @dataclass(frozen=True, kw_only=True)
 class LossConfig:
     """Weights of the three terms; 0 leaves a term out."""
 
-    dino: float = 1.0  # cross-entropy between views
-    ibot: float = 1.0  # cross-entropy on masked patches
-    koleo: float = 0.1  # on each of the two global crops
-
-    def faults(self, at: str) -> Iterator[Fault]:
-        """Find negative weights."""
-        for name in ("dino", "ibot", "koleo"):
-            if getattr(self, name) < 0:
-                yield Fault(f"`{at}.{name}` is {getattr(self, name)}", "recipe", "give 0 or more")
+    dino: NonNegativeFloat = 1.0  # cross-entropy between views
+    ibot: NonNegativeFloat = 1.0  # cross-entropy on masked patches
+    koleo: NonNegativeFloat = 0.1  # on each of the two global crops
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,79 +127,54 @@ class TeacherConfig:
     """EMA teacher and its targets (DINOv2, table 16)."""
 
     balance: Literal["sinkhorn", "centering"] = "sinkhorn"  # what prevents collapse
-    temperature_start: float = 0.04  # teacher temperature at step 0
-    temperature: float = 0.07  # after temperature_warmup steps
+    temperature_start: PositiveFloat = 0.04  # teacher temperature at step 0
+    temperature: PositiveFloat = 0.07  # after temperature_warmup steps
     # steps; null: 30 % of all, 37,500 of the published 125,000
     temperature_warmup: int | None = None
-    momentum_start: float = 0.992  # share of the old teacher kept at a step; cosine to the end
-    momentum_end: float = 1.0  # at the last step
+    momentum_start: Fraction = 0.992  # share of the old teacher kept at a step; cosine to the end
+    momentum_end: Fraction = 1.0  # at the last step
 
     def faults(self, at: str) -> Iterator[Fault]:
-        """Find temperatures and momenta out of range."""
-        if not 0 < self.temperature_start <= self.temperature:
-            yield Fault(
-                f"`{at}.temperature_start` is {self.temperature_start}",
-                "recipe",
-                f"give 0 < start <= {at}.temperature",
-            )
-        if not 0 <= self.momentum_start <= self.momentum_end <= 1:
-            yield Fault(
-                f"`{at}.momentum_start` is {self.momentum_start}",
-                "recipe",
-                "give 0 <= start <= end <= 1",
-            )
+        """Find schedules that would run backward."""
+        for start, end in (
+            ("temperature_start", "temperature"),
+            ("momentum_start", "momentum_end"),
+        ):
+            if getattr(self, start) > getattr(self, end):
+                text = f"`{at}.{start}` is {getattr(self, start)}"
+                yield Fault(text, "recipe", f"give at most {at}.{end} ({getattr(self, end)})")
 
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
     """AdamW and its schedules."""
 
-    lr: float = 4e-3  # base learning rate, see lr_rule
+    lr: PositiveFloat = 4e-3  # base learning rate, see lr_rule
     # sqrt_1024: lr * sqrt(batch / 1024) as in DINOv2; none: as given
     lr_rule: Literal["sqrt_1024", "none"] = "sqrt_1024"
-    lr_end: float = 1e-6  # at the end of the cosine; not scaled
+    lr_end: NonNegativeFloat = 1e-6  # at the end of the cosine; not scaled
     # steps of linear warm-up from 0; null: 10 % of all, 12,500 of the published 125,000
     warmup: int | None = None
-    weight_decay_start: float = 0.04  # cosine from here
-    weight_decay_end: float = 0.4  # to here
-    betas: tuple[float, float] = (0.9, 0.999)  # AdamW
-    clip: float = 3.0  # largest gradient norm of each sub-network; 0 never clips
-    layerwise_decay: float = 0.9  # learning rate of block i is scaled by this ** (depth - i)
-    patch_embed_lr: float = 0.2  # another factor for the patch embedding
+    weight_decay_start: NonNegativeFloat = 0.04  # cosine from here
+    weight_decay_end: NonNegativeFloat = 0.4  # to here
+    betas: tuple[Beta, Beta] = (0.9, 0.999)  # AdamW
+    clip: NonNegativeFloat = 3.0  # largest gradient norm of each sub-network; 0 never clips
+    layerwise_decay: Annotated[float, Range(0, 1, exclude=(0,))] = (
+        0.9  # learning rate of block i is scaled by this ** (depth - i)
+    )
+    patch_embed_lr: NonNegativeFloat = 0.2  # another factor for the patch embedding
     # steps with learning rate 0 for the prototypes; null: 1 % of all, 1,250 of 125,000
     freeze_last_layer: int | None = None
-
-    def faults(self, at: str) -> Iterator[Fault]:
-        """Find rates out of range."""
-        if self.lr <= 0:
-            yield Fault(f"`{at}.lr` is {self.lr}", "recipe", "give more than 0")
-        for name in ("lr_end", "weight_decay_start", "weight_decay_end", "clip", "patch_embed_lr"):
-            if getattr(self, name) < 0:
-                yield Fault(f"`{at}.{name}` is {getattr(self, name)}", "recipe", "give 0 or more")
-        if not all(0 <= beta < 1 for beta in self.betas):
-            yield Fault(f"`{at}.betas` is {self.betas}", "recipe", "give 0 <= beta < 1")
-        if not 0 < self.layerwise_decay <= 1:
-            yield Fault(
-                f"`{at}.layerwise_decay` is {self.layerwise_decay}", "recipe", "give 0 < decay <= 1"
-            )
 
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointConfig:
     """When to save and what to keep; the last step is always saved."""
 
-    every: int = 3750  # steps between checkpoints
-    keep: int = 3  # newest checkpoints kept
-    keep_every: int = 0  # also keep those at multiples of this many steps; 0 none
-    export_every: int = 12500  # steps between exported backbones that are kept for good
-
-    def faults(self, at: str) -> Iterator[Fault]:
-        """Find numbers below their least."""
-        for name, least in (("every", 1), ("keep", 1), ("keep_every", 0), ("export_every", 1)):
-            if getattr(self, name) < least:
-                yield Fault(
-                    f"`{at}.{name}` is {getattr(self, name)}", "recipe", f"give {least} or more"
-                )
+    every: PositiveInt = 3750  # steps between checkpoints
+    keep: PositiveInt = 3  # newest checkpoints kept
+    keep_every: NonNegativeInt = 0  # also keep those at multiples of this many steps; 0 none
+    export_every: PositiveInt = 12500  # steps between exported backbones that are kept for good
 
 
 # How a run is spread over its ranks once `auto` is settled; single: there is one rank.
@@ -229,27 +190,23 @@ class ParallelConfig:
     # ddp: each rank holds everything; fsdp: parameters sharded over all ranks; hsdp: over `shard`
     # ranks, and copies of that; auto: ddp below 100 M parameters, else fsdp
     mode: Literal["auto", "ddp", "fsdp", "hsdp"] = "auto"
-    shard: int = 0  # ranks that hold one copy together under hsdp; 0: those of one machine
-    accumulate: int = 1  # micro-batches that a rank's part of a step is cut into
+    shard: NonNegativeInt = (
+        0  # ranks that hold one copy together under hsdp; 0: those of one machine
+    )
+    accumulate: PositiveInt = 1  # micro-batches that a rank's part of a step is cut into
     # blocks: keep the input of every block only and compute it again; less memory, a third slower
     activation_checkpointing: Literal["none", "blocks"] = "none"
     compile: bool = False  # torch.compile, block by block
-    timeout_s: float = 600.0  # longest wait for another rank, seconds
+    timeout_s: PositiveFloat = 600.0  # longest wait for another rank, seconds
 
     def faults(self, at: str) -> Iterator[Fault]:
-        """Find numbers out of range."""
-        if self.shard < 0:
-            yield Fault(f"`{at}.shard` is {self.shard}", "recipe", "give 0 or more")
+        """Find a ``shard`` without effect."""
         if self.shard > 0 and self.mode != "hsdp":
             yield Fault(
-                f"`{at}.shard` {self.shard} says nothing under `{at}.mode` {self.mode}",
+                f"`{at}.shard` {self.shard} has no effect with `{at}.mode` {self.mode}",
                 "recipe",
                 f"give {at}.mode=hsdp, or {at}.shard=0",
             )
-        if self.accumulate < 1:
-            yield Fault(f"`{at}.accumulate` is {self.accumulate}", "recipe", "give 1 or more")
-        if self.timeout_s <= 0:
-            yield Fault(f"`{at}.timeout_s` is {self.timeout_s}", "recipe", "give seconds above 0")
 
     def resolve_mode(self, num_ranks: int, parameters: int) -> Mode:
         """Settle ``auto``: what a run does and what its plan counts.
@@ -280,17 +237,19 @@ class TrainingConfig:
 
     out: str = "???"  # run folder
     seed: int = 0  # decides weights, order, crops and masks
-    steps: int = 125000  # optimizer updates
-    batch_size: int = 64  # images a step, over all ranks
+    steps: PositiveInt = 125000  # optimizer updates
+    batch_size: PositiveInt = 64  # images a step, over all ranks
     # images that KoLeo seeks neighbors in and that stochastic depth draws its subsets from. 0:
     # those of a rank's micro-batch, as published, so that results depend on the number of ranks
-    group_size: int = 0
+    group_size: NonNegativeInt = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: cuda if there is one
     # auto: bfloat16 autocast where the device multiplies it faster; what must be float32 stays
     # float64 is for proofs
     precision: Literal["auto", "float32", "bfloat16", "float64"] = "auto"
-    threads: int = 0  # CPU threads of a rank; 0 shares the cores of this process among them
-    log_every: int = 10  # steps between lines of metrics.jsonl
+    threads: NonNegativeInt = (
+        0  # CPU threads of a rank; 0 shares the cores of this process among them
+    )
+    log_every: PositiveInt = 10  # steps between lines of metrics.jsonl
     separate_heads: bool = True  # False: masked patches use the DINO head (DINOv2 "fast")
     data: DataConfig = field(default_factory=DataConfig)
     decode: DecodePolicy = field(default_factory=DecodePolicy)
@@ -395,12 +354,7 @@ class TrainingConfig:
 
     def faults(self, at: str) -> Iterator[Fault]:  # noqa: ARG002 - the rule of the protocol
         """Find what does not fit together."""
-        least_of = {"steps": 1, "batch_size": 1, "log_every": 1, "group_size": 0, "threads": 0}
-        for name, least in least_of.items():
-            if getattr(self, name) < least:
-                yield Fault(f"`{name}` is {getattr(self, name)}", "recipe", f"give {least} or more")
-        if self.steps >= 1:
-            yield from self._phase_faults()
+        yield from self._phase_faults()
         patch = self.model.patch_size
         if 0 < self.data.max_side < self.crops.global_size:
             yield Fault(
@@ -417,4 +371,4 @@ class TrainingConfig:
                     "change one of them",
                 )
                 return
-        yield from self.model.vit(self.crops.global_size).faults("model")
+        yield from find_faults(self.model.vit(self.crops.global_size), "model")

@@ -12,6 +12,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from dinoforge.config.ranges import describe_range
+
 __all__ = ["KeyHelp", "describe_keys", "nearest"]
 
 
@@ -22,6 +24,7 @@ class KeyHelp:
     key: str  # dotted, e.g. "optimizer.lr"; list elements as "sources[].role"
     type: str
     default: str
+    range: str  # of its values, e.g. "1 or more"; "" for all
     meaning: str  # the comment beside the field: meaning, unit, source
     where: str  # dataclass that owns the key
 
@@ -56,6 +59,7 @@ def _walk(cls: type, prefix: str) -> Iterator[KeyHelp]:
             key=key,
             type=type_name(hint),
             default=_default(field),
+            range=describe_range(typing.get_type_hints(cls, include_extras=True)[field.name]),
             meaning=comments.get(field.name, ""),
             where=f"{cls.__module__}.{cls.__qualname__}",
         )

@@ -1,7 +1,6 @@
 """Merge defaults, recipe and ``key=value`` into a frozen dataclass, finding all faults at once."""
 
 import dataclasses
-import math
 import re
 import typing
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,6 +13,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
 from dinoforge.config.keys import describe_keys, nearest
+from dinoforge.config.ranges import find_faults
 from dinoforge.errors import Fault, UsageError
 
 __all__ = [
@@ -115,7 +115,8 @@ def load_recipe(
         config = typing.cast("C", OmegaConf.to_object(merged))
         given = {leaf.key: leaf.where for leaf in leaves}
         faults.extend(
-            _as_written(fault, given, source, shown_prefix) for fault in _rule_faults(config)
+            _as_written(fault, given, source, shown_prefix)
+            for fault in dict.fromkeys(find_faults(config))
         )
     if faults:
         raise UsageError(faults=faults)
@@ -347,30 +348,3 @@ def _place_of(key: str, given: Mapping[str, str]) -> str | None:
             return given[key]
         key = key.rpartition(".")[0]
     return inside[-1] if inside else None
-
-
-def _rule_faults(config: Any) -> Iterator[Fault]:
-    """Faults of a dataclass and of those inside it, plus floats that are not finite."""
-    seen: set[Fault] = set()
-    for fault in _walk_faults(config, ""):
-        if fault not in seen:
-            seen.add(fault)
-            yield fault
-
-
-def _walk_faults(value: Any, at: str) -> Iterator[Fault]:
-    if isinstance(value, float) and not math.isfinite(value):
-        yield Fault(f"`{at}` is {value}", _RECIPE, "give a finite number")
-    elif isinstance(value, list | tuple):
-        for index, part in enumerate(value):
-            yield from _walk_faults(part, f"{at}[{index}]")
-    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
-        for field in dataclasses.fields(value):
-            inner = f"{at}.{field.name}" if at else field.name
-            yield from _walk_faults(getattr(value, field.name), inner)
-        rules = getattr(value, "faults", None)
-        own = [getattr(value, field.name) for field in dataclasses.fields(value)]
-        if any(isinstance(part, float) and not math.isfinite(part) for part in own):
-            rules = None  # told already; to a comparison with NaN every rule seems broken
-        if rules is not None:
-            yield from rules(at)

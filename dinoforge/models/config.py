@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
+from dinoforge.config import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from dinoforge.errors import Fault
 
 __all__ = ["ARCHITECTURES", "IMAGE_MEAN", "IMAGE_STD", "Architecture", "PositionMode", "VitConfig"]
@@ -36,16 +37,16 @@ ARCHITECTURES: Mapping[str, Architecture] = {
 class VitConfig:
     """One vision transformer: everything that its weights' shapes or its output depend on."""
 
-    width: int = 384  # D, channels of a token
-    depth: int = 12  # L, blocks
-    heads: int = 6  # H, attention heads; width / heads channels each
-    patch_size: int = 14  # side of a patch, pixels
+    width: PositiveInt = 384  # D, channels of a token
+    depth: PositiveInt = 12  # L, blocks
+    heads: PositiveInt = 6  # H, attention heads; width / heads channels each
+    patch_size: PositiveInt = 14  # side of a patch, pixels
     ffn: Literal["mlp", "swiglu"] = "mlp"
-    ffn_ratio: float = 4.0  # hidden width / width; SwiGLU takes 2/3 of it, rounded up to 8
-    registers: int = 0  # register tokens (Darcet et al. 2023); 0 or 4 in released models
-    layer_scale: float = 1e-5  # initial LayerScale (Touvron et al. 2021); 0 builds none
+    ffn_ratio: PositiveFloat = 4.0  # hidden width / width; SwiGLU takes 2/3 of it, rounded up to 8
+    registers: NonNegativeInt = 0  # register tokens (Darcet et al. 2023); 0 or 4 in released models
+    layer_scale: NonNegativeFloat = 1e-5  # initial LayerScale (Touvron et al. 2021); 0 builds none
     bias: bool = True  # biases of qkv, projection and feed-forward layers
-    image_size: int = 224  # side, pixels, of the position embedding's native grid
+    image_size: PositiveInt = 224  # side, pixels, of the position embedding's native grid
     # how positions are resampled to another grid: "offset" (grid + 0.1, no antialias) is
     # DINOv2; "size_antialias" is DINOv2 with registers and timm; "size" is transformers
     positions: PositionMode = "offset"
@@ -84,14 +85,8 @@ class VitConfig:
         return f"vit_{size}_patch{self.patch_size}{registers}"
 
     def faults(self, at: str) -> Iterator[Fault]:
-        """Find sizes out of range and sizes that do not divide."""
-        sizes = ("width", "depth", "heads", "patch_size", "image_size")
-        small = [name for name in sizes if getattr(self, name) < 1]
-        small += [name for name in ("registers", "layer_scale") if getattr(self, name) < 0]
-        small += ["ffn_ratio"] if self.ffn_ratio <= 0 else []
-        for name in small:
-            yield Fault(f"`{at}.{name}` is {getattr(self, name)}", "recipe", "give a larger one")
-        for size, part in () if small else (("width", "heads"), ("image_size", "patch_size")):
+        """Find sizes that do not divide."""
+        for size, part in (("width", "heads"), ("image_size", "patch_size")):
             value, divisor = getattr(self, size), getattr(self, part)
             if value % divisor:
                 yield Fault(

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from dinoforge.config import find_faults
 from dinoforge.errors import UsageError
 from dinoforge.models import VitConfig, build_vit
 from dinoforge.models.position import interpolate_positions, resampling_matrix
@@ -11,7 +12,7 @@ TINY = {"width": 32, "depth": 2, "heads": 2, "patch_size": 7, "image_size": 28}
 
 
 def faults(**changes):
-    return [str(fault) for fault in VitConfig(**(TINY | changes)).faults("model")]
+    return [str(fault) for fault in find_faults(VitConfig(**(TINY | changes)), "model")]
 
 
 def test_a_picture_that_is_no_whole_number_of_patches_is_refused_with_its_size():
