@@ -90,11 +90,12 @@ def test_every_key_says_what_it_means(kind):
     assert {key.key for key in keys if not key.meaning.strip()} == set()
 
 
-def test_explain_tells_meaning_type_default_and_owner_of_a_key(capsys):
+def test_explain_prints_type_default_range_meaning_and_owner_of_a_key(capsys):
     assert main(["explain", "teacher.momentum_start"]) == 0
     told = dict(line.strip().split(":", 1) for line in capsys.readouterr().out.splitlines()[1:])
-    assert set(told) == {"type", "default", "meaning", "owner"}
+    assert set(told) == {"type", "default", "range", "meaning", "owner"}
     assert told["type"].strip() == "float"
+    assert told["range"].strip() == "0 to 1"
     assert float(told["default"]) == pytest.approx(0.992, abs=0.01)
     assert len(told["meaning"]) > 10
     assert "TeacherConfig" in told["owner"]
