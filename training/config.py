@@ -47,7 +47,7 @@ class DataConfig:
     """Images to train on; labels are never read."""
 
     # folders, tars, globs, or a curation run (its shards); relative to the working folder
-    paths: Annotated[list[str], NonEmpty("folder")] = field(default_factory=list)
+    paths: Annotated[list[str], NonEmpty] = field(default_factory=list)
     num_workers: NonNegativeInt = 0  # processes that decode and crop; batches do not depend on it
     # images are shrunk once, as they are decoded, to this shorter side in pixels: photographs of
     # many megapixels fit the cache and are cropped fast; 0 never shrinks

@@ -16,31 +16,30 @@ from dinoforge.config.load import (
     to_plain,
 )
 from dinoforge.config.ranges import (
+    Allowed,
     Config,
     Fraction,
-    Matches,
     NonEmpty,
     NonNegativeFloat,
     NonNegativeInt,
-    OneOf,
     PositiveFloat,
     PositiveInt,
     Range,
     find_faults,
+    one_of,
 )
 from dinoforge.config.recipes import RECIPE_KINDS, find_recipe, list_recipes, recipe_folder
 
 __all__ = [
     "RECIPE_KINDS",
+    "Allowed",
     "Config",
     "Fraction",
     "KeyHelp",
     "Loaded",
-    "Matches",
     "NonEmpty",
     "NonNegativeFloat",
     "NonNegativeInt",
-    "OneOf",
     "PositiveFloat",
     "PositiveInt",
     "Range",
@@ -54,6 +53,7 @@ __all__ = [
     "load_config",
     "load_recipe",
     "nearest",
+    "one_of",
     "pick_keys",
     "recipe_folder",
     "to_plain",

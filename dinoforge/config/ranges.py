@@ -6,28 +6,27 @@ several keys is a method ``faults(at)`` of the config dataclass.
 
 import dataclasses
 import math
-import re
 import types
 import typing
-from collections.abc import Iterator, Sized
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Protocol
 
 from dinoforge.errors import Fault
 
 __all__ = [
+    "Allowed",
     "Config",
     "Fraction",
-    "Matches",
     "NonEmpty",
     "NonNegativeFloat",
     "NonNegativeInt",
-    "OneOf",
     "PositiveFloat",
     "PositiveInt",
     "Range",
     "describe_range",
     "find_faults",
+    "one_of",
 ]
 
 
@@ -37,8 +36,15 @@ class Config(Protocol):
     __dataclass_fields__: ClassVar[dict[str, Any]]
 
 
-class _Check(Protocol):
-    def allows(self, value: Any) -> bool: ...
+@dataclass(frozen=True)
+class Allowed:
+    """Values that pass a test."""
+
+    allows: Callable[[Any], object]
+    text: str  # which values these are, e.g. "letters and digits"
+
+    def __str__(self) -> str:
+        return self.text
 
 
 @dataclass(frozen=True)
@@ -49,63 +55,25 @@ class Range:
     high: float = math.inf
     exclude: tuple[float, ...] = ()
 
-    def allows(self, value: Any) -> bool:
-        """Check a number."""
+    def allows(self, value: float) -> bool:
+        """Check one number."""
         return self.low <= value <= self.high and value not in self.exclude
 
     def __str__(self) -> str:
         low, high = ("<" if end in self.exclude else "<=" for end in (self.low, self.high))
-        inner = [f", not {n}" for n in self.exclude if n not in {self.low, self.high}]
         if self.high == math.inf:
             text = f"more than {self.low}" if low == "<" else f"{self.low} or more"
         elif low == high == "<=":
             text = f"{self.low} to {self.high}"
         else:
             text = f"{self.low} {low} value {high} {self.high}"
-        return text + "".join(inner)
+        inside = [number for number in self.exclude if self.low < number < self.high]
+        return text + "".join(f", not {number}" for number in inside)
 
 
-@dataclass(frozen=True)
-class OneOf:
-    """One of several words."""
-
-    choices: tuple[str, ...]
-
-    def allows(self, value: Any) -> bool:
-        """Check a word."""
-        return value in self.choices
-
-    def __str__(self) -> str:
-        return f"one of {', '.join(self.choices)}"
-
-
-@dataclass(frozen=True)
-class Matches:
-    """Text that matches a pattern as a whole; ``meaning`` describes it to people."""
-
-    pattern: str
-    meaning: str
-
-    def allows(self, value: Any) -> bool:
-        """Check a text."""
-        return re.fullmatch(self.pattern, value, re.ASCII) is not None
-
-    def __str__(self) -> str:
-        return self.meaning
-
-
-@dataclass(frozen=True)
-class NonEmpty:
-    """A list that needs at least one element."""
-
-    element: str = "value"  # what an element is, for people
-
-    def allows(self, value: Sized) -> bool:
-        """Check a list."""
-        return len(value) > 0
-
-    def __str__(self) -> str:
-        return f"at least one {self.element}"
+def one_of(choices: Sequence[str]) -> Allowed:
+    """Allow these words."""
+    return Allowed(choices.__contains__, f"one of {', '.join(choices)}")
 
 
 PositiveInt = Annotated[int, Range(1)]
@@ -113,6 +81,7 @@ NonNegativeInt = Annotated[int, Range(0)]
 PositiveFloat = Annotated[float, Range(0, exclude=(0,))]
 NonNegativeFloat = Annotated[float, Range(0)]
 Fraction = Annotated[float, Range(0, 1)]
+NonEmpty = Allowed(bool, "at least one")
 
 
 def find_faults(value: Any, at: str = "", hint: Any = None, *, verb: str = "is") -> Iterator[Fault]:
@@ -177,7 +146,7 @@ def describe_range(hint: Any) -> str:
     return ", ".join(texts)
 
 
-def _unwrap(hint: Any) -> tuple[Any, list[_Check]]:
+def _unwrap(hint: Any) -> tuple[Any, list[Allowed | Range]]:
     """Split a declared type, ``X | None`` included, into the bare type and its checks."""
     if typing.get_origin(hint) in {typing.Union, types.UnionType}:
         parts = [part for part in typing.get_args(hint) if part is not type(None)]

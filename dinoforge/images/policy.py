@@ -3,14 +3,14 @@
 Not for what is wanted in a data set (size, aspect, content): that is the curation's filter.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import PIL
 import simplejpeg
 
-from dinoforge.errors import Fault
+from dinoforge.config import Range
 
 __all__ = [
     "DECODER_VERSION",
@@ -80,7 +80,7 @@ class DecodePolicy:
     """
 
     # images with more pixels (width x height in the header) are refused before decoding
-    max_pixels: int = 100_000_000
+    max_pixels: Annotated[int, Range(1, PIXEL_CEILING)] = 100_000_000
     # several frames or pages (GIF, APNG, WebP, AVIF, TIFF): take the first, or refuse
     animated: Literal["first", "reject"] = "first"
     truncated: Literal["refuse", "accept"] = "refuse"  # accept: what is missing becomes gray
@@ -88,11 +88,5 @@ class DecodePolicy:
     missing_end: Literal["accept", "refuse"] = "accept"
     # JPEG whose data libjpeg complains about but decodes (flipped bits, stray bytes)
     damaged_jpeg: Literal["accept", "refuse"] = "accept"
-    alpha_background: int = 255  # gray level 0..255 under transparent pixels; 255 is white
-
-    def faults(self, at: str) -> Iterator[Fault]:
-        """Find values out of range."""
-        if not 1 <= self.max_pixels <= PIXEL_CEILING:
-            yield Fault(f"`{at}.max_pixels` is {self.max_pixels}", "recipe", f"1..{PIXEL_CEILING}")
-        if not 0 <= self.alpha_background <= 255:
-            yield Fault(f"`{at}.alpha_background` is {self.alpha_background}", "recipe", "0..255")
+    # gray level under transparent pixels; 255 is white
+    alpha_background: Annotated[int, Range(0, 255)] = 255

@@ -71,7 +71,7 @@ def test_mistakes_end_with_2_and_one_line_each(capsys):
         ),
         (
             ["vitg14_long", "parallel.mode=fsdp", "parallel.shard=4"],
-            "`parallel.shard` 4 says nothing under `parallel.mode` fsdp",
+            "`parallel.shard` 4 has no effect with `parallel.mode` fsdp",
         ),
         (["vitg14_lang"], "did you mean `vitg14_long`?"),
         (["vitg14_long", "model.drop_pat=0"], "did you mean `model.drop_path`?"),

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dinoforge.config import find_faults
 from dinoforge.images import (
     DECODER_VERSION,
     NOTES,
@@ -330,9 +331,9 @@ def test_undecodable_travels_between_processes():
 
 
 def test_policy_faults_are_named():
-    assert list(POLICY.faults("decode")) == []
+    assert list(find_faults(POLICY, "decode")) == []
     wrong = DecodePolicy(max_pixels=0, alpha_background=256)
-    assert [fault.what for fault in wrong.faults("decode")] == [
+    assert [fault.what for fault in find_faults(wrong, "decode")] == [
         "`decode.max_pixels` is 0",
         "`decode.alpha_background` is 256",
     ]

@@ -10,11 +10,12 @@ Not for: colors (`training.data.color`), masks of patches (`training.data.masks`
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from dinoforge.config import Fraction, NonNegativeFloat, PositiveFloat, Range
 from dinoforge.errors import Fault
 from dinoforge.models.config import IMAGE_MEAN, IMAGE_STD
 from dinoforge.randomness import uniforms
@@ -38,33 +39,35 @@ _NUM_DRAWS = 3 + 2 * _ATTEMPTS  # a crop
 class CropsConfig:
     """Crops of an image and their augmentation; the defaults are those of DINOv2."""
 
-    global_size: int = 224  # side of the 2 global crops, pixels; a multiple of the patch size
-    local_size: int = 98  # side of the local crops, pixels; 98 for patch 14, 96 for patch 16
-    num_local: int = 8  # local crops of each image
-    global_scale: tuple[float, float] = (0.32, 1.0)  # area of a global crop, share of the image
-    local_scale: tuple[float, float] = (0.05, 0.32)  # area of a local crop, share of the image
+    # side of the 2 global crops, pixels; a multiple of the patch size
+    global_size: Annotated[int, Range(1, 8192)] = 224
+    # side of the local crops, pixels; 98 for patch 14, 96 for patch 16
+    local_size: Annotated[int, Range(1, 8192)] = 98
+    num_local: Annotated[int, Range(0, 256)] = 8  # local crops per image
+    global_scale: tuple[Fraction, Fraction] = (0.32, 1.0)  # area of a global crop / image
+    local_scale: tuple[Fraction, Fraction] = (0.05, 0.32)  # area of a local crop / image
     ratio: tuple[float, float] = (0.75, 4 / 3)  # width / height of a crop before it is resized
     interpolation: Literal["bicubic", "bilinear"] = "bicubic"  # both antialiased, as in Pillow
-    flip_prob: float = 0.5  # mirrored left-right, each crop on its own
-    jitter_prob: float = 0.8  # brightness, contrast, saturation and hue change in random order
-    brightness: float = 0.4  # factor from 1 - value to 1 + value; 0 = never changed
-    contrast: float = 0.4  # factor from 1 - value to 1 + value; 0 = never changed
-    saturation: float = 0.2  # factor from 1 - value to 1 + value; 0 = never changed
-    hue: float = (
-        0.1  # turn of the color circle from -value to value, at most 0.5; 0 = never changed
-    )
-    grayscale_prob: float = 0.2  # crop without color
+    flip_prob: Fraction = 0.5  # mirrored left-right, each crop on its own
+    jitter_prob: Fraction = 0.8  # brightness, contrast, saturation and hue change in random order
+    brightness: NonNegativeFloat = 0.4  # factor from 1 - value to 1 + value; 0 = never changed
+    contrast: NonNegativeFloat = 0.4  # factor from 1 - value to 1 + value; 0 = never changed
+    saturation: NonNegativeFloat = 0.2  # factor from 1 - value to 1 + value; 0 = never changed
+    # turn of the color circle from -value to value; 0 = never changed
+    hue: Annotated[float, Range(0, 0.5)] = 0.1
+    grayscale_prob: Fraction = 0.2  # crop without color
     # how often global crop 1, global crop 2 and a local crop are blurred: as_published 0, 0.9, 0.5
     # (what trained the released weights), as_written 1, 0.1, 0.5 (what the papers say), custom
     blur: Literal["as_published", "as_written", "custom"] = "as_published"
     # the three blur probabilities when blur=custom
-    custom_blur_probs: tuple[float, float, float] = (0.0, 0.9, 0.5)
-    blur_kernel: int = 9  # width of the blur, pixels, odd; 3 suits crops of 32 pixels
+    custom_blur_probs: tuple[Fraction, Fraction, Fraction] = (0.0, 0.9, 0.5)
+    # width of the blur, pixels, odd; 3 suits crops of 32 pixels
+    blur_kernel: Annotated[int, Range(1, 8192)] = 9
     blur_sigma: tuple[float, float] = (0.1, 2.0)  # of the blur, pixels, drawn evenly
-    solarize_prob: float = 0.2  # of global crop 2 alone
-    solarize_threshold: int = 128  # levels from here on are inverted
+    solarize_prob: Fraction = 0.2  # of global crop 2 alone
+    solarize_threshold: Annotated[int, Range(0, 256)] = 128  # levels from here on are inverted
     mean: tuple[float, float, float] = IMAGE_MEAN  # share of 255; ImageNet's
-    std: tuple[float, float, float] = IMAGE_STD  # share of 255; ImageNet's
+    std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = IMAGE_STD  # share of 255; ImageNet's
 
     def blur_probs(self) -> tuple[float, float, float]:
         """Probability that global crop 1, global crop 2 and a local crop are blurred."""
@@ -74,46 +77,18 @@ class CropsConfig:
         return _BLUR_PRESETS[self.blur]
 
     def faults(self, at: str) -> Iterator[Fault]:
-        """Find values that cannot be meant."""
-        for name, low, high in _RANGES:
-            values = getattr(self, name)
-            numbers = values if isinstance(values, list | tuple) else (values,)
-            if not all(low <= number <= high for number in numbers):
-                yield _fault(at, name, values, f"give {low} to {high}")
+        """Find reversed ranges and a blur wider than a crop."""
         for name in ("global_scale", "local_scale", "ratio", "blur_sigma"):
             low, high = getattr(self, name)
             if not 0 < low <= high:
-                yield _fault(at, name, [low, high], "give 0 < low <= high")
-        if self.blur_kernel % 2 == 0:
-            yield _fault(at, "blur_kernel", self.blur_kernel, "give an odd number")
+                yield Fault(f"`{at}.{name}` is {[low, high]}", "recipe", "give 0 < low <= high")
         smallest = min(self.global_size, self.local_size) if self.num_local else self.global_size
+        if self.blur_kernel % 2 == 0:
+            text = f"`{at}.blur_kernel` is {self.blur_kernel}"
+            yield Fault(text, "recipe", "give an odd number")
         if self.blur_kernel // 2 >= smallest:
-            yield _fault(at, "blur_kernel", self.blur_kernel, f"crops have {smallest} pixels only")
-
-
-_RANGES: tuple[tuple[str, float, float], ...] = (
-    ("global_size", 1, 8192),
-    ("local_size", 1, 8192),
-    ("num_local", 0, 256),
-    ("global_scale", 0, 1),
-    ("local_scale", 0, 1),
-    ("flip_prob", 0, 1),
-    ("jitter_prob", 0, 1),
-    ("brightness", 0, math.inf),
-    ("contrast", 0, math.inf),
-    ("saturation", 0, math.inf),
-    ("hue", 0, 0.5),
-    ("grayscale_prob", 0, 1),
-    ("custom_blur_probs", 0, 1),
-    ("blur_kernel", 1, 8192),
-    ("solarize_prob", 0, 1),
-    ("solarize_threshold", 0, 256),
-    ("std", 1e-6, math.inf),
-)
-
-
-def _fault(at: str, name: str, value: object, do: str) -> Fault:
-    return Fault(f"`{at}.{name}` is {value}", "recipe", do)
+            text = f"`{at}.blur_kernel` {self.blur_kernel} does not fit crops of {smallest} pixels"
+            yield Fault(text, "recipe", f"give at most {2 * smallest - 1}")
 
 
 @dataclass(frozen=True)

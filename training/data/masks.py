@@ -12,6 +12,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from dinoforge.config import Fraction
 from dinoforge.errors import Fault
 from dinoforge.randomness import Draws, uniforms
 
@@ -34,17 +35,15 @@ _TRIES = 10
 class MaskConfig:
     """Masking of the global crops (DINOv2, appendix B.1)."""
 
-    image_prob: float = 0.5  # share of the global crops that are masked
+    image_prob: Fraction = 0.5  # share of the global crops that are masked
     # masked share of the patches of a masked crop, lowest and highest; spread evenly between
-    ratio: tuple[float, float] = (0.1, 0.5)
+    ratio: tuple[Fraction, Fraction] = (0.1, 0.5)
 
     def faults(self, at: str) -> Iterator[Fault]:
-        """Find shares outside 0..1."""
+        """Find a reversed range."""
         low, high = self.ratio
-        if not 0 <= self.image_prob <= 1:
-            yield Fault(f"`{at}.image_prob` is {self.image_prob}", "recipe", "give 0 to 1")
-        if not 0 <= low <= high <= 1:
-            yield Fault(f"`{at}.ratio` is {self.ratio}", "recipe", "give 0 <= low <= high <= 1")
+        if low > high:
+            yield Fault(f"`{at}.ratio` is {[low, high]}", "recipe", "give 0 <= low <= high <= 1")
 
 
 class MaskDraws(Protocol):
