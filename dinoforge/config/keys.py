@@ -1,4 +1,4 @@
-"""What keys a recipe has: type, default and the comment beside the field in the code."""
+"""What keys a recipe has: type, default, range, and the comment beside the field in the code."""
 
 import ast
 import dataclasses
@@ -8,7 +8,7 @@ import io
 import textwrap
 import tokenize
 import typing
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,50 +32,41 @@ class KeyHelp:
 def nearest(word: str, words: Iterable[str]) -> str | None:
     """Find the most similar of ``words``; None when nothing is close."""
     choices = list(words)
-    found = difflib.get_close_matches(word, choices, n=1, cutoff=0.6)
-    if not found:
-        # A key typed without its section: compare last parts.
-        last = {choice.rsplit(".", 1)[-1]: choice for choice in choices}
-        tail = difflib.get_close_matches(word.rsplit(".", 1)[-1], last, n=1, cutoff=0.75)
-        found = [last[tail[0]]] if tail else []
-    return found[0] if found else None
+    for match in difflib.get_close_matches(word, choices, n=1, cutoff=0.6):
+        return match
+    # A key typed without its section: compare last parts.
+    last = {choice.rsplit(".", 1)[-1]: choice for choice in choices}
+    for match in difflib.get_close_matches(word.rsplit(".", 1)[-1], last, n=1, cutoff=0.75):
+        return last[match]
+    return None
 
 
 def describe_keys(cls: type, prefix: str = "") -> dict[str, KeyHelp]:
     """Describe every leaf key of a config dataclass, in declaration order."""
-    return {help_.key: help_ for help_ in _walk(cls, prefix)}
-
-
-def _walk(cls: type, prefix: str) -> Iterator[KeyHelp]:
-    hints = typing.get_type_hints(cls)
+    keys: dict[str, KeyHelp] = {}
+    types = typing.get_type_hints(cls)
+    ranges = typing.get_type_hints(cls, include_extras=True)
     comments = _field_comments(cls)
     for field in dataclasses.fields(cls):
-        hint = hints[field.name]
-        key = f"{prefix}{field.name}"
+        hint, key = types[field.name], f"{prefix}{field.name}"
         if dataclasses.is_dataclass(hint):
-            yield from _walk(typing.cast("type", hint), f"{key}.")
+            keys |= describe_keys(typing.cast("type", hint), f"{key}.")
             continue
-        yield KeyHelp(
+        keys[key] = KeyHelp(
             key=key,
-            type=type_name(hint),
+            type=_type_name(hint),
             default=_default(field),
-            range=describe_range(typing.get_type_hints(cls, include_extras=True)[field.name]),
+            range=describe_range(ranges[field.name]),
             meaning=comments.get(field.name, ""),
             where=f"{cls.__module__}.{cls.__qualname__}",
         )
-        inner = _dataclass_inside(hint)
-        if inner is not None:
-            yield from _walk(inner, f"{key}[].")
+        for part in typing.get_args(hint):
+            if dataclasses.is_dataclass(part):
+                keys |= describe_keys(typing.cast("type", part), f"{key}[].")
+    return keys
 
 
-def _dataclass_inside(hint: Any) -> type | None:
-    for part in typing.get_args(hint):
-        if dataclasses.is_dataclass(part):
-            return typing.cast("type", part)
-    return None
-
-
-def type_name(hint: Any) -> str:
+def _type_name(hint: Any) -> str:
     """Name a type as people write it: ``int``, ``a | b``, ``list[str]``."""
     if typing.get_origin(hint) is typing.Literal:
         return " | ".join(str(value) for value in typing.get_args(hint))
@@ -91,44 +82,20 @@ def _default(field: dataclasses.Field[Any]) -> str:
 
 
 def _field_comments(cls: type) -> dict[str, str]:
-    """Comment beside, above, or docstring below each field of a dataclass."""
-    comments: dict[str, str] = {}
-    for owner in reversed(cls.__mro__):
-        if dataclasses.is_dataclass(owner):
-            comments |= _own_comments(owner)
-    return comments
-
-
-def _own_comments(cls: type) -> dict[str, str]:
-    try:
-        source = textwrap.dedent(inspect.getsource(cls))
-    except OSError:
-        return {}
-    notes = {
-        token.start[0]: token.string.lstrip("# ").strip()
+    """Read the comments beside and directly above each field of a dataclass."""
+    source = textwrap.dedent(inspect.getsource(cls))
+    comments = {
+        token.start[0]: token
         for token in tokenize.generate_tokens(io.StringIO(source).readline)
         if token.type == tokenize.COMMENT
     }
-    body = typing.cast("ast.ClassDef", ast.parse(source).body[0]).body
-    found: dict[str, str] = {}
-    for index, node in enumerate(body):
-        if not isinstance(node, ast.AnnAssign) or not isinstance(node.target, ast.Name):
-            continue
-        text = _lines_above(notes, source, node.lineno)
-        for line in range(node.lineno, (node.end_lineno or node.lineno) + 1):
-            text = " ".join(filter(None, [text, notes.get(line, "")]))
-        after = body[index + 1] if index + 1 < len(body) else None
-        if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant):
-            text = " ".join(filter(None, [text, str(after.value.value).strip()]))
-        found[node.target.id] = text
-    return found
-
-
-def _lines_above(notes: dict[int, str], source: str, line: int) -> str:
-    lines = source.splitlines()
-    above: list[str] = []
-    line -= 1
-    while line in notes and lines[line - 1].lstrip().startswith("#"):
-        above.append(notes[line])
-        line -= 1
-    return " ".join(reversed(above))
+    meanings: dict[str, str] = {}
+    for node in typing.cast("ast.ClassDef", ast.parse(source).body[0]).body:
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            first = node.lineno
+            while first - 1 in comments and comments[first - 1].line.lstrip().startswith("#"):
+                first -= 1
+            lines = range(first, (node.end_lineno or node.lineno) + 1)
+            texts = [comments[line].string.lstrip("# ") for line in lines if line in comments]
+            meanings[node.target.id] = " ".join(texts)
+    return meanings
