@@ -16,7 +16,7 @@ from rich_argparse import RawDescriptionRichHelpFormatter
 from dinoforge.errors import UsageError
 
 if TYPE_CHECKING:
-    from dinoforge.config import Loaded
+    from dinoforge.config import Config, Loaded
     from dinoforge.runs import OnChange
 
 __all__ = [
@@ -35,7 +35,7 @@ __all__ = [
     "recipe_requests",
 ]
 
-C = TypeVar("C")
+C = TypeVar("C", bound="Config")
 
 # What --update does, as it is told in the help.
 RUN_AGAIN = "run again what it touches"
