@@ -10,8 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dinoforge.encoders.encoder import unit_rows
-from dinoforge.evaluation.nearest import nearest
-from dinoforge.neighbors import Neighbors
+from dinoforge.neighbors import Neighbors, backend_for, top_k
 
 __all__ = ["find_neighbors", "knn_classify", "usable_ks", "votes"]
 
@@ -54,9 +53,10 @@ def find_neighbors(
         Sorted by (-cosine, index).
     """
     rows = unit_rows(bank)
+    backend = backend_for(device)
     if queries is not None:
-        return nearest(unit_rows(queries), rows, k=k, device=device)
-    found = nearest(rows, rows, k=k + 1, device=device)
+        return top_k(unit_rows(queries), rows, k=k, backend=backend, device=device)
+    found = top_k(rows, rows, k=k + 1, backend=backend, device=device)
     is_self = found.ids == np.arange(len(rows))[:, None]
     # A row with k + 1 exact duplicates before it is not in its own list: the last one goes.
     is_self[~is_self.any(axis=1), -1] = True

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dinoforge.errors import UsageError
-from dinoforge.neighbors.products import Rows, exact_scores, slack
+from dinoforge.neighbors.products import Rows
 
-__all__ = ["range_candidates", "refuse_two_faiss", "require_faiss", "search"]
+__all__ = ["range_candidates", "refuse_two_faiss", "require_faiss", "top_candidates"]
 
 _QUERIES_AT_ONCE = 4096
 
@@ -76,22 +76,14 @@ def range_candidates(
         yield np.repeat(np.arange(len(counts)), counts) + top, ids.astype(np.int64)
 
 
-def search(q: Rows, b: Rows, k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Find the k best exactly: FAISS proposes, and everything at its border is looked at."""
-    ids = np.full((len(q), k), -1, np.int64)
-    scores = np.full((len(q), k), -np.inf, np.float32)
-    if not len(b) or not len(q):
-        return ids, scores
+def top_candidates(
+    q: Rows, b: Rows, k: int, margin: float
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the pairs that may be among the k best of a query; see `TileProduct.top`."""
     index = require_faiss().IndexFlatIP(b.shape[1])
     index.add(b)
-    near, _ = index.search(q, min(k, len(b)))
-    # All rows as good as the last one that FAISS names, ties included.
-    bars = near[:, -1] - 2 * slack(q, b)
-    for row in range(len(q)):
-        _, _, found = index.range_search(q[row : row + 1], float(bars[row]))
-        found = np.sort(found.astype(np.int64))
-        exact = exact_scores(q, b, np.full(len(found), row), found)
-        order = np.lexsort((found, -exact))[:k]
-        ids[row, : len(order)] = found[order]
-        scores[row, : len(order)] = exact[order]
-    return ids, scores
+    near, _ = index.search(q, k)
+    bars = near[:, -1] - 2 * margin
+    columns = [index.range_search(q[i : i + 1], float(bar))[2] for i, bar in enumerate(bars)]
+    rows = np.repeat(np.arange(len(q)), [len(found) for found in columns])
+    return rows, np.concatenate(columns).astype(np.int64)

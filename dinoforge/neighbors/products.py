@@ -105,6 +105,7 @@ class TileProduct:
         self._device = device if backend == "torch" else ""
         # Made once and used again: fresh pages cost a tenth of the join.
         self._products = np.empty(0, np.float32)
+        self._sorted = np.empty(0, np.float32)
         self._above = np.empty(0, np.bool_)
 
     def __call__(self, a: Rows, b: Rows) -> NDArray[np.float32]:
@@ -116,7 +117,11 @@ class TileProduct:
             self._products = np.empty(len(a) * len(b), np.float32)
         return np.matmul(a, b.T, out=self._products[: len(a) * len(b)].reshape(len(a), len(b)))
 
-    def _multiply(self, a: Rows, b: Rows) -> Any:
+    def place(self, rows: Rows) -> Any:
+        """Return rows that many calls multiply with, moved to the device once."""
+        return _tensor(rows).to(self._device) if self._device else rows
+
+    def _multiply(self, a: Any, b: Any) -> Any:
         left, right = (_tensor(x).to(self._device) for x in (a, b))
         return left @ right.T
 
@@ -133,9 +138,33 @@ class TileProduct:
             self._above = np.empty(products.size, np.bool_)
         return np.greater(products, bound, out=self._above[: products.size].reshape(products.shape))
 
+    def top(
+        self, a: Rows, b: Any, k: int, margin: float
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return the pairs (i, j) that may be among the k best of their row, sorted by i and j.
 
-def _tensor(rows: Rows) -> Any:
+        ``margin`` bounds the error of a product (`slack`). The k largest products are exactly at
+        least the k-th less one margin, so a row of the k best is at least the k-th less two.
+        """
+        if self._device:
+            products = self._multiply(a, b)
+            bars = products.topk(k, dim=1).values[:, -1:] - 2 * margin
+            i, j = (products >= bars).nonzero(as_tuple=True)
+            return i.cpu().numpy(), j.cpu().numpy()
+        products = self(a, b)
+        if len(self._sorted) < products.size:
+            self._sorted = np.empty(products.size, np.float32)
+        copy = self._sorted[: products.size].reshape(products.shape)
+        np.copyto(copy, products)
+        copy.partition(-k, axis=1)
+        bars = copy[:, -k, None] - np.float32(2 * margin)
+        return np.divmod(np.flatnonzero(products >= bars), products.shape[1])
+
+
+def _tensor(rows: Any) -> Any:
     import torch
 
+    if isinstance(rows, torch.Tensor):
+        return rows
     # torch warns of memory that it must not write, such as that of a mapped file.
     return torch.from_numpy(rows if rows.flags.writeable else rows.copy())

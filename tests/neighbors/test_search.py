@@ -42,8 +42,7 @@ def brute(queries, base, k):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_the_nearest_are_those_of_brute_force(monkeypatch, backend):
-    monkeypatch.setattr(search, "_TILE_QUERIES", 7)
-    monkeypatch.setattr(search, "_TILE_BASE", 50)
+    monkeypatch.setattr(search, "_PRODUCT_BYTES", 4 * 300 * 7)
     queries, base = units(20), units(300, seed=1)
     found = top_k(queries, base, k=9, backend=backend)
     ids, scores = brute(queries, base, 9)
@@ -54,8 +53,7 @@ def test_the_nearest_are_those_of_brute_force(monkeypatch, backend):
 @given(whole(6), whole(15), st.integers(1, 20), st.integers(1, 7), st.sampled_from(BACKENDS))
 def test_ties_go_to_the_lowest_id_whatever_k_and_the_tiles_are(queries, base, k, tile, backend):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(search, "_TILE_QUERIES", tile)
-        patch.setattr(search, "_TILE_BASE", tile)
+        patch.setattr(search, "_PRODUCT_BYTES", 4 * 15 * tile)
         found = top_k(queries, base, k=k, backend=backend)
     ids, scores = brute(queries, base, k)
     assert np.array_equal(found.ids, ids)
@@ -63,7 +61,7 @@ def test_ties_go_to_the_lowest_id_whatever_k_and_the_tiles_are(queries, base, k,
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_300_copies_of_one_row_are_named_in_the_order_of_their_ids(backend):
+def test_300_copies_of_one_row_are_listed_in_the_order_of_their_ids(backend):
     base = np.concatenate([units(20), np.repeat(units(1, seed=5), 300, axis=0)])
     found = top_k(base[-1:], base, k=12, backend=backend)
     assert found.ids.tolist() == [list(range(20, 32))]
@@ -88,16 +86,16 @@ def test_lists_of_partitions_merge_to_the_list_of_one_search(k, place):
     queries, base = np.round(units(5) * 4), np.round(units(30, seed=1) * 4)  # with ties
     lists = []
     for part in range(4):
-        mine = np.flatnonzero(np.array(place) == part)
-        found = top_k(queries, base[mine], k=k)
-        ids = mine[found.ids] if len(mine) else found.ids
+        rows = np.flatnonzero(np.array(place) == part)
+        found = top_k(queries, base[rows], k=k)
+        ids = rows[found.ids] if len(rows) else found.ids
         lists.append(Neighbors(np.where(found.ids < 0, -1, ids), found.scores))
     merged, whole_search = merge_top_k(lists), top_k(queries, base, k=k)
     assert np.array_equal(merged.ids, whole_search.ids)
     assert np.array_equal(merged.scores, whole_search.scores)
 
 
-def test_k_below_one_is_told_in_one_line():
+def test_k_below_one_is_one_error_line():
     with pytest.raises(UsageError, match="k is 0 - top_k - give 1 or more"):
         top_k(units(2), units(2), k=0)
 
