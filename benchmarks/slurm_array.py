@@ -27,7 +27,7 @@ from dinoforge.slurm.status import read_status
 from dinoforge.slurm.store.attempts import AttemptWriter
 from dinoforge.slurm.store.layout import Launch, SlurmFolder, State
 from dinoforge.slurm.store.ledger import Ledger
-from dinoforge.slurm.submit import Wish, submit
+from dinoforge.slurm.submit import SubmitRequest, submit
 from dinoforge.stages import make_executor, run_pipeline
 
 PROFILE = """\
@@ -186,7 +186,9 @@ def start(run: Path, args: argparse.Namespace, **keys: int) -> None:
     profile = run.parent / f"{run.name}.yaml"
     profile.write_text(PROFILE.format(partition=args.partition, per_element=args.per_element))
     config = toys.ToyConfig(out=str(run), **keys)
-    wish = Wish(command="toy", config=config, profile=str(profile), pipeline="toys:PIPELINE")
+    wish = SubmitRequest(
+        command="toy", config=config, profile=str(profile), pipeline="toys:PIPELINE"
+    )
     submit(wish)
 
 

@@ -14,9 +14,8 @@ from dinoforge.config import config_yaml
 from dinoforge.errors import Fault, UsageError
 from dinoforge.files import write_text
 from dinoforge.runs import OnChange, Run, recipe_changes
-from dinoforge.slurm.cluster.checks import check_jobs
 from dinoforge.slurm.cluster.commands import SlurmError, need_slurm, queue
-from dinoforge.slurm.cluster.limits import read_partitions
+from dinoforge.slurm.cluster.limits import check_jobs, read_partitions
 from dinoforge.slurm.driver import advance
 from dinoforge.slurm.evaluations import check_unchanged, evaluation_job, write_recipes
 from dinoforge.slurm.probing import probe_nodes

@@ -1,6 +1,7 @@
-"""Run SLURM's commands: clean environment, time limits, and two kinds of no.
+"""Run SLURM's commands: clean environment, timeouts, and two kinds of failure.
 
-`SlurmUnavailableError` means that nobody knows (ask again), `SlurmRefusedError` that SLURM said no.
+`SlurmUnavailableError` means that the answer is unknown (ask again), `SlurmRefusedError` that SLURM
+rejected the command.
 """
 
 import os
@@ -10,6 +11,7 @@ import subprocess
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from dinoforge.errors import DinoforgeError, UsageError
 from dinoforge.slurm.failures import Row
@@ -22,7 +24,6 @@ __all__ = [
     "accounted",
     "accounted_name",
     "ask",
-    "ask_patiently",
     "cancel",
     "clean_environment",
     "has_slurm",
@@ -31,6 +32,7 @@ __all__ = [
     "parse_accounting",
     "parse_details",
     "queue",
+    "seconds",
     "shown",
 ]
 
@@ -43,7 +45,7 @@ _NO_ANSWER = re.compile(
     re.IGNORECASE,
 )
 
-# Where the controller is; everything else that a job's environment says is that job's own.
+# Where the controller is; every other variable of a job's environment belongs to that job.
 _KEPT = ("SLURM_CONF", "SLURM_CLUSTERS", "SLURM_CONF_SERVER", "SLURM_JWT")
 _DROPPED = re.compile(
     r"^(SLURM|SBATCH|SRUN|SALLOC|SQUEUE|SACCT|SINFO|SCONTROL|PMI|PMIX|SUBMITIT)_"
@@ -52,7 +54,7 @@ _DROPPED = re.compile(
 
 
 class SlurmError(DinoforgeError):
-    """A command of SLURM failed; the text is SLURM's own, in one line."""
+    """A SLURM command failed; the message is SLURM's own, in one line."""
 
 
 class SlurmUnavailableError(SlurmError):
@@ -60,7 +62,7 @@ class SlurmUnavailableError(SlurmError):
 
 
 class SlurmRefusedError(SlurmError):
-    """SLURM answered no."""
+    """SLURM rejected the command."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,12 +77,12 @@ class Queued:
 
 
 def has_slurm() -> bool:
-    """Tell whether jobs can be submitted from this machine."""
+    """Return whether jobs can be submitted from this machine."""
     return shutil.which("sbatch") is not None
 
 
 def need_slurm() -> None:
-    """Raise when there is no ``sbatch``.
+    """Check that there is an ``sbatch``.
 
     Raises
     ------
@@ -91,29 +93,41 @@ def need_slurm() -> None:
         raise UsageError(
             what="no sbatch on this machine",
             where="--on slurm",
-            do="start the command on a login node of the cluster, or use --on local:N",
+            do="run the command on a login node of the cluster, or use --on local:N",
         )
 
 
 def clean_environment(environment: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Environment for commands and jobs: nothing of the job that we may be in.
+    """Return the environment without the variables of the job that this process may be part of.
 
     A job submitted from inside a job would inherit its memory, tasks and binding.
     """
-    given = os.environ if environment is None else environment
-    return {k: v for k, v in given.items() if k in _KEPT or not _DROPPED.search(k)}
+    variables = os.environ if environment is None else environment
+    return {k: v for k, v in variables.items() if k in _KEPT or not _DROPPED.search(k)}
 
 
-def ask(words: Sequence[str], *, timeout_s: float = _TIMEOUT_S) -> str:
-    """Run one command; returns its output.
+def ask(words: Sequence[str], *, timeout_s: float = _TIMEOUT_S, patience_s: float = 0.0) -> str:
+    """Run one command, again for ``patience_s`` while there is no answer; returns its output.
 
     Raises
     ------
     SlurmUnavailableError
-        If it did not answer, or is not there.
+        If it did not answer, or does not exist here.
     SlurmRefusedError
-        If it said no.
+        If SLURM rejected it.
     """
+    deadline, pause = time.monotonic() + patience_s, 0.5
+    while True:
+        try:
+            return _run(words, timeout_s)
+        except SlurmUnavailableError:
+            if time.monotonic() + pause > deadline:
+                raise
+            time.sleep(pause)
+            pause = min(2 * pause, 30.0)
+
+
+def _run(words: Sequence[str], timeout_s: float) -> str:
     try:
         done = subprocess.run(
             list(words),
@@ -128,10 +142,10 @@ def ask(words: Sequence[str], *, timeout_s: float = _TIMEOUT_S) -> str:
     except FileNotFoundError as error:
         raise SlurmUnavailableError(f"no {words[0]} on this machine") from error
     except subprocess.TimeoutExpired as error:
-        raise SlurmUnavailableError(f"{words[0]} gave no answer in {timeout_s:.0f} s") from error
+        raise SlurmUnavailableError(f"{words[0]} did not answer in {timeout_s:.0f} s") from error
     if done.returncode == 0:
         return done.stdout
-    text = (done.stderr or done.stdout).strip() or f"{words[0]} ended with {done.returncode}"
+    text = (done.stderr or done.stdout).strip() or f"{words[0]} exited with {done.returncode}"
     if _NO_ANSWER.search(text) or done.returncode < 0:
         raise SlurmUnavailableError(one_line(text))
     raise SlurmRefusedError(one_line(text))
@@ -143,51 +157,30 @@ def one_line(text: str) -> str:
     return "; ".join(line for line in lines if line)
 
 
-def ask_patiently(words: Sequence[str], *, patience_s: float = 600.0) -> str:
-    """Ask until there is an answer; a no is an answer.
-
-    Raises
-    ------
-    SlurmUnavailableError
-        If there was none for ``patience_s``.
-    SlurmRefusedError
-        If it said no.
-    """
-    deadline, pause = time.monotonic() + patience_s, 0.5
-    while True:
-        try:
-            return ask(words)
-        except SlurmUnavailableError:
-            if time.monotonic() + pause > deadline:
-                raise
-            time.sleep(pause)
-            pause = min(2 * pause, 30.0)
-
-
 def queue(prefix: str, *, patience_s: float = 600.0) -> list[Queued]:
-    """List this user's jobs whose names begin with ``prefix``, one row an array element.
+    """List this user's jobs whose names start with ``prefix``, one row per array element.
 
     Raises
     ------
     SlurmUnavailableError
-        If the controller gives no answer.
+        If the controller does not answer.
     """
     words = ["squeue", "-h", "-r", "-u", str(os.getuid()), "-o", "%F|%K|%T|%r|%j"]
-    found = []
-    for line in ask_patiently(words, patience_s=patience_s).splitlines():
+    jobs = []
+    for line in ask(words, patience_s=patience_s).splitlines():
         job, element, state, reason, name = line.strip().split("|", maxsplit=4)
         if name.startswith(prefix):
             number = int(element) if element.isdigit() else None
-            found.append(Queued(job=job, element=number, name=name, state=state, reason=reason))
-    return found
+            jobs.append(Queued(job=job, element=number, name=name, state=state, reason=reason))
+    return jobs
 
 
 def cancel(jobs: Iterable[str], *, kill: bool = False) -> None:
-    """Cancel jobs; ``kill`` leaves those that run no time to end by themselves."""
+    """Cancel jobs; ``kill`` sends SIGKILL at once to those that run."""
     for start in range(0, len(names := sorted(set(jobs))), 200):
         words = ["scancel", *(["--signal=KILL"] if kill else []), *names[start : start + 200]]
         try:
-            ask_patiently(words, patience_s=120)
+            ask(words, patience_s=120)
         except SlurmRefusedError as error:
             if "Invalid job id" not in str(error) and "already completing" not in str(error):
                 raise
@@ -206,23 +199,23 @@ _FIELDS = (
 
 
 def accounted(jobs: Sequence[str]) -> dict[str, list[Row]]:
-    """Ask the accounting for jobs: rows of the last run of each element, job row first.
+    """Read jobs from the accounting: rows of the last run of each element, job row first.
 
-    Empty where accounting is off or does not answer; no row never means that a job is gone.
+    Empty where accounting is off or does not answer; a missing row never means that a job is gone.
     """
-    found: dict[str, list[Row]] = {}
+    rows: dict[str, list[Row]] = {}
     for start in range(0, len(jobs), 100):
-        some = ",".join(jobs[start : start + 100])
-        words = ["sacct", "-D", "-n", "-P", "-o", ",".join(_FIELDS), "-j", some]
+        ids = ",".join(jobs[start : start + 100])
+        words = ["sacct", "-D", "-n", "-P", "-o", ",".join(_FIELDS), "-j", ids]
         try:
-            found |= parse_accounting(ask(words, timeout_s=60))
+            rows |= parse_accounting(ask(words, timeout_s=60))
         except SlurmError:
-            return found
-    return found
+            return rows
+    return rows
 
 
 def accounted_name(name: str) -> str | None:
-    """Ask the accounting for the id of a job by its name; None where it does not say."""
+    """Find the id of a job by its name in the accounting; None if it is not there."""
     since = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(time.time() - 14 * 86400))
     words = ["sacct", "-X", "-n", "-P", "-o", "JobID", "-S", since, "--name", name]
     try:
@@ -233,39 +226,32 @@ def accounted_name(name: str) -> str | None:
 
 
 def parse_accounting(text: str) -> dict[str, list[Row]]:
-    """Parse ``sacct -D -n -P``; of a job that was requeued the last run stays."""
-    found: dict[str, list[Row]] = {}
+    """Parse ``sacct -D -n -P``; of a job that was requeued, the last run counts."""
+    rows: dict[str, list[Row]] = {}
     for line in text.splitlines():
         values = dict(zip(_FIELDS, line.split("|"), strict=False))
         if len(values) < len(_FIELDS):
             continue
         job, _, step = values["JobID"].partition(".")
         state, _, rest = values["State"].partition(" ")
-        code, signal = _pair(values["ExitCode"])
-        derived_code, derived_signal = _pair(values["DerivedExitCode"])
-        row = Row(
+        row = _row(
+            values,
             job=job,
             step=step,
             state=state.rstrip("+"),
             by=rest.removeprefix("by ").strip(),
-            exit_code=code,
-            exit_signal=signal,
-            derived_code=derived_code,
-            derived_signal=derived_signal,
-            reason=values["Reason"],
             elapsed_s=_whole(values["ElapsedRaw"]),
             limit_s=60 * _whole(values["TimelimitRaw"]),
-            node=values["NodeList"],
         )
         if step:
-            found.setdefault(job, []).append(row)
+            rows.setdefault(job, []).append(row)
         else:
-            found[job] = [row]
-    return found
+            rows[job] = [row]
+    return rows
 
 
 def shown(job: str) -> list[Row]:
-    """Ask the controller for one job; it forgets minutes after the end, then there is no row."""
+    """Read one job from the controller, which forgets it minutes after its end: no row then."""
     try:
         return parse_details(ask(["scontrol", "-o", "show", "job", job], timeout_s=60))
     except SlurmError:
@@ -274,44 +260,47 @@ def shown(job: str) -> list[Row]:
 
 def parse_details(text: str) -> list[Row]:
     """Parse ``scontrol -o show job``."""
-    found = []
+    rows = []
     for line in text.splitlines():
         values = dict(re.findall(r"(\w+)=(\S*)", line))
         if "JobId" not in values:
             continue
         array, element = values.get("ArrayJobId"), values.get("ArrayTaskId")
-        code, signal = _pair(values.get("ExitCode", ""))
-        derived_code, derived_signal = _pair(values.get("DerivedExitCode", ""))
-        found.append(
-            Row(
+        rows.append(
+            _row(
+                values,
                 job=f"{array}_{element}" if array and element else values["JobId"],
                 state=values.get("JobState", ""),
-                exit_code=code,
-                exit_signal=signal,
-                derived_code=derived_code,
-                derived_signal=derived_signal,
-                reason=values.get("Reason", ""),
-                elapsed_s=_seconds(values.get("RunTime", "")),
-                limit_s=_seconds(values.get("TimeLimit", "")),
-                node=values.get("NodeList", ""),
+                elapsed_s=seconds(values.get("RunTime", "")),
+                limit_s=seconds(values.get("TimeLimit", "")),
             )
         )
-    return found
+    return rows
 
 
-def _pair(text: str) -> tuple[int, int]:
-    code, _, signal = text.partition(":")
-    return _whole(code), _whole(signal)
+def _row(values: Mapping[str, str], **facts: Any) -> Row:
+    """Make a row; ``values`` hold what both commands print alike."""
+    code, _, signal = values.get("ExitCode", "").partition(":")
+    derived_code, _, derived_signal = values.get("DerivedExitCode", "").partition(":")
+    return Row(
+        exit_code=_whole(code),
+        exit_signal=_whole(signal),
+        derived_code=_whole(derived_code),
+        derived_signal=_whole(derived_signal),
+        reason=values.get("Reason", ""),
+        node=values.get("NodeList", ""),
+        **facts,
+    )
 
 
 def _whole(text: str) -> int:
     return int(text) if text.isdigit() else 0
 
 
-def _seconds(text: str) -> int:
-    """Read ``1-02:03:04``; 0 for UNLIMITED."""
-    found = re.fullmatch(r"(?:(\d+)-)?(\d+):(\d+):(\d+)", text)
-    if found is None:
+def seconds(text: str) -> int:
+    """Read a duration of SLURM, ``1-02:03:04``; 0 for UNLIMITED."""
+    match = re.fullmatch(r"(?:(\d+)-)?(\d+):(\d+):(\d+)", text)
+    if match is None:
         return 0
-    days, hours, minutes, seconds = (int(part or 0) for part in found.groups())
-    return ((24 * days + hours) * 60 + minutes) * 60 + seconds
+    days, hours, minutes, rest = (int(part or 0) for part in match.groups())
+    return ((24 * days + hours) * 60 + minutes) * 60 + rest

@@ -1,7 +1,7 @@
-"""sbatch through submitit: it turns parameters into the text and reads the id from the answer.
+"""Batch scripts through submitit, which turns parameters into text and reads sbatch's answer.
 
-What we change: the command is one of our programs with a plan file, not a pickle an element; the
-text keeps the name of its job; and what came of sbatch is for the ledger to say.
+Changed from submitit: the command is one of our programs with a plan file, not one pickle per
+element; the script keeps its own job name; what became of it is recorded by `slurm.submission`.
 """
 
 import re
@@ -24,15 +24,7 @@ _QUEUE_FULL = re.compile(
 
 
 class JobRefusedError(UsageError):
-    """SLURM refused a job.
-
-    Parameters
-    ----------
-    reason : str
-        SLURM's text.
-    script : Path
-        The batch script.
-    """
+    """SLURM refused a job, for the ``reason`` that it printed."""
 
     def __init__(self, reason: str, script: Path) -> None:
         super().__init__(
@@ -50,7 +42,7 @@ class JobRefusedError(UsageError):
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """One job as it is to be submitted."""
+    """One job to be submitted."""
 
     name: str
     job: Job
@@ -60,51 +52,44 @@ class Request:
     folder: str  # working folder
     python: str
     elements: int | None = None  # array size; None for a single job
-    after: Sequence[str] = ()  # ids that must have ended, however
+    after: Sequence[str] = ()  # ids of jobs that must have ended, successfully or not
     ranks: bool = False  # tasks on several nodes, under srun
     signal_before_s: int = 90
 
 
 class _Executor(submitit.SlurmExecutor):
-    """Writes the text of our programs; submitit's own way would be one pickle an element."""
-
     @classmethod
     def affinity(cls) -> int:
-        # A dry run writes the text on machines without SLURM too.
-        return 2
+        return 2  # a dry run writes scripts on machines without SLURM, too
 
-    def text(self, command: str, elements: int | None) -> str:
-        """Text of the batch script."""
-        if elements is not None:
-            self.parameters["map_count"] = elements
+    def text(self, command: str) -> str:
         return self._make_submission_file_text(command, uid="")
 
     def job_id(self, answer: str) -> str:
-        """Id in sbatch's answer."""
         return self._get_job_id_from_submission_command(answer)
 
 
 def sbatch_text(request: Request) -> str:
     """Write the batch script of a request."""
     job = request.job
-    further = {key: value for key, value in job.sbatch.items() if value not in (None, False)}
-    further |= {
+    options = {key: value for key, value in job.sbatch.items() if value not in (None, False)}
+    options |= {
         "chdir": request.folder,
         "open-mode": "append",
         "output": request.log.replace("%t", "batch") if request.ranks else request.log,
         "requeue": True,
     }
     if request.after:
-        further |= {"dependency": "afterany:" + ":".join(request.after)}
-        further |= {"kill-on-invalid-dep": "yes"}
-    executor = _Executor(folder=Path(request.log).parent)
-    given = {
+        options |= {"dependency": "afterany:" + ":".join(request.after)}
+        options |= {"kill-on-invalid-dep": "yes"}
+    optional = {
         "partition": job.partition,
         "account": job.account,
         "qos": job.qos,
         "constraint": job.constraint,
         "gpus_per_node": job.gpus_per_node or None,
     }
+    executor = _Executor(folder=Path(request.log).parent)
     executor.update_parameters(
         job_name=request.name,
         time=job.minutes,
@@ -116,41 +101,40 @@ def sbatch_text(request: Request) -> str:
         signal_delay_s=request.signal_before_s,
         wckey=None,
         stderr_to_stdout=True,
-        setup=[*job.setup, "", *_exports(request.environment)],
+        setup=[
+            *job.setup,
+            "",
+            *(f"export {key}={shlex.quote(value)}" for key, value in request.environment.items()),
+        ],
         use_srun=request.ranks,
-        srun_args=_srun(request) if request.ranks else None,
-        additional_parameters=further,
-        **{key: value for key, value in given.items() if value is not None},
+        # One dead rank ends the others, instead of a collective that waits for its timeout.
+        srun_args=[
+            "--output",
+            request.log,
+            "--open-mode=append",
+            "--kill-on-bad-exit=1",
+            f"--cpus-per-task={job.cpus_per_task}",
+        ],
+        additional_parameters=options,
+        **{key: value for key, value in optional.items() if value is not None},
     )
-    return executor.text(_command(request), request.elements)
-
-
-def _exports(environment: dict[str, str]) -> list[str]:
-    return [f"export {name}={shlex.quote(value)}" for name, value in environment.items()]
-
-
-def _srun(request: Request) -> list[str]:
-    log = ["--output", request.log, "--open-mode=append"]
-    # One rank that died ends the others, instead of a collective that waits for its time-out.
-    return [*log, "--kill-on-bad-exit=1", f"--cpus-per-task={request.job.cpus_per_task}"]
-
-
-def _command(request: Request) -> str:
-    # USR2 before Python has a handler would kill the job for good; -P keeps the working folder from
-    # winning over the snapshot.
-    python = request.job.python or shlex.quote(request.python)
+    if request.elements is not None:
+        executor.parameters["map_count"] = request.elements
+    # USR2 before Python has a handler would end the job for good; -P keeps the working folder from
+    # shadowing the snapshot.
+    python = job.python or shlex.quote(request.python)
     program = shlex.join(["-P", "-u", *request.command])
-    ignored = "USR1,USR2,TERM" if request.ranks else "USR2"
-    return f"env --{'block' if request.ranks else 'ignore'}-signal={ignored} {python} {program}"
+    signals = "block-signal=USR1,USR2,TERM" if request.ranks else "ignore-signal=USR2"
+    return executor.text(f"env --{signals} {python} {program}")
 
 
 def send(script: Path) -> str:
-    """Hand a script to sbatch; returns the id.
+    """Submit a batch script; returns the job id.
 
     Raises
     ------
     SlurmUnavailableError
-        If nobody knows whether it was submitted.
+        If it is unknown whether the job was submitted.
     JobRefusedError
         With SLURM's reason.
     """

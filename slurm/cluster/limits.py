@@ -1,13 +1,21 @@
-"""What a cluster gives: array size, queue room, and the largest node of each partition."""
+"""What a cluster offers: array size, queue room, the largest node of each partition.
+
+`check_jobs` compares it with a profile: a job that no node can run would stay pending forever.
+"""
 
 import getpass
 import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from dinoforge.slurm.cluster.commands import SlurmError, ask, ask_patiently
+from dinoforge.config import nearest
+from dinoforge.errors import Fault
+from dinoforge.slurm.cluster.commands import SlurmError, ask, seconds
+from dinoforge.slurm.profile import Job
 
 __all__ = [
     "PartitionFacts",
+    "check_jobs",
     "max_array_size",
     "parse_partitions",
     "read_partitions",
@@ -31,14 +39,14 @@ class PartitionFacts:
 
 
 def max_array_size() -> int:
-    """Ask how many elements an array may have: indices end one below MaxArraySize."""
-    text = ask_patiently(["scontrol", "show", "config"])
-    found = re.search(r"^MaxArraySize\s*=\s*(\d+)", text, re.MULTILINE)
-    return int(found[1]) if found else 1001
+    """Return how many elements an array may have: indices end one below MaxArraySize."""
+    text = ask(["scontrol", "show", "config"], patience_s=600)
+    match = re.search(r"^MaxArraySize\s*=\s*(\d+)", text, re.MULTILINE)
+    return int(match[1]) if match else 1001
 
 
 def submit_limit() -> int:
-    """Jobs that this user may have in the queue, an element counting as one; 0: no limit known."""
+    """Return how many jobs and array elements this user may have in the queue; 0: unknown."""
     user = getpass.getuser()
     words = ["sacctmgr", "-n", "-P", "show", "assoc", f"user={user}", "format=MaxSubmitJobs"]
     try:
@@ -49,57 +57,108 @@ def submit_limit() -> int:
 
 
 def read_partitions() -> dict[str, PartitionFacts]:
-    """Ask SLURM for its partitions.
+    """Read the partitions of the cluster.
 
     Raises
     ------
-    SlurmUnavailableError
-        If it does not answer.
+    SlurmError
+        If SLURM does not answer, or refuses.
     """
-    nodes = ask_patiently(["sinfo", "-h", "-e", "-o", "%P|%a|%D|%c|%m|%G|%f"], patience_s=60)
-    limits = ask_patiently(["scontrol", "-o", "show", "partition"], patience_s=60)
+    nodes = ask(["sinfo", "-h", "-e", "-o", "%P|%a|%D|%c|%m|%G|%f"], patience_s=60)
+    limits = ask(["scontrol", "-o", "show", "partition"], patience_s=60)
     return parse_partitions(nodes, limits)
 
 
 def parse_partitions(nodes: str, limits: str) -> dict[str, PartitionFacts]:
-    """Parse ``sinfo`` (a row a partition and kind of node) and ``scontrol -o show partition``."""
-    found: dict[str, PartitionFacts] = {}
+    """Parse ``sinfo`` (one row per partition and node type), ``scontrol -o show partition``."""
+    partitions: dict[str, PartitionFacts] = {}
     for line in nodes.splitlines():
         name, up, count, cpus, memory, gres, features = line.strip().split("|")
         bare = name.rstrip("*")
-        old = found.get(bare, PartitionFacts(name=bare))
-        words = [] if features == "(null)" else features.split(",")
-        found[bare] = replace(
-            old,
+        facts = partitions.get(bare, PartitionFacts(name=bare))
+        partitions[bare] = replace(
+            facts,
             is_default=name.endswith("*"),
             is_up=up == "up",
-            nodes=old.nodes + _number(count),
-            cpus=max(old.cpus, _number(cpus)),
-            memory_mib=max(old.memory_mib, _number(memory)),
-            gpus=max(old.gpus, _gpus(gres)),
-            features=old.features | set(words),
+            nodes=facts.nodes + _number(count),
+            cpus=max(facts.cpus, _number(cpus)),
+            memory_mib=max(facts.memory_mib, _number(memory)),
+            gpus=max(facts.gpus, sum(map(int, re.findall(r"gpu(?::[^:,()]+)?:(\d+)", gres)))),
+            features=facts.features | set(features.replace("(null)", "").split(",")) - {""},
         )
     for line in limits.splitlines():
         values = dict(re.findall(r"(\w+)=(\S*)", line))
         name = values.get("PartitionName", "")
-        if name in found:
-            found[name] = replace(found[name], max_minutes=_minutes(values.get("MaxTime", "")))
-    return found
+        if name in partitions:
+            minutes = seconds(values.get("MaxTime", "")) // 60
+            partitions[name] = replace(partitions[name], max_minutes=minutes)
+    return partitions
 
 
 def _number(text: str) -> int:
-    digits = re.match(r"\d+", text)
+    digits = re.match(r"\d+", text)  # sinfo writes ``64000+`` where nodes differ
     return int(digits[0]) if digits else 0
 
 
-def _gpus(text: str) -> int:
-    return sum(int(count) for count in re.findall(r"gpu(?::[^:,()]+)?:(\d+)", text))
+def check_jobs(
+    jobs: Mapping[str, Job], partitions: Mapping[str, PartitionFacts], where: str
+) -> list[Fault]:
+    """Compare jobs with the partitions of a cluster.
+
+    Parameters
+    ----------
+    jobs : mapping
+        Name (of a stage, ``gate``, ``train``) -> requested resources.
+    partitions : mapping
+        As returned by `read_partitions`.
+    where : str
+        The profile, for the messages.
+
+    Returns
+    -------
+    list of Fault
+        Each reported once, for the first job that has it.
+    """
+    faults: dict[str, Fault] = {}
+    for name, job in jobs.items():
+        for fault in _faults(name, job, partitions, where):
+            faults.setdefault(re.sub(r" for .*", "", fault.what), fault)
+    return list(faults.values())
 
 
-def _minutes(text: str) -> int:
-    """Read ``7-00:00:00`` or ``12:00:00``; 0 for UNLIMITED."""
-    found = re.fullmatch(r"(?:(\d+)-)?(\d+):(\d+):(\d+)", text)
-    if found is None:
-        return 0
-    days, hours, minutes, _ = (int(part or 0) for part in found.groups())
-    return (24 * days + hours) * 60 + minutes
+def _faults(
+    name: str, job: Job, partitions: Mapping[str, PartitionFacts], where: str
+) -> Iterator[Fault]:
+    default = next((facts.name for facts in partitions.values() if facts.is_default), None)
+    partition = job.partition or default
+    if partition is None:
+        yield Fault("the cluster has no default partition", where, "set default.partition")
+        return
+    facts = partitions.get(partition)
+    if facts is None:
+        near = nearest(partition, partitions)
+        hint = f" (did you mean `{near}`?)" if near else ""
+        known = ", ".join(sorted(partitions))
+        yield Fault(f"no partition `{partition}`{hint}", where, f"choose one of {known}")
+        return
+    if not facts.is_up:
+        yield Fault(f"partition `{partition}` is down", where, "choose another one, or wait")
+    cpus = "cpus_per_task" + (" x tasks_per_node" if job.tasks_per_node > 1 else "")
+    for key, requested, limit, available in (
+        ("nodes", job.nodes, facts.nodes, "has {:g} nodes"),
+        (cpus, job.cpus_per_task * job.tasks_per_node, facts.cpus, "has {:g} per node"),
+        ("memory_gb", job.memory_gb, facts.memory_mib / 1000, "has {:g} per node"),
+        ("gpus_per_node", job.gpus_per_node, facts.gpus, "has {:g} per node"),
+        ("minutes", job.minutes, facts.max_minutes, "allows {:g}"),
+    ):
+        if limit and requested > limit:
+            what = f"`{key}` is {requested:g} for {name}, partition `{partition}` "
+            yield Fault(what + available.format(limit), where, f"request at most {limit:g}")
+    if job.gpus_per_node and not facts.gpus:
+        what = f"`gpus_per_node` is {job.gpus_per_node} for {name}, "
+        yield Fault(f"{what}partition `{partition}` has no GPUs", where, "choose another partition")
+    features = set(re.findall(r"[\w.-]+", job.constraint or "")) if facts.features else set()
+    for feature in sorted(features - facts.features):
+        if not feature.isdigit():
+            what = f"no node of partition `{partition}` has the feature `{feature}`"
+            yield Fault(what, where, f"choose from {', '.join(sorted(facts.features))}")

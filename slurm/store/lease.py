@@ -1,10 +1,10 @@
-"""One driver at a time, on a shared folder, whoever gets killed.
+"""A lease: one driver of a run at a time, through files that all nodes see.
 
-``flock`` over network file systems is not to be trusted. Here each turn is a folder with the next
-number: ``mkdir`` is atomic, so exactly one process gets a number. A turn ends with a file
-``released``, with the death of its process on this machine, or when its heartbeat has been silent
-for `EXPIRES_S`. A holder that was taken for dead finds a higher number than its own and stops
-before it does anything more (`Lease.check`).
+``flock`` is unreliable on network file systems. Each turn is a folder with the next number:
+``mkdir`` is atomic, so exactly one process gets a number. A turn ends with a file ``released``,
+with the death of its process on this machine, or when its heartbeat is older than `EXPIRES_S`.
+A holder whose heartbeat expired although it was alive sees a higher number than its own and stops
+(`Lease.check`).
 """
 
 import contextlib
@@ -28,26 +28,22 @@ _HEARTBEAT_S = 5.0
 
 
 class LeaseBusyError(DinoforgeError):
-    """Another driver is at work on this run, and stayed so for as long as we waited."""
+    """Another driver held the lease of this run all the time."""
 
 
 class Lease:
-    """A turn that this process holds; made by `hold_lease`."""
+    """A turn that this process holds; returned by `hold_lease`."""
 
     def __init__(self, folder: Path, number: int) -> None:
         self.folder, self.number = folder, number
+        self.turn = folder / f"{number:05d}"
         self._end = threading.Event()
         self._beat = threading.Thread(target=self._keep_alive, daemon=True)
 
-    @property
-    def turn(self) -> Path:
-        """Folder of this turn."""
-        return self.folder / f"{self.number:05d}"
-
     def check(self) -> None:
-        """Raise when somebody took over: call before every act that must not happen twice."""
+        """Raise if another driver took over; call before anything that must not happen twice."""
         if max(_numbers(self.folder), default=0) != self.number:
-            raise LeaseBusyError("this driver was taken for dead and another one went on")
+            raise LeaseBusyError("the heartbeat of this driver expired; another driver took over")
 
     def _keep_alive(self) -> None:
         while not self._end.wait(_HEARTBEAT_S):
@@ -55,7 +51,7 @@ class Lease:
                 os.utime(self.turn / "holder.json")
 
     def start(self) -> None:
-        """Write who holds the turn and begin the heartbeat."""
+        """Record the holder of the turn and start the heartbeat."""
         holder = {
             "host": platform.node(),
             "boot": _boot_id(),
@@ -82,22 +78,25 @@ def hold_lease(
     Parameters
     ----------
     folder : Path
-        On the file system that all drivers see.
+        On a file system that all drivers share.
     wait_s : float
         How long to wait for another driver.
     jobs_are_gone : bool
-        The caller knows that no job of the run is left: a holder inside one is dead.
+        No job of the run is left, so a holder that is a job is dead.
 
     Raises
     ------
     LeaseBusyError
-        If another driver holds it all that time.
+        If another driver held it for ``wait_s``.
     """
     folder.mkdir(parents=True, exist_ok=True)
     deadline, pause = time.monotonic() + wait_s, 0.1
     while (lease := _try(folder, jobs_are_gone)) is None:
         if time.monotonic() > deadline:
-            raise LeaseBusyError(f"another driver holds {folder}: {_holder(folder)}")
+            holder = _read_holder(folder / f"{max(_numbers(folder), default=0):05d}")
+            job = f", job {holder['job']}" if holder.get("job") else ""
+            process = f"process {holder.get('pid', '?')} on {holder.get('host', '?')}{job}"
+            raise LeaseBusyError(f"another driver holds {folder}: {process}")
         time.sleep(min(pause, max(deadline - time.monotonic(), 0.01)))
         pause = min(1.5 * pause, 2.0)
     lease.start()
@@ -133,20 +132,16 @@ def _is_over(folder: Path, turn: Path, jobs_are_gone: bool) -> bool:
     if same_machine and not _is_alive(int(holder.get("pid", 0))):
         return True
     try:
-        heard = (turn / "holder.json").stat().st_mtime
+        heartbeat = (turn / "holder.json").stat().st_mtime
     except OSError:
         try:
-            heard = turn.stat().st_mtime  # killed between mkdir and its first word
+            heartbeat = turn.stat().st_mtime  # killed right after mkdir
         except OSError:
             return False
-    return _time_there(folder) - heard > EXPIRES_S
-
-
-def _time_there(folder: Path) -> float:
-    """Time of the file server: clocks of machines differ."""
+    # The time of the file server: clocks of machines differ.
     with tempfile.NamedTemporaryFile(dir=folder, prefix=".clock.tmp-") as probe:
         os.utime(probe.name)
-        return Path(probe.name).stat().st_mtime
+        return Path(probe.name).stat().st_mtime - heartbeat > EXPIRES_S
 
 
 def _is_alive(pid: int) -> bool:
@@ -160,7 +155,7 @@ def _is_alive(pid: int) -> bool:
 
 
 def _boot_id() -> str:
-    """Tell machines of one host name apart (containers, reboots); process ids are theirs alone."""
+    """Identify the set of process ids: containers and reboots share a host name."""
     with contextlib.suppress(OSError):
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
         return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
@@ -173,12 +168,6 @@ def _read_holder(turn: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return holder if isinstance(holder, dict) else {}
-
-
-def _holder(folder: Path) -> str:
-    holder = _read_holder(folder / f"{max(_numbers(folder), default=0):05d}")
-    job = f", job {holder['job']}" if holder.get("job") else ""
-    return f"process {holder.get('pid', '?')} on {holder.get('host', '?')}{job}"
 
 
 def _numbers(folder: Path) -> list[int]:

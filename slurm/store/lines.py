@@ -1,5 +1,6 @@
-"""Append-only files of JSON lines: one ``write`` a line, a torn last line is skipped by readers."""
+"""Append-only files of JSON lines: one ``write`` per line; readers skip a torn last line."""
 
+import contextlib
 import json
 import os
 from pathlib import Path
@@ -11,7 +12,7 @@ __all__ = ["append_line", "read_lines"]
 def append_line(path: Path, line: dict[str, Any], *, durable: bool = False) -> None:
     """Append one line; ``durable`` waits for the disk.
 
-    A line that a killed writer left without its end is closed first, so that it spoils nothing.
+    An incomplete line of a killed writer is terminated first.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     data = json.dumps(line, sort_keys=True, allow_nan=False).encode() + b"\n"
@@ -28,17 +29,13 @@ def append_line(path: Path, line: dict[str, Any], *, durable: bool = False) -> N
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Read every whole line; none when the file is missing."""
+    """Read every complete line; none if there is no file."""
     try:
         text = path.read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
         return []
-    found = []
+    values = []
     for line in text.splitlines():
-        try:
-            value = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(value, dict):
-            found.append(value)
-    return found
+        with contextlib.suppress(ValueError):
+            values.append(json.loads(line))
+    return [value for value in values if isinstance(value, dict)]

@@ -1,8 +1,8 @@
-"""A read-only copy of the code per submission: a requeue after the weekend runs Friday's code.
+"""A read-only copy of the code: a job that is requeued later runs the code that was submitted.
 
-From a source tree: the tracked files and the untracked ones that git does not ignore, with the
-commit and the difference to it. From installed packages: their files. Named by content, so that
-the same code is copied once.
+Of a source tree: the tracked files and the untracked ones that git does not ignore, with the commit
+and the diff. Of an installed package: its files. The copy is named after its content, so the same
+code is copied once.
 """
 
 import hashlib
@@ -31,7 +31,7 @@ _FOLDERS = {
 
 
 def take_snapshot(folder: Path) -> Path:
-    """Copy the running code below ``folder``; returns the copy, to be first in ``PYTHONPATH``.
+    """Copy the running code below ``folder``; returns the copy, to come first in ``PYTHONPATH``.
 
     Raises
     ------
@@ -46,16 +46,22 @@ def take_snapshot(folder: Path) -> Path:
         return target
     draft = folder / f".{name}.tmp-{platform.node()}-{os.getpid()}"
     try:
-        _copy(files, draft)
+        shutil.rmtree(draft, ignore_errors=True)
+        for place, path in files.items():
+            (draft / place).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, draft / place)
         facts = {"commit": _git(root, "rev-parse", "HEAD").strip(), "taken": now()}
         write_json(draft / "snapshot.json", facts | {"files": len(files)})
         write_text(draft / "uncommitted.diff", _git(root, "diff", "HEAD", "--", *_FOLDERS))
-        _make_read_only(draft)
+        # Files only: its owner could not rename or remove a read-only folder.
+        for path in draft.rglob("*"):
+            if path.is_file():
+                path.chmod(0o444)
         draft.rename(target)
     except OSError as error:
         shutil.rmtree(draft, ignore_errors=True)
         if target.is_dir():
-            return target  # another command took the same one meanwhile
+            return target  # another command copied the same code meanwhile
         raise UsageError(
             what=f"cannot copy the code: {error.strerror or error}",
             where=str(folder),
@@ -74,10 +80,13 @@ def _files(root: Path) -> Iterator[tuple[str, Path]]:
         path = root / name
         if path.is_file():  # not a link to a folder, and not deleted
             yield f"{_FOLDERS[folder]}/{rest}", path
-    if not listed:
-        for parent, _, names in os.walk(root / "dinoforge", followlinks=True):
-            paths = [Path(parent, name) for name in names if not name.endswith(".pyc")]
-            yield from ((path.relative_to(root).as_posix(), path) for path in paths)
+    if listed:
+        return
+    packaged = (root / "dinoforge/_configs").is_dir()  # else a source tree without git
+    for folder in ("dinoforge",) if packaged else ("dinoforge", "configs"):
+        for parent, _, names in os.walk(root / folder, followlinks=True):
+            for path in (Path(parent, name) for name in names if not name.endswith(".pyc")):
+                yield f"{_FOLDERS[folder]}/{path.relative_to(root / folder).as_posix()}", path
 
 
 def _content_hash(files: Mapping[str, Path]) -> str:
@@ -89,22 +98,8 @@ def _content_hash(files: Mapping[str, Path]) -> str:
     return digest.hexdigest()
 
 
-def _copy(files: Mapping[str, Path], draft: Path) -> None:
-    shutil.rmtree(draft, ignore_errors=True)
-    for place, path in files.items():
-        (draft / place).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(path, draft / place)
-
-
-def _make_read_only(folder: Path) -> None:
-    # Files only: a folder without write permission could not be renamed or removed by its owner.
-    for path in folder.rglob("*"):
-        if path.is_file():
-            path.chmod(0o444)
-
-
 def _git(root: Path, *words: str) -> str:
-    """Ask git; "" where there is no repository, or no git."""
+    """Run git; "" if there is no repository, or no git."""
     if not (root / ".git").exists():
         return ""
     try:

@@ -8,8 +8,7 @@ import pytest
 from dinoforge.cli.main import main
 from dinoforge.config import load_config
 from dinoforge.curation.config import CurationConfig
-from dinoforge.slurm.cluster.checks import check_jobs
-from dinoforge.slurm.cluster.limits import parse_partitions
+from dinoforge.slurm.cluster.limits import check_jobs, parse_partitions
 from dinoforge.slurm.profile import Job
 from dinoforge.training.config import TrainingConfig
 

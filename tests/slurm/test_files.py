@@ -149,6 +149,7 @@ def test_installed_packages_are_copied_where_there_is_no_git(tree, tmp_path, mon
     monkeypatch.setattr("dinoforge.__file__", str(tree / "dinoforge/__init__.py"))
     taken = take_snapshot(tmp_path / "snapshot")
     assert (taken / "dinoforge/slurm/new.py").exists()
+    assert (taken / "dinoforge/_configs/a.yaml").exists()
     assert json.loads((taken / "snapshot.json").read_text())["commit"] == ""
 
 

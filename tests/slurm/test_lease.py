@@ -77,13 +77,13 @@ def test_a_driver_killed_before_its_first_word_is_followed_when_time_is_up(tmp_p
         pass
 
 
-def test_a_holder_taken_for_dead_learns_it_before_it_acts(tmp_path):
+def test_a_holder_whose_heartbeat_expired_stops_before_it_acts(tmp_path):
     with hold_lease(tmp_path) as old:
         old.check()
         stale = time.time() - module.EXPIRES_S - 5
         (old.turn / "holder.json").write_text(json.dumps({"host": "elsewhere", "pid": 1}))
         os.utime(old.turn / "holder.json", (stale, stale))
-        with hold_lease(tmp_path, wait_s=1.0), pytest.raises(LeaseBusyError, match="for dead"):
+        with hold_lease(tmp_path, wait_s=1.0), pytest.raises(LeaseBusyError, match="another driver took over"):
             old.check()
 
 

@@ -7,10 +7,9 @@ import pytest
 
 from dinoforge.config import list_recipes
 from dinoforge.errors import UsageError
-from dinoforge.slurm.cluster.checks import check_jobs
 from dinoforge.slurm.cluster.commands import clean_environment, one_line
 from dinoforge.slurm.cluster.executor import sbatch_text
-from dinoforge.slurm.cluster.limits import parse_partitions
+from dinoforge.slurm.cluster.limits import check_jobs, parse_partitions
 from dinoforge.slurm.profile import Job, load_profile
 from dinoforge.slurm.requests import Requests
 from dinoforge.slurm.store.layout import Launch, SlurmFolder
@@ -107,11 +106,11 @@ def test_partitions_are_read_with_their_largest_node():
     [
         ({"partition": "gpuu"}, r"no partition `gpuu` \(did you mean `gpu`\?\)"),
         ({"partition": "old"}, "partition `old` is down"),
-        ({"memory_gb": 65}, "`memory_gb` is 65 for embed, partition `cpu` has 64 a node"),
+        ({"memory_gb": 65}, "`memory_gb` is 65 for embed, partition `cpu` has 64 per node"),
         ({"cpus_per_task": 17}, "`cpus_per_task` is 17"),
         ({"nodes": 9}, "`nodes` is 9 for embed, partition `cpu` has 6"),
         ({"partition": "gpu", "gpus_per_node": 9}, "`gpus_per_node` is 9"),
-        ({"partition": "gpu", "minutes": 2881}, "`minutes` is 2881 .* has 2880 as its limit"),
+        ({"partition": "gpu", "minutes": 2881}, "`minutes` is 2881 .* allows 2880"),
         (
             {"partition": "gpu", "tasks_per_node": 8, "cpus_per_task": 13},
             "x tasks_per_node` is 104",
