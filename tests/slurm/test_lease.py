@@ -83,7 +83,10 @@ def test_a_holder_whose_heartbeat_expired_stops_before_it_acts(tmp_path):
         stale = time.time() - module.EXPIRES_S - 5
         (old.turn / "holder.json").write_text(json.dumps({"host": "elsewhere", "pid": 1}))
         os.utime(old.turn / "holder.json", (stale, stale))
-        with hold_lease(tmp_path, wait_s=1.0), pytest.raises(LeaseBusyError, match="another driver took over"):
+        with (
+            hold_lease(tmp_path, wait_s=1.0),
+            pytest.raises(LeaseBusyError, match="another driver took over"),
+        ):
             old.check()
 
 
