@@ -6,8 +6,9 @@ from pathlib import Path
 
 from dinoforge.errors import UsageError
 from dinoforge.evaluation.config import FEATURES, EvaluationConfig
+from dinoforge.exports import exported_steps
 
-__all__ = ["Model", "exported_steps", "find_models"]
+__all__ = ["Model", "find_models"]
 
 # Names under which encoders appear in records; others keep the name of the encoder.
 _NAMES = {
@@ -42,13 +43,6 @@ class Model:
     def is_pixels(self) -> bool:
         """Tell whether no network is involved."""
         return self.encoder.startswith("pixels")
-
-
-def exported_steps(run: Path) -> dict[int, Path]:
-    """Find the backbones that a training run has exported: step -> file, in order."""
-    found = run.glob("export/step-*/model.safetensors")
-    steps = {file.parent.name.removeprefix("step-"): file for file in found}
-    return {int(step): steps[step] for step in sorted(filter(str.isdecimal, steps), key=int)}
 
 
 def find_models(config: EvaluationConfig) -> list[Model]:

@@ -4,12 +4,11 @@ A job that saved requeues itself (`slurm.rank`). The gate is for what ends the w
 out of memory, a time limit that came too early, a node that took everything along.
 """
 
-import os
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from dinoforge.exports import steps_in
 from dinoforge.slurm.arrays import submit_gate
 from dinoforge.slurm.cluster.commands import Queued
 from dinoforge.slurm.decisions import Again, Ending, Stop, decide
@@ -34,13 +33,7 @@ def ranks_job(profile: Profile, command: str, device: str) -> Job:
 
 def reached_step(run: Path) -> int:
     """Step of the newest checkpoint; 0 before the first."""
-    try:
-        names = [entry.name for entry in os.scandir(run / "checkpoints")]
-    except OSError:
-        return 0
-    return max(
-        (int(found[1]) for n in names if (found := re.fullmatch(r"step-(\d+)", n))), default=0
-    )
+    return max(steps_in(run / "checkpoints"), default=0)
 
 
 def starts_in_vain(attempts: Sequence[Attempt]) -> int:

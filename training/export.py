@@ -8,18 +8,13 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
+from dinoforge.exports import export_file, step_name, steps_in
 from dinoforge.models import VisionTransformer, save_backbone
 from dinoforge.training.config import TrainingConfig
-from dinoforge.training.distributed.checkpoint import saved_steps, step_name
 from dinoforge.training.distributed.ranks import rank
 from dinoforge.training.method import Method
 
-__all__ = ["export_path", "gather_backbone", "write_backbone"]
-
-
-def export_path(folder: Path, step: int) -> Path:
-    """Path of the exported backbone of a step."""
-    return folder / step_name(step) / "model.safetensors"
+__all__ = ["gather_backbone", "write_backbone"]
 
 
 @torch.no_grad()
@@ -40,7 +35,7 @@ def gather_backbone(method: Method) -> dict[str, Tensor]:
 
 
 def write_backbone(
-    folder: Path, step: int, tensors: dict[str, Tensor], config: TrainingConfig
+    run: Path, step: int, tensors: dict[str, Tensor], config: TrainingConfig
 ) -> Path:
     """Write the backbone of ``step``; of older ones keep the first and those that are due.
 
@@ -57,7 +52,7 @@ def write_backbone(
     with torch.device("meta"):
         backbone = VisionTransformer(config.model.vit(config.crops.global_size))
     backbone.load_state_dict(tensors, assign=True)
-    path = export_path(folder, step)
+    path = export_file(run, step)
     notes = {
         "step": str(step),
         "seed": str(config.seed),
@@ -68,7 +63,8 @@ def write_backbone(
     }
     save_backbone(path, backbone, notes)
     # Later ones were left by a run whose checkpoints are damaged: they do not count as kept.
-    for number in [n for n in saved_steps(folder) if n <= step][: -config.checkpoint.keep]:
+    folder = run / "export"
+    for number in [n for n in steps_in(folder) if n <= step][: -config.checkpoint.keep]:
         if number % config.checkpoint.export_every:
             shutil.rmtree(folder / step_name(number))
     return path

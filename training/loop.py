@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from dinoforge.errors import Interrupted, RankStopped, UsageError
+from dinoforge.exports import export_file
 from dinoforge.models.layers import BlockRows
 from dinoforge.progress import Progress, as_duration
 from dinoforge.training.attention import remember, settle_attention
@@ -30,7 +31,7 @@ from dinoforge.training.distributed.ranks import (
     highest_over_ranks,
     on_rank_0,
 )
-from dinoforge.training.export import export_path, gather_backbone, write_backbone
+from dinoforge.training.export import gather_backbone, write_backbone
 from dinoforge.training.guards import StopSignals, check_finite
 from dinoforge.training.method import Losses, Targets, Views
 from dinoforge.training.metrics import Clock, MetricsFile, diagnose, loss_metrics
@@ -127,7 +128,7 @@ def train(
         undecodable=len(trainer.data.undecodable),
         seconds=time.monotonic() - started,
         last=trainer.last_row,
-        export=str(export_path(trainer.exports, trainer.step)),
+        export=str(export_file(folder, trainer.step)),
     )
 
 
@@ -150,14 +151,14 @@ class Trainer:
         self.step = self.checkpoints.load_latest(self.method, self.optimizer)
         self.loss = float("nan")
         self.last_row: dict[str, float] = {}
-        self.exports = folder / "export"
+        self.folder = folder
         self._views = StepViews(config, self.rank_info, self.device)
         self._clock = Clock()
         self._warned = ""
         if self.step:
             _log.info("going on from step %d", self.step)
         # Untrained at step 0: what the trained one is compared with.
-        if from_rank_0(not export_path(self.exports, self.step).exists()):
+        if from_rank_0(not export_file(folder, self.step).exists()):
             write = self._export()
             on_rank_0(write)
         remember(self.attention, folder)
@@ -226,7 +227,7 @@ class Trainer:
 
     def _export(self) -> Callable[[], object]:
         tensors, step = gather_backbone(self.method), self.step
-        return lambda: write_backbone(self.exports, step, tensors, self.config)
+        return lambda: write_backbone(self.folder, step, tensors, self.config)
 
     def _backward(
         self, views: Views, targets: Targets, rows: list[BlockRows] | None, *, last: bool

@@ -5,20 +5,18 @@ A folder of evaluations is one of three: a run of ``dinoforge evaluate``; the ru
 that was submitted with ``--evaluate`` has the last kind as ``RUN/evaluation``.
 """
 
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from dinoforge.evaluation.report.scores import step_of
+from dinoforge.exports import step_name, steps_in
 from dinoforge.records import Record, read_records
 
 __all__ = ["RECORDS", "find_evaluations", "gather_records"]
 
 RECORDS = "records.jsonl"
-
-_STEP = re.compile(r"step-(\d+)")
 
 
 def find_evaluations(folder: Path) -> dict[str, list[Path]]:
@@ -46,12 +44,8 @@ def find_evaluations(folder: Path) -> dict[str, list[Path]]:
 
 
 def _by_step(folder: Path) -> list[Path]:
-    runs = {
-        int(found[1]): path.parent
-        for path in folder.glob(f"step-*/{RECORDS}")
-        if (found := _STEP.fullmatch(path.parent.name))
-    }
-    return [runs[step] for step in sorted(runs, reverse=True)]
+    runs = [folder / step_name(step) for step in reversed(steps_in(folder))]
+    return [run for run in runs if (run / RECORDS).is_file()]
 
 
 def gather_records(evaluations: Mapping[str, Sequence[Path]]) -> list[Record]:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from dinoforge.evaluation.models import exported_steps
+from dinoforge.exports import exported_steps
 from dinoforge.images import resize
 
 __all__ = ["PatchMaps", "find_backbones", "map_patches", "principal_colors", "square"]

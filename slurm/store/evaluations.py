@@ -6,8 +6,6 @@
 """
 
 import json
-import os
-import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,9 +13,9 @@ from typing import Any
 
 import yaml
 
-__all__ = ["Evaluation", "Kept", "evaluation_stage"]
+from dinoforge.exports import exported_steps, step_name, steps_in
 
-_STEP = re.compile(r"step-(\d+)")
+__all__ = ["Evaluation", "Kept", "evaluation_stage"]
 
 
 def evaluation_stage(name: str) -> str:
@@ -44,20 +42,8 @@ class Kept:
         Not step 0: every evaluation measures it as ``untrained``. Not one that a later export
         removes: an evaluation that waits in the queue would not find it.
         """
-        try:
-            names = [entry.name for entry in os.scandir(run / "export")]
-        except OSError:
-            return []
-        found = sorted(int(match[1]) for name in names if (match := _STEP.fullmatch(name)))
-        return [
-            step
-            for step in found
-            if step and (step % self.every == 0 or step == self.last) and _is_there(run, step)
-        ]
-
-
-def _is_there(run: Path, step: int) -> bool:
-    return (run / "export" / f"step-{step:09d}" / "model.safetensors").is_file()
+        steps = exported_steps(run)
+        return [n for n in steps if n and (n % self.every == 0 or n == self.last)]
 
 
 @dataclass(frozen=True)
@@ -104,7 +90,7 @@ class Evaluation:
 
     def place(self, step: int) -> Path:
         """Run folder of the evaluation of one step."""
-        return self.folder / f"step-{step:09d}"
+        return self.folder / step_name(step)
 
     def words(self, step: int) -> list[str]:
         """Arguments of ``dinoforge`` that measure one step."""
@@ -126,8 +112,8 @@ class Evaluation:
 
     def forget(self) -> None:
         """Let no step count as done: what follows is measured by another recipe."""
-        for path in self.folder.glob("step-*/records.jsonl"):
-            path.unlink()
+        for step in steps_in(self.folder):
+            self.records(step).unlink(missing_ok=True)
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dinoforge.exports import export_file
+
 COLORS = {"blue": (40, 60, 200), "green": (50, 190, 60), "red": (200, 50, 40)}
 
 
@@ -31,7 +33,7 @@ def write_run(folder: Path, steps=(0, 50, 100)):
 
     config = VitConfig(width=24, depth=1, heads=2, patch_size=8, image_size=24, init="xavier")
     for step in steps:
-        path = folder / "export" / f"step-{step:09d}" / "model.safetensors"
+        path = export_file(folder, step)
         save_backbone(path, build_vit(config, seed=step), {"step": str(step)})
     return folder
 

@@ -2,7 +2,7 @@ import pytest
 
 from dinoforge.errors import UsageError
 from dinoforge.evaluation.config import EvaluationConfig
-from dinoforge.evaluation.models import exported_steps, find_models
+from dinoforge.evaluation.models import find_models
 
 
 def names(models):
@@ -81,12 +81,3 @@ def test_a_run_without_a_trained_backbone_is_refused(tmp_path):
     (tmp_path / "export" / "step-000000000" / "model.safetensors").write_bytes(b"")
     with pytest.raises(UsageError, match="exported no trained backbone"):
         find_models(EvaluationConfig(checkpoint=str(tmp_path)))
-
-
-def test_exports_are_found_by_step_and_what_is_none_is_passed_over(run_folder, tmp_path):
-    assert list(exported_steps(run_folder)) == [0, 50, 100]
-    for name in ("step-000000009", "step-1000000000", "step-7.tmp", "other"):
-        (tmp_path / "export" / name).mkdir(parents=True)
-        (tmp_path / "export" / name / "model.safetensors").write_bytes(b"")
-    (tmp_path / "export" / "step-000000011").mkdir()
-    assert list(exported_steps(tmp_path)) == [9, 1_000_000_000]

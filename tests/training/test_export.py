@@ -35,7 +35,7 @@ def images(size=28):
 
 def test_the_teacher_is_exported_with_the_names_of_the_release(tiny, tmp_path, method):
     path = export_backbone(tmp_path, 7, method, tiny())
-    assert path == tmp_path / "step-000000007" / "model.safetensors"
+    assert path == tmp_path / "export" / "step-000000007" / "model.safetensors"
     with safe_open(path, framework="pt") as file:
         found, notes = set(file.keys()), file.metadata()
     block = ["norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2"]
@@ -98,6 +98,7 @@ def test_it_loads_in_timm_and_gives_the_same_features(tiny, tmp_path, registers)
 
 
 def test_a_place_that_cannot_be_written_is_told_in_one_line(tiny, tmp_path, method):
-    (tmp_path / "step-000000007").write_text("in the way")
+    (tmp_path / "export").mkdir()
+    (tmp_path / "export" / "step-000000007").write_text("in the way")
     with pytest.raises(UsageError, match=r"cannot write: .*free space there"):
         export_backbone(tmp_path, 7, method, tiny())

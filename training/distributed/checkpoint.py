@@ -24,6 +24,7 @@ from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.tensor import DTensor
 
 from dinoforge.errors import UsageError
+from dinoforge.exports import step_name, steps_in
 from dinoforge.files import fsync_folder, sha256_file, write_json
 from dinoforge.training.config import CheckpointConfig
 from dinoforge.training.distributed.ranks import (
@@ -35,23 +36,13 @@ from dinoforge.training.distributed.ranks import (
 )
 from dinoforge.training.method import Method
 
-__all__ = ["Checkpoints", "read_whole", "saved_steps", "step_name"]
+__all__ = ["Checkpoints", "read_whole"]
 
 _log = logging.getLogger(__name__)
 
 
 _MANIFEST = "manifest.json"
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
-
-
-def step_name(step: int) -> str:
-    """Folder name of a step: ``step-000012500``."""
-    return f"step-{step:09d}"
-
-
-def saved_steps(folder: Path) -> list[int]:
-    """Find the steps that have a folder, whole or damaged, in order."""
-    return sorted(int(p.name.removeprefix("step-")) for p in folder.glob(f"step-{'[0-9]' * 9}"))
 
 
 def read_whole(checkpoint: Path) -> dict[str, Tensor]:
@@ -108,7 +99,7 @@ class Checkpoints:
             If a whole checkpoint is of another architecture: names what differs.
         """
         on_rank_0(self._sweep)
-        for step in reversed(from_rank_0(saved_steps(self.folder))):
+        for step in reversed(from_rank_0(steps_in(self.folder))):
             candidate = self.folder / step_name(step)
             fault = _fault(candidate, self._group)
             if fault:
@@ -201,7 +192,7 @@ class Checkpoints:
         Later ones are damaged (the run would have gone on from them): they must not count as kept.
         """
         policy = self._policy
-        for step in [n for n in saved_steps(self.folder) if n <= newest][: -policy.keep]:
+        for step in [n for n in steps_in(self.folder) if n <= newest][: -policy.keep]:
             if not policy.keep_every or step % policy.keep_every:
                 shutil.rmtree(self.folder / step_name(step))
 

@@ -14,6 +14,7 @@ from PIL import Image
 
 from dinoforge.curated import LEDGER_SCHEMA, ledger_path
 from dinoforge.curation.stages.graph import PAIRS_SCHEMA
+from dinoforge.exports import export_file
 from dinoforge.records import Record, write_records
 from dinoforge.tables import write_table
 
@@ -310,7 +311,7 @@ def _write_backbones(folder: Path) -> None:
 
     config = VitConfig(width=48, depth=2, heads=3, patch_size=8, image_size=64, init="xavier")
     for step in (0, 1500):
-        path = folder / "export" / f"step-{step:09d}" / "model.safetensors"
+        path = export_file(folder, step)
         save_backbone(path, build_vit(config, seed=step), {"step": str(step)})
 
 

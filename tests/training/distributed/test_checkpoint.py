@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from dinoforge.errors import UsageError
+from dinoforge.exports import step_name
 from dinoforge.training.build import build_method, build_optimizer
 from dinoforge.training.config import CheckpointConfig
-from dinoforge.training.distributed.checkpoint import Checkpoints, read_whole, step_name
+from dinoforge.training.distributed.checkpoint import Checkpoints, read_whole
 from dinoforge.training.export import gather_backbone, write_backbone
 
 
@@ -66,7 +67,7 @@ def test_backbones_of_an_abandoned_future_do_not_crowd_out_new_ones(tiny, tmp_pa
     for step in (0, 30, 10, 20, 25):
         path = write_backbone(tmp_path, step, gather_backbone(parts[0]), config)
         assert path.is_file()
-    assert folders(tmp_path) == [0, 20, 25, 30]
+    assert folders(tmp_path / "export") == [0, 20, 25, 30]
 
 
 def test_drafts_of_a_killed_process_are_swept_and_strange_names_left_alone(tmp_path, parts):

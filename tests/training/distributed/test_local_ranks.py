@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from dinoforge.exports import step_name
 from dinoforge.training.distributed.checkpoint import read_whole
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -63,7 +64,7 @@ class Training:
         return out, told
 
     def state(self):
-        return read_whole(self.out / "checkpoints" / f"step-{STEPS:09d}")
+        return read_whole(self.out / "checkpoints" / step_name(STEPS))
 
 
 def children(process):

@@ -11,8 +11,9 @@ from safetensors.torch import load_file
 
 from dinoforge.config import load_config
 from dinoforge.errors import UsageError
+from dinoforge.exports import step_name
 from dinoforge.training.config import TrainingConfig
-from dinoforge.training.distributed.checkpoint import read_whole, step_name
+from dinoforge.training.distributed.checkpoint import read_whole
 
 SCRIPT = Path(__file__).with_name("rank_of_training.py")
 TINY = Path(__file__).parents[1] / "tiny.yaml"
