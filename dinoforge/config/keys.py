@@ -70,6 +70,9 @@ def _type_name(hint: Any) -> str:
     """Name a type as people write it: ``int``, ``a | b``, ``list[str]``."""
     if typing.get_origin(hint) is typing.Literal:
         return " | ".join(str(value) for value in typing.get_args(hint))
+    if typing.get_origin(hint) is typing.Union:  # of `Annotated[float, ...] | None`
+        parts = typing.get_args(hint)
+        return " | ".join("None" if part is type(None) else _type_name(part) for part in parts)
     return hint.__name__ if isinstance(hint, type) and not typing.get_args(hint) else str(hint)
 
 

@@ -68,7 +68,7 @@ stages: {embed: {minutes: 240, setup: [module load cuda]}}
         ("default: {partition: no}", "needs text"),
         ("default: {nodes: 0}", "`default.nodes` is 0"),
         ("stages: {embed: {cpus_per_task: -1}}", "`stages.embed.cpus_per_task` is -1"),
-        ("default: {sbatch: {mem: 4G}}", "`default.sbatch.mem` is decided by dinoforge"),
+        ("default: {sbatch: {mem: 4G}}", "`default.sbatch.mem` is set by dinoforge"),
         ("max_attempts: 0", "`max_attempts` is 0"),
         ("default: {memory_gb: lots}", "memory_gb` got 'lots'"),
     ],
