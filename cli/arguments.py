@@ -1,4 +1,4 @@
-"""What the sub-commands share: their shape, the recipe arguments, opening a run, printing."""
+"""Shared by the sub-commands: parser, arguments, loading a recipe, printing."""
 
 import argparse
 import importlib
@@ -25,7 +25,6 @@ __all__ = [
     "Parser",
     "add_launch_arguments",
     "add_output_arguments",
-    "add_recipe_arguments",
     "add_recipe_choice",
     "config_class",
     "load",
@@ -37,8 +36,7 @@ __all__ = [
 
 C = TypeVar("C", bound="Config")
 
-# What --update does, as it is told in the help.
-RUN_AGAIN = "run again what it touches"
+RERUN = "rerun the affected stages"  # help text of --update
 
 
 class HelpFormatter(RawDescriptionRichHelpFormatter):
@@ -49,7 +47,7 @@ class HelpFormatter(RawDescriptionRichHelpFormatter):
 
 
 class Parser(argparse.ArgumentParser):
-    """Tells a mistake on the command line in one line, as every other mistake is told."""
+    """Reports a mistake on the command line in one line, like every other error."""
 
     def error(self, message: str) -> NoReturn:
         """Print one line (what, where, what to do) and exit with 2."""
@@ -67,7 +65,7 @@ class Parser(argparse.ArgumentParser):
 
 @dataclass(frozen=True)
 class Command:
-    """One sub-command: what it is in a sentence, examples that run, arguments, action."""
+    """One sub-command: one sentence of help, examples that run, arguments, action."""
 
     sentence: str
     examples: Sequence[str]
@@ -80,27 +78,15 @@ def add_recipe_choice(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("recipe", nargs="?", metavar="RECIPE", help="YAML file, or a name (--list)")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="change recipe keys")
     look = parser.add_argument_group("recipes")
-    look.add_argument("--list", action="store_true", help="list the recipes that come along")
+    look.add_argument("--list", action="store_true", help="list the installed recipes")
     look.add_argument("--show", metavar="NAME", help="print a recipe")
     look.add_argument("--copy", nargs=2, metavar=("NAME", "FILE"), help="copy a recipe to FILE")
 
 
-def add_recipe_arguments(
-    parser: argparse.ArgumentParser, *, local: bool = False, update: str = RUN_AGAIN
-) -> None:
-    """Add RECIPE, ``key=value``, and the flags that say how to launch.
-
-    ``local``: the command can split its work over processes of this machine.
-    """
-    add_recipe_choice(parser)
-    add_launch_arguments(parser, local=local, cluster=True, update=update)
-    add_output_arguments(parser)
-
-
 def add_launch_arguments(
-    parser: argparse.ArgumentParser, *, local: bool, cluster: bool, update: str = RUN_AGAIN
+    parser: argparse.ArgumentParser, *, local: bool, cluster: bool, update: str = RERUN
 ) -> None:
-    """Add ``--on``, what goes with a cluster, ``--update`` (it does what is said), ``--fresh``."""
+    """Add ``--on``, ``--dry-run``, ``--wait``, ``--update`` and ``--fresh``."""
     launch = parser.add_argument_group("launch")
     places = ["in-process (default)", *["local:N"] * local, *["slurm:PROFILE"] * cluster]
     launch.add_argument("--on", default="in-process", metavar="WHERE", help=" or ".join(places))
@@ -108,13 +94,17 @@ def add_launch_arguments(
         launch.add_argument(
             "--dry-run",
             action="store_true",
-            help="with slurm: say what would be submitted, no more",
+            help="with slurm: print what would be submitted, then exit",
         )
-        launch.add_argument("--wait", action="store_true", help="with slurm: wait for the end")
+        launch.add_argument(
+            "--wait", action="store_true", help="with slurm: wait until the run has ended"
+        )
     change = launch.add_mutually_exclusive_group()
-    change.add_argument("--update", action="store_true", help=f"accept a changed recipe; {update}")
     change.add_argument(
-        "--fresh", action="store_true", help="move an old run in the folder aside and start anew"
+        "--update", action="store_true", help=f"accept a changed recipe and {update}"
+    )
+    change.add_argument(
+        "--fresh", action="store_true", help="rename the folder of an old run and start over"
     )
 
 
@@ -123,24 +113,24 @@ def add_output_arguments(parser: argparse.ArgumentParser) -> None:
     output = parser.add_argument_group("output")
     output.add_argument("--json", action="store_true", help="print the result as JSON on stdout")
     output.add_argument(
-        "-v", dest="verbosity", action="store_const", const=1, default=0, help="more detail"
+        "-v", dest="verbosity", action="store_const", const=1, default=0, help="log more details"
     )
     output.add_argument(
-        "-q", dest="verbosity", action="store_const", const=-1, help="warnings and errors only"
+        "-q", dest="verbosity", action="store_const", const=-1, help="log only warnings and errors"
     )
 
 
 def recipe_requests(args: argparse.Namespace, kind: str) -> bool:
-    """Answer ``--list``, ``--show`` and ``--copy``; True when one was asked for."""
+    """Carry out ``--list``, ``--show`` or ``--copy``; False when none was given."""
     from dinoforge.config import find_recipe, list_recipes
     from dinoforge.files import write_text
 
     if args.list:
-        found = {name: _first_comment(path) for name, path in list_recipes(kind).items()}
+        recipes = {name: _first_comment(path) for name, path in list_recipes(kind).items()}
         if args.json:
-            print_json(found)
+            print_json(recipes)
         else:
-            print_table(["recipe", "what it is"], [list(row) for row in found.items()])
+            print_table(["recipe", "description"], [list(row) for row in recipes.items()])
         return True
     if args.show:
         print(find_recipe(kind, args.show).read_text(encoding="utf-8"), end="")
@@ -148,7 +138,7 @@ def recipe_requests(args: argparse.Namespace, kind: str) -> bool:
     if args.copy:
         source, target = find_recipe(kind, args.copy[0]), Path(args.copy[1])
         if target.exists():
-            raise UsageError(what="file exists", where=str(target), do="choose another name")
+            raise UsageError(what="file exists", where=str(target), do="choose another file name")
         write_text(target, source.read_text(encoding="utf-8"))
         print(target)
         return True
@@ -177,47 +167,18 @@ def load(args: argparse.Namespace, kind: str, cls: type[C]) -> "Loaded[C]":
         raise UsageError(
             what="no recipe given",
             where="command line",
-            do=f"name one: `dinoforge {args.command} --list`",
+            do=f"give one: `dinoforge {args.command} --list`",
         )
     if "=" in recipe and not os.path.exists(recipe):  # noqa: PTH110 - Path raises for long words
-        # Everything may come from the command line alone.
+        # A run needs no recipe file: the overrides alone may be enough.
         recipe, overrides = None, [recipe, *overrides]
     path = find_recipe(kind, recipe) if recipe is not None else None
     return load_recipe(cls, path, overrides)
 
 
-def local_processes(on: str) -> int:
-    """Read ``--on``: 1 for in-process, N for ``local:N``.
-
-    Raises
-    ------
-    UsageError
-        If it is neither.
-    """
-    kind, _, count = on.partition(":")
-    if on == "in-process":
-        return 1
-    if kind == "local" and count.isdigit() and int(count) > 0:
-        return int(count)
-    raise UsageError(
-        what=f"unknown place to run `{on}`",
-        where="--on",
-        do="write in-process or local:N with N processes",
-    )
-
-
-def recipe_words(args: argparse.Namespace) -> list[str]:
-    """Write the command line again, without ``--on``: what each of several processes is given."""
-    words = [word for word in (args.recipe, *args.overrides) if word is not None]
-    words += [f"--{name}" for name in ("update", "fresh", "json") if getattr(args, name)]
-    return words + {-1: ["-q"], 1: ["-v"]}.get(args.verbosity, [])
-
-
 def on_change(args: argparse.Namespace) -> "OnChange":
-    """Read from the flags what a changed recipe does to an existing run."""
-    if args.fresh:
-        return "fresh"
-    return "update" if args.update else "refuse"
+    """Return what a changed recipe does to an existing run, by the flags."""
+    return "fresh" if args.fresh else "update" if args.update else "refuse"
 
 
 def print_json(value: Any) -> None:
@@ -234,19 +195,11 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[object]], title: 
     console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
     table = Table(title=title or None, title_justify="left", box=box.SIMPLE_HEAD)
     for index, name in enumerate(header):
-        numeric = bool(rows) and all(_is_number(row[index]) for row in rows)
+        numeric = bool(rows) and all(isinstance(row[index], int | float) for row in rows)
         table.add_column(name, justify="right" if numeric else "left", overflow="fold")
     for row in rows:
-        table.add_row(*(_cell(value) for value in row))
+        table.add_row(*(f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row))
     console.print(table)
-
-
-def _cell(value: object) -> str:
-    return f"{value:,}" if isinstance(value, int) else str(value)
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float)
 
 
 def _first_comment(path: Path) -> str:

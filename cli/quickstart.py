@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dinoforge.cli.arguments import (
-    RUN_AGAIN,
+    RERUN,
     Command,
     add_launch_arguments,
     add_output_arguments,
@@ -33,18 +33,18 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="key=value",
         help="change a recipe key: curation.KEY, training.KEY or evaluation.KEY",
     )
-    parser.add_argument("--images", metavar="FOLDER", help="your own images instead of the samples")
-    parser.add_argument("--seeds", metavar="FOLDER", help="images that yours should be like")
+    parser.add_argument("--images", metavar="FOLDER", help="your images instead of the samples")
+    parser.add_argument("--seeds", metavar="FOLDER", help="examples of the images to keep")
     parser.add_argument("--out", default="runs/quickstart", metavar="FOLDER", help="run folder")
     add_launch_arguments(
-        parser, local=True, cluster=False, update=f"{RUN_AGAIN}; the training goes on under it"
+        parser, local=True, cluster=False, update=f"{RERUN}; the training resumes with it"
     )
     add_output_arguments(parser)
 
 
 @dataclass(frozen=True)
 class _Images:
-    """What is curated (``pool``), what it should be like, and what features are tested on."""
+    """Images to curate (``pool``), examples of what to keep, and images to evaluate with."""
 
     pool: Path
     seeds: Path | None
@@ -52,12 +52,15 @@ class _Images:
     bank: Sequence[Path]
 
 
-@dataclass
 class _Clock:
-    """Where the time went, in order."""
+    """Seconds that each step took, in order."""
 
-    laps: list[tuple[str, float]] = field(default_factory=list)
-    _last: float = field(default_factory=time.monotonic)
+    def __init__(self) -> None:
+        self.laps: list[tuple[str, float]] = []
+        self._last = time.monotonic()
+        setup = float(os.environ.get("DINOFORGE_SETUP_SECONDS", "0") or 0)
+        if setup:
+            self.laps.append(("installation", setup))
 
     def lap(self, name: str) -> None:
         now = time.monotonic()

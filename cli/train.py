@@ -2,157 +2,141 @@
 
 import argparse
 import re
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from dinoforge.cli.arguments import (
-    Command,
-    add_recipe_arguments,
-    load,
-    local_processes,
-    on_change,
-    print_json,
-    recipe_requests,
-    recipe_words,
-)
-from dinoforge.cli.cluster import goes_to_cluster, refuse_live, submit
+from dinoforge.cli.arguments import on_change
+from dinoforge.cli.recipe_command import RecipeCommand, open_run
 from dinoforge.errors import Fault, UsageError
 
 if TYPE_CHECKING:
-    from dinoforge.runs import OnChange
+    from dinoforge.config import Loaded
+    from dinoforge.evaluation.config import EvaluationConfig
+    from dinoforge.runs import OnChange, Run
+    from dinoforge.training.config import TrainingConfig
+    from dinoforge.training.loop import TrainingSummary
 
 __all__ = ["COMMAND", "train_run"]
 
 
-def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_recipe_arguments(parser, local=True, update="go on from the last checkpoint under it")
-    parser.add_argument(
-        "--evaluate",
-        action="append",
-        default=[],
-        metavar="EVAL",
-        help="with slurm: measure every kept backbone by this evaluation recipe while it trains; "
-        "may be given again",
-    )
-
-
-def _run(args: argparse.Namespace) -> int:
-    if recipe_requests(args, "training"):
-        return 0
-    from dinoforge.training.config import TrainingConfig
-
-    loaded = load(args, "training", TrainingConfig)
-    if goes_to_cluster(args):
-        evaluations = _evaluations(args.evaluate, Path(loaded.config.out).absolute())
-        return submit(args, loaded, evaluations=evaluations)
-    if args.evaluate:
-        raise UsageError(
-            what="--evaluate fits a cluster alone",
-            where=f"--on {args.on}",
-            do=f"leave it out, then dinoforge evaluate {args.evaluate[0]} "
-            f"checkpoint={loaded.config.out}",
-        )
-    count = local_processes(args.on)
-    if count > 1:
-        from dinoforge.training.distributed.local_ranks import run_local_ranks
-
-        loaded.config.check_ranks(count)
-        return run_local_ranks(count, ["train", *recipe_words(args)])
-    summary = train_run(loaded.config, change=on_change(args), origins=loaded.origins)
-    if summary is None:
-        return 0
-    if args.json:
-        print_json(summary.as_json())
-    else:
-        for line in summary.lines():
-            print(line)
-    return 0
-
-
-_RENAME = "rename the file: letters, digits, - and _"
-
-
-def _evaluations(words: Sequence[str], run: Path) -> dict[str, Any]:
-    """Resolve the recipes of ``--evaluate``, by name; all faults of all of them at once."""
-    from dinoforge.config import find_recipe, load_config
-    from dinoforge.evaluation.config import EvaluationConfig
-
-    found: dict[str, Any] = {}
-    faults: list[Fault] = []
-    for word in words:
-        try:
-            path = find_recipe("evaluation", word)
-            name = path.stem
-            if name in found:
-                faults.append(Fault(f"two evaluations are called {name}", "--evaluate", _RENAME))
-            if not re.fullmatch(r"\w[\w.-]*", name, re.ASCII):
-                faults.append(Fault(f"`{name}` names a folder and jobs", "--evaluate", _RENAME))
-            ours = [f"out={run / 'evaluation' / name}", f"checkpoint={run}", "checkpoints=latest"]
-            found[name] = load_config(EvaluationConfig, path, ours)
-        except UsageError as error:
-            faults += error.faults
-    if faults:
-        raise UsageError(faults=faults)
-    return found
-
-
-def train_run(config: Any, *, change: "OnChange", origins: dict[str, str]) -> Any:
-    """Open the run folder and train to the last step; one of several ranks if so launched.
+def train_run(loaded: "Loaded[TrainingConfig]", *, change: "OnChange") -> "TrainingSummary | None":
+    """Open the run folder and train to the last step; as one of several ranks if so launched.
 
     Parameters
     ----------
-    config : TrainingConfig
-        The resolved recipe; ``config.out`` is the run folder.
+    loaded : Loaded
+        The resolved recipe; its ``out`` is the run folder.
     change : str
         What a changed recipe does to an existing run; see `Run.open`.
-    origins : dict
-        Origin of each value that is not a default.
 
     Returns
     -------
     TrainingSummary or None
-        Where the training ended; None on all ranks but rank 0.
+        None on all ranks but rank 0.
 
     Raises
     ------
     UsageError
-        What the user can mend: see `Run.open` and `training.loop.train`.
+        See `Run.open` and `training.loop.train`.
     Interrupted
-        If a signal stopped it after a checkpoint: the same command goes on.
+        If a signal stopped it after a checkpoint: the same command resumes it.
     """
     import contextlib
 
-    from dinoforge.runs import Run, run_folders
     from dinoforge.training.build import choose_device, probable_device
     from dinoforge.training.distributed.local_ranks import end_with_launcher
     from dinoforge.training.distributed.ranks import RankInfo, join_ranks, on_rank_0
     from dinoforge.training.loop import train
 
     end_with_launcher()
+    config = loaded.config
     rank_info = RankInfo.of_environment()
     config.check_ranks(rank_info.world_size, rank_info.local_world_size)
-    folder = Path(config.out)
 
-    def open_run() -> Run:
-        refuse_live(folder)
-        return Run.open(
-            folder,
-            config,
-            command="train",
-            origins=origins,
-            on_change=change,
-            parents=run_folders(config.data.paths),
-        )
+    def open_folder() -> "Run":
+        return open_run("train", loaded, change, config.data.paths)
 
     with join_ranks(probable_device(config), config.parallel.timeout_s) as rank_info:
-        choose_device(config)  # joined before: a mistake of all ranks is told once
-        with on_rank_0(open_run) or contextlib.nullcontext() as run:
-            summary = train(config, folder, None if run is None else run.facts)
+        choose_device(config)  # after joining: an error common to all ranks is reported once
+        with on_rank_0(open_folder) or contextlib.nullcontext() as run:
+            summary = train(config, Path(config.out), None if run is None else run.facts)
     return summary if rank_info.rank == 0 else None
 
 
-COMMAND = Command(
+def _add_own_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--evaluate",
+        action="append",
+        default=[],
+        metavar="EVAL",
+        help="with slurm: evaluate every exported backbone with this recipe during the training; "
+        "may be repeated",
+    )
+
+
+def _execute(args: argparse.Namespace, loaded: "Loaded[TrainingConfig]") -> "TrainingSummary | int":
+    if args.evaluate:
+        raise UsageError(
+            what="--evaluate works only with --on slurm:PROFILE",
+            where=f"--on {args.on}",
+            do=f"remove it; then run dinoforge evaluate {args.evaluate[0]} "
+            f"checkpoint={loaded.config.out}",
+        )
+    place = re.fullmatch(r"in-process|local:([1-9]\d*)", args.on, re.ASCII)
+    if place is None:
+        raise UsageError(
+            what=f"unknown place to run `{args.on}`",
+            where="--on",
+            do="write in-process, local:N with N processes, or slurm:PROFILE",
+        )
+    count = int(place[1] or 1)
+    if count == 1:
+        summary = train_run(loaded, change=on_change(args))
+        return 0 if summary is None else summary
+    from dinoforge.training.distributed.local_ranks import run_local_ranks
+
+    loaded.config.check_ranks(count)
+    words = [word for word in (args.recipe, *args.overrides) if word is not None]
+    words += [f"--{name}" for name in ("update", "fresh", "json") if getattr(args, name)]
+    words += {-1: ["-q"], 1: ["-v"]}.get(args.verbosity, [])
+    return run_local_ranks(count, ["train", *words])
+
+
+def _show(summary: "TrainingSummary", _: Path) -> None:
+    print("\n".join(summary.lines()))
+
+
+def _evaluations(
+    args: argparse.Namespace, config: "TrainingConfig"
+) -> "dict[str, EvaluationConfig]":
+    """Resolve the recipes of ``--evaluate``, by name; reports the faults of all at once."""
+    from dinoforge.config import find_recipe, load_config
+    from dinoforge.evaluation.config import EvaluationConfig
+
+    run = Path(config.out).absolute()
+    configs: dict[str, EvaluationConfig] = {}
+    faults: list[Fault] = []
+    do = "rename the file: letters, digits, - and _"
+    for recipe in args.evaluate:
+        try:
+            path = find_recipe("evaluation", recipe)
+            name = path.stem
+            if name in configs:
+                faults.append(Fault(f"two evaluations are called {name}", "--evaluate", do))
+            if not re.fullmatch(r"\w[\w.-]*", name, re.ASCII):
+                what = f"`{name}` cannot name a folder and jobs"
+                faults.append(Fault(what, "--evaluate", do))
+            paths = [f"out={run / 'evaluation' / name}", f"checkpoint={run}", "checkpoints=latest"]
+            configs[name] = load_config(EvaluationConfig, path, paths)
+        except UsageError as error:
+            faults += error.faults
+    if faults:
+        raise UsageError(faults=faults)
+    return configs
+
+
+COMMAND = RecipeCommand(
+    kind="training",
     sentence="train a ViT with the DINOv2 losses on folders, shards or a curation run",
     examples=(
         "dinoforge train --list",
@@ -161,6 +145,10 @@ COMMAND = Command(
         "dinoforge train my.yaml --on local:2",
         "dinoforge train my.yaml --on slurm:my_cluster.yaml --evaluate my_evaluation.yaml",
     ),
-    add_arguments=_add_arguments,
-    run=_run,
+    update="resume from the last checkpoint with it",
+    add_own_arguments=_add_own_arguments,
+    execute=_execute,
+    as_json=lambda summary: summary.as_json(),
+    show=_show,
+    evaluations=_evaluations,
 )

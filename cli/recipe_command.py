@@ -1,0 +1,105 @@
+"""The skeleton of ``curate``, ``train`` and ``evaluate``: from the command line to the result."""
+
+import argparse
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from dinoforge.cli.arguments import (
+    RERUN,
+    add_launch_arguments,
+    add_output_arguments,
+    add_recipe_choice,
+    config_class,
+    load,
+    on_change,
+    print_json,
+    recipe_requests,
+)
+from dinoforge.cli.cluster import goes_to_cluster, refuse_live, submit
+
+if TYPE_CHECKING:
+    from dinoforge.config import Config, Loaded
+    from dinoforge.runs import OnChange, Run
+
+__all__ = ["RecipeCommand", "open_run"]
+
+C = TypeVar("C", bound="Config")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecipeCommand:
+    """A command that carries out a recipe; used as a `Command`."""
+
+    kind: str  # of the recipe: curation, training, evaluation
+    sentence: str
+    examples: Sequence[str]
+    # (args, recipe) -> result, or the exit code of processes that have printed theirs
+    execute: Callable[[argparse.Namespace, "Loaded[Any]"], Any]
+    as_json: Callable[[Any], Any]
+    show: Callable[[Any, Path], None]  # prints a result; the path is the run folder
+    local: bool = True  # --on local:N
+    update: str = RERUN  # what --update does
+    pipeline: str = ""  # import path of the pipeline of stages; "": one job of ranks
+    add_own_arguments: Callable[[argparse.ArgumentParser], None] = lambda _: None
+    # (args, recipe) -> recipes of evaluations that a cluster runs beside it, by name
+    evaluations: Callable[[argparse.Namespace, Any], Mapping[str, Any]] = lambda *_: {}
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Add RECIPE, ``key=value`` and all flags."""
+        add_recipe_choice(parser)
+        add_launch_arguments(parser, local=self.local, cluster=True, update=self.update)
+        add_output_arguments(parser)
+        self.add_own_arguments(parser)
+
+    def run(self, args: argparse.Namespace) -> int:
+        """List, show or copy recipes; submit a run; or run here and print the result."""
+        if recipe_requests(args, self.kind):
+            return 0
+        loaded: Loaded[Any] = load(args, self.kind, config_class(self.kind))
+        if goes_to_cluster(args):
+            evaluations = self.evaluations(args, loaded.config)
+            return submit(args, loaded, pipeline=self.pipeline, evaluations=evaluations)
+        result = self.execute(args, loaded)
+        if isinstance(result, int):
+            return result
+        if args.json:
+            print_json(self.as_json(result))
+        else:
+            self.show(result, Path(loaded.config.out))
+        return 0
+
+
+def open_run(
+    command: str, loaded: "Loaded[Any]", change: "OnChange", inputs: Sequence[str] = ()
+) -> "Run":
+    """Open the run folder ``out`` of a recipe.
+
+    Parameters
+    ----------
+    command : str
+        ``curate``, ``train`` or ``evaluate``.
+    loaded : Loaded
+    change : str
+        What a changed recipe does to an existing run; see `Run.open`.
+    inputs : sequence of str
+        Paths that the run reads; run folders among them are recorded as its parents.
+
+    Raises
+    ------
+    UsageError
+        See `Run.open`; or jobs in the queue of a cluster write this run.
+    """
+    from dinoforge.runs import Run, run_folders
+
+    folder = Path(loaded.config.out)
+    refuse_live(folder)
+    return Run.open(
+        folder,
+        loaded.config,
+        command=command,
+        origins=loaded.origins,
+        on_change=change,
+        parents=run_folders(inputs),
+    )
