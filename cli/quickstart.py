@@ -5,9 +5,9 @@ import json
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dinoforge.cli.arguments import (
     RERUN,
@@ -20,6 +20,10 @@ from dinoforge.cli.arguments import (
     print_table,
 )
 from dinoforge.errors import Fault, UsageError
+
+if TYPE_CHECKING:
+    from dinoforge.config import Loaded
+    from dinoforge.records import Record
 
 __all__ = ["COMMAND"]
 
@@ -34,17 +38,16 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         help="change a recipe key: curation.KEY, training.KEY or evaluation.KEY",
     )
     parser.add_argument("--images", metavar="FOLDER", help="your images instead of the samples")
-    parser.add_argument("--seeds", metavar="FOLDER", help="examples of the images to keep")
+    parser.add_argument("--seeds", metavar="FOLDER", help="examples of the images to retrieve")
     parser.add_argument("--out", default="runs/quickstart", metavar="FOLDER", help="run folder")
-    add_launch_arguments(
-        parser, local=True, cluster=False, update=f"{RERUN}; the training resumes with it"
-    )
+    update = f"{RERUN}; the training resumes with it"
+    add_launch_arguments(parser, local=True, cluster=False, update=update)
     add_output_arguments(parser)
 
 
 @dataclass(frozen=True)
 class _Images:
-    """Images to curate (``pool``), examples of what to keep, and images to evaluate with."""
+    """Images to curate, examples of what to retrieve, and images to evaluate with."""
 
     pool: Path
     seeds: Path | None
@@ -56,11 +59,9 @@ class _Clock:
     """Seconds that each step took, in order."""
 
     def __init__(self) -> None:
-        self.laps: list[tuple[str, float]] = []
-        self._last = time.monotonic()
         setup = float(os.environ.get("DINOFORGE_SETUP_SECONDS", "0") or 0)
-        if setup:
-            self.laps.append(("installation", setup))
+        self.laps = [("installation", setup)] if setup else []
+        self._last = time.monotonic()
 
     def lap(self, name: str) -> None:
         now = time.monotonic()
@@ -77,35 +78,29 @@ def _run(args: argparse.Namespace) -> int:
     out = Path(args.out)
     keys = _split(args.overrides)
     clock = _Clock()
-    setup = float(os.environ.get("DINOFORGE_SETUP_SECONDS", "0") or 0)
-    if setup:
-        clock.laps.append(("installation", setup))
-    images = _images(args, out)
-    configs = _configs(out, images, keys)
+    recipes = _load_recipes(out, _find_images(args, out), keys)
     clock.lap("sample images")
     change = on_change(args)
-    curated = curate_run(
-        configs["curation"].config, on=args.on, change=change, origins=configs["curation"].origins
-    )
+    curated = curate_run(recipes["curation"], on=args.on, change=change)
     clock.lap("curation")
-    train_run(configs["training"].config, change=change, origins=configs["training"].origins)
+    train_run(recipes["training"], change=change)
     clock.lap("training")
-    records = evaluate_run(
-        configs["evaluation"].config, change=change, origins=configs["evaluation"].origins
-    )
+    records = evaluate_run(recipes["evaluation"], change=change)
     clock.lap("evaluation")
-    page = make_report(
-        out,
-        curation=out / "curation",
-        training=out / "training",
-        evaluation=out / "evaluation",
-        title="dinoforge quickstart",
-    )
+    folders = {section: out / section for section in _SECTIONS}
+    page = make_report(out, **folders, title="dinoforge quickstart")
     clock.lap("report")
     if args.json:
         print_json({"report": str(page.html), "records": [r.as_json() for r in records]})
-    else:
-        _print_results(curated, records, clock, page.html)
+        return 0
+    funnel = [[row.label, row.count] for row in curated.funnel()]
+    print_table(["images", "count"], funnel, title="Curation")
+    _print_scores(records)
+    laps = [*clock.laps, ("total", sum(seconds for _, seconds in clock.laps))]
+    print_table(
+        ["where the time went", "seconds"], [[name, f"{seconds:.0f}"] for name, seconds in laps]
+    )
+    print(page.html)
     return 0
 
 
@@ -116,21 +111,11 @@ def _split(overrides: Sequence[str]) -> dict[str, list[str]]:
     for item in overrides:
         section, dot, rest = item.partition(".")
         if not dot or section not in keys:
-            faults.append(
-                Fault(
-                    f"`{item}` names no recipe",
-                    "command line",
-                    "write curation.KEY=VALUE, training.KEY=VALUE or evaluation.KEY=VALUE",
-                )
-            )
+            do = "write curation.KEY=VALUE, training.KEY=VALUE or evaluation.KEY=VALUE"
+            faults.append(Fault(f"`{item}` names no recipe", "command line", do))
         elif rest.partition("=")[0] == "out":
-            faults.append(
-                Fault(
-                    f"`{section}.out` is a folder of this command's own",
-                    "command line",
-                    "choose the folder of all three with --out FOLDER",
-                )
-            )
+            what, do = f"`{section}.out` is set by --out", "choose the folder with --out FOLDER"
+            faults.append(Fault(what, "command line", do))
         else:
             keys[section].append(rest)
     if faults:
@@ -138,11 +123,10 @@ def _split(overrides: Sequence[str]) -> dict[str, list[str]]:
     return keys
 
 
-def _images(args: argparse.Namespace, out: Path) -> _Images:
+def _find_images(args: argparse.Namespace, out: Path) -> _Images:
     if args.images is not None:
         pool = Path(args.images)
-        seeds = Path(args.seeds) if args.seeds is not None else None
-        return _Images(pool, seeds, None, [pool])
+        return _Images(pool, Path(args.seeds) if args.seeds is not None else None, None, [pool])
     if args.seeds is not None:
         raise UsageError(
             what="--seeds without --images", where="command line", do="add --images FOLDER"
@@ -153,15 +137,15 @@ def _images(args: argparse.Namespace, out: Path) -> _Images:
     return _Images(tiles.pool, tiles.seeds, tiles.test, [tiles.pool, tiles.seeds])
 
 
-def _configs(out: Path, images: _Images, keys: dict[str, list[str]]) -> dict[str, Any]:
+def _load_recipes(
+    out: Path, images: _Images, keys: dict[str, list[str]]
+) -> "dict[str, Loaded[Any]]":
     """Resolve the three recipes, with the paths of this run filled in."""
     from dinoforge.config import load_recipe, recipe_folder
 
     roles = {"seed": images.seeds, "pool": images.pool, "reference": images.test}
-    sources = [
-        {"role": role, "paths": [str(path)]} for role, path in roles.items() if path is not None
-    ]
-    given = {
+    sources = [{"role": role, "paths": [str(path)]} for role, path in roles.items() if path]
+    paths = {
         "curation": [f"sources={json.dumps(sources)}"],
         "training": [f"data.paths={json.dumps([str(out / 'curation')])}"],
         "evaluation": [
@@ -171,12 +155,12 @@ def _configs(out: Path, images: _Images, keys: dict[str, list[str]]) -> dict[str
         ],
     }
     if images.seeds is None:
-        given["curation"].append("retrieve.mode=none")
-    loaded: dict[str, Any] = {}
+        paths["curation"].append("retrieve.mode=none")
+    loaded: dict[str, Loaded[Any]] = {}
     faults: list[Fault] = []
     for section in _SECTIONS:
         recipe = recipe_folder(section) / "quickstart.yaml"
-        overrides = [*given[section], f"out={out / section}", *keys[section]]
+        overrides = [*paths[section], f"out={out / section}", *keys[section]]
         try:
             loaded[section] = load_recipe(
                 config_class(section), recipe, overrides, shown_prefix=f"{section}."
@@ -188,25 +172,13 @@ def _configs(out: Path, images: _Images, keys: dict[str, list[str]]) -> dict[str
     return loaded
 
 
-def _print_results(curated: Any, records: Any, clock: _Clock, page: Path) -> None:
-    print_table(
-        ["images", "count"], [[row.label, row.count] for row in curated.funnel()], title="Curation"
-    )
-    _print_scores(records)
-    total = sum(seconds for _, seconds in clock.laps)
-    print_table(
-        ["where the time went", "seconds"],
-        [[name, f"{seconds:.0f}"] for name, seconds in [*clock.laps, ("together", total)]],
-    )
-    print(page)
-
-
-def _print_scores(records: Any) -> None:
-    """Print k-NN accuracy of each model's best features and the differences; else what there is."""
+def _print_scores(records: "Sequence[Record]") -> None:
+    """Print k-NN accuracy of each model's best features and the differences; else all records."""
+    from dinoforge.cli.evaluate import low_high
     from dinoforge.evaluation.report.scores import headline
 
-    found = headline(records)
-    if found is None:
+    scores = headline(records)
+    if scores is None:
         rows = [
             [r.model, r.metric, r.settings.get("features", ""), f"{r.value:.3f}"] for r in records
         ]
@@ -214,21 +186,21 @@ def _print_scores(records: Any) -> None:
             print_table(["model", "metric", "features", "value"], rows, title="Features, no labels")
         return
     rows = [
-        [r.model, r.settings.get("features", ""), f"{r.value:.3f}", _low_high(r.interval)]
-        for r in found.best
+        [r.model, r.settings.get("features", ""), f"{r.value:.3f}", low_high(r.interval, ".3f")]
+        for r in scores.best
     ]
-    title = f"k-NN accuracy, k = {found.k}, {found.best[0].n:,} test images"
+    title = f"k-NN accuracy, k = {scores.k}, {scores.best[0].n:,} test images"
     print_table(["model", "features", "accuracy", "95 % interval"], rows, title=title)
     rows = [
-        [f"{d.model_a} - {d.model_b}", f"{d.record.value:+.3f}", _low_high(d.record.interval, "+")]
-        for d in found.differences
+        [
+            f"{d.model_a} - {d.model_b}",
+            f"{d.record.value:+.3f}",
+            low_high(d.record.interval, "+.3f"),
+        ]
+        for d in scores.differences
     ]
     if rows:
         print_table(["paired difference", "accuracy", "95 % interval"], rows)
-
-
-def _low_high(interval: tuple[float, float] | None, sign: str = "") -> str:
-    return "" if interval is None else f"{interval[0]:{sign}.3f} .. {interval[1]:{sign}.3f}"
 
 
 COMMAND = Command(

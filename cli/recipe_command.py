@@ -13,7 +13,6 @@ from dinoforge.cli.arguments import (
     add_recipe_choice,
     config_class,
     load,
-    on_change,
     print_json,
     recipe_requests,
 )

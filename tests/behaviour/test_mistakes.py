@@ -287,7 +287,8 @@ def test_a_missing_extra_is_told_with_the_pip_command(
     given = ["quickstart", "--out", "q"] if words is None else ["curate", sources(pool=photos)]
     if words == ["--faiss"]:  # no stage of the curation asks for it: the back end itself
         prelude += (
-            "import dinoforge.cli.curate as c; from dinoforge.neighbors import require_faiss\n"
+            "import dinoforge.cli.recipe_command as c\n"
+            "from dinoforge.neighbors import require_faiss\n"
             "c.load = lambda *a: require_faiss()\n"
         )
         words = []

@@ -17,7 +17,7 @@ from dinoforge.cli.main import build_parser, load_command, main
         (["train"], "no recipe given"),
         (["train", "cifar10_cpuu"], "no such recipe"),
         (["quickstart", "steps=3"], "`steps=3` names no recipe"),
-        (["quickstart", "training.out=x"], "`training.out` is a folder of this command's own"),
+        (["quickstart", "training.out=x"], "`training.out` is set by --out"),
         (["report", "out"], "no run given"),
         (["explain", "optimzer.lr"], "neither a run folder nor a recipe key"),
     ],

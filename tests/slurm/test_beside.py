@@ -154,7 +154,7 @@ def test_a_recipe_is_kept_resolved_and_a_changed_one_is_refused_or_measured_anew
         (["--evaluate", "cifar10_cpu", "--evaluate", "cifar10_cpu"], "two evaluations are called"),
         (["--evaluate", "quickstart"], "`train` is empty"),
         (["--evaluate", "bad.yaml"], "unknown key `knn.kk`"),
-        (["--evaluate", "a b.yaml"], "`a b` names a folder and jobs"),
+        (["--evaluate", "a b.yaml"], "`a b` cannot name a folder and jobs"),
     ],
 )
 def test_a_mistake_in_what_is_to_be_measured_ends_the_submission_with_2_and_one_line(
@@ -174,7 +174,7 @@ def test_without_a_cluster_the_command_says_what_to_do_instead(photos, capsys):
     keys = [*TRAINING, f"data.paths=[{photos}]", "out=run"]
     assert main(["train", *keys, "--evaluate", "cifar10_cpu"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert "--evaluate fits a cluster alone" in line
+    assert "--evaluate works only with --on slurm:PROFILE" in line
     assert "dinoforge evaluate cifar10_cpu checkpoint=run" in line
 
 
