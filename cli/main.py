@@ -1,4 +1,4 @@
-"""Entry point: the list of sub-commands, and what each kind of ending prints and returns."""
+"""Entry point: the list of sub-commands; what each error prints and its exit code."""
 
 import argparse
 import errno
@@ -18,7 +18,7 @@ from dinoforge.errors import DinoforgeError, Interrupted, UsageError, cannot_wri
 
 __all__ = ["build_parser", "main"]
 
-# In the order in which a newcomer meets them.
+# In the order in which a newcomer needs them.
 COMMANDS = (
     *("quickstart", "curate", "plan", "train", "evaluate", "embed", "report", "explain"),
     *("status", "logs", "retry", "cancel"),
@@ -67,10 +67,10 @@ def load_command(name: str) -> Command:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code (0 done, 1 defect, 2 yours to mend, 75 go on)."""
+    """Run one command; returns the exit code, see `dinoforge.errors`."""
     parser = build_parser()
     args, rest = parser.parse_known_args(argv)
-    # argparse does not take positionals behind a flag: `curate r.yaml --on local:2 seed=1`.
+    # argparse does not accept positionals after a flag: `curate r.yaml --on local:2 seed=1`.
     if rest and not (hasattr(args, "overrides") and all(_is_override(word) for word in rest)):
         parser.error(f"unknown argument `{rest[0]}`")
     if rest:
@@ -90,42 +90,40 @@ def _run(args: argparse.Namespace) -> int:
     from dinoforge.log import set_up_logging
     from dinoforge.processes import keep_freed_memory
 
-    # Read by OpenMP when torch is loaded. Threads that spin while they wait cost a busy machine
-    # three times the CPU time (two threads on two shared cores, 2026-11) and gain an idle one
-    # nothing.
+    # Read by OpenMP when torch is loaded. Threads that spin while they wait triple the CPU time on
+    # a busy machine (two threads on two shared cores, 2026-11) and gain nothing on an idle one.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     keep_freed_memory()
     set_up_logging(verbosity=getattr(args, "verbosity", 0), rank=int(os.environ.get("RANK", "0")))
+    as_json = getattr(args, "json", False)
     before = signal.signal(signal.SIGTERM, _interrupt)
     try:
-        return _carry_out(args)
+        code = load_command(args.command).run(args)
+        sys.stdout.flush()  # a failure is reported here, not at the end of the process
     except DinoforgeError as error:
-        return _tell(error, as_json=getattr(args, "json", False))
+        return _report(error, as_json=as_json)
     except KeyboardInterrupt:
-        return _tell(Interrupted(_GO_ON), as_json=getattr(args, "json", False))
+        text = "stopped; nothing is lost: start the same command again to resume"
+        return _report(Interrupted(text), as_json=as_json)
     except BrokenPipeError:
         if not _reader_is_gone():
-            raise  # a pipe of our own: a worker died
-        # The reader of our output went away (`| head`): not an error of anybody.
+            raise  # an internal pipe: a worker died
+        # The reader of our output has exited (`| head`): not an error.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
-        if error.errno not in _CANNOT_WRITE:
+        # No space, no quota, or a read-only file system: the user can fix it.
+        if error.errno not in {errno.ENOSPC, errno.EDQUOT, errno.EROFS}:
             raise
         place = error.filename or "the disk of the run or of temporary files"
-        return _tell(cannot_write(place, error), as_json=getattr(args, "json", False))
+        return _report(cannot_write(place, error), as_json=as_json)
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def _carry_out(args: argparse.Namespace) -> int:
-    code = load_command(args.command).run(args)
-    sys.stdout.flush()  # here, where a failure is told, not at the end of the process
     return code
 
 
 def _reader_is_gone() -> bool:
-    """Tell whether nobody reads stdout any more; with nothing to write, only the kernel knows."""
+    """Return whether the reader of stdout has exited; with nothing to write, ask the kernel."""
     try:
         sys.stdout.flush()
         poll = select.poll()
@@ -137,31 +135,24 @@ def _reader_is_gone() -> bool:
         return False
 
 
-# What the user can mend wherever it strikes: no space, no quota, a read-only file system.
-_CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
-
-
-_GO_ON = "stopped; nothing is lost: start the same command again to go on"
-
-
 def _interrupt(_number: int, _frame: Any) -> None:
-    # The second signal of an impatient sender must not break the clean way out.
+    # A second signal must not break the clean exit.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    # No `Exception`: the decoder takes those for a damaged picture and would go on.
+    # Not an `Exception`: the decoder treats those as a damaged picture and would continue.
     raise KeyboardInterrupt
 
 
-def _tell(error: DinoforgeError, *, as_json: bool) -> int:
+def _report(error: DinoforgeError, *, as_json: bool) -> int:
     faults = error.faults if isinstance(error, UsageError) else ()
     if as_json:
         rows = [{"what": f.what, "where": f.where, "do": f.do} for f in faults]
         print(json.dumps({"error": str(error), "faults": rows, "exit_code": error.exit_code}))
     label = "interrupted" if isinstance(error, Interrupted) else "error"
     for line in [str(fault) for fault in faults] or [str(error)]:
-        if line:  # else another rank tells
+        if line:  # else another rank reports it
             print(f"{label}: {line}", file=sys.stderr)
     if os.environ.get("WORLD_SIZE", "1") != "1":
-        # The end of an interpreter takes a process group down, which waits for ranks that are gone.
+        # A normal exit closes the process group, which would wait for ranks that are gone.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(error.exit_code)

@@ -1,15 +1,16 @@
-"""Errors that a person reads, and the exit codes that a scheduler reads.
+"""Errors for people to read, and exit codes for schedulers to read.
 
 DinoforgeError
-├── UsageError    exit 2   the user can mend it: one line, what - where - what to do
-├── Interrupted   exit 75  stopped with work left and nothing lost: start the same command again
-├── RankLost      exit 76  another rank is gone, for whatever reason: start the same command again
-└── RankStopped   exit 1   one of several ranks, because of another, which tells why and its code
+├── UsageError    exit 2   the user can fix it: one line, what - where - what to do
+├── Interrupted   exit 75  stopped before the end, nothing is lost: start the same command again
+├── RankLost      exit 76  another rank is gone, cause unknown: start the same command again
+└── RankStopped   exit 1   stopped because of another rank, which reports why; its exit code
 
-Everything else that escapes is a defect of ours: traceback, exit 1.
-Not for: bad samples. Those are counted by reason and kept in the ledger, never raised to the top.
+Any other exception is a bug: traceback, exit 1.
+Not for: bad samples. Those are counted by reason and recorded in the ledger, never raised.
 """
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -44,12 +45,12 @@ class Fault:
 
 
 class UsageError(DinoforgeError):
-    """What the user can mend; holds every fault found, not only the first.
+    """Something that the user can fix; holds all faults, not only the first.
 
     Parameters
     ----------
     what, where, do : str
-        The single fault in three parts: lower case, no full stop.
+        A single fault in three parts: lower case, no full stop.
     faults : sequence of Fault
         Several faults at once, instead of the three parts.
     """
@@ -57,23 +58,18 @@ class UsageError(DinoforgeError):
     exit_code: ClassVar[int] = 2
 
     def __init__(
-        self,
-        *,
-        what: str = "",
-        where: str = "",
-        do: str = "",
-        faults: Sequence[Fault] = (),
+        self, *, what: str = "", where: str = "", do: str = "", faults: Sequence[Fault] = ()
     ) -> None:
         self.faults: tuple[Fault, ...] = tuple(faults) or (Fault(what, where, do),)
         super().__init__("\n".join(str(fault) for fault in self.faults))
 
     def __reduce__(self) -> tuple[object, ...]:
-        # Workers send errors to the driver by pickle, which would lose keyword-only arguments.
-        return (_blank_usage_error, (), {"faults": self.faults, "args": self.args})
+        # Worker processes pickle errors, which by default loses keyword-only arguments.
+        return functools.partial(UsageError, faults=self.faults), ()
 
 
 def cannot_write(place: object, error: OSError) -> UsageError:
-    """Return the one way to say that the system refused to write at ``place``."""
+    """Return the error for a failed write to ``place``."""
     return UsageError(
         what=f"cannot write: {error.strerror or error}",
         where=str(place),
@@ -81,18 +77,14 @@ def cannot_write(place: object, error: OSError) -> UsageError:
     )
 
 
-def _blank_usage_error() -> UsageError:
-    return UsageError.__new__(UsageError)
-
-
 class Interrupted(DinoforgeError):  # noqa: N818 - it is not an error
-    """The run stopped with work left (signal, time limit); the same command goes on from here."""
+    """A signal or a time limit stopped the run; the same command resumes it."""
 
     exit_code: ClassVar[int] = 75
 
 
 class RankLost(DinoforgeError):  # noqa: N818 - the error is on another rank
-    """Another of several ranks is gone; the same command goes on from the newest checkpoint.
+    """Another rank is gone; the same command resumes from the newest checkpoint.
 
     Parameters
     ----------
@@ -104,18 +96,18 @@ class RankLost(DinoforgeError):  # noqa: N818 - the error is on another rank
 
     def __init__(self, who: str) -> None:
         super().__init__(
-            f"{who} - the other ranks were ended - start the same command again: it goes on from "
+            f"{who} - the other ranks were stopped - start the same command again to resume from "
             "the newest checkpoint"
         )
 
 
 class RankStopped(DinoforgeError):  # noqa: N818 - the error is on another rank
-    """One of several ranks ends because another one does, which tells why; prints nothing.
+    """One of several ranks stops because of another one, which reports why; prints nothing.
 
     Parameters
     ----------
     exit_code : int
-        Of the rank that tells.
+        Exit code of that other rank.
     """
 
     def __init__(self, exit_code: int) -> None:

@@ -1,7 +1,7 @@
-"""What a person reads while a command runs: one line an event, on the screen and in the run.
+"""Logging for people: one line per event, on the screen and in the run folder.
 
-Messages are constants with the values as arguments; numbers for machines go to
-``metrics.jsonl`` and the markers, never into text that somebody would have to parse.
+Messages are constants with the values as arguments. Numbers for machines go to ``metrics.jsonl``
+and the markers, never into text that somebody would have to parse.
 """
 
 import contextlib
@@ -11,31 +11,28 @@ from pathlib import Path
 
 __all__ = ["log_to_folder", "screen_shows", "set_up_logging", "stop_logging"]
 
-_FORMAT = "%(asctime)s %(levelname).1s %(name)s: %(message)s"
-_SCREEN = "%(asctime)s %(message)s"
-
 
 class _LogFile(logging.FileHandler):
-    """A log that goes on without a line where the disk is full: the run itself will say so."""
+    """A log file that loses lines while the disk is full: the run itself reports that."""
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
-        """Print no traceback of the logging for an error of the disk."""
+        """Print no traceback for an error of the disk."""
         if not isinstance(sys.exc_info()[1], OSError):
             super().handleError(record)
 
     def close(self) -> None:
-        """Close the file; what is left to write is lost where the disk is full."""
+        """Close the file, even with a full disk."""
         with contextlib.suppress(OSError):
             super().close()
 
 
 def set_up_logging(*, verbosity: int = 0, rank: int = 0) -> None:
-    """Send the project's log to stderr: warnings only where ``rank > 0``.
+    """Send the project's log to stderr; only warnings if ``rank > 0``.
 
     Parameters
     ----------
     verbosity : int
-        -1 warnings, 0 what a person asks for, 1 details.
+        -1 warnings, 0 information, 1 details.
     rank : int
         Rank of this process; shown in the prefix when above 0.
     """
@@ -43,7 +40,7 @@ def set_up_logging(*, verbosity: int = 0, rank: int = 0) -> None:
     screen = logging.StreamHandler(sys.stderr)
     screen.setLevel(logging.WARNING if rank > 0 else level)
     prefix = f"[rank {rank}] " if rank > 0 else ""
-    screen.setFormatter(logging.Formatter(prefix + _SCREEN, datefmt="%H:%M:%S"))
+    screen.setFormatter(logging.Formatter(prefix + "%(asctime)s %(message)s", datefmt="%H:%M:%S"))
     root = logging.getLogger("dinoforge")
     root.setLevel(logging.DEBUG if verbosity > 0 else logging.INFO)
     root.handlers = [screen]
@@ -51,9 +48,9 @@ def set_up_logging(*, verbosity: int = 0, rank: int = 0) -> None:
 
 
 def screen_shows(level: int) -> bool:
-    """Tell whether lines of ``level`` reach the screen: not under ``-q``, nor on other ranks.
+    """Return whether lines of ``level`` reach the screen: not under ``-q``, nor on rank > 0.
 
-    The loggers themselves let them pass, for the log of the run.
+    The loggers themselves pass them on to the log of the run.
     """
     logger = logging.getLogger("dinoforge")
     screens = [x for x in logger.handlers if not isinstance(x, logging.FileHandler)]
@@ -61,10 +58,10 @@ def screen_shows(level: int) -> bool:
 
 
 def log_to_folder(folder: Path, *, rank: int = 0) -> logging.Handler:
-    """Append the log to ``folder/rank-00000.txt`` too; returns the handler for `stop_logging`."""
+    """Append the log to ``folder/rank-00000.txt``, too; returns the handler for `stop_logging`."""
     folder.mkdir(parents=True, exist_ok=True)
     handler = _LogFile(folder / f"rank-{rank:05d}.txt", encoding="utf-8", errors="backslashreplace")
-    handler.setFormatter(logging.Formatter(_FORMAT))
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname).1s %(name)s: %(message)s"))
     logging.getLogger("dinoforge").addHandler(handler)
     return handler
 

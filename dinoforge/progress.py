@@ -1,4 +1,4 @@
-"""How far, how fast, how long still: a bar on a terminal, a line a minute in a file."""
+"""Progress, rate and time left: a bar on a terminal, one line per minute in a file."""
 
 import logging
 import sys
@@ -15,7 +15,7 @@ LINE_EVERY_S = 60.0
 
 
 def as_duration(seconds: float) -> str:
-    """Format seconds for people: ``8 s``, ``3 min 20 s``, ``2 h 05 min``."""
+    """Format seconds: ``8 s``, ``3 min 20 s``, ``2 h 05 min``."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"
@@ -25,18 +25,18 @@ def as_duration(seconds: float) -> str:
 
 
 class Progress:
-    """Count towards ``total``; use as a context manager.
+    """Counts up to ``total``; use as a context manager.
 
     Parameters
     ----------
     total : int
-        Units until done.
+        Number of units.
     unit : str
-        Plural name of what is counted, e.g. ``images``.
+        Plural name of the unit, e.g. ``images``.
     label : str
-        What is running, e.g. ``embed``.
+        Name of the task, e.g. ``embed``.
     done : int
-        Units finished before (a resumed run); they do not count for the rate.
+        Units finished by an earlier start; they do not count for the rate.
     """
 
     def __init__(self, total: int, *, unit: str, label: str, done: int = 0) -> None:
@@ -58,7 +58,7 @@ class Progress:
             self._bar = None
 
     def advance(self, n: int = 1, *, note: str = "") -> None:
-        """Add ``n`` finished units; ``note`` is shown behind the rate (a loss, say)."""
+        """Add ``n`` finished units; ``note`` (a loss, say) is shown after the rate."""
         self.done += n
         self._note = note or self._note
         if self._bar is not None:
@@ -70,7 +70,7 @@ class Progress:
             _log.info("%s", self.line())
 
     def line(self) -> str:
-        """Tell the state in one line: done, total, rate, time left."""
+        """Format the state as one line: done, total, rate, time left."""
         left = ""
         rate = self.rate()
         if rate > 0 and self.done < self.total:
@@ -78,7 +78,7 @@ class Progress:
         return f"{self.label}: {self.done:,}/{self.total:,} {self._rate_text()}{left}"
 
     def rate(self) -> float:
-        """Units a second since the start of this process."""
+        """Units per second since the start of this process."""
         passed = time.monotonic() - self._started
         return (self.done - self._before) / passed if passed > 0 else 0.0
 

@@ -1,10 +1,11 @@
-"""A run is a folder: what was asked (``config.yaml``), how it went (``run.json``), the log.
+"""A run is a folder: the recipe (``config.yaml``), the record (``run.json``), the log.
 
-The same command in the same folder goes on where it stopped; a changed recipe is refused and the
-changed keys are named, unless ``--update`` says that what depends on them may run again. One
-writer at a time: a lock that dies with its process.
+The same command in the same folder resumes the run. A changed recipe is refused, with the changed
+keys, unless ``--update`` allows to rerun what depends on them. One process writes at a time: a
+lock is released when its process ends.
 """
 
+import contextlib
 import datetime
 import importlib.metadata
 import json
@@ -23,7 +24,7 @@ import filelock
 import yaml
 
 from dinoforge import __version__
-from dinoforge.config import changed_keys, config_yaml, to_plain
+from dinoforge.config import Config, changed_keys, config_yaml, to_plain
 from dinoforge.errors import Interrupted, UsageError
 from dinoforge.files import hash_json, write_json, write_text
 from dinoforge.log import log_to_folder, stop_logging
@@ -34,25 +35,23 @@ _log = logging.getLogger(__name__)
 
 OnChange = Literal["refuse", "update", "fresh"]
 
-# Where the results lie does not change them: may differ between two starts of a run. A config
-# class may name more keys (or whole blocks) of this kind as LAUNCH_KEYS.
+# Keys and sections that do not change results: they may differ between two starts of a run. A
+# config class may define its own LAUNCH_KEYS.
 _LAUNCH_KEYS = ("out",)
 
 
 def versions() -> dict[str, str]:
-    """Versions of what results depend on, for the run record and the report."""
+    """Return the versions of the packages that results depend on."""
     names = ("torch", "numpy", "pillow", "pyarrow", "omegaconf", "faiss-cpu", "faiss-gpu")
-    found = {"dinoforge": __version__, "python": platform.python_version()}
+    installed = {"dinoforge": __version__, "python": platform.python_version()}
     for name in names:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            installed[name] = importlib.metadata.version(name)
+    return installed
 
 
 def git_commit() -> str:
-    """Commit of the source tree that runs, with ``+`` when it has changes; "" for a wheel."""
+    """Return the commit of the source tree, with ``+`` if it has changes; "" for a wheel."""
     here = Path(__file__).resolve().parent
     if not (here.parent / ".git").exists():
         return ""
@@ -75,11 +74,8 @@ class Run:
     """An open run folder; use as a context manager, made by `Run.open`."""
 
     folder: Path
-    command: str
-    config: Any
-    plain: dict[str, Any]
-    facts: dict[str, Any] = field(default_factory=dict)
-    handed_over: bool = False  # jobs of a cluster go on with it: it has not ended
+    facts: dict[str, Any] = field(default_factory=dict)  # written to ``run.json``
+    handed_over: bool = False  # jobs of a cluster continue the run: it has not ended
     _lock: filelock.BaseFileLock | None = None
     _handler: logging.Handler | None = None
 
@@ -87,19 +83,19 @@ class Run:
     def open(
         cls,
         folder: Path,
-        config: Any,
+        config: Config,
         *,
         command: str,
         origins: Mapping[str, str] | None = None,
         on_change: OnChange = "refuse",
         parents: Sequence[Path] = (),
     ) -> "Run":
-        """Create the run folder or go on with it.
+        """Create the run folder or resume the run in it.
 
         Parameters
         ----------
         folder : Path
-            The run folder; made when missing.
+            The run folder; created if missing.
         config : dataclass
             The resolved recipe.
         command : str
@@ -107,8 +103,8 @@ class Run:
         origins : mapping, optional
             Origin of each value that is not a default, written beside it.
         on_change : str
-            What a changed recipe does: ``refuse`` (exit 2), ``update`` (accept it; stages
-            that read a changed key run again), ``fresh`` (move the old folder aside).
+            What a changed recipe does: ``refuse`` (exit 2), ``update`` (accept it and rerun the
+            stages that read a changed key), ``fresh`` (rename the old folder).
         parents : sequence of Path
             Run folders whose results this run reads.
 
@@ -118,25 +114,20 @@ class Run:
             If the folder cannot be written, is in use, or holds another recipe.
         """
         folder = Path(folder)
-        plain = to_plain(config)
-        _make_writable(folder)
         lock = _lock(folder)
         if on_change == "fresh" and (folder / "run.json").exists():
-            # The lock goes along with the old folder: a run that is being written stays.
-            _move_aside(folder, lock)
-            _make_writable(folder)
+            # Locked before it is renamed: a run that is being written is refused, not moved.
+            _rename_old(folder, lock)
             lock = _lock(folder)
         try:
             _check_unchanged(folder, config, command, on_change)
             write_text(folder / "config.yaml", config_yaml(config, origins))
-            run = cls(folder, command, config, plain, _lock=lock)
-            run.facts = _facts(command, plain, parents) | {"earlier": _earlier_starts(folder)}
-            write_json(folder / "run.json", run.facts)
-            run._handler = log_to_folder(folder / "log")
+            facts = _facts(command, config, parents) | {"earlier": _earlier_starts(folder)}
+            write_json(folder / "run.json", facts)
+            return cls(folder, facts, _lock=lock, _handler=log_to_folder(folder / "log"))
         except BaseException:
             lock.release()
             raise
-        return run
 
     def __enter__(self) -> "Run":
         return self
@@ -157,7 +148,7 @@ class Run:
             write_json(self.folder / "run.json", self.facts)
         except UsageError:
             if error is None:
-                raise  # else the disk was full before: the first error says where
+                raise  # else the first error has reported the full disk
         finally:
             if self._handler is not None:
                 stop_logging(self._handler)
@@ -166,16 +157,25 @@ class Run:
 
 
 def record_end(folder: Path, exit_code: int) -> None:
-    """Write into ``run.json`` how a run ended that was handed over to jobs."""
-    facts = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-    write_json(folder / "run.json", facts | {"stopped": _now(), "exit_code": exit_code})
+    """Record in ``run.json`` the end of a run that was handed over to jobs."""
+    ended = {"stopped": _now(), "exit_code": exit_code}
+    write_json(folder / "run.json", _read_facts(folder) | ended)
 
 
-def _facts(command: str, plain: dict[str, Any], parents: Sequence[Path]) -> dict[str, Any]:
+def _read_facts(folder: Path) -> dict[str, Any]:
+    """Read ``run.json``; empty if there is none."""
+    try:
+        facts: dict[str, Any] = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return facts
+
+
+def _facts(command: str, config: Config, parents: Sequence[Path]) -> dict[str, Any]:
     return {
         "command": command,
         "argv": sys.argv[1:],
-        "config_hash": hash_json(plain),
+        "config_hash": hash_json(to_plain(config)),
         "versions": versions(),
         "commit": git_commit(),
         "host": platform.node(),
@@ -188,16 +188,13 @@ def _facts(command: str, plain: dict[str, Any], parents: Sequence[Path]) -> dict
 
 
 def _earlier_starts(folder: Path) -> list[dict[str, Any]]:
-    """Read what ``run.json`` says of earlier starts, oldest first: the results are theirs too."""
-    try:
-        last = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return []
-    return [*last.pop("earlier", []), last]
+    """Return the records of earlier starts, oldest first: they contributed to the results."""
+    last = _read_facts(folder)
+    return [*last.pop("earlier", []), last] if last else []
 
 
 def run_folders(paths: Sequence[Path | str]) -> list[Path]:
-    """Those of some paths that are run folders, each once."""
+    """Return the paths that are run folders, each once."""
     folders = dict.fromkeys(Path(path) for path in paths if str(path))
     # `Path.is_file` raises for long names.
     return [f for f in folders if os.path.isfile(f / "run.json")]  # noqa: PTH113
@@ -207,7 +204,8 @@ def _now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
-def _make_writable(folder: Path) -> None:
+def _lock(folder: Path) -> filelock.BaseFileLock:
+    """Make a run folder, check that it is writable, and lock it."""
     probe = folder / f".probe.tmp-{os.getpid()}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -219,9 +217,6 @@ def _make_writable(folder: Path) -> None:
             where=str(folder),
             do="choose another folder with out=FOLDER",
         ) from error
-
-
-def _lock(folder: Path) -> filelock.BaseFileLock:
     lock = filelock.FileLock(folder / ".lock", timeout=0)
     try:
         lock.acquire()
@@ -234,8 +229,8 @@ def _lock(folder: Path) -> filelock.BaseFileLock:
     return lock
 
 
-def recipe_changes(folder: Path, config: Any) -> list[str]:
-    """Name the keys that decide results and differ from the recipe of a run folder, if any."""
+def recipe_changes(folder: Path, config: Config) -> list[str]:
+    """List the keys that affect results and differ from the recipe of a run folder."""
     try:
         old = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError):
@@ -248,10 +243,9 @@ def recipe_changes(folder: Path, config: Any) -> list[str]:
     ]
 
 
-def _check_unchanged(folder: Path, config: Any, command: str, on_change: OnChange) -> None:
-    try:
-        facts = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+def _check_unchanged(folder: Path, config: Config, command: str, on_change: OnChange) -> None:
+    facts = _read_facts(folder)
+    if not facts:
         return
     if facts.get("command") != command:
         raise UsageError(
@@ -266,23 +260,23 @@ def _check_unchanged(folder: Path, config: Any, command: str, on_change: OnChang
         raise UsageError(
             what=f"the recipe of this {state} run changed: {named}",
             where=str(folder),
-            do="choose another folder with out=FOLDER, or add --update (run again what "
-            "depends on these keys) or --fresh (move the old run aside)",
+            do="choose another folder with out=FOLDER, or add --update (rerun what depends on "
+            "these keys) or --fresh (rename the old folder)",
         )
 
 
 def _has_results(folder: Path) -> bool:
-    """Tell whether there is anything to lose: a start that failed at once leaves only notes."""
+    """Return whether there is anything to lose; a start that failed at once leaves only notes."""
     notes = {"run.json", "config.yaml", ".lock", "plan.json", "recipe.yaml"}
     return any(
         path.name not in notes and path.parent.name != "log" and path.is_file()
         for top in folder.iterdir()
-        if top.name != "slurm"  # what a cluster keeps of its jobs
+        if top.name != "slurm"  # files of the jobs on a cluster
         for path in (top, *top.rglob("*"))
     )
 
 
-def _move_aside(folder: Path, lock: filelock.BaseFileLock) -> None:
+def _rename_old(folder: Path, lock: filelock.BaseFileLock) -> None:
     number = 1
     while (aside := folder.with_name(f"{folder.name}.old-{number}")).exists():
         number += 1
@@ -290,10 +284,10 @@ def _move_aside(folder: Path, lock: filelock.BaseFileLock) -> None:
         folder.rename(aside)
     except OSError as error:
         raise UsageError(
-            what=f"the old run cannot be moved aside: {error.strerror}",
+            what=f"the folder of the old run cannot be renamed: {error.strerror}",
             where=str(folder),
-            do="move it yourself, or choose another folder with out=FOLDER",
+            do="rename it yourself, or choose another folder with out=FOLDER",
         ) from error
     finally:
         lock.release()
-    _log.info("moved the old run to %s", aside)
+    _log.info("renamed the old run folder to %s", aside)

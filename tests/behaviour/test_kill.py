@@ -146,7 +146,7 @@ def test_a_signal_inside_the_decoder_is_not_taken_for_a_damaged_picture(
     before = signal.getsignal(signal.SIGTERM)
     words = ["curate", f"sources={json.dumps(pool.sources)}", *pools.SMALL]
     assert main([*words, f"out={tmp_path / 'run'}", "-q"]) == 75
-    assert "start the same command again to go on" in capsys.readouterr().err
+    assert "start the same command again to resume" in capsys.readouterr().err
     assert json.loads((tmp_path / "run/run.json").read_text())["exit_code"] == 75
     assert signal.getsignal(signal.SIGTERM) == before
     monkeypatch.undo()
