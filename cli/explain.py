@@ -16,7 +16,9 @@ __all__ = ["COMMAND"]
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("what", metavar="RUN|KEY", help="a curation run, or a recipe key")
     parser.add_argument("image", nargs="?", metavar="IMAGE", help="path, key or image id")
-    parser.add_argument("--html", metavar="FILE", help="write the answer with pictures to FILE")
+    parser.add_argument(
+        "--html", metavar="FILE", help="write the explanation with pictures to FILE"
+    )
     add_output_arguments(parser)
 
 
@@ -41,13 +43,13 @@ def _run(args: argparse.Namespace) -> int:
 def _explain_key(args: argparse.Namespace) -> int:
     if Path(args.what).is_dir():
         raise UsageError(
-            what="no image named", where=str(args.what), do="add a path, a key or an image id"
+            what="no image given", where=str(args.what), do="add a path, a key or an image id"
         )
-    found = _matching_keys(args.what)
+    matches = _matching_keys(args.what)
     if args.json:
-        print_json([vars(help_) | {"command": command} for command, help_ in found])
+        print_json([vars(help_) | {"command": command} for command, help_ in matches])
         return 0
-    for command, help_ in found:
+    for command, help_ in matches:
         print(f"{help_.key}  (dinoforge {command})")
         print(f"  type:    {help_.type}")
         print(f"  default: {help_.default}")
@@ -63,15 +65,17 @@ def _matching_keys(word: str) -> "list[tuple[str, KeyHelp]]":
     from dinoforge.slurm.profile import Profile
 
     classes = {command: config_class(kind) for command, kind in RECIPE_KINDS.items()}
-    classes["--on slurm:PROFILE"] = Profile  # keys that no recipe has: they change no result
+    classes["--on slurm:PROFILE"] = Profile  # no recipe has these keys: they do not change results
     every = [
         (command, help_)
         for command, config in classes.items()
         for help_ in describe_keys(config).values()
     ]
     section = word.rstrip(".") + "."
-    found = [(c, h) for c, h in every if h.key == word or h.key.startswith((section, word + "[]"))]
-    if not found:
+    matches = [
+        (c, h) for c, h in every if h.key == word or h.key.startswith((section, word + "[]"))
+    ]
+    if not matches:
         near = nearest(word, [help_.key for _, help_ in every])
         hint = f" (did you mean `{near}`?)" if near else ""
         raise UsageError(
@@ -79,7 +83,7 @@ def _matching_keys(word: str) -> "list[tuple[str, KeyHelp]]":
             where="command line",
             do="write dinoforge explain RUN IMAGE, or dinoforge explain KEY",
         )
-    return found
+    return matches
 
 
 COMMAND = Command(

@@ -1,8 +1,8 @@
-"""The recipe of a curation: what each key means, its unit and where its default comes from.
+"""The recipe of a curation: meaning, unit and source of the default of every key.
 
-Sections are read by as few stages as possible, so that a changed threshold runs little again:
-`filter`, `duplicates.threshold`, `decontaminate` and `retrieve` are policies applied to stored
-facts, similarities and embeddings.
+Few stages read each section, so that a changed threshold reruns little: `filter`,
+`duplicates.threshold`, `decontaminate` and `retrieve` are policies that are applied to stored
+measurements, similarities and embeddings.
 """
 
 import re
@@ -45,26 +45,26 @@ FileName = Annotated[str, Allowed(re.compile(r"[\w-]+").fullmatch, "letters, dig
 
 @dataclass(frozen=True, kw_only=True)
 class SourceConfig:
-    """Images that enter the curation with one role."""
+    """Images that have one role in the curation."""
 
-    # pool: to curate; seed: what to be like; reference: must not leak; as_is: kept untouched
+    # pool: to curate; seed: examples; reference: must not leak into the result; as_is: kept
     role: Literal["pool", "seed", "reference", "as_is"] = "pool"
     # folders, images, tars, globs, `x-{000000..000004}.tar`, curation runs; relative to the
-    # working folder
+    # working directory
     paths: Annotated[list[str], NonEmpty] = field(default_factory=list)
-    name: str = ""  # shown in tables and the report; "" takes the role's name
-    keys: str = ""  # shell pattern on sample keys, e.g. "*_cat_*"; "" takes all
-    limit: NonNegativeInt = 0  # take at most this many images; 0 takes all
-    # which ones under a limit: the first in order, or a random choice keyed by `seed`
+    name: str = ""  # shown in tables and the report; "": the role
+    keys: str = ""  # shell pattern on sample keys, e.g. "*_cat_*"; "": all
+    limit: NonNegativeInt = 0  # use at most this many images; 0: all
+    # which images a limit selects: the first in order, or a random choice keyed by `seed`
     pick: Literal["first", "random"] = "first"
 
 
 @dataclass(frozen=True, kw_only=True)
 class PlantConfig:
-    """Edited copies of pool images put among them: duplicates whose truth is known."""
+    """Edited copies of pool images, added to the pool: duplicates with known truth."""
 
-    count: NonNegativeInt = 0  # copies; 0 plants none
-    # kinds of edit, dealt in turn; by default all but text
+    count: NonNegativeInt = 0  # number of copies
+    # kinds of edit, in turn; by default all but text
     kinds: list[Annotated[str, one_of(EDITS)]] = field(
         default_factory=lambda: [kind for kind in EDITS if kind != "text"]
     )
@@ -77,12 +77,12 @@ class PlantConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class FilterConfig:
-    """Which decodable images are admitted; applied late, to stored facts."""
+    """Limits for decodable images; applied late, to stored measurements."""
 
-    min_side: PositiveInt = 16  # shorter side, pixels, upright
-    # longer side / shorter side; 0 admits all
+    min_side: PositiveInt = 16  # shorter side after EXIF rotation, pixels
+    # longer side / shorter side; 0: no limit
     max_aspect: Annotated[float, Allowed(lambda x: x == 0 or x >= 1, "0, or 1 or more")] = 10.0
-    # standard deviation of the gray values 0..255; below it: flat
+    # standard deviation of the gray values (0 to 255); images below it are dropped as flat
     min_std: Annotated[float, Range(0, 127.5)] = 2.0
 
 
@@ -90,23 +90,23 @@ class FilterConfig:
 class DuplicatesConfig:
     """Near-duplicates: pairs above a floor are stored, the threshold is applied late."""
 
-    # encoder whose cosine says "same picture"; `dinoforge embed --help` names them
+    # encoder whose cosine measures "same picture"; listed by `dinoforge embed --help`
     encoder: str = "pixels"
-    # cosine above which a pair is stored; evidence and nearest misses
+    # cosine above which a pair is stored, as evidence or as a near miss
     floor: Annotated[float, Range(-1, 1, exclude=(1,))] = 0.85
-    # cosine above which a pair is near-duplicate; calibrate per encoder with `plant`
-    # (DINOv2 takes 0.6 on SSCD embeddings, section A.3)
+    # cosine above which a pair is a near-duplicate; calibrate it for each encoder with `plant`
+    # (DINOv2 uses 0.6 on SSCD embeddings, section A.3)
     threshold: Cosine = 0.95
-    # component: one image of each connected component stays (DINOv2 section A.3);
-    # direct: an image goes only if it is above the threshold to one that stays
+    # component: one image of each connected component is kept (DINOv2 section A.3);
+    # direct: an image is dropped only if it is above the threshold to one that is kept
     rule: Literal["component", "direct"] = "component"
-    # components of more distinct pictures are split at higher thresholds; 0 never splits
+    # components with more distinct pictures are split at higher thresholds; 0: never
     max_component: Annotated[int, Range(0, exclude=(1,))] = 1000
-    # images below this gray standard deviation (0..255) are compared by hash only: they would
-    # all be alike
+    # images below this gray standard deviation (0 to 255) are compared only by hash: their
+    # embeddings are all similar
     flat_std: float = 1.0
-    block_images: PositiveInt = 4096  # images in a block of the join; memory is 2 blocks + pairs
-    blocks_per_partition: PositiveInt = 64  # pairs of blocks that one partition joins
+    block_images: PositiveInt = 4096  # images per block of the join; memory: 2 blocks + pairs
+    blocks_per_partition: PositiveInt = 64  # pairs of blocks per partition of the join
 
     def faults(self, at: str) -> Iterator[Fault]:
         """Find a threshold below the floor."""
@@ -120,29 +120,29 @@ class DuplicatesConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class DecontaminateConfig:
-    """Keep images out that show what a reference set (a benchmark) shows."""
+    """Drop near-duplicates of a reference set (a benchmark)."""
 
     threshold: Cosine = 0.95  # cosine to a reference image above which an image is a leak
-    # direct: the image itself is above the threshold; component: it hangs together with a
-    # reference image over such edges (DINOv2 section A.3 in its own words: "entirely")
+    # direct: the image itself is above the threshold; component: a chain of such pairs links it
+    # to a reference image (DINOv2 section A.3: "entirely")
     reading: Literal["direct", "component"] = "direct"
 
 
 @dataclass(frozen=True, kw_only=True)
 class RetrieveConfig:
-    """Ask the surviving pool for what the seeds show."""
+    """Retrieve pool images that are similar to the seeds."""
 
-    mode: Literal["none", "seeds"] = "none"  # none keeps every survivor; seeds asks per seed
-    # encoder whose cosine says "alike in meaning"; "" takes the one of `duplicates`
+    mode: Literal["none", "seeds"] = "none"  # none: keep all; seeds: neighbors of each seed
+    # encoder whose cosine measures similarity in content; "": `duplicates.encoder`
     encoder: str = ""
     k: PositiveInt = 4  # neighbors per seed (DINOv2 section A.4: 4, or 32 for ImageNet-1k)
-    # multiset: a pool image counts once per seed that asked; distinct: once; fill: a seed whose
-    # neighbor is taken gets the next one, best scores served first
+    # multiset: a pool image counts once per seed that retrieved it; distinct: once; fill: a seed
+    # whose neighbor is taken gets the next one, in order of score
     policy: Literal["multiset", "distinct", "fill"] = "distinct"
     candidates: NonNegativeInt = 0  # neighbors stored per seed; 0: k, or 8 k for `fill`
-    # retrieved: only what a seed asked for stays; all: every survivor stays, who asked is noted
+    # retrieved: drop images that no seed retrieved; all: keep them, too
     keep: Literal["retrieved", "all"] = "retrieved"
-    # seeds are exported too, stand for their duplicates in the pool, and must not leak
+    # export seeds, too: they replace their duplicates in the pool and are checked for leaks
     keep_seeds: bool = True
 
     @property
@@ -161,22 +161,22 @@ class RetrieveConfig:
 class ExportConfig:
     """Shards of the curated set: copies of bytes, never re-encoded."""
 
-    name: FileName = "pool"  # shards are called NAME-000000.tar
-    shard_images: PositiveInt = 10_000  # images in a shard (img2dataset's convention)
-    shard_mib: PositiveInt = 512  # a shard is closed before it grows beyond this, MiB
-    # random: a permutation keyed by `seed`, so that no shard is one source; id: input order
+    name: FileName = "pool"  # shards are named NAME-000000.tar
+    shard_images: PositiveInt = 10_000  # images per shard (img2dataset's convention)
+    shard_mib: PositiveInt = 512  # maximum size of a shard, MiB
+    # random: a permutation keyed by `seed`, which mixes the sources in each shard; id: input order
     order: Literal["random", "id"] = "random"
 
 
 @dataclass(frozen=True, kw_only=True)
 class CurationConfig:
-    """Everything that decides the result of ``dinoforge curate``."""
+    """All keys of ``dinoforge curate``."""
 
     out: str = "runs/curated"  # run folder
     seed: int = 0  # keys every random choice: limits, planted copies, order of the export
-    # what comes in; an image listed twice belongs to the first source that lists it
+    # input images; an image listed twice belongs to the first source that lists it
     sources: list[SourceConfig] = field(default_factory=list)
-    partition_images: PositiveInt = 4096  # images that one partition of filter and embed handles
+    partition_images: PositiveInt = 4096  # images per partition of inspect and embed
     max_bad_rate: Fraction = 0.5  # share of undecodable images above which the run stops
     device: Device = "cpu"  # where encoders and the joins run
     decode: DecodePolicy = field(default_factory=DecodePolicy)
@@ -188,7 +188,7 @@ class CurationConfig:
     export: ExportConfig = field(default_factory=ExportConfig)
 
     def faults(self, at: str) -> Iterator[Fault]:  # noqa: ARG002 - the root has no name
-        """Find what no single section can see."""
+        """Find contradictions between sections."""
         roles = {source.role for source in self.sources}
         if not self.sources:
             yield Fault("no sources", "`sources`", "add sources=[{role: pool, paths: [FOLDER]}]")

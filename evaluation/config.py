@@ -1,4 +1,4 @@
-"""The recipe of an evaluation: what each key means, its unit and where its default comes from."""
+"""The recipe of an evaluation: meaning, unit and source of the default of every key."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -37,10 +37,10 @@ Share = Annotated[float, Range(0, 1, exclude=(0, 1))]
 
 @dataclass(frozen=True, kw_only=True)
 class SplitConfig:
-    """How test images are found when ``test`` names none."""
+    """How test images are chosen when ``test`` is empty."""
 
-    # hold_out: a share of every class leaves the bank; leave_one_out: every image is asked of all
-    # the others (k-NN only)
+    # hold_out: a share of every class is removed from the bank; leave_one_out: every image is
+    # compared with all others (k-NN only)
     mode: Literal["hold_out", "leave_one_out"] = "hold_out"
     share: Share = 0.2  # of the images of each class, under hold_out
 
@@ -61,12 +61,12 @@ class LogisticConfig:
     c_min: PositiveFloat = 1e-6  # smallest C of the grid, which is even in log10 (DINOv2: 1e-6)
     c_max: PositiveFloat = 1e5  # largest C of the grid (DINOv2: 1e5)
     c_count: PositiveInt = 45  # values of C in the grid (DINOv2: 45)
-    # the search ends when this many larger C in a row were worse than the best on the held-out
-    # share (12 are three decades); 0 tries all
+    # stop after this many larger C in a row that are worse than the best on the held-out share
+    # (12 are three decades); 0: try all
     patience: NonNegativeInt = 12
     held_out: Share = 0.1  # share of the bank on which C is chosen
     max_iterations: PositiveInt = 1000  # of L-BFGS, for each C
-    # also of raw pixels; their 3,072 dimensions cost ten times those of a small ViT
+    # also on raw pixels; 3,072 dimensions take ten times as long as those of a small ViT
     pixels: bool = False
 
     def faults(self, at: str) -> Iterator[Fault]:
@@ -95,27 +95,27 @@ class BootstrapConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationConfig:
-    """Everything that decides the result of ``dinoforge evaluate``."""
+    """All keys of ``dinoforge evaluate``."""
 
     out: str = "???"  # run folder
-    # name of the data in benchmarks, as in "knn/cifar10"; "" takes the last part of a path
+    # name of the data in benchmarks, as in "knn/cifar10"; "": the last part of a path
     name: Annotated[str, Allowed(lambda name: "/" not in name, "a name without /")] = ""
     seed: int = 0  # keys every choice of images: hold-out, C's held-out share, collapse
-    # labeled images that answer (the bank): folders, tars, globs, curation runs; relative to the
-    # working folder
+    # labeled images of the bank: folders, tars, globs, curation runs; relative to the working
+    # directory
     train: Annotated[list[str], NonEmpty] = field(default_factory=list)
-    # images that ask; empty splits them off the bank, see `split`
+    # labeled test images; empty: taken from the bank, see `split`
     test: list[str] = field(default_factory=list)
     # a training run (its newest export is `trained`, that of step 0 `untrained`), or a
     # .safetensors or .pth file (`trained`)
     checkpoint: str = ""
-    # latest; all: also k-NN of every earlier exported step, for the curve; or a step: that export
-    # as if it were the newest
+    # latest; all: also k-NN of every earlier export, for the curve; a step: that export instead of
+    # the latest
     checkpoints: int | str = "latest"
-    # encoders to compare with, ENCODER or NAME=ENCODER; pixels_centered is called `pixels`;
-    # pixels_raw is taken less the mean of the bank
+    # encoders to compare with, ENCODER or NAME=ENCODER; pixels_centered is named `pixels`; the mean
+    # of the bank is subtracted from pixels_raw
     baselines: list[str] = field(default_factory=lambda: ["pixels_centered"])
-    # what is measured
+    # what to measure
     protocols: Annotated[list[Annotated[str, one_of(PROTOCOLS)]], NonEmpty] = field(
         default_factory=lambda: list(PROTOCOLS)
     )
@@ -125,7 +125,7 @@ class EvaluationConfig:
     )
     device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: cuda if there is one
     batch_size: NonNegativeInt = 0  # images per forward pass of a ViT; 0: 4 on a CPU, 64 on a GPU
-    cache: str = ""  # folder of extracted features; "" takes `cache` in the run folder
+    cache: str = ""  # folder of extracted features; "": `cache` in the run folder
     decode: DecodePolicy = field(default_factory=DecodePolicy)
     split: SplitConfig = field(default_factory=SplitConfig)
     knn: KnnConfig = field(default_factory=KnnConfig)
@@ -140,11 +140,11 @@ class EvaluationConfig:
 
     @property
     def step(self) -> int | None:
-        """The step that ``checkpoints`` names; None of a word."""
+        """The step in ``checkpoints``; None for latest and all."""
         return None if isinstance(self.checkpoints, str) else self.checkpoints
 
     def faults(self, at: str) -> Iterator[Fault]:  # noqa: ARG002 - the root has no name
-        """Find what is missing, and words that mean nothing."""
+        """Find a recipe without models, and unknown checkpoints."""
         if not self.checkpoint and not self.baselines:
             yield Fault("nothing to measure", "`checkpoint`", "add checkpoint=RUN or =FILE")
         if self.checkpoints not in {"latest", "all"} and (self.step is None or self.step < 1):

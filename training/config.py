@@ -1,7 +1,7 @@
-"""The recipe of a training: what each key means, its unit, and where its default comes from.
+"""The recipe of a training: meaning, unit and source of the default of every key.
 
 Defaults are those of DINOv2's ViT-L/16 recipe on ImageNet-1k where a small machine can run them;
-recipes in ``configs/training`` say what they change.
+recipes in ``configs/training`` list what they change.
 """
 
 from collections.abc import Iterator
@@ -46,17 +46,18 @@ Beta = Annotated[float, Range(0, 1, exclude=(1,))]
 class DataConfig:
     """Images to train on; labels are never read."""
 
-    # folders, tars, globs, or a curation run (its shards); relative to the working folder
+    # folders, tars, globs, or a curation run (its shards); relative to the working
+    # directory
     paths: Annotated[list[str], NonEmpty] = field(default_factory=list)
     num_workers: NonNegativeInt = 0  # processes that decode and crop; batches do not depend on it
-    # images are shrunk once, as they are decoded, to this shorter side in pixels: photographs of
-    # many megapixels fit the cache and are cropped fast; 0 never shrinks
+    # resize larger images once, after decoding, to this shorter side in pixels, so that photographs
+    # of many megapixels fit the cache and are cropped fast; 0: never
     max_side: NonNegativeInt = 0
-    # decoded images in memory: "auto" when all of them fit in cache_mib
+    # keep decoded images in memory; auto: if all of them fit in cache_mib
     cache: Literal["auto", "decoded", "none"] = "auto"
     cache_mib: NonNegativeInt = 1024  # memory for decoded images under cache=auto, MiB
-    # share of the images seen that may be undecodable (each is replaced by the next and counted);
-    # more stop the run, but never ten or fewer
+    # stop if more than this share of the images is undecodable, and more than ten (each one is
+    # replaced by the next image and counted)
     max_bad_share: Fraction = 0.01
 
 
@@ -64,7 +65,7 @@ class DataConfig:
 class ModelConfig:
     """The backbone."""
 
-    # small, base, large, giant as released; custom takes width, depth, heads, ffn below
+    # small, base, large, giant as released; custom uses width, depth, heads, ffn below
     architecture: Literal["small", "base", "large", "giant", "custom"] = "small"
     patch_size: PositiveInt = 14  # side of a patch, pixels
     width: PositiveInt = 384  # channels of a token (custom)
@@ -72,13 +73,13 @@ class ModelConfig:
     heads: PositiveInt = 6  # attention heads (custom)
     ffn: Literal["auto", "mlp", "swiglu"] = "auto"  # auto: swiglu for giant, else mlp
     registers: NonNegativeInt = 0  # register tokens (Darcet et al. 2023)
-    layer_scale: NonNegativeFloat = 1e-5  # initial LayerScale; 0 builds none
+    layer_scale: NonNegativeFloat = 1e-5  # initial LayerScale; 0: none
     positions: PositionMode = "offset"  # how positions are resampled to other crop sizes
     drop_path: Annotated[float, Range(0, 1, exclude=(1,))] = (
         0.0  # share of samples that skip each residual branch (by subset)
     )
-    init: Literal["published", "xavier"] = "published"  # xavier for a width below 384
-    # back end; auto: the fastest here (tried on a GPU, by rule on a CPU), kept when a run resumes
+    init: Literal["published", "xavier"] = "published"  # xavier: for a width below 384
+    # back end; auto: the fastest (measured on a GPU, by rule on a CPU), kept when a run resumes
     attention: Literal["auto", "sdpa", "plain", "varlen", "xformers"] = "auto"
     # packed: linear layers run once over the tokens of all crops; auto: packed on a GPU
     packing: Literal["auto", "packed", "separate"] = "auto"
@@ -115,7 +116,7 @@ class HeadConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class LossConfig:
-    """Weights of the three terms; 0 leaves a term out."""
+    """Weights of the three terms; 0 disables a term."""
 
     dino: NonNegativeFloat = 1.0  # cross-entropy between views
     ibot: NonNegativeFloat = 1.0  # cross-entropy on masked patches
@@ -131,7 +132,7 @@ class TeacherConfig:
     temperature: PositiveFloat = 0.07  # after temperature_warmup steps
     # steps; null: 30 % of all, 37,500 of the published 125,000
     temperature_warmup: int | None = None
-    momentum_start: Fraction = 0.992  # share of the old teacher kept at a step; cosine to the end
+    momentum_start: Fraction = 0.992  # share of the old teacher per step; cosine to the end
     momentum_end: Fraction = 1.0  # at the last step
 
     def faults(self, at: str) -> Iterator[Fault]:
@@ -158,26 +159,26 @@ class OptimizerConfig:
     weight_decay_start: NonNegativeFloat = 0.04  # cosine from here
     weight_decay_end: NonNegativeFloat = 0.4  # to here
     betas: tuple[Beta, Beta] = (0.9, 0.999)  # AdamW
-    clip: NonNegativeFloat = 3.0  # largest gradient norm of each sub-network; 0 never clips
+    clip: NonNegativeFloat = 3.0  # maximum gradient norm of each sub-network; 0: no clipping
     layerwise_decay: Annotated[float, Range(0, 1, exclude=(0,))] = (
         0.9  # learning rate of block i is scaled by this ** (depth - i)
     )
-    patch_embed_lr: NonNegativeFloat = 0.2  # another factor for the patch embedding
+    patch_embed_lr: NonNegativeFloat = 0.2  # additional factor for the patch embedding
     # steps with learning rate 0 for the prototypes; null: 1 % of all, 1,250 of 125,000
     freeze_last_layer: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointConfig:
-    """When to save and what to keep; the last step is always saved."""
+    """When to save, and what to keep; the last step is always saved."""
 
     every: PositiveInt = 3750  # steps between checkpoints
-    keep: PositiveInt = 3  # newest checkpoints kept
-    keep_every: NonNegativeInt = 0  # also keep those at multiples of this many steps; 0 none
-    export_every: PositiveInt = 12500  # steps between exported backbones that are kept for good
+    keep: PositiveInt = 3  # number of newest checkpoints to keep
+    keep_every: NonNegativeInt = 0  # also keep checkpoints at multiples of this step; 0: none
+    export_every: PositiveInt = 12500  # steps between exported backbones, which are always kept
 
 
-# How a run is spread over its ranks once `auto` is settled; single: there is one rank.
+# `parallel.mode` with `auto` resolved; single: one rank.
 Mode = Literal["single", "ddp", "fsdp", "hsdp"]
 
 _SMALL = 100_000_000  # parameters; 20 bytes each of weights, gradient, moments and teacher: 2 GB
@@ -185,19 +186,17 @@ _SMALL = 100_000_000  # parameters; 20 bytes each of weights, gradient, moments 
 
 @dataclass(frozen=True, kw_only=True)
 class ParallelConfig:
-    """How a run is spread over its ranks; changes speed and memory, not results."""
+    """How to distribute a run over its ranks; affects speed and memory, not results."""
 
-    # ddp: each rank holds everything; fsdp: parameters sharded over all ranks; hsdp: over `shard`
-    # ranks, and copies of that; auto: ddp below 100 M parameters, else fsdp
+    # ddp: a full copy per rank; fsdp: parameters sharded over all ranks; hsdp: sharded over groups
+    # of `shard` ranks; auto: ddp below 100 M parameters, else fsdp
     mode: Literal["auto", "ddp", "fsdp", "hsdp"] = "auto"
-    shard: NonNegativeInt = (
-        0  # ranks that hold one copy together under hsdp; 0: those of one machine
-    )
-    accumulate: PositiveInt = 1  # micro-batches that a rank's part of a step is cut into
-    # blocks: keep the input of every block only and compute it again; less memory, a third slower
+    shard: NonNegativeInt = 0  # ranks per copy with hsdp; 0: the ranks of one machine
+    accumulate: PositiveInt = 1  # micro-batches per rank and step
+    # blocks: keep only the input of every block and recompute the rest; less memory, a third slower
     activation_checkpointing: Literal["none", "blocks"] = "none"
     compile: bool = False  # torch.compile, block by block
-    timeout_s: PositiveFloat = 600.0  # longest wait for another rank, seconds
+    timeout_s: PositiveFloat = 600.0  # maximum wait for another rank, seconds
 
     def faults(self, at: str) -> Iterator[Fault]:
         """Find a ``shard`` without effect."""
@@ -209,7 +208,7 @@ class ParallelConfig:
             )
 
     def resolve_mode(self, num_ranks: int, parameters: int) -> Mode:
-        """Settle ``auto``: what a run does and what its plan counts.
+        """Resolve ``auto``, for a run and for its plan.
 
         Parameters
         ----------
@@ -225,7 +224,7 @@ class ParallelConfig:
         return "ddp" if parameters < _SMALL else "fsdp"
 
     def ranks_of_a_copy(self, mode: Mode, num_ranks: int, ranks_per_node: int) -> int:
-        """Count the ranks that hold one copy of the networks together; 1: each holds all of it."""
+        """Count the ranks that share one copy of the networks; 1: each has a full copy."""
         if mode == "hsdp":
             return self.shard or min(ranks_per_node, num_ranks)
         return num_ranks if mode == "fsdp" else 1
@@ -236,19 +235,17 @@ class TrainingConfig:
     """A whole training run."""
 
     out: str = "???"  # run folder
-    seed: int = 0  # decides weights, order, crops and masks
+    seed: int = 0  # of weights, order, crops and masks
     steps: PositiveInt = 125000  # optimizer updates
-    batch_size: PositiveInt = 64  # images a step, over all ranks
-    # images that KoLeo seeks neighbors in and that stochastic depth draws its subsets from. 0:
-    # those of a rank's micro-batch, as published, so that results depend on the number of ranks
+    batch_size: PositiveInt = 64  # images per step, over all ranks
+    # images among which KoLeo finds neighbors and stochastic depth draws subsets; 0: those of a
+    # micro-batch, as published, which makes results depend on the number of ranks
     group_size: NonNegativeInt = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: cuda if there is one
-    # auto: bfloat16 autocast where the device multiplies it faster; what must be float32 stays
-    # float64 is for proofs
+    # auto: bfloat16 autocast where the device is faster with it, float32 where needed; float64: for
+    # tests
     precision: Literal["auto", "float32", "bfloat16", "float64"] = "auto"
-    threads: NonNegativeInt = (
-        0  # CPU threads of a rank; 0 shares the cores of this process among them
-    )
+    threads: NonNegativeInt = 0  # CPU threads per rank; 0: an equal share of the cores
     log_every: PositiveInt = 10  # steps between lines of metrics.jsonl
     separate_heads: bool = True  # False: masked patches use the DINO head (DINOv2 "fast")
     data: DataConfig = field(default_factory=DataConfig)
@@ -264,13 +261,13 @@ class TrainingConfig:
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
 
-    # What says how a run is launched: may differ between two starts of it.
+    # Keys that do not affect results: they may differ between two starts of a run.
     LAUNCH_KEYS: ClassVar[tuple[str, ...]] = (
         *("out", "parallel", "threads", "data.num_workers", "data.cache", "data.cache_mib"),
     )
 
     def micro_batch(self, num_ranks: int) -> int:
-        """Images that a rank takes through the networks at once."""
+        """Images per forward pass of a rank."""
         return self.batch_size // (num_ranks * self.parallel.accumulate)
 
     def check_ranks(self, num_ranks: int, ranks_per_node: int | None = None) -> None:
@@ -279,14 +276,14 @@ class TrainingConfig:
         Raises
         ------
         UsageError
-            Naming all that does not divide; see `rank_faults`.
+            See `rank_faults`.
         """
         faults = list(self.rank_faults(num_ranks, ranks_per_node))
         if faults:
             raise UsageError(faults=faults)
 
     def rank_faults(self, num_ranks: int, ranks_per_node: int | None = None) -> Iterator[Fault]:
-        """Find what does not divide over ``num_ranks`` ranks; None: all are on one machine."""
+        """Find what does not divide by ``num_ranks``; ``ranks_per_node`` None: one machine."""
         accumulate = self.parallel.accumulate
         pieces = num_ranks * accumulate
         images = self.micro_batch(num_ranks)
@@ -339,7 +336,7 @@ class TrainingConfig:
         return self.steps * percent // 100 if given is None else given
 
     def _phase_faults(self) -> Iterator[Fault]:
-        """Find phases that the run would never leave: they were chosen for another length."""
+        """Find phases longer than the run: they were chosen for another number of steps."""
         for name, given, percent, longest in (
             ("optimizer.warmup", self.optimizer.warmup, 10, self.steps),
             ("teacher.temperature_warmup", self.teacher.temperature_warmup, 30, self.steps),
@@ -353,7 +350,7 @@ class TrainingConfig:
                 )
 
     def faults(self, at: str) -> Iterator[Fault]:  # noqa: ARG002 - the rule of the protocol
-        """Find what does not fit together."""
+        """Find contradictions between sections."""
         yield from self._phase_faults()
         patch = self.model.patch_size
         if 0 < self.data.max_side < self.crops.global_size:

@@ -1,7 +1,7 @@
 """Recipes: typed frozen dataclasses, merged from defaults, a YAML file and ``key=value``.
 
-OmegaConf only merges; code never sees a ``DictConfig``. All faults are found at once and every
-one names its key, its place and the nearest valid key.
+OmegaConf only merges; code never sees a ``DictConfig``. All faults are reported at once, each with
+its key, its place and the nearest valid key.
 """
 
 from dinoforge.config.keys import KeyHelp, describe_keys, nearest

@@ -1,4 +1,4 @@
-"""Where recipes are found: the installed ones by name, a user's own by path."""
+"""Finds recipes: installed ones by name, others by path."""
 
 import os
 from importlib import resources
@@ -21,17 +21,17 @@ def recipe_folder(kind: str) -> Path:
 
 
 def list_recipes(kind: str) -> dict[str, Path]:
-    """Name -> file of the recipes that come with dinoforge."""
+    """Return the files of the installed recipes, by name."""
     return {path.stem: path for path in sorted(recipe_folder(kind).glob("*.yaml"))}
 
 
 def find_recipe(kind: str, name: str) -> Path:
-    """Path of a recipe given by path or by name.
+    """Find a recipe by path or by name.
 
     Raises
     ------
     UsageError
-        If there is none; names the nearest.
+        If there is none; suggests the nearest.
     """
     path = Path(name)
     if os.path.isfile(name):  # noqa: PTH113 - Path raises for long names
@@ -41,17 +41,6 @@ def find_recipe(kind: str, name: str) -> Path:
         return known[name]
     near = nearest(path.stem, known)
     hint = f" (did you mean `{near}`?)" if near else ""
-    if kind == "slurm":
-        names = ", ".join(known)
-        raise UsageError(
-            what=f"no such profile{hint}", where=name, do=f"give a YAML file, or one of {names}"
-        )
-    raise UsageError(
-        what=f"no such recipe{hint}",
-        where=name,
-        do=f"give a YAML file, or one of those that `dinoforge {_command(kind)} --list` names",
-    )
-
-
-def _command(kind: str) -> str:
-    return next((command for command, name in RECIPE_KINDS.items() if name == kind), kind)
+    thing = "profile" if kind == "slurm" else "recipe"
+    do = f"give a YAML file, or one of {', '.join(known)}"
+    raise UsageError(what=f"no such {thing}{hint}", where=name, do=do)

@@ -1,6 +1,6 @@
-"""What the decoder does with unusual and damaged files, and the words for what it refuses.
+"""How the decoder treats unusual and damaged files, and its reasons for rejecting a file.
 
-Not for what is wanted in a data set (size, aspect, content): that is the curation's filter.
+Not for limits on size, aspect or content: see the curation's filter.
 """
 
 from collections.abc import Mapping
@@ -25,7 +25,7 @@ __all__ = [
 # the versions of both decoders are in it because they change the pixels, too.
 DECODER_VERSION = f"1.simplejpeg-{simplejpeg.__version__}.pillow-{PIL.__version__}"
 
-# Above this Pillow refuses by itself (2 x its warning limit), whatever the policy says.
+# Above this Pillow refuses by itself (2 x its warning limit), whatever the policy is.
 PIXEL_CEILING = 178_956_970
 
 REASONS: Mapping[str, str] = {
