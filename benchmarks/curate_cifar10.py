@@ -57,7 +57,7 @@ def curate(words: list[str]) -> dict[str, Any]:
         cpu_s, peak_mib = run_child([sys.executable, *command], stdout=os.devnull)
         folders = sorted(path for path in (folder / "run/curation").iterdir() if path.is_dir())
         stages = [stage for stage in map(read_stage, folders) if stage["partitions"]]
-        summary = json.loads((folder / "run/curation/summary.json").read_text())
+        summary = json.loads((folder / "run/published/summary.json").read_text())
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     encoder = sum(s["cpu_s"] for s in stages if s["stage"].partition("-")[2].startswith("embed"))

@@ -16,7 +16,7 @@ from recording import write_result
 
 
 def figures(run: Path) -> dict:
-    summary = json.loads((run / "curation/summary.json").read_text())
+    summary = json.loads((run / "published/summary.json").read_text())
     check, retrieval = summary["check"], summary["retrieval"] or {}
     return {
         "images": summary["images"],

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dinoforge.curated import content_file, ledger_path, pairs_files, slots_file, summary_path
+from dinoforge.curated import content_path, ledger_path, pairs_files, slots_path, summary_path
 from dinoforge.curation.words import sentences_of
 from dinoforge.errors import UsageError
 from dinoforge.files import write_text
@@ -174,7 +174,7 @@ class Evidence:
 
     def neighbors(self, image_id: int) -> list[Related]:
         """Images of the stored pairs that touch this image's content, most similar first."""
-        content = np.load(content_file(self._folder), mmap_mode="r")
+        content = np.load(content_path(self._folder), mmap_mode="r")
         mine = int(content[image_id])
         same = np.flatnonzero(content == mine)
         related = [
@@ -193,7 +193,7 @@ class Evidence:
 
     def seeds(self, image_id: int) -> list[Related]:
         """Seeds that have this image among their candidates, best score first."""
-        path = slots_file(self._folder)
+        path = slots_path(self._folder)
         if not path.is_file():
             return []
         slots = read_table(path)

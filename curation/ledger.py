@@ -12,20 +12,15 @@ from dinoforge.curation.facts import hash_column, read_facts
 from dinoforge.curation.index import read_index
 from dinoforge.curation.policies.decisions import Decisions
 from dinoforge.curation.stages.select import out_key, read_decisions
-from dinoforge.curation.tables import CurationInputs
+from dinoforge.curation.tables import CurationInputs, shard_name
 from dinoforge.tables import read_table
 
-__all__ = ["make_ledger", "shard_name"]
+__all__ = ["make_ledger"]
 
 _FROM_INDEX = (
     *("image_id", "key", "source", "role", "shard", "member", "offset", "size"),
     *("planted_from", "edit", "label"),
 )
-
-
-def shard_name(name: str, number: int) -> str:
-    """Name an exported shard: ``pool-000003.tar``."""
-    return f"{name}-{number:06d}.tar"
 
 
 def make_ledger(inputs: CurationInputs) -> pa.Table:

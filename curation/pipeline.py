@@ -8,6 +8,7 @@ import logging
 from pathlib import Path
 
 from dinoforge.curation.config import CurationConfig
+from dinoforge.curation.publish import publish, unpublish
 from dinoforge.curation.stages.check import CheckStage
 from dinoforge.curation.stages.components import ComponentsStage
 from dinoforge.curation.stages.decontaminate import DecontaminateStage
@@ -22,9 +23,8 @@ from dinoforge.curation.stages.plant import PlantStage
 from dinoforge.curation.stages.retrieve import RetrieveStage
 from dinoforge.curation.stages.search import SearchStage
 from dinoforge.curation.stages.select import SelectStage
-from dinoforge.curation.summary import CurationSummary, summarize, summary_path
+from dinoforge.curation.summary import CurationSummary, summarize
 from dinoforge.curation.tables import CurationStage
-from dinoforge.files import write_json
 from dinoforge.neighbors import refuse_two_faiss
 from dinoforge.runs import Run
 from dinoforge.stages import Executor, Pipeline, make_inputs, run_pipeline
@@ -60,14 +60,14 @@ def curate(config: CurationConfig, run: Run, executor: Executor) -> CurationSumm
     config : CurationConfig
         The resolved recipe.
     run : Run
-        The open run; results are in ``<run>/curation``, ``<run>/shards``.
+        The open run; results are in ``<run>/published`` and ``<run>/shards``.
     executor : Executor
         Who runs the partitions; the results do not depend on it.
 
     Returns
     -------
     CurationSummary
-        Also written to ``<run>/curation/summary.json``.
+        Also written to ``<run>/published/summary.json``.
 
     Raises
     ------
@@ -84,16 +84,11 @@ def _check(config: CurationConfig) -> None:
     check_encoders(config)
 
 
-def _reopen(run_folder: Path) -> None:
-    """Take the summary away: a run without one is not finished."""
-    summary_path(run_folder).unlink(missing_ok=True)
-
-
 def _finish(run_folder: Path, config: CurationConfig) -> CurationSummary:
     inputs = make_inputs(PIPELINE.name, STAGES, run_folder, config)
     remove_foreign_shards(inputs)
     summary = summarize(inputs)
-    write_json(summary_path(run_folder), summary.as_json())
+    publish(inputs, summary)
     _log.info("kept %d of %d images in %d shards", summary.kept, summary.images, summary.shards)
     return summary
 
@@ -104,6 +99,6 @@ PIPELINE = Pipeline(
     stages=STAGES,
     config=CurationConfig,
     check=_check,
-    reopen=_reopen,
+    reopen=unpublish,
     finish=_finish,
 )

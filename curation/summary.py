@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from dinoforge.curated import KEPT_REASONS, REASONS, ROLES, summary_path
+from dinoforge.curated import KEPT_REASONS, REASONS, ROLES
 from dinoforge.curation.index import read_index, read_roles
 from dinoforge.curation.quality import retrieval_quality
 from dinoforge.curation.stages.retrieve import read_slots
@@ -17,7 +17,7 @@ from dinoforge.curation.stages.select import read_decisions
 from dinoforge.curation.survivors import survivors
 from dinoforge.curation.tables import CurationInputs
 
-__all__ = ["CurationSummary", "FunnelRow", "summarize", "summary_path"]
+__all__ = ["CurationSummary", "FunnelRow", "summarize"]
 
 
 @dataclass(frozen=True)

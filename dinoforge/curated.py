@@ -1,7 +1,7 @@
-"""What a curation leaves for others to read: the words, columns and places of its results.
+"""What a curation publishes: the reasons, columns and paths of its results.
 
-The contract of `curation`, which writes, with the evaluation, sources and the command line, which
-read. Null in the ledger means: there is nothing to say.
+The contract between `curation`, which writes them, and whoever reads them: evaluation, sources, the
+command line. Null in the ledger means: does not apply.
 """
 
 from pathlib import Path
@@ -12,21 +12,24 @@ __all__ = [
     "KEPT_REASONS",
     "LEDGER_SCHEMA",
     "MADE_BY_RUN",
+    "PUBLISHED",
     "REASONS",
     "ROLES",
-    "content_file",
+    "content_path",
     "ledger_path",
     "pairs_files",
+    "pairs_folder",
     "resolve_shard",
     "shards_folder",
-    "slots_file",
+    "shards_path",
+    "slots_path",
     "summary_path",
 ]
 
-# Order of preference among like images: the smaller number stays.
+# In order of preference: of several duplicates the one with the first role is kept.
 ROLES = ("as_is", "seed", "pool", "reference")
 
-# Reasons with which an image is kept; a `seed` may be dropped, too: it only asked.
+# Reasons of kept images. A seed may be dropped as `seed`, too: used for retrieval, not exported.
 KEPT_REASONS = ("seed", "as_is", "retrieved", "kept")
 
 # Every reason of the ledger, in the order of the funnel.
@@ -58,12 +61,12 @@ LEDGER_SCHEMA = pa.schema(
         ("decision", pa.string()),  # kept | dropped
         ("reason", pa.string()),
         ("detail", pa.string()),
-        ("duplicate_of", pa.int64()),  # the image that stays in its place, or the reference
+        ("duplicate_of", pa.int64()),  # the image kept in its place, or the reference
         ("similarity", pa.float32()),  # of the pair (edge_i, edge_j)
         ("edge_i", pa.int64()),
         ("edge_j", pa.int64()),
         ("component", pa.int64()),  # smallest image id of its group of duplicates
-        ("seed_id", pa.int64()),  # the seed that asked for it with the best score
+        ("seed_id", pa.int64()),  # the seed that retrieved it with the best score
         ("rank", pa.int64()),  # 0: nearest to that seed
         ("score", pa.float32()),
         ("copies", pa.int32()),  # files in the shards; more than 1 only under policy multiset
@@ -79,41 +82,56 @@ LEDGER_SCHEMA = pa.schema(
 # How the paths of what the run itself unpacked or planted begin; those of sources never do.
 MADE_BY_RUN = "curation/"
 
+PUBLISHED = "published"  # folder in a finished run; see `ledger_path` and the functions below it
+
 
 def ledger_path(run_folder: Path) -> Path:
-    """Return where the ledger of a run lies."""
-    return run_folder / "curation" / "80-export" / "ledger.parquet"
+    """Return the path of the ledger: one row per image, columns of `LEDGER_SCHEMA`."""
+    return run_folder / PUBLISHED / "ledger.parquet"
 
 
 def summary_path(run_folder: Path) -> Path:
-    """Return where the summary of a run lies; a run without one is not finished."""
-    return run_folder / "curation" / "summary.json"
+    """Return the path of the summary; a run without one is not finished."""
+    return run_folder / PUBLISHED / "summary.json"
 
 
-def shards_folder(run_folder: Path) -> Path:
-    """Return where the shards of a run lie."""
-    return run_folder / "shards"
+def shards_path(run_folder: Path) -> Path:
+    """Return the path of the list of shards: JSON, their names in the run and image counts."""
+    return run_folder / PUBLISHED / "shards.json"
 
 
-def content_file(run_folder: Path) -> Path:
-    """Return where the content of every image lies: the smallest image id of the same pixels."""
-    return run_folder / "curation" / "35-exact" / "part-00000.content.npy"
+def content_path(run_folder: Path) -> Path:
+    """Return the path of the contents: by image id, the smallest id with the same pixels."""
+    return run_folder / PUBLISHED / "content.npy"
+
+
+def pairs_folder(run_folder: Path) -> Path:
+    """Return the folder of the tables of all pairs of contents above the floor.
+
+    Columns i, j, similarity; file names sort in the order of the pairs.
+    """
+    return run_folder / PUBLISHED / "pairs"
 
 
 def pairs_files(run_folder: Path) -> list[Path]:
-    """Tables of all pairs above the floor (columns i, j, similarity), in order."""
-    return sorted((run_folder / "curation" / "40-graph").glob("part-*.pairs.parquet"))
+    """Return the files of `pairs_folder`, in order."""
+    return sorted(pairs_folder(run_folder).glob("*.parquet"))
 
 
-def slots_file(run_folder: Path) -> Path:
-    """Return where the candidates of every seed lie; not there when no seeds were asked."""
-    return run_folder / "curation" / "70-retrieve" / "part-00000.slots.parquet"
+def slots_path(run_folder: Path) -> Path:
+    """Return the path of the candidates of every seed; missing if the recipe uses no seeds."""
+    return run_folder / PUBLISHED / "slots.parquet"
+
+
+def shards_folder(run_folder: Path) -> Path:
+    """Return the folder of the exported shards."""
+    return run_folder / "shards"
 
 
 def resolve_shard(run_folder: Path, shard: str) -> str:
-    r"""Path of a shard of index or ledger, to be read with `dinoforge.shards.RangeReader`.
+    r"""Path of a shard of the index or the ledger, for `dinoforge.shards.RangeReader`.
 
-    Relative to the run folder for what the run itself made, else as the recipe gave it. Not by
-    what lies in the run folder: it has ``shards/pool-000000.tar``, and so may a source.
+    Relative to the run folder for what the run itself made, else as the recipe gave it. What lies
+    in the run folder cannot decide: it has ``shards/pool-000000.tar``, and so may a source.
     """
     return str(run_folder / shard) if shard.startswith(MADE_BY_RUN) else shard

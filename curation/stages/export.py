@@ -5,11 +5,11 @@ from typing import Any
 
 import pyarrow as pa
 
-from dinoforge.curated import LEDGER_SCHEMA, ledger_path, shards_folder
+from dinoforge.curated import LEDGER_SCHEMA, shards_folder
 from dinoforge.curation.index import OpenShards
-from dinoforge.curation.ledger import make_ledger, shard_name
+from dinoforge.curation.ledger import make_ledger
 from dinoforge.curation.stages.select import out_key
-from dinoforge.curation.tables import CurationInputs, CurationStage
+from dinoforge.curation.tables import CurationInputs, CurationStage, list_shards
 from dinoforge.errors import UsageError
 from dinoforge.files import write_text
 from dinoforge.images import image_suffix
@@ -32,13 +32,12 @@ class ExportStage(CurationStage):
 
     def plan(self, inputs: CurationInputs) -> list[Json]:
         """Plan the ledger, and one partition a shard."""
-        facts = inputs.facts("select")[0]
-        starts = facts["shard_starts"]
-        stops = [*starts[1:], facts["exported"]]
-        shards = zip(range(len(starts)), starts, stops, strict=True)
         return [
             {"ledger": True},
-            *({"shard": number, "first": first, "stop": stop} for number, first, stop in shards),
+            *(
+                {"shard": number, "first": shard.first, "stop": shard.stop}
+                for number, shard in enumerate(list_shards(inputs))
+            ),
         ]
 
     def run(self, payload: Json, inputs: CurationInputs, out: Output) -> Json:
@@ -71,18 +70,16 @@ def remove_foreign_shards(inputs: CurationInputs) -> None:
     A kill between a shard and its marker leaves a shard that no marker names; under a recipe
     with fewer shards or another name it would stay.
     """
-    name = inputs.config.export.name
-    shards = len(inputs.facts("select")[0]["shard_starts"])
-    mine = {shard_name(name, number) for number in range(shards)}
+    exported = {shard.name for shard in list_shards(inputs)}
     for tar in shards_folder(inputs.run_folder).glob("*-[0-9][0-9][0-9][0-9][0-9][0-9].tar"):
-        if tar.name not in mine:
+        if tar.name not in exported:
             tar.unlink()
             tar.with_suffix(".json").unlink(missing_ok=True)
 
 
 def _write_ledger(inputs: CurationInputs, out: Output) -> dict[str, Any]:
     ledger = make_ledger(inputs)
-    out.write_table("ledger", ledger, LEDGER_SCHEMA, path=ledger_path(inputs.run_folder))
+    out.write_table("ledger", ledger, LEDGER_SCHEMA)
     names = _class_names(inputs)
     if names:
         path = shards_folder(inputs.run_folder) / "classes.txt"

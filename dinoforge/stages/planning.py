@@ -1,5 +1,6 @@
 """Plan a stage: which partitions there are, what each must prove, and which are missing."""
 
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -120,8 +121,11 @@ def remove_temporary_files(run_folder: Path) -> None:
 
     Only while nobody writes to the run.
     """
-    for path in run_folder.rglob(".*.tmp-*"):
-        path.unlink(missing_ok=True)
+    for path in sorted(run_folder.rglob(".*.tmp-*")):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def is_proved(task: Task) -> bool:

@@ -191,11 +191,9 @@ class Output:
         self.written.append(entry if rows is None else entry | {"rows": rows})
         return path
 
-    def write_table(
-        self, name: str, table: pa.Table, schema: pa.Schema, *, path: Path | None = None
-    ) -> Path:
-        """Write ``part-00012.NAME.parquet`` (or ``path``) and register it."""
-        target = path if path is not None else self.path(f"{name}.parquet")
+    def write_table(self, name: str, table: pa.Table, schema: pa.Schema) -> Path:
+        """Write ``part-00012.NAME.parquet`` and register it."""
+        target = self.path(f"{name}.parquet")
         write_table(target, table, schema)
         return self.add(target, rows=table.num_rows)
 

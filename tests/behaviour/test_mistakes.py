@@ -331,6 +331,6 @@ def test_the_command_with_worker_processes_says_where_everything_is(dinoforge, p
     done = dinoforge("curate", sources(pool=photos), f"out={tmp_path / 'run'}", "--on", "local:2")
     assert done.returncode == 0
     assert faults(done.stderr) == []
-    for name in ("shards", "curation/80-export/ledger.parquet"):
+    for name in ("shards", "published/ledger.parquet"):
         assert str(tmp_path / "run" / name) in done.stdout.replace("\n", "")
         assert (tmp_path / "run" / name).exists()

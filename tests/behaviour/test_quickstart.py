@@ -140,5 +140,5 @@ def test_the_quickstart_as_it_is_learns_more_than_an_untrained_network_knows(tmp
     assert headline["k"] == 20
     assert len(learned) == 1
     assert learned[0]["record"]["interval"][0] > 0
-    check = json.loads((tmp_path / "run/curation/curation/summary.json").read_text())["check"]
+    check = json.loads((tmp_path / "run/curation/published/summary.json").read_text())["check"]
     assert check["recall_by_edit"]["exact"]["value"] == 1.0

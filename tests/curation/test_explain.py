@@ -162,7 +162,7 @@ def test_a_number_that_is_a_key_too_is_read_as_an_id_and_said(calm, tmp_path):
 
 def test_an_unfinished_run_has_no_answers(calm, tmp_path):
     shutil.copytree(calm, tmp_path / "run")
-    (tmp_path / "run/curation/summary.json").unlink()
+    (tmp_path / "run/published/summary.json").unlink()
     with pytest.raises(UsageError, match="not a finished curation run"):
         explain(tmp_path / "run", "0")
 

@@ -128,7 +128,7 @@ def test_a_curation_run_is_a_source_and_an_unfinished_one_is_not(photos, tmp_pat
     by_hash = {row["sha256"]: row["label"] for row in before}
     assert all(row["label"] == by_hash[row["sha256"]] for row in after)
     assert (tmp_path / "two/shards/classes.txt").read_text() == "cat\ndog\n"
-    (tmp_path / "one/curation/summary.json").unlink()
+    (tmp_path / "one/published/summary.json").unlink()
     with pytest.raises(UsageError, match=f"the curation is not finished - {tmp_path / 'one'} - "):
         run(tmp_path, again, name="three")
 

@@ -1,27 +1,28 @@
 """What a curation leaves: readers find the files that the stages write, and the right pictures."""
 
 import io
+import json
 import os
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pytest
 from PIL import Image
 
 from dinoforge.curated import (
     KEPT_REASONS,
     LEDGER_SCHEMA,
     REASONS,
-    content_file,
+    content_path,
     ledger_path,
     pairs_files,
     resolve_shard,
-    slots_file,
+    shards_path,
+    slots_path,
 )
-from dinoforge.curation.pipeline import STAGES
 from dinoforge.evaluation.report.ledger import read_ledger
-from dinoforge.stages import stage_folder
-from dinoforge.tables import write_table
+from dinoforge.shards import index_shard
+from dinoforge.tables import read_table, write_table
 
 
 def png(gray):
@@ -41,25 +42,25 @@ def ledger_of(run, *shards):
     return read_ledger(run)
 
 
-@pytest.mark.parametrize(
-    ("stage", "file"),
-    [("exact", content_file), ("retrieve", slots_file), ("export", ledger_path)],
-)
-def test_readers_look_where_the_stage_writes(tmp_path, stage, file):
-    (number,) = (s.number for s in STAGES if s.name == stage)
-    assert file(tmp_path).parent == stage_folder(tmp_path, "curation", number, stage)
+def test_a_finished_run_publishes_what_readers_look_for(calm):
+    published = {path.relative_to(calm / "published") for path in (calm / "published").rglob("*.*")}
+    paths = [content_path(calm), ledger_path(calm), shards_path(calm), slots_path(calm)]
+    readable = {path.relative_to(calm / "published") for path in (*paths, *pairs_files(calm))}
+    assert published == {*readable, Path("summary.json")}
+    pairs = [read_table(path) for path in pairs_files(calm)]
+    assert len(pairs) > 1
+    ledger, content = read_table(ledger_path(calm)), np.load(content_path(calm))
+    assert len(content) == ledger.num_rows
+    assert all((np.isin(table.column("i"), content)).all() for table in pairs)
 
 
-def test_pairs_are_found_where_the_graph_stage_writes_them_in_order(tmp_path):
-    folder = stage_folder(tmp_path, "curation", 40, "graph")
-    assert (40, "graph") in {(s.number, s.name) for s in STAGES}
-    folder.mkdir(parents=True)
-    for part in (1, 0):
-        (folder / f"part-{part:05d}.pairs.parquet").touch()
-    assert [path.name for path in pairs_files(tmp_path)] == [
-        "part-00000.pairs.parquet",
-        "part-00001.pairs.parquet",
-    ]
+def test_the_list_of_shards_counts_their_images(calm):
+    listed = json.loads(shards_path(calm).read_text())
+    assert [entry["shard"] for entry in listed] == sorted(
+        str(tar.relative_to(calm)) for tar in (calm / "shards").glob("*.tar")
+    )
+    for entry in listed:
+        assert index_shard(calm / entry["shard"]).num_samples == entry["images"] > 0
 
 
 def test_the_kept_reasons_end_the_reasons():

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from dinoforge.curated import LEDGER_SCHEMA, ledger_path
+from dinoforge.curated import LEDGER_SCHEMA, ledger_path, pairs_folder, summary_path
 from dinoforge.curation.stages.graph import PAIRS_SCHEMA
 from dinoforge.exports import export_file
 from dinoforge.records import Record, write_records
@@ -135,7 +135,7 @@ def write_curation(folder: Path, photographs: list[bytes]) -> Path:
     draft.write()
     _write_pairs(folder, pool)
     _write_notes(folder, "curate", _CURATION_YAML)
-    (folder / "curation" / "summary.json").write_text(json.dumps(_summary()))
+    summary_path(folder).write_text(json.dumps(_summary()))
     _write_markers(folder)
     return folder
 
@@ -192,7 +192,7 @@ def _write_pairs(folder: Path, pool: list[int]) -> None:
     i, j = np.array(pool[:-1:2]), np.array(pool[1::2])
     similarity = np.linspace(0.949, 0.86, len(i)).astype(np.float32)
     table = pa.table([i, j, similarity], schema=PAIRS_SCHEMA)
-    write_table(folder / "curation/40-graph/part-00000.pairs.parquet", table, PAIRS_SCHEMA)
+    write_table(pairs_folder(folder) / "part-00000.pairs.parquet", table, PAIRS_SCHEMA)
 
 
 def _share(hits: int, n: int) -> dict:

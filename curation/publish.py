@@ -1,0 +1,81 @@
+"""Publish a finished run: ``<run>/published``, all that other packages and people read.
+
+The folder appears in one rename and disappears before any stage changes, so it is never partial.
+Tables are hard links to the stages' own files: 1.3 billion rows are not copied.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from dinoforge import curated
+from dinoforge.curation.summary import CurationSummary
+from dinoforge.curation.tables import CurationInputs, list_shards
+from dinoforge.files import fsync_folder, temporary_name, write_text
+
+__all__ = ["publish", "unpublish"]
+
+
+def publish(inputs: CurationInputs, summary: CurationSummary) -> None:
+    """Publish the results of all stages; does nothing if that is done already."""
+    run = inputs.run_folder
+    tables = {
+        curated.ledger_path(run): inputs.file("export", "ledger.parquet"),
+        curated.content_path(run): inputs.file("exact", "content.npy"),
+        **{curated.slots_path(run): path for path in inputs.files("retrieve", "slots.parquet")},
+    }
+    for path in inputs.files("graph", "pairs.parquet"):
+        tables[curated.pairs_folder(run) / path.name] = path
+    folder = curated.shards_folder(run).relative_to(run)
+    shards = [
+        {"shard": str(folder / shard.name), "images": shard.stop - shard.first}
+        for shard in list_shards(inputs)
+    ]
+    documents = {
+        curated.shards_path(run): _as_text(shards),
+        curated.summary_path(run): _as_text(summary.as_json()),
+    }
+    if not _is_published(run, tables, documents):
+        _replace(run, tables, documents)
+
+
+def unpublish(run_folder: Path) -> None:
+    """Remove the published folder, the summary first: a run without one is not finished."""
+    curated.summary_path(run_folder).unlink(missing_ok=True)
+    shutil.rmtree(run_folder / curated.PUBLISHED, ignore_errors=True)
+
+
+def _as_text(value: Any) -> str:
+    return json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n"
+
+
+def _is_published(
+    run_folder: Path, tables: Mapping[Path, Path], documents: Mapping[Path, str]
+) -> bool:
+    present = {path for path in (run_folder / curated.PUBLISHED).rglob("*") if path.is_file()}
+    return (
+        present == {*tables, *documents}
+        and all(path.stat().st_size == source.stat().st_size for path, source in tables.items())
+        and all(path.read_bytes() == text.encode() for path, text in documents.items())
+    )
+
+
+def _replace(run_folder: Path, tables: Mapping[Path, Path], documents: Mapping[Path, str]) -> None:
+    folder = run_folder / curated.PUBLISHED
+    temporary = temporary_name(folder)
+    shutil.rmtree(temporary, ignore_errors=True)
+    for path, source in tables.items():
+        target = temporary / path.relative_to(folder)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.link(source, target)
+        except OSError:  # a file system without hard links
+            shutil.copyfile(source, target)
+    for path, text in documents.items():
+        write_text(temporary / path.relative_to(folder), text)
+    unpublish(run_folder)
+    temporary.rename(folder)
+    fsync_folder(run_folder)
