@@ -50,18 +50,19 @@ def _head(status: "RunStatus") -> Iterator[str]:
 
 
 def _scores(status: "RunStatus") -> Iterator[str]:
-    """Tell the headline of the newest step that each evaluation has measured."""
-    from dinoforge.evaluation.headline import headline_record
+    """Yield the trained network's headline score for the newest step of each evaluation."""
+    from dinoforge.evaluation.scores import headline
     from dinoforge.records import read_records
 
     for stage in status.stages:
-        best = headline_record(read_records(Path(stage.records))) if stage.records else None
-        if best is not None:
-            k, features = best.settings.get("k"), best.settings.get("features")
-            yield (
-                f"{stage.name}: step {stage.step}: {best.benchmark} {best.value:.4f}, k = {k}, "
-                f"{features}"
-            )
+        scores = headline(read_records(Path(stage.records))) if stage.records else None
+        for best in scores.best if scores else []:
+            if best.model == "trained":
+                k, features = best.settings.get("k"), best.settings.get("features")
+                yield (
+                    f"{stage.name}: step {stage.step}: {best.benchmark} {best.value:.4f}, k = {k}, "
+                    f"{features}"
+                )
 
 
 def _tail(status: "RunStatus") -> Iterator[str]:

@@ -1,14 +1,14 @@
-"""Features of images, extracted once and kept on disk by what decides them.
+"""Features of images, extracted once and cached on disk under a hash of everything they depend on.
 
-The cache is a folder of parts, each written atomically: a start after a kill reuses all that are
-complete. Shapes: n images, D dimensions.
+The cache is a folder of parts, each written atomically: a killed run reuses the complete ones.
+Shapes: n images, B images per batch, N patch tokens, D dimensions.
 """
 
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,24 +22,36 @@ from dinoforge.images import Undecodable
 from dinoforge.progress import Progress
 from dinoforge.sources import ImageSet
 
-__all__ = ["PART_IMAGES", "Describer", "Extracted", "Rows", "describer_of", "extract", "rows_of"]
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = [
+    "PART_IMAGES",
+    "Extracted",
+    "Extractor",
+    "Rows",
+    "extract",
+    "linear_input",
+    "open_extractor",
+    "rows_of",
+]
 
 _log = logging.getLogger(__name__)
 
 Vectors = NDArray[np.float32]
 
-PART_IMAGES = 512  # lost at most when a run is killed
-_IMAGES_IN_MEMORY = 64  # decoded, of any size; a multiple of the usual sizes of a batch
+PART_IMAGES = 512  # the most that a killed run loses
+_IMAGES_IN_MEMORY = 64  # decoded at once; a multiple of the usual batch sizes
 _FORMAT = 1
 
 
 @dataclass(frozen=True)
-class Describer:
-    """Turns decoded images into named vectors; the fingerprint covers all that decides them."""
+class Extractor:
+    """Turns decoded images into named vectors; the fingerprint covers all they depend on."""
 
-    describe: Callable[[Sequence[NDArray[np.uint8]]], dict[str, Vectors]]
+    vectors_of: Callable[[Sequence[NDArray[np.uint8]]], dict[str, Vectors]]
     fingerprint: str
-    checkpoint: str  # what records say: file or encoder, and the hash of its weights
+    checkpoint: str  # for records: file or encoder, and the hash of its weights
 
 
 @dataclass(frozen=True)
@@ -67,15 +79,13 @@ class Rows:
         return Rows({kind: rows[keep] for kind, rows in self.features.items()}, self.labels[keep])
 
     def less(self, means: dict[str, NDArray[np.float64]]) -> "Rows":
-        """Take a vector off every row."""
-        shifted = {
-            kind: (rows - means[kind]).astype(np.float32) for kind, rows in self.features.items()
-        }
-        return Rows(shifted, self.labels)
+        """Subtract a vector per kind from every row."""
+        kinds = self.features.items()
+        return Rows({k: (rows - means[k]).astype(np.float32) for k, rows in kinds}, self.labels)
 
 
-def describer_of(model: Model, *, device: str, batch_size: int = 0) -> Describer:
-    """Load a model's encoder; a ViT gives its class token and patch mean from one forward pass.
+def open_extractor(model: Model, *, device: str, batch_size: int = 0) -> Extractor:
+    """Load a model's encoder; a ViT gives its class token and patch mean in one forward pass.
 
     Parameters
     ----------
@@ -84,7 +94,7 @@ def describer_of(model: Model, *, device: str, batch_size: int = 0) -> Describer
     device : str
         For networks: ``cpu`` or ``cuda``.
     batch_size : int
-        Images of one forward pass of a ViT; 0 takes the usual number of the device.
+        Images per forward pass of a ViT; 0 takes the default of the device.
 
     Raises
     ------
@@ -94,7 +104,7 @@ def describer_of(model: Model, *, device: str, batch_size: int = 0) -> Describer
     if model.file is None:
         encoder = make_encoder(model.encoder, device=device)
         how: dict[str, Any] = {"encoder": encoder.fingerprint, "device": device}
-        return Describer(
+        return Extractor(
             lambda images: {"vectors": encoder.encode(images)},
             hash_json(how),
             f"{model.encoder}:{encoder.fingerprint[:12]}",
@@ -102,30 +112,32 @@ def describer_of(model: Model, *, device: str, batch_size: int = 0) -> Describer
     from dinoforge.encoders.checkpoint import CheckpointEncoder
 
     vit = CheckpointEncoder(model.file, device=device, batch_size=batch_size)
-    # The last bits depend on the device and on the size of a batch.
+    # The last bits depend on the device and on the batch size.
     how = {"encoder": vit.fingerprint, "device": device, "batch_size": batch_size}
     name = model.file.parent.name if model.step is not None else model.file.name
-    return Describer(vit.encode_tokens, hash_json(how), f"{name}:{sha256_file(model.file)[:12]}")
+    return Extractor(vit.encode_tokens, hash_json(how), f"{name}:{sha256_file(model.file)[:12]}")
 
 
-def extract(describer: Describer, images: ImageSet, cache: Path, label: str) -> Extracted:
-    """Extract the features of every image, or read them where they are in the cache.
+def extract(extractor: Extractor, images: ImageSet, cache: Path, label: str) -> Extracted:
+    """Extract the features of every image, or read them from the cache.
 
     Parameters
     ----------
-    describer : Describer
-        See `describer_of`.
+    extractor : Extractor
+        See `open_extractor`.
     images : ImageSet
         With its decode policy.
     cache : Path
-        Folder for all features; a sub-folder for each describer and set.
+        Folder for all features, with one subfolder per extractor and set.
     label : str
         For the progress line.
     """
+    from safetensors.numpy import save
+
     key = hash_json(
         {
             "format": _FORMAT,
-            "describer": describer.fingerprint,
+            "describer": extractor.fingerprint,
             "images": images.fingerprint,
             "decode": asdict(images.policy),
         }
@@ -138,8 +150,8 @@ def extract(describer: Describer, images: ImageSet, cache: Path, label: str) -> 
             path = folder / f"part-{start // PART_IMAGES:06d}.safetensors"
             part = _read_part(path, stop - start)
             if part is None:
-                part = _make_part(describer, images, start, stop)
-                _write_part(path, part)
+                part = _make_part(extractor, images, start, stop)
+                write_bytes(path, save(part))
             parts.append(part)
             progress.advance(stop - start)
     names = [name for name in parts[0] if name != "is_decoded"]
@@ -152,21 +164,21 @@ def extract(describer: Describer, images: ImageSet, cache: Path, label: str) -> 
 def rows_of(
     model: Model, data: EvalData, of_bank: Extracted, of_test: Extracted
 ) -> tuple[Rows, Rows]:
-    """Arrange features as the bank and the test images.
+    """Select the features of the bank and of the test images.
 
     Parameters
     ----------
     model : Model
-        Which kinds of features are wanted, and whether the bank's mean is taken off.
+        Which kinds of features to keep, and whether to subtract the mean of the bank.
     data : EvalData
         Rows and classes of both parts.
     of_bank, of_test : Extracted
-        Features of the whole sets of images from which the parts are taken.
+        Features of the whole sets of images that the parts are taken from.
 
     Raises
     ------
     UsageError
-        If no image of one of them decodes.
+        If no image of a part decodes.
     """
     bank = _rows_of(model, data.bank, of_bank)
     test = _rows_of(model, data.test, of_test)
@@ -177,24 +189,24 @@ def rows_of(
                 where="`train`" if what == "bank" else "`test`",
                 do="name folders or tars of images",
             )
-    if model.takes_mean_off:
+    if model.subtracts_mean:
         means = {kind: rows.mean(axis=0, dtype=np.float64) for kind, rows in bank.features.items()}
         bank, test = bank.less(means), test.less(means)
     return bank, test
 
 
-def _rows_of(model: Model, part: Part, found: Extracted) -> Rows:
-    keep = found.is_decoded[part.rows]
-    mine = {name: rows[part.rows[keep]] for name, rows in found.vectors.items()}
+def _rows_of(model: Model, part: Part, extracted: Extracted) -> Rows:
+    keep = extracted.is_decoded[part.rows]
+    vectors = {name: rows[part.rows[keep]] for name, rows in extracted.vectors.items()}
     if model.file is None:
-        (vectors,) = mine.values()
-        return Rows({model.features[0]: vectors}, part.labels[keep])
+        (only,) = vectors.values()
+        return Rows({model.features[0]: only}, part.labels[keep])
     from dinoforge.encoders.checkpoint import FEATURES
 
-    return Rows({kind: FEATURES[kind](mine) for kind in model.features}, part.labels[keep])
+    return Rows({kind: FEATURES[kind](vectors) for kind in model.features}, part.labels[keep])
 
 
-def _make_part(describer: Describer, images: ImageSet, start: int, stop: int) -> dict[str, Any]:
+def _make_part(extractor: Extractor, images: ImageSet, start: int, stop: int) -> dict[str, Any]:
     is_decoded = np.zeros(stop - start, np.uint8)
     batches = []
     for low in range(start, stop, _IMAGES_IN_MEMORY):
@@ -206,8 +218,8 @@ def _make_part(describer: Describer, images: ImageSet, start: int, stop: int) ->
                 _log.debug("image %d: %s", index, reason)
                 continue
             is_decoded[index - start] = 1
-        # Of no picture at all, too: that still tells the names and the dimensions.
-        batches.append(describer.describe(pictures))
+        # Even without any picture: an empty result still has the names and dimensions.
+        batches.append(extractor.vectors_of(pictures))
     part: dict[str, Any] = {"is_decoded": is_decoded}
     for name, vectors in batches[0].items():
         part[name] = np.zeros((stop - start, vectors.shape[1]), np.float32)
@@ -215,14 +227,8 @@ def _make_part(describer: Describer, images: ImageSet, start: int, stop: int) ->
     return part
 
 
-def _write_part(path: Path, part: dict[str, Any]) -> None:
-    from safetensors.numpy import save
-
-    write_bytes(path, save(part))
-
-
 def _read_part(path: Path, num: int) -> dict[str, Any] | None:
-    """Read a part; None when it is missing or damaged, and is to be made."""
+    """Read a part; None if it is missing or damaged."""
     from safetensors import SafetensorError
     from safetensors.numpy import load
 
@@ -231,3 +237,34 @@ def _read_part(path: Path, num: int) -> dict[str, Any] | None:
     except (OSError, SafetensorError):
         return None
     return part if all(len(rows) == num for rows in part.values()) else None
+
+
+def linear_input(
+    layers: "Sequence[tuple[Tensor, Tensor]]", *, blocks: int, average_patches: bool
+) -> "Tensor":
+    """Join features for a linear probe as DINOv2 does (its code; section 7.1).
+
+    For your own probes on several blocks; the suite's protocols read the last block's features.
+
+    Parameters
+    ----------
+    layers : sequence of (Tensor, Tensor)
+        Patch tokens ``[B, N, D]`` and class token ``[B, D]`` of the last blocks, oldest first, as
+        `VisionTransformer.get_intermediate_layers` returns them (final LayerNorm applied).
+    blocks : int
+        Number of last blocks whose class tokens are joined; at most ``len(layers)``.
+    average_patches : bool
+        Append the mean of the last block's patch tokens, without registers.
+
+    Returns
+    -------
+    Tensor
+        ``[B, blocks * D]``, or ``[B, (blocks + 1) * D]``.
+    """
+    import torch
+
+    assert 1 <= blocks <= len(layers), f"{blocks} blocks of {len(layers)}"
+    parts = [class_BD for _, class_BD in layers[-blocks:]]
+    if average_patches:
+        parts.append(layers[-1][0].mean(dim=1))
+    return torch.cat(parts, dim=-1)

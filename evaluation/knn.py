@@ -1,26 +1,31 @@
 """Weighted k-NN classification, exactly as published (DINOv2, section 7.1; Wu et al. 2018).
 
-Ties are decided: equal similarity by the smaller bank index, equal votes by the smaller class.
+Ties are broken: equal similarity by the smaller bank index, equal votes by the smaller class.
 Shapes: q queries, n bank rows, k neighbors, c classes, d dimensions.
 """
 
+import logging
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dinoforge.encoders.encoder import unit_rows
+from dinoforge.evaluation.config import EvaluationConfig
+from dinoforge.evaluation.outcomes import Measured, Outcome
 from dinoforge.neighbors import Neighbors, backend_for, top_k
 
-__all__ = ["find_neighbors", "knn_classify", "usable_ks", "votes"]
+__all__ = ["find_neighbors", "knn_classify", "measure_knn", "usable_ks", "votes"]
+
+_log = logging.getLogger(__name__)
 
 _QUERIES_AT_ONCE = 1024  # the table of votes is this times c
 
 
 def usable_ks(ks: Sequence[int], bank: int, *, leave_one_out: bool = False) -> list[int]:
-    """Clip numbers of neighbors to what the bank can give; sorted, each once.
+    """Clip numbers of neighbors to the size of the bank; sorted, without repeats.
 
-    Of an empty bank, or of one image alone under ``leave_one_out``, the only number is 0.
+    The only number is 0 for an empty bank, or for a single image under ``leave_one_out``.
     """
     most = bank - 1 if leave_one_out else bank
     return sorted({min(k, most) for k in ks})
@@ -38,10 +43,10 @@ def find_neighbors(
     Parameters
     ----------
     bank : ndarray
-        ``[n, d]``, normalized here. A zero row (an image that shows nothing) is nobody's neighbor.
+        ``[n, d]``, normalized here. A zero row (a blank image) is no query's neighbor.
     queries : ndarray or None
-        ``[q, d]``; None asks the bank itself, every row without itself (by index: a duplicate of
-        the row stays).
+        ``[q, d]``; None searches the bank for its own rows, each without itself (by index: a
+        duplicate of the row stays).
     k : int
         At most n, or n - 1 for the bank itself.
     device : str
@@ -56,16 +61,18 @@ def find_neighbors(
     backend = backend_for(device)
     if queries is not None:
         return top_k(unit_rows(queries), rows, k=k, backend=backend, device=device)
-    found = top_k(rows, rows, k=k + 1, backend=backend, device=device)
-    is_self = found.ids == np.arange(len(rows))[:, None]
-    # A row with k + 1 exact duplicates before it is not in its own list: the last one goes.
+    neighbors = top_k(rows, rows, k=k + 1, backend=backend, device=device)
+    is_self = neighbors.ids == np.arange(len(rows))[:, None]
+    # A row with k + 1 exact duplicates before it is not in its own list: drop the last one.
     is_self[~is_self.any(axis=1), -1] = True
     shape = (len(rows), k)
-    return Neighbors(found.ids[~is_self].reshape(shape), found.scores[~is_self].reshape(shape))
+    return Neighbors(
+        neighbors.ids[~is_self].reshape(shape), neighbors.scores[~is_self].reshape(shape)
+    )
 
 
 def votes(
-    found: Neighbors,
+    neighbors: Neighbors,
     labels: NDArray[np.int64],
     *,
     ks: Sequence[int],
@@ -74,12 +81,12 @@ def votes(
 ) -> Iterator[tuple[int, NDArray[np.float64]]]:
     """Sum the weights of the first k neighbors by class, for ascending ``ks``.
 
-    The weights are a softmax of cosine / temperature over *all* neighbors found, so the votes of
+    The weights are a softmax of cosine / temperature over *all* neighbors given, so the votes of
     fewer do not sum to 1; the ranking is the same.
 
     Parameters
     ----------
-    found : Neighbors
+    neighbors : Neighbors
         ``[q, max(ks)]``.
     labels : ndarray
         Class of every bank row, ``[n]``, 0 .. c - 1.
@@ -93,33 +100,33 @@ def votes(
     Yields
     ------
     k, votes
-        Float64 ``[q, c]``; the array is changed by the next step.
+        Float64 ``[q, c]``; the next step overwrites the array.
     """
-    scores = found.scores.astype(np.float64) / temperature
+    scores = neighbors.scores.astype(np.float64) / temperature
     best = scores.max(axis=1, initial=-np.inf, keepdims=True)
     weights = np.exp(scores - np.where(np.isfinite(best), best, 0.0))
     totals = weights.sum(axis=1, keepdims=True)
     weights /= np.where(totals > 0, totals, 1.0)
-    classes = labels[found.ids]  # of padding (-1) some class, with weight 0
+    classes = labels[neighbors.ids]  # padding (-1) gets some class, with weight 0
     num = len(scores)
     sums = np.zeros((num, num_classes))
     done = 0
     for k in sorted(ks):
-        places = np.arange(num)[:, None] * num_classes + classes[:, done:k]
-        added = np.bincount(places.ravel(), weights[:, done:k].ravel(), minlength=num * num_classes)
+        cells = np.arange(num)[:, None] * num_classes + classes[:, done:k]
+        added = np.bincount(cells.ravel(), weights[:, done:k].ravel(), minlength=num * num_classes)
         sums += added.reshape(num, num_classes)
         done = k
         yield k, sums
 
 
 def knn_classify(
-    found: Neighbors, labels: NDArray[np.int64], *, ks: Sequence[int], temperature: float
+    neighbors: Neighbors, labels: NDArray[np.int64], *, ks: Sequence[int], temperature: float
 ) -> dict[int, NDArray[np.int64]]:
     """Predict the class of every query from its neighbors, for every k.
 
     Parameters
     ----------
-    found : Neighbors
+    neighbors : Neighbors
         ``[q, max(ks)]``, of `find_neighbors`.
     labels : ndarray
         Class of every bank row, at least 0.
@@ -134,11 +141,41 @@ def knn_classify(
         k -> int64 ``[q]``; -1 for a query without any neighbor.
     """
     num_classes = int(labels.max()) + 1
-    predicted = {k: np.full(len(found.ids), -1, np.int64) for k in ks}
-    for start in range(0, len(found.ids), _QUERIES_AT_ONCE):
+    predicted = {k: np.full(len(neighbors.ids), -1, np.int64) for k in ks}
+    for start in range(0, len(neighbors.ids), _QUERIES_AT_ONCE):
         part = slice(start, start + _QUERIES_AT_ONCE)
-        some = Neighbors(found.ids[part], found.scores[part])
+        some = Neighbors(neighbors.ids[part], neighbors.scores[part])
         has_any = (some.ids >= 0).any(axis=1)
         for k, sums in votes(some, labels, ks=ks, temperature=temperature, num_classes=num_classes):
             predicted[k][part] = np.where(has_any, sums.argmax(axis=1), -1)
     return predicted
+
+
+def measure_knn(measured: Measured, config: EvaluationConfig) -> list[Outcome]:
+    """Measure weighted k-NN for every kind of features and k."""
+    labeled = measured.labeled()
+    bank, test = labeled.bank, labeled.test
+    ks = usable_ks(config.knn.k, len(bank), leave_one_out=labeled.leave_one_out)
+    if not len(test) or ks[-1] < 1:
+        _log.warning("%s: k-NN skipped: too few labeled images", labeled.model.name)
+        return []
+    shared = {"temperature": config.knn.temperature, "bank": len(bank)}
+    if ks[-1] < max(config.knn.k):
+        shared["k_asked"] = max(config.knn.k)
+    if labeled.leave_one_out:
+        shared["leave_one_out"] = True
+    outcomes = []
+    for kind, features in bank.features.items():
+        queries = None if labeled.leave_one_out else test.features[kind]
+        neighbors = find_neighbors(features, queries, k=ks[-1], device=labeled.device)
+        predicted = knn_classify(neighbors, bank.labels, ks=ks, temperature=config.knn.temperature)
+        outcomes += [
+            Outcome.of(
+                predicted[k] == test.labels,
+                benchmark=f"knn/{config.data_name}",
+                settings=labeled.settings(kind, k=k, **shared),
+                **labeled.facts,
+            )
+            for k in ks
+        ]
+    return outcomes

@@ -35,7 +35,7 @@ class Model:
         return Path(rest.partition("#")[0]) if kind == "checkpoint" else None
 
     @property
-    def takes_mean_off(self) -> bool:
+    def subtracts_mean(self) -> bool:
         """Tell whether the mean of the bank is subtracted first."""
         return self.encoder == "pixels_raw"
 

@@ -1,9 +1,10 @@
-"""From who was right on which test image to records: intervals, and differences of two models.
+"""What a protocol measures, image by image, and the records made of it.
 
-An `Outcome` is a record that still knows its images; two of the same test set can be paired.
+`Measured` is one model with its features. An `Outcome` is a record together with its value on
+every test image, so that two of the same test set can be compared in pairs.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,13 +12,36 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dinoforge.evaluation.config import BootstrapConfig
-from dinoforge.evaluation.headline import headline_k
+from dinoforge.evaluation.features import Rows
+from dinoforge.evaluation.models import Model
+from dinoforge.evaluation.scores import headline_k
 from dinoforge.intervals import bootstrap_intervals, mcnemar_exact, wilson_interval
 from dinoforge.records import Record
 
-__all__ = ["Outcome", "differences", "with_intervals"]
+__all__ = ["Measured", "Outcome", "differences", "with_intervals"]
 
 _MAIN = "trained"
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One model with its features of the bank and of the test images."""
+
+    model: Model
+    bank: Rows
+    test: Rows
+    facts: dict[str, Any]  # fields that all its records share
+    device: str
+    leave_one_out: bool = False
+
+    def labeled(self) -> "Measured":
+        """Keep the images whose class is known."""
+        return replace(self, bank=self.bank.labeled(), test=self.test.labeled())
+
+    def settings(self, kind: str, **more: Any) -> dict[str, Any]:
+        """Return the settings of a record, with the training step of an exported backbone."""
+        step = {} if self.model.step is None else {"step": self.model.step}
+        return {"features": kind, **more, **step}
 
 
 @dataclass(frozen=True)
@@ -29,7 +53,7 @@ class Outcome:
 
     @classmethod
     def of(cls, correct: NDArray[np.bool_], **facts: Any) -> "Outcome":
-        """Make the accuracy of a model; ``facts`` are fields of `Record`."""
+        """Return the accuracy of a model; ``facts`` are fields of `Record`."""
         values = correct.astype(np.int8)
         record = Record(metric="accuracy", value=float(correct.mean()), n=len(correct), **facts)
         return cls(record, values)
@@ -59,59 +83,60 @@ def with_intervals(outcomes: Sequence[Outcome], config: BootstrapConfig) -> list
     table = np.stack([outcome.values for outcome in outcomes], axis=1)
     intervals = bootstrap_intervals(table, resamples=config.resamples, seed=config.seed)
     records = []
-    for outcome, drawn in zip(outcomes, intervals, strict=True):
-        record = outcome.record
-        interval = drawn
+    for outcome, interval in zip(outcomes, intervals, strict=True):
+        record = replace(outcome.record, interval=interval)
         if record.metric == "accuracy" and record.value in {0.0, 1.0}:
-            interval = wilson_interval(round(record.value * record.n), record.n)
-        records.append(replace(record, interval=interval))
+            wilson = wilson_interval(round(record.value * record.n), record.n)
+            record = replace(record, interval=wilson)
+        records.append(record)
     return records
 
 
 def differences(outcomes: Sequence[Outcome]) -> list[Outcome]:
     """Compare ``trained`` with every other model on the same test images.
 
-    For each protocol and k: the same features of both, or each kind with the only kind of the
-    other model. Of k-NN at the headline's k also the best kind of each, if these are not the same.
+    For each protocol and k: the same features of the two models, or each kind with the only kind
+    of the other model. For k-NN at the headline's k also the best kind of each, if they differ.
     """
-    found = []
+    compared = []
     for benchmark in dict.fromkeys(outcome.record.benchmark for outcome in outcomes):
-        mine = [o for o in outcomes if o.record.benchmark == benchmark]
-        main = [o for o in mine if o.record.model == _MAIN]
-        for model in dict.fromkeys(o.record.model for o in mine if o.record.model != _MAIN):
-            others = [o for o in mine if o.record.model == model]
-            found += [_difference(a, b) for a, b in _like_pairs(main, others)]
-            found += _best_pair(main, others)
-    return found
+        of_benchmark = [o for o in outcomes if o.record.benchmark == benchmark]
+        names = dict.fromkeys(o.record.model for o in of_benchmark)
+        main, *others = (
+            [o for o in of_benchmark if o.record.model == name]
+            for name in (_MAIN, *(name for name in names if name != _MAIN))
+        )
+        for other in others:
+            compared += [_difference(a, b) for a, b in _like_pairs(main, other)]
+            compared += _best_pair(main, other)
+    return compared
 
 
 def _like_pairs(
-    main: Iterable[Outcome], others: Sequence[Outcome]
+    main: Sequence[Outcome], other: Sequence[Outcome]
 ) -> Iterator[tuple[Outcome, Outcome]]:
-    has_one_kind = len({o.setting("features") for o in others}) == 1
+    has_one_kind = len({o.setting("features") for o in other}) == 1
     for a in main:
-        for b in others:
+        for b in other:
             same = has_one_kind or a.setting("features") == b.setting("features")
             if same and a.setting("k") == b.setting("k"):
                 yield a, b
 
 
-def _best_pair(main: Sequence[Outcome], others: Sequence[Outcome]) -> list[Outcome]:
+def _best_pair(main: Sequence[Outcome], other: Sequence[Outcome]) -> list[Outcome]:
     k = headline_k(o.setting("k") for o in main)
     if k is None:
         return []
-    a, b = (_best(group, k) for group in (main, others))
-    if a is None or b is None or (a, b) in list(_like_pairs([a], others)):
+    # The largest value, the first of equals: features are in the order of the report.
+    a, b = (
+        max((o for o in group if o.setting("k") == k), key=lambda o: o.record.value, default=None)
+        for group in (main, other)
+    )
+    if a is None or b is None or (a, b) in list(_like_pairs([a], other)):
         return []
     difference = _difference(a, b)
-    # The kinds of features were chosen by the very figures that are compared.
+    # The kinds of features were chosen by the very scores that are compared.
     return [replace(difference, record=replace(difference.record, selection="test-peek"))]
-
-
-def _best(outcomes: Sequence[Outcome], k: int) -> Outcome | None:
-    """Pick the largest value, of equals the first: features are in the order of the report."""
-    at_k = [o for o in outcomes if o.setting("k") == k]
-    return max(at_k, key=lambda o: o.record.value) if at_k else None
 
 
 def _difference(a: Outcome, b: Outcome) -> Outcome:

@@ -12,8 +12,8 @@ from dinoforge.evaluation.report.funnel import Funnel, make_funnel
 from dinoforge.evaluation.report.gather import find_evaluations, gather_records
 from dinoforge.evaluation.report.ledger import Ledger, read_ledger
 from dinoforge.evaluation.report.provenance import RunFacts, read_config, read_run, recipe_value
-from dinoforge.evaluation.report.scores import Headline, Scores, arrange, headline
 from dinoforge.evaluation.report.sheets import Sheets, make_sheets
+from dinoforge.evaluation.scores import Headline, Scores, arrange, headline
 from dinoforge.records import Record
 
 __all__ = ["CurationFacts", "ReportFacts", "Sources", "collect", "plain"]

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from dinoforge.evaluation.report.scores import step_of
+from dinoforge.evaluation.scores import step_of
 from dinoforge.exports import step_name, steps_in
 from dinoforge.records import Record, read_records
 

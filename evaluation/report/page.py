@@ -9,7 +9,7 @@ from dinoforge.evaluation.report.collect import ReportFacts
 from dinoforge.evaluation.report.curves import CurvePanel
 from dinoforge.evaluation.report.ledger import Ledger
 from dinoforge.evaluation.report.pictures import FeatureMaps
-from dinoforge.evaluation.report.scores import Scores, Table
+from dinoforge.evaluation.scores import Scores, Table
 from dinoforge.pages import (
     IntervalPlot,
     IntervalRow,

@@ -1,7 +1,7 @@
 """The report's findings in sentences that a person can repeat; no adjectives, only numbers."""
 
 from dinoforge.evaluation.report.funnel import Funnel
-from dinoforge.evaluation.report.scores import FEATURES, Difference, Headline
+from dinoforge.evaluation.scores import FEATURES, Difference, Headline
 from dinoforge.pages.formatting import count, percent, points
 from dinoforge.records import Record
 

@@ -109,7 +109,7 @@ def test_images_without_classes_are_told_of_in_one_line(pictures, tmp_path, capl
     flat.mkdir()
     for path in (pictures / "bank").rglob("*.png"):
         shutil.copy(path, flat / path.name)
-    with caplog.at_level(logging.INFO, logger="evaluation"):
+    with caplog.at_level(logging.INFO, logger="dinoforge.evaluation"):
         data = open_data(EvaluationConfig(train=[str(flat)]), tmp_path)
     assert not data.is_labeled
     told = [r.getMessage() for r in caplog.records if "no labels" in r.getMessage()]
@@ -119,7 +119,7 @@ def test_images_without_classes_are_told_of_in_one_line(pictures, tmp_path, capl
 def test_test_classes_that_are_not_in_the_bank_are_told_of(pictures, tmp_path, caplog):
     bank = tmp_path / "bank"
     shutil.copytree(pictures / "bank", bank, ignore=shutil.ignore_patterns("green*"))
-    with caplog.at_level(logging.WARNING, logger="evaluation"):
+    with caplog.at_level(logging.WARNING, logger="dinoforge.evaluation"):
         data = open_data(
             EvaluationConfig(train=[str(bank)], test=[str(pictures / "test")]), tmp_path
         )

@@ -10,7 +10,7 @@ from dinoforge.encoders.encoder import unit_rows
 from dinoforge.errors import UsageError
 from dinoforge.evaluation.config import EvaluationConfig
 from dinoforge.evaluation.data import open_data
-from dinoforge.evaluation.features import Describer, describer_of, extract, rows_of
+from dinoforge.evaluation.features import Extractor, extract, open_extractor, rows_of
 from dinoforge.evaluation.models import find_models
 from dinoforge.sources import open_images
 
@@ -26,12 +26,12 @@ def small_parts(monkeypatch):
 
 
 class Counting:
-    """A describer that counts the images that it saw."""
+    """An extractor that counts the images that it saw."""
 
     def __init__(self, fingerprint="counting", stop_after=None):
         self.seen = 0
         self.stop_after = stop_after
-        self.describer = Describer(self.describe, fingerprint, "counting")
+        self.extractor = Extractor(self.describe, fingerprint, "counting")
 
     def describe(self, images):
         if self.stop_after is not None and self.seen >= self.stop_after:
@@ -47,46 +47,46 @@ def trained(run_folder, **more):
 
 def test_a_second_extraction_reads_the_cache(bank, tmp_path, small_parts):
     once, again = Counting(), Counting()
-    first = extract(once.describer, bank, tmp_path, "x")
-    second = extract(again.describer, bank, tmp_path, "x")
+    first = extract(once.extractor, bank, tmp_path, "x")
+    second = extract(again.extractor, bank, tmp_path, "x")
     assert (once.seen, again.seen) == (39, 0)
     np.testing.assert_array_equal(first.vectors["vectors"], second.vectors["vectors"])
 
 
 def test_a_killed_extraction_goes_on_after_its_last_part(bank, tmp_path, small_parts):
-    whole = extract(Counting().describer, bank, tmp_path / "whole", "x")
+    whole = extract(Counting().extractor, bank, tmp_path / "whole", "x")
     with pytest.raises(KeyboardInterrupt):
-        extract(Counting(stop_after=20).describer, bank, tmp_path / "cut", "x")
+        extract(Counting(stop_after=20).extractor, bank, tmp_path / "cut", "x")
     rest = Counting()
-    found = extract(rest.describer, bank, tmp_path / "cut", "x")
+    found = extract(rest.extractor, bank, tmp_path / "cut", "x")
     assert rest.seen == 19
     np.testing.assert_array_equal(found.vectors["vectors"], whole.vectors["vectors"])
 
 
 @pytest.mark.parametrize("damage", [b"", b"no such format", None])
 def test_a_damaged_part_is_made_again(bank, tmp_path, small_parts, damage):
-    extract(Counting().describer, bank, tmp_path, "x")
+    extract(Counting().extractor, bank, tmp_path, "x")
     part = sorted(tmp_path.rglob("part-*"))[1]
     part.write_bytes(part.read_bytes()[:-7] if damage is None else damage)
     again = Counting()
-    found = extract(again.describer, bank, tmp_path, "x")
+    found = extract(again.extractor, bank, tmp_path, "x")
     assert again.seen == 10
     assert np.isfinite(found.vectors["vectors"]).all()
 
 
 def test_other_weights_and_other_images_have_other_places(bank, pictures, tmp_path):
-    extract(Counting("a").describer, bank, tmp_path, "x")
+    extract(Counting("a").extractor, bank, tmp_path, "x")
     other = Counting("b")
-    extract(other.describer, bank, tmp_path, "x")
+    extract(other.extractor, bank, tmp_path, "x")
     test = open_images([str(pictures / "test")], cache=tmp_path)
     same = Counting("a")
-    extract(same.describer, test, tmp_path, "x")
+    extract(same.extractor, test, tmp_path, "x")
     assert (other.seen, same.seen) == (39, 18)
 
 
 def test_one_forward_pass_gives_what_each_encoder_gives(bank, run_folder, tmp_path):
     model = trained(run_folder)
-    found = extract(describer_of(model, device="cpu"), bank, tmp_path, "x")
+    found = extract(open_extractor(model, device="cpu"), bank, tmp_path, "x")
     pictures = [bank.decode(index) for index in range(len(bank))]
     from dinoforge.encoders.checkpoint import FEATURES
 
@@ -98,7 +98,7 @@ def test_one_forward_pass_gives_what_each_encoder_gives(bank, run_folder, tmp_pa
 
 
 def test_vectors_of_a_vit_are_not_normalized(bank, run_folder, tmp_path):
-    found = extract(describer_of(trained(run_folder), device="cpu"), bank, tmp_path, "x")
+    found = extract(open_extractor(trained(run_folder), device="cpu"), bank, tmp_path, "x")
     norms = np.linalg.norm(found.vectors["cls"], axis=1)
     assert (abs(norms - 1) > 0.1).all()
 
@@ -112,9 +112,9 @@ def test_undecodable_images_are_left_out_and_the_others_stay_in_place(pictures, 
     config = EvaluationConfig(train=[str(folder)], test=[str(pictures / "test")], checkpoint="")
     data = open_data(config, tmp_path)
     (model,) = find_models(config)
-    describer = describer_of(model, device="cpu")
-    found = extract(describer, data.bank.images, tmp_path, "x")
-    bank, test = rows_of(model, data, found, extract(describer, data.test.images, tmp_path, "x"))
+    extractor = open_extractor(model, device="cpu")
+    found = extract(extractor, data.bank.images, tmp_path, "x")
+    bank, test = rows_of(model, data, found, extract(extractor, data.test.images, tmp_path, "x"))
     assert (len(bank), len(test)) == (37, 18)
     assert np.flatnonzero(~found.is_decoded).tolist() == [3, 38]
     assert np.bincount(bank.labels).tolist() == [13, 12, 12]
@@ -131,8 +131,8 @@ def test_a_test_set_without_any_picture_is_refused(pictures, tmp_path):
     config = EvaluationConfig(train=[str(pictures / "bank")], test=[str(broken.parent)])
     data = open_data(config, tmp_path)
     (model,) = find_models(config)
-    describer = describer_of(model, device="cpu")
-    bank, test = (extract(describer, part.images, tmp_path, "x") for part in (data.bank, data.test))
+    extractor = open_extractor(model, device="cpu")
+    bank, test = (extract(extractor, part.images, tmp_path, "x") for part in (data.bank, data.test))
     with pytest.raises(UsageError, match="no image of the test set decodes"):
         rows_of(model, data, bank, test)
 
@@ -143,8 +143,8 @@ def test_raw_pixels_are_taken_less_the_mean_of_the_bank(pictures, tmp_path):
     )
     data = open_data(config, tmp_path)
     (model,) = find_models(config)
-    describer = describer_of(model, device="cpu")
-    found = [extract(describer, part.images, tmp_path, "x") for part in (data.bank, data.test)]
+    extractor = open_extractor(model, device="cpu")
+    found = [extract(extractor, part.images, tmp_path, "x") for part in (data.bank, data.test)]
     bank, test = rows_of(model, data, *found)
     rows = bank.features["pixels_less_mean"]
     np.testing.assert_allclose(rows.mean(axis=0), 0, atol=1e-6)
@@ -156,7 +156,7 @@ def test_raw_pixels_are_taken_less_the_mean_of_the_bank(pictures, tmp_path):
 def test_the_size_of_a_batch_changes_the_last_bits_only(bank, run_folder, tmp_path):
     model = trained(run_folder)
     one, other = (
-        extract(describer_of(model, device="cpu", batch_size=size), bank, tmp_path, "x")
+        extract(open_extractor(model, device="cpu", batch_size=size), bank, tmp_path, "x")
         for size in (0, 7)
     )
     assert len(list((tmp_path / "features").iterdir())) == 2

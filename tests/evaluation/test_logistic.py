@@ -119,7 +119,7 @@ def test_the_choice_is_a_function_of_the_seed():
 
 def test_a_fit_that_is_cut_short_is_told_of(caplog):
     x, labels = blobs(seed=9)
-    with caplog.at_level(logging.DEBUG, logger="evaluation"):
+    with caplog.at_level(logging.DEBUG, logger="dinoforge.evaluation"):
         fit_logistic(x, labels, [100.0], max_iterations=2)
     assert "stopped after 2 steps" in caplog.text
 

@@ -66,7 +66,7 @@ def test_baselines_have_names_that_reports_know():
     )
     models = find_models(config)
     assert [m.name for m in models] == ["pixels", "pixels_less_mean", "mobilenetv2", "mine"]
-    assert [m.takes_mean_off for m in models] == [False, True, False, False]
+    assert [m.subtracts_mean for m in models] == [False, True, False, False]
     assert models[3].features == ("cls",)
     assert str(models[3].file) == "a.pth"
 

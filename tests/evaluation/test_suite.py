@@ -193,7 +193,7 @@ def test_the_cache_may_lie_elsewhere(done, config, tmp_path):
 
 
 def test_the_report_reads_the_records(done):
-    from dinoforge.evaluation.report.scores import arrange, headline
+    from dinoforge.evaluation.scores import arrange, headline
 
     _, records = done
     scores = arrange(records)
@@ -210,7 +210,7 @@ def test_the_report_reads_the_records(done):
 
 
 def test_all_checkpoints_give_the_curve(config, tmp_path, done):
-    from dinoforge.evaluation.report.scores import arrange
+    from dinoforge.evaluation.scores import arrange
 
     records = evaluate(replace(config, checkpoints="all"), tmp_path)
     more = [r for r in records if r.settings.get("step") == 50]
@@ -225,7 +225,7 @@ def test_images_without_labels_have_signs_of_collapse_alone(config, pictures, tm
     flat.mkdir()
     for path in (pictures / "bank").rglob("*.png"):
         shutil.copy(path, flat / path.name)
-    with caplog.at_level(logging.INFO, logger="evaluation"):
+    with caplog.at_level(logging.INFO, logger="dinoforge.evaluation"):
         records = evaluate(replace(config, train=[str(flat)], test=[], checkpoints="all"), tmp_path)
     assert {r.benchmark for r in records} == {"collapse/colors"}
     assert caplog.text.count("no labels") == 1
@@ -243,7 +243,7 @@ def test_leave_one_out_asks_every_image_and_fits_nothing(config, tmp_path, caplo
     assert {(r.n, r.settings["leave_one_out"]) for r in knn} == {(39, True)}
     assert {r.settings["k"] for r in knn} == {5, 20, 38}
     assert not find(records, benchmark="logistic/colors")
-    assert "no logistic regression" in caplog.text
+    assert "logistic regression skipped" in caplog.text
 
 
 def test_undecodable_images_are_counted_in_one_line(config, pictures, tmp_path, caplog):
@@ -298,7 +298,7 @@ def test_a_bank_of_one_class_has_no_logistic_regression(config, pictures, tmp_pa
     assert {r.benchmark for r in records} == {"knn/colors"}
     # Five of eighteen are red; the other classes are never predicted.
     assert {r.value for r in find(records, metric="accuracy")} == {5 / 18}
-    assert "no logistic regression, it needs test images and two classes" in caplog.text
+    assert "logistic regression skipped: needs test images and two classes" in caplog.text
 
 
 def test_one_image_alone_has_no_neighbors_and_no_spread(config, pictures, tmp_path, caplog):
@@ -308,10 +308,10 @@ def test_one_image_alone_has_no_neighbors_and_no_spread(config, pictures, tmp_pa
     lonely = replace(
         config, train=[str(alone.parent)], test=[], split=SplitConfig(mode="leave_one_out")
     )
-    with caplog.at_level(logging.INFO, logger="evaluation"):
+    with caplog.at_level(logging.INFO, logger="dinoforge.evaluation"):
         assert evaluate(lonely, tmp_path / "out") == []
-    assert "no k-NN, too few labeled images" in caplog.text
-    assert "signs of collapse need 2 test images" in caplog.text
+    assert "k-NN skipped: too few labeled images" in caplog.text
+    assert "signs of collapse skipped: need at least 2 test images, got 1" in caplog.text
 
 
 @pytest.mark.parametrize(

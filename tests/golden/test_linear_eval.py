@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from dinoforge.evaluation.linear_input import linear_input
+from dinoforge.evaluation.features import linear_input
 from dinoforge.models import VisionTransformer, VitConfig
 
 pytestmark = pytest.mark.golden

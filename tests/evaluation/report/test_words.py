@@ -6,7 +6,6 @@ import pytest
 
 from dinoforge.evaluation.report.funnel import make_funnel
 from dinoforge.evaluation.report.ledger import read_ledger
-from dinoforge.evaluation.report.scores import headline
 from dinoforge.evaluation.report.words import (
     difference_text,
     feature_name,
@@ -14,6 +13,7 @@ from dinoforge.evaluation.report.words import (
     lead,
     model_name,
 )
+from dinoforge.evaluation.scores import headline
 
 SPACE = "\N{NO-BREAK SPACE}"
 

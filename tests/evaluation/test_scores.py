@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from dinoforge.evaluation.report.scores import arrange, headline, step_of
+from dinoforge.evaluation.scores import arrange, headline, headline_k, step_of
 from dinoforge.records import Record
 
 
@@ -104,6 +104,21 @@ def test_without_twenty_neighbors_the_headline_takes_the_nearest_number(measured
     assert [score.record.settings["k"] for score in scores.checkpoints["knn/example"]["cls"]] == [
         chosen
     ] * 2
+
+
+@pytest.mark.parametrize(
+    ("measured", "chosen"),
+    [
+        ([10, 20, 100], 20),
+        ([10, 100], 10),
+        ([25, 15], 15),
+        ([None, 200, None], 200),
+        ([None], None),
+        ([], None),
+    ],
+)
+def test_headlines_speak_of_the_k_nearest_to_twenty(measured, chosen):
+    assert headline_k(measured) == chosen
 
 
 def test_without_nearest_neighbors_there_is_no_headline():
