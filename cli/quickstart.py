@@ -175,7 +175,7 @@ def _load_recipes(
 def _print_scores(records: "Sequence[Record]") -> None:
     """Print k-NN accuracy of each model's best features and the differences; else all records."""
     from dinoforge.cli.evaluate import low_high
-    from dinoforge.evaluation.report.scores import headline
+    from dinoforge.evaluation.scores import headline
 
     scores = headline(records)
     if scores is None:
