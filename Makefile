@@ -1,4 +1,4 @@
-# One entry for people and for CI. Every target makes its own environment when it is missing.
+# One entry point for people and for CI. Each target creates its own environment if it is missing.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -7,16 +7,16 @@ SPEC := pyproject.toml requirements/constraints-cpu.txt
 
 .PHONY: quickstart test test-slurm check format bench bench-gpu constraints clean
 
-quickstart: $(VENV)/.quickstart  ## real images in, a report out, within minutes and without a GPU
+quickstart: $(VENV)/.quickstart  ## from real images to a report, in minutes and without a GPU
 	@DINOFORGE_SETUP_SECONDS=$$(cat $(VENV)/.quickstart) $(BIN)/dinoforge quickstart
 	@echo 0 > $(VENV)/.quickstart
 
-test: $(VENV)/.dev  ## every test, warnings are errors
+test: $(VENV)/.dev  ## all tests; warnings are errors
 	$(BIN)/python -m pytest -m "not slow and not gpu and not slurm" -n 2 --dist worksteal
 	$(BIN)/python -m pytest -m "slow and not gpu and not slurm"
 	$(BIN)/python -m pytest -m slurm
 
-test-slurm: $(VENV)/.dev  ## the part of them that runs on a real SLURM; tests/slurm/README.md says which
+test-slurm: $(VENV)/.dev  ## only the tests that run on a real SLURM; see tests/slurm/README.md
 	$(BIN)/python -m pytest -m slurm
 
 check: $(VENV)/.dev  ## format, lint, strict types, import contracts, unused dependencies, spelling
@@ -26,10 +26,10 @@ check: $(VENV)/.dev  ## format, lint, strict types, import contracts, unused dep
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
 
-bench: $(VENV)/.dev  ## list the benchmarks; each needs its own data and peers, see benchmarks/README.md
+bench: $(VENV)/.dev  ## list the benchmarks; each needs its own data and peers: see benchmarks/README.md
 	@ls benchmarks/*.py
 
-bench-gpu: $(VENV)/.dev  ## one GPU, in pieces of at most 8 minutes; each runs alone too, see benchmarks/README.md
+bench-gpu: $(VENV)/.dev  ## one GPU, in pieces of at most 8 minutes, each also runnable alone: see benchmarks/README.md
 	$(BIN)/python benchmarks/gpu/kernels.py
 	for size in small base large giant; do $(BIN)/python benchmarks/gpu/throughput.py $$size || exit $$?; done
 

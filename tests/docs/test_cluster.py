@@ -80,12 +80,12 @@ def test_partitions_and_files_of_the_curation_are_those_of_the_recipe(guide):
     joins = -(-pairs // config.duplicates.blocks_per_partition)
     shards = -(-IMAGES // config.export.shard_images)
     wanted = {
-        "filter": (ranges, 2 * ranges),
+        "inspect": (ranges, 2 * ranges),
         "embed": (ranges, 2 * ranges),
         "graph (all pairs)": (joins, 2 * joins),
         "export, when all are kept": (shards + 1, 3 * shards + 2),
     }
-    for stage, partitions, elements, left in rows(guide, f"of {IMAGES:,} pictures"):
+    for stage, partitions, elements, left in rows(guide, f"stage, {IMAGES:,} pictures"):
         number, files = wanted.pop(stage)
         assert partitions == f"{number}", stage
         assert elements == f"{-(-number // 4)}", stage
@@ -113,7 +113,7 @@ def test_lines_of_mistakes_are_said_as_the_guide_shows_them(guide):
 
 
 def test_the_guide_goes_through_all_commands_of_the_way(guide):
-    walk = guide[guide.index("## A ViT-L") : guide.index("## What happens")]
+    walk = guide[guide.index("## A ViT-L") : guide.index("## How it works")]
     steps = re.findall(r"^dinoforge (\w+)", walk, re.MULTILINE)
     assert [name for n, name in enumerate(steps) if name not in steps[:n]] == [
         *("curate", "train", "status", "evaluate", "report")
