@@ -1,175 +1,141 @@
-"""Partitions to arrays: chunks that the cluster takes, several partitions an element, one gate."""
+"""From partitions to arrays that the cluster accepts, several partitions per element."""
 
 import logging
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from dinoforge.config import to_plain
 from dinoforge.slurm.cluster.commands import queue
 from dinoforge.slurm.cluster.executor import JobRefusedError
-from dinoforge.slurm.cluster.limits import submit_limit
-from dinoforge.slurm.decisions import Again
+from dinoforge.slurm.cluster.limits import max_array_size, submit_limit
+from dinoforge.slurm.jobs import Jobs
 from dinoforge.slurm.profile import Job
-from dinoforge.slurm.requests import Requests
+from dinoforge.slurm.retries import Submit
 from dinoforge.slurm.store.layout import JOB_PREFIX
-from dinoforge.slurm.store.ledger import Submission
-from dinoforge.slurm.store.plans import ArrayPlan, write_plan
+from dinoforge.slurm.store.plans import JobPlan, write_plan
+from dinoforge.slurm.store.submissions import Submission
 from dinoforge.slurm.submission import Submitter
-from dinoforge.stages import StagePlan, Task
 
-__all__ = [
-    "Chunk",
-    "chunks",
-    "submit_arrays",
-    "submit_gate",
-]
+__all__ = ["StageWork", "submit_work"]
 
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Chunk:
-    """The tasks of one array, under one set of limits."""
+@dataclass(frozen=True, kw_only=True)
+class StageWork:
+    """What is missing of one stage, and what a job of it asks for."""
 
-    number: int
-    offset: int  # elements of the same turn before it
+    stage: str
     job: Job
-    tasks: Sequence[Task]
+    missing: Mapping[int, dict[str, Any]]  # partition -> payload
+    progress: int = 0  # as in `Submission`
+    ranks: bool = False  # its one partition is a job of N ranks
+    # of a stage of a pipeline, as in `JobPlan`
+    pipeline: str = ""
+    stage_fingerprint: str = ""
+    config: dict[str, Any] = field(default_factory=dict)
 
-    @property
-    def elements(self) -> int:
-        """Size of the array."""
-        return -(-len(self.tasks) // self.job.partitions_per_element)
+    def plans(self, partitions: Mapping[int, Submit], size: int) -> Iterator[JobPlan]:
+        """Split partitions into arrays of at most ``size`` elements, each under one set of limits.
+
+        The plans have no names yet.
+        """
+        groups: dict[Submit, list[int]] = {}
+        for index, limits in partitions.items():
+            groups.setdefault(limits, []).append(index)
+        step = size * self.job.partitions_per_element
+        for limits, indices in groups.items():
+            for start in range(0, len(indices), step):
+                part = indices[start : start + step]
+                yield JobPlan(
+                    stage=self.stage,
+                    ranks=self.ranks,
+                    per_element=self.job.partitions_per_element,
+                    partitions=part,
+                    payloads=[self.missing[index] for index in part],
+                    memory_gb=limits.memory_gb,
+                    minutes=limits.minutes,
+                    cpus=self.job.cpus_per_task,
+                    gpus=self.job.gpus_per_node,
+                    pipeline=self.pipeline,
+                    stage_fingerprint=self.stage_fingerprint,
+                    config=self.config,
+                )
 
 
-def chunks(job: Job, work: Sequence[tuple[Task, Again]], size: int) -> Iterator[Chunk]:
-    """Cut work into arrays of at most ``size`` elements; tasks of equal limits stay together."""
-    groups: dict[Again, list[Task]] = {}
-    for task, again in work:
-        groups.setdefault(again, []).append(task)
-    number = offset = 0
-    for again, tasks in groups.items():
-        sized = replace(job, memory_gb=again.memory_gb, minutes=again.minutes)
-        step = size * job.partitions_per_element
-        for start in range(0, len(tasks), step):
-            chunk = Chunk(number, offset, sized, tasks[start : start + step])
-            yield chunk
-            number, offset = number + 1, offset + chunk.elements
-
-
-def submit_arrays(
-    requests: Requests,
+def submit_work(
+    jobs: Jobs,
     submitter: Submitter,
-    plan: StagePlan,
-    config: Any,
-    work: Sequence[Chunk],
-    done: int,
-) -> dict[str, Chunk]:
-    """Submit chunk after chunk until the queue is full; the next gate submits the rest.
+    work: StageWork,
+    partitions: Mapping[int, Submit],
+    *,
+    may_wait: bool,
+) -> set[str]:
+    """Submit array after array until the queue is full; the next gate submits the rest.
 
     Parameters
     ----------
-    requests, submitter
-        How jobs of this run look, and who sends them.
-    plan : StagePlan
-        The stage.
-    config : dataclass
-        The resolved recipe.
-    work : sequence of Chunk
-        What is to be submitted, in order.
-    done : int
-        Partitions of the stage that are done, for the ledger.
+    jobs, submitter, work
+        What jobs of this run look like, who submits them, and the stage.
+    partitions : mapping
+        Partition -> its limits.
+    may_wait : bool
+        The queue may be full: jobs of the run are in it, whose end brings another call.
 
     Returns
     -------
-    dict
-        Id -> chunk, of what was taken; a chunk may be smaller than it was.
+    set of str
+        Ids of the jobs.
 
     Raises
     ------
     JobRefusedError
-        If SLURM says no for another reason than a full queue, or takes nothing at all.
+        If SLURM refuses for another reason than a full queue, or accepts nothing at all.
     """
-    turn = 1 + max((entry.round for entry in submitter.ledger.submissions()), default=0)
-    taken: dict[str, Chunk] = {}
-    room = _room(requests)
-    for chunk in work:
-        part = _first(chunk, room)
+    if not partitions:
+        return set()
+    submitted: set[str] = set()
+    count, room = 0, _room(jobs)
+    for plan in work.plans(partitions, max_array_size()):
+        part = plan.first(room)
         while part.elements:
             try:
-                taken[_submit(requests, submitter, plan, config, (part, done, turn))] = part
+                submitted.add(_submit(jobs, submitter, work, part))
                 break
             except JobRefusedError as error:
                 halved = part.elements // 2
-                if not error.is_queue_full or (not halved and not taken):
+                if not error.is_queue_full or not (halved or submitted or may_wait):
                     raise
-                part = _first(part, halved)
+                part = plan.first(halved)
         room -= part.elements
-        if part.elements < chunk.elements:
-            _log.info("the queue is full: the rest follows when these have ended")
+        count += len(part.partitions)
+        if part.elements < plan.elements:
+            _log.info("the queue is full: the rest follows when jobs have ended")
             break
-    return taken
+    ids = ", ".join(sorted(submitted))
+    _log.info("%s: %d of %d partitions submitted: %s", work.stage, count, len(partitions), ids)
+    return submitted
 
 
-def _first(chunk: Chunk, elements: int) -> Chunk:
-    return replace(chunk, tasks=chunk.tasks[: elements * chunk.job.partitions_per_element])
-
-
-def _room(requests: Requests) -> int:
-    """Elements that may join the queue, one place kept for the gate."""
-    own = requests.profile.max_queued
-    limit = own or submit_limit()
+def _room(jobs: Jobs) -> int:
+    """Elements that may join the queue; one place is kept for the gate."""
+    own_limit = jobs.profile.max_queued
+    limit = own_limit or submit_limit()
     if not limit:
         return 1 << 31
-    return max(limit - len(queue(JOB_PREFIX if own else "")) - 1, 1)
+    return max(limit - len(queue(JOB_PREFIX if own_limit else "")) - 1, 1)
 
 
-def _submit(
-    requests: Requests,
-    submitter: Submitter,
-    plan: StagePlan,
-    config: Any,
-    what: tuple[Chunk, int, int],
-) -> str:
-    chunk, done, turn = what
-    name = requests.name(plan.stage.name, chunk.number)
-    array = ArrayPlan(
-        name=name,
-        pipeline=requests.launch.pipeline,
-        stage=plan.stage.name,
-        stage_fingerprint=plan.stage_fingerprint,
-        config=to_plain(config),
-        offset=chunk.offset,
-        per_element=chunk.job.partitions_per_element,
-        partitions=[task.index for task in chunk.tasks],
-        payloads=[task.payload for task in chunk.tasks],
-        memory_gb=chunk.job.memory_gb,
-        minutes=chunk.job.minutes,
-        cpus=chunk.job.cpus_per_task,
-        gpus=chunk.job.gpus_per_node,
-    )
-    write_plan(requests.folder.plan(name), array)
+def _submit(jobs: Jobs, submitter: Submitter, work: StageWork, plan: JobPlan) -> str:
+    name = jobs.name(plan.stage, plan.partitions[0])
+    write_plan(jobs.folder.plan(name), replace(plan, name=name))
+    job = replace(work.job, memory_gb=plan.memory_gb, minutes=plan.minutes)
+    request = jobs.ranks(name, job) if plan.ranks else jobs.array(name, job, plan.elements)
     entry = Submission(
         name=name,
-        kind="array",
-        stage=plan.stage.name,
-        elements=array.elements,
-        done=done,
-        round=turn,
+        kind="ranks" if plan.ranks else "array",
+        stage=plan.stage,
+        elements=plan.elements,
+        progress=work.progress,
     )
-    return submitter.submit(requests.array(name, chunk.job, array.elements), entry)
-
-
-def submit_gate(requests: Requests, submitter: Submitter, stage: str, after: Sequence[str]) -> None:
-    """Submit the gate behind all arrays; without it the run waits for ``dinoforge retry``."""
-    name = requests.name(stage, "gate")
-    try:
-        entry = Submission(name=name, kind="gate", stage=stage)
-        submitter.submit(requests.gate(name, after), entry)
-    except JobRefusedError as error:
-        _log.warning(
-            "SLURM refused the gate (%s): when the arrays have ended, dinoforge retry %s",
-            error.reason,
-            requests.folder.run,
-        )
+    return submitter.submit(request, entry)

@@ -8,10 +8,10 @@ from dinoforge.errors import UsageError
 from dinoforge.slurm.cluster.commands import Queued, cancel, need_slurm, queue
 from dinoforge.slurm.driver import advance
 from dinoforge.slurm.store.attempts import read_attempts
-from dinoforge.slurm.store.evaluations import evaluation_stage
+from dinoforge.slurm.store.evaluations import Evaluation
 from dinoforge.slurm.store.layout import SlurmFolder, State
 from dinoforge.slurm.store.lease import hold_lease
-from dinoforge.slurm.store.ledger import Ledger
+from dinoforge.slurm.store.submissions import Submissions
 from dinoforge.slurm.submit import is_live, refresh_code
 from dinoforge.stages import remove_temporary_files
 
@@ -39,7 +39,7 @@ def retry_run(run: Path) -> State:
     if not is_live(folder):
         refresh_code(folder)
     if state is not None and state.state in {"stopped", "cancelled"}:
-        Ledger(folder.ledger).retry()
+        Submissions(folder.submissions).retry()
     folder.write_state(State(state="running", stage=state.stage if state is not None else ""))
     return advance(folder.run)
 
@@ -68,10 +68,10 @@ def cancel_run(run: Path) -> int:
         # A driver on a login node may have been in the middle of a submission.
         folder.write_state(cancelled)
         jobs |= _end_all(folder, prefix)
-        ledger = Ledger(folder.ledger)
-        for entry in ledger.submissions():
+        submissions = Submissions(folder.submissions)
+        for entry in submissions.read():
             if entry.job in jobs:
-                ledger.outcome("cancelled", entry.name)
+                submissions.outcome("cancelled", entry.name)
         for path in folder.run.iterdir():
             if path.is_dir() and path != folder.root:
                 remove_temporary_files(path)
@@ -158,11 +158,11 @@ def find_logs(run: Path, partition: str = "") -> list[Path]:
         for attempt in read_attempts(folder.attempt(stage, int(number))):
             element = attempt.job.partition("_")[2] or "0"
             found.append(folder.log(attempt.plan, element))
-            found.append(folder.logs / f"{attempt.plan}_rank{number}.out")
+            found.append(folder.rank_log(attempt.plan, number))
             found.append(folder.log(attempt.plan))
     logs = [path for path in found if path.is_file()]
     if not logs:
-        evaluations = map(evaluation_stage, launch.evaluations)
+        evaluations = [Evaluation(folder.run, name).stage for name in launch.evaluations]
         known = ", ".join([*(launch.stages or [launch.command]), *evaluations])
         raise UsageError(
             what=f"no log of partition {partition}",

@@ -1,37 +1,44 @@
-"""The driver: one function, `advance`, that takes a run one step further, from wherever it is.
+"""The driver: one function, `advance`, that takes a run one step further, wherever it is.
 
-The command that submits calls it first, gates call it next, ``dinoforge retry`` calls it by hand.
-It reads markers, never the word of a scheduler or an exit code, so it may be called at any time, by
-anybody, twice.
+The submitting command calls it first, gates call it next, ``dinoforge retry`` calls it by hand. It
+reads markers and never trusts a scheduler or an exit code, so anybody may call it, at any time,
+twice.
+
+A pipeline has stages of partitions, one after the other. A training (or an evaluation) is a stage
+with one partition of N ranks. Evaluations of a training's exports are stages whose plan grows: one
+partition per exported step. They are submitted while the training runs, and again behind it.
 """
 
+import functools
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dinoforge.config import load_config
+from dinoforge.config import load_config, to_plain
 from dinoforge.errors import DinoforgeError
 from dinoforge.runs import record_end
-from dinoforge.slurm.arrays import chunks, submit_arrays, submit_gate
+from dinoforge.slurm.arrays import StageWork, submit_work
 from dinoforge.slurm.cluster.commands import Queued, SlurmUnavailableError, queue
-from dinoforge.slurm.cluster.limits import max_array_size
-from dinoforge.slurm.evaluations import EvaluationsDriver, advance_training
-from dinoforge.slurm.judging import Judge
+from dinoforge.slurm.cluster.executor import JobRefusedError
+from dinoforge.slurm.history import History
+from dinoforge.slurm.jobs import Jobs, command_job
 from dinoforge.slurm.profile import Profile
-from dinoforge.slurm.ranks import RanksDriver
-from dinoforge.slurm.requests import Requests
-from dinoforge.slurm.rulings import Rulings, limits_of, rule
+from dinoforge.slurm.retries import Decisions, decide_all, limits_of, since_progress
+from dinoforge.slurm.store.evaluations import (
+    Evaluation,
+    is_trained,
+    kept_exports,
+    reached_step,
+    succeeded,
+)
 from dinoforge.slurm.store.layout import SlurmFolder, State
 from dinoforge.slurm.store.lease import Lease, LeaseBusyError, hold_lease
-from dinoforge.slurm.store.ledger import Ledger
+from dinoforge.slurm.store.submissions import Submission, Submissions
 from dinoforge.slurm.submission import Submitter
 from dinoforge.stages import (
-    Pipeline,
-    StagePlan,
-    Task,
     find_pipeline,
     make_inputs,
     plan_in_order,
@@ -39,24 +46,26 @@ from dinoforge.stages import (
     stage_kind,
 )
 
-__all__ = ["advance"]
+__all__ = ["Driver", "advance", "submit_evaluations"]
 
 _log = logging.getLogger(__name__)
+
+# Stages that may run at the same time, and what makes their folders ready.
+_Group = tuple[Sequence[StageWork], Callable[[], None]]
 
 
 def advance(run: Path, *, on_node: bool = False, wait_s: float = 600.0) -> State:
     """Take a run one step further.
 
     For each stage in order: nothing missing, go on; something missing, submit it and a gate that
-    calls this function again. After the last stage: finish. A training or an evaluation is one job,
-    with a gate behind it; evaluations of a training's exports are jobs of their own.
+    calls this function again. After the last stage: finish.
 
     Parameters
     ----------
     run : Path
         A run folder that was submitted: ``RUN/slurm/launch.json`` is there.
     on_node : bool
-        Called by a gate; where nodes may not submit it only records what to type.
+        Called inside a job; where nodes may not submit it only records what to type.
     wait_s : float
         How long to wait for another driver.
 
@@ -68,9 +77,9 @@ def advance(run: Path, *, on_node: bool = False, wait_s: float = 600.0) -> State
     Raises
     ------
     UsageError
-        What the user can mend: SLURM refused a job, the recipe finds nothing to do.
+        What the user can fix: SLURM refused a job, the recipe leaves nothing to do.
     SlurmUnavailableError
-        If SLURM gave no answer; nothing is lost, call it again.
+        If SLURM did not answer; nothing is lost, call it again.
     LeaseBusyError
         If another driver was at work all the time.
     """
@@ -79,138 +88,207 @@ def advance(run: Path, *, on_node: bool = False, wait_s: float = 600.0) -> State
         if folder.is_cancelled():
             return folder.read_state() or State(state="cancelled")
         try:
-            state = _go(folder, lease, on_node=on_node)
+            state = Driver.of(folder, lease, on_node=on_node).advance()
         except (SlurmUnavailableError, LeaseBusyError):
             raise
         except Exception as error:
-            told = str(error) if isinstance(error, DinoforgeError) else repr(error)
-            mend = f"mend it, then dinoforge retry {run}"
-            folder.write_state(State(state="stopped", why=told.splitlines(), do=mend))
+            text = str(error) if isinstance(error, DinoforgeError) else repr(error)
+            do = f"fix it, then dinoforge retry {run}"
+            folder.write_state(State(state="stopped", why=text.splitlines(), do=do))
             raise
         folder.write_state(state)
         return state
 
 
-def _go(folder: SlurmFolder, lease: Lease, *, on_node: bool) -> State:
-    launch = folder.read_launch()
-    ledger = Ledger(folder.ledger)
-    submitter = Submitter(folder, ledger, lease)
-    submitter.settle()
-    requests = Requests(folder, launch, load_config(Profile, folder.profile))
-    # Without the job that we are in: a gate, or an element that walks on.
-    me = {os.environ.get(name, "") for name in ("SLURM_JOB_ID", "SLURM_ARRAY_JOB_ID")}
-    queued = [job for job in queue(launch.job_prefix) if job.job not in me]
-    if not launch.pipeline:
-        ranks = RanksDriver(folder=folder, requests=requests, submitter=submitter, on_node=on_node)
-        if not launch.evaluations:
-            return ranks.go(queued)
-        evaluations = EvaluationsDriver(folder=folder, requests=requests, submitter=submitter)
-        return advance_training(ranks, evaluations, queued)
-    pipeline = find_pipeline(launch.pipeline)
-    driver = _Driver(
-        folder=folder,
-        requests=requests,
-        pipeline=pipeline,
-        config=load_config(pipeline.config, folder.run / "config.yaml"),
-        ledger=ledger,
-        submitter=submitter,
-        on_node=on_node,
-    )
-    return driver.go(queued)
+def submit_evaluations(run: Path, *, wait_s: float) -> None:
+    """Submit the evaluations that are due beside a training; called inside its job.
+
+    Raises
+    ------
+    DinoforgeError
+        If another driver is at work, or SLURM does not answer.
+    """
+    folder = SlurmFolder(run)
+    with hold_lease(folder.lease, wait_s=wait_s) as lease:
+        if not folder.is_cancelled():
+            Driver.of(folder, lease, on_node=True).submit_beside()
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Driver:
+class Driver:
+    """One turn of the holder of the lease; made by `Driver.of`."""
+
     folder: SlurmFolder
-    requests: Requests
-    pipeline: Pipeline
-    config: Any
-    ledger: Ledger
+    jobs: Jobs
     submitter: Submitter
+    submissions: Sequence[Submission]
+    queued: Sequence[Queued]
     on_node: bool
 
-    def go(self, queued: Sequence[Queued]) -> State:
-        if not queued:
-            self._remove_temporary_files()
-        pipeline = self.pipeline
-        inputs = make_inputs(pipeline.name, pipeline.stages, self.folder.run, self.config)
-        for plan, missing in plan_in_order(pipeline.stages, inputs):
-            if missing:
-                return self._bring_on(plan, missing, queued)
-            plan.prepare([], self._reopen)
-        pipeline.finish(self.folder.run, self.config)
-        record_end(self.folder.run, 0)
+    @classmethod
+    def of(cls, folder: SlurmFolder, lease: Lease, *, on_node: bool) -> "Driver":
+        """Read the state of a run."""
+        launch = folder.read_launch()
+        submitter = Submitter(folder, Submissions(folder.submissions), lease)
+        submitter.settle()
+        submissions = submitter.submissions.read()
+        gates = {entry.name for entry in submissions if entry.kind == "gate"}
+        # The gate that this process may run in does not count. The queue is read before any marker:
+        # what ends in between is then done.
+        own = os.environ.get("SLURM_JOB_ID")
+        queued = [j for j in queue(launch.job_prefix) if j.job != own or j.name not in gates]
+        return cls(
+            folder=folder,
+            jobs=Jobs(folder, launch, load_config(Profile, folder.profile)),
+            submitter=submitter,
+            submissions=submissions,
+            queued=queued,
+            on_node=on_node,
+        )
+
+    def advance(self) -> State:
+        """See `advance`."""
+        groups = self._pipeline() if self.jobs.launch.pipeline else self._command()
+        for works, prepare in groups:
+            if any(work.missing for work in works):
+                state = self._bring_on(works, prepare)
+                if works[0].ranks and state.state == "running":
+                    self.submit_beside()
+                return state
+            prepare()
+        if not succeeded(self.folder.run):
+            record_end(self.folder.run, 0)
         _log.info("all stages are done")
         return State(state="finished")
 
-    def _remove_temporary_files(self) -> None:
-        for path in self.folder.run.iterdir():
-            if path.is_dir() and path != self.folder.root:
-                remove_temporary_files(path)
+    def _pipeline(self) -> Iterator[_Group]:
+        """Yield the stages of a pipeline; finish it after the last."""
+        run, path = self.folder.run, self.jobs.launch.pipeline
+        if not self.queued:
+            for entry in run.iterdir():
+                if entry.is_dir() and entry != self.folder.root:
+                    remove_temporary_files(entry)
+        pipeline = find_pipeline(path)
+        config: Any = load_config(pipeline.config, run / "config.yaml")
+        reopen = functools.partial(pipeline.reopen, run)
+        inputs = make_inputs(pipeline.name, pipeline.stages, run, config)
+        for plan, missing in plan_in_order(pipeline.stages, inputs):
+            name = plan.stage.name
+            work = StageWork(
+                stage=name,
+                job=self.jobs.profile.job(name, stage_kind(plan.stage, config)),
+                missing={task.index: task.payload for task in missing},
+                progress=len(plan.tasks) - len(missing),
+                pipeline=path,
+                stage_fingerprint=plan.stage_fingerprint,
+                config=to_plain(config),
+            )
+            yield [work], functools.partial(plan.prepare, missing, reopen)
+        pipeline.finish(run, config)
 
-    def _bring_on(
-        self, plan: StagePlan, missing: Sequence[Task], queued: Sequence[Queued]
-    ) -> State:
+    def _command(self) -> Iterator[_Group]:
+        """Yield a training, then the evaluations of its exports; or a single evaluation."""
+        run, launch = self.folder.run, self.jobs.launch
+        work = StageWork(
+            stage=launch.command,
+            job=command_job(self.jobs.profile, launch.command, launch.device),
+            missing={0: {}},
+            progress=reached_step(run),
+            ranks=True,
+        )
+        done = is_trained(run) if launch.command == "train" else succeeded(run)
+        if not done or self._live([work]):
+            yield [work], lambda: None
+        yield self.evaluations(), lambda: None
+
+    def evaluations(self) -> list[StageWork]:
+        """List the evaluations that are missing of a training's exports."""
+        run, names = self.folder.run, self.jobs.launch.evaluations
+        works = []
+        for evaluation in [Evaluation(run, name) for name in names]:
+            steps = [step for step in kept_exports(run) if not evaluation.is_done(step)]
+            if steps:
+                job = command_job(self.jobs.profile, "evaluate", evaluation.device)
+                missing = {step: {"recipe": evaluation.name} for step in steps}
+                works.append(StageWork(stage=evaluation.stage, job=job, missing=missing))
+        return works
+
+    def submit_beside(self) -> None:
+        """Submit evaluations while the training runs, which a refusal does not disturb."""
+        if self.on_node and not self.jobs.profile.nodes_may_submit:
+            return
+        for work in self.evaluations():
+            try:
+                self._submit(work, self.decide(work), may_wait=True)
+            except JobRefusedError as error:
+                _log.warning("%s", error)
+
+    def _bring_on(self, works: Sequence[StageWork], prepare: Callable[[], None]) -> State:
         """Submit, wait or stop, by what is known of the missing partitions."""
-        stage, run = plan.stage.name, self.folder.run
-        rulings = self._rule(plan, missing, queued)
-        why = rulings.reasons(stage)
-        flying = {job.job for job in queued if job.element is not None}
-        if not rulings.again:
-            if flying:
-                self._keep_a_gate(stage, flying, queued)
-                return State(state="running", stage=stage, why=why)
-            for line in why:
-                _log.error("%s", line)
-            record_end(run, 1)
-            do = f"mend the cause, then dinoforge retry {run}"
-            return State(state="stopped", stage=stage, why=why, do=do)
-        if self.on_node and not self.requests.profile.nodes_may_submit:
-            text = f"{len(rulings.again)} partitions of {stage} are to be submitted"
+        run, stage = self.folder.run, works[0].stage
+        live = self._live(works)
+        decisions = [self.decide(work) for work in works]
+        why = [
+            line
+            for work, decided in zip(works, decisions, strict=True)
+            for line in decided.reasons(work.stage, numbered=not work.ranks)
+        ]
+        count = sum(len(decided.submit) for decided in decisions)
+        if count and self.on_node and not self.jobs.profile.nodes_may_submit:
+            text = f"{count} partition{'s' if count > 1 else ''} of {stage} to submit"
             do = f"dinoforge retry {run}"
             return State(state="waiting", stage=stage, why=[text, *why], do=do)
-        if not flying:
-            plan.prepare(missing, self._reopen)
-        sent = self._submit(plan, rulings, done=len(plan.payloads) - len(missing))
-        submit_gate(self.requests, self.submitter, stage, sorted(flying | sent))
+        if not count and not live:
+            for line in why:
+                _log.error("%s", line)
+            if not works[0].ranks:  # ranks record their end themselves
+                record_end(run, 1 if self.jobs.launch.pipeline else 0)
+            do = f"fix the cause, then dinoforge retry {run}"
+            return State(state="stopped", stage=stage, why=why, do=do)
+        if not live:
+            prepare()
+        submitted: set[str] = set()
+        for work, decided in zip(works, decisions, strict=True):
+            submitted |= self._submit(work, decided, may_wait=bool(live | submitted))
+        gates = {entry.name for entry in self.submissions if entry.kind == "gate"}
+        if submitted or not any(job.name in gates for job in self.queued):
+            self._submit_gate(stage, live | submitted)
         return State(state="running", stage=stage, why=why)
 
-    def _reopen(self) -> None:
-        self.pipeline.reopen(self.folder.run)
+    def _live(self, works: Sequence[StageWork]) -> set[str]:
+        """Ids of the jobs of some stages that are pending or running."""
+        stages = {work.stage for work in works}
+        names = {e.name for e in self.submissions if e.is_work and e.stage in stages}
+        return {job.job for job in self.queued if job.name in names}
 
-    def _rule(self, plan: StagePlan, missing: Sequence[Task], queued: Sequence[Queued]) -> Rulings:
-        """Decide about every missing partition that no job has."""
-        sent = [
+    def decide(self, work: StageWork) -> Decisions:
+        """Decide about every missing partition that is in no live job."""
+        counted = [
             entry
-            for entry in self.ledger.submissions()
-            if entry.kind == "array"
-            and entry.stage == plan.stage.name
-            and entry.outcome in {"submitted", "cancelled"}
-            and not entry.forgiven
+            for entry in self.submissions
+            if entry.is_work and entry.stage == work.stage and entry.job and not entry.forgiven
         ]
-        done = len(plan.payloads) - len(missing)
-        rounds = len({entry.round for entry in sent if entry.done == done})
-        judge = Judge(self.folder, plan.stage.name, sent, queued, {t.index for t in missing})
-        waiting = [task for task in missing if task.index not in judge.in_flight()]
-        profile = self.requests.profile
-        return rule(
-            waiting,
-            judge.histories(task.index for task in waiting),
-            limits_of(profile.job(plan.stage.name, stage_kind(plan.stage, self.config))),
-            in_vain=rounds if rounds >= profile.max_attempts else 0,
+        history = History(self.folder, work.stage, counted, work.missing, work.progress)
+        in_flight = history.in_flight(self.queued)
+        endings = {i: history.endings(i) for i in work.missing if i not in in_flight}
+        if work.ranks:
+            endings = {index: since_progress(ended) for index, ended in endings.items()}
+        return decide_all(
+            endings,
+            limits_of(work.job),
+            max_attempts=self.jobs.profile.max_attempts,
+            fail_alike=bool(work.pipeline),
         )
 
-    def _submit(self, plan: StagePlan, rulings: Rulings, *, done: int) -> set[str]:
-        stage = plan.stage
-        job = self.requests.profile.job(stage.name, stage_kind(stage, self.config))
-        work = list(chunks(job, rulings.again, max_array_size()))
-        taken = submit_arrays(self.requests, self.submitter, plan, self.config, work, done)
-        count = sum(len(chunk.tasks) for chunk in taken.values())
-        _log.info("%s: %d partitions submitted, jobs %s", stage.name, count, ", ".join(taken))
-        return set(taken)
+    def _submit(self, work: StageWork, decided: Decisions, *, may_wait: bool) -> set[str]:
+        return submit_work(self.jobs, self.submitter, work, decided.submit, may_wait=may_wait)
 
-    def _keep_a_gate(self, stage: str, flying: set[str], queued: Sequence[Queued]) -> None:
-        """Put a gate behind arrays that have none: the driver that sent them was killed."""
-        gates = {entry.name for entry in self.ledger.submissions() if entry.kind == "gate"}
-        if not any(job.name in gates for job in queued):
-            submit_gate(self.requests, self.submitter, stage, sorted(flying))
+    def _submit_gate(self, stage: str, after: set[str]) -> None:
+        """Submit the gate behind all jobs; without it the run waits for ``dinoforge retry``."""
+        name = self.jobs.name(stage, "gate")
+        try:
+            entry = Submission(name=name, kind="gate", stage=stage)
+            self.submitter.submit(self.jobs.gate(name, sorted(after)), entry)
+        except JobRefusedError as error:
+            text = "SLURM refused the gate (%s): when the jobs have ended, dinoforge retry %s"
+            _log.warning(text, error.reason, self.folder.run)

@@ -4,15 +4,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from dinoforge.slurm.arrays import Chunk, chunks
+from dinoforge.slurm.arrays import StageWork
 from dinoforge.slurm.cluster.commands import has_slurm
 from dinoforge.slurm.cluster.executor import sbatch_text
 from dinoforge.slurm.cluster.limits import max_array_size
-from dinoforge.slurm.decisions import Again
+from dinoforge.slurm.jobs import Jobs, command_job
 from dinoforge.slurm.profile import Job, Profile, load_profile
-from dinoforge.slurm.ranks import ranks_job
-from dinoforge.slurm.requests import Requests
-from dinoforge.slurm.store.evaluations import evaluation_stage
+from dinoforge.slurm.retries import Submit
+from dinoforge.slurm.store.evaluations import Evaluation
 from dinoforge.slurm.store.layout import SlurmFolder
 from dinoforge.slurm.submit import SubmitRequest, check_cluster, draft_launch
 from dinoforge.stages import find_pipeline, make_inputs, plan_in_order
@@ -59,32 +58,30 @@ def dry_run(request: SubmitRequest) -> DryRun:
     if checked:
         check_cluster(request.jobs(profile), request.profile)
     folder = SlurmFolder(request.run)
-    requests = Requests(folder, draft_launch(folder, request), profile)
+    requests = Jobs(folder, draft_launch(folder, request), profile)
     if not request.pipeline:
         return _of_ranks(requests, profile, request, checked=checked)
     return _of_stages(requests, request, checked=checked)
 
 
-def _of_ranks(
-    requests: Requests, profile: Profile, request: SubmitRequest, *, checked: bool
-) -> DryRun:
-    job = ranks_job(profile, request.command, requests.launch.device)
+def _of_ranks(requests: Jobs, profile: Profile, request: SubmitRequest, *, checked: bool) -> DryRun:
+    job = command_job(profile, request.command, requests.launch.device)
     name = requests.name(request.command, 0)
     ranks = job.nodes * job.tasks_per_node
     jobs = f"one job of {ranks} rank{'s' if ranks > 1 else ''}, requeued until it is done"
     graph = [{"stage": request.command, "asks": _asks(job), "jobs": jobs}]
-    scripts = {name: sbatch_text(requests.ranks(name, job, request.command))}
+    scripts = {name: sbatch_text(requests.ranks(name, job))}
     for recipe in request.evaluations:
-        stage = evaluation_stage(recipe)
+        stage = Evaluation(request.run, recipe).stage
         job = request.jobs(profile)[stage]
         jobs = "one job for each backbone that is kept, submitted while the training runs"
         graph.append({"stage": stage, "asks": _asks(job), "jobs": jobs})
         name = requests.name(stage, "STEP")
-        scripts[name] = sbatch_text(requests.evaluation(name, job, recipe, 0))
+        scripts[name] = sbatch_text(requests.array(name, job, 1))
     return DryRun(checked=checked, graph=graph, scripts=scripts)
 
 
-def _of_stages(requests: Requests, request: SubmitRequest, *, checked: bool) -> DryRun:
+def _of_stages(requests: Jobs, request: SubmitRequest, *, checked: bool) -> DryRun:
     pipeline = find_pipeline(request.pipeline)
     pipeline.check(request.config)
     size = max_array_size() if checked else 1001
@@ -100,22 +97,25 @@ def _of_stages(requests: Requests, request: SubmitRequest, *, checked: bool) -> 
             row["jobs"] = f"done: {len(plan.tasks)} partitions"
             continue
         job = jobs[plan.stage.name]
-        again = Again(job.memory_gb, job.minutes)
-        work = list(chunks(job, [(task, again) for task in missing], size))
-        row["jobs"] = _arrays(len(missing), len(plan.tasks), work)
+        limits = Submit(job.memory_gb, job.minutes)
+        payloads = {task.index: task.payload for task in missing}
+        work = StageWork(stage=plan.stage.name, job=job, missing=payloads)
+        sizes = [p.elements for p in work.plans(dict.fromkeys(payloads, limits), size)]
+        row["jobs"] = _arrays(len(missing), len(plan.tasks), sizes)
         name = requests.name(plan.stage.name, 0)
-        scripts[name] = sbatch_text(requests.array(name, work[0].job, work[0].elements))
+        scripts[name] = sbatch_text(requests.array(name, job, sizes[0]))
         gate = requests.name(plan.stage.name, "gate")
-        ids = [f"ARRAY{chunk.number}" for chunk in work]
+        ids = [f"ARRAY{number}" for number in range(len(sizes))]
         scripts[gate] = sbatch_text(requests.gate(gate, ids))
         break  # later stages are planned from what this one will have done
     return DryRun(checked=checked, graph=graph, scripts=scripts)
 
 
-def _arrays(missing: int, total: int, work: list[Chunk]) -> str:
+def _arrays(missing: int, total: int, sizes: list[int]) -> str:
     done = f" ({total - missing} are done)" if total > missing else ""
-    sizes = [chunk.elements for chunk in work]
-    arrays = f"{len(work)} array{'s' if len(work) > 1 else ''} of {', '.join(map(str, sizes[:8]))}"
+    arrays = (
+        f"{len(sizes)} array{'s' if len(sizes) > 1 else ''} of {', '.join(map(str, sizes[:8]))}"
+    )
     more = " ..." if len(sizes) > 8 else ""
     return f"{missing} partitions{done} in {arrays}{more} elements, then a gate behind all of them"
 

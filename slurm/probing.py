@@ -12,11 +12,11 @@ from dinoforge.config import to_plain
 from dinoforge.errors import Fault, UsageError
 from dinoforge.files import hash_json, write_json, write_text
 from dinoforge.slurm.cluster.commands import accounted, cancel, queue, shown
-from dinoforge.slurm.failures import Evidence, Outcome, classify
+from dinoforge.slurm.jobs import Jobs
+from dinoforge.slurm.outcomes import Evidence, Outcome, classify
 from dinoforge.slurm.profile import Job
-from dinoforge.slurm.requests import Requests
-from dinoforge.slurm.store.ledger import Submission
 from dinoforge.slurm.store.logs import log_tail
+from dinoforge.slurm.store.submissions import Submission
 from dinoforge.slurm.submission import Submitter
 
 __all__ = ["probe_nodes"]
@@ -28,7 +28,7 @@ _SETTLE_S = 5.0  # a file that a node wrote may take this long to be seen here
 _SPOKEN_EVERY_S = 60.0
 
 
-def probe_nodes(requests: Requests, submitter: Submitter, jobs: Mapping[str, Job]) -> None:
+def probe_nodes(requests: Jobs, submitter: Submitter, jobs: Mapping[str, Job]) -> None:
     """Run a probe on each kind of node; once for a profile.
 
     Raises
@@ -61,7 +61,7 @@ def _kinds(jobs: Mapping[str, Job]) -> dict[str, Job]:
     return kinds
 
 
-def _send(requests: Requests, submitter: Submitter, job: Job) -> str:
+def _send(requests: Jobs, submitter: Submitter, job: Job) -> str:
     name, token = requests.name("probe", 0), secrets.token_hex(16)
     write_text(requests.folder.probes / f"{name}.token", token)
     entry = Submission(name=name, kind="probe", stage="probe")
@@ -69,7 +69,7 @@ def _send(requests: Requests, submitter: Submitter, job: Job) -> str:
     return name
 
 
-def _answer(requests: Requests, submitter: Submitter, name: str) -> list[Fault]:
+def _answer(requests: Jobs, submitter: Submitter, name: str) -> list[Fault]:
     path = requests.folder.probes / f"{name}.json"
     started = spoken = time.monotonic()
     gone_since: float | None = None
@@ -97,11 +97,11 @@ def _answer(requests: Requests, submitter: Submitter, name: str) -> list[Fault]:
         time.sleep(0.2)
 
 
-def _why_not(requests: Requests, submitter: Submitter, name: str) -> Fault:
+def _why_not(requests: Jobs, submitter: Submitter, name: str) -> Fault:
     """Tell why a probe ended without an answer that we can read."""
     folder = requests.folder
     log = log_tail(folder.log(name))
-    job = next((e.job for e in submitter.ledger.submissions() if e.name == name), "")
+    job = next((e.job for e in submitter.submissions.read() if e.name == name), "")
     rows = accounted([job]).get(job) or shown(job)
     verdict = classify(Evidence(started=False, rows=rows, log=log))
     unseen = not folder.log(name).exists()

@@ -10,12 +10,12 @@ from typing import Any
 
 from dinoforge.errors import DinoforgeError
 from dinoforge.slurm.cluster.commands import Queued, accounted, has_slurm, queue
-from dinoforge.slurm.failures import Evidence, Outcome, Row, classify
+from dinoforge.slurm.outcomes import Evidence, Outcome, Row, classify
 from dinoforge.slurm.store.attempts import Attempt, read_attempts
-from dinoforge.slurm.store.evaluations import Evaluation, Kept
+from dinoforge.slurm.store.evaluations import Evaluation, kept_exports
 from dinoforge.slurm.store.layout import Launch, SlurmFolder, State
-from dinoforge.slurm.store.ledger import Ledger, Submission
 from dinoforge.slurm.store.logs import log_tail
+from dinoforge.slurm.store.submissions import Submission, Submissions
 
 __all__ = ["Failure", "RunStatus", "StageStatus", "read_status"]
 
@@ -89,11 +89,11 @@ def read_status(run: Path) -> RunStatus:
     """
     folder = SlurmFolder(run.absolute())
     launch = folder.read_launch()
-    submissions = Ledger(folder.ledger).submissions()
+    submissions = Submissions(folder.submissions).read()
     queued, asked = _queued(launch)
-    reader = _Reader(folder, launch, submissions, queued if asked else None)
+    reader = _Reader(folder, launch, queued if asked else None)
     stages, failures = reader.stages()
-    rate, left = _rate(stages, submissions)
+    rate, left = _rate(stages, [job for job in submissions if job.stage in launch.stages])
     state = folder.read_state() or State(state="running")
     if asked and not queued and state.state == "running":
         do = f"dinoforge retry {run}"
@@ -128,7 +128,6 @@ def _queued(launch: Launch) -> tuple[list[Queued], bool]:
 class _Reader:
     folder: SlurmFolder
     launch: Launch
-    submissions: Sequence[Submission]
     queued: Sequence[Queued] | None  # None: nobody knows
 
     def stages(self) -> tuple[list[StageStatus], list[Failure]]:
@@ -159,7 +158,7 @@ class _Reader:
 
     def _evaluation(self, evaluation: Evaluation) -> tuple[StageStatus, dict[int, Attempt]]:
         """Count the kept exports of a training by what became of their evaluation."""
-        steps = Kept.of(self.folder.run).steps(self.folder.run)
+        steps = kept_exports(self.folder.run)
         done = {step for step in steps if evaluation.is_done(step)}
         running, failed = self._begun(evaluation.stage, done)
         newest = max(done, default=0)
@@ -222,11 +221,9 @@ class _Reader:
 
     def _log(self, attempt: Attempt, index: int) -> Path:
         _, _, element = attempt.job.partition("_")
-        if attempt.plan in {e.name for e in self.submissions if e.kind == "evaluation"}:
-            return self.folder.log(attempt.plan)
-        if self.launch.stages:
-            return self.folder.log(attempt.plan, element or "0")
-        return self.folder.logs / f"{attempt.plan}_rank{index}.out"
+        if element:
+            return self.folder.log(attempt.plan, element)
+        return self.folder.rank_log(attempt.plan, index)
 
 
 def _markers(stage: Path) -> set[int]:
@@ -262,13 +259,13 @@ def _rate(
     if not arrays:
         return None, None
     last = arrays[-1]
-    first = next(job for job in arrays if job.round == last.round and job.stage == last.stage)
+    first = next(job for job in arrays if (job.stage, job.progress) == (last.stage, last.progress))
     stage: Mapping[str, StageStatus] = {found.name: found for found in stages}
     now = stage.get(last.stage)
     passed = datetime.datetime.now(datetime.UTC) - datetime.datetime.fromisoformat(first.time)
-    if now is None or now.total is None or now.done <= first.done or now.done == now.total:
+    if now is None or now.total is None or now.done <= first.progress or now.done == now.total:
         return None, None
-    rate = (now.done - first.done) / max(passed.total_seconds(), 1.0)
+    rate = (now.done - first.progress) / max(passed.total_seconds(), 1.0)
     return round(60 * rate, 1), round((now.total - now.done) / rate, 1)
 
 

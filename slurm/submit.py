@@ -17,16 +17,14 @@ from dinoforge.runs import OnChange, Run, recipe_changes
 from dinoforge.slurm.cluster.commands import SlurmError, need_slurm, queue
 from dinoforge.slurm.cluster.limits import check_jobs, read_partitions
 from dinoforge.slurm.driver import advance
-from dinoforge.slurm.evaluations import check_unchanged, evaluation_job, write_recipes
+from dinoforge.slurm.jobs import Jobs, command_job, one_process
 from dinoforge.slurm.probing import probe_nodes
 from dinoforge.slurm.profile import Job, Profile, load_profile
-from dinoforge.slurm.ranks import ranks_job
-from dinoforge.slurm.requests import Requests
-from dinoforge.slurm.store.evaluations import evaluation_stage
+from dinoforge.slurm.store.evaluations import Evaluation, check_unchanged, write_recipes
 from dinoforge.slurm.store.layout import Launch, SlurmFolder, State
 from dinoforge.slurm.store.lease import LeaseBusyError, hold_lease
-from dinoforge.slurm.store.ledger import Ledger
 from dinoforge.slurm.store.snapshot import take_snapshot
+from dinoforge.slurm.store.submissions import Submissions
 from dinoforge.slurm.submission import Submitter
 from dinoforge.stages import Pipeline, find_pipeline, make_inputs, stage_kind
 
@@ -80,19 +78,15 @@ class SubmitRequest:
     def jobs(self, profile: Profile) -> dict[str, Job]:
         """Everything that will be asked of the cluster, by name."""
         if not self.pipeline:
-            jobs = {self.command: ranks_job(profile, self.command, _device(self.config))}
+            jobs = {self.command: command_job(profile, self.command, _device(self.config))}
             beside = {
-                evaluation_stage(name): evaluation_job(profile, _device(config))
+                Evaluation(self.run, name).stage: command_job(profile, "evaluate", _device(config))
                 for name, config in self.evaluations.items()
             }
             return jobs | beside
         stages = find_pipeline(self.pipeline).stages
-        # An element is one process, whatever `default` says of trainings.
         jobs = {
-            s.name: replace(
-                profile.job(s.name, stage_kind(s, self.config)), nodes=1, tasks_per_node=1
-            )
-            for s in stages
+            s.name: one_process(profile.job(s.name, stage_kind(s, self.config))) for s in stages
         }
         return jobs | {"gate": profile.job("gate", "gate")}
 
@@ -188,12 +182,12 @@ def _begin(folder: SlurmFolder, request: SubmitRequest, profile: Profile) -> Non
     if profile.snapshot:
         launch = replace(launch, snapshot=str(take_snapshot(folder.snapshots)))
     folder.write_launch(launch)
-    ledger = Ledger(folder.ledger)
-    ledger.retry()
+    submissions = Submissions(folder.submissions)
+    submissions.retry()
     if profile.probe:
         with hold_lease(folder.lease) as lease:
-            submitter = Submitter(folder, ledger, lease)
-            probe_nodes(Requests(folder, launch, profile), submitter, request.jobs(profile))
+            submitter = Submitter(folder, submissions, lease)
+            probe_nodes(Jobs(folder, launch, profile), submitter, request.jobs(profile))
     folder.write_state(State(state="running"))
 
 
@@ -288,5 +282,5 @@ def is_live(folder: SlurmFolder) -> bool:
     if state is None or state.state == "running":
         return bool(queued)
     # A gate that has written how the run ended is gone in a moment.
-    gates = {job.name for job in Ledger(folder.ledger).submissions() if job.kind == "gate"}
+    gates = {job.name for job in Submissions(folder.submissions).read() if job.kind == "gate"}
     return any(job.name not in gates and job.state != "COMPLETING" for job in queued)

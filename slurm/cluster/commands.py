@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dinoforge.errors import DinoforgeError, UsageError
-from dinoforge.slurm.failures import Row
+from dinoforge.slurm.outcomes import Row
 
 __all__ = [
     "Queued",

@@ -2,7 +2,7 @@
 
     python -P -m dinoforge.slurm.node.gate RUN
 
-Exit codes: 0 the run goes on or is finished, 64 it waits for a person, 65 SLURM gave no answer,
+Exit codes: 0 the run goes on or is finished, 64 it waits for a person, 65 SLURM did not answer,
 66 another driver was at work all the time.
 """
 
@@ -18,48 +18,41 @@ from dinoforge.log import log_to_folder, set_up_logging, stop_logging
 from dinoforge.slurm.cluster.commands import SlurmUnavailableError
 from dinoforge.slurm.driver import advance
 from dinoforge.slurm.profile import Profile
-from dinoforge.slurm.store.layout import SlurmFolder, State
+from dinoforge.slurm.store.layout import SlurmFolder
 from dinoforge.slurm.store.lease import LeaseBusyError
 
 __all__ = ["main"]
 
-_SHARE_OF_TIME = 0.6  # one more round of asking may take ten minutes
+_SHARE_OF_TIME = 0.6  # one more attempt may take ten minutes
 
 GOES_ON, NEEDS_A_PERSON, NO_ANSWER, BUSY = 0, 64, 65, 66
 
 _log = logging.getLogger(__name__)
 
 
-def main(words: Sequence[str]) -> int:
-    """Advance a run by one step."""
-    run = Path(words[0])
+def main(arguments: Sequence[str]) -> int:
+    """Advance a run by one step; retries, as a controller may be away for a while."""
+    run = Path(arguments[0])
     handler = log_to_folder(run / "log")
     try:
-        state = _patiently(run)
-    except (SlurmUnavailableError, LeaseBusyError) as error:
-        do = f"dinoforge retry {run}"
-        _log.error("gate: %s - %s - %s", error, run, do)
-        return NO_ANSWER if isinstance(error, SlurmUnavailableError) else BUSY
+        minutes = load_config(Profile, SlurmFolder(run).profile).job("gate", "gate").minutes
+        deadline = time.monotonic() + 60 * minutes * _SHARE_OF_TIME
+        while True:
+            try:
+                state = advance(run, on_node=True)
+            except (SlurmUnavailableError, LeaseBusyError) as error:
+                if time.monotonic() > deadline:
+                    _log.error("gate: %s - %s - dinoforge retry %s", error, run, run)
+                    return NO_ANSWER if isinstance(error, SlurmUnavailableError) else BUSY
+                _log.warning("gate: %s; trying again", error)
+                time.sleep(30.0)
+            else:
+                return GOES_ON if state.state in {"running", "finished"} else NEEDS_A_PERSON
     except DinoforgeError as error:
         _log.error("gate: %s", error)
         return NEEDS_A_PERSON
     finally:
         stop_logging(handler)
-    return GOES_ON if state.state in {"running", "finished"} else NEEDS_A_PERSON
-
-
-def _patiently(run: Path) -> State:
-    """Ask again until most of the gate's own time is over: a controller may be away for a while."""
-    minutes = load_config(Profile, SlurmFolder(run).profile).job("gate", "gate").minutes
-    deadline = time.monotonic() + 60 * minutes * _SHARE_OF_TIME
-    while True:
-        try:
-            return advance(run, on_node=True)
-        except (SlurmUnavailableError, LeaseBusyError) as error:
-            if time.monotonic() > deadline:
-                raise
-            _log.warning("gate: %s; asking again", error)
-            time.sleep(30.0)
 
 
 if __name__ == "__main__":

@@ -1,49 +1,49 @@
 """One rank of a training or an evaluation: a torch-free parent that starts, signals, requeues.
 
-    srun ... python -P -m dinoforge.slurm.node.rank RUN NAME COMMAND MEMORY_GB MINUTES
+    srun ... python -P -m dinoforge.slurm.node.rank RUN NAME
 
-It names the rendezvous the way torch reads it, runs ``dinoforge COMMAND RUN/config.yaml`` and
-passes signals on. The child starts with USR1, USR2 and TERM blocked, so that one which comes while
+It sets the rendezvous variables that torch reads, runs ``dinoforge COMMAND RUN/config.yaml`` and
+forwards signals. The child starts with USR1, USR2 and TERM blocked, so that one that arrives while
 it imports waits until the training has its handlers, instead of killing it.
 
-A preempted job that exits by itself is not started again by SLURM: when the child has saved and
-says 75, rank 0 asks for the requeue and every rank waits to be killed.
+SLURM does not restart a preempted job that exits by itself: when the child has saved and exits with
+75, rank 0 requests the requeue and every rank waits to be killed.
 
-Exit codes: 0 done; 23 a double of a job that runs already; the child's own below 64; 70 it was
-stopped after attempts without progress; 71 the child was killed; 75 it is to be started again and
-nobody could; 76 another rank is gone.
+Exit codes: 0 done; 23 a duplicate of a job that runs already; the child's own below 64; 70 stopped
+after starts without progress; 71 the child was killed; 75 to be restarted, but the requeue failed;
+76 another rank is gone.
 """
 
 import logging
 import os
 import signal
-import subprocess
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
 from dinoforge.config import load_config
-from dinoforge.errors import DinoforgeError, Interrupted, RankLost, UsageError
+from dinoforge.errors import DinoforgeError, Interrupted, RankLost
 from dinoforge.log import set_up_logging
 from dinoforge.slurm.cluster.commands import ask
-from dinoforge.slurm.evaluations import state_after_training
-from dinoforge.slurm.failures import Outcome
-from dinoforge.slurm.node.watch import Watch
+from dinoforge.slurm.node.command import blocked, classify_exit, start_command
+from dinoforge.slurm.node.watch import watch_exports
+from dinoforge.slurm.outcomes import Outcome
 from dinoforge.slurm.profile import Profile
-from dinoforge.slurm.ranks import reached_step, starts_in_vain
-from dinoforge.slurm.store.attempts import Attempt, AttemptWriter, read_attempts
-from dinoforge.slurm.store.claims import DOUBLE, claim
-from dinoforge.slurm.store.layout import SlurmFolder, State
-from dinoforge.slurm.store.ledger import Ledger
-from dinoforge.slurm.store.logs import last_words, log_size
+from dinoforge.slurm.store.attempts import AttemptWriter, read_attempts, starts_without_progress
+from dinoforge.slurm.store.claims import DUPLICATE, claim
+from dinoforge.slurm.store.evaluations import reached_step
+from dinoforge.slurm.store.layout import SlurmFolder
+from dinoforge.slurm.store.logs import log_size
+from dinoforge.slurm.store.plans import read_plan
+from dinoforge.slurm.store.submissions import Submissions
 
 __all__ = ["main", "rendezvous"]
 
 _log = logging.getLogger(__name__)
 
-AGAIN, LOST = Interrupted.exit_code, RankLost.exit_code
 STOPPED, KILLED = 70, 71
 
 _SIGNALS = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM)
@@ -51,146 +51,98 @@ _WAIT_TO_BE_KILLED_S = 600.0
 _SUBMITS_WITHIN_S = 15.0
 
 
-def main(words: Sequence[str]) -> int:
+def main(arguments: Sequence[str]) -> int:
     """Run one rank."""
-    folder, name, command = SlurmFolder(Path(words[0])), words[1], words[2]
-    rank = int(os.environ.get("SLURM_PROCID", "0"))
+    folder, name = SlurmFolder(Path(arguments[0])), arguments[1]
+    rank, job = int(os.environ.get("SLURM_PROCID", "0")), os.environ.get("SLURM_JOB_ID", "")
     set_up_logging(rank=rank)
-    if not claim(folder, name, _job_id()):
+    if not claim(folder, name, job):
         _log.warning("%s: another job runs this; nothing to do", name)
-        return DOUBLE
-    attempt = AttemptWriter(folder.attempt(command, rank), plan=name, job=_job_id())
-    profile = load_config(Profile, folder.profile)
+        return DUPLICATE
+    plan = read_plan(folder.plan(name))
+    attempt = AttemptWriter(folder.attempt(plan.stage, rank), plan=name, job=job)
     step = reached_step(folder.run)
-    attempt.start(memory_gb=float(words[3]), minutes=int(words[4]), step=step)
-    if rank == 0 and starts_in_vain(_counted(folder, command)) > profile.max_attempts:
+    attempt.start(memory_gb=plan.memory_gb, minutes=plan.minutes, step=step)
+    profile = load_config(Profile, folder.profile)
+    if rank == 0 and _starts_in_vain(folder, plan.stage) > profile.max_attempts:
         text = f"no progress beyond step {step} in {profile.max_attempts} starts"
-        return _stop(folder, command, attempt, Outcome.UNKNOWN, text)
-    log = _log_name(folder, name, rank)
-    said_before = log_size(log)
-    watch = Watch(folder).start() if rank == 0 and command == "train" else None
-    code = _run_child(folder.run, command, attempt)
-    if watch is not None:
-        watch.end(wait_s=0.0 if code == AGAIN else _SUBMITS_WITHIN_S)
-    if code > 0 and code not in {AGAIN, LOST}:
-        told = last_words(log, said_before) or ("" if rank else f"see {log}")
-        return _failed(folder, command, attempt, code, f"rank {rank}: {told}" if told else "")
-    return _ended(folder, command, attempt, code)
-
-
-def _ended(folder: SlurmFolder, command: str, attempt: AttemptWriter, code: int) -> int:
-    """Say how a child ended that made no mistake, and start it again if it asks for that."""
-    rank = int(os.environ.get("SLURM_PROCID", "0"))
-    if code == AGAIN:
-        attempt.end(Outcome.PREEMPTED, "it saved and asks to be started again")
-        return _again(rank)
-    if code == 0:
-        attempt.end(Outcome.DONE)
-        if rank == 0:
-            folder.write_state(state_after_training(folder, command))
-        return 0
-    if code < 0:
-        # No end is written: the gate asks SLURM why, and gives more memory if that was it.
-        _log.error("rank %d was ended by %s", rank, signal.Signals(-code).name)
+        _log.error("%s", text)
+        attempt.end(Outcome.NO_PROGRESS, text)
+        return STOPPED
+    log = folder.rank_log(name, rank)
+    start = log_size(log)
+    end = threading.Event()
+    watch = threading.Thread(target=watch_exports, args=(folder, end), daemon=True)
+    if rank == 0 and plan.stage == "train" and profile.nodes_may_submit:
+        watch.start()
+    code = _run_child(folder.run, plan.stage, attempt, job)
+    end.set()
+    if watch.is_alive() and code != Interrupted.exit_code:
+        watch.join(_SUBMITS_WITHIN_S)
+    if code == RankLost.exit_code:
+        return code  # the rank that is gone records why, or the driver finds out
+    # A rank above 0 without an error message ended because of another one, which has it.
+    verdict = classify_exit(code, log, start, otherwise="" if rank else f"see {log}")
+    if verdict.outcome is Outcome.KILLED:
+        # No end is recorded: the driver asks SLURM why, and gives more memory if that was it.
+        _log.error("rank %d: %s", rank, verdict.message)
         return KILLED
-    return LOST  # the rank that is gone tells why, or the gate finds out
-
-
-def _failed(folder: SlurmFolder, command: str, attempt: AttemptWriter, code: int, text: str) -> int:
-    """Say what a child said; one that said nothing ended because of another rank, which tells."""
-    if code == UsageError.exit_code and text:
-        return _stop(folder, command, attempt, Outcome.USAGE, text, code=code)
-    if text:
-        attempt.end(Outcome.EXCEPTION, text)  # the gate tries once more
-    return min(code, 63)
-
-
-def _stop(
-    folder: SlurmFolder,
-    command: str,
-    attempt: AttemptWriter,
-    outcome: Outcome,
-    text: str,
-    *,
-    code: int = STOPPED,
-) -> int:
-    attempt.end(outcome, text)
-    do = f"mend the cause, then dinoforge retry {folder.run}"
-    folder.write_state(State(state="stopped", stage=command, why=[text], do=do))
-    _log.error("%s", text)
+    if verdict.outcome in {Outcome.USAGE, Outcome.EXCEPTION}:
+        if verdict.message:
+            attempt.end(verdict.outcome, f"rank {rank}: {verdict.message}")
+        return min(code, 63)
+    attempt.end(verdict.outcome, verdict.message)
+    if verdict.outcome is Outcome.PREEMPTED and (rank or _requeue(job)):
+        time.sleep(_WAIT_TO_BE_KILLED_S)
     return code
 
 
+def _starts_in_vain(folder: SlurmFolder, command: str) -> int:
+    """Count the last starts of rank 0 from one step, since the last ``retry``."""
+    forgiven = {e.name for e in Submissions(folder.submissions).read() if e.forgiven}
+    attempts = read_attempts(folder.attempt(command, 0))
+    return starts_without_progress([a for a in attempts if a.plan not in forgiven])
+
+
+def _run_child(run: Path, command: str, attempt: AttemptWriter, job: str) -> int:
+    with blocked(_SIGNALS):
+        arguments = [command, str(run / "config.yaml"), f"out={run}"]
+        child = start_command(arguments, **rendezvous(), DINOFORGE_JOB=job)  # may write the run
+
+        def forward(number: int, _frame: FrameType | None) -> None:
+            attempt.signal(number)
+            child.send_signal(number)
+
+        for number in _SIGNALS:
+            signal.signal(number, forward)
+    return child.wait()
+
+
 def rendezvous() -> dict[str, str]:
-    """Name the variables that torch reads, from those of SLURM."""
+    """Set the variables that torch reads from those of SLURM."""
     given = os.environ
-    nodes = given.get("SLURM_JOB_NODELIST", "")
-    host = "localhost"
+    nodes, host = given.get("SLURM_JOB_NODELIST", ""), "localhost"
     if nodes:
         host = ask(["scontrol", "show", "hostnames", nodes]).split()[0]
-    tasks = given.get("SLURM_NTASKS_PER_NODE", "1")
     return {
         "RANK": given.get("SLURM_PROCID", "0"),
         "WORLD_SIZE": given.get("SLURM_NTASKS", "1"),
         "LOCAL_RANK": given.get("SLURM_LOCALID", "0"),
-        "LOCAL_WORLD_SIZE": tasks,
+        "LOCAL_WORLD_SIZE": given.get("SLURM_NTASKS_PER_NODE", "1"),
         "MASTER_ADDR": host,
         "MASTER_PORT": str(20000 + int(given.get("SLURM_JOB_ID", "0")) % 10000),
     }
 
 
-def _run_child(run: Path, command: str, attempt: AttemptWriter) -> int:
-    words = [sys.executable, "-m", "dinoforge", command, str(run / "config.yaml"), f"out={run}"]
-    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
-    # The working folder must not win over the snapshot; and the run is ours to write.
-    environment = os.environ | rendezvous() | {"PYTHONSAFEPATH": "1", "DINOFORGE_JOB": _job_id()}
-    child = subprocess.Popen(words, env=environment)
-
-    def pass_on(number: int, _frame: FrameType | None) -> None:
-        attempt.signal(signal.Signals(number).name.removeprefix("SIG"))
-        child.send_signal(number)
-
-    for number in _SIGNALS:
-        signal.signal(number, pass_on)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
-    return child.wait()
-
-
-def _counted(folder: SlurmFolder, command: str) -> list[Attempt]:
-    """Read the attempts of rank 0 since the last ``retry``."""
-    forgiven = {job.name for job in Ledger(folder.ledger).submissions() if job.forgiven}
-    attempts = read_attempts(folder.attempt(command, 0))
-    return [attempt for attempt in attempts if attempt.plan not in forgiven]
-
-
-def _again(rank: int) -> int:
-    """Rank 0 asks for the requeue; all wait for the kill that comes with it."""
-    if rank == 0 and not _requeue():
-        return AGAIN
-    deadline = time.monotonic() + _WAIT_TO_BE_KILLED_S
-    while time.monotonic() < deadline:
-        time.sleep(1.0)
-    return AGAIN
-
-
-def _requeue() -> bool:
+def _requeue(job: str) -> bool:
     for _ in range(2):
         try:
-            ask(["scontrol", "requeue", _job_id()], timeout_s=60)
+            ask(["scontrol", "requeue", job], timeout_s=60)
         except DinoforgeError as error:
             _log.warning("scontrol requeue: %s", error)
         else:
             return True
     return False
-
-
-def _job_id() -> str:
-    array, element = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
-    return f"{array}_{element}" if array and element else os.environ.get("SLURM_JOB_ID", "")
-
-
-def _log_name(folder: SlurmFolder, name: str, rank: int) -> Path:
-    return folder.logs / f"{name}_rank{rank}.out"
 
 
 if __name__ == "__main__":

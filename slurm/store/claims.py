@@ -6,9 +6,9 @@ import secrets
 from dinoforge.errors import DinoforgeError
 from dinoforge.slurm.store.layout import SlurmFolder
 
-__all__ = ["DOUBLE", "claim", "read_claim"]
+__all__ = ["DUPLICATE", "claim", "read_claim"]
 
-DOUBLE = 23  # exit code of a job whose plan another one has claimed
+DUPLICATE = 23  # exit code of a job whose plan another one has claimed
 
 
 def claim(folder: SlurmFolder, name: str, job: str) -> bool:

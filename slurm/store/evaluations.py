@@ -1,4 +1,4 @@
-"""What is measured of a training while it runs: recipes, kept exports, which of them are done.
+"""What is kept of a training and evaluated: recipes, kept exports, which of them are done.
 
 ::
 
@@ -6,44 +6,58 @@
 """
 
 import json
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from dinoforge.config import changed_keys, config_yaml, to_plain
+from dinoforge.errors import UsageError
 from dinoforge.exports import exported_steps, step_name, steps_in
+from dinoforge.files import write_text
 
-__all__ = ["Evaluation", "Kept", "evaluation_stage"]
+__all__ = [
+    "Evaluation",
+    "check_unchanged",
+    "is_trained",
+    "kept_exports",
+    "reached_step",
+    "succeeded",
+    "write_recipes",
+]
 
 
-def evaluation_stage(name: str) -> str:
-    """Name of the stage under which attempts, jobs and logs of a recipe are kept."""
-    return f"evaluate-{name}"
+def reached_step(run: Path) -> int:
+    """Step of the newest checkpoint; 0 before the first."""
+    return max(steps_in(run / "checkpoints"), default=0)
 
 
-@dataclass(frozen=True)
-class Kept:
-    """Which exports a training keeps for good: multiples of a number of steps, and the last."""
+def is_trained(run: Path) -> bool:
+    """Tell whether a training has saved its last step; its export was written before."""
+    return reached_step(run) >= int(_read_yaml(run / "config.yaml")["steps"])
 
-    every: int
-    last: int
 
-    @classmethod
-    def of(cls, run: Path) -> "Kept":
-        """Read the recipe of a training."""
-        plain = _read_yaml(run / "config.yaml")
-        return cls(int(plain["checkpoint"]["export_every"]), int(plain["steps"]))
+def kept_exports(run: Path) -> list[int]:
+    """List the exported steps that a training keeps for good, in order.
 
-    def steps(self, run: Path) -> list[int]:
-        """List the steps that deserve to be measured and are exported, in order.
+    Multiples of ``checkpoint.export_every``, and the last. Not step 0: every evaluation measures it
+    as ``untrained``. Not one that a later export removes: an evaluation that is pending would not
+    find it.
+    """
+    config = _read_yaml(run / "config.yaml")
+    every, last = int(config["checkpoint"]["export_every"]), int(config["steps"])
+    return [n for n in exported_steps(run) if n and (n % every == 0 or n == last)]
 
-        Not step 0: every evaluation measures it as ``untrained``. Not one that a later export
-        removes: an evaluation that waits in the queue would not find it.
-        """
-        steps = exported_steps(run)
-        return [n for n in steps if n and (n % self.every == 0 or n == self.last)]
+
+def succeeded(run: Path) -> bool:
+    """Tell whether ``run.json`` records that a command ended with exit code 0."""
+    try:
+        facts = json.loads((run / "run.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(facts, dict) and facts.get("exit_code") == 0
 
 
 @dataclass(frozen=True)
@@ -52,6 +66,11 @@ class Evaluation:
 
     run: Path
     name: str
+
+    @property
+    def stage(self) -> str:
+        """Name of the stage under which its attempts, jobs and logs are kept."""
+        return f"evaluate-{self.name}"
 
     @property
     def folder(self) -> Path:
@@ -64,56 +83,75 @@ class Evaluation:
         return self.folder / "recipe.yaml"
 
     @property
-    def stage(self) -> str:
-        """See `evaluation_stage`."""
-        return evaluation_stage(self.name)
-
-    @cached_property
-    def plain(self) -> dict[str, Any]:
-        """Keys and values of the recipe."""
-        return _read_yaml(self.recipe)
-
-    @property
     def device(self) -> str:
-        """What the recipe wants to run on."""
-        return str(self.plain.get("device", "auto"))
+        """Device that the recipe asks for."""
+        return str(_read_yaml(self.recipe).get("device", "auto"))
 
-    def ours(self, step: int | None = None) -> dict[str, str]:
-        """Recipe keys that the training decides; without a step those of the recipe itself."""
-        place = self.folder if step is None else self.place(step)
-        return {
-            "out": str(place),
-            "checkpoint": str(self.run),
-            "checkpoints": "latest" if step is None else str(step),
-            "cache": str(self.folder / "cache"),
-        }
-
-    def place(self, step: int) -> Path:
+    def step_folder(self, step: int) -> Path:
         """Run folder of the evaluation of one step."""
         return self.folder / step_name(step)
 
-    def words(self, step: int) -> list[str]:
-        """Arguments of ``dinoforge`` that measure one step."""
-        ours = [f"{key}={value}" for key, value in self.ours(step).items()]
-        return ["evaluate", str(self.recipe), *ours, "--update"]
+    def records(self, step: int) -> Path:
+        """File with the records of one step."""
+        return self.step_folder(step) / "records.jsonl"
 
     def is_done(self, step: int) -> bool:
-        """Tell whether the evaluation's own records say that it is finished."""
-        place = self.place(step)
-        try:
-            ended = json.loads((place / "run.json").read_text(encoding="utf-8"))["exit_code"]
-        except (OSError, ValueError, KeyError, TypeError):
-            return False
-        return ended == 0 and self.records(step).is_file()
+        """Tell whether the evaluation's own files record that it is finished."""
+        return succeeded(self.step_folder(step)) and self.records(step).is_file()
 
-    def records(self, step: int) -> Path:
-        """File of what was measured of one step."""
-        return self.place(step) / "records.jsonl"
+    def arguments(self, step: int) -> list[str]:
+        """Arguments of ``dinoforge`` that evaluate one step."""
+        keys = self._decided | {"out": str(self.step_folder(step)), "checkpoints": str(step)}
+        pairs = [f"{key}={value}" for key, value in keys.items()]
+        return ["evaluate", str(self.recipe), *pairs, "--update"]
 
-    def forget(self) -> None:
-        """Let no step count as done: what follows is measured by another recipe."""
-        for step in steps_in(self.folder):
-            self.records(step).unlink(missing_ok=True)
+    def resolve(self, config: Any) -> Any:
+        """Complete a recipe with the keys that the training decides."""
+        return replace(config, **self._decided)
+
+    def changes(self, config: Any) -> list[str]:
+        """Keys in which a recipe differs from the one that is kept; none when none is kept."""
+        if not self.recipe.is_file():
+            return []
+        kept = _read_yaml(self.recipe) | self._decided
+        return changed_keys(kept, to_plain(self.resolve(config)))
+
+    @property
+    def _decided(self) -> dict[str, str]:
+        return {
+            "out": str(self.folder),
+            "checkpoint": str(self.run),
+            "checkpoints": "latest",
+            "cache": str(self.folder / "cache"),
+        }
+
+
+def check_unchanged(run: Path, configs: Mapping[str, Any]) -> None:
+    """Refuse a changed evaluation recipe of a run: one curve is measured by one recipe.
+
+    Raises
+    ------
+    UsageError
+        Naming the changed keys of the first one.
+    """
+    for name, config in configs.items():
+        evaluation = Evaluation(run, name)
+        if changed := evaluation.changes(config):
+            raise UsageError(
+                what=f"the evaluation {name} changed: {', '.join(f'`{key}`' for key in changed)}",
+                where=str(evaluation.folder),
+                do="give the recipe another name, or add --update (evaluate every step again)",
+            )
+
+
+def write_recipes(run: Path, configs: Mapping[str, Any]) -> None:
+    """Write the evaluation recipes of a run; after a change no step counts as done."""
+    for name, config in configs.items():
+        evaluation = Evaluation(run, name)
+        if evaluation.changes(config):
+            for path in evaluation.folder.glob("step-*/records.jsonl"):
+                path.unlink()
+        write_text(evaluation.recipe, config_yaml(evaluation.resolve(config)))
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

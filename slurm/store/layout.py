@@ -77,7 +77,7 @@ class SlurmFolder:
         return self.root / "profile.yaml"
 
     @property
-    def ledger(self) -> Path:
+    def submissions(self) -> Path:
         """Append-only record of every submission."""
         return self.root / "submissions.jsonl"
 
@@ -112,6 +112,10 @@ class SlurmFolder:
     def log(self, name: str, element: int | str | None = None) -> Path:
         """Output of one array element (or of the whole job)."""
         return self.logs / (f"{name}.out" if element is None else f"{name}_{element}.out")
+
+    def rank_log(self, name: str, rank: int | str) -> Path:
+        """Output of one rank of a job; ``batch``: of its batch script."""
+        return self.logs / f"{name}_rank{rank}.out"
 
     def claim(self, name: str) -> Path:
         """File that the first element of a job makes: which job id owns the plan."""

@@ -1,33 +1,30 @@
-"""Plan files: what the elements of one array do; one file a chunk, not a pickle an element.
+"""Plan files: what one job does; one file per array, not one pickle per element.
 
-A plan is complete: its elements read neither the stage's plan nor the ledger, so a recipe that
-changes later cannot slip under a job that waits in the queue.
+A plan is complete: its elements read neither the stage's plan nor the submissions, so a recipe that
+changes later does not affect a pending job.
 """
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from dinoforge.files import write_json
 
-__all__ = ["ArrayPlan", "read_plan", "write_plan"]
+__all__ = ["JobPlan", "read_plan", "write_plan"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class ArrayPlan:
-    """One array: its elements restart at 0, ``offset`` says which one of the stage's is its first.
+class JobPlan:
+    """The partitions of an array, or of a job of ranks.
 
     ``partitions`` and ``payloads`` go together; element ``k`` takes the ``k``-th run of
     ``per_element`` of them.
     """
 
-    name: str  # of the job
-    pipeline: str  # import path
+    name: str = ""  # of the job
     stage: str
-    stage_fingerprint: str  # what markers must prove; see `StagePlan`
-    config: dict[str, Any]  # the resolved recipe
-    offset: int
+    ranks: bool = False  # its one partition is done by N ranks
     per_element: int
     partitions: list[int]
     payloads: list[dict[str, Any]]
@@ -35,27 +32,32 @@ class ArrayPlan:
     minutes: int
     cpus: int
     gpus: int
+    # of a stage of a pipeline
+    pipeline: str = ""  # import path
+    stage_fingerprint: str = ""  # what markers must prove; see `StagePlan`
+    config: dict[str, Any] = field(default_factory=dict)  # the resolved recipe
 
     @property
     def elements(self) -> int:
         """Number of array elements."""
         return -(-len(self.partitions) // self.per_element)
 
+    def first(self, elements: int) -> "JobPlan":
+        """Cut the plan after some elements."""
+        count = elements * self.per_element
+        return replace(self, partitions=self.partitions[:count], payloads=self.payloads[:count])
+
     def element(self, number: int) -> list[tuple[int, dict[str, Any]]]:
         """Partitions of one element, with their payloads."""
         part = slice(number * self.per_element, (number + 1) * self.per_element)
         return list(zip(self.partitions[part], self.payloads[part], strict=True))
 
-    def element_of(self, partition: int) -> int:
-        """Array element that does a partition."""
-        return self.partitions.index(partition) // self.per_element
 
-
-def write_plan(path: Path, plan: ArrayPlan) -> None:
+def write_plan(path: Path, plan: JobPlan) -> None:
     """Write a plan file, atomically."""
     write_json(path, asdict(plan))
 
 
-def read_plan(path: Path) -> ArrayPlan:
+def read_plan(path: Path) -> JobPlan:
     """Read a plan file."""
-    return ArrayPlan(**json.loads(path.read_text(encoding="utf-8")))
+    return JobPlan(**json.loads(path.read_text(encoding="utf-8")))

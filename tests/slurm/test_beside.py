@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,15 +19,21 @@ from dinoforge.errors import UsageError
 from dinoforge.evaluation.config import EvaluationConfig
 from dinoforge.models import VitConfig, build_vit, save_backbone
 from dinoforge.records import Record, read_records, write_records
-from dinoforge.slurm.evaluations import EvaluationsDriver, check_unchanged, write_recipes
-from dinoforge.slurm.failures import Outcome
+from dinoforge.slurm.driver import Driver
+from dinoforge.slurm.jobs import Jobs
+from dinoforge.slurm.outcomes import Outcome
 from dinoforge.slurm.profile import Profile
-from dinoforge.slurm.requests import Requests
 from dinoforge.slurm.store.attempts import AttemptWriter, read_attempts
-from dinoforge.slurm.store.evaluations import Evaluation, Kept
+from dinoforge.slurm.store.evaluations import (
+    Evaluation,
+    check_unchanged,
+    kept_exports,
+    write_recipes,
+)
 from dinoforge.slurm.store.layout import Launch, SlurmFolder, State
-from dinoforge.slurm.store.ledger import Ledger, Submission
 from dinoforge.slurm.store.lines import read_lines
+from dinoforge.slurm.store.plans import JobPlan, write_plan
+from dinoforge.slurm.store.submissions import Submission, Submissions
 from dinoforge.slurm.submission import Submitter
 from dinoforge.training.config import TrainingConfig
 
@@ -99,7 +106,7 @@ def recipe(photos, *words):
 
 
 def finish(evaluation, step, exit_code=0):
-    place = evaluation.place(step)
+    place = evaluation.step_folder(step)
     place.mkdir(parents=True, exist_ok=True)
     (place / "run.json").write_text(json.dumps({"exit_code": exit_code}))
     knn = {"features": "cls", "k": 3, "step": step}
@@ -110,16 +117,14 @@ def finish(evaluation, step, exit_code=0):
 
 
 def test_what_the_training_keeps_for_good_is_measured(run):
-    kept = Kept.of(run)
-    assert (kept.every, kept.last) == (50, 200)
-    assert kept.steps(run) == [50, 100]
+    assert kept_exports(run) == [50, 100]
     last = run / "export/step-000000200"
     last.mkdir()
-    assert kept.steps(run) == [50, 100]  # not whole yet
+    assert kept_exports(run) == [50, 100]  # not whole yet
     (last / "model.safetensors").touch()
-    assert kept.steps(run) == [50, 100, 200]
-    assert Kept(1000, 120).steps(run) == [120]
-    assert kept.steps(run / "nowhere") == []
+    assert kept_exports(run) == [50, 100, 200]
+    shutil.rmtree(run / "export")
+    assert kept_exports(run) == []
 
 
 def test_an_evaluation_is_done_when_its_own_records_say_so(run):
@@ -189,15 +194,23 @@ def test_a_dry_run_shows_the_evaluation_jobs(photos, tmp_path, no_slurm, capsys)
     assert [row["stage"] for row in told["graph"]] == ["train", "evaluate-waves"]
     (script,) = (text for name, text in told["scripts"].items() if "evaluate-waves" in name)
     assert "--mem=7000M" in script
-    assert " dinoforge.slurm.node.measure " in script
+    assert " dinoforge.slurm.node.worker " in script
     assert not (tmp_path / "run").exists()
 
 
 def test_neither_the_watch_nor_the_job_holds_torch_beside_the_one_that_works():
-    programs = "import dinoforge.slurm.node.rank, dinoforge.slurm.node.measure"
+    programs = "import dinoforge.slurm.node.rank, dinoforge.slurm.node.worker"
     code = f"{programs}, sys; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, "False\n", "")
+
+
+def plan_job(folder, name, stage, partition, **facts):
+    plan = JobPlan(
+        name=name, stage=stage, per_element=1, partitions=[partition],
+        payloads=[{"recipe": "waves"}], memory_gb=4, minutes=60, cpus=1, gpus=0, **facts,
+    )  # fmt: skip
+    write_plan(folder.plan(name), plan)
 
 
 class Past:
@@ -205,22 +218,30 @@ class Past:
 
     def __init__(self, run):
         self.folder = SlurmFolder(run)
-        self.ledger = Ledger(self.folder.ledger)
+        self.submissions = Submissions(self.folder.submissions)
 
     def add(self, number, outcome, text=""):
         name, stage = f"df-run-1-{number}", "evaluate-waves"
-        self.ledger.intent(Submission(name=name, kind="evaluation", stage=stage, step=50))
-        self.ledger.outcome("submitted", name, job=str(number))
-        attempt = AttemptWriter(self.folder.attempt(stage, 50), plan=name, job=str(number))
+        plan_job(self.folder, name, stage, 50)
+        self.submissions.intent(Submission(name=name, kind="array", stage=stage))
+        self.submissions.outcome("submitted", name, job=str(number))
+        attempt = AttemptWriter(self.folder.attempt(stage, 50), plan=name, job=f"{number}_0")
         attempt.start(memory_gb=4, minutes=60)
         attempt.end(outcome, text)
 
     def missing(self):
-        requests = Requests(self.folder, self.folder.read_launch(), Profile())
-        submitter = Submitter(self.folder, self.ledger, None)
-        driver = EvaluationsDriver(folder=self.folder, requests=requests, submitter=submitter)
-        found = driver.missing([])
-        return {due.step: due.again.memory_gb for due in found.due}, found.stops
+        driver = Driver(
+            folder=self.folder,
+            jobs=Jobs(self.folder, self.folder.read_launch(), Profile()),
+            submitter=Submitter(self.folder, self.submissions, None),
+            submissions=self.submissions.read(),
+            queued=[],
+            on_node=False,
+        )
+        (work,) = driver.evaluations()
+        decisions = driver.decide(work)
+        submit = {step: limits.memory_gb for step, limits in decisions.submit.items()}
+        return submit, decisions.reasons(work.stage, numbered=True)
 
 
 def test_what_failed_is_tried_again_by_its_class_and_not_for_ever(run, silent_slurm):
@@ -231,9 +252,9 @@ def test_what_failed_is_tried_again_by_its_class_and_not_for_ever(run, silent_sl
     past.add(2, Outcome.PREEMPTED)
     assert past.missing()[0].keys() == {50, 100}
     past.add(3, Outcome.INFRASTRUCTURE, "the node failed")
-    why = "evaluate-waves 50: infrastructure: the node failed; not done in 3 submissions"
+    why = "evaluate-waves 50: infrastructure: the node failed; no progress in 3 submissions"
     assert past.missing() == ({100: 4.0}, [why])
-    past.ledger.retry()
+    past.submissions.retry()
     past.add(4, Outcome.USAGE, "no images")
     assert past.missing() == ({100: 4.0}, ["evaluate-waves 50: usage: no images"])
     finish(Evaluation(run, "waves"), 50)
@@ -245,7 +266,8 @@ def test_a_job_that_claims_success_without_records_is_tried_once_more(run, silen
     past.add(1, Outcome.DONE)
     assert 50 in past.missing()[0]
     past.add(2, Outcome.DONE)
-    assert past.missing()[1] == ["evaluate-waves 50: no-marker: "]
+    (why,) = past.missing()[1]
+    assert why.startswith("evaluate-waves 50: no-marker: it reported success")
 
 
 def test_the_status_counts_the_steps_of_each_recipe_and_tells_the_newest_score(
@@ -270,9 +292,10 @@ def start(module, words, **environment):
 
 def test_an_evaluation_job_measures_its_step_and_writes_a_preemption_down(run):
     lines = SlurmFolder(run).attempt("evaluate-waves", 50)
-    words = [str(run), "df-a", "waves", "50", "2", "10"]
-    with start("dinoforge.slurm.node.measure", words, SLURM_JOB_ID="7") as job:
-        log = Evaluation(run, "waves").place(50) / "log/rank-00000.txt"
+    plan_job(SlurmFolder(run), "df-a", "evaluate-waves", 50)
+    words, element = [str(run), "df-a"], {"SLURM_ARRAY_TASK_ID": "0"}
+    with start("dinoforge.slurm.node.worker", words, SLURM_ARRAY_JOB_ID="7", **element) as job:
+        log = Evaluation(run, "waves").step_folder(50) / "log/rank-00000.txt"
         wait_for(log.exists, 100, "the evaluation")
         # A preemption signals every process of the job.
         (child,) = Path(f"/proc/{job.pid}/task/{job.pid}/children").read_text().split()
@@ -288,7 +311,7 @@ def test_an_evaluation_job_measures_its_step_and_writes_a_preemption_down(run):
         ("untrained", 0),
         ("pixels", None),
     }
-    with start("dinoforge.slurm.node.measure", words, SLURM_JOB_ID="8") as double:
+    with start("dinoforge.slurm.node.worker", words, SLURM_ARRAY_JOB_ID="8", **element) as double:
         assert double.wait(60) == 23
 
 
@@ -302,7 +325,8 @@ def test_signals_reach_the_training_at_once_while_slurm_gives_no_answer(run, pho
     path = {"PATH": f"{tools}:{os.environ['PATH']}"}
     config = load_config(TrainingConfig, run / "config.yaml", ["steps=1000000"])
     (run / "config.yaml").write_text(config_yaml(config))
-    words = [str(run), "df-run-1-train", "train", "2", "10"]
+    plan_job(SlurmFolder(run), "df-run-1-train", "train", 0, ranks=True)
+    words = [str(run), "df-run-1-train"]
     with start(
         "dinoforge.slurm.node.rank", words, SLURM_JOB_ID="7", SLURM_PROCID="0", **path
     ) as rank:

@@ -18,8 +18,9 @@ from dinoforge.slurm.cluster.commands import queue
 from dinoforge.slurm.store.attempts import read_attempts
 from dinoforge.slurm.store.evaluations import Evaluation
 from dinoforge.slurm.store.layout import SlurmFolder
-from dinoforge.slurm.store.ledger import Ledger
 from dinoforge.slurm.store.lines import read_lines
+from dinoforge.slurm.store.plans import read_plan
+from dinoforge.slurm.store.submissions import Submissions
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(580)]
 
@@ -101,8 +102,9 @@ def test_kept_backbones_are_measured_while_the_training_runs_and_make_a_curve(
     assert moment(run, "evaluate-waves", 500, "start") < moment(run, "train", 0, "end")
     first, second = attempts_at(run, 500)
     assert (first.outcome, second.outcome) == ("killed", "done")
-    jobs = [e for e in Ledger(SlurmFolder(run).ledger).submissions() if e.kind == "evaluation"]
-    assert sorted(entry.step for entry in jobs) == [500, 500, 1000, 1500]
+    jobs = Submissions(SlurmFolder(run).submissions).read()
+    plans = [read_plan(SlurmFolder(run).plan(job.name)) for job in jobs if job.kind == "array"]
+    assert sorted(step for plan in plans for step in plan.partitions) == [500, 500, 1000, 1500]
     assert json.loads((run / "run.json").read_text())["exit_code"] == 0
 
     # The features of bank and baselines are extracted once: three trained, one untrained, pixels.
@@ -125,7 +127,7 @@ def test_where_nodes_may_not_submit_retry_sends_what_is_missing_and_a_lasting_fa
 ):
     train("steps=100", "checkpoint.export_every=50", profile=PROFILE + "nodes_may_submit: false\n")
     state = wait_for_end(run, 300)
-    assert (state.state, state.why) == ("waiting", ["2 evaluations are to be submitted"])
+    assert (state.state, state.why) == ("waiting", ["2 partitions of evaluate-waves to submit"])
     assert not list((run / "evaluation/waves").glob("step-*"))
 
     hidden = photos.rename(photos.with_name("hidden"))
@@ -144,7 +146,7 @@ def test_where_nodes_may_not_submit_retry_sends_what_is_missing_and_a_lasting_fa
     assert main(["retry", str(run), "--wait", "-q"]) == 0
     assert SlurmFolder(run).read_state().state == "finished"
     assert [Evaluation(run, "waves").is_done(step) for step in (50, 100)] == [True, True]
-    ranks = [e for e in Ledger(SlurmFolder(run).ledger).submissions() if e.kind == "ranks"]
+    ranks = [e for e in Submissions(SlurmFolder(run).submissions).read() if e.kind == "ranks"]
     assert len(ranks) == 1
 
 

@@ -1,19 +1,21 @@
-"""Ledger, attempts, plans, claims and snapshots: read back what was written, whoever was killed."""
+"""What a run keeps of its jobs: read back what was written, whoever was killed."""
 
 import json
+import signal
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
-from dinoforge.slurm.failures import Outcome
-from dinoforge.slurm.store.attempts import Attempt, AttemptWriter, judge, read_attempts
+from dinoforge.slurm.outcomes import Outcome
+from dinoforge.slurm.store.attempts import Attempt, AttemptWriter, read_attempts, record_verdict
 from dinoforge.slurm.store.claims import claim
 from dinoforge.slurm.store.layout import SlurmFolder
-from dinoforge.slurm.store.ledger import Ledger, Submission
 from dinoforge.slurm.store.lines import append_line, read_lines
-from dinoforge.slurm.store.plans import ArrayPlan, read_plan, write_plan
+from dinoforge.slurm.store.plans import JobPlan, read_plan, write_plan
 from dinoforge.slurm.store.snapshot import take_snapshot
+from dinoforge.slurm.store.submissions import Submission, Submissions
 
 
 def test_a_torn_line_spoils_neither_what_was_before_nor_what_comes(tmp_path):
@@ -25,32 +27,33 @@ def test_a_torn_line_spoils_neither_what_was_before_nor_what_comes(tmp_path):
     assert read_lines(path) == [{"a": 1}, {"c": 3}]
 
 
-def test_the_ledger_tells_what_became_of_every_intent(tmp_path):
-    ledger = Ledger(tmp_path / "submissions.jsonl")
+def test_the_file_shows_what_became_of_every_intent(tmp_path):
+    submissions = Submissions(tmp_path / "submissions.jsonl")
     for name in ("first", "second", "third"):
-        ledger.intent(Submission(name=name, kind="array", stage="square", elements=7, round=2))
-    ledger.outcome("submitted", "first", job="12")
-    ledger.outcome("refused", "second", text="no")
-    ledger.retry()
-    ledger.intent(Submission(name="fourth", kind="gate"))
-    ledger.outcome("cancelled", "first")
-    found = [(job.name, job.outcome, job.job, job.forgiven) for job in ledger.submissions()]
+        submissions.intent(Submission(name=name, kind="array", stage="square", elements=7))
+    submissions.outcome("submitted", "first", job="12")
+    submissions.outcome("refused", "second", text="no")
+    submissions.retry()
+    submissions.intent(Submission(name="fourth", kind="gate"))
+    submissions.outcome("cancelled", "first")
+    found = [(job.name, job.outcome, job.job, job.forgiven) for job in submissions.read()]
     assert found == [
         ("first", "cancelled", "12", True),
         ("second", "refused", "", True),
         ("third", "intent", "", True),
         ("fourth", "intent", "", False),
     ]
-    assert ledger.submissions()[0].elements == 7
+    assert submissions.read()[0].elements == 7
 
 
 def test_a_missing_end_means_that_it_runs_or_was_killed(tmp_path):
     path = tmp_path / "part.jsonl"
     first = AttemptWriter(path, plan="a", job="1_0")
     first.start(memory_gb=4, minutes=60)
-    first.signal("TERM")
+    first.signal(signal.SIGTERM)
     assert read_attempts(path)[0].outcome == ""
-    judge(path, read_attempts(path)[0], Outcome.MEMORY, "out of memory")
+    (killed,) = read_attempts(path)
+    record_verdict(path, replace(killed, outcome="memory", message="out of memory"))
     second = AttemptWriter(path, plan="b", job="2_0")
     second.start(memory_gb=6, minutes=60)
     second.end(Outcome.DONE)
@@ -72,7 +75,7 @@ def test_a_requeued_job_begins_again_under_its_name(tmp_path):
 
 def test_what_never_started_can_be_judged_too(tmp_path):
     path = tmp_path / "part.jsonl"
-    judge(path, Attempt(plan="a", job="1_3"), Outcome.SETUP, "no python")
+    record_verdict(path, Attempt(plan="a", job="1_3", outcome="set-up", message="no python"))
     (attempt,) = read_attempts(path)
     assert (attempt.job, attempt.starts, attempt.outcome) == ("1_3", 0, "set-up")
 
@@ -80,11 +83,11 @@ def test_what_never_started_can_be_judged_too(tmp_path):
 def plan(**facts):
     given = {
         "name": "df-x", "pipeline": "toys:PIPELINE", "stage": "square", "stage_fingerprint": "p",
-        "config": {}, "offset": 0, "per_element": 3, "partitions": [4, 5, 7, 8, 9],
+        "config": {}, "per_element": 3, "partitions": [4, 5, 7, 8, 9],
         "payloads": [{"n": n} for n in range(5)], "memory_gb": 1.0, "minutes": 5, "cpus": 1,
         "gpus": 0,
     }  # fmt: skip
-    return ArrayPlan(**(given | facts))
+    return JobPlan(**(given | facts))
 
 
 def test_elements_cover_every_partition_once_and_the_last_may_be_short(tmp_path):

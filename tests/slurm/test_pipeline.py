@@ -21,8 +21,8 @@ from dinoforge.slurm.driver import advance
 from dinoforge.slurm.status import read_status
 from dinoforge.slurm.store.attempts import read_attempts
 from dinoforge.slurm.store.layout import SlurmFolder
-from dinoforge.slurm.store.ledger import Ledger
 from dinoforge.slurm.store.plans import read_plan
+from dinoforge.slurm.store.submissions import Submissions
 from dinoforge.stages import make_executor, run_pipeline
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(480)]
@@ -54,7 +54,7 @@ def outcomes(run, partition, stage="square"):
 
 
 def arrays(run):
-    jobs = Ledger(SlurmFolder(run).ledger).submissions()
+    jobs = Submissions(SlurmFolder(run).submissions).read()
     return [job for job in jobs if job.kind == "array" and job.outcome == "submitted"]
 
 
@@ -67,18 +67,30 @@ def finished(run, tmp_path, **keys):
 def test_a_pipeline_goes_through_arrays_and_gates_to_the_same_bytes(
     submit, run, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("dinoforge.slurm.driver.max_array_size", lambda: 3)
+    monkeypatch.setattr("dinoforge.slurm.arrays.max_array_size", lambda: 3)
     submit(numbers=16, per_partition=2)
     finished(run, tmp_path, numbers=16, per_partition=2)
     assert json.loads((run / "run.json").read_text())["exit_code"] == 0
-    # Arrays above the largest size restart at element 0, with an offset.
+    # Arrays above the largest size restart at element 0.
     plans = [read_plan(SlurmFolder(run).plan(j.name)) for j in arrays(run) if j.stage == "square"]
-    assert [(plan.offset, plan.elements) for plan in plans] == [(0, 3), (3, 3), (6, 2)]
-    jobs = Ledger(SlurmFolder(run).ledger).submissions()
+    assert [(plan.partitions[0], plan.elements) for plan in plans] == [(0, 3), (3, 3), (6, 2)]
+    jobs = Submissions(SlurmFolder(run).submissions).read()
     assert Counter(job.kind for job in jobs) == {"array": 4, "gate": 2}
     # The same command again: nothing is left to do.
     assert submit(numbers=16, per_partition=2).state == "finished"
-    assert len(Ledger(SlurmFolder(run).ledger).submissions()) == len(jobs)
+    assert len(Submissions(SlurmFolder(run).submissions).read()) == len(jobs)
+
+
+def test_a_stage_that_runs_on_gpus_gets_gpu_elements_and_the_other_none(
+    own_bed, submit, run, tmp_path
+):
+    # `auto` is the CPU where the GPUs are no real ones.
+    extra = "gpu: {partition: gpu, gpus_per_node: 1, memory_gb: 2}\n"
+    submit(numbers=5, device="auto", extra=extra)
+    finished(run, tmp_path, numbers=5, device="auto")
+    plans = [read_plan(SlurmFolder(run).plan(job.name)) for job in arrays(run)]
+    assert [(plan.stage, plan.gpus) for plan in plans] == [("square", 0), ("keep", 1)]
+    assert (run / "gpus-of-keep").read_text() in {"0", "1"}
 
 
 def test_a_full_queue_is_filled_again_by_the_gate_and_the_last_element_walks_on(
@@ -111,12 +123,12 @@ def test_no_job_runs_twice_whoever_calls_the_driver_and_whatever_it_forgot(submi
     (array,) = arrays(run)
     with pytest.raises(UsageError, match="jobs of this run are in the queue"):
         submit({0: "hang"}, change="update", numbers=5, threshold=5)
-    # A driver that was killed between sbatch and its line in the ledger ...
+    # A driver that was killed between sbatch and its line with the id ...
     folder = SlurmFolder(run)
-    lines = folder.ledger.read_text().splitlines()
+    lines = folder.submissions.read_text().splitlines()
     kept = [line for line in lines if not ('"submitted"' in line and "square-0" in line)]
     assert len(kept) == len(lines) - 1
-    folder.ledger.write_text("\n".join(kept) + "\n")
+    folder.submissions.write_text("\n".join(kept) + "\n")
     # ... and three that come at once.
     threads = [threading.Thread(target=advance, args=(run,)) for _ in range(3)]
     for thread in threads:
@@ -181,7 +193,7 @@ def test_submissions_without_progress_come_to_an_end(submit, run):
     submit({0: "die"}, numbers=5, extra="max_attempts: 2\n")
     state = wait_for_end(run)
     assert state.state == "stopped"
-    assert "no partition was done in 2 submissions" in state.why[0]
+    assert "no progress in 2 submissions" in state.why[0]
 
 
 def test_cancel_leaves_no_job_and_no_half_file_and_retry_goes_on(submit, run, tmp_path):
@@ -215,7 +227,7 @@ def test_where_nodes_may_not_submit_the_gate_says_what_to_type(submit, run, tmp_
     submit(extra="nodes_may_submit: false\n")
     state = wait_for_end(run)
     assert state.state == "waiting"
-    assert state.why == ["1 partitions of keep are to be submitted"]
+    assert state.why == ["1 partition of keep to submit"]
     assert state.do == f"dinoforge retry {run}"
     retry_run(run)
     finished(run, tmp_path)
@@ -247,7 +259,7 @@ def test_a_controller_that_freezes_while_sbatch_asks_gets_no_job_twice(
     # sbatch gave up although the job was taken; it was found by its name.
     assert isinstance(answers[0], SlurmUnavailableError)
     finished(run, tmp_path, numbers=10)
-    own = {job.name for job in Ledger(SlurmFolder(run).ledger).submissions()}
+    own = {job.name for job in Submissions(SlurmFolder(run).submissions).read()}
     assert len(own) == len(answers) + 2  # those of the gate
 
     def accounted_for():

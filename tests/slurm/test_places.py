@@ -16,7 +16,7 @@ from dinoforge.errors import UsageError
 from dinoforge.slurm.status import read_status
 from dinoforge.slurm.store.attempts import read_attempts
 from dinoforge.slurm.store.layout import SlurmFolder
-from dinoforge.slurm.store.ledger import Ledger
+from dinoforge.slurm.store.submissions import Submissions
 from dinoforge.slurm.submit import SubmitRequest, submit
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(480)]
@@ -43,7 +43,7 @@ def test_a_folder_that_nodes_do_not_see_is_found_before_anything_is_submitted(
     )
     with pytest.raises(UsageError, match=r"nodes do not see the run folder - .*out=FOLDER"):
         submit(request)
-    jobs = Ledger(SlurmFolder(hidden).ledger).submissions()
+    jobs = Submissions(SlurmFolder(hidden).submissions).read()
     assert {job.kind for job in jobs} == {"probe"}
 
 
@@ -63,7 +63,7 @@ def test_a_probe_tells_what_the_recipe_lacks_on_a_node_and_is_asked_once(bed, ru
     start(numbers=5)
     assert wait_for_end(run).state == "finished"
     start(numbers=5)
-    kinds = [job.kind for job in Ledger(SlurmFolder(run).ledger).submissions()]
+    kinds = [job.kind for job in Submissions(SlurmFolder(run).submissions).read()]
     assert kinds.count("probe") == 2
 
 

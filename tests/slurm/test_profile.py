@@ -10,8 +10,8 @@ from dinoforge.errors import UsageError
 from dinoforge.slurm.cluster.commands import clean_environment, one_line
 from dinoforge.slurm.cluster.executor import sbatch_text
 from dinoforge.slurm.cluster.limits import check_jobs, parse_partitions
+from dinoforge.slurm.jobs import Jobs
 from dinoforge.slurm.profile import Job, load_profile
-from dinoforge.slurm.requests import Requests
 from dinoforge.slurm.store.layout import Launch, SlurmFolder
 
 # sinfo -h -e -o '%P|%a|%D|%c|%m|%G|%f' and scontrol -o show partition
@@ -142,7 +142,7 @@ signal_before_s: 300
         run_id="run-1", command="train", pipeline="", device="cuda", folder="/home/me",
         python_path=["/plug ins"], python="/opt/py thon/python", snapshot="/snap",
     )  # fmt: skip
-    return Requests(SlurmFolder(tmp_path / "run"), launch, profile)
+    return Jobs(SlurmFolder(tmp_path / "run"), launch, profile)
 
 
 def options(text):
@@ -178,7 +178,7 @@ def test_a_gate_waits_for_all_arrays_however_they_end(requests):
 
 def test_ranks_run_under_srun_one_log_a_rank_and_end_together(requests):
     job = requests.profile.job("train", "gpu")
-    text = sbatch_text(requests.ranks("df-train", job, "train"))
+    text = sbatch_text(requests.ranks("df-train", job))
     said = options(text)
     assert (said["nodes"], said["ntasks-per-node"], said["gpus-per-node"]) == ("2", "8", "8")
     assert said["signal"] == "USR2@300"

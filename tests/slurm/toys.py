@@ -27,6 +27,7 @@ class ToyConfig:
     per_partition: int = 5
     threshold: int = 3
     seconds: float = 0.0
+    device: str = "cpu"
 
 
 @dataclass(frozen=True)
@@ -57,13 +58,17 @@ class Keep(Stage):
     number: int = 20
     version: str = "1.0.0"
     keys: tuple[str, ...] = ("threshold",)
+    execution_keys: tuple[str, ...] = ("device",)
     needs: tuple[str, ...] = ("square",)
+    runs_on: str = "gpu"
 
     def plan(self, inputs: Inputs):
         return [{}]
 
     def run(self, payload, inputs: Inputs, out: Output):
         misbehave(inputs.run_folder, "keep")
+        gpus = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+        (inputs.run_folder / "gpus-of-keep").write_text(gpus)
         values = np.concatenate([np.load(p) for p in inputs.files("square", "values.npy")])
         kept = values[values > inputs.config.threshold]
         out.write_array("kept", kept)

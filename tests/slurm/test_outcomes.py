@@ -4,7 +4,7 @@ import pytest
 
 from dinoforge.errors import UsageError
 from dinoforge.slurm.cluster.commands import parse_accounting, parse_details
-from dinoforge.slurm.failures import Evidence, Outcome, classify, classify_exception
+from dinoforge.slurm.outcomes import Evidence, Outcome, classify, classify_exception
 
 # sacct -D -n -P -o JobID,State,ExitCode,DerivedExitCode,Reason,ElapsedRaw,TimelimitRaw,NodeList
 RECORDED = [
@@ -135,9 +135,8 @@ def test_a_recorded_end_gets_its_class_and_an_advice(name, lines, log, outcome):
     assert verdict.message
 
 
-def test_a_marker_and_the_words_of_the_job_weigh_more_than_anything_slurm_says():
+def test_what_the_job_recorded_weighs_more_than_what_slurm_reports():
     rows = parse_accounting("5|FAILED|0:9|0:0|None|3|5|node1")["5"]
-    assert classify(Evidence(done=True, rows=rows)).outcome is Outcome.DONE
     told = classify(Evidence(outcome="exception", message="ValueError: x", rows=rows))
     assert (told.outcome, told.message) == (Outcome.EXCEPTION, "ValueError: x")
 

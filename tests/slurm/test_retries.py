@@ -4,9 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dinoforge.slurm.decisions import Again, Ending, Limits, Stop, decide
-from dinoforge.slurm.failures import Outcome
-from dinoforge.slurm.ranks import since_progress
+from dinoforge.slurm.outcomes import Outcome
+from dinoforge.slurm.retries import Ending, Limits, Stop, Submit, decide, since_progress
 
 LIMITS = Limits(memory_gb=4.0, minutes=60, most_memory_gb=16.0, most_minutes=240)
 
@@ -18,7 +17,7 @@ def ended(*outcomes, **facts):
 def play(limits, outcome, **facts):
     """The same end again and again: limits of every attempt, and the stop."""
     history, tried = [], []
-    while isinstance(found := decide(history, limits), Again):
+    while isinstance(found := decide(history, limits), Submit):
         tried.append((found.memory_gb, found.minutes))
         history.append(
             Ending(outcome=outcome, memory_gb=found.memory_gb, minutes=found.minutes, **facts)
@@ -28,7 +27,7 @@ def play(limits, outcome, **facts):
 
 
 def test_a_new_partition_gets_what_the_profile_says():
-    assert decide([], LIMITS) == Again(4.0, 60)
+    assert decide([], LIMITS) == Submit(4.0, 60)
 
 
 def test_out_of_memory_gets_half_as_much_again_once():
@@ -55,7 +54,7 @@ def test_out_of_time_gets_twice_the_minutes_and_more_only_with_progress():
     assert tried == [(4.0, 60), (4.0, 120)]
     assert stop.outcome is Outcome.TIME
     history = ended(Outcome.TIME, Outcome.TIME, progressed=True)
-    assert decide(history, LIMITS) == Again(4.0, 120)
+    assert decide(history, LIMITS) == Submit(4.0, 120)
 
 
 def test_no_more_time_is_asked_for_than_the_partition_gives():
@@ -66,8 +65,8 @@ def test_no_more_time_is_asked_for_than_the_partition_gives():
 def test_the_same_exception_twice_stops_another_one_does_not():
     first = Ending(outcome=Outcome.EXCEPTION, message="ValueError: a")
     other = Ending(outcome=Outcome.EXCEPTION, message="OSError: b")
-    assert isinstance(decide([first], LIMITS), Again)
-    assert isinstance(decide([first, other], LIMITS), Again)
+    assert isinstance(decide([first], LIMITS), Submit)
+    assert isinstance(decide([first, other], LIMITS), Submit)
     assert decide([first, other, first], LIMITS) == Stop(Outcome.EXCEPTION, "ValueError: a")
 
 
@@ -79,19 +78,19 @@ def test_what_a_person_must_mend_stops_at_once(outcome):
 
 
 def test_set_up_that_fails_on_one_node_alone_is_tried_once_more():
-    assert isinstance(decide(ended(Outcome.SETUP, alone=False), LIMITS), Again)
+    assert isinstance(decide(ended(Outcome.SETUP, alone=False), LIMITS), Submit)
     assert isinstance(decide(ended(Outcome.SETUP, Outcome.SETUP, alone=False), LIMITS), Stop)
 
 
 @pytest.mark.parametrize("outcome", [Outcome.PREEMPTED, Outcome.INFRASTRUCTURE])
 def test_what_is_nobodys_fault_goes_on_under_the_same_limits(outcome):
-    assert decide(ended(*[outcome] * 9), LIMITS) == Again(4.0, 60)
+    assert decide(ended(*[outcome] * 9), LIMITS) == Submit(4.0, 60)
 
 
 def test_more_memory_is_kept_when_something_else_happens_next():
     preempted = Ending(outcome=Outcome.PREEMPTED, memory_gb=6.0, minutes=60)
     history = [*ended(Outcome.MEMORY), preempted]
-    assert decide(history, LIMITS) == Again(6.0, 60)
+    assert decide(history, LIMITS) == Submit(6.0, 60)
 
 
 @given(st.lists(st.sampled_from(list(Outcome)), max_size=8), st.booleans())
@@ -116,7 +115,7 @@ def test_no_history_asks_for_more_than_the_cluster_has(outcomes, progressed):
 def test_of_a_training_only_what_happened_since_it_got_further_counts():
     got_further = ended(Outcome.EXCEPTION, message="disk away", progressed=True)
     stood_still = ended(Outcome.EXCEPTION, message="disk away")
-    assert isinstance(decide(since_progress(got_further * 5), LIMITS), Again)
+    assert isinstance(decide(since_progress(got_further * 5), LIMITS), Submit)
     assert isinstance(decide(since_progress(got_further + stood_still), LIMITS), Stop)
-    assert isinstance(decide(since_progress(stood_still + got_further), LIMITS), Again)
+    assert isinstance(decide(since_progress(stood_still + got_further), LIMITS), Submit)
     assert since_progress([]) == []

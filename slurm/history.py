@@ -1,0 +1,165 @@
+"""How the attempts at the missing partitions of a stage ended.
+
+What a job did not record itself is classified once, from what SLURM and its log say, and recorded
+beside its own lines: SLURM forgets.
+"""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field, replace
+
+from dinoforge.slurm.cluster.commands import Queued, accounted, shown
+from dinoforge.slurm.outcomes import Evidence, Outcome, Row, Verdict, classify
+from dinoforge.slurm.retries import Ending
+from dinoforge.slurm.store.attempts import Attempt, read_attempts, record_verdict
+from dinoforge.slurm.store.layout import SlurmFolder
+from dinoforge.slurm.store.logs import log_tail
+from dinoforge.slurm.store.plans import JobPlan, read_plan
+from dinoforge.slurm.store.submissions import Submission
+
+__all__ = ["History"]
+
+
+_SAYS_NOTHING = {"", Outcome.DONE, Outcome.PREEMPTED}
+
+
+@dataclass(frozen=True)
+class _Element:
+    """One array element, or one job of ranks, and what became of its partitions."""
+
+    entry: Submission
+    plan: JobPlan
+    number: int
+    progressed: bool
+    alone: bool
+
+    @property
+    def job(self) -> str:
+        return self.entry.job if self.plan.ranks else f"{self.entry.job}_{self.number}"
+
+
+@dataclass
+class History:
+    """The jobs of one stage, and how each attempt ended.
+
+    Parameters
+    ----------
+    folder : SlurmFolder
+    stage : str
+    submissions : sequence of Submission
+        Jobs of the stage that count, oldest first.
+    missing : collection of int
+        Partitions that nothing proves done.
+    progress : int
+        As in `Submission`, now.
+    """
+
+    folder: SlurmFolder
+    stage: str
+    submissions: Sequence[Submission]
+    missing: Collection[int]
+    progress: int
+    _elements: dict[int, list[_Element]] = field(default_factory=dict)  # by partition
+    _attempts: dict[int, dict[str, Attempt]] = field(default_factory=dict)  # by partition and job
+    _rows: dict[str, list[Row]] = field(default_factory=dict)
+    _accounted: set[str] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        after = [*(entry.progress for entry in self.submissions), self.progress][1:]
+        for entry, progress in zip(self.submissions, after, strict=True):
+            path = self.folder.plan(entry.name)
+            if not path.is_file():
+                continue
+            plan = read_plan(path)
+            alone = set(plan.partitions) <= set(self.missing)
+            for number in range(plan.elements):
+                indices = [index for index, _ in plan.element(number)]
+                if plan.ranks:
+                    progressed = progress > entry.progress
+                else:
+                    progressed = any(index not in self.missing for index in indices)
+                element = _Element(entry, plan, number, progressed, alone)
+                for index in indices:
+                    self._elements.setdefault(index, []).append(element)
+
+    def in_flight(self, queued: Sequence[Queued]) -> set[int]:
+        """Partitions in jobs that are pending or running."""
+        live = {(job.name, job.element or 0) for job in queued}
+        return {
+            index
+            for index, elements in self._elements.items()
+            if any((element.plan.name, element.number) in live for element in elements)
+        }
+
+    def endings(self, partition: int) -> list[Ending]:
+        """How every attempt at a partition ended, oldest first."""
+        return [self._ending(element, partition) for element in self._elements.get(partition, [])]
+
+    def _ending(self, element: _Element, partition: int) -> Ending:
+        plan = element.plan
+        attempt = self._of(partition).get(plan.name)
+        started = attempt is not None
+        attempt = attempt or Attempt(
+            plan=plan.name, job=element.job, memory_gb=plan.memory_gb, minutes=plan.minutes
+        )
+        if not attempt.outcome:
+            verdict = self._classify(element, attempt, started=started)
+            attempt = replace(attempt, outcome=str(verdict.outcome), message=verdict.message)
+            record_verdict(self.folder.attempt(self.stage, partition), attempt)
+        verdict = classify(Evidence(outcome=attempt.outcome, message=attempt.message))
+        return Ending(
+            outcome=verdict.outcome,
+            message=verdict.message,
+            memory_gb=attempt.memory_gb,
+            minutes=attempt.minutes,
+            progressed=element.progressed,
+            alone=element.alone,
+            in_vain=element.entry.progress == self.progress,
+        )
+
+    def _classify(self, element: _Element, attempt: Attempt, *, started: bool) -> Verdict:
+        plan, number = element.plan, element.number
+        logs = [self.folder.log(plan.name, number)]
+        if plan.ranks:
+            logs = [self.folder.rank_log(plan.name, rank) for rank in (0, "batch")]
+            if (recorded := self._recorded_by_another_rank(plan.name)) is not None:
+                return Verdict(Outcome(recorded.outcome), recorded.message)
+        elif not started and (
+            self.folder.stop(plan.name).exists()
+            or any(plan.name in self._of(index) for index, _ in plan.element(number))
+        ):
+            text = "the array element ended before this partition started"
+            return Verdict(Outcome.NOT_STARTED, text)
+        return classify(
+            Evidence(
+                started=started,
+                signals=attempt.signals,
+                rows=self._rows_of(element),
+                log="".join(map(log_tail, logs)),
+            )
+        )
+
+    def _recorded_by_another_rank(self, job: str) -> Attempt | None:
+        """Find a rank that recorded how it ended; rank 0 then ended because of it."""
+        for path in sorted(self.folder.attempts(self.stage).glob("part-*.jsonl")):
+            for attempt in read_attempts(path):
+                if attempt.plan == job and attempt.outcome not in _SAYS_NOTHING:
+                    return attempt
+        return None
+
+    def _of(self, partition: int) -> dict[str, Attempt]:
+        """Read the attempts at a partition, by job name."""
+        if partition not in self._attempts:
+            attempts = read_attempts(self.folder.attempt(self.stage, partition))
+            self._attempts[partition] = {attempt.plan: attempt for attempt in attempts}
+        return self._attempts[partition]
+
+    def _rows_of(self, element: _Element) -> list[Row]:
+        if element.entry.job not in self._accounted:
+            self._accounted.add(element.entry.job)
+            self._rows |= accounted([element.entry.job])
+        rows = self._rows.get(element.job, [])
+        if not rows or rows[0].state in {"PENDING", "RUNNING"}:
+            # The accounting is a second late, or off.
+            details = shown(element.job)
+            self._rows[element.job] = [*details, *rows[1:]] if details else rows
+        return self._rows.get(element.job, [])
