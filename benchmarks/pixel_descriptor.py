@@ -120,13 +120,10 @@ def _shape(rng: np.random.Generator, radius: float, side: int) -> NDArray[np.boo
 
 def cut_tiles(rng: np.random.Generator, num: int) -> list[Picture]:
     """Cut squares of any size out of photographs, in turn."""
-    photographs = []
-    for package, names in PHOTOGRAPHS.items():
-        parent, _, rest = package.partition("/")
-        spec = importlib.util.find_spec(parent)
-        assert spec is not None, f"pip install {parent}"
-        folder = Path((spec.submodule_search_locations or [""])[0]) / rest
-        photographs += [decode((folder / name).read_bytes()) for name in names]
+    spec = importlib.util.find_spec("skimage")
+    assert spec is not None, "pip install scikit-image"
+    folder = Path((spec.submodule_search_locations or [""])[0]) / "data"
+    photographs = [decode((folder / name).read_bytes()) for name in PHOTOGRAPHS]
     tiles = []
     for number in range(num):
         photograph = photographs[number % len(photographs)]

@@ -18,7 +18,7 @@ from dinoforge.curation.index import INDEX_SCHEMA
 from dinoforge.curation.tables import CurationInputs, CurationStage
 from dinoforge.errors import Fault, UsageError
 from dinoforge.randomness import KeyedPermutation
-from dinoforge.shards import Problem, in_words, readable
+from dinoforge.shards import Problem, readable, summarize_reasons
 from dinoforge.sources import Listing, discover_files
 from dinoforge.sources.listing import list_files
 from dinoforge.stages import Json, Output
@@ -182,7 +182,7 @@ def _stop_when_empty(
         if table.num_rows:
             continue
         pattern = f" under the key pattern {source.keys}" if source.keys else ""
-        told = in_words(listing.problems)
+        told = summarize_reasons(listing.problems)
         do = "check the paths, `keys`, and that no earlier source lists the same images"
         faults.append(Fault(f"no images{pattern}{told}", ", ".join(source.paths), do))
     if faults:

@@ -1,4 +1,4 @@
-"""Shards: WebDataset tars, indexed in place, read by offset, written so that bytes repeat."""
+"""Shards: WebDataset tars, indexed in place, read by offset, written reproducibly."""
 
 from dinoforge.shards.index import (
     SHARD_REASONS,
@@ -7,14 +7,14 @@ from dinoforge.shards.index import (
     Sample,
     ShardIndex,
     count_reasons,
-    in_words,
     index_shard,
     problem,
+    summarize_reasons,
     verify_shard,
 )
 from dinoforge.shards.reading import RangeReader, read_members, read_samples
 from dinoforge.shards.sidecar import ShardFacts, read_sidecar
-from dinoforge.shards.tar import image_extension, readable
+from dinoforge.shards.tar import readable
 from dinoforge.shards.writer import ShardWriter, WrittenShard
 
 __all__ = [
@@ -28,13 +28,12 @@ __all__ = [
     "ShardWriter",
     "WrittenShard",
     "count_reasons",
-    "image_extension",
-    "in_words",
     "index_shard",
     "problem",
     "read_members",
     "read_samples",
     "read_sidecar",
     "readable",
+    "summarize_reasons",
     "verify_shard",
 ]

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from dinoforge.shards.index import Member, Sample, ShardIndex, index_shard
+from dinoforge.shards.index import Sample, ShardIndex, index_shard
 
 __all__ = ["RangeReader", "read_members", "read_samples"]
 
@@ -16,7 +16,7 @@ _ESCAPED_BYTE = re.compile(rb"\\x([0-9a-f]{2})")
 
 
 class _OpenFile:
-    """A descriptor that closes itself when the last reader lets go of it."""
+    """A descriptor that is closed when its last reader drops it."""
 
     def __init__(self, path: str) -> None:
         self.descriptor = -1
@@ -28,15 +28,15 @@ class _OpenFile:
 
 
 class RangeReader:
-    """Read bytes by (path, offset, size); keeps the files used last open.
+    """Read bytes by (path, offset, size); keeps recently used files open.
 
-    Reads carry their position with them, so threads and forked processes may share one reader.
-    A pickled reader travels without its open files.
+    Reads do not move a file position, so threads and forked processes may share a reader. Pickling
+    drops the open files.
 
     Parameters
     ----------
     max_open : int
-        Files kept open at a time.
+        Most files kept open.
     """
 
     def __init__(self, max_open: int = 64) -> None:
@@ -61,12 +61,12 @@ class RangeReader:
         Parameters
         ----------
         path : str
-            A file; ``\xNN`` in it may stand for a byte that is no UTF-8 (see `readable`).
+            A file; ``\xNN`` may stand for a byte that is not UTF-8 (see `readable`).
 
         Raises
         ------
         OSError
-            If the file cannot be opened or read, or ends before.
+            If the file cannot be opened or read, or ends too early.
         """
         file = self._open(path)
         pieces: list[bytes] = []
@@ -80,7 +80,7 @@ class RangeReader:
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def _open(self, path: str) -> _OpenFile:
-        if self._process != os.getpid():  # forked: the lock may be held by a thread left behind
+        if self._process != os.getpid():  # forked: the parent may hold the lock
             self._start_empty()
         with self._lock:
             file = self._files.get(path)
@@ -97,29 +97,23 @@ def _open_named(path: str) -> _OpenFile:
     try:
         return _OpenFile(path)
     except FileNotFoundError:
-        raw = os.fsencode(path)
-        real = _ESCAPED_BYTE.sub(lambda found: bytes([int(found[1], 16)]), raw)
-        if real == raw:
+        escaped = os.fsencode(path)
+        raw = _ESCAPED_BYTE.sub(lambda match: bytes([int(match[1], 16)]), escaped)
+        if raw == escaped:
             raise
-        return _OpenFile(os.fsdecode(real))
+        return _OpenFile(os.fsdecode(raw))
 
 
 def read_members(reader: RangeReader, path: str, sample: Sample) -> dict[str, bytes]:
     """Read all members of one sample: extension -> bytes."""
-    return {
-        member.extension: _read(reader, path, member)
-        for member in sorted(sample.members, key=lambda member: member.offset)
-    }
-
-
-def _read(reader: RangeReader, path: str, member: Member) -> bytes:
-    return reader.read(path, member.offset, member.size)
+    members = sorted(sample.members, key=lambda member: member.offset)
+    return {m.extension: reader.read(path, m.offset, m.size) for m in members}
 
 
 def read_samples(shard: Path | str | ShardIndex) -> Iterator[tuple[str, dict[str, bytes]]]:
-    """Yield ``(key, {extension: bytes})`` in the order of the tar.
+    """Yield ``(key, {extension: bytes})`` of the usable samples in the order of the tar.
 
-    Ask `index_shard` for what is wrong with the tar: here come the samples that can be used.
+    `index_shard` reports what is wrong with the tar.
     """
     index = shard if isinstance(shard, ShardIndex) else index_shard(shard)
     reader = RangeReader(max_open=1)

@@ -6,14 +6,14 @@ from pathlib import Path
 
 from dinoforge.files import write_json
 
-__all__ = ["ShardFacts", "read_sidecar", "sidecar_path", "write_sidecar"]
+__all__ = ["ShardFacts", "read_sidecar", "write_sidecar"]
 
 _FORMAT = "dinoforge.shard/1"
 
 
 @dataclass(frozen=True)
 class ShardFacts:
-    """What a shard holds: samples, members, bytes of the tar, and their SHA-256."""
+    """Samples, members, bytes and SHA-256 of a tar."""
 
     samples: int
     members: int
@@ -21,15 +21,10 @@ class ShardFacts:
     sha256: str
 
 
-def sidecar_path(shard: Path) -> Path:
-    """Name the checksum file of a tar."""
-    return shard.with_suffix(".json")
-
-
 def write_sidecar(shard: Path, facts: ShardFacts) -> None:
     """Write the checksum file of ``shard`` atomically."""
     write_json(
-        sidecar_path(shard),
+        shard.with_suffix(".json"),
         {
             "format": _FORMAT,
             "shard": shard.name,
@@ -42,9 +37,9 @@ def write_sidecar(shard: Path, facts: ShardFacts) -> None:
 
 
 def read_sidecar(shard: Path) -> ShardFacts | None:
-    """Read the checksum file; None when there is none, or the JSON is somebody else's."""
+    """Read the checksum file; None if it is missing or written by another program."""
     try:
-        content = json.loads(sidecar_path(shard).read_bytes())
+        content = json.loads(shard.with_suffix(".json").read_bytes())
     except (OSError, ValueError):
         return None
     if not isinstance(content, dict) or content.get("format") != _FORMAT:

@@ -1,15 +1,13 @@
-"""Walk the headers of a tar by offset and say how the walk ended.
+"""Members of a tar by offset: their names, and whether the archive ends as it should.
 
-Python's `tarfile` and readers built on it take a damaged header or a cut between members for the
-end of the archive, without a word. Here the ending is a result. Formats: v7, ustar, GNU (long
-names, base-256 numbers) and pax (long names, sizes).
+Python's `tarfile` and readers built on it silently take a damaged header or a file truncated
+between members for the end of the archive. Here the ending is a result. Formats: v7, ustar, GNU
+(long names, base-256 numbers) and pax (long names, sizes).
 """
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-
-from dinoforge.images import IMAGE_SUFFIXES
 
 __all__ = [
     "BLOCK",
@@ -17,7 +15,6 @@ __all__ = [
     "Entry",
     "MemberName",
     "TarWalk",
-    "image_extension",
     "readable",
     "split_member_name",
 ]
@@ -31,10 +28,10 @@ _KINDS_WITHOUT_DATA = (b"1", b"2", b"3", b"4", b"5", b"6")
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One member: where its data lies, and its first bytes (at most 512)."""
+    """One member: offset and size of its data, and its first bytes (at most 512)."""
 
     name: str
-    kind: bytes  # type flag; b"0" for regular files of every dialect
+    kind: bytes  # type flag; b"0" for regular files of every format
     offset: int
     size: int
     head: bytes
@@ -42,7 +39,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Ending:
-    """How the walk ended: ``reason`` is None for a proper end, else one of `SHARD_REASONS`."""
+    """How the archive ends: ``reason`` is None for a proper end, else one of `SHARD_REASONS`."""
 
     reason: str | None
     at: int
@@ -50,7 +47,7 @@ class Ending:
 
 
 class TarWalk:
-    """Iterate over the members of an open file; then ``ending`` tells how it ended."""
+    """Iterate over the members of an open file; ``ending`` is valid afterwards."""
 
     def __init__(self, descriptor: int, num_bytes: int) -> None:
         self._descriptor = descriptor
@@ -88,7 +85,7 @@ class TarWalk:
             long_name, pax = None, {}
 
     def _header(self, at: int) -> bytes | None:
-        """Read a header and the first block after it; None at the end, which is noted."""
+        """Read a header and the block after it; None at the end, after setting ``ending``."""
         left = self._num_bytes - at
         if left <= 0:
             self.ending = Ending("no_end_marker", min(at, self._num_bytes))
@@ -133,7 +130,7 @@ def _next(data_at: int, size: int) -> int:
 
 def _short_name(block: bytes) -> bytes:
     name = block[:100].partition(b"\0")[0]
-    # GNU's older dialect ("ustar  ") keeps times in the prefix field.
+    # The old GNU format ("ustar  ") keeps times in the prefix field.
     if block[257:263] == b"ustar\0":
         prefix = block[345:500].partition(b"\0")[0]
         return prefix + b"/" + name if prefix else name
@@ -173,7 +170,7 @@ def _checksum_fits(block: bytes) -> bool:
 
 
 def _pax_records(data: bytes) -> dict[bytes, bytes]:
-    """Read ``LENGTH KEY=VALUE`` lines; stops at the first that is none."""
+    """Read ``LENGTH KEY=VALUE`` lines; stop at the first other line."""
     records: dict[bytes, bytes] = {}
     while data:
         digits, space, _ = data.partition(b" ")
@@ -187,23 +184,20 @@ def _pax_records(data: bytes) -> dict[bytes, bytes]:
     return records
 
 
-_RANK = {suffix: rank for rank, suffix in enumerate(IMAGE_SUFFIXES)}
-
-
 @dataclass(frozen=True)
 class MemberName:
-    """``folder/stem`` and everything after the first dot of the base name, in lower case."""
+    """Key ``folder/stem``, and everything after the first dot of the base name in lower case."""
 
     key: str
     extension: str
-    is_safe: bool  # False: an absolute name, or one with `..`
+    is_safe: bool  # False: absolute, or contains `..`
 
 
 def split_member_name(name: str) -> MemberName | None:
     """Split at the first dot of the base name; None without a key or an extension.
 
-    Empty, ``.`` and ``..`` parts of the folder are dropped, so that a key never leaves the
-    folder that something named by it is written to.
+    Empty, ``.`` and ``..`` parts of the folder are dropped, so that a file named by the key never
+    leaves the folder it is written to.
     """
     folder, _, base = name.rpartition("/")
     stem, _, extension = base.partition(".")
@@ -214,20 +208,6 @@ def split_member_name(name: str) -> MemberName | None:
     return MemberName("/".join([*parts, stem]), extension.lower(), is_safe)
 
 
-def image_extension(extensions: Iterable[str]) -> str | None:
-    """Choose the image among the members of one sample; None if there is none.
-
-    Plain extensions go before dotted ones (``jpg`` before ``seg.png``), then by the order of
-    `IMAGE_SUFFIXES`, which puts photographs' formats first.
-    """
-    candidates = [
-        (extension.count("."), _RANK[extension.rpartition(".")[2]], extension)
-        for extension in extensions
-        if extension.rpartition(".")[2] in _RANK
-    ]
-    return min(candidates)[2] if candidates else None
-
-
 def readable(name: bytes) -> str:
-    r"""Decode a file or member name; bytes that are no UTF-8 become ``\xNN``."""
+    r"""Decode a file or member name; bytes that are not UTF-8 become ``\xNN``."""
     return name.decode("utf-8", "backslashreplace")

@@ -1,4 +1,4 @@
-"""Write WebDataset shards: equal samples give equal bytes, and a shard is there whole or not."""
+"""Write WebDataset shards: atomically, and equal samples give equal bytes."""
 
 import contextlib
 import hashlib
@@ -21,7 +21,7 @@ _RECORD = 20 * BLOCK  # tars are padded to whole records
 
 @dataclass(frozen=True)
 class WrittenShard:
-    """A finished shard and what its checksum file says."""
+    """A finished shard and the content of its checksum file."""
 
     path: Path
     facts: ShardFacts
@@ -30,19 +30,19 @@ class WrittenShard:
 class ShardWriter:
     """Write samples into ``{name}-{000000}.tar``, each with a checksum file beside it.
 
-    Use it as a context manager: an exception inside leaves finished shards and nothing half
-    written. Bytes are copied as they are; times, owners and modes are constant.
+    A context manager: after an exception only finished shards remain. Bytes are copied unchanged;
+    times, owners and modes are constant.
 
     Parameters
     ----------
     folder : Path
-        Made when missing.
+        Created if missing.
     name : str
-        First part of the file names.
+        Prefix of the file names.
     max_samples : int
-        Samples in a shard.
+        Samples per shard.
     max_bytes : int
-        Bytes of a shard; a larger single sample gets a shard of its own.
+        Bytes per shard; a larger sample gets its own shard.
     first : int
         Number of the first shard.
     """
@@ -70,15 +70,15 @@ class ShardWriter:
         Parameters
         ----------
         key : str
-            May hold folders; no dot in its last part, or readers would cut it there.
+            May contain folders, but no dot in its last part: readers would split it there.
         members : mapping
             Extension (``"jpg"``, ``"seg.png"``) -> bytes, written in this order.
 
         Raises
         ------
         ValueError
-            If readers would see another key, or the key is in this shard already: a defect of
-            the caller.
+            If readers would see another key, or the key is already in this shard: a bug of the
+            caller.
         UsageError
             If the folder is read-only or the disk is full.
         """
@@ -134,7 +134,7 @@ class ShardWriter:
 
 
 class _OpenShard:
-    """The temporary file of a shard that is being written."""
+    """The temporary file of an unfinished shard."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -167,14 +167,14 @@ class _OpenShard:
             num_bytes=self.num_bytes,
             sha256=self._digest.hexdigest(),
         )
-        # The checksum file goes first: a shard that is there can always be checked.
+        # The checksum file is written first, so that every shard that exists can be checked.
         write_sidecar(self.path, facts)
         self._temporary.replace(self.path)
         fsync_folder(self.path.parent)
         return facts
 
     def abandon(self) -> None:
-        with contextlib.suppress(OSError):  # closing writes what is buffered: to a full disk again
+        with contextlib.suppress(OSError):  # closing flushes, which fails again on a full disk
             self._file.close()
         self._temporary.unlink(missing_ok=True)
 
@@ -190,8 +190,8 @@ def _padded(size: int, unit: int) -> int:
 
 def _header(key: str, extension: str, data: bytes) -> bytes:
     name = f"{key}.{extension}"
-    found = split_member_name(name)
-    if found is None or (found.key, found.extension) != (key, extension) or not found.is_safe:
+    parts = split_member_name(name)
+    if parts is None or (parts.key, parts.extension) != (key, extension) or not parts.is_safe:
         raise ValueError(f"member name {name!r} does not give back its key and extension")
     entry = tarfile.TarInfo(name)
     entry.size = len(data)

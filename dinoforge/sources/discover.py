@@ -1,34 +1,34 @@
-"""From the paths of a recipe to files: images and tars, in an order that no file system decides."""
+"""Discover the images and tars behind paths, in an order that no file system decides."""
 
-import glob
 import json
 import os
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from glob import glob, has_magic
 from pathlib import Path
+
+from braceexpand import braceexpand
 
 from dinoforge.curated import shards_folder, summary_path
 from dinoforge.errors import Fault, UsageError
 from dinoforge.files import hash_json
 from dinoforge.images import SNIFF_BYTES, has_image_suffix, sniff
-from dinoforge.shards import Problem, in_words, problem
+from dinoforge.shards import Problem, problem, summarize_reasons
 
-__all__ = ["SOURCE_REASONS", "ImageFile", "SourceFiles", "discover_files", "is_tar_name"]
+__all__ = ["SOURCE_REASONS", "ImageFile", "SourceFiles", "discover_files"]
 
 SOURCE_REASONS: Mapping[str, str] = {
     "other_file": "neither an image nor a tar, by name and by content: skipped",
     "unreadable": "it cannot be opened or read",
 }
 
-_CLASS_LISTS = ("classes.txt", "classes.tsv")
 _TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
-_RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
+_CLASS_LISTS = ("classes.txt", "classes.tsv")
 
 
 @dataclass(frozen=True, slots=True)
 class ImageFile:
-    """An image in a file of its own, and the folder below which its key begins."""
+    """An image in its own file; its key is its path below ``root``."""
 
     path: str
     root: str
@@ -38,14 +38,14 @@ class ImageFile:
 
 @dataclass
 class SourceFiles:
-    """Everything that some paths lead to; sorted inside each path, paths in the order given."""
+    """Files behind some paths: sorted within each path, paths in the order given."""
 
     items: list[ImageFile | str] = field(default_factory=list)  # a str is the path of a tar
     problems: list[Problem] = field(default_factory=list)
 
     @property
     def images(self) -> list[ImageFile]:
-        """The images in files of their own."""
+        """The images in their own files."""
         return [item for item in self.items if isinstance(item, ImageFile)]
 
     @property
@@ -60,14 +60,8 @@ class SourceFiles:
             if isinstance(item, ImageFile):
                 rows.append([item.path, item.size, item.mtime_ns])
             else:
-                facts = _facts(item)
-                rows.append([item, *(facts or (-1, -1))])
+                rows.append([item, *(_size_and_mtime(item) or (-1, -1))])
         return hash_json(rows)
-
-
-def is_tar_name(name: str) -> bool:
-    """Tell whether a file name ends like a tar's, compressed ones included."""
-    return name.lower().endswith(_TAR_SUFFIXES)
 
 
 def discover_files(paths: Sequence[str]) -> SourceFiles:
@@ -81,37 +75,31 @@ def discover_files(paths: Sequence[str]) -> SourceFiles:
     Raises
     ------
     UsageError
-        All paths that are missing or hold neither an image nor a tar.
+        Lists every path that is missing or contains neither an image nor a tar.
     """
     sources = SourceFiles()
     faults: list[Fault] = []
     for path in paths:
         try:
-            found = _one(path)
+            one = _discover_path(path)
         except UsageError as error:
             faults.extend(error.faults)
             continue
-        if not found.items:
-            faults.append(
-                Fault(
-                    f"no images and no tars{in_words(found.problems)}",
-                    path,
-                    "give a folder, a tar or a pattern that holds images",
-                )
-            )
-        sources.items.extend(found.items)
-        sources.problems.extend(found.problems)
+        if not one.items:
+            what = f"no images and no tars{summarize_reasons(one.problems)}"
+            do = "give a folder, a tar or a pattern that contains images"
+            faults.append(Fault(what, path, do))
+        sources.items.extend(one.items)
+        sources.problems.extend(one.problems)
     if faults:
         raise UsageError(faults=faults)
     return sources
 
 
-def _one(path: str) -> SourceFiles:
-    names = [path] if _exists(path) else list(_expanded(path))
-    if not names:
-        raise UsageError(what="no such file or folder", where=path, do="check the path")
+def _discover_path(path: str) -> SourceFiles:
+    names = [path] if _exists(path) else _expand(path)
     sources = SourceFiles()
-    for name in names:
+    for name in names or [path]:
         if not _exists(name):
             raise UsageError(what="no such file or folder", where=name, do="check the path")
         if Path(name).is_dir():
@@ -122,25 +110,31 @@ def _one(path: str) -> SourceFiles:
 
 
 def _exists(path: str) -> bool:
-    """Tell whether there is such a file; ``os.path``, because `Path` raises for long names."""
+    """Return whether the path exists; ``os.path``, because `Path` raises for long names."""
     return bool(path) and os.path.exists(path)  # noqa: PTH110
 
 
-def _expanded(pattern: str) -> Iterator[str]:
-    """Expand ``{000000..000004}`` (missing numbers are kept, to be named) and ``*``, ``?``."""
-    found = _RANGE.search(pattern)
-    if found is None:
-        if glob.has_magic(pattern):
-            yield from sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207 - absolute too
-        return
-    first, last = found[1], found[2]
-    for number in range(int(first), int(last) + 1):
-        one = f"{pattern[: found.start()]}{number:0{len(first)}d}{pattern[found.end() :]}"
-        yield from _expanded(one) if _RANGE.search(one) or glob.has_magic(one) else [one]
+def _expand(pattern: str) -> list[str]:
+    """Expand braces as the shell does (missing files are kept), then ``*``, ``?`` and ``[``."""
+    try:
+        names = list(braceexpand(pattern, escape=False))
+    except ValueError as error:
+        if names := _matches(pattern):
+            return names
+        raise UsageError(
+            what="no such file or folder, and its braces are unbalanced",
+            where=pattern,
+            do="write a range as {000000..000004}",
+        ) from error
+    return [match for name in names for match in (_matches(name) if has_magic(name) else [name])]
+
+
+def _matches(pattern: str) -> list[str]:
+    return sorted(glob(pattern, recursive=True))  # noqa: PTH207 - absolute patterns, too
 
 
 def _shards_of_run(folder: Path) -> Path:
-    """Turn the run folder of a curation into the folder of its shards."""
+    """Replace the run folder of a curation by the folder of its shards."""
     try:
         facts = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -151,60 +145,58 @@ def _shards_of_run(folder: Path) -> Path:
         raise UsageError(
             what="the curation is not finished",
             where=str(folder),
-            do="start its command again; it goes on where it stopped",
+            do="rerun its command; it resumes where it stopped",
         )
     return shards_folder(folder)
 
 
 def _add_folder(folder: Path, sources: SourceFiles) -> None:
-    """Walk a folder in the order of its names; follow links, but no folder twice."""
-    seen: set[tuple[int, int]] = set()
+    """Walk a folder in the order of names; follow links, but visit no folder twice."""
+    visited: set[tuple[int, int]] = set()
 
     def failed(error: OSError) -> None:
         where = str(error.filename or folder)
         sources.problems.append(problem(where, "", "unreadable", error.strerror or str(error)))
 
     for here, folders, files in os.walk(folder, followlinks=True, onerror=failed):
-        facts = Path(here).stat()
-        if (facts.st_dev, facts.st_ino) in seen:
+        status = Path(here).stat()
+        if (status.st_dev, status.st_ino) in visited:
             folders.clear()
             continue
-        seen.add((facts.st_dev, facts.st_ino))
+        visited.add((status.st_dev, status.st_ino))
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         present = set(files)
         for name in sorted(files):
-            if not name.startswith(".") and not _goes_with_tars(name, present):
+            if not name.startswith(".") and not _belongs_to_tars(name, present):
                 _add_file(os.path.join(here, name), str(folder), sources)  # noqa: PTH118 - hot
 
 
-def _goes_with_tars(name: str, present: set[str]) -> bool:
-    """Tell whether a file is read together with tars: their class names, a checksum file."""
+def _belongs_to_tars(name: str, present: set[str]) -> bool:
+    """Return whether a file is read together with tars: a list of classes or a checksum file."""
     stem, _, suffix = name.rpartition(".")
     return name in _CLASS_LISTS or (suffix == "json" and f"{stem}.tar" in present)
 
 
 def _add_file(path: str, root: str, sources: SourceFiles) -> None:
-    if is_tar_name(path):
+    if path.lower().endswith(_TAR_SUFFIXES):
         sources.items.append(path)
-        return
-    facts = _facts(path)
-    if facts is None:
+    elif (facts := _size_and_mtime(path)) is None:
         sources.problems.append(problem(path, "", "unreadable", "no file behind the name"))
-    elif has_image_suffix(path) or _looks_like_an_image(path):
+    elif has_image_suffix(path) or _has_image_signature(path):
         sources.items.append(ImageFile(path, root, *facts))
     else:
         sources.problems.append(problem(path, "", "other_file"))
 
 
-def _facts(path: str) -> tuple[int, int] | None:
+def _size_and_mtime(path: str) -> tuple[int, int] | None:
     try:
-        facts = Path(path).stat()
+        status = Path(path).stat()
     except OSError:
         return None
-    return facts.st_size, facts.st_mtime_ns
+    return status.st_size, status.st_mtime_ns
 
 
-def _looks_like_an_image(path: str) -> bool:
+def _has_image_signature(path: str) -> bool:
     try:
         with Path(path).open("rb") as file:
             return sniff(file.read(SNIFF_BYTES)) is not None

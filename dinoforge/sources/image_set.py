@@ -1,4 +1,4 @@
-"""Images at random: decoded by position, with keys and classes."""
+"""Random access to images: decoded by position, with keys and classes."""
 
 import hashlib
 from collections.abc import Sequence
@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 
 from dinoforge.errors import UsageError
 from dinoforge.images import DecodePolicy, Undecodable, decode
-from dinoforge.shards import Problem, RangeReader, in_words
+from dinoforge.shards import Problem, RangeReader, summarize_reasons
 from dinoforge.sources.listing import list_images
 
 __all__ = ["ImageSet", "open_images"]
 
 
 class ImageSet:
-    """Images of some paths, by position; travels to other processes without its open files.
+    """Images by position; can be pickled, without its open files.
 
     Parameters
     ----------
@@ -27,7 +27,7 @@ class ImageSet:
     policy : DecodePolicy
         How bytes become pixels.
     problems : list
-        What was found that is no image.
+        Problems with files that are not images.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class ImageSet:
         return len(self._sizes)
 
     def read(self, index: int) -> bytes:
-        """Return the file's bytes as they are.
+        """Return the encoded bytes of an image.
 
         Raises
         ------
@@ -67,21 +67,18 @@ class ImageSet:
         Raises
         ------
         Undecodable
-            If the bytes give no picture.
+            If the bytes cannot be decoded.
         """
         return decode(self.read(index), self.policy)
 
     @cached_property
     def class_names(self) -> list[str]:
-        """Names of the classes in order of their number; empty when no image has one."""
+        """Class names in the order of their numbers; empty if no image has one."""
         return sorted(set(self.table.column("class_name").to_pylist()) - {""})
 
     @cached_property
     def labels(self) -> NDArray[np.int64]:
-        """Class of every image: an index into ``class_names`` if there are any, else the label.
-
-        -1 where none is known.
-        """
+        """Class per image: index into ``class_names`` if any, else the label; -1: none."""
         if not self.class_names:
             return self.table.column("label").to_numpy().astype(np.int64)
         number = {name: at for at, name in enumerate(self.class_names)}
@@ -90,42 +87,42 @@ class ImageSet:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash of all keys, classes and bytes: the content, wherever it lies. Reads everything."""
+        """Hash of all keys, classes and image bytes, independent of paths. Reads every image."""
         digest = hashlib.sha256()
         columns = (self.table.column(name).to_pylist() for name in ("key", "class_name", "label"))
         for index, row in enumerate(zip(*columns, strict=True)):
             digest.update(repr(row).encode())
             try:
                 digest.update(hashlib.sha256(self.read(index)).digest())
-            except Undecodable as gone:
-                digest.update(gone.reason.encode())
+            except Undecodable as error:
+                digest.update(error.reason.encode())
         return digest.hexdigest()
 
 
 def open_images(
     paths: Sequence[str], *, cache: Path, policy: DecodePolicy | None = None
 ) -> ImageSet:
-    """Open the images that some paths lead to.
+    """Open the images behind some paths.
 
     Parameters
     ----------
     paths : sequence of str
         Images, tars, folders, patterns, curation runs.
     cache : Path
-        Folder for tars that have to be uncompressed.
+        Folder for tars that must be uncompressed.
     policy : DecodePolicy, optional
-        How bytes become pixels; the default policy if not given.
+        How bytes become pixels.
 
     Raises
     ------
     UsageError
-        If a path is missing or holds no image.
+        If a path is missing or contains no image.
     """
     listing = list_images(paths, unpacked=Path(cache) / "unpacked")
     if not listing.table.num_rows:
         raise UsageError(
-            what=f"no images{in_words(listing.problems)}",
+            what=f"no images{summarize_reasons(listing.problems)}",
             where=", ".join(paths),
-            do="name a folder, tar or curation run with images",
+            do="give a folder, tar or curation run that contains images",
         )
     return ImageSet(listing.table, policy or DecodePolicy(), listing.problems)

@@ -1,8 +1,9 @@
-"""One row an image of a source: its key, its class, and where its bytes are."""
+"""One row per image of a source: its key, its class, and where its bytes are."""
 
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path, PurePosixPath
 
 import pyarrow as pa
@@ -11,116 +12,103 @@ from dinoforge.shards import Problem, Sample, index_shard, readable
 from dinoforge.sources.discover import ImageFile, SourceFiles, discover_files
 from dinoforge.sources.unpack import plain_tar
 
-__all__ = [
-    "LISTING_SCHEMA",
-    "ClassNames",
-    "Listing",
-    "class_of_file",
-    "list_files",
-    "list_images",
-]
+__all__ = ["LISTING_SCHEMA", "Listing", "list_files", "list_images"]
 
 LISTING_SCHEMA = pa.schema(
     [
         ("key", pa.string()),
-        ("shard", pa.string()),  # path of the file or the tar
-        ("member", pa.string()),  # name in the tar; "" for a file of its own
+        ("shard", pa.string()),  # path of the image file or the tar
+        ("member", pa.string()),  # name in the tar; "" for an image file
         ("offset", pa.int64()),
         ("size", pa.int64()),
-        ("label", pa.int32()),  # of `.cls`, or the number of the class folder; -1: none
-        ("class_name", pa.string()),  # "" where none is known
+        ("label", pa.int32()),  # from `.cls`, or the number of the class folder; -1: none
+        ("class_name", pa.string()),  # "" if unknown
     ]
 )
+
+_Row = Sequence[str | int]
 
 
 @dataclass(frozen=True)
 class Listing:
-    """Images in order, and what was found that is none."""
+    """Images in order, and problems with everything that is not an image."""
 
     table: pa.Table
     problems: list[Problem]
-    unpacked: list[Path] = field(default_factory=list)  # uncompressed copies that it refers to
+    unpacked: list[Path] = field(default_factory=list)  # uncompressed copies that the table names
 
 
 def list_images(paths: Sequence[str], *, unpacked: Path) -> Listing:
-    """List the images that some paths lead to.
+    """List the images behind some paths.
 
     Parameters
     ----------
     paths : sequence of str
         See `discover_files`.
     unpacked : Path
-        Folder for tars that have to be uncompressed before they can be read by offset.
+        Folder for tars that must be uncompressed before they can be read by offset.
 
     Raises
     ------
     UsageError
-        If a path is missing or holds neither an image nor a tar.
+        If a path is missing or contains neither an image nor a tar.
     """
     return list_files(discover_files(paths), unpacked=unpacked)
 
 
 def list_files(files: SourceFiles, *, unpacked: Path) -> Listing:
-    """List the images of files already found: samples of a tar in its order."""
-    columns: dict[str, list[str | int]] = {name: [] for name in LISTING_SCHEMA.names}
+    """List the images of discovered files; see `list_images`."""
+    columns: list[list[str | int]] = [[] for _ in LISTING_SCHEMA]
     problems: list[Problem] = list(files.problems)
     copies: list[Path] = []
-    names = ClassNames()
-    numbers = _folder_classes(files.images)
+    class_names = cache(_class_names)
+    folders = sorted({_class_folder(image) for image in files.images} - {""})
+    labels = {name: label for label, name in enumerate(folders)}
     for item in files.items:
         if isinstance(item, ImageFile):
-            class_name = class_of_file(item.path, item.root)
-            row: list[str | int] = [
-                _key_of_file(item),
-                item.path,
-                "",
-                0,
-                item.size,
-                numbers.get(class_name, -1),
-            ]
-            _append(columns, [*row, class_name])
+            _append(columns, _row_of_file(item, labels))
             continue
         tar = plain_tar(Path(item), unpacked)
         if tar != Path(item):
             copies.append(tar)
         index = index_shard(tar)
-        # Under the name that the user knows, not that of an unpacked copy.
-        problems.extend(found | {"shard": item} for found in index.problems)
+        # Problems name the source file, which the user knows, not its uncompressed copy.
+        problems.extend(entry | {"shard": item} for entry in index.problems)
         for sample in index.samples:
-            row_of_sample = _row_of_sample(sample, str(tar), names.beside(Path(item)))
-            if row_of_sample is not None:
-                _append(columns, row_of_sample)
-    arrays = [pa.array(columns[field.name], field.type) for field in LISTING_SCHEMA]
-    told = [found | {"shard": _text(found["shard"])} for found in problems]
-    return Listing(pa.table(arrays, schema=LISTING_SCHEMA), told, copies)
+            if sample.image is not None:  # others are problems of the index: no_image
+                _append(columns, _row_of_sample(sample, str(tar), class_names(Path(item).parent)))
+    arrays = [pa.array(c, f.type) for c, f in zip(columns, LISTING_SCHEMA, strict=True)]
+    printable = [entry | {"shard": _text(entry["shard"])} for entry in problems]
+    return Listing(pa.table(arrays, schema=LISTING_SCHEMA), printable, copies)
 
 
-def _append(columns: dict[str, list[str | int]], row: Sequence[str | int]) -> None:
-    for name, value in zip(LISTING_SCHEMA.names, row, strict=True):
-        columns[name].append(_text(value) if isinstance(value, str) else value)
+def _append(columns: list[list[str | int]], row: _Row) -> None:
+    for column, value in zip(columns, row, strict=True):
+        column.append(_text(value) if isinstance(value, str) else value)
 
 
 def _text(name: str) -> str:
-    """Make a file name fit for a table: bytes that are no UTF-8 are written out."""
+    r"""Make a file name valid UTF-8: other bytes are written as ``\xNN``."""
     return name if name.isprintable() else readable(os.fsencode(name))
 
 
-def _folder_classes(images: Sequence[ImageFile]) -> dict[str, int]:
-    """Give the class folders numbers by name, over all paths together."""
-    found = {class_of_file(image.path, image.root) for image in images} - {""}
-    return {name: number for number, name in enumerate(sorted(found))}
+def _class_folder(image: ImageFile) -> str:
+    """Name the class of an image: the first folder below the root; "" without one."""
+    parts = Path(image.path).relative_to(image.root).parts
+    return parts[0] if len(parts) > 1 else ""
 
 
-def _key_of_file(image: ImageFile) -> str:
-    """Path below the root, without the suffix."""
+def _row_of_file(image: ImageFile, labels: dict[str, int]) -> _Row:
     relative = PurePosixPath(Path(image.path).relative_to(image.root).as_posix())
-    return str(relative.with_suffix(""))
+    name = _class_folder(image)
+    return [
+        str(relative.with_suffix("")), image.path, "", 0, image.size, labels.get(name, -1), name
+    ]  # fmt: skip
 
 
-def _row_of_sample(sample: Sample, shard: str, names: Sequence[str]) -> Sequence[str | int] | None:
+def _row_of_sample(sample: Sample, shard: str, names: Sequence[str]) -> _Row:
     image = sample.image
-    if image is None:
-        return None  # counted by the index: no_image
+    assert image is not None, "samples without an image are not listed"
     label, class_name = -1, ""
     text = sample.label or ""
     if text.isascii() and text.isdigit():
@@ -132,33 +120,14 @@ def _row_of_sample(sample: Sample, shard: str, names: Sequence[str]) -> Sequence
     return [sample.key, shard, image.name, image.offset, image.size, label, class_name]
 
 
-def class_of_file(path: str, root: str) -> str:
-    """Name the class of an image: the first folder below ``root``; "" right in it."""
-    parts = Path(path).relative_to(root).parts
-    return parts[0] if len(parts) > 1 else ""
+def _class_names(folder: Path) -> Sequence[str]:
+    """Class names by label for the tars of a folder, from its list of classes; else empty.
 
-
-class ClassNames:
-    """Lists of class names beside tars: ``classes.txt`` (one a line) or ``classes.tsv``."""
-
-    def __init__(self) -> None:
-        self._known: dict[Path, list[str]] = {}
-
-    def beside(self, tar: Path) -> Sequence[str]:
-        """Names by label, for the tars of one folder; empty without a list."""
-        folder = tar.parent
-        if folder not in self._known:
-            self._known[folder] = _from_txt(folder) or _from_tsv(folder)
-        return self._known[folder]
-
-
-def _from_txt(folder: Path) -> list[str]:
-    return [line.strip() for line in _lines(folder / "classes.txt") if line.strip()]
-
-
-def _from_tsv(folder: Path) -> list[str]:
-    """Rows ``label <tab> ... <tab> name``; anything else is not such a list."""
-    names: list[str] = []
+    ``classes.txt`` has one name per line, ``classes.tsv`` rows ``label <tab> ... <tab> name``.
+    """
+    names = [line.strip() for line in _lines(folder / "classes.txt") if line.strip()]
+    if names:
+        return names
     for line in _lines(folder / "classes.tsv"):
         cells = line.split("\t")
         if len(cells) < 2 or cells[0] != str(len(names)):

@@ -1,8 +1,7 @@
-"""Real photographs that installed packages ship, cut into tiles: images for a first try.
+"""Tiles of the photographs in installed packages: real images for a first run, no download.
 
-The class of a tile is its photograph. The right quarter of every photograph is cut off before
-tiling and gives the test tiles, so that no test pixel is in a training tile. Not a benchmark:
-it is here to see the whole path work on real pixels without a download.
+The class of a tile is its photograph. Test tiles come from the right quarter of each photograph,
+all others from the rest, so no test pixel is in a training tile. Not a benchmark.
 """
 
 import importlib.util
@@ -20,38 +19,23 @@ from dinoforge.images import decode, resize
 
 __all__ = ["PHOTOGRAPHS", "SEED_PHOTOGRAPHS", "TileFolders", "write_tiles"]
 
-# Package -> photographs inside its wheel (scikit-image 0.25+: public domain or CC0 for the most
-# part, see its data/README.txt). Left out: drawings, masks, and pictures under 300 pixels.
-PHOTOGRAPHS = {
-    "skimage/data": (
-        "astronaut.png",
-        "brick.png",
-        "camera.png",
-        "cell.png",
-        "chelsea.png",
-        "clock_motion.png",
-        "coffee.png",
-        "coins.png",
-        "grass.png",
-        "gravel.png",
-        "hubble_deep_field.jpg",
-        "ihc.png",
-        "moon.png",
-        "motorcycle_left.png",
-        "retina.jpg",
-        "rocket.jpg",
-    )
-}
-# What the curated set should be like: photographs of things, as against textures and microscopy.
+# Photographs in scikit-image 0.25+: mostly public domain or CC0, see its data/README.txt. Left out
+# are drawings, masks, and pictures under 300 pixels.
+PHOTOGRAPHS = (
+    *("astronaut.png", "brick.png", "camera.png", "cell.png", "chelsea.png", "clock_motion.png"),
+    *("coffee.png", "coins.png", "grass.png", "gravel.png", "hubble_deep_field.jpg", "ihc.png"),
+    *("moon.png", "motorcycle_left.png", "retina.jpg", "rocket.jpg"),
+)
+# What the curated set should resemble: photographs of things, not textures or microscopy.
 SEED_PHOTOGRAPHS = ("astronaut", "chelsea", "coffee", "motorcycle_left", "rocket")
 
-_LONG_SIDE = 640  # larger photographs are shrunk first, so that each gives as many tiles
+_LONG_SIDE = 640  # larger photographs are shrunk first, so that all give as many tiles
 _TEST_SHARE = 0.25  # of the width
 
 
 @dataclass(frozen=True)
 class TileFolders:
-    """Folders of tiles, one sub-folder a photograph."""
+    """Folders of tiles, one subfolder per photograph."""
 
     pool: Path
     seeds: Path
@@ -64,8 +48,8 @@ def write_tiles(folder: Path, *, tile: int = 48, stride: int = 32) -> TileFolder
     Parameters
     ----------
     folder : Path
-        Gets ``pool/NAME/``, ``seeds/NAME/`` and ``test/NAME/``; tiles there are reused when
-        they were cut in the same way, and replaced when they were not.
+        Gets ``pool/NAME/``, ``seeds/NAME/`` and ``test/NAME/``. Tiles cut with the same settings
+        are reused, others replaced.
     tile, stride : int
         Side of a tile and distance between tiles, in pixels.
 
@@ -79,10 +63,10 @@ def write_tiles(folder: Path, *, tile: int = 48, stride: int = 32) -> TileFolder
     settings = {"tile": tile, "stride": stride, "photographs": sorted(photographs), "format": 2}
     done = folder / "tiles.json"
     if not done.exists() or done.read_text(encoding="utf-8") != _json(settings):
-        if done.exists():  # no tile cut in another way stays among the new ones
+        if done.exists():  # remove tiles cut with other settings
             for old in (folders.pool, folders.seeds, folders.test):
                 shutil.rmtree(old, ignore_errors=True)
-        # From the first tile on: of a cut that was killed none stays either.
+        # Written before the first tile, so that the tiles of a killed run are removed, too.
         write_text(done, _json(settings | {"finished": False}))
         for name, path in photographs.items():
             _cut(name, path, folders, tile, stride)
@@ -95,39 +79,30 @@ def _json(settings: dict[str, object]) -> str:
 
 
 def _find_photographs() -> dict[str, Path]:
-    found: dict[str, Path] = {}
-    for place, names in PHOTOGRAPHS.items():
-        package, _, inside = place.partition("/")
-        spec = importlib.util.find_spec(package)
-        if spec is None or spec.origin is None:
-            raise UsageError(
-                what=f"the sample photographs of {package} are not installed",
-                where="dinoforge quickstart",
-                do='pip install "dinoforge[quickstart]", or give your own images: --images FOLDER',
-            )
-        root = Path(spec.origin).parent / inside
-        found |= {Path(name).stem: root / name for name in names if (root / name).is_file()}
-    return found
+    spec = importlib.util.find_spec("skimage")
+    if spec is None or spec.origin is None:
+        raise UsageError(
+            what="the sample photographs of skimage are not installed",
+            where="dinoforge quickstart",
+            do='pip install "dinoforge[quickstart]", or give your own images: --images FOLDER',
+        )
+    folder = Path(spec.origin).parent / "data"
+    return {Path(name).stem: folder / name for name in PHOTOGRAPHS if (folder / name).is_file()}
 
 
 def _cut(name: str, path: Path, folders: TileFolders, tile: int, stride: int) -> None:
-    pixels = _shrunk(decode(path.read_bytes()))
-    border = round(pixels.shape[1] * (1 - _TEST_SHARE))
-    _write(folders.test / name, pixels[:, border:], tile, stride)
-    train = _tiles(pixels[:, :border], tile, stride)
-    is_seed = name in SEED_PHOTOGRAPHS
-    for index, (key, square) in enumerate(train):
-        # Of a seed photograph every fourth tile is a seed; the others are there to be found.
-        role = folders.seeds if is_seed and index % 4 == 0 else folders.pool
-        _save(role / name / f"{name}_{key}.png", square)
-
-
-def _shrunk(pixels: np.ndarray) -> np.ndarray:
+    pixels = decode(path.read_bytes())
     height, width = pixels.shape[:2]
     scale = _LONG_SIDE / max(height, width)
-    if scale >= 1:
-        return pixels
-    return resize(pixels, round(width * scale), round(height * scale))
+    if scale < 1:
+        pixels = resize(pixels, round(width * scale), round(height * scale))
+    border = round(pixels.shape[1] * (1 - _TEST_SHARE))
+    for key, square in _tiles(pixels[:, border:], tile, stride):
+        _save(folders.test / name / f"{name}_test_{key}.png", square)
+    for index, (key, square) in enumerate(_tiles(pixels[:, :border], tile, stride)):
+        # Every fourth tile of a seed photograph is a seed; the others are there to be retrieved.
+        is_seed = name in SEED_PHOTOGRAPHS and index % 4 == 0
+        _save((folders.seeds if is_seed else folders.pool) / name / f"{name}_{key}.png", square)
 
 
 def _tiles(pixels: np.ndarray, tile: int, stride: int) -> list[tuple[str, np.ndarray]]:
@@ -137,11 +112,6 @@ def _tiles(pixels: np.ndarray, tile: int, stride: int) -> list[tuple[str, np.nda
         for y in range(0, height - tile + 1, stride)
         for x in range(0, width - tile + 1, stride)
     ]
-
-
-def _write(folder: Path, pixels: np.ndarray, tile: int, stride: int) -> None:
-    for key, square in _tiles(pixels, tile, stride):
-        _save(folder / f"{folder.name}_test_{key}.png", square)
 
 
 def _save(path: Path, pixels: np.ndarray) -> None:

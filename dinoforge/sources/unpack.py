@@ -1,4 +1,4 @@
-"""Compressed tars: uncompressed once, because offsets do not reach into a stream."""
+"""Uncompress tars once: a compressed stream cannot be read by offset."""
 
 import bz2
 import lzma
@@ -16,44 +16,42 @@ _DECOMPRESSORS: dict[bytes, Callable[[], Any]] = {
     b"BZh": bz2.BZ2Decompressor,
     b"\xfd7zXZ\0": lzma.LZMADecompressor,
 }
-# A damaged stream loses the piece in which the damage is: small, so that little is lost.
+# Damage costs the whole piece it is in; small pieces lose little.
 _PIECE_BYTES = 4096
 
 
 def plain_tar(path: Path, unpacked: Path) -> Path:
-    """Return the tar itself, or its uncompressed copy in ``unpacked`` (made when missing).
+    """Return the tar itself, or its uncompressed copy in ``unpacked`` (made if missing).
 
-    A stream that ends early or is damaged gives what could be read: the index of the copy then
-    says what is missing.
+    A truncated or damaged stream is uncompressed as far as possible; the index of the copy then
+    reports what is missing.
 
     Raises
     ------
     UsageError
         If the copy cannot be written.
     """
-    decompressor = _decompressor(path)
-    if decompressor is None:
-        return path
-    # Named by content: the same tar is unpacked once, a replaced one again.
-    target = unpacked / f"{path.name.partition('.')[0]}-{sha256_file(path)[:8]}.tar"
-    if not target.exists():
-        write_atomic(target, lambda file: file.writelines(_uncompressed(path, decompressor)))
-    return target
-
-
-def _decompressor(path: Path) -> Callable[[], Any] | None:
     try:
         with path.open("rb") as file:
             head = file.read(6)
     except OSError:
-        return None  # the index says that it is unreadable
-    return next((new for magic, new in _DECOMPRESSORS.items() if head.startswith(magic)), None)
+        return path  # the index reports it as unreadable
+    new_stream = next(
+        (new for magic, new in _DECOMPRESSORS.items() if head.startswith(magic)), None
+    )
+    if new_stream is None:
+        return path
+    # Named by content: the same tar is uncompressed once, a replaced one again.
+    target = unpacked / f"{path.name.partition('.')[0]}-{sha256_file(path)[:8]}.tar"
+    if not target.exists():
+        write_atomic(target, lambda file: file.writelines(_uncompressed(path, new_stream)))
+    return target
 
 
 def _uncompressed(path: Path, new_stream: Callable[[], Any]) -> Iterator[bytes]:
-    """Yield the content up to the end or the first damage; members follow one another (pigz).
+    """Yield the content up to its end or the first damage; streams may be concatenated (pigz).
 
-    What goes wrong in writing it is the writer's: nothing of that is caught here.
+    Catches read errors only: errors of the consumer, which writes, must reach the caller.
     """
     stream = new_stream()
     with path.open("rb") as file:

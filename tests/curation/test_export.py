@@ -69,7 +69,7 @@ def test_shards_hold_what_their_checksum_files_say(calm):
         facts, index = read_sidecar(tar), index_shard(tar)
         assert verify_shard(tar) == []
         assert (index.complete, index.problems) == (True, [])
-        assert index.num_samples == facts.samples
+        assert len(index.samples) == facts.samples
         counts.append(facts.samples)
     assert counts[:-1] == [25] * (len(tars) - 1)
     assert 0 < counts[-1] <= 25

@@ -118,13 +118,13 @@ def test_every_cut_is_reported_and_loses_only_what_was_cut(tmp_path):
         assert not index.complete
         assert set(reasons(index)) <= {"truncated", "no_end_marker", "no_image"}
         whole = sum(start < cut for start in starts)
-        assert index.num_samples in (whole, whole - 1)
+        assert len(index.samples) in (whole, whole - 1)
 
 
 def test_a_cut_inside_a_member_drops_its_sample(tmp_path):
     data = tar_bytes(SIX)
     index = indexed(tmp_path, data[: data.index(b"0003.jpg") + 700])
-    assert index.num_samples == 3
+    assert len(index.samples) == 3
     assert [entry["member"] for entry in index.problems] == ["0003.jpg"]
     assert reasons(index) == {"truncated": 1}
 
@@ -132,7 +132,7 @@ def test_a_cut_inside_a_member_drops_its_sample(tmp_path):
 def test_a_cut_between_members_is_not_taken_for_the_end(tmp_path):
     data = tar_bytes(SIX)
     index = indexed(tmp_path, data[: data.index(b"0003.cls")])
-    assert (index.num_samples, index.complete) == (3, False)
+    assert (len(index.samples), index.complete) == (3, False)
     assert reasons(index) == {"no_end_marker": 1}
 
 
@@ -141,14 +141,14 @@ def test_a_wrong_header_checksum_ends_the_shard_aloud(tmp_path):
     at = data.index(b"0003.cls")
     data[at + 148 : at + 154] = b"777777"
     index = indexed(tmp_path, bytes(data))
-    assert (index.num_samples, index.complete) == (3, False)
+    assert (len(index.samples), index.complete) == (3, False)
     assert index.problems[0]["detail"] == f"at byte {at}"
     assert reasons(index) == {"bad_header": 1}
 
 
 def test_data_after_the_end_is_reported(tmp_path):
     index = indexed(tmp_path, tar_bytes(SIX[:4]) + tar_bytes(SIX[4:]))
-    assert (index.num_samples, index.complete) == (2, False)
+    assert (len(index.samples), index.complete) == (2, False)
     assert reasons(index) == {"data_after_end": 1}
 
 
@@ -164,7 +164,7 @@ def test_data_after_the_end_is_reported(tmp_path):
 )
 def test_what_is_no_tar_is_named(tmp_path, data, reason):
     index = indexed(tmp_path, data)
-    assert (index.num_samples, index.complete) == (0, False)
+    assert (len(index.samples), index.complete) == (0, False)
     assert reasons(index) == {reason: 1}
 
 
@@ -175,7 +175,7 @@ def test_a_missing_file_is_a_problem_not_an_error(tmp_path):
 
 def test_an_empty_archive_is_whole(tmp_path):
     index = indexed(tmp_path, tar_bytes([]))
-    assert (index.num_samples, index.complete, index.problems) == (0, True, [])
+    assert (len(index.samples), index.complete, index.problems) == (0, True, [])
 
 
 def test_interleaved_members_are_put_together_and_reported(tmp_path):
@@ -220,7 +220,7 @@ def test_names_that_leave_the_folder_give_keys_inside_it(tmp_path):
 
 def test_missing_parts_of_samples_are_counted(tmp_path):
     index = indexed(tmp_path, tar_bytes([m for m in SIX if m[0] not in ("0002.cls", "0004.jpg")]))
-    assert index.num_samples == 6
+    assert len(index.samples) == 6
     assert reasons(index) == {"no_image": 1, "no_label": 1}
     assert index.samples[2].label is None
     assert index.complete

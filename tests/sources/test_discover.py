@@ -20,14 +20,14 @@ def picture(path, value=0):
     return path
 
 
-def names(places, root):
-    found = [item.path if isinstance(item, ImageFile) else item for item in places.items]
-    return [Path(name).relative_to(root).as_posix() for name in found]
+def names(files, root):
+    paths = [item.path if isinstance(item, ImageFile) else item for item in files.items]
+    return [Path(name).relative_to(root).as_posix() for name in paths]
 
 
-def reasons(places):
-    assert all(found["reason"] in SOURCE_REASONS for found in places.problems)
-    return {Path(found["shard"]).name: found["reason"] for found in places.problems}
+def reasons(files):
+    assert all(found["reason"] in SOURCE_REASONS for found in files.problems)
+    return {Path(found["shard"]).name: found["reason"] for found in files.problems}
 
 
 def test_folders_are_searched_to_the_bottom_in_the_order_of_names(tmp_path, monkeypatch):
@@ -53,9 +53,9 @@ def test_hidden_files_and_folders_are_left_out_and_others_are_told(tmp_path):
         picture(tmp_path / name)
     (tmp_path / "notes.txt").write_text("no image")
     (tmp_path / "gone.png").symlink_to(tmp_path / "nowhere.png")
-    places = discover_files([str(tmp_path)])
-    assert names(places, tmp_path) == ["seen.png"]
-    assert reasons(places) == {"notes.txt": "other_file", "gone.png": "unreadable"}
+    files = discover_files([str(tmp_path)])
+    assert names(files, tmp_path) == ["seen.png"]
+    assert reasons(files) == {"notes.txt": "other_file", "gone.png": "unreadable"}
 
 
 def test_content_makes_an_image_where_the_name_does_not(tmp_path):
@@ -71,9 +71,9 @@ def test_links_are_followed_and_loops_end(tmp_path):
     (tmp_path / "in/self").symlink_to(tmp_path / "in/self")
     picture(tmp_path / "elsewhere/2.png")
     (tmp_path / "in/linked").symlink_to(tmp_path / "elsewhere")
-    places = discover_files([str(tmp_path / "in")])
-    assert names(places, tmp_path / "in") == ["here/1.png", "linked/2.png"]
-    assert reasons(places) == {"self": "unreadable"}
+    files = discover_files([str(tmp_path / "in")])
+    assert names(files, tmp_path / "in") == ["here/1.png", "linked/2.png"]
+    assert reasons(files) == {"self": "unreadable"}
 
 
 def test_ranges_and_patterns_name_their_files_in_order(tmp_path):
@@ -91,6 +91,36 @@ def test_ranges_and_patterns_name_their_files_in_order(tmp_path):
     assert names(discover_files([f"{tmp_path}/**/y.png"]), tmp_path) == ["deep/er/y.png"]
 
 
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        ("{08..10}", ["08", "09", "10"]),
+        ("{8..10}", ["8", "9", "10"]),
+        ("{09..100..91}", ["009", "100"]),
+        ("{10..08}", ["10", "09", "08"]),
+        ("{b,a}", ["b", "a"]),
+        ("{0..1}-{2..3}", ["0-2", "0-3", "1-2", "1-3"]),
+    ],
+)
+def test_braces_expand_as_in_the_shell(tmp_path, pattern, expected):
+    for name in expected:
+        picture(tmp_path / f"{name}.png")
+    files = discover_files([f"{tmp_path}/{pattern}.png"])
+    assert names(files, tmp_path) == [f"{name}.png" for name in expected]
+
+
+@pytest.mark.parametrize("name", ["x{1.png", "x}.png", "x{}.png", "x{a}.png", r"x\{1,2.png"])
+def test_braces_that_are_no_range_are_letters_of_a_name(tmp_path, name):
+    picture(tmp_path / name)
+    assert names(discover_files([f"{tmp_path}/{name}"]), tmp_path) == [name]
+    assert names(discover_files([f"{tmp_path}/{name[:-4]}*"]), tmp_path) == [name]
+
+
+def test_unbalanced_braces_are_named_with_the_form_of_a_range(tmp_path):
+    with pytest.raises(UsageError, match=r"braces are unbalanced - .*x\{0\.\.3\.png - write"):
+        discover_files([f"{tmp_path}/x{{0..3.png"])
+
+
 def test_a_gap_in_a_range_is_named(tmp_path):
     picture(tmp_path / "x-000000.png")
     with pytest.raises(UsageError, match=r"no such file or folder - .*x-000001\.png"):
@@ -99,8 +129,8 @@ def test_a_gap_in_a_range_is_named(tmp_path):
 
 def test_a_file_whose_name_looks_like_a_pattern_is_taken_as_it_is(tmp_path):
     picture(tmp_path / "x[1]{0..3}.png")
-    places = discover_files([str(tmp_path / "x[1]{0..3}.png")])
-    assert names(places, tmp_path) == ["x[1]{0..3}.png"]
+    files = discover_files([str(tmp_path / "x[1]{0..3}.png")])
+    assert names(files, tmp_path) == ["x[1]{0..3}.png"]
 
 
 def test_every_bad_path_is_told_at_once(tmp_path):

@@ -67,7 +67,7 @@ def test_every_tile_is_the_square_that_its_name_says(one_photograph, tmp_path):
 
 
 def test_there_are_tiles_of_every_photograph_and_seeds_of_those_named(folders):
-    names = {name.partition(".")[0] for names in PHOTOGRAPHS.values() for name in names}
+    names = {name.partition(".")[0] for name in PHOTOGRAPHS}
     assert {path.name for path in folders.test.iterdir()} == names
     assert {path.name for path in folders.pool.iterdir()} == names
     assert {path.name for path in folders.seeds.iterdir()} == set(SEED_PHOTOGRAPHS)
