@@ -1,4 +1,4 @@
-"""Images: one decoder policy for every stage, resize, JPEG encoding."""
+"""Images: one decoder policy for every stage, resizing, JPEG encoding."""
 
 from dinoforge.images.decode import DecodedImage, decode, decode_image
 from dinoforge.images.formats import (

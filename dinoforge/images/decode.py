@@ -1,4 +1,4 @@
-"""The one way from the bytes of a file to RGB pixels; see `DecodePolicy` for the rules."""
+"""Decode the bytes of a file to RGB pixels by the rules of `DecodePolicy`."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,6 @@ from dinoforge.images.jpeg import (
     Outcome,
     decode_leniently,
     decode_strictly,
-    is_jpeg,
     read_header,
 )
 from dinoforge.images.pillow import (
@@ -42,7 +41,7 @@ def decode(data: bytes, policy: DecodePolicy = _DEFAULT) -> NDArray[np.uint8]:
     Parameters
     ----------
     data : bytes
-        The whole file; its content decides on the format, never a name.
+        The whole file; its content determines the format, never its name.
     policy : DecodePolicy
         What to do with unusual and damaged files.
 
@@ -60,10 +59,10 @@ def decode(data: bytes, policy: DecodePolicy = _DEFAULT) -> NDArray[np.uint8]:
 
 
 def decode_image(data: bytes, policy: DecodePolicy = _DEFAULT) -> DecodedImage:
-    """Decode as `decode` does, and tell the format and what was unusual."""
+    """Decode as `decode` does; also return the format and what was unusual."""
     if not data:
         raise Undecodable("empty", "0 bytes")
-    header = read_header(data) if is_jpeg(data) else None
+    header = read_header(data) if data[:3] == b"\xff\xd8\xff" else None
     if header is None:
         pixels, name, notes = decode_through_pillow(data, policy)
         return DecodedImage(pixels, name, tuple(notes))
@@ -74,7 +73,7 @@ def decode_image(data: bytes, policy: DecodePolicy = _DEFAULT) -> DecodedImage:
 def _decode_jpeg(data: bytes, header: JpegHeader, policy: DecodePolicy) -> DecodedImage:
     outcome = decode_strictly(data, header)
     notes: list[str] = []
-    if outcome.fault == "truncated" and _lacks_only_the_end(data, header, policy):
+    if outcome.fault == "truncated" and _lacks_only_end_marker(data, header, policy):
         notes.append("missing_end_marker")
         data += END_MARKER
         outcome = decode_strictly(data, header)
@@ -84,16 +83,16 @@ def _decode_jpeg(data: bytes, header: JpegHeader, policy: DecodePolicy) -> Decod
         if policy.damaged_jpeg == "refuse":
             raise Undecodable("damaged", outcome.message)
         notes.append("damaged")
-    if outcome.pixels is None:  # damaged, or a kind whose pixels only Pillow gives (CMYK, ...)
+    if outcome.pixels is None:  # damaged, or a kind that only Pillow decodes (CMYK, ...)
         pixels, _, more = decode_through_pillow(data, policy)
         return DecodedImage(pixels, "JPEG", (*notes, *more))
     return _upright_jpeg(data, header, outcome.pixels, notes)
 
 
-def _lacks_only_the_end(data: bytes, header: JpegHeader, policy: DecodePolicy) -> bool:
-    """Tell whether an end marker alone makes the file flawless.
+def _lacks_only_end_marker(data: bytes, header: JpegHeader, policy: DecodePolicy) -> bool:
+    """Return whether an end marker alone makes the file valid.
 
-    Only of single-scan files: of others nobody knows whether a scan is missing as well.
+    Only for single-scan files: in others a whole scan may be missing, too.
     """
     if policy.missing_end == "refuse" or not header.is_single_scan:
         return False

@@ -1,12 +1,12 @@
-"""Which format bytes have, by their first bytes; which file names promise an image."""
+"""Image formats by the first bytes of a file, and file names of images."""
 
 __all__ = ["IMAGE_SUFFIXES", "SNIFF_BYTES", "has_image_suffix", "image_suffix", "sniff"]
 
-SNIFF_BYTES = 32  # enough of the head for `sniff`
+SNIFF_BYTES = 32  # that `sniff` needs
 
-# Names that promise an image. The order decides which member of a sample is its image when
-# several could be (`.jpg` photograph beside a `.png` label map). HEIF and JPEG XL are listed so
-# that such files are counted as unsupported instead of being overlooked.
+# The order decides which member of a sample is its image if several could be (a `.jpg` photograph
+# beside a `.png` label map). HEIF and JPEG XL are listed so that such files are counted as
+# unsupported instead of being overlooked.
 IMAGE_SUFFIXES: tuple[str, ...] = (
     *("jpg", "jpeg", "jpe", "jfif", "webp", "avif", "png", "apng", "tif", "tiff", "bmp", "gif"),
     *("jp2", "j2k", "jpf", "jpx", "jpc", "j2c", "ppm", "pgm", "pbm", "pnm", "pfm", "tga", "psd"),
@@ -14,7 +14,7 @@ IMAGE_SUFFIXES: tuple[str, ...] = (
     *("heic", "heif", "jxl"),
 )
 _SUFFIXES = frozenset(IMAGE_SUFFIXES)
-# Of an image whose name has none, by the name of its format where it is not that in small letters.
+# Suffixes by format, where they are not its name in lower case.
 _SUFFIX = {"JPEG": "jpg", "TIFF": "tif", "JPEG2000": "jp2", "DIB": "bmp"}
 
 _MAGIC: tuple[tuple[bytes, str], ...] = (
@@ -40,17 +40,17 @@ _MAGIC: tuple[tuple[bytes, str], ...] = (
     (b"\xff\x0a", "JXL"),
     (b"\0\0\0\x0cJXL \r\n\x87\n", "JXL"),
 )
-# Two letters are too few to tell a BMP from text: the size of its header has to fit as well.
+# Two letters do not distinguish a BMP from text: the size of its header must match, too.
 _BMP_HEADER_BYTES = (12, 16, 40, 52, 56, 64, 108, 124)
 _AVIF_BRANDS = (b"avif", b"avis")
 _HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
 
 
 def sniff(head: bytes) -> str | None:
-    """Name the format (Pillow's word, or HEIF, JXL) of data that begins with ``head``.
+    """Return the format (Pillow's name, or HEIF, JXL) of data that begins with ``head``.
 
-    None when no signature fits; formats without a telling one (TGA, CUR, SGI, XBM) are not
-    recognized here, though they decode.
+    None if no signature matches; formats without a distinctive one (TGA, CUR, SGI, XBM) can be
+    decoded but are not recognized here.
     """
     for magic, name in _MAGIC:
         if head.startswith(magic):
@@ -74,20 +74,20 @@ def _iso_media(head: bytes) -> str | None:
 
 
 def has_image_suffix(name: str) -> bool:
-    """Tell whether a file or member name ends like an image's, in any case."""
+    """Return whether a file or member name has the suffix of an image, in any case."""
     stem, dot, suffix = name.rpartition(".")
     return bool(dot and stem) and suffix.lower() in _SUFFIXES
 
 
 def image_suffix(name: str, format_name: str) -> str:
-    """Suffix for a copy of an image, without a dot, in small letters.
+    """Return the suffix for a copy of an image, without a dot, in lower case.
 
     Parameters
     ----------
     name : str
-        Of the file or tar member; its own suffix is kept if it is an image's.
+        Name of the file or tar member; its suffix is kept if it is an image's.
     format_name : str
-        Pillow's name of the format, for names without such a suffix.
+        Pillow's name of the format, for other names.
     """
     if has_image_suffix(name):
         return name.rpartition(".")[2].lower()

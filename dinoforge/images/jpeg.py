@@ -1,8 +1,8 @@
-"""JPEG through simplejpeg, for the files where its pixels are those of Pillow, bit for bit.
+"""JPEG through simplejpeg, for the files whose pixels are bit-equal to Pillow's.
 
 Both wrap libjpeg-turbo with the same accurate transform and smooth upsampling; measured equal on
 4,675 photographs and on generated ones of every common subsampling (tests). simplejpeg also
-passes on libjpeg's warnings, which Pillow swallows: they tell damaged data from whole.
+reports libjpeg's warnings, which Pillow hides: they reveal damaged data.
 """
 
 import re
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from dinoforge.images.policy import Undecodable
 
-__all__ = ["END_MARKER", "JpegHeader", "Outcome", "decode_leniently", "decode_strictly", "is_jpeg"]
+__all__ = ["END_MARKER", "JpegHeader", "Outcome", "decode_leniently", "decode_strictly"]
 __all__ += ["read_header"]
 
 END_MARKER = b"\xff\xd9"
@@ -26,7 +26,7 @@ _NEXT_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # what ends the data of
 
 @dataclass(frozen=True)
 class JpegHeader:
-    """What stands before the first scan; ``process`` is n of SOFn."""
+    """Fields of the markers before the first scan; ``process`` is n of SOFn."""
 
     width: int
     height: int
@@ -44,16 +44,16 @@ class JpegHeader:
 
     @property
     def is_single_scan(self) -> bool:
-        """All components in one sequential scan: after it, nothing of the picture can follow."""
+        """All components in one sequential scan: no image data can follow it."""
         return self.process <= 1 and self.first_scan_components == self.components
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """Pixels ``[H, W, 3]`` of a flawless JPEG, or what libjpeg says is wrong with it.
+    """Pixels ``[H, W, 3]`` of a valid JPEG, or what libjpeg reports as wrong.
 
-    ``fault`` is None, ``"truncated"``, ``"damaged"``, or ``"unknown"`` when simplejpeg cannot
-    read this kind of file.
+    ``fault`` is None, ``"truncated"``, ``"damaged"``, or ``"unknown"`` if simplejpeg cannot read
+    this kind of file.
     """
 
     pixels: NDArray[np.uint8] | None
@@ -61,13 +61,8 @@ class Outcome:
     message: str = ""
 
 
-def is_jpeg(data: bytes) -> bool:
-    """Tell by the first three bytes."""
-    return data[:3] == b"\xff\xd8\xff"
-
-
 def read_header(data: bytes) -> JpegHeader | None:
-    """Walk the markers up to the first scan; None when something irregular stands there.
+    """Read the markers before the first scan; None if they are irregular.
 
     Raises
     ------
@@ -111,9 +106,9 @@ def _header(frame: bytes, scan: bytes, has_app1: bool, at: int) -> JpegHeader | 
 
 
 def decode_strictly(data: bytes, header: JpegHeader) -> Outcome:
-    """Decode and take every complaint of libjpeg seriously.
+    """Decode and report every warning of libjpeg.
 
-    Four components are decoded as CMYK, for the diagnosis only: no pixels are returned.
+    Four components are decoded as CMYK for the diagnosis only, without returning pixels.
     """
     space = "CMYK" if header.components == 4 else "RGB"
     try:
@@ -124,7 +119,7 @@ def decode_strictly(data: bytes, header: JpegHeader) -> Outcome:
 
 
 def decode_leniently(data: bytes) -> NDArray[np.uint8]:
-    """Decode what is there; missing blocks become gray.
+    """Decode what is present; missing blocks become gray.
 
     Raises
     ------
@@ -139,7 +134,7 @@ def _classify(message: str, data: bytes, header: JpegHeader) -> str:
     if "Premature end of JPEG file" in message:
         return "truncated"
     if "premature end of data segment" in message and header.is_single_scan:
-        # Cut, and an end marker put on; or a byte inside turned into some other marker.
-        found = _NEXT_MARKER.search(data, header.scan_at + 2)
-        return "truncated" if found is not None and found[0] == END_MARKER else "damaged"
+        # Truncated with an end marker appended, or a byte changed to some other marker.
+        marker = _NEXT_MARKER.search(data, header.scan_at + 2)
+        return "truncated" if marker is not None and marker[0] == END_MARKER else "damaged"
     return "damaged" if "Corrupt JPEG data" in message else "unknown"

@@ -1,4 +1,8 @@
-"""Every format that Pillow reads, with its failures put into our words."""
+"""Every format that Pillow reads, as upright 8-bit RGB; its failures become `Undecodable`.
+
+Alpha is composited on a gray level; 16-bit gray is divided by 257; wider integers and floats
+follow `_eight_bits`; palette, gray, 1-bit, CMYK, YCbCr, HSV and Lab go through Pillow.
+"""
 
 import io
 import logging
@@ -21,7 +25,6 @@ from dinoforge.images.policy import DecodePolicy, Undecodable
 __all__ = [
     "check_pixels",
     "decode_through_pillow",
-    "has_alpha",
     "orientation_of",
     "quiet_pillow",
     "read_orientation",
@@ -29,169 +32,29 @@ __all__ = [
     "upright",
 ]
 
-# EPS starts another program; the others are no pictures in themselves, or only identified.
+# EPS starts another program; the others are not images in themselves, or only identified.
 _NOT_READ = frozenset({"EPS", "WMF", "MPEG", "HDF5", "GRIB", "BUFR", "FITS", "IPTC"})
 _NEVER_READ_BY_PILLOW = frozenset({"HEIF", "JXL"})
-# Further pictures in these are a gain map, a preview or layers, not frames.
+# Further images in these are a gain map, a preview or layers, not frames.
 _NOT_ANIMATED = frozenset({"MPO", "PSD"})
-_UNSUPPORTED_WORDS = ("unknown pixel mode", "unsupported", "not support", "cannot handle")
+_UNSUPPORTED_MESSAGES = ("unknown pixel mode", "unsupported", "not support", "cannot handle")
 
-# What Pillow logs about foreign bytes comes back as `Undecodable`, counted and with its sample.
+_ORIENTATION = 0x0112  # EXIF tag
+# Orientation -> (exchange rows and columns, then flip rows, flip columns).
+_MOVES = {
+    2: (False, False, True),
+    3: (False, True, True),
+    4: (False, True, False),
+    5: (True, False, False),
+    6: (True, False, True),
+    7: (True, True, True),
+    8: (True, True, False),
+}
+
+# Bad bytes are counted and reported as `Undecodable`, with their sample, not in Pillow's log.
 logging.getLogger("PIL").setLevel(logging.CRITICAL)
 
 _truncation_lock = threading.RLock()
-
-
-def check_pixels(width: int, height: int, policy: DecodePolicy) -> None:
-    """Refuse what the header says is too large, before anything is decoded."""
-    if width * height > policy.max_pixels:
-        detail = f"{width} x {height} pixels, limit {policy.max_pixels}"
-        raise Undecodable("too_many_pixels", detail)
-
-
-def orientation_of(data: bytes) -> int:
-    """Read the EXIF orientation of a file without decoding it."""
-    with quiet_pillow:
-        try:
-            return read_orientation(Image.open(io.BytesIO(data)))
-        except Exception:  # noqa: BLE001 - no orientation can be had; the pixels do not need it
-            return 1
-
-
-def decode_through_pillow(
-    data: bytes, policy: DecodePolicy
-) -> tuple[NDArray[np.uint8], str, list[str]]:
-    """Decode the first frame to upright RGB; also the format and the notes (`NOTES`)."""
-    notes: list[str] = []
-    with quiet_pillow, _our_words(data):
-        image = _open(data, policy)
-        has_end = image.format != "PNG" or _check_png(data)
-        if _frames(image, up_to=2) > 1:
-            if policy.animated == "reject":
-                raise Undecodable("animated", f"{_frames(image)} frames or pages")
-            notes.append("first_frame")
-        orientation = read_orientation(image)
-        image = _loaded(image, data, policy, notes)
-        if not has_end and "truncated" not in notes:
-            if policy.missing_end == "refuse":
-                raise Undecodable("truncated", "no end chunk")
-            notes.append("missing_end_marker")
-        if has_alpha(image):
-            notes.append("alpha")
-        pixels = to_rgb(image, policy.alpha_background)
-        if orientation != 1:
-            notes.append("rotated")
-        return upright(pixels, orientation), image.format or "", notes
-
-
-def _open(data: bytes, policy: DecodePolicy) -> Image.Image:
-    name = sniff(data[:SNIFF_BYTES])
-    if name in _NOT_READ | _NEVER_READ_BY_PILLOW:
-        raise Undecodable("unsupported", f"{name} is not read")
-    formats = _readable_formats()
-    image = Image.open(io.BytesIO(data), formats=[name] if name in formats else formats)
-    check_pixels(*image.size, policy)
-    return image
-
-
-@cache
-def _readable_formats() -> tuple[str, ...]:
-    Image.init()
-    return tuple(name for name in Image.ID if name not in _NOT_READ)
-
-
-def _loaded(image: Image.Image, data: bytes, policy: DecodePolicy, notes: list[str]) -> Image.Image:
-    try:
-        image.load()
-    except (OSError, EOFError, SyntaxError) as error:
-        if policy.truncated == "refuse" or not _is_cut(error):
-            raise
-        notes.append("truncated")
-        image = _load_truncated(data, policy)
-    return image
-
-
-def _load_truncated(data: bytes, policy: DecodePolicy) -> Image.Image:
-    # Pillow knows only a switch for the whole process; it is on for this one image.
-    with _truncation_lock:
-        ImageFile.LOAD_TRUNCATED_IMAGES = True
-        try:
-            image = _open(data, policy)
-            image.load()
-        finally:
-            ImageFile.LOAD_TRUNCATED_IMAGES = False
-    return image
-
-
-def _frames(image: Image.Image, up_to: int | None = None) -> int:
-    """Count frames or pages; with ``up_to=2`` only tell one from several (GIFs are walked)."""
-    if image.format in _NOT_ANIMATED:
-        return 1
-    if up_to is not None:
-        return 2 if getattr(image, "is_animated", False) else 1
-    return int(getattr(image, "n_frames", 1))
-
-
-def _check_png(data: bytes) -> bool:
-    """Compare the checksums of critical chunks (Pillow skips those of pixels); find the end."""
-    at = 8
-    while at + 12 <= len(data):
-        length = int.from_bytes(data[at : at + 4], "big")
-        kind = data[at + 4 : at + 8]
-        end = at + 8 + length
-        if end + 4 > len(data):
-            break
-        if kind[:1].isupper() and zlib.crc32(memoryview(data)[at + 4 : end]) != int.from_bytes(
-            data[end : end + 4], "big"
-        ):
-            raise Undecodable("damaged", f"checksum of chunk {kind.decode('latin-1')!r} at {at}")
-        if kind == b"IEND":
-            return True
-        at = end + 4
-    return False
-
-
-def _is_cut(error: BaseException) -> bool:
-    return isinstance(error, EOFError) or "truncated" in str(error).lower()
-
-
-@contextmanager
-def _our_words(data: bytes) -> Iterator[None]:
-    """Translate whatever Pillow raises on foreign bytes into `Undecodable`."""
-    try:
-        yield
-    except Undecodable:
-        raise
-    except Image.DecompressionBombError as error:
-        raise Undecodable("too_many_pixels", str(error)) from error
-    except UnidentifiedImageError as error:
-        raise _unidentified(data) from error
-    except (OSError, EOFError) as error:
-        raise Undecodable("truncated" if _is_cut(error) else "damaged", _line(error)) from error
-    except Exception as error:
-        # Plugins index, unpack and divide by what the file says: any exception may come.
-        raise Undecodable("damaged", _line(error)) from error
-
-
-def _unidentified(data: bytes) -> Undecodable:
-    name = sniff(data[:SNIFF_BYTES])
-    if name is None or name not in Image.OPEN:
-        return Undecodable("not_an_image", f"begins with {data[:12]!r}")
-    # Image.open hides why the plugin gave up; ask the plugin itself.
-    try:
-        Image.OPEN[name][0](io.BytesIO(data), "")
-    except (IndexError, struct.error, EOFError) as error:
-        return Undecodable("truncated", f"{name} header: {_line(error)}")
-    except Exception as error:  # noqa: BLE001 - see _our_words
-        text = _line(error)
-        unsupported = any(word in text.lower() for word in _UNSUPPORTED_WORDS)
-        return Undecodable("unsupported" if unsupported else "damaged", f"{name}: {text}")
-    return Undecodable("damaged", f"{name} that Pillow refuses")
-
-
-def _line(error: BaseException) -> str:
-    text = (str(error).splitlines() or [""])[0]
-    return text or type(error).__name__
 
 
 class _Quiet:
@@ -224,35 +87,38 @@ class _Quiet:
 quiet_pillow = _Quiet()
 
 
-_ORIENTATION = 0x0112
-# Value -> (exchange rows and columns, then flip rows, flip columns).
-_MOVES = {
-    2: (False, False, True),
-    3: (False, True, True),
-    4: (False, True, False),
-    5: (True, False, False),
-    6: (True, False, True),
-    7: (True, True, True),
-    8: (True, True, False),
-}
+def check_pixels(width: int, height: int, policy: DecodePolicy) -> None:
+    """Refuse too large an image by its header, before anything is decoded."""
+    if width * height > policy.max_pixels:
+        detail = f"{width} x {height} pixels, limit {policy.max_pixels}"
+        raise Undecodable("too_many_pixels", detail)
+
+
+def orientation_of(data: bytes) -> int:
+    """Read the EXIF orientation of a file without decoding it."""
+    with quiet_pillow:
+        try:
+            return read_orientation(Image.open(io.BytesIO(data)))
+        except Exception:  # noqa: BLE001 - unreadable metadata must not cost the pixels
+            return 1
 
 
 def read_orientation(image: Image.Image) -> int:
-    """Read the orientation of an opened image, 1 (upright) when absent or senseless.
+    """Read the EXIF orientation of an opened image, 1 (upright) if missing or invalid.
 
-    TIFF is always 1: Pillow turns its pixels and its size by itself.
+    TIFF is always 1: Pillow itself rotates its pixels and its size.
     """
     if image.format == "TIFF":
         return 1
     try:
         value = image.getexif().get(_ORIENTATION, 1)
-    except Exception:  # noqa: BLE001 - a broken EXIF block may raise anything; it decides nothing
+    except Exception:  # noqa: BLE001 - a broken EXIF block may raise anything
         return 1
     return value if isinstance(value, int) and value in _MOVES else 1
 
 
 def upright(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
-    """Apply an orientation to ``[H, W, 3]`` pixels; lossless."""
+    """Apply an EXIF orientation to ``[H, W, 3]`` pixels; lossless."""
     if orientation not in _MOVES:
         return pixels
     exchange, flip_rows, flip_columns = _MOVES[orientation]
@@ -265,9 +131,128 @@ def upright(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
     return np.ascontiguousarray(pixels)
 
 
-def has_alpha(image: Image.Image) -> bool:
-    """Tell whether some pixels may be transparent (alpha band, palette entry, color key)."""
-    return image.has_transparency_data
+def decode_through_pillow(
+    data: bytes, policy: DecodePolicy
+) -> tuple[NDArray[np.uint8], str, list[str]]:
+    """Decode the first frame to upright RGB; also the format and the notes (`NOTES`)."""
+    notes: list[str] = []
+    with quiet_pillow, _as_undecodable(data):
+        image = _open(data, policy)
+        has_end = image.format != "PNG" or _check_png(data)
+        if image.format not in _NOT_ANIMATED and getattr(image, "is_animated", False):
+            if policy.animated == "reject":
+                frames = getattr(image, "n_frames", 1)  # walks a GIF: only now
+                raise Undecodable("animated", f"{frames} frames or pages")
+            notes.append("first_frame")
+        orientation = read_orientation(image)
+        image = _load(image, data, policy, notes)
+        if not has_end and "truncated" not in notes:
+            if policy.missing_end == "refuse":
+                raise Undecodable("truncated", "no end chunk")
+            notes.append("missing_end_marker")
+        if image.has_transparency_data:
+            notes.append("alpha")
+        pixels = to_rgb(image, policy.alpha_background)
+        if orientation != 1:
+            notes.append("rotated")
+        return upright(pixels, orientation), image.format or "", notes
+
+
+def _open(data: bytes, policy: DecodePolicy) -> Image.Image:
+    name = sniff(data[:SNIFF_BYTES])
+    if name in _NOT_READ | _NEVER_READ_BY_PILLOW:
+        raise Undecodable("unsupported", f"{name} is not read")
+    formats = _readable_formats()
+    image = Image.open(io.BytesIO(data), formats=[name] if name in formats else formats)
+    check_pixels(*image.size, policy)
+    return image
+
+
+@cache
+def _readable_formats() -> tuple[str, ...]:
+    Image.init()
+    return tuple(name for name in Image.ID if name not in _NOT_READ)
+
+
+def _load(image: Image.Image, data: bytes, policy: DecodePolicy, notes: list[str]) -> Image.Image:
+    try:
+        image.load()
+    except (OSError, EOFError, SyntaxError) as error:
+        if policy.truncated == "refuse" or not _is_truncation(error):
+            raise
+        notes.append("truncated")
+        # Pillow has one switch for the whole process; it is on for this image only.
+        with _truncation_lock:
+            ImageFile.LOAD_TRUNCATED_IMAGES = True
+            try:
+                image = _open(data, policy)
+                image.load()
+            finally:
+                ImageFile.LOAD_TRUNCATED_IMAGES = False
+    return image
+
+
+def _check_png(data: bytes) -> bool:
+    """Check the checksums of critical chunks (Pillow skips pixel chunks); is there an end?"""
+    at = 8
+    while at + 12 <= len(data):
+        length = int.from_bytes(data[at : at + 4], "big")
+        kind = data[at + 4 : at + 8]
+        end = at + 8 + length
+        if end + 4 > len(data):
+            break
+        if kind[:1].isupper() and zlib.crc32(memoryview(data)[at + 4 : end]) != int.from_bytes(
+            data[end : end + 4], "big"
+        ):
+            raise Undecodable("damaged", f"checksum of chunk {kind.decode('latin-1')!r} at {at}")
+        if kind == b"IEND":
+            return True
+        at = end + 4
+    return False
+
+
+def _is_truncation(error: BaseException) -> bool:
+    return isinstance(error, EOFError) or "truncated" in str(error).lower()
+
+
+@contextmanager
+def _as_undecodable(data: bytes) -> Iterator[None]:
+    """Translate whatever Pillow raises on bad bytes into `Undecodable`."""
+    try:
+        yield
+    except Undecodable:
+        raise
+    except Image.DecompressionBombError as error:
+        raise Undecodable("too_many_pixels", str(error)) from error
+    except UnidentifiedImageError as error:
+        raise _unidentified(data) from error
+    except (OSError, EOFError) as error:
+        reason = "truncated" if _is_truncation(error) else "damaged"
+        raise Undecodable(reason, _first_line(error)) from error
+    except Exception as error:
+        # Plugins index, unpack and divide by values of the file: any exception is possible.
+        raise Undecodable("damaged", _first_line(error)) from error
+
+
+def _unidentified(data: bytes) -> Undecodable:
+    name = sniff(data[:SNIFF_BYTES])
+    if name is None or name not in Image.OPEN:
+        return Undecodable("not_an_image", f"begins with {data[:12]!r}")
+    # Image.open hides why the plugin failed: call the plugin itself.
+    try:
+        Image.OPEN[name][0](io.BytesIO(data), "")
+    except (IndexError, struct.error, EOFError) as error:
+        return Undecodable("truncated", f"{name} header: {_first_line(error)}")
+    except Exception as error:  # noqa: BLE001 - see _as_undecodable
+        text = _first_line(error)
+        unsupported = any(message in text.lower() for message in _UNSUPPORTED_MESSAGES)
+        return Undecodable("unsupported" if unsupported else "damaged", f"{name}: {text}")
+    return Undecodable("damaged", f"{name} that Pillow refuses")
+
+
+def _first_line(error: BaseException) -> str:
+    text = (str(error).splitlines() or [""])[0]
+    return text or type(error).__name__
 
 
 def to_rgb(image: Image.Image, background: int) -> NDArray[np.uint8]:
@@ -278,12 +263,12 @@ def to_rgb(image: Image.Image, background: int) -> NDArray[np.uint8]:
     image : PIL.Image.Image
         Loaded, any mode.
     background : int
-        Gray level 0..255 that shows through transparent pixels.
+        Gray level 0..255 under transparent pixels.
 
     Raises
     ------
     Undecodable
-        ``unsupported`` if there is no way from its mode to RGB.
+        ``unsupported`` if its mode cannot be converted to RGB.
     """
     if image.mode.startswith("I") or image.mode == "F":
         gray = _eight_bits(np.asarray(image))
@@ -291,37 +276,34 @@ def to_rgb(image: Image.Image, background: int) -> NDArray[np.uint8]:
         if isinstance(key, int):
             gray[np.asarray(image) == key] = background
         return np.repeat(gray[:, :, None], 3, axis=2)
-    if has_alpha(image):
-        return _composited(np.asarray(_convert(image, "RGBA")), background)
-    return np.array(_convert(image, "RGB"))
+    if not image.has_transparency_data:
+        return np.array(_convert(image, "RGB"))
+    rgba = np.asarray(_convert(image, "RGBA"))
+    alpha = rgba[:, :, 3:].astype(np.uint16)
+    if alpha.min() == 255:
+        return np.array(rgba[:, :, :3])
+    # At most 255 * 255 + 127, which fits uint16.
+    mixed = rgba[:, :, :3] * alpha + np.uint16(background) * (255 - alpha) + np.uint16(127)
+    return (mixed // 255).astype(np.uint8)
 
 
 def _eight_bits(values: NDArray) -> NDArray[np.uint8]:
-    """Scale wide gray values: 0..65535 by 1/257, floats in 0..1 by 255, all else by min and max.
+    """Scale wide gray values: 0..65535 by 1/257, floats in 0..1 by 255, others by min and max.
 
-    Rounded to nearest. NaN and infinities become 0 and do not count for the range.
+    Rounded to nearest. NaN and infinities become 0 and are excluded from the range.
     """
     if values.dtype.kind in "ui" and values.min() >= 0 and values.max() <= 65_535:
         return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
     wide = values.astype(np.float64)
     finite = np.isfinite(wide)
     wide[~finite] = 0.0
-    seen = wide[finite]
-    low, high = (float(seen.min()), float(seen.max())) if seen.size else (0.0, 1.0)
+    inside = wide[finite]
+    low, high = (float(inside.min()), float(inside.max())) if inside.size else (0.0, 1.0)
     if values.dtype.kind == "f" and low >= 0.0 and high <= 1.0:
         low, high = 0.0, 1.0
     scaled = (wide - low) * (255.0 / (high - low)) if high > low else np.zeros_like(wide)
     scaled[~finite] = 0.0
     return np.rint(scaled).astype(np.uint8)
-
-
-def _composited(rgba: NDArray[np.uint8], background: int) -> NDArray[np.uint8]:
-    alpha = rgba[:, :, 3:].astype(np.uint16)
-    if alpha.min() == 255:
-        return np.array(rgba[:, :, :3])
-    # At most 255 * 255 + 127: stays inside uint16.
-    mixed = rgba[:, :, :3] * alpha + np.uint16(background) * (255 - alpha) + np.uint16(127)
-    return (mixed // 255).astype(np.uint8)
 
 
 def _convert(image: Image.Image, mode: str) -> Image.Image:

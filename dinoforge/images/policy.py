@@ -21,43 +21,43 @@ __all__ = [
     "Undecodable",
 ]
 
-# Part of every fingerprint that depends on pixels. Raise the first number when a rule changes;
-# the versions of both decoders are in it because they change the pixels, too.
+# Part of every fingerprint that depends on pixels. Raise the first number when a rule changes; the
+# versions of both decoders are included because they also change pixels.
 DECODER_VERSION = f"1.simplejpeg-{simplejpeg.__version__}.pillow-{PIL.__version__}"
 
-# Above this Pillow refuses by itself (2 x its warning limit), whatever the policy is.
+# Pillow refuses more pixels (2 x its warning limit) under any policy.
 PIXEL_CEILING = 178_956_970
 
 REASONS: Mapping[str, str] = {
-    "empty": "no bytes at all",
-    "not_an_image": "no known image format: text, random bytes, something else",
-    "unsupported": "an image, but of a kind that is not read (HEIF, EPS, 5 channels, ...)",
-    "too_many_pixels": "more pixels than decode.max_pixels, seen in the header",
-    "truncated": "the data ends, or is cut off inside, before the picture is complete",
+    "empty": "the file has no bytes",
+    "not_an_image": "not a known image format: text, random bytes, something else",
+    "unsupported": "an image of an unsupported kind (HEIF, EPS, 5 channels, ...)",
+    "too_many_pixels": "more pixels than decode.max_pixels, according to the header",
+    "truncated": "the data ends before the image is complete",
     "damaged": "checksum or stream error: the pixels cannot be trusted",
-    "animated": "several frames or pages, and the policy takes still images only",
-    "unreadable": "the file is gone, shorter than indexed, or must not be read",
+    "animated": "several frames or pages, but the policy accepts still images only",
+    "unreadable": "the file is gone, shorter than indexed, or not permitted to be read",
 }
 
 NOTES: Mapping[str, str] = {
-    "missing_end_marker": "only the end marker is missing; the picture is complete",
+    "missing_end_marker": "only the end marker is missing; the image is complete",
     "damaged": "a JPEG with corrupt data, accepted as decoded",
     "truncated": "a part is missing, accepted as decoded",
-    "rotated": "turned upright by its EXIF orientation",
+    "rotated": "rotated upright by its EXIF orientation",
     "first_frame": "first of several frames or pages",
-    "alpha": "may be transparent in places; composited on the background",
+    "alpha": "may have transparent pixels; composited on the background",
 }
 
 
 class Undecodable(Exception):  # noqa: N818 - a fact about a sample, not an error of the program
-    """A sample that gives no picture: callers count it by reason and go on.
+    """A sample that cannot be decoded: callers count it by reason and continue.
 
     Parameters
     ----------
     reason : str
         One of ``REASONS``.
     detail : str
-        What exactly, for people.
+        Details for people.
     """
 
     def __init__(self, reason: str, detail: str) -> None:

@@ -1,4 +1,4 @@
-"""Resize and encode 8-bit pixels, with Pillow's kernels: antialiased, a = -0.5 for bicubic."""
+"""Resize (Pillow's kernels: antialiased, a = -0.5 for bicubic) and encode 8-bit pixels."""
 
 import io
 from typing import Literal
@@ -20,14 +20,14 @@ def resize(
     image: NDArray[np.uint8],
     width: int,
     height: int,
-    filter: Literal["bicubic", "lanczos", "box"] = "bicubic",  # noqa: A002 - Pillow's word
+    filter: Literal["bicubic", "lanczos", "box"] = "bicubic",  # noqa: A002 - Pillow's name
 ) -> NDArray[np.uint8]:
     """Resize RGB ``[H, W, 3]`` or gray ``[H, W]`` uint8 to ``height`` x ``width`` pixels.
 
     Returns
     -------
     numpy.ndarray
-        uint8, a new array, also when the size stays.
+        uint8, a new array even if the size is unchanged.
     """
     picture = Image.fromarray(image)
     return np.array(picture.resize((width, height), _FILTERS[filter]))
