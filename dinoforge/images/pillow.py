@@ -193,7 +193,7 @@ def _load(image: Image.Image, data: bytes, policy: DecodePolicy, notes: list[str
 
 
 def _check_png(data: bytes) -> bool:
-    """Check the checksums of critical chunks (Pillow skips pixel chunks); is there an end?"""
+    """Verify critical chunks (Pillow skips those of pixels); return whether an end chunk exists."""
     at = 8
     while at + 12 <= len(data):
         length = int.from_bytes(data[at : at + 4], "big")
