@@ -1,7 +1,6 @@
 """The vision transformer and its weights on disk.
 
-A name is imported when it is asked for: recipes read `dinoforge.models.config` where there is no
-torch.
+Names are imported on first use: recipes read `dinoforge.models.config` without loading torch.
 """
 
 import importlib
@@ -23,18 +22,11 @@ __all__ = [
     "save_backbone",
 ]
 
-_HOMES = {
-    "ARCHITECTURES": "config",
-    "VisionTransformer": "vit",
-    "VitConfig": "config",
-    "build_vit": "vit",
-    "choose_attention": "attention_choice",
-    "load_backbone": "weights",
-    "save_backbone": "weights",
-}
-
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    if name in __all__:
+        for module in ("config", "vit", "weights", "attention_choice"):
+            value = getattr(importlib.import_module(f"{__name__}.{module}"), name, None)
+            if value is not None:
+                return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,11 +1,10 @@
 """Attention through one function; its back ends differ in speed, not in results.
 
-Tokens of all sequences lie end to end, as the linear layers before and after want them.
-``sdpa`` (the reference) and ``plain`` cut them into crop sizes and compute one after the other;
-``varlen`` and ``xformers`` compute all sequences in one call. Which one runs in a training is
-chosen in `attention_choice`.
+Tokens of all sequences are concatenated, as in the linear layers before and after. ``sdpa`` (the
+reference) and ``plain`` compute one crop size after the other, ``varlen`` and ``xformers`` all
+sequences in one call; see `attention_choice`.
 
-Shapes: T tokens of all sequences, B sequences of N tokens, H heads, E channels of a head.
+Shapes: T tokens of all sequences, B sequences of N tokens, H heads, E channels per head.
 """
 
 from collections.abc import Callable, Mapping
@@ -30,14 +29,14 @@ _Dense = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 def attend(qkv_T3HE: Tensor, shapes: Shapes, backend: str = "sdpa") -> Tensor:
-    """Let every token attend to the tokens of its own sequence.
+    """Compute attention within each sequence.
 
     Scaled dot-product attention (Vaswani et al. 2017, section 3.2.1) without dropout.
 
     Parameters
     ----------
     qkv_T3HE : Tensor
-        Queries, keys and values ``[T, 3, H, E]`` of all sequences, end to end.
+        Queries, keys and values ``[T, 3, H, E]`` of all sequences, concatenated.
     shapes : sequence of (int, int)
         (B, N) of each crop size, in the order of the tokens; B may be 0.
     backend : str
@@ -58,11 +57,11 @@ def attention_weights(q_BHNE: Tensor, k_BHNE: Tensor) -> Tensor:
 
 
 def _by_crop_size(dense: _Dense, qkv_T3HE: Tensor, shapes: Shapes) -> Tensor:
-    """Call ``dense`` on the ``[B, H, N, E]`` of one crop size after the other."""
+    """Call ``dense`` on the ``[B, H, N, E]`` of each crop size."""
     mixed = []
     for part_T3HE, shape in zip(qkv_T3HE.split(token_counts(shapes)), shapes, strict=True):
         q, k, v = part_T3HE.unflatten(0, shape).permute(2, 0, 3, 1, 4).unbind(0)
-        # There may be no local crops at all; kernels of GPUs refuse a batch of nothing.
+        # GPU kernels refuse an empty batch, which a run without local crops has.
         out_BHNE = dense(q, k, v) if shape[0] else v
         mixed.append(out_BHNE.transpose(1, 2).flatten(0, 1))
     return mixed[0] if len(mixed) == 1 else torch.cat(mixed)
@@ -70,9 +69,9 @@ def _by_crop_size(dense: _Dense, qkv_T3HE: Tensor, shapes: Shapes) -> Tensor:
 
 def _sdpa_dense(q_BHNE: Tensor, k_BHNE: Tensor, v_BHNE: Tensor) -> Tensor:
     if q_BHNE.device.type == "cpu" and q_BHNE.dtype == torch.bfloat16:
-        # On CPUs attention in bfloat16 takes 1.8 times as long as in float32 (measured on
+        # On CPUs attention in bfloat16 takes 1.8 times as long as float32 (measured on
         # 8 x 257 + 32 x 50 tokens, 6 heads of 64, Zen 4, torch 2.13; its backward pass on 17
-        # tokens 4 times), unlike matrix products. Autocast would undo the conversion.
+        # tokens 4 times), unlike matrix products. Autocast would undo the cast.
         with torch.autocast("cpu", enabled=False):
             out = F.scaled_dot_product_attention(q_BHNE.float(), k_BHNE.float(), v_BHNE.float())
         return out.to(q_BHNE.dtype)
@@ -94,15 +93,15 @@ def _plain(qkv_T3HE: Tensor, shapes: Shapes) -> Tensor:
 def _varlen(qkv_T3HE: Tensor, shapes: Shapes) -> Tensor:
     from torch.nn.attention.varlen import varlen_attn
 
-    # Under autocast the linear layer before has already cast; casting float32 here would hide
-    # that somebody asked for full precision and does not get it.
+    # Under autocast the linear layer has already cast; casting float32 here would silently deny
+    # the full precision that was requested.
     assert qkv_T3HE.dtype in HALF_PRECISION, "varlen attention needs autocast to half precision"
     q_THE, k_THE, v_THE = qkv_T3HE.unbind(1)
     if not len(v_THE):  # the kernel refuses a batch without sequences
         return v_THE
     starts, longest = cumulative_lengths(shapes, v_THE.device), longest_sequence(shapes)
     out_THE = varlen_attn(q_THE, k_THE, v_THE, starts, starts, longest, longest)
-    assert isinstance(out_THE, Tensor), "a pair comes only where auxiliary output is asked for"
+    assert isinstance(out_THE, Tensor), "a pair is returned only with auxiliary output"
     return out_THE
 
 

@@ -1,8 +1,8 @@
-"""Which attention back end runs: the one asked for, or under ``auto`` the best on this device.
+"""Choose the attention back end: the requested one, or under ``auto`` the best on this device.
 
-On a GPU ``auto`` tries every back end on the shapes of the run, forward and backward, and takes
-the fastest that agrees with the reference. On a CPU a rule decides, so that the same recipe gives
-the same bits on every start.
+On a GPU ``auto`` runs every back end on the shapes of the run, forward and backward, and takes the
+fastest that agrees with the reference. On a CPU a rule decides, so that every start of a recipe
+gives the same bits.
 """
 
 import importlib.util
@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from dinoforge.errors import Fault, UsageError
+from dinoforge.errors import UsageError
 from dinoforge.models.attention import BACKENDS, HALF_PRECISION, attend
 from dinoforge.models.packing import longest_sequence, token_counts
 
@@ -31,8 +31,8 @@ __all__ = [
 
 REFERENCE = "sdpa"
 
-# Largest difference between two back ends, as a share of the largest value of the output or of a
-# gradient: some ten times the rounding of the dtype, because sums over tokens run in other orders.
+# Largest difference between two back ends, relative to the largest value of the output or of a
+# gradient: about ten times the rounding of the dtype, because sums over tokens differ in order.
 AGREEMENT: Mapping[torch.dtype, float] = {
     torch.float64: 1e-12,
     torch.float32: 1e-5,
@@ -40,30 +40,26 @@ AGREEMENT: Mapping[torch.dtype, float] = {
     torch.bfloat16: 4e-2,
 }
 
-# `plain` is left out on GPUs: it keeps every score, [B, H, N, N], for the backward pass.
+# Not `plain` on GPUs: it keeps every score, [B, H, N, N], for the backward pass.
 _GPU_CANDIDATES = (REFERENCE, "varlen", "xformers")
-# Another back end than the reference has to be this much faster: below, the next start of the
-# same run could as well measure the opposite.
+# Least speedup over the reference: below it, the next start of the run could measure the opposite.
 _LEAST_GAIN = 1.05
+_FLASH_CAPABILITY = (8, 0)  # of the GPU; varlen uses flash attention only
+_XFORMERS = "xformers>=0.0.35"  # the first version that does not pin torch
 
-_FLASH_CAPABILITY = (8, 0)  # of the GPU; varlen runs on flash attention alone
-_XFORMERS = "xformers>=0.0.35"  # the first that does not bring a torch of its own
-
-_GIVE_UP = "model.attention=auto"
-
-# Runs that are queued before the device is waited for, as in training; rounds interleave.
+# Runs queued before the device is synchronized, as in training; rounds of back ends interleave.
 _RUNS, _ROUNDS = 4, 5
-# What a kernel says when it cannot run: not built, wrong shape or dtype, broken package, memory.
-_REFUSALS = (ImportError, OSError, RuntimeError, ValueError)
+# Raised by kernels that cannot run: not built, wrong shape or dtype, broken package, memory.
+_KERNEL_ERRORS = (ImportError, OSError, RuntimeError, ValueError)
 
 
 @dataclass(frozen=True, kw_only=True)
 class AttentionProblem:
-    """What attention has to do at each layer of a run."""
+    """The attention of one layer of a run."""
 
     shapes: tuple[tuple[int, int], ...]  # (B, N) of each crop size
     heads: int
-    channels: int  # of a head
+    channels: int  # per head
     dtype: torch.dtype  # of queries, keys and values
     device: torch.device
     packed: bool = True  # all crop sizes in one call
@@ -75,7 +71,7 @@ class AttentionChoice:
 
     backend: str
     reason: str
-    milliseconds: Mapping[str, float] = field(default_factory=dict)  # forward + backward, a layer
+    milliseconds: Mapping[str, float] = field(default_factory=dict)  # forward + backward, per layer
     refused: Mapping[str, str] = field(default_factory=dict)  # back end -> why it cannot run here
 
 
@@ -92,69 +88,58 @@ def choose_attention(name: str, problem: AttentionProblem) -> AttentionChoice:
     Raises
     ------
     UsageError
-        If the one that is asked for is unknown, or needs a package, a precision or a device that
-        is not there.
+        If the requested back end is unknown, or lacks a package, a precision or a device.
     """
+    is_gpu = problem.device.type == "cuda"
     if name == "auto":
-        if problem.device.type == "cuda":
-            return probe(problem, _GPU_CANDIDATES)
-        return _rule_for_cpus(problem)
+        return probe(problem, _GPU_CANDIDATES) if is_gpu else _rule_for_cpus(problem)
     if name not in BACKENDS:
         raise UsageError(
             what=f"unknown attention back end `{name}`",
             where="model.attention",
             do=f"choose one of auto, {', '.join(BACKENDS)}",
         )
-    obstacle = _obstacle(name, problem)
-    if obstacle is None and problem.device.type == "cuda":
-        why = _failure(_Trial(problem), name)
-        where = f"model.attention={name}"
-        if why:
-            obstacle = Fault(f"{name} attention does not run here: {why}", where, _GIVE_UP)
-    if obstacle is not None:
-        raise UsageError(faults=[obstacle])
+    what, do = _obstacle(name, problem)
+    if not what and is_gpu and (failure := _failure(_Trial(problem), name)):
+        what = f"{name} attention does not run here: {failure}"
+    if what:
+        raise UsageError(what=what, where=f"model.attention={name}", do=f"{do}model.attention=auto")
     return AttentionChoice(backend=name, reason="as the recipe says")
 
 
 def probe(problem: AttentionProblem, candidates: Sequence[str]) -> AttentionChoice:
     """Run back ends on a problem, and choose the fastest that agrees with `sdpa`.
 
-    Takes a fraction of a second on a GPU. Draws from a generator of its own.
+    Takes a fraction of a second on a GPU. Does not touch torch's global generator.
 
     Parameters
     ----------
     problem : AttentionProblem
-        What they have to do.
+        The attention to compute.
     candidates : sequence of str
         Back ends, the reference first.
     """
     assert candidates[0] == REFERENCE, "the others are compared with the reference"
     trial = _Trial(problem)
-    wanted = trial.run(REFERENCE)
-    refused: dict[str, str] = {}
-    for name in candidates:
-        fault = _obstacle(name, problem)
-        why = fault.what if fault else _failure(trial, name, wanted)
-        if why:
-            refused[name] = why
+    expected = trial.run(REFERENCE)
+    failures = {
+        name: _obstacle(name, problem)[0] or _failure(trial, name, expected) for name in candidates
+    }
+    refused = {name: failure for name, failure in failures.items() if failure}
     milliseconds = trial.milliseconds([name for name in candidates if name not in refused])
     best = min(milliseconds, key=milliseconds.__getitem__)
     if milliseconds[REFERENCE] < _LEAST_GAIN * milliseconds[best]:
         best = REFERENCE
     times = ", ".join(f"{name} {value:.2f} ms" for name, value in milliseconds.items())
-    missing = "".join(f"; not {name} ({why})" for name, why in refused.items())
-    return AttentionChoice(
-        backend=best,
-        reason=f"a layer's attention takes {times}{missing}",
-        milliseconds=milliseconds,
-        refused=refused,
-    )
+    missing = "".join(f"; not {name} ({failure})" for name, failure in refused.items())
+    reason = f"attention per layer takes {times}{missing}"
+    return AttentionChoice(backend=best, reason=reason, milliseconds=milliseconds, refused=refused)
 
 
-def relative_difference(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> float:
-    """Return the largest difference as a share of the largest wanted value, over all tensors."""
+def relative_difference(actual: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
+    """Return the largest difference over the largest expected value, the worst of all tensors."""
     worst = 0.0
-    for one, other in zip(found, wanted, strict=True):
+    for one, other in zip(actual, expected, strict=True):
         if other.numel():
             scale = max(other.double().abs().max().item(), sys.float_info.min)
             share = (one.double() - other.double()).abs().max().item() / scale
@@ -178,12 +163,10 @@ class _Trial:
             self.gradients.append(drawn[:, 3].contiguous())
 
     def run(self, name: str) -> list[Tensor]:
-        """Go forward and backward; returns outputs and gradients."""
-        # A caller may be in no_grad or under autocast: neither is part of the problem.
+        """Return outputs and gradients of a forward and backward pass."""
+        # Independent of a caller's no_grad or autocast.
         with torch.enable_grad(), torch.autocast(self.device.type, enabled=False):
-            outputs = [
-                attend(qkv, shapes, name) for qkv, shapes in zip(self.qkv, self.groups, strict=True)
-            ]
+            outputs = [attend(x, s, name) for x, s in zip(self.qkv, self.groups, strict=True)]
             gradients = torch.autograd.grad(outputs, self.qkv, self.gradients)
         return [*(out.detach() for out in outputs), *gradients]
 
@@ -192,57 +175,53 @@ class _Trial:
         times: dict[str, list[float]] = {name: [] for name in names}
         for _ in range(_ROUNDS):
             for name in names:
-                self._wait()
+                self._synchronize()
                 started = time.perf_counter()
                 for _ in range(_RUNS):
                     self.run(name)
-                self._wait()
+                self._synchronize()
                 times[name].append(1000 * (time.perf_counter() - started) / _RUNS)
         return {name: statistics.median(values) for name, values in times.items()}
 
-    def _wait(self) -> None:
+    def _synchronize(self) -> None:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
 
 def _rule_for_cpus(problem: AttentionProblem) -> AttentionChoice:
-    """Take `plain` for short sequences.
+    """Choose `plain` for short sequences.
 
     Measured (docs/decisions/0008): under bfloat16 it is faster well beyond 64 tokens, but from
-    there its kept scores outgrow the tokens; in float32 only up to 32 tokens of narrow heads.
+    there its stored scores exceed the tokens; in float32 only up to 32 tokens of narrow heads.
     """
     longest = longest_sequence(problem.shapes)
     half = problem.dtype == torch.bfloat16
     is_short = longest <= 64 if half else longest <= 32 and problem.channels <= 32
-    name = "plain" if is_short else REFERENCE
     dtype = str(problem.dtype).removeprefix("torch.")
-    reason = f"rule for CPUs: {longest} tokens at most, heads of {problem.channels}, {dtype}"
-    return AttentionChoice(backend=name, reason=reason)
+    reason = f"rule for CPUs: at most {longest} tokens, heads of {problem.channels}, {dtype}"
+    return AttentionChoice(backend="plain" if is_short else REFERENCE, reason=reason)
 
 
-def _obstacle(name: str, problem: AttentionProblem) -> Fault | None:
-    """Say what is missing for a back end, without running it."""
+def _obstacle(name: str, problem: AttentionProblem) -> tuple[str, str]:
+    """Return what a back end lacks and how to provide it, without running it; "" if nothing."""
     if name not in {"varlen", "xformers"}:
-        return None
-    what, do = "", ""
+        return "", ""
     if name == "xformers" and importlib.util.find_spec("xformers") is None:
-        what, do = "xformers is not installed", f'pip install "{_XFORMERS}", or '
-    elif problem.device.type != "cuda":
-        what, do = f"{name} attention runs on CUDA devices only", "device=cuda, or "
-    elif name == "varlen" and problem.dtype not in HALF_PRECISION:
-        what, do = "varlen attention computes in half precision only", "precision=bfloat16, or "
-    elif name == "varlen" and torch.cuda.get_device_capability(problem.device) < _FLASH_CAPABILITY:
-        what = "varlen attention needs a GPU of compute capability 8.0 or more"
-    return Fault(what, f"model.attention={name}", do + _GIVE_UP) if what else None
+        return "xformers is not installed", f'pip install "{_XFORMERS}", or '
+    if problem.device.type != "cuda":
+        return f"{name} attention runs on CUDA devices only", "device=cuda, or "
+    if name == "varlen" and problem.dtype not in HALF_PRECISION:
+        return "varlen attention computes in half precision only", "precision=bfloat16, or "
+    if name == "varlen" and torch.cuda.get_device_capability(problem.device) < _FLASH_CAPABILITY:
+        return "varlen attention needs a GPU of compute capability 8.0 or more", ""
+    return "", ""
 
 
-def _failure(trial: _Trial, name: str, wanted: Sequence[Tensor] = ()) -> str:
-    """Run a back end once; say why it cannot, or how far it is from what is wanted."""
+def _failure(trial: _Trial, name: str, expected: Sequence[Tensor] = ()) -> str:
+    """Run a back end once; return why it failed or how far its results are off; "" if neither."""
     try:
-        found = trial.run(name)
-    except _REFUSALS as error:
+        actual = trial.run(name)
+    except _KERNEL_ERRORS as error:
         return (str(error).strip().splitlines() or [type(error).__name__])[0]
-    worst = relative_difference(found, wanted) if wanted else 0.0
-    if worst <= AGREEMENT[found[0].dtype]:
-        return ""
-    return f"differs from {REFERENCE} by {worst:.1e}"
+    worst = relative_difference(actual, expected) if expected else 0.0
+    return "" if worst <= AGREEMENT[actual[0].dtype] else f"differs from {REFERENCE} by {worst:.1e}"

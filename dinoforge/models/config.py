@@ -1,4 +1,4 @@
-"""What a ViT is made of: a released size by name, any other by its numbers."""
+"""Sizes of a ViT: a released one by name, any other by its numbers."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -35,7 +35,7 @@ ARCHITECTURES: Mapping[str, Architecture] = {
 
 @dataclass(frozen=True, kw_only=True)
 class VitConfig:
-    """One vision transformer: everything that its weights' shapes or its output depend on."""
+    """One vision transformer: all settings that determine its weights' shapes or its output."""
 
     width: PositiveInt = 384  # D, channels of a token
     depth: PositiveInt = 12  # L, blocks
@@ -55,12 +55,12 @@ class VitConfig:
 
     @classmethod
     def named(cls, architecture: str, **changes: Any) -> "VitConfig":
-        """Make a released size: ``small``, ``base``, ``large`` or ``giant``."""
+        """Return a released size: ``small``, ``base``, ``large`` or ``giant``."""
         return cls(**{**ARCHITECTURES[architecture]._asdict(), **changes})
 
     @property
     def architecture(self) -> str:
-        """The released size that this is, or ``custom``."""
+        """Name of the released size, or ``custom``."""
         own = Architecture(self.width, self.depth, self.heads, self.ffn)
         return next((name for name, sizes in ARCHITECTURES.items() if sizes == own), "custom")
 
@@ -77,7 +77,7 @@ class VitConfig:
 
     @property
     def name(self) -> str:
-        """Name as timm would write it: ``vit_small_patch14_reg4``."""
+        """Name in the style of timm: ``vit_small_patch14_reg4``."""
         size = self.architecture
         if size == "custom":
             size = f"d{self.width}x{self.depth}" + ("_swiglu" if self.ffn == "swiglu" else "")

@@ -1,6 +1,6 @@
-"""Tensor names of one ViT in the files of others, brought to those of the released checkpoints.
+"""Backbones of others: tensor names brought to the released ones, sizes inferred from shapes.
 
-Understood: the prefixes of training checkpoints (``teacher.backbone.``) and of wrappers
+Understands the prefixes of training checkpoints (``teacher.backbone.``) and of wrappers
 (``module.``), blocks numbered inside chunks (``blocks.0.5.``), timm and transformers.
 """
 
@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from dinoforge.errors import UsageError
+from dinoforge.models.config import ARCHITECTURES, PositionMode, VitConfig
 
-__all__ = ["released_names"]
+__all__ = ["infer_config", "released_names"]
 
 _log = logging.getLogger(__name__)
 
@@ -37,30 +38,38 @@ _TRANSFORMERS = (
     (r"\.mlp\.weights_out\.", ".mlp.w3."),
 )
 
+_HEADS_OF_WIDTH = {192: 3} | {size.width: size.heads for size in ARCHITECTURES.values()}
+# Tensor -> number of its dimensions.
+_EVERY_VIT = {"cls_token": 3, "pos_embed": 3, _PATCH_EMBED: 4, "blocks.0.norm1.weight": 1}
+
 
 def released_names(tensors: Mapping[str, Tensor], where: str) -> tuple[dict[str, Tensor], str]:
-    """Find the one backbone among tensors and give it the released names.
+    """Select the backbone among tensors and give it the released names.
 
     Parameters
     ----------
     tensors : mapping
-        As stored. If there are several backbones, the teacher's is taken.
+        As stored. Of several backbones, the teacher's is taken.
     where : str
-        The file, for the error.
+        The file, for errors.
 
     Returns
     -------
     tensors : dict
-        Released names; heads of a training checkpoint are left out.
+        Released names, without the heads of a training checkpoint.
     origin : str
-        ``released``, ``timm`` or ``transformers``: whose names, and whose way with positions.
+        ``released``, ``timm`` or ``transformers``: the origin of the names, and so of the way
+        positions are resampled.
 
     Raises
     ------
     UsageError
-        If there is no backbone, or several of which none is the teacher's.
+        If there is no backbone, or several and none is the teacher's.
     """
-    plain = {_without_wrappers(name): tensor for name, tensor in tensors.items()}
+    plain = {
+        ".".join(part for part in name.split(".") if part not in _WRAPPERS): tensor
+        for name, tensor in tensors.items()
+    }
     prefix, is_transformers = _find_backbone(plain, where)
     backbone = {
         name.removeprefix(prefix): tensor
@@ -75,11 +84,8 @@ def released_names(tensors: Mapping[str, Tensor], where: str) -> tuple[dict[str,
     return _from_timm(backbone), "timm"
 
 
-def _without_wrappers(name: str) -> str:
-    return ".".join(part for part in name.split(".") if part not in _WRAPPERS)
-
-
 def _find_backbone(tensors: Mapping[str, Tensor], where: str) -> tuple[str, bool]:
+    """Return the prefix of the backbone, and whether its names are those of transformers."""
     for anchor in (_PATCH_EMBED, _TRANSFORMERS_PATCH_EMBED):
         prefixes = sorted(n.removesuffix(anchor) for n in tensors if f".{n}".endswith(f".{anchor}"))
         teachers = [prefix for prefix in prefixes if "teacher" in prefix]
@@ -90,20 +96,20 @@ def _find_backbone(tensors: Mapping[str, Tensor], where: str) -> tuple[str, bool
             return prefixes[0], anchor == _TRANSFORMERS_PATCH_EMBED
         if prefixes:
             raise UsageError(
-                what=f"the file holds several backbones: {', '.join(prefixes)}",
+                what=f"the file contains several backbones: {', '.join(prefixes)}",
                 where=where,
                 do="save the state dict of one of them",
             )
     first = ", ".join(sorted(tensors)[:3]) or "nothing"
     raise UsageError(
-        what=f"none of {len(tensors)} tensors is a ViT's: no {_PATCH_EMBED} among {first}, ...",
+        what=f"no ViT among {len(tensors)} tensors: no {_PATCH_EMBED}, but {first}, ...",
         where=where,
-        do="name a checkpoint of a ViT with released, timm or transformers names",
+        do="give a checkpoint of a ViT with released, timm or transformers names",
     )
 
 
 def _from_timm(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Undo what timm's converter does to released weights; without effect on others."""
+    """Undo the changes of timm's converter to released weights; no effect on others."""
     first, second = (tensors.get(f"blocks.0.mlp.fc{i}.weight") for i in (1, 2))
     ready = dict(tensors)
     if first is not None and second is not None and first.shape[0] == 2 * second.shape[1]:
@@ -131,3 +137,57 @@ def _from_transformers(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
             three = [ready.pop(name) for name in names]
             ready[query.replace(".query.", ".qkv.")] = torch.cat(three)
     return ready
+
+
+def infer_config(
+    tensors: Mapping[str, Tensor], where: str, *, heads: int | None = None, origin: str = "released"
+) -> VitConfig:
+    """Infer sizes from the shapes of tensors with released names.
+
+    Parameters
+    ----------
+    tensors, origin
+        From `released_names`.
+    where : str
+        The file, for errors.
+    heads : int, optional
+        Not in the shapes: by default as in the released model of the same width.
+
+    Raises
+    ------
+    UsageError
+        If these are not the tensors of a ViT, or the number of heads is unknown.
+    """
+    missing = [n for n, ndim in _EVERY_VIT.items() if n not in tensors or tensors[n].ndim != ndim]
+    if missing:
+        raise UsageError(
+            what=f"not a ViT with a class token and learned positions: no {', '.join(missing)}",
+            where=where,
+            do="give a checkpoint of the DINOv2 family",
+        )
+    width, _, patch, _ = tensors[_PATCH_EMBED].shape
+    heads = heads or _HEADS_OF_WIDTH.get(width)
+    if heads is None:
+        raise UsageError(
+            what=f"number of attention heads unknown: no released ViT has width {width}",
+            where=where,
+            do="load it in Python with load_backbone(path, heads=...), save it with save_backbone",
+        )
+    registers = tensors["register_tokens"].shape[1] if "register_tokens" in tensors else 0
+    fc1 = tensors.get("blocks.0.mlp.fc1.weight")
+    positions: dict[str, PositionMode] = {"timm": "size_antialias", "transformers": "size"}
+    config = VitConfig(
+        width=width,
+        depth=1 + max(int(n.split(".")[1]) for n in tensors if n.startswith("blocks.")),
+        heads=heads,
+        patch_size=patch,
+        ffn="swiglu" if fc1 is None else "mlp",
+        ffn_ratio=4.0 if fc1 is None else fc1.shape[0] / width,
+        registers=registers,
+        layer_scale=1e-5 if "blocks.0.ls1.gamma" in tensors else 0.0,
+        bias="blocks.0.attn.qkv.bias" in tensors,
+        image_size=patch * math.isqrt(tensors["pos_embed"].shape[1] - 1),
+        positions="size_antialias" if registers else positions.get(origin, "offset"),
+    )
+    _log.info("%s: %s, %s names, positions=%s", where, config.name, origin, config.positions)
+    return config

@@ -1,6 +1,6 @@
-"""Initial weights: every tensor a function of (seed, its name), of no global state.
+"""Initial weights: every tensor is a function of (seed, its name), not of global state.
 
-So two models that differ in depth or registers start with equal values where they share a name.
+Models that differ in depth or registers start with equal values under equal names.
 """
 
 import hashlib
@@ -20,13 +20,13 @@ def draw_weights(model: nn.Module, scheme: str, seed: int) -> None:
     Parameters
     ----------
     model : Module
-        Its parameters may hold anything, also nothing (`Module.to_empty`), and may be sharded.
+        Its parameters may be uninitialized (`Module.to_empty`) and sharded.
     scheme : str
         ``published``: linear layers and positions trunc_normal(0.02), patch embedding uniform
         within 1 / sqrt(fan in) (the default of torch), class and register tokens N(0, 1e-6), mask
-        token and other biases 0. ``xavier``: linear layers and patch embedding Xavier uniform. With
-        0.02 at widths below 384 all images get nearly equal features, and nothing is learnt for
-        hundreds of steps (measured at width 128 and 192 on CIFAR-10).
+        token and other biases 0. ``xavier``: linear layers and patch embedding Xavier uniform. At
+        widths below 384, 0.02 gives all images nearly equal features, and nothing is learned
+        for hundreds of steps (measured at widths 128 and 192 on CIFAR-10).
     seed : int
         Any integer.
     """
@@ -40,7 +40,7 @@ def draw_weights(model: nn.Module, scheme: str, seed: int) -> None:
 
 @torch.no_grad()
 def assign(parameter: Tensor, whole: Tensor) -> None:
-    """Copy a whole tensor into a parameter, or this rank's shard of it into its part."""
+    """Copy a whole tensor into a parameter, or this rank's shard into a sharded parameter."""
     if isinstance(parameter, DTensor):
         on_device = whole.to(parameter.device)
         parts = distribute_tensor(

@@ -1,7 +1,11 @@
 """The layers of a ViT, with the tensor names of the released checkpoints.
 
-Every layer works on tokens of several crop sizes at once, laid end to end: ``x_TD`` holds
-``sum(B * N)`` tokens, ``shapes`` the (B, N) of each crop size. Only attention looks at the shapes.
+Layers take the concatenated tokens of several crop sizes: ``x_TD`` has ``sum(B * N)`` tokens,
+``shapes`` the (B, N) of each crop size. Only attention needs the shapes.
+
+Stochastic depth runs a branch on a subset of the samples. The subset is drawn before the first
+block, so a block is a function of tensors only: it compiles whole, and activation checkpointing
+recomputes the same subset.
 """
 
 from collections.abc import Callable
@@ -26,15 +30,15 @@ __all__ = [
 ]
 
 
-# Rows (int64, each once) that the attention branch and the feed-forward branch of a block run on:
-# one tensor a batch.
+# Rows (int64, distinct) of the attention branch and of the feed-forward branch of a block: one
+# tensor per batch.
 BlockRows = tuple[list[Tensor], list[Tensor]]
 
 
 def kept_samples(batch: int, drop_path: float) -> int:
-    """Count the samples of a batch that a branch runs on: at least 1, none of an empty batch.
+    """Count the samples of a batch that a branch runs on: at least 1 unless the batch is empty.
 
-    As published the count is rounded down: 8 samples at a rate of 0.4 keep 4.
+    Rounded down, as published: 8 samples at a rate of 0.4 keep 4.
     """
     return min(max(int(batch * (1 - drop_path)), 1), batch)
 
@@ -54,7 +58,7 @@ class PatchEmbed(nn.Module):
 
 
 class LayerScale(nn.Module):
-    """Learnt scale of every channel of a residual branch (Touvron et al. 2021)."""
+    """Learned scale per channel of a residual branch (Touvron et al. 2021)."""
 
     def __init__(self, width: int, initial: float) -> None:
         super().__init__()
@@ -77,18 +81,18 @@ class Attention(nn.Module):
         self.proj = nn.Linear(config.width, config.width, bias=config.bias)
 
     def forward(self, x_TD: Tensor, shapes: Shapes) -> Tensor:
-        """Mix the tokens of each sequence."""
+        """Attend within each sequence."""
         out_TD: Tensor = self.proj(attend(self._heads(x_TD), shapes, self.backend).flatten(1))
         return out_TD
 
     def weights(self, x_BND: Tensor) -> Tensor:
-        """Attention of every token on every token, ``[B, H, N, N]``, for pictures."""
+        """Return the attention of every token on every token, ``[B, H, N, N]``, for plots."""
         qkv_BN3HE = self._heads(x_BND)
         q_BHNE, k_BHNE, _ = qkv_BN3HE.permute(2, 0, 3, 1, 4).unbind(0)
         return attention_weights(q_BHNE, k_BHNE)
 
     def _heads(self, x: Tensor) -> Tensor:
-        """Project to queries, keys and values of each head, ``[..., 3, H, E]``."""
+        """Project to queries, keys and values, ``[..., 3, H, E]``."""
         qkv: Tensor = self.qkv(x)
         channels = qkv.shape[-1] // (3 * self.heads)  # not -1: a batch may be empty
         return qkv.unflatten(-1, (3, self.heads, channels))
@@ -141,17 +145,17 @@ class Block(nn.Module):
     ) -> list[Tensor]:
         """Add both branches to every batch, or to a subset of it (stochastic depth).
 
-        A subset saves the dropped share of the compute; its residual is scaled by the samples of
-        the batch over those of the subset.
+        A subset saves the compute of the dropped samples; its residual is scaled by the batch size
+        over the size of the subset.
 
         Parameters
         ----------
         xs : list of Tensor
-            Batches ``[b, N, D]``, one a crop size.
+            Batches ``[b, N, D]``, one per crop size.
         rows : BlockRows, optional
-            Samples that each branch runs on, from `draw_rows`; None runs on all.
+            Samples that each branch runs on; None: all.
         packed : bool
-            Run the linear layers once over the tokens of all batches instead of once a batch.
+            Run the linear layers once over the tokens of all batches instead of once per batch.
         """
         for number, branch in enumerate((self._attention_branch, self._ffn_branch)):
             if rows is None:
@@ -174,7 +178,7 @@ class Block(nn.Module):
 def _run(
     branch: Callable[[Tensor, Shapes], Tensor], xs: list[Tensor], packed: bool
 ) -> list[Tensor]:
-    """Run a branch on all batches in one call, or on one after the other."""
+    """Run a branch on all batches in one call, or on each in turn."""
     shapes = [(x.shape[0], x.shape[1]) for x in xs]
     tokens = [x.flatten(0, 1) for x in xs]
     if packed and len(xs) > 1:
@@ -185,5 +189,5 @@ def _run(
 
 
 def _add_rows(x_BND: Tensor, rows: Tensor, residual: Tensor) -> Tensor:
-    scale = len(x_BND) / max(len(rows), 1)  # there may be no local crops at all
+    scale = len(x_BND) / max(len(rows), 1)  # there may be no local crops
     return torch.index_add(x_BND, 0, rows, residual.to(x_BND.dtype), alpha=scale)

@@ -1,7 +1,6 @@
-"""Sequences of several lengths laid end to end: where each begins, in the forms that kernels want.
+"""Offsets of concatenated sequences of several lengths, in the forms that kernels expect.
 
-``shapes`` holds (B, N) of each crop size: B sequences of N tokens, one crop size after the other.
-Nothing here touches a token.
+``shapes`` has (B, N) per crop size: B sequences of N tokens, one crop size after the other.
 """
 
 import functools
@@ -22,8 +21,8 @@ __all__ = [
 
 Shapes = Sequence[tuple[int, int]]
 
-# A training has a few layouts (student, teacher, each crop size alone); evaluations add some.
-_KEPT_LAYOUTS = 64
+# A training has a few layouts (student, teacher, each crop size); evaluations add some.
+_CACHED_LAYOUTS = 64
 
 
 def token_counts(shapes: Shapes) -> list[int]:
@@ -37,17 +36,16 @@ def sequence_lengths(shapes: Shapes) -> list[int]:
 
 
 def longest_sequence(shapes: Shapes) -> int:
-    """Return the tokens of the longest sequence; 0 where there is none."""
-    # A list with the 0 in it: torch's compiler traces no `max(..., default=0)`.
+    """Return the tokens of the longest sequence; 0 without sequences."""
+    # A list with the 0: torch's compiler cannot trace `max(..., default=0)`.
     return max([0, *(tokens for batch, tokens in shapes if batch)])
 
 
 def cumulative_lengths(shapes: Shapes, device: torch.device) -> Tensor:
-    """Say where every sequence begins, and where the last one ends.
+    """Return the offset of every sequence and the end of the last one.
 
-    Computed on the device, without a copy from the host. Eager calls keep what they made by
-    shapes and device; inside a compiled graph it is part of the graph, because a kept tensor
-    would be a constant that belongs to one layout.
+    Computed on the device, without a copy from the host. Eager calls cache it by shapes and
+    device; compiled graphs compute it, because a cached tensor would be a constant of one layout.
 
     Returns
     -------
@@ -56,34 +54,34 @@ def cumulative_lengths(shapes: Shapes, device: torch.device) -> Tensor:
     """
     if torch.compiler.is_compiling():
         return _cumulative_lengths(shapes, device)
-    return _kept_cumulative_lengths(tuple(shapes), device)
+    return _cached_cumulative_lengths(tuple(shapes), device)
 
 
 def _cumulative_lengths(shapes: Shapes, device: torch.device) -> Tensor:
     parts, first = [], 0
     for batch, tokens in shapes:
-        # Starts of this crop size; the end of its last sequence is the next one's first start.
+        # Starts of this crop size; the last end is the first start of the next one.
         parts.append(torch.arange(batch, dtype=torch.int32, device=device) * tokens + first)
         first += batch * tokens
     end = torch.full((1,), first, dtype=torch.int32, device=device)
     return torch.cat([*parts, end])
 
 
-@functools.lru_cache(maxsize=_KEPT_LAYOUTS)
-def _kept_cumulative_lengths(shapes: Shapes, device: torch.device) -> Tensor:
-    # A tensor born in inference mode could never be saved for a backward pass later.
+@functools.lru_cache(maxsize=_CACHED_LAYOUTS)
+def _cached_cumulative_lengths(shapes: Shapes, device: torch.device) -> Tensor:
+    # A tensor made in inference mode cannot be saved for a backward pass.
     with torch.inference_mode(mode=False):
         return _cumulative_lengths(shapes, device)
 
 
-@functools.lru_cache(maxsize=_KEPT_LAYOUTS)
+@functools.lru_cache(maxsize=_CACHED_LAYOUTS)
 def block_diagonal_bias(shapes: tuple[tuple[int, int], ...], device: torch.device) -> Any:
-    """Make xformers' bias that lets a token see its own sequence only; kept by shapes and device.
+    """Return xformers' bias that limits attention to the own sequence; cached.
 
     Returns
     -------
     xformers.ops.fmha.attn_bias.BlockDiagonalMask
-        Holds the starts of the sequences, not the ``[T, T]`` matrix that it stands for.
+        Stores the offsets of the sequences, not the ``[T, T]`` matrix that they define.
     """
     from xformers.ops.fmha.attn_bias import BlockDiagonalMask
 

@@ -1,11 +1,11 @@
-"""Position embeddings on another grid than the native one.
+"""Resample position embeddings to another grid than the native one.
 
-Four ways are in use for the same weights; a wrong one moves the patch tokens by 4 to 22 %
-(measured on small nets), so the way is a setting of the checkpoint.
+Four modes are in use for the same weights; a wrong one changes the patch tokens by 4 to 22 %
+(measured on small nets), so the mode is a setting of the checkpoint.
 
-Bicubic resampling is separable and linear, so it is done here as two products with small
-matrices, ``rows @ grid @ columns.T``, computed once for a size. Unlike `F.interpolate`, whose
-backward pass on GPUs adds in a random order, the products give the same gradient every time.
+Bicubic resampling is separable and linear: here two products with small matrices, ``rows @ grid @
+columns.T``, computed once per size. Unlike `F.interpolate`, whose backward pass on GPUs adds in
+random order, the products are deterministic.
 
 Shapes: M native side, X rows, Y columns, D width.
 """
@@ -22,7 +22,7 @@ __all__ = ["interpolate_positions", "resampling_matrix"]
 
 Matrix = npt.NDArray[np.floating]
 
-# DINOv2 adds 0.1 to the wanted grid: without it floor(37 * (39 / 37)) is 38 and the grid wrong.
+# DINOv2 adds 0.1 to the requested grid: otherwise floor(37 * (39 / 37)) is 38, a wrong grid.
 _OFFSET = 0.1
 
 
@@ -35,14 +35,14 @@ def interpolate_positions(positions_1ND: Tensor, height: int, width: int, mode: 
         Class token first, then the native grid row by row; resampled in float32 (float64
         stays) and returned in its own dtype. Differentiable.
     height, width : int
-        Wanted grid, patches.
+        Requested grid, patches.
     mode : str
         ``offset``, ``offset_antialias``, ``size_antialias`` or ``size``; see `VitConfig`.
 
     Returns
     -------
     Tensor
-        ``[1, 1 + height * width, D]``; the class token's part is never changed.
+        ``[1, 1 + height * width, D]``; the class token is never changed.
     """
     side = math.isqrt(positions_1ND.shape[1] - 1)
     if height == side and width == side:
@@ -67,7 +67,7 @@ def _matrix(
     antialias = mode.endswith("antialias")
     offset = _OFFSET if mode.startswith("offset") else 0.0
     weights = resampling_matrix(size_in, size_out, offset=offset, antialias=antialias)
-    # Outside of inference mode: a cached inference tensor could not be used in training.
+    # Not in inference mode: a cached inference tensor could not be used in training.
     with torch.inference_mode(False):
         return torch.from_numpy(weights).to(device, dtype)
 
@@ -75,10 +75,10 @@ def _matrix(
 def resampling_matrix(
     size_in: int, size_out: int, *, offset: float = 0.0, antialias: bool = False
 ) -> Matrix:
-    """Weights of every input sample in every output sample of a bicubic resampling.
+    """Return the weight of every input sample in every output sample of bicubic resampling.
 
     The two kernels of torch: without antialias, Keys' cubic with a = -0.75 on four taps, border
-    samples repeated; with antialias, Pillow's, a = -0.5, widened when it shrinks and renormalized
+    samples repeated; with antialias, Pillow's, a = -0.5, widened when shrinking and renormalized
     at the borders (Keys 1981, "Cubic convolution interpolation").
 
     Parameters
@@ -88,7 +88,7 @@ def resampling_matrix(
     offset : float
         The step between samples is ``size_in / (size_out + offset)``.
     antialias : bool
-        Which of the two kernels.
+        Selects the kernel.
 
     Returns
     -------
@@ -98,7 +98,7 @@ def resampling_matrix(
     step = 1.0 / ((size_out + offset) / size_in)
     centers = step * (np.arange(size_out) + 0.5)
     if antialias and size_in == size_out:
-        return np.eye(size_in)  # torch leaves such an axis alone, whatever the offset
+        return np.eye(size_in)  # torch does not resample such an axis, for any offset
     if antialias:
         return _antialiased(centers, size_in, max(step, 1.0))
     first = np.floor(centers - 0.5).astype(int) - 1

@@ -1,4 +1,4 @@
-"""The vision transformer: any size, any H x W, registers, masks; names as in released weights.
+"""The vision transformer: any size, any H x W, registers, masks; released tensor names.
 
 Parallelism, compilation and activation checkpointing are applied from outside.
 Shapes: B images, N patches, R registers, D width, H heads, X and Y pixels.
@@ -19,14 +19,14 @@ __all__ = ["VisionTransformer", "build_vit"]
 
 
 class VisionTransformer(nn.Module):
-    """ViT of DINOv2 (Oquab et al. 2023), with registers (Darcet et al. 2023) if asked.
+    """ViT of DINOv2 (Oquab et al. 2023), optionally with registers (Darcet et al. 2023).
 
-    Tokens stay in the dtype of the parameters from block to block, also under autocast.
+    Between blocks, tokens keep the dtype of the parameters even under autocast.
 
     Parameters
     ----------
     config : VitConfig
-        Sizes; `build_vit` also draws the weights, which are not meaningful before.
+        Sizes; the weights are meaningless until drawn, see `build_vit`.
     """
 
     def __init__(self, config: VitConfig) -> None:
@@ -47,15 +47,15 @@ class VisionTransformer(nn.Module):
         draw_weights(self, self.config.init, seed)
 
     def set_attention(self, backend: str) -> None:
-        """Choose the attention back end of every block; see `choose_attention`."""
+        """Set the attention back end of every block; see `choose_attention`."""
         for block in self._blocks():
             block.attn.backend = backend
 
     def tokens(self, images_B3XY: Tensor, masks_BN: Tensor | None = None) -> Tensor:
-        """Make the input of the first block, ``[B, 1 + R + N, D]``.
+        """Return the input of the first block, ``[B, 1 + R + N, D]``.
 
-        Masked patches become the mask token *before* positions are added; registers come after
-        the class token and get no position.
+        Masked patches become the mask token *before* positions are added; registers follow the
+        class token and have no position.
         """
         rows, columns = self._grid(images_B3XY)
         x_BND = self.patch_embed(images_B3XY).to(self.pos_embed.dtype)
@@ -69,20 +69,20 @@ class VisionTransformer(nn.Module):
         return torch.cat(parts, dim=1)
 
     def forward(self, images_B3XY: Tensor) -> Tensor:
-        """Return the normed class token ``[B, D]``."""
+        """Return the normalized class token ``[B, D]``."""
         return self.forward_features(images_B3XY)["x_norm_clstoken"]
 
     def forward_features(
         self, images_B3XY: Tensor, masks_BN: Tensor | None = None
     ) -> dict[str, Tensor]:
-        """Run the whole net.
+        """Run the whole model.
 
         Parameters
         ----------
         images_B3XY : Tensor
             Normalized images ``[B, 3, X, Y]``; X and Y are multiples of the patch size.
         masks_BN : Tensor, optional
-            Bool ``[B, N]``, True = hidden from the net.
+            Bool ``[B, N]``, True = hidden from the model.
 
         Returns
         -------
@@ -93,7 +93,7 @@ class VisionTransformer(nn.Module):
         Raises
         ------
         UsageError
-            If an image is not a whole number of patches.
+            If the image size is not a multiple of the patch size.
         """
         return self.forward_features_list([images_B3XY], [masks_BN])[0]
 
@@ -110,13 +110,13 @@ class VisionTransformer(nn.Module):
         Parameters
         ----------
         images, masks : sequence
-            One entry a crop size; see `forward_features`.
+            One entry per crop size; see `forward_features`.
         rows : sequence of BlockRows, optional
-            Which samples of each batch the branches of each block are run on (stochastic depth).
-            Not a state of the model: without it nothing is dropped, in training mode neither.
+            Samples of each batch that the branches of each block run on (stochastic depth).
+            Without it nothing is dropped, not even in training mode.
         packed : bool
-            Run the linear layers once over the tokens of all batches: fewer, larger products.
-            Makes no difference on CPUs.
+            Run the linear layers once over the tokens of all batches: fewer, larger products;
+            no faster on CPUs.
         """
         xs = [self.tokens(x, mask) for x, mask in zip(images, masks, strict=True)]
         for number, block in enumerate(self._blocks()):
@@ -138,18 +138,18 @@ class VisionTransformer(nn.Module):
         images_B3XY : Tensor
             As in `forward_features`.
         layers : int or sequence of int
-            The last ``layers`` blocks, or their indices; results are in the order of the blocks.
+            The last ``layers`` blocks, or block indices; results are in the order of blocks.
         norm : bool
-            Apply the final LayerNorm to each (all use the same one).
+            Apply the (shared) final LayerNorm to each.
         reshape : bool
-            Patch tokens as a picture, ``[B, D, X / patch, Y / patch]``.
+            Patch tokens as a grid, ``[B, D, X / patch, Y / patch]``.
         """
         depth = len(self.blocks)
         wanted = range(depth - layers, depth) if isinstance(layers, int) else layers
         assert all(0 <= index < depth for index in wanted), f"blocks are 0 .. {depth - 1}"
         grid = self._grid(images_B3XY)
         x_BND = self.tokens(images_B3XY)
-        found = []
+        outputs = []
         for index, block in enumerate(self._blocks()):
             (x_BND,) = block([x_BND])
             if index in wanted:
@@ -157,8 +157,8 @@ class VisionTransformer(nn.Module):
                 patches = out_BND[:, 1 + self.config.registers :]
                 if reshape:
                     patches = patches.transpose(1, 2).unflatten(2, grid)
-                found.append((patches, out_BND[:, 0]))
-        return found
+                outputs.append((patches, out_BND[:, 0]))
+        return outputs
 
     def last_attention(self, images_B3XY: Tensor) -> Tensor:
         """Return the attention weights of the last block, ``[B, H, 1 + R + N, 1 + R + N]``."""
@@ -176,7 +176,7 @@ class VisionTransformer(nn.Module):
         patch = self.config.patch_size
         if height % patch or width % patch or not height or not width:
             raise UsageError(
-                what=f"an image of {height} x {width} pixels is not a whole number of patches",
+                what=f"image of {height} x {width} pixels is not a whole number of patches",
                 where=f"{self.config.name}, patches of {patch} x {patch}",
                 do=f"crop or resize to multiples of {patch}",
             )
@@ -196,7 +196,7 @@ class VisionTransformer(nn.Module):
 def build_vit(
     config: VitConfig, *, seed: int = 0, device: torch.device | str = "cpu"
 ) -> VisionTransformer:
-    """Build a ViT with initial weights that are a function of ``config`` and ``seed`` alone."""
+    """Build a ViT whose initial weights depend only on ``config`` and ``seed``."""
     with torch.device("meta"):
         model = VisionTransformer(config)
     model.to_empty(device="cpu")  # drawn on the CPU: equal on every device

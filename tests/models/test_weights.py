@@ -186,7 +186,7 @@ def test_a_partial_match_is_an_error_that_names_what_differs(tmp_path):
     path = write(tmp_path / "partial.pth", tensors)
     refused(path, r"1 missing \(blocks\.1\.attn\.proj\.bias\)", heads=2)
     refused(path, r"1 unexpected \(blocks\.1\.extra\)", heads=2)
-    refused(path, r"norm\.weight \[5\] instead of \[64\]", heads=2)
+    refused(path, r"norm\.weight: file \[5\], model \[64\]", heads=2)
 
 
 def test_several_backbones_without_a_teacher_are_refused(tmp_path):
@@ -196,13 +196,13 @@ def test_several_backbones_without_a_teacher_are_refused(tmp_path):
 
 def test_an_unknown_width_asks_for_the_heads(tmp_path):
     path = write(tmp_path / "narrow.pth", make().state_dict())
-    refused(path, r"no released ViT is 64 wide.*load_backbone\(path, heads=\.\.\.\)")
+    refused(path, r"no released ViT has width 64.*load_backbone\(path, heads=\.\.\.\)")
 
 
 @pytest.mark.parametrize(
     ("content", "match"),
     [
-        ({"weight": torch.ones(2, 2)}, "none of 1 tensors is a ViT's"),
+        ({"weight": torch.ones(2, 2)}, "no ViT among 1 tensors"),
         ({"patch_embed.proj.weight": torch.ones(2, 3, 7, 7)}, "no cls_token, pos_embed"),
     ],
 )
@@ -212,7 +212,7 @@ def test_other_networks_are_refused(tmp_path, content, match):
 
 def test_a_file_that_holds_no_state_dict_is_refused(tmp_path):
     torch.save(torch.ones(3), tmp_path / "tensor.pt")
-    refused(tmp_path / "tensor.pt", "holds no state dict")
+    refused(tmp_path / "tensor.pt", "has no state dict")
 
 
 @pytest.mark.parametrize("name", ["gone.pth", "garbage.pth", "garbage.safetensors"])
