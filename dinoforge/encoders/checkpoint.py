@@ -1,4 +1,4 @@
-"""Any backbone on disk as an encoder: ours, or released weights that `load_backbone` reads."""
+"""Any backbone on disk that `load_backbone` reads, as an encoder."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -25,26 +25,18 @@ if TYPE_CHECKING:
 
 __all__ = ["FEATURES", "CheckpointEncoder"]
 
-# Longer sides than the native one cost attention with its square and are seldom wanted.
+# The cost of attention grows with the fourth power of the side.
 _LARGEST_SIDE = 224
-
-
-def _cls(tokens: Mapping[str, Vectors]) -> Vectors:
-    return tokens["cls"]
-
-
-def _patch_mean(tokens: Mapping[str, Vectors]) -> Vectors:
-    return tokens["patch_mean"]
 
 
 def _both(tokens: Mapping[str, Vectors]) -> Vectors:
     return np.concatenate([unit_rows(tokens["cls"]), unit_rows(tokens["patch_mean"])], axis=1)
 
 
-# Each takes what `CheckpointEncoder.encode_tokens` gives; `both` is two parts of norm 1.
+# From the result of `CheckpointEncoder.encode_tokens`; `both` is two parts of norm 1.
 FEATURES: dict[str, Callable[[Mapping[str, Vectors]], Vectors]] = {
-    "cls": _cls,
-    "patch_mean": _patch_mean,
+    "cls": lambda tokens: tokens["cls"],
+    "patch_mean": lambda tokens: tokens["patch_mean"],
     "both": _both,
 }
 
@@ -59,14 +51,14 @@ class CheckpointEncoder:
     features : str
         ``cls``, ``patch_mean`` or ``both``.
     device : str
-        Where it runs.
+        Device of the network.
     batch_size : int
-        Images of one forward pass; 0 takes the usual number of the device.
+        Images per forward pass; 0: the default of the device.
 
     Raises
     ------
     UsageError
-        If the file does not hold a backbone, or there is no such device.
+        If the file has no backbone, or the device is unavailable.
     """
 
     def __init__(
@@ -86,20 +78,14 @@ class CheckpointEncoder:
         self._device, self._batch_size = device, batch_size
         self._model: VisionTransformer = model.to(device)
         self._pick = FEATURES[features]
-        self._transform = Transform(
-            _side(config.image_size, config.patch_size),
-            *normalization_of(metadata),
-        )
+        side = min(config.image_size, _LARGEST_SIDE) // config.patch_size * config.patch_size
+        side = max(config.patch_size, side)
+        self._transform = Transform(side, *normalization_of(metadata))
         self.fingerprint = fingerprint_of(
             encoder="checkpoint",
             weights=sha256_file(path),
             features=features,
-            transform=[
-                TRANSFORM_VERSION,
-                self._transform.side,
-                *self._transform.mean,
-                *self._transform.std,
-            ],
+            transform=[TRANSFORM_VERSION, side, *self._transform.mean, *self._transform.std],
         )
 
     def encode(self, images: Images) -> Vectors:
@@ -109,25 +95,13 @@ class CheckpointEncoder:
     def encode_tokens(self, images: Images) -> dict[str, Vectors]:
         """Return ``cls`` and ``patch_mean`` of one forward pass, float32 ``[B, D]`` each.
 
-        As the final LayerNorm gives them, not divided by their norms: `FEATURES` makes every kind
-        of features of the two.
+        Outputs of the final LayerNorm, not normalized: `FEATURES` derives all kinds of features.
         """
-        rows = run_batches(
-            self._forward,
-            images,
-            self._transform,
-            2 * self._width,
-            self._device,
-            size=self._batch_size,
-        )
+        dim, size = 2 * self._width, self._batch_size
+        rows = run_batches(self._forward, images, self._transform, dim, self._device, size=size)
         return {"cls": rows[:, : self._width], "patch_mean": rows[:, self._width :]}
 
     def _forward(self, batch_B3SS: Tensor) -> Tensor:
         tokens = self._model.forward_features(batch_B3SS)
         parts = [tokens["x_norm_clstoken"], tokens["x_norm_patchtokens"].mean(dim=1)]
         return torch.cat(parts, dim=1)
-
-
-def _side(native: int, patch: int) -> int:
-    """Pixels of the input: the native size up to 224, a whole number of patches."""
-    return max(patch, min(native, _LARGEST_SIDE) // patch * patch)

@@ -1,4 +1,4 @@
-"""Embed the images of some paths with one encoder: what ``dinoforge embed`` does."""
+"""Embed the images behind some paths with one encoder, for ``dinoforge embed``."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from dinoforge.encoders import make_encoder
 from dinoforge.encoders.encoder import Encoder
+from dinoforge.encoders.make import make_encoder
 from dinoforge.errors import UsageError
 from dinoforge.files import write_array
 from dinoforge.images import Undecodable
@@ -19,13 +19,13 @@ from dinoforge.tables import write_table
 
 __all__ = ["EmbeddingSummary", "embed_images"]
 
-# One row an image of the input; ``row`` is its row in the array of vectors, -1: undecodable.
+# One row per input image; ``row`` is its row in the array of vectors, -1: undecodable.
 ROWS_SCHEMA = pa.schema([("row", pa.int64()), *LISTING_SCHEMA, ("problem", pa.string())])
 
 
 @dataclass(frozen=True)
 class EmbeddingSummary:
-    """Where the vectors are, and how many."""
+    """Paths and counts of the vectors."""
 
     embeddings: str  # .npy, float32 [num_rows, dim]
     rows: str  # .parquet
@@ -53,16 +53,16 @@ def embed_images(
     encoder : str
         See `dinoforge.encoders.make_encoder`.
     out : Path
-        Gets ``embeddings.npy`` (unit rows, but for ``pixels_raw``) and ``rows.parquet``.
+        Gets ``embeddings.npy`` (unit rows, except for ``pixels_raw``) and ``rows.parquet``.
     batch_size : int
-        Images handed to the encoder at once.
+        Images per call of the encoder.
     device : str
         For networks: ``cpu`` or ``cuda``.
 
     Raises
     ------
     UsageError
-        Bad paths, encoder or device; or no image decodes.
+        For bad paths, encoder or device, or if no image can be decoded.
     """
     if batch_size < 1:
         raise UsageError(what=f"batch size {batch_size}", where="--batch-size", do="give 1 or more")
@@ -71,9 +71,9 @@ def embed_images(
     parts = list(_vectors(images, network, batch_size, problems))
     if not parts:
         raise UsageError(
-            what=f"none of the {len(images)} images decodes ({problems[0]})",
+            what=f"none of the {len(images)} images can be decoded ({problems[0]})",
             where=", ".join(paths),
-            do="check that the paths hold images",
+            do="check that the paths contain images",
         )
     vectors = np.concatenate(parts)
     good = np.array([problem is None for problem in problems])
@@ -98,7 +98,7 @@ def embed_images(
 def _vectors(
     images: ImageSet, encoder: Encoder, batch_size: int, problems: list[str | None]
 ) -> Iterator[np.ndarray]:
-    """Yield the vectors of the images that decode; note why the others do not."""
+    """Yield the vectors of decodable images; store why the others are not in ``problems``."""
     with Progress(len(images), unit="images", label="embed") as progress:
         for start in range(0, len(images), batch_size):
             batch = []

@@ -1,4 +1,4 @@
-"""What an encoder is: images in, one vector an image out, and a fingerprint of everything between.
+"""The encoder interface: images in, one vector per image out, and a fingerprint of the function.
 
 Not for training: networks run in evaluation mode and keep no state between calls.
 """
@@ -22,12 +22,12 @@ Vectors = NDArray[np.float32]
 class Encoder(Protocol):
     """Turns decoded images into vectors whose inner product is a cosine.
 
-    But for ``pixels_raw``, whose rows are not of norm 1.
+    Except ``pixels_raw``, whose rows are not normalized.
     """
 
-    name: str  # the spec that made it
+    name: str  # the spec
     dim: int
-    fingerprint: str  # of weights, transform and decoder: equal only if vectors may be compared
+    fingerprint: str  # of weights, transform and decoder: vectors are comparable only if equal
 
     def encode(self, images: Images) -> Vectors:
         """Encode a batch.
@@ -40,14 +40,14 @@ class Encoder(Protocol):
         Returns
         -------
         ndarray
-            float32 ``[B, dim]``, finite. Unit rows, but for ``pixels_raw``; a zero row for an image
-            that shows nothing.
+            float32 ``[B, dim]``, finite. Unit rows, except for ``pixels_raw``; a zero row for an
+            image without content.
         """
         ...
 
 
 def fingerprint_of(**parts: Any) -> str:
-    """Hash what determines the vectors; the decoder's version always belongs to it."""
+    """Hash everything that determines the vectors; adds the version of the decoder."""
     return hash_json({"decoder": DECODER_VERSION, **parts})
 
 

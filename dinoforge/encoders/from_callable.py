@@ -1,4 +1,4 @@
-"""Your own encoder: any function from images to vectors, by its dotted name."""
+"""A user's encoder: any function from images to vectors, by its dotted name."""
 
 import importlib
 import inspect
@@ -21,20 +21,20 @@ _EXAMPLE = "python:package.module:function"
 class CallableEncoder:
     """Calls ``function(images) -> [B, D]`` with a list of RGB uint8 arrays ``[H, W, 3]``.
 
-    The fingerprint covers the file in which the function is written. A function that depends on
-    more (weights, settings) should say so in an attribute ``fingerprint`` (a string).
+    The fingerprint covers the source file of the function. If it depends on more
+    (weights, settings), its attribute ``fingerprint`` (a string) should describe them.
 
     Raises
     ------
     UsageError
-        If the name leads nowhere, or what the function returns is not one finite vector an image.
+        If the function cannot be imported, or does not return one finite vector per image.
     """
 
     def __init__(self, dotted: str) -> None:
         self.name = f"python:{dotted}"
         self._function = _find(dotted)
         self.dim = 0
-        # One gray picture tells the dimension before a long run starts.
+        # Encode a gray image to check the function and its dimension before a long run.
         self.dim = self._call([np.full((32, 32, 3), 127, np.uint8)]).shape[1]
         self.fingerprint = fingerprint_of(
             encoder=self.name,
@@ -49,22 +49,23 @@ class CallableEncoder:
         return unit_rows(self._call(images))
 
     def _call(self, images: Images) -> np.ndarray:
-        given = self._function(list(images))
+        result = self._function(list(images))
         try:
-            rows = np.asarray(given, np.float64)
+            rows = np.asarray(result, np.float64)
         except (TypeError, ValueError, RuntimeError) as error:
             reason = str(error).splitlines()[0].rstrip(".")
-            raise self._refused(f"the function gave no numbers: {reason}") from error
+            raise self._refused(f"the function did not return numbers: {reason}") from error
+        shape = list(rows.shape)
         if rows.ndim != 2 or len(rows) != len(images) or not rows.size:
-            raise self._refused(f"the function gave {list(rows.shape)} for {len(images)} images")
+            raise self._refused(f"the function returned {shape} for {len(images)} images")
         if rows.shape[1] != (self.dim or rows.shape[1]):
-            raise self._refused(f"the function gave vectors of {self.dim} and of {rows.shape[1]}")
+            raise self._refused(f"the function returned vectors of {self.dim} and {rows.shape[1]}")
         if not np.isfinite(rows).all():
-            raise self._refused("the function gave numbers that are not finite")
+            raise self._refused("the function returned numbers that are not finite")
         return rows
 
     def _refused(self, what: str) -> UsageError:
-        do = "return one vector of finite numbers an image, [B, D]"
+        do = "return one vector of finite numbers per image, [B, D]"
         return UsageError(what=what, where=self.name, do=do)
 
 
@@ -72,31 +73,31 @@ def _find(dotted: str) -> Callable[[list[Any]], Any]:
     module_name, colon, attribute = dotted.partition(":")
     if not colon or not module_name or not attribute or dotted.startswith("."):
         raise UsageError(
-            what="no function is named", where=f"python:{dotted}", do=f"write {_EXAMPLE}"
+            what="no function is given", where=f"python:{dotted}", do=f"write {_EXAMPLE}"
         )
     here = str(Path.cwd())
-    if here not in sys.path:  # `python -m` looks there by itself, the installed command does not
+    if here not in sys.path:  # `python -m` adds it, the installed command does not
         sys.path.append(here)
     try:
-        found: Any = importlib.import_module(module_name)
+        function: Any = importlib.import_module(module_name)
         for name in attribute.split("."):
-            found = getattr(found, name)
+            function = getattr(function, name)
     except (ImportError, AttributeError, SyntaxError) as error:
         raise UsageError(
             what=f"cannot load the function: {error}",
             where=f"python:{dotted}",
             do="run from the folder of the module, or install its package",
         ) from error
-    if not callable(found):
+    if not callable(function):
         raise UsageError(
             what=f"`{attribute}` is not callable", where=module_name, do=f"write {_EXAMPLE}"
         )
-    return found
+    return function
 
 
 def _code_hash(function: Any) -> str:
     try:
         path = inspect.getsourcefile(inspect.unwrap(function))
-    except TypeError:  # an object with __call__, or something compiled
+    except TypeError:  # an object with __call__, or compiled
         path = inspect.getsourcefile(type(function)) if not inspect.isbuiltin(function) else None
     return sha256_file(Path(path)) if path else ""

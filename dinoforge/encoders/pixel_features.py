@@ -1,11 +1,11 @@
-"""Hand-made features of a small picture: where edges run, and the coarse layout of colors.
+"""Hand-crafted features of a small image: edge orientations and the coarse layout of colors.
 
 Orientation histograms on a grid of cells tolerate shifts (Dalal and Triggs 2005; as a global copy
-descriptor: GIST, Douze et al. 2009); low DCT frequencies say where it is bright and of what color.
-Both are made blind to a mirrored image without a choice between the two: a feature h and its
-mirror image m enter as (h + m) / 2 and |h - m| / 2, which are the same for either.
+descriptor: GIST, Douze et al. 2009); low DCT frequencies describe brightness and color by position.
+Both are invariant to mirroring: a feature h and its mirror image m enter as (h + m) / 2 and
+|h - m| / 2, which are equal for either image.
 
-Shapes: B images, S = 32 pixels a side, A = 8 directions, C cells a side, F frequencies.
+Shapes: B images, S = 32 pixels per side, A = 8 directions, C cells per side, F frequencies.
 """
 
 from functools import lru_cache
@@ -20,11 +20,11 @@ FEATURES_VERSION = "1"
 
 SIDE = 32
 _DIRECTIONS = 8
-_CELLS = (4, 7)  # cells a side, two scales
+_CELLS = (4, 7)  # cells per side, two scales
 _BLUR = 0.7  # pixels: below the scale at which JPEG and resizing act
 _CELL_WIDTH = 0.5  # standard deviation of a cell's Gaussian window, in cells
 _FREQUENCIES = 8
-_LUMA_RADIUS, _CHROMA_RADIUS = 7.1, 5.1  # of the DCT frequencies that are used
+_LUMA_RADIUS, _CHROMA_RADIUS = 7.1, 5.1  # of the DCT frequencies used
 
 # Luma and two color differences (ITU-R BT.601).
 _TO_YCC = np.array(
@@ -35,7 +35,7 @@ _Floats = NDArray[np.float32]
 
 
 def pixel_features(pictures: NDArray[np.uint8]) -> _Floats:
-    """Describe small pictures; a picture and its mirror image get the same values.
+    """Describe small images; an image and its mirror image get the same values.
 
     Parameters
     ----------
@@ -45,8 +45,8 @@ def pixel_features(pictures: NDArray[np.uint8]) -> _Floats:
     Returns
     -------
     ndarray
-        float32 ``[B, NUM_FEATURES]``: three blocks (two grids of cells, DCT) of norm 1 each, or 0
-        where there is nothing to describe.
+        float32 ``[B, NUM_FEATURES]``: three blocks (two grids of cells, DCT) of norm 1, or of
+        norm 0 without content.
     """
     ycc_BSSc = pictures.astype(np.float32) @ _TO_YCC
     blocks = [_layout(ycc_BSSc)]
@@ -56,7 +56,7 @@ def pixel_features(pictures: NDArray[np.uint8]) -> _Floats:
 
 
 def _histograms(luma_BSS: _Floats) -> list[_Floats]:
-    """Sum the square root of the gradient by direction and cell, ``[B, A, C, C]`` a scale."""
+    """Sum the root of the gradient by direction and cell, ``[B, A, C, C]`` per scale."""
     blur = _blur()
     smooth = blur @ luma_BSS @ blur.T
     down, right = np.zeros_like(smooth), np.zeros_like(smooth)
@@ -65,7 +65,7 @@ def _histograms(luma_BSS: _Floats) -> list[_Floats]:
     length = np.sqrt(down * down + right * right) + np.float32(1e-6)
     down /= length
     right /= length
-    # The root keeps one strong edge from drowning the rest, and brightness from mattering much.
+    # The root limits the weight of a single strong edge and of brightness.
     weight = np.sqrt(length)
     by_direction = np.empty((len(luma_BSS), _DIRECTIONS, SIDE, SIDE), np.float32)
     half = _DIRECTIONS // 2
@@ -80,8 +80,8 @@ def _histograms(luma_BSS: _Floats) -> list[_Floats]:
     columns = columns.reshape(len(luma_BSS), _DIRECTIONS, SIDE, sum(_CELLS))
     pooled, start = [], 0
     for cells in _CELLS:
-        mine = slice(start, start + cells)
-        pooled.append(windows[mine] @ columns[..., mine])
+        scale = slice(start, start + cells)
+        pooled.append(windows[scale] @ columns[..., scale])
         start += cells
     return pooled
 
@@ -89,13 +89,13 @@ def _histograms(luma_BSS: _Floats) -> list[_Floats]:
 def _mirror_blind_histograms(cells_BACC: _Floats) -> _Floats:
     """Fold the right half onto the left: sums and absolute differences with the mirror image."""
     num = cells_BACC.shape[-1]
-    # Mirroring sends the direction t to pi - t.
+    # Mirroring maps the direction t to pi - t.
     mirrored = (_DIRECTIONS // 2 - 1 - np.arange(_DIRECTIONS)) % _DIRECTIONS
     other = cells_BACC[:, mirrored][..., ::-1]
     left = slice(0, (num + 1) // 2)
-    weights = np.full((num + 1) // 2, np.sqrt(0.5), np.float32)  # a column stands for two
+    weights = np.full((num + 1) // 2, np.sqrt(0.5), np.float32)  # a column represents two
     if num % 2:
-        weights[-1] = 0.5  # the middle one for itself
+        weights[-1] = 0.5  # the middle one only itself
     sums = (cells_BACC + other)[..., left] * weights
     differences = np.abs(cells_BACC - other)[..., left] * weights
     flat = [part.reshape(len(cells_BACC), -1) for part in (sums, differences)]
@@ -107,12 +107,9 @@ def _layout(ycc_BSSc: _Floats) -> _Floats:
     dct, even, odd = _dct(), *_layout_weights()
     rows = np.tensordot(ycc_BSSc, dct, axes=(1, 1))  # [B, S, 3, F]
     waves_BcFF = np.tensordot(rows, dct, axes=(1, 1))  # [B, 3, F down, F right]
-    # Mirroring turns the sign of the odd frequencies to the right.
-    picked = [
-        (waves_BcFF * even)[:, even > 0],
-        np.abs(waves_BcFF * odd)[:, odd > 0],
-    ]
-    return _unit(np.concatenate(picked, axis=1))
+    # Mirroring changes the sign of odd horizontal frequencies.
+    parts = [(waves_BcFF * even)[:, even > 0], np.abs(waves_BcFF * odd)[:, odd > 0]]
+    return _unit(np.concatenate(parts, axis=1))
 
 
 def _unit(rows: _Floats) -> _Floats:
@@ -153,7 +150,7 @@ def _dct() -> _Floats:
 
 @lru_cache(maxsize=1)
 def _layout_weights() -> tuple[_Floats, _Floats]:
-    """Weights of even and of odd horizontal frequencies, ``[3, F, F]``; 0 where not used."""
+    """Weights of even and of odd horizontal frequencies, ``[3, F, F]``; 0: unused."""
     down, right = np.mgrid[:_FREQUENCIES, :_FREQUENCIES]
     radius = np.hypot(down, right)
     weights = np.sqrt(np.maximum(radius, 1))[None].repeat(3, axis=0)
@@ -163,9 +160,6 @@ def _layout_weights() -> tuple[_Floats, _Floats]:
     return even.astype(np.float32), (weights - even).astype(np.float32)
 
 
-def _count() -> int:
-    histograms = sum(2 * _DIRECTIONS * cells * ((cells + 1) // 2) for cells in _CELLS)
-    return histograms + sum(int((weights > 0).sum()) for weights in _layout_weights())
-
-
-NUM_FEATURES = _count()
+NUM_FEATURES = sum(2 * _DIRECTIONS * cells * ((cells + 1) // 2) for cells in _CELLS) + sum(
+    int((weights > 0).sum()) for weights in _layout_weights()
+)

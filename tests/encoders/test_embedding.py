@@ -89,7 +89,7 @@ def test_a_mistake_is_one_line_and_leaves_no_vectors(photos, tmp_path, capsys, w
 def test_a_folder_in_which_nothing_decodes_is_told_with_a_reason(photos, tmp_path):
     for number in range(7):
         (photos / f"{number}.png").write_bytes(b"no picture")
-    with pytest.raises(UsageError, match=r"none of the 7 images decodes \(not_an_image"):
+    with pytest.raises(UsageError, match=r"none of the 7 images can be decoded \(not_an_image"):
         embed_images([str(photos)], encoder="pixels", out=tmp_path / "out")
 
 

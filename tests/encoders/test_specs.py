@@ -76,14 +76,14 @@ def told(spec):
         ("mobilenetv2#0", "`0` is not a side in pixels"),
         ("mobilenetv2#²", "`²` is not a side in pixels"),
         ("mobilenetv2#big", "give a multiple of 32"),
-        ("checkpoint:", "no file is named"),
+        ("checkpoint:", "no file is given"),
         ("checkpoint:none.safetensors", "no such checkpoint - none.safetensors"),
         ("checkpoint:x#patches", "unknown features `patches`"),
         ("checkpoint:.", "no such checkpoint"),
-        ("python:", "no function is named"),
-        ("python:json", "no function is named"),
-        ("python::f", "no function is named"),
-        ("python:.near:f", "no function is named"),
+        ("python:", "no function is given"),
+        ("python:json", "no function is given"),
+        ("python::f", "no function is given"),
+        ("python:.near:f", "no function is given"),
         ("python:no.such.module:f", "cannot load the function: No module named 'no'"),
         ("python:json:f", "cannot load the function: "),
         ("python:json:decoder", "`decoder` is not callable"),
@@ -111,14 +111,14 @@ def test_any_function_is_an_encoder(module, picture, name, dim):
 @pytest.mark.parametrize(
     ("name", "what"),
     [
-        ("words", "the function gave no numbers: could not convert string"),
-        ("ragged", "the function gave no numbers: "),
-        ("nothing", "the function gave"),
-        ("empty", "the function gave [1, 0] for 1 images"),
-        ("flat", "the function gave [1] for 1 images"),
-        ("short", "the function gave [2, 3] for 1 images"),
-        ("infinite", "the function gave numbers that are not finite"),
-        ("gradient", "the function gave no numbers: Can't call numpy()"),
+        ("words", "the function did not return numbers: could not convert string"),
+        ("ragged", "the function did not return numbers: "),
+        ("nothing", "the function returned"),
+        ("empty", "the function returned [1, 0] for 1 images"),
+        ("flat", "the function returned [1] for 1 images"),
+        ("short", "the function returned [2, 3] for 1 images"),
+        ("infinite", "the function returned numbers that are not finite"),
+        ("gradient", "the function did not return numbers: Can't call numpy()"),
         ("number", "`number` is not callable"),
     ],
 )
@@ -129,7 +129,7 @@ def test_what_is_no_vector_an_image_is_told_before_a_long_run(module, name, what
 def test_vectors_of_another_length_are_told(module, picture):
     encoder = make_encoder(f"python:{module}:growing")
     assert encoder.encode([picture(32, 9, 0)]).shape == (1, 32)
-    with pytest.raises(UsageError, match="gave vectors of 32 and of 20"):
+    with pytest.raises(UsageError, match="returned vectors of 32 and 20"):
         encoder.encode([picture(20, 9, 0)])
 
 
