@@ -1,4 +1,4 @@
-"""``dinoforge embed``: one vector per image, by any encoder, into one NumPy file and a table."""
+"""``dinoforge embed``: one vector per image, by any encoder, into a NumPy file and a table."""
 
 import argparse
 from pathlib import Path
@@ -15,10 +15,12 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         "--encoder",
         default="pixels",
         metavar="SPEC",
-        help=f"what makes the vectors: {', '.join(ENCODERS)} (default: pixels)",
+        help=f"encoder: {', '.join(ENCODERS)} (default: pixels)",
     )
-    parser.add_argument("--out", required=True, metavar="FOLDER", help="where the vectors go")
-    parser.add_argument("--batch-size", type=int, default=64, metavar="N", help="images at once")
+    parser.add_argument("--out", required=True, metavar="FOLDER", help="output folder")
+    parser.add_argument(
+        "--batch-size", type=int, default=64, metavar="N", help="images per batch (default: 64)"
+    )
     parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
     add_output_arguments(parser)
 

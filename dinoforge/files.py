@@ -1,6 +1,7 @@
-"""Write files so that a reader sees all of one or none of it, whatever kills the writer.
+"""Write files atomically, and hash them.
 
-Order: temporary file in the same folder, fsync, rename, fsync of the folder.
+Readers see a whole file or none, whenever the writer is killed. Order: temporary file in the same
+folder, fsync, rename, fsync of the folder.
 """
 
 import contextlib
@@ -10,6 +11,7 @@ import os
 import platform
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, BinaryIO
 
 from dinoforge.errors import cannot_write
@@ -37,20 +39,20 @@ def fsync_folder(folder: Path) -> None:
 
 
 def temporary_name(path: Path) -> Path:
-    """Name for a file that is not whole yet, beside the one that it becomes.
+    """Return the name of the temporary file beside ``path``.
 
-    The host is part of it: on a shared folder process ids repeat.
+    It contains the host, because process ids repeat between the hosts of a shared folder.
     """
     return path.with_name(f".{path.name}.tmp-{platform.node()}-{os.getpid()}")
 
 
 def write_atomic(path: Path, write: Callable[[BinaryIO], None]) -> None:
-    """Call ``write`` with an open temporary file, then put it in place under ``path``.
+    """Call ``write`` with an open temporary file, then rename it to ``path``.
 
     Raises
     ------
     UsageError
-        If the folder is read-only or the disk is full; an older file under ``path`` stays.
+        If the folder is read-only or the disk is full; an older ``path`` is kept.
     """
     path = Path(path)
     temporary = temporary_name(path)
@@ -73,11 +75,7 @@ def write_atomic(path: Path, write: Callable[[BinaryIO], None]) -> None:
 
 def write_bytes(path: Path, data: bytes) -> None:
     """Write ``data`` atomically."""
-
-    def put(file: BinaryIO) -> None:
-        file.write(data)
-
-    write_atomic(path, put)
+    write_atomic(path, lambda file: file.writelines([data]))
 
 
 def write_text(path: Path, text: str) -> None:
@@ -88,17 +86,15 @@ def write_text(path: Path, text: str) -> None:
 def write_array(path: Path, array: Any) -> None:
     """Write a NumPy array atomically as ``.npy``.
 
-    Through ``write`` alone: given a real file NumPy tells a full disk as "1000 requested and 10
-    written".
+    NumPy gets an object with ``write`` only: for a real file it reports a full disk as "1000
+    requested and 10 written".
     """
     import numpy as np
 
-    write_atomic(path, lambda file: np.save(_WriteOnly(file.write), array, allow_pickle=False))
+    def save(file: BinaryIO) -> None:
+        np.save(SimpleNamespace(write=file.write), array, allow_pickle=False)
 
-
-class _WriteOnly:
-    def __init__(self, write: Callable[[bytes], int]) -> None:
-        self.write = write
+    write_atomic(path, save)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -107,12 +103,12 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def hash_json(value: Any) -> str:
-    """Hash a JSON value by its canonical form (sorted keys): 64 hexadecimal digits of SHA-256."""
+    """Return the SHA-256 of a JSON value in canonical form (sorted keys): 64 hexadecimal digits."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def sha256_file(path: Path) -> str:
-    """SHA-256 of a file's bytes, read in pieces."""
+    """Return the SHA-256 of a file, read in pieces: 64 hexadecimal digits."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

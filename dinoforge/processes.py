@@ -1,4 +1,4 @@
-"""Worker processes that end when the process that started them is gone, however it went."""
+"""This process: how it ends with its parent, and how its allocator treats freed memory."""
 
 import contextlib
 import ctypes
@@ -11,12 +11,13 @@ import time
 __all__ = ["end_with_parent", "keep_freed_memory"]
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
 
 def end_with_parent(parent: int) -> None:
-    """End this process when `parent` ends: at once where the system can, else within a second.
+    """End this process when ``parent`` ends: immediately on Linux, elsewhere within a second.
 
-    At once, because the same command may be started again at once, and would find the run in use.
+    Otherwise the same command, started again, would find the run in use.
     """
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -29,20 +30,17 @@ def _watch(parent: int) -> None:
     os._exit(75)
 
 
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of malloc.h
-
-
 def keep_freed_memory() -> bool:
-    """Let glibc reuse freed memory instead of giving it back to the system after each use.
+    """Let glibc reuse freed memory instead of returning it to the system.
 
-    Arrays above 32 MiB are otherwise mapped anew each time, and every page of them faults: on a
-    virtual machine that took a tenth of a training step and a third of the color changes
-    (`benchmarks/LOG.md`). The peak stays, what is free in between is kept.
+    Otherwise arrays above 32 MiB are mapped anew each time, and every page of them faults: on a
+    virtual machine that took 10 % of a training step and 33 % of the color changes
+    (`benchmarks/LOG.md`). The peak memory is unchanged.
 
     Returns
     -------
     bool
-        False where the C library is not glibc; then nothing changes.
+        False if the C library is not glibc; then nothing changes.
     """
     if not sys.platform.startswith("linux"):
         return False

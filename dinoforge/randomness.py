@@ -1,12 +1,11 @@
-"""Random numbers and orders that are functions of where they are used, never of what ran before.
+"""Random numbers and orders as functions of (seed, purpose, position, epoch), without state.
 
-Every draw depends on (seed, purpose, position, epoch) only: Philox4x32-10, the counter-based
-generator of Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3". The key is a hash of
-seed and purpose; the counter holds position, epoch and the number of the block in the stream. So
-neither worker counts nor a resume in the middle can change a crop, a mask or an order, and two
-purposes never share numbers.
+So neither the number of workers nor a resume changes a crop, a mask or an order, and two purposes
+never share numbers. Philox4x32-10, the counter-based generator of Salmon et al. 2011, "Parallel
+random numbers: as easy as 1, 2, 3": the key is a hash of seed and purpose; the counter has position,
+epoch and the number of the block in the stream.
 
-Not for cryptography, and not for drawing millions of numbers of one stream one by one.
+Not for cryptography, and slow for millions of numbers of one stream.
 """
 
 import hashlib
@@ -44,7 +43,7 @@ def philox4x32(counters: Words, key: tuple[int, int]) -> Words:
     Returns
     -------
     ndarray of uint64
-        ``[4, n]``, words below 2**32, as Random123 gives them.
+        ``[4, n]``, words below 2**32, equal to those of Random123.
     """
     even, odd = counters[0::2], counters[1::2]
     round_key = np.array(key, np.uint64)[:, None]
@@ -60,7 +59,7 @@ def philox4x32(counters: Words, key: tuple[int, int]) -> Words:
 
 @lru_cache(maxsize=1024)
 def _key(seed: int, purpose: str) -> tuple[int, int]:
-    # A hash, not seed + something: neighboring seeds must not share streams.
+    # A hash, not a sum: neighboring seeds must not share streams.
     digest = hashlib.blake2b(f"{seed}\x00{purpose}".encode(), digest_size=8).digest()
     return int.from_bytes(digest[:4], "little"), int.from_bytes(digest[4:], "little")
 
@@ -68,7 +67,7 @@ def _key(seed: int, purpose: str) -> tuple[int, int]:
 def _doubles(
     key: tuple[int, int], positions: Words, epochs: Words, first_block: int, num_blocks: int
 ) -> npt.NDArray[np.float64]:
-    """Float64 ``[n, 2 num_blocks]`` in [0, 1): two numbers of 53 bits from each block."""
+    """Draw float64 ``[n, 2 num_blocks]`` in [0, 1): two numbers of 53 bits per block."""
     counters = np.empty((4, len(positions), num_blocks), np.uint64)
     counters[0] = np.arange(first_block, first_block + num_blocks, dtype=np.uint64)
     counters[1] = (positions & _LOW)[:, None]
@@ -90,19 +89,19 @@ def uniforms(
     seed : int
         Seed of the run; any integer.
     purpose : str
-        What the numbers are for; two purposes have independent streams.
+        Use of the numbers; purposes have independent streams.
     positions : array_like of int
-        ``[n]``, each at least 0: sample, step or place in an order.
+        ``[n]``, each at least 0: sample, step or position in an order.
     epoch : int or array_like of int
         Pass over the data, at least 0 and below 2**32; one for all, or ``[n]``.
     count : int
-        Numbers for each position.
+        Numbers per position.
 
     Returns
     -------
     ndarray of float64
-        ``[n, count]`` in [0, 1) with 53 random bits each. A row depends on its own position
-        and epoch only, and a larger `count` only appends columns.
+        ``[n, count]`` in [0, 1) with 53 random bits each. A row depends only on its position and
+        epoch, and a larger ``count`` only appends columns.
     """
     positions = np.atleast_1d(np.asarray(positions)).astype(np.uint64)
     epochs = np.broadcast_to(np.asarray(epoch).astype(np.uint64), positions.shape)
@@ -118,10 +117,9 @@ def uniforms(
 
 
 class Draws:
-    """Read the stream of one position number by number.
+    """The stream of one position, number by number.
 
-    The numbers are those of `uniforms` for the same seed, purpose, position and epoch, in order, so
-    a batch function and a loop over samples can be compared.
+    The numbers equal those of `uniforms` for the same seed, purpose, position and epoch.
 
     Parameters
     ----------
@@ -130,7 +128,7 @@ class Draws:
     buffer : int
         Numbers computed at once; does not change what is drawn.
     first : list of float, optional
-        The first numbers of the stream, an even count, where they are known already.
+        The first numbers of the stream if already drawn, an even count.
     """
 
     def __init__(
@@ -144,7 +142,7 @@ class Draws:
         first: list[float] | None = None,
     ) -> None:
         self._key = _key(seed, purpose)
-        self._place = np.array([position], np.uint64), np.array([epoch], np.uint64)
+        self._position = np.array([position], np.uint64), np.array([epoch], np.uint64)
         self._step = max(1, -(-buffer // 2))
         self._numbers = first or []
         self._next = 0
@@ -160,17 +158,17 @@ class Draws:
         *,
         buffer: int = 64,
     ) -> list["Draws"]:
-        """Make one reader for each position, all first buffers in one vectorized call."""
-        places = [int(position) for position in positions]
+        """Make one stream per position, all first buffers in one vectorized call."""
+        at = [int(position) for position in positions]
         count = 2 * max(1, -(-buffer // 2))
-        rows = uniforms(seed, purpose, places, epoch=epoch, count=count).tolist()
+        rows = uniforms(seed, purpose, at, epoch=epoch, count=count).tolist()
         return [
-            cls(seed, purpose, place, epoch, buffer=buffer, first=row)
-            for place, row in zip(places, rows, strict=True)
+            cls(seed, purpose, position, epoch, buffer=buffer, first=row)
+            for position, row in zip(at, rows, strict=True)
         ]
 
     def uniform(self, low: float = 0.0, high: float = 1.0) -> float:
-        """Draw a number in [`low`, `high`)."""
+        """Draw a number in [``low``, ``high``)."""
         if self._next >= len(self._numbers):
             self._read()
         number = self._numbers[self._next]
@@ -178,14 +176,14 @@ class Draws:
         return low + (high - low) * number
 
     def uniforms(self, count: int) -> npt.NDArray[np.float64]:
-        """Draw the next `count` numbers in [0, 1)."""
+        """Draw the next ``count`` numbers in [0, 1)."""
         while len(self._numbers) - self._next < count:
             self._read()
         start, self._next = self._next, self._next + count
         return np.array(self._numbers[start : self._next])
 
     def integer(self, low: int, high: int) -> int:
-        """Draw an integer from `low` up to, not including, `high`."""
+        """Draw an integer in [``low``, ``high``)."""
         assert low < high, f"no integer in [{low}, {high})"
         return low + int(self.uniform() * (high - low))
 
@@ -198,7 +196,7 @@ class Draws:
         return options[self.integer(0, len(options))]
 
     def _read(self) -> None:
-        more = _doubles(self._key, *self._place, self._num_blocks, self._step)
+        more = _doubles(self._key, *self._position, self._num_blocks, self._step)
         self._num_blocks += self._step
         self._numbers = self._numbers[self._next :] + more[0].tolist()
         self._next = 0
@@ -207,17 +205,17 @@ class Draws:
 class KeyedPermutation:
     """Shuffle ``0 .. n - 1`` without storing the order: index = permutation[position].
 
-    A Feistel network over pairs (high, low) of a grid ``rows x columns`` that just covers n, with
-    cycle walking for the few cells beyond n (Black and Rogaway 2002, "Ciphers with arbitrary finite
-    domains"). O(1) memory at any n below 2**62, and any place of the order is computed directly, so
-    a loader's whole state is one integer.
+    A Feistel network over pairs (high, low) of the smallest grid ``rows x columns`` that covers n,
+    with cycle walking for the cells beyond n (Black and Rogaway 2002, "Ciphers with arbitrary
+    finite domains"). O(1) memory at any n below 2**62; any position is computed directly, so the
+    state of a loader is one integer.
 
     Parameters
     ----------
     n : int
         Number of samples, at least 1.
     seed, purpose, epoch
-        Together they choose the order.
+        Together they determine the order.
     """
 
     _NUM_ROUNDS = 12  # even; below 8 the orders of fewer than 10 samples are visibly uneven
@@ -243,32 +241,17 @@ class KeyedPermutation:
     @overload
     def __getitem__(self, position: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]: ...
     def __getitem__(self, position: int | npt.NDArray[np.int64]) -> int | npt.NDArray[np.int64]:
-        """Return the sample at a place of the order (an int, or int64 ``[...]`` for many)."""
-        return self._walk(position, forward=True)
-
-    @overload
-    def inverse(self, index: int) -> int: ...
-    @overload
-    def inverse(self, index: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]: ...
-    def inverse(self, index: int | npt.NDArray[np.int64]) -> int | npt.NDArray[np.int64]:
-        """Return the place of a sample in the order: ``inverse(self[p]) == p``."""
-        return self._walk(index, forward=False)
-
-    def _walk(
-        self, places: int | npt.NDArray[np.int64], *, forward: bool
-    ) -> int | npt.NDArray[np.int64]:
-        shape = np.shape(places)
-        values = np.array(places, np.int64).reshape(-1)
+        """Return the sample at a position (an int, or int64 ``[...]`` for many)."""
+        values = np.array(position, np.int64).reshape(-1)
         if np.any((values < 0) | (values >= self.n)):
             raise IndexError(f"position outside 0 .. {self.n - 1}")
-        step = self._encrypt if forward else self._decrypt
-        current = step(values.astype(np.uint64))
+        current = self._encrypt(values.astype(np.uint64))
         outside = np.flatnonzero(current >= self.n)
         while outside.size:
-            current[outside] = step(current[outside])
+            current[outside] = self._encrypt(current[outside])
             outside = outside[current[outside] >= self.n]
-        result = current.astype(np.int64)
-        return int(result[0]) if shape == () else result.reshape(shape)
+        result = current.astype(np.int64).reshape(np.shape(position))
+        return result if result.shape else int(result)
 
     def _encrypt(self, values: Words) -> Words:
         high, low = values // self._columns, values % self._columns
@@ -277,16 +260,9 @@ class KeyedPermutation:
             low = (low + _mix(high, key[1], self._columns)) % self._columns
         return high * self._columns + low
 
-    def _decrypt(self, values: Words) -> Words:
-        high, low = values // self._columns, values % self._columns
-        for key in self._round_keys.reshape(-1, 2)[::-1]:
-            low = (low + self._columns - _mix(high, key[1], self._columns)) % self._columns
-            high = (high + self._rows - _mix(low, key[0], self._rows)) % self._rows
-        return high * self._columns + low
-
 
 def _mix(values: Words, key: np.uint64, modulus: np.uint64) -> Words:
-    """Hash `values` with `key` to [0, `modulus`): the finalizer of SplitMix64, Steele 2014."""
+    """Hash values with a key to [0, modulus): the finalizer of SplitMix64, Steele 2014."""
     mixed = values ^ key
     mixed ^= mixed >> np.uint64(30)
     mixed *= np.uint64(0xBF58476D1CE4E5B9)

@@ -1,8 +1,7 @@
-"""Parquet tables, written in one way: declared schema, zstd, equal content gives equal bytes."""
+"""Parquet tables with a declared schema; equal content gives equal bytes."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -29,16 +28,16 @@ def write_table(
     path : Path
         The Parquet file.
     table : pyarrow.Table
-        Has at least the columns of ``schema``; cast to it, other columns are refused.
+        Has exactly the columns of ``schema``, in any order; cast to it.
     schema : pyarrow.Schema
-        What readers may rely on.
+        Schema of the file.
     metadata : mapping, optional
-        Key-value metadata of the file (schema version, producer); must not hold times.
+        Key-value metadata of the file (schema version, producer); must not contain times.
 
     Raises
     ------
     ValueError
-        If a column is missing or is not in the schema: a defect of the caller.
+        If columns are missing or not in the schema: a bug of the caller.
     """
     if set(table.column_names) != set(schema.names):
         missing = sorted(set(schema.names) - set(table.column_names))
@@ -47,11 +46,8 @@ def write_table(
     exact = table.select(schema.names).cast(schema).combine_chunks()
     if metadata:
         exact = exact.replace_schema_metadata(dict(metadata))
-
-    def put(file: BinaryIO) -> None:
-        pq.write_table(exact, file, compression="zstd", row_group_size=ROW_GROUP_ROWS)
-
-    write_atomic(Path(path), put)
+    options = {"compression": "zstd", "row_group_size": ROW_GROUP_ROWS}
+    write_atomic(Path(path), lambda file: pq.write_table(exact, file, **options))
 
 
 def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
@@ -69,7 +65,7 @@ def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
 
 
 def read_tables(paths: Sequence[Path], columns: Sequence[str] | None = None) -> pa.Table:
-    """Read several tables of one schema, in the order given; at least one.
+    """Read at least one table, all of one schema, in the given order.
 
     Raises
     ------
@@ -80,12 +76,12 @@ def read_tables(paths: Sequence[Path], columns: Sequence[str] | None = None) -> 
 
 
 def iter_row_groups(path: Path, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
-    """Yield a table by row groups of at most 65,536 rows, for what does not fit in memory.
+    """Yield a table by row groups of at most 65,536 rows, for tables larger than memory.
 
     Raises
     ------
     UsageError
-        If the file is missing or is not Parquet, or when a damaged row group is reached.
+        If the file is missing or is not Parquet, or at a damaged row group.
     """
     names = list(columns) if columns is not None else None
     try:
@@ -100,5 +96,5 @@ def _unreadable(path: Path, error: Exception) -> UsageError:
     return UsageError(
         what=f"table unreadable: {str(error).splitlines()[0]}",
         where=str(path),
-        do="start the command that wrote it again",
+        do="rerun the command that wrote it",
     )

@@ -73,10 +73,10 @@ class Undecodable(Exception):  # noqa: N818 - a fact about a sample, not an erro
 
 @dataclass(frozen=True, kw_only=True)
 class DecodePolicy:
-    """How files become RGB pixels; the same in every stage, or embeddings cannot be compared.
+    """How files become RGB pixels: embeddings are comparable only under one policy.
 
-    Fixed, without a key: EXIF orientation is applied, ICC profiles are ignored, the content
-    decides and not the name.
+    Not configurable: EXIF orientation is applied, ICC profiles are ignored, and the content, not
+    the name, determines the format.
     """
 
     # images with more pixels (width x height in the header) are refused before decoding

@@ -21,10 +21,8 @@ EXEMPT = (
         "slurm/",
     ),
     *("training/", "cli/cluster.py", "cli/plan.py", "cli/status.py", "dinoforge/curated.py"),
-    *("dinoforge/device.py", "dinoforge/encoders/", "dinoforge/files.py", "dinoforge/images/"),
-    *("dinoforge/intervals.py", "dinoforge/models/", "dinoforge/neighbors/", "dinoforge/pages/"),
-    *("dinoforge/processes.py", "dinoforge/randomness.py", "dinoforge/records.py"),
-    *("dinoforge/shards/", "dinoforge/sources/", "dinoforge/stages/", "dinoforge/tables.py"),
+    *("dinoforge/intervals.py", "dinoforge/neighbors/", "dinoforge/pages/"),
+    *("dinoforge/records.py", "dinoforge/stages/"),
 )
 
 UNITS = (

@@ -126,7 +126,7 @@ def test_what_is_no_table_is_told_in_one_line(tmp_path, content, read):
         path.write_bytes(path.read_bytes()[:-20])
     elif content is not None:
         path.write_bytes(content)
-    with pytest.raises(UsageError, match=r"table unreadable: .*start the command") as told:
+    with pytest.raises(UsageError, match=r"table unreadable: .*rerun the command") as told:
         read(path)
     assert len(str(told.value).splitlines()) == 1
     assert str(path) in str(told.value)

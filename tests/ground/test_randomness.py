@@ -120,7 +120,6 @@ def test_every_sample_comes_once_in_each_epoch(n, seed, epoch):
     permutation = KeyedPermutation(n, seed, epoch=epoch)
     order = permutation[np.arange(n)]
     assert sorted(order.tolist()) == list(range(n))
-    np.testing.assert_array_equal(permutation.inverse(order), np.arange(n))
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 4, 16, 63, 64, 65, 4096, 65_536])
@@ -129,7 +128,6 @@ def test_powers_of_two_and_their_neighbors_are_permuted_whole(n):
     order = permutation[np.arange(n)]
     assert np.unique(order).size == n == len(permutation)
     assert permutation[n - 1] == order[-1]
-    assert permutation.inverse(int(order[0])) == 0
 
 
 def test_the_order_of_142_million_samples_is_a_permutation_in_constant_memory():
@@ -140,7 +138,6 @@ def test_the_order_of_142_million_samples_is_a_permutation_in_constant_memory():
     assert np.unique(order).size == places.size
     assert order.min() >= 0
     assert order.max() < LVD
-    np.testing.assert_array_equal(permutation.inverse(order), places)
     assert stats.kstest(order / LVD, "uniform").pvalue > 1e-3
     assert permutation._round_keys.nbytes < 200
 
