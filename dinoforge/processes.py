@@ -1,4 +1,4 @@
-"""This process: how it ends with its parent, and how its allocator treats freed memory."""
+"""Settings of a process: ending with its parent, keeping freed memory."""
 
 import contextlib
 import ctypes

@@ -2,8 +2,8 @@
 
 So neither the number of workers nor a resume changes a crop, a mask or an order, and two purposes
 never share numbers. Philox4x32-10, the counter-based generator of Salmon et al. 2011, "Parallel
-random numbers: as easy as 1, 2, 3": the key is a hash of seed and purpose; the counter has position,
-epoch and the number of the block in the stream.
+random numbers: as easy as 1, 2, 3": the key is a hash of seed and purpose; the counter has
+position, epoch and the number of the block in the stream.
 
 Not for cryptography, and slow for millions of numbers of one stream.
 """

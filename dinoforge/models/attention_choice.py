@@ -104,7 +104,7 @@ def choose_attention(name: str, problem: AttentionProblem) -> AttentionChoice:
         what = f"{name} attention does not run here: {failure}"
     if what:
         raise UsageError(what=what, where=f"model.attention={name}", do=f"{do}model.attention=auto")
-    return AttentionChoice(backend=name, reason="as the recipe says")
+    return AttentionChoice(backend=name, reason="set by the recipe")
 
 
 def probe(problem: AttentionProblem, candidates: Sequence[str]) -> AttentionChoice:

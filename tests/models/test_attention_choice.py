@@ -21,7 +21,7 @@ def problem(**changes):
 @pytest.mark.parametrize("name", ["sdpa", "plain"])
 def test_the_one_that_is_asked_for_is_taken(name):
     choice = choose_attention(name, problem())
-    assert (choice.backend, choice.reason) == (name, "as the recipe says")
+    assert (choice.backend, choice.reason) == (name, "set by the recipe")
 
 
 def test_an_unknown_back_end_is_refused_with_the_known_ones():
