@@ -14,7 +14,7 @@ import yaml
 from PIL import Image, ImageDraw
 
 from dinoforge.curated import ledger_path, pairs_files
-from dinoforge.curation.index import OpenShards
+from dinoforge.curation.tables import ImageReader
 from dinoforge.images import decode
 from dinoforge.randomness import KeyedPermutation
 from dinoforge.tables import read_table, read_tables
@@ -45,7 +45,7 @@ def main() -> None:
     order = KeyedPermutation(len(found), 0, "contact sheet")[np.arange(len(found))]
     chosen = found[np.sort(order[: args.pairs])]
     ledger = read_table(ledger_path(args.run), ["shard", "offset", "size"])
-    shards = OpenShards(args.run)
+    shards = ImageReader(args.run)
 
     def picture(image_id: int) -> Image.Image:
         place = ledger.slice(image_id, 1).to_pylist()[0]

@@ -19,7 +19,6 @@ from dinoforge.config import (
     Range,
     one_of,
 )
-from dinoforge.curation.edits import EDIT_KINDS
 from dinoforge.errors import Fault
 from dinoforge.images import DecodePolicy
 
@@ -35,8 +34,8 @@ __all__ = [
     "SourceConfig",
 ]
 
-# Edits that `plant` knows; `exact` copies the bytes.
-EDITS = ("exact", *EDIT_KINDS)
+# Edits of planted copies; `exact` copies the bytes, `text` adds something to the picture.
+EDITS = ("exact", "jpeg", "resize", "flip", "crop", "brightness", "text")
 
 Cosine = Annotated[float, Range(-1, 1)]
 Device = Annotated[str, Allowed(re.compile(r"cpu|cuda(:\d+)?").fullmatch, "cpu, cuda or cuda:N")]
@@ -65,9 +64,7 @@ class PlantConfig:
 
     count: NonNegativeInt = 0  # number of copies
     # kinds of edit, in turn; by default all but text
-    kinds: list[Annotated[str, one_of(EDITS)]] = field(
-        default_factory=lambda: [kind for kind in EDITS if kind != "text"]
-    )
+    kinds: list[Annotated[str, one_of(EDITS)]] = field(default_factory=lambda: list(EDITS[:-1]))
 
     def faults(self, at: str) -> Iterator[Fault]:
         """Find copies without a kind of edit."""

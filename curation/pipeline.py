@@ -1,7 +1,7 @@
 """The curation, in order: this file is its table of contents.
 
-Every stage is one module, reads tables of earlier stages and writes its own; policies are late,
-so a changed threshold runs only what is below it here.
+Every stage is one module, reads tables of earlier stages and writes its own; policies come late, so
+a changed threshold reruns only what is below it here.
 """
 
 import logging
@@ -15,10 +15,10 @@ from dinoforge.curation.stages.decontaminate import DecontaminateStage
 from dinoforge.curation.stages.embed import EmbedMeaningStage, EmbedStage, check_encoders
 from dinoforge.curation.stages.exact import ExactStage
 from dinoforge.curation.stages.export import ExportStage, remove_foreign_shards
-from dinoforge.curation.stages.filter import ScreenStage
+from dinoforge.curation.stages.filter import FilterStage
 from dinoforge.curation.stages.graph import GraphStage
 from dinoforge.curation.stages.ingest import IngestStage
-from dinoforge.curation.stages.inspect import FilterStage
+from dinoforge.curation.stages.inspect import InspectStage
 from dinoforge.curation.stages.plant import PlantStage
 from dinoforge.curation.stages.retrieve import RetrieveStage
 from dinoforge.curation.stages.search import SearchStage
@@ -36,24 +36,24 @@ _log = logging.getLogger(__name__)
 STAGES: tuple[CurationStage, ...] = (
     IngestStage(),  # 10  sources -> one index; bytes stay where they are
     PlantStage(),  # 15  edited copies whose truth is known (off by default)
-    FilterStage(),  # 20  decode once: hashes, size, gray spread, why not
-    ScreenStage(),  # 25  policy: which images are admitted
+    InspectStage(),  # 20  decode once: hashes, size, gray spread, why not
+    FilterStage(),  # 25  policy: which images are admitted
     EmbedStage(),  # 30  embeddings that say "same picture"
-    EmbedMeaningStage(),  # 31  embeddings that say "alike in meaning", if others are asked for
+    EmbedMeaningStage(),  # 31  embeddings that say "alike in meaning", if others are set
     ExactStage(),  # 35  the same pixels are one content
     GraphStage(),  # 40  all pairs of contents above a floor
-    ComponentsStage(),  # 50  policy: pairs above the threshold -> groups -> who stays
+    ComponentsStage(),  # 50  policy: pairs above the threshold -> groups -> which image is kept
     CheckStage(),  # 55  were the planted copies found?
     DecontaminateStage(),  # 60  policy: what shows a reference image goes
     SearchStage(),  # 65  nearest survivors of every seed
-    RetrieveStage(),  # 70  policy: who gets which neighbor, collisions counted
-    SelectStage(),  # 75  one decision per image, one place per exported image
+    RetrieveStage(),  # 70  policy: which seed gets which neighbor
+    SelectStage(),  # 75  one decision per image, and the shards
     ExportStage(),  # 80  shards by copying bytes, and the ledger
 )
 
 
 def curate(config: CurationConfig, run: Run, executor: Executor) -> CurationSummary:
-    """Bring a curation to its end, going on where it stopped.
+    """Run a curation to its end, continuing where it stopped.
 
     Parameters
     ----------
@@ -62,7 +62,7 @@ def curate(config: CurationConfig, run: Run, executor: Executor) -> CurationSumm
     run : Run
         The open run; results are in ``<run>/published`` and ``<run>/shards``.
     executor : Executor
-        Who runs the partitions; the results do not depend on it.
+        Runs the partitions; the results do not depend on it.
 
     Returns
     -------
@@ -72,7 +72,7 @@ def curate(config: CurationConfig, run: Run, executor: Executor) -> CurationSumm
     Raises
     ------
     UsageError
-        Before anything is read: an encoder that is not there, both FAISS packages. Later: nothing
+        Before anything is read: a missing encoder or device, both FAISS packages. Later: nothing
         to curate: no images, none decodes, too many that do not, no seeds.
     """
     summary: CurationSummary = run_pipeline(PIPELINE, run.folder, config, executor)
@@ -93,7 +93,7 @@ def _finish(run_folder: Path, config: CurationConfig) -> CurationSummary:
     return summary
 
 
-# `slurm` finds it by this name: jobs on other machines run the same stages.
+# `slurm` imports it by this name: jobs on other machines run the same stages.
 PIPELINE = Pipeline(
     name="curation",
     stages=STAGES,

@@ -1,5 +1,6 @@
 """What a curation did, in numbers that add up: read from the tables of a finished run."""
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -10,14 +11,19 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from dinoforge.curated import KEPT_REASONS, REASONS, ROLES
-from dinoforge.curation.index import read_index, read_roles
-from dinoforge.curation.quality import retrieval_quality
-from dinoforge.curation.stages.retrieve import read_slots
-from dinoforge.curation.stages.select import read_decisions
-from dinoforge.curation.survivors import survivors
-from dinoforge.curation.tables import CurationInputs
+from dinoforge.curation.policies.intervals import bootstrap_mean, share
+from dinoforge.curation.policies.slots import Slots
+from dinoforge.curation.tables import (
+    CurationInputs,
+    list_shards,
+    read_decisions,
+    read_index,
+    read_roles,
+    read_slots,
+    read_survivors,
+)
 
-__all__ = ["CurationSummary", "FunnelRow", "summarize"]
+__all__ = ["CurationSummary", "FunnelRow", "retrieval_quality", "summarize"]
 
 
 @dataclass(frozen=True)
@@ -43,19 +49,18 @@ class CurationSummary:
     shards: int
     duplicates: dict[str, Any]
     leaks: dict[str, Any]
-    retrieval: dict[str, Any] | None  # None: no seeds were asked
+    retrieval: dict[str, Any] | None  # None: no retrieval
     check: dict[str, Any] | None  # None: nothing was planted
-    keeps_seeds: bool  # seeds are exported, not only asked
+    keeps_seeds: bool  # seeds are exported, not only used for retrieval
 
     def funnel(self) -> list[FunnelRow]:
         """From all images to the kept ones; the dropped ones are subtracted, kept ones split."""
         return list(self._funnel())
 
     def _funnel(self) -> Iterator[FunnelRow]:
-        total = dict.fromkeys(REASONS, 0)
+        total: Counter[str] = Counter()
         for counts in self.roles.values():
-            for reason, count in counts.items():
-                total[reason] += count
+            total.update(counts)
         planted = f" (with {self.planted:,} planted copies)" if self.planted else ""
         yield FunnelRow(f"images in{planted}", self.images)
         yield FunnelRow("only compared with (reference)", total["reference"])
@@ -81,43 +86,35 @@ def summarize(inputs: CurationInputs) -> CurationSummary:
     """Count what the stages of a finished run wrote."""
     decisions = read_decisions(inputs)
     role = read_roles(inputs)
-    select = inputs.facts("select")[0]
-    undecodable: dict[str, int] = {}
-    notes: dict[str, int] = {}
-    for facts in inputs.facts("filter"):
-        _add(undecodable, facts["undecodable"])
-        _add(notes, facts["notes"])
-    check = inputs.facts("check")
+    undecodable: Counter[str] = Counter()
+    notes: Counter[str] = Counter()
+    for facts in inputs.facts("inspect"):
+        undecodable.update(facts["undecodable"])
+        notes.update(facts["notes"])
     return CurationSummary(
         images=len(role),
         roles=_by_role(role, decisions.reason),
         planted=sum(facts["planted"] for facts in inputs.facts("plant")),
         problems=inputs.facts("ingest")[0]["problems"],
-        undecodable=undecodable,
-        notes=notes,
+        undecodable=dict(undecodable),
+        notes=dict(notes),
         kept=int(np.count_nonzero(decisions.kept)),
-        exported=select["exported"],
-        shards=len(select["shard_starts"]),
+        exported=inputs.facts("select")[0]["exported"],
+        shards=len(list_shards(inputs)),
         duplicates=inputs.facts("components")[0],
         leaks=inputs.facts("decontaminate")[0],
         retrieval=_retrieval(inputs),
-        check=check[0] if check else None,
+        check=next(iter(inputs.facts("check")), None),
         keeps_seeds=inputs.config.retrieve.keep_seeds,
     )
-
-
-def _add(total: dict[str, int], counts: dict[str, int]) -> None:
-    for reason, count in counts.items():
-        total[reason] = total.get(reason, 0) + count
 
 
 def _by_role(role: NDArray[np.int8], reason: NDArray[np.int8]) -> dict[str, dict[str, int]]:
     table: dict[str, dict[str, int]] = {}
     for code, name in enumerate(ROLES):
         counts = np.bincount(reason[role == code], minlength=len(REASONS)).tolist()
-        named = {r: count for r, count in zip(REASONS, counts, strict=True) if count}
-        if named:
-            table[name] = named
+        if any(counts):
+            table[name] = {r: count for r, count in zip(REASONS, counts, strict=True) if count}
     return table
 
 
@@ -125,21 +122,88 @@ def _retrieval(inputs: CurationInputs) -> dict[str, Any] | None:
     facts = inputs.facts("retrieve")
     if not facts:
         return None
-    slots, granted_seeds = read_slots(inputs)
-    _, pool = survivors(inputs)
-    image_class = _classes(inputs)
-    quality = retrieval_quality(
-        slots, image_class[granted_seeds], image_class, pool, rng_seed=inputs.config.seed
-    )
-    return facts[0] | {"quality": quality}
+    slots, seeds = read_slots(inputs)
+    _, pool = read_survivors(inputs)
+    classes = _classes(inputs)
+    seed = inputs.config.seed
+    return facts[0] | {
+        "quality": retrieval_quality(slots, classes[seeds], classes, pool, rng_seed=seed)
+    }
 
 
 def _classes(inputs: CurationInputs) -> NDArray[np.int64]:
-    """Class number of every image: by class name where there is one, else by label."""
+    """Return the class number of every image: by class name if it has one, else by label."""
     table = read_index(inputs, ["label", "class_name"])
     label = table.column("label").cast(pa.string())
-    unknown = pc.equal(label, "-1")
-    name = pc.if_else(pc.equal(table.column("class_name"), ""), label, table.column("class_name"))
-    name = pc.if_else(pc.and_(unknown, pc.equal(table.column("class_name"), "")), None, name)
+    unnamed = pc.equal(table.column("class_name"), "")
+    name = pc.if_else(unnamed, label, table.column("class_name"))
+    name = pc.if_else(pc.and_(pc.equal(label, "-1"), unnamed), None, name)
     encoded = name.combine_chunks().dictionary_encode()
     return pc.fill_null(encoded.indices, -1).to_numpy().astype(np.int64)
+
+
+def retrieval_quality(
+    slots: Slots,
+    seed_class: NDArray[np.int64],
+    image_class: NDArray[np.int64],
+    pool: NDArray[np.int64],
+    *,
+    rng_seed: int,
+) -> dict[str, Any] | None:
+    """Measure where labels are known whether seeds retrieve their own class.
+
+    Precision is over the neighbors that seeds were given, recall over the surviving pool images of
+    the seeds' classes; chance is what random pool images would give. Labels are used here only,
+    never for a decision.
+
+    Parameters
+    ----------
+    slots : Slots
+        Granted slots; ``seed`` numbers the rows of ``seed_class``.
+    seed_class, image_class : ndarray
+        Class of each seed, and of every image by image id; -1 is unknown.
+    pool : ndarray
+        Ids of the pool images that could be retrieved.
+    rng_seed : int
+        Keys the bootstrap (over seeds).
+
+    Returns
+    -------
+    dict or None
+        ``precision`` (bootstrap over seeds), ``precision_at`` by number of neighbors, their
+        ``chance``; ``recall`` (Wilson) and its ``chance``. None when no class is known.
+    """
+    known = seed_class >= 0
+    pool_class = image_class[pool]
+    if not known.any() or not (pool_class >= 0).any():
+        return None
+    classes, seeds_of = np.unique(seed_class[known], return_counts=True)
+    of_known = known[slots.seed]
+    image_id, seed, rank = (column[of_known] for column in (slots.image_id, slots.seed, slots.rank))
+    right = image_class[image_id] == seed_class[seed]
+    depth = int(rank.max(initial=-1)) + 1
+    depths = sorted({1, *(d for d in (5, 10, 20, 50, 100) if d < depth), depth} - {0})
+    per_class = np.array([np.count_nonzero(pool_class == c) for c in classes])
+    relevant = int(np.isin(pool_class, classes).sum())
+    return {
+        "classes": len(classes),
+        "seeds": int(known.sum()),
+        "precision": _per_seed(right, seed, rng_seed, "precision"),
+        "precision_at": {
+            str(d): _per_seed(right[rank < d], seed[rank < d], rng_seed, f"precision@{d}")
+            for d in depths
+        },
+        "precision_chance": round(float(seeds_of @ per_class / seeds_of.sum() / len(pool)), 6),
+        "recall": share(len(np.unique(image_id[right])), relevant),
+        "recall_chance": round(len(np.unique(image_id)) / max(len(pool), 1), 6),
+    }
+
+
+def _per_seed(
+    right: NDArray[np.bool_], seed: NDArray[np.int64], rng_seed: int, purpose: str
+) -> dict[str, Any]:
+    """Return the mean over seeds of the share of right neighbors; seeds are resampled."""
+    total = np.bincount(seed)
+    hits = np.bincount(seed, weights=right, minlength=len(total))
+    has_any = total > 0
+    return bootstrap_mean(hits[has_any] / total[has_any], seed=rng_seed, purpose=purpose)

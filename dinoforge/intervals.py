@@ -7,7 +7,6 @@ one test set share the resamples, so a difference of two models is paired. Draws
 Shapes: n images, F figures, R resamples.
 """
 
-import math
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -28,7 +27,6 @@ __all__ = [
 Floats = NDArray[np.float64]
 
 _DRAWS_AT_ONCE = 1 << 20
-_Z_95 = 1.959963984540054  # 97.5th percentile of the normal distribution
 
 
 def bootstrap_intervals(
@@ -90,13 +88,10 @@ def wilson_interval(successes: int, n: int) -> tuple[float, float]:
 
     For fractions of 0 and 1, of which every resample is the same and the bootstrap knows nothing.
     """
-    share = successes / n
-    z2 = _Z_95**2
-    center = (share + z2 / (2 * n)) / (1 + z2 / n)
-    half = _Z_95 / (1 + z2 / n) * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n))
-    # Exactly 0 and 1 at the ends, where the formula is off by a rounding.
-    low = center - half if successes else 0.0
-    return low, center + half if successes < n else 1.0
+    from scipy.stats import binomtest
+
+    interval = binomtest(successes, n).proportion_ci(method="wilson")
+    return float(interval.low), float(interval.high)
 
 
 def mcnemar_exact(wins: int, losses: int) -> float:

@@ -1,7 +1,7 @@
-"""From what each stage found to one decision per image: kept or dropped, the reason, the evidence.
+"""From the results of the stages to one decision per image: kept or dropped, reason, evidence.
 
-The first rule that speaks decides: undecodable, filtered, reference, duplicate, leak, not asked
-for. So the counts of the reasons add up to the number of images exactly.
+The first rule that applies decides: undecodable, filtered, reference, duplicate, leak, not
+retrieved. So the counts of the reasons add up to the number of images.
 """
 
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ _CODE = {reason: code for code, reason in enumerate(REASONS)}
 
 @dataclass(frozen=True)
 class Screened:
-    """What the filter admits, by image id."""
+    """Which images the filter admits, by image id."""
 
     role: NDArray[np.int8]  # index into ROLES
     reason: NDArray[np.int8]  # index into REASONS; -1 is admitted
@@ -36,10 +36,10 @@ class Screened:
 
 @dataclass
 class Decisions:
-    """One row an image, by image id; -1 and NaN where there is nothing to say."""
+    """One row per image, by image id; -1 and NaN where a column does not apply."""
 
     kept: NDArray[np.bool_]
-    reason: NDArray[np.int8]  # index into REASONS
+    reason: NDArray[np.int8]  # index into REASONS; -1: not decided yet
     copies: NDArray[np.int32]  # how often the image is exported
     component: NDArray[np.int64]
     duplicate_of: NDArray[np.int64]
@@ -51,7 +51,7 @@ class Decisions:
     score: NDArray[np.float32]
 
     def is_open(self) -> NDArray[np.bool_]:
-        """Images about which nothing was decided yet."""
+        """Return which images are not decided yet."""
         return self.reason < 0
 
     def drop(self, rows: NDArray[np.int64], reason: str) -> None:
@@ -66,34 +66,25 @@ class Decisions:
 
 
 def start_decisions(screened: Screened, *, keep_seeds: bool) -> Decisions:
-    """Decide what needs no comparison: filtered images, references, seeds that only ask."""
+    """Decide what needs no comparison: filtered images, references, seeds not to be exported."""
     num = len(screened.role)
-
-    def none(value: float, dtype: type) -> NDArray:
-        return np.full(num, value, dtype)
-
+    ids = ("component", "duplicate_of", "edge_i", "edge_j", "seed_id", "rank")
     decisions = Decisions(
         kept=np.zeros(num, np.bool_),
         reason=screened.reason.copy(),
         copies=np.zeros(num, np.int32),
-        component=none(-1, np.int64),
-        duplicate_of=none(-1, np.int64),
-        edge_i=none(-1, np.int64),
-        edge_j=none(-1, np.int64),
-        similarity=none(np.nan, np.float32),
-        seed_id=none(-1, np.int64),
-        rank=none(-1, np.int64),
-        score=none(np.nan, np.float32),
+        **{name: np.full(num, -1, np.int64) for name in ids},
+        similarity=np.full(num, np.nan, np.float32),
+        score=np.full(num, np.nan, np.float32),
     )
-    is_role = {role: screened.role == code for code, role in enumerate(ROLES)}
-    decisions.drop(np.flatnonzero(decisions.is_open() & is_role["reference"]), "reference")
-    if not keep_seeds:
-        decisions.drop(np.flatnonzero(decisions.is_open() & is_role["seed"]), "seed")
+    for role in ("reference",) if keep_seeds else ("reference", "seed"):
+        has_role = screened.role == ROLES.index(role)
+        decisions.drop(np.flatnonzero(decisions.is_open() & has_role), role)
     return decisions
 
 
 def apply_duplicates(decisions: Decisions, image_id: NDArray[np.int64], groups: Groups) -> None:
-    """Drop duplicates; note component and linking pair for those that stay, too."""
+    """Drop duplicates; record component and linking pair, also of those that are kept."""
     decisions.component[image_id] = groups.component
     linked = groups.link >= 0
     rows, partner = image_id[linked], groups.link[linked]
@@ -114,7 +105,7 @@ def apply_leaks(
     *,
     exempt: NDArray[np.bool_],
 ) -> None:
-    """Drop what leaks among the images still open; ``exempt`` (as_is) is noted, not dropped."""
+    """Drop open images that leak; of ``exempt`` ones (as_is) only the evidence is recorded."""
     open_ = decisions.is_open()[image_id] | (decisions.reason[image_id] == _CODE["seed"])
     rows, partner, value = image_id[open_], reference[open_], similarity[open_]
     decisions.duplicate_of[rows] = partner
@@ -127,7 +118,7 @@ def apply_leaks(
 def apply_retrieval(
     decisions: Decisions, slots: Slots, seed_ids: NDArray[np.int64], *, multiset: bool
 ) -> None:
-    """Keep what seeds asked for; the evidence is the best slot of each image."""
+    """Keep what seeds retrieved; the evidence is the best slot of each image."""
     best = slots.first_of_each_image()
     rows = best.image_id
     decisions.keep(rows, "retrieved")
@@ -140,10 +131,10 @@ def apply_retrieval(
 
 
 def decide_rest(decisions: Decisions, screened: Screened, *, keep_survivors: bool) -> None:
-    """Decide about those left: seeds and as_is stay; pool images by the policy."""
+    """Decide about the rest: seeds and as_is are kept; pool images depend on the policy."""
     for role in ("seed", "as_is"):
-        mine = screened.role == ROLES.index(role)
-        decisions.keep(np.flatnonzero(decisions.is_open() & mine), role)
+        has_role = screened.role == ROLES.index(role)
+        decisions.keep(np.flatnonzero(decisions.is_open() & has_role), role)
     rest = np.flatnonzero(decisions.is_open())
     if keep_survivors:
         decisions.keep(rest, "kept")

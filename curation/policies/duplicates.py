@@ -1,9 +1,9 @@
-"""Which of several like images stays: exact copies, near-duplicates, one representative by rule.
+"""Which of several duplicates is kept: exact copies, near-duplicates, one representative by rule.
 
-Images with the same content (bytes, or decoded pixels) are one node; nodes hang together by pairs
-above a threshold. The representative is the best image by data alone: role (as_is, seed, pool),
-then more pixels, then more bytes, then the smaller id; never "the first seen". A kept image
-needs no reason; a dropped one has a representative and the pair through which it hangs on it.
+Images with the same decoded pixels (content) are one node; nodes are connected by pairs above a
+threshold. The representative is the best image by data alone: role (as_is, seed, pool), then more
+pixels, then more bytes, then the smaller id; never "the first seen". A dropped image has a
+representative and the pair that links it.
 """
 
 from dataclasses import dataclass
@@ -43,13 +43,13 @@ class Candidates:
 
 @dataclass(frozen=True)
 class Groups:
-    """What was decided, one row a candidate; -1 and NaN where there is nothing to say."""
+    """Result, one row per candidate; -1 and NaN where it does not apply."""
 
     kept: NDArray[np.bool_]
-    reason: NDArray[np.int8]  # NONE, EXACT or NEAR; also for protected images that stay
+    reason: NDArray[np.int8]  # NONE, EXACT or NEAR; also for protected images that are kept
     component: NDArray[np.int64]  # smallest image id of the connected component
-    duplicate_of: NDArray[np.int64]  # image that stays in its place
-    link: NDArray[np.int64]  # the other end of the pair through which it hangs
+    duplicate_of: NDArray[np.int64]  # image that is kept in its place
+    link: NDArray[np.int64]  # the other end of the pair that links it
     similarity: NDArray[np.float32]  # of that pair; 1 for the same content
     num_split: int  # components that were split because they were too large
 
@@ -75,7 +75,7 @@ def group_duplicates(
     rule: Literal["component", "direct"] = "component",
     max_component: int = 0,
 ) -> Groups:
-    """Choose who stays among images that are alike.
+    """Choose which of several duplicates to keep.
 
     Parameters
     ----------
@@ -86,48 +86,36 @@ def group_duplicates(
     threshold : float
         Pairs strictly above it are near-duplicates.
     rule : str
-        ``component``: one image of each connected component stays. ``direct``: going from the
-        best image to the worst, one is dropped only if it is above the threshold to one kept.
+        ``component``: one image of each connected component is kept. ``direct``: going from the
+        best image to the worst, one is dropped only if it is above the threshold to a kept one.
     max_component : int
         Components of more contents are split at higher thresholds; 0 never splits.
 
     Returns
     -------
     Groups
-        One row a candidate, in the order of ``candidates``.
+        One row per candidate, in the order of ``candidates``.
     """
-    node_of, nodes = _nodes(candidates)
-    inside = _between_nodes(candidates, pairs.above(threshold))
-    labels, num_split = split_components(len(nodes), inside, threshold, max_component)
-    inside = inside.where(labels[inside.i] == labels[inside.j])
-    node_rank, node_protected = candidates.rank[nodes], candidates.protected[nodes]
-    if rule == "component":
-        keeper, link, similarity = _one_per_component(labels, node_rank, node_protected, inside)
-    else:
-        keeper, link, similarity = _keep_direct(node_rank, node_protected, inside)
-    return _to_images(candidates, node_of, nodes, labels, (keeper, link, similarity), num_split)
-
-
-def _nodes(candidates: Candidates) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Node number of each candidate, and the best candidate (row) of each node."""
-    _, node_of = np.unique(candidates.content, return_inverse=True)
+    contents, node_of = np.unique(candidates.content, return_inverse=True)
     node_of = node_of.astype(np.int64).reshape(-1)
     by_rank = np.argsort(candidates.rank, kind="stable")
     _, first = np.unique(node_of[by_rank], return_index=True)
-    return node_of, by_rank[first].astype(np.int64)
+    best = by_rank[first].astype(np.int64)  # row of the best candidate of each node
+    inside = _between_nodes(contents, pairs.above(threshold))
+    labels, num_split = split_components(len(best), inside, threshold, max_component)
+    inside = inside.where(labels[inside.i] == labels[inside.j])
+    choose = _one_per_component if rule == "component" else _keep_direct
+    links = choose(labels, candidates.rank[best], candidates.protected[best], inside)
+    return _to_images(candidates, node_of, best, labels, links, num_split)
 
 
-def _between_nodes(candidates: Candidates, pairs: Pairs) -> Pairs:
-    contents = np.unique(candidates.content)
+def _between_nodes(contents: NDArray[np.int64], pairs: Pairs) -> Pairs:
+    """Replace contents by node numbers; drop pairs of contents that are no node."""
     if not len(contents):
         return pairs.where(np.zeros(len(pairs.i), np.bool_))
-    at_i, at_j = (np.searchsorted(contents, end) for end in (pairs.i, pairs.j))
-    last = len(contents) - 1
-    known = (contents[np.minimum(at_i, last)] == pairs.i) & (
-        contents[np.minimum(at_j, last)] == pairs.j
-    )
-    # np.unique numbers contents in ascending order, as `_nodes` does
-    return Pairs(at_i, at_j, pairs.similarity).where(known)
+    i, j = (np.searchsorted(contents, end).clip(max=len(contents) - 1) for end in pairs[:2])
+    is_inside = (contents[i] == pairs.i) & (contents[j] == pairs.j)
+    return Pairs(i, j, pairs.similarity).where(is_inside)
 
 
 def split_components(
@@ -135,8 +123,8 @@ def split_components(
 ) -> tuple[NDArray[np.int64], int]:
     """Label connected components, splitting those of more than ``max_size`` nodes.
 
-    A component that is too large is cut again with the threshold half-way to 1, at most 8
-    times: what still hangs together then is a crowd of true copies.
+    A component that is too large is split again with the threshold halfway to 1, at most 8 times:
+    what is still connected then is a crowd of true copies.
 
     Returns
     -------
@@ -159,32 +147,34 @@ def split_components(
     return labels, num_split
 
 
+# Per node: the node that is kept in its place, the node that it is linked to (-1), the similarity.
 _Links = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]
 
 
-def _one_per_component(
-    labels: NDArray[np.int64],
+def _nearest_source(
     rank: NDArray[np.int64],
-    protected: NDArray[np.bool_],
-    pairs: Pairs,
+    source: NDArray[np.int64],
+    target: NDArray[np.int64],
+    similarity: NDArray[np.float32],
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return distinct targets and the edge to the most similar (then best) source of each."""
+    order = np.lexsort((rank[source], -similarity, target))
+    targets, first = np.unique(target[order], return_index=True)
+    return targets, order[first]
+
+
+def _one_per_component(
+    labels: NDArray[np.int64], rank: NDArray[np.int64], protected: NDArray[np.bool_], pairs: Pairs
 ) -> _Links:
-    """Keep the best node of each component; link the others to it by fewest hops."""
+    """Keep the best node of each component.
+
+    Links are a breadth-first forest from the kept nodes: fewest hops, then the best similarity.
+    """
+    num = len(rank)
     by_rank = np.argsort(rank, kind="stable")
     distinct, first = np.unique(labels[by_rank], return_index=True)
-    best_of_label = by_rank[first]
-    keeper = best_of_label[np.searchsorted(distinct, labels)]
-    link, similarity = _links(keeper, rank, pairs)
-    keeper = np.where(protected, np.arange(len(rank)), keeper)
-    return keeper, link, similarity
-
-
-def _links(
-    keeper: NDArray[np.int64], rank: NDArray[np.int64], pairs: Pairs
-) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Neighbor of each node one hop nearer to its keeper: the most similar, then the best."""
-    num = len(keeper)
-    link = np.full(num, -1, np.int64)
-    similarity = np.full(num, np.nan, np.float32)
+    keeper = by_rank[first][np.searchsorted(distinct, labels)]
+    link, similarity = np.full(num, -1, np.int64), np.full(num, np.nan, np.float32)
     reached = keeper == np.arange(num)
     frontier = reached.copy()
     source, target, value = pairs.both_ways()
@@ -193,22 +183,26 @@ def _links(
         from_, to, score = source[usable], target[usable], value[usable]
         if not len(to):
             break
-        order = np.lexsort((rank[from_], -score, to))
-        to, first = np.unique(to[order], return_index=True)
-        link[to], similarity[to] = from_[order][first], score[order][first]
-        reached[to] = True
+        new, edge = _nearest_source(rank, from_, to, score)
+        link[new], similarity[new] = from_[edge], score[edge]
+        reached[new] = True
         frontier = np.zeros(num, np.bool_)
-        frontier[to] = True
+        frontier[new] = True
         left = ~reached[target]
         source, target, value = source[left], target[left], value[left]
-    return link, similarity
+    return np.where(protected, np.arange(num), keeper), link, similarity
 
 
-def _keep_direct(rank: NDArray[np.int64], protected: NDArray[np.bool_], pairs: Pairs) -> _Links:
+def _keep_direct(
+    labels: NDArray[np.int64],  # noqa: ARG001 - the same call for both rules
+    rank: NDArray[np.int64],
+    protected: NDArray[np.bool_],
+    pairs: Pairs,
+) -> _Links:
     """Keep greedily from the best rank on, in rounds that decide many nodes at once.
 
-    A node is kept when no undecided neighbor is better; that is the greedy result whatever the
-    order in which independent nodes are looked at.
+    A node is kept when no undecided neighbor is better: the greedy result, whatever the order in
+    which independent nodes are decided.
     """
     num = len(rank)
     source, target, value = pairs.both_ways()
@@ -220,56 +214,42 @@ def _keep_direct(rank: NDArray[np.int64], protected: NDArray[np.bool_], pairs: P
         if not open_.any():
             break
         best_neighbor = np.full(num, np.iinfo(np.int64).max, np.int64)
-        both = open_[source] & open_[target]
-        np.minimum.at(best_neighbor, target[both], rank[source[both]])
+        undecided = open_[source] & open_[target]
+        np.minimum.at(best_neighbor, target[undecided], rank[source[undecided]])
         kept |= open_ & (rank < best_neighbor)
     keeper = np.arange(num)
-    link = np.full(num, -1, np.int64)
-    similarity = np.full(num, np.nan, np.float32)
+    link, similarity = np.full(num, -1, np.int64), np.full(num, np.nan, np.float32)
     usable = kept[source] & dropped[target]
     from_, to, score = source[usable], target[usable], value[usable]
-    order = np.lexsort((rank[from_], -score, to))
-    to, first = np.unique(to[order], return_index=True)
-    keeper[to] = link[to] = from_[order][first]
-    similarity[to] = score[order][first]
+    to, edge = _nearest_source(rank, from_, to, score)
+    keeper[to] = link[to] = from_[edge]
+    similarity[to] = score[edge]
     return keeper, link, similarity
 
 
 def _to_images(
     candidates: Candidates,
     node_of: NDArray[np.int64],
-    nodes: NDArray[np.int64],
+    best: NDArray[np.int64],
     labels: NDArray[np.int64],
     links: _Links,
     num_split: int,
 ) -> Groups:
-    """Carry what was decided for contents to the images that have them."""
+    """Carry the decisions about contents over to the images that have them."""
     keeper, link, similarity = links
-    rows = np.arange(len(candidates.image_id))
-    best = nodes[node_of]  # best image with the same content
-    is_best = best == rows
-    node_kept = keeper == np.arange(len(nodes))
-    kept = (is_best & node_kept[node_of]) | candidates.protected
     ids = candidates.image_id
+    best_row = best[node_of]  # best image with the same content
+    is_best = best_row == np.arange(len(ids))
+    kept = (is_best & (keeper == np.arange(len(best)))[node_of]) | candidates.protected
     has_link = is_best & (link[node_of] >= 0)
-    link_row = nodes[np.maximum(link[node_of], 0)]
-    keeper_row = nodes[keeper[node_of]]
-    reason = np.where(is_best, np.where(has_link, NEAR, NONE), EXACT).astype(np.int8)
-    linked = np.where(is_best, np.where(has_link, ids[link_row], -1), ids[best])
-    value = np.where(is_best, similarity[node_of], np.float32(1.0)).astype(np.float32)
-    smallest = _smallest_id(labels[node_of], ids)
+    linked_row = best[np.maximum(link[node_of], 0)]
+    _, first, component = np.unique(labels[node_of], return_index=True, return_inverse=True)
     return Groups(
         kept=kept,
-        reason=reason,
-        component=smallest,
-        duplicate_of=np.where(kept, -1, ids[keeper_row]),
-        link=linked,
-        similarity=value,
+        reason=np.where(is_best, np.where(has_link, NEAR, NONE), EXACT).astype(np.int8),
+        component=ids[first][component.reshape(-1)],  # ids ascend: the first is the smallest
+        duplicate_of=np.where(kept, -1, ids[best[keeper[node_of]]]),
+        link=np.where(is_best, np.where(has_link, ids[linked_row], -1), ids[best_row]),
+        similarity=np.where(is_best, similarity[node_of], np.float32(1)).astype(np.float32),
         num_split=num_split,
     )
-
-
-def _smallest_id(group: NDArray[np.int64], ids: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Smallest id of each row's group; ``ids`` are ascending."""
-    _, first, inverse = np.unique(group, return_index=True, return_inverse=True)
-    return ids[first][inverse.reshape(-1)]

@@ -1,4 +1,4 @@
-"""Shares and means with their intervals, as the summary of a curation holds them."""
+"""Shares and means with their intervals, in the form of the summary."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -7,11 +7,11 @@ from dinoforge.intervals import bootstrap_intervals, wilson_interval
 
 __all__ = ["bootstrap_mean", "share"]
 
-_RESAMPLES = 1000
+Estimate = dict[str, float | int | list[float] | None]
 
 
-def share(hits: int, total: int) -> dict[str, float | int | list[float] | None]:
-    """Share ``hits / total`` with its 95 % interval (Wilson); None when ``total`` is 0."""
+def share(hits: int, total: int) -> Estimate:
+    """Return the share ``hits / total`` with its 95 % interval (Wilson); None if ``total`` is 0."""
     if total == 0:
         return {"value": None, "interval": None, "hits": hits, "n": total}
     return {
@@ -22,14 +22,12 @@ def share(hits: int, total: int) -> dict[str, float | int | list[float] | None]:
     }
 
 
-def bootstrap_mean(
-    values: NDArray[np.float64], *, seed: int, purpose: str
-) -> dict[str, float | int | list[float] | None]:
-    """Mean with its 95 % percentile bootstrap interval over ``values`` (1,000 resamples)."""
+def bootstrap_mean(values: NDArray[np.float64], *, seed: int, purpose: str) -> Estimate:
+    """Return the mean with its 95 % percentile bootstrap interval (1,000 resamples)."""
     if len(values) == 0:
         return {"value": None, "interval": None, "n": 0}
     ((low, high),) = bootstrap_intervals(
-        values[:, None], resamples=_RESAMPLES, seed=seed, purpose=f"bootstrap/{purpose}"
+        values[:, None], resamples=1000, seed=seed, purpose=f"bootstrap/{purpose}"
     )
     return {
         "value": round(float(values.mean()), 6),

@@ -1,8 +1,8 @@
 """Which images show what a reference image (a benchmark) shows.
 
-Two readings of DINOv2 (section A.3), both always counted: *direct*, an image is above the
-threshold to a reference image; *component*, it hangs together with one over pairs above the
-threshold, and the whole component goes. The second chains: it may drop a third of a pool.
+Two readings of DINOv2 (section A.3), both always counted: *direct*, an image is above the threshold
+to a reference image; *component*, it is connected to one by pairs above the threshold, and the
+whole component goes. The second chains: it may drop a third of a pool.
 """
 
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ __all__ = ["Leaks", "find_leaks"]
 
 @dataclass(frozen=True)
 class Leaks:
-    """One row a content that leaks, sorted by content."""
+    """One row per content that leaks, sorted by content."""
 
     content: NDArray[np.int64]
     reference: NDArray[np.int64]  # most similar reference content; -1 if only through others

@@ -1,4 +1,4 @@
-"""Pairs of images with their similarity: the edges of the duplicate graph as three arrays."""
+"""Pairs of contents with their similarity: the edges of the duplicate graph as three arrays."""
 
 from typing import NamedTuple
 
@@ -24,7 +24,7 @@ class Pairs(NamedTuple):
         return self.where(self.similarity.astype(np.float64) > threshold)
 
     def where(self, mask: NDArray[np.bool_]) -> "Pairs":
-        """Pairs under a mask."""
+        """Select pairs by a mask."""
         return Pairs(self.i[mask], self.j[mask], self.similarity[mask])
 
     def both_ways(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
@@ -35,16 +35,11 @@ class Pairs(NamedTuple):
             np.concatenate([self.similarity, self.similarity]),
         )
 
-    def in_order(self) -> "Pairs":
-        """Sort by ``(i, j)``: whatever order the partitions wrote them in."""
-        order = np.lexsort((self.j, self.i))
-        return Pairs(self.i[order], self.j[order], self.similarity[order])
-
 
 def concat_pairs(parts: list[Pairs]) -> Pairs:
-    """Put pairs of several partitions together, sorted by ``(i, j)``."""
+    """Concatenate the pairs of several partitions, sorted by ``(i, j)``."""
     if not parts:
-        empty = np.empty(0, np.int64)
-        return Pairs(empty, empty.copy(), np.empty(0, np.float32))
+        return Pairs(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32))
     i, j, similarity = (np.concatenate(column) for column in zip(*parts, strict=True))
-    return Pairs(i, j, similarity).in_order()
+    order = np.lexsort((j, i))
+    return Pairs(i[order], j[order], similarity[order])

@@ -1,7 +1,7 @@
-"""Who gets which neighbor: the retrieval policies on stored candidates, collisions counted.
+"""Which seed gets which neighbor: the retrieval policies on stored candidates, collisions counted.
 
 A *slot* is one (seed, neighbor) of a seed's list. DINOv2 counts slots (its table 15 has exactly
-k x seeds rows per set), so images that several seeds ask for are not subtracted there.
+k x seeds rows per set), so an image that several seeds retrieve counts several times there.
 """
 
 from dataclasses import dataclass
@@ -26,9 +26,10 @@ class Slots:
         """Keep the best slot of every image: highest score, then smaller seed, then rank."""
         order = np.lexsort((self.rank, self.seed, -self.score.astype(np.float64), self.image_id))
         _, first = np.unique(self.image_id[order], return_index=True)
-        return self._take(order[first])
+        return self.take(order[first])
 
-    def _take(self, rows: NDArray[np.int64]) -> "Slots":
+    def take(self, rows: NDArray[np.int64]) -> "Slots":
+        """Select slots by row."""
         return Slots(self.seed[rows], self.rank[rows], self.image_id[rows], self.score[rows])
 
 
@@ -49,18 +50,18 @@ def take_slots(
         Neighbors per seed.
     policy : str
         ``multiset`` and ``distinct`` grant each seed its first ``k`` (they differ in how often
-        an image is exported); ``fill`` gives an image to one seed only and lets the others
-        walk down their lists.
+        an image is exported); ``fill`` gives an image to one seed only, and the others go on to
+        the next one of their lists.
     """
     seeds, width = ids.shape
     seed = np.repeat(np.arange(seeds), width)
     rank = np.tile(np.arange(width), seeds)
     every = Slots(seed, rank, ids.reshape(-1), scores.reshape(-1))
     real = np.flatnonzero(every.image_id >= 0)
-    every = every._take(real)  # noqa: SLF001 - same module
+    every = every.take(real)
     if policy == "fill":
         return fill_slots(every, seeds, k)
-    return every._take(np.flatnonzero(every.rank < k))  # noqa: SLF001
+    return every.take(np.flatnonzero(every.rank < k))
 
 
 def fill_slots(candidates: Slots, num_seeds: int, k: int) -> Slots:
@@ -68,8 +69,8 @@ def fill_slots(candidates: Slots, num_seeds: int, k: int) -> Slots:
 
     The greedy matching over all slots sorted by (score descending, seed, image), computed in
     rounds: a slot is granted when it is the first one left of its image and among the first ones
-    left that its seed may still take. Both are true in the greedy walk too, so the result is the
-    same, whatever the order in which seeds are listed.
+    left that its seed may still take. Both are true in the greedy matching too, so the result is
+    the same, whatever the order in which seeds are listed.
     """
     order = np.lexsort((candidates.image_id, candidates.seed, -candidates.score.astype(np.float64)))
     left = order
@@ -85,11 +86,11 @@ def fill_slots(candidates: Slots, num_seeds: int, k: int) -> Slots:
         left = left[~np.isin(image, image[take]) & (room[seed] > 0)]
     rows = np.concatenate(granted) if granted else np.empty(0, np.int64)
     rows = rows[np.lexsort((candidates.rank[rows], candidates.seed[rows]))]
-    return candidates._take(rows)  # noqa: SLF001
+    return candidates.take(rows)
 
 
 def _count_before(values: NDArray[np.int64]) -> NDArray[np.int64]:
-    """How often each value stood before, at its place: ``[a, b, a] -> [0, 0, 1]``."""
+    """Count how often each value occurred before: ``[a, b, a] -> [0, 0, 1]``."""
     order = np.argsort(values, kind="stable")
     ordered = values[order]
     starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])
@@ -100,7 +101,7 @@ def _count_before(values: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def gini(counts: NDArray[np.int64]) -> float:
-    """Gini coefficient of non-negative counts: 0 all equal, towards 1 one has everything."""
+    """Return the Gini coefficient of non-negative counts: 0 all equal, near 1 one has all."""
     total = counts.sum()
     if not len(counts) or total == 0:
         return 0.0
@@ -111,16 +112,16 @@ def gini(counts: NDArray[np.int64]) -> float:
 
 
 def collisions(slots: Slots, *, asked: int, pool_size: int) -> dict[str, Any]:
-    """Count how often seeds asked for the same image.
+    """Count how often seeds retrieve the same image.
 
     Parameters
     ----------
     slots : Slots
-        What was granted.
+        The granted slots.
     asked : int
-        Slots asked for: k x seeds.
+        Slots requested: k x seeds.
     pool_size : int
-        Images that could have been asked for; the Gini coefficient is over all of them.
+        Images that could have been retrieved; the Gini coefficient is over all of them.
     """
     times = np.unique(slots.image_id, return_counts=True)[1]
     how_often, images = np.unique(times, return_counts=True)

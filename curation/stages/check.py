@@ -1,35 +1,27 @@
-"""Self-check of the deduplication on the user's own data: the planted copies that were found.
+"""Self-check of the deduplication on the user's own data: how many planted copies it finds.
 
 A pair that touches a planted copy is right when it leads to the original or to another copy of
 it. Natural duplicates of the original count as wrong here, so precision is a lower bound.
 """
 
-from typing import Any
-
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from dinoforge.curation.index import read_index
 from dinoforge.curation.policies.intervals import share
 from dinoforge.curation.policies.pairs import Pairs
-from dinoforge.curation.stages.exact import read_content
-from dinoforge.curation.stages.filter import read_screened
-from dinoforge.curation.stages.graph import read_pairs
-from dinoforge.curation.tables import CurationInputs, CurationStage
+from dinoforge.curation.tables import (
+    CHECK_SCHEMA,
+    CurationInputs,
+    CurationStage,
+    read_content,
+    read_index,
+    read_pairs,
+    read_screened,
+)
 from dinoforge.stages import Json, Output
 
-__all__ = ["CHECK_SCHEMA", "CheckStage"]
-
-CHECK_SCHEMA = pa.schema(
-    [
-        ("image_id", pa.int64()),
-        ("planted_from", pa.int64()),
-        ("edit", pa.string()),
-        ("similarity", pa.float32()),  # to the original; NaN: no pair above the floor
-        ("found", pa.bool_()),
-    ]
-)
+__all__ = ["CheckStage"]
 
 
 class CheckStage(CurationStage):
@@ -38,7 +30,7 @@ class CheckStage(CurationStage):
     name = "check"
     number = 55
     keys = ("plant.count", "duplicates.threshold", "duplicates.floor")
-    needs = ("ingest", "plant", "screen", "exact", "graph")
+    needs = ("ingest", "plant", "filter", "exact", "graph")
 
     def plan(self, inputs: CurationInputs) -> list[Json]:
         """Plan one partition, or none when nothing was planted."""
@@ -53,12 +45,10 @@ class CheckStage(CurationStage):
         same = content[copy] == content[original]
         similarity = np.where(same, 1.0, _similarity(pairs, content[copy], content[original]))
         found = same | (similarity > policy.threshold)
-        columns = [copy, original, planted.column("edit"), similarity.astype(np.float32), found]
-        table = pa.table(
-            [pa.array(c) if isinstance(c, np.ndarray) else c for c in columns], schema=CHECK_SCHEMA
-        )
-        out.write_table("planted", table, CHECK_SCHEMA)
-        kinds = np.array(planted.column("edit").to_pylist())
+        edit = planted.column("edit")
+        columns = [copy, original, edit, similarity.astype(np.float32), found]
+        out.write_table("planted", pa.table(columns, schema=CHECK_SCHEMA), CHECK_SCHEMA)
+        kinds = np.array(edit.to_pylist())
         touching, right = _touching(pairs, content, copy, original)
         grid = np.unique(np.r_[np.linspace(policy.floor, 0.995, 30), policy.threshold])
         return {
@@ -81,29 +71,22 @@ class CheckStage(CurationStage):
 
 
 def _planted(inputs: CurationInputs) -> pa.Table:
-    """Planted copies that were admitted and whose originals were."""
+    """Return the planted copies that were admitted together with their originals."""
     index = read_index(inputs, ["image_id", "planted_from", "edit"])
     planted = index.filter(index.column("planted_from").is_valid())
-    reason = read_screened(inputs).reason
-    both = (reason[planted.column("image_id").to_numpy()] < 0) & (
-        reason[planted.column("planted_from").to_numpy()] < 0
-    )
-    return planted.filter(pa.array(both))
+    admitted = read_screened(inputs).reason < 0
+    copy, original = (planted.column(n).to_numpy() for n in ("image_id", "planted_from"))
+    return planted.filter(pa.array(admitted[copy] & admitted[original]))
 
 
 def _similarity(pairs: Pairs, a: NDArray[np.int64], b: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Similarity of the stored pair of each (a, b); NaN where there is none."""
-    wanted = np.stack([np.minimum(a, b), np.maximum(a, b)], axis=1)
-    table = {
-        (i, j): s
-        for i, j, s in zip(*(column.tolist() for column in _of(pairs, wanted)), strict=True)
-    }
-    return np.array([table.get((i, j), np.nan) for i, j in wanted.tolist()], np.float64)
-
-
-def _of(pairs: Pairs, wanted: NDArray[np.int64]) -> Pairs:
-    """Pairs whose first end is asked for: a small part of all."""
-    return pairs.where(np.isin(pairs.i, wanted[:, 0]))
+    """Return the similarity of the stored pair of each (a, b); NaN where there is none."""
+    low, high = np.minimum(a, b), np.maximum(a, b)
+    some = pairs.where(np.isin(pairs.i, low))  # a small part of all
+    columns = (column.tolist() for column in some)
+    stored = {(i, j): similarity for i, j, similarity in zip(*columns, strict=True)}
+    ends = zip(low.tolist(), high.tolist(), strict=True)
+    return np.array([stored.get(pair, np.nan) for pair in ends], np.float64)
 
 
 def _touching(
@@ -112,7 +95,7 @@ def _touching(
     copy: NDArray[np.int64],
     original: NDArray[np.int64],
 ) -> tuple[Pairs, NDArray[np.bool_]]:
-    """Pairs with a planted copy at an end, and which of them join one family."""
+    """Return the pairs with a planted copy at an end, and which of them join one family."""
     family = np.full(len(content), -1, np.int64)
     is_copy = np.zeros(len(content), np.bool_)
     family[content[original]] = content[original]
@@ -124,6 +107,6 @@ def _touching(
     return touching, right
 
 
-def _precision(touching: Pairs, right: NDArray[np.bool_], threshold: float) -> dict[str, Any]:
+def _precision(touching: Pairs, right: NDArray[np.bool_], threshold: float) -> Json:
     above = touching.similarity.astype(np.float64) > threshold
     return share(int((above & right).sum()), int(above.sum()))

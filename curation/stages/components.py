@@ -1,15 +1,12 @@
-"""Groups of duplicates and who stays: the threshold is applied here, to stored pairs."""
+"""Groups of duplicates and which image is kept: the threshold is applied here, to stored pairs."""
 
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
 
 from dinoforge.curated import ROLES
-from dinoforge.curation.facts import read_facts
-from dinoforge.curation.index import read_index
 from dinoforge.curation.policies.duplicates import (
     EXACT,
     NEAR,
@@ -18,27 +15,19 @@ from dinoforge.curation.policies.duplicates import (
     best_first,
     group_duplicates,
 )
-from dinoforge.curation.stages.exact import read_content
-from dinoforge.curation.stages.filter import read_screened
-from dinoforge.curation.stages.graph import read_pairs
-from dinoforge.curation.tables import CurationInputs, CurationStage
-from dinoforge.stages import Json, Output
-from dinoforge.tables import read_table
-
-__all__ = ["GROUPS_SCHEMA", "ComponentsStage", "read_groups"]
-
-# One row a candidate: images that are admitted and take part in deduplication.
-GROUPS_SCHEMA = pa.schema(
-    [
-        ("image_id", pa.int64()),
-        ("kept", pa.bool_()),
-        ("reason", pa.int8()),  # 0 none, 1 exact, 2 near
-        ("component", pa.int64()),
-        ("duplicate_of", pa.int64()),
-        ("link", pa.int64()),
-        ("similarity", pa.float32()),
-    ]
+from dinoforge.curation.tables import (
+    GROUPS_SCHEMA,
+    CurationInputs,
+    CurationStage,
+    read_content,
+    read_facts,
+    read_index,
+    read_pairs,
+    read_screened,
 )
+from dinoforge.stages import Json, Output
+
+__all__ = ["ComponentsStage"]
 
 
 class ComponentsStage(CurationStage):
@@ -52,10 +41,10 @@ class ComponentsStage(CurationStage):
         "duplicates.max_component",
         "retrieve.keep_seeds",
     )
-    needs = ("ingest", "plant", "filter", "screen", "exact", "graph")
+    needs = ("ingest", "plant", "inspect", "filter", "exact", "graph")
 
     def run(self, payload: Json, inputs: CurationInputs, out: Output) -> Json:
-        """Group the candidates and choose who stays."""
+        """Group the candidates and choose which ones to keep."""
         policy = inputs.config.duplicates
         candidates = _candidates(inputs)
         groups = group_duplicates(
@@ -65,26 +54,10 @@ class ComponentsStage(CurationStage):
             rule=policy.rule,
             max_component=policy.max_component,
         )
-        columns = [
-            candidates.image_id,
-            groups.kept,
-            groups.reason,
-            groups.component,
-            groups.duplicate_of,
-            groups.link,
-            groups.similarity,
-        ]
-        table = pa.table([pa.array(column) for column in columns], schema=GROUPS_SCHEMA)
+        columns = [getattr(groups, name) for name in GROUPS_SCHEMA.names[1:]]
+        table = pa.table([candidates.image_id, *columns], schema=GROUPS_SCHEMA)
         out.write_table("groups", table, GROUPS_SCHEMA)
-        return _facts(groups, candidates)
-
-
-def read_groups(inputs: CurationInputs) -> tuple[NDArray[np.int64], Groups]:
-    """Read image ids and what `ComponentsStage` decided about them."""
-    table = read_table(inputs.file("components", "groups.parquet"))
-    columns = {name: table.column(name).to_numpy() for name in GROUPS_SCHEMA.names}
-    facts = inputs.facts("components")[0]
-    return columns.pop("image_id"), Groups(**columns, num_split=facts["components_split"])
+        return _facts(groups)
 
 
 def _candidates(inputs: CurationInputs) -> Candidates:
@@ -104,18 +77,17 @@ def _candidates(inputs: CurationInputs) -> Candidates:
     )
 
 
-def _facts(groups: Groups, candidates: Candidates) -> dict[str, Any]:
+def _facts(groups: Groups) -> dict[str, Any]:
     sizes = np.unique(groups.component, return_counts=True)[1]
-    histogram = np.unique(sizes, return_counts=True)
-    many = sizes > 1000
+    size, count = np.unique(sizes, return_counts=True)
     return {
-        "candidates": len(candidates.image_id),
+        "candidates": len(groups.kept),
         "components": len(sizes),
         "components_of_size": {
-            str(size): int(count) for size, count in zip(*histogram, strict=True)
+            str(s): c for s, c in zip(size.tolist(), count.tolist(), strict=True)
         },
-        "largest_component": int(sizes.max()) if len(sizes) else 0,
-        "share_in_components_above_1000": float(sizes[many].sum() / max(sizes.sum(), 1)),
+        "largest_component": int(sizes.max(initial=0)),
+        "share_in_components_above_1000": float(sizes[sizes > 1000].sum() / max(sizes.sum(), 1)),
         "components_split": groups.num_split,
         "kept": int(np.count_nonzero(groups.kept)),
         "exact_duplicates": int(np.count_nonzero((groups.reason == EXACT) & ~groups.kept)),

@@ -1,25 +1,42 @@
-"""Shards of the curated set, by copying bytes, and the ledger of every image."""
+"""Shards of the curated set, by copying bytes, and the ledger: one row per input image."""
 
 import json
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
 
-from dinoforge.curated import LEDGER_SCHEMA, shards_folder
-from dinoforge.curation.index import OpenShards
-from dinoforge.curation.ledger import make_ledger
-from dinoforge.curation.stages.select import out_key
-from dinoforge.curation.tables import CurationInputs, CurationStage, list_shards
+from dinoforge.curated import LEDGER_SCHEMA, REASONS, shards_folder
+from dinoforge.curation.policies.decisions import Decisions
+from dinoforge.curation.tables import (
+    CurationInputs,
+    CurationStage,
+    ImageReader,
+    export_key,
+    exports_file,
+    hash_column,
+    list_shards,
+    read_decisions,
+    read_facts,
+    read_index,
+    read_rows,
+)
 from dinoforge.errors import UsageError
 from dinoforge.files import write_text
 from dinoforge.images import image_suffix
 from dinoforge.shards import ShardWriter
 from dinoforge.stages import Json, Output
-from dinoforge.tables import iter_row_groups
+from dinoforge.tables import iter_row_groups, read_table
 
 __all__ = ["ExportStage", "remove_foreign_shards"]
 
-_NOTED = ("key", "source", "class_name", "reason", "seed_id", "rank", "score")
+_NOTES = ("key", "source", "class_name", "reason", "seed_id", "rank", "score")
+_FROM_INDEX = (
+    *("image_id", "key", "source", "role", "shard", "member", "offset", "size"),
+    *("planted_from", "edit", "label"),
+)
 
 
 class ExportStage(CurationStage):
@@ -28,44 +45,42 @@ class ExportStage(CurationStage):
     name = "export"
     number = 80
     keys = ("export",)
-    needs = ("ingest", "plant", "filter", "select")
+    needs = ("ingest", "plant", "inspect", "select")
 
     def plan(self, inputs: CurationInputs) -> list[Json]:
-        """Plan the ledger, and one partition a shard."""
+        """Plan the ledger, and one partition per shard."""
+        shards = enumerate(list_shards(inputs))
         return [
             {"ledger": True},
-            *(
-                {"shard": number, "first": shard.first, "stop": shard.stop}
-                for number, shard in enumerate(list_shards(inputs))
-            ),
+            *({"shard": number, "first": s.first, "stop": s.stop} for number, s in shards),
         ]
 
     def run(self, payload: Json, inputs: CurationInputs, out: Output) -> Json:
         """Write the ledger or one shard."""
         if "ledger" in payload:
             return _write_ledger(inputs, out)
-        rows = _places(inputs, payload["first"], payload["stop"])
+        exports = read_rows([exports_file(inputs)], payload["first"], payload["stop"])
         folder, name = shards_folder(inputs.run_folder), inputs.config.export.name
-        shards = OpenShards(inputs.run_folder)
-        # Where a shard ends was decided by `select`: here it is one.
-        with ShardWriter(folder, name, len(rows), 1 << 62, first=payload["shard"]) as writer:
-            for row in rows:
-                data = shards.read(row["shard"], row["offset"], row["size"])
+        reader = ImageReader(inputs.run_folder)
+        # `select` decided where a shard ends: all these rows are one.
+        with ShardWriter(folder, name, exports.num_rows, 1 << 62, first=payload["shard"]) as writer:
+            for row in exports.to_pylist():
+                data = reader.read(row["shard"], row["offset"], row["size"])
                 if data is None:
                     raise UsageError(
-                        what=f"image `{row['key']}` cannot be read any more",
+                        what=f"image `{row['key']}` can no longer be read",
                         where=row["shard"],
-                        do="sources must stay while the run reads them: put it back",
+                        do="sources must stay while the run reads them: restore it",
                     )
-                writer.write(out_key(row["image_id"], row["copy"]), _members(row, data))
+                writer.write(export_key(row["image_id"], row["copy"]), _members(row, data))
         shard = writer.shards[0].path
-        out.add(shard, rows=len(rows))
+        out.add(shard, rows=exports.num_rows)
         out.add(shard.with_suffix(".json"))
-        return {"images": len(rows)}
+        return {"images": exports.num_rows}
 
 
 def remove_foreign_shards(inputs: CurationInputs) -> None:
-    """Remove shards that this recipe did not write: whoever reads the folder reads them all.
+    """Remove shards that this recipe did not write: readers of the folder read all of them.
 
     A kill between a shard and its marker leaves a shard that no marker names; under a recipe
     with fewer shards or another name it would stay.
@@ -77,8 +92,22 @@ def remove_foreign_shards(inputs: CurationInputs) -> None:
             tar.with_suffix(".json").unlink(missing_ok=True)
 
 
-def _write_ledger(inputs: CurationInputs, out: Output) -> dict[str, Any]:
-    ledger = make_ledger(inputs)
+def _members(row: dict[str, Any], data: bytes) -> dict[str, bytes]:
+    """Return image, class and notes of a sample, in this order."""
+    members = {image_suffix(row["member"] or row["shard"], row["format"]): data}
+    if row["label"] >= 0:
+        members["cls"] = str(row["label"]).encode()
+    notes = {"image_id": row["image_id"], "sha256": row["sha256"].hex()}
+    for name in _NOTES:
+        value = row[name]
+        if value is not None and value == value and value not in ("", -1):  # noqa: PLR0124 - NaN
+            notes[name] = value
+    members["json"] = json.dumps(notes, sort_keys=True, ensure_ascii=False).encode()
+    return members
+
+
+def _write_ledger(inputs: CurationInputs, out: Output) -> Json:
+    ledger = _make_ledger(inputs)
     out.write_table("ledger", ledger, LEDGER_SCHEMA)
     names = _class_names(inputs)
     if names:
@@ -89,41 +118,77 @@ def _write_ledger(inputs: CurationInputs, out: Output) -> dict[str, Any]:
 
 
 def _class_names(inputs: CurationInputs) -> list[str]:
-    """Names of the exported classes by label; empty unless every label has exactly one."""
-    found: dict[int, str] = {}
-    path = inputs.file("select", "places.parquet")
-    for group in iter_row_groups(path, ["label", "class_name"]):
+    """Return the names of the exported classes by label; empty unless each label has just one."""
+    names: dict[int, str] = {}
+    for group in iter_row_groups(exports_file(inputs), ["label", "class_name"]):
         pairs = zip(*(column.to_pylist() for column in group.columns), strict=True)
         for label, name in set(pairs):
             if label < 0:
                 continue
-            if not name or found.setdefault(label, name) != name:
+            if not name or names.setdefault(label, name) != name:
                 return []
     # A label between two others may be absent from what was kept.
-    return [found.get(label, f"class {label}") for label in range(max(found, default=-1) + 1)]
+    return [names.get(label, f"class {label}") for label in range(max(names, default=-1) + 1)]
 
 
-def _places(inputs: CurationInputs, first: int, stop: int) -> list[dict[str, Any]]:
-    """Rows of places ``[first, stop)``; reads the row groups that hold them."""
-    parts, base = [], 0
-    for group in iter_row_groups(inputs.file("select", "places.parquet")):
-        low, high = max(first - base, 0), min(stop - base, group.num_rows)
-        if low < high:
-            parts.append(group.slice(low, high - low))
-        base += group.num_rows
-    rows: list[dict[str, Any]] = pa.concat_tables(parts).to_pylist()
-    return rows
+def _make_ledger(inputs: CurationInputs) -> pa.Table:
+    """Combine index, facts, decisions and shards."""
+    index = read_index(inputs, list(_FROM_INDEX))
+    facts = read_facts(inputs, ["sha256", "width", "height", "std", "reason", "detail"])
+    decisions = read_decisions(inputs)
+    columns: dict[str, Any] = {name: index.column(name) for name in _FROM_INDEX}
+    columns |= {name: facts.column(name) for name in ("width", "height")}
+    columns["sha256"] = [value.hex() for value in facts.column("sha256").to_pylist()]
+    columns["decision"] = np.where(decisions.kept, "kept", "dropped")
+    columns["reason"] = pa.array(REASONS).take(pa.array(decisions.reason))
+    columns["detail"] = _details(decisions, facts)
+    for name in ("duplicate_of", "edge_i", "edge_j", "component", "seed_id", "rank"):
+        values = getattr(decisions, name)
+        columns[name] = pa.array(values, mask=values < 0)
+    for name in ("similarity", "score"):
+        values = getattr(decisions, name)
+        columns[name] = pa.array(values, mask=np.isnan(values))
+    columns["copies"] = decisions.copies
+    columns |= _outputs(inputs, len(decisions.kept))
+    return pa.table({name: columns[name] for name in LEDGER_SCHEMA.names})
 
 
-def _members(row: dict[str, Any], data: bytes) -> dict[str, bytes]:
-    """Image, class and notes of a sample, in this order."""
-    members = {image_suffix(row["member"] or row["shard"], row["format"]): data}
-    if row["label"] >= 0:
-        members["cls"] = str(row["label"]).encode()
-    notes = {"image_id": row["image_id"], "sha256": row["sha256"].hex()}
-    for name in _NOTED:
-        value = row[name]
-        if value is not None and value == value and value not in ("", -1):  # noqa: PLR0124 - NaN
-            notes[name] = value
-    members["json"] = json.dumps(notes, sort_keys=True, ensure_ascii=False).encode()
-    return members
+def _outputs(inputs: CurationInputs, num: int) -> dict[str, list[str | None]]:
+    """Return shard and key of the first file of every exported image."""
+    exports = read_table(exports_file(inputs), ["image_id", "copy", "out_shard"])
+    exports = exports.filter(pc.equal(exports.column("copy"), 0))
+    shard_of = np.full(num, -1, np.int64)
+    shard_of[exports.column("image_id").to_numpy()] = exports.column("out_shard").to_numpy()
+    names = [shard.name for shard in list_shards(inputs)]
+    shards = list(enumerate(shard_of.tolist()))
+    return {
+        "out_shard": [names[shard] if shard >= 0 else None for _, shard in shards],
+        "out_key": [export_key(image_id) if shard >= 0 else None for image_id, shard in shards],
+    }
+
+
+def _details(decisions: Decisions, facts: pa.Table) -> NDArray[np.object_]:
+    """Return what a reason leaves open: why undecodable, how small, same bytes or same pixels."""
+    detail = np.full(len(decisions.kept), None, object)
+
+    def rows_of(*reasons: str) -> NDArray[np.int64]:
+        codes = [REASONS.index(reason) for reason in reasons]
+        return np.flatnonzero(np.isin(decisions.reason, codes))
+
+    bad = rows_of("undecodable")
+    causes = facts.select(["reason", "detail"]).take(pa.array(bad)).to_pylist()
+    detail[bad] = [f"{cause['reason']}: {cause['detail']}" for cause in causes]
+    width, height, std = (facts.column(n).to_numpy() for n in ("width", "height", "std"))
+    for row in rows_of("too_small", "bad_aspect").tolist():
+        detail[row] = f"{width[row]} x {height[row]} pixels"
+    for row in rows_of("flat").tolist():
+        detail[row] = f"gray values spread by {std[row]:.2f} of 255"
+    hashes = hash_column(facts, "sha256")
+    exact = rows_of("exact_duplicate")
+    partner = decisions.edge_i[exact] + decisions.edge_j[exact] - exact
+    same = hashes[exact] == hashes[partner]
+    detail[exact] = np.where(same, "same bytes", "same pixels, other bytes")
+    leaks = rows_of("leak")
+    through = decisions.duplicate_of[leaks] < 0
+    detail[leaks] = np.where(through, "through its duplicates", "direct")
+    return detail

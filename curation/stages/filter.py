@@ -1,4 +1,6 @@
-"""Which images are admitted: the filter's policy on stored facts, cheap to run again."""
+"""Which images are admitted: a policy on the facts of `inspect`, cheap to apply again."""
+
+from collections import Counter
 
 import numpy as np
 import pyarrow as pa
@@ -6,51 +8,49 @@ from numpy.typing import NDArray
 
 from dinoforge.curated import REASONS, ROLES
 from dinoforge.curation.config import FilterConfig
-from dinoforge.curation.facts import read_facts
-from dinoforge.curation.index import read_roles
-from dinoforge.curation.policies.decisions import Screened
-from dinoforge.curation.tables import CurationInputs, CurationStage
+from dinoforge.curation.tables import (
+    SCREENED_SCHEMA,
+    CurationInputs,
+    CurationStage,
+    read_facts,
+    read_roles,
+)
 from dinoforge.errors import UsageError
 from dinoforge.stages import Json, Output
-from dinoforge.tables import read_table
 
-__all__ = ["ScreenStage", "read_screened", "screen"]
-
-_SCHEMA = pa.schema([("role", pa.int8()), ("reason", pa.int8())])
+__all__ = ["FilterStage", "first_reason"]
 
 
-class ScreenStage(CurationStage):
-    """Admit images or name the first rule that they break; stop when too many are broken."""
+class FilterStage(CurationStage):
+    """Admit images or name the first rule that they break; stop if too many do not decode."""
 
-    name = "screen"
+    name = "filter"
     number = 25
     keys = ("filter", "max_bad_rate")
-    needs = ("ingest", "plant", "filter")
+    needs = ("ingest", "plant", "inspect")
 
     def run(self, payload: Json, inputs: CurationInputs, out: Output) -> Json:
         """Apply the policy to every image."""
         facts = read_facts(inputs, ["width", "height", "std"])
-        width, height, std = (facts.column(name).to_numpy() for name in ("width", "height", "std"))
-        screened = Screened(
-            read_roles(inputs),
-            screen(width, height, std, read_roles(inputs), inputs.config.filter),
+        role = read_roles(inputs)
+        width, height, std = (column.to_numpy() for column in facts.columns)
+        reason = first_reason(width, height, std, role, inputs.config.filter)
+        _stop_if_too_many_bad(inputs, reason)
+        out.write_table(
+            "screened", pa.table([role, reason], schema=SCREENED_SCHEMA), SCREENED_SCHEMA
         )
-        _stop_when_too_bad(inputs, screened)
-        table = pa.table([screened.role, screened.reason], schema=_SCHEMA)
-        out.write_table("screened", table, _SCHEMA)
-        counts = np.bincount(screened.reason + 1, minlength=len(REASONS) + 1)
-        named = zip(("admitted", *REASONS), counts.tolist(), strict=True)
-        return {name: count for name, count in named if count}
+        counts = np.bincount(reason + 1, minlength=len(REASONS) + 1).tolist()
+        return {n: count for n, count in zip(("admitted", *REASONS), counts, strict=True) if count}
 
 
-def screen(
+def first_reason(
     width: NDArray[np.int32],
     height: NDArray[np.int32],
     std: NDArray[np.float32],
     role: NDArray[np.int8],
     policy: FilterConfig,
 ) -> NDArray[np.int8]:
-    """Reason code per image, -1 where admitted.
+    """Return the code of the first broken rule per image (index into REASONS), -1 if admitted.
 
     ``as_is`` and ``reference`` images only need to decode.
     """
@@ -67,29 +67,21 @@ def screen(
     return reason
 
 
-def read_screened(inputs: CurationInputs) -> Screened:
-    """Read what `ScreenStage` admitted."""
-    table = read_table(inputs.file("screen", "screened.parquet"))
-    return Screened(table.column("role").to_numpy(), table.column("reason").to_numpy())
-
-
-def _stop_when_too_bad(inputs: CurationInputs, screened: Screened) -> None:
-    num = len(screened.reason)
-    bad = int(np.count_nonzero(screened.reason == REASONS.index("undecodable")))
-    counts: dict[str, int] = {}
-    for facts in inputs.facts("filter"):
-        for reason, count in facts["undecodable"].items():
-            counts[reason] = counts.get(reason, 0) + count
-    named = ", ".join(f"{count} {reason}" for reason, count in sorted(counts.items()))
+def _stop_if_too_many_bad(inputs: CurationInputs, reason: NDArray[np.int8]) -> None:
+    num, bad = len(reason), int(np.count_nonzero(reason == REASONS.index("undecodable")))
+    counts: Counter[str] = Counter()
+    for facts in inputs.facts("inspect"):
+        counts.update(facts["undecodable"])
+    listed = ", ".join(f"{count} {name}" for name, count in sorted(counts.items()))
     if bad == num:
         raise UsageError(
-            what=f"none of the {num} images decodes ({named})",
+            what=f"none of the {num} images decodes ({listed})",
             where="`sources`",
             do="check that the paths hold images",
         )
     if bad > inputs.config.max_bad_rate * num:
         raise UsageError(
-            what=f"{bad} of {num} images do not decode ({named})",
+            what=f"{bad} of {num} images do not decode ({listed})",
             where=f"`max_bad_rate` is {inputs.config.max_bad_rate}",
-            do="mend the sources or raise max_bad_rate",
+            do="fix the sources or raise max_bad_rate",
         )

@@ -1,9 +1,9 @@
-"""Sources to one index: every image a row, in the order of the recipe; no byte is moved."""
+"""Sources to one index: one row per image, in the order of the recipe; no byte is moved."""
 
 import fnmatch
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
@@ -14,21 +14,20 @@ from numpy.typing import NDArray
 
 from dinoforge.curated import MADE_BY_RUN
 from dinoforge.curation.config import CurationConfig, SourceConfig
-from dinoforge.curation.index import INDEX_SCHEMA
-from dinoforge.curation.tables import CurationInputs, CurationStage
+from dinoforge.curation.tables import (
+    INDEX_SCHEMA,
+    PROBLEMS_SCHEMA,
+    CurationInputs,
+    CurationStage,
+)
 from dinoforge.errors import Fault, UsageError
 from dinoforge.randomness import KeyedPermutation
-from dinoforge.shards import Problem, readable, summarize_reasons
+from dinoforge.shards import readable, summarize_reasons
 from dinoforge.sources import Listing, discover_files
 from dinoforge.sources.listing import list_files
 from dinoforge.stages import Json, Output
 
-__all__ = ["PROBLEMS_SCHEMA", "IngestStage"]
-
-# What gave no image: one row a shard, member or file.
-PROBLEMS_SCHEMA = pa.schema(
-    [(name, pa.string()) for name in ("shard", "member", "reason", "detail")]
-)
+__all__ = ["IngestStage"]
 
 
 class IngestStage(CurationStage):
@@ -45,10 +44,9 @@ class IngestStage(CurationStage):
         The payload covers names, sizes and times of all files, so that a source that grew is
         listed again.
         """
-        config = inputs.config
         faults: list[Fault] = []
         marks = []
-        for source in config.sources:
+        for source in inputs.config.sources:
             try:
                 marks.append(discover_files(source.paths).fingerprint())
             except UsageError as error:
@@ -65,35 +63,31 @@ class IngestStage(CurationStage):
         listings = [list_files(discover_files(s.paths), unpacked=folder) for s in config.sources]
         seen: set[tuple[str, int]] = set()
         for source, listing in zip(config.sources, listings, strict=True):
-            rows = _chosen(listing.table, source, seen, config.seed)
+            rows = _choose(listing.table, source, seen, config.seed)
             table = _relative(listing.table.take(rows), listing.unpacked, inputs.run_folder)
             tables.append(_indexed(table, source))
-        _stop_when_empty(config, tables, listings)
-        problems = _distinct(found for listing in listings for found in listing.problems)
+        _stop_if_empty(config, tables, listings)
+        # A path that two sources share has its problems once.
+        every = [problem for listing in listings for problem in listing.problems]
+        problems = list({tuple(problem.values()): problem for problem in every}.values())
         index = _with_class_numbers(pa.concat_tables(tables))
-        image_id = pa.array(np.arange(index.num_rows))
-        out.write_table("index", index.append_column("image_id", image_id), INDEX_SCHEMA)
-        out.write_table(
-            "problems", pa.Table.from_pylist(problems, PROBLEMS_SCHEMA), PROBLEMS_SCHEMA
-        )
+        index = index.append_column("image_id", pa.array(np.arange(index.num_rows)))
+        out.write_table("index", index, INDEX_SCHEMA)
+        table = pa.Table.from_pylist(problems, PROBLEMS_SCHEMA)
+        out.write_table("problems", table, PROBLEMS_SCHEMA)
         for tar in sorted({tar for listing in listings for tar in listing.unpacked}):
             out.add(tar)
         return {
             "images": index.num_rows,
             "images_by_source": [table.num_rows for table in tables],
-            "problems": dict(sorted(Counter(found["reason"] for found in problems).items())),
+            "problems": dict(sorted(Counter(problem["reason"] for problem in problems).items())),
         }
-
-
-def _distinct(problems: Iterable[Problem]) -> list[Problem]:
-    """Keep one of equal problems: a path that two sources share has its problems once."""
-    return list({tuple(found.values()): found for found in problems}.values())
 
 
 def _relative(table: pa.Table, unpacked: Sequence[Path], run_folder: Path) -> pa.Table:
     """Name what the run unpacked by its path inside the run: the run may be moved.
 
-    A source that lies in a folder of the same name is told from it by ``./``.
+    A source in a folder of the same name is distinguished from it by ``./``.
     """
     inside = {_name(tar): _name(tar.relative_to(run_folder)) for tar in unpacked}
     shards = table.column("shard").combine_chunks().dictionary_encode()
@@ -110,19 +104,21 @@ def _name(path: Path) -> str:
     return readable(os.fsencode(path))
 
 
-def _chosen(
+def _choose(
     table: pa.Table, source: SourceConfig, seen: set[tuple[str, int]], seed: int
 ) -> NDArray[np.int64]:
-    """Rows of a source: its key pattern, minus what was taken before, up to its limit.
+    """Return the rows of a source: its key pattern, minus those in ``seen``, up to its limit.
 
-    One image is one place on disk, whatever path leads to it.
+    An image is identified by its file (without links) and offset, whatever path leads to it.
     """
-    keys, places = table.column("key").to_pylist(), _real_places(table)
+    real = cache(os.path.realpath)
+    keys, shards, offsets = (table.column(n).to_pylist() for n in ("key", "shard", "offset"))
+    locations = [(real(shard), offset) for shard, offset in zip(shards, offsets, strict=True)]
     taken = set(seen)
     rows = []
-    for row, (key, place) in enumerate(zip(keys, places, strict=True)):
-        if place not in taken and (not source.keys or fnmatch.fnmatchcase(key, source.keys)):
-            taken.add(place)
+    for row, (key, location) in enumerate(zip(keys, locations, strict=True)):
+        if location not in taken and (not source.keys or fnmatch.fnmatchcase(key, source.keys)):
+            taken.add(location)
             rows.append(row)
     if source.limit and source.limit < len(rows):
         if source.pick == "random":
@@ -130,15 +126,8 @@ def _chosen(
             rows = sorted(rows[at] for at in order[np.arange(source.limit)].tolist())
         else:
             rows = rows[: source.limit]
-    seen.update(places[row] for row in rows)
+    seen.update(locations[row] for row in rows)
     return np.array(rows, np.int64)
-
-
-def _real_places(table: pa.Table) -> list[tuple[str, int]]:
-    """File without links, and offset in it, of every row."""
-    real = cache(os.path.realpath)
-    columns = (table.column(name).to_pylist() for name in ("shard", "offset"))
-    return [(real(shard), offset) for shard, offset in zip(*columns, strict=True)]
 
 
 def _indexed(table: pa.Table, source: SourceConfig) -> pa.Table:
@@ -155,8 +144,8 @@ def _indexed(table: pa.Table, source: SourceConfig) -> pa.Table:
 def _with_class_numbers(index: pa.Table) -> pa.Table:
     """Give class folders of one name one number in all sources; `.cls` of tars stays as it is.
 
-    A class folder called like a class of the tars is that class; the others are numbered behind
-    the labels of the tars, so that no number means two things.
+    A class folder named like a class of the tars is that class; the others are numbered after the
+    labels of the tars, so that no number means two things.
     """
     names, label = index.column("class_name"), index.column("label")
     in_folder = pc.and_(pc.equal(index.column("member"), ""), pc.not_equal(names, ""))
@@ -173,17 +162,15 @@ def _with_class_numbers(index: pa.Table) -> pa.Table:
     return index.set_column(at, "label", pc.if_else(in_folder, number, label))
 
 
-def _stop_when_empty(
-    config: CurationConfig, tables: list[pa.Table], listings: list[Listing]
-) -> None:
-    """Say which sources gave nothing; a curation of nothing is a mistake."""
+def _stop_if_empty(config: CurationConfig, tables: list[pa.Table], listings: list[Listing]) -> None:
+    """Report the sources that gave no image."""
     faults = []
     for source, table, listing in zip(config.sources, tables, listings, strict=True):
         if table.num_rows:
             continue
         pattern = f" under the key pattern {source.keys}" if source.keys else ""
-        told = summarize_reasons(listing.problems)
         do = "check the paths, `keys`, and that no earlier source lists the same images"
-        faults.append(Fault(f"no images{pattern}{told}", ", ".join(source.paths), do))
+        what = f"no images{pattern}{summarize_reasons(listing.problems)}"
+        faults.append(Fault(what, ", ".join(source.paths), do))
     if faults:
         raise UsageError(faults=faults)

@@ -1,7 +1,4 @@
-"""Decode every image once and note the facts that policies need; decides nothing.
-
-One row an image, undecodable ones included. What is admitted is decided by `curation.screen`.
-"""
+"""Decode every image once and measure what policies need; decides nothing."""
 
 import hashlib
 from collections import Counter
@@ -11,35 +8,27 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from dinoforge.curation.index import iter_bytes, num_images, partitions_of, read_range
-from dinoforge.curation.tables import CurationInputs, CurationStage
+from dinoforge.curation.tables import (
+    FACTS_SCHEMA,
+    CurationInputs,
+    CurationStage,
+    ImageReader,
+    num_images,
+    read_locations,
+    split_range,
+)
 from dinoforge.images import DECODER_VERSION, DecodePolicy, Undecodable, decode_image
 from dinoforge.stages import Json, Output
 
-__all__ = ["FACTS_SCHEMA", "FilterStage"]
+__all__ = ["InspectStage"]
 
 _STRIP_PIXELS = 1 << 20  # a picture of 144 Mpixel must not be held several times over
 
-FACTS_SCHEMA = pa.schema(
-    [
-        ("image_id", pa.int64()),
-        ("sha256", pa.binary(32)),  # of the file's bytes
-        ("pixels_sha256", pa.binary(32)),  # of size and decoded RGB; null: undecodable
-        ("width", pa.int32()),  # upright, pixels; 0: undecodable
-        ("height", pa.int32()),
-        ("format", pa.string()),  # Pillow's name, "" if unknown
-        ("std", pa.float32()),  # of the gray values 0..255; NaN: undecodable
-        ("reason", pa.string()),  # why undecodable; null: decodes
-        ("detail", pa.string()),
-        ("notes", pa.string()),  # what was unusual and accepted: keys of `NOTES`, by commas
-    ]
-)
 
-
-class FilterStage(CurationStage):
+class InspectStage(CurationStage):
     """Facts of every image: hashes, size, gray spread, why it does not decode, what was unusual."""
 
-    name = "filter"
+    name = "inspect"
     number = 20
     version = f"1.1.0+{DECODER_VERSION}"
     keys = ("decode", "partition_images")
@@ -47,34 +36,35 @@ class FilterStage(CurationStage):
 
     def plan(self, inputs: CurationInputs) -> list[Json]:
         """Plan ranges of image ids."""
-        ranges = partitions_of(num_images(inputs), inputs.config.partition_images)
+        ranges = split_range(num_images(inputs), inputs.config.partition_images)
         return [{"start": start, "stop": stop} for start, stop in ranges]
 
     def run(self, payload: Json, inputs: CurationInputs, out: Output) -> Json:
         """Decode the images of one range."""
-        start, stop = payload["start"], payload["stop"]
-        rows = read_range(inputs, start, stop, ["shard", "offset", "size"])
-        facts = [
-            _facts(image_id, data, inputs.config.decode)
-            for image_id, data in enumerate(iter_bytes(inputs.run_folder, rows), start)
-        ]
-        table = pa.Table.from_pylist(facts, FACTS_SCHEMA)
-        out.write_table("facts", table, FACTS_SCHEMA)
+        start, policy = payload["start"], inputs.config.decode
+        images = ImageReader(inputs.run_folder).read_each(
+            read_locations(inputs, start, payload["stop"])
+        )
+        facts = [_facts(image_id, data, policy) for image_id, data in enumerate(images, start)]
+        out.write_table("facts", pa.Table.from_pylist(facts, FACTS_SCHEMA), FACTS_SCHEMA)
         bad = Counter(fact["reason"] for fact in facts if fact["reason"] is not None)
-        noted = Counter(note for fact in facts for note in fact["notes"].split(",") if note)
+        notes = Counter(note for fact in facts for note in fact["notes"].split(",") if note)
         return {
             "images": len(facts),
             "undecodable": dict(sorted(bad.items())),
-            "notes": dict(sorted(noted.items())),
+            "notes": dict(sorted(notes.items())),
         }
 
 
 def _facts(image_id: int, data: bytes | None, policy: DecodePolicy) -> dict[str, Any]:
     facts: dict[str, Any] = {"image_id": image_id, "sha256": hashlib.sha256(data or b"").digest()}
+    nothing = {"pixels_sha256": None, "width": 0, "height": 0, "format": "", "std": np.nan}
+    if data is None:
+        detail = "the bytes cannot be read"
+        return facts | nothing | {"reason": "unreadable", "detail": detail, "notes": ""}
     try:
-        image = decode_image(_readable(data), policy)
+        image = decode_image(data, policy)
     except Undecodable as bad:
-        nothing = {"pixels_sha256": None, "width": 0, "height": 0, "format": "", "std": np.nan}
         return facts | nothing | {"reason": bad.reason, "detail": bad.detail, "notes": ""}
     height, width = image.pixels.shape[:2]
     return facts | {
@@ -87,12 +77,6 @@ def _facts(image_id: int, data: bytes | None, policy: DecodePolicy) -> dict[str,
         "detail": None,
         "notes": ",".join(image.notes),
     }
-
-
-def _readable(data: bytes | None) -> bytes:
-    if data is None:
-        raise Undecodable("unreadable", "the bytes cannot be read")
-    return data
 
 
 def _pixels_sha256(pixels: NDArray[np.uint8]) -> bytes:

@@ -1,17 +1,20 @@
 """Edited copies of pool images put among them: duplicates whose truth is known.
 
-With them a run measures its own deduplication on its own data: see `curation.check`.
+With them a run measures its own deduplication on its own data, see the stage `check`. The edits are
+what happens to pictures on their way through the web.
 """
 
-from collections.abc import Iterator
+import io
+from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageEnhance, ImageOps
 
-from dinoforge.curation.edits import edited
-from dinoforge.curation.index import INDEX_SCHEMA, OpenShards
-from dinoforge.curation.tables import CurationInputs, CurationStage
+from dinoforge.curation.tables import INDEX_SCHEMA, CurationInputs, CurationStage, ImageReader
 from dinoforge.errors import UsageError
 from dinoforge.images import Undecodable, decode_image, image_suffix
 from dinoforge.randomness import Draws, KeyedPermutation
@@ -19,7 +22,9 @@ from dinoforge.shards import ShardWriter, index_shard
 from dinoforge.stages import Json, Output
 from dinoforge.tables import read_table
 
-__all__ = ["PlantStage"]
+__all__ = ["EDIT_KINDS", "PlantStage", "edit_image"]
+
+_QUALITY = 90  # of the JPEG in which every edited copy is written
 
 
 class PlantStage(CurationStage):
@@ -37,61 +42,67 @@ class PlantStage(CurationStage):
 
     def run(self, payload: Json, inputs: CurationInputs, out: Output) -> Json:
         """Choose originals, edit them, write the copies and their rows of the index."""
-        config = inputs.config
+        count = inputs.config.plant.count
         index = read_table(inputs.file("ingest", "index.parquet"))
-        copies = list(_copies(inputs, index))
-        if len(copies) < config.plant.count:
-            raise UsageError(
-                what=f"only {len(copies)} pool images decode to be copied",
-                where=f"`plant.count` is {config.plant.count}",
-                do="plant fewer copies",
-            )
-        folder = out.folder
-        # All copies in one shard, however large: one index table tells their places.
-        with ShardWriter(folder, "planted", config.plant.count, 1 << 62) as writer:
-            for key, _, _, extension, data in copies:
-                writer.write(key, {extension: data})
+        copies: list[_Copy] = []
+        # All copies in one shard, however large: one index table locates them.
+        with ShardWriter(out.folder, "planted", count, 1 << 62) as writer:
+            for copy, extension, data in _copies(inputs, index):
+                copies.append(copy)
+                writer.write(copy.key, {extension: data})
+            if len(copies) < count:
+                raise UsageError(
+                    what=f"only {len(copies)} pool images decode to be copied",
+                    where=f"`plant.count` is {count}",
+                    do="plant fewer copies",
+                )
         shard = writer.shards[0].path
         out.add(shard)
         out.add(shard.with_suffix(".json"))
         members = [sample.members[0] for sample in index_shard(shard).samples]
-        original = pa.array([row for _, row, _, _, _ in copies])
-        num = len(copies)
+        key, row, edit = zip(*copies, strict=True)
+        originals = index.take(pa.array(row))
         columns = {
-            "image_id": pa.array(np.arange(index.num_rows, index.num_rows + num)),
-            "role": pa.array(["pool"] * num),
-            "source": pa.array(["planted"] * num),
-            "key": pa.array([key for key, *_ in copies]),
-            "shard": pa.array([shard.relative_to(inputs.run_folder).as_posix()] * num),
-            "member": pa.array([member.name for member in members]),
-            "offset": pa.array([member.offset for member in members]),
-            "size": pa.array([member.size for member in members]),
-            "label": index.column("label").take(original),
-            "class_name": index.column("class_name").take(original),
-            "planted_from": index.column("image_id").take(original),
-            "edit": pa.array([kind for _, _, kind, _, _ in copies]),
+            "image_id": np.arange(index.num_rows, index.num_rows + count),
+            "role": ["pool"] * count,
+            "source": ["planted"] * count,
+            "key": key,
+            "shard": [shard.relative_to(inputs.run_folder).as_posix()] * count,
+            "member": [member.name for member in members],
+            "offset": [member.offset for member in members],
+            "size": [member.size for member in members],
+            "label": originals.column("label"),
+            "class_name": originals.column("class_name"),
+            "planted_from": originals.column("image_id"),
+            "edit": edit,
         }
         out.write_table("index", pa.table(columns), INDEX_SCHEMA)
-        return {"planted": num}
+        return {"planted": count}
 
 
-def _copies(inputs: CurationInputs, index: pa.Table) -> Iterator[tuple[str, int, str, str, bytes]]:
-    """Key, row of the original, edit, extension and bytes of each copy.
+class _Copy(NamedTuple):
+    key: str
+    row: int  # of the original
+    edit: str
 
-    Originals come in the order of a keyed permutation of the pool; undecodable ones are passed
-    over, and no image is copied twice.
+
+def _copies(inputs: CurationInputs, index: pa.Table) -> Iterator[tuple[_Copy, str, bytes]]:
+    """Yield each copy with its extension and bytes.
+
+    Originals come in the order of a keyed permutation of the pool; undecodable ones are skipped,
+    and no image is copied twice.
     """
-    config = inputs.config
-    kinds, shards = config.plant.kinds, OpenShards(inputs.run_folder)
+    config, reader = inputs.config, ImageReader(inputs.run_folder)
+    kinds = config.plant.kinds
     pool = np.flatnonzero(pc.equal(index.column("role"), "pool").to_numpy(zero_copy_only=False))
     order = KeyedPermutation(len(pool), config.seed, "plant")
     made = 0
-    for place in range(len(pool)):
+    for position in range(len(pool)):
         if made == config.plant.count:
             return
-        row = int(pool[order[place]])
+        row = int(pool[order[position]])
         at = index.slice(row, 1).to_pylist()[0]
-        data = shards.read(at["shard"], at["offset"], at["size"])
+        data = reader.read(at["shard"], at["offset"], at["size"])
         kind = kinds[made % len(kinds)]
         try:
             image = decode_image(data or b"", config.decode)
@@ -101,6 +112,70 @@ def _copies(inputs: CurationInputs, index: pa.Table) -> Iterator[tuple[str, int,
         if kind == "exact":
             extension = image_suffix(at["member"] or at["shard"], image.format)
         else:
-            data = edited(image.pixels, kind, Draws(config.seed, "plant", row))
-        yield f"planted/{made:06d}_{kind}", row, kind, extension, data or b""
+            data = edit_image(image.pixels, kind, Draws(config.seed, "plant", row))
+        yield _Copy(f"planted/{made:06d}_{kind}", row, kind), extension, data or b""
         made += 1
+
+
+def edit_image(pixels: NDArray[np.uint8], kind: str, draws: Draws) -> bytes:
+    """Edit a picture and write it as JPEG.
+
+    Parameters
+    ----------
+    pixels : ndarray
+        Upright RGB ``[H, W, 3]``, uint8.
+    kind : str
+        A key of `EDIT_KINDS`.
+    draws : Draws
+        Decide how strong the edit is.
+
+    Returns
+    -------
+    bytes
+        A JPEG file of quality 90, or 30 to 75 for the kind ``jpeg``.
+    """
+    image = EDIT_KINDS[kind](Image.fromarray(pixels), draws)
+    quality = draws.integer(30, 76) if kind == "jpeg" else _QUALITY
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=quality)
+    return file.getvalue()
+
+
+def _resize(image: Image.Image, draws: Draws) -> Image.Image:
+    """Scale both sides by the same factor from 0.5 to 1.5."""
+    factor = draws.uniform(0.5, 1.5)
+    width, height = (max(8, round(side * factor)) for side in image.size)
+    return image.resize((width, height), Image.Resampling.BICUBIC)
+
+
+def _crop(image: Image.Image, draws: Draws) -> Image.Image:
+    """Keep 90 to 97 % of each side, anywhere."""
+    share = draws.uniform(0.90, 0.97)
+    width, height = (max(1, round(side * share)) for side in image.size)
+    left = draws.integer(0, image.width - width + 1)
+    top = draws.integer(0, image.height - height + 1)
+    return image.crop((left, top, left + width, top + height))
+
+
+def _brighten(image: Image.Image, draws: Draws) -> Image.Image:
+    """Multiply by 0.65 to 0.85 or by 1.15 to 1.35."""
+    by = draws.uniform(0.15, 0.35)
+    return ImageEnhance.Brightness(image).enhance(1 + (by if draws.uniform() < 0.5 else -by))
+
+
+def _write_on(image: Image.Image, _: Draws) -> Image.Image:
+    """Write a line of text across the lower part."""
+    canvas = image.copy()
+    at = (image.width // 16, image.height - max(12, image.height // 6))
+    ImageDraw.Draw(canvas).text(at, "dinoforge", fill=(255, 255, 255))
+    return canvas
+
+
+EDIT_KINDS: Mapping[str, Callable[[Image.Image, Draws], Image.Image]] = {
+    "jpeg": lambda image, _: image,
+    "resize": _resize,
+    "flip": lambda image, _: ImageOps.mirror(image),
+    "crop": _crop,
+    "brightness": _brighten,
+    "text": _write_on,
+}

@@ -1,6 +1,4 @@
-"""One decision per image, and the place of every image that is exported; reads tables only."""
-
-from typing import Any
+"""One decision per image, and the shard of every exported image; reads tables only."""
 
 import numpy as np
 import pyarrow as pa
@@ -8,90 +6,55 @@ from numpy.typing import NDArray
 
 from dinoforge.curated import REASONS
 from dinoforge.curation.config import ExportConfig
-from dinoforge.curation.facts import read_facts
-from dinoforge.curation.index import read_index
 from dinoforge.curation.policies.decisions import Decisions, apply_retrieval, decide_rest
-from dinoforge.curation.stages.filter import read_screened
-from dinoforge.curation.stages.retrieve import read_slots
-from dinoforge.curation.survivors import decide_before_retrieval
-from dinoforge.curation.tables import CurationInputs, CurationStage
+from dinoforge.curation.tables import (
+    DECISIONS_SCHEMA,
+    EXPORTS_SCHEMA,
+    CurationInputs,
+    CurationStage,
+    decide_before_retrieval,
+    read_facts,
+    read_index,
+    read_screened,
+    read_slots,
+)
 from dinoforge.randomness import KeyedPermutation
 from dinoforge.stages import Json, Output
-from dinoforge.tables import read_table
 
-__all__ = ["PLACES_SCHEMA", "SelectStage", "cut_shards", "out_key", "read_decisions"]
-
-_DECISIONS_SCHEMA = pa.schema(
-    [
-        ("kept", pa.bool_()),
-        ("reason", pa.int8()),
-        ("copies", pa.int32()),
-        ("component", pa.int64()),
-        ("duplicate_of", pa.int64()),
-        ("edge_i", pa.int64()),
-        ("edge_j", pa.int64()),
-        ("similarity", pa.float32()),
-        ("seed_id", pa.int64()),
-        ("rank", pa.int64()),
-        ("score", pa.float32()),
-    ]
-)
-
-# One row a file of an exported image, in the order of the shards.
-PLACES_SCHEMA = pa.schema(
-    [
-        ("image_id", pa.int64()),
-        ("copy", pa.int32()),  # 0, and more under the policy multiset
-        ("out_shard", pa.int32()),
-        ("key", pa.string()),
-        ("source", pa.string()),
-        ("shard", pa.string()),
-        ("offset", pa.int64()),
-        ("size", pa.int64()),
-        ("label", pa.int32()),
-        ("class_name", pa.string()),
-        ("member", pa.string()),
-        ("format", pa.string()),
-        ("sha256", pa.binary(32)),
-        ("reason", pa.string()),
-        ("seed_id", pa.int64()),
-        ("rank", pa.int64()),
-        ("score", pa.float32()),
-    ]
-)
+__all__ = ["SelectStage", "cut_shards"]
 
 # Bytes of a sample in a tar beyond the image: two headers, the JSON, padding.
 _OVERHEAD_BYTES = 3 * 1024
 
 
 class SelectStage(CurationStage):
-    """Decide about every image and deal the kept ones to shards."""
+    """Decide about every image and assign the kept ones to shards."""
 
     name = "select"
     number = 75
     keys = ("retrieve", "export", "seed")
-    needs = (
-        "ingest",
-        "plant",
-        "filter",
-        "screen",
-        "components",
-        "decontaminate",
-        "retrieve",
-    )
+    needs = ("ingest", "plant", "inspect", "filter", "components", "decontaminate", "retrieve")
 
     def run(self, payload: Json, inputs: CurationInputs, out: Output) -> Json:
-        """Put the findings of all stages together."""
+        """Combine the results of all stages."""
         config = inputs.config
         decisions = _decide(inputs)
-        columns = [getattr(decisions, name) for name in _DECISIONS_SCHEMA.names]
-        out.write_table("decisions", pa.table(columns, schema=_DECISIONS_SCHEMA), _DECISIONS_SCHEMA)
+        table = pa.table(
+            [getattr(decisions, name) for name in DECISIONS_SCHEMA.names], schema=DECISIONS_SCHEMA
+        )
+        out.write_table("decisions", table, DECISIONS_SCHEMA)
         image_id, copy = _order(decisions, config.export, config.seed)
-        places = _places(inputs, decisions, image_id, copy)
-        starts = cut_shards(places.column("size").to_numpy(), config.export)
+        index = _columns_of_index(inputs, image_id)
+        starts = cut_shards(index.column("size").to_numpy(), config.export)
         shard = np.searchsorted(starts, np.arange(len(image_id)), side="right") - 1
-        places = places.append_column("out_shard", pa.array(shard.astype(np.int32)))
-        out.write_table("places", places, PLACES_SCHEMA)
+        columns = {
+            **{name: index.column(name) for name in index.column_names},
+            "copy": copy.astype(np.int32),
+            "out_shard": shard.astype(np.int32),
+            "reason": pa.array(REASONS).take(pa.array(decisions.reason[image_id])),
+            **{n: getattr(decisions, n)[image_id] for n in ("seed_id", "rank", "score")},
+        }
+        out.write_table("places", pa.table(columns), EXPORTS_SCHEMA)
         return {
             "kept": int(np.count_nonzero(decisions.kept)),
             "exported": len(image_id),
@@ -99,19 +62,12 @@ class SelectStage(CurationStage):
         }
 
 
-def read_decisions(inputs: CurationInputs) -> Decisions:
-    """Read the decision about every image."""
-    table = read_table(inputs.file("select", "decisions.parquet"))
-    return Decisions(**{name: table.column(name).to_numpy() for name in _DECISIONS_SCHEMA.names})
-
-
-def out_key(image_id: int, copy: int = 0) -> str:
-    """Key of an image in the exported shards: its id, so that it can be traced back."""
-    return f"{image_id:09d}-{copy}" if copy else f"{image_id:09d}"
-
-
 def cut_shards(sizes: NDArray[np.int64], policy: ExportConfig) -> NDArray[np.int64]:
-    """First position of every shard: at most so many images, and bytes unless one is larger."""
+    """Return the first position of every shard.
+
+    A shard holds at most ``shard_images`` images, and at most ``shard_mib`` unless one image is
+    larger.
+    """
     ends = np.cumsum(-(-sizes // 512) * 512 + _OVERHEAD_BYTES)
     starts: list[int] = []
     start = 0
@@ -139,7 +95,7 @@ def _decide(inputs: CurationInputs) -> Decisions:
 def _order(
     decisions: Decisions, policy: ExportConfig, seed: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Image id and copy number in the order of the shards."""
+    """Return image id and copy number in the order of the shards."""
     kept = np.flatnonzero(decisions.kept)
     times = decisions.copies[kept].astype(np.int64)
     image_id = np.repeat(kept, times)
@@ -150,26 +106,12 @@ def _order(
     return image_id, copy
 
 
-def _places(
-    inputs: CurationInputs,
-    decisions: Decisions,
-    image_id: NDArray[np.int64],
-    copy: NDArray[np.int64],
-) -> pa.Table:
+def _columns_of_index(inputs: CurationInputs, image_id: NDArray[np.int64]) -> pa.Table:
+    """Return what the exports table takes over from the index and the facts."""
     rows = pa.array(image_id)
-    names = ["image_id", "key", "source", "shard", "offset", "size", "label", "class_name"]
+    names = ("image_id", "key", "source", "shard", "offset", "size", "label", "class_name")
     table = read_index(inputs, [*names, "member"]).take(rows)
     facts = read_facts(inputs, ["format", "sha256"]).take(rows)
-    reasons = pa.array(REASONS).take(pa.array(decisions.reason[image_id]))
-    more: dict[str, Any] = {
-        "copy": pa.array(copy.astype(np.int32)),
-        "format": facts.column("format"),
-        "sha256": facts.column("sha256"),
-        "reason": reasons,
-        "seed_id": pa.array(decisions.seed_id[image_id]),
-        "rank": pa.array(decisions.rank[image_id]),
-        "score": pa.array(decisions.score[image_id]),
-    }
-    for name, column in more.items():
-        table = table.append_column(name, column)
+    for name in facts.column_names:
+        table = table.append_column(name, facts.column(name))
     return table

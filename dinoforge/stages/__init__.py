@@ -6,7 +6,13 @@ what a stage does. They meet in `Stage`, payloads that are JSON, and markers on 
 
 from dinoforge.stages.executor import Executor, InProcess, LocalProcesses, make_executor
 from dinoforge.stages.marker import Marker, read_marker
-from dinoforge.stages.pipeline import Pipeline, find_pipeline, run_pipeline
+from dinoforge.stages.pipeline import (
+    Pipeline,
+    StageResult,
+    find_pipeline,
+    run_pipeline,
+    run_stages,
+)
 from dinoforge.stages.planning import (
     StagePlan,
     is_proved,
@@ -14,7 +20,6 @@ from dinoforge.stages.planning import (
     plan_in_order,
     remove_temporary_files,
 )
-from dinoforge.stages.runner import StageResult, run_stages
 from dinoforge.stages.stage import (
     Inputs,
     Json,

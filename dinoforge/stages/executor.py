@@ -1,4 +1,4 @@
-"""Who runs the partitions: this process, or N local ones. Jobs of a cluster come from `slurm`."""
+"""Run partitions in this process or in N local ones. Jobs of a cluster come from `slurm`."""
 
 import concurrent.futures
 import logging
@@ -44,8 +44,8 @@ class InProcess:
 class LocalProcesses:
     """Run partitions in ``num`` processes that live as long as the pipeline.
 
-    A worker that dies (out of memory, ``kill -9``) costs its partition a retry in a new pool;
-    dying twice in a row without progress is an error that names stage and partitions.
+    If a worker dies (out of memory, ``kill -9``), its partition is retried in a new pool; two
+    deaths in a row without progress are an error that names stage and partitions.
     """
 
     def __init__(self, num: int) -> None:
@@ -60,21 +60,21 @@ class LocalProcesses:
             left.pop(marker.partition)
             done(marker)
 
-        in_vain = 0
+        deaths = 0  # since the last progress
         while left:
             before = len(left)
             try:
                 self._run_on_pool(list(left.values()), finished)
             except BrokenProcessPool as error:
-                self._drop_pool()
-                in_vain = in_vain + 1 if len(left) == before else 0
-                if in_vain == 2:
-                    named = ", ".join(str(index) for index in sorted(left)[:5])
+                self._close(wait=False)
+                deaths = deaths + 1 if len(left) == before else 0
+                if deaths == 2:
+                    some = ", ".join(str(index) for index in sorted(left)[:5])
                     raise DinoforgeError(
                         f"worker processes died twice in stage {tasks[0].stage.name}, "
-                        f"partitions {named}: killed, or out of memory"
+                        f"partitions {some}: killed, or out of memory"
                     ) from error
-                _log.warning("a worker process died; %d partitions are run again", len(left))
+                _log.warning("a worker process died; rerunning %d partitions", len(left))
 
     def _run_on_pool(self, tasks: Sequence[Task], done: Callable[[Marker], None]) -> None:
         if self._pool is None:
@@ -91,19 +91,17 @@ class LocalProcesses:
         except BaseException:
             for future in futures:
                 future.cancel()
-            # The caller gives the run free: nobody may write to it any more.
+            # The caller releases the run: nobody may write to it any more.
             concurrent.futures.wait(futures)
             raise
 
-    def _drop_pool(self) -> None:
-        if self._pool is not None:
-            self._pool.shutdown(wait=False, cancel_futures=True)
-            self._pool = None
-
     def close(self) -> None:
         """End the workers."""
+        self._close(wait=True)
+
+    def _close(self, *, wait: bool) -> None:
         if self._pool is not None:
-            self._pool.shutdown(wait=True, cancel_futures=True)
+            self._pool.shutdown(wait=wait, cancel_futures=True)
             self._pool = None
 
 
@@ -128,7 +126,7 @@ def make_executor(on: str) -> Executor:
 
 
 def _start_worker(parent: int) -> None:
-    """Leave signals to the driver and end when it is gone, however it went."""
+    """Leave signals to the driver and end when it has ended, for whatever reason."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     os.environ["OMP_NUM_THREADS"] = "1"

@@ -1,7 +1,7 @@
 """Markers: the proof that one partition is done, and from what.
 
 Written last (outputs are fsynced and in place before), so a marker whose fingerprint matches
-and whose files are there with their sizes is the truth. ``measured`` alone may differ between
+and whose files exist with their sizes is the truth. Only ``measured`` may differ between
 identical runs.
 """
 
@@ -48,16 +48,14 @@ def read_marker(path: Path) -> Marker | None:
 
 
 def is_done(marker: Marker | None, fingerprint: str, run_folder: Path) -> bool:
-    """Tell whether the marker proves this very work done: fingerprint and file sizes match."""
+    """Return whether the marker proves this very work done: fingerprint and file sizes match."""
     if marker is None or marker.fingerprint != fingerprint:
         return False
-    for output in marker.outputs:
-        try:
-            if (run_folder / output["path"]).stat().st_size != output["bytes"]:
-                return False
-        except OSError:
-            return False
-    return True
+    try:
+        sizes = [(run_folder / output["path"]).stat().st_size for output in marker.outputs]
+    except OSError:
+        return False
+    return sizes == [output["bytes"] for output in marker.outputs]
 
 
 def discard(folder: Path, marker_file: Path, run_folder: Path) -> None:

@@ -1,17 +1,29 @@
-"""A pipeline: its stages in order, and what happens before and after them."""
+"""A pipeline: its stages in order, what happens before and after them, and how to run it."""
 
 import importlib
-from collections.abc import Callable
+import logging
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from dinoforge.device import resolve_device
+from dinoforge.progress import Progress, as_duration
 from dinoforge.stages.executor import Executor
-from dinoforge.stages.runner import run_stages
+from dinoforge.stages.marker import Marker, marker_path, read_marker
+from dinoforge.stages.planning import (
+    StagePlan,
+    make_inputs,
+    plan_in_order,
+    remove_temporary_files,
+)
 from dinoforge.stages.stage import Stage, stage_kind
+from dinoforge.stages.task import Task
 
-__all__ = ["Pipeline", "find_pipeline", "run_pipeline"]
+__all__ = ["Pipeline", "StageResult", "find_pipeline", "run_pipeline", "run_stages"]
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -31,13 +43,21 @@ class Pipeline:
     finish: Callable[[Path, Any], Any]  # (run folder, config) after the last stage: the summary
 
 
+def find_pipeline(path: str) -> Pipeline:
+    """Import the pipeline that ``module:NAME`` names."""
+    module, _, name = path.partition(":")
+    pipeline = getattr(importlib.import_module(module), name)
+    assert isinstance(pipeline, Pipeline), f"{path} is no pipeline"
+    return pipeline
+
+
 def run_pipeline(pipeline: Pipeline, run_folder: Path, config: Any, executor: Executor) -> Any:
     """Run a pipeline on this machine to its end; returns what ``finish`` returns.
 
     Raises
     ------
     UsageError
-        At the start: what ``check`` finds, or a device that this machine does not have.
+        At the start: what ``check`` reports, or a device that this machine does not have.
     """
     pipeline.check(config)
     if any(stage_kind(stage, config) == "gpu" for stage in pipeline.stages):
@@ -53,9 +73,87 @@ def run_pipeline(pipeline: Pipeline, run_folder: Path, config: Any, executor: Ex
     return pipeline.finish(run_folder, config)
 
 
-def find_pipeline(path: str) -> Pipeline:
-    """Import the pipeline that ``module:NAME`` names."""
-    module, _, name = path.partition(":")
-    pipeline = getattr(importlib.import_module(module), name)
-    assert isinstance(pipeline, Pipeline), f"{path} is no pipeline"
-    return pipeline
+@dataclass(frozen=True)
+class StageResult:
+    """What a stage did."""
+
+    num_run: int  # partitions; the others were done before
+    facts: list[dict[str, Any]]  # one per partition
+    fingerprints: list[str]
+
+
+def run_stages(
+    pipeline: str,
+    stages: Sequence[Stage[Any]],
+    run_folder: Path,
+    config: Any,
+    executor: Executor,
+    *,
+    reopen: Callable[[], None] = lambda: None,
+) -> dict[str, StageResult]:
+    """Run stages in order: plan each, skip what is proved done, run the rest.
+
+    Parameters
+    ----------
+    pipeline : str
+        Name of the folder inside the run, e.g. ``curation``.
+    stages : sequence of Stage
+        In order; ``needs`` name earlier ones.
+    run_folder : Path
+        The open run's folder; the caller holds its lock.
+    config : dataclass
+        The resolved recipe.
+    executor : Executor
+        Runs the partitions; the outputs do not depend on it.
+    reopen : callable
+        Called before a stage changes anything: see `StagePlan.prepare`.
+
+    Returns
+    -------
+    dict
+        Stage name -> result.
+
+    Raises
+    ------
+    DinoforgeError
+        The first error of a partition, after the running ones have ended.
+    """
+    remove_temporary_files(run_folder)
+    inputs = make_inputs(pipeline, stages, run_folder, config)
+    results: dict[str, StageResult] = {}
+    started = time.monotonic()
+    for plan, missing in plan_in_order(stages, inputs):
+        plan.prepare(missing, reopen)
+        results[plan.stage.name] = _run_stage(plan, missing, executor)
+        _log_stage(plan, len(missing), time.monotonic() - started)
+        started = time.monotonic()
+    remove_temporary_files(run_folder)  # of workers that died while this process went on
+    return results
+
+
+def _run_stage(plan: StagePlan, missing: list[Task], executor: Executor) -> StageResult:
+    name, num = plan.stage.name, len(plan.tasks)
+    with Progress(num, unit="partitions", label=name, done=num - len(missing)) as progress:
+
+        def done(_: Marker) -> None:
+            progress.advance()
+
+        if missing:
+            executor.run(missing, done)
+    markers = [read_marker(marker_path(plan.folder, task.index)) for task in plan.tasks]
+    proofs = [marker for marker in markers if marker is not None]
+    assert len(proofs) == num, f"stage {name} ended without all of its markers"
+    facts, fingerprints = [m.facts for m in proofs], [m.fingerprint for m in proofs]
+    return StageResult(len(missing), facts, fingerprints)
+
+
+def _log_stage(plan: StagePlan, num_run: int, seconds: float) -> None:
+    name, num = plan.stage.name, len(plan.tasks)
+    if not num:
+        _log.debug("%s: nothing to do under this recipe", name)
+    elif not num_run:
+        _log.info("%s: done before (%d partitions)", name, num)
+    else:
+        before = f", {num - num_run} done before" if num_run < num else ""
+        count = f"{num_run} partition{'s' if num_run > 1 else ''}"
+        _log.info("%s: %s in %s%s", name, count, as_duration(seconds), before)

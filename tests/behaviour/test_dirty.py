@@ -76,7 +76,7 @@ def manifest(dirty):
 
 
 def screened(run, paths, *more):
-    """Ingest, filter and screen only; rows of index and facts together, and the problems."""
+    """Ingest, inspect and filter only; rows of index and facts together, and the problems."""
     sources = json.dumps([{"role": "pool", "paths": [str(path) for path in paths]}])
     config = load_config(CurationConfig, None, [f"sources={sources}", f"out={run}", *more])
     run_stages("curation", STAGES[:4], run, config, make_executor("in-process"))
@@ -84,7 +84,7 @@ def screened(run, paths, *more):
     inputs = Inputs(run, config, folders)
     index, facts = (
         read_table(inputs.file(*place)).to_pylist()
-        for place in (("ingest", "index.parquet"), ("filter", "facts.parquet"))
+        for place in (("ingest", "index.parquet"), ("inspect", "facts.parquet"))
     )
     assert len(index) == len(facts)
     problems = read_table(inputs.file("ingest", "problems.parquet")).to_pylist()

@@ -10,9 +10,9 @@ import pytest
 
 
 def test_the_pool_sends_every_stage_through_several_partitions(calm):
-    for stage, parts in (("20-filter", 5), ("30-embed", 5), ("40-graph", 2), ("80-export", 3)):
+    for stage, parts in (("20-inspect", 5), ("30-embed", 5), ("40-graph", 2), ("80-export", 3)):
         assert len(list((calm / "curation" / stage).glob("*.done"))) >= parts
-    marker = json.loads((calm / "curation/20-filter/part-00000.done").read_text())
+    marker = json.loads((calm / "curation/20-inspect/part-00000.done").read_text())
     assert marker["measured"].keys() >= {"seconds", "peak_rss_mib", "host"}
 
 

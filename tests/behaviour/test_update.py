@@ -10,7 +10,7 @@ import pytest
 from dinoforge.errors import UsageError
 
 ORDER = [
-    *("10-ingest", "15-plant", "20-filter", "25-screen", "30-embed", "31-embed-meaning"),
+    *("10-ingest", "15-plant", "20-inspect", "25-filter", "30-embed", "31-embed-meaning"),
     *("35-exact", "40-graph", "50-components", "55-check", "60-decontaminate", "65-search"),
     *("70-retrieve", "75-select", "80-export"),
 ]
@@ -30,7 +30,7 @@ def markers(run):
     [
         ("duplicates.threshold=0.9", ORDER[8:10] + ORDER[11:]),
         ("duplicates.rule=direct", [ORDER[8], *ORDER[11:]]),
-        ("filter.min_std=1.5", ["25-screen", *ORDER[8:]]),
+        ("filter.min_std=1.5", ["25-filter", *ORDER[8:]]),
         ("decontaminate.threshold=0.99", ORDER[10:]),
         ("retrieve.k=3", ORDER[11:]),
         ("export.shard_images=40", ORDER[13:]),

@@ -18,17 +18,17 @@ from dinoforge.tables import read_table, write_table
 SAYS = {
     "undecodable": r"was dropped because it cannot be decoded: (empty|truncated|not_an_image)",
     "too_small": r"was dropped because it is too small: \d+ x \d+ pixels \(filter.min_side is 24",
-    "bad_aspect": r"was dropped because it is too long for its width: 400 x 24 pixels",
-    "flat": r"was dropped because it shows next to nothing: gray values spread by",
-    "reference": r"is a reference image: it is compared with and never exported",
-    "exact_duplicate": r"was dropped as an exact duplicate of `.*` \(image \d+\), which stays",
-    "near_duplicate": r"was dropped as a near-duplicate of `.*` \(image \d+\), which stays",
-    "leak": r"was dropped because it shows what the reference image `leaked` \(image \d+\)",
-    "not_retrieved": r"was dropped because no seed asked for it: .* 6 nearest surviving",
+    "bad_aspect": r"was dropped because it is too elongated: 400 x 24 pixels",
+    "flat": r"was dropped because it is almost uniform: gray values spread by",
+    "reference": r"is a reference image of .*: others are compared with it",
+    "exact_duplicate": r"was dropped as an exact duplicate of `.*` \(image \d+\), which is kept",
+    "near_duplicate": r"was dropped as a near-duplicate of `.*` \(image \d+\), which is kept",
+    "leak": r"was dropped because it shows the same as the reference image `leaked` \(image \d+\)",
+    "not_retrieved": r"was dropped because no seed retrieved it: .* 6 nearest surviving",
     "seed": r"was kept because its source has the role seed",
     "as_is": r"was kept because its source has the role as_is",
-    "retrieved": r"was kept because the seed `.*` \(image \d+\) asked for it: neighbor \d with",
-    "kept": r"was kept: no rule spoke against it",
+    "retrieved": r"was kept because the seed `.*` \(image \d+\) retrieved it: neighbor \d with",
+    "kept": r"was kept: no rule dropped it",
 }
 
 
@@ -79,7 +79,7 @@ def test_a_planted_copy_says_whose_copy_it_is(calm):
     planted = next(row for row in rows if row["planted_from"] is not None)
     original = rows[planted["planted_from"]]
     told = " ".join(explain(calm, planted["image_id"]).sentences)
-    assert f"The run planted it itself: `{original['key']}`" in told
+    assert f"The run planted it: a copy of `{original['key']}`" in told
     assert f"with the edit `{planted['edit']}`" in told
 
 
@@ -154,7 +154,7 @@ def test_a_number_that_is_a_key_too_is_read_as_an_id_and_said(calm, tmp_path):
     write_table(ledger_path(run), table.set_column(1, "key", pa.array(keys)), LEDGER_SCHEMA)
     answer = explain(run, "5")
     assert answer.image_id == 5
-    assert answer.sentences[-1] == "`5` was read as an image id; the key `5` is that of image 7."
+    assert answer.sentences[-1] == "`5` was read as an image id; it is also the key of image 7."
     assert not any(
         "was read as" in line for name in ("9", "6") for line in explain(run, name).sentences
     )

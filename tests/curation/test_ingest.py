@@ -172,7 +172,7 @@ def test_what_was_unusual_and_accepted_is_noted_and_counted(tmp_path):
     summary = pools.curated(pools.recipe(sources, tmp_path / "run", *more))
     assert summary.notes == {"first_frame": 1, "missing_end_marker": 1}
     assert summary.undecodable == {}
-    facts = read_tables(sorted((tmp_path / "run/curation/20-filter").glob("*.facts.parquet")))
+    facts = read_tables(sorted((tmp_path / "run/curation/20-inspect").glob("*.facts.parquet")))
     assert facts.column("notes").to_pylist() == ["", "missing_end_marker", "first_frame"]
     assert facts.column("format").to_pylist() == ["JPEG", "JPEG", "GIF"]
 
@@ -188,5 +188,5 @@ def test_an_image_that_changed_under_the_run_is_told_with_advice_that_helps(tmp_
     image.write_bytes(bytes(facts.st_size))
     os.utime(image, ns=(facts.st_atime_ns, facts.st_mtime_ns))
     shutil.rmtree(tmp_path / "run/curation/30-embed")
-    with pytest.raises(UsageError, match=r"decoded before .* put it back, or start with --fresh"):
+    with pytest.raises(UsageError, match=r"decoded before .* restore it, or start with --fresh"):
         pools.curated(pools.recipe(*given, *more))

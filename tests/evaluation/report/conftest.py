@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from dinoforge.curated import LEDGER_SCHEMA, ledger_path, pairs_folder, summary_path
-from dinoforge.curation.stages.graph import PAIRS_SCHEMA
+from dinoforge.curation.tables import PAIRS_SCHEMA
 from dinoforge.exports import export_file
 from dinoforge.records import Record, write_records
 from dinoforge.tables import write_table
