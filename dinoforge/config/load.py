@@ -1,7 +1,10 @@
 """Merge defaults, a recipe and ``key=value`` into a frozen dataclass; report all faults at once."""
 
+import contextlib
 import dataclasses
+import functools
 import json
+import operator
 import re
 import typing
 from collections.abc import Iterator, Mapping, Sequence
@@ -90,7 +93,9 @@ def load_recipe(
         fault = loading.check_value(leaf)
         if fault is None:
             try:
-                merged = OmegaConf.merge(merged, _nest(leaf.key, leaf.value))
+                parts = reversed(leaf.key.split("."))
+                nested = functools.reduce(lambda inner, part: {part: inner}, parts, leaf.value)
+                merged = OmegaConf.merge(merged, nested)
                 origins[leaf.key] = _COMMAND_LINE if leaf.where == _COMMAND_LINE else "recipe"
             except OmegaConfBaseException as error:
                 fault = loading.explain(error, leaf)
@@ -124,35 +129,17 @@ def to_plain(config: Config) -> dict[str, Any]:
 
 def config_yaml(config: Config, origins: Mapping[str, str] | None = None) -> str:
     """Format the resolved recipe as YAML; comments name the origins of values."""
-    lines: list[str] = []
-    _emit(to_plain(config), "", 0, origins or {}, lines)
+    text = yaml.safe_dump(to_plain(config), sort_keys=False, width=1000)
+    lines = text.splitlines()
+    for key, number in _key_lines(yaml.compose(text)):
+        if origins and key in origins:
+            lines[number - 1] += f"  # {origins[key]}"
     return "\n".join(lines) + "\n"
-
-
-def _emit(
-    node: dict[str, Any], prefix: str, depth: int, origins: Mapping[str, str], lines: list[str]
-) -> None:
-    for name, value in node.items():
-        key = f"{prefix}{name}"
-        pad = "  " * depth
-        if isinstance(value, dict) and value:
-            lines.append(f"{pad}{name}:")
-            _emit(value, f"{key}.", depth + 1, origins, lines)
-            continue
-        text = yaml.safe_dump({name: value}, sort_keys=False, width=1000).rstrip("\n").split("\n")
-        text[0] += f"  # {origins[key]}" if key in origins else ""
-        lines.extend(pad + line for line in text)
 
 
 def pick_keys(plain: Mapping[str, Any], keys: Sequence[str]) -> dict[str, Any]:
     """Pick the values of dotted ``keys``, whole sections included, from a plain config."""
-    picked: dict[str, Any] = {}
-    for key in keys:
-        node: Any = plain
-        for part in key.split("."):
-            node = node[part]
-        picked[key] = node
-    return picked
+    return {key: functools.reduce(operator.getitem, key.split("."), plain) for key in keys}
 
 
 def changed_keys(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
@@ -167,12 +154,6 @@ def _flatten(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
             yield from _flatten(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value
-
-
-def _nest(key: str, value: Any) -> dict[str, Any]:
-    for part in reversed(key.split(".")):
-        value = {part: value}
-    return typing.cast("dict[str, Any]", value)
 
 
 class _Loading:
@@ -223,10 +204,9 @@ class _Loading:
                 continue
             value: Any = text
             if not self._is_text(key):
-                try:
-                    value = yaml_value(text)
-                except (yaml.YAMLError, OmegaConfBaseException):
-                    value = text
+                # As OmegaConf reads a recipe, which knows more numbers than YAML.
+                with contextlib.suppress(yaml.YAMLError, OmegaConfBaseException):
+                    value = OmegaConf.to_container(OmegaConf.create(f"value: {text}"))["value"]  # type: ignore[index, call-overload]
             elif text in {"null", "None"} and self.keys[key].type == "str | None":
                 value = None
             for inner, part in _flatten({key: value}):
@@ -238,7 +218,7 @@ class _Loading:
     def check_value(self, leaf: _Leaf) -> Fault | None:
         """Refuse what OmegaConf would fill in, and text that YAML has changed."""
         shown = f"`{self.prefix}{leaf.key}`"
-        if _has_interpolation(leaf.value):
+        if "${" in str(leaf.value):
             what = f"{shown} got {leaf.value!r}, and ${{...}} is not filled in"
             return Fault(what, leaf.where, "write the value itself")
         if self._is_text(leaf.key) and not isinstance(leaf.value, str | None):
@@ -274,25 +254,12 @@ class _Loading:
         return Fault(f"unknown key `{self.prefix}{key}`{hint}", leaf.where, do)
 
 
-def yaml_value(text: str) -> Any:
-    """Read a value as OmegaConf reads it in a recipe."""
-    values: Any = OmegaConf.to_container(OmegaConf.create(f"value: {text}"))
-    return values["value"]
-
-
 def _key_lines(node: yaml.Node | None, prefix: str = "") -> Iterator[tuple[str, int]]:
     if isinstance(node, yaml.MappingNode):
         for name, value in node.value:
             key = f"{prefix}{name.value}"
             yield key, name.start_mark.line + 1
             yield from _key_lines(value, f"{key}.")
-
-
-def _has_interpolation(value: Any) -> bool:
-    if isinstance(value, Mapping | list):
-        parts = value.values() if isinstance(value, Mapping) else value
-        return any(_has_interpolation(part) for part in parts)
-    return isinstance(value, str) and "${" in value
 
 
 def _locate(fault: Fault, given: Mapping[str, str], source: str, prefix: str) -> Fault:

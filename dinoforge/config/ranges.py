@@ -56,7 +56,7 @@ class Range:
     exclude: tuple[float, ...] = ()
 
     def allows(self, value: float) -> bool:
-        """Check one number."""
+        """Check a number."""
         return self.low <= value <= self.high and value not in self.exclude
 
     def __str__(self) -> str:
@@ -87,21 +87,9 @@ NonEmpty = Allowed(bool, "at least one")
 def find_faults(value: Any, at: str = "", hint: Any = None, *, verb: str = "is") -> Iterator[Fault]:
     """Find values out of range, floats that are not finite, and broken rules between keys.
 
-    Parameters
-    ----------
-    value : config dataclass
-        Or what one of its keys holds.
-    at : str
-        Dotted key of ``value``; "" for a whole config.
-    hint : type, optional
-        Declared type of ``value``.
-    verb : str
-        ``holds`` where ``value`` is an element of the list under ``at``.
-
-    Yields
-    ------
-    Fault
-        Its ``what`` begins with the key in backticks; its ``where`` is ``recipe``.
+    ``at`` is the dotted key of ``value``, "" for a whole config; ``hint`` its declared type;
+    ``verb`` is ``holds`` for the elements of a list. The ``what`` of a fault begins with the key in
+    backticks; the ``where`` is ``recipe``.
     """
     hint, checks = _unwrap(hint)
     broken = [check for check in checks if value is not None and not check.allows(value)]
