@@ -5,7 +5,7 @@ recipes in ``configs/training`` list what they change.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from math import gcd
 from typing import Annotated, ClassVar, Literal
 
@@ -85,23 +85,24 @@ class ModelConfig:
     packing: Literal["auto", "packed", "separate"] = "auto"
 
     def vit(self, image_size: int) -> VitConfig:
-        """Return what `dinoforge.models` builds, with the grid of ``image_size`` pixels."""
-        width, depth, heads, ffn = (self.width, self.depth, self.heads, "mlp")
+        """Return the config of the backbone for `dinoforge.models`; ``image_size`` in pixels."""
+        width, depth, heads, ffn = self.width, self.depth, self.heads, "mlp"
         if self.architecture != "custom":
             width, depth, heads, ffn = ARCHITECTURES[self.architecture]
-        config = VitConfig(
+        if self.ffn != "auto":
+            ffn = self.ffn
+        return VitConfig(
             width=width,
             depth=depth,
             heads=heads,
             patch_size=self.patch_size,
+            ffn="swiglu" if ffn == "swiglu" else "mlp",
             registers=self.registers,
             layer_scale=self.layer_scale,
             image_size=image_size,
             positions=self.positions,
             init=self.init,
         )
-        chosen = ffn if self.ffn == "auto" else self.ffn
-        return replace(config, ffn="swiglu" if chosen == "swiglu" else "mlp")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -208,15 +209,7 @@ class ParallelConfig:
             )
 
     def resolve_mode(self, num_ranks: int, parameters: int) -> Mode:
-        """Resolve ``auto``, for a run and for its plan.
-
-        Parameters
-        ----------
-        num_ranks : int
-            Of the whole run.
-        parameters : int
-            Of the student, heads included.
-        """
+        """Resolve ``auto``; ``parameters`` are those of the student, heads included."""
         if num_ranks == 1:
             return "single"
         if self.mode != "auto":
@@ -271,13 +264,7 @@ class TrainingConfig:
         return self.batch_size // (num_ranks * self.parallel.accumulate)
 
     def check_ranks(self, num_ranks: int, ranks_per_node: int | None = None) -> None:
-        """Check that the recipe divides over ``num_ranks`` ranks.
-
-        Raises
-        ------
-        UsageError
-            See `rank_faults`.
-        """
+        """Raise a `UsageError` with all `rank_faults`, if there are any."""
         faults = list(self.rank_faults(num_ranks, ranks_per_node))
         if faults:
             raise UsageError(faults=faults)
@@ -289,16 +276,12 @@ class TrainingConfig:
         images = self.micro_batch(num_ranks)
         if self.batch_size % pieces:
             over = f"{num_ranks} ranks" + f" x {accumulate} micro-batches" * (accumulate > 1)
-            nearest = [n * pieces for n in (images, images + 1) if n]
-            yield Fault(
-                f"`batch_size` {self.batch_size} is not a multiple of {over}",
-                "recipe",
-                f"give batch_size={' or '.join(map(str, nearest))}",
-            )
+            what = f"`batch_size` {self.batch_size} is not a multiple of {over}"
+            multiples = [str(n * pieces) for n in (images, images + 1) if n]
+            yield Fault(what, "recipe", f"give batch_size={' or '.join(multiples)}")
         elif self.group_size and images % self.group_size:
             yield Fault(
-                f"a micro-batch of {images} images is not whole groups of `group_size` "
-                f"{self.group_size}",
+                f"`group_size` {self.group_size} does not divide a micro-batch of {images} images",
                 "recipe",
                 f"give group_size={gcd(images, self.group_size)}, or another batch_size, "
                 "parallel.accumulate or number of ranks",
@@ -308,14 +291,12 @@ class TrainingConfig:
         per_node = num_ranks if ranks_per_node is None else ranks_per_node
         shard = self.parallel.ranks_of_a_copy("hsdp", num_ranks, per_node)
         if num_ranks % shard:
-            given = f"`parallel.shard` {shard}"
-            if not self.parallel.shard:
-                given = f"`parallel.shard` 0, the {shard} ranks of a machine,"
-            yield Fault(
-                f"{given} does not divide {num_ranks} ranks",
-                "recipe",
-                f"give parallel.shard={gcd(num_ranks, shard)}, or another divisor of {num_ranks}",
+            machine = "" if self.parallel.shard else f", the {shard} ranks of a machine,"
+            what = (
+                f"`parallel.shard` {self.parallel.shard}{machine} does not divide {num_ranks} ranks"
             )
+            do = f"give parallel.shard={gcd(num_ranks, shard)}, or another divisor of {num_ranks}"
+            yield Fault(what, "recipe", do)
 
     @property
     def warmup(self) -> int:
@@ -343,29 +324,21 @@ class TrainingConfig:
             ("optimizer.freeze_last_layer", self.optimizer.freeze_last_layer, 1, self.steps - 1),
         ):
             if given is not None and not 0 <= given <= longest:
-                yield Fault(
-                    f"`{name}` {given} does not fit a run of {self.steps} steps",
-                    "recipe",
-                    f"give 0 to {longest}, or {name}=null for {percent} % of the steps",
-                )
+                what = f"`{name}` {given} does not fit a run of {self.steps} steps"
+                do = f"give 0 to {longest}, or {name}=null for {percent} % of the steps"
+                yield Fault(what, "recipe", do)
 
     def faults(self, at: str) -> Iterator[Fault]:  # noqa: ARG002 - the rule of the protocol
         """Find contradictions between sections."""
         yield from self._phase_faults()
-        patch = self.model.patch_size
         if 0 < self.data.max_side < self.crops.global_size:
-            yield Fault(
-                f"`data.max_side` {self.data.max_side} is below `crops.global_size`",
-                "recipe",
-                "give 0 (never shrink) or more than the crops have",
-            )
+            what = f"`data.max_side` {self.data.max_side} is below `crops.global_size`"
+            yield Fault(what, "recipe", f"give 0 (never), or {self.crops.global_size} or more")
+        patch = self.model.patch_size
         for name in ("global_size", "local_size"):
             size = getattr(self.crops, name)
             if patch < 1 or size % patch:
-                yield Fault(
-                    f"`crops.{name}` {size} is not a multiple of `model.patch_size` {patch}",
-                    "recipe",
-                    "change one of them",
-                )
+                what = f"`crops.{name}` {size} is not a multiple of `model.patch_size` {patch}"
+                yield Fault(what, "recipe", "change one of them")
                 return
         yield from find_faults(self.model.vit(self.crops.global_size), "model")

@@ -73,7 +73,7 @@ def profile(tmp_path):
         ),
         (
             ["batch_size=12", "group_size=3"],
-            "a micro-batch of 4 images is not whole groups of `group_size` 3",
+            "`group_size` 3 does not divide a micro-batch of 4 images",
             "give group_size=1, or another batch_size, parallel.accumulate or number of ranks",
         ),
         (

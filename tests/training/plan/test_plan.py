@@ -56,7 +56,7 @@ def recipe(name, *changes):
         (
             ["batch_size=48", "group_size=8"],
             4,
-            "a micro-batch of 12 images is not whole groups of `group_size` 8 - recipe - "
+            "`group_size` 8 does not divide a micro-batch of 12 images - recipe - "
             "give group_size=4, or another batch_size, parallel.accumulate or number of ranks",
         ),
         ([], 0, "0 ranks - --ranks - give 1 or more"),
