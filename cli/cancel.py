@@ -1,4 +1,4 @@
-"""``dinoforge cancel``: end every job of a run on a cluster."""
+"""``dinoforge cancel``: cancel every job of a run on a cluster."""
 
 import argparse
 from pathlib import Path
@@ -20,12 +20,12 @@ def _run(args: argparse.Namespace) -> int:
     if args.json:
         print_json({"cancelled": count})
     else:
-        print(f"{count} jobs ended; what is done stays - to go on: dinoforge retry {args.run}")
+        print(f"{count} jobs cancelled; to continue: dinoforge retry {args.run}")
     return 0
 
 
 COMMAND = Command(
-    sentence="end every job of a run on a cluster; what is done stays",
+    sentence="cancel every job of a run on a cluster; finished work stays",
     examples=("dinoforge cancel runs/curated",),
     add_arguments=_add_arguments,
     run=_run,

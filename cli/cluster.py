@@ -1,7 +1,6 @@
-"""What ``--on slurm:PROFILE`` does, for every command that has it."""
+"""``--on slurm:PROFILE``, for every command that has it."""
 
 import argparse
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,12 +17,12 @@ __all__ = ["goes_to_cluster", "print_state", "refuse_live", "submit"]
 
 
 def goes_to_cluster(args: argparse.Namespace) -> bool:
-    """Tell whether ``--on`` names a cluster.
+    """Return whether ``--on`` names a cluster.
 
     Raises
     ------
     UsageError
-        If it names no place that the command knows, or a flag fits a cluster alone.
+        If the command cannot run there, or a flag works only with a cluster.
     """
     kind, _, profile = args.on.partition(":")
     if kind == "slurm" and profile:
@@ -34,11 +33,12 @@ def goes_to_cluster(args: argparse.Namespace) -> bool:
             where="--on",
             do="write in-process or slurm:PROFILE",
         )
-    for flag in ("dry_run", "wait"):
-        if getattr(args, flag):
-            name = flag.replace("_", "-")
+    for flag, is_given in (("--dry-run", args.dry_run), ("--wait", args.wait)):
+        if is_given:
             raise UsageError(
-                what=f"--{name} fits a cluster alone", where=f"--on {args.on}", do="leave it out"
+                what=f"{flag} works only with --on slurm:PROFILE",
+                where=f"--on {args.on}",
+                do="leave it out",
             )
     return False
 
@@ -50,9 +50,9 @@ def submit(
     pipeline: str = "",
     evaluations: Mapping[str, Any] | None = None,
 ) -> int:
-    """Submit a run, or say what would be submitted; with ``--wait`` wait for its end.
+    """Submit a run, or print what would be submitted; with ``--wait`` wait for its end.
 
-    ``evaluations``: of a training, resolved recipes by which its kept exports are measured.
+    ``evaluations``: of a training, resolved recipes that evaluate its kept exports.
     """
     from dinoforge.slurm.submit import SubmitRequest
     from dinoforge.slurm.submit import submit as submit_run
@@ -66,37 +66,41 @@ def submit(
         change=on_change(args),
         evaluations=evaluations or {},
     )
-    if args.dry_run:
-        from dinoforge.slurm.dry_run import dry_run
+    if not args.dry_run:
+        state = submit_run(request)
+        return print_state(state, Path(loaded.config.out), wait=args.wait, as_json=args.json)
+    from dinoforge.slurm.dry_run import dry_run
 
-        told = dry_run(request)
-        if args.json:
-            print_json(told.as_json())
-        else:
-            print("\n".join(told.lines()))
-        return 0
-    state = submit_run(request)
-    if args.wait and state.state == "running":
+    plan = dry_run(request)
+    if args.json:
+        print_json(vars(plan))
+    else:
+        print("\n".join(plan.lines()))
+    return 0
+
+
+def print_state(state: "State", run: Path, *, wait: bool, as_json: bool) -> int:
+    """Print the state of a run, with ``wait`` that at its end; returns the exit code.
+
+    Raises
+    ------
+    DinoforgeError
+        If the run stopped and the user has to do something.
+    """
+    if wait and state.state == "running":
         from dinoforge.slurm.control import wait_for_run
 
-        state = wait_for_run(request.run, lambda _: None)
-    return print_state(state, Path(loaded.config.out), as_json=args.json)
-
-
-def print_state(state: "State", run: Path, *, as_json: bool) -> int:
-    """Print how a run is; returns the exit code: 0 while there is nothing for a person to do."""
+        state = wait_for_run(run)
     stopped = state.state in {"stopped", "waiting", "cancelled"}
     if as_json:
-        print_json(dict(vars(state)))
+        print_json(vars(state))
     elif not stopped:
-        at = f", at {state.stage}" if state.stage else ""
-        print(f"{run}: {state.state}{at}")
+        print(f"{run}: {state.state}" + (f", at {state.stage}" if state.stage else ""))
         if state.state == "running":
-            print(f"how it goes: dinoforge status {run}")
+            print(f"check progress: dinoforge status {run}")
     if not stopped:
         return 0
-    text = "; ".join(state.why) or state.state
-    raise DinoforgeError(f"{text} - {run} - {state.do}")
+    raise DinoforgeError(f"{'; '.join(state.why) or state.state} - {run} - {state.do}")
 
 
 def refuse_live(run: Path) -> None:
@@ -105,23 +109,22 @@ def refuse_live(run: Path) -> None:
     Raises
     ------
     UsageError
-        If they are, as far as the run's files and the queue tell.
+        If they are, as far as the files of the run and the queue show.
     """
     if os.environ.get("DINOFORGE_JOB"):
-        return  # we are that job
-    try:
-        state = json.loads((run / "slurm" / "state.json").read_text(encoding="utf-8"))["state"]
-    except (OSError, ValueError, KeyError):
-        return
-    if state != "running":
+        return  # this process is that job
+    from dinoforge.slurm.store.layout import SlurmFolder
+
+    folder = SlurmFolder(run.absolute())
+    state = folder.read_state()
+    if state is None or state.state != "running":
         return
     from dinoforge.slurm.cluster.commands import has_slurm
-    from dinoforge.slurm.store.layout import SlurmFolder
     from dinoforge.slurm.submit import is_live
 
-    if not has_slurm() or is_live(SlurmFolder(run.absolute())):
+    if not has_slurm() or is_live(folder):
         raise UsageError(
-            what="jobs of a cluster work on this run",
+            what="jobs on a cluster are writing to this run",
             where=str(run),
-            do=f"wait for them, or end them first: dinoforge cancel {run}",
+            do=f"wait for them, or cancel them first: dinoforge cancel {run}",
         )

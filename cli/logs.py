@@ -1,4 +1,4 @@
-"""``dinoforge logs``: what the jobs of a run wrote."""
+"""``dinoforge logs``: print the output of the jobs of a run."""
 
 import argparse
 from pathlib import Path
@@ -17,7 +17,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(args: argparse.Namespace) -> int:
-    from dinoforge.slurm.control import find_logs
+    from dinoforge.slurm.status import find_logs
 
     paths = find_logs(Path(args.run), args.partition)
     if args.json:
@@ -30,7 +30,7 @@ def _run(args: argparse.Namespace) -> int:
 
 
 COMMAND = Command(
-    sentence="print the logs of a run on a cluster: its own, of what failed, or of one partition",
+    sentence="print logs of a run on a cluster: its own, of failures, or of one partition",
     examples=("dinoforge logs runs/curated", "dinoforge logs runs/curated embed:12"),
     add_arguments=_add_arguments,
     run=_run,

@@ -1,4 +1,4 @@
-"""``dinoforge retry``: start a run on a cluster again, or take it on by hand."""
+"""``dinoforge retry``: restart a run on a cluster, or advance it by hand."""
 
 import argparse
 from pathlib import Path
@@ -16,17 +16,14 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _run(args: argparse.Namespace) -> int:
     from dinoforge.cli.cluster import print_state
-    from dinoforge.slurm.control import retry_run, wait_for_run
+    from dinoforge.slurm.control import retry_run
 
     run = Path(args.run)
-    state = retry_run(run)
-    if args.wait and state.state == "running":
-        state = wait_for_run(run, lambda _: None)
-    return print_state(state, run, as_json=args.json)
+    return print_state(retry_run(run), run, wait=args.wait, as_json=args.json)
 
 
 COMMAND = Command(
-    sentence="start a run on a cluster again: what is done stays, what failed is forgiven",
+    sentence="restart a run on a cluster: finished work stays, earlier failures no longer count",
     examples=("dinoforge retry runs/curated", "dinoforge retry runs/curated --wait"),
     add_arguments=_add_arguments,
     run=_run,

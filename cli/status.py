@@ -1,4 +1,4 @@
-"""``dinoforge status``: how a run on a cluster is, from its files and the queue."""
+"""``dinoforge status``: progress of a run on a cluster, from its files and the queue."""
 
 import argparse
 from collections.abc import Iterator
@@ -25,28 +25,23 @@ def _run(args: argparse.Namespace) -> int:
     if args.json:
         print_json(status.as_json())
         return 0
-    for line in _head(status):
-        print(line)
+    print(
+        f"{status.run}: {status.state.state}"
+        + (f", at {status.state.stage}" if status.state.stage else "")
+    )
+    for line in status.state.why:
+        print(f"  why: {line}")
+    if status.state.do:
+        print(f"  do:  {status.state.do}")
     rows = [
         [s.name, s.total, s.done, s.running, s.failed, s.pending] for s in status.stages if s.total
     ]
     if rows:
-        what = "partitions" if status.command != "train" else "steps"
-        print_table(["stage", what, "done", "running", "failed", "pending"], rows)
-    for line in _scores(status):
-        print(line)
-    for line in _tail(status):
+        unit = "partitions" if status.command != "train" else "steps"
+        print_table(["stage", unit, "done", "running", "failed", "pending"], rows)
+    for line in (*_scores(status), *_details(status)):
         print(line)
     return 0
-
-
-def _head(status: "RunStatus") -> Iterator[str]:
-    at = f", at {status.state.stage}" if status.state.stage else ""
-    yield f"{status.run}: {status.state.state}{at}"
-    for line in status.state.why:
-        yield f"  why: {line}"
-    if status.state.do:
-        yield f"  do:  {status.state.do}"
 
 
 def _scores(status: "RunStatus") -> Iterator[str]:
@@ -65,18 +60,18 @@ def _scores(status: "RunStatus") -> Iterator[str]:
                 )
 
 
-def _tail(status: "RunStatus") -> Iterator[str]:
+def _details(status: "RunStatus") -> Iterator[str]:
     from dinoforge.progress import as_duration
 
     if not status.asked_slurm:
-        yield "no answer from SLURM: this is what the files say"
+        yield "SLURM does not answer: status from files only"
     elif status.jobs:
         jobs = ", ".join(f"{count} {state.lower()}" for state, count in status.jobs.items())
         yield f"jobs: {jobs}"
     for line in status.stuck:
         yield f"never starts: {line}"
     if status.rate_per_min is not None and status.left_s is not None:
-        yield f"{status.rate_per_min:g} partitions a minute, {as_duration(status.left_s)} left"
+        yield f"{status.rate_per_min:g} partitions per minute, {as_duration(status.left_s)} left"
     for failure in status.failures:
         yield f"{failure.where}: {failure.outcome}: {failure.message} - {failure.advice}"
     if status.last_line:
@@ -84,7 +79,7 @@ def _tail(status: "RunStatus") -> Iterator[str]:
 
 
 COMMAND = Command(
-    sentence="tell how a run on a cluster is: done, running, failed and why, jobs, time left",
+    sentence="print the progress of a run on a cluster: done, running, failed and why, time left",
     examples=("dinoforge status runs/curated", "dinoforge status runs/curated --json"),
     add_arguments=_add_arguments,
     run=_run,

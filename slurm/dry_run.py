@@ -1,19 +1,18 @@
-"""What ``--dry-run`` tells: checks, chunks, the graph of jobs, sbatch texts; writes nothing."""
+"""What ``--dry-run`` prints: the jobs of every stage and the first batch scripts."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
 
 from dinoforge.slurm.arrays import StageWork
 from dinoforge.slurm.cluster.commands import has_slurm
 from dinoforge.slurm.cluster.executor import sbatch_text
 from dinoforge.slurm.cluster.limits import max_array_size
-from dinoforge.slurm.jobs import Jobs, command_job
-from dinoforge.slurm.profile import Job, Profile, load_profile
+from dinoforge.slurm.jobs import Jobs
+from dinoforge.slurm.profile import Job, load_profile
 from dinoforge.slurm.retries import Submit
 from dinoforge.slurm.store.evaluations import Evaluation
 from dinoforge.slurm.store.layout import SlurmFolder
-from dinoforge.slurm.submit import SubmitRequest, check_cluster, draft_launch
+from dinoforge.slurm.submit import SubmitRequest, draft_launch
 from dinoforge.stages import find_pipeline, make_inputs, plan_in_order
 
 __all__ = ["DryRun", "dry_run"]
@@ -21,19 +20,19 @@ __all__ = ["DryRun", "dry_run"]
 
 @dataclass(frozen=True, kw_only=True)
 class DryRun:
-    """A submission as it would be."""
+    """What a submission would do."""
 
     checked: bool  # against the cluster; False on a machine without SLURM
-    graph: list[dict[str, Any]]  # a row a stage, in order: job settings, partitions, arrays
-    scripts: dict[str, str]  # name -> sbatch text
+    graph: list[dict[str, str]] = field(default_factory=list)  # one row per stage, in order
+    scripts: dict[str, str] = field(default_factory=dict)  # job name -> batch script
 
-    def as_json(self) -> dict[str, Any]:
-        """JSON object."""
-        return dict(vars(self))
+    def add(self, stage: str, job: Job, jobs: str) -> None:
+        """Add a stage, what a job of it requests, and its jobs."""
+        self.graph.append({"stage": stage, "asks": _resources(job), "jobs": jobs})
 
     def lines(self) -> Iterator[str]:
-        """Tell it to a person."""
-        yield "checked against the cluster" if self.checked else "no SLURM here: nothing checked"
+        """Format it for a terminal."""
+        yield "checked against the cluster" if self.checked else "no SLURM here: not checked"
         for row in self.graph:
             yield ""
             yield f"{row['stage']}: {row['asks']}"
@@ -45,7 +44,7 @@ class DryRun:
 
 
 def dry_run(request: SubmitRequest) -> DryRun:
-    """Say what `submit` would do.
+    """Check a request, and plan its jobs without submitting any.
 
     Raises
     ------
@@ -53,81 +52,75 @@ def dry_run(request: SubmitRequest) -> DryRun:
         Everything that is wrong with profile, recipe or cluster.
     """
     profile = load_profile(request.profile)
-    request.check_ranks(profile)
-    checked = has_slurm()
-    if checked:
-        check_cluster(request.jobs(profile), request.profile)
+    plan = DryRun(checked=has_slurm())
+    request.check(profile, cluster=plan.checked)
     folder = SlurmFolder(request.run)
-    requests = Jobs(folder, draft_launch(folder, request), profile)
-    if not request.pipeline:
-        return _of_ranks(requests, profile, request, checked=checked)
-    return _of_stages(requests, request, checked=checked)
+    jobs = Jobs(folder, draft_launch(folder, request), profile)
+    if request.pipeline:
+        _add_stages(plan, jobs, request)
+    else:
+        _add_ranks(plan, jobs, request)
+    return plan
 
 
-def _of_ranks(requests: Jobs, profile: Profile, request: SubmitRequest, *, checked: bool) -> DryRun:
-    job = command_job(profile, request.command, requests.launch.device)
-    name = requests.name(request.command, 0)
-    ranks = job.nodes * job.tasks_per_node
-    jobs = f"one job of {ranks} rank{'s' if ranks > 1 else ''}, requeued until it is done"
-    graph = [{"stage": request.command, "asks": _asks(job), "jobs": jobs}]
-    scripts = {name: sbatch_text(requests.ranks(name, job))}
-    for recipe in request.evaluations:
-        stage = Evaluation(request.run, recipe).stage
-        job = request.jobs(profile)[stage]
-        jobs = "one job for each backbone that is kept, submitted while the training runs"
-        graph.append({"stage": stage, "asks": _asks(job), "jobs": jobs})
-        name = requests.name(stage, "STEP")
-        scripts[name] = sbatch_text(requests.array(name, job, 1))
-    return DryRun(checked=checked, graph=graph, scripts=scripts)
+def _add_ranks(plan: DryRun, jobs: Jobs, request: SubmitRequest) -> None:
+    resources = request.jobs(jobs.profile)
+    job = resources[request.command]
+    name = jobs.name(request.command, 0)
+    ranks = _count(job.nodes * job.tasks_per_node, "rank")
+    plan.add(request.command, job, f"one job of {ranks}, requeued until it is done")
+    plan.scripts[name] = sbatch_text(jobs.ranks(name, job))
+    for stage in (Evaluation(request.run, name).stage for name in request.evaluations):
+        text = "one job per backbone that is kept, submitted while the training runs"
+        plan.add(stage, resources[stage], text)
+        name = jobs.name(stage, "STEP")
+        plan.scripts[name] = sbatch_text(jobs.array(name, resources[stage], 1))
 
 
-def _of_stages(requests: Jobs, request: SubmitRequest, *, checked: bool) -> DryRun:
+def _add_stages(plan: DryRun, jobs: Jobs, request: SubmitRequest) -> None:
     pipeline = find_pipeline(request.pipeline)
-    pipeline.check(request.config)
-    size = max_array_size() if checked else 1001
-    jobs = request.jobs(requests.profile)
+    size = max_array_size() if plan.checked else 1001
+    resources = request.jobs(jobs.profile)
+    for name in (stage.name for stage in pipeline.stages):
+        plan.add(name, resources[name], "planned by the gate before")
     inputs = make_inputs(pipeline.name, pipeline.stages, request.run, request.config)
-    graph = [
-        {"stage": stage.name, "asks": _asks(jobs[stage.name]), "jobs": "planned by the gate before"}
-        for stage in pipeline.stages
-    ]
-    scripts: dict[str, str] = {}
-    for row, (plan, missing) in zip(graph, plan_in_order(pipeline.stages, inputs), strict=False):
+    planned = plan_in_order(pipeline.stages, inputs)
+    for row, (stage_plan, missing) in zip(plan.graph, planned, strict=False):
+        total = len(stage_plan.tasks)
         if not missing:
-            row["jobs"] = f"done: {len(plan.tasks)} partitions"
+            row["jobs"] = f"done: {_count(total, 'partition')}"
             continue
-        job = jobs[plan.stage.name]
-        limits = Submit(job.memory_gb, job.minutes)
+        stage = stage_plan.stage.name
+        job = resources[stage]
         payloads = {task.index: task.payload for task in missing}
-        work = StageWork(stage=plan.stage.name, job=job, missing=payloads)
-        sizes = [p.elements for p in work.plans(dict.fromkeys(payloads, limits), size)]
-        row["jobs"] = _arrays(len(missing), len(plan.tasks), sizes)
-        name = requests.name(plan.stage.name, 0)
-        scripts[name] = sbatch_text(requests.array(name, job, sizes[0]))
-        gate = requests.name(plan.stage.name, "gate")
+        work = StageWork(stage=stage, job=job, missing=payloads)
+        limits = dict.fromkeys(payloads, Submit(job.memory_gb, job.minutes))
+        sizes = [part.elements for part in work.plans(limits, size)]
+        done = f" ({total - len(missing)} are done)" if total > len(missing) else ""
+        listed = ", ".join(map(str, sizes[:8])) + (" ..." if len(sizes) > 8 else "")
+        row["jobs"] = (
+            f"{_count(len(missing), 'partition')}{done} in {_count(len(sizes), 'array')} of "
+            f"{listed} elements, then a gate after all of them"
+        )
+        array, gate = jobs.name(stage, 0), jobs.name(stage, "gate")
+        plan.scripts[array] = sbatch_text(jobs.array(array, job, sizes[0]))
         ids = [f"ARRAY{number}" for number in range(len(sizes))]
-        scripts[gate] = sbatch_text(requests.gate(gate, ids))
-        break  # later stages are planned from what this one will have done
-    return DryRun(checked=checked, graph=graph, scripts=scripts)
+        plan.scripts[gate] = sbatch_text(jobs.gate(gate, ids))
+        return  # later stages are planned from the outputs of this one
 
 
-def _arrays(missing: int, total: int, sizes: list[int]) -> str:
-    done = f" ({total - missing} are done)" if total > missing else ""
-    arrays = (
-        f"{len(sizes)} array{'s' if len(sizes) > 1 else ''} of {', '.join(map(str, sizes[:8]))}"
-    )
-    more = " ..." if len(sizes) > 8 else ""
-    return f"{missing} partitions{done} in {arrays}{more} elements, then a gate behind all of them"
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
-def _asks(job: Job) -> str:
-    words = [job.partition or "default partition"]
+def _resources(job: Job) -> str:
+    parts = [job.partition or "default partition"]
     if job.nodes * job.tasks_per_node > 1:
-        words.append(f"{job.nodes} x {job.tasks_per_node} tasks")
-    words.append(f"{job.cpus_per_task} CPUs" if job.cpus_per_task > 1 else "1 CPU")
+        parts.append(f"{job.nodes} x {job.tasks_per_node} tasks")
+    parts.append(_count(job.cpus_per_task, "CPU"))
     if job.gpus_per_node:
-        words.append(f"{job.gpus_per_node} GPU{'s' if job.gpus_per_node > 1 else ''} a node")
-    words += [f"{job.memory_gb:g} GB", f"{job.minutes} min"]
+        parts.append(f"{_count(job.gpus_per_node, 'GPU')} per node")
+    parts += [f"{job.memory_gb:g} GB", f"{job.minutes} min"]
     if job.partitions_per_element > 1:
-        words.append(f"{job.partitions_per_element} partitions an element")
-    return ", ".join(words)
+        parts.append(f"{job.partitions_per_element} partitions per element")
+    return ", ".join(parts)

@@ -57,11 +57,9 @@ class Jobs:
         request = self._request(name, self.profile.job("gate", "gate"), "gate")
         return replace(request, after=tuple(after))
 
-    def probe(self, name: str, job: Job, token: str) -> Request:
-        """Read a token in the run folder and check the recipe, on a node of this kind."""
-        short = replace(one_process(job), minutes=1, gpus_per_node=0, cpus_per_task=1)
-        small = replace(short, memory_gb=min(job.memory_gb, 2.0))
-        return self._request(name, small, "probe", name, token)
+    def probe(self, name: str, job: Job, token: str, device: str) -> Request:
+        """Read a token in the run folder, check recipe and device, on a node of this kind."""
+        return self._request(name, job, "probe", name, token, device)
 
     def _request(self, name: str, job: Job, program: str, *arguments: str) -> Request:
         # Its code first, then what the submitter could import.

@@ -1,15 +1,15 @@
-"""How a run on a cluster is: from its files first, then from the queue; works without SLURM."""
+"""Status and logs of a run on a cluster: from its files first, then from the queue."""
 
 import datetime
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from dinoforge.errors import DinoforgeError
-from dinoforge.slurm.cluster.commands import Queued, accounted, has_slurm, queue
+from dinoforge.errors import UsageError
+from dinoforge.slurm.cluster.commands import Queued, SlurmError, accounted, has_slurm, queue
 from dinoforge.slurm.outcomes import Evidence, Outcome, Row, classify
 from dinoforge.slurm.store.attempts import Attempt, read_attempts
 from dinoforge.slurm.store.evaluations import Evaluation, kept_exports
@@ -17,11 +17,11 @@ from dinoforge.slurm.store.layout import Launch, SlurmFolder, State
 from dinoforge.slurm.store.logs import log_tail
 from dinoforge.slurm.store.submissions import Submission, Submissions
 
-__all__ = ["Failure", "RunStatus", "StageStatus", "read_status"]
+__all__ = ["Failure", "RunStatus", "StageStatus", "find_logs", "read_status"]
 
-# Attempts that are read for one stage; what runs at once on a cluster is less.
+# Attempts that are read for one stage; fewer run at once on a cluster.
 _MOST_READ = 20_000
-_MOST_TOLD = 20
+_MOST_FAILURES = 20
 _NEVER_STARTS = ("PartitionNodeLimit", "PartitionTimeLimit", "DependencyNeverSatisfied")
 
 
@@ -29,7 +29,7 @@ _NEVER_STARTS = ("PartitionNodeLimit", "PartitionTimeLimit", "DependencyNeverSat
 class StageStatus:
     """Partitions of one stage, or exported steps of one evaluation of a training.
 
-    ``total`` is None until it is planned, and of a training.
+    ``total`` is None for a training, and before a stage is planned.
     """
 
     name: str
@@ -37,18 +37,18 @@ class StageStatus:
     done: int = 0
     running: int = 0
     failed: int = 0
-    records: str = ""  # of evaluations: what was measured of the newest step that is done
+    records: str = ""  # of an evaluation: records of the newest step that is done
     step: int = 0  # that step
 
     @property
     def pending(self) -> int:
-        """Partitions that wait: for a place, or for their turn."""
+        """Partitions that are neither done, running nor failed."""
         return (self.total or 0) - self.done - self.running - self.failed
 
 
 @dataclass(frozen=True, kw_only=True)
 class Failure:
-    """One partition (or rank) that failed, why, and what a person can do."""
+    """One partition (or rank) that failed, why, and what the user can do."""
 
     where: str  # square:12
     outcome: str
@@ -59,7 +59,7 @@ class Failure:
 
 @dataclass(frozen=True, kw_only=True)
 class RunStatus:
-    """Everything that ``dinoforge status`` tells."""
+    """Everything that ``dinoforge status`` prints."""
 
     run: str
     command: str
@@ -69,7 +69,7 @@ class RunStatus:
     asked_slurm: bool  # False: from files alone
     stuck: list[str] = field(default_factory=list)  # jobs that will never start
     failures: list[Failure] = field(default_factory=list)  # the first ones of each stage
-    rate_per_min: float | None = None  # partitions of the stage that runs
+    rate_per_min: float | None = None  # partitions of the running stage
     left_s: float | None = None  # until that stage is done, at this rate
     last_line: str = ""
 
@@ -80,7 +80,7 @@ class RunStatus:
 
 
 def read_status(run: Path) -> RunStatus:
-    """Read how a run is.
+    """Read the status of a run; works without SLURM, too.
 
     Raises
     ------
@@ -90,116 +90,100 @@ def read_status(run: Path) -> RunStatus:
     folder = SlurmFolder(run.absolute())
     launch = folder.read_launch()
     submissions = Submissions(folder.submissions).read()
-    queued, asked = _queued(launch)
-    reader = _Reader(folder, launch, queued if asked else None)
-    stages, failures = reader.stages()
+    queued: list[Queued] | None = None
+    if has_slurm():
+        try:
+            queued = queue(launch.job_prefix, patience_s=0.0)
+        except SlurmError:
+            queued = None
+    reader = _Reader(folder, launch, queued)
+    stages = reader.stages()
     rate, left = _rate(stages, [job for job in submissions if job.stage in launch.stages])
     state = folder.read_state() or State(state="running")
-    if asked and not queued and state.state == "running":
-        do = f"dinoforge retry {run}"
+    if queued == [] and state.state == "running":
         why = [*state.why, "no job of this run is in the queue: a gate was lost or refused"]
-        state = State(state="waiting", stage=state.stage, why=why, do=do, time=state.time)
-    stuck = [f"{job.job} {job.name}: {job.reason}" for job in queued if job.reason in _NEVER_STARTS]
+        state = replace(state, state="waiting", why=why, do=f"dinoforge retry {run}")
+    queued_jobs = queued or []
+    log_lines = log_tail(folder.run / "log" / "rank-00000.txt").splitlines()
     return RunStatus(
         run=str(run),
         command=launch.command,
         state=state,
         stages=stages,
-        jobs=dict(Counter(job.state for job in queued)),
-        asked_slurm=asked,
-        stuck=stuck,
-        failures=failures,
+        jobs=dict(Counter(job.state for job in queued_jobs)),
+        asked_slurm=queued is not None,
+        stuck=[
+            f"{job.job} {job.name}: {job.reason}"
+            for job in queued_jobs
+            if job.reason in _NEVER_STARTS
+        ],
+        failures=reader.failures(),
         rate_per_min=rate,
         left_s=left,
-        last_line=_last_line(folder),
+        last_line=next((line for line in reversed(log_lines) if line.strip()), ""),
     )
-
-
-def _queued(launch: Launch) -> tuple[list[Queued], bool]:
-    if not has_slurm():
-        return [], False
-    try:
-        return queue(launch.job_prefix, patience_s=0.0), True
-    except DinoforgeError:
-        return [], False
 
 
 @dataclass
 class _Reader:
     folder: SlurmFolder
     launch: Launch
-    queued: Sequence[Queued] | None  # None: nobody knows
+    queued: Sequence[Queued] | None  # None: unknown
+    _failed: list[tuple[str, int, Attempt]] = field(default_factory=list)
 
-    def stages(self) -> tuple[list[StageStatus], list[Failure]]:
-        """Count every stage; look closer at partitions that began and are not done."""
-        found: list[StageStatus] = []
-        failures: list[tuple[str, int, Attempt]] = []
-        places = self.launch.stages or {self.launch.command: ""}
-        for name, place in places.items():
-            total = _total(self.folder.run / place) if place else None
-            done = _markers(self.folder.run / place) if place else set()
-            running, failed = self._begun(name, done)
-            failures += [(name, index, attempt) for index, attempt in failed.items()]
-            found.append(
-                StageStatus(
-                    name=name,
-                    total=total,
-                    done=len(done),
-                    running=len(running),
-                    failed=len(failed),
-                )
-            )
+    def stages(self) -> list[StageStatus]:
+        """Count the partitions of every stage."""
+        run = self.folder.run
+        if not self.launch.stages:
+            stages = [self._stage(self.launch.command, set(), None)]
+        else:
+            stages = [
+                self._stage(name, _part_numbers(run / folder, ".done"), _total(run / folder))
+                for name, folder in self.launch.stages.items()
+            ]
         for name in self.launch.evaluations:
-            evaluation = Evaluation(self.folder.run, name)
-            status, failed = self._evaluation(evaluation)
-            found.append(status)
-            failures += [(evaluation.stage, step, attempt) for step, attempt in failed.items()]
-        return found, self._failures(failures[:_MOST_TOLD])
+            evaluation = Evaluation(run, name)
+            steps = kept_exports(run)
+            done = {step for step in steps if evaluation.is_done(step)}
+            stage = self._stage(evaluation.stage, done, len(steps))
+            if done:
+                records = str(evaluation.records(max(done)))
+                stage = replace(stage, records=records, step=max(done))
+            stages.append(stage)
+        return stages
 
-    def _evaluation(self, evaluation: Evaluation) -> tuple[StageStatus, dict[int, Attempt]]:
-        """Count the kept exports of a training by what became of their evaluation."""
-        steps = kept_exports(self.folder.run)
-        done = {step for step in steps if evaluation.is_done(step)}
-        running, failed = self._begun(evaluation.stage, done)
-        newest = max(done, default=0)
-        status = StageStatus(
-            name=evaluation.stage,
-            total=len(steps),
-            done=len(done),
-            running=len(running),
-            failed=len(failed),
-            records=str(evaluation.records(newest)) if done else "",
-            step=newest,
-        )
-        return status, failed
-
-    def _begun(self, stage: str, done: set[int]) -> tuple[set[int], dict[int, Attempt]]:
-        """Partitions that began and are not done: those that run, and those that failed."""
-        running: set[int] = set()
-        failed: dict[int, Attempt] = {}
-        begun = sorted(_numbered(self.folder.attempts(stage), ".jsonl") - done)
+    def _stage(self, name: str, done: set[int], total: int | None) -> StageStatus:
+        """Count one stage; partitions that began and are not done are running or failed."""
+        began = _part_numbers(self.folder.attempts(name), ".jsonl") - done
         live = {
             f"{j.job}_{j.element}" if j.element is not None else j.job for j in self.queued or ()
         }
-        for index in begun[:_MOST_READ]:
-            attempts = read_attempts(self.folder.attempt(stage, index))
+        running = failed = 0
+        for index in sorted(began)[:_MOST_READ]:
+            attempts = read_attempts(self.folder.attempt(name, index))
             if not attempts:
                 continue
             last = attempts[-1]
             if not last.outcome and (self.queued is None or last.job in live):
-                running.add(index)
-            elif last.outcome != Outcome.DONE or stage in self.launch.stages:
-                failed[index] = last
-        return running, failed
+                running += 1
+            elif last.outcome != Outcome.DONE or name in self.launch.stages:
+                failed += 1
+                self._failed.append((name, index, last))
+        return StageStatus(name=name, total=total, done=len(done), running=running, failed=failed)
 
-    def _failures(self, found: Sequence[tuple[str, int, Attempt]]) -> list[Failure]:
-        silent = [attempt.job for _, _, attempt in found if not attempt.outcome]
-        # One question for all: the accounting takes a tenth of a second, whatever is asked.
+    def failures(self) -> list[Failure]:
+        """Explain the first failures that `stages` met."""
+        shown = self._failed[:_MOST_FAILURES]
+        silent = [attempt.job for _, _, attempt in shown if not attempt.outcome]
+        # One query for all: the accounting takes a tenth of a second per query.
         rows = accounted(silent) if silent and self.queued is not None else {}
-        return [self._failure(*one, rows.get(one[2].job, [])) for one in found]
+        return [self._failure(*failed, rows.get(failed[2].job, [])) for failed in shown]
 
     def _failure(self, stage: str, index: int, attempt: Attempt, rows: Sequence[Row]) -> Failure:
-        log = self._log(attempt, index)
+        element = attempt.job.partition("_")[2]
+        log = self.folder.rank_log(attempt.plan, index)
+        if element:
+            log = self.folder.log(attempt.plan, element)
         verdict = classify(
             Evidence(
                 outcome=attempt.outcome,
@@ -209,36 +193,26 @@ class _Reader:
                 log=log_tail(log) if not attempt.outcome else "",
             )
         )
+        run = str(self.folder.run)
+        advice = verdict.advice.replace("RUN PARTITION", f"{run} {stage}:{index}")
         return Failure(
             where=f"{stage}:{index}",
             outcome=str(verdict.outcome),
             message=verdict.message,
-            advice=verdict.advice.replace(
-                "RUN PARTITION", f"{self.folder.run} {stage}:{index}"
-            ).replace("RUN", str(self.folder.run)),
+            advice=advice.replace("RUN", run),
             log=str(log),
         )
 
-    def _log(self, attempt: Attempt, index: int) -> Path:
-        _, _, element = attempt.job.partition("_")
-        if element:
-            return self.folder.log(attempt.plan, element)
-        return self.folder.rank_log(attempt.plan, index)
 
-
-def _markers(stage: Path) -> set[int]:
-    return _numbered(stage, ".done")
-
-
-def _numbered(folder: Path, suffix: str) -> set[int]:
-    """Numbers of the files ``part-00012SUFFIX`` of a folder; nothing is opened."""
-    cut = -len(suffix)
+def _part_numbers(folder: Path, suffix: str) -> set[int]:
+    """Numbers of the files ``part-00012SUFFIX`` of a folder; opens none."""
     try:
         with os.scandir(folder) as entries:
             names = [entry.name for entry in entries]
     except OSError:
         return set()
-    return {int(n[5:cut]) for n in names if n.endswith(suffix) and n.startswith("part-")}
+    parts = [name for name in names if name.startswith("part-") and name.endswith(suffix)]
+    return {int(name[len("part-") : -len(suffix)]) for name in parts}
 
 
 def _total(stage: Path) -> int | None:
@@ -254,21 +228,51 @@ def _total(stage: Path) -> int | None:
 def _rate(
     stages: Sequence[StageStatus], submissions: Sequence[Submission]
 ) -> tuple[float | None, float | None]:
-    """Partitions a minute since the last submission of the stage that runs, and seconds left."""
+    """Partitions per minute since the last submission of the running stage; seconds left."""
     arrays = [job for job in submissions if job.kind == "array" and job.outcome == "submitted"]
     if not arrays:
         return None, None
     last = arrays[-1]
     first = next(job for job in arrays if (job.stage, job.progress) == (last.stage, last.progress))
-    stage: Mapping[str, StageStatus] = {found.name: found for found in stages}
-    now = stage.get(last.stage)
+    stage = next((stage for stage in stages if stage.name == last.stage), StageStatus(name=""))
     passed = datetime.datetime.now(datetime.UTC) - datetime.datetime.fromisoformat(first.time)
-    if now is None or now.total is None or now.done <= first.progress or now.done == now.total:
+    if stage.total is None or stage.done <= first.progress or stage.done == stage.total:
         return None, None
-    rate = (now.done - first.progress) / max(passed.total_seconds(), 1.0)
-    return round(60 * rate, 1), round((now.total - now.done) / rate, 1)
+    rate = (stage.done - first.progress) / max(passed.total_seconds(), 1.0)
+    return round(60 * rate, 1), round((stage.total - stage.done) / rate, 1)
 
 
-def _last_line(folder: SlurmFolder) -> str:
-    tail = log_tail(folder.run / "log" / "rank-00000.txt").splitlines()
-    return next((line for line in reversed(tail) if line.strip()), "")
+def find_logs(run: Path, partition: str = "") -> list[Path]:
+    """Find the logs of one partition (``12`` or ``square:12``); without one, of what failed.
+
+    Raises
+    ------
+    UsageError
+        If there is no such run, or the partition was never started.
+    """
+    folder = SlurmFolder(run.absolute())
+    launch = folder.read_launch()
+    if not partition:
+        failed = [Path(failure.log) for failure in read_status(folder.run).failures]
+        own_log = folder.run / "log" / "rank-00000.txt"
+        return [path for path in (own_log, *dict.fromkeys(failed)) if path.is_file()]
+    stage, _, number = partition.rpartition(":")
+    state = folder.read_state()
+    stage = stage or (state.stage if state is not None else "")
+    stage = stage or next(iter(launch.stages), launch.command)
+    paths = []
+    if number.isdigit():
+        for attempt in read_attempts(folder.attempt(stage, int(number))):
+            element = attempt.job.partition("_")[2] or "0"
+            paths.append(folder.log(attempt.plan, element))
+            paths.append(folder.rank_log(attempt.plan, number))
+    logs = [path for path in paths if path.is_file()]
+    if not logs:
+        evaluations = [Evaluation(folder.run, name).stage for name in launch.evaluations]
+        stages = ", ".join([*(launch.stages or [launch.command]), *evaluations])
+        raise UsageError(
+            what=f"no log of partition {partition}",
+            where=str(run),
+            do=f"name one that was started, as STAGE:NUMBER; stages: {stages}",
+        )
+    return logs

@@ -1,4 +1,4 @@
-"""Where things lie below ``RUN/slurm``, and the two small files that say what and how far.
+"""Paths below ``RUN/slurm``, and two small files there: what was launched, and its state.
 
 ::
 
@@ -31,7 +31,7 @@ def now() -> str:
 class Launch:
     """What all jobs of a run share; written by the command that submits."""
 
-    run_id: str  # in every job name: folder name and four digits of its path
+    run_id: str  # in every job name: folder name and six digits of a hash of its path
     command: str  # curate, train, evaluate
     pipeline: str  # import path, e.g. ``curation.pipeline:PIPELINE``; "" for train, evaluate
     device: str  # of the recipe
@@ -39,8 +39,8 @@ class Launch:
     python_path: list[str]  # of the submitting process, absolute
     python: str  # interpreter that submitted; nodes use it unless the profile names one
     stages: dict[str, str] = field(default_factory=dict)  # name -> folder inside the run, in order
-    snapshot: str = ""  # folder of the code; "" when jobs run the code in place
-    # of a training: recipes by which its kept exports are measured, see `slurm.store.evaluations`
+    snapshot: str = ""  # folder of the code; "": jobs run the code in place
+    # of a training: recipes that evaluate its kept exports, see `slurm.store.evaluations`
     evaluations: list[str] = field(default_factory=list)
 
     @property
@@ -51,62 +51,34 @@ class Launch:
 
 @dataclass(frozen=True, kw_only=True)
 class State:
-    """How far a run is, as its last gate saw it."""
+    """State of a run, as its last gate recorded it."""
 
     state: Literal["running", "waiting", "stopped", "finished", "cancelled"]
     stage: str = ""
-    why: list[str] = field(default_factory=list)  # one line a cause
-    do: str = ""  # what to type
+    why: list[str] = field(default_factory=list)  # one line per cause
+    do: str = ""  # what the user can do
     time: str = field(default_factory=now)
 
 
-@dataclass(frozen=True)
 class SlurmFolder:
-    """Names of everything below ``RUN/slurm``."""
+    """Paths below ``RUN/slurm``."""
 
-    run: Path
-
-    @property
-    def root(self) -> Path:
-        """``RUN/slurm``."""
-        return self.run / "slurm"
-
-    @property
-    def profile(self) -> Path:
-        """The resolved profile."""
-        return self.root / "profile.yaml"
-
-    @property
-    def submissions(self) -> Path:
-        """Append-only record of every submission."""
-        return self.root / "submissions.jsonl"
-
-    @property
-    def lease(self) -> Path:
-        """Folder of the lease: one driver at a time."""
-        return self.root / "lease"
-
-    @property
-    def snapshots(self) -> Path:
-        """Copies of the code, by content."""
-        return self.root / "snapshot"
-
-    @property
-    def logs(self) -> Path:
-        """Output of the jobs."""
-        return self.root / "log"
-
-    @property
-    def probes(self) -> Path:
-        """Tokens that nodes are asked to read, and their answers."""
-        return self.root / "probe"
+    def __init__(self, run: Path) -> None:
+        self.run = run
+        self.root = run / "slurm"
+        self.profile = self.root / "profile.yaml"  # resolved
+        self.submissions = self.root / "submissions.jsonl"  # see `Submissions`
+        self.lease = self.root / "lease"  # see `hold_lease`
+        self.snapshots = self.root / "snapshot"  # copies of the code, by content
+        self.logs = self.root / "log"
+        self.probes = self.root / "probe"  # tokens that nodes have to read, and their answers
 
     def plan(self, name: str) -> Path:
-        """Plan file of a job, by the job's name."""
+        """Plan file of a job, by its name."""
         return self.root / "plans" / f"{name}.json"
 
     def script(self, name: str) -> Path:
-        """Text that sbatch got."""
+        """Batch script of a job."""
         return self.root / "sbatch" / f"{name}.sh"
 
     def log(self, name: str, element: int | str | None = None) -> Path:
@@ -118,11 +90,11 @@ class SlurmFolder:
         return self.logs / f"{name}_rank{rank}.out"
 
     def claim(self, name: str) -> Path:
-        """File that the first element of a job makes: which job id owns the plan."""
+        """File with the id of the job that owns a plan; written by its first element."""
         return self.root / "claims" / name
 
     def stop(self, name: str) -> Path:
-        """File that tells the elements of an array not to start."""
+        """File that keeps the elements of an array from starting."""
         return self.root / "stops" / name
 
     def attempts(self, stage: str) -> Path:
@@ -130,7 +102,7 @@ class SlurmFolder:
         return self.root / "attempts" / stage
 
     def attempt(self, stage: str, index: int) -> Path:
-        """File of the attempts at one partition."""
+        """File with the attempts at one partition."""
         return self.attempts(stage) / f"{part_name(index)}.jsonl"
 
     def read_launch(self) -> Launch:
@@ -143,7 +115,7 @@ class SlurmFolder:
         """
         try:
             facts = json.loads((self.root / "launch.json").read_text(encoding="utf-8"))
-            # JSON with sorted keys forgets the order; the numbers of the folders tell it.
+            # The JSON has sorted keys; the numbers of the folders give the order.
             stages = dict(sorted(facts.pop("stages").items(), key=lambda pair: pair[1]))
             return Launch(**facts, stages=stages)
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
