@@ -125,11 +125,11 @@ def test_a_mistyped_profile_is_told_with_its_line(told, profile, text, told_of):
 @pytest.mark.parametrize(
     ("stages", "words", "what"),
     [
-        ("{train: {tasks_per_node: 3}}", ["device=cuda"], "the job of train asks for no GPU"),
+        ("{train: {tasks_per_node: 3}}", ["device=cuda"], "the job of train requests no GPU"),
         (
             "{train: {tasks_per_node: 3, gpus_per_node: 2}}",
             ["device=auto"],
-            "3 ranks on the 2 GPUs of a node",
+            "3 ranks share the 2 GPUs of a node",
         ),
     ],
 )

@@ -213,7 +213,7 @@ def test_a_dry_run_tells_chunks_and_scripts_and_writes_nothing(bed, run, tmp_pat
     assert main(["curate", *words, "--dry-run"]) == 0
     told = capsys.readouterr().out
     assert "checked against the cluster" in told
-    assert "1 partitions in 1 array of 1 elements, then a gate behind all of them" in told
+    assert "1 partition in 1 array of 1 elements, then a gate after all of them" in told
     assert told.count("#!/bin/bash") == 2
     assert not run.exists()
 
@@ -222,7 +222,7 @@ def test_a_run_whose_jobs_are_in_the_queue_is_not_written_to_from_here(submit, r
     from dinoforge.cli.cluster import refuse_live
 
     submit({0: "hang"}, numbers=5)
-    with pytest.raises(UsageError, match="jobs of a cluster work on this run"):
+    with pytest.raises(UsageError, match="jobs on a cluster are writing to this run"):
         refuse_live(run)
     wait_for(lambda: read_status(run).stages[0].running == 1, what="a partition that runs")
     status = read_status(run)

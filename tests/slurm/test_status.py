@@ -67,7 +67,7 @@ def test_the_command_tells_it_to_people_and_to_machines(run, capsys):
     assert main(["status", str(run)]) == 0
     told = capsys.readouterr().out
     assert "square:4: exception: ValueError: odd" in told
-    assert "this is what the files say" in told
+    assert "status from files only" in told
     assert main(["status", str(run), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["stages"][0]["pending"] == 1
 
