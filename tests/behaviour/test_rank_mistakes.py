@@ -151,7 +151,7 @@ def test_a_machine_without_sbatch_says_so(told, profile, tmp_path):
         prelude=NO_TORCH,
     )
     assert line == (
-        "no sbatch on this machine - --on slurm - start the command on a login node of the "
+        "no sbatch on this machine - --on slurm - run the command on a login node of the "
         "cluster, or use --on local:N"
     )
 
