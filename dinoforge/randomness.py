@@ -10,16 +10,15 @@ Not for cryptography, and slow for millions of numbers of one stream.
 
 import hashlib
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from functools import lru_cache
-from typing import TypeVar, overload
+from typing import overload
 
 import numpy as np
 import numpy.typing as npt
 
 __all__ = ["Draws", "KeyedPermutation", "philox4x32", "uniforms"]
 
-T = TypeVar("T")
 Words = npt.NDArray[np.uint64]
 
 _MULTIPLIERS = np.array([[0xD2511F53], [0xCD9E8D57]], np.uint64)
@@ -170,36 +169,17 @@ class Draws:
     def uniform(self, low: float = 0.0, high: float = 1.0) -> float:
         """Draw a number in [``low``, ``high``)."""
         if self._next >= len(self._numbers):
-            self._read()
+            numbers = _doubles(self._key, *self._position, self._num_blocks, self._step)
+            self._num_blocks += self._step
+            self._numbers, self._next = numbers[0].tolist(), 0
         number = self._numbers[self._next]
         self._next += 1
         return low + (high - low) * number
-
-    def uniforms(self, count: int) -> npt.NDArray[np.float64]:
-        """Draw the next ``count`` numbers in [0, 1)."""
-        while len(self._numbers) - self._next < count:
-            self._read()
-        start, self._next = self._next, self._next + count
-        return np.array(self._numbers[start : self._next])
 
     def integer(self, low: int, high: int) -> int:
         """Draw an integer in [``low``, ``high``)."""
         assert low < high, f"no integer in [{low}, {high})"
         return low + int(self.uniform() * (high - low))
-
-    def shuffle(self, n: int) -> npt.NDArray[np.int64]:
-        """Draw a permutation of ``0 .. n - 1``."""
-        return np.argsort(self.uniforms(n), kind="stable")
-
-    def choice(self, options: Sequence[T]) -> T:
-        """Draw one of `options`, all equally likely."""
-        return options[self.integer(0, len(options))]
-
-    def _read(self) -> None:
-        more = _doubles(self._key, *self._position, self._num_blocks, self._step)
-        self._num_blocks += self._step
-        self._numbers = self._numbers[self._next :] + more[0].tolist()
-        self._next = 0
 
 
 class KeyedPermutation:

@@ -8,6 +8,7 @@ Shapes: T tokens of all sequences, B sequences of N tokens, H heads, E channels 
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -82,14 +83,6 @@ def _plain_dense(q_BHNE: Tensor, k_BHNE: Tensor, v_BHNE: Tensor) -> Tensor:
     return attention_weights(q_BHNE, k_BHNE).to(v_BHNE.dtype) @ v_BHNE
 
 
-def _sdpa(qkv_T3HE: Tensor, shapes: Shapes) -> Tensor:
-    return _by_crop_size(_sdpa_dense, qkv_T3HE, shapes)
-
-
-def _plain(qkv_T3HE: Tensor, shapes: Shapes) -> Tensor:
-    return _by_crop_size(_plain_dense, qkv_T3HE, shapes)
-
-
 def _varlen(qkv_T3HE: Tensor, shapes: Shapes) -> Tensor:
     from torch.nn.attention.varlen import varlen_attn
 
@@ -117,8 +110,8 @@ def _xformers(qkv_T3HE: Tensor, shapes: Shapes) -> Tensor:
 
 
 BACKENDS: Mapping[str, Callable[[Tensor, Shapes], Tensor]] = {
-    "sdpa": _sdpa,
-    "plain": _plain,
+    "sdpa": partial(_by_crop_size, _sdpa_dense),
+    "plain": partial(_by_crop_size, _plain_dense),
     "varlen": _varlen,
     "xformers": _xformers,
 }

@@ -173,14 +173,13 @@ class _Trial:
     def milliseconds(self, names: Sequence[str]) -> dict[str, float]:
         """Return the median time of a run by each back end."""
         times: dict[str, list[float]] = {name: [] for name in names}
-        for _ in range(_ROUNDS):
-            for name in names:
-                self._synchronize()
-                started = time.perf_counter()
-                for _ in range(_RUNS):
-                    self.run(name)
-                self._synchronize()
-                times[name].append(1000 * (time.perf_counter() - started) / _RUNS)
+        for name in [*names] * _ROUNDS:
+            self._synchronize()
+            started = time.perf_counter()
+            for _ in range(_RUNS):
+                self.run(name)
+            self._synchronize()
+            times[name].append(1000 * (time.perf_counter() - started) / _RUNS)
         return {name: statistics.median(values) for name, values in times.items()}
 
     def _synchronize(self) -> None:

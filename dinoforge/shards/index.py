@@ -22,7 +22,6 @@ __all__ = [
     "Problem",
     "Sample",
     "ShardIndex",
-    "count_reasons",
     "index_shard",
     "problem",
     "summarize_reasons",
@@ -76,15 +75,10 @@ def problem(shard: str, member: str, reason: str, detail: str = "") -> Problem:
     return Problem(shard=shard, member=member, reason=reason, detail=detail)
 
 
-def count_reasons(problems: Iterable[Problem]) -> dict[str, int]:
-    """Count problems by reason, most frequent first, ties by name."""
-    counts = Counter(entry["reason"] for entry in problems)
-    return dict(sorted(counts.items(), key=lambda pair: (-pair[1], pair[0])))
-
-
 def summarize_reasons(problems: Iterable[Problem]) -> str:
-    """Format the counts as the end of a message: `` (3 truncated, 1 not_a_tar)``, or ""."""
-    counts = ", ".join(f"{count} {reason}" for reason, count in count_reasons(problems).items())
+    """Count by reason, for the end of a message: `` (3 truncated, 1 not_a_tar)``; "" for none."""
+    reasons = Counter(sorted(entry["reason"] for entry in problems))
+    counts = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
     return f" ({counts})" if counts else ""
 
 

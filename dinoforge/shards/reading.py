@@ -48,12 +48,8 @@ class RangeReader:
         self._lock = threading.Lock()
         self._process = os.getpid()
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {"_max_open": self._max_open}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._start_empty()
+    def __reduce__(self) -> tuple[Any, ...]:
+        return RangeReader, (self._max_open,)
 
     def read(self, path: str, offset: int, size: int) -> bytes:
         r"""Read exactly ``size`` bytes at ``offset``.

@@ -40,16 +40,13 @@ def read_sidecar(shard: Path) -> ShardFacts | None:
     """Read the checksum file; None if it is missing or written by another program."""
     try:
         content = json.loads(shard.with_suffix(".json").read_bytes())
-    except (OSError, ValueError):
-        return None
-    if not isinstance(content, dict) or content.get("format") != _FORMAT:
-        return None
-    try:
+        if content["format"] != _FORMAT:
+            return None
         return ShardFacts(
             samples=int(content["samples"]),
             members=int(content["members"]),
             num_bytes=int(content["bytes"]),
             sha256=str(content["sha256"]),
         )
-    except (KeyError, TypeError, ValueError):
+    except (OSError, KeyError, TypeError, ValueError):
         return None

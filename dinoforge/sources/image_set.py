@@ -102,16 +102,7 @@ class ImageSet:
 def open_images(
     paths: Sequence[str], *, cache: Path, policy: DecodePolicy | None = None
 ) -> ImageSet:
-    """Open the images behind some paths.
-
-    Parameters
-    ----------
-    paths : sequence of str
-        Images, tars, folders, patterns, curation runs.
-    cache : Path
-        Folder for tars that must be uncompressed.
-    policy : DecodePolicy, optional
-        How bytes become pixels.
+    """Open the images behind some paths (`discover_files`); uncompress tars in ``cache``.
 
     Raises
     ------

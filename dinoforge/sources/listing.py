@@ -39,14 +39,7 @@ class Listing:
 
 
 def list_images(paths: Sequence[str], *, unpacked: Path) -> Listing:
-    """List the images behind some paths.
-
-    Parameters
-    ----------
-    paths : sequence of str
-        See `discover_files`.
-    unpacked : Path
-        Folder for tars that must be uncompressed before they can be read by offset.
+    """List the images behind some paths (`discover_files`); uncompress tars in ``unpacked``.
 
     Raises
     ------

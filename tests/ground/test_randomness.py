@@ -88,7 +88,7 @@ def test_seed_purpose_epoch_and_position_each_change_the_numbers():
 def test_a_reader_gives_the_numbers_of_the_batch_function(buffer):
     expected = uniforms(3, "test", [11], epoch=2, count=100)[0]
     draws = Draws(3, "test", 11, 2, buffer=buffer)
-    got = [draws.uniform() for _ in range(40)] + draws.uniforms(60).tolist()
+    got = [draws.uniform() for _ in range(100)]
     np.testing.assert_array_equal(got, expected)
 
 
@@ -100,16 +100,11 @@ def test_readers_made_together_equal_readers_made_alone():
     assert Draws.many(3, "test", []) == []
 
 
-def test_integers_shuffles_and_choices_cover_their_range_evenly():
+def test_integers_cover_their_range_evenly():
     readers = Draws.many(0, "test", range(3000))
     integers = [draws.integer(-1, 3) for draws in readers]
     assert stats.chisquare(np.unique(integers, return_counts=True)[1]).pvalue > 1e-3
     assert set(integers) == {-1, 0, 1, 2}
-    orders = [tuple(draws.shuffle(4).tolist()) for draws in readers]
-    counts = [orders.count(order) for order in permutations(range(4))]
-    assert sum(counts) == len(orders)
-    assert stats.chisquare(counts).pvalue > 1e-3
-    assert {draws.choice("ab") for draws in readers} == {"a", "b"}
     with pytest.raises(AssertionError):
         readers[0].integer(2, 2)
 
