@@ -1,6 +1,7 @@
 """``dinoforge embed``: one vector per image, by any encoder, into a NumPy file and a table."""
 
 import argparse
+from dataclasses import asdict
 from pathlib import Path
 
 from dinoforge.cli.arguments import Command, add_output_arguments, print_json
@@ -36,7 +37,7 @@ def _run(args: argparse.Namespace) -> int:
         device=args.device,
     )
     if args.json:
-        print_json(summary.as_json())
+        print_json(asdict(summary))
     else:
         print(f"{summary.num_embedded:,} images embedded, {summary.num_bad:,} undecodable")
         print(f"vectors: {summary.embeddings}  (float32 [{summary.num_rows}, {summary.dim}])")

@@ -65,24 +65,12 @@ def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
 
 
 def read_tables(paths: Sequence[Path], columns: Sequence[str] | None = None) -> pa.Table:
-    """Read at least one table, all of one schema, in the given order.
-
-    Raises
-    ------
-    UsageError
-        If a file is missing or is not Parquet.
-    """
+    """Read at least one table, all of one schema, in the given order; see `read_table`."""
     return pa.concat_tables([read_table(path, columns) for path in paths]).combine_chunks()
 
 
 def iter_row_groups(path: Path, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
-    """Yield a table by row groups of at most 65,536 rows, for tables larger than memory.
-
-    Raises
-    ------
-    UsageError
-        If the file is missing or is not Parquet, or at a damaged row group.
-    """
+    """Yield a table by row groups of at most 65,536 rows; see `read_table`."""
     names = list(columns) if columns is not None else None
     try:
         file = pq.ParquetFile(path)

@@ -1,9 +1,8 @@
 """Embed the images behind some paths with one encoder, for ``dinoforge embed``."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -27,18 +26,14 @@ ROWS_SCHEMA = pa.schema([("row", pa.int64()), *LISTING_SCHEMA, ("problem", pa.st
 class EmbeddingSummary:
     """Paths and counts of the vectors."""
 
-    embeddings: str  # .npy, float32 [num_rows, dim]
-    rows: str  # .parquet
+    embeddings: str  # path of the .npy: float32 [num_rows, dim]
+    rows: str  # path of the .parquet
     num_rows: int
     num_embedded: int
     num_bad: int
     dim: int
     encoder: str
     fingerprint: str  # of weights, transform and decoder
-
-    def as_json(self) -> dict[str, Any]:
-        """JSON object."""
-        return asdict(self)
 
 
 def embed_images(
@@ -49,15 +44,13 @@ def embed_images(
     Parameters
     ----------
     paths : sequence of str
-        Images, tars, folders, patterns, curation runs.
-    encoder : str
-        See `dinoforge.encoders.make_encoder`.
+        See `discover_files`.
+    encoder, device : str
+        See `make_encoder`.
     out : Path
         Gets ``embeddings.npy`` (unit rows, except for ``pixels_raw``) and ``rows.parquet``.
     batch_size : int
         Images per call of the encoder.
-    device : str
-        For networks: ``cpu`` or ``cuda``.
 
     Raises
     ------

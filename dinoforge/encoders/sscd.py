@@ -8,7 +8,6 @@ better than pixels on crops and overlaid text. A cosine of 0.75 is the high-prec
 import importlib
 import importlib.util
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -37,7 +36,11 @@ class SscdEncoder:
     def __init__(self, *, distilled: bool = False) -> None:
         self.name = "sscd_distilled" if distilled else "sscd"
         path = _model_file(self.name)
-        self._session = _session(path)
+        onnxruntime = importlib.import_module("onnxruntime")  # optional and untyped
+        options = onnxruntime.SessionOptions()
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        providers = ["CPUExecutionProvider"]
+        self._session = onnxruntime.InferenceSession(str(path), options, providers=providers)
         self._input = self._session.get_inputs()[0].name
         self.fingerprint = fingerprint_of(
             encoder=self.name, weights=sha256_file(path), side=_SIDE, transform="1"
@@ -54,15 +57,6 @@ class SscdEncoder:
             (vectors,) = self._session.run(None, {self._input: batch})
             rows[start : start + len(some)] = vectors[: len(some)]
         return unit_rows(rows)
-
-
-def _session(path: Path) -> Any:
-    # By name: the package is optional and untyped.
-    onnxruntime = importlib.import_module("onnxruntime")
-
-    options = onnxruntime.SessionOptions()
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
 def _model_file(name: str) -> Path:

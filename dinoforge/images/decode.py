@@ -41,9 +41,9 @@ def decode(data: bytes, policy: DecodePolicy = _DEFAULT) -> NDArray[np.uint8]:
     Parameters
     ----------
     data : bytes
-        The whole file; its content determines the format, never its name.
+        The whole file; its content determines the format.
     policy : DecodePolicy
-        What to do with unusual and damaged files.
+        Rules for unusual and damaged files.
 
     Returns
     -------

@@ -48,11 +48,6 @@ class SourceFiles:
         """The images in their own files."""
         return [item for item in self.items if isinstance(item, ImageFile)]
 
-    @property
-    def tars(self) -> list[str]:
-        """Paths of the tars."""
-        return [item for item in self.items if isinstance(item, str)]
-
     def fingerprint(self) -> str:
         """Hash names, sizes and times of all files: changes when a file is added or replaced."""
         rows: list[list[str | int]] = []

@@ -108,14 +108,14 @@ class Stopping:
 
 
 def test_a_run_that_is_being_changed_is_not_taken_for_finished(pool, run):
-    assert discover_files([str(run)]).tars
+    assert discover_files([str(run)]).items
     changed = pools.recipe(pool.sources, run, "export.name=other")
     with pytest.raises(Interrupted):
         pools.curated(changed, on_change="update", executor=Stopping("export"))
     with pytest.raises(UsageError, match="the curation is not finished"):
         discover_files([str(run)])
     pools.curated(changed)
-    names = [path.rsplit("/", 1)[1] for path in discover_files([str(run)]).tars]
+    names = [path.rsplit("/", 1)[1] for path in discover_files([str(run)]).items]
     assert names == ["other-000000.tar", "other-000001.tar", "other-000002.tar"]
 
 
