@@ -25,7 +25,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _run(args: argparse.Namespace) -> int:
     from dinoforge.evaluation.report import make_report
-    from dinoforge.evaluation.report.gather import find_evaluations
+    from dinoforge.evaluation.report.facts import find_evaluations
 
     runs = {"curation": args.curation, "training": args.training, "evaluation": args.evaluation}
     given = {name: Path(folder) for name, folder in runs.items() if folder}

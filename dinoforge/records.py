@@ -1,26 +1,29 @@
-"""The one form in which a measured number is kept.
+"""Records: every measured number, with everything needed to compare it.
 
-Every figure that a report shows is a `Record`; tables and curves are drawn from records alone.
+Reports draw their tables and curves from records alone; `load` reads them into pandas.
 """
 
 import json
 import math
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dinoforge.files import write_text
 
-__all__ = ["Record", "read_records", "write_records"]
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["Record", "load", "read_records", "write_records"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
     """One measured number with everything needed to compare it.
 
-    ``interval`` is the 95 % interval ``[low, high]`` or None; ``n`` the number of test samples;
-    ``selection`` says on what the settings were chosen (``none``, ``val``, ``test-peek``).
+    ``interval`` is the 95 % interval ``[low, high]`` or None; ``n`` the number of test images;
+    ``selection`` is the data that settings were chosen on (``none``, ``val``, ``test-peek``).
     """
 
     benchmark: str  # protocol and data, e.g. "knn/quickstart"
@@ -37,7 +40,7 @@ class Record:
     seconds: float = 0.0
 
     def as_json(self) -> dict[str, Any]:
-        """JSON object of the record; what is not finite becomes null."""
+        """JSON object of the record; non-finite numbers become null."""
         row = asdict(self)
         known = self.interval is not None and all(map(math.isfinite, self.interval))
         row["interval"] = list(self.interval) if self.interval is not None and known else None
@@ -69,3 +72,42 @@ def read_records(path: Path) -> list[Record]:
     """Read JSON lines written by `write_records`."""
     lines = Path(path).read_text(encoding="utf-8").splitlines()
     return [Record.from_json(json.loads(line)) for line in lines if line]
+
+
+def load(paths: Iterable[str | Path]) -> "pd.DataFrame":
+    """Read the records of several evaluations into one table.
+
+    Parameters
+    ----------
+    paths : iterable of str or Path
+        Files of records, or run folders that hold a ``records.jsonl``.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row per record in the order of the files; a column per field of `Record`, with the
+        interval in ``low`` and ``high``, each setting in a column of its own name (``k``,
+        ``features``, ``step``, ...), and the path as given in ``path``. What a record does not
+        have is NaN.
+
+    Examples
+    --------
+    Accuracy of the trained network over its steps, one column per k::
+
+        frame = records.load(Path("runs/trained/evaluation/birds").glob("step-*"))
+        trained = frame[(frame.model == "trained") & (frame.metric == "accuracy")]
+        trained.pivot_table("value", index=["features", "step"], columns="k")
+    """
+    import pandas as pd
+
+    rows = []
+    for path in paths:
+        file = Path(path)
+        for record in read_records(file / "records.jsonl" if file.is_dir() else file):
+            row = asdict(record)
+            low, high = row.pop("interval") or (math.nan, math.nan)
+            rows.append(row.pop("settings") | row | {"low": low, "high": high, "path": str(path)})
+    names = [field.name for field in fields(Record) if field.name not in {"interval", "settings"}]
+    names += ["low", "high", "path"]
+    frame = pd.DataFrame(rows, columns=None if rows else names)
+    return frame[[*names, *(name for name in frame.columns if name not in names)]]

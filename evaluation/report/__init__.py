@@ -1,7 +1,7 @@
 """The report: one HTML page about a curation, a training and its evaluation, from their files.
 
-Reads run folders only (ledger, markers, metrics, records), so it can be made again at any time
-and says nothing that is not written there. Not for: measuring anything.
+Reads run folders only (ledger, markers, metrics, records), so it can be rebuilt at any time.
+Not for: measuring anything.
 """
 
 from dinoforge.evaluation.report.build import ReportSummary, make_report

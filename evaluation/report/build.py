@@ -4,9 +4,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from dinoforge.evaluation.report.collect import ReportFacts, Sources, collect, plain
+from dinoforge.evaluation.report.facts import ReportFacts, Sources, collect, plain
+from dinoforge.evaluation.report.maps import FeatureMaps, make_feature_maps
 from dinoforge.evaluation.report.page import make_page
-from dinoforge.evaluation.report.pictures import FeatureMaps, make_feature_maps
 from dinoforge.files import write_json, write_text
 
 __all__ = ["ReportSummary", "make_report"]
@@ -28,25 +28,25 @@ def make_report(
     evaluation: Path | None = None,
     title: str = "",
 ) -> ReportSummary:
-    """Write one self-contained page about what the given runs did; equal inputs, equal bytes.
+    """Write one self-contained page about the given runs; equal inputs give equal bytes.
 
     Parameters
     ----------
     folder : Path
-        Where ``report.html`` and ``report.json`` go.
+        Receives ``report.html`` and ``report.json``.
     curation, training : Path, optional
         Run folders of ``dinoforge curate`` and ``train``.
     evaluation : Path, optional
         Run folder of ``dinoforge evaluate``, or a folder of evaluations of several steps (see
-        `evaluation.report.gather`); not given: what was measured while the training ran.
+        `evaluation.report.facts`); by default those made during the training.
     title : str
         Headline of the page.
 
     Returns
     -------
     ReportSummary
-        Paths of the two files. ``report.json`` holds ``records`` at the top level; what two
-        equal runs need not share (times, host) is under ``measured``.
+        Paths of the two files. ``report.json`` holds ``records`` at the top level; what may
+        differ between two equal runs (times, host) is under ``measured``.
 
     Raises
     ------
@@ -65,44 +65,22 @@ def make_report(
 
 def _as_json(facts: ReportFacts, maps: FeatureMaps | None) -> dict[str, Any]:
     curves = facts.curves
+    recorded = ("kind", "command", "commit", "commits", "config_hash", "versions", "config")
+    measured = ("kind", "host", "cores", "started", "stopped", "stages")
+    features = None
+    if maps is not None:
+        explained = {model.model: list(model.explained) for model in maps.models}
+        features = {"images": maps.keys, "origin": maps.origin, "explained_variance": explained}
     return {
         "title": facts.title,
         "records": plain(facts.records),
         "headline": plain(facts.headline),
         "curation": plain(facts.curation),
         "training": plain(replace(curves, clock=[])) if curves is not None else None,
-        "features": _features_json(maps),
-        "runs": [
-            {
-                "kind": run.kind,
-                "command": run.command,
-                "commit": run.commit,
-                "commits": run.commits,
-                "config_hash": run.config_hash,
-                "versions": run.versions,
-                "config": run.config,
-            }
-            for run in facts.runs
-        ],
+        "features": features,
+        "runs": [{name: plain(getattr(run, name)) for name in recorded} for run in facts.runs],
         "measured": {
-            "runs": [
-                {
-                    "kind": run.kind,
-                    "host": run.host,
-                    "cores": run.cores,
-                    "started": run.started,
-                    "stopped": run.stopped,
-                    "stages": plain(run.stages),
-                }
-                for run in facts.runs
-            ],
+            "runs": [{name: plain(getattr(run, name)) for name in measured} for run in facts.runs],
             "clock": plain(curves.clock) if curves is not None else [],
         },
     }
-
-
-def _features_json(maps: FeatureMaps | None) -> dict[str, Any] | None:
-    if maps is None:
-        return None
-    explained = {model.model: list(model.explained) for model in maps.models}
-    return {"images": maps.keys, "origin": maps.origin, "explained_variance": explained}

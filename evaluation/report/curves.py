@@ -13,9 +13,10 @@ __all__ = ["Curve", "CurvePanel", "Curves", "make_curves"]
 
 _MAX_POINTS = 120
 _CLOCK = "clock/"
+_GRADIENT = "gradient/"
 _CLOCK_TITLES = {
     "images_per_s": "images per second",
-    "data_wait_s": "seconds waited for data",
+    "data_wait_s": "seconds waiting for data",
     "wall_s": "seconds",
     "cpu_s": "CPU seconds",
 }
@@ -32,7 +33,7 @@ class Curve:
 
 @dataclass(frozen=True, kw_only=True)
 class CurvePanel:
-    """Lines that share an axis, and levels to compare them with."""
+    """Lines that share an axis, and reference levels."""
 
     title: str
     unit: str
@@ -42,7 +43,7 @@ class CurvePanel:
 
 @dataclass(frozen=True, kw_only=True)
 class Curves:
-    """All panels of a training; ``clock`` holds those that no two runs share."""
+    """All panels of a training; ``clock`` holds those that differ between equal runs."""
 
     panels: list[CurvePanel]
     schedules: list[CurvePanel]
@@ -56,12 +57,12 @@ class Curves:
 
 @dataclass(frozen=True)
 class _Plan:
-    """A panel to be: metrics by key, with the name of each line."""
+    """A panel to draw: metrics by key, with the name of each line."""
 
     title: str
     unit: str
     keys: Mapping[str, str]
-    levels: Sequence[tuple[str, str]] = ()  # label, name of a number in `_levels`
+    levels: Sequence[tuple[str, str]] = ()  # label, name of a number in `levels`
 
 
 _PLANS = (
@@ -83,25 +84,24 @@ _PLANS = (
         "Spread of features",
         "std × √d",
         {"features/std": "unit class tokens"},
-        (("evenly spread", "one"),),
+        (("uniform on the sphere", "one"),),
     ),
-    _Plan("Gradient norm", "before clipping", {}),
+    _Plan("Gradient norm", "before clipping", {_GRADIENT: ""}),
 )
 _SCHEDULES = (
     _Plan(
         "Learning rate",
         "",
-        {"schedule/lr": "base", "schedule/last_layer_lr": "last layer of heads"},
+        {"schedule/lr": "base", "schedule/last_layer_lr": "last layer of the heads"},
     ),
     _Plan("Weight decay", "", {"schedule/weight_decay": "weight decay"}),
-    _Plan("Teacher momentum", "", {"schedule/momentum": "share kept at a step"}),
+    _Plan("Teacher momentum", "", {"schedule/momentum": "EMA momentum"}),
     _Plan("Teacher temperature", "", {"schedule/teacher_temperature": "temperature"}),
 )
-_GRADIENT = "gradient/"
 
 
 def make_curves(folder: Path, *, prototypes: int | None = None) -> Curves | None:
-    """Read the metrics of a training run; None when there are none.
+    """Read the metrics of a training run; None if there are none.
 
     Parameters
     ----------
@@ -118,18 +118,31 @@ def make_curves(folder: Path, *, prototypes: int | None = None) -> Curves | None
     levels = {"one": 1.0} | ({"ln_k": math.log(prototypes)} if prototypes else {})
     plans = [_with_keys(plan, keys) for plan in _PLANS]
     schedules = [_with_keys(plan, keys) for plan in _SCHEDULES]
-    taken = {key for plan in (*plans, *schedules) for key in plan.keys}
-    rest = [key for key in keys if key not in taken and not key.startswith(_CLOCK)]
-    plans += [_Plan(_title(key), "", {key: key.split("/")[-1].replace("_", " ")}) for key in rest]
-    clock = [
-        _panel(_Plan(_title(key), "", {key: "between rows"}), rows, per_point, {})
-        for key in keys
-        if key.startswith(_CLOCK)
+    planned = {key for plan in (*plans, *schedules) for key in plan.keys}
+    rest = {key: _title(key) for key in keys if key not in planned}
+    clock = [_Plan(t, "", {k: "between rows"}) for k, t in rest.items() if k.startswith(_CLOCK)]
+    plans += [
+        _Plan(title, "", {key: key.split("/")[-1].replace("_", " ")})
+        for key, title in rest.items()
+        if not key.startswith(_CLOCK)
     ]
+
+    def drawn(plans: Sequence[_Plan]) -> list[CurvePanel]:
+        return [
+            CurvePanel(
+                title=plan.title,
+                unit=plan.unit,
+                curves=[_curve(key, name, rows, per_point) for key, name in plan.keys.items()],
+                levels=[(label, levels[name]) for label, name in plan.levels if name in levels],
+            )
+            for plan in plans
+            if plan.keys
+        ]
+
     return Curves(
-        panels=[_panel(plan, rows, per_point, levels) for plan in plans if plan.keys],
-        schedules=[_panel(plan, rows, per_point, levels) for plan in schedules if plan.keys],
-        clock=clock,
+        panels=drawn(plans),
+        schedules=drawn(schedules),
+        clock=drawn(clock),
         rows=len(rows),
         steps=int(rows[-1]["step"]),
         per_point=per_point,
@@ -139,7 +152,7 @@ def make_curves(folder: Path, *, prototypes: int | None = None) -> Curves | None
 
 
 def _read(path: Path) -> list[dict[str, Any]]:
-    """Rows in the order of their steps; half a line at the end of a killed run is skipped."""
+    """Rows in the order of their steps; skips the incomplete last line of a killed run."""
     if not path.is_file():
         return []
     rows: dict[int, dict[str, Any]] = {}
@@ -153,28 +166,18 @@ def _read(path: Path) -> list[dict[str, Any]]:
 
 
 def _with_keys(plan: _Plan, keys: Sequence[str]) -> _Plan:
-    if plan.title == "Gradient norm":
-        named = {k: k.removeprefix(_GRADIENT).replace("_", " ") for k in keys if _GRADIENT in k}
+    """Keep the metrics that were logged; a gradient norm for every module."""
+    if _GRADIENT in plan.keys:
+        names = {k: k.removeprefix(_GRADIENT).replace("_", " ") for k in keys if _GRADIENT in k}
     else:
-        named = {key: name for key, name in plan.keys.items() if key in keys}
-    return _Plan(plan.title, plan.unit, named, plan.levels)
+        names = {key: name for key, name in plan.keys.items() if key in keys}
+    return _Plan(plan.title, plan.unit, names, plan.levels)
 
 
 def _title(key: str) -> str:
-    words = key.rsplit("/", maxsplit=1)[-1]
-    words = _CLOCK_TITLES.get(words, words.replace("_", " "))
-    return words[:1].upper() + words[1:]
-
-
-def _panel(
-    plan: _Plan, rows: Sequence[dict[str, Any]], per_point: int, levels: Mapping[str, float]
-) -> CurvePanel:
-    return CurvePanel(
-        title=plan.title,
-        unit=plan.unit,
-        curves=[_curve(key, name, rows, per_point) for key, name in plan.keys.items()],
-        levels=[(label, levels[name]) for label, name in plan.levels if name in levels],
-    )
+    name = key.rsplit("/", maxsplit=1)[-1]
+    title = _CLOCK_TITLES.get(name, name.replace("_", " "))
+    return title[:1].upper() + title[1:]
 
 
 def _curve(key: str, name: str, rows: Sequence[dict[str, Any]], per_point: int) -> Curve:

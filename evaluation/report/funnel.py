@@ -1,9 +1,10 @@
-"""What became of every input image, in counts that add up."""
+"""Counts of kept and dropped images by reason."""
 
 from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dinoforge.curated import REASONS
 from dinoforge.evaluation.report.ledger import Ledger
@@ -15,23 +16,23 @@ _LABELS = {
     "too_small": "too small",
     "bad_aspect": "too narrow",
     "flat": "flat (one gray value)",
-    "reference": "reference images, only compared with",
+    "reference": "reference images (compared only)",
     "exact_duplicate": "exact duplicates",
     "near_duplicate": "near-duplicates",
-    "leak": "leaks of the reference",
-    "not_retrieved": "asked for by no seed",
+    "leak": "reference leaks",
+    "not_retrieved": "not retrieved for any seed",
     "seed": "seeds",
-    "as_is": "taken as they are",
+    "as_is": "kept as is",
     "retrieved": "retrieved for a seed",
-    "kept": "survivors of the pool",
+    "kept": "remaining pool images",
 }
-# Reasons whose ledger column `detail` is a cause followed by particulars.
+# Reasons whose ledger column `detail` starts with a cause.
 _SPLIT = frozenset({"undecodable", "exact_duplicate", "leak"})
 
 
 @dataclass(frozen=True, kw_only=True)
 class FunnelStep:
-    """Images that left (or stayed) for one reason; ``left`` remain after it."""
+    """Images dropped (or kept) for one reason; ``left`` remain after it."""
 
     reason: str
     label: str
@@ -49,7 +50,7 @@ class Funnel:
     kept: int
     kept_as: list[FunnelStep]
     roles: dict[str, int]  # role -> images in
-    planted: int  # of the images in: copies that the run planted itself
+    planted: int  # input images that are copies planted by the run
 
 
 def make_funnel(ledger: Ledger) -> Funnel:
@@ -58,15 +59,15 @@ def make_funnel(ledger: Ledger) -> Funnel:
     left = len(ledger)
     drops = []
     for reason in _in_order(set(ledger["reason"][~is_kept])):
-        mine = ~is_kept & (ledger["reason"] == reason)
-        left -= int(mine.sum())
-        drops.append(_step(ledger, reason, mine, left))
+        is_dropped = ~is_kept & (ledger["reason"] == reason)
+        left -= int(is_dropped.sum())
+        drops.append(_step(ledger, reason, is_dropped, left))
     kept = int(is_kept.sum())
     kept_as = [
         _step(ledger, reason, is_kept & (ledger["reason"] == reason), kept)
         for reason in _in_order(set(ledger["reason"][is_kept]))
     ]
-    assert left == kept, "every image that is not kept was dropped for one reason"
+    assert left == kept, "every image is kept or dropped for one reason"
     return Funnel(
         images=len(ledger),
         drops=drops,
@@ -82,21 +83,21 @@ def _in_order(reasons: set[str]) -> list[str]:
     return known + sorted(reasons - set(REASONS))
 
 
-def _step(ledger: Ledger, reason: str, mine: np.ndarray, left: int) -> FunnelStep:
+def _step(ledger: Ledger, reason: str, rows: NDArray[np.bool_], left: int) -> FunnelStep:
     causes: Counter[str] = Counter()
     if reason in _SPLIT:
-        details = ledger["detail"][mine].tolist()
+        details = ledger["detail"][rows].tolist()
         causes.update(detail.split(":")[0].replace("_", " ") or "other" for detail in details)
-    # The largest cause first; one single unnamed cause says nothing.
+    # The largest cause first; a single unnamed cause is no information.
     parts = sorted(causes.items(), key=lambda part: (-part[1], part[0]))
     label = _LABELS.get(reason, reason.replace("_", " "))
-    # A dropped seed was asked only: its label among the kept ones would mislead.
-    if reason == "seed" and (ledger["decision"][mine] == "dropped").all():
-        label = "seeds that only asked"
+    # A dropped seed only retrieved images: the label of kept seeds would mislead.
+    if reason == "seed" and (ledger["decision"][rows] == "dropped").all():
+        label = "seeds (used for retrieval only)"
     return FunnelStep(
         reason=reason,
         label=label,
-        images=int(mine.sum()),
+        images=int(rows.sum()),
         left=left,
         parts=[] if [name for name, _ in parts] == ["other"] else parts,
     )

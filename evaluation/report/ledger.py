@@ -1,4 +1,4 @@
-"""Read the ledger of a curation run: one row an input image, and its picture on demand."""
+"""Read the ledger of a curation run: one row per input image, and its picture on demand."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -27,7 +27,7 @@ _COLUMNS = (
 
 @dataclass(frozen=True, kw_only=True)
 class LedgerRow:
-    """One input image as the ledger tells it; -1 and NaN where it says nothing."""
+    """One input image in the ledger; -1 and NaN stand for null."""
 
     image_id: int
     key: str
@@ -51,7 +51,7 @@ class LedgerRow:
 class Ledger:
     """Columns of the ledger, sorted by ``image_id``.
 
-    Pictures are read from the shards that the ledger names; what is gone or broken has none.
+    Pictures are read from the shards that the ledger names; None if missing or broken.
     """
 
     columns: dict[str, NDArray[Any]]
@@ -66,12 +66,12 @@ class Ledger:
         return self.columns[column]
 
     def rows(self, image_ids: Sequence[int]) -> list[LedgerRow]:
-        """Rows of several images; ids that the ledger does not know are left out."""
-        found = (self.row(image_id) for image_id in image_ids)
-        return [row for row in found if row is not None]
+        """Rows of several images; unknown ids are left out."""
+        rows = (self.row(image_id) for image_id in image_ids)
+        return [row for row in rows if row is not None]
 
     def row(self, image_id: int) -> LedgerRow | None:
-        """Row of an image; None when the ledger does not know it."""
+        """Row of an image; None for an unknown id."""
         at = self._position(image_id)
         if at is None:
             return None
@@ -79,11 +79,15 @@ class Ledger:
         return LedgerRow(**{name: self.columns[name][at : at + 1].tolist()[0] for name in names})
 
     def image(self, image_id: int) -> NDArray[np.uint8] | None:
-        """Decode a picture ``[H, W, 3]``; None when it cannot be read."""
-        data = self._data(image_id)
+        """Decode a picture ``[H, W, 3]``; None if it cannot be read."""
+        at = self._position(image_id)
+        if at is None:
+            return None
+        shard = resolve_shard(self.run_folder, self["shard"][at])
         try:
+            data = self._reader.read(shard, int(self["offset"][at]), int(self["size"][at]))
             return decode(data) if data else None
-        except Undecodable:
+        except (OSError, Undecodable):
             return None
 
     def picture(self, image_id: int, *, side: int = 96) -> Thumbnail | None:
@@ -98,19 +102,9 @@ class Ledger:
         at = int(np.searchsorted(ids, image_id))
         return at if at < len(ids) and ids[at] == image_id else None
 
-    def _data(self, image_id: int) -> bytes | None:
-        at = self._position(image_id)
-        if at is None:
-            return None
-        shard = resolve_shard(self.run_folder, self["shard"][at])
-        try:
-            return self._reader.read(shard, int(self["offset"][at]), int(self["size"][at]))
-        except OSError:
-            return None
-
 
 def read_ledger(run_folder: Path) -> Ledger | None:
-    """Read the ledger of a run; None when the run has none (yet).
+    """Read the ledger of a run; None if the run has none (yet).
 
     Raises
     ------
@@ -127,7 +121,7 @@ def read_ledger(run_folder: Path) -> Ledger | None:
 
 
 def _values(column: pa.ChunkedArray) -> NDArray[Any]:
-    """Values of a column; "", -1 or NaN where it has nothing to say."""
+    """Values of a column; "", -1 or NaN for null."""
     if pa.types.is_string(column.type):
         return column.fill_null("").to_numpy()
     if pa.types.is_floating(column.type):

@@ -1,15 +1,15 @@
-"""Fill the report's template: facts in, one HTML text out."""
+"""Fill the report's template: facts in, one HTML text out; its sentences hold only numbers."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from dinoforge.evaluation.report import words
-from dinoforge.evaluation.report.collect import ReportFacts
 from dinoforge.evaluation.report.curves import CurvePanel
+from dinoforge.evaluation.report.facts import ReportFacts
+from dinoforge.evaluation.report.funnel import Funnel
 from dinoforge.evaluation.report.ledger import Ledger
-from dinoforge.evaluation.report.pictures import FeatureMaps
-from dinoforge.evaluation.scores import Scores, Table
+from dinoforge.evaluation.report.maps import FeatureMaps
+from dinoforge.evaluation.scores import FEATURES, Difference, Headline, Scores, Table
 from dinoforge.pages import (
     IntervalPlot,
     IntervalRow,
@@ -21,13 +21,20 @@ from dinoforge.pages import (
     render,
     share_bar,
 )
+from dinoforge.pages.formatting import count, percent, points
 from dinoforge.records import Record
 
-__all__ = ["make_page"]
+__all__ = ["difference_text", "feature_name", "interval_text", "lead", "make_page", "model_name"]
 
 _TEMPLATES = Path(__file__).resolve().parent / "templates"
 _COLORS = {"trained": 0, "pixels": 1, "untrained": 5}
-_NAN = float("nan")
+# In a sentence, and at the start of a table row.
+_MODELS = {
+    "untrained": "the same network untrained",
+    "pixels": "raw pixels",
+    "pixels_less_mean": "pixels minus the mean of the bank",
+}
+_SHORT = {"pixels": "raw pixels", "pixels_less_mean": "pixels minus mean"}
 
 
 def make_page(facts: ReportFacts, ledger: Ledger | None, maps: FeatureMaps | None) -> str:
@@ -43,8 +50,10 @@ def make_page(facts: ReportFacts, ledger: Ledger | None, maps: FeatureMaps | Non
         folder=_TEMPLATES,
         title=facts.title,
         facts=facts,
-        lead=words.lead(funnel, facts.headline),
-        words=words,
+        lead=lead(funnel, facts.headline),
+        model_name=model_name,
+        feature_name=feature_name,
+        interval_text=interval_text,
         bar=share_bar,
         check_panel=_check_panel(facts),
         picture=picture,
@@ -59,6 +68,69 @@ def make_page(facts: ReportFacts, ledger: Ledger | None, maps: FeatureMaps | Non
     )
 
 
+def lead(funnel: Funnel | None, headline: Headline | None) -> str:
+    """One sentence: images in, images kept, accuracy of the features."""
+    parts = []
+    if funnel is not None:
+        parts.append(f"{count(funnel.images)} images went in and {count(funnel.kept)} were kept")
+    if headline is not None and headline.best:
+        parts.append(_scores_text(headline, curated=funnel is not None))
+    return "; ".join(parts) + "." if parts else ""
+
+
+def _scores_text(headline: Headline, *, curated: bool) -> str:
+    first = headline.best[0]
+    network = _MODELS.get(first.model, first.model)
+    if first.model == "trained":
+        network = "a network trained on them" if curated else "the trained network"
+    images = f"{count(first.n)} test images" if first.n else "the test images"
+    text = (
+        f"k-NN (k = {headline.k}) on the features of {network} classifies {percent(first.value)} "
+        f"of {images} correctly"
+    )
+    compared = [_compared(difference) for difference in headline.differences]
+    if not compared:
+        return text
+    *others, last = compared
+    return f"{text}, {', '.join(others)} and {last}" if others else f"{text}, {last}"
+
+
+def _compared(difference: Difference) -> str:
+    other = _MODELS.get(difference.model_b, difference.model_b)
+    value = difference.record.value
+    if not difference.is_clear:
+        return f"not clearly different from {other} ({difference_text(difference.record)})"
+    amount = points(abs(value)).lstrip("+")
+    return f"{amount} points {'above' if value > 0 else 'below'} {other}"
+
+
+def difference_text(record: Record) -> str:
+    """Difference of two fractions in points, with its interval."""
+    return f"{points(record.value)} points, {interval_text(record, signed=True)}"
+
+
+def interval_text(record: Record, *, signed: bool = False) -> str:
+    """95 % interval of a fraction in percent, or of a difference in points."""
+    if record.interval is None:
+        return "no interval"
+    low, high = record.interval
+    if signed:
+        return f"95\N{NO-BREAK SPACE}% interval {points(low)} to {points(high)}"
+    return f"{percent(low).split()[0]} to {percent(high)}"
+
+
+def model_name(model: str) -> str:
+    """Name of a model at the start of a table row."""
+    return _SHORT.get(model, model)
+
+
+def feature_name(features: str, model: str = "") -> str:
+    """Kind of features in words; empty if the model has one kind, of its own name."""
+    if features in {"pixels", model}:
+        return ""
+    return FEATURES.get(features, features.replace("_", " "))
+
+
 def _check_panel(facts: ReportFacts) -> str:
     """Recall and precision on planted copies over the threshold."""
     check = (facts.curation.summary.get("check") if facts.curation is not None else None) or {}
@@ -67,7 +139,7 @@ def _check_panel(facts: ReportFacts) -> str:
         return ""
     thresholds = [point["threshold"] for point in curve]
     series = [
-        Series(name, thresholds, [_NAN if p[name] is None else p[name] for p in curve])
+        Series(name, thresholds, [math.nan if p[name] is None else p[name] for p in curve])
         for name in ("recall", "precision")
     ]
     return line_chart(
@@ -77,7 +149,8 @@ def _check_panel(facts: ReportFacts) -> str:
 
 def _line_panel(panel: CurvePanel) -> str:
     series = [
-        Series(c.name, c.steps, [_NAN if v is None else v for v in c.values]) for c in panel.curves
+        Series(c.name, c.steps, [math.nan if v is None else v for v in c.values])
+        for c in panel.curves
     ]
     return line_chart(
         LineChart(title=panel.title, unit=panel.unit, series=series, levels=panel.levels)
@@ -85,31 +158,31 @@ def _line_panel(panel: CurvePanel) -> str:
 
 
 def _checkpoint_panels(scores: Scores) -> Sequence[str]:
-    """k-NN accuracy over saved steps, a panel a benchmark that measured more than one."""
-    named = len(scores.checkpoints) > 1
+    """k-NN accuracy over exported steps: one panel per benchmark with more than one step."""
     panels = []
     for benchmark, kinds in scores.checkpoints.items():
         series = [
             Series(
-                words.feature_name(features),
-                [float(score.step) for score in found],
-                [100 * score.record.value for score in found],
+                feature_name(features),
+                [float(score.step) for score in by_step],
+                [100 * score.record.value for score in by_step],
             )
-            for features, found in kinds.items()
+            for features, by_step in kinds.items()
         ]
-        title = f"k-NN accuracy, k = {scores.k}" + (f", {benchmark}" if named else "")
+        suffix = f", {benchmark}" if len(scores.checkpoints) > 1 else ""
+        title = f"k-NN accuracy, k = {scores.k}{suffix}"
         panels.append(line_chart(LineChart(title=title, unit="%", series=series)))
     return panels
 
 
 def _score_panels(table: Table) -> Sequence[str]:
-    """One panel a column, all on one axis."""
-    every = [cell for row in table.rows for cell in row.cells if cell is not None]
-    axis = _axis([100 * v for r in every for v in (r.value, *(r.interval or ()))])
+    """One panel per column, all with the same axis."""
+    records = [cell for row in table.rows for cell in row.cells if cell is not None]
+    axis = _axis([100 * v for r in records for v in (r.value, *(r.interval or ()))])
     panels = []
     for at, column in enumerate(table.columns):
         rows = [
-            _interval_row(_row_label(row.model, row.features), cell, row.model)
+            _interval_row(row.model, row.features, cell)
             for row in table.rows
             if (cell := row.cells[at]) is not None
         ]
@@ -118,28 +191,10 @@ def _score_panels(table: Table) -> Sequence[str]:
     return panels
 
 
-def _row_label(model: str, features: str) -> str:
-    name = words.feature_name(features, model)
-    return f"{words.model_name(model)}, {name}" if name else words.model_name(model)
-
-
-def _interval_row(label: str, record: Record, model: str) -> IntervalRow:
-    interval = None
-    if record.interval is not None:
-        interval = (100 * record.interval[0], 100 * record.interval[1])
-    return IntervalRow(
-        label=label, value=100 * record.value, interval=interval, color=_COLORS.get(model, 2)
-    )
-
-
 def _difference_panel(scores: Scores) -> str:
-    """Differences of the headline's k; the table holds the others."""
+    """Differences at the headline's k; the table holds the others."""
     rows = [
-        _interval_row(
-            _row_label(d.model_b, d.features_a),
-            d.record,
-            d.model_b,
-        )
+        _interval_row(d.model_b, d.features_a, d.record)
         for d in scores.differences
         if d.k == scores.k and d.model_a == "trained"
     ]
@@ -149,17 +204,30 @@ def _difference_panel(scores: Scores) -> str:
     return interval_plot(IntervalPlot(title=title, unit="points", rows=rows, zero=True))
 
 
+def _interval_row(model: str, features: str, record: Record) -> IntervalRow:
+    names = [model_name(model), feature_name(features, model)]
+    interval = None
+    if record.interval is not None:
+        interval = (100 * record.interval[0], 100 * record.interval[1])
+    return IntervalRow(
+        label=", ".join(filter(None, names)),
+        value=100 * record.value,
+        interval=interval,
+        color=_COLORS.get(model, 2),
+    )
+
+
 def _axis(values: Sequence[float]) -> tuple[float, float]:
-    finite = [v for v in values if v == v]  # noqa: PLR0124 - NaN is not equal to itself
-    low, high = min(finite, default=0.0), max(finite, default=1.0)
+    numbers = [v for v in values if not math.isnan(v)]
+    low, high = min(numbers, default=0.0), max(numbers, default=1.0)
     margin = 0.06 * (high - low) or 1.0
     return max(0.0, low - margin), high + margin
 
 
 def _versions(facts: ReportFacts) -> list[tuple[str, str]]:
-    """Versions of all runs; where runs differ, all that occur."""
-    found: dict[str, dict[str, Any]] = {}
+    """Versions of all runs; all that occur if runs differ."""
+    versions: dict[str, dict[str, None]] = {}
     for run in facts.runs:
         for name, version in run.versions.items():
-            found.setdefault(name, {})[version] = None
-    return [(name, ", ".join(versions)) for name, versions in found.items()]
+            versions.setdefault(name, {})[version] = None
+    return [(name, ", ".join(used)) for name, used in versions.items()]

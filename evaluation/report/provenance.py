@@ -13,7 +13,7 @@ __all__ = ["RunFacts", "StageTime", "read_config", "read_run", "recipe_value"]
 
 @dataclass(frozen=True, kw_only=True)
 class StageTime:
-    """What the markers of one stage measured; sums over its partitions, memory is the largest."""
+    """Measurements of one stage: sums over its partitions; for memory, the maximum."""
 
     stage: str
     partitions: int
@@ -24,7 +24,7 @@ class StageTime:
 
 @dataclass(frozen=True, kw_only=True)
 class RunFacts:
-    """One run folder: what was asked and what it ran on."""
+    """One run folder: its recipe, command and machine."""
 
     kind: str  # curation, training, evaluation
     command: str
@@ -34,7 +34,7 @@ class RunFacts:
     versions: dict[str, str]
     config: str  # YAML, with the origins as comments
     stages: list[StageTime]
-    # What two equal runs need not share.
+    # These may differ between two equal runs.
     host: str
     cores: int
     started: str
@@ -42,15 +42,16 @@ class RunFacts:
 
 
 def read_run(folder: Path, kind: str) -> RunFacts:
-    """Read ``run.json``, ``config.yaml`` and the markers; what is missing stays empty."""
+    """Read ``run.json``, ``config.yaml`` and the markers; missing values stay empty."""
     facts = _read_json(folder / "run.json")
     config = folder / "config.yaml"
     argv = facts.get("argv")
+    starts = [*(facts.get("earlier") or []), facts]
     return RunFacts(
         kind=kind,
         command=shlex.join(["dinoforge", *argv]) if isinstance(argv, list) else "",
         commit=str(facts.get("commit") or ""),
-        commits=_commits(facts),
+        commits=list(dict.fromkeys(start["commit"] for start in starts if start.get("commit"))),
         config_hash=str(facts.get("config_hash") or ""),
         versions=dict(facts.get("versions") or {}),
         config=config.read_text(encoding="utf-8") if config.is_file() else "",
@@ -62,21 +63,15 @@ def read_run(folder: Path, kind: str) -> RunFacts:
     )
 
 
-def _commits(facts: dict[str, Any]) -> list[str]:
-    """Return the commits of all processes that worked on the run, each once."""
-    starts = [*(facts.get("earlier") or []), facts]
-    return list(dict.fromkeys(start["commit"] for start in starts if start.get("commit")))
-
-
 def read_config(folder: Path) -> dict[str, Any]:
-    """Return the resolved recipe of a run; empty when it has none."""
+    """Return the resolved recipe of a run; empty if it has none."""
     path = folder / "config.yaml"
     plain = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else None
     return plain if isinstance(plain, dict) else {}
 
 
 def recipe_value(config: dict[str, Any], key: str) -> Any:
-    """Value of a dotted key; None when the recipe has no such key."""
+    """Value of a dotted key; None if the recipe has no such key."""
     value: Any = config
     for part in key.split("."):
         value = value.get(part) if isinstance(value, dict) else None

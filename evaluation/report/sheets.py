@@ -1,6 +1,6 @@
-"""Contact sheets: which images to look at, so that a person can judge the curation's decisions.
+"""Contact sheets: the images that let a person judge the curation's decisions.
 
-Chooses and describes; pictures are added when the page is made.
+Chooses and labels them; pictures are added when the page is made.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ _IN_GROUP, _PER_SEED = 5, 7
 
 @dataclass(frozen=True, kw_only=True)
 class Shown:
-    """An image with the number that put it on the sheet."""
+    """An image with its similarity and notes."""
 
     image_id: int
     key: str
@@ -57,12 +57,12 @@ class Sheets:
 def make_sheets(
     ledger: Ledger, *, threshold: float | None = None, floor: float | None = None
 ) -> Sheets:
-    """Choose what to show of a curation; equal ledgers give equal sheets.
+    """Choose the images to show from a curation; equal ledgers give equal sheets.
 
     Parameters
     ----------
     ledger : Ledger
-        With its run folder, where the stored pairs and retrieval lists are.
+        With its run folder, which has the stored pairs.
     threshold, floor : float, optional
         Of the near-duplicates, from the recipe; without a threshold there are no misses.
     """
@@ -85,16 +85,16 @@ def make_sheets(
 
 
 def _duplicates(ledger: Ledger) -> tuple[list[ShownGroup], int]:
-    """Take groups that show every kind of edit at its hardest first, then the largest ones."""
+    """Choose the least similar copy of every kind of edit, then the largest groups."""
     dropped = np.isin(ledger["reason"], ["exact_duplicate", "near_duplicate"])
     rows = np.flatnonzero(dropped & (ledger["duplicate_of"] >= 0))
     heads, sizes = np.unique(ledger["duplicate_of"][rows], return_counts=True)
     chosen: list[int] = []
     edits = ledger["edit"][rows]
     for edit in sorted(set(edits.tolist()) - {""}):
-        mine = rows[edits == edit]
-        similarity = np.nan_to_num(ledger["similarity"][mine], nan=1.0)
-        for row in mine[np.lexsort((mine, similarity))].tolist():
+        edited = rows[edits == edit]
+        similarity = np.nan_to_num(ledger["similarity"][edited], nan=1.0)
+        for row in edited[np.lexsort((edited, similarity))].tolist():
             head = int(ledger["duplicate_of"][row])
             if head not in chosen:
                 chosen.append(head)
@@ -115,17 +115,21 @@ def _group(ledger: Ledger, head: int, rows: NDArray[np.int64]) -> ShownGroup | N
     members = rows[ledger["duplicate_of"][rows] == head]
     similarity = np.nan_to_num(ledger["similarity"][members], nan=1.0)
     planted = ledger["edit"][members] != ""
-    # Planted copies, then the least similar: where a wrong decision would be.
+    # Planted copies, then the least similar: the likeliest errors first.
     order = members[np.lexsort((members, similarity, ~planted))]
     return ShownGroup(
-        head=Shown(image_id=head, key=kept.key, notes=[_fate(kept)]),
+        head=Shown(
+            image_id=head,
+            key=kept.key,
+            notes=[
+                "kept"
+                if kept.decision == "kept"
+                else f"later dropped: {kept.reason.replace('_', ' ')}"
+            ],
+        ),
         members=[_copy(row, head) for row in ledger.rows(ledger["image_id"][order][:_IN_GROUP])],
         more=max(0, len(order) - _IN_GROUP),
     )
-
-
-def _fate(row: LedgerRow) -> str:
-    return row.decision if row.decision == "kept" else f"then {row.reason.replace('_', ' ')}"
 
 
 def _copy(row: LedgerRow, head: int) -> Shown:
@@ -133,7 +137,7 @@ def _copy(row: LedgerRow, head: int) -> Shown:
     if row.reason == "exact_duplicate":
         notes.insert(0, row.detail.split(",")[0] or "exact copy")
         return Shown(image_id=row.image_id, key=row.key, notes=notes)
-    # The number belongs to the pair that links it, not always to the pair on show.
+    # The similarity is that of the pair that links it, which may not include the head.
     if head not in (row.edge_i, row.edge_j) and max(row.edge_i, row.edge_j) >= 0:
         notes.append("to another copy")
     return Shown(
@@ -142,9 +146,9 @@ def _copy(row: LedgerRow, head: int) -> Shown:
 
 
 def _misses(ledger: Ledger, threshold: float | None) -> tuple[list[ShownGroup], int]:
-    """Pairs below the threshold, nearest first: what a little less strictness would join.
+    """Pairs below the threshold, most similar first; a lower threshold would join them.
 
-    Pairs with a reference image are judged by another threshold, that of leaks: not here.
+    Pairs with a reference image are left out: the threshold of leaks applies to them.
     """
     paths = pairs_files(ledger.run_folder)
     if threshold is None or not paths:
@@ -156,7 +160,7 @@ def _misses(ledger: Ledger, threshold: float | None) -> tuple[list[ShownGroup], 
         is_miss = similarity.astype(np.float64) <= threshold
         below = np.flatnonzero(is_miss & ~_are_references(ledger, i) & ~_are_references(ledger, j))
         total += len(below)
-        # Some of the nearest belong to one group already: take a few times more than is shown.
+        # Some of the nearest are in the same group already: take a few times more than needed.
         nearest = below[np.argsort(-similarity[below], kind="stable")[: 40 * _MISSES]]
         best += [(-float(similarity[n]), int(i[n]), int(j[n])) for n in nearest]
     shown: list[ShownGroup] = []
@@ -192,39 +196,38 @@ def _remarks(row: LedgerRow) -> list[str]:
 
 
 def _seeds(ledger: Ledger) -> tuple[list[ShownGroup], int]:
-    """Seeds evenly spread over all that were granted something, with what they got."""
-    asked = np.flatnonzero(ledger["seed_id"] >= 0)
-    seeds = np.unique(ledger["seed_id"][asked])
+    """Seeds evenly spread over all that retrieved images, with those images."""
+    retrieved = np.flatnonzero(ledger["seed_id"] >= 0)
+    seeds = np.unique(ledger["seed_id"][retrieved])
     shown = []
     for seed in _spread(seeds.tolist(), _SEEDS):
         head = ledger.row(seed)
-        rows = asked[ledger["seed_id"][asked] == seed]
+        rows = retrieved[ledger["seed_id"][retrieved] == seed]
         rows = rows[np.lexsort((rows, ledger["rank"][rows]))]
         if head is None:
             continue
-        got = ledger.rows(ledger["image_id"][rows][:_PER_SEED].tolist())
+        nearest = ledger.rows(ledger["image_id"][rows][:_PER_SEED].tolist())
         shown.append(
             ShownGroup(
                 head=Shown(image_id=seed, key=head.key, notes=["seed"]),
-                members=[_retrieved(row) for row in got],
+                members=[
+                    # The ledger counts ranks from 0; people count from 1.
+                    Shown(
+                        image_id=row.image_id,
+                        key=row.key,
+                        similarity=_finite(row.score),
+                        notes=[f"rank {row.rank + 1}"],
+                    )
+                    for row in nearest
+                ],
                 more=max(0, len(rows) - _PER_SEED),
             )
         )
     return shown, len(seeds)
 
 
-def _retrieved(row: LedgerRow) -> Shown:
-    # The ledger counts from 0; people from 1.
-    return Shown(
-        image_id=row.image_id,
-        key=row.key,
-        similarity=_finite(row.score),
-        notes=[f"rank {row.rank + 1}"],
-    )
-
-
 def _leaks(ledger: Ledger) -> tuple[list[ShownGroup], int]:
-    """Take the surest leaks and the most doubtful ones, half each."""
+    """Choose the most and the least similar leaks, half each."""
     rows = np.flatnonzero(ledger["reason"] == "leak")
     with_reference = rows[ledger["duplicate_of"][rows] >= 0]
     similarity = np.nan_to_num(ledger["similarity"][with_reference], nan=1.0)

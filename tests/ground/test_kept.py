@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dinoforge.errors import UsageError
-from dinoforge.records import Record, read_records, write_records
+from dinoforge.records import Record, load, read_records, write_records
 from dinoforge.tables import iter_row_groups, read_table, read_tables, write_table
 
 SCHEMA = pa.schema([("id", pa.int64()), ("score", pa.float32()), ("keys", pa.list_(pa.string()))])
@@ -54,6 +54,38 @@ def test_numbers_that_are_not_finite_are_null_for_other_programs(tmp_path, value
     (back,) = read_records(path)
     assert math.isnan(back.value)
     assert back.interval is None
+
+
+def test_records_of_several_runs_are_one_table(tmp_path):
+    knn = Record(
+        benchmark="knn/x",
+        model="trained",
+        metric="accuracy",
+        value=0.5,
+        interval=(0.4, 0.6),
+        n=10,
+        settings={"k": 20, "features": "cls"},
+    )
+    rankme = Record(benchmark="collapse/x", model="trained", metric="rankme", value=math.nan)
+    run = tmp_path / "run"
+    run.mkdir()
+    write_records(run / "records.jsonl", [knn, rankme])
+    write_records(tmp_path / "other.jsonl", [knn])
+    frame = load([run, str(tmp_path / "other.jsonl")])
+    assert frame.benchmark.tolist() == ["knn/x", "collapse/x", "knn/x"]
+    assert frame.path.tolist() == [str(run), str(run), str(tmp_path / "other.jsonl")]
+    assert (
+        frame[["value", "low", "high", "n", "k"]].values[::2].tolist()
+        == [[0.5, 0.4, 0.6, 10, 20]] * 2
+    )
+    assert frame[["value", "low", "high", "k", "features"]].iloc[1].isna().all()
+    assert frame.pivot_table("value", index="features", columns="k").loc["cls", 20] == 0.5
+
+
+def test_a_table_of_no_records_has_the_columns_of_a_record():
+    frame = load([])
+    assert len(frame) == 0
+    assert {"benchmark", "model", "metric", "value", "low", "high", "path"} <= set(frame.columns)
 
 
 def test_a_setting_that_is_not_finite_is_a_defect_and_keeps_the_old_records(tmp_path):

@@ -81,7 +81,7 @@ def test_the_page_of_an_image_says_all_that_is_known():
             "image_id 42",
             "no picture",
         ),
-        *("Kept in its place", "Evidence", "Seed that asked for it", "Reference image"),
+        *("Kept instead", "Evidence", "Seeds that retrieved it", "Matching reference"),
     ):
         assert word in page.text, word
     sources = [value for tag, name, value in page.attributes if (tag, name) == ("img", "src")]

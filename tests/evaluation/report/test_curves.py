@@ -54,7 +54,7 @@ def test_a_metric_that_nobody_expected_gets_a_panel_of_its_own(tmp_path):
 def test_what_a_clock_measured_is_in_no_other_panel(curves):
     assert {panel.title for panel in curves.clock} == {
         "Images per second",
-        "Seconds waited for data",
+        "Seconds waiting for data",
     }
     assert not any("clock" in key for key in (*curves.first, *curves.last))
 

@@ -67,9 +67,9 @@ def test_causes_are_counted_largest_first_and_sum_to_their_reason(funnel):
     assert parts["too_small"] == []
 
 
-def test_seeds_that_only_asked_are_not_called_kept(ledger):
+def test_dropped_seeds_are_not_called_kept(ledger):
     decision = ledger["decision"].copy()
     decision[ledger["reason"] == "seed"] = "dropped"
-    asked = type(ledger)({**ledger.columns, "decision": decision}, ledger.run_folder)
-    (step,) = [step for step in make_funnel(asked).drops if step.reason == "seed"]
-    assert step.label == "seeds that only asked"
+    changed = type(ledger)({**ledger.columns, "decision": decision}, ledger.run_folder)
+    (step,) = [step for step in make_funnel(changed).drops if step.reason == "seed"]
+    assert step.label == "seeds (used for retrieval only)"

@@ -6,8 +6,7 @@ import shutil
 import pytest
 
 from dinoforge.cli.main import main
-from dinoforge.evaluation.report.collect import Sources, collect
-from dinoforge.evaluation.report.gather import find_evaluations, gather_records
+from dinoforge.evaluation.report.facts import Sources, collect, find_evaluations, gather_records
 from dinoforge.records import Record, write_records
 
 

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from dinoforge.evaluation.report.collect import Sources, collect
+from dinoforge.evaluation.report.facts import Sources, collect
 from dinoforge.evaluation.report.page import make_page
 from dinoforge.records import Record
 

@@ -5,7 +5,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from dinoforge.evaluation.report.patch_maps import (
+from dinoforge.evaluation.report.maps import (
     find_backbones,
     map_patches,
     principal_colors,

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dinoforge.evaluation.report.collect import Sources
+from dinoforge.evaluation.report.facts import Sources
 from dinoforge.evaluation.report.ledger import read_ledger
-from dinoforge.evaluation.report.pictures import make_feature_maps
+from dinoforge.evaluation.report.maps import make_feature_maps
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from dinoforge.evaluation.report.collect import Sources, collect, plain
+from dinoforge.evaluation.report.facts import Sources, collect, plain
 from dinoforge.records import Record
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from dinoforge.evaluation.report.funnel import make_funnel
 from dinoforge.evaluation.report.ledger import read_ledger
-from dinoforge.evaluation.report.words import (
+from dinoforge.evaluation.report.page import (
     difference_text,
     feature_name,
     interval_text,
@@ -26,41 +26,41 @@ def funnel(project):
 def test_the_lead_says_what_went_in_what_came_out_and_what_it_is_good_for(funnel, records):
     text = lead(funnel, headline(records))
     assert text.startswith(
-        "78 images went in and 30 were kept; with the features of a network trai"
+        "78 images went in and 30 were kept; k-NN (k = 20) on the features of a network tr"
     )
     assert (
-        f"the 20 nearest neighbors name the right class of 74.1{SPACE}% of 800 test images" in text
+        f"trained on them classifies 74.1{SPACE}% of 800 test images correctly, 17.8 points" in text
     )
-    assert "17.8 points more than the same network untrained" in text
-    assert "14.3 points more than raw pixels" in text
+    assert "17.8 points above the same network untrained" in text
+    assert "14.3 points above raw pixels" in text
     assert text.endswith(".")
 
 
-def test_a_report_of_scores_alone_does_not_speak_of_curated_images(records):
+def test_a_report_of_scores_alone_does_not_mention_curated_images(records):
     text = lead(None, headline(records))
-    assert text.startswith("With the features of the trained network, the 20 nearest")
+    assert text.startswith("k-NN (k = 20) on the features of the trained network classifies 74.1")
 
 
 def test_without_anything_there_is_no_sentence():
     assert lead(None, None) == ""
 
 
-def test_a_difference_whose_interval_holds_zero_is_not_called_more(records):
+def test_a_difference_whose_interval_holds_zero_is_not_called_above(records):
     unclear = [
         replace(r, value=0.011, interval=(-0.02, 0.04)) if "difference" in r.metric else r
         for r in records
     ]
     text = lead(None, headline(unclear))
     assert "not clearly different from raw pixels (+1.1 points" in text
-    assert " more than " not in text
+    assert " above " not in text
 
 
-def test_less_is_called_fewer(records):
+def test_lower_is_called_below(records):
     worse = [
         replace(r, value=-0.05, interval=(-0.08, -0.02)) if "difference" in r.metric else r
         for r in records
     ]
-    assert "5.0 points fewer than raw pixels" in lead(None, headline(worse))
+    assert "5.0 points below raw pixels" in lead(None, headline(worse))
 
 
 def test_three_comparisons_are_a_list(records):
@@ -75,8 +75,8 @@ def test_three_comparisons_are_a_list(records):
                 settings = record.settings | names
             more.append(replace(other, settings=settings))
     text = lead(None, headline([*records, *more]))
-    assert "than the same network untrained, 14.3 points more than raw pixels and 14.3" in text
-    assert text.endswith("more than pixels less the mean of the bank.")
+    assert "above the same network untrained, 14.3 points above raw pixels and 14.3" in text
+    assert text.endswith("above pixels minus the mean of the bank.")
 
 
 def test_intervals_are_in_percent_and_those_of_differences_in_points(records):
@@ -96,5 +96,5 @@ def test_names_of_models_and_features_in_words():
     assert feature_name("cls") == "class token"
     assert feature_name("pixels") == ""
     assert feature_name("mine", "mine") == ""
-    assert model_name("pixels_less_mean") == "pixels less mean"
+    assert model_name("pixels_less_mean") == "pixels minus mean"
     assert feature_name("of_my_own") == "of my own"

@@ -1,0 +1,192 @@
+"""Everything in a report, read from run folders; what is missing is None.
+
+A folder of evaluations is one of three: a run of ``dinoforge evaluate``; the runs of one recipe,
+``step-000005000`` and so on; the runs of several recipes, ``NAME/step-000005000``. A training
+that was submitted with ``--evaluate`` has the last kind as ``RUN/evaluation``.
+"""
+
+import json
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from dinoforge.curated import summary_path
+from dinoforge.evaluation.report.curves import Curves, make_curves
+from dinoforge.evaluation.report.funnel import Funnel, make_funnel
+from dinoforge.evaluation.report.ledger import Ledger, read_ledger
+from dinoforge.evaluation.report.provenance import RunFacts, read_config, read_run, recipe_value
+from dinoforge.evaluation.report.sheets import Sheets, make_sheets
+from dinoforge.evaluation.scores import Headline, Scores, arrange, headline, step_of
+from dinoforge.exports import step_name, steps_in
+from dinoforge.records import Record, read_records
+
+__all__ = [
+    "CurationFacts",
+    "ReportFacts",
+    "Sources",
+    "collect",
+    "find_evaluations",
+    "gather_records",
+    "plain",
+]
+
+_RECORDS = "records.jsonl"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sources:
+    """Run folders that a report reads; None if not given.
+
+    ``evaluation`` may hold evaluations of several steps and recipes; if it is not given, those
+    made during the training are used (`find_evaluations`).
+    """
+
+    curation: Path | None = None
+    training: Path | None = None
+    evaluation: Path | None = None
+
+    def evaluations(self) -> dict[str, list[Path]]:
+        """Recipe -> finished evaluations, newest step first."""
+        folder = self.evaluation
+        if folder is None and self.training is not None:
+            folder = self.training / "evaluation"
+        return {} if folder is None else find_evaluations(folder)
+
+    def newest_evaluations(self) -> list[Path]:
+        """Run folders that represent the evaluations: the newest step of each recipe."""
+        newest = [runs[0] for runs in self.evaluations().values()]
+        return newest or ([] if self.evaluation is None else [self.evaluation])
+
+
+@dataclass(frozen=True, kw_only=True)
+class CurationFacts:
+    """A finished curation."""
+
+    funnel: Funnel
+    sheets: Sheets
+    summary: dict[str, Any]  # the curation's own summary.json
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportFacts:
+    """All numbers of a report."""
+
+    title: str
+    records: list[Record]
+    headline: Headline | None
+    scores: Scores
+    curation: CurationFacts | None
+    curves: Curves | None
+    runs: list[RunFacts]
+
+
+def collect(sources: Sources, title: str) -> tuple[ReportFacts, Ledger | None]:
+    """Read the runs that are given; the ledger is returned too, for its pictures."""
+    ledger = None if sources.curation is None else read_ledger(sources.curation)
+    records = gather_records(sources.evaluations())
+    folders = [("curation", sources.curation), ("training", sources.training)]
+    folders += [("evaluation", folder) for folder in sources.newest_evaluations()]
+    runs = [
+        read_run(folder, kind)
+        for kind, folder in folders
+        if folder is not None and (folder / "run.json").is_file()
+    ]
+    curves = None
+    if sources.training is not None:
+        prototypes = recipe_value(read_config(sources.training), "dino_head.prototypes")
+        curves = make_curves(sources.training, prototypes=prototypes)
+    facts = ReportFacts(
+        title=title or "dinoforge report",
+        records=records,
+        headline=headline(records),
+        scores=arrange(records),
+        curation=_curation(sources.curation, ledger),
+        curves=curves,
+        runs=runs,
+    )
+    return facts, ledger
+
+
+def _curation(folder: Path | None, ledger: Ledger | None) -> CurationFacts | None:
+    if folder is None or ledger is None:
+        return None
+    config = read_config(folder)
+    summary = summary_path(folder)
+    return CurationFacts(
+        funnel=make_funnel(ledger),
+        sheets=make_sheets(
+            ledger,
+            threshold=recipe_value(config, "duplicates.threshold"),
+            floor=recipe_value(config, "duplicates.floor"),
+        ),
+        summary=json.loads(summary.read_text(encoding="utf-8")) if summary.is_file() else {},
+    )
+
+
+def find_evaluations(folder: Path) -> dict[str, list[Path]]:
+    """Find the finished evaluations in a folder of one of the three kinds.
+
+    Returns
+    -------
+    dict
+        Name of a recipe -> run folders that have records, newest step first. The name is "" for a
+        run or for the steps of one recipe. Empty if nothing is finished.
+    """
+    if (folder / _RECORDS).is_file():
+        return {"": [folder]}
+    subfolders = sorted(path for path in folder.glob("*") if path.is_dir())
+    by_recipe = {"": _by_step(folder)}
+    if not by_recipe[""]:
+        by_recipe = {path.name: _by_step(path) for path in subfolders}
+    return {name: runs for name, runs in by_recipe.items() if runs}
+
+
+def _by_step(folder: Path) -> list[Path]:
+    runs = [folder / step_name(step) for step in reversed(steps_in(folder))]
+    return [run for run in runs if (run / _RECORDS).is_file()]
+
+
+def gather_records(evaluations: Mapping[str, Sequence[Path]]) -> list[Record]:
+    """Read all records of each recipe's newest step, and the training curve of earlier steps.
+
+    Parameters
+    ----------
+    evaluations : mapping
+        As `find_evaluations` returns them.
+
+    Returns
+    -------
+    list of Record
+        Of an earlier step only ``trained`` with its step: baselines and the untrained network are
+        the same at every step. If two recipes measured benchmarks of the same name, the name of
+        the recipe is appended.
+    """
+    by_recipe = {}
+    for name, runs in evaluations.items():
+        newest, *earlier = (read_records(run / _RECORDS) for run in runs)
+        curve = [r for rs in earlier for r in rs if r.model == "trained" and step_of(r) is not None]
+        by_recipe[name] = [*newest, *curve]
+    uses = Counter(b for records in by_recipe.values() for b in {r.benchmark for r in records})
+    return [
+        replace(r, benchmark=f"{r.benchmark} ({name})") if uses[r.benchmark] > 1 else r
+        for name, records in by_recipe.items()
+        for r in records
+    ]
+
+
+def plain(value: Any) -> Any:
+    """Turn facts into JSON values: records in their own form, non-finite numbers into null."""
+    if isinstance(value, Record):
+        return plain(value.as_json())
+    if is_dataclass(value) and not isinstance(value, type):
+        return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
