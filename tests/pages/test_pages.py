@@ -92,7 +92,7 @@ def test_the_page_of_an_image_says_all_that_is_known():
 def test_parts_about_which_nothing_is_known_are_left_out():
     bare = ExplainFacts(run="r", image=ShownImage(key="k"), decision="kept", sentences=())
     text = Page(explain_page(bare)).text
-    for heading in ("Kept in its place", "Evidence", "Seed that asked", "Reference image"):
+    for heading in ("Kept instead", "Evidence", "Seeds that retrieved", "Matching reference"):
         assert heading not in text
 
 
