@@ -89,35 +89,29 @@ def add_launch_arguments(
     """Add ``--on``, ``--dry-run``, ``--wait``, ``--update`` and ``--fresh``."""
     launch = parser.add_argument_group("launch")
     places = ["in-process (default)", *["local:N"] * local, *["slurm:PROFILE"] * cluster]
-    launch.add_argument("--on", default="in-process", metavar="WHERE", help=" or ".join(places))
+    launch.add_argument("--on", default="in-process", metavar="WHERE", help=", ".join(places))
     if cluster:
-        launch.add_argument(
-            "--dry-run",
-            action="store_true",
-            help="with slurm: print what would be submitted, then exit",
-        )
-        launch.add_argument(
-            "--wait", action="store_true", help="with slurm: wait until the run has ended"
-        )
+        dry_run = "with slurm: print what would be submitted, then exit"
+        launch.add_argument("--dry-run", action="store_true", help=dry_run)
+        wait = "with slurm: wait until the run has ended"
+        launch.add_argument("--wait", action="store_true", help=wait)
     change = launch.add_mutually_exclusive_group()
-    change.add_argument(
-        "--update", action="store_true", help=f"accept a changed recipe and {update}"
+    accept, rename = (
+        f"accept a changed recipe: {update}",
+        "rename the old run folder and start over",
     )
-    change.add_argument(
-        "--fresh", action="store_true", help="rename the folder of an old run and start over"
-    )
+    change.add_argument("--update", action="store_true", help=accept)
+    change.add_argument("--fresh", action="store_true", help=rename)
 
 
 def add_output_arguments(parser: argparse.ArgumentParser) -> None:
     """Add ``--json``, ``-v`` and ``-q``."""
     output = parser.add_argument_group("output")
     output.add_argument("--json", action="store_true", help="print the result as JSON on stdout")
-    output.add_argument(
-        "-v", dest="verbosity", action="store_const", const=1, default=0, help="log more details"
-    )
-    output.add_argument(
-        "-q", dest="verbosity", action="store_const", const=-1, help="log only warnings and errors"
-    )
+    for flag, level, text in (("-v", 1, "log details"), ("-q", -1, "log only warnings and errors")):
+        output.add_argument(
+            flag, dest="verbosity", action="store_const", const=level, default=0, help=text
+        )
 
 
 def recipe_requests(args: argparse.Namespace, kind: str) -> bool:
@@ -130,50 +124,37 @@ def recipe_requests(args: argparse.Namespace, kind: str) -> bool:
         if args.json:
             print_json(recipes)
         else:
-            print_table(["recipe", "description"], [list(row) for row in recipes.items()])
-        return True
-    if args.show:
+            print_table(["recipe", "description"], list(recipes.items()))
+    elif args.show:
         print(find_recipe(kind, args.show).read_text(encoding="utf-8"), end="")
-        return True
-    if args.copy:
+    elif args.copy:
         source, target = find_recipe(kind, args.copy[0]), Path(args.copy[1])
         if target.exists():
             raise UsageError(what="file exists", where=str(target), do="choose another file name")
         write_text(target, source.read_text(encoding="utf-8"))
         print(target)
-        return True
-    return False
+    return bool(args.list or args.show or args.copy)
 
 
 def config_class(kind: str) -> type:
     """Return the config class of a kind of recipe: ``dinoforge.curation.config.CurationConfig``."""
-    module = importlib.import_module(f"dinoforge.{kind}.config")
-    cls: type = getattr(module, f"{kind.capitalize()}Config")
+    cls: type = getattr(
+        importlib.import_module(f"dinoforge.{kind}.config"), f"{kind.capitalize()}Config"
+    )
     return cls
 
 
 def load(args: argparse.Namespace, kind: str, cls: type[C]) -> "Loaded[C]":
-    """Resolve RECIPE and ``key=value`` into a config.
-
-    Raises
-    ------
-    UsageError
-        All faults of the recipe and the overrides.
-    """
+    """Resolve RECIPE and ``key=value`` into a config; raises all faults as one `UsageError`."""
     from dinoforge.config import find_recipe, load_recipe
 
-    recipe, overrides = args.recipe, list(args.overrides)
-    if recipe is None:
-        raise UsageError(
-            what="no recipe given",
-            where="command line",
-            do=f"give one: `dinoforge {args.command} --list`",
-        )
-    if "=" in recipe and not os.path.exists(recipe):  # noqa: PTH110 - Path raises for long words
-        # A run needs no recipe file: the overrides alone may be enough.
-        recipe, overrides = None, [recipe, *overrides]
-    path = find_recipe(kind, recipe) if recipe is not None else None
-    return load_recipe(cls, path, overrides)
+    if args.recipe is None:
+        do = f"give one: `dinoforge {args.command} --list`"
+        raise UsageError(what="no recipe given", where="command line", do=do)
+    # Without a recipe file, the overrides may be enough. `Path.exists` raises for long words.
+    if "=" in args.recipe and not os.path.exists(args.recipe):  # noqa: PTH110
+        return load_recipe(cls, None, [args.recipe, *args.overrides])
+    return load_recipe(cls, find_recipe(kind, args.recipe), args.overrides)
 
 
 def on_change(args: argparse.Namespace) -> "OnChange":

@@ -52,21 +52,16 @@ def versions() -> dict[str, str]:
 
 def git_commit() -> str:
     """Return the commit of the source tree, with ``+`` if it has changes; "" for a wheel."""
-    here = Path(__file__).resolve().parent
-    if not (here.parent / ".git").exists():
+    tree = Path(__file__).resolve().parents[1]
+    if not (tree / ".git").exists():
         return ""
-    try:
+    command = ["git", "describe", "--always", "--dirty=+", "--abbrev=12", "--exclude=*"]
+    with contextlib.suppress(OSError, subprocess.TimeoutExpired):
         done = subprocess.run(
-            ["git", "describe", "--always", "--dirty=+", "--abbrev=12", "--exclude=*"],
-            cwd=here,
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=False,
+            command, cwd=tree, capture_output=True, text=True, timeout=10, check=False
         )
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return done.stdout.strip()
+        return done.stdout.strip()
+    return ""
 
 
 @dataclass
@@ -95,13 +90,13 @@ class Run:
         Parameters
         ----------
         folder : Path
-            The run folder; created if missing.
+            Created if missing.
         config : dataclass
             The resolved recipe.
         command : str
             ``curate``, ``train``, ...; a folder holds one kind of run.
         origins : mapping, optional
-            Origin of each value that is not a default, written beside it.
+            Origin of each value that is not a default, for the comments of ``config.yaml``.
         on_change : str
             What a changed recipe does: ``refuse`` (exit 2), ``update`` (accept it and rerun the
             stages that read a changed key), ``fresh`` (rename the old folder).
@@ -111,7 +106,7 @@ class Run:
         Raises
         ------
         UsageError
-            If the folder cannot be written, is in use, or holds another recipe.
+            If the folder cannot be written, is in use, or holds a run with another recipe.
         """
         folder = Path(folder)
         lock = _lock(folder)
@@ -235,12 +230,9 @@ def recipe_changes(folder: Path, config: Config) -> list[str]:
         old = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError):
         return []
-    free = getattr(config, "LAUNCH_KEYS", _LAUNCH_KEYS)
-    return [
-        key
-        for key in changed_keys(old, to_plain(config))
-        if not any(key == name or key.startswith(f"{name}.") for name in free)
-    ]
+    free = tuple(f"{key}." for key in getattr(config, "LAUNCH_KEYS", _LAUNCH_KEYS))
+    changed = changed_keys(old, to_plain(config))
+    return [key for key in changed if not f"{key}.".startswith(free)]
 
 
 def _check_unchanged(folder: Path, config: Config, command: str, on_change: OnChange) -> None:
@@ -255,10 +247,10 @@ def _check_unchanged(folder: Path, config: Config, command: str, on_change: OnCh
         )
     changed = recipe_changes(folder, config)
     if changed and on_change == "refuse" and _has_results(folder):
-        named = ", ".join(f"`{key}`" for key in changed)
+        keys = ", ".join(f"`{key}`" for key in changed)
         state = "finished" if facts.get("exit_code") == 0 else "unfinished"
         raise UsageError(
-            what=f"the recipe of this {state} run changed: {named}",
+            what=f"the recipe of this {state} run changed: {keys}",
             where=str(folder),
             do="choose another folder with out=FOLDER, or add --update (rerun what depends on "
             "these keys) or --fresh (rename the old folder)",
