@@ -106,11 +106,11 @@ def find_faults(value: Any, at: str = "", hint: Any = None, *, verb: str = "is")
     elif isinstance(value, dict):
         for key, part in value.items():
             yield from find_faults(part, f"{at}.{key}", (typing.get_args(hint) or (None,))[-1])
-    elif dataclasses.is_dataclass(value):
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
         yield from _find_section_faults(value, at)
 
 
-def _find_section_faults(config: Any, at: str) -> Iterator[Fault]:
+def _find_section_faults(config: Config, at: str) -> Iterator[Fault]:
     hints = typing.get_type_hints(type(config), include_extras=True)
     in_range = True
     for field in dataclasses.fields(config):
@@ -120,8 +120,8 @@ def _find_section_faults(config: Any, at: str) -> Iterator[Fault]:
         yield from faults
         in_range &= not faults or dataclasses.is_dataclass(value)
     # With a key of its own out of range, a rule would report a consequence.
-    if in_range and hasattr(config, "faults"):
-        yield from config.faults(at)
+    if in_range:
+        yield from getattr(config, "faults", lambda _: ())(at)
 
 
 def describe_range(hint: Any) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dinoforge.config import Config
 from dinoforge.device import resolve_device
 from dinoforge.progress import Progress, as_duration
 from dinoforge.stages.executor import Executor
@@ -35,7 +36,7 @@ class Pipeline:
 
     name: str  # folder inside the run, e.g. ``curation``
     stages: tuple[Stage[Any], ...]  # in order; ``needs`` name earlier ones
-    config: type  # dataclass of the recipe
+    config: type[Config]  # dataclass of the recipe
     # (config) before anything is read, on any machine: raises what the user can fix. It must not
     # try the device, which is checked where a stage runs.
     check: Callable[[Any], None]
@@ -51,7 +52,7 @@ def find_pipeline(path: str) -> Pipeline:
     return pipeline
 
 
-def run_pipeline(pipeline: Pipeline, run_folder: Path, config: Any, executor: Executor) -> Any:
+def run_pipeline(pipeline: Pipeline, run_folder: Path, config: Config, executor: Executor) -> Any:
     """Run a pipeline on this machine to its end; returns what ``finish`` returns.
 
     Raises
@@ -61,7 +62,7 @@ def run_pipeline(pipeline: Pipeline, run_folder: Path, config: Any, executor: Ex
     """
     pipeline.check(config)
     if any(stage_kind(stage, config) == "gpu" for stage in pipeline.stages):
-        resolve_device(config.device)
+        resolve_device(str(getattr(config, "device", "cpu")))
     run_stages(
         pipeline.name,
         pipeline.stages,
@@ -86,7 +87,7 @@ def run_stages(
     pipeline: str,
     stages: Sequence[Stage[Any]],
     run_folder: Path,
-    config: Any,
+    config: Config,
     executor: Executor,
     *,
     reopen: Callable[[], None] = lambda: None,

@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from dinoforge.config import pick_keys, to_plain
+from dinoforge.config import Config, pick_keys, to_plain
 from dinoforge.files import hash_json, write_json
 from dinoforge.stages.marker import discard, is_done, marker_path, read_marker
 from dinoforge.stages.stage import Inputs, Stage, stage_folder
@@ -24,7 +24,7 @@ __all__ = [
 
 
 def make_inputs(
-    pipeline: str, stages: Sequence[Stage[Any]], run_folder: Path, config: Any
+    pipeline: str, stages: Sequence[Stage[Any]], run_folder: Path, config: Config
 ) -> Inputs[Any]:
     """Return unrestricted inputs that know the folder of every stage of a pipeline."""
     folders = {s.name: stage_folder(run_folder, pipeline, s.number, s.name) for s in stages}

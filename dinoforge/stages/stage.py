@@ -9,6 +9,7 @@ from typing import Any, Generic, Literal, TypeVar, cast
 import numpy as np
 import pyarrow as pa
 
+from dinoforge.config import Config
 from dinoforge.files import sha256_file, write_array
 from dinoforge.tables import write_table
 
@@ -68,7 +69,7 @@ class Stage(Generic[C]):
         raise NotImplementedError
 
 
-def stage_kind(stage: Stage[Any], config: Any) -> Literal["cpu", "gpu"]:
+def stage_kind(stage: Stage[Any], config: Config) -> Literal["cpu", "gpu"]:
     """Return the kind of machine that a stage needs under a recipe."""
     return "cpu" if str(getattr(config, "device", "cpu")) == "cpu" else stage.runs_on
 
