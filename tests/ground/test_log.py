@@ -2,7 +2,6 @@
 
 import io
 import logging
-import subprocess
 import sys
 from pathlib import Path
 
@@ -10,7 +9,6 @@ import pytest
 
 from dinoforge import progress as progress_module
 from dinoforge.log import log_to_folder, set_up_logging, stop_logging
-from dinoforge.processes import keep_freed_memory
 from dinoforge.progress import Progress, as_duration
 
 LOGGERS = ("dinoforge", "curation", "training", "evaluation", "slurm")
@@ -162,35 +160,3 @@ def test_a_message_that_cannot_be_formatted_is_still_complained_of(tmp_path, cap
     handler.handle(logging.makeLogRecord({"msg": "%d steps", "args": ("ten",)}))
     stop_logging(handler)
     assert "TypeError" in capsys.readouterr().err
-
-
-FAULTS = """
-import resource, sys
-import numpy as np
-from dinoforge.processes import keep_freed_memory
-if sys.argv[1] == "keep":
-    assert keep_freed_memory()
-def touch():
-    np.ones(6 << 20)  # 48 MiB
-touch()
-before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(5):
-    touch()
-print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
-"""
-
-
-@pytest.mark.skipif(not keep_freed_memory(), reason="the C library is not glibc")
-def test_freed_memory_is_used_again_without_a_page_fault():
-    num_faults = {}
-    for word in ("keep", "give"):
-        done = subprocess.run(
-            [sys.executable, "-c", FAULTS, word], capture_output=True, text=True, check=True
-        )
-        num_faults[word] = int(done.stdout)
-    assert num_faults["keep"] < 50 < num_faults["give"]
-
-
-def test_another_system_is_left_as_it_is(monkeypatch):
-    monkeypatch.setattr(sys, "platform", "darwin")
-    assert keep_freed_memory() is False

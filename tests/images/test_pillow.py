@@ -1,0 +1,72 @@
+"""Around Pillow: orientation against its transpositions; its warnings stay inside."""
+
+import threading
+import warnings
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dinoforge.images.pillow import quiet_pillow, read_orientation, upright
+
+MOVES = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_pixels_move_as_in_pillow(orientation):
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 7, 3)).astype(np.uint8)
+    image = Image.fromarray(pixels)
+    if orientation in MOVES:
+        image = image.transpose(MOVES[orientation])
+    moved = upright(pixels, orientation)
+    np.testing.assert_array_equal(moved, np.asarray(image))
+    assert moved.flags.c_contiguous
+
+
+def test_a_senseless_orientation_is_upright():
+    image = Image.new("RGB", (2, 2))
+    for value in (0, 9, "6", (6,)):
+        image.getexif()[0x0112] = value
+        assert read_orientation(image) == 1
+    image.getexif()[0x0112] = 6
+    assert read_orientation(image) == 6
+
+
+def warn_as(module):
+    warnings.warn_explicit("odd file", UserWarning, f"{module}.py", 1, module=module)
+
+
+def test_only_warnings_of_pillow_are_quiet():
+    with quiet_pillow:
+        warn_as("PIL.Image")
+        with pytest.raises(UserWarning, match="odd file"):
+            warn_as("elsewhere")
+    with pytest.raises(UserWarning, match="odd file"):
+        warn_as("PIL.Image")
+
+
+def test_overlapping_threads_restore_the_filters():
+    before = list(warnings.filters)
+    entered, leave = threading.Event(), threading.Event()
+
+    def other():
+        with quiet_pillow:
+            entered.set()
+            leave.wait(10)
+
+    thread = threading.Thread(target=other)
+    with quiet_pillow:
+        thread.start()
+        assert entered.wait(10)
+    warn_as("PIL.Image")  # the other thread is still inside
+    leave.set()
+    thread.join()
+    assert warnings.filters == before
