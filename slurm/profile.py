@@ -14,27 +14,12 @@ from dinoforge.errors import Fault
 
 __all__ = ["Job", "JobBlock", "Profile", "load_profile"]
 
-# sbatch options that dinoforge sets -> the key of a block that decides them, if any.
-_DECIDED = {
-    "array": "array_parallelism",
-    "chdir": "",
-    "cpus_per_task": "cpus_per_task",
-    "dependency": "",
-    "error": "",
-    "export": "",
-    "gpus_per_node": "gpus_per_node",
-    "job_name": "",
-    "kill_on_invalid_dep": "",
-    "mem": "memory_gb",
-    "nodes": "nodes",
-    "ntasks_per_node": "tasks_per_node",
-    "open_mode": "",
-    "output": "",
-    "partition": "partition",
-    "requeue": "",
-    "signal": "",
-    "time": "minutes",
-}
+# sbatch options that a key of a block decides, and those that dinoforge sets itself.
+_BLOCK_KEYS = {key: key for key in ("cpus_per_task", "gpus_per_node", "nodes", "partition")}
+_BLOCK_KEYS |= {"array": "array_parallelism", "mem": "memory_gb", "time": "minutes"}
+_BLOCK_KEYS |= {"ntasks_per_node": "tasks_per_node"}
+_FIXED = {"chdir", "dependency", "error", "export", "job_name", "kill_on_invalid_dep"}
+_FIXED |= {"open_mode", "output", "requeue", "signal"}
 
 _Line = Annotated[str, Allowed(lambda line: "\n" not in line, "text without a line break")]
 
@@ -63,11 +48,11 @@ class JobBlock:
     def faults(self, at: str) -> Iterator[Fault]:
         """Find sbatch options that dinoforge sets."""
         for name in self.sbatch or {}:
-            key = _DECIDED.get(name.replace("-", "_"))
-            if key is not None:
-                instead = f", write `{key}`" if key else ""
-                text = f"`{at}.sbatch.{name}` is set by dinoforge"
-                yield Fault(text, "recipe", f"remove it{instead}")
+            option = name.replace("-", "_")
+            if option in _FIXED or option in _BLOCK_KEYS:
+                what = f"`{at}.sbatch.{name}` is set by dinoforge"
+                key = f", write `{_BLOCK_KEYS[option]}`" if option in _BLOCK_KEYS else ""
+                yield Fault(what, "recipe", f"remove it{key}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,7 +3,7 @@
 A line with a unique name is recorded before sbatch, one with the id after it. When sbatch fails, or
 a driver died between the two, the name is searched for before anything is tried again: a busy
 controller may have accepted the job although sbatch gave up. If all of this should ever fail, the
-elements themselves refuse: the first job that claims a plan owns it (`slurm.store.claims`).
+elements themselves refuse: the first job that claims a plan owns it (`slurm.store.plans`).
 """
 
 import logging
@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from dinoforge.files import write_text
 from dinoforge.slurm.cluster.commands import SlurmUnavailableError, accounted_name, queue
 from dinoforge.slurm.cluster.executor import JobRefusedError, Request, sbatch_text, send
-from dinoforge.slurm.store.claims import read_claim
 from dinoforge.slurm.store.layout import SlurmFolder
 from dinoforge.slurm.store.lease import Lease
+from dinoforge.slurm.store.plans import read_claim
 from dinoforge.slurm.store.submissions import Submission, Submissions
 
 __all__ = ["Submitter"]

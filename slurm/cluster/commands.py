@@ -130,14 +130,14 @@ def ask(words: Sequence[str], *, timeout_s: float = _TIMEOUT_S, patience_s: floa
 def _run(words: Sequence[str], timeout_s: float) -> str:
     try:
         done = subprocess.run(
-            list(words),
+            words,
+            stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
             errors="replace",
             timeout=timeout_s,
             env=clean_environment(),
             check=False,
-            stdin=subprocess.DEVNULL,
         )
     except FileNotFoundError as error:
         raise SlurmUnavailableError(f"no {words[0]} on this machine") from error
@@ -186,16 +186,7 @@ def cancel(jobs: Iterable[str], *, kill: bool = False) -> None:
                 raise
 
 
-_FIELDS = (
-    "JobID",
-    "State",
-    "ExitCode",
-    "DerivedExitCode",
-    "Reason",
-    "ElapsedRaw",
-    "TimelimitRaw",
-    "NodeList",
-)
+_COLUMNS = "JobID,State,ExitCode,DerivedExitCode,Reason,ElapsedRaw,TimelimitRaw,NodeList"
 
 
 def accounted(jobs: Sequence[str]) -> dict[str, list[Row]]:
@@ -206,7 +197,7 @@ def accounted(jobs: Sequence[str]) -> dict[str, list[Row]]:
     rows: dict[str, list[Row]] = {}
     for start in range(0, len(jobs), 100):
         ids = ",".join(jobs[start : start + 100])
-        words = ["sacct", "-D", "-n", "-P", "-o", ",".join(_FIELDS), "-j", ids]
+        words = ["sacct", "-D", "-n", "-P", "-o", _COLUMNS, "-j", ids]
         try:
             rows |= parse_accounting(ask(words, timeout_s=60))
         except SlurmError:
@@ -229,9 +220,10 @@ def parse_accounting(text: str) -> dict[str, list[Row]]:
     """Parse ``sacct -D -n -P``; of a job that was requeued, the last run counts."""
     rows: dict[str, list[Row]] = {}
     for line in text.splitlines():
-        values = dict(zip(_FIELDS, line.split("|"), strict=False))
-        if len(values) < len(_FIELDS):
+        columns = line.split("|")
+        if len(columns) <= _COLUMNS.count(","):
             continue
+        values = dict(zip(_COLUMNS.split(","), columns, strict=False))
         job, _, step = values["JobID"].partition(".")
         state, _, rest = values["State"].partition(" ")
         row = _row(

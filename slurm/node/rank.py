@@ -33,11 +33,10 @@ from dinoforge.slurm.node.watch import watch_exports
 from dinoforge.slurm.outcomes import Outcome
 from dinoforge.slurm.profile import Profile
 from dinoforge.slurm.store.attempts import AttemptWriter, read_attempts, starts_without_progress
-from dinoforge.slurm.store.claims import DUPLICATE, claim
 from dinoforge.slurm.store.evaluations import reached_step
 from dinoforge.slurm.store.layout import SlurmFolder
 from dinoforge.slurm.store.logs import log_size
-from dinoforge.slurm.store.plans import read_plan
+from dinoforge.slurm.store.plans import DUPLICATE, claim, read_plan
 from dinoforge.slurm.store.submissions import Submissions
 
 __all__ = ["main", "rendezvous"]

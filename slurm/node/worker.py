@@ -30,11 +30,10 @@ from dinoforge.slurm.node.command import blocked, classify_exit, start_command
 from dinoforge.slurm.node.packing import run_next_stages
 from dinoforge.slurm.outcomes import Outcome, Verdict, classify_exception
 from dinoforge.slurm.store.attempts import AttemptWriter
-from dinoforge.slurm.store.claims import DUPLICATE, claim
 from dinoforge.slurm.store.evaluations import Evaluation
 from dinoforge.slurm.store.layout import SlurmFolder
 from dinoforge.slurm.store.logs import log_size
-from dinoforge.slurm.store.plans import JobPlan, read_plan
+from dinoforge.slurm.store.plans import DUPLICATE, JobPlan, claim, read_plan
 from dinoforge.stages import StagePlan, Task, find_pipeline, is_proved, make_inputs, run_task
 
 __all__ = ["main"]

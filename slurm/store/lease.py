@@ -37,36 +37,11 @@ class Lease:
     def __init__(self, folder: Path, number: int) -> None:
         self.folder, self.number = folder, number
         self.turn = folder / f"{number:05d}"
-        self._end = threading.Event()
-        self._beat = threading.Thread(target=self._keep_alive, daemon=True)
 
     def check(self) -> None:
         """Raise if another driver took over; call before anything that must not happen twice."""
         if max(_numbers(self.folder), default=0) != self.number:
             raise LeaseBusyError("the heartbeat of this driver expired; another driver took over")
-
-    def _keep_alive(self) -> None:
-        while not self._end.wait(_HEARTBEAT_S):
-            with contextlib.suppress(OSError):
-                os.utime(self.turn / "holder.json")
-
-    def start(self) -> None:
-        """Record the holder of the turn and start the heartbeat."""
-        holder = {
-            "host": platform.node(),
-            "boot": _boot_id(),
-            "pid": os.getpid(),
-            "job": os.environ.get("SLURM_JOB_ID", ""),
-        }
-        (self.turn / "holder.json").write_text(json.dumps(holder), encoding="utf-8")
-        self._beat.start()
-
-    def release(self) -> None:
-        """End the turn."""
-        self._end.set()
-        self._beat.join()
-        with contextlib.suppress(OSError):
-            (self.turn / "released").touch()
 
 
 @contextlib.contextmanager
@@ -99,11 +74,25 @@ def hold_lease(
             raise LeaseBusyError(f"another driver holds {folder}: {process}")
         time.sleep(min(pause, max(deadline - time.monotonic(), 0.01)))
         pause = min(1.5 * pause, 2.0)
-    lease.start()
+    facts = {"host": platform.node(), "boot": _boot_id(), "pid": os.getpid()}
+    holder_file = lease.turn / "holder.json"
+    holder_file.write_text(json.dumps(facts | {"job": os.environ.get("SLURM_JOB_ID", "")}))
+    end = threading.Event()
+    heartbeat = threading.Thread(target=_beat, args=(holder_file, end), daemon=True)
+    heartbeat.start()
     try:
         yield lease
     finally:
-        lease.release()
+        end.set()
+        heartbeat.join()
+        with contextlib.suppress(OSError):
+            (lease.turn / "released").touch()
+
+
+def _beat(path: Path, end: threading.Event) -> None:
+    while not end.wait(_HEARTBEAT_S):
+        with contextlib.suppress(OSError):
+            os.utime(path)
 
 
 def _try(folder: Path, jobs_are_gone: bool) -> Lease | None:
@@ -150,7 +139,7 @@ def _is_alive(pid: int) -> bool:
     except ProcessLookupError:
         return False
     except PermissionError:
-        return True
+        pass
     return True
 
 

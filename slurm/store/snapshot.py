@@ -10,7 +10,7 @@ import os
 import platform
 import shutil
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 import dinoforge
@@ -21,13 +21,9 @@ from dinoforge.slurm.store.layout import now
 __all__ = ["take_snapshot"]
 
 # Folder of a source tree -> its place in the copy, as in the wheel.
-_FOLDERS = {
-    "dinoforge": "dinoforge",
-    **{
-        name: f"dinoforge/{name}" for name in ("cli", "curation", "training", "evaluation", "slurm")
-    },
-    "configs": "dinoforge/_configs",
-}
+_FOLDERS = {"dinoforge": "dinoforge", "configs": "dinoforge/_configs"}
+_FOLDERS |= {name: f"dinoforge/{name}" for name in ("cli", "curation", "training", "evaluation")}
+_FOLDERS |= {"slurm": "dinoforge/slurm"}
 
 
 def take_snapshot(folder: Path) -> Path:
@@ -40,7 +36,12 @@ def take_snapshot(folder: Path) -> Path:
     """
     root = Path(dinoforge.__file__).resolve().parent.parent
     files = dict(sorted(_files(root)))
-    name = _content_hash(files)[:12]
+    digest = hashlib.sha256()
+    for place, path in files.items():
+        data = path.read_bytes()
+        digest.update(f"{place}\0{len(data)}\0".encode())
+        digest.update(data)
+    name = digest.hexdigest()[:12]
     target = folder / name
     if target.is_dir():
         return target
@@ -87,15 +88,6 @@ def _files(root: Path) -> Iterator[tuple[str, Path]]:
         for parent, _, names in os.walk(root / folder, followlinks=True):
             for path in (Path(parent, name) for name in names if not name.endswith(".pyc")):
                 yield f"{_FOLDERS[folder]}/{path.relative_to(root / folder).as_posix()}", path
-
-
-def _content_hash(files: Mapping[str, Path]) -> str:
-    digest = hashlib.sha256()
-    for place, path in files.items():
-        data = path.read_bytes()
-        digest.update(f"{place}\0{len(data)}\0".encode())
-        digest.update(data)
-    return digest.hexdigest()
 
 
 def _git(root: Path, *words: str) -> str:

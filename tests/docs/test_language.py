@@ -18,9 +18,8 @@ EXEMPT = (
     *(
         "curation/",
         "evaluation/",
-        "slurm/",
     ),
-    *("training/", "cli/cluster.py", "cli/plan.py", "cli/status.py", "dinoforge/curated.py"),
+    *("training/", "cli/plan.py", "dinoforge/curated.py"),
     *("dinoforge/intervals.py", "dinoforge/neighbors/", "dinoforge/pages/"),
     *("dinoforge/records.py", "dinoforge/stages/"),
 )

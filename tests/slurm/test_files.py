@@ -10,10 +10,9 @@ import pytest
 
 from dinoforge.slurm.outcomes import Outcome
 from dinoforge.slurm.store.attempts import Attempt, AttemptWriter, read_attempts, record_verdict
-from dinoforge.slurm.store.claims import claim
 from dinoforge.slurm.store.layout import SlurmFolder
 from dinoforge.slurm.store.lines import append_line, read_lines
-from dinoforge.slurm.store.plans import JobPlan, read_plan, write_plan
+from dinoforge.slurm.store.plans import JobPlan, claim, read_plan, write_plan
 from dinoforge.slurm.store.snapshot import take_snapshot
 from dinoforge.slurm.store.submissions import Submission, Submissions
 
