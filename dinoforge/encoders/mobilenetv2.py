@@ -46,12 +46,8 @@ class MobileNetV2Encoder:
         weights = _package_file(_WEIGHTS)
         self._net = _load(weights).to(device)
         self._transform, self._device = Transform(side), device
-        self.fingerprint = fingerprint_of(
-            encoder="mobilenetv2",
-            side=side,
-            weights=sha256_file(weights),
-            transform=TRANSFORM_VERSION,
-        )
+        parts = {"side": side, "weights": sha256_file(weights), "transform": TRANSFORM_VERSION}
+        self.fingerprint = fingerprint_of(encoder="mobilenetv2", **parts)
 
     def encode(self, images: Images) -> Vectors:
         """Encode images; see `Encoder.encode`."""

@@ -73,23 +73,9 @@ def run_batches(
 ) -> Vectors:
     """Run a network over images in padded batches of one size; return its rows ``[B, D]``.
 
-    Products of different sizes differ in their last bits: with one size, the vector of an image
-    does not depend on the number of images.
-
-    Parameters
-    ----------
-    forward : callable
-        From a batch ``[size, 3, S, S]``, float32, to rows ``[size, dim]``.
-    images : sequence of ndarray
-        RGB uint8 ``[H, W, 3]``, of any sizes.
-    transform : Transform
-        Makes the batches.
-    dim : int
-        D.
-    device : str
-        Device of ``forward``.
-    size : int
-        Images per batch; 0: the default of the device.
+    ``forward`` maps a batch ``[size, 3, S, S]`` to rows ``[size, dim]``, both float32. Products of
+    different sizes differ in their last bits: with one ``size`` (0: the default of the device), the
+    vector of an image does not depend on the number of images.
     """
     size = size or (_CPU_BATCH if device == "cpu" else _GPU_BATCH)
     rows = np.zeros((len(images), dim), np.float32)
@@ -104,10 +90,7 @@ def run_batches(
 def normalization_of(metadata: Mapping[str, str]) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return mean and standard deviation of RGB in [0, 1] from the metadata of a backbone.
 
-    Parameters
-    ----------
-    metadata : mapping
-        JSON lists under ``image_mean`` and ``image_std``; missing ones are ImageNet's.
+    JSON lists under ``image_mean`` and ``image_std``; missing ones are ImageNet's.
     """
     mean, std = (
         tuple(map(float, json.loads(metadata[name]))) if name in metadata else otherwise

@@ -17,29 +17,22 @@ _SUFFIXES = frozenset(IMAGE_SUFFIXES)
 # Suffixes by format, where they are not its name in lower case.
 _SUFFIX = {"JPEG": "jpg", "TIFF": "tif", "JPEG2000": "jp2", "DIB": "bmp"}
 
-_MAGIC: tuple[tuple[bytes, str], ...] = (
-    (b"\xff\xd8\xff", "JPEG"),
-    (b"\x89PNG\r\n\x1a\n", "PNG"),
-    (b"GIF87a", "GIF"),
-    (b"GIF89a", "GIF"),
-    (b"II*\0", "TIFF"),
-    (b"MM\0*", "TIFF"),
-    (b"II+\0", "TIFF"),
-    (b"MM\0+", "TIFF"),
-    (b"8BPS", "PSD"),
-    (b"qoif", "QOI"),
-    (b"\0\0\0\x0cjP  \r\n\x87\n", "JPEG2000"),
-    (b"\xff\x4f\xff\x51", "JPEG2000"),
-    (b"\0\0\1\0", "ICO"),
-    (b"icns", "ICNS"),
-    (b"DDS ", "DDS"),
-    (b"\x59\xa6\x6a\x95", "SUN"),
-    (b"/* XPM */", "XPM"),
-    (b"%!PS", "EPS"),
-    (b"\xc5\xd0\xd3\xc6", "EPS"),
-    (b"\xff\x0a", "JXL"),
-    (b"\0\0\0\x0cJXL \r\n\x87\n", "JXL"),
-)
+_MAGIC: dict[str, tuple[bytes, ...]] = {
+    "JPEG": (b"\xff\xd8\xff",),
+    "PNG": (b"\x89PNG\r\n\x1a\n",),
+    "GIF": (b"GIF87a", b"GIF89a"),
+    "TIFF": (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"),
+    "PSD": (b"8BPS",),
+    "QOI": (b"qoif",),
+    "JPEG2000": (b"\0\0\0\x0cjP  \r\n\x87\n", b"\xff\x4f\xff\x51"),
+    "ICO": (b"\0\0\1\0",),
+    "ICNS": (b"icns",),
+    "DDS": (b"DDS ",),
+    "SUN": (b"\x59\xa6\x6a\x95",),
+    "XPM": (b"/* XPM */",),
+    "EPS": (b"%!PS", b"\xc5\xd0\xd3\xc6"),
+    "JXL": (b"\xff\x0a", b"\0\0\0\x0cJXL \r\n\x87\n"),
+}
 # Two letters do not distinguish a BMP from text: the size of its header must match, too.
 _BMP_HEADER_BYTES = (12, 16, 40, 52, 56, 64, 108, 124)
 _AVIF_BRANDS = (b"avif", b"avis")
@@ -52,8 +45,8 @@ def sniff(head: bytes) -> str | None:
     None if no signature matches; formats without a distinctive one (TGA, CUR, SGI, XBM) can be
     decoded but are not recognized here.
     """
-    for magic, name in _MAGIC:
-        if head.startswith(magic):
+    for name, signatures in _MAGIC.items():
+        if head.startswith(signatures):
             return name
     if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
         return "WEBP"

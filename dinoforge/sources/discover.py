@@ -43,11 +43,6 @@ class SourceFiles:
     items: list[ImageFile | str] = field(default_factory=list)  # a str is the path of a tar
     problems: list[Problem] = field(default_factory=list)
 
-    @property
-    def images(self) -> list[ImageFile]:
-        """The images in their own files."""
-        return [item for item in self.items if isinstance(item, ImageFile)]
-
     def fingerprint(self) -> str:
         """Hash names, sizes and times of all files: changes when a file is added or replaced."""
         rows: list[list[str | int]] = []

@@ -55,7 +55,8 @@ def list_files(files: SourceFiles, *, unpacked: Path) -> Listing:
     problems: list[Problem] = list(files.problems)
     copies: list[Path] = []
     class_names = cache(_class_names)
-    folders = sorted({_class_folder(image) for image in files.images} - {""})
+    images = (item for item in files.items if isinstance(item, ImageFile))
+    folders = sorted({_class_folder(image) for image in images} - {""})
     labels = {name: label for label, name in enumerate(folders)}
     for item in files.items:
         if isinstance(item, ImageFile):
