@@ -1,13 +1,12 @@
 """Exact neighbors: all pairs above a threshold, the k nearest, connected components.
 
-Exact comes first: on one machine a tiled product beats an index and is right. Results are a
-function of the rows alone: what tiles, threads or back end found is scored again by one formula
-(`exact_scores`), so a pair at the threshold is in or out for every way of computing it.
+Exact comes first: on one machine a tiled product is faster than an index, and exact. Results
+depend on the rows alone: whatever the tiles, threads and back end, candidates are scored again by
+one formula (`exact_scores`), so a pair at the threshold is always in or always out.
 """
 
-from dinoforge.neighbors.components import connected_components
 from dinoforge.neighbors.faiss_backend import refuse_two_faiss, require_faiss
-from dinoforge.neighbors.join import Edges, join_above
+from dinoforge.neighbors.join import Edges, connected_components, join_above
 from dinoforge.neighbors.products import backend_for, exact_scores
 from dinoforge.neighbors.search import Neighbors, merge_top_k, top_k
 

@@ -1,6 +1,6 @@
-"""FAISS as a back end of the exact searches; candidates are scored again as everywhere.
+"""FAISS as a back end of the exact searches: it proposes candidates, which are scored again.
 
-Both ``faiss-cpu`` and ``faiss-gpu`` install a folder ``faiss``: two of them overwrite each other.
+Both ``faiss-cpu`` and ``faiss-gpu`` install a folder ``faiss`` and overwrite each other's.
 """
 
 import importlib.metadata
@@ -19,12 +19,12 @@ _QUERIES_AT_ONCE = 4096
 
 
 def refuse_two_faiss() -> None:
-    """Stop when both FAISS packages are installed; costs milliseconds and imports neither.
+    """Stop if both FAISS packages are installed; takes milliseconds and imports neither.
 
     Raises
     ------
     UsageError
-        With the commands that repair it.
+        With the commands that fix it.
     """
     installed = [name for name in ("faiss-cpu", "faiss-gpu") if _is_installed(name)]
     if len(installed) == 2:

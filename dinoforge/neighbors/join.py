@@ -1,7 +1,7 @@
 """The exact thresholded join: every pair whose inner product is above a threshold.
 
-A threshold join, not top-k: an image with more copies than k would lose edges, and selecting k
-costs more than comparing. Shapes: n, m rows; d dimensions.
+Not top-k: an image with more copies than k would lose edges, and selecting k costs more than
+comparing. `connected_components` groups the pairs. Shapes: n, m rows; d dimensions.
 """
 
 from collections.abc import Iterator
@@ -17,15 +17,13 @@ from dinoforge.neighbors.products import (
     TileProduct,
     check_backend,
     exact_scores,
-    prepare,
     slack,
     usable_rows,
 )
 
-__all__ = ["Edges", "join_above"]
+__all__ = ["Edges", "connected_components", "join_above"]
 
-# A tile of the product: 1024 x 2048 float32 is 8 MiB, which stays in a shared cache while it is
-# compared.
+# A tile of 1024 x 2048 float32 is 8 MiB: it stays in a shared cache while it is compared.
 _TILE_ROWS = 1024
 _TILE_COLUMNS = 2048
 
@@ -37,7 +35,7 @@ class Edges:
     i: NDArray[np.int64]  # rows of a
     j: NDArray[np.int64]  # rows of b, or of a with i < j
     similarity: NDArray[np.float32]
-    num_excluded: int = 0  # rows that are zero or not finite and had no part
+    num_excluded: int = 0  # rows left out: zero or not finite
 
     def __len__(self) -> int:
         return len(self.i)
@@ -60,12 +58,12 @@ def join_above(
     b : ndarray, optional
         ``[m, d]``; None joins ``a`` with itself, each pair once, i < j.
     threshold : float
-        Pairs above it are found; equality is not above.
+        Pairs above it are returned; equality is not above.
     backend : str
         ``numpy``, ``torch`` (for ``device="cuda"``) or ``faiss``; the edges are the same.
     device : str
         Where torch multiplies, such as ``cuda:0``; `backend_for` names the back end that fits.
-        Other back ends leave it unread.
+        Other back ends ignore it.
 
     Returns
     -------
@@ -79,8 +77,8 @@ def join_above(
     """
     check_backend(backend, "join_above")
     is_self = b is None
-    left = prepare(a)
-    right = left if b is None else prepare(b)
+    left = np.ascontiguousarray(a, np.float32)
+    right = left if b is None else np.ascontiguousarray(b, np.float32)
     rows, columns = usable_rows(left), usable_rows(right)
     excluded = int((~rows).sum()) + (0 if is_self else int((~columns).sum()))
     if excluded:
@@ -88,11 +86,11 @@ def join_above(
         right = left if is_self else np.where(columns[:, None], right, np.float32(0))
     low = threshold - slack(left, right)
     if backend == "faiss":
-        found = range_candidates(left, right, low)
+        candidates = range_candidates(left, right, low)
     else:
-        found = _tiled_candidates(left, right, low, backend, device, is_self=is_self)
+        candidates = _tiled_candidates(left, right, low, backend, device, is_self=is_self)
     parts = []
-    for i, j in found:
+    for i, j in candidates:
         if is_self:
             i, j = i[i < j], j[i < j]  # noqa: PLW2901 - each pair once
         keep = rows[i] & columns[j]
@@ -106,7 +104,7 @@ def join_above(
 def _tiled_candidates(
     left: Rows, right: Rows, low: float, backend: str, device: str, *, is_self: bool
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    """Yield pairs that are above, or too near to tell in float32, tile by tile."""
+    """Yield pairs above ``low``, or too close to it for float32, tile by tile."""
     product = TileProduct(backend, device)
     for top in range(0, len(left), _TILE_ROWS):
         rows = left[top : top + _TILE_ROWS]
@@ -128,3 +126,22 @@ def _sorted(
     i, j, similarity = (np.concatenate(column) for column in zip(*parts, strict=True))
     order = np.lexsort((j, i))
     return Edges(i[order], j[order], similarity[order], excluded)
+
+
+def connected_components(n: int, i: NDArray[np.int64], j: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Label nodes ``0 .. n - 1`` by the smallest node of their connected component.
+
+    Edges ``i, j`` (int64) come in any order and direction, with or without repeats; the labels,
+    int64 ``[n]``, depend on the graph alone.
+    """
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components as label
+
+    if not n:
+        return np.zeros(0, np.int64)
+    graph = coo_array((np.ones(len(i), np.int8), (i, j)), shape=(n, n))
+    _, labels = label(graph, directed=False)
+    # The first node with a label is the smallest one of its component.
+    _, first = np.unique(labels, return_index=True)
+    named: NDArray[np.int64] = first[labels].astype(np.int64)
+    return named

@@ -3,6 +3,7 @@
 Shapes: n, m rows; d dimensions.
 """
 
+import math
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,6 @@ __all__ = [
     "backend_for",
     "check_backend",
     "exact_scores",
-    "prepare",
     "slack",
     "usable_rows",
 ]
@@ -25,18 +25,12 @@ Rows = NDArray[np.float32]
 
 BACKENDS = ("numpy", "torch", "faiss")
 
-# Parts that stay in the cache: 4 MiB at d = 512. 65,536 at once took nine times as long.
+# Fits in the cache: 4 MiB at d = 512. 65,536 pairs at once took nine times as long.
 _PAIRS_AT_ONCE = 1 << 10
 
 
 def check_backend(backend: str, where: str) -> None:
-    """Refuse a back end that is none.
-
-    Raises
-    ------
-    UsageError
-        Names those there are.
-    """
+    """Refuse an unknown back end."""
     if backend not in BACKENDS:
         raise UsageError(
             what=f"unknown back end `{backend}`",
@@ -46,17 +40,12 @@ def check_backend(backend: str, where: str) -> None:
 
 
 def backend_for(device: str) -> str:
-    """Name the back end that multiplies fastest on a device: torch where it is no CPU."""
+    """Name the fastest back end of a device: torch except on a CPU."""
     return "numpy" if device == "cpu" else "torch"
 
 
-def prepare(rows: NDArray[Any]) -> Rows:
-    """Return rows as contiguous float32 (float16 is exact in it)."""
-    return np.ascontiguousarray(rows, dtype=np.float32)
-
-
 def usable_rows(rows: Rows) -> NDArray[np.bool_]:
-    """Tell which rows may enter a join: finite and not zero (NaN compares as "unique")."""
+    """Return which rows may take part: finite and not zero (NaN would compare as unique)."""
     squares = np.einsum("nd,nd->n", rows, rows)
     usable: NDArray[np.bool_] = np.isfinite(squares) & (squares > 0)
     return usable
@@ -88,83 +77,65 @@ def slack(a: Rows, b: Rows) -> float:
 
 
 class TileProduct:
-    """Multiplies tiles, ``[n, d] x [m, d] -> [n, m]``; a result is valid until the next call.
+    """Multiplies tiles, ``[n, d] x [m, d] -> [n, m]``, in NumPy or on a torch device.
 
     NumPy's OpenBLAS does 92 to 96 GFLOP/s on a Zen 4 core where torch's product does 80 to 88;
-    torch is for CUDA devices.
-
-    Parameters
-    ----------
-    backend : str
-        ``numpy`` or ``torch``.
-    device : str
-        For torch.
+    torch is for CUDA devices. A result is valid until the next call.
     """
 
     def __init__(self, backend: str, device: str) -> None:
         self._device = device if backend == "torch" else ""
-        # Made once and used again: fresh pages cost a tenth of the join.
-        self._products = np.empty(0, np.float32)
-        self._sorted = np.empty(0, np.float32)
-        self._above = np.empty(0, np.bool_)
-
-    def __call__(self, a: Rows, b: Rows) -> NDArray[np.float32]:
-        """Return the products of all pairs."""
-        if self._device:
-            on_device: NDArray[np.float32] = self._multiply(a, b).cpu().numpy()
-            return on_device
-        if len(self._products) < len(a) * len(b):
-            self._products = np.empty(len(a) * len(b), np.float32)
-        return np.matmul(a, b.T, out=self._products[: len(a) * len(b)].reshape(len(a), len(b)))
+        # Allocated once and reused: fresh pages cost a tenth of the join.
+        self._buffers: dict[str, NDArray[Any]] = {}
 
     def place(self, rows: Rows) -> Any:
         """Return rows that many calls multiply with, moved to the device once."""
-        return _tensor(rows).to(self._device) if self._device else rows
+        if not self._device:
+            return rows
+        import torch
 
-    def _multiply(self, a: Any, b: Any) -> Any:
-        left, right = (_tensor(x).to(self._device) for x in (a, b))
-        return left @ right.T
+        # torch warns about memory that it must not write, such as that of a mapped file.
+        return torch.from_numpy(rows if rows.flags.writeable else rows.copy()).to(self._device)
 
     def above(self, a: Rows, b: Rows, low: float) -> NDArray[np.bool_]:
-        """Tell which products are above ``low``, or so near that float32 cannot tell."""
+        """Return which products are above ``low``, or too close to it for float32."""
         # A bound that float32 cannot hold is rounded down.
         bound = np.nextafter(np.float32(low), np.float32(-np.inf))
         if self._device:
-            # Compared where they are: a quarter of the bytes has to come back.
-            on_device: NDArray[np.bool_] = (self._multiply(a, b) > float(bound)).cpu().numpy()
+            # Compared on the device: a quarter of the bytes to copy back.
+            products = self.place(a) @ self.place(b).T
+            on_device: NDArray[np.bool_] = (products > float(bound)).cpu().numpy()
             return on_device
-        products = self(a, b)
-        if len(self._above) < products.size:
-            self._above = np.empty(products.size, np.bool_)
-        return np.greater(products, bound, out=self._above[: products.size].reshape(products.shape))
+        tile = self._multiply(a, b)
+        return np.greater(tile, bound, out=self._buffer("above", tile.shape, np.bool_))
 
     def top(
         self, a: Rows, b: Any, k: int, margin: float
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return the pairs (i, j) that may be among the k best of their row, sorted by i and j.
 
-        ``margin`` bounds the error of a product (`slack`). The k largest products are exactly at
-        least the k-th less one margin, so a row of the k best is at least the k-th less two.
+        ``b`` comes from `place`; ``margin`` bounds the error of a product (`slack`). The k largest
+        products are exactly at least the k-th minus one margin, so a row of the k best has a
+        product of at least the k-th minus two.
         """
         if self._device:
-            products = self._multiply(a, b)
+            products = self.place(a) @ b.T
             bars = products.topk(k, dim=1).values[:, -1:] - 2 * margin
             i, j = (products >= bars).nonzero(as_tuple=True)
             return i.cpu().numpy(), j.cpu().numpy()
-        products = self(a, b)
-        if len(self._sorted) < products.size:
-            self._sorted = np.empty(products.size, np.float32)
-        copy = self._sorted[: products.size].reshape(products.shape)
-        np.copyto(copy, products)
+        tile = self._multiply(a, b)
+        copy = self._buffer("sorted", tile.shape, np.float32)
+        np.copyto(copy, tile)
         copy.partition(-k, axis=1)
         bars = copy[:, -k, None] - np.float32(2 * margin)
-        return np.divmod(np.flatnonzero(products >= bars), products.shape[1])
+        return np.divmod(np.flatnonzero(tile >= bars), tile.shape[1])
 
+    def _multiply(self, a: Rows, b: Rows) -> NDArray[np.float32]:
+        shape = (len(a), len(b))
+        return np.matmul(a, b.T, out=self._buffer("products", shape, np.float32))
 
-def _tensor(rows: Any) -> Any:
-    import torch
-
-    if isinstance(rows, torch.Tensor):
-        return rows
-    # torch warns of memory that it must not write, such as that of a mapped file.
-    return torch.from_numpy(rows if rows.flags.writeable else rows.copy())
+    def _buffer(self, name: str, shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
+        size = math.prod(shape)
+        if len(self._buffers.get(name, ())) < size:
+            self._buffers[name] = np.empty(size, dtype)
+        return self._buffers[name][:size].reshape(shape)

@@ -15,7 +15,6 @@ from dinoforge.neighbors.products import (
     TileProduct,
     check_backend,
     exact_scores,
-    prepare,
     slack,
     usable_rows,
 )
@@ -72,7 +71,7 @@ def top_k(
     if k < 1:
         raise UsageError(what=f"k is {k}", where="top_k", do="give 1 or more")
     check_backend(backend, "top_k")
-    q, b = prepare(queries), prepare(base)
+    q, b = (np.ascontiguousarray(rows, np.float32) for rows in (queries, base))
     asks, ids = np.flatnonzero(usable_rows(q)), np.flatnonzero(usable_rows(b))
     b = b[ids] if len(ids) < len(b) else b
     best = _padded(len(q), k)
