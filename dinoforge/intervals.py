@@ -1,10 +1,10 @@
-"""95 % intervals: how far a number may be from what other images would give.
+"""95 % intervals of means and fractions over a sample of images.
 
-The bootstrap draws images with replacement (Efron 1979, percentile method); all figures of
-one test set share the resamples, so a difference of two models is paired. Draws are functions of
-(seed, purpose, resample): neither the order of figures nor their number changes one.
+The bootstrap draws images with replacement (Efron 1979, percentile method); all statistics of one
+test set share the resamples, so a difference of two models is paired. Draws are functions of
+(seed, purpose, resample): neither the order nor the number of statistics changes them.
 
-Shapes: n images, F figures, R resamples.
+Shapes: n images, F statistics, R resamples.
 """
 
 from collections.abc import Iterable, Iterator
@@ -37,13 +37,11 @@ def bootstrap_intervals(
     Parameters
     ----------
     values_nF : ndarray
-        One value an image and figure: 1 where the model is right, say, or the difference of two.
+        One value per image and statistic, such as 1 where the model is right.
     resamples : int
         R; the cost is R times n draws.
-    seed : int
-        Keys the resamples.
-    purpose : str
-        Keys them too: figures that are not compared have resamples of their own.
+    seed, purpose : int, str
+        Key the resamples; statistics that are not compared have a purpose of their own.
     """
     indices = bootstrap_indices(len(values_nF), resamples, seed, purpose)
     means_RF = resampled_means(values_nF, indices)
@@ -53,10 +51,7 @@ def bootstrap_intervals(
 def bootstrap_indices(
     n: int, resamples: int, seed: int, purpose: str = "evaluation/bootstrap"
 ) -> Iterator[NDArray[np.int64]]:
-    """Yield resamples, some at a time: int64 ``[r, n]`` of 0 .. n - 1.
-
-    Drawn with replacement by Philox, keyed by (seed, purpose, number of the resample).
-    """
+    """Yield blocks of resamples, int64 ``[r, n]`` of 0 .. n - 1, drawn with replacement."""
     step = max(1, _DRAWS_AT_ONCE // max(n, 1))
     for start in range(0, resamples, step):
         which = np.arange(start, min(start + step, resamples))
@@ -86,7 +81,8 @@ def percentile_interval(means_R: Floats) -> tuple[float, float]:
 def wilson_interval(successes: int, n: int) -> tuple[float, float]:
     """Return the 95 % score interval of a fraction (Wilson 1927).
 
-    For fractions of 0 and 1, of which every resample is the same and the bootstrap knows nothing.
+    Also for fractions of 0 and 1, where all resamples are equal and the bootstrap has no width.
+    SciPy's ``proportion_ci`` differs in the last bits.
     """
     from scipy.stats import binomtest
 
@@ -95,12 +91,10 @@ def wilson_interval(successes: int, n: int) -> tuple[float, float]:
 
 
 def mcnemar_exact(wins: int, losses: int) -> float:
-    """Return the two-sided exact p of McNemar's test (1947): wins and losses equally likely.
+    """Return the two-sided exact p-value of McNemar's test (1947).
 
-    Parameters
-    ----------
-    wins, losses : int
-        Test images on which only the one, and only the other model is right.
+    ``wins`` and ``losses`` count the test images that only the first, or only the second model
+    classifies correctly; under the null hypothesis they are equally likely.
     """
     from scipy.stats import binomtest
 

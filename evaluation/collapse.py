@@ -1,7 +1,7 @@
 """Signs of collapse in features, without labels.
 
-Read several together: RankMe misses features that are constant but for noise, `feature_std` sees
-them; `feature_std` misses features on a line, RankMe sees them.
+Read several together: features that are constant up to noise show in `feature_std` and not in
+RankMe; features on a line show in RankMe and not in `feature_std`.
 
 Shapes: n images, D dimensions, q views.
 """
@@ -61,17 +61,9 @@ def measure_collapse(measured: Measured, config: EvaluationConfig) -> list[Recor
 
 
 def signs_of_collapse(rows: NDArray[np.float32]) -> dict[str, float]:
-    """Compute every sign that needs one view of each image.
+    """Compute every metric that needs one view per image; NaN if it is undefined.
 
-    Parameters
-    ----------
-    rows : ndarray
-        Features as the network gives them, ``[n, D]``, n at least 2.
-
-    Returns
-    -------
-    dict
-        Metric -> value; NaN where it is not defined.
+    ``rows`` are the network's outputs ``[n, D]``, n at least 2, not normalized.
     """
     raw = np.asarray(rows, np.float64)
     norms = np.linalg.norm(raw, axis=1, keepdims=True)
@@ -119,7 +111,7 @@ def effective_rank(spectrum: Floats) -> float:
 
 
 def participation_ratio(spectrum: Floats) -> float:
-    """Square of the sum over the sum of squares: directions that carry the variance."""
+    """Squared sum over sum of squares: the number of directions that carry the variance."""
     squares = float(np.square(spectrum).sum())
     return float(spectrum.sum()) ** 2 / squares if squares else math.nan
 
@@ -127,15 +119,15 @@ def participation_ratio(spectrum: Floats) -> float:
 def alpha_req(spectrum: Floats, first: int, last: int) -> float:
     """Slope at which log eigenvalue falls with log index (Agrawal et al. 2022); near 1 is good.
 
-    Least squares over the indices ``first`` .. ``last``, both included, counted from 1; the range
-    is a free choice of the method.
+    Least squares over the indices ``first`` .. ``last``, inclusive, counted from 1; the paper
+    leaves the range open.
     """
     values = spectrum[first - 1 : last]
     if len(values) < 2 or (values <= 0).any():
         return math.nan
     logs = np.log(np.arange(first, last + 1))
-    away = logs - logs.mean()
-    return float(-(away * np.log(values)).sum() / np.square(away).sum())
+    centered = logs - logs.mean()
+    return float(-(centered * np.log(values)).sum() / np.square(centered).sum())
 
 
 def feature_std(unit_nD: Floats) -> float:
@@ -154,8 +146,8 @@ def uniformity(unit_nD: Floats, t: float = 2.0) -> float:
     total = 0.0
     squares = np.square(unit_nD).sum(axis=1)
     for start in range(0, len(unit_nD), _ROWS_AT_ONCE):
-        some = slice(start, start + _ROWS_AT_ONCE)
-        distances = squares[some, None] + squares - 2 * unit_nD[some] @ unit_nD.T
+        part = slice(start, start + _ROWS_AT_ONCE)
+        distances = squares[part, None] + squares - 2 * unit_nD[part] @ unit_nD.T
         kernel = np.exp(-t * distances.clip(0.0))
         rows = np.arange(len(kernel))
         kernel[rows, rows + start] = 0.0  # not a pair
@@ -166,17 +158,17 @@ def uniformity(unit_nD: Floats, t: float = 2.0) -> float:
 def mean_cosine(unit_nD: Floats) -> float:
     """Mean inner product over pairs of unit rows; 1 for a single point."""
     n = len(unit_nD)
-    together = unit_nD.sum(axis=0)
-    alone = float(np.square(unit_nD).sum())
-    return (float(together @ together) - alone) / (n * (n - 1))
+    total = unit_nD.sum(axis=0)
+    squares = float(np.square(unit_nD).sum())
+    return (float(total @ total) - squares) / (n * (n - 1))
 
 
 def lidar(views_nqD: Floats, *, delta: float = 1e-4, eps: float = 1e-8) -> float:
-    """Effective rank of what tells images apart beyond their views (Thilak et al. 2023, eq. 4).
+    """LiDAR: effective rank of variation between images (Thilak et al. 2023, eq. 4).
 
     Exponential of the entropy of the eigenvalues of Sw^-1/2 Sb Sw^-1/2, where Sb is the covariance
-    of the means of n images and Sw that inside the q views of an image, plus ``delta`` on the
-    diagonal. Needs n > D. Not part of the suite, which has one view of each image.
+    of the n image means and Sw that within the q views of an image, plus ``delta`` on the
+    diagonal. Needs n > D. Not part of the suite, which has one view per image.
     """
     n, q, dim = views_nqD.shape
     means_nD = views_nqD.mean(axis=1)

@@ -87,14 +87,7 @@ class Rows:
 def open_extractor(model: Model, *, device: str, batch_size: int = 0) -> Extractor:
     """Load a model's encoder; a ViT gives its class token and patch mean in one forward pass.
 
-    Parameters
-    ----------
-    model : Model
-        What to load.
-    device : str
-        For networks: ``cpu`` or ``cuda``.
-    batch_size : int
-        Images per forward pass of a ViT; 0 takes the default of the device.
+    ``batch_size`` is the images per forward pass of a ViT; 0 takes the default of the device.
 
     Raises
     ------
@@ -121,16 +114,8 @@ def open_extractor(model: Model, *, device: str, batch_size: int = 0) -> Extract
 def extract(extractor: Extractor, images: ImageSet, cache: Path, label: str) -> Extracted:
     """Extract the features of every image, or read them from the cache.
 
-    Parameters
-    ----------
-    extractor : Extractor
-        See `open_extractor`.
-    images : ImageSet
-        With its decode policy.
-    cache : Path
-        Folder for all features, with one subfolder per extractor and set.
-    label : str
-        For the progress line.
+    The cache has one subfolder per extractor, set of images and decode policy; ``label`` names the
+    progress line.
     """
     from safetensors.numpy import save
 
@@ -166,14 +151,8 @@ def rows_of(
 ) -> tuple[Rows, Rows]:
     """Select the features of the bank and of the test images.
 
-    Parameters
-    ----------
-    model : Model
-        Which kinds of features to keep, and whether to subtract the mean of the bank.
-    data : EvalData
-        Rows and classes of both parts.
-    of_bank, of_test : Extracted
-        Features of the whole sets of images that the parts are taken from.
+    The model names the kinds of features to keep, and whether to subtract the mean of the bank.
+    ``of_bank`` and ``of_test`` hold the whole sets of images that the parts are taken from.
 
     Raises
     ------

@@ -122,18 +122,7 @@ def votes(
 def knn_classify(
     neighbors: Neighbors, labels: NDArray[np.int64], *, ks: Sequence[int], temperature: float
 ) -> dict[int, NDArray[np.int64]]:
-    """Predict the class of every query from its neighbors, for every k.
-
-    Parameters
-    ----------
-    neighbors : Neighbors
-        ``[q, max(ks)]``, of `find_neighbors`.
-    labels : ndarray
-        Class of every bank row, at least 0.
-    ks : sequence of int
-        Numbers of neighbors that vote, each at least 1.
-    temperature : float
-        See `votes`.
+    """Predict the class of every query from its neighbors, for every k; see `votes`.
 
     Returns
     -------

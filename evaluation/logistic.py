@@ -1,9 +1,9 @@
 """Multinomial logistic regression on frozen features, to its optimum.
 
-Minimizes C * (sum of cross-entropies) + |W|^2 / 2 over W ``[K, D]`` and a bias that costs nothing
-(the form of scikit-learn and of DINOv2, section 7.1) with L-BFGS in float64. The problem is solved
-in other coordinates, in which its Hessian at W = 0 is the identity: along the principal axes of
-the features, each scaled by how steep it is. The optimum is the same, found in fewer steps.
+Minimizes C * (sum of cross-entropies) + |W|^2 / 2 over W ``[K, D]`` and an unpenalized bias (the
+form of scikit-learn and of DINOv2, section 7.1) with L-BFGS in float64. The problem is solved in
+coordinates in which its Hessian at W = 0 is the identity: along the principal axes of the
+features, each scaled by its curvature. The optimum is the same and takes fewer steps.
 
 Shapes: n rows, D dimensions, K classes, R principal axes.
 """
@@ -29,11 +29,11 @@ _log = logging.getLogger(__name__)
 Floats = NDArray[np.float64]
 
 _MEMORY = 20  # pairs of steps that L-BFGS remembers
-# Largest entry of the gradient, relative to that at W = 0; in these coordinates a step of this
-# size is left to go.
+# Largest entry of the gradient relative to that at W = 0, which is the remaining step size in these
+# coordinates.
 _TOLERANCE = 1e-9
-# A fit for predictions also ends when a step lowers the objective by less than this share: they
-# settle long before weights do. First while C is chosen, then for the chosen C.
+# A fit for predictions, which settle long before weights do, also ends when a step lowers the
+# objective by less than this share: first while choosing C, then for the chosen C.
 _DECREASE_OF_CHOICE = 1e-6
 _DECREASE_OF_FINAL = 1e-9
 
@@ -58,11 +58,11 @@ class Chosen:
 
     model: Logistic
     c: float
-    held_out_accuracies: list[float]  # of the grid in its order, as far as it was tried
+    held_out_accuracies: list[float]  # of the values of C tried, ascending
 
 
 def grid_of(config: LogisticConfig) -> list[float]:
-    """Values of C, ascending, even in log10."""
+    """Values of C, ascending, evenly spaced in log10."""
     low, high = np.log10([config.c_min, config.c_max]).tolist()
     return [float(c) for c in 10.0 ** np.linspace(low, high, config.c_count)]
 
@@ -75,25 +75,10 @@ def choose_and_fit(
     seed: int,
     device: str = "cpu",
 ) -> Chosen:
-    """Choose C on a held-out share of the rows, then fit all rows with it.
+    """Choose C on held-out rows (keyed by ``seed``), then fit all rows with it.
 
-    Parameters
-    ----------
-    x : ndarray
-        ``[n, D]``, any scale.
-    labels : ndarray
-        int64 ``[n]``, at least two classes.
-    config : LogisticConfig
-        The grid and the share.
-    seed : int
-        Keys which rows are held out.
-    device : str
-        Where products run.
-
-    Returns
-    -------
-    Chosen
-        With the smallest C of the best held-out accuracy.
+    ``x`` is ``[n, D]`` of any scale, ``labels`` int64 ``[n]`` of at least two classes. Of equal
+    held-out accuracies the smallest C wins.
     """
     order = KeyedPermutation(len(x), seed, "evaluation/logistic")[np.arange(len(x))]
     count = min(max(1, int(config.held_out * len(x))), len(x) - 1)
@@ -115,7 +100,7 @@ def choose_and_fit(
 
 
 def _num_since_best(accuracies: Sequence[float]) -> int:
-    """Count the last values below the best; for the smallest C all are the same for long."""
+    """Count the values after the last best one; for small C many are equal."""
     return int(np.argmax(np.flip(accuracies)))
 
 
@@ -134,7 +119,7 @@ def fit_logistic(
     x : ndarray
         ``[n, D]``, any scale; a copy in float64 is made on ``device``.
     labels : ndarray
-        int64 ``[n]``; classes without a row are not fitted (their bias would fall without end).
+        int64 ``[n]``; classes without a row are not fitted (their bias would diverge).
     cs : sequence of float
         Best ascending.
     max_iterations : int
@@ -185,7 +170,7 @@ def measure_logistic(measured: Measured, config: EvaluationConfig) -> list[Outco
 def _principal_axes(centered_nD: Tensor) -> tuple[Tensor, Tensor]:
     """Return sums of squares ``[R]`` along the principal axes ``[D, R]``, and the axes.
 
-    Axes without any spread are left out: along them the optimum is 0.
+    Axes without spread are left out: the optimum along them is 0.
     """
     if centered_nD.shape[0] < centered_nD.shape[1]:
         _, sigma, axes_RD = torch.linalg.svd(centered_nD, full_matrices=False)
@@ -197,7 +182,7 @@ def _principal_axes(centered_nD: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class _Problem:
-    """One set of rows, rotated once; holds where the last fit ended."""
+    """One set of rows, rotated once; keeps the last solution as the next start."""
 
     def __init__(self, x: NDArray[Any], labels: NDArray[np.int64], device: str) -> None:
         self.classes, targets = np.unique(labels, return_inverse=True)
@@ -217,7 +202,7 @@ class _Problem:
         scale = self._scale(c)
         start = (self._last / scale).cpu().numpy().ravel()
         _, at_zero = self._objective(np.zeros_like(start), c, scale)
-        found = minimize(
+        solution = minimize(
             self._objective,
             start,
             args=(c, scale),
@@ -231,10 +216,10 @@ class _Problem:
                 "gtol": max(_TOLERANCE * float(np.abs(at_zero).max()), 1e-300),
             },
         )
-        if found.nit >= max_iterations:
-            _log.debug("logistic regression with C = %g stopped after %d steps", c, found.nit)
-        self._last = torch.from_numpy(found.x).to(scale.device).reshape(self._last.shape) * scale
-        return self._as_model(int(found.nit))
+        if solution.nit >= max_iterations:
+            _log.debug("logistic regression with C = %g stopped after %d steps", c, solution.nit)
+        self._last = torch.from_numpy(solution.x).to(scale.device).reshape(self._last.shape) * scale
+        return self._as_model(int(solution.nit))
 
     def _scale(self, c: float) -> Tensor:
         """Factor of each coordinate, ``[1 + R]``: 1 / sqrt of the Hessian's diagonal at 0."""
@@ -250,7 +235,7 @@ class _Problem:
         log_sums_n = torch.logsumexp(scores_nK, dim=1)
         right_n = scores_nK.gather(1, self._targets[:, None])[:, 0]
         value = c * (log_sums_n - right_n).sum() + weights_KR.square().sum() / 2
-        # d/d scores: probabilities minus the truth.
+        # Gradient of the scores: probabilities minus one-hot targets.
         errors_nK = (scores_nK - log_sums_n[:, None]).exp_()
         errors_nK.scatter_add_(1, self._targets[:, None], torch.full_like(right_n, -1.0)[:, None])
         slope = torch.cat(

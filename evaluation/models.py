@@ -1,4 +1,4 @@
-"""What is measured: the backbones of a training run, or one file, and baselines."""
+"""The models to measure: the backbones of a training run, or one file, and baselines."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from dinoforge.exports import exported_steps
 
 __all__ = ["Model", "find_models"]
 
-# Names under which encoders appear in records; others keep the name of the encoder.
+# Names of encoders in records; other encoders keep their own.
 _NAMES = {
     "pixels": "pixel_descriptor",
     "pixels_centered": "pixels",
@@ -24,7 +24,7 @@ class Model:
 
     name: str  # "trained", "untrained", "pixels", ...
     encoder: str  # see `dinoforge.encoders.make_encoder`
-    features: tuple[str, ...]  # kinds that it gives
+    features: tuple[str, ...]  # kinds of features
     step: int | None = None  # training step of an exported backbone
     is_newest: bool = True  # False: an earlier step, for the curve
 
@@ -36,12 +36,12 @@ class Model:
 
     @property
     def subtracts_mean(self) -> bool:
-        """Tell whether the mean of the bank is subtracted first."""
+        """Whether the mean of the bank is subtracted first."""
         return self.encoder == "pixels_raw"
 
     @property
     def is_pixels(self) -> bool:
-        """Tell whether no network is involved."""
+        """Whether features are pixels, without a network."""
         return self.encoder.startswith("pixels")
 
 
@@ -51,16 +51,14 @@ def find_models(config: EvaluationConfig) -> list[Model]:
     Raises
     ------
     UsageError
-        If there is no such checkpoint, or two models have one name.
+        If there is no such checkpoint, or two models have the same name.
     """
     kinds = tuple(kind for kind in FEATURES if kind in config.features)
-    found = _checkpoints(config, kinds) if config.checkpoint else []
-    baselines = [_baseline(text, kinds) for text in config.baselines]
-    newest = [model for model in found if model.is_newest]
-    earlier = [model for model in found if not model.is_newest]
-    models = [*newest, *baselines, *earlier]
-    _check_names([*newest, *baselines])
-    return models
+    checkpoints = _checkpoints(config, kinds) if config.checkpoint else []
+    newest = [model for model in checkpoints if model.is_newest]
+    newest += [_baseline(text, kinds) for text in config.baselines]
+    _check_names(newest)
+    return newest + [model for model in checkpoints if not model.is_newest]
 
 
 def _checkpoints(config: EvaluationConfig, kinds: tuple[str, ...]) -> list[Model]:
@@ -68,9 +66,9 @@ def _checkpoints(config: EvaluationConfig, kinds: tuple[str, ...]) -> list[Model
     if not path.is_dir():
         if config.step is not None:
             raise UsageError(
-                what=f"`checkpoints` is {config.step}, `checkpoint` is no training run",
+                what=f"`checkpoints` is {config.step}, but `checkpoint` is not a training run",
                 where=str(path),
-                do="give checkpoint=RUN, or leave `checkpoints` out",
+                do="give checkpoint=RUN, or remove `checkpoints`",
             )
         return [Model(name="trained", encoder=f"checkpoint:{path}", features=kinds)]
     steps = exported_steps(path)
@@ -91,11 +89,11 @@ def _checkpoints(config: EvaluationConfig, kinds: tuple[str, ...]) -> list[Model
 
 
 def _trained_steps(config: EvaluationConfig, run: Path, steps: Collection[int]) -> list[int]:
-    """List exported steps after the first, newest first; or the one that the recipe names."""
+    """List exported steps after step 0, newest first; or the one that the recipe names."""
     trained = sorted((step for step in steps if step > 0), reverse=True)
     if not trained:
         raise UsageError(
-            what="the training run has exported no trained backbone",
+            what="the training run has not exported a trained backbone",
             where=str(run / "export"),
             do="finish `dinoforge train`, or give the path of a .safetensors file",
         )
@@ -125,7 +123,7 @@ def _check_names(models: Sequence[Model]) -> None:
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise UsageError(
-            what=f"two models are called {', '.join(twice)}",
+            what=f"two models are named {', '.join(twice)}",
             where="`baselines`",
             do="write NAME=ENCODER",
         )

@@ -64,19 +64,9 @@ class Outcome:
 
 
 def with_intervals(outcomes: Sequence[Outcome], config: BootstrapConfig) -> list[Record]:
-    """Give every outcome its 95 % interval; all share the resamples of their test images.
+    """Give every outcome its 95 % interval; accuracies of 0 and 1 get Wilson's interval.
 
-    Parameters
-    ----------
-    outcomes : sequence of Outcome
-        Of the same test images, in the same order.
-    config : BootstrapConfig
-        Number of resamples and their seed.
-
-    Returns
-    -------
-    list of Record
-        In the order given; accuracies of 0 and 1 get Wilson's interval.
+    The outcomes are of the same test images in the same order, and share their resamples.
     """
     if not outcomes:
         return []

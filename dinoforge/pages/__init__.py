@@ -1,7 +1,7 @@
 """Self-contained HTML pages: templates, charts as inline SVG, pictures as data URIs.
 
-A page made here needs no network and no other file, follows the reader's light or dark setting,
-fits a phone, and prints. What a page says is decided by its callers.
+A page needs no network and no other file, follows the light or dark setting of the reader, fits a
+phone, and prints. Its callers choose the content.
 """
 
 from dinoforge.pages.bars import share_bar

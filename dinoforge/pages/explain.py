@@ -1,4 +1,4 @@
-"""The page of one image: what was decided about it, why, and the pictures that show it."""
+"""The page of one image: its decision, the reasons, and the pictures that show them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -11,12 +11,12 @@ __all__ = ["ExplainFacts", "ShownImage", "explain_page"]
 
 @dataclass(frozen=True, kw_only=True)
 class ShownImage:
-    """An image with what is known of its part in the decision."""
+    """An image with its part in the decision."""
 
     key: str
-    picture: Thumbnail | None = None  # None: its bytes cannot be decoded or are gone
+    picture: Thumbnail | None = None  # None: missing or undecodable
     similarity: float | None = None
-    note: str = ""  # one line more: "planted: jpeg", "rank 3", "512 x 384, JPEG"
+    note: str = ""  # another line: "planted: jpeg", "rank 3", "512 x 384, JPEG"
 
     def lines(self) -> list[str]:
         """Caption below the picture, without the key."""
@@ -26,12 +26,12 @@ class ShownImage:
 
 @dataclass(frozen=True, kw_only=True)
 class ExplainFacts:
-    """Everything that the page of one image says; empty sequences leave their part out."""
+    """Everything on the page of one image; empty sequences omit their section."""
 
     run: str
     image: ShownImage
-    decision: str  # "kept" | "dropped" | what the ledger says
-    sentences: Sequence[str]  # the decision in words, the most important first
+    decision: str  # "kept" | "dropped"
+    sentences: Sequence[str]  # the decision explained, the most important first
     representative: Sequence[ShownImage] = ()  # none or one
     neighbors: Sequence[ShownImage] = ()
     seeds: Sequence[ShownImage] = ()

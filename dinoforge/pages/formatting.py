@@ -1,10 +1,10 @@
-"""How numbers look on a page: grouped digits, percentages, durations. Not for machines."""
+"""Numbers on a page: grouped digits, percentages, durations. Not for machines."""
 
 import math
 
 __all__ = ["bytes_size", "count", "duration", "percent", "points", "significant"]
 
-# A number and its unit never part at the end of a line.
+# No line break between a number and its unit.
 _GLUE = "\N{NO-BREAK SPACE}"
 _MINUS = "\N{MINUS SIGN}"
 
@@ -29,10 +29,7 @@ def points(difference: float | None, digits: int = 1) -> str:
 
 
 def significant(number: float | None, digits: int = 3, *, zeros: bool = False) -> str:
-    """Round to ``digits`` significant digits and write it as short as it can be read.
-
-    ``zeros`` keeps those at the end of the fraction, for columns of numbers.
-    """
+    """Format with ``digits`` significant digits; ``zeros`` keeps trailing ones, for columns."""
     if number is None or not math.isfinite(number):
         return "–"
     if number == 0:
@@ -50,7 +47,7 @@ def significant(number: float | None, digits: int = 3, *, zeros: bool = False) -
 
 
 def duration(seconds: float) -> str:
-    """Time in the two largest units that are not zero: ``3 min 12 s``."""
+    """Time in its two largest units: ``3 min 12 s``."""
     if seconds < 10:
         return f"{seconds:.1f}{_GLUE}s"
     whole = round(seconds)

@@ -1,4 +1,4 @@
-"""Dots with their intervals on a common axis, as inline SVG: which differences are real."""
+"""Dots with their intervals on a common axis, as inline SVG."""
 
 import math
 from collections.abc import Sequence
@@ -13,12 +13,12 @@ __all__ = ["IntervalPlot", "IntervalRow", "interval_plot"]
 
 _WIDTH, _RIGHT, _TOP, _ROW = 340, 14, 4, 21
 _LETTER = 6.3  # mean width of a letter of the labels, pixels
-_MOST_LETTERS = 29  # of a label: more would leave no room for the dots
+_MAX_LETTERS = 29  # of a label: more would leave no room for the dots
 
 
 @dataclass(frozen=True, kw_only=True)
 class IntervalRow:
-    """One value with its interval; ``color`` 0 to 5 tells the kind of thing apart."""
+    """One value with its interval; ``color`` is 0 to 5."""
 
     label: str
     value: float
@@ -63,8 +63,8 @@ def interval_plot(plot: IntervalPlot) -> Markup:
 
 
 def _fitted(label: str) -> str:
-    """Cut a long label; the summary of the plot holds all of it."""
-    return label if len(label) <= _MOST_LETTERS else f"{label[: _MOST_LETTERS - 1]}…"
+    """Truncate a long label; the summary of the plot has all of it."""
+    return label if len(label) <= _MAX_LETTERS else f"{label[: _MAX_LETTERS - 1]}…"
 
 
 def _range(rows: Sequence[IntervalRow], *, with_zero: bool) -> tuple[float, float]:

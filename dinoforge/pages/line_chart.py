@@ -1,4 +1,4 @@
-"""Line charts as inline SVG: axes, legend, a value under the pointer (by the page's script).
+"""Line charts as inline SVG: axes, legend, values on hover (by the page's script).
 
 One chart is one panel of small multiples, drawn for a width of 340 pixels, so that its text
 stays readable on a phone. Not for: interaction beyond reading values.
@@ -23,7 +23,7 @@ _NUM_COLORS = 6
 
 @dataclass(frozen=True)
 class Series:
-    """One line: ``y`` over ``x``; non-finite values interrupt it."""
+    """One line: ``y`` over ``x``, interrupted at non-finite values."""
 
     name: str
     x: Sequence[float]
@@ -32,10 +32,7 @@ class Series:
 
 @dataclass(frozen=True, kw_only=True)
 class LineChart:
-    """What a panel shows.
-
-    ``levels`` are horizontal lines with a label (``ln K``); the y axis includes them.
-    """
+    """One panel; ``levels`` are labeled horizontal lines (``ln K``) that the y axis includes."""
 
     title: str
     series: Sequence[Series]
@@ -47,7 +44,7 @@ class LineChart:
 def line_chart(chart: LineChart) -> Markup:
     """Draw a panel: ``<figure>`` with title, SVG and legend."""
     x_low, x_high = _range([v for s in chart.series for v in s.x])
-    # Steps begin near 0: an axis that starts at 10 of 5,000 would only raise questions.
+    # Steps begin near 0: an axis that starts at 10 of 5,000 would look odd.
     x_low = 0.0 if 0 < x_low < 0.1 * x_high else x_low
     levels = [level for _, level in chart.levels]
     values = [v for s in chart.series for v in s.y] + levels
@@ -116,7 +113,7 @@ def _level(label: str, value: float, y: Scale) -> Markup:
 
 
 def _line(series: Series, number: int, x: Scale, y: Scale) -> Markup:
-    """Draw what is finite: a stroke through neighbors, a dot where a value has none."""
+    """Draw finite values: strokes through neighbors, dots for isolated values."""
     color = f"c{number % _NUM_COLORS}"
     strokes, dots = [], []
     for run in _finite_runs(series):
@@ -170,7 +167,7 @@ def _summary(chart: LineChart) -> str:
 
 
 def _hover_data(chart: LineChart, x: Scale) -> str:
-    """Values that the page's script shows: pixel and label of every x, texts of every series."""
+    """Values for the page's script: pixel and label of every x, texts of every series."""
     positions = sorted({v for series in chart.series for v in series.x})
     rows = []
     for series in chart.series:

@@ -1,4 +1,4 @@
-"""Fill templates: autoescaped, strict about missing values, one file with nothing outside it."""
+"""Fill templates: autoescaped, strict about missing values, one self-contained file."""
 
 from functools import cache
 from pathlib import Path
@@ -23,7 +23,7 @@ def render(template: str, *, folder: Path | None = None, **values: Any) -> str:
     folder : Path, optional
         Templates of the caller; they may extend ``page.html`` and import ``pictures.html``.
     **values
-        What the template names; a name that is missing raises ``jinja2.UndefinedError``.
+        Variables of the template; a missing one raises ``jinja2.UndefinedError``.
     """
     return _environment(folder).get_template(template).render(**values)
 

@@ -1,4 +1,4 @@
-"""Parts of which the charts are made: SVG elements with escaped text, scales, round ticks."""
+"""Building blocks of the charts: SVG elements with escaped text, scales, round ticks."""
 
 import math
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ def _text(value: object) -> object:
 
 @dataclass(frozen=True)
 class Scale:
-    """Straight-line map of ``[low, high]`` in data units to ``[start, end]`` in pixels."""
+    """Linear map of ``[low, high]`` in data units to ``[start, end]`` in pixels."""
 
     low: float
     high: float
@@ -48,7 +48,7 @@ class Scale:
 def round_ticks(low: float, high: float, about: int = 5) -> list[float]:
     """Multiples of 1, 2 or 5 times a power of ten inside ``[low, high]``, near ``about`` of them.
 
-    An empty range gives its one value.
+    An empty range returns its one value.
     """
     if not (math.isfinite(low) and math.isfinite(high)) or high <= low:
         return [low] if math.isfinite(low) else [0.0]

@@ -20,7 +20,7 @@ class Thumbnail:
     uri: str
     width: int
     height: int
-    is_map: bool = False  # enlarged without smoothing: one square a value
+    is_map: bool = False  # enlarged without smoothing: one square per value
 
 
 def thumbnail(image: NDArray[np.uint8], *, side: int = 96, quality: int = 82) -> Thumbnail:
@@ -34,7 +34,7 @@ def thumbnail(image: NDArray[np.uint8], *, side: int = 96, quality: int = 82) ->
 
 
 def pixel_map(values: NDArray[np.uint8]) -> Thumbnail:
-    """Keep a small map ``[h, w]`` or ``[h, w, 3]`` value by value, as PNG; the page enlarges it."""
+    """Encode a small map ``[h, w]`` or ``[h, w, 3]`` as lossless PNG; the page enlarges it."""
     file = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(values)).save(file, format="PNG", optimize=True)
     height, width = values.shape[:2]

@@ -103,12 +103,7 @@ _SCHEDULES = (
 def make_curves(folder: Path, *, prototypes: int | None = None) -> Curves | None:
     """Read the metrics of a training run; None if there are none.
 
-    Parameters
-    ----------
-    folder : Path
-        The run folder.
-    prototypes : int, optional
-        K of the DINO head: the teacher's entropy is at most ln K.
+    ``prototypes`` is K of the DINO head: the teacher's entropy is at most ln K.
     """
     rows = _read(folder / "metrics.jsonl")
     if not rows:

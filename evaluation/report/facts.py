@@ -129,11 +129,8 @@ def _curation(folder: Path | None, ledger: Ledger | None) -> CurationFacts | Non
 def find_evaluations(folder: Path) -> dict[str, list[Path]]:
     """Find the finished evaluations in a folder of one of the three kinds.
 
-    Returns
-    -------
-    dict
-        Name of a recipe -> run folders that have records, newest step first. The name is "" for a
-        run or for the steps of one recipe. Empty if nothing is finished.
+    Returns name of a recipe -> run folders that have records, newest step first. The name is ""
+    for a run or for the steps of one recipe.
     """
     if (folder / _RECORDS).is_file():
         return {"": [folder]}
@@ -150,19 +147,11 @@ def _by_step(folder: Path) -> list[Path]:
 
 
 def gather_records(evaluations: Mapping[str, Sequence[Path]]) -> list[Record]:
-    """Read all records of each recipe's newest step, and the training curve of earlier steps.
+    """Read the records of what `find_evaluations` returns.
 
-    Parameters
-    ----------
-    evaluations : mapping
-        As `find_evaluations` returns them.
-
-    Returns
-    -------
-    list of Record
-        Of an earlier step only ``trained`` with its step: baselines and the untrained network are
-        the same at every step. If two recipes measured benchmarks of the same name, the name of
-        the recipe is appended.
+    All of each recipe's newest step; of earlier steps only ``trained``, as baselines and the
+    untrained network are the same at every step. If two recipes measured benchmarks of the same
+    name, the name of the recipe is appended.
     """
     by_recipe = {}
     for name, runs in evaluations.items():

@@ -59,12 +59,8 @@ def make_sheets(
 ) -> Sheets:
     """Choose the images to show from a curation; equal ledgers give equal sheets.
 
-    Parameters
-    ----------
-    ledger : Ledger
-        With its run folder, which has the stored pairs.
-    threshold, floor : float, optional
-        Of the near-duplicates, from the recipe; without a threshold there are no misses.
+    ``threshold`` and ``floor`` are those of the near-duplicates in the recipe; without a threshold
+    there are no misses.
     """
     duplicates, num_groups = _duplicates(ledger)
     misses, num_misses = _misses(ledger, threshold)

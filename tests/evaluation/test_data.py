@@ -113,7 +113,7 @@ def test_images_without_classes_are_told_of_in_one_line(pictures, tmp_path, capl
         data = open_data(EvaluationConfig(train=[str(flat)]), tmp_path)
     assert not data.is_labeled
     told = [r.getMessage() for r in caplog.records if "no labels" in r.getMessage()]
-    assert told == ["no labels in the bank: only metrics without labels are recorded"]
+    assert told == ["no labels in the bank: recording only metrics without labels"]
 
 
 def test_test_classes_that_are_not_in_the_bank_are_told_of(pictures, tmp_path, caplog):
@@ -123,7 +123,7 @@ def test_test_classes_that_are_not_in_the_bank_are_told_of(pictures, tmp_path, c
         data = open_data(
             EvaluationConfig(train=[str(bank)], test=[str(pictures / "test")]), tmp_path
         )
-    assert "7 test images are of classes that are not in the bank: green" in caplog.text
+    assert "7 test images belong to classes that the bank lacks: green" in caplog.text
     assert not np.isin(2, data.bank.labels)
     assert (data.test.labels == 2).sum() == 7
 

@@ -72,12 +72,12 @@ def test_baselines_have_names_that_reports_know():
 
 
 def test_two_models_of_one_name_are_refused():
-    with pytest.raises(UsageError, match="two models are called pixels"):
+    with pytest.raises(UsageError, match="two models are named pixels"):
         find_models(EvaluationConfig(baselines=["pixels_centered", "pixels=pixels_raw"]))
 
 
 def test_a_run_without_a_trained_backbone_is_refused(tmp_path):
     (tmp_path / "export" / "step-000000000").mkdir(parents=True)
     (tmp_path / "export" / "step-000000000" / "model.safetensors").write_bytes(b"")
-    with pytest.raises(UsageError, match="exported no trained backbone"):
+    with pytest.raises(UsageError, match="has not exported a trained backbone"):
         find_models(EvaluationConfig(checkpoint=str(tmp_path)))
