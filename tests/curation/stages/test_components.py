@@ -1,0 +1,26 @@
+"""Groups of duplicates: who takes part, and counts that add up."""
+
+import numpy as np
+
+from dinoforge.tables import read_table
+
+
+def test_every_admitted_image_but_references_is_in_one_group(inputs, cosines):
+    table = read_table(inputs.file("components", "groups.parquet"))
+    expected = np.flatnonzero(cosines.admitted & (cosines.role != "reference"))
+    assert table.column("image_id").to_pylist() == expected.tolist()
+
+
+def test_images_above_the_threshold_share_a_component_and_counts_add_up(inputs, cosines):
+    rows = read_table(inputs.file("components", "groups.parquet")).to_pylist()
+    component = {row["image_id"]: row["component"] for row in rows}
+    for i, j in np.argwhere(np.triu(cosines.similarity, 1) > 0.951).tolist():
+        if i in component and j in component and {i, j} <= set(cosines.joined[0].tolist()):
+            assert component[i] == component[j]
+    (facts,) = inputs.facts("components")
+    dropped = facts["exact_duplicates"] + facts["near_duplicates"]
+    assert facts["kept"] + dropped == facts["candidates"] == len(rows)
+    sizes = {int(size): count for size, count in facts["components_of_size"].items()}
+    assert sum(sizes.values()) == facts["components"]
+    assert sum(size * count for size, count in sizes.items()) == len(rows)
+    assert facts["largest_component"] == max(sizes)
