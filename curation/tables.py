@@ -74,131 +74,69 @@ __all__ = [
 CurationInputs = Inputs[CurationConfig]
 CurationStage = Stage[CurationConfig]
 
-# ingest, plant: one row per image
-INDEX_SCHEMA = pa.schema(
-    [
-        ("image_id", pa.int64()),
-        ("role", pa.string()),
-        ("source", pa.string()),
-        ("key", pa.string()),
-        ("shard", pa.string()),
-        ("member", pa.string()),
-        ("offset", pa.int64()),
-        ("size", pa.int64()),
-        ("label", pa.int32()),  # -1: none
-        ("class_name", pa.string()),
-        ("planted_from", pa.int64()),  # null: not planted
-        ("edit", pa.string()),
-    ]
+
+def _schema(columns: str) -> pa.Schema:
+    """Make a schema of ``name type, ...``; ``hash`` is 32 bytes."""
+    pairs = [column.split() for column in columns.split(",")]
+    return pa.schema(
+        [(n, pa.binary(32) if t == "hash" else pa.type_for_alias(t)) for n, t in pairs]
+    )
+
+
+# ingest, plant: one row per image; label -1: none, planted_from null: not planted
+INDEX_SCHEMA = _schema(
+    "image_id int64, role string, source string, key string, shard string, member string,"
+    "offset int64, size int64, label int32, class_name string, planted_from int64, edit string"
 )
 
 # ingest: one row per shard, member or file that gave no image
-PROBLEMS_SCHEMA = pa.schema(dict.fromkeys(("shard", "member", "reason", "detail"), pa.string()))
+PROBLEMS_SCHEMA = _schema("shard string, member string, reason string, detail string")
 
-# inspect: one row per image
-FACTS_SCHEMA = pa.schema(
-    [
-        ("image_id", pa.int64()),
-        ("sha256", pa.binary(32)),  # of the file's bytes
-        ("pixels_sha256", pa.binary(32)),  # of size and decoded RGB; null: undecodable
-        ("width", pa.int32()),  # upright, pixels; 0: undecodable
-        ("height", pa.int32()),
-        ("format", pa.string()),  # Pillow's name, "" if unknown
-        ("std", pa.float32()),  # of the gray values 0..255; NaN: undecodable
-        ("reason", pa.string()),  # why undecodable; null: decodes
-        ("detail", pa.string()),
-        ("notes", pa.string()),  # what was unusual and accepted: keys of `NOTES`, by commas
-    ]
+# inspect: one row per image. Upright width and height, 0 if undecodable; hashes of the file and of
+# size and decoded RGB (null if undecodable); std of the gray values 0..255 (NaN if undecodable);
+# format as Pillow names it, "" if unknown; reason: why undecodable, null if it decodes; notes: what
+# was unusual and accepted, keys of `NOTES`, by commas
+FACTS_SCHEMA = _schema(
+    "image_id int64, sha256 hash, pixels_sha256 hash, width int32, height int32, format string,"
+    "std float32, reason string, detail string, notes string"
 )
 
 # filter: one row per image, codes as in `Screened`
-SCREENED_SCHEMA = pa.schema([("role", pa.int8()), ("reason", pa.int8())])
+SCREENED_SCHEMA = _schema("role int8, reason int8")
 
 # graph: one row per pair of contents above the floor, i < j
-PAIRS_SCHEMA = pa.schema([("i", pa.int64()), ("j", pa.int64()), ("similarity", pa.float32())])
+PAIRS_SCHEMA = _schema("i int64, j int64, similarity float32")
 
-# components: one row per candidate, an admitted image that takes part in deduplication
-GROUPS_SCHEMA = pa.schema(
-    [
-        ("image_id", pa.int64()),
-        ("kept", pa.bool_()),
-        ("reason", pa.int8()),  # 0 none, 1 exact, 2 near
-        ("component", pa.int64()),
-        ("duplicate_of", pa.int64()),
-        ("link", pa.int64()),
-        ("similarity", pa.float32()),
-    ]
+# components: one row per candidate (an admitted image that takes part), columns as in `Groups`
+GROUPS_SCHEMA = _schema(
+    "image_id int64, kept bool, reason int8, component int64, duplicate_of int64, link int64,"
+    "similarity float32"
 )
 
-# check: one row per planted copy that was admitted together with its original
-CHECK_SCHEMA = pa.schema(
-    [
-        ("image_id", pa.int64()),
-        ("planted_from", pa.int64()),
-        ("edit", pa.string()),
-        ("similarity", pa.float32()),  # to the original; NaN: no pair above the floor
-        ("found", pa.bool_()),
-    ]
+# check: one row per planted copy that was admitted together with its original; similarity to the
+# original, NaN if there is no pair above the floor
+CHECK_SCHEMA = _schema(
+    "image_id int64, planted_from int64, edit string, similarity float32, found bool"
 )
 
-# decontaminate: one row per image that leaks
-LEAKS_SCHEMA = pa.schema(
-    [
-        ("image_id", pa.int64()),
-        ("reference_id", pa.int64()),  # -1: leaks only through its component
-        ("similarity", pa.float32()),  # NaN: leaks only through its component
-    ]
-)
+# decontaminate: one row per image that leaks; -1 and NaN if only through its component
+LEAKS_SCHEMA = _schema("image_id int64, reference_id int64, similarity float32")
 
-# retrieve: one row per seed and candidate
-SLOTS_SCHEMA = pa.schema(
-    [
-        ("seed_id", pa.int64()),
-        ("rank", pa.int64()),  # 0 is the nearest
-        ("image_id", pa.int64()),
-        ("score", pa.float32()),
-        ("granted", pa.bool_()),
-    ]
-)
+# retrieve: one row per seed and candidate; rank 0 is the nearest
+SLOTS_SCHEMA = _schema("seed_id int64, rank int64, image_id int64, score float32, granted bool")
 
 # select: one row per image, columns as in `Decisions`
-DECISIONS_SCHEMA = pa.schema(
-    [
-        ("kept", pa.bool_()),
-        ("reason", pa.int8()),
-        ("copies", pa.int32()),
-        ("component", pa.int64()),
-        ("duplicate_of", pa.int64()),
-        ("edge_i", pa.int64()),
-        ("edge_j", pa.int64()),
-        ("similarity", pa.float32()),
-        ("seed_id", pa.int64()),
-        ("rank", pa.int64()),
-        ("score", pa.float32()),
-    ]
+DECISIONS_SCHEMA = _schema(
+    "kept bool, reason int8, copies int32, component int64, duplicate_of int64, edge_i int64,"
+    "edge_j int64, similarity float32, seed_id int64, rank int64, score float32"
 )
 
-# select: one row per exported file, in the order of the shards
-EXPORTS_SCHEMA = pa.schema(
-    [
-        ("image_id", pa.int64()),
-        ("copy", pa.int32()),  # 0, and more under the policy multiset
-        ("out_shard", pa.int32()),
-        ("key", pa.string()),
-        ("source", pa.string()),
-        ("shard", pa.string()),
-        ("offset", pa.int64()),
-        ("size", pa.int64()),
-        ("label", pa.int32()),
-        ("class_name", pa.string()),
-        ("member", pa.string()),
-        ("format", pa.string()),
-        ("sha256", pa.binary(32)),
-        ("reason", pa.string()),
-        ("seed_id", pa.int64()),
-        ("rank", pa.int64()),
-        ("score", pa.float32()),
-    ]
+# select: one row per exported file, in the order of the shards; copy is above 0 only under the
+# policy multiset
+EXPORTS_SCHEMA = _schema(
+    "image_id int64, copy int32, out_shard int32, key string, source string, shard string,"
+    "offset int64, size int64, label int32, class_name string, member string, format string,"
+    "sha256 hash, reason string, seed_id int64, rank int64, score float32"
 )
 
 

@@ -5,7 +5,6 @@ what a stage does. They meet in `Stage`, payloads that are JSON, and markers on 
 """
 
 from dinoforge.stages.executor import Executor, InProcess, LocalProcesses, make_executor
-from dinoforge.stages.marker import Marker, read_marker
 from dinoforge.stages.pipeline import (
     Pipeline,
     StageResult,
@@ -13,13 +12,7 @@ from dinoforge.stages.pipeline import (
     run_pipeline,
     run_stages,
 )
-from dinoforge.stages.planning import (
-    StagePlan,
-    is_proved,
-    make_inputs,
-    plan_in_order,
-    remove_temporary_files,
-)
+from dinoforge.stages.planning import StagePlan, make_inputs, plan_in_order, remove_temporary_files
 from dinoforge.stages.stage import (
     Inputs,
     Json,
@@ -30,7 +23,7 @@ from dinoforge.stages.stage import (
     stage_folder,
     stage_kind,
 )
-from dinoforge.stages.task import Task, run_task
+from dinoforge.stages.task import Marker, Task, is_proved, read_marker, run_task
 
 __all__ = [
     "Executor",

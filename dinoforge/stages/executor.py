@@ -11,8 +11,7 @@ from typing import Protocol
 
 from dinoforge.errors import DinoforgeError, UsageError
 from dinoforge.processes import end_with_parent
-from dinoforge.stages.marker import Marker
-from dinoforge.stages.task import Task, run_task
+from dinoforge.stages.task import Marker, Task, run_task
 
 __all__ = ["Executor", "InProcess", "LocalProcesses", "make_executor"]
 

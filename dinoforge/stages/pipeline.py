@@ -12,7 +12,6 @@ from dinoforge.config import Config
 from dinoforge.device import resolve_device
 from dinoforge.progress import Progress, as_duration
 from dinoforge.stages.executor import Executor
-from dinoforge.stages.marker import Marker, marker_path, read_marker
 from dinoforge.stages.planning import (
     StagePlan,
     make_inputs,
@@ -20,7 +19,7 @@ from dinoforge.stages.planning import (
     remove_temporary_files,
 )
 from dinoforge.stages.stage import Stage, stage_kind
-from dinoforge.stages.task import Task
+from dinoforge.stages.task import Marker, Task, read_marker
 
 __all__ = ["Pipeline", "StageResult", "find_pipeline", "run_pipeline", "run_stages"]
 
@@ -141,7 +140,7 @@ def _run_stage(plan: StagePlan, missing: list[Task], executor: Executor) -> Stag
 
         if missing:
             executor.run(missing, done)
-    markers = [read_marker(marker_path(plan.folder, task.index)) for task in plan.tasks]
+    markers = [read_marker(task.marker) for task in plan.tasks]
     proofs = [marker for marker in markers if marker is not None]
     assert len(proofs) == num, f"stage {name} ended without all of its markers"
     facts, fingerprints = [m.facts for m in proofs], [m.fingerprint for m in proofs]

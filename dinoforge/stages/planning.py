@@ -1,7 +1,7 @@
 """Plan a stage: which partitions there are, what each must prove, and which are missing."""
 
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -9,18 +9,10 @@ from typing import Any
 
 from dinoforge.config import Config, pick_keys, to_plain
 from dinoforge.files import hash_json, write_json
-from dinoforge.stages.marker import discard, is_done, marker_path, read_marker
-from dinoforge.stages.stage import Inputs, Stage, stage_folder
-from dinoforge.stages.task import Task
+from dinoforge.stages.stage import Inputs, Json, Stage, stage_folder
+from dinoforge.stages.task import Task, discard, is_proved
 
-__all__ = [
-    "StagePlan",
-    "is_proved",
-    "make_inputs",
-    "plan_in_order",
-    "plan_stage",
-    "remove_temporary_files",
-]
+__all__ = ["StagePlan", "make_inputs", "plan_in_order", "remove_temporary_files"]
 
 
 def make_inputs(
@@ -37,7 +29,7 @@ class StagePlan:
 
     stage: Stage[Any]
     inputs: Inputs[Any]  # unrestricted
-    payloads: list[dict[str, Any]]  # one per partition
+    payloads: list[Json]  # one per partition
     stage_fingerprint: str  # hash of what all partitions depend on: version, keys, needs
 
     @property
@@ -50,14 +42,10 @@ class StagePlan:
         """Every partition, in order."""
         return [self.task(index, payload) for index, payload in enumerate(self.payloads)]
 
-    def task(self, index: int, payload: dict[str, Any]) -> Task:
+    def task(self, index: int, payload: Json) -> Task:
         """One partition, with the fingerprint that its marker must hold."""
         fingerprint = hash_json([self.stage_fingerprint, index, payload])
         return Task(self.stage, index, payload, fingerprint, self.folder, self.inputs)
-
-    def missing(self) -> list[Task]:
-        """Partitions that no marker proves done; reads every marker."""
-        return [task for task in self.tasks if not is_proved(task)]
 
     def prepare(self, missing: Sequence[Task], reopen: Callable[[], None]) -> None:
         """Remove stale files and write the plan, so that ``missing`` can run.
@@ -66,40 +54,14 @@ class StagePlan:
         run must not look finished.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        done = {marker_path(self.folder, task.index) for task in self.tasks}
-        done -= {marker_path(self.folder, task.index) for task in missing}
-        stale = [path for path in sorted(self.folder.glob("part-*.done")) if path not in done]
+        done = {task.marker for task in self.tasks} - {task.marker for task in missing}
+        stale = sorted(set(self.folder.glob("part-*.done")) - done)
         if stale or missing:
             reopen()
         for marker_file in stale:
-            discard(self.folder, marker_file, self.inputs.run_folder)
+            discard(marker_file, self.inputs.run_folder)
         plan = {"stage": self.stage.name, "payloads": self.payloads}
         write_json(self.folder / "plan.json", plan)
-
-
-def plan_stage(
-    stage: Stage[Any], inputs: Inputs[Any], fingerprints: Mapping[str, Sequence[str]]
-) -> StagePlan:
-    """Plan one stage.
-
-    Parameters
-    ----------
-    stage : Stage
-        The stages that it needs must be done: plans may read their outputs.
-    inputs : Inputs
-        Unrestricted; the stage gets what it declares.
-    fingerprints : mapping
-        Stage name -> fingerprints of its partitions, for every stage in ``needs``.
-    """
-    payloads = stage.plan(inputs.scoped(stage))
-    shared = {
-        "stage": stage.name,
-        "version": stage.version,
-        "keys": pick_keys(to_plain(inputs.whole_config), stage.keys),
-        "needs": {need: list(fingerprints[need]) for need in stage.needs},
-        "partitions": len(payloads),
-    }
-    return StagePlan(stage, inputs, payloads, hash_json(shared))
 
 
 def plan_in_order(
@@ -108,27 +70,27 @@ def plan_in_order(
     """Plan one stage after the other; yields each plan and its missing partitions.
 
     The caller must complete them before it takes the next plan, which may read their outputs.
+    ``inputs`` are unrestricted; a stage gets what it declares.
     """
-    fingerprints: dict[str, list[str]] = {}
+    fingerprints: dict[str, list[str]] = {}  # stage -> of its partitions
     for stage in stages:
-        plan = plan_stage(stage, inputs, fingerprints)
-        yield plan, plan.missing()
+        payloads = stage.plan(inputs.scoped(stage))
+        shared = {
+            "stage": stage.name,
+            "version": stage.version,
+            "keys": pick_keys(to_plain(inputs.whole_config), stage.keys),
+            "needs": {need: fingerprints[need] for need in stage.needs},
+            "partitions": len(payloads),
+        }
+        plan = StagePlan(stage, inputs, payloads, hash_json(shared))
+        yield plan, [task for task in plan.tasks if not is_proved(task)]
         fingerprints[stage.name] = [task.fingerprint for task in plan.tasks]
 
 
 def remove_temporary_files(run_folder: Path) -> None:
-    """Remove the temporary files that a kill left behind.
-
-    Only while nobody writes to the run.
-    """
+    """Remove the temporary files that a kill left behind, while nobody writes to the run."""
     for path in sorted(run_folder.rglob(".*.tmp-*")):
         if path.is_dir():
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
-
-
-def is_proved(task: Task) -> bool:
-    """Return whether a marker proves this very partition done."""
-    marker = read_marker(marker_path(task.folder, task.index))
-    return is_done(marker, task.fingerprint, task.inputs.run_folder)

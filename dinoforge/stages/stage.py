@@ -124,23 +124,14 @@ class Inputs(Generic[C]):
     def note_read(self, kind: Literal["key", "stage"], name: str) -> None:
         """Do nothing; tests record here what a stage reads."""
 
-    def num_partitions(self, stage: str) -> int:
-        """Count the partitions of an earlier stage by its plan."""
-        return len(self.payloads(stage))
-
-    def payloads(self, stage: str) -> list[dict[str, Any]]:
-        """Payloads of an earlier stage, in partition order."""
-        plan = json.loads((self.folder(stage) / "plan.json").read_text(encoding="utf-8"))
-        payloads: list[dict[str, Any]] = plan["payloads"]
-        return payloads
-
     def file(self, stage: str, name: str, partition: int = 0) -> Path:
         """One output file, e.g. ``file("graph", "edges.parquet", 3)``."""
         return self.folder(stage) / f"{part_name(partition)}.{name}"
 
     def files(self, stage: str, name: str) -> list[Path]:
         """Return that output file of every partition, in partition order."""
-        return [self.file(stage, name, index) for index in range(self.num_partitions(stage))]
+        plan = json.loads((self.folder(stage) / "plan.json").read_text(encoding="utf-8"))
+        return [self.file(stage, name, index) for index in range(len(plan["payloads"]))]
 
     def facts(self, stage: str) -> list[dict[str, Any]]:
         """Facts of every partition of an earlier stage, in partition order."""
@@ -178,10 +169,6 @@ class Output:
     index: int
     written: list[dict[str, Any]] = field(default_factory=list)
 
-    def path(self, name: str) -> Path:
-        """Path for an output of this partition; call `add` once it is complete."""
-        return self.folder / f"{part_name(self.index)}.{name}"
-
     def add(self, path: Path, *, rows: int | None = None) -> Path:
         """Register a finished file anywhere inside the run folder."""
         entry = {
@@ -194,12 +181,12 @@ class Output:
 
     def write_table(self, name: str, table: pa.Table, schema: pa.Schema) -> Path:
         """Write ``part-00012.NAME.parquet`` and register it."""
-        target = self.path(f"{name}.parquet")
+        target = self.folder / f"{part_name(self.index)}.{name}.parquet"
         write_table(target, table, schema)
         return self.add(target, rows=table.num_rows)
 
     def write_array(self, name: str, array: np.ndarray[Any, Any]) -> Path:
         """Write ``part-00012.NAME.npy`` and register it."""
-        target = self.path(f"{name}.npy")
+        target = self.folder / f"{part_name(self.index)}.{name}.npy"
         write_array(target, array)
         return self.add(target, rows=len(array))

@@ -1,21 +1,39 @@
-"""One partition of one stage, runnable in any process."""
+"""One partition of one stage: its task, runnable in any process, and the marker that proves it.
 
+The marker is written last (outputs are fsynced and in place before), so a marker whose fingerprint
+matches and whose files exist with their sizes is the truth.
+"""
+
+import json
 import os
 import platform
 import resource
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from threadpoolctl import threadpool_limits
 
 from dinoforge.device import resolve_device
-from dinoforge.stages.marker import Marker, write_marker
-from dinoforge.stages.stage import Inputs, Output, Stage, stage_kind
+from dinoforge.files import write_json
+from dinoforge.stages.stage import Inputs, Json, Output, Stage, part_name, stage_kind
 
-__all__ = ["Task", "run_task"]
+__all__ = ["Marker", "Task", "discard", "is_proved", "read_marker", "run_task"]
+
+
+@dataclass(frozen=True)
+class Marker:
+    """One partition that is done; only ``measured`` may differ between identical runs."""
+
+    stage: str
+    version: str
+    partition: int
+    fingerprint: str
+    outputs: list[Json]  # path (relative to the run), bytes, sha256, rows
+    facts: Json
+    measured: Json = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -24,10 +42,15 @@ class Task:
 
     stage: Stage[Any]
     index: int
-    payload: dict[str, Any]
+    payload: Json
     fingerprint: str
     folder: Path
     inputs: Inputs[Any]  # unrestricted
+
+    @property
+    def marker(self) -> Path:
+        """Path of its marker."""
+        return self.folder / f"{part_name(self.index)}.done"
 
 
 def run_task(task: Task) -> Marker:
@@ -42,7 +65,9 @@ def run_task(task: Task) -> Marker:
         If the stage runs on a GPU under this recipe and this machine has none.
     """
     started, cpu = time.monotonic(), time.process_time()
-    _one_thread()
+    os.environ["OMP_NUM_THREADS"] = "1"
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(1)
     stage, config = task.stage, task.inputs.whole_config
     if stage_kind(stage, config) == "gpu":
         resolve_device(config.device)
@@ -65,12 +90,35 @@ def run_task(task: Task) -> Marker:
             "pid": os.getpid(),
         },
     )
-    write_marker(task.folder, marker)
+    write_json(task.marker, asdict(marker))
     return marker
 
 
-def _one_thread() -> None:
-    os.environ["OMP_NUM_THREADS"] = "1"
-    torch = sys.modules.get("torch")
-    if torch is not None:
-        torch.set_num_threads(1)
+def read_marker(path: Path) -> Marker | None:
+    """Read a marker; None when it is missing or damaged (then its work is to be done)."""
+    try:
+        return Marker(**json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def is_proved(task: Task) -> bool:
+    """Return whether a marker proves this very partition done: fingerprint and file sizes match."""
+    marker, run_folder = read_marker(task.marker), task.inputs.run_folder
+    if marker is None or marker.fingerprint != task.fingerprint:
+        return False
+    try:
+        sizes = [(run_folder / output["path"]).stat().st_size for output in marker.outputs]
+    except OSError:
+        return False
+    return sizes == [output["bytes"] for output in marker.outputs]
+
+
+def discard(marker_file: Path, run_folder: Path) -> None:
+    """Remove a stale partition: its outputs first, its marker last."""
+    marker = read_marker(marker_file)
+    for output in marker.outputs if marker is not None else []:
+        (run_folder / output["path"]).unlink(missing_ok=True)
+    marker_file.unlink(missing_ok=True)
+    for rest in marker_file.parent.glob(f"{marker_file.stem}.*"):
+        rest.unlink(missing_ok=True)

@@ -37,4 +37,4 @@ def test_unit_rows_are_read_across_partitions(inputs):
 
 
 def test_the_second_encoder_has_nothing_to_do_unless_it_is_another_one(inputs):
-    assert inputs.payloads("embed-meaning") == []
+    assert inputs.files("embed-meaning", "embeddings.npy") == []
