@@ -4,8 +4,10 @@ import pool as pools
 import pytest
 import torch
 
+from dinoforge.curation.pipeline import PIPELINE
 from dinoforge.errors import UsageError
 from dinoforge.neighbors.products import TileProduct
+from dinoforge.stages import Task, make_inputs, run_task
 
 
 def test_a_back_end_for_another_device_gives_the_same_curation(pool, calm, tmp_path, monkeypatch):
@@ -31,6 +33,19 @@ def test_a_device_that_is_not_there_is_told_before_anything_is_read(pool, tmp_pa
     with pytest.raises(UsageError, match="device `cuda` cannot be used"):
         pools.curated(pools.recipe(pool.sources, tmp_path / "run", "device=cuda"))
     assert not (tmp_path / "run/curation").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_a_machine_without_a_gpu_checks_and_plans_for_machines_that_have_one(pool, calm):
+    config = pools.recipe(pool.sources, calm, "device=cuda")
+    PIPELINE.check(config)
+    inputs = make_inputs("curation", PIPELINE.stages, calm, config)
+    plans = {stage.name: stage.plan(inputs.scoped(stage)) for stage in PIPELINE.stages}
+    assert len(plans["embed"]) > 1
+    (embed,) = (stage for stage in PIPELINE.stages if stage.name == "embed")
+    task = Task(embed, 0, plans["embed"][0], "", inputs.folder("embed"), inputs)
+    with pytest.raises(UsageError, match="device `cuda` cannot be used"):
+        run_task(task)
 
 
 @pytest.mark.gpu
