@@ -19,21 +19,9 @@ __all__ = ["COMMAND", "curate_run"]
 def curate_run(
     loaded: "Loaded[CurationConfig]", *, on: str, change: "OnChange"
 ) -> "CurationSummary":
-    """Open the run folder and finish the curation in it.
+    """Open the run folder and finish the curation in it; see `curation.pipeline.curate`.
 
-    Parameters
-    ----------
-    loaded : Loaded
-        The resolved recipe; its ``out`` is the run folder.
-    on : str
-        Where partitions run: ``in-process`` or ``local:N``.
-    change : str
-        What a changed recipe does to an existing run; see `Run.open`.
-
-    Raises
-    ------
-    UsageError
-        See `Run.open` and `curation.pipeline.curate`.
+    ``on`` is ``in-process`` or ``local:N``; ``change`` is the ``on_change`` of `Run.open`.
     """
     from dinoforge.curation.pipeline import curate
     from dinoforge.stages import make_executor

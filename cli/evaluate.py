@@ -17,19 +17,9 @@ __all__ = ["COMMAND", "evaluate_run", "low_high"]
 
 
 def evaluate_run(loaded: "Loaded[EvaluationConfig]", *, change: "OnChange") -> "list[Record]":
-    """Open the run folder and measure every record of the recipe.
+    """Open the run folder and measure every record; see `evaluation.suite.evaluate`.
 
-    Parameters
-    ----------
-    loaded : Loaded
-        The resolved recipe; its ``out`` is the run folder, where ``records.jsonl`` is written.
-    change : str
-        What a changed recipe does to an existing run; see `Run.open`.
-
-    Raises
-    ------
-    UsageError
-        See `Run.open` and `evaluation.suite.evaluate`.
+    ``change`` is the ``on_change`` of `Run.open`.
     """
     from dinoforge.evaluation.suite import evaluate
 

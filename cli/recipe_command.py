@@ -73,22 +73,10 @@ class RecipeCommand:
 def open_run(
     command: str, loaded: "Loaded[Any]", change: "OnChange", inputs: Sequence[str] = ()
 ) -> "Run":
-    """Open the run folder ``out`` of a recipe.
+    """Open the run folder ``out`` of a recipe; see `Run.open`.
 
-    Parameters
-    ----------
-    command : str
-        ``curate``, ``train`` or ``evaluate``.
-    loaded : Loaded
-    change : str
-        What a changed recipe does to an existing run; see `Run.open`.
-    inputs : sequence of str
-        Paths that the run reads; run folders among them are recorded as its parents.
-
-    Raises
-    ------
-    UsageError
-        See `Run.open`; or jobs in the queue of a cluster write this run.
+    Run folders among ``inputs`` are recorded as its parents. Raises a `UsageError` if jobs in the
+    queue of a cluster write this run.
     """
     from dinoforge.runs import Run, run_folders
 

@@ -20,26 +20,10 @@ __all__ = ["COMMAND", "train_run"]
 
 
 def train_run(loaded: "Loaded[TrainingConfig]", *, change: "OnChange") -> "TrainingSummary | None":
-    """Open the run folder and train to the last step; as one of several ranks if so launched.
+    """Open the run folder and train to the last step; see `training.loop.train`.
 
-    Parameters
-    ----------
-    loaded : Loaded
-        The resolved recipe; its ``out`` is the run folder.
-    change : str
-        What a changed recipe does to an existing run; see `Run.open`.
-
-    Returns
-    -------
-    TrainingSummary or None
-        None on all ranks but rank 0.
-
-    Raises
-    ------
-    UsageError
-        See `Run.open` and `training.loop.train`.
-    Interrupted
-        If a signal stopped it after a checkpoint: the same command resumes it.
+    Joins the other ranks if it was launched as one of several; returns None on all but rank 0.
+    ``change`` is the ``on_change`` of `Run.open`.
     """
     import contextlib
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
-from dinoforge.config import (
+from dinoforge.config.ranges import (
     Allowed,
     Fraction,
     NonEmpty,

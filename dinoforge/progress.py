@@ -49,13 +49,25 @@ class Progress:
 
     def __enter__(self) -> "Progress":
         if sys.stderr.isatty() and screen_shows(logging.INFO):
-            self._bar, self._task = _rich_bar(self.label, self.total, self.done)
+            from rich import console, progress
+
+            self._bar = progress.Progress(
+                progress.TextColumn("{task.description}"),
+                progress.BarColumn(),
+                progress.MofNCompleteColumn(),
+                progress.TextColumn("{task.fields[rate]}"),
+                progress.TimeRemainingColumn(),
+                console=console.Console(stderr=True),
+            )
+            self._task = self._bar.add_task(
+                self.label, total=self.total, completed=self.done, rate=""
+            )
+            self._bar.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         if self._bar is not None:
             self._bar.stop()
-            self._bar = None
 
     def advance(self, n: int = 1, *, note: str = "") -> None:
         """Add ``n`` finished units; ``note`` (a loss, say) is shown after the rate."""
@@ -87,20 +99,3 @@ class Progress:
         number = f"{rate:,.0f}" if rate >= 10 else f"{rate:.2f}"
         note = f", {self._note}" if self._note else ""
         return f"{self.unit} ({number}/s{note})"
-
-
-def _rich_bar(label: str, total: int, done: int) -> tuple[Any, Any]:
-    from rich import progress
-    from rich.console import Console
-
-    bar = progress.Progress(
-        progress.TextColumn("{task.description}"),
-        progress.BarColumn(),
-        progress.MofNCompleteColumn(),
-        progress.TextColumn("{task.fields[rate]}"),
-        progress.TimeRemainingColumn(),
-        console=Console(stderr=True),
-    )
-    task = bar.add_task(label, total=total, completed=done, rate="")
-    bar.start()
-    return bar, task

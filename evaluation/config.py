@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
-from dinoforge.config import (
+from dinoforge.config.ranges import (
     Allowed,
     NonEmpty,
     NonNegativeInt,

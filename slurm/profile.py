@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from dinoforge.config import Allowed, NonNegativeInt, PositiveInt, Range, find_recipe, load_config
+from dinoforge.config import find_recipe, load_config
+from dinoforge.config.ranges import Allowed, NonNegativeInt, PositiveInt, Range
 from dinoforge.errors import Fault
 
 __all__ = ["Job", "JobBlock", "Profile", "load_profile"]

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from math import gcd
 from typing import Annotated, ClassVar, Literal
 
-from dinoforge.config import (
+from dinoforge.config.ranges import (
     Fraction,
     NonEmpty,
     NonNegativeFloat,

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 import PIL
 import simplejpeg
 
-from dinoforge.config import Range
+from dinoforge.config.ranges import Range
 
 __all__ = [
     "DECODER_VERSION",

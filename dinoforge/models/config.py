@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
-from dinoforge.config import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from dinoforge.config.ranges import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from dinoforge.errors import Fault
 
 __all__ = ["ARCHITECTURES", "IMAGE_MEAN", "IMAGE_STD", "Architecture", "PositionMode", "VitConfig"]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dinoforge.config import find_faults
+from dinoforge.config.ranges import find_faults
 from dinoforge.images import (
     DECODER_VERSION,
     NOTES,

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from dinoforge.config import find_faults
+from dinoforge.config.ranges import find_faults
 from dinoforge.errors import UsageError
 from dinoforge.models import VitConfig, build_vit
 from dinoforge.models.position import interpolate_positions, resampling_matrix

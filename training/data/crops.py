@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import numpy as np
 import numpy.typing as npt
 
-from dinoforge.config import Fraction, NonNegativeFloat, PositiveFloat, Range
+from dinoforge.config.ranges import Fraction, NonNegativeFloat, PositiveFloat, Range
 from dinoforge.errors import Fault
 from dinoforge.models.config import IMAGE_MEAN, IMAGE_STD
 from dinoforge.randomness import uniforms

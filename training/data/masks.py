@@ -12,7 +12,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from dinoforge.config import Fraction
+from dinoforge.config.ranges import Fraction
 from dinoforge.errors import Fault
 from dinoforge.randomness import Draws, uniforms
 
