@@ -84,18 +84,7 @@ def votes(
     The weights are a softmax of cosine / temperature over *all* neighbors given, so the votes of
     fewer do not sum to 1; the ranking is the same.
 
-    Parameters
-    ----------
-    neighbors : Neighbors
-        ``[q, max(ks)]``.
-    labels : ndarray
-        Class of every bank row, ``[n]``, 0 .. c - 1.
-    ks : sequence of int
-        Numbers of neighbors that vote, each at least 1.
-    temperature : float
-        Of the softmax, in units of cosine.
-    num_classes : int
-        c.
+    ``neighbors`` are ``[q, max(ks)]``, ``labels`` the classes 0 .. c - 1 of the bank, ``[n]``.
 
     Yields
     ------

@@ -112,25 +112,20 @@ def fit_logistic(
     max_iterations: int = 1000,
     device: str = "cpu",
 ) -> list[Logistic]:
-    """Fit one classifier for each C, each started from the one before.
+    """Fit one classifier per C, preferably ascending: each starts from the one before.
 
     Parameters
     ----------
     x : ndarray
-        ``[n, D]``, any scale; a copy in float64 is made on ``device``.
+        ``[n, D]``, any scale; copied in float64 to ``device``.
     labels : ndarray
         int64 ``[n]``; classes without a row are not fitted (their bias would diverge).
     cs : sequence of float
-        Best ascending.
+        Weights of the data against the penalty.
     max_iterations : int
         Of L-BFGS, for each C; a fit that reaches it is logged and used.
     device : str
         Where products run.
-
-    Returns
-    -------
-    list of Logistic
-        In the order of ``cs``.
     """
     problem = _Problem(x, labels, device)
     return [problem.fit(c, max_iterations) for c in cs]

@@ -8,7 +8,6 @@ from dinoforge.records import Record
 
 __all__ = [
     "FEATURES",
-    "CheckpointScore",
     "Difference",
     "Headline",
     "Scores",
@@ -64,14 +63,6 @@ class Difference:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CheckpointScore:
-    """k-NN accuracy of one exported step."""
-
-    step: int
-    record: Record
-
-
-@dataclass(frozen=True, kw_only=True)
 class Scores:
     """All records of the newest checkpoint, in tables; older ones in ``checkpoints``."""
 
@@ -79,8 +70,8 @@ class Scores:
     plain: list[Table]  # metrics other than accuracy, such as signs of collapse
     differences: list[Difference]
     k: int | None  # of the checkpoints, and of the plotted differences
-    # benchmark -> kind of features -> by step
-    checkpoints: dict[str, dict[str, list[CheckpointScore]]]
+    # k-NN accuracy: benchmark -> kind of features -> records by step
+    checkpoints: dict[str, dict[str, list[Record]]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,25 +147,20 @@ def _newest(records: Sequence[Record]) -> list[Record]:
     return [r for r in records if step_of(r) in {None, last.get((r.benchmark, r.model))}]
 
 
-def _by_checkpoint(
-    records: Sequence[Record], k: int | None
-) -> dict[str, dict[str, list[CheckpointScore]]]:
+def _by_checkpoint(records: Sequence[Record], k: int | None) -> dict[str, dict[str, list[Record]]]:
     """Scores at one k in the order of their steps, where there is more than one step."""
-    curves: dict[str, dict[str, list[CheckpointScore]]] = {}
-    for record in records:
-        step = step_of(record)
+    curves: dict[tuple[str, str], list[Record]] = {}
+    for record in sorted(records, key=lambda r: step_of(r) or 0):
         is_shown = _is_knn(record) and _k(record) == k and record.model != "untrained"
-        if is_shown and step is not None:
-            kinds = curves.setdefault(record.benchmark, {})
-            score = CheckpointScore(step=step, record=record)
-            kinds.setdefault(_features(record), []).append(score)
-    for benchmark, kinds in list(curves.items()):
-        curves[benchmark] = {
-            features: sorted(scores, key=lambda score: score.step)
-            for features, scores in kinds.items()
-            if len({score.step for score in scores}) > 1
-        }
-    return {benchmark: kinds for benchmark, kinds in curves.items() if kinds}
+        if is_shown and step_of(record) is not None:
+            curves.setdefault((record.benchmark, _features(record)), []).append(record)
+    by_benchmark: dict[str, dict[str, list[Record]]] = {}
+    for record in records:
+        key = (record.benchmark, _features(record))
+        curve = curves.get(key, [])
+        if len({step_of(r) for r in curve}) > 1:
+            by_benchmark.setdefault(key[0], {})[key[1]] = curve
+    return by_benchmark
 
 
 def _is_knn(record: Record) -> bool:

@@ -5,7 +5,10 @@ from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 
-__all__ = ["Scale", "element", "round_ticks"]
+__all__ = ["Scale", "element", "round_ticks", "share_bar"]
+
+_BAR_WIDTH, _BAR_HEIGHT = 1000, 14
+_HAIRLINE = 3.0
 
 
 def element(name: str, *children: object, **attributes: object) -> Markup:
@@ -59,3 +62,25 @@ def round_ticks(low: float, high: float, about: int = 5) -> list[float]:
     # Rounded to the step's own decimals: 3 * 0.1 must print as 0.3.
     places = max(0, -math.floor(math.log10(step)))
     return [round(i * step, places) + 0.0 for i in range(first, last + 1)]
+
+
+def share_bar(left: int, gone: int, total: int) -> Markup:
+    """Draw ``left`` and, after it, ``gone`` as shares of ``total``; hidden from screen readers.
+
+    A count above zero is at least a hairline wide.
+    """
+    left_width, gone_width = _share(left, total), _share(gone, total)
+    left_width = min(left_width, _BAR_WIDTH - min(gone_width, _HAIRLINE))
+    gone_width = min(gone_width, _BAR_WIDTH - left_width)
+    return element(
+        "svg",
+        element("rect", class_="left", x=0, y=0, width=left_width, height=_BAR_HEIGHT),
+        element("rect", class_="gone", x=left_width, y=0, width=gone_width, height=_BAR_HEIGHT),
+        viewBox=f"0 0 {_BAR_WIDTH} {_BAR_HEIGHT}",
+        preserveAspectRatio="none",
+        aria_hidden="true",
+    )
+
+
+def _share(count: int, total: int) -> float:
+    return max(_BAR_WIDTH * count / total, _HAIRLINE) if total > 0 and count > 0 else 0.0

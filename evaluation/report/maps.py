@@ -161,17 +161,10 @@ def find_backbones(training: Path) -> dict[str, Path]:
 def map_patches(
     backbone: Path, images: Sequence[NDArray[np.uint8]], *, side: int | None = None
 ) -> PatchMaps:
-    """Compute the maps of one backbone.
+    """Compute the maps of one backbone for the central squares of RGB images ``[H, W, 3]``.
 
-    Parameters
-    ----------
-    backbone : Path
-        Exported weights.
-    images : sequence of ndarray
-        RGB uint8 ``[H, W, 3]``, any size; the central square is used.
-    side : int, optional
-        Side of the square in pixels, a multiple of the patch size; by default 16 patches, at most
-        twice the size of the training images.
+    ``side`` is the side of the squares in pixels, a multiple of the patch size; by default 16
+    patches, at most twice the size of the training images.
 
     Raises
     ------

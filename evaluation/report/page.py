@@ -9,7 +9,7 @@ from dinoforge.evaluation.report.facts import ReportFacts
 from dinoforge.evaluation.report.funnel import Funnel
 from dinoforge.evaluation.report.ledger import Ledger
 from dinoforge.evaluation.report.maps import FeatureMaps
-from dinoforge.evaluation.scores import FEATURES, Difference, Headline, Scores, Table
+from dinoforge.evaluation.scores import FEATURES, Difference, Headline, Scores, Table, step_of
 from dinoforge.pages import (
     IntervalPlot,
     IntervalRow,
@@ -164,8 +164,8 @@ def _checkpoint_panels(scores: Scores) -> Sequence[str]:
         series = [
             Series(
                 feature_name(features),
-                [float(score.step) for score in by_step],
-                [100 * score.record.value for score in by_step],
+                [float(step_of(record) or 0) for record in by_step],
+                [100 * record.value for record in by_step],
             )
             for features, by_step in kinds.items()
         ]

@@ -45,7 +45,7 @@ def test_a_step_that_is_not_exported_is_refused_and_those_that_are_named(run_fol
 
 def test_a_step_needs_a_run(run_folder):
     file = run_folder / "export" / "step-000000050" / "model.safetensors"
-    with pytest.raises(UsageError, match="no training run"):
+    with pytest.raises(UsageError, match="is not a training run"):
         find_models(EvaluationConfig(checkpoint=str(file), checkpoints=50))
 
 

@@ -217,7 +217,7 @@ def test_all_checkpoints_give_the_curve(config, tmp_path, done):
     assert {r.metric for r in more} == {"accuracy"}
     assert len(records) == len(done[1]) + 9  # 3 kinds of features, 3 values of k
     curve = arrange(records).checkpoints["knn/colors"]["cls"]
-    assert [point.step for point in curve] == [50, 100]
+    assert [record.settings["step"] for record in curve] == [50, 100]
 
 
 def test_images_without_labels_have_signs_of_collapse_alone(config, pictures, tmp_path, caplog):

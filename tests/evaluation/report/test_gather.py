@@ -87,7 +87,7 @@ def test_a_training_brings_what_was_measured_while_it_ran(measured, project):
         shutil.copy(project["training"] / name, run)
     facts, _ = collect(Sources(curation=None, training=run, evaluation=None), "")
     curve = facts.scores.checkpoints["knn/birds"]["cls"]
-    assert [(s.step, s.record.value) for s in curve] == [(50, 0.05), (100, 0.1), (150, 0.15)]
+    assert [(s.settings["step"], s.value) for s in curve] == [(50, 0.05), (100, 0.1), (150, 0.15)]
     assert [r.command.rpartition("=")[2] for r in facts.runs[1:]] == ["150", "100"]
     # An evaluation that is named is the only one.
     named = Sources(curation=None, training=run, evaluation=project["evaluation"])

@@ -101,7 +101,7 @@ def test_without_twenty_neighbors_the_headline_takes_the_nearest_number(measured
     assert headline(records).k == chosen
     scores = arrange(records)
     assert scores.k == chosen
-    assert [score.record.settings["k"] for score in scores.checkpoints["knn/example"]["cls"]] == [
+    assert [score.settings["k"] for score in scores.checkpoints["knn/example"]["cls"]] == [
         chosen
     ] * 2
 
@@ -144,7 +144,7 @@ def test_tables_and_headline_are_of_the_newest_step_and_the_curve_of_all():
     shown = {row.model: row.cells[0].value for row in scores.tables[0].rows}
     assert shown == {"trained": 0.4, "untrained": 0.3, "pixels": 0.35}
     assert [r.value for r in headline(records).best] == [0.4, 0.3, 0.35]
-    curve = [(score.step, score.record.value) for score in scores.checkpoints["knn/example"]["cls"]]
+    curve = [(step_of(score), score.value) for score in scores.checkpoints["knn/example"]["cls"]]
     assert curve == [(50, 0.6), (100, 0.4)]
 
 
@@ -153,7 +153,7 @@ def test_each_benchmark_has_its_own_newest_step_and_its_own_curve():
     scores = arrange([accuracy(step=50, value=0.1), accuracy(step=100, value=0.4), *other])
     cells = {table.benchmark: table.rows[0].cells[0].value for table in scores.tables}
     assert cells == {"knn/example": 0.4, "knn/other": 0.2}
-    steps = {name: [s.step for s in kinds["cls"]] for name, kinds in scores.checkpoints.items()}
+    steps = {name: [step_of(s) for s in kinds["cls"]] for name, kinds in scores.checkpoints.items()}
     assert steps == {"knn/example": [50, 100], "knn/other": [50, 100, 150]}
 
 
