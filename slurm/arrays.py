@@ -75,8 +75,6 @@ def submit_work(
 
     Parameters
     ----------
-    jobs, submitter, work
-        What jobs of this run look like, who submits them, and the stage.
     partitions : mapping
         Partition -> its limits.
     may_wait : bool

@@ -8,7 +8,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 
 from dinoforge.slurm.cluster.commands import Queued, accounted, shown
-from dinoforge.slurm.outcomes import Evidence, Outcome, Row, Verdict, classify
+from dinoforge.slurm.outcomes import NOT_STARTED, Evidence, Outcome, Row, Verdict, classify
 from dinoforge.slurm.retries import Ending
 from dinoforge.slurm.store.attempts import Attempt, read_attempts, record_verdict
 from dinoforge.slurm.store.layout import SlurmFolder
@@ -39,29 +39,16 @@ class _Element:
 
 @dataclass
 class History:
-    """The jobs of one stage, and how each attempt ended.
-
-    Parameters
-    ----------
-    folder : SlurmFolder
-    stage : str
-    submissions : sequence of Submission
-        Jobs of the stage that count, oldest first.
-    missing : collection of int
-        Partitions that nothing proves done.
-    progress : int
-        As in `Submission`, now.
-    """
+    """The jobs of one stage, and how each attempt ended."""
 
     folder: SlurmFolder
     stage: str
-    submissions: Sequence[Submission]
-    missing: Collection[int]
-    progress: int
+    submissions: Sequence[Submission]  # that count, oldest first
+    missing: Collection[int]  # partitions that nothing proves done
+    progress: int  # as in `Submission`, now
     _elements: dict[int, list[_Element]] = field(default_factory=dict)  # by partition
     _attempts: dict[int, dict[str, Attempt]] = field(default_factory=dict)  # by partition and job
-    _rows: dict[str, list[Row]] = field(default_factory=dict)
-    _accounted: set[str] = field(default_factory=set)
+    _accounted: dict[str, dict[str, list[Row]]] = field(default_factory=dict)  # by job
 
     def __post_init__(self) -> None:
         after = [*(entry.progress for entry in self.submissions), self.progress][1:]
@@ -118,17 +105,18 @@ class History:
 
     def _classify(self, element: _Element, attempt: Attempt, *, started: bool) -> Verdict:
         plan, number = element.plan, element.number
-        logs = [self.folder.log(plan.name, number)]
         if plan.ranks:
+            # Another rank may have recorded how it ended; rank 0 then ended because of it.
+            for path in sorted(self.folder.attempts(self.stage).glob("part-*.jsonl")):
+                for other in read_attempts(path):
+                    if other.plan == plan.name and other.outcome not in _SAYS_NOTHING:
+                        return Verdict(Outcome(other.outcome), other.message)
             logs = [self.folder.rank_log(plan.name, rank) for rank in (0, "batch")]
-            if (recorded := self._recorded_by_another_rank(plan.name)) is not None:
-                return Verdict(Outcome(recorded.outcome), recorded.message)
-        elif not started and (
-            self.folder.stop(plan.name).exists()
-            or any(plan.name in self._of(index) for index, _ in plan.element(number))
-        ):
-            text = "the array element ended before this partition started"
-            return Verdict(Outcome.NOT_STARTED, text)
+        else:
+            begun = any(plan.name in self._of(index) for index, _ in plan.element(number))
+            if not started and (begun or self.folder.stop(plan.name).exists()):
+                return Verdict(Outcome.NOT_STARTED, NOT_STARTED)
+            logs = [self.folder.log(plan.name, number)]
         return classify(
             Evidence(
                 started=started,
@@ -138,14 +126,6 @@ class History:
             )
         )
 
-    def _recorded_by_another_rank(self, job: str) -> Attempt | None:
-        """Find a rank that recorded how it ended; rank 0 then ended because of it."""
-        for path in sorted(self.folder.attempts(self.stage).glob("part-*.jsonl")):
-            for attempt in read_attempts(path):
-                if attempt.plan == job and attempt.outcome not in _SAYS_NOTHING:
-                    return attempt
-        return None
-
     def _of(self, partition: int) -> dict[str, Attempt]:
         """Read the attempts at a partition, by job name."""
         if partition not in self._attempts:
@@ -154,12 +134,11 @@ class History:
         return self._attempts[partition]
 
     def _rows_of(self, element: _Element) -> list[Row]:
-        if element.entry.job not in self._accounted:
-            self._accounted.add(element.entry.job)
-            self._rows |= accounted([element.entry.job])
-        rows = self._rows.get(element.job, [])
+        array = element.entry.job
+        if array not in self._accounted:
+            self._accounted[array] = accounted([array])  # one query for all elements
+        rows = self._accounted[array].get(element.job, [])
         if not rows or rows[0].state in {"PENDING", "RUNNING"}:
-            # The accounting is a second late, or off.
-            details = shown(element.job)
-            self._rows[element.job] = [*details, *rows[1:]] if details else rows
-        return self._rows.get(element.job, [])
+            details = shown(element.job)  # the accounting is a second late, or off
+            rows = [*details, *rows[1:]] if details else rows
+        return rows

@@ -13,7 +13,15 @@ from enum import StrEnum
 
 from dinoforge.errors import UsageError
 
-__all__ = ["Evidence", "Outcome", "Row", "Verdict", "classify", "classify_exception"]
+__all__ = [
+    "NOT_STARTED",
+    "Evidence",
+    "Outcome",
+    "Row",
+    "Verdict",
+    "classify",
+    "classify_exception",
+]
 
 
 class Outcome(StrEnum):
@@ -26,7 +34,6 @@ class Outcome(StrEnum):
     PREEMPTED = "preempted"
     TIME = "time"
     USER = "cancelled"
-    UPSTREAM = "upstream"  # it depended on something that failed
     SETUP = "set-up"  # paths, interpreter, packages: every element fails alike
     USAGE = "usage"  # one line that the user can fix
     KILLED = "killed"  # SIGKILL, cause unknown
@@ -93,7 +100,6 @@ _ADVICE = {
     Outcome.PREEMPTED: "wait: it is resubmitted",
     Outcome.TIME: "raise minutes in the profile, or lower partitions_per_element",
     Outcome.USER: "to go on: dinoforge retry RUN",
-    Outcome.UPSTREAM: "fix what it depended on, then dinoforge retry RUN",
     Outcome.SETUP: "check that nodes see the run folder and that `python` and `setup` of the "
     "profile give them the packages, then dinoforge retry RUN",
     Outcome.USAGE: "fix it, then dinoforge retry RUN",
@@ -135,6 +141,8 @@ def classify(evidence: Evidence) -> Verdict:
     return Verdict(Outcome.UNKNOWN, state if evidence.rows else "it left no trace")
 
 
+NOT_STARTED = "the array element ended before this partition started"
+
 _OOM_LOG = re.compile(r"out of memory|oom[-_ ]?kill|exceeded memory limit", re.IGNORECASE)
 _DEVICE_OOM = re.compile(r"CUDA out of memory|OutOfMemoryError: (CUDA|HIP)|CUDA error: out of mem")
 _NO_MODULE = re.compile(r"\b(ModuleNotFoundError|ImportError): |command not found|No such file")
@@ -172,7 +180,7 @@ def _preempted(evidence: Evidence) -> str:
     # A job that ends within its grace time is no longer reported as preempted.
     early = row.limit_s and row.elapsed_s < 0.8 * row.limit_s - 30
     if row.state == "PREEMPTED" or (row.state == "TIMEOUT" and early):
-        return "preempted" if row.state == "PREEMPTED" else "preempted, ended in its grace time"
+        return "preempted"
     signaled = "TERM" in evidence.signals or "DUE TO PREEMPTION" in evidence.log
     return "ended after SIGTERM" if row.state == "COMPLETED" and signaled else ""
 
@@ -180,7 +188,7 @@ def _preempted(evidence: Evidence) -> str:
 def _infrastructure(evidence: Evidence) -> str:
     row = evidence.job_row
     if row.state in _NODE_STATES:
-        return f"{row.state}{f' on {row.node}' if row.node else ''}"
+        return f"{row.state} on {row.node}"
     if _USR2.search(evidence.log) or 12 in evidence.fatal_signals:
         return "signaled while it was starting"
     return "DUE TO NODE FAILURE" if "DUE TO NODE FAILURE" in evidence.log else ""
@@ -188,23 +196,16 @@ def _infrastructure(evidence: Evidence) -> str:
 
 def _time(evidence: Evidence) -> str:
     row = evidence.job_row
-    if row.state in {"TIMEOUT", "DEADLINE"} or "DUE TO TIME LIMIT" in evidence.log:
-        return f"time limit{f' of {row.limit_s // 60} min' if row.limit_s else ''} reached"
-    return ""
-
-
-def _upstream(evidence: Evidence) -> str:
-    row = evidence.job_row
-    if row.reason == "DependencyNeverSatisfied":
-        return "what it depended on failed"
-    cancelled = row.state == "CANCELLED" and not row.by
-    unseen = not evidence.started and not row.elapsed_s
-    return "cancelled by SLURM, with what it depended on" if cancelled and unseen else ""
+    if row.state not in {"TIMEOUT", "DEADLINE"} and "DUE TO TIME LIMIT" not in evidence.log:
+        return ""
+    return f"time limit of {row.limit_s // 60} min reached" if row.limit_s else "time limit reached"
 
 
 def _cancelled(evidence: Evidence) -> str:
     row = evidence.job_row
-    return f"cancelled{f' by user {row.by}' if row.by else ''}" if row.state == "CANCELLED" else ""
+    if row.state != "CANCELLED":
+        return ""
+    return f"cancelled by user {row.by}" if row.by else "cancelled"
 
 
 def _setup(evidence: Evidence) -> str:
@@ -233,29 +234,23 @@ def _killed(evidence: Evidence) -> str:
     return "SIGKILL, cause unknown" if killed else ""
 
 
+def _silent(evidence: Evidence) -> str:
+    ended = evidence.job_row.state in {"COMPLETED", "FAILED"}
+    return "exited without reporting a result" if ended else ""
+
+
 # Order matters: a job that ran out of memory may also have been killed, one that hit its time limit
-# was also cancelled.
+# was also cancelled. A rule returns the message, or nothing.
 _RULES: tuple[tuple[Outcome, Callable[[Evidence], str]], ...] = (
     (Outcome.DEVICE_MEMORY, lambda e: "out of GPU memory" if _DEVICE_OOM.search(e.log) else ""),
     (Outcome.MEMORY, _memory),
     (Outcome.PREEMPTED, _preempted),
     (Outcome.INFRASTRUCTURE, _infrastructure),
     (Outcome.TIME, _time),
-    (Outcome.UPSTREAM, _upstream),
     (Outcome.USER, _cancelled),
     (Outcome.SETUP, _setup),
     (Outcome.KILLED, _killed),
     (Outcome.CRASH, _crash),
-    (
-        Outcome.NOT_STARTED,
-        lambda e: "its array element ended before it started" if e.rows and not e.started else "",
-    ),
-    (
-        Outcome.NO_MARKER,
-        lambda e: (
-            "exited without reporting a result"
-            if e.job_row.state in {"COMPLETED", "FAILED"}
-            else ""
-        ),
-    ),
+    (Outcome.NOT_STARTED, lambda e: NOT_STARTED if e.rows and not e.started else ""),
+    (Outcome.NO_MARKER, _silent),
 )

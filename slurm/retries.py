@@ -36,7 +36,6 @@ _FINAL = {
     Outcome.SETUP,
     Outcome.USAGE,
     Outcome.USER,
-    Outcome.UPSTREAM,
     Outcome.DEVICE_MEMORY,
     Outcome.NO_PROGRESS,
 }

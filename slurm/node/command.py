@@ -32,16 +32,9 @@ def start_command(arguments: Sequence[str], **environment: str) -> subprocess.Po
 
 
 def classify_exit(code: int, log: Path, start: int, *, otherwise: str) -> Verdict:
-    """Classify the end of a command.
+    """Classify the end of a command by its exit code, negative for a signal.
 
-    Parameters
-    ----------
-    code : int
-        Exit code, negative for a signal.
-    log, start
-        Its output, and the bytes that were there before it started.
-    otherwise : str
-        The message, if it printed no error.
+    The message is the error that it printed into ``log`` behind byte ``start``, or ``otherwise``.
     """
     if code == 0:
         return Verdict(Outcome.DONE, "")

@@ -141,13 +141,6 @@ def test_what_the_job_recorded_weighs_more_than_what_slurm_reports():
     assert (told.outcome, told.message) == (Outcome.EXCEPTION, "ValueError: x")
 
 
-def test_a_dependency_that_never_comes_is_upstream():
-    rows = parse_details(
-        "JobId=7 JobName=x JobState=PENDING Reason=DependencyNeverSatisfied ExitCode=0:0"
-    )
-    assert classify(Evidence(started=False, rows=rows)).outcome is Outcome.UPSTREAM
-
-
 def test_an_element_is_known_by_array_and_index_in_what_the_controller_shows():
     (row,) = parse_details(
         "JobId=76 ArrayJobId=71 ArrayTaskId=5 JobName=x JobState=TIMEOUT Reason=TimeLimit "
