@@ -6,7 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parent))
 import toys
@@ -117,3 +119,18 @@ def submit(bed, run, profile):
         return submit_run(request)
 
     return start
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory):
+    """Waves along rows, and along columns: two classes."""
+    folder = tmp_path_factory.mktemp("photos")
+    for number in range(20):
+        rows, columns = np.mgrid[0:40, 0:40]
+        along = rows if number % 2 else columns
+        waves = [np.sin(along * (0.2 + 0.03 * number) + band) for band in (1, 2, 3)]
+        pixels = (127.5 + 127 * np.stack(waves, axis=-1)).astype(np.uint8)
+        place = folder / ("rows" if number % 2 else "columns")
+        place.mkdir(exist_ok=True)
+        Image.fromarray(pixels).save(place / f"{number}.png")
+    return folder

@@ -7,9 +7,7 @@ import re
 import signal
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 from trainings import PROFILE, TRAINING
 from waiting import wait_for, wait_for_end
 
@@ -36,21 +34,6 @@ device: cpu
 knn: {k: [3, 5]}
 bootstrap: {resamples: 200}
 """
-
-
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory):
-    """Waves along rows, and along columns: two classes."""
-    folder = tmp_path_factory.mktemp("photos")
-    for number in range(20):
-        rows, columns = np.mgrid[0:40, 0:40]
-        along = rows if number % 2 else columns
-        waves = [np.sin(along * (0.2 + 0.03 * number) + band) for band in (1, 2, 3)]
-        pixels = (127.5 + 127 * np.stack(waves, axis=-1)).astype(np.uint8)
-        place = folder / ("rows" if number % 2 else "columns")
-        place.mkdir(exist_ok=True)
-        Image.fromarray(pixels).save(place / f"{number}.png")
-    return folder
 
 
 @pytest.fixture
@@ -137,7 +120,7 @@ def test_where_nodes_may_not_submit_retry_sends_what_is_missing_and_a_lasting_fa
     finally:
         hidden.rename(photos)
     assert state.state == "stopped"
-    assert all(re.match(r"evaluate-waves \d+: usage: .*photos", why) for why in state.why)
+    assert all(re.match(r"evaluate-waves 50, 100: usage: .*photos", why) for why in state.why)
     assert json.loads((run / "run.json").read_text())["exit_code"] == 0
     capsys.readouterr()
     assert main(["logs", str(run), "evaluate-waves:50"]) == 0

@@ -7,9 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 from trainings import PROFILE, TRAINING
 from waiting import state_of, wait_for, wait_for_end
 
@@ -30,17 +28,6 @@ stages:
 probe: false
 signal_before_s: 30
 """
-
-
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("photos")
-    for number in range(12):
-        rows, columns = np.mgrid[0:40, 0:40]
-        waves = [np.sin(rows * 0.07 * (number + band) + columns / 5) for band in (1, 2, 3)]
-        pixels = (127.5 + 127 * np.stack(waves, axis=-1)).astype(np.uint8)
-        Image.fromarray(pixels).save(folder / f"{number}.png")
-    return folder
 
 
 @pytest.fixture

@@ -8,9 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
+from trainings import TRAINING
 from waiting import wait_for
 
 from dinoforge.cli.main import main
@@ -37,28 +36,7 @@ from dinoforge.slurm.store.submissions import Submission, Submissions
 from dinoforge.slurm.submission import Submitter
 from dinoforge.training.config import TrainingConfig
 
-TRAINING = (
-    *("model.architecture=custom", "model.width=32", "model.depth=1", "model.heads=2"),
-    *("model.patch_size=8", "crops.global_size=32", "crops.local_size=16", "crops.num_local=2"),
-    *("batch_size=4", "log_every=10", "threads=1", "device=cpu"),
-    *(
-        f"{h}_head.{k}"
-        for h in ("dino", "ibot")
-        for k in ("prototypes=32", "bottleneck=8", "hidden=16")
-    ),
-)
-
-
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("photos")
-    for number in range(16):
-        name = ("dark", "light")[number % 2]
-        (folder / name).mkdir(exist_ok=True)
-        noise = np.random.default_rng(number).integers(0, 120, (32, 32, 3))
-        pixels = (noise + 130 * (number % 2)).astype(np.uint8)
-        Image.fromarray(pixels).save(folder / name / f"{number}.png")
-    return folder
+KEYS = ("model.architecture=custom", "log_every=10", *TRAINING)
 
 
 @pytest.fixture
@@ -82,7 +60,7 @@ def run(tmp_path, photos):
     folder = SlurmFolder(tmp_path / "run")
     folder.root.mkdir(parents=True)
     keys = ["steps=200", "checkpoint.every=20", "checkpoint.export_every=50", f"out={folder.run}"]
-    config = load_config(TrainingConfig, None, [*TRAINING, f"data.paths=[{photos}]", *keys])
+    config = load_config(TrainingConfig, None, [*KEYS, f"data.paths=[{photos}]", *keys])
     (folder.run / "config.yaml").write_text(config_yaml(config))
     folder.profile.write_text(config_yaml(Profile()))
     launch = Launch(
@@ -168,7 +146,7 @@ def test_a_mistake_in_what_is_to_be_measured_ends_the_submission_with_2_and_one_
     monkeypatch.chdir(tmp_path)
     Path("bad.yaml").write_text(f"train: [{photos}]\nknn: {{kk: [3]}}\n")
     Path("a b.yaml").write_text(f"train: [{photos}]\n")
-    keys = [*TRAINING, f"data.paths=[{photos}]", "out=run"]
+    keys = [*KEYS, f"data.paths=[{photos}]", "out=run"]
     assert main(["train", *keys, "--on", "slurm:cpu", "--dry-run", *words]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert told in line
@@ -176,7 +154,7 @@ def test_a_mistake_in_what_is_to_be_measured_ends_the_submission_with_2_and_one_
 
 
 def test_without_a_cluster_the_command_says_what_to_do_instead(photos, capsys):
-    keys = [*TRAINING, f"data.paths=[{photos}]", "out=run"]
+    keys = [*KEYS, f"data.paths=[{photos}]", "out=run"]
     assert main(["train", *keys, "--evaluate", "cifar10_cpu"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "--evaluate works only with --on slurm:PROFILE" in line
@@ -187,7 +165,7 @@ def test_a_dry_run_shows_the_evaluation_jobs(photos, tmp_path, no_slurm, capsys)
     profile = tmp_path / "profile.yaml"
     profile.write_text("stages: {evaluate: {memory_gb: 7}}\n")
     (tmp_path / "waves.yaml").write_text(f"train: [{photos}]\n")
-    keys = [*TRAINING, f"data.paths=[{photos}]", f"out={tmp_path / 'run'}"]
+    keys = [*KEYS, f"data.paths=[{photos}]", f"out={tmp_path / 'run'}"]
     words = ["train", *keys, "--on", f"slurm:{profile}", "--dry-run", "--json"]
     assert main([*words, "--evaluate", str(tmp_path / "waves.yaml")]) == 0
     told = json.loads(capsys.readouterr().out)
