@@ -91,7 +91,8 @@ def main(arguments: Sequence[str]) -> int:
             attempt.end(verdict.outcome, f"rank {rank}: {verdict.message}")
         return min(code, 63)
     attempt.end(verdict.outcome, verdict.message)
-    if verdict.outcome is Outcome.PREEMPTED and (rank or _requeue(job)):
+    restart = verdict.outcome is Outcome.PREEMPTED and not folder.is_cancelled()
+    if restart and (rank or _requeue(job)):
         time.sleep(_WAIT_TO_BE_KILLED_S)
     return code
 

@@ -15,7 +15,7 @@ import yaml
 
 from dinoforge.config import changed_keys, config_yaml, to_plain
 from dinoforge.errors import UsageError
-from dinoforge.exports import exported_steps, step_name, steps_in
+from dinoforge.exports import export_file, exported_steps, step_name, steps_in
 from dinoforge.files import write_text
 
 __all__ = [
@@ -35,8 +35,9 @@ def reached_step(run: Path) -> int:
 
 
 def is_trained(run: Path) -> bool:
-    """Tell whether a training has saved its last step; its export was written before."""
-    return reached_step(run) >= int(_read_yaml(run / "config.yaml")["steps"])
+    """Tell whether a training has saved and exported its last step."""
+    last = int(_read_yaml(run / "config.yaml")["steps"])
+    return reached_step(run) >= last and export_file(run, reached_step(run)).is_file()
 
 
 def kept_exports(run: Path) -> list[int]:
