@@ -27,17 +27,9 @@ def evaluate(config: EvaluationConfig, folder: Path) -> list[Record]:
     Features are extracted once and cached, so a killed run resumes where it stopped. Equal inputs
     give equal bytes of ``records.jsonl``: it holds no times.
 
-    Parameters
-    ----------
-    config : EvaluationConfig
-        The resolved recipe.
-    folder : Path
-        Run folder for ``records.jsonl`` and, unless the recipe names another folder, ``cache/``.
-
-    Returns
-    -------
-    list of Record
-        As written: accuracies, differences of models, signs of collapse.
+    Writes ``records.jsonl`` into the run folder and, unless the recipe names another folder,
+    ``cache/``. Returns the records as written: accuracies, differences of models, signs of
+    collapse.
 
     Raises
     ------

@@ -15,9 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dinoforge.errors import UsageError
-from dinoforge.evaluation.report.facts import Sources
+from dinoforge.evaluation.report.facts import Sources, read_config
 from dinoforge.evaluation.report.ledger import Ledger
-from dinoforge.evaluation.report.provenance import read_config
 from dinoforge.exports import exported_steps
 from dinoforge.images import Undecodable, resize
 from dinoforge.pages import Thumbnail, pixel_map, thumbnail

@@ -6,8 +6,7 @@ from pathlib import Path
 
 from dinoforge.evaluation.report.curves import CurvePanel
 from dinoforge.evaluation.report.facts import ReportFacts
-from dinoforge.evaluation.report.funnel import Funnel
-from dinoforge.evaluation.report.ledger import Ledger
+from dinoforge.evaluation.report.ledger import Funnel, Ledger
 from dinoforge.evaluation.report.maps import FeatureMaps
 from dinoforge.evaluation.scores import FEATURES, Difference, Headline, Scores, Table, step_of
 from dinoforge.pages import (

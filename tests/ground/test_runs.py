@@ -7,7 +7,7 @@ import pytest
 
 from dinoforge import runs
 from dinoforge.errors import Interrupted, UsageError
-from dinoforge.evaluation.report.provenance import read_run
+from dinoforge.evaluation.report.facts import read_run
 from dinoforge.runs import Run, run_folders
 
 

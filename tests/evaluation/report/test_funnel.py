@@ -3,8 +3,7 @@
 import pytest
 
 from dinoforge.curated import REASONS
-from dinoforge.evaluation.report.funnel import make_funnel
-from dinoforge.evaluation.report.ledger import read_ledger
+from dinoforge.evaluation.report.ledger import make_funnel, read_ledger
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ import shlex
 
 import pytest
 
-from dinoforge.evaluation.report.provenance import read_config, read_run, recipe_value
+from dinoforge.evaluation.report.facts import read_config, read_run, recipe_value
 
 
 def test_a_run_says_what_was_asked_and_what_it_ran_on(project):

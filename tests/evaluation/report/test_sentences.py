@@ -4,8 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from dinoforge.evaluation.report.funnel import make_funnel
-from dinoforge.evaluation.report.ledger import read_ledger
+from dinoforge.evaluation.report.ledger import make_funnel, read_ledger
 from dinoforge.evaluation.report.page import (
     difference_text,
     feature_name,
