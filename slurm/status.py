@@ -1,5 +1,6 @@
 """Status and logs of a run on a cluster: from its files first, then from the queue."""
 
+import contextlib
 import datetime
 import os
 from collections import Counter
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dinoforge.errors import UsageError
-from dinoforge.slurm.cluster.commands import Queued, SlurmError, accounted, has_slurm, queue
+from dinoforge.slurm.cluster.commands import Queued, SlurmError, accounted, queue
 from dinoforge.slurm.outcomes import Evidence, Outcome, Row, classify
 from dinoforge.slurm.store.attempts import Attempt, read_attempts
 from dinoforge.slurm.store.evaluations import Evaluation, kept_exports
@@ -91,11 +92,8 @@ def read_status(run: Path) -> RunStatus:
     launch = folder.read_launch()
     submissions = Submissions(folder.submissions).read()
     queued: list[Queued] | None = None
-    if has_slurm():
-        try:
-            queued = queue(launch.job_prefix, patience_s=0.0)
-        except SlurmError:
-            queued = None
+    with contextlib.suppress(SlurmError):
+        queued = queue(launch.job_prefix, patience_s=0.0)
     reader = _Reader(folder, launch, queued)
     stages = reader.stages()
     rate, left = _rate(stages, [job for job in submissions if job.stage in launch.stages])
@@ -180,10 +178,8 @@ class _Reader:
         return [self._failure(*failed, rows.get(failed[2].job, [])) for failed in shown]
 
     def _failure(self, stage: str, index: int, attempt: Attempt, rows: Sequence[Row]) -> Failure:
-        element = attempt.job.partition("_")[2]
-        log = self.folder.rank_log(attempt.plan, index)
-        if element:
-            log = self.folder.log(attempt.plan, element)
+        folder, element = self.folder, attempt.job.partition("_")[2]
+        log = folder.log(attempt.plan, element) if element else folder.rank_log(attempt.plan, index)
         verdict = classify(
             Evidence(
                 outcome=attempt.outcome,

@@ -80,15 +80,9 @@ class SubmitRequest:
         return jobs | {"gate": profile.job("gate", "gate")}
 
     def check(self, profile: Profile, *, cluster: bool) -> None:
-        """Check recipe and profile before anything is submitted.
+        """Check recipe and profile, with ``cluster`` also against the cluster of this machine.
 
         Devices are not tried: this machine need not have those of the nodes.
-
-        Parameters
-        ----------
-        profile : Profile
-        cluster : bool
-            Compare the profile with the cluster of this machine, too.
 
         Raises
         ------
@@ -111,8 +105,7 @@ class SubmitRequest:
             _log.info("%s is not installed on this machine: a node checks the recipe", error.name)
 
     def _check_ranks(self, job: Job) -> None:
-        faults = list(_gpu_faults(_device(self.config), job, self.command, self.profile))
-        if faults:
+        if faults := list(_gpu_faults(_device(self.config), job, self.command, self.profile)):
             raise UsageError(faults=faults)
         if self.command != "train":
             return
@@ -205,11 +198,10 @@ def submit(request: SubmitRequest) -> State:
 
 def _add_evaluations(folder: SlurmFolder, request: SubmitRequest) -> State:
     """Add evaluation recipes to a run whose job is in the queue and writes to the run folder."""
-    changed = recipe_changes(request.run, request.config)
-    if changed:
+    if changed := recipe_changes(request.run, request.config):
+        keys = ", ".join(f"`{key}`" for key in changed)
         raise UsageError(
-            what="a job of this run is in the queue, under another recipe: "
-            + ", ".join(f"`{key}`" for key in changed),
+            what=f"a job of this run is in the queue, under another recipe: {keys}",
             where=str(request.run),
             do=f"wait for it, or cancel it first: dinoforge cancel {request.run}",
         )

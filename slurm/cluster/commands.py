@@ -4,6 +4,7 @@
 rejected the command.
 """
 
+import contextlib
 import os
 import re
 import shutil
@@ -45,11 +46,11 @@ _NO_ANSWER = re.compile(
     re.IGNORECASE,
 )
 
-# Where the controller is; every other variable of a job's environment belongs to that job.
-_KEPT = ("SLURM_CONF", "SLURM_CLUSTERS", "SLURM_CONF_SERVER", "SLURM_JWT")
+# Variables that belong to a job, unlike those that say where the controller is.
 _DROPPED = re.compile(
-    r"^(SLURM|SBATCH|SRUN|SALLOC|SQUEUE|SACCT|SINFO|SCONTROL|PMI|PMIX|SUBMITIT)_"
-    r"|^(CUDA_VISIBLE_DEVICES|ROCR_VISIBLE_DEVICES|GPU_DEVICE_ORDINAL|ZE_AFFINITY_MASK)$"
+    r"^(?!SLURM_(CONF|CLUSTERS|CONF_SERVER|JWT)$)"
+    r"((SLURM|SBATCH|SRUN|SALLOC|SQUEUE|SACCT|SINFO|SCONTROL|PMI|PMIX|SUBMITIT)_"
+    r"|(CUDA_VISIBLE_DEVICES|ROCR_VISIBLE_DEVICES|GPU_DEVICE_ORDINAL|ZE_AFFINITY_MASK)$)"
 )
 
 
@@ -82,13 +83,7 @@ def has_slurm() -> bool:
 
 
 def need_slurm() -> None:
-    """Check that there is an ``sbatch``.
-
-    Raises
-    ------
-    UsageError
-        On a machine without SLURM commands.
-    """
+    """Raise `UsageError` on a machine without SLURM commands."""
     if not has_slurm():
         raise UsageError(
             what="no sbatch on this machine",
@@ -102,8 +97,8 @@ def clean_environment(environment: Mapping[str, str] | None = None) -> dict[str,
 
     A job submitted from inside a job would inherit its memory, tasks and binding.
     """
-    variables = os.environ if environment is None else environment
-    return {k: v for k, v in variables.items() if k in _KEPT or not _DROPPED.search(k)}
+    variables = (os.environ if environment is None else environment).items()
+    return {name: value for name, value in variables if not _DROPPED.search(name)}
 
 
 def ask(words: Sequence[str], *, timeout_s: float = _TIMEOUT_S, patience_s: float = 0.0) -> str:
@@ -158,13 +153,7 @@ def one_line(text: str) -> str:
 
 
 def queue(prefix: str, *, patience_s: float = 600.0) -> list[Queued]:
-    """List this user's jobs whose names start with ``prefix``, one row per array element.
-
-    Raises
-    ------
-    SlurmUnavailableError
-        If the controller does not answer.
-    """
+    """List this user's jobs whose names start with ``prefix``, one row per array element."""
     words = ["squeue", "-h", "-r", "-u", str(os.getuid()), "-o", "%F|%K|%T|%r|%j"]
     jobs = []
     for line in ask(words, patience_s=patience_s).splitlines():
@@ -195,13 +184,11 @@ def accounted(jobs: Sequence[str]) -> dict[str, list[Row]]:
     Empty where accounting is off or does not answer; a missing row never means that a job is gone.
     """
     rows: dict[str, list[Row]] = {}
-    for start in range(0, len(jobs), 100):
-        ids = ",".join(jobs[start : start + 100])
-        words = ["sacct", "-D", "-n", "-P", "-o", _COLUMNS, "-j", ids]
-        try:
-            rows |= parse_accounting(ask(words, timeout_s=60))
-        except SlurmError:
-            return rows
+    with contextlib.suppress(SlurmError):
+        for start in range(0, len(jobs), 100):
+            words = ["sacct", "-D", "-n", "-P", "-o", _COLUMNS, "-j"]
+            text = ask([*words, ",".join(jobs[start : start + 100])], timeout_s=60)
+            rows |= parse_accounting(text)
     return rows
 
 

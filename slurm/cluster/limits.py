@@ -57,13 +57,7 @@ def submit_limit() -> int:
 
 
 def read_partitions() -> dict[str, PartitionFacts]:
-    """Read the partitions of the cluster.
-
-    Raises
-    ------
-    SlurmError
-        If SLURM does not answer, or refuses.
-    """
+    """Read the partitions of the cluster; raises `SlurmError` like `ask`."""
     nodes = ask(["sinfo", "-h", "-e", "-o", "%P|%a|%D|%c|%m|%G|%f"], patience_s=60)
     limits = ask(["scontrol", "-o", "show", "partition"], patience_s=60)
     return parse_partitions(nodes, limits)
@@ -103,21 +97,9 @@ def _number(text: str) -> int:
 def check_jobs(
     jobs: Mapping[str, Job], partitions: Mapping[str, PartitionFacts], where: str
 ) -> list[Fault]:
-    """Compare jobs with the partitions of a cluster.
+    """Compare jobs, by name, with the partitions of a cluster; ``where`` names the profile.
 
-    Parameters
-    ----------
-    jobs : mapping
-        Name (of a stage, ``gate``, ``train``) -> requested resources.
-    partitions : mapping
-        As returned by `read_partitions`.
-    where : str
-        The profile, for the messages.
-
-    Returns
-    -------
-    list of Fault
-        Each reported once, for the first job that has it.
+    Each fault is returned once, for the first job that has it.
     """
     faults: dict[str, Fault] = {}
     for name, job in jobs.items():

@@ -47,12 +47,8 @@ def probe_nodes(
 ) -> None:
     """Probe each kind of node, once per profile.
 
-    Parameters
-    ----------
-    jobs, submitter
-        What jobs of this run look like, and who submits them.
-    resources, devices : mapping
-        Job -> what it requests, and the device that it computes on (none: the CPU).
+    ``resources`` and ``devices`` map the name of each job to what it requests, and to the device
+    that it computes on (none: the CPU).
 
     Raises
     ------

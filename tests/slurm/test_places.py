@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 import toys
 from hidden_packages import NO_TORCH
 from PIL import Image
@@ -65,6 +66,21 @@ def test_a_probe_tells_what_the_recipe_lacks_on_a_node_and_is_asked_once(bed, ru
     start(numbers=5)
     kinds = [job.kind for job in Submissions(SlurmFolder(run).submissions).read()]
     assert kinds.count("probe") == 2
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="for nodes whose GPUs do not exist")
+def test_a_probe_gets_a_gpu_and_tries_the_device_there(own_bed, run, profile):
+    path = Path(profile("gpu: {partition: gpu, gpus_per_node: 1}\n"))
+    path.write_text(path.read_text().replace("probe: false", "probe: true"))
+    config = toys.ToyConfig(out=str(run), device="cuda")
+    request = SubmitRequest(
+        command="toy", config=config, profile=str(path), pipeline="toys:PIPELINE"
+    )
+    with pytest.raises(UsageError, match="device `cuda` cannot be used"):
+        submit(request)
+    folder = SlurmFolder(run)
+    scripts = [folder.script(job.name) for job in Submissions(folder.submissions).read()]
+    assert ["--gpus-per-node=1" in script.read_text() for script in scripts] == [False, True]
 
 
 @pytest.fixture(scope="session")
