@@ -1,7 +1,6 @@
 """Why one image was kept or dropped, in sentences and with the images that show it.
 
-Answers from what a finished run has published; computes nothing new, so it reports exactly what
-was decided.
+Reads only what a finished run has published, so it reports exactly what was decided.
 """
 
 import os

@@ -65,8 +65,9 @@ def _is_published(
 
 def _replace(run_folder: Path, tables: Mapping[Path, Path], documents: Mapping[Path, str]) -> None:
     folder = run_folder / curated.PUBLISHED
+    for left_by_a_kill in run_folder.glob(f".{curated.PUBLISHED}.tmp-*"):
+        shutil.rmtree(left_by_a_kill)
     temporary = temporary_name(folder)
-    shutil.rmtree(temporary, ignore_errors=True)
     for path, source in tables.items():
         target = temporary / path.relative_to(folder)
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -10,6 +10,41 @@ __all__ = ["Related", "describe_decision"]
 
 Row = dict[str, Any]
 
+# The first sentence by reason. `row` is the image's row of the ledger, `other` that of the image in
+# the evidence (kept duplicate, reference, seed); the rest are the recipe's sections.
+_FIRST = {
+    "undecodable": "{image} was dropped because it cannot be decoded: {row[detail]} (see the "
+    "recipe keys under decode).",
+    "too_small": "{image} was dropped because it is too small: {row[detail]} (filter.min_side is "
+    "{filter[min_side]} pixels).",
+    "bad_aspect": "{image} was dropped because it is too elongated: {row[detail]} "
+    "(filter.max_aspect is {filter[max_aspect]}).",
+    "flat": "{image} was dropped because it is almost uniform: {row[detail]} (filter.min_std is "
+    "{filter[min_std]}).",
+    "reference": "{image} is a reference image of {row[source]}: others are compared with it; it "
+    "is never exported.",
+    "exact_duplicate": "{image} was dropped as an exact duplicate of {other_image}, which is kept "
+    "in its place.",
+    "near_duplicate": "{image} was dropped as a near-duplicate of {other_image}, which is kept in "
+    "its place.",
+    "leak": "{image} was dropped because it shows the same as the reference image {other_image} of "
+    "{other[source]}: similarity {row[similarity]:.4f} (decontaminate.threshold is "
+    "{decontaminate[threshold]}, reading {decontaminate[reading]}).",
+    "leak through duplicates": "{image} was dropped because its duplicates connect it to a "
+    "reference image (decontaminate.threshold is {decontaminate[threshold]}, reading "
+    "{decontaminate[reading]}).",
+    "not_retrieved": "{image} was dropped because no seed retrieved it: it is not among the "
+    "{retrieve[k]} nearest surviving pool images of any seed (retrieve.k, policy "
+    "{retrieve[policy]}).",
+    "retrieved": "{image} was kept because the seed {other_image} retrieved it: neighbor {nth} "
+    "with score {row[score]:.4f} (retrieve.k is {retrieve[k]}).",
+    "kept": "{image} was kept: no rule dropped it.",
+    "seed": "{image} was kept because its source has the role seed.",
+    "seed not exported": "{image} is a seed: it was used for retrieval and is not exported itself "
+    "(retrieve.keep_seeds is false).",
+    "as_is": "{image} was kept because its source has the role as_is.",
+}
+
 
 @dataclass(frozen=True)
 class Related:
@@ -37,14 +72,29 @@ def describe_decision(
     config : dict
         The resolved recipe of the run.
     """
-    sentences = _DESCRIBE[row["reason"]](row, row_of, config)
+    reason = row["reason"]
+    other_id = row["seed_id"] if reason == "retrieved" else row["duplicate_of"]
+    other = row if other_id is None else row_of(other_id)
+    case = reason
+    if reason == "leak" and other_id is None:
+        case = "leak through duplicates"
+    elif reason == "seed" and row["decision"] == "dropped":
+        case = "seed not exported"
+    names = {"image": _name(row), "other_image": _name(other), "nth": (row["rank"] or 0) + 1}
+    sentences = [_FIRST[case].format(row=row, other=other, **names, **config)]
+    if reason in {"exact_duplicate", "near_duplicate"}:
+        sentences += _duplicate(row, other, row_of, config["duplicates"])
+    if row["copies"] > 1:
+        sentences.append(f"It is exported {row['copies']} times.")
+    if reason == "kept" and config["retrieve"]["mode"] != "none":
+        sentences.append("No seed retrieved it, and retrieve.keep is all.")
     if row["out_shard"] is not None:
         sentences.append(f"It is in shards/{row['out_shard']} under the key {row['out_key']}.")
     if row["planted_from"] is not None:
         original = _name(row_of(row["planted_from"]))
         sentences.append(f"The run planted it: a copy of {original} with the edit `{row['edit']}`.")
-    if row["reason"] in {"not_retrieved", *KEPT_REASONS}:
-        sentences.extend(_nearest_miss(neighbors, row_of, config))
+    if reason in {"not_retrieved", *KEPT_REASONS}:
+        sentences += _nearest_miss(neighbors, row_of, config)
     return sentences
 
 
@@ -52,126 +102,35 @@ def _name(row: Row) -> str:
     return f"`{row['key']}` (image {row['image_id']})"
 
 
-def _filtered(row: Row, _: Callable[[int], Row], config: Row) -> list[str]:
-    policy = config["filter"]
-    what, limit = {
-        "too_small": ("it is too small", f"filter.min_side is {policy['min_side']} pixels"),
-        "bad_aspect": ("it is too elongated", f"filter.max_aspect is {policy['max_aspect']}"),
-        "flat": ("it is almost uniform", f"filter.min_std is {policy['min_std']}"),
-        "undecodable": ("it cannot be decoded", "see the recipe keys under decode"),
-    }[row["reason"]]
-    return [f"{_name(row)} was dropped because {what}: {row['detail']} ({limit})."]
-
-
-def _reference(row: Row, *_: Any) -> list[str]:
-    return [
-        f"{_name(row)} is a reference image of {row['source']}: others are compared with it; it is "
-        "never exported."
-    ]
-
-
-def _duplicate(row: Row, row_of: Callable[[int], Row], config: Row) -> list[str]:
-    keeper = row_of(row["duplicate_of"])
-    kind = "an exact duplicate" if row["reason"] == "exact_duplicate" else "a near-duplicate"
-    sentences = [
-        f"{_name(row)} was dropped as {kind} of {_name(keeper)}, which is kept in its place.",
-        *_chain(row, row_of),
-    ]
-    policy = config["duplicates"]
+def _duplicate(row: Row, keeper: Row, row_of: Callable[[int], Row], policy: Row) -> list[str]:
+    """Describe the pairs that link an image to the one that is kept, and why that one is."""
+    links: list[str] = []
+    here = row
+    while here is not keeper and here["edge_i"] is not None and len(links) < 6:
+        other = row_of(here["edge_i"] + here["edge_j"] - here["image_id"])
+        how = here["detail"] if here["reason"] == "exact_duplicate" else f"{here['similarity']:.4f}"
+        links.append(f"{_name(here)} to {_name(other)}: {how}")
+        here = keeper if other["image_id"] == keeper["image_id"] else other
+    sentences = []
+    if len(links) == 1:
+        sentences.append(f"Their similarity: {links[0].rsplit(': ', 1)[1]}.")
+    elif links:
+        sentences.append(f"It is linked by a chain of {len(links)} pairs: {'; '.join(links)}.")
     if row["reason"] == "near_duplicate":
         sentences.append(
             f"Pairs above {policy['threshold']} are near-duplicates (duplicates.threshold, encoder "
             f"{policy['encoder']})."
         )
-    return [*sentences, f"The other image is kept because it {_advantage(row, keeper)}."]
-
-
-def _chain(row: Row, row_of: Callable[[int], Row]) -> list[str]:
-    """Follow the linking pairs to the image that is kept."""
-    links: list[str] = []
-    here, keeper = row, row["duplicate_of"]
-    while here["image_id"] != keeper and here["edge_i"] is not None and len(links) < 6:
-        other = row_of(here["edge_i"] + here["edge_j"] - here["image_id"])
-        how = here["detail"] if here["reason"] == "exact_duplicate" else f"{here['similarity']:.4f}"
-        links.append(f"{_name(here)} to {_name(other)}: {how}")
-        here = other
-    if len(links) == 1:
-        return [f"Their similarity: {links[0].rsplit(': ', 1)[1]}."]
-    return [f"It is linked by a chain of {len(links)} pairs: {'; '.join(links)}."] if links else []
-
-
-def _advantage(row: Row, keeper: Row) -> str:
+    sizes = [f"{r['width']} x {r['height']}" for r in (keeper, row)]
     if keeper["role"] != row["role"]:
-        return f"has the role {keeper['role']}"
-    if keeper["width"] * keeper["height"] != row["width"] * row["height"]:
-        size, other = (f"{r['width']} x {r['height']}" for r in (keeper, row))
-        return f"has more pixels ({size} versus {other})"
-    if keeper["size"] != row["size"]:
-        return f"has more bytes ({keeper['size']} versus {row['size']})"
-    return "has the smaller id"
-
-
-def _leak(row: Row, row_of: Callable[[int], Row], config: Row) -> list[str]:
-    policy = config["decontaminate"]
-    rule = f"decontaminate.threshold is {policy['threshold']}, reading {policy['reading']}"
-    if row["duplicate_of"] is None:
-        return [
-            f"{_name(row)} was dropped because its duplicates connect it to a reference image "
-            f"({rule})."
-        ]
-    reference = row_of(row["duplicate_of"])
-    return [
-        f"{_name(row)} was dropped because it shows the same as the reference image "
-        f"{_name(reference)} of {reference['source']}: similarity {row['similarity']:.4f} ({rule})."
-    ]
-
-
-def _not_retrieved(row: Row, _: Callable[[int], Row], config: Row) -> list[str]:
-    policy = config["retrieve"]
-    return [
-        f"{_name(row)} was dropped because no seed retrieved it: it is not among the "
-        f"{policy['k']} nearest surviving pool images of any seed (retrieve.k, policy "
-        f"{policy['policy']})."
-    ]
-
-
-def _retrieved(row: Row, row_of: Callable[[int], Row], config: Row) -> list[str]:
-    times = f" It is exported {row['copies']} times." if row["copies"] > 1 else ""
-    return [
-        f"{_name(row)} was kept because the seed {_name(row_of(row['seed_id']))} retrieved it: "
-        f"neighbor {row['rank'] + 1} with score {row['score']:.4f} "
-        f"(retrieve.k is {config['retrieve']['k']}).{times}"
-    ]
-
-
-def _kept(row: Row, _: Callable[[int], Row], config: Row) -> list[str]:
-    retrieves = config["retrieve"]["mode"] != "none"
-    more = " No seed retrieved it, and retrieve.keep is all." if retrieves else ""
-    return [f"{_name(row)} was kept: no rule dropped it.{more}"]
-
-
-def _by_role(row: Row, _: Callable[[int], Row], config: Row) -> list[str]:
-    if row["decision"] == "kept":
-        return [f"{_name(row)} was kept because its source has the role {row['role']}."]
-    keep_seeds = str(config["retrieve"]["keep_seeds"]).lower()
-    return [
-        f"{_name(row)} is a seed: it was used for retrieval and is not exported itself "
-        f"(retrieve.keep_seeds is {keep_seeds})."
-    ]
-
-
-_DESCRIBE: dict[str, Callable[[Row, Callable[[int], Row], Row], list[str]]] = {
-    **dict.fromkeys(("undecodable", "too_small", "bad_aspect", "flat"), _filtered),
-    "reference": _reference,
-    "exact_duplicate": _duplicate,
-    "near_duplicate": _duplicate,
-    "leak": _leak,
-    "not_retrieved": _not_retrieved,
-    "retrieved": _retrieved,
-    "kept": _kept,
-    "seed": _by_role,
-    "as_is": _by_role,
-}
+        why = f"has the role {keeper['role']}"
+    elif keeper["width"] * keeper["height"] != row["width"] * row["height"]:
+        why = f"has more pixels ({sizes[0]} versus {sizes[1]})"
+    elif keeper["size"] != row["size"]:
+        why = f"has more bytes ({keeper['size']} versus {row['size']})"
+    else:
+        why = "has the smaller id"
+    return [*sentences, f"The other image is kept because it {why}."]
 
 
 def _nearest_miss(
