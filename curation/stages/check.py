@@ -47,7 +47,7 @@ class CheckStage(CurationStage):
         found = same | (similarity > policy.threshold)
         edit = planted.column("edit")
         columns = [copy, original, edit, similarity.astype(np.float32), found]
-        out.write_table("planted", pa.table(columns, schema=CHECK_SCHEMA), CHECK_SCHEMA)
+        out.write_table("planted", columns, CHECK_SCHEMA)
         kinds = np.array(edit.to_pylist())
         touching, right = _touching(pairs, content, copy, original)
         grid = np.unique(np.r_[np.linspace(policy.floor, 0.995, 30), policy.threshold])

@@ -55,8 +55,7 @@ class ComponentsStage(CurationStage):
             max_component=policy.max_component,
         )
         columns = [getattr(groups, name) for name in GROUPS_SCHEMA.names[1:]]
-        table = pa.table([candidates.image_id, *columns], schema=GROUPS_SCHEMA)
-        out.write_table("groups", table, GROUPS_SCHEMA)
+        out.write_table("groups", [candidates.image_id, *columns], GROUPS_SCHEMA)
         return _facts(groups)
 
 

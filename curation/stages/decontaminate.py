@@ -5,7 +5,6 @@ are checked and reported but kept, as the role says.
 """
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
@@ -50,7 +49,7 @@ class DecontaminateStage(CurationStage):
         )
         at = np.searchsorted(leaks.content, content[ids])
         columns = [ids, leaks.reference[at], leaks.similarity[at]]
-        out.write_table("leaks", pa.table(columns, schema=LEAKS_SCHEMA), LEAKS_SCHEMA)
+        out.write_table("leaks", columns, LEAKS_SCHEMA)
 
         def num_images(leaks: Leaks) -> int:
             return int(np.count_nonzero(np.isin(content, leaks.content) & ~is_reference))

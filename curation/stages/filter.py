@@ -3,7 +3,6 @@
 from collections import Counter
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from dinoforge.curated import REASONS, ROLES
@@ -36,9 +35,7 @@ class FilterStage(CurationStage):
         width, height, std = (column.to_numpy() for column in facts.columns)
         reason = first_reason(width, height, std, role, inputs.config.filter)
         _stop_if_too_many_bad(inputs, reason)
-        out.write_table(
-            "screened", pa.table([role, reason], schema=SCREENED_SCHEMA), SCREENED_SCHEMA
-        )
+        out.write_table("screened", [role, reason], SCREENED_SCHEMA)
         counts = np.bincount(reason + 1, minlength=len(REASONS) + 1).tolist()
         return {n: count for n, count in zip(("admitted", *REASONS), counts, strict=True) if count}
 

@@ -8,7 +8,6 @@ blocks are split into partitions.
 from functools import lru_cache
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from dinoforge.curation.policies.pairs import Pairs, concat_pairs
@@ -82,7 +81,7 @@ class GraphStage(CurationStage):
             i, j = ids_a[edges.i], ids_b[edges.j]
             parts.append(Pairs(np.minimum(i, j), np.maximum(i, j), edges.similarity))
         pairs = concat_pairs(parts)
-        out.write_table("pairs", pa.table(list(pairs), schema=PAIRS_SCHEMA), PAIRS_SCHEMA)
+        out.write_table("pairs", list(pairs), PAIRS_SCHEMA)
         return {"pairs": len(pairs.i), "blocks": len(block_pairs), "compared": compared}
 
 

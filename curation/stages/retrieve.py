@@ -1,7 +1,6 @@
 """Which seed gets which neighbor: the candidates of all partitions merged, the policy applied."""
 
 import numpy as np
-import pyarrow as pa
 
 from dinoforge.curation.policies.slots import collisions, take_slots
 from dinoforge.curation.tables import SLOTS_SCHEMA, CurationInputs, CurationStage, read_survivors
@@ -33,7 +32,7 @@ class RetrieveStage(CurationStage):
         every = take_slots(merged.ids, merged.scores, k=width, policy="multiset")
         is_granted = np.isin(every.seed * width + every.rank, granted.seed * width + granted.rank)
         columns = [seeds[every.seed], every.rank, every.image_id, every.score, is_granted]
-        out.write_table("slots", pa.table(columns, schema=SLOTS_SCHEMA), SLOTS_SCHEMA)
+        out.write_table("slots", columns, SLOTS_SCHEMA)
         counts = collisions(granted, asked=policy.k * len(seeds), pool_size=len(pool))
         return {"seeds": len(seeds), "pool": len(pool)} | counts
 

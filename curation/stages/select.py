@@ -10,6 +10,7 @@ from dinoforge.curation.policies.decisions import Decisions, apply_retrieval, de
 from dinoforge.curation.tables import (
     DECISIONS_SCHEMA,
     EXPORTS_SCHEMA,
+    INDEX_SCHEMA,
     CurationInputs,
     CurationStage,
     decide_before_retrieval,
@@ -39,22 +40,25 @@ class SelectStage(CurationStage):
         """Combine the results of all stages."""
         config = inputs.config
         decisions = _decide(inputs)
-        table = pa.table(
-            [getattr(decisions, name) for name in DECISIONS_SCHEMA.names], schema=DECISIONS_SCHEMA
-        )
-        out.write_table("decisions", table, DECISIONS_SCHEMA)
+        decided = [getattr(decisions, name) for name in DECISIONS_SCHEMA.names]
+        out.write_table("decisions", decided, DECISIONS_SCHEMA)
         image_id, copy = _order(decisions, config.export, config.seed)
-        index = _columns_of_index(inputs, image_id)
+        rows = pa.array(image_id)
+        names = [name for name in INDEX_SCHEMA.names if name in EXPORTS_SCHEMA.names]
+        index = read_index(inputs, names).take(rows)
+        facts = read_facts(inputs, ["format", "sha256"]).take(rows)
         starts = cut_shards(index.column("size").to_numpy(), config.export)
         shard = np.searchsorted(starts, np.arange(len(image_id)), side="right") - 1
         columns = {
-            **{name: index.column(name) for name in index.column_names},
+            **dict(zip(index.column_names, index.columns, strict=True)),
+            **dict(zip(facts.column_names, facts.columns, strict=True)),
             "copy": copy.astype(np.int32),
             "out_shard": shard.astype(np.int32),
             "reason": pa.array(REASONS).take(pa.array(decisions.reason[image_id])),
             **{n: getattr(decisions, n)[image_id] for n in ("seed_id", "rank", "score")},
         }
-        out.write_table("places", pa.table(columns), EXPORTS_SCHEMA)
+        exports = [columns[name] for name in EXPORTS_SCHEMA.names]
+        out.write_table("places", exports, EXPORTS_SCHEMA)
         return {
             "kept": int(np.count_nonzero(decisions.kept)),
             "exported": len(image_id),
@@ -104,14 +108,3 @@ def _order(
         order = KeyedPermutation(len(image_id), seed, "export")[np.arange(len(image_id))]
         image_id, copy = image_id[order], copy[order]
     return image_id, copy
-
-
-def _columns_of_index(inputs: CurationInputs, image_id: NDArray[np.int64]) -> pa.Table:
-    """Return what the exports table takes over from the index and the facts."""
-    rows = pa.array(image_id)
-    names = ("image_id", "key", "source", "shard", "offset", "size", "label", "class_name")
-    table = read_index(inputs, [*names, "member"]).take(rows)
-    facts = read_facts(inputs, ["format", "sha256"]).take(rows)
-    for name in facts.column_names:
-        table = table.append_column(name, facts.column(name))
-    return table

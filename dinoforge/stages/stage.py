@@ -1,7 +1,7 @@
 """The contract of a stage: what it reads, what it runs on, how its work is split and done."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar, cast
@@ -179,8 +179,9 @@ class Output:
         self.written.append(entry if rows is None else entry | {"rows": rows})
         return path
 
-    def write_table(self, name: str, table: pa.Table, schema: pa.Schema) -> Path:
-        """Write ``part-00012.NAME.parquet`` and register it."""
+    def write_table(self, name: str, columns: pa.Table | Sequence[Any], schema: pa.Schema) -> Path:
+        """Write ``part-00012.NAME.parquet``, a table or columns in schema order; register it."""
+        table = columns if isinstance(columns, pa.Table) else pa.table(columns, schema=schema)
         target = self.folder / f"{part_name(self.index)}.{name}.parquet"
         write_table(target, table, schema)
         return self.add(target, rows=table.num_rows)
