@@ -131,7 +131,7 @@ def _reader_is_gone() -> bool:
         return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
     except BrokenPipeError:
         return True
-    except (OSError, ValueError):  # stdout is no file or is closed
+    except (OSError, ValueError):  # stdout is not a file, or is closed
         return False
 
 
