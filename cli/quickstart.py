@@ -5,7 +5,6 @@ import json
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,16 +42,6 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     update = f"{RERUN}; the training resumes with it"
     add_launch_arguments(parser, local=True, cluster=False, update=update)
     add_output_arguments(parser)
-
-
-@dataclass(frozen=True)
-class _Images:
-    """Images to curate, examples of what to retrieve, and images to evaluate with."""
-
-    pool: Path
-    seeds: Path | None
-    test: Path | None
-    bank: Sequence[Path]
 
 
 class _Clock:
@@ -123,10 +112,11 @@ def _split(overrides: Sequence[str]) -> dict[str, list[str]]:
     return keys
 
 
-def _find_images(args: argparse.Namespace, out: Path) -> _Images:
+def _find_images(args: argparse.Namespace, out: Path) -> dict[str, str]:
+    """Return the folder of each role; only the samples have a reference, their test images."""
     if args.images is not None:
-        pool = Path(args.images)
-        return _Images(pool, Path(args.seeds) if args.seeds is not None else None, None, [pool])
+        seeds = {} if args.seeds is None else {"seed": str(Path(args.seeds))}
+        return seeds | {"pool": str(Path(args.images))}
     if args.seeds is not None:
         raise UsageError(
             what="--seeds without --images", where="command line", do="add --images FOLDER"
@@ -134,27 +124,29 @@ def _find_images(args: argparse.Namespace, out: Path) -> _Images:
     from dinoforge.sources.photographs import write_tiles
 
     tiles = write_tiles(out / "images")
-    return _Images(tiles.pool, tiles.seeds, tiles.test, [tiles.pool, tiles.seeds])
+    return {"seed": str(tiles.seeds), "pool": str(tiles.pool), "reference": str(tiles.test)}
 
 
 def _load_recipes(
-    out: Path, images: _Images, keys: dict[str, list[str]]
+    out: Path, images: dict[str, str], keys: dict[str, list[str]]
 ) -> "dict[str, Loaded[Any]]":
     """Resolve the three recipes, with the paths of this run filled in."""
     from dinoforge.config import load_recipe, recipe_folder
 
-    roles = {"seed": images.seeds, "pool": images.pool, "reference": images.test}
-    sources = [{"role": role, "paths": [str(path)]} for role, path in roles.items() if path]
+    sources = [{"role": role, "paths": [path]} for role, path in images.items()]
+    # The samples have test images; of the user's images, a share is held out.
+    test = [images["reference"]] if "reference" in images else []
+    bank = [images["pool"], images["seed"]] if test else [images["pool"]]
     paths = {
         "curation": [f"sources={json.dumps(sources)}"],
         "training": [f"data.paths={json.dumps([str(out / 'curation')])}"],
         "evaluation": [
-            f"train={json.dumps([str(path) for path in images.bank])}",
-            f"test={json.dumps([str(images.test)] if images.test is not None else [])}",
+            f"train={json.dumps(bank)}",
+            f"test={json.dumps(test)}",
             f"checkpoint={out / 'training'}",
         ],
     }
-    if images.seeds is None:
+    if "seed" not in images:
         paths["curation"].append("retrieve.mode=none")
     loaded: dict[str, Loaded[Any]] = {}
     faults: list[Fault] = []
