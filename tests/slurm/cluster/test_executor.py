@@ -1,10 +1,12 @@
 """The batch scripts of arrays, gates and ranks."""
 
 import re
+from pathlib import Path
 
 import pytest
 
-from dinoforge.slurm.cluster.executor import JobRefusedError, sbatch_text, send
+from dinoforge.slurm.cluster.commands import one_line
+from dinoforge.slurm.cluster.executor import JobRefusedError, sbatch_text
 from dinoforge.slurm.jobs import Jobs
 from dinoforge.slurm.profile import load_profile
 from dinoforge.slurm.store.layout import Launch, SlurmFolder
@@ -80,12 +82,9 @@ def test_ranks_run_under_srun_one_log_per_rank_and_end_together(jobs):
         ("sbatch: error: QOSMaxSubmitJobPerUserLimit\n", True),
     ],
 )
-def test_a_refused_job_is_one_line_for_the_user(tmp_path, monkeypatch, text, is_queue_full):
-    (tmp_path / "sbatch").write_text(f"#!/bin/sh\nprintf '%s' '{text}' >&2\nexit 1\n")
-    (tmp_path / "sbatch").chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    with pytest.raises(JobRefusedError, match="SLURM refused a job: ") as raised:
-        send(tmp_path / "job.sh")
-    assert str(raised.value).endswith("job.sh - fix the profile, then rerun the command")
-    assert "\n" not in str(raised.value)
-    assert raised.value.is_queue_full is is_queue_full
+def test_a_refused_job_is_one_line_for_the_user(text, is_queue_full):
+    error = JobRefusedError(one_line(text), Path("job.sh"))
+    assert str(error).startswith("SLURM refused a job: ")
+    assert str(error).endswith("job.sh - fix the profile, then rerun the command")
+    assert "\n" not in str(error)
+    assert error.is_queue_full is is_queue_full
