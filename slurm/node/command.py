@@ -10,7 +10,7 @@ from pathlib import Path
 
 from dinoforge.errors import Interrupted, UsageError
 from dinoforge.slurm.outcomes import Outcome, Verdict
-from dinoforge.slurm.store.logs import last_words
+from dinoforge.slurm.store.logs import last_error
 
 __all__ = ["blocked", "classify_exit", "start_command"]
 
@@ -43,4 +43,4 @@ def classify_exit(code: int, log: Path, start: int, *, otherwise: str) -> Verdic
     if code == Interrupted.exit_code:
         return Verdict(Outcome.PREEMPTED, "it saved and asks to be restarted")
     outcome = Outcome.USAGE if code == UsageError.exit_code else Outcome.EXCEPTION
-    return Verdict(outcome, last_words(log, start) or otherwise)
+    return Verdict(outcome, last_error(log, start) or otherwise)

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-__all__ = ["last_words", "log_size", "log_tail"]
+__all__ = ["last_error", "log_size", "log_tail"]
 
 _TAIL_BYTES = 16384
 _TRACEBACKS_BYTES = 65536  # those through torch are long
@@ -28,7 +28,7 @@ def log_tail(log: Path, *, start: int = 0, most: int = _TAIL_BYTES) -> str:
         return ""
 
 
-def last_words(log: Path, start: int) -> str:
+def last_error(log: Path, start: int) -> str:
     """Find the last ``error:`` line of a log, or the exception of its last traceback; "" if none.
 
     Bytes before ``start`` are of earlier starts of the job and do not count.

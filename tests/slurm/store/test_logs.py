@@ -2,7 +2,7 @@
 
 import pytest
 
-from dinoforge.slurm.store.logs import last_words
+from dinoforge.slurm.store.logs import last_error
 
 TRACEBACK = """\
 Traceback (most recent call last):
@@ -30,15 +30,15 @@ training.checkpoint.SaveError: nothing was written
         (TRACEBACK, "training.checkpoint.SaveError: nothing was written"),
     ],
 )
-def test_the_last_words_are_the_error_line_or_what_was_raised(tmp_path, text, told):
+def test_the_last_error_are_the_error_line_or_what_was_raised(tmp_path, text, told):
     log = tmp_path / "rank0.out"
     log.write_text(text)
-    assert last_words(log, 0) == told
+    assert last_error(log, 0) == told
 
 
 def test_what_an_earlier_start_said_is_not_heard_again(tmp_path):
     log = tmp_path / "rank0.out"
     log.write_text("error: of the first start\n")
     start = log.stat().st_size
-    assert last_words(log, start) == ""
-    assert last_words(tmp_path / "none.out", 0) == ""
+    assert last_error(log, start) == ""
+    assert last_error(tmp_path / "none.out", 0) == ""
