@@ -10,16 +10,16 @@ __all__ = ["COMMAND"]
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("out", metavar="FOLDER", help="where report.html and report.json go")
+    parser.add_argument("out", metavar="FOLDER", help="folder for report.html and report.json")
     parser.add_argument("--curation", metavar="RUN", help="run folder of dinoforge curate")
     parser.add_argument("--training", metavar="RUN", help="run folder of dinoforge train")
     parser.add_argument(
         "--evaluation",
         metavar="RUN",
-        help="run folder of dinoforge evaluate, or a folder of several: TRAINING/evaluation (which "
-        "is taken when this is not given), TRAINING/evaluation/NAME",
+        help="run folder of dinoforge evaluate, or a folder of several: TRAINING/evaluation (the "
+        "default with --training) or TRAINING/evaluation/NAME",
     )
-    parser.add_argument("--title", default="", help="headline of the page")
+    parser.add_argument("--title", default="", help="title of the page")
     add_output_arguments(parser)
 
 
@@ -33,7 +33,7 @@ def _run(args: argparse.Namespace) -> int:
         raise UsageError(
             what="no run given",
             where="command line",
-            do="name at least one of --curation RUN, --training RUN, --evaluation RUN",
+            do="give at least one of --curation RUN, --training RUN, --evaluation RUN",
         )
     for name, folder in given.items():
         if (folder / "run.json").is_file():
@@ -41,7 +41,7 @@ def _run(args: argparse.Namespace) -> int:
         if name == "evaluation" and find_evaluations(folder):
             continue
         raise UsageError(
-            what=f"no {name} run", where=str(folder), do="name the folder given as out=FOLDER"
+            what=f"no {name} run", where=str(folder), do="give the out=FOLDER of a finished run"
         )
     summary = make_report(Path(args.out), **given, title=args.title)
     if args.json:

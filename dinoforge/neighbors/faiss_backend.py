@@ -85,5 +85,5 @@ def top_candidates(
     near, _ = index.search(q, k)
     bars = near[:, -1] - 2 * margin
     columns = [index.range_search(q[i : i + 1], float(bar))[2] for i, bar in enumerate(bars)]
-    rows = np.repeat(np.arange(len(q)), [len(found) for found in columns])
+    rows = np.repeat(np.arange(len(q)), [len(ids) for ids in columns])
     return rows, np.concatenate(columns).astype(np.int64)

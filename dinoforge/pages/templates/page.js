@@ -1,4 +1,4 @@
-// Values under the pointer (or the arrow keys); without this script the legends show the first and the last.
+// Values under the pointer (or the arrow keys); without this script the legends show the first and last values.
 for (const svg of document.querySelectorAll("svg[data-chart]")) {
   const chart = JSON.parse(svg.dataset.chart);
   const rule = svg.querySelector(".rule");
