@@ -1,14 +1,13 @@
-"""Which attention back end a run uses, and whether its crops are packed: settled once a run.
+"""Attention back end of a run, and whether its crops are packed: chosen once per run.
 
-Back ends agree within rounding, not bit for bit, and a probe by time may choose another one on
-another day. So the choice is written into the run folder, and the same run goes on with it.
+Back ends agree within rounding, not bit for bit, and a timed probe may choose another one on
+another day. So the choice is written into the run folder, and a resumed run keeps it.
 """
 
 import json
 import logging
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -42,50 +41,33 @@ class AttentionSetting:
     device: str  # that it was chosen on: "cpu", or the name of the GPU
     reason: str = ""
 
-    def as_json(self) -> dict[str, Any]:
-        """JSON object."""
-        return asdict(self)
-
 
 def choose_setting(config: TrainingConfig, device: torch.device) -> AttentionSetting:
-    """Decide what a new run of the recipe would use on this device.
-
-    Raises
-    ------
-    UsageError
-        If the back end that is asked for cannot run here.
-    """
+    """Choose what a new run would use on this device; raises if it cannot run here."""
     problem = attention_problem(config, device)
     choice = choose_attention(config.model.attention, problem)
+    name = _device_name(device)
     return AttentionSetting(
-        backend=choice.backend,
-        packed=problem.packed,
-        device=_device_name(device),
-        reason=choice.reason,
+        backend=choice.backend, packed=problem.packed, device=name, reason=choice.reason
     )
 
 
 def settle_attention(
     config: TrainingConfig, device: torch.device, folder: Path
 ) -> AttentionSetting:
-    """Take what the run in ``folder`` began with, or decide, and say so in the log.
+    """Return the setting of the run in ``folder``, or choose one, and log it.
 
-    Under ``auto`` rank 0 decides for all ranks: every rank must call it.
-
-    Raises
-    ------
-    UsageError
-        If the back end that is asked for cannot run here.
+    Under ``auto`` rank 0 chooses for all ranks: every rank must call this. Raises a `UsageError` if
+    the requested back end cannot run here.
     """
+    setting = None
     if config.model.attention != "auto":
         setting = choose_setting(config, device)
     else:
-        own = None
         if rank() == 0:
-            own = _remembered(config, device, folder) or choose_setting(config, device)
-        agreed = from_rank_0(own)
-        assert agreed is not None, "rank 0 always has a choice"
-        setting = agreed
+            setting = _remembered(config, device, folder) or choose_setting(config, device)
+        setting = from_rank_0(setting)
+    assert setting is not None, "rank 0 always has a setting"
     crops = "packed" if setting.packed else "one size after the other"
     _log.info("attention: %s (%s); crops: %s", setting.backend, setting.reason, crops)
     return setting
@@ -94,18 +76,17 @@ def settle_attention(
 def remember(setting: AttentionSetting, folder: Path) -> None:
     """Write the setting into the run folder, on rank 0.
 
-    Without its reason, which may hold times: those are in the log and in ``run.json``.
+    Without its reason, which may hold times: the log and ``run.json`` have it.
     """
-    if rank() > 0:
-        return
-    facts = setting.as_json()
-    del facts["reason"]
-    write_json(folder / _FILE, facts)
+    if rank() == 0:
+        facts = asdict(setting)
+        del facts["reason"]
+        write_json(folder / _FILE, facts)
 
 
 def attention_problem(config: TrainingConfig, device: torch.device) -> AttentionProblem:
-    """Describe the student's attention in one layer: what most of the time goes to."""
-    by_default = config.model.packing == "auto" and device.type == "cuda"
+    """Describe the student's attention in one layer, which takes most of the time."""
+    packing = config.model.packing
     vit = config.model.vit(config.crops.global_size)
     images = max(config.micro_batch(world_size()), 1)
     crops = ((2, config.crops.global_size), (config.crops.num_local, config.crops.local_size))
@@ -122,27 +103,27 @@ def attention_problem(config: TrainingConfig, device: torch.device) -> Attention
         channels=vit.width // vit.heads,
         dtype=product_dtype(config, device),
         device=device,
-        packed=by_default or config.model.packing == "packed",
+        packed=packing == "packed" or (packing == "auto" and device.type == "cuda"),
     )
 
 
 def _remembered(
     config: TrainingConfig, device: torch.device, folder: Path
 ) -> AttentionSetting | None:
-    """Read what the run began with; None for a new run, or where that cannot run any more."""
+    """Read the setting of the run; None if it has none, or one that cannot run here."""
     if not (folder / _FILE).exists():
         return None
     problem = attention_problem(config, device)
     try:
-        found = AttentionSetting(**json.loads((folder / _FILE).read_text(encoding="utf-8")))
-        choose_attention(found.backend, problem)
+        setting = AttentionSetting(**json.loads((folder / _FILE).read_text(encoding="utf-8")))
+        choose_attention(setting.backend, problem)
     except (OSError, ValueError, TypeError, UsageError) as error:
-        _log.warning("the attention that the run began with is not to be had: %s", error)
+        _log.warning("the attention back end of this run is unavailable: %s", error)
         return None
-    if found.device != _device_name(device):
-        _log.warning("the run began on %s: attention is chosen anew", found.device)
+    if setting.device != _device_name(device):
+        _log.warning("the run started on %s: choosing attention again", setting.device)
         return None
-    return replace(found, packed=problem.packed, reason="as the run began")
+    return replace(setting, packed=problem.packed, reason="from this run's first start")
 
 
 def _device_name(device: torch.device) -> str:

@@ -1,7 +1,7 @@
 """Make the parts of a training from its recipe: networks, optimizer, schedules, precision."""
 
 import os
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import torch
 
@@ -9,17 +9,15 @@ from dinoforge.device import resolve_device
 from dinoforge.models import VisionTransformer
 from dinoforge.randomness import Draws
 from dinoforge.training.attention import AttentionSetting, choose_setting
-from dinoforge.training.config import HeadConfig, TrainingConfig
+from dinoforge.training.config import TrainingConfig
 from dinoforge.training.distributed.ranks import RankInfo
 from dinoforge.training.heads import ProjectionHead
 from dinoforge.training.method import Method
 from dinoforge.training.parameter_groups import optimizer_groups
-from dinoforge.training.precision import autocast
 from dinoforge.training.schedules import Cosine, Linear, scaled_lr
 
 __all__ = [
     "Schedules",
-    "autocast",
     "build_method",
     "build_on_meta",
     "build_optimizer",
@@ -30,13 +28,7 @@ __all__ = [
 
 
 def choose_device(config: TrainingConfig, rank_info: RankInfo | None = None) -> torch.device:
-    """Resolve ``device`` for this rank and set its CPU threads.
-
-    Raises
-    ------
-    UsageError
-        If CUDA is asked for and not there.
-    """
+    """Resolve ``device`` for this rank and set its CPU threads; raises if CUDA is unavailable."""
     rank_info = rank_info or RankInfo.of_environment()
     cores = len(os.sched_getaffinity(0))
     torch.set_num_threads(config.threads or max(1, cores // rank_info.local_world_size))
@@ -48,19 +40,14 @@ def choose_device(config: TrainingConfig, rank_info: RankInfo | None = None) -> 
 
 
 def probable_device(config: TrainingConfig) -> torch.device:
-    """Tell what ranks exchange tensors of, before any of them tries its device."""
+    """Return the device whose tensors ranks will exchange, before any of them uses it."""
     return torch.device("cuda" if config.device != "cpu" and torch.cuda.is_available() else "cpu")
 
 
 def build_method(config: TrainingConfig, attention: AttentionSetting | None = None) -> Method:
     """Build student and teacher on the CPU; every initial weight is a function of ``seed``.
 
-    Parameters
-    ----------
-    config : TrainingConfig
-        The recipe.
-    attention : AttentionSetting, optional
-        What a run settled on; without it, what a new run here would.
+    Without `attention`, with the setting that a new run would choose here.
     """
     attention = attention or choose_setting(config, choose_device(config))
     method = build_on_meta(config, attention).to_empty(device="cpu")
@@ -71,17 +58,15 @@ def build_method(config: TrainingConfig, attention: AttentionSetting | None = No
 
 
 def build_on_meta(config: TrainingConfig, attention: AttentionSetting) -> Method:
-    """Build student and teacher without memory: shapes and names only."""
+    """Build student and teacher on the meta device: shapes and names, no memory."""
     vit = config.model.vit(config.crops.global_size)
     with torch.device("meta"):
         backbone = VisionTransformer(vit)
         backbone.set_attention(attention.backend)
-        dino_head = _head(config.dino_head, vit.width)
-        ibot_head = _head(config.ibot_head, vit.width) if config.separate_heads else None
+        heads = [config.dino_head, config.ibot_head][: 1 + config.separate_heads]
         method = Method(
             backbone,
-            dino_head,
-            ibot_head,
+            *(ProjectionHead(vit.width, **asdict(sizes)) for sizes in heads),
             balance=config.teacher.balance,
             weights=(config.loss.dino, config.loss.ibot, config.loss.koleo),
             group_size=config.group_size,
@@ -92,35 +77,25 @@ def build_on_meta(config: TrainingConfig, attention: AttentionSetting) -> Method
 
 @torch.no_grad()
 def draw_method_weights(config: TrainingConfig, method: Method) -> None:
-    """Draw the student's weights from ``seed`` and copy them to the teacher; shards are filled too.
+    """Draw the student's weights from ``seed`` and copy them to the teacher.
 
-    Every rank draws whole tensors, one at a time, and keeps its part.
+    Every rank draws whole tensors, one at a time, and keeps its shard.
     """
     for name, network in method.student.items():
         if isinstance(network, VisionTransformer):
             network.init_weights(config.seed)
         else:
             assert isinstance(network, ProjectionHead)
-            # Not seed + 1: then the heads of neighboring seeds would be equal.
+            # Not seed + 1: heads of consecutive seeds would then be equal.
             own_seed = Draws(config.seed, f"init/{name}", 0).integer(0, 1 << 53)
             network.init_weights(own_seed, xavier=config.model.init == "xavier")
     pairs = zip(method.teacher.parameters(), method.student.parameters(), strict=True)
-    for theirs, ours in pairs:
-        theirs.copy_(ours)
-
-
-def _head(sizes: HeadConfig, width: int) -> ProjectionHead:
-    return ProjectionHead(
-        width,
-        hidden=sizes.hidden,
-        bottleneck=sizes.bottleneck,
-        prototypes=sizes.prototypes,
-        layers=sizes.layers,
-    )
+    for teacher, student in pairs:
+        teacher.copy_(student)
 
 
 def build_optimizer(config: TrainingConfig, method: Method) -> torch.optim.Optimizer:
-    """Build AdamW with one group for each set of equal multipliers."""
+    """Build AdamW with one group per set of equal multipliers."""
     groups = optimizer_groups(
         method.student,
         depth=config.model.vit(config.crops.global_size).depth,
@@ -132,7 +107,7 @@ def build_optimizer(config: TrainingConfig, method: Method) -> torch.optim.Optim
 
 @dataclass(frozen=True)
 class Schedules:
-    """Every value that changes over the run, as functions of the step."""
+    """The values that change over the run, as functions of the step."""
 
     lr: Cosine
     last_layer_lr: Cosine
@@ -142,7 +117,7 @@ class Schedules:
 
     @classmethod
     def of(cls, config: TrainingConfig) -> "Schedules":
-        """Make the schedules of a recipe."""
+        """Build the schedules of a recipe."""
         optimizer, teacher, total = config.optimizer, config.teacher, config.steps
         base = scaled_lr(optimizer.lr, config.batch_size, optimizer.lr_rule)
         warmup, frozen = config.warmup, config.freeze_last_layer
@@ -157,7 +132,7 @@ class Schedules:
         )
 
     def apply(self, optimizer: torch.optim.Optimizer, step: int) -> dict[str, float]:
-        """Set the optimizer's values for a step; returns all values for the metrics."""
+        """Set the optimizer's values for a step; returns all values, named as metrics."""
         lr, last_lr, decay = self.lr(step), self.last_layer_lr(step), self.weight_decay(step)
         for group in optimizer.param_groups:
             group["lr"] = (last_lr if group["is_last_layer"] else lr) * group["lr_multiplier"]

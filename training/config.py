@@ -39,15 +39,14 @@ __all__ = [
 ]
 
 
-Beta = Annotated[float, Range(0, 1, exclude=(1,))]
+BelowOne = Annotated[float, Range(0, 1, exclude=(1,))]
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
     """Images to train on; labels are never read."""
 
-    # folders, tars, globs, or a curation run (its shards); relative to the working
-    # directory
+    # folders, tars, globs, or a curation run (its shards); relative to the working directory
     paths: Annotated[list[str], NonEmpty] = field(default_factory=list)
     num_workers: NonNegativeInt = 0  # processes that decode and crop; batches do not depend on it
     # resize larger images once, after decoding, to this shorter side in pixels, so that photographs
@@ -75,9 +74,7 @@ class ModelConfig:
     registers: NonNegativeInt = 0  # register tokens (Darcet et al. 2023)
     layer_scale: NonNegativeFloat = 1e-5  # initial LayerScale; 0: none
     positions: PositionMode = "offset"  # how positions are resampled to other crop sizes
-    drop_path: Annotated[float, Range(0, 1, exclude=(1,))] = (
-        0.0  # share of samples that skip each residual branch (by subset)
-    )
+    drop_path: BelowOne = 0.0  # share of samples that skip each residual branch (by subset)
     init: Literal["published", "xavier"] = "published"  # xavier: for a width below 384
     # back end; auto: the fastest (measured on a GPU, by rule on a CPU), kept when a run resumes
     attention: Literal["auto", "sdpa", "plain", "varlen", "xformers"] = "auto"
@@ -85,18 +82,16 @@ class ModelConfig:
     packing: Literal["auto", "packed", "separate"] = "auto"
 
     def vit(self, image_size: int) -> VitConfig:
-        """Return the config of the backbone for `dinoforge.models`; ``image_size`` in pixels."""
-        width, depth, heads, ffn = self.width, self.depth, self.heads, "mlp"
-        if self.architecture != "custom":
-            width, depth, heads, ffn = ARCHITECTURES[self.architecture]
-        if self.ffn != "auto":
-            ffn = self.ffn
+        """Return the configuration of the backbone, with the grid of ``image_size`` pixels."""
+        custom = (self.width, self.depth, self.heads, "mlp")
+        width, depth, heads, ffn = ARCHITECTURES.get(self.architecture, custom)
+        chosen = ffn if self.ffn == "auto" else self.ffn
         return VitConfig(
             width=width,
             depth=depth,
             heads=heads,
+            ffn="swiglu" if chosen == "swiglu" else "mlp",
             patch_size=self.patch_size,
-            ffn="swiglu" if ffn == "swiglu" else "mlp",
             registers=self.registers,
             layer_scale=self.layer_scale,
             image_size=image_size,
@@ -137,11 +132,9 @@ class TeacherConfig:
     momentum_end: Fraction = 1.0  # at the last step
 
     def faults(self, at: str) -> Iterator[Fault]:
-        """Find schedules that would run backward."""
-        for start, end in (
-            ("temperature_start", "temperature"),
-            ("momentum_start", "momentum_end"),
-        ):
+        """Yield a fault for a schedule that would decrease."""
+        pairs = (("temperature_start", "temperature"), ("momentum_start", "momentum_end"))
+        for start, end in pairs:
             if getattr(self, start) > getattr(self, end):
                 text = f"`{at}.{start}` is {getattr(self, start)}"
                 yield Fault(text, "recipe", f"give at most {at}.{end} ({getattr(self, end)})")
@@ -159,11 +152,10 @@ class OptimizerConfig:
     warmup: int | None = None
     weight_decay_start: NonNegativeFloat = 0.04  # cosine from here
     weight_decay_end: NonNegativeFloat = 0.4  # to here
-    betas: tuple[Beta, Beta] = (0.9, 0.999)  # AdamW
+    betas: tuple[BelowOne, BelowOne] = (0.9, 0.999)  # AdamW
     clip: NonNegativeFloat = 3.0  # maximum gradient norm of each sub-network; 0: no clipping
-    layerwise_decay: Annotated[float, Range(0, 1, exclude=(0,))] = (
-        0.9  # learning rate of block i is scaled by this ** (depth - i)
-    )
+    # learning rate of block i is scaled by this ** (depth - i)
+    layerwise_decay: Annotated[float, Range(0, 1, exclude=(0,))] = 0.9
     patch_embed_lr: NonNegativeFloat = 0.2  # additional factor for the patch embedding
     # steps with learning rate 0 for the prototypes; null: 1 % of all, 1,250 of 125,000
     freeze_last_layer: int | None = None
@@ -200,13 +192,10 @@ class ParallelConfig:
     timeout_s: PositiveFloat = 600.0  # maximum wait for another rank, seconds
 
     def faults(self, at: str) -> Iterator[Fault]:
-        """Find a ``shard`` without effect."""
+        """Yield a fault for a ``shard`` without effect."""
         if self.shard > 0 and self.mode != "hsdp":
-            yield Fault(
-                f"`{at}.shard` {self.shard} has no effect with `{at}.mode` {self.mode}",
-                "recipe",
-                f"give {at}.mode=hsdp, or {at}.shard=0",
-            )
+            text = f"`{at}.shard` {self.shard} has no effect with `{at}.mode` {self.mode}"
+            yield Fault(text, "recipe", f"give {at}.mode=hsdp, or {at}.shard=0")
 
     def resolve_mode(self, num_ranks: int, parameters: int) -> Mode:
         """Resolve ``auto``; ``parameters`` are those of the student, heads included."""
@@ -260,7 +249,7 @@ class TrainingConfig:
     )
 
     def micro_batch(self, num_ranks: int) -> int:
-        """Images per forward pass of a rank."""
+        """Return the images per rank and forward pass."""
         return self.batch_size // (num_ranks * self.parallel.accumulate)
 
     def check_ranks(self, num_ranks: int, ranks_per_node: int | None = None) -> None:
@@ -300,12 +289,12 @@ class TrainingConfig:
 
     @property
     def warmup(self) -> int:
-        """Steps of the learning rate's warm-up."""
+        """Warm-up steps of the learning rate."""
         return self._share(self.optimizer.warmup, 10)
 
     @property
     def temperature_warmup(self) -> int:
-        """Steps of the teacher temperature's warm-up."""
+        """Warm-up steps of the teacher temperature."""
         return self._share(self.teacher.temperature_warmup, 30)
 
     @property

@@ -19,13 +19,7 @@ __all__ = ["gather_backbone", "write_backbone"]
 
 @torch.no_grad()
 def gather_backbone(method: Method) -> dict[str, Tensor]:
-    """Copy the teacher's backbone whole to the CPU of rank 0; every rank must call it.
-
-    Returns
-    -------
-    dict
-        Name -> tensor of its own memory; empty on the other ranks.
-    """
+    """Copy the teacher's whole backbone to the CPU of rank 0; every rank must call it."""
     whole = {}
     for name, tensor in method.teacher["backbone"].state_dict().items():
         full = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
@@ -37,12 +31,9 @@ def gather_backbone(method: Method) -> dict[str, Tensor]:
 def write_backbone(
     run: Path, step: int, tensors: dict[str, Tensor], config: TrainingConfig
 ) -> Path:
-    """Write the backbone of ``step``; of older ones keep the first and those that are due.
+    """Write the backbone of ``step`` and delete older ones that the recipe does not keep.
 
-    Returns
-    -------
-    Path
-        The ``model.safetensors``.
+    Returns the path of the file.
 
     Raises
     ------
@@ -62,7 +53,7 @@ def write_backbone(
         "image_std": json.dumps(config.crops.std),
     }
     save_backbone(path, backbone, notes)
-    # Later ones were left by a run whose checkpoints are damaged: they do not count as kept.
+    # Later ones are left over from a run whose checkpoints are damaged: they do not count as kept.
     folder = run / "export"
     for number in [n for n in steps_in(folder) if n <= step][: -config.checkpoint.keep]:
         if number % config.checkpoint.export_every:

@@ -1,11 +1,11 @@
-"""What stops a run before it does damage: values that are not finite, and signals."""
+"""What stops a run between two updates: values that are not finite, and signals."""
 
 import itertools
 import logging
 import math
 import signal
 from collections.abc import Mapping, Sequence
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any
 
 import torch
@@ -28,7 +28,7 @@ _log = logging.getLogger(__name__)
 def check_finite(
     step: int, losses: Sequence[Losses], norms: Mapping[str, Tensor], keys: Sequence[str]
 ) -> float:
-    """Refuse the update of a step whose loss or gradient is not finite on any rank.
+    """Return the loss of a step over all ranks, or raise before its update.
 
     Parameters
     ----------
@@ -41,17 +41,11 @@ def check_finite(
     keys : sequence of str
         This rank's images.
 
-    Returns
-    -------
-    float
-        The step's loss over all ranks.
-
     Raises
     ------
     DinoforgeError
-        Names the step, what is not finite, and the samples (those of the ranks whose loss it is).
-        Neither the student nor the teacher has been touched. Rank 0 tells; the others raise
-        `RankStopped`.
+        If the loss or a gradient is not finite on any rank. Raised on rank 0 (`RankStopped` on the
+        others): names the step, what is not finite, and the samples of ranks with such a loss.
     """
     own = torch.stack([part.total for part in losses]).mean()
     names = ["loss", *(f"gradient of {name}" for name in norms)]
@@ -61,46 +55,41 @@ def check_finite(
     if not bad:
         return values[0]
     of_ranks = all_gather_objects((math.isfinite(own.item()), list(keys)))
-    guilty = [its_keys for finite, its_keys in of_ranks if not finite]
-    shown = list(itertools.chain.from_iterable(guilty or [its for _, its in of_ranks]))
     if rank():
         raise RankStopped(DinoforgeError.exit_code)
-    named = ", ".join(shown[:8]) + (f" and {len(shown) - 8} more" if len(shown) > 8 else "")
+    suspects = [part for finite, part in of_ranks if not finite] or [part for _, part in of_ranks]
+    samples = list(itertools.chain.from_iterable(suspects))
+    shown = ", ".join(samples[:8]) + (f" and {len(samples) - 8} more" if samples[8:] else "")
     raise DinoforgeError(
-        f"{' and '.join(bad)} not finite before the update of step {step + 1} - samples {named}"
-        " - look at these images, or lower optimizer.lr; checkpoints up to here are good"
+        f"{' and '.join(bad)} not finite before the update of step {step + 1} - samples {shown}"
+        " - check these images, or lower optimizer.lr; earlier checkpoints are not affected"
     )
 
 
 class StopSignals:
-    """Turn TERM, INT, USR1 and USR2 into a flag that the loop reads between two steps."""
+    """Turn TERM, INT, USR1 and USR2 into a flag that the loop reads after each step."""
 
     _WATCHED = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 
     def __init__(self) -> None:
-        self.received = 0  # number of the signal that came
+        self.received = 0  # number of the signal
         self._before: dict[int, Any] = {}
         self._mask: set[int] = set()
 
     def __enter__(self) -> "StopSignals":
         for number in self._WATCHED:
             self._before[number] = signal.signal(number, self._note)
-        # Whoever started us may have blocked them until now, so that none is lost to the imports.
+        # The parent may have blocked them, so that none is lost during imports.
         self._mask = signal.pthread_sigmask(signal.SIG_UNBLOCK, self._WATCHED)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
     def _note(self, number: int, _frame: FrameType | None) -> None:
         if self.received and number == signal.SIGINT:
-            raise KeyboardInterrupt  # asked twice at a keyboard: now
+            raise KeyboardInterrupt  # Ctrl-C twice: stop now
         self.received = number
         _log.info("%s received: saving after this step", signal.Signals(number).name)

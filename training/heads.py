@@ -15,7 +15,7 @@ __all__ = ["ProjectionHead", "Prototypes"]
 
 
 class Prototypes(nn.Module):
-    """Bias-free linear layer with weight normalization: row = g * v / ||v||.
+    """Linear layer without bias, with weight normalization: row = g * v / ||v||.
 
     ``weight_g`` starts at 1, is trained and decayed, as in DINOv2's code (DINO v1 froze it).
     """
@@ -30,7 +30,7 @@ class Prototypes(nn.Module):
         return torch._weight_norm(self.weight_v, self.weight_g, 0)  # noqa: SLF001 - fused kernel
 
     def forward(self, x_MP: Tensor) -> Tensor:
-        """Return scores ``[M, K]``; cosines while g is 1 and rows are unit vectors."""
+        """Return scores ``[M, K]``: cosines while g is 1 and rows are unit vectors."""
         return F.linear(x_MP, self.weight())
 
 
@@ -39,12 +39,10 @@ class ProjectionHead(nn.Module):
 
     Parameters
     ----------
-    width : int
-        Width D of the backbone.
-    hidden, bottleneck, prototypes : int
-        Widths of the hidden layers and of the bottleneck, and number of prototypes.
-    layers : int
-        Linear layers before the prototypes.
+    width, hidden, bottleneck : int
+        Widths of the backbone, of the hidden layers and of the bottleneck.
+    prototypes, layers : int
+        Number of prototypes, and of linear layers before them.
     """
 
     def __init__(
@@ -52,14 +50,10 @@ class ProjectionHead(nn.Module):
     ) -> None:
         super().__init__()
         sizes = [width, *[hidden] * (layers - 1), bottleneck]
-        linears = [nn.Linear(a, b) for a, b in itertools.pairwise(sizes)]
-        if layers == 1:
-            self.mlp: nn.Module = linears[0]
-        else:
-            parts: list[nn.Module] = []
-            for linear in linears[:-1]:
-                parts += [linear, nn.GELU()]
-            self.mlp = nn.Sequential(*parts, linears[-1])
+        parts: list[nn.Module] = []
+        for before, after in itertools.pairwise(sizes):
+            parts += [nn.Linear(before, after), nn.GELU()]
+        self.mlp = parts[0] if layers == 1 else nn.Sequential(*parts[:-1])  # names as published
         self.last_layer = Prototypes(bottleneck, prototypes)
 
     def bottleneck(self, x_MD: Tensor) -> Tensor:

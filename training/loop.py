@@ -1,6 +1,6 @@
 """The training loop: data, forward, backward, guards, update, teacher, metrics, checkpoint.
 
-Each is one call here; what it does is in the module of its name.
+Each is one call here, defined in the module of its name.
 """
 
 import contextlib
@@ -12,8 +12,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from dinoforge.errors import Interrupted, RankStopped, UsageError
 from dinoforge.exports import export_file
 from dinoforge.models.layers import BlockRows
@@ -21,7 +19,7 @@ from dinoforge.progress import Progress, as_duration
 from dinoforge.training.attention import remember, settle_attention
 from dinoforge.training.build import Schedules, build_optimizer, choose_device
 from dinoforge.training.config import TrainingConfig
-from dinoforge.training.data.dataset import Batch, TrainingData, open_training_data
+from dinoforge.training.data.dataset import Batch, open_training_data
 from dinoforge.training.data.views import StepViews
 from dinoforge.training.distributed.checkpoint import Checkpoints
 from dinoforge.training.distributed.parallel import make_parallel
@@ -45,11 +43,11 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class TrainingSummary:
-    """What a finished training leaves behind."""
+    """Result of a finished training."""
 
     steps: int
     images: int  # in the data set
-    undecodable: int  # met and replaced by this process
+    undecodable: int  # replaced by this process
     seconds: float  # of this process
     last: dict[str, float]  # last row of metrics
     export: str  # the backbone
@@ -59,50 +57,46 @@ class TrainingSummary:
         return asdict(self)
 
     def lines(self) -> list[str]:
-        """Tell the summary to a person."""
-        told = [f"{self.steps:,} steps on {self.images:,} images, {as_duration(self.seconds)}"]
+        """Format the summary for the terminal."""
+        lines = [f"{self.steps:,} steps on {self.images:,} images, {as_duration(self.seconds)}"]
         if "loss/total" in self.last:
-            told.append(f"loss {self.last['loss/total']:.3f}")
+            lines.append(f"loss {self.last['loss/total']:.3f}")
         if self.undecodable:
-            told.append(f"{self.undecodable:,} undecodable images replaced, named in the log")
-        return [*told, f"backbone: {self.export}"]
+            lines.append(f"{self.undecodable:,} undecodable images replaced, named in the log")
+        return [*lines, f"backbone: {self.export}"]
 
 
 def train(
     config: TrainingConfig, folder: Path, facts: dict[str, Any] | None = None
 ) -> TrainingSummary:
-    """Train to the last step, or go on from the newest good checkpoint; every rank calls it.
+    """Train to the last step, from the newest intact checkpoint if any; every rank calls it.
 
     Parameters
     ----------
     config : TrainingConfig
     folder : Path
-        The run folder, on a file system that all ranks see.
+        The run folder, on a file system shared by all ranks.
     facts : dict, optional
-        Of the run record; what was chosen for this machine is added.
+        Of the run record; the attention back end chosen for this machine is added.
 
     Raises
     ------
     Interrupted
-        A signal came to any rank: the state of the last step is saved.
+        If any rank received a signal: the state of the last step is saved.
     DinoforgeError
-        A loss or gradient is not finite; nothing was updated by it.
+        If a loss or gradient is not finite; nothing was updated by it.
     UsageError
-        What the user can mend: data, device, recipe, disk.
+        What the user can fix: data, device, recipe, disk.
     """
     started = time.monotonic()
     with StopSignals() as stop:
         trainer = Trainer(config, folder)
         if facts is not None:
-            facts["attention"] = trainer.attention.as_json()
+            facts["attention"] = asdict(trainer.attention)
+        total, done = config.steps * config.batch_size, trainer.step * config.batch_size
         with (
             MetricsFile(folder, resume_at=trainer.step) as metrics,
-            Progress(
-                config.steps * config.batch_size,
-                unit="images",
-                label="train",
-                done=trainer.step * config.batch_size,
-            ) as progress,
+            Progress(total, unit="images", label="train", done=done) as progress,
             trainer.saving(),
         ):
             for batch, waited_s in trainer.batches():
@@ -111,10 +105,11 @@ def train(
                     metrics.write(trainer.step, row)
                     trainer.warn_once(row)
                 progress.advance(config.batch_size, note=f"loss {trainer.loss:.3f}")
-                stopped_by = highest_over_ranks(stop.received)  # once: it may come any moment
-                if stopped_by or trainer.save_is_due():
+                stopped_by = highest_over_ranks(stop.received)  # read once: it may change
+                is_last = trainer.step == config.steps
+                if stopped_by or is_last or trainer.step % config.checkpoint.every == 0:
                     trainer.save()
-                if stopped_by and trainer.step < config.steps:
+                if stopped_by and not is_last:
                     trainer.checkpoints.finish()
                     if trainer.rank_info.rank:
                         raise RankStopped(Interrupted.exit_code)
@@ -133,15 +128,13 @@ def train(
 
 
 class Trainer:
-    """All state of a run on this rank, and one step of it."""
+    """The state of a run on this rank, and one step of it."""
 
     def __init__(self, config: TrainingConfig, folder: Path) -> None:
         self.config = config
         self.rank_info = RankInfo.of_environment()
         self.device = choose_device(config, self.rank_info)
-        self.data: TrainingData = open_training_data(
-            config, folder / "cache", self.rank_info, self.device
-        )
+        self.data = open_training_data(config, folder / "cache", self.rank_info, self.device)
         self.attention = settle_attention(config, self.device, folder)
         self.parallel = make_parallel(config, self.device, self.rank_info, self.attention)
         self.method = self.parallel.method
@@ -156,15 +149,14 @@ class Trainer:
         self._clock = Clock()
         self._warned = ""
         if self.step:
-            _log.info("going on from step %d", self.step)
-        # Untrained at step 0: what the trained one is compared with.
+            _log.info("resuming from step %d", self.step)
+        # At step 0 the untrained backbone, with which the trained one is compared.
         if from_rank_0(not export_file(folder, self.step).exists()):
-            write = self._export()
-            on_rank_0(write)
+            on_rank_0(self._export())
         remember(self.attention, folder)
 
     def batches(self) -> Iterator[tuple[Batch, float]]:
-        """Yield the batches that are left, and the seconds waited for each."""
+        """Yield the remaining batches, and the seconds waited for each."""
         before = time.monotonic()
         for batch in self.data.batches(self.step, self.config.steps):
             yield batch, time.monotonic() - before
@@ -183,9 +175,8 @@ class Trainer:
             self._backward(views, target, rows, last=views is parts[-1][0])
             for (views, rows), target in zip(parts, targets, strict=True)
         ]
-        norms = clip_gradients(
-            self._networks(), self.config.optimizer.clip, self.parallel.shard_group
-        )
+        networks = dict(self.method.student.items())
+        norms = clip_gradients(networks, self.config.optimizer.clip, self.parallel.shard_group)
         self.loss = check_finite(self.step, losses, norms, batch.keys)
         self.optimizer.step()
         update_teacher(self.method.teacher, self.method.student, hyper["schedule/momentum"])
@@ -198,17 +189,13 @@ class Trainer:
         return self.last_row
 
     def warn_once(self, row: dict[str, float]) -> None:
-        """Say in words when the metrics show a known way to fail."""
-        after_start = self.step >= max(200, self.config.warmup)
-        told = diagnose(row, self.config.dino_head.prototypes) if after_start else ""
-        if told and told != self._warned and self.rank_info.rank == 0:
-            _log.warning("step %d: %s", self.step, told)
-            self._warned = told
-
-    def save_is_due(self) -> bool:
-        """Tell whether this step is saved."""
-        every = self.config.checkpoint.every
-        return self.step % every == 0 or self.step == self.config.steps
+        """Log a warning when the metrics show a known kind of failure."""
+        if self.rank_info.rank or self.step < max(200, self.config.warmup):
+            return
+        warning = diagnose(row, self.config.dino_head.prototypes)
+        if warning and warning != self._warned:
+            _log.warning("step %d: %s", self.step, warning)
+            self._warned = warning
 
     def save(self) -> None:
         """Write the checkpoint and the backbone of this step, in the background."""
@@ -216,11 +203,11 @@ class Trainer:
 
     @contextlib.contextmanager
     def saving(self) -> Iterator[None]:
-        """Leave no write unfinished behind, however the loop ends."""
+        """Finish the last write, however the loop ends."""
         try:
             yield
         except BaseException:
-            with contextlib.suppress(UsageError):  # the first error tells
+            with contextlib.suppress(UsageError):  # the first error is reported
                 self.checkpoints.finish()
             raise
         self.checkpoints.finish()
@@ -232,12 +219,9 @@ class Trainer:
     def _backward(
         self, views: Views, targets: Targets, rows: list[BlockRows] | None, *, last: bool
     ) -> Losses:
-        """Add the gradient of one micro-batch; losses keep their values only."""
+        """Add the gradient of one micro-batch."""
         with self.parallel.micro_batch(last=last):
             with autocast(self.config, self.device):
                 losses = self.parallel.loss_of(views, targets, rows)
             (losses.total / self.config.parallel.accumulate).backward()
         return losses.detach()
-
-    def _networks(self) -> dict[str, torch.nn.Module]:
-        return dict(self.method.student.items())

@@ -22,7 +22,7 @@ __all__ = ["Losses", "Method", "Targets", "Views"]
 
 @dataclass(frozen=True)
 class Views:
-    """What the networks see of B images."""
+    """Crops and masks of B images."""
 
     global_crops: Tensor  # [2B, 3, X, X]
     local_crops: Tensor  # [L * B, 3, x, x]
@@ -33,7 +33,7 @@ class Views:
 
 @dataclass(frozen=True)
 class Targets:
-    """What the teacher says about views."""
+    """Outputs of the teacher for some views."""
 
     cls_BK: Tensor  # probabilities of the class tokens [2B, K]
     patch_MK: Tensor  # of the masked patches
@@ -42,7 +42,7 @@ class Targets:
 
 @dataclass(frozen=True)
 class Losses:
-    """Terms of some views; ``total`` is what is optimized, the others are before their weights."""
+    """Terms of some views; ``total`` is optimized, the others are unweighted."""
 
     total: Tensor
     dino_local: Tensor
@@ -51,7 +51,7 @@ class Losses:
     koleo: Tensor  # summed over the two global crops
 
     def detach(self) -> "Losses":
-        """Keep the values and let go of what the backward pass needed."""
+        """Return the values without the graph."""
         return Losses(*(getattr(self, field.name).detach() for field in fields(self)))
 
 
@@ -61,24 +61,24 @@ class Method(nn.Module):
     Parameters
     ----------
     backbone, dino_head : nn.Module
-        The student's; the teacher starts as an exact copy.
+        Of the student; the teacher starts as an exact copy.
     ibot_head : nn.Module, optional
-        None shares the DINO head with the masked patches.
+        None: masked patches use the DINO head.
     balance : str
-        ``sinkhorn`` or ``centering``: what keeps the teacher from one prototype for all.
+        ``sinkhorn`` or ``centering``: what prevents collapse to one prototype.
     weights : tuple of float
-        Of DINO, iBOT and KoLeo; a weight of 0 leaves the term out.
+        Of DINO, iBOT and KoLeo; 0 leaves the term out.
     group_size : int
         Images among which KoLeo seeks neighbors; 0: those of one call.
     packed : bool
-        Run the student's linear layers over the tokens of all crops at once.
+        Run the student's linear layers once over the tokens of all crops.
     """
 
     def __init__(
         self,
         backbone: VisionTransformer,
         dino_head: ProjectionHead,
-        ibot_head: ProjectionHead | None,
+        ibot_head: ProjectionHead | None = None,
         *,
         balance: str = "sinkhorn",
         weights: tuple[float, float, float] = (1.0, 1.0, 0.1),
@@ -90,7 +90,6 @@ class Method(nn.Module):
         if ibot_head is not None:
             networks["ibot_head"] = ibot_head
         self.student = nn.ModuleDict(networks)
-        # Every weight, heads included: a teacher with other heads aims at noise.
         self.teacher = copy.deepcopy(self.student).requires_grad_(requires_grad=False).eval()
         self.balance = balance
         self.weights = weights
@@ -100,7 +99,7 @@ class Method(nn.Module):
         # Means over all samples of all ranks: a step's split must not change its targets.
         self.dino_center = Center(len(dino_head.last_layer.weight_g))
         self.ibot_center = Center(len(patch_head.last_layer.weight_g))
-        if not weights[1]:  # else data-parallel ranks would wait for their gradients
+        if not weights[1]:  # else DDP would wait for their gradients
             backbone.mask_token.requires_grad = False
             if ibot_head is not None:
                 ibot_head.requires_grad_(requires_grad=False)
@@ -135,30 +134,24 @@ class Method(nn.Module):
 
     @torch.no_grad()
     def targets(self, parts: Sequence[Views], temperature: float) -> list[Targets]:
-        """Let the teacher see the unmasked global crops and balance what it says.
+        """Compute the teacher's balanced scores of the unmasked global crops.
 
-        Parameters
-        ----------
-        parts : sequence of Views
-            The micro-batches of this rank's part of a step: they are balanced together, and
-            with those of the other ranks (all of which must call this).
-        temperature : float
-            Teacher temperature.
+        Takes the micro-batches of this rank's part of a step: they are balanced together, and with
+        those of the other ranks, all of which must call this.
         """
         backbone = _backbone(self.teacher)
-        scores, patch_scores, features = [], [], []
+        cls_scores, patch_scores, features = [], [], []
         for views in parts:
             tokens = backbone.forward_features(views.global_crops)
             cls_BD, patches_MD = tokens["x_norm_clstoken"], self._masked_patches(tokens, views)
             cls_BK, patch_MK = self._scores(self.teacher, cls_BD, patches_MD)
-            scores.append(cls_BK)
+            cls_scores.append(cls_BK)
             patch_scores.append(patch_MK)
             features.append(cls_BD)
-        balanced = self._balanced(scores, self.dino_center, temperature)
-        patches = patch_scores
+        cls_scores = self._balanced(cls_scores, self.dino_center, temperature)
         if self.weights[1]:
-            patches = self._balanced(patch_scores, self.ibot_center, temperature)
-        return [Targets(*three) for three in zip(balanced, patches, features, strict=True)]
+            patch_scores = self._balanced(patch_scores, self.ibot_center, temperature)
+        return [Targets(*part) for part in zip(cls_scores, patch_scores, features, strict=True)]
 
     def _masked_patches(self, tokens: dict[str, Tensor], views: Views) -> Tensor:
         patches_MD = tokens["x_norm_patchtokens"].flatten(0, 1)[views.mask_indices_M]
@@ -172,8 +165,8 @@ class Method(nn.Module):
         if "ibot_head" in networks:
             return head(cls_BD), networks["ibot_head"](patches_MD)
         # One call: a sharded head is gathered once.
-        both: Tensor = head(torch.cat([cls_BD, patches_MD]))
-        return both[: len(cls_BD)], both[len(cls_BD) :]
+        cls_BK, patches_MK = head(torch.cat([cls_BD, patches_MD])).tensor_split([len(cls_BD)])
+        return cls_BK, patches_MK
 
     def _balanced(self, parts: list[Tensor], center: Center, temperature: float) -> list[Tensor]:
         scores_MK = torch.cat(parts)
@@ -181,11 +174,11 @@ class Method(nn.Module):
             targets_MK = sinkhorn_knopp(scores_MK, temperature)
         else:
             targets_MK = center.targets(scores_MK, temperature)
-            center.update(scores_MK)  # seen by the next step only
+            center.update(scores_MK)  # used from the next step on
         return list(targets_MK.split([len(part) for part in parts]))
 
     def train(self, mode: bool = True) -> "Method":
-        """Switch the student only: the teacher always runs in evaluation mode."""
+        """Switch the student only: the teacher stays in evaluation mode."""
         super().train(mode)
         self.teacher.eval()
         return self

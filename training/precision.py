@@ -1,4 +1,4 @@
-"""What a training computes in: bfloat16 for matrix products where that pays, or float32."""
+"""Precision of a training: bfloat16 for matrix products where it is fast, or float32."""
 
 import contextlib
 from typing import Any
@@ -12,13 +12,7 @@ __all__ = ["autocast", "product_dtype"]
 
 
 def product_dtype(config: TrainingConfig, device: torch.device) -> torch.dtype:
-    """Return the dtype of matrix products, and so of queries, keys and values.
-
-    Raises
-    ------
-    UsageError
-        If bfloat16 is asked for and the GPU has none.
-    """
+    """Return the dtype of matrix products; raises if the GPU has no bfloat16."""
     if config.precision == "auto":
         return torch.bfloat16 if _multiplies_bfloat16_fast(device) else torch.float32
     dtype: torch.dtype = getattr(torch, config.precision)

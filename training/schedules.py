@@ -13,15 +13,15 @@ __all__ = ["Cosine", "Linear", "scaled_lr"]
 class Cosine:
     """Linear warm-up, then a cosine from ``base`` to ``final`` (Loshchilov and Hutter 2017).
 
-    The warm-up includes both ends, as published: steps ``warmup - 1`` and ``warmup`` both have
-    ``base``. The last step does not quite reach ``final``; every step past the end has it.
+    The warm-up includes both ends, as published: steps ``warmup - 1`` and ``warmup`` both give
+    ``base``. The last step does not quite reach ``final``; every later step gives it.
 
     Parameters
     ----------
     base, final : float
         Value after the warm-up and at the end.
     total, warmup : int
-        Steps in all, and of these for the warm-up.
+        Number of steps, and how many of them are warm-up.
     start : float
         Value at step 0 if there is a warm-up.
     frozen : int

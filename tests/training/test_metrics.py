@@ -40,7 +40,7 @@ def test_healthy_features_have_a_deviation_of_one_and_collapsed_ones_of_zero():
     ("targets", "features", "told"),
     [
         (torch.eye(16), torch.ones(16, 64), "features collapse"),
-        (torch.full((16, 16), 1 / 16), torch.randn(16, 64), "near uniform"),
+        (torch.full((16, 16), 1 / 16), torch.randn(16, 64), "almost uniform"),
         (torch.eye(16)[:1].expand(16, -1), torch.randn(16, 64), "few prototypes"),
         (torch.eye(16), torch.randn(16, 64), ""),
     ],

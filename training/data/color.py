@@ -8,8 +8,9 @@ its luma weights and 8-bit HSV, torchvision's order of operations; each is teste
 Not for: geometry (`training.data.crops`).
 """
 
+import functools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import permutations
 
 import numpy as np
@@ -36,12 +37,12 @@ __all__ = [
 ]
 
 _ORDERS = np.array(list(permutations(range(4))), np.int8)
-_NUM_DRAWS = 10  # a crop
+_NUM_DRAWS = 10  # per crop
 
 
 @dataclass(frozen=True)
 class ColorDraws:
-    """What happens to the colors of n crops."""
+    """Color changes of n crops."""
 
     order: npt.NDArray[np.int8]  # [n, 4]: 0 brightness, 1 contrast, 2 saturation, 3 hue, -1 nothing
     factors: npt.NDArray[np.float32]  # [n, 4]: three blend factors; hue in whole 1/256 circles
@@ -49,18 +50,12 @@ class ColorDraws:
     sigma: npt.NDArray[np.float32]  # [n]: of the blur, pixels; 0 = not blurred
     solarize: npt.NDArray[np.bool_]  # [n]
 
-    def take(self, rows: npt.NDArray[np.int64]) -> "ColorDraws":
-        """Pick the draws of some crops."""
-        return ColorDraws(
-            self.order[rows],
-            self.factors[rows],
-            self.gray[rows],
-            self.sigma[rows],
-            self.solarize[rows],
-        )
+    def take(self, rows: npt.NDArray[np.int64] | slice) -> "ColorDraws":
+        """Return the draws of some crops."""
+        return ColorDraws(*(getattr(self, field.name)[rows] for field in fields(self)))
 
-    def alike_first(self) -> npt.NDArray[np.int64]:
-        """Order of the n crops that puts those with the same jitter order beside each other."""
+    def grouped(self) -> npt.NDArray[np.int64]:
+        """Return an order of the n crops in which those with the same jitter order are adjacent."""
         key = (self.order.astype(np.int64) + 1) @ np.array([125, 25, 5, 1])
         return np.lexsort((self.gray, self.sigma > 0, key))
 
@@ -71,42 +66,18 @@ def draw_colors(
     images: npt.NDArray[np.int64],
     epochs: npt.NDArray[np.int64],
 ) -> tuple[ColorDraws, ColorDraws]:
-    """Draw the colors of all crops of some images.
+    """Draw the colors of all crops of B images, as a function of (seed, image, epoch).
 
-    Parameters
-    ----------
-    config : CropsConfig
-    seed : int
-        Seed of the run.
-    images, epochs : ndarray of int64
-        ``[B]``: which image, in which pass over the data.
-
-    Returns
-    -------
-    tuple of ColorDraws
-        Global crops ``[2 B]`` and local crops ``[num_local B]``, crop-major.
+    Takes the seed of the run and, ``[B]``, which image in which pass over the data. Returns the
+    draws of the global crops ``[2 B]`` and of the local crops ``[num_local B]``, crop-major.
     """
-    num_views = 2 + config.num_local
+    num_images, num_views = len(images), 2 + config.num_local
     flat = uniforms(seed, "crops/color", images, epoch=epochs, count=num_views * _NUM_DRAWS)
-    numbers = flat.reshape(len(images), num_views, _NUM_DRAWS).transpose(1, 0, 2)
-    blur = config.blur_probs()
-    view_blur = np.array([*blur[:2], *[blur[2]] * config.num_local])
-    view_solarize = np.array([0.0, config.solarize_prob, *[0.0] * config.num_local])
-    return (
-        _draws(config, numbers[:2], view_blur[:2], view_solarize[:2]),
-        _draws(config, numbers[2:], view_blur[2:], view_solarize[2:]),
-    )
-
-
-def _draws(
-    config: CropsConfig,
-    numbers: npt.NDArray[np.float64],
-    blur: npt.NDArray[np.float64],
-    solarize: npt.NDArray[np.float64],
-) -> ColorDraws:
-    """Turn uniform numbers ``[views, B, 10]`` into draws, crop-major."""
-    blur, solarize = np.repeat(blur, numbers.shape[1]), np.repeat(solarize, numbers.shape[1])
-    numbers = numbers.reshape(-1, _NUM_DRAWS)
+    per_view = flat.reshape(num_images, num_views, _NUM_DRAWS).transpose(1, 0, 2)
+    numbers = per_view.reshape(-1, _NUM_DRAWS)
+    first, second, local = config.blur_probs()
+    blur = np.repeat([first, second, *[local] * config.num_local], num_images)
+    solarize = np.repeat([0.0, config.solarize_prob, *[0.0] * config.num_local], num_images)
     strengths = np.array([config.brightness, config.contrast, config.saturation, config.hue])
     order = _ORDERS[(numbers[:, 1] * len(_ORDERS)).astype(np.int64)]
     order[numbers[:, 0] >= config.jitter_prob] = -1
@@ -118,55 +89,33 @@ def _draws(
     factors[:, 3] = np.trunc(factors[:, 3] * 255)
     thin, wide = config.blur_sigma
     sigma = np.where(numbers[:, 7] < blur, thin + (wide - thin) * numbers[:, 8], 0)
-    return ColorDraws(
+    draws = ColorDraws(
         order=order,
         factors=factors.astype(np.float32),
         gray=numbers[:, 6] < config.grayscale_prob,
         sigma=sigma.astype(np.float32),
         solarize=numbers[:, 9] < solarize,
     )
+    return draws.take(slice(2 * num_images)), draws.take(slice(2 * num_images, None))
 
 
-# On a CPU, crops are colored in groups whose float copies stay in the L2 cache.
-_CACHE_VALUES = 400_000
-# On a GPU, in groups that bound the memory of temporaries to about 1 GiB.
-_DEVICE_VALUES = 64_000_000
+# Crops are colored in groups: on a CPU their float copies stay in the L2 cache, on a GPU temporary
+# tensors stay below about 1 GiB.
+_CACHE_VALUES, _DEVICE_VALUES = 400_000, 64_000_000
 
 
-def augment_colors(
-    crops: Tensor,
-    draws: ColorDraws,
-    *,
-    blur_kernel: int,
-    threshold: int,
-    mean: Sequence[float],
-    std: Sequence[float],
-) -> Tensor:
+def augment_colors(crops: Tensor, draws: ColorDraws, config: CropsConfig) -> Tensor:
     """Jitter, gray, blur, solarize and normalize crops as drawn.
 
-    Parameters
-    ----------
-    crops : Tensor
-        uint8 ``[n, 3, h, w]``.
-    draws : ColorDraws
-        What happens to each of the n crops.
-    blur_kernel : int
-        Width of the blur in pixels, odd, at most ``2 min(h, w) - 1``.
-    threshold : int
-        Solarize inverts levels at or above it.
-    mean, std : sequence of float
-        Of the three channels, in units of 255 levels.
-
-    Returns
-    -------
-    Tensor
-        float32 ``[n, 3, h, w]`` on the device of `crops`; a crop's values do not depend on the
-        others.
+    Takes uint8 ``[n, 3, h, w]``; returns float32 of the same shape on the same device. Values of
+    a crop do not depend on the others.
     """
     colored = torch.empty(crops.shape, dtype=torch.float32, device=crops.device)
     budget = _CACHE_VALUES if crops.device.type == "cpu" else _DEVICE_VALUES
     size = max(1, budget // max(1, crops[0].numel() if len(crops) else 1))
-    order = draws.alike_first()
+    order = draws.grouped()
+    blur = functools.partial(gaussian_blur, kernel=config.blur_kernel)
+    invert = functools.partial(solarize, threshold=config.solarize_threshold)
     for start in range(0, len(crops), size):
         rows = order[start : start + size]
         index = _index(rows, crops.device)
@@ -175,9 +124,9 @@ def augment_colors(
         _jitter(levels, some)
         _on_rows(levels, np.flatnonzero(some.gray), to_grayscale)
         blurred = np.flatnonzero(some.sigma)
-        _on_rows(levels, blurred, lambda part, s: gaussian_blur(part, s, blur_kernel), some.sigma)
-        _on_rows(levels, np.flatnonzero(some.solarize), lambda part: solarize(part, threshold))
-        colored.index_copy_(0, index, normalize(levels, mean, std))
+        _on_rows(levels, blurred, blur, some.sigma)
+        _on_rows(levels, np.flatnonzero(some.solarize), invert)
+        colored.index_copy_(0, index, normalize(levels, config.mean, config.std))
     return colored
 
 
@@ -195,7 +144,7 @@ def _on_rows(
     operation: Callable[..., Tensor],
     factors: npt.NDArray[np.float32] | None = None,
 ) -> None:
-    """Change some crops in place; without a gather when all are meant."""
+    """Change some crops in place; without a gather if they are all crops."""
     if not rows.size:
         return
     arguments = () if factors is None else (torch.from_numpy(factors[rows]).to(levels.device),)
@@ -212,7 +161,7 @@ def _index(rows: npt.NDArray[np.int64], device: torch.device) -> Tensor:
 
 
 def adjust_brightness(levels: Tensor, factors: Tensor) -> Tensor:
-    """Scale levels by a factor a crop ``[n]``, in place: Pillow's blend with black, truncated."""
+    """Scale levels, in place, by factors ``[n]``: Pillow's blend with black, truncated."""
     return levels.mul_(_per_crop(factors)).clamp_(0, 255).floor_()
 
 
@@ -231,9 +180,9 @@ def adjust_saturation(levels: Tensor, factors: Tensor) -> Tensor:
 
 
 def adjust_hue(levels: Tensor, shifts: Tensor) -> Tensor:
-    """Turn the hue by whole steps of 1/256 circle a crop ``[n]``, in place, through 8-bit HSV.
+    """Shift the hue by whole steps of 1/256 circle per crop ``[n]``, in place, through 8-bit HSV.
 
-    Written so that float32 gives Pillow's bytes, which Pillow gets from a mix of float and double:
+    Written so that float32 gives the bytes that Pillow computes in a mix of float and double:
     checked for all 2**24 colors in both directions.
     """
     red, green, blue = levels.unbind(1)
@@ -244,8 +193,8 @@ def adjust_hue(levels: Tensor, shifts: Tensor) -> Tensor:
     hue = hue.add_(shifts.view(-1, 1, 1)).remainder_(256)
     sixths = hue.mul_(6).div_(255)
     strength = saturation.div_(255).mul_(value)
-    # How far each channel stays below the largest, as a share of value x saturation: a trapezoid
-    # over the circle of six colors.
+    # Distance of each channel from the largest, as a share of value x saturation: a trapezoid over
+    # the circle of six colors.
     shares = (
         (sixths - 3).abs_().neg_().add_(2),
         (sixths - 2).abs_().sub_(1),
@@ -277,15 +226,15 @@ def _hue_and_saturation(
 
 
 def to_grayscale(levels: Tensor) -> Tensor:
-    """Replace all three channels by the gray of the pixel, in place."""
+    """Set all three channels to the gray level of the pixel, in place."""
     return levels.copy_(_luma(levels).unsqueeze(1).expand_as(levels))
 
 
 def gaussian_blur(levels: Tensor, sigmas: Tensor, kernel: int) -> Tensor:
     """Blur with a normalized Gaussian of `kernel` taps, mirrored at the border, in place.
 
-    `sigmas` in pixels, one a crop ``[n]``. Both directions in float32, rounded once at the end
-    (torchvision convolves with the product of the two kernels; at most one level differs, rarely).
+    `sigmas` in pixels, one per crop ``[n]``. Both directions in float32, rounded once at the end
+    (torchvision convolves with the product of the two kernels; rarely one level differs).
     """
     reach = kernel // 2
     distance = torch.arange(-reach, reach + 1, dtype=torch.float32, device=levels.device)

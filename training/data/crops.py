@@ -1,6 +1,6 @@
 """Multi-crop: which rectangles of an image the networks see, and the pixels of those rectangles.
 
-Two global crops for student and teacher and several small local crops for the student alone
+Two global crops for student and teacher and several small local crops for the student only
 (Caron et al. 2020, SwAV; sizes and scales of DINOv2). Random numbers are a function of (seed,
 image, epoch).
 
@@ -20,7 +20,7 @@ from dinoforge.errors import Fault
 from dinoforge.models.config import IMAGE_MEAN, IMAGE_STD
 from dinoforge.randomness import uniforms
 
-if TYPE_CHECKING:  # a recipe is checked where there is no torch
+if TYPE_CHECKING:  # recipes are checked on machines without torch
     from torch import Tensor
 
 __all__ = ["CropBoxes", "CropsConfig", "crop_boxes", "cut_crops", "draw_boxes", "resized_crop"]
@@ -31,8 +31,8 @@ Image = npt.NDArray[np.uint8]
 # were trained with what came out (dinov2 pull request 411, dinov3 issue 286).
 _BLUR_PRESETS = {"as_published": (0.0, 0.9, 0.5), "as_written": (1.0, 0.1, 0.5)}
 
-_ATTEMPTS = 10  # boxes that do not fit are drawn again so often (torchvision)
-_NUM_DRAWS = 3 + 2 * _ATTEMPTS  # a crop
+_ATTEMPTS = 10  # draws of a box until one fits (torchvision)
+_NUM_DRAWS = 3 + 2 * _ATTEMPTS  # per crop
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +77,7 @@ class CropsConfig:
         return _BLUR_PRESETS[self.blur]
 
     def faults(self, at: str) -> Iterator[Fault]:
-        """Find reversed ranges and a blur wider than a crop."""
+        """Yield reversed ranges and a blur wider than a crop."""
         for name in ("global_scale", "local_scale", "ratio", "blur_sigma"):
             low, high = getattr(self, name)
             if not 0 < low <= high:
@@ -106,36 +106,19 @@ def draw_boxes(
     epochs: npt.NDArray[np.int64],
     sizes: npt.NDArray[np.int64],
 ) -> CropBoxes:
-    """Draw the rectangles of all crops of some images.
+    """Draw the rectangles of all crops of B images; views 0 and 1 are the global crops.
 
-    Parameters
-    ----------
-    config : CropsConfig
-    seed : int
-        Seed of the run.
-    images, epochs : ndarray of int64
-        ``[B]``: which image, in which pass over the data.
-    sizes : ndarray of int64
-        ``[B, 2]``: height and width of the images.
-
-    Returns
-    -------
-    CropBoxes
-        Views 0 and 1 are the global crops; asking for more local crops changes none of the others.
+    Takes the seed of the run; ``[B]``, which image in which pass over the data; ``[B, 2]``, height
+    and width of the images. More local crops do not change the others.
     """
     num_views = 2 + config.num_local
     flat = uniforms(seed, "crops/boxes", images, epoch=epochs, count=num_views * _NUM_DRAWS)
     numbers = flat.reshape(len(images), num_views, _NUM_DRAWS).transpose(1, 0, 2)
-    ratio = (config.ratio[0], config.ratio[1])
-    global_scale = (config.global_scale[0], config.global_scale[1])
-    local_scale = (config.local_scale[0], config.local_scale[1])
-    boxes = np.concatenate(
-        [
-            crop_boxes(numbers[:2, :, 1:], sizes, global_scale, ratio),
-            crop_boxes(numbers[2:, :, 1:], sizes, local_scale, ratio),
-        ]
-    )
-    return CropBoxes(boxes, numbers[:, :, 0] < config.flip_prob)
+    boxes = [
+        crop_boxes(numbers[:2, :, 1:], sizes, config.global_scale, config.ratio),
+        crop_boxes(numbers[2:, :, 1:], sizes, config.local_scale, config.ratio),
+    ]
+    return CropBoxes(np.concatenate(boxes), numbers[:, :, 0] < config.flip_prob)
 
 
 def crop_boxes(
@@ -147,13 +130,13 @@ def crop_boxes(
     """Turn uniform numbers into rectangles, distributed as torchvision's ``RandomResizedCrop``.
 
     The area is uniform in `scale`, the logarithm of width / height in `ratio`. The first of 10
-    attempts that fits into the image counts, which favors small boxes; when none fits, the largest
-    central box within `ratio` is taken.
+    attempts that fits into the image is taken, which favors small boxes; if none fits, the largest
+    central box within `ratio`.
 
     Parameters
     ----------
     numbers : ndarray of float64
-        ``[..., 22]`` in [0, 1): place down, place right, then area and ratio of each attempt.
+        ``[..., 22]`` in [0, 1): offset down, offset right, then area and ratio of each attempt.
     sizes : ndarray of int64
         ``[..., 2]``, broadcast: height and width of the images.
 
@@ -170,17 +153,19 @@ def crop_boxes(
     heights = np.rint(np.sqrt(areas / ratios)).astype(np.int64)
     fits = (widths > 0) & (widths <= width) & (heights > 0) & (heights <= height)
     first = fits.argmax(axis=-1)[..., None]
-    found = np.take_along_axis(fits, first, -1)
+    has_fit = np.take_along_axis(fits, first, -1)
     least = np.maximum(1, np.rint(width / ratio[0]).astype(np.int64))
     widest = np.maximum(1, np.rint(height * ratio[1]).astype(np.int64))
-    box_height = np.where(found, np.take_along_axis(heights, first, -1), np.minimum(height, least))
-    box_width = np.where(found, np.take_along_axis(widths, first, -1), np.minimum(width, widest))
+    box_height = np.where(
+        has_fit, np.take_along_axis(heights, first, -1), np.minimum(height, least)
+    )
+    box_width = np.where(has_fit, np.take_along_axis(widths, first, -1), np.minimum(width, widest))
     spare_height, spare_width = height - box_height, width - box_width
     top = np.where(
-        found, (numbers[..., :1] * (spare_height + 1)).astype(np.int64), spare_height // 2
+        has_fit, (numbers[..., :1] * (spare_height + 1)).astype(np.int64), spare_height // 2
     )
     left = np.where(
-        found, (numbers[..., 1:2] * (spare_width + 1)).astype(np.int64), spare_width // 2
+        has_fit, (numbers[..., 1:2] * (spare_width + 1)).astype(np.int64), spare_width // 2
     )
     return np.concatenate([top, left, box_height, box_width], axis=-1)
 
@@ -188,45 +173,36 @@ def crop_boxes(
 def cut_crops(
     config: CropsConfig, images: Sequence[Image], drawn: CropBoxes
 ) -> "tuple[Tensor, Tensor]":
-    """Cut, resize and mirror all crops of a batch.
-
-    Parameters
-    ----------
-    config : CropsConfig
-    images : sequence of ndarray of uint8
-        B images ``[h, w, 3]``, sizes as given to `draw_boxes`.
-    drawn : CropBoxes
+    """Cut, resize and mirror all crops of B images, uint8 ``[h, w, 3]``.
 
     Returns
     -------
     tuple of Tensor
-        uint8, crop-major (first all images' crop 1): global crops ``[2 B, 3, G, G]`` and local
+        uint8, crop-major (first crop 1 of all images): global crops ``[2 B, 3, G, G]`` and local
         crops ``[num_local B, 3, L, L]``.
     """
     import torch
 
-    sources = [_channels_first(image) for image in images]
     num_images, num_local = len(images), config.num_local
     whole, part = config.global_size, config.local_size
     global_crops = torch.empty((2 * num_images, 3, whole, whole), dtype=torch.uint8)
     local_crops = torch.empty((num_local * num_images, 3, part, part), dtype=torch.uint8)
-    # Image by image, so that its pixels stay in the cache for all its crops.
-    for column, source in enumerate(sources):
+    # Image by image, so that its pixels stay in the CPU's cache for all its crops.
+    for column, image in enumerate(images):
+        # torch warns about read-only memory, although nothing is written here.
+        writable = image if image.flags.writeable else image.copy()
+        source = torch.from_numpy(writable).permute(2, 0, 1)
         for view in range(2 + num_local):
             target = global_crops if view < 2 else local_crops
             row = (view if view < 2 else view - 2) * num_images + column
             box = drawn.boxes[view, column]
-            crop = _resize(source, box.tolist(), target.shape[-1], config.interpolation)
+            crop = resized_crop(source, box.tolist(), target.shape[-1], config.interpolation)
             target[row] = crop.flip(-1) if drawn.flipped[view, column] else crop
     return global_crops, local_crops
 
 
 def resized_crop(
-    image: Image,
-    box: Sequence[int],
-    size: int,
-    *,
-    interpolation: Literal["bicubic", "bilinear"] = "bicubic",
+    source: "Tensor", box: Sequence[int], size: int, interpolation: str = "bicubic"
 ) -> "Tensor":
     """Cut a rectangle out of an image and resize it to a square.
 
@@ -236,32 +212,22 @@ def resized_crop(
 
     Parameters
     ----------
-    image : ndarray of uint8
-        ``[h, w, 3]``.
+    source : Tensor
+        uint8 ``[3, h, w]``.
     box : sequence of int
         Top, left, height, width in pixels, inside the image.
     size : int
         Side of the result, pixels.
+    interpolation : str
+        ``bicubic`` or ``bilinear``.
 
     Returns
     -------
     Tensor
         uint8 ``[3, size, size]``.
     """
-    return _resize(_channels_first(image), box, size, interpolation)
-
-
-def _resize(source: "Tensor", box: Sequence[int], size: int, interpolation: str) -> "Tensor":
     import torch.nn.functional as F
 
     top, left, height, width = box
     cut = source[None, :, top : top + height, left : left + width]
     return F.interpolate(cut, (size, size), mode=interpolation, antialias=True)[0]
-
-
-def _channels_first(image: Image) -> "Tensor":
-    import torch
-
-    # torch warns about memory that it must not write, which it never does here.
-    writable = image if image.flags.writeable else image.copy()
-    return torch.from_numpy(writable).permute(2, 0, 1)

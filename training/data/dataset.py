@@ -1,9 +1,9 @@
-"""Batches of augmented crops: a function of the step, whatever ran before and however many workers.
+"""Training images as an endless sequence of batches, which only the step determines.
 
-Place p = step x batch + i of the endless order is image ``permutation(epoch)[p mod n]`` with epoch
+Position p of the sequence over n images is image ``permutation(epoch)[p mod n]`` with epoch
 ``p // n``; its crops are a function of (seed, image, epoch). So the state of the data is the step.
-Of every step a rank takes the places i of its own, whatever the others do.
-Images that do not decode are replaced by the next in the order, counted and named.
+Each rank takes its own positions of every step. Undecodable images are replaced by the next in the
+order, counted and logged.
 """
 
 import functools
@@ -22,7 +22,7 @@ from dinoforge.errors import UsageError
 from dinoforge.images import Undecodable
 from dinoforge.randomness import KeyedPermutation
 from dinoforge.training.config import DataConfig, TrainingConfig
-from dinoforge.training.data.color import ColorDraws, augment_colors, draw_colors
+from dinoforge.training.data.color import augment_colors, draw_colors
 from dinoforge.training.data.crops import CropsConfig, cut_crops, draw_boxes
 from dinoforge.training.data.decoded_cache import DecodedCache, Shrunk, TrainingImages, plan_cache
 from dinoforge.training.data.loader import prepare_steps, usable_workers, worker_context
@@ -32,12 +32,12 @@ __all__ = ["Batch", "TrainingData", "TrainingImages", "open_training_data"]
 
 _log = logging.getLogger(__name__)
 
-_MAX_IN_A_ROW = 1000  # undecodable images after which the search for a replacement ends
+_MAX_IN_A_ROW = 1000  # undecodable images before the search for a replacement stops
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Crops of a part of a step, crop-major: first crop 1 of all B images, then crop 2, ..."""
+    """Crops of this rank's part of a step, crop-major: crop 1 of all B images, then crop 2, ..."""
 
     step: int
     global_crops: Tensor  # float32 [2 B, 3, G, G], normalized
@@ -48,48 +48,41 @@ class Batch:
     @property
     def keys(self) -> list[str]:
         """Names of the B images."""
-        keys: list[str] = self.table["key"].take(pa.array(self.image_ids)).to_pylist()
-        return keys
+        return self.table["key"].take(pa.array(self.image_ids)).to_pylist()
 
 
 @dataclass(frozen=True)
 class _CutBatch:
-    """What a worker hands over: pixels, and what replaced what."""
+    """Result of a worker: pixels, and which images they are of."""
 
     global_crops: Tensor  # uint8 [2 B, 3, G, G]
     local_crops: Tensor  # uint8 [num_local B, 3, L, L]
-    images: npt.NDArray[np.int64]  # [B], whose turn it was
+    images: npt.NDArray[np.int64]  # [B], next in the order
     epochs: npt.NDArray[np.int64]  # [B]
-    shown: npt.NDArray[np.int64]  # [B], whose pixels these are
-    undecodable: dict[int, str]  # image -> reason, met in this batch
+    shown: npt.NDArray[np.int64]  # [B], shown: these or their replacements
+    undecodable: dict[int, str]  # image -> reason, of this batch
 
     def pin_memory(self) -> "_CutBatch":
         """Move the pixels to page-locked memory (called by torch's loader)."""
-        return replace(
-            self,
-            global_crops=self.global_crops.pin_memory(),
-            local_crops=self.local_crops.pin_memory(),
-        )
+        pinned = [crops.pin_memory() for crops in (self.global_crops, self.local_crops)]
+        return replace(self, global_crops=pinned[0], local_crops=pinned[1])
 
 
 class TrainingData:
-    """The endless order of training images, as batches of crops.
+    """The endless sequence of training images, as batches of crops.
 
     Parameters
     ----------
-    images : TrainingImages
-        At least one must decode.
-    crops : CropsConfig
-    data : DataConfig
-        Workers and cache: how fast, never what.
+    images, crops, data
+        What is cropped and how; workers and cache of `data` change speed, never a batch.
     batch_size : int
-        Images a step, over all ranks.
+        Images per step, over all ranks.
     part : range, optional
-        Places in each step that this rank takes: B of them; all by default.
+        Positions of each step that this rank takes, B of them; default: all.
     seed : int
-        Decides order, crops and colors.
+        Determines order, crops and colors.
     device : torch.device
-        Where colors are changed and where the batches are.
+        Where colors are changed and batches are returned.
     """
 
     def __init__(
@@ -120,24 +113,18 @@ class TrainingData:
         self._cutter = _Cutter(images, crops, batch_size, part or range(batch_size), seed, cache)
         self._max_bad_share = data.max_bad_share
         self._num_seen = 0
-        self.undecodable: dict[int, str] = {}  # image -> reason, met so far in this process
+        self.undecodable: dict[int, str] = {}  # image -> reason, so far in this process
 
     def __len__(self) -> int:
-        """Count the images of one pass."""
+        """Return the number of images."""
         return len(self._table)
 
     def batch(self, step: int) -> Batch:
-        """Make the batch of one step, in this process.
-
-        Raises
-        ------
-        UsageError
-            If too many images do not decode.
-        """
+        """Make the batch of one step in this process; raises if too many images do not decode."""
         return self._finish(step, self._cutter(step))
 
     def batches(self, start: int, stop: int) -> Iterator[Batch]:
-        """Yield the batches of steps ``start .. stop - 1``, prepared ahead by the workers."""
+        """Yield the batches of steps ``start .. stop - 1``, prepared in advance by the workers."""
         steps = range(start, stop)
         if self._context is None or not steps:
             yield from map(self.batch, steps)
@@ -153,117 +140,95 @@ class TrainingData:
             yield self._finish(step, cut)
 
     def _finish(self, step: int, cut: _CutBatch) -> Batch:
-        self._count(cut)
-        colors = draw_colors(self._crops, self._seed, cut.images, cut.epochs)
-        return Batch(
-            step=step,
-            global_crops=self._color(cut.global_crops, colors[0]),
-            local_crops=self._color(cut.local_crops, colors[1]),
-            image_ids=cut.shown,
-            table=self._table,
-        )
+        self._count_undecodable(cut)
+        crops = (cut.global_crops, cut.local_crops)
+        draws = draw_colors(self._crops, self._seed, cut.images, cut.epochs)
+        colored = [
+            augment_colors(pixels.to(self._device, non_blocking=True), drawn, self._crops)
+            for pixels, drawn in zip(crops, draws, strict=True)
+        ]
+        return Batch(step, colored[0], colored[1], cut.shown, self._table)
 
-    def _color(self, crops: Tensor, draws: ColorDraws) -> Tensor:
-        return augment_colors(
-            crops.to(self._device, non_blocking=True),
-            draws,
-            blur_kernel=self._crops.blur_kernel,
-            threshold=self._crops.solarize_threshold,
-            mean=self._crops.mean,
-            std=self._crops.std,
-        )
-
-    def _count(self, cut: _CutBatch) -> None:
+    def _count_undecodable(self, cut: _CutBatch) -> None:
         self._num_seen += len(cut.images)
-        new = {
-            image: why for image, why in cut.undecodable.items() if image not in self.undecodable
-        }
-        if not new:
-            return
+        new = {n: reason for n, reason in cut.undecodable.items() if n not in self.undecodable}
         self.undecodable.update(new)
         for image, reason in new.items():
             _log.warning("replaced %s: %s", self._table["key"][image], reason)
         bad, seen = len(self.undecodable), self._num_seen + len(self.undecodable)
-        if bad > max(10, self._max_bad_share * seen):
+        if new and bad > max(10, self._max_bad_share * seen):
             image, reason = next(iter(new.items()))
             raise UsageError(
-                what=f"{bad} of {seen} images do not decode, the last: {reason}",
+                what=f"{bad} of {seen} images do not decode, most recently: {reason}",
                 where=str(self._table["key"][image]),
                 do="drop them with `dinoforge curate`, or raise data.max_bad_share",
             )
 
 
+@dataclass
 class _Cutter:
-    """Cuts the crops of a step; a function of the step that travels to worker processes."""
+    """Cuts the crops of a step; a function of the step that is sent to worker processes."""
 
-    def __init__(
-        self,
-        images: TrainingImages,
-        crops: CropsConfig,
-        batch_size: int,
-        part: range,
-        seed: int,
-        cache: DecodedCache | None,
-    ) -> None:
-        self._images = images
-        self._crops = crops
-        self._batch_size = batch_size
-        self._part = np.arange(part.start, part.stop)
-        self._seed = seed
-        self._cache = cache
-        self._undecodable: dict[int, str] = {}
+    images: TrainingImages
+    crops: CropsConfig
+    batch_size: int
+    part: range
+    seed: int
+    cache: DecodedCache | None
+    undecodable: dict[int, str] = field(default_factory=dict)
 
     def __call__(self, step: int) -> _CutBatch:
-        num_images = len(self._images)
-        places = step * self._batch_size + self._part
-        epochs, places = places // num_images, places % num_images
-        images = np.empty_like(places)
+        num_images = len(self.images)
+        rows = step * self.batch_size + np.arange(self.part.start, self.part.stop)
+        epochs, positions = np.divmod(rows, num_images)
+        images = np.empty_like(positions)
         for epoch in np.unique(epochs):
             now = epochs == epoch
-            images[now] = _order(num_images, self._seed, int(epoch))[places[now]]
-        met: dict[int, str] = {}
-        shown, pixels = [], []
-        for image, place, epoch in zip(images, places, epochs, strict=True):
-            one, its_pixels = self._first_decodable(int(image), int(place), int(epoch), met)
-            shown.append(one)
-            pixels.append(its_pixels)
-        sizes = np.array([its_pixels.shape[:2] for its_pixels in pixels])
-        # Drawn for the image whose turn it was: a replacement that is in the batch anyway is cut
-        # differently there.
-        drawn = draw_boxes(self._crops, self._seed, images, epochs, sizes)
-        crops = cut_crops(self._crops, pixels, drawn)
-        return _CutBatch(*crops, images, epochs, np.array(shown), met)
+            images[now] = _order(num_images, self.seed, int(epoch))[positions[now]]
+        undecodable: dict[int, str] = {}
+        shown, pixels = zip(
+            *(
+                self._first_decodable(int(image), int(position), int(epoch), undecodable)
+                for image, position, epoch in zip(images, positions, epochs, strict=True)
+            ),
+            strict=True,
+        )
+        sizes = np.array([image.shape[:2] for image in pixels])
+        # Drawn for the image next in the order: if its replacement is in the batch anyway, the two
+        # are cut differently.
+        drawn = draw_boxes(self.crops, self.seed, images, epochs, sizes)
+        crops = cut_crops(self.crops, pixels, drawn)
+        return _CutBatch(*crops, images, epochs, np.array(shown), undecodable)
 
     def _first_decodable(
-        self, image: int, place: int, epoch: int, met: dict[int, str]
+        self, image: int, position: int, epoch: int, undecodable: dict[int, str]
     ) -> tuple[int, npt.NDArray[np.uint8]]:
         """Decode an image, or else the next in the order that decodes."""
-        num_images = len(self._images)
+        num_images = len(self.images)
         for _ in range(min(num_images, _MAX_IN_A_ROW)):
-            pixels = self._decode(image, met)
+            pixels = self._decode(image)
             if pixels is not None:
                 return image, pixels
-            place = (place + 1) % num_images
-            image = _order(num_images, self._seed, epoch)[place]
-        reason = next(iter(met.values()))
+            undecodable[image] = self.undecodable[image]
+            position = (position + 1) % num_images
+            image = _order(num_images, self.seed, epoch)[position]
+        image, reason = next(iter(undecodable.items()))
         raise UsageError(
-            what=f"{len(met)} images in a row do not decode, the first: {reason}",
-            where=str(self._images.table["key"][next(iter(met))]),
-            do="look at these files, or drop them with `dinoforge curate`",
+            what=f"{len(undecodable)} images in a row do not decode, the first: {reason}",
+            where=str(self.images.table["key"][image]),
+            do="check these files, or drop them with `dinoforge curate`",
         )
 
-    def _decode(self, image: int, met: dict[int, str]) -> npt.NDArray[np.uint8] | None:
-        pixels = self._cache.get(image) if self._cache is not None else None
-        if pixels is None and image not in self._undecodable:
+    def _decode(self, image: int) -> npt.NDArray[np.uint8] | None:
+        pixels = self.cache.get(image) if self.cache is not None else None
+        if pixels is None and image not in self.undecodable:
             try:
-                pixels = self._images.decode(image)
-            except Undecodable as refused:
-                self._undecodable[image] = str(refused)
+                pixels = self.images.decode(image)
+            except Undecodable as error:
+                self.undecodable[image] = str(error)
             else:
-                if self._cache is not None:
-                    self._cache.put(image, pixels)
-        if pixels is None:
-            met[image] = self._undecodable[image]
+                if self.cache is not None:
+                    self.cache.put(image, pixels)
         return pixels
 
 
@@ -275,22 +240,10 @@ def _order(num_images: int, seed: int, epoch: int) -> KeyedPermutation:
 def open_training_data(
     config: TrainingConfig, cache: Path, rank_info: RankInfo, device: torch.device
 ) -> TrainingData:
-    """Open the images of a recipe for one rank.
+    """Open the images of a recipe for one rank, which takes a contiguous part of every step.
 
-    Parameters
-    ----------
-    config : TrainingConfig
-    cache : Path
-        Folder for what has to be unpacked.
-    rank_info : RankInfo
-        Of this rank, which takes a contiguous part of every step.
-    device : torch.device
-        Where the batches are wanted.
-
-    Raises
-    ------
-    UsageError
-        If a path is missing or holds no images.
+    `cache` is a folder for unpacked sources; batches are returned on `device`. Raises a
+    `UsageError` if a path is missing or holds no images.
     """
     from dinoforge.sources import open_images
 

@@ -1,7 +1,7 @@
-"""Decoded images kept in memory, shared by all data workers, filled as they are first used.
+"""Decoded images kept in memory, shared by all data workers, added when first used.
 
-A first pass over a small data set decodes each image once; later passes only crop. What does not
-fit any more is decoded again each time: the cache changes speed, never a batch.
+The first pass over a small data set decodes each image once; later passes only crop. Images that no
+longer fit are decoded every time: the cache changes speed, never a batch.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from dinoforge.images import Undecodable, resize
 
-__all__ = ["DecodedCache", "Decodes", "Shrunk", "TrainingImages", "plan_cache"]
+__all__ = ["DecodedCache", "Shrunk", "TrainingImages", "plan_cache"]
 
 Image = npt.NDArray[np.uint8]
 
@@ -23,11 +23,16 @@ _SAMPLE = 64  # images decoded to estimate the size of all
 _SPARE = 1.1
 
 
-class Decodes(Protocol):
+class TrainingImages(Protocol):
     """Images by number; `dinoforge.sources.ImageSet` is one."""
 
+    @property
+    def table(self) -> pa.Table:
+        """One row per image, with column ``key``."""
+        ...
+
     def __len__(self) -> int:
-        """Count the images."""
+        """Return the number of images."""
         ...
 
     def decode(self, index: int, /) -> Image:
@@ -35,26 +40,10 @@ class Decodes(Protocol):
         ...
 
 
-class TrainingImages(Decodes, Protocol):
-    """What is trained on; `dinoforge.sources.ImageSet` is one."""
-
-    @property
-    def table(self) -> pa.Table:
-        """One row an image, with column ``key``."""
-        ...
-
-
 class DecodedCache:
-    """Pixels of up to n images in one block of memory.
+    """Pixels of images in one block of ``num_bytes`` of memory.
 
-    Parameters
-    ----------
-    num_images : int
-        n.
-    num_bytes : int
-        Room for pixels; handed out by the system page by page as it fills, unless shared.
-    context : multiprocessing context, optional
-        Share the block with processes started from it (it travels to them when they start).
+    With a multiprocessing `context`, the block is shared with the processes started from it.
     """
 
     def __init__(
@@ -66,58 +55,49 @@ class DecodedCache:
         self._lock: AbstractContextManager[object] = contextlib.nullcontext()
         if context is None:
             self._pixels: object = np.empty(num_bytes, np.uint8)
-            # Where each image starts (-1: not here), its height and width; last row: room used.
-            self._places: object = np.empty(3 * (num_images + 1), np.int64)
+            # Start (-1: absent), height and width of each image; last row: bytes used.
+            self._slots: object = np.empty(3 * (num_images + 1), np.int64)
         else:
             self._lock = context.Lock()
             self._pixels = context.RawArray("B", max(1, num_bytes))
-            self._places = context.RawArray("q", 3 * (num_images + 1))
+            self._slots = context.RawArray("q", 3 * (num_images + 1))
         self._views()[1][:] = -1
         self._views()[1][-1] = 0
 
     def get(self, index: int) -> Image | None:
-        """Return the pixels of an image, or None; a view that must not be written to."""
-        pixels, places = self._views()
+        """Return the pixels of an image, a view that must not be changed, or None."""
+        pixels, slots = self._views()
         with self._lock:
-            start, height, width = places[index].tolist()
+            start, height, width = slots[index].tolist()
         if start < 0:
             return None
         return pixels[start : start + 3 * height * width].reshape(height, width, 3)
 
     def put(self, index: int, image: Image) -> None:
-        """Keep the pixels of an image if there is room and they are not here yet."""
-        pixels, places = self._views()
+        """Keep the pixels of an image if there is room and they are absent."""
+        pixels, slots = self._views()
         with self._lock:
-            start = int(places[-1, 0])
-            if places[index, 0] >= 0 or start + image.size > len(pixels):
+            start = int(slots[-1, 0])
+            if slots[index, 0] >= 0 or start + image.size > len(pixels):
                 return
             pixels[start : start + image.size] = image.reshape(-1)
-            places[-1, 0] = start + image.size
-            places[index] = (start, *image.shape[:2])
+            slots[-1, 0] = start + image.size
+            slots[index] = (start, *image.shape[:2])
 
     def _views(self) -> tuple[Image, npt.NDArray[np.int64]]:
-        places = np.frombuffer(self._places, np.int64)  # type: ignore[call-overload]
-        return np.frombuffer(self._pixels, np.uint8), places.reshape(-1, 3)  # type: ignore[call-overload]
+        slots = np.frombuffer(self._slots, np.int64)  # type: ignore[call-overload]
+        return np.frombuffer(self._pixels, np.uint8), slots.reshape(-1, 3)  # type: ignore[call-overload]
 
 
 def plan_cache(
-    images: Decodes,
+    images: TrainingImages,
     mode: Literal["auto", "decoded", "none"],
     limit_mib: int,
     context: multiprocessing.context.BaseContext | None = None,
 ) -> DecodedCache | None:
-    """Make a cache for all images, or none.
+    """Make a cache for all images, if `mode` is "decoded", or "auto" and they fit in the limit.
 
-    Parameters
-    ----------
-    images : Decodes
-        A few of them are decoded to estimate the size of all.
-    mode : str
-        "auto": only if all fit into the limit; "decoded": always; "none": never.
-    limit_mib : int
-        Memory for pixels under "auto", MiB.
-    context : multiprocessing context, optional
-        Of the processes that will share the cache.
+    The size of all is estimated by decoding a few; `context` is that of the worker processes.
     """
     if mode == "none" or not len(images):
         return None
@@ -132,13 +112,9 @@ def plan_cache(
 
 
 class Shrunk:
-    """Images of at most ``max_side`` pixels on their shorter side; smaller ones stay as they are.
+    """Images shrunk as they are decoded, to a shorter side of at most ``max_side`` pixels.
 
-    Parameters
-    ----------
-    images : TrainingImages
-    max_side : int
-        Pixels.
+    Large photographs then fit the cache; smaller images are unchanged.
     """
 
     def __init__(self, images: TrainingImages, max_side: int) -> None:
@@ -146,7 +122,7 @@ class Shrunk:
         self.table: pa.Table = images.table
 
     def __len__(self) -> int:
-        """Count the images."""
+        """Return the number of images."""
         return len(self._images)
 
     def decode(self, index: int, /) -> npt.NDArray[np.uint8]:

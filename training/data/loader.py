@@ -1,8 +1,8 @@
-"""Processes that prepare the batches of coming steps; any number of them gives the same batches.
+"""Processes that prepare the batches of coming steps; their number does not change a batch.
 
-Workers are forked from a server process that has torch loaded and nothing else running, never from
-the training process with its threads and its GPU. They leave signals to the training process,
-which decides when to stop, and end when it is gone.
+Workers are forked from a server process that only has torch loaded, never from the training
+process with its threads and its GPU. They ignore signals: the training process decides when to
+stop; they end with it.
 """
 
 import multiprocessing
@@ -11,6 +11,7 @@ import multiprocessing.forkserver
 import os
 import signal
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 import torch
@@ -22,21 +23,20 @@ __all__ = ["prepare_steps", "usable_workers", "worker_context"]
 
 T = TypeVar("T")
 
-_PREFETCHED = 2  # batches that each worker prepares ahead
-# What a scheduler or a keyboard sends to the whole process group; the training process reacts.
+# Sent to the whole process group by a scheduler or the keyboard; the training process reacts.
 _LEFT_TO_TRAINING = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 
 
 def usable_workers(num_workers: int) -> int:
-    """Limit the workers to the cores that this process may use."""
+    """Limit the number of workers to the cores that this process may use."""
     return min(num_workers, len(os.sched_getaffinity(0)))
 
 
 def worker_context() -> multiprocessing.context.BaseContext:
-    """Start the server that workers are forked from, once; return its context."""
+    """Start the server that workers are forked from, unless it runs; return its context."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["dinoforge.training.data.dataset"])
-    # Blocked signals are inherited: neither server nor workers can be ended by them.
+    # Blocked signals are inherited: they can end neither server nor workers.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _LEFT_TO_TRAINING)
     try:
         multiprocessing.forkserver.ensure_running()
@@ -53,19 +53,16 @@ def prepare_steps(
     context: multiprocessing.context.BaseContext,
     pinned: bool,
 ) -> Iterator[T]:
-    """Yield ``prepare(step)`` for each step in order, computed ahead in worker processes.
+    """Yield ``prepare(step)`` for each step in order, computed in advance by worker processes.
 
     Parameters
     ----------
     prepare : callable
-        A function of the step alone; must pickle.
-    steps : range
-    num_workers : int
-        At least 1.
-    context : multiprocessing context
-        From `worker_context`.
+        A function of the step only; is pickled.
+    steps, num_workers, context
+        At least 1 worker, from `worker_context`.
     pinned : bool
-        Hand results over in page-locked memory, from which a GPU copies without waiting.
+        Return results in page-locked memory, from which a GPU copies asynchronously.
     """
     loader: DataLoader[T | DinoforgeError] = DataLoader(
         _Steps(prepare),
@@ -75,9 +72,9 @@ def prepare_steps(
         collate_fn=_as_it_is,
         worker_init_fn=_leave_signals,
         multiprocessing_context=context,
-        prefetch_factor=_PREFETCHED,
+        prefetch_factor=2,  # batches per worker
         pin_memory=pinned,
-        # Without one of its own, the loader would take a number from torch's global generator.
+        # Without its own, the loader would draw from torch's global generator.
         generator=torch.Generator(),
     )
     for result in loader:
@@ -86,15 +83,15 @@ def prepare_steps(
         yield result
 
 
+@dataclass(frozen=True)
 class _Steps(Dataset[T | DinoforgeError], Generic[T]):
-    def __init__(self, prepare: Callable[[int], T]) -> None:
-        self._prepare = prepare
+    prepare: Callable[[int], T]
 
     def __getitem__(self, step: int) -> T | DinoforgeError:
         try:
-            return self._prepare(step)
+            return self.prepare(step)
         except DinoforgeError as error:
-            return error  # raised, torch would make another kind of error of it
+            return error  # if raised, torch would change its type
 
 
 def _as_it_is(result: T) -> T:

@@ -40,14 +40,14 @@ class MaskConfig:
     ratio: tuple[Fraction, Fraction] = (0.1, 0.5)
 
     def faults(self, at: str) -> Iterator[Fault]:
-        """Find a reversed range."""
+        """Yield a reversed range."""
         low, high = self.ratio
         if low > high:
             yield Fault(f"`{at}.ratio` is {[low, high]}", "recipe", "give 0 <= low <= high <= 1")
 
 
 class MaskDraws(Protocol):
-    """Where `block_mask` gets its random numbers from."""
+    """Random numbers of `block_mask`; see `dinoforge.randomness.Draws`."""
 
     def uniform(self, low: float, high: float) -> float:
         """Draw from [low, high)."""
@@ -58,7 +58,7 @@ class MaskDraws(Protocol):
 
 @dataclass(frozen=True)
 class BatchMasks:
-    """Masks of one batch, as the student and the iBOT loss want them."""
+    """Masks of one batch, as the student and the iBOT loss take them."""
 
     masks_BN: npt.NDArray[np.bool_]
     indices_M: npt.NDArray[np.int64]  # of the masked patches in the flat [B * N]
@@ -68,25 +68,19 @@ class BatchMasks:
 def block_mask(rows: int, columns: int, target: int, draws: MaskDraws) -> npt.NDArray[np.bool_]:
     """Cover about ``target`` patches with rectangles (BEiT, Bao et al. 2022, algorithm 1).
 
-    Rectangles are added until the target is met or ten tries in a row add nothing; the target is
-    never exceeded and may be missed.
-
-    Returns
-    -------
-    ndarray of bool
-        ``[rows, columns]``, True = hidden.
+    Rectangles are added until the target is reached or ten tries in a row add nothing; the target
+    is never exceeded and may be missed. Returns a mask ``[rows, columns]``, True = hidden.
     """
     mask = np.zeros((rows, columns), np.bool_)
     low, high = math.log(_MIN_ASPECT), math.log(1 / _MIN_ASPECT)
     masked = 0
     while masked < target:
-        added = 0
         for _ in range(_TRIES):
             area = draws.uniform(_MIN_PATCHES, target - masked)
             aspect = math.exp(draws.uniform(low, high))
             height = round(math.sqrt(area * aspect))
             width = round(math.sqrt(area / aspect))
-            if not (width < columns and height < rows):
+            if width >= columns or height >= rows:
                 continue
             top = draws.integer(0, rows - height + 1)
             left = draws.integer(0, columns - width + 1)
@@ -94,11 +88,10 @@ def block_mask(rows: int, columns: int, target: int, draws: MaskDraws) -> npt.ND
             new = block.size - int(block.sum())
             if 0 < new <= target - masked:
                 block[:] = True
-                added = new
+                masked += new
                 break
-        if added == 0:
+        else:
             break
-        masked += added
     return mask
 
 
@@ -114,10 +107,10 @@ def draw_masks(
 ) -> BatchMasks:
     """Draw the masks of some global crops of a step.
 
-    Of ``num_crops`` crops ``int(num_crops * image_prob)`` are masked. The i-th of these slots gets
-    its ratio from the i-th slice of an even division of ``ratio``, so that a step always has the
+    Of ``num_crops`` crops ``int(num_crops * image_prob)`` are masked. The i-th of these slots draws
+    its ratio from the i-th slice of an even division of ``ratio``, so that every step covers the
     whole range; slots are shuffled over the crops. A mask is a function of (seed, step, slot):
-    ranks that draw only their own crops agree on the whole.
+    ranks that draw only their own crops agree on all of them.
 
     Parameters
     ----------
@@ -125,10 +118,10 @@ def draw_masks(
         Global crops of the step, over all ranks.
     rows, columns : int
         Grid of patches.
-    config : MaskConfig
-    seed, step : int
+    config, seed, step
+        Of the run.
     crops : ndarray of int64, optional
-        Which crops, in the order wanted; all by default.
+        Which crops, in this order; default: all.
     """
     num_masked = int(num_crops * config.image_prob)
     slots = uniforms(seed, "masks/slots", [step], count=num_crops)[0].argsort(kind="stable")
@@ -136,8 +129,8 @@ def draw_masks(
     masks = np.zeros((len(slots), rows * columns), np.bool_)
     masked = np.flatnonzero(slots < num_masked)
     draws = Draws.many(seed, "masks", slots[masked], epoch=step)
-    for crop, its_draws in zip(masked, draws, strict=True):
-        mask = slot_mask(int(slots[crop]), num_masked, rows, columns, config.ratio, its_draws)
+    for crop, own_draws in zip(masked, draws, strict=True):
+        mask = slot_mask(int(slots[crop]), num_masked, rows, columns, config.ratio, own_draws)
         masks[crop] = mask.ravel()
     return collate_masks(masks)
 
@@ -150,16 +143,16 @@ def slot_mask(
     ratio: tuple[float, float],
     draws: MaskDraws,
 ) -> npt.NDArray[np.bool_]:
-    """Draw the mask of one of the ``num_masked`` slots of a step, bool ``[rows, columns]``."""
+    """Draw the mask of one of the ``num_masked`` slots of a step, ``[rows, columns]``."""
     low, high = _edges(tuple(ratio), num_masked)[slot : slot + 2]
     return block_mask(rows, columns, int(rows * columns * draws.uniform(low, high)), draws)
 
 
 @functools.lru_cache(maxsize=4)
 def _edges(ratio: tuple[float, float], num_masked: int) -> list[float]:
-    import torch  # not above: a recipe is checked where there is none
+    import torch  # here: recipes are checked on machines without it
 
-    # In float32 and by torch, as published: another rounding moves a target by one now and then.
+    # In float32 and by torch, as published: other rounding sometimes moves a target by one.
     edges: list[float] = torch.linspace(*ratio, num_masked + 1, dtype=torch.float32).tolist()
     return edges
 

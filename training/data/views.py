@@ -1,4 +1,4 @@
-"""What the networks see of a step on this rank, in micro-batches: crops, masks, subsets."""
+"""Micro-batches of a step on this rank: crops, masks, and rows of stochastic depth."""
 
 from dataclasses import dataclass
 
@@ -18,7 +18,7 @@ __all__ = ["StepViews"]
 
 @dataclass(frozen=True)
 class StepViews:
-    """Cut a batch into micro-batches and add what is drawn for them, as functions of the step."""
+    """Cut a batch into micro-batches; masks and stochastic depth are functions of the step."""
 
     config: TrainingConfig
     rank_info: RankInfo
@@ -38,7 +38,7 @@ class StepViews:
         ]
 
     def _views(self, batch: Batch, rows: range, first: int) -> Views:
-        """Take some of the images; `first` is the place of the batch's first one in the step."""
+        """Take some of the images; `first` is the position of the batch in the step."""
         config = self.config
         dtype = torch.float64 if config.precision == "float64" else torch.float32
         images = np.arange(first + rows.start, first + rows.stop)
@@ -52,15 +52,14 @@ class StepViews:
             step=batch.step,
             crops=np.concatenate([images, config.batch_size + images]),
         )
-        own = len(batch.image_ids)
 
-        def taken(crops: torch.Tensor) -> torch.Tensor:
-            per_crop = crops.unflatten(0, (len(crops) // own, own))
+        def take(crops: torch.Tensor) -> torch.Tensor:
+            per_crop = crops.unflatten(0, (-1, len(batch.image_ids)))
             return per_crop[:, rows.start : rows.stop].flatten(0, 1).to(self.device, dtype)
 
         return Views(
-            taken(batch.global_crops),
-            taken(batch.local_crops),
+            take(batch.global_crops),
+            take(batch.local_crops),
             torch.from_numpy(masks.masks_BN).to(self.device),
             torch.from_numpy(masks.indices_M).to(self.device),
             torch.from_numpy(masks.weights_M).to(self.device),

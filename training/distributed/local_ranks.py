@@ -16,30 +16,28 @@ __all__ = ["end_with_launcher", "run_local_ranks"]
 
 _PARENT = "DINOFORGE_PARENT"  # a rank ends when this process is gone
 _FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
-_GRACE_S = 20.0  # for ranks whose neighbor was lost, to find out which and say so
+_GRACE_S = 20.0  # for the remaining ranks to find out which one was lost, and report it
 
 
 def run_local_ranks(count: int, arguments: Sequence[str]) -> int:
     """Run ``python -m dinoforge ARGUMENTS`` on `count` ranks until all have ended.
 
-    Rank 0 prints results; of the others only warnings and errors are seen. Signals go on to all
-    of them, and they agree on what to do.
-
-    Returns
-    -------
-    int
-        0, or the exit code of the first rank that failed.
+    Rank 0 prints results; the others print warnings and errors only. Signals are forwarded to all
+    of them; they agree on what to do. Returns 0, or the exit code of the first rank that failed.
 
     Raises
     ------
     RankLost
         If a rank was killed: names it; the others have been ended.
     """
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
     shared = os.environ | {
         "WORLD_SIZE": str(count),
         "LOCAL_WORLD_SIZE": str(count),
         "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(_free_port()),
+        "MASTER_PORT": str(port),
         _PARENT: str(os.getpid()),
     }
     command = [sys.executable, "-m", "dinoforge", *arguments]
@@ -53,12 +51,12 @@ def run_local_ranks(count: int, arguments: Sequence[str]) -> int:
     before = {number: signal.signal(number, forward) for number in _FORWARDED}
     try:
         for number in range(count):
-            ranks.append(  # noqa: PERF401 - the handler sees those that are there
+            ranks.append(  # noqa: PERF401 - the signal handler sees those already started
                 subprocess.Popen(
                     command,
                     env=shared | {"RANK": str(number), "LOCAL_RANK": str(number)},
                     stdout=None if number == 0 else subprocess.DEVNULL,
-                    start_new_session=True,  # a keyboard's signal comes through us, once
+                    start_new_session=True,  # Ctrl-C reaches them once, through this process
                 )
             )
         return _wait(ranks)
@@ -72,7 +70,7 @@ def run_local_ranks(count: int, arguments: Sequence[str]) -> int:
 
 
 def end_with_launcher() -> None:
-    """End this process with the one that started it as a rank; for others nothing happens."""
+    """End this process with the one that started it as a rank; others are not affected."""
     if _PARENT in os.environ:
         end_with_parent(int(os.environ[_PARENT]))
 
@@ -86,18 +84,8 @@ def _wait(ranks: Sequence[subprocess.Popen[bytes]]) -> int:
             first = next((n for n, process in enumerate(ranks) if process.poll()), None)
             deadline = float("inf") if first is None else time.monotonic() + _GRACE_S
     codes = [process.poll() for process in ranks]
-    killed = [n for n, code in enumerate(codes) if code is not None and code < 0]
-    if killed:
-        name = signal.Signals(-(codes[killed[0]] or 0)).name
-        raise RankLost(f"rank {killed[0]} was lost: {name} (often: out of memory)")
-    if first is None:
-        first = next((n for n, code in enumerate(codes) if code), None)
-    code = codes[first] if first is not None else 0
-    return code or 0
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    for number, code in enumerate(codes):
+        if code is not None and code < 0:
+            name = signal.Signals(-code).name
+            raise RankLost(f"rank {number} was lost: {name} (often: out of memory)")
+    return (codes[first] if first is not None else next(filter(None, codes), 0)) or 0

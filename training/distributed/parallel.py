@@ -1,7 +1,7 @@
-"""How one network is spread over ranks: applied from outside, in one order that can be read.
+"""How one network is spread over ranks: applied from outside, in a fixed order.
 
-Build on the meta device, recompute activations, compile, shard, allocate (filled with NaN, so that
-what is never initialized shows), draw the weights, wrap. The model knows nothing of it, names of
+Build on the meta device, checkpoint activations, compile, shard, allocate (filled with NaN, so that
+uninitialized values show), draw the weights, wrap. The model does not know about it, names of
 tensors do not change, and the weights drawn do not depend on the number of ranks.
 """
 
@@ -44,14 +44,13 @@ class Parallel:
 
     method: Method
     mode: Mode
-    loss_of: Callable[
-        [Views, Targets, list[BlockRows] | None], Losses
-    ]  # the method, or DDP around it
-    shard_group: dist.ProcessGroup | None  # ranks that hold one copy together; None: each alone
+    # the method, or DDP around it
+    loss_of: Callable[[Views, Targets, list[BlockRows] | None], Losses]
+    shard_group: dist.ProcessGroup | None  # ranks that hold one copy together, if any do
 
     @contextlib.contextmanager
     def micro_batch(self, *, last: bool) -> Iterator[None]:
-        """Exchange gradients after the last micro-batch of a step only."""
+        """Synchronize gradients after the last micro-batch of a step only."""
         for network in self.method.student.values():
             if isinstance(network, FSDPModule):
                 network.set_requires_gradient_sync(last)
@@ -65,18 +64,7 @@ class Parallel:
 def make_parallel(
     config: TrainingConfig, device: torch.device, rank_info: RankInfo, attention: AttentionSetting
 ) -> Parallel:
-    """Build the method of a recipe on this rank.
-
-    Parameters
-    ----------
-    config : TrainingConfig
-        ``parallel`` says how; it changes speed and memory, not results.
-    device : torch.device
-        Of this rank.
-    rank_info : RankInfo
-        Its place; the process group must be there if there are several.
-    attention : AttentionSetting
-        What the run settled on.
+    """Build the method of a recipe on this rank; with several ranks, in their process group.
 
     Raises
     ------
@@ -97,7 +85,11 @@ def make_parallel(
             mode, rank_info.world_size, rank_info.local_world_size
         )
         mesh = shard_method(config, method, device, rank_info.world_size, copy)
-    _allocate(method, device)
+    method.to_empty(device=device)
+    for tensor in method.parameters():
+        local_part(tensor.data).fill_(torch.nan)
+    for buffer in method.buffers():
+        buffer.zero_()  # the centers
     draw_method_weights(config, method)
     method.train()
     loss_of: Any = method
@@ -105,38 +97,37 @@ def make_parallel(
         loss_of = DistributedDataParallel(
             method,
             device_ids=[device.index] if device.type == "cuda" else None,
-            **_leave_buffers_alone(),  # every rank computes the same centers
             gradient_as_bucket_view=True,
+            **_without_buffer_sync(),  # every rank computes the same centers
         )
-    group = mesh.get_group("shard") if mesh is not None else None
     if rank_info.world_size > 1:
         _log.info("%d ranks, %s", rank_info.world_size, mode)
-    return Parallel(method, mode, loss_of, group)
+    return Parallel(method, mode, loss_of, mesh.get_group("shard") if mesh is not None else None)
 
 
-def _leave_buffers_alone() -> dict[str, Any]:
-    new_name = "forward_sync_buffers"  # since torch 2.13, which warns of the old one
+def _without_buffer_sync() -> dict[str, Any]:
+    new_name = "forward_sync_buffers"  # since torch 2.13, which warns about the old one
     known = inspect.signature(DistributedDataParallel.__init__).parameters
     return {new_name if new_name in known else "broadcast_buffers": False}
 
 
 def _checkpoint_blocks(student: nn.ModuleDict) -> None:
-    """Keep of every block its input only; the rest is computed again in the backward pass."""
+    """Keep only the input of every block; the rest is recomputed in the backward pass."""
     for block in student["backbone"].get_submodule("blocks").children():
-        # Randomness is drawn outside the blocks, so no generator has to be restored.
-        block.forward = _computed_again(block.forward)
+        block.forward = _recomputed(block.forward)
 
 
-def _computed_again(forward: Callable[..., Any]) -> Callable[..., Any]:
-    # A function of our own: around torch's itself `Module.compile` would compile nothing.
+def _recomputed(forward: Callable[..., Any]) -> Callable[..., Any]:
+    # A function of our own: around torch's `checkpoint`, `Module.compile` would compile nothing.
     def run(*args: Any, **kwargs: Any) -> Any:
+        # Randomness is drawn outside the blocks, so there is no generator state to restore.
         return checkpoint(forward, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
 
     return run
 
 
 def _compile_blocks(method: Method) -> None:
-    """Compile block by block: one block is compiled once for all of its like."""
+    """Compile block by block: equal blocks are compiled once."""
     for networks in (method.student, method.teacher):
         for block in networks["backbone"].get_submodule("blocks").children():
             block.compile(dynamic=False, fullgraph=True)
@@ -145,22 +136,20 @@ def _compile_blocks(method: Method) -> None:
 def shard_method(
     config: TrainingConfig, method: Method, device: torch.device, num_ranks: int, ranks_of_copy: int
 ) -> DeviceMesh:
-    """Make each block, each head and the rest of a backbone a unit that is gathered at once.
+    """Make each block, each head and the rest of a backbone one unit of FSDP2.
 
-    Nothing is allocated: networks on the meta device stay there, so that a plan shards them as a
-    run does.
+    Student and teacher are sharded in place, by the same rule. Nothing is allocated: networks on
+    the meta device stay there, so that a plan shards them as a run does.
 
     Parameters
     ----------
     config : TrainingConfig
-        Its precision decides in which dtypes units are gathered and gradients reduced.
-    method : Method
-        Student and teacher are sharded in place, by the same rule.
-    device : torch.device
+        Its precision sets the dtypes in which units are gathered and gradients reduced.
+    method, device
         Where the run computes.
     num_ranks, ranks_of_copy : int
-        Ranks, and how many of them hold one copy together: a divisor. Fewer than all: there are
-        several copies (HSDP).
+        Ranks, and how many of them hold one copy together: a divisor; below `num_ranks` there
+        are several copies (HSDP).
 
     Returns
     -------
@@ -179,7 +168,7 @@ def shard_method(
         for block in backbone.get_submodule("blocks").children():
             fully_shard(block, mesh=used, mp_policy=blocks)
         for network in networks.values():
-            # The root too: else a teacher that only looks would keep its weights gathered.
+            # The root too: else the teacher, which has no backward pass, stays gathered.
             fully_shard(network, mesh=used, mp_policy=whole, reshard_after_forward=True)
         for name in ("forward_features", "forward_features_list"):
             register_fsdp_forward_method(backbone, name)
@@ -189,18 +178,14 @@ def shard_method(
 def precision_policies(
     config: TrainingConfig, device: torch.device
 ) -> tuple[MixedPrecisionPolicy, MixedPrecisionPolicy]:
-    """Say in which dtypes units are gathered and their gradients reduced.
+    """Return the dtypes of gathered units and reduced gradients: of a block, and of the rest.
 
-    Returns
-    -------
-    tuple of MixedPrecisionPolicy
-        Of a block, and of a head or the rest of a backbone. Shards, optimizer and teacher are
-        float32 (float64 under ``precision=float64``) in every case, and so are all sums of
-        gradients.
+    Shards, optimizer, teacher and all sums of gradients are float32 in every case (float64 under
+    ``precision=float64``).
     """
     reduced = torch.float64 if config.precision == "float64" else torch.float32
-    # Blocks are gathered in half precision where autocast would halve them anyway: half the
-    # traffic. On a CPU layer norms refuse mixed types, and there is no network to save.
+    # Blocks are gathered in bfloat16 where autocast would cast them anyway: half the traffic. On a
+    # CPU layer norms reject mixed types, and there is little traffic to save.
     half = device.type == "cuda" and product_dtype(config, device) == torch.bfloat16
     blocks = MixedPrecisionPolicy(
         param_dtype=torch.bfloat16 if half else None,
@@ -208,11 +193,3 @@ def precision_policies(
         cast_forward_inputs=False,  # tokens stay in float32 from block to block
     )
     return blocks, MixedPrecisionPolicy(reduce_dtype=reduced)
-
-
-def _allocate(method: Method, device: torch.device) -> None:
-    method.to_empty(device=device)
-    for tensor in method.parameters():
-        local_part(tensor.data).fill_(torch.nan)
-    for buffer in method.buffers():
-        buffer.zero_()  # the centers

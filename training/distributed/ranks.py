@@ -1,7 +1,7 @@
-"""The ranks of a run: processes that train one network together, started by whatever launcher.
+"""The ranks of a run: processes that train one network together, started by any launcher.
 
 A launcher (``--on local:N``, a cluster's job, torchrun) sets RANK, WORLD_SIZE, LOCAL_RANK,
-LOCAL_WORLD_SIZE, MASTER_ADDR and MASTER_PORT; without them there is one rank and nothing is joined.
+LOCAL_WORLD_SIZE, MASTER_ADDR and MASTER_PORT; without them there is one rank and no process group.
 Losses depend on the global batch only through the sums made here, so 1 rank and N ranks give the
 same numbers for the same images.
 """
@@ -22,8 +22,11 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from dinoforge.errors import DinoforgeError, RankLost, RankStopped, UsageError
-from dinoforge.training.distributed.common_errors import is_told_by_another_rank, say_that_we_end
-from dinoforge.training.distributed.heartbeat import Heartbeat
+from dinoforge.training.distributed.failures import (
+    Heartbeat,
+    announce_end,
+    is_reported_by_another_rank,
+)
 
 __all__ = [
     "RankInfo",
@@ -40,10 +43,12 @@ __all__ = [
 
 T = TypeVar("T")
 
+_FAREWELL_S = 3.0
+
 
 @dataclass(frozen=True)
 class RankInfo:
-    """What the launcher told this process."""
+    """What the launcher set for this process."""
 
     rank: int = 0
     world_size: int = 1
@@ -52,20 +57,14 @@ class RankInfo:
 
     @classmethod
     def of_environment(cls) -> "RankInfo":
-        """Read the launcher's variables.
-
-        Raises
-        ------
-        UsageError
-            If some are set and others are missing or no numbers.
-        """
-        if "WORLD_SIZE" not in os.environ:
+        """Read the launcher's variables; raises if some are set and others missing or invalid."""
+        env = os.environ
+        if "WORLD_SIZE" not in env:
             return cls()
         try:
-            size = int(os.environ["WORLD_SIZE"])
-            number = int(os.environ["RANK"])
-            local = int(os.environ.get("LOCAL_RANK", number))
-            return cls(number, size, local, int(os.environ.get("LOCAL_WORLD_SIZE", size)))
+            number, size = int(env["RANK"]), int(env["WORLD_SIZE"])
+            local = int(env.get("LOCAL_RANK", number))
+            return cls(number, size, local, int(env.get("LOCAL_WORLD_SIZE", size)))
         except (KeyError, ValueError) as error:
             raise UsageError(
                 what=f"incomplete rank environment: {error}",
@@ -76,96 +75,92 @@ class RankInfo:
 
 @contextlib.contextmanager
 def join_ranks(device: torch.device, timeout_s: float) -> Iterator[RankInfo]:
-    """Join the process group that the environment names; nothing to join for one process.
+    """Join the process group that the environment names; one process joins nothing.
 
-    After an error the group is left as it is: taking it down would wait for ranks that are gone.
-    A mistake that all ranks meet is told by rank 0 alone.
+    After an error the group is not destroyed: that would wait for ranks that are gone.
 
     Parameters
     ----------
     device : torch.device
-        ``cuda`` uses NCCL for tensors there, and gloo for those on the CPU.
+        ``cuda`` uses NCCL for its tensors, and gloo for those on the CPU.
     timeout_s : float
-        Longest wait for the other ranks in any exchange, seconds.
+        Maximum wait for the other ranks in any exchange, seconds.
 
     Raises
     ------
     RankLost
         If an exchange failed because a rank is gone: names it.
     RankStopped
-        In place of a `UsageError` that another rank tells.
+        If another rank reports the error: a lost rank, or an error common to several ranks.
     """
-    rank_info = RankInfo.of_environment()
-    if rank_info.world_size == 1:
-        yield rank_info
+    info = RankInfo.of_environment()
+    if info.world_size == 1:
+        yield info
         return
-    heart = _join(rank_info, device, timeout_s)
+    heartbeat = _join(info, device, timeout_s)
     try:
-        yield rank_info
+        yield info
     except UsageError as error:
         _ignore_signals()
-        if is_told_by_another_rank(error, rank_info.rank, rank_info.world_size):
+        if is_reported_by_another_rank(error, info.rank, info.world_size):
             raise RankStopped(error.exit_code) from error
         raise
     except RankStopped as error:
         if error.exit_code == UsageError.exit_code:
             _ignore_signals()
-            say_that_we_end()
+            announce_end()
         raise
     except RuntimeError as error:
         _ignore_signals()
-        lost = heart.lost()
+        lost = heartbeat.lost()
         if not lost:
             raise
-        if rank_info.rank == 0:  # it holds the store, by which the others find out
+        if info.rank == 0:  # it holds the store, from which the others learn
             time.sleep(_FAREWELL_S)
-        if rank_info.rank != min(set(range(rank_info.world_size)) - set(lost)):
+        if info.rank != min(set(range(info.world_size)) - set(lost)):
             raise RankStopped(RankLost.exit_code) from error
-        named = " and ".join(f"rank {number}" for number in lost)
-        raise RankLost(f"{named} of {rank_info.world_size} was lost") from error
-    heart.stop()
+        names = " and ".join(f"rank {number}" for number in lost)
+        raise RankLost(f"{names} of {info.world_size} was lost") from error
+    heartbeat.stop()
     dist.destroy_process_group()
 
 
-_FAREWELL_S = 3.0
-
-
 def _ignore_signals() -> None:
-    """Let no launcher that ends the rest keep us from saying why: we are about to end anyway."""
+    """Keep a launcher that ends all ranks from interrupting the report of the error."""
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
             signal.signal(number, signal.SIG_IGN)
 
 
-def _join(rank_info: RankInfo, device: torch.device, timeout_s: float) -> Heartbeat:
+def _join(info: RankInfo, device: torch.device, timeout_s: float) -> Heartbeat:
     host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     timeout = datetime.timedelta(seconds=timeout_s)
     agent = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"  # torchrun holds the store
-    holds = rank_info.rank == 0 and not agent
+    is_master = info.rank == 0 and not agent
     try:
-        store = dist.TCPStore(host, port, rank_info.world_size, is_master=holds, timeout=timeout)
+        store = dist.TCPStore(host, port, info.world_size, is_master=is_master, timeout=timeout)
     except (dist.DistError, RuntimeError) as error:
         raise DinoforgeError(
-            f"rank {rank_info.rank} of {rank_info.world_size} cannot reach the others at "
+            f"rank {info.rank} of {info.world_size} cannot reach the others at "
             f"{host}:{port} within {timeout_s:.0f} s - look at the log of rank 0"
         ) from error
     dist.init_process_group(
         "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
         store=store,
-        rank=rank_info.rank,
-        world_size=rank_info.world_size,
+        rank=info.rank,
+        world_size=info.world_size,
         timeout=timeout,
     )
-    return Heartbeat(host, port, rank_info.rank, rank_info.world_size)
+    return Heartbeat(info.rank, info.world_size)
 
 
 def world_size() -> int:
-    """Count the ranks; 1 outside a process group."""
+    """Return the number of ranks; 1 outside a process group."""
     return dist.get_world_size() if _is_distributed() else 1
 
 
 def rank() -> int:
-    """Tell the number of this process; 0 outside a process group."""
+    """Return the number of this process; 0 outside a process group."""
     return dist.get_rank() if _is_distributed() else 0
 
 
@@ -179,7 +174,7 @@ def sum_over_ranks(x: Tensor) -> Tensor:
 
 
 def local_part(tensor: Tensor) -> Tensor:
-    """Return what this rank holds of a tensor that may be sharded, sharing its memory."""
+    """Return this rank's shard of a tensor that may be sharded, sharing its memory."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
@@ -193,7 +188,7 @@ def highest_over_ranks(value: int) -> int:
 
 
 def from_rank_0(value: T) -> T:
-    """Return the value that rank 0 gave; every rank must call it."""
+    """Return the value that rank 0 passed; every rank must call it."""
     if not _is_distributed():
         return value
     box: list[Any] = [value if rank() == 0 else None]
@@ -205,31 +200,26 @@ def all_gather_objects(value: T, group: Any = None) -> list[T]:
     """Return the values of all ranks, in their order; every rank must call it."""
     if not _is_distributed():
         return [value]
-    found: list[Any] = [None] * world_size()
-    dist.all_gather_object(found, value, group=group)
-    return found
+    values: list[Any] = [None] * world_size()
+    dist.all_gather_object(values, value, group=group)
+    return values
 
 
 def on_rank_0(action: Callable[[], T]) -> T | None:
     """Run an action on rank 0 while the others wait; they get None.
 
-    Raises
-    ------
-    RankStopped
-        On the other ranks, if it fails on rank 0, where its own error is raised.
+    If it fails, rank 0 raises its error and the others raise `RankStopped`.
     """
     result: T | None = None
     failure: BaseException | None = None
     if rank() == 0:
         try:
             result = action()
-        except BaseException as error:  # noqa: BLE001 - raised again below, after the others know
+        except BaseException as error:  # noqa: BLE001 - raised below, after the others know
             failure = error
     code = from_rank_0(getattr(failure, "exit_code", 1) if failure is not None else 0)
-    if failure is not None:
-        raise failure
     if code:
-        raise RankStopped(code)
+        raise failure or RankStopped(code)
     return result
 
 

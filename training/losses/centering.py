@@ -12,19 +12,17 @@ __all__ = ["Center"]
 
 
 class Center(nn.Module):
-    """Running mean of the teacher's scores; the update of a step is seen by the next one.
-
-    The center is a buffer of this module and thus part of every checkpoint.
+    """Running mean of the teacher's scores, a buffer; an update takes effect at the next step.
 
     Parameters
     ----------
     prototypes : int
         K.
     momentum : float
-        Share of the old center kept at each update.
+        Share of the old center kept by an update.
     mean_of_ranks : bool
-        True: the mean of the ranks' means (the published patch center, where ranks hold
-        different numbers of masked patches); False: the mean over all samples.
+        Take the mean of the ranks' means (the published patch center, where ranks have
+        different numbers of masked patches) instead of the mean over all samples.
     """
 
     center: Tensor
@@ -39,7 +37,7 @@ class Center(nn.Module):
 
     @torch.no_grad()
     def targets(self, scores_MK: Tensor, temperature: float) -> Tensor:
-        """Return softmax((scores - center) / temperature) with the center of before this step."""
+        """Return softmax((scores - center) / temperature)."""
         scores_MK = scores_MK.to(torch.promote_types(scores_MK.dtype, torch.float32))
         return ((scores_MK - self.center) / temperature).softmax(dim=-1)
 
@@ -49,9 +47,9 @@ class Center(nn.Module):
         scores_MK = scores_MK.to(self.center.dtype)
         total = scores_MK.sum(dim=0, keepdim=True)
         count = total.new_tensor(float(len(scores_MK)))
-        if self.mean_of_ranks:  # of those that have samples
+        if self.mean_of_ranks:  # of ranks with samples
             total, count = total / count.clamp(min=1), count.clamp(max=1)
         total, count = sum_over_ranks(total), sum_over_ranks(count)
-        # Without any sample on any rank the center stays where it is.
+        # Without samples on any rank the center is unchanged.
         mean = torch.where(count > 0, total / count.clamp(min=1), self.center)
         self.center.mul_(self.momentum).add_(mean, alpha=1 - self.momentum)

@@ -39,17 +39,17 @@ def dino_loss(
     Returns
     -------
     tuple of Tensor
-        Scalars, nats: the part of the local crops and the part of the global crops.
+        Scalars, nats: the terms of the local crops and of the global crops.
     """
     batch = len(targets) // 2
     first_BK, second_BK = targets[:batch], targets[batch:]
     num_local = len(student_local) // batch
-    # Teacher of crop 2 against student of crop 1 and the other way round.
+    # Teacher of crop 2 against student of crop 1, and vice versa.
     crossed = torch.cat([second_BK, first_BK])
     pair = _cross_entropy(crossed, _log_probs(student_global, temperature)).mean()
-    # Both teacher views meet every local crop: one sum with their sum as the target.
-    both_VBK = (first_BK + second_BK).expand(num_local, -1, -1).reshape(-1, targets.shape[1])
-    local = _cross_entropy(both_VBK, _log_probs(student_local, temperature))
+    # Every local crop is compared with both teacher views: one sum with their sum as the target.
+    sum_VBK = (first_BK + second_BK).expand(num_local, -1, -1).reshape(-1, targets.shape[1])
+    local = _cross_entropy(sum_VBK, _log_probs(student_local, temperature))
     terms = 2 + max(2 * num_local, 1)
     return local.sum() / batch / terms, 2 * pair / terms
 

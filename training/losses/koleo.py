@@ -15,22 +15,22 @@ _EPS = 1e-8
 def koleo_loss(x_BD: Tensor, group_size: int = 0) -> Tensor:
     """Kozachenko-Leonenko estimate of the entropy of the rows, negated.
 
-    Sablayrolles et al. 2019, section 3, eq. 4; DINOv2 puts it on the class tokens of each global
+    Sablayrolles et al. 2019, section 3, eq. 4; DINOv2 applies it to the class tokens of each global
     crop with weight 0.1.
 
     Parameters
     ----------
     x_BD : Tensor
-        Backbone class tokens ``[B, D]``, any scale; normalized here. Float32, also inside
-        autocast: half precision turns exact duplicates into infinity. Float64 stays.
+        Backbone class tokens ``[B, D]``, any scale; normalized here. At least float32, also under
+        autocast: in half precision exact duplicates would give infinity.
     group_size : int
-        Neighbors are sought inside groups of this many consecutive rows, which divides B; 0: in
-        all rows. With a fixed group the loss does not depend on how a batch is split over ranks.
+        Neighbors are sought among this many consecutive rows (a divisor of B); 0: among all rows.
+        With fixed groups the loss does not depend on how a batch is split over ranks.
 
     Returns
     -------
     Tensor
-        Scalar, nats. 0 for groups of fewer than two rows: one row has no neighbor.
+        Scalar, nats. 0 for groups of one row, which has no neighbor.
     """
     group_size = group_size or len(x_BD)
     if group_size < 2:

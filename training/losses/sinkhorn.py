@@ -19,8 +19,8 @@ def sinkhorn_knopp(scores_MK: Tensor, temperature: float, *, iterations: int = 3
     Parameters
     ----------
     scores_MK : Tensor
-        Teacher scores ``[M, K]``; M may differ between ranks and may be 0 on some. Computed in
-        float32, or float64 if given so.
+        Teacher scores ``[M, K]``; M may differ between ranks and may be 0. Computed in float32,
+        or float64 for float64 scores.
     temperature : float
         Teacher temperature.
     iterations : int
@@ -34,8 +34,8 @@ def sinkhorn_knopp(scores_MK: Tensor, temperature: float, *, iterations: int = 3
     Notes
     -----
     Prototype sums run over the samples of all ranks (every rank must call this); sample sums are
-    local. The constants 1 / K and 1 / M of the published form cancel and are left out. The
-    global maximum is subtracted first: it cancels too, and keeps exp finite for any scores.
+    local. The constants 1 / K and 1 / M of the published form cancel and are left out. The global
+    maximum is subtracted first: it cancels, too, and keeps exp finite for any scores.
     """
     dtype = torch.promote_types(scores_MK.dtype, torch.float32)
     q_MK = scores_MK.to(dtype) / temperature

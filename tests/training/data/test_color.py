@@ -1,5 +1,7 @@
 """How often crops are blurred and solarized, measured on their pixels."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -21,9 +23,8 @@ def changed(config):
     for draws, num_views in zip(drawn, (2, config.num_local), strict=True):
         noise = torch.randint(0, 256, (num_views * NUM_IMAGES, 3, 4, 4), generator=generator)
         crops = noise.to(torch.uint8)
-        found = augment_colors(
-            crops, draws, blur_kernel=3, threshold=256, mean=(0, 0, 0), std=(1 / 255,) * 3
-        )
+        levels = replace(config, solarize_threshold=256, mean=(0, 0, 0), std=(1 / 255,) * 3)
+        found = augment_colors(crops, draws, levels)
         differs = (found - crops).abs().flatten(1).amax(dim=1) > 0.5
         shares += differs.view(num_views, NUM_IMAGES).double().mean(dim=1).tolist()
     return shares

@@ -110,7 +110,7 @@ def test_a_killed_rank_is_named_and_the_same_command_goes_on(calm, pictures, tmp
     assert "Traceback" not in told
     assert not any(Path(f"/proc/{pid}").exists() for pid in ranks.values())
     _, told = training.finish()
-    assert "going on from step" in told
+    assert "resuming from step" in told
     assert_same(training, calm)
 
 

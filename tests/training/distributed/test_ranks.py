@@ -191,7 +191,7 @@ def test_the_same_number_of_ranks_resumes_bit_for_bit(lab, mode):
             1,
             "12 is not a multiple of 1 ranks x 5 micro-batches",
         ),
-        (["batch_size=16", "group_size=3"], 2, "groups of `group_size` 3"),
+        (["batch_size=16", "group_size=3"], 2, "`group_size` 3 does not divide a micro-batch"),
         (["batch_size=16", "parallel.mode=hsdp", "parallel.shard=3"], 4, "does not divide 4 ranks"),
     ],
 )

@@ -1,6 +1,6 @@
-"""One rank of `test_common_errors`: some ranks meet a mistake; each writes what it would tell.
+"""One rank of `test_failures`: some ranks meet a mistake; each writes what it would tell.
 
-Usage: rank_of_common_errors.py FOLDER RANK,RANK,...
+Usage: rank_of_failures.py FOLDER RANK,RANK,...
 """
 
 import os
@@ -11,10 +11,10 @@ from pathlib import Path
 import torch
 
 from dinoforge.errors import RankStopped, UsageError
-from dinoforge.training.distributed import common_errors
+from dinoforge.training.distributed import failures
 from dinoforge.training.distributed.ranks import join_ranks, rank
 
-common_errors._PATIENCE_S = 2.0  # seconds for rank 0, all on one machine
+failures._PATIENCE_S = 2.0  # seconds for rank 0, all on one machine
 
 
 def meet(folder: Path, who: set[int]) -> None:
