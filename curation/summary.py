@@ -1,7 +1,6 @@
 """What a curation did, in numbers that add up: read from the tables of a finished run."""
 
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -55,27 +54,29 @@ class CurationSummary:
 
     def funnel(self) -> list[FunnelRow]:
         """From all images to the kept ones; the dropped ones are subtracted, kept ones split."""
-        return list(self._funnel())
-
-    def _funnel(self) -> Iterator[FunnelRow]:
         total: Counter[str] = Counter()
         for counts in self.roles.values():
             total.update(counts)
         planted = f" (with {self.planted:,} planted copies)" if self.planted else ""
-        yield FunnelRow(f"images in{planted}", self.images)
-        yield FunnelRow("only compared with (reference)", total["reference"])
-        for reason in REASONS:
-            if reason not in {"reference", *KEPT_REASONS} and total[reason]:
-                yield FunnelRow(f"dropped: {reason.replace('_', ' ')}", total[reason])
-        asked_only = self.roles.get("seed", {}).get("seed", 0) if not self.keeps_seeds else 0
-        if asked_only:
-            yield FunnelRow("only asked (seed)", asked_only)
-        yield FunnelRow("kept", self.kept)
+        rows = [
+            (f"images in{planted}", self.images),
+            ("only compared with (reference)", total["reference"]),
+            *(
+                (f"dropped: {reason.replace('_', ' ')}", total[reason])
+                for reason in REASONS
+                if reason not in {"reference", *KEPT_REASONS} and total[reason]
+            ),
+        ]
+        dropped_seeds = self.roles.get("seed", {}).get("seed", 0) if not self.keeps_seeds else 0
+        if dropped_seeds:
+            rows.append(("only asked (seed)", dropped_seeds))
+        rows.append(("kept", self.kept))
         for reason in KEPT_REASONS:
-            count = total[reason] - (asked_only if reason == "seed" else 0)
+            count = total[reason] - (dropped_seeds if reason == "seed" else 0)
             if count:
                 label = "not asked for, kept" if reason == "kept" and self.retrieval else reason
-                yield FunnelRow(f"of these: {label.replace('_', ' ')}", count)
+                rows.append((f"of these: {label.replace('_', ' ')}", count))
+        return [FunnelRow(label, count) for label, count in rows]
 
     def as_json(self) -> dict[str, Any]:
         """All numbers, the funnel among them, as JSON values."""
