@@ -92,7 +92,7 @@ _SCHEDULES = (
     _Plan(
         "Learning rate",
         "",
-        {"schedule/lr": "base", "schedule/last_layer_lr": "last layer of the heads"},
+        {"schedule/lr": "base", "schedule/last_layer_lr": "last layers"},
     ),
     _Plan("Weight decay", "", {"schedule/weight_decay": "weight decay"}),
     _Plan("Teacher momentum", "", {"schedule/momentum": "EMA momentum"}),

@@ -111,18 +111,11 @@ def _group(ledger: Ledger, head: int, rows: NDArray[np.int64]) -> ShownGroup | N
     members = rows[ledger["duplicate_of"][rows] == head]
     similarity = np.nan_to_num(ledger["similarity"][members], nan=1.0)
     planted = ledger["edit"][members] != ""
+    fate = "kept" if kept.decision == "kept" else kept.reason
     # Planted copies, then the least similar: the likeliest errors first.
     order = members[np.lexsort((members, similarity, ~planted))]
     return ShownGroup(
-        head=Shown(
-            image_id=head,
-            key=kept.key,
-            notes=[
-                "kept"
-                if kept.decision == "kept"
-                else f"later dropped: {kept.reason.replace('_', ' ')}"
-            ],
-        ),
+        head=Shown(image_id=head, key=kept.key, notes=[fate.replace("_", " ")]),
         members=[_copy(row, head) for row in ledger.rows(ledger["image_id"][order][:_IN_GROUP])],
         more=max(0, len(order) - _IN_GROUP),
     )
