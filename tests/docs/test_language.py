@@ -15,9 +15,6 @@ SUFFIXES = {".py", ".md", ".yaml", ".html", ".css", ".jinja", ".j2", ".txt"}
 EXEMPT = (
     "cli/plan.py",
     "curation/",
-    "dinoforge/neighbors/",
-    "dinoforge/pages/",
-    "evaluation/",
     "training/",
 )
 
