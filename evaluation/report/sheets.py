@@ -3,6 +3,7 @@
 Chooses and labels them; pictures are added when the page is made.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -115,7 +116,7 @@ def _group(ledger: Ledger, head: int, rows: NDArray[np.int64]) -> ShownGroup | N
     # Planted copies, then the least similar: the likeliest errors first.
     order = members[np.lexsort((members, similarity, ~planted))]
     return ShownGroup(
-        head=Shown(image_id=head, key=kept.key, notes=[fate.replace("_", " ")]),
+        head=_shown(kept, [fate.replace("_", " ")]),
         members=[_copy(row, head) for row in ledger.rows(ledger["image_id"][order][:_IN_GROUP])],
         more=max(0, len(order) - _IN_GROUP),
     )
@@ -125,13 +126,11 @@ def _copy(row: LedgerRow, head: int) -> Shown:
     notes = [f"planted: {row.edit}"] if row.edit else []
     if row.reason == "exact_duplicate":
         notes.insert(0, row.detail.split(",")[0] or "exact copy")
-        return Shown(image_id=row.image_id, key=row.key, notes=notes)
+        return _shown(row, notes)
     # The similarity is that of the pair that links it, which may not include the head.
     if head not in (row.edge_i, row.edge_j) and max(row.edge_i, row.edge_j) >= 0:
         notes.append("to another copy")
-    return Shown(
-        image_id=row.image_id, key=row.key, similarity=_finite(row.similarity), notes=notes
-    )
+    return _shown(row, notes, row.similarity)
 
 
 def _misses(ledger: Ledger, threshold: float | None) -> tuple[list[ShownGroup], int]:
@@ -161,10 +160,8 @@ def _misses(ledger: Ledger, threshold: float | None) -> tuple[list[ShownGroup], 
         if a is None or b is None or _same_group(ledger, i, j) or seen & {i, j}:
             continue
         seen |= {i, j}
-        second = Shown(image_id=j, key=b.key, similarity=-negative, notes=_remarks(b))
-        shown.append(
-            ShownGroup(head=Shown(image_id=i, key=a.key, notes=_remarks(a)), members=[second])
-        )
+        members = [_shown(b, _remarks(b), -negative)]
+        shown.append(ShownGroup(head=_shown(a, _remarks(a)), members=members))
     return shown, total
 
 
@@ -198,17 +195,9 @@ def _seeds(ledger: Ledger) -> tuple[list[ShownGroup], int]:
         nearest = ledger.rows(ledger["image_id"][rows][:_PER_SEED].tolist())
         shown.append(
             ShownGroup(
-                head=Shown(image_id=seed, key=head.key, notes=["seed"]),
-                members=[
-                    # The ledger counts ranks from 0; people count from 1.
-                    Shown(
-                        image_id=row.image_id,
-                        key=row.key,
-                        similarity=_finite(row.score),
-                        notes=[f"rank {row.rank + 1}"],
-                    )
-                    for row in nearest
-                ],
+                head=_shown(head, ["seed"]),
+                # The ledger counts ranks from 0; people count from 1.
+                members=[_shown(row, [f"rank {row.rank + 1}"], row.score) for row in nearest],
                 more=max(0, len(rows) - _PER_SEED),
             )
         )
@@ -228,14 +217,8 @@ def _leaks(ledger: Ledger) -> tuple[list[ShownGroup], int]:
         reference = ledger.row(row.duplicate_of)
         if reference is None:
             continue
-        leak = Shown(
-            image_id=row.image_id,
-            key=row.key,
-            similarity=_finite(row.similarity),
-            notes=_remarks(row) or [row.role],
-        )
-        head = Shown(image_id=reference.image_id, key=reference.key, notes=["reference"])
-        shown.append(ShownGroup(head=head, members=[leak]))
+        leak = _shown(row, _remarks(row) or [row.role], row.similarity)
+        shown.append(ShownGroup(head=_shown(reference, ["reference"]), members=[leak]))
     return shown, len(rows)
 
 
@@ -245,5 +228,6 @@ def _spread(values: Sequence[int], limit: int) -> list[int]:
     return [values[int(at)] for at in np.linspace(0, len(values) - 1, limit).round()]
 
 
-def _finite(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None
+def _shown(row: LedgerRow, notes: list[str], similarity: float = math.nan) -> Shown:
+    value = float(similarity) if math.isfinite(similarity) else None
+    return Shown(image_id=row.image_id, key=row.key, similarity=value, notes=notes)
