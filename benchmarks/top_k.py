@@ -9,9 +9,11 @@ float32 scores and decides ties by chance. Ratio: CPU seconds of the method / th
 
 import argparse
 import subprocess
+import sys
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
+from unittest import mock
 
 import faiss
 import numpy as np
@@ -22,7 +24,7 @@ from recording import write_result
 from dinoforge.encoders.encoder import unit_rows
 from dinoforge.neighbors import top_k
 
-OURS = "dinoforge top_k"
+NEW = "dinoforge top_k"
 BEFORE = "70ed5bc"
 # Queries, base rows, dimensions, k: a k-NN evaluation, a retrieval with refills, a small one.
 SIZES = ((500, 50_000, 384, 200), (500, 65_536, 256, 64), (500, 65_536, 256, 8))
@@ -51,10 +53,11 @@ def measure(num_queries: int, num_base: int, dim: int, k: int, rounds: int) -> d
     )
     index = faiss.IndexFlatIP(dim)
     index.add(base)
-    rising = at_commit("dinoforge/neighbors/search.py").top_k
-    nearest = at_commit("evaluation/nearest.py").nearest
+    products = {"dinoforge.neighbors.products": at_commit("dinoforge/neighbors/products.py", {})}
+    rising = at_commit("dinoforge/neighbors/search.py", products).top_k
+    nearest = at_commit("evaluation/nearest.py", products).nearest
     contestants: dict[str, Callable[[], Any]] = {
-        OURS: lambda: top_k(queries, base, k=k).ids,
+        NEW: lambda: top_k(queries, base, k=k).ids,
         f"top_k of {BEFORE}": lambda: rising(queries, base, k=k).ids,
         f"nearest of {BEFORE}": lambda: nearest(queries, base, k=k).ids,
         "FAISS IndexFlatIP": lambda: index.search(queries, k)[1],
@@ -68,19 +71,20 @@ def measure(num_queries: int, num_base: int, dim: int, k: int, rounds: int) -> d
         "methods": {
             name: {
                 "cpu_s": spread(seconds[name]),
-                "ratio": ratios(seconds[name], seconds[OURS]),
-                "same_ids": bool(np.array_equal(ids[name], ids[OURS])),
+                "ratio": ratios(seconds[name], seconds[NEW]),
+                "same_ids": bool(np.array_equal(ids[name], ids[NEW])),
             }
             for name in contestants
         },
     }
 
 
-def at_commit(path: str) -> ModuleType:
-    """Run a module as it was in commit `BEFORE`."""
+def at_commit(path: str, imports: dict[str, ModuleType]) -> ModuleType:
+    """Run a module as it was in commit `BEFORE`, with some of its imports replaced."""
     source = subprocess.check_output(["git", "show", f"{BEFORE}:{path}"], text=True)
     module = ModuleType(path)
-    exec(compile(source, path, "exec"), module.__dict__)
+    with mock.patch.dict(sys.modules, imports):
+        exec(compile(source, path, "exec"), module.__dict__)
     return module
 
 
