@@ -1,1 +1,1 @@
-"""The curation of dinoforge: one module a stage; `curation.pipeline` lists them in order."""
+"""The curation of dinoforge: one module per stage; `curation.pipeline` lists them in order."""

@@ -44,18 +44,18 @@ class CheckStage(CurationStage):
         copy, original = (planted.column(n).to_numpy() for n in ("image_id", "planted_from"))
         same = content[copy] == content[original]
         similarity = np.where(same, 1.0, _similarity(pairs, content[copy], content[original]))
-        found = same | (similarity > policy.threshold)
+        is_found = same | (similarity > policy.threshold)
         edit = planted.column("edit")
-        columns = [copy, original, edit, similarity.astype(np.float32), found]
+        columns = [copy, original, edit, similarity.astype(np.float32), is_found]
         out.write_table("planted", columns, CHECK_SCHEMA)
         kinds = np.array(edit.to_pylist())
         touching, right = _touching(pairs, content, copy, original)
         grid = np.unique(np.r_[np.linspace(policy.floor, 0.995, 30), policy.threshold])
         return {
             "planted": len(copy),
-            "recall": share(int(found.sum()), len(found)),
+            "recall": share(int(is_found.sum()), len(is_found)),
             "recall_by_edit": {
-                kind: share(int(found[kinds == kind].sum()), int((kinds == kind).sum()))
+                kind: share(int(is_found[kinds == kind].sum()), int((kinds == kind).sum()))
                 for kind in sorted(set(kinds.tolist()))
             },
             "precision": _precision(touching, right, policy.threshold),

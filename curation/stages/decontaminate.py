@@ -1,7 +1,7 @@
 """Leaks: images that show what a reference image shows, per reference set.
 
 Seeds are checked too (a leaked seed is neither exported nor used for retrieval); ``as_is`` images
-are checked and reported but kept, as the role says.
+are checked and reported but kept, as the role demands.
 """
 
 import numpy as np

@@ -1,7 +1,7 @@
 """Embeddings of every decodable image, float16, one row per image: row == position.
 
-Two stages: one encoder says "same picture" (duplicates, leaks), another may say "alike in meaning"
-(retrieval). Rows of undecodable images are zero and must be masked.
+Two stages: one encoder measures "same picture" (duplicates, leaks), another may measure "similar
+content" (retrieval). Rows of undecodable images are zero and must be masked.
 """
 
 import itertools
@@ -36,7 +36,7 @@ _BATCH = 64
 
 
 class EmbedStage(CurationStage):
-    """Embed all images with the encoder that says "same picture"."""
+    """Embed all images with the encoder that measures "same picture"."""
 
     name = "embed"
     number = 30
@@ -77,7 +77,7 @@ class EmbedStage(CurationStage):
 
 
 class EmbedMeaningStage(EmbedStage):
-    """Embed all images with the encoder that says "alike in meaning", if it is another one."""
+    """Embed all images with the encoder that measures "similar content", if it is another one."""
 
     name = "embed-meaning"
     number = 31
