@@ -14,7 +14,7 @@ SUFFIXES = {".py", ".md", ".yaml", ".html", ".css", ".jinja", ".j2", ".txt"}
 # Still to be cleaned: paths that begin with one of these are not read.
 EXEMPT = (
     "cli/plan.py",
-    "training/",
+    "training/plan/",
 )
 
 UNITS = (
