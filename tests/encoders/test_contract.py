@@ -48,9 +48,18 @@ def test_an_image_gives_a_finite_unit_row_or_a_zero_row(encoder, pictures):
 
 def test_the_vector_of_an_image_does_not_depend_on_those_that_came_with_it(encoder, pictures):
     together = encoder.encode(pictures)
+    for place in range(10):
+        batch = [pictures[index if index == place else 9 - index] for index in range(10)]
+        assert np.array_equal(encoder.encode(batch)[place], together[place]), place
+
+
+def test_the_vector_of_an_image_does_not_depend_on_its_place(encoder, pictures):
+    together = encoder.encode(pictures)
+    # With OpenBLAS's Haswell kernels the last bits of a row of a product depend on its place.
+    tolerance = 1e-5 if encoder.name == "pixels" else 0  # stored as float16
     for order in (range(9, -1, -1), [8], [2, 8], [*range(10)] * 4):
-        found = encoder.encode([pictures[index] for index in order])
-        assert np.array_equal(found, together[list(order)]), list(order)
+        rows = encoder.encode([pictures[index] for index in order])
+        assert np.allclose(rows, together[list(order)], rtol=0, atol=tolerance), list(order)
 
 
 def test_no_images_give_no_rows(encoder):
