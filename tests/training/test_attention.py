@@ -100,7 +100,7 @@ def test_the_choice_is_said_and_recorded(tiny, caplog):
         run(config)
     said = [r.getMessage() for r in caplog.records if r.getMessage().startswith("attention:")]
     assert said == [
-        "attention: plain (rule for CPUs: 17 tokens at most, heads of 8, float32); "
+        "attention: plain (rule for CPUs: at most 17 tokens, heads of 8, float32); "
         "crops: one size after the other"
     ]
     facts = json.loads((Path(config.out) / "run.json").read_text())["attention"]
