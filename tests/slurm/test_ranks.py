@@ -197,7 +197,7 @@ def test_a_rank_that_is_killed_ends_the_others_and_all_start_again_from_the_chec
     children = Path(f"/proc/{rank}/task/{rank}/children").read_text().split()
     for pid in (rank, *map(int, children)):
         os.kill(pid, signal.SIGKILL)
-    assert wait_for_end(run).state == "finished"
+    assert wait_for_end(run, 400).state == "finished"
     first, second = attempts_of(run)
     assert (first.outcome, second.outcome) == ("killed", "done")
     assert second.steps[0] > 0
