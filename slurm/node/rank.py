@@ -21,6 +21,7 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
@@ -30,13 +31,13 @@ from dinoforge.log import set_up_logging
 from dinoforge.slurm.cluster.commands import ask
 from dinoforge.slurm.node.command import blocked, classify_exit, start_command
 from dinoforge.slurm.node.watch import watch_exports
-from dinoforge.slurm.outcomes import Outcome
+from dinoforge.slurm.outcomes import Outcome, Verdict
 from dinoforge.slurm.profile import Profile
 from dinoforge.slurm.store.attempts import AttemptWriter, read_attempts, starts_without_progress
 from dinoforge.slurm.store.evaluations import reached_step
-from dinoforge.slurm.store.layout import SlurmFolder
+from dinoforge.slurm.store.layout import SlurmFolder, State
 from dinoforge.slurm.store.logs import log_size
-from dinoforge.slurm.store.plans import DUPLICATE, claim, read_plan
+from dinoforge.slurm.store.plans import DUPLICATE, JobPlan, claim, read_plan
 from dinoforge.slurm.store.submissions import Submissions
 
 __all__ = ["main", "rendezvous"]
@@ -60,62 +61,101 @@ def main(arguments: Sequence[str]) -> int:
         return DUPLICATE
     plan = read_plan(folder.plan(name))
     attempt = AttemptWriter(folder.attempt(plan.stage, rank), plan=name, job=job)
-    step = reached_step(folder.run)
-    attempt.start(memory_gb=plan.memory_gb, minutes=plan.minutes, step=step)
-    profile = load_config(Profile, folder.profile)
-    if rank == 0 and _starts_in_vain(folder, plan.stage) > profile.max_attempts:
-        text = f"no progress beyond step {step} in {profile.max_attempts} starts"
-        _log.error("%s", text)
-        attempt.end(Outcome.NO_PROGRESS, text)
-        return STOPPED
-    log = folder.rank_log(name, rank)
-    start = log_size(log)
-    end = threading.Event()
-    watch = threading.Thread(target=watch_exports, args=(folder, end), daemon=True)
-    if rank == 0 and plan.stage == "train" and profile.nodes_may_submit:
-        watch.start()
-    code = _run_child(folder.run, plan.stage, attempt, job)
-    end.set()
-    if watch.is_alive() and code != Interrupted.exit_code:
-        watch.join(_SUBMITS_WITHIN_S)
-    if code == RankLost.exit_code:
-        return code  # the rank that is gone records why, or the driver finds out
-    # A rank above 0 without an error message ended because of another one, which has it.
-    verdict = classify_exit(code, log, start, otherwise="" if rank else f"see {log}")
-    if verdict.outcome is Outcome.KILLED:
-        # No end is recorded: the driver asks SLURM why, and gives more memory if that was it.
-        _log.error("rank %d: %s", rank, verdict.message)
-        return KILLED
-    if verdict.outcome in {Outcome.USAGE, Outcome.EXCEPTION}:
-        if verdict.message:
-            attempt.end(verdict.outcome, f"rank {rank}: {verdict.message}")
-        return min(code, 63)
-    attempt.end(verdict.outcome, verdict.message)
-    restart = verdict.outcome is Outcome.PREEMPTED and not folder.is_cancelled()
-    if restart and (rank or _requeue(job)):
-        time.sleep(_WAIT_TO_BE_KILLED_S)
-    return code
+    return _Rank(folder, plan, rank, job, attempt).run()
 
 
-def _starts_in_vain(folder: SlurmFolder, command: str) -> int:
-    """Count the last starts of rank 0 from one step, since the last ``retry``."""
-    forgiven = {e.name for e in Submissions(folder.submissions).read() if e.forgiven}
-    attempts = read_attempts(folder.attempt(command, 0))
-    return starts_without_progress([a for a in attempts if a.plan not in forgiven])
+@dataclass(frozen=True)
+class _Rank:
+    folder: SlurmFolder
+    plan: JobPlan
+    rank: int
+    job: str
+    attempt: AttemptWriter
 
+    def run(self) -> int:
+        step = reached_step(self.folder.run)
+        self.attempt.start(memory_gb=self.plan.memory_gb, minutes=self.plan.minutes, step=step)
+        profile = load_config(Profile, self.folder.profile)
+        if self.rank == 0 and self._starts_in_vain() > profile.max_attempts:
+            text = f"no progress beyond step {step} in {profile.max_attempts} starts"
+            _log.error("%s", text)
+            self._stop(Outcome.NO_PROGRESS, text)
+            return STOPPED
+        log = self.folder.rank_log(self.plan.name, self.rank)
+        start = log_size(log)
+        end = threading.Event()
+        watch = threading.Thread(target=watch_exports, args=(self.folder, end), daemon=True)
+        if self.rank == 0 and self.plan.stage == "train" and profile.nodes_may_submit:
+            watch.start()
+        code = self._run_child()
+        end.set()
+        if watch.is_alive() and code != Interrupted.exit_code:
+            watch.join(_SUBMITS_WITHIN_S)
+        # A rank above 0 without an error message ended because of another one, which has it.
+        otherwise = "" if self.rank else f"see {log}"
+        return self._end(code, classify_exit(code, log, start, otherwise=otherwise))
 
-def _run_child(run: Path, command: str, attempt: AttemptWriter, job: str) -> int:
-    with blocked(_SIGNALS):
-        arguments = [command, str(run / "config.yaml"), f"out={run}"]
-        child = start_command(arguments, **rendezvous(), DINOFORGE_JOB=job)  # may write the run
+    def _run_child(self) -> int:
+        run = self.folder.run
+        with blocked(_SIGNALS):
+            arguments = [self.plan.stage, str(run / "config.yaml"), f"out={run}"]
+            # A command that runs in the job may write the run.
+            child = start_command(arguments, **rendezvous(), DINOFORGE_JOB=self.job)
 
-        def forward(number: int, _frame: FrameType | None) -> None:
-            attempt.signal(number)
-            child.send_signal(number)
+            def forward(number: int, _frame: FrameType | None) -> None:
+                self.attempt.signal(number)
+                child.send_signal(number)
 
-        for number in _SIGNALS:
-            signal.signal(number, forward)
-    return child.wait()
+            for number in _SIGNALS:
+                signal.signal(number, forward)
+        return child.wait()
+
+    def _end(self, code: int, verdict: Verdict) -> int:
+        """Record how the child ended, and have it restarted if it asks for that."""
+        if code == RankLost.exit_code:
+            return code  # the rank that is gone records why, or the driver finds out
+        if verdict.outcome is Outcome.KILLED:
+            # No end is recorded: the driver asks SLURM why, and gives more memory if that was it.
+            _log.error("rank %d: %s", self.rank, verdict.message)
+            return KILLED
+        if verdict.outcome in {Outcome.USAGE, Outcome.EXCEPTION}:
+            if verdict.message:
+                self._stop(verdict.outcome, f"rank {self.rank}: {verdict.message}")
+            return min(code, 63)
+        self.attempt.end(verdict.outcome, verdict.message)
+        if self.folder.is_cancelled():
+            return code
+        if code == 0 and self.rank == 0 and not self.folder.read_launch().evaluations:
+            self.folder.write_state(State(state="finished"))
+        if verdict.outcome is Outcome.PREEMPTED and (self.rank or self._requeue()):
+            time.sleep(_WAIT_TO_BE_KILLED_S)
+        return code
+
+    def _stop(self, outcome: Outcome, text: str) -> None:
+        """Record an error; of one that is final also what the gate, which may be late, will."""
+        self.attempt.end(outcome, text)
+        if outcome is not Outcome.EXCEPTION and not self.folder.is_cancelled():
+            stage = self.plan.stage
+            do = f"fix the cause, then dinoforge retry {self.folder.run}"
+            why = [f"{stage}: {outcome}: {text}"]
+            self.folder.write_state(State(state="stopped", stage=stage, why=why, do=do))
+
+    def _starts_in_vain(self) -> int:
+        """Count the last starts of rank 0 from one step, since the last ``retry``."""
+        submissions = Submissions(self.folder.submissions).read()
+        forgiven = {entry.name for entry in submissions if entry.forgiven}
+        attempts = read_attempts(self.folder.attempt(self.plan.stage, 0))
+        return starts_without_progress([a for a in attempts if a.plan not in forgiven])
+
+    def _requeue(self) -> bool:
+        for _ in range(2):
+            try:
+                ask(["scontrol", "requeue", self.job], timeout_s=60)
+            except DinoforgeError as error:
+                _log.warning("scontrol requeue: %s", error)
+            else:
+                return True
+        return False
 
 
 def rendezvous() -> dict[str, str]:
@@ -132,17 +172,6 @@ def rendezvous() -> dict[str, str]:
         "MASTER_ADDR": host,
         "MASTER_PORT": str(20000 + int(given.get("SLURM_JOB_ID", "0")) % 10000),
     }
-
-
-def _requeue(job: str) -> bool:
-    for _ in range(2):
-        try:
-            ask(["scontrol", "requeue", job], timeout_s=60)
-        except DinoforgeError as error:
-            _log.warning("scontrol requeue: %s", error)
-        else:
-            return True
-    return False
 
 
 if __name__ == "__main__":
