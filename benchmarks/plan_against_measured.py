@@ -1,4 +1,4 @@
-"""What ``dinoforge plan`` says, against real training steps on the CPU: ratios planned / measured.
+"""``dinoforge plan`` against real training steps on the CPU: ratios planned / measured.
 
     python benchmarks/plan_against_measured.py
     python benchmarks/plan_against_measured.py --images ../shared/data/imagenet-sample/*.tar
@@ -94,12 +94,9 @@ def run_case(recipe: str, images: int, changes: tuple[str, ...]) -> dict[str, An
 
     from dinoforge.config import find_recipe, load_config
     from dinoforge.training.config import TrainingConfig
-    from dinoforge.training.plan.activations import Numerics, saved_activations
-    from dinoforge.training.plan.flops import step_flops
     from dinoforge.training.plan.memory import memory_of_rank
-    from dinoforge.training.plan.parameters import count, student_units
-    from dinoforge.training.plan.placement import Placement
-    from dinoforge.training.plan.workload import Workload
+    from dinoforge.training.plan.placement import Placement, held_by_rank_0, student_shapes
+    from dinoforge.training.plan.simulation import Simulation
 
     torch.set_num_threads(1)
     fixed = ("device=cpu", "threads=1", f"batch_size={images}", "steps=10", "parallel.mode=auto")
@@ -120,12 +117,13 @@ def run_case(recipe: str, images: int, changes: tuple[str, ...]) -> dict[str, An
     tensors = peak_bytes(step, *crops)
     parts = step.views(0, *crops)
     masked = masked_patches(parts)
-    work = Workload.of(config, images, masked=masked)
-    numerics = Numerics.of(config, "cpu")
+    simulation, placement = Simulation(config, "cpu"), Placement()
+    batch = simulation.run(images, masked)
     most = max(masked_patches(step.views(number, *crops)) for number in range(2))
-    memory = memory_of_rank(config, Placement(), numerics, images, masked=most)
+    held, shapes = held_by_rank_0(config, placement), student_shapes(config)
+    memory = memory_of_rank(config, placement, simulation.run(images, most), held, shapes)
     saved = saved_bytes(step, parts[0])
-    parameters = sum(map(count, student_units(config).values()))
+    parameters = sum(held.values())
     assert parameters == sum(p.numel() for p in step.method.student.parameters())
     assert memory.optimizer == sum(
         moment.numel() * moment.element_size()
@@ -133,15 +131,14 @@ def run_case(recipe: str, images: int, changes: tuple[str, ...]) -> dict[str, An
         for name, moment in state.items()
         if name != "step"
     )
-    flops = step_flops(config, work).executed
     return {
         "recipe": recipe,
         "images": images,
         "changes": list(changes),
         "masked": masked,
         "student_parameters": parameters,  # exact, as are the moments
-        "flops": compare(flops, count_flops(step, parts)),
-        "saved": compare(saved_activations(config, work, numerics).total, saved.activations),
+        "flops": compare(batch.flops.executed, count_flops(step, parts)),
+        "saved": compare(sum(batch.activations.values()), saved.activations),
         "tensors": compare(memory.peak, tensors),
         "process": compare(memory.peak, process),
     }

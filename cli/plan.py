@@ -23,27 +23,32 @@ _DEFAULT_GPU = "h100"
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
     add_recipe_choice(parser)
-    where = parser.add_argument_group("where it would run")
+    where = parser.add_argument_group("hardware")
     where.add_argument(
-        "--ranks", type=int, default=1, metavar="N", help="processes, one a GPU (default 1)"
+        "--ranks", type=int, default=1, metavar="N", help="processes, one per GPU (default 1)"
     )
     where.add_argument(
         "--ranks-per-node",
         type=int,
         default=8,
         metavar="N",
-        help="of one machine (default 8): what parallel.shard=0 stands for under hsdp",
+        help="ranks per machine (default 8); parallel.shard=0 means this number under hsdp",
     )
     where.add_argument(
         "--gpu",
         metavar="GPU",
-        help="a100-40, a100, h100 (default), h200, l40s, or GB of memory; what it does not hold is "
-        "an error when this is given",
+        help="a100-40, a100, h100 (default), h200, l40s, or GB of memory; if given, a plan that "
+        "does not fit is an error",
     )
     where.add_argument(
-        "--mfu", type=float, metavar="SHARE", help="of the GPU's rate; default: a published run's"
+        "--mfu",
+        type=float,
+        metavar="SHARE",
+        help="assumed MFU (0 to 1); default: the closest published run",
     )
-    where.add_argument("--images", type=int, metavar="N", help="images of the data, for epochs")
+    where.add_argument(
+        "--images", type=int, metavar="N", help="images in the data set, for the number of epochs"
+    )
     add_output_arguments(parser)
 
 
@@ -51,7 +56,7 @@ def _run(args: argparse.Namespace) -> int:
     if recipe_requests(args, "training"):
         return 0
     from dinoforge.training.config import TrainingConfig
-    from dinoforge.training.plan import check_sharding, plan_of
+    from dinoforge.training.plan import plan_of
 
     config = load(args, "training", TrainingConfig).config
     plan = plan_of(
@@ -62,14 +67,12 @@ def _run(args: argparse.Namespace) -> int:
         mfu=args.mfu,
         images_in_set=args.images,
     )
-    held = check_sharding(config, plan.placement)
     if not args.json:
         _show(plan)
-        print(f"rank 0 holds {held:,} parameters of the student and as many of the teacher")
     if args.gpu is not None:
         plan.check_memory()
     if args.json:
-        print_json(plan.as_json() | {"parameters_of_rank_0": held})
+        print_json(plan.as_json())
     else:
         print(_verdict(plan))
     return 0
@@ -80,20 +83,22 @@ def _show(plan: "Plan") -> None:
     over = f" over {place.shards}" if place.is_sharded else ""
     print(
         f"{plan.model}, {place.ranks} x {plan.gpu.name}, {place.mode}{over}, {plan.images} images "
-        f"a rank x {place.ranks * plan.micro_batches} = {plan.batch_size} a step"
+        f"per rank x {place.ranks * plan.micro_batches} = {plan.batch_size} per step"
     )
     _show_parameters(plan)
     _show_memory(plan)
     _show_flops(plan)
     _show_run(plan)
+    held = plan.parameters_of_rank_0
+    print(f"rank 0 holds {held:,} parameters of the student and as many of the teacher")
 
 
 def _show_parameters(plan: "Plan") -> None:
     rows: list[list[object]] = [[name, number] for name, number in plan.parameters.items()]
-    rows.append(["student, and the teacher again", sum(plan.parameters.values())])
+    rows.append(["student; the teacher has the same", sum(plan.parameters.values())])
     print_table(["network", "parameters"], rows)
     if plan.backbone_at_518:
-        print(f"backbone with the released grid of 518 pixels: {plan.backbone_at_518:,} parameters")
+        print(f"backbone as released, for 518 pixels: {plan.backbone_at_518:,} parameters")
 
 
 def _show_memory(plan: "Plan") -> None:
@@ -106,18 +111,15 @@ def _show_memory(plan: "Plan") -> None:
         "weights in use: copies, gathered units": memory.weights,
         "batch of crops": memory.crops,
         "targets of the teacher": memory.targets,
-        "activations: crops as the network takes them": memory.activations.images,
-        "activations: blocks, global crops": memory.activations.global_blocks,
-        "activations: blocks, local crops": memory.activations.local_blocks,
-        "activations: inputs of checkpointed blocks": memory.activations.block_inputs,
-        "activations: ends of the backbone": memory.activations.backbone_ends,
-        "activations: heads": memory.activations.heads,
-        "logits: log-probabilities, targets of each view": memory.activations.logits,
+        "activations: blocks": memory.activations["blocks"],
+        "activations: backbone before and after its blocks": memory.activations["backbone"],
+        "activations: heads": memory.activations["heads"],
+        "activations: losses": memory.activations["losses"],
     }
     rows: list[list[object]] = [[name, _gb(size)] for name, size in parts.items() if size]
-    rows += [[f"most during: {phase}", _gb(size)] for phase, size in memory.phases.items()]
-    rows.append(["on the host: copy that a checkpoint is written from", _gb(memory.host)])
-    print_table(["memory of a rank", "GB"], rows)
+    rows += [[f"peak: {phase}", _gb(size)] for phase, size in memory.phases.items()]
+    rows.append(["on the host: copy for writing a checkpoint", _gb(memory.host)])
+    print_table(["memory per rank", "GB"], rows)
 
 
 def _show_flops(plan: "Plan") -> None:
@@ -127,17 +129,17 @@ def _show_flops(plan: "Plan") -> None:
         "teacher, heads": flops.teacher_heads,
         "student, backbone (forward + backward)": flops.student_backbone,
         "student, heads (forward + backward)": flops.student_heads,
-        "positions, KoLeo": flops.other,
+        "student, losses": flops.student_losses,
         "needed by the method": flops.model,
-        "attention scores again": flops.attention_again,
-        "checkpointed blocks again": flops.blocks_again,
+        "attention scores, recomputed": flops.attention_again,
+        "checkpointed blocks, recomputed": flops.blocks_again,
     }
     rows: list[list[object]] = [
         [name, _round(size / 1e9), f"{size / flops.model:.1%}"]
         for name, size in parts.items()
         if size
     ]
-    print_table(["operations of an image", "GFLOP", "share"], rows)
+    print_table(["operations per image", "GFLOP", "share"], rows)
 
 
 def _show_run(plan: "Plan") -> None:
@@ -148,12 +150,12 @@ def _show_run(plan: "Plan") -> None:
     if plan.speed is not None:
         speed = plan.speed
         rows += [
-            ["speed", f"{speed.images_per_s:,.0f} images/s and GPU, MFU {speed.mfu}"],
-            ["MFU of", speed.source],
+            ["speed", f"{speed.images_per_s:,.0f} images/s per GPU, MFU {speed.mfu}"],
+            ["MFU from", speed.source],
             ["time", f"{speed.hours:,.1f} h, {speed.gpu_hours:,.0f} GPU-hours"],
             [
-                "cores that decode and cut",
-                f"{speed.cores_per_gpu:.1f} a GPU, colors there",
+                "cores for decoding and cropping",
+                f"{speed.cores_per_gpu:.1f} per GPU, colors on the GPU",
             ],
         ]
     rows += [
@@ -173,10 +175,11 @@ def _show_run(plan: "Plan") -> None:
 
 
 def _verdict(plan: "Plan") -> str:
-    room = f"{_gb(plan.memory.peak)} of {_gb(plan.gpu.usable)} GB to plan with"
-    most = f"{plan.largest_images} images a rank at most" if plan.largest_images else "not even one"
-    said = "fits" if plan.fits else "does NOT fit"
-    return f"{said} {plan.gpu.name}: {room}; {most}"
+    verdict = "fits" if plan.fits else "does NOT fit"
+    memory = f"needs {_gb(plan.memory.peak)} GB; {_gb(plan.gpu.usable)} GB usable"
+    most = plan.largest_images
+    largest = f"at most {most} images per rank" if most else "not even one image fits"
+    return f"{verdict} {plan.gpu.name}: {memory}; {largest}"
 
 
 def _gb(size: float) -> int | float:
@@ -184,12 +187,12 @@ def _gb(size: float) -> int | float:
 
 
 def _round(number: float) -> int | float:
-    """Keep three significant digits, and all of those before the point."""
+    """Round to three significant digits, or to a whole number above 100."""
     return round(number) if number >= 100 else float(f"{number:.3g}")
 
 
 COMMAND = Command(
-    sentence="tell what a training needs: memory, FLOPs, disk and hours, without a GPU",
+    sentence="print what a training needs: memory, FLOPs, disk and hours, without a GPU",
     examples=(
         "dinoforge plan vitl16_fast --ranks 32 --gpu a100",
         "dinoforge plan vitg14_long --ranks 64 batch_size=768 parallel.mode=hsdp",

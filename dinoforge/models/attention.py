@@ -7,7 +7,9 @@ sequences in one call; see `attention_choice`.
 Shapes: T tokens of all sequences, B sequences of N tokens, H heads, E channels per head.
 """
 
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from contextvars import ContextVar
 from functools import partial
 
 import torch
@@ -22,7 +24,7 @@ from dinoforge.models.packing import (
     token_counts,
 )
 
-__all__ = ["BACKENDS", "HALF_PRECISION", "attend", "attention_weights"]
+__all__ = ["BACKENDS", "HALF_PRECISION", "attend", "attention_as_on_gpus", "attention_weights"]
 
 HALF_PRECISION = (torch.bfloat16, torch.float16)
 
@@ -68,8 +70,22 @@ def _by_crop_size(dense: _Dense, qkv_T3HE: Tensor, shapes: Shapes) -> Tensor:
     return mixed[0] if len(mixed) == 1 else torch.cat(mixed)
 
 
+_float32_on_cpus = ContextVar("float32_on_cpus", default=True)
+
+
+@contextlib.contextmanager
+def attention_as_on_gpus() -> Iterator[None]:
+    """Keep bfloat16 in `sdpa` on CPUs too: for plans, whose fake tensors are on the CPU."""
+    token = _float32_on_cpus.set(False)
+    try:
+        yield
+    finally:
+        _float32_on_cpus.reset(token)
+
+
 def _sdpa_dense(q_BHNE: Tensor, k_BHNE: Tensor, v_BHNE: Tensor) -> Tensor:
-    if q_BHNE.device.type == "cpu" and q_BHNE.dtype == torch.bfloat16:
+    half_on_cpu = q_BHNE.device.type == "cpu" and q_BHNE.dtype == torch.bfloat16
+    if half_on_cpu and _float32_on_cpus.get():
         # On CPUs attention in bfloat16 takes 1.8 times as long as float32 (measured on
         # 8 x 257 + 32 x 50 tokens, 6 heads of 64, Zen 4, torch 2.13; its backward pass on 17
         # tokens 4 times), unlike matrix products. Autocast would undo the cast.

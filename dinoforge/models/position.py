@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import _disable_current_modes
 
 __all__ = ["interpolate_positions", "resampling_matrix"]
 
@@ -67,8 +68,8 @@ def _matrix(
     antialias = mode.endswith("antialias")
     offset = _OFFSET if mode.startswith("offset") else 0.0
     weights = resampling_matrix(size_in, size_out, offset=offset, antialias=antialias)
-    # Not in inference mode: a cached inference tensor could not be used in training.
-    with torch.inference_mode(False):
+    # Outside of all modes: a cached inference or fake tensor could not be used in training.
+    with torch.inference_mode(False), _disable_current_modes():
         return torch.from_numpy(weights).to(device, dtype)
 
 

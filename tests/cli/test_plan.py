@@ -33,13 +33,13 @@ def test_tables_tell_parameters_memory_operations_and_the_run(capsys):
     assert main(["plan", "vitl16_fast", "--ranks", "32", "--images", "1281167"]) == 0
     told = capsys.readouterr().out
     for words in (
-        r"vit_large_patch16, 32 x h100, fsdp over 32, 64 images a rank x 32 = 2048 a step",
+        r"vit_large_patch16, 32 x h100, fsdp over 32, 64 images per rank x 32 = 2048 per step",
         r"backbone +303,351,808",
-        r"most during: forward +\d",
+        r"peak: forward +\d",
         r"needed by the method +1,1\d\d +100\.0%",
         r"passes over the data +199\.8",
         r"time +\d+\.\d h, \d+ GPU-hours",
-        r"fits h100: \d+\.\d of 74\.1 GB to plan with; \d+ images a rank at most",
+        r"fits h100: needs \d+\.\d GB; 74\.1 GB usable; at most \d+ images per rank",
     ):
         assert re.search(words, told), words
 
@@ -48,8 +48,8 @@ def test_what_a_named_gpu_does_not_hold_ends_with_2_and_one_line(capsys):
     words = ["plan", "vitl14_long", "--ranks", "8", "batch_size=1024"]
     assert main([*words, "--gpu", "a100-40"]) == 2
     out, error = capsys.readouterr()
-    assert "most during: forward" in out  # the table says what takes the memory
-    assert re.fullmatch(r"error: a step needs .* - a100-40 .* - take at most \d+ .*\n", error)
+    assert "peak: forward" in out  # the table says what takes the memory
+    assert re.fullmatch(r"error: a step needs .* - a100-40 .* - use at most \d+ .*\n", error)
     assert main([*words, "--gpu", "a100-40", "--json"]) == 2
     assert json.loads(capsys.readouterr().out)["exit_code"] == 2
 

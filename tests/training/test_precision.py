@@ -6,7 +6,7 @@ from torch.distributed.fsdp import FSDPModule
 
 import dinoforge.training.precision
 from dinoforge.training.distributed.parallel import precision_policies, shard_method
-from dinoforge.training.plan.sharding import _fake_ranks, method_on_meta
+from dinoforge.training.plan.placement import fake_ranks, method_on_meta
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 F32, F64, BF16 = torch.float32, torch.float64, torch.bfloat16
@@ -49,7 +49,7 @@ def test_every_unit_has_the_policy_of_its_part_and_float32_shards(tiny, copy):
     config = tiny("precision=bfloat16")
     method = method_on_meta(config)
     blocks, whole = precision_policies(config, CPU)
-    with _fake_ranks(4):
+    with fake_ranks(4):
         shard_method(config, method, CPU, 4, copy)
         units = {
             name: module

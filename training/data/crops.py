@@ -69,6 +69,11 @@ class CropsConfig:
     mean: tuple[float, float, float] = IMAGE_MEAN  # share of 255; ImageNet's
     std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = IMAGE_STD  # share of 255; ImageNet's
 
+    @property
+    def pixels(self) -> int:
+        """Pixels of all crops of an image."""
+        return 2 * self.global_size**2 + self.num_local * self.local_size**2
+
     def blur_probs(self) -> tuple[float, float, float]:
         """Probability that global crop 1, global crop 2 and a local crop are blurred."""
         if self.blur == "custom":

@@ -33,7 +33,7 @@ from dinoforge.training.distributed.ranks import RankInfo, local_part
 from dinoforge.training.method import Losses, Method, Targets, Views
 from dinoforge.training.precision import product_dtype
 
-__all__ = ["Parallel", "make_parallel", "precision_policies", "shard_method"]
+__all__ = ["Parallel", "checkpoint_blocks", "make_parallel", "precision_policies", "shard_method"]
 
 _log = logging.getLogger(__name__)
 
@@ -76,7 +76,7 @@ def make_parallel(
     parameters = sum(parameter.numel() for parameter in method.student.parameters())
     mode = config.parallel.resolve_mode(rank_info.world_size, parameters)
     if config.parallel.activation_checkpointing == "blocks":
-        _checkpoint_blocks(method.student)
+        checkpoint_blocks(method.student)
     if config.parallel.compile:
         _compile_blocks(method)
     mesh = None
@@ -111,7 +111,7 @@ def _without_buffer_sync() -> dict[str, Any]:
     return {new_name if new_name in known else "broadcast_buffers": False}
 
 
-def _checkpoint_blocks(student: nn.ModuleDict) -> None:
+def checkpoint_blocks(student: nn.ModuleDict) -> None:
     """Keep only the input of every block; the rest is recomputed in the backward pass."""
     for block in student["backbone"].get_submodule("blocks").children():
         block.forward = _recomputed(block.forward)

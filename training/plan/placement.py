@@ -1,34 +1,52 @@
-"""How a run lies over its ranks: what the keys under ``parallel`` come to on so many of them."""
+"""How a run is spread over its ranks, and what rank 0 of them holds.
 
+Networks are built on torch's meta device (shapes without values), and the other ranks are torch's
+fake process group (collectives that return at once). So FSDP2 itself, called by the function that a
+run calls, shards a network over any number of ranks in seconds, on a laptop.
+"""
+
+import contextlib
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-from dinoforge.training.config import Mode, TrainingConfig
-from dinoforge.training.plan.parameters import student_parameters
+import torch
+import torch.distributed as dist
+from torch import nn
 
-__all__ = ["Placement"]
+from dinoforge.errors import UsageError
+from dinoforge.training.attention import AttentionSetting
+from dinoforge.training.build import build_on_meta
+from dinoforge.training.config import Mode, TrainingConfig
+from dinoforge.training.distributed.parallel import shard_method
+from dinoforge.training.distributed.ranks import local_part
+from dinoforge.training.method import Method
+
+__all__ = ["Placement", "fake_ranks", "held_by_rank_0", "method_on_meta", "student_shapes"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Placement:
-    """Ranks, one process a GPU, and what they share; `of` follows the recipe."""
+    """Ranks, one process per GPU, and what they share; `of` follows the recipe."""
 
     ranks: int = 1
-    ranks_per_node: int = 1  # of one machine
+    ranks_per_node: int = 1
     mode: Mode = "single"
     shards: int = 1  # ranks that a parameter is divided over; 1: every rank holds all of it
 
     @classmethod
     def of(cls, config: TrainingConfig, ranks: int = 1, ranks_per_node: int = 8) -> "Placement":
-        """Lay a recipe over so many ranks, as `training.distributed.parallel` would.
+        """Place a recipe on so many ranks, as `training.distributed.parallel` would.
 
         Parameters
         ----------
         config : TrainingConfig
-            Its `rank_faults` must have been found before.
+            Without `rank_faults` for these ranks.
         ranks, ranks_per_node : int
-            At least 1; a machine holds no more than all.
+            At least 1.
         """
-        mode = config.parallel.resolve_mode(ranks, student_parameters(config))
+        parameters = sum(shape.numel() for shape in student_shapes(config).values())
+        mode = config.parallel.resolve_mode(ranks, parameters)
         per_node = min(ranks, ranks_per_node)
         return cls(
             ranks=ranks,
@@ -41,3 +59,64 @@ class Placement:
     def is_sharded(self) -> bool:
         """True under fsdp and hsdp."""
         return self.mode in ("fsdp", "hsdp")
+
+
+def method_on_meta(config: TrainingConfig) -> Method:
+    """Build student and teacher on the meta device, where no attention is ever computed."""
+    return build_on_meta(config, AttentionSetting(backend="sdpa", packed=False, device="meta"))
+
+
+def student_shapes(config: TrainingConfig) -> dict[str, torch.Size]:
+    """Shape of every parameter of the student by name; the teacher has the same."""
+    return {name: p.shape for name, p in method_on_meta(config).student.named_parameters()}
+
+
+def held_by_rank_0(config: TrainingConfig, placement: Placement) -> dict[str, int]:
+    """Count the student's parameters on rank 0, which holds most; the teacher has the same.
+
+    Returns
+    -------
+    dict
+        ``backbone`` (all but the blocks), ``backbone.blocks.N``, ``dino_head``, ``ibot_head``: the
+        units that FSDP2 gathers and frees together -> parameters.
+
+    Raises
+    ------
+    UsageError
+        If parameters are sharded and this process is a rank of a real run.
+    """
+    method = method_on_meta(config)
+    if not placement.is_sharded:
+        return _held(method.student)
+    with fake_ranks(placement.ranks):
+        shard_method(config, method, torch.device("cpu"), placement.ranks, placement.shards)
+        student, teacher = _held(method.student), _held(method.teacher)
+    assert student == teacher, "student and teacher are sharded by the same rule"
+    return student
+
+
+def _held(networks: nn.ModuleDict) -> dict[str, int]:
+    held: Counter[str] = Counter()
+    for name, parameter in networks.named_parameters():
+        network, *inside = name.split(".")
+        unit = ".".join([network, *inside[:2]]) if inside[0] == "blocks" else network
+        held[unit] += local_part(parameter).numel()
+    return dict(held)
+
+
+@contextlib.contextmanager
+def fake_ranks(ranks: int) -> Iterator[None]:
+    """Pretend to be rank 0 of so many."""
+    from torch.testing._internal.distributed.fake_pg import FakeStore
+
+    if dist.is_initialized():
+        raise UsageError(
+            what="this process is a rank of a run",
+            where="plan",
+            do="plan in another process",
+        )
+    dist.init_process_group("fake", rank=0, world_size=ranks, store=FakeStore())
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()

@@ -1,19 +1,20 @@
-"""``plan_of``: everything that a recipe needs on so many ranks, from closed forms alone."""
+"""``plan_of``: everything that a recipe needs on a number of ranks."""
 
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+import torch
+
 from dinoforge.errors import Fault, UsageError
-from dinoforge.models.config import VitConfig
+from dinoforge.models import VisionTransformer, VitConfig
 from dinoforge.training.config import TrainingConfig
-from dinoforge.training.plan.activations import Numerics
-from dinoforge.training.plan.flops import Flops, step_flops
 from dinoforge.training.plan.hardware import Gpu, cores_per_gpu, find_gpu, published_run
 from dinoforge.training.plan.memory import Memory, memory_of_rank
-from dinoforge.training.plan.parameters import backbone_units, count, student_units
-from dinoforge.training.plan.placement import Placement
+from dinoforge.training.plan.placement import Placement, held_by_rank_0, student_shapes
+from dinoforge.training.plan.simulation import Flops, MicroBatch, Simulation
 from dinoforge.training.plan.storage import Storage, storage_of_run
-from dinoforge.training.plan.workload import Workload
 
 __all__ = ["Plan", "Speed", "plan_of"]
 
@@ -39,12 +40,13 @@ class Plan:
     model: str  # as timm would name it
     parameters: dict[str, int]  # backbone, dino_head, ibot_head
     backbone_at_518: int  # parameters of a released size at the released grid; 0 for custom ones
+    parameters_of_rank_0: int  # of the student
     placement: Placement
-    batch_size: int  # images a step, over all ranks
+    batch_size: int  # images per step, over all ranks
     micro_batches: int  # of one rank in a step
     images: int  # of a micro-batch of one rank
     steps: int
-    epochs: float | None  # passes over the data; None when its size was not told
+    epochs: float | None  # passes over the data; None when its size is unknown
     flops: Flops  # of one image
     memory: Memory  # of the rank that holds most
     largest_images: int  # most images of a micro-batch that fit the GPU; 0: none
@@ -63,31 +65,30 @@ class Plan:
         return self.memory.peak <= self.gpu.usable
 
     def check_memory(self) -> None:
-        """Refuse a plan that the GPU does not hold.
+        """Refuse a plan that does not fit the GPU.
 
         Raises
         ------
         UsageError
-            Names the need, the room, and what would fit.
+            Names the bytes needed and usable, and what would fit.
         """
         if self.fits:
             return
         gigabyte = 10**9
-        ways = ["more ranks", "parallel.accumulate", "parallel.activation_checkpointing=blocks"]
+        remedies = ["more ranks", "parallel.accumulate", "parallel.activation_checkpointing=blocks"]
         if self.largest_images:
-            ways.insert(0, f"at most {self.largest_images} images a rank and micro-batch")
+            remedies.insert(0, f"at most {self.largest_images} images per rank and micro-batch")
         raise UsageError(
-            what=f"a step needs {self.memory.peak / gigabyte:.1f} GB a rank, of which "
+            what=f"a step needs {self.memory.peak / gigabyte:.1f} GB per rank, of which "
             f"{self.memory.states / gigabyte:.1f} GB are weights, gradients and moments",
-            where=f"{self.gpu.name} ({self.gpu.usable / gigabyte:.1f} GB to plan with), "
-            f"{self.images} images a rank",
-            do="take " + ", or ".join(ways),
+            where=f"{self.gpu.name} ({self.gpu.usable / gigabyte:.1f} GB usable), "
+            f"{self.images} images per rank",
+            do="use " + ", or ".join(remedies),
         )
 
     def as_json(self) -> dict[str, Any]:
         """Make a JSON object of it; derived figures included."""
         memory = asdict(self.memory) | {"peak": self.memory.peak, "states": self.memory.states}
-        memory["activations"] = self.memory.activations._asdict()
         storage = asdict(self.storage)
         storage |= {k: getattr(self.storage, k) for k in ("written_bytes", "kept_bytes", "files")}
         flops = asdict(self.flops) | {"model": self.flops.model, "executed": self.flops.executed}
@@ -147,16 +148,29 @@ def plan_of(
     if faults:
         raise UsageError(faults=faults)
     placement = Placement.of(config, ranks, ranks_per_node)
+    held, shapes = held_by_rank_0(config, placement), student_shapes(config)
     device = find_gpu(gpu)
-    numerics = Numerics.of(config)
+    simulation = Simulation(config)
+
+    def memory(batch: MicroBatch) -> Memory:
+        return memory_of_rank(config, placement, batch, held, shapes)
+
+    def fits(images: int) -> bool:
+        return memory(simulation.estimate(images)).peak <= device.usable
+
     images = config.micro_batch(ranks)
-    flops = step_flops(config, Workload.of(config, images)).per_image(images)
+    batch = simulation.estimate(images)
+    flops = batch.flops.per_image(images)
     vit = config.model.vit(config.crops.global_size)
     seen = config.steps * config.batch_size
+    parameters: Counter[str] = Counter()
+    for name, shape in shapes.items():
+        parameters[name.partition(".")[0]] += shape.numel()
     return Plan(
         model=vit.name,
-        parameters=_parameters(config),
+        parameters=dict(parameters),
         backbone_at_518=_released(vit),
+        parameters_of_rank_0=sum(held.values()),
         placement=placement,
         batch_size=config.batch_size,
         micro_batches=config.parallel.accumulate,
@@ -164,54 +178,40 @@ def plan_of(
         steps=config.steps,
         epochs=seen / images_in_set if images_in_set else None,
         flops=flops,
-        memory=memory_of_rank(config, placement, numerics, images),
-        largest_images=_largest_images(config, placement, numerics, device),
+        memory=memory(batch),
+        largest_images=_largest(fits, config.group_size or 1),
         storage=storage_of_run(config, placement),
         gpu=device,
         speed=_speed(config, placement, flops, device, mfu),
     )
 
 
-def _parameters(config: TrainingConfig) -> dict[str, int]:
-    found: dict[str, int] = {}
-    for name, shapes in student_units(config).items():
-        network = name.partition(".")[0]
-        found[network] = found.get(network, 0) + count(shapes)
-    return found
-
-
 def _released(vit: VitConfig) -> int:
     """Count the backbone as DINOv2 released it: after a last stage on 518 pixels, patch 14."""
     if vit.architecture == "custom" or vit.patch_size != 14:
         return 0
-    units = backbone_units(replace(vit, image_size=518))
-    return sum(map(count, units.values()))
+    with torch.device("meta"):
+        backbone = VisionTransformer(replace(vit, image_size=518))
+    return sum(parameter.numel() for parameter in backbone.parameters())
 
 
-def _largest_images(
-    config: TrainingConfig, placement: Placement, numerics: Numerics, gpu: Gpu
-) -> int:
-    """Search the most images of a micro-batch, in whole groups; memory grows with them."""
-    group = config.group_size or 1
-
-    def fits(groups: int) -> bool:
-        return memory_of_rank(config, placement, numerics, groups * group).peak <= gpu.usable
-
-    if not fits(1):
+def _largest(fits: Callable[[int], bool], group: int) -> int:
+    """Search the largest multiple of ``group`` that fits; 0 if none does."""
+    if not fits(group):
         return 0
     low, high = 1, 2
-    while high < _MOST_IMAGES and fits(high):
+    while high < _MOST_IMAGES and fits(high * group):
         low, high = high, 2 * high
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (middle, high) if fits(middle) else (low, middle)
+        low, high = (middle, high) if fits(middle * group) else (low, middle)
     return low * group
 
 
 def _speed(
     config: TrainingConfig, placement: Placement, flops: Flops, gpu: Gpu, mfu: float | None
 ) -> Speed | None:
-    rate = gpu.rate(Numerics.of(config).product)
+    rate = gpu.float32 if config.precision == "float32" else gpu.bfloat16
     if not rate:
         return None
     vit = config.model.vit(config.crops.global_size)
@@ -219,8 +219,6 @@ def _speed(
     share, source = (run.mfu, run.source) if mfu is None else (mfu, "--mfu")
     # The share counts what the method needs; blocks that are run again cost time beyond it.
     images_per_s = rate * share / (flops.model + flops.blocks_again)
-    crops = config.crops
-    pixels = 2 * crops.global_size**2 + crops.num_local * crops.local_size**2
     gpu_hours = config.steps * config.batch_size / images_per_s / 3600
     return Speed(
         mfu=share,
@@ -228,5 +226,5 @@ def _speed(
         images_per_s=images_per_s,
         hours=gpu_hours / placement.ranks,
         gpu_hours=gpu_hours,
-        cores_per_gpu=cores_per_gpu(images_per_s, pixels),
+        cores_per_gpu=cores_per_gpu(images_per_s, config.crops.pixels),
     )

@@ -3,8 +3,7 @@
 from dataclasses import dataclass
 
 from dinoforge.training.config import CheckpointConfig, TrainingConfig
-from dinoforge.training.plan.parameters import Shapes, count, student_units
-from dinoforge.training.plan.placement import Placement
+from dinoforge.training.plan.placement import Placement, student_shapes
 
 __all__ = ["Storage", "storage_of_run"]
 
@@ -53,14 +52,16 @@ def storage_of_run(config: TrainingConfig, placement: Placement) -> Storage:
     them, each once (what several ranks hold is shared out among them). Every rank writes a file;
     an index and the manifest lie beside them.
     """
-    units = student_units(config)
-    parameters = sum(map(count, units.values()))
-    backbone = sum(count(shapes) for name, shapes in units.items() if name.startswith("backbone"))
-    tensors = sum(map(len, units.values()))
-    pieces = 4 * sum(_pieces(shapes, placement.shards) for shapes in units.values()) + tensors + 2
+    shapes = student_shapes(config)
+    parameters = sum(shape.numel() for shape in shapes.values())
+    backbone = sum(shape.numel() for n, shape in shapes.items() if n.startswith("backbone."))
+    # FSDP2 cuts a parameter along its first axis into parts of ceil(n / shards) rows.
+    rows = [shape[0] for shape in shapes.values()]
+    parts = sum(-(-n // -(-n // placement.shards)) for n in rows)
+    pieces = 4 * parts + len(shapes) + 2
     patch_head = config.ibot_head if config.separate_heads else config.dino_head
     centers = config.dino_head.prototypes + patch_head.prototypes
-    checkpoint = _FLOAT32 * (4 * parameters + tensors + centers) + _AROUND_A_PIECE * pieces
+    checkpoint = _FLOAT32 * (4 * parameters + len(shapes) + centers) + _AROUND_A_PIECE * pieces
     export = _FLOAT32 * backbone
     policy = config.checkpoint
     saved = [*range(policy.every, config.steps, policy.every), config.steps]
@@ -74,12 +75,6 @@ def storage_of_run(config: TrainingConfig, placement: Placement) -> Storage:
         files_of_checkpoint=min(placement.ranks, pieces) + 2,
         peak_bytes=_most(saved, policy) * checkpoint + exports * export,
     )
-
-
-def _pieces(shapes: Shapes, shards: int) -> int:
-    """Count the parts of all parameters that hold anything; see `largest_part`."""
-    rows = (shape[0] for shape in shapes.values())
-    return sum(-(-n // -(-n // shards)) for n in rows)
 
 
 def _kept(steps: list[int], newest: int, every: int) -> int:

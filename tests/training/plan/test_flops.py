@@ -1,4 +1,4 @@
-"""Operations counted by closed forms against those that torch counts in a real step."""
+"""Operations of a simulated step against those that torch counts in a real one."""
 
 import numpy as np
 import pytest
@@ -6,8 +6,7 @@ import pytest
 from dinoforge.config import find_recipe, load_config
 from dinoforge.training.config import TrainingConfig
 from dinoforge.training.data.masks import draw_masks
-from dinoforge.training.plan.flops import step_flops
-from dinoforge.training.plan.workload import Workload, expected_masked, most_masked
+from dinoforge.training.plan.simulation import Simulation, expected_masked, most_masked
 
 
 def counted(measuring, config):
@@ -18,7 +17,7 @@ def counted(measuring, config):
 
 
 def planned(config, masked):
-    return step_flops(config, Workload.of(config, config.batch_size, masked=masked))
+    return Simulation(config, "cpu").run(config.batch_size, masked).flops
 
 
 def test_a_step_executes_exactly_the_operations_planned(measuring, variant):
@@ -52,18 +51,19 @@ def test_checkpointed_blocks_are_executed_again(measuring, small):
     assert flops.model == planned(small(), masked).model
 
 
-def test_groups_of_images_draw_their_subsets_of_every_crop(small):
+@pytest.mark.parametrize("group", [0, 2])
+def test_groups_of_images_draw_their_subsets_of_every_crop(measuring, small, group):
     """Of 20 images 12 are kept, of each pair 1, whatever the number of crops."""
-    for group, kept in ((0, 12), (2, 10)):
-        work = Workload.of(small("batch_size=20", "model.drop_path=0.4", f"group_size={group}"), 20)
-        assert [crops.kept for crops in work.crops] == [2 * kept, 3 * kept]
+    config = small("batch_size=20", "model.drop_path=0.4", f"group_size={group}")
+    found, masked = counted(measuring, config)
+    assert planned(config, masked).executed == found
 
 
 def test_the_published_recipes_cost_what_the_literature_says():
     """GFLOP of an image, from 24 d^2 + 4 n d a token and layer; see each recipe's source."""
     for name, wanted in {"vitl16_fast": 1155, "vitl14_long": 1375, "vitg14_long": 5023}.items():
         config = load_config(TrainingConfig, find_recipe("training", name))
-        flops = step_flops(config, Workload.of(config, 32)).per_image(32)
+        flops = Simulation(config).estimate(32).flops.per_image(32)
         assert flops.model / 1e9 == pytest.approx(wanted, rel=0.02), name
 
 

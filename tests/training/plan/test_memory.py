@@ -1,32 +1,33 @@
-"""Bytes of the closed forms against what autograd saves and torch's allocator hands out."""
+"""Bytes of a simulated step against what autograd saves and torch's allocator hands out."""
 
 from dataclasses import replace
 
 import pytest
 import torch
-import torch.nn.functional as F
 
-from dinoforge.models import attention
+from dinoforge.models.attention import attention_as_on_gpus
 from dinoforge.training.build import build_method, build_optimizer
 from dinoforge.training.distributed.checkpoint import Checkpoints
 from dinoforge.training.export import gather_backbone
-from dinoforge.training.plan.activations import Numerics, saved_activations
 from dinoforge.training.plan.memory import memory_of_rank
-from dinoforge.training.plan.parameters import largest_part, student_units
-from dinoforge.training.plan.placement import Placement
-from dinoforge.training.plan.workload import Workload
+from dinoforge.training.plan.placement import Placement, held_by_rank_0, student_shapes
+from dinoforge.training.plan.simulation import Simulation
 
-# Views of odd batches, matrices of positions, centers: what the closed forms leave out.
+# What a simulated step has beside saved tensors: losses, centers.
 SAVED_TOLERANCE = 0.003
 
 
-def numerics(config):
-    return Numerics.of(config, "cpu")
+def planned_memory(config, images, masked=None, device="cpu", ranks=1):
+    placement = Placement.of(config, ranks)
+    simulation = Simulation(config, device)
+    batch = simulation.estimate(images) if masked is None else simulation.run(images, masked)
+    held = held_by_rank_0(config, placement)
+    return memory_of_rank(config, placement, batch, held, student_shapes(config))
 
 
-def planned_saved(config, masked, numbers=None):
-    work = Workload.of(config, config.batch_size, masked=masked)
-    return saved_activations(config, work, numbers or numerics(config)).total
+def planned_saved(config, masked, device="cpu"):
+    batch = Simulation(config, device).run(config.batch_size, masked)
+    return sum(batch.activations.values())
 
 
 def saved_by_autograd(measuring, config):
@@ -49,17 +50,17 @@ def most_in_a_step(measuring, config):
 def test_autograd_saves_the_bytes_planned(measuring, variant):
     saved, masked = saved_by_autograd(measuring, variant)
     assert planned_saved(variant, masked) == pytest.approx(saved.activations, rel=SAVED_TOLERANCE)
-    copies = memory_of_rank(variant, Placement(), numerics(variant), 4).weights
+    copies = planned_memory(variant, 4).weights
     assert copies == saved.weight_copies
 
 
 @pytest.mark.parametrize("change", ["model.drop_path=0", "model.drop_path=0.4"])
-def test_attention_in_bfloat16_keeps_what_it_would_on_a_gpu(measuring, small, monkeypatch, change):
+def test_attention_in_bfloat16_keeps_what_it_would_on_a_gpu(measuring, small, change):
     """Flash attention of CPUs and of GPUs saves the same: operands, result, log of the sums."""
-    monkeypatch.setattr(attention, "_sdpa_dense", F.scaled_dot_product_attention)
     config = small("precision=bfloat16", change)
-    saved, masked = saved_by_autograd(measuring, config)
-    planned = planned_saved(config, masked, Numerics.of(config, "cuda"))
+    with attention_as_on_gpus():
+        saved, masked = saved_by_autograd(measuring, config)
+    planned = planned_saved(config, masked, "cuda")
     assert planned == pytest.approx(saved.activations, rel=SAVED_TOLERANCE)
     assert planned < 0.95 * planned_saved(config, masked)
 
@@ -75,7 +76,7 @@ def test_packed_crops_keep_one_more_result_of_attention_a_token(measuring, small
 
 def test_the_most_bytes_of_a_step_are_those_planned(measuring, variant):
     found, masked = most_in_a_step(measuring, variant)
-    memory = memory_of_rank(variant, Placement(), numerics(variant), 4, masked=masked)
+    memory = planned_memory(variant, 4, masked)
     assert memory.peak == pytest.approx(found, rel=0.01)
 
 
@@ -83,10 +84,10 @@ def test_the_most_bytes_of_a_step_are_those_planned(measuring, variant):
 def test_targets_of_all_micro_batches_are_kept_until_the_step_ends(measuring, small, change):
     config = small("batch_size=16", "parallel.accumulate=4", change)
     found, masked = most_in_a_step(measuring, config)
-    memory = memory_of_rank(config, Placement(), numerics(config), 4, masked=masked)
+    memory = planned_memory(config, 4, masked)
     # Micro-batches mask different numbers of patches; the fullest is planned for.
     assert memory.peak == pytest.approx(found, rel=0.03)
-    whole = memory_of_rank(small(change), Placement(), numerics(config), 4, masked=masked)
+    whole = planned_memory(small(change), 4, masked)
     assert memory.targets == 4 * whole.targets
     assert memory.activations == whole.activations
 
@@ -101,16 +102,16 @@ def test_checkpointed_blocks_keep_their_inputs_alone(measuring, small):
     planned = planned_saved(config, masked) - inputs
     assert planned == pytest.approx(saved.activations, rel=SAVED_TOLERANCE)
     found, masked = most_in_a_step(measuring, config)
-    memory = memory_of_rank(config, Placement(), numerics(config), 8, masked=masked)
+    memory = planned_memory(config, 8, masked)
     assert memory.peak == pytest.approx(found, rel=0.03)
-    whole = memory_of_rank(small(*sizes), Placement(), numerics(config), 8, masked=masked)
+    whole = planned_memory(small(*sizes), 8, masked)
     assert memory.peak < 0.8 * whole.peak
 
 
 def test_states_are_those_of_the_built_objects(measuring, variant):
     step = measuring.Step(variant)
     step(0, *measuring.noise(variant))
-    memory = memory_of_rank(variant, Placement(), numerics(variant), 4)
+    memory = planned_memory(variant, 4)
 
     def size(tensors):
         return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
@@ -132,9 +133,7 @@ def test_states_are_those_of_the_built_objects(measuring, variant):
 
 def test_sharded_states_shrink_with_the_ranks_and_activations_do_not(small):
     config = small("model.width=128", "batch_size=64", "parallel.mode=fsdp")
-    one, eight = (
-        memory_of_rank(config, Placement.of(config, ranks), numerics(config), 4) for ranks in (1, 8)
-    )
+    one, eight = (planned_memory(config, 4, ranks=ranks) for ranks in (1, 8))
     # Rank 0 holds what has a single row as a whole: of a net this small that is a fifth.
     assert one.student / 8 <= eight.student <= 1.25 * one.student / 8
     assert eight.optimizer == 2 * eight.student
@@ -144,28 +143,25 @@ def test_sharded_states_shrink_with_the_ranks_and_activations_do_not(small):
 def test_blocks_are_gathered_in_half_precision_and_the_rest_in_full(small):
     config = small("precision=bfloat16", "parallel.mode=fsdp", "dino_head.prototypes=8")
     config = replace(config, separate_heads=False)
-    units = student_units(config)
+    units = held_by_rank_0(config, Placement.of(config, 2))
     # Two parts of equal size: what has a single row, as positions have, is gathered twice as large.
-    block, root = (2 * largest_part(units[n], 2) for n in ("backbone.blocks.0", "backbone"))
+    block, root = (2 * units[n] for n in ("backbone.blocks.0", "backbone"))
     copied = 64 * 3 * 49 + 64 * 40 + 40 * 40 + 40 * 24  # patches, then the layers of the head
-    found = memory_of_rank(config, Placement.of(config, 2), Numerics.of(config), 4).weights
+    found = planned_memory(config, 4, device="cuda", ranks=2).weights
     # The block at work, its gradients, these in float32; the next one twice; the root.
     assert found == block * (2 + 2 + 4 + 2 * 2) + root * 4 + copied * 2
 
 
 def test_ddp_keeps_the_buckets_that_gradients_lie_in(small):
     config = small("parallel.mode=ddp", "batch_size=16")
-    single, ddp = (
-        memory_of_rank(config, Placement.of(config, ranks), numerics(config), 4) for ranks in (1, 4)
-    )
+    single, ddp = (planned_memory(config, 4, ranks=ranks) for ranks in (1, 4))
     assert (ddp.states, ddp.weights) == (single.states, single.weights)
     assert ddp.phases["forward"] == single.phases["forward"] + single.gradients
 
 
 def test_accumulated_gradients_are_there_from_the_second_micro_batch_on(small):
     once, twice = (
-        memory_of_rank(config, Placement(), numerics(config), 4)
-        for config in (small(), small("parallel.accumulate=2"))
+        planned_memory(config, 4) for config in (small(), small("parallel.accumulate=2"))
     )
     more = twice.targets - once.targets + twice.crops - once.crops
     assert twice.phases["forward"] == once.phases["forward"] + once.gradients + more
@@ -186,5 +182,5 @@ def test_the_host_holds_the_copy_that_a_checkpoint_is_written_from(small, tmp_pa
     checkpoints.finish()
     whole = (*handed.values(), *gather_backbone(method).values())
     found = sum(tensor.numel() * tensor.element_size() for tensor in whole)
-    memory = memory_of_rank(config, Placement(), numerics(config), 4)
+    memory = planned_memory(config, 4)
     assert memory.host == pytest.approx(found, rel=0.01)

@@ -110,10 +110,10 @@ def test_a_micro_batch_grows_in_whole_groups(small):
 def test_what_a_gpu_does_not_hold_is_refused_with_what_would_fit():
     plan = plan_of(recipe("vitl14_long"), 8, gpu="a100-40")
     assert not plan.fits
-    with pytest.raises(UsageError, match=r"a step needs \d+\.\d GB a rank") as caught:
+    with pytest.raises(UsageError, match=r"a step needs \d+\.\d GB per rank") as caught:
         plan.check_memory()
     most = plan.largest_images
-    assert f"at most {most} images a rank" in str(caught.value)
+    assert f"at most {most} images per rank" in str(caught.value)
     for images, fits in ((most, True), (most + 1, False)):
         again = plan_of(recipe("vitl14_long", f"batch_size={8 * images}"), 8, gpu="a100-40")
         assert again.fits == fits
@@ -125,7 +125,7 @@ def test_a_gpu_may_be_too_small_for_one_image():
     assert (plan.fits, plan.largest_images, plan.speed) == (False, 0, None)
     with pytest.raises(UsageError) as caught:
         plan.check_memory()
-    assert "images a rank and micro-batch" not in str(caught.value)
+    assert "images per rank and micro-batch" not in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["h101", "nan", "inf", "-3", "0", "1.5", ""])
