@@ -23,6 +23,8 @@ __all__ = [
     "block_mask",
     "collate_masks",
     "draw_masks",
+    "expected_masked",
+    "most_masked",
     "slot_mask",
 ]
 
@@ -167,3 +169,25 @@ def collate_masks(masks_BN: npt.NDArray[np.bool_]) -> BatchMasks:
         indices_M=indices_M,
         weights_M=weights_B[indices_M // masks_BN.shape[1]],
     )
+
+
+def expected_masked(masks: MaskConfig, crops: int, patches: int) -> float:
+    """Patches that are masked in a batch on average.
+
+    The masked crops share the range of ratios evenly, so that their mean is its middle.
+    `block_mask` never exceeds its target and seldom misses it.
+    """
+    low, high = masks.ratio
+    return int(crops * masks.image_prob) * patches * (low + high) / 2
+
+
+def most_masked(masks: MaskConfig, crops: int, patches: int) -> int:
+    """Most patches that `draw_masks` can mask in a batch: what memory must suffice for.
+
+    The ratio of masked crop i ends at slice i + 1 of the range: the sum of these ends.
+    """
+    low, high = masks.ratio
+    masked_crops = int(crops * masks.image_prob)
+    if not masked_crops:
+        return 0
+    return int(patches * (masked_crops * low + (high - low) * (masked_crops + 1) / 2))

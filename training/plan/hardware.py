@@ -1,4 +1,4 @@
-"""What GPUs hold and do, what published runs made of them, and how fast a core feeds them."""
+"""Memory and rates of GPUs, MFU of published runs, images that a CPU core prepares."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ __all__ = ["GPUS", "Gpu", "PublishedRun", "cores_per_gpu", "find_gpu", "publishe
 
 _GB = 10**9
 
-# Kept free of a GPU's memory: context, communication buffers and workspaces of the libraries
+# Kept free in a GPU's memory: context, communication buffers and workspaces of the libraries
 # (bytes), and what the allocator's blocks leave unused between them (share). Assumed, not measured.
 _CONTEXT = 2 * _GB
 _FRAGMENTED = 0.05
@@ -31,12 +31,8 @@ class Gpu:
 
     @property
     def usable(self) -> int:
-        """Bytes that a training may plan with."""
+        """Bytes that a training may use."""
         return int((self.memory - _CONTEXT) * (1 - _FRAGMENTED))
-
-    def rate(self, product_bytes: int) -> float:
-        """FLOP/s of products whose operands take so many bytes."""
-        return self.bfloat16 if product_bytes == 2 else self.float32
 
 
 # Vendor's data sheets: dense, no sparsity; float32 without TF32, which torch leaves off.
@@ -53,16 +49,9 @@ GPUS: Mapping[str, Gpu] = {
 
 
 def find_gpu(name: str) -> Gpu:
-    """Find a GPU by name, or make one of which the memory alone is known, in GB.
-
-    Raises
-    ------
-    UsageError
-        If it is neither.
-    """
-    found = GPUS.get(name.lower())
-    if found is not None:
-        return found
+    """Find a GPU by name, or make one from its memory in GB; anything else is a `UsageError`."""
+    if name.lower() in GPUS:
+        return GPUS[name.lower()]
     try:
         gigabytes = float(name)
     except ValueError:
@@ -78,7 +67,7 @@ def find_gpu(name: str) -> Gpu:
 
 @dataclass(frozen=True)
 class PublishedRun:
-    """What a published training made of its GPUs; dropped paths are not counted as work."""
+    """MFU of a published training; dropped paths are not counted as work."""
 
     gpu: str
     width: int
@@ -99,20 +88,12 @@ _PUBLISHED = (
 
 
 def published_run(gpu: Gpu, width: int, patch_size: int) -> PublishedRun:
-    """Find the published run nearest to a training: same GPU, then width, then patch size."""
+    """Find the published run closest to a training: same GPU, then width, then patch size."""
     family = gpu.name.partition("-")[0].replace("h200", "h100")
     same = [run for run in _PUBLISHED if run.gpu == family] or list(_PUBLISHED)
     return min(same, key=lambda run: (abs(run.width - width), abs(run.patch_size - patch_size)))
 
 
 def cores_per_gpu(images_per_s: float, pixels: int) -> float:
-    """Count the cores that decode and cut for one GPU.
-
-    Parameters
-    ----------
-    images_per_s : float
-        Images that the GPU trains on in a second.
-    pixels : int
-        Pixels of all crops of an image; the work is taken to grow with them.
-    """
+    """Count the cores that decode and crop for one GPU; work grows with the pixels per image."""
     return images_per_s / _IMAGES_PER_CORE_S * pixels / _PIXELS_MEASURED

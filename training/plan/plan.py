@@ -23,14 +23,14 @@ _MOST_IMAGES = 1 << 20
 
 @dataclass(frozen=True)
 class Speed:
-    """Time, from a share of the GPU's rate that a published run reached."""
+    """Time at the MFU of a published run."""
 
     mfu: float
-    source: str  # whose share
+    source: str  # of the MFU
     images_per_s: float  # of one GPU
     hours: float
     gpu_hours: float
-    cores_per_gpu: float  # that decode and cut
+    cores_per_gpu: float  # for decoding and cropping
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Plan:
     largest_images: int  # most images of a micro-batch that fit the GPU; 0: none
     storage: Storage
     gpu: Gpu
-    speed: Speed | None  # None: no rate of this GPU is known
+    speed: Speed | None  # None: its rate is unknown
 
     @property
     def images_seen(self) -> int:
@@ -87,7 +87,7 @@ class Plan:
         )
 
     def as_json(self) -> dict[str, Any]:
-        """Make a JSON object of it; derived figures included."""
+        """JSON object, derived figures included."""
         memory = asdict(self.memory) | {"peak": self.memory.peak, "states": self.memory.states}
         storage = asdict(self.storage)
         storage |= {k: getattr(self.storage, k) for k in ("written_bytes", "kept_bytes", "files")}
@@ -116,21 +116,19 @@ def plan_of(
     Parameters
     ----------
     config : TrainingConfig
-        ``batch_size`` counts the images of a step over all ranks; ``parallel`` says how the run is
-        spread over them.
     ranks, ranks_per_node : int
-        Processes, one a GPU, and those of one machine.
+        Processes, one per GPU, in all and per machine.
     gpu : str
         Name or memory in GB; see `find_gpu`.
     mfu : float, optional
-        Share of the GPU's rate; by default that of the nearest published run.
+        Assumed MFU, 0 to 1; by default that of the closest published run.
     images_in_set : int, optional
-        Images of the data, for the number of epochs.
+        Images in the data set, for the number of epochs.
 
     Raises
     ------
     UsageError
-        What does not divide; all of it at once. Memory is not checked: `Plan.check_memory`.
+        All values that do not divide. Memory is not checked: `Plan.check_memory`.
     """
     faults = [
         Fault(f"{number} ranks", option, "give 1 or more")

@@ -15,7 +15,6 @@ from functools import cached_property
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from dinoforge.models.attention import attention_as_on_gpus
@@ -23,12 +22,12 @@ from dinoforge.models.layers import BlockRows, kept_samples
 from dinoforge.training.attention import AttentionSetting
 from dinoforge.training.build import build_on_meta
 from dinoforge.training.config import TrainingConfig
-from dinoforge.training.data.masks import MaskConfig
+from dinoforge.training.data.masks import expected_masked, most_masked
 from dinoforge.training.distributed.parallel import checkpoint_blocks
 from dinoforge.training.method import Method, Views
 from dinoforge.training.plan.ledger import KINDS, PHASES, Array, Ledger
 
-__all__ = ["Flops", "MicroBatch", "Simulation", "expected_masked", "most_masked"]
+__all__ = ["Flops", "MicroBatch", "Simulation"]
 
 _Figures = dict[str, Array]  # "flops" [7], "alive" [8], and of each phase the timeline
 
@@ -104,9 +103,6 @@ class _Sizes:
     masked: float  # patches; a whole number but for averages
 
 
-_BASE = _Sizes(images=8, kept=2, masked=8)
-
-
 class Simulation:
     """Micro-batches of a recipe on fake tensors.
 
@@ -121,6 +117,7 @@ class Simulation:
     def __init__(self, config: TrainingConfig, device: str = "cuda") -> None:
         self.config, self.device = config, device
         self._depth = config.model.vit(config.crops.global_size).depth
+        self._small = _Sizes(images=8 * (config.group_size or 1), kept=2, masked=8)
 
     def run(self, images: int, masked: int) -> MicroBatch:
         """Run a micro-batch of whole groups of ``group_size``, with so many masked patches."""
@@ -141,7 +138,7 @@ class Simulation:
     def _predict(self, sizes: _Sizes) -> _Figures:
         figures = self._base
         for name, slope in self._slopes.items():
-            steps = getattr(sizes, name) - getattr(_BASE, name)
+            steps = getattr(sizes, name) - getattr(self._small, name)
             figures = {key: value + steps * slope[key] for key, value in figures.items()}
         return figures
 
@@ -162,18 +159,16 @@ class Simulation:
 
     @cached_property
     def _base(self) -> _Figures:
-        return self._figures(_BASE)
+        return self._figures(self._small)
 
     @cached_property
     def _slopes(self) -> dict[str, _Figures]:
         """What an image, a kept image and a masked patch add to all figures."""
         slopes = {}
-        for name in (
-            ("images", "kept", "masked") if self.config.model.drop_path else ("images", "masked")
-        ):
-            size = getattr(_BASE, name)
-            doubled = self._figures(replace(_BASE, **{name: 2 * size}))
-            slopes[name] = {key: (doubled[key] - value) / size for key, value in self._base.items()}
+        for name, size in vars(self._small).items():
+            if name != "kept" or self.config.model.drop_path:
+                doubled = self._figures(replace(self._small, **{name: 2 * size}))
+                slopes[name] = {k: (doubled[k] - small) / size for k, small in self._base.items()}
         return slopes
 
     def _figures(self, sizes: _Sizes) -> _Figures:
@@ -229,21 +224,19 @@ class Simulation:
 def _inputs(
     config: TrainingConfig, sizes: _Sizes, depth: int
 ) -> tuple[Views, list[BlockRows] | None]:
-    crops, numbers = config.crops, (2, config.crops.num_local)
-    sides = (crops.global_size, crops.local_size)
+    crops, images, masked = config.crops, sizes.images, int(sizes.masked)
     views = Views(
-        *(torch.empty(n * sizes.images, 3, x, x) for n, x in zip(numbers, sides, strict=True)),
-        masks_BN=torch.empty(2 * sizes.images, _patches(config), dtype=torch.bool),
-        mask_indices_M=torch.empty(int(sizes.masked), dtype=torch.int64),
-        mask_weights_M=torch.empty(int(sizes.masked)),
+        global_crops=torch.empty(2 * images, 3, crops.global_size, crops.global_size),
+        local_crops=torch.empty(crops.num_local * images, 3, crops.local_size, crops.local_size),
+        masks_BN=torch.empty(2 * images, _patches(config), dtype=torch.bool),
+        mask_indices_M=torch.empty(masked, dtype=torch.int64),
+        mask_weights_M=torch.empty(masked),
     )
     if not config.model.drop_path:
         return views, None
 
-    def branch() -> list[Tensor]:
-        return [torch.empty(number * sizes.kept, dtype=torch.int64) for number in numbers]
-
-    return views, [(branch(), branch()) for _ in range(depth)]
+    rows = [torch.empty(n * sizes.kept, dtype=torch.int64) for n in (2, crops.num_local)]
+    return views, [(rows, rows)] * depth
 
 
 def _extend(few: _Figures, more: _Figures, blocks: int) -> _Figures | None:
@@ -268,25 +261,3 @@ def _extend(few: _Figures, more: _Figures, blocks: int) -> _Figures | None:
 def _patches(config: TrainingConfig) -> int:
     """Count the patches of a global crop."""
     return (config.crops.global_size // config.model.patch_size) ** 2
-
-
-def expected_masked(masks: MaskConfig, crops: int, patches: int) -> float:
-    """Patches that are masked in a batch on average.
-
-    The masked crops share the range of ratios evenly, so that their mean is its middle.
-    `block_mask` never exceeds its target and seldom misses it.
-    """
-    low, high = masks.ratio
-    return int(crops * masks.image_prob) * patches * (low + high) / 2
-
-
-def most_masked(masks: MaskConfig, crops: int, patches: int) -> int:
-    """Most patches that `draw_masks` can mask in a batch: what memory is planned for.
-
-    The ratio of masked crop i ends at slice i + 1 of the range: the sum of these ends.
-    """
-    low, high = masks.ratio
-    masked_crops = int(crops * masks.image_prob)
-    if not masked_crops:
-        return 0
-    return int(patches * (masked_crops * low + (high - low) * (masked_crops + 1) / 2))

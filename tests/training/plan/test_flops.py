@@ -5,8 +5,8 @@ import pytest
 
 from dinoforge.config import find_recipe, load_config
 from dinoforge.training.config import TrainingConfig
-from dinoforge.training.data.masks import draw_masks
-from dinoforge.training.plan.simulation import Simulation, expected_masked, most_masked
+from dinoforge.training.data.masks import draw_masks, expected_masked, most_masked
+from dinoforge.training.plan.simulation import Simulation
 
 
 def counted(measuring, config):
@@ -37,8 +37,9 @@ def test_dropped_paths_are_not_counted(small):
         planned(small(f"model.drop_path={p}", "batch_size=20"), 100) for p in (0, 0.4)
     )
     embedding = 2 * 2 * 20 * (2 * 144 + 3 * 36) * 64 * 3 * 49
-    blocks = whole.student_backbone - embedding
-    assert dropped.student_backbone - embedding == pytest.approx(0.6 * blocks)
+    positions = 2 * 2 * (6 * 12 * 12 + 6 * 6 * 12) * 64  # from a grid of 12 to one of 6
+    blocks = whole.student_backbone - embedding - positions
+    assert dropped.student_backbone - embedding - positions == pytest.approx(0.6 * blocks)
     assert dropped.teacher_backbone == whole.teacher_backbone
 
 

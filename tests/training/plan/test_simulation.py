@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
+from dinoforge.training.data.masks import most_masked
 from dinoforge.training.plan import simulation
-from dinoforge.training.plan.simulation import Simulation, most_masked
+from dinoforge.training.plan.simulation import Simulation
 
 CHANGES = {
     "packed, bfloat16": ("precision=bfloat16", "model.drop_path=0.4"),
