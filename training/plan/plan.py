@@ -148,7 +148,7 @@ def plan_of(
     placement = Placement.of(config, ranks, ranks_per_node)
     held, shapes = held_by_rank_0(config, placement), student_shapes(config)
     device = find_gpu(gpu)
-    simulation = Simulation(config)
+    simulation = _simulation(config)
 
     def memory(batch: MicroBatch) -> Memory:
         return memory_of_rank(config, placement, batch, held, shapes)
@@ -182,6 +182,17 @@ def plan_of(
         gpu=device,
         speed=_speed(config, placement, flops, device, mfu),
     )
+
+
+_simulations: dict[str, Simulation] = {}
+
+
+def _simulation(config: TrainingConfig) -> Simulation:
+    """Simulate recipes once that differ in nothing that a micro-batch depends on."""
+    parts = (config.model, config.crops, config.masks, config.dino_head, config.ibot_head)
+    flags = (config.separate_heads, config.loss, config.teacher, config.group_size)
+    key = repr((parts, flags, config.precision, config.parallel.activation_checkpointing))
+    return _simulations.setdefault(key, Simulation(config))
 
 
 def _released(vit: VitConfig) -> int:
