@@ -85,8 +85,8 @@ def test_targets_of_all_micro_batches_are_kept_until_the_step_ends(measuring, sm
     config = small("batch_size=16", "parallel.accumulate=4", change)
     found, masked = most_in_a_step(measuring, config)
     memory = planned_memory(config, 4, masked)
-    # Micro-batches mask different numbers of patches; the fullest is planned for.
-    assert memory.peak == pytest.approx(found, rel=0.03)
+    # Micro-batches mask different numbers of patches, and all are planned like the fullest.
+    assert memory.peak == pytest.approx(found, rel=0.035)
     whole = planned_memory(small(change), 4, masked)
     assert memory.targets == 4 * whole.targets
     assert memory.activations == whole.activations
