@@ -99,7 +99,7 @@ def test_too_many_undecodable_images_stop_the_run_and_a_higher_limit_goes_on(
     assert code == 2
     assert lines == [
         "20 of 33 images do not decode (1 empty, 19 not_an_image) - `max_bad_rate` is 0.5 - "
-        "mend the sources or raise max_bad_rate"
+        "fix the sources or raise max_bad_rate"
     ]
     assert told(capsys, *words, "max_bad_rate=0.7", "--update", "-q") == (0, [])
 
