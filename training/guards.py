@@ -13,6 +13,7 @@ from torch import Tensor
 
 from dinoforge.errors import DinoforgeError, RankStopped
 from dinoforge.training.distributed.ranks import (
+    RankInfo,
     all_gather_objects,
     rank,
     sum_over_ranks,
@@ -83,10 +84,13 @@ class StopSignals:
         self._mask = signal.pthread_sigmask(signal.SIG_UNBLOCK, self._WATCHED)
         return self
 
-    def __exit__(self, *_error: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_error: object) -> None:
         signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
+        # One of several ranks reports an error although its launcher already ends it.
+        is_failing_rank = kind is not None and RankInfo.of_environment().world_size > 1
         for number, handler in self._before.items():
-            signal.signal(number, handler)
+            ignored = is_failing_rank and number != signal.SIGINT
+            signal.signal(number, signal.SIG_IGN if ignored else handler)
 
     def _note(self, number: int, _frame: FrameType | None) -> None:
         if self.received and number == signal.SIGINT:
