@@ -140,7 +140,7 @@ def plan_of(
     if config.precision == "float64":
         faults.append(Fault("no plan of float64", "`precision`", "give auto, float32 or bfloat16"))
     if mfu is not None and not 0 < mfu <= 1:
-        faults.append(Fault(f"a share of {mfu} of the GPU's rate", "--mfu", "give 0 < share <= 1"))
+        faults.append(Fault(f"an MFU of {mfu}", "--mfu", "give 0 < MFU <= 1"))
     if images_in_set is not None and images_in_set < 1:
         faults.append(Fault(f"{images_in_set} images", "--images", "give 1 or more"))
     if faults:

@@ -110,7 +110,7 @@ class Simulation:
     ----------
     config : TrainingConfig
     device : str
-        ``cuda``: bfloat16 unless the recipe says float32, flash attention, packed crops. ``cpu``:
+        ``cuda``: bfloat16 unless the recipe sets float32, flash attention, packed crops. ``cpu``:
         as on CPUs.
     """
 
