@@ -8,6 +8,8 @@ from dinoforge.training.config import TrainingConfig
 from dinoforge.training.data.masks import draw_masks, expected_masked, most_masked
 from dinoforge.training.plan.simulation import Simulation
 
+pytestmark = pytest.mark.timeout(400)  # simulations of large networks
+
 
 def counted(measuring, config):
     """Operations of a step, and the masked patches of its batch."""

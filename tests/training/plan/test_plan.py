@@ -14,6 +14,8 @@ from dinoforge.training.plan import Placement, plan_of
 from dinoforge.training.plan.hardware import GPUS, find_gpu, published_run
 from dinoforge.training.plan.storage import storage_of_run
 
+pytestmark = pytest.mark.timeout(400)  # simulations of large networks
+
 PUBLISHED = [name for name in list_recipes("training") if name.startswith("vit")]
 
 
