@@ -114,7 +114,7 @@ def ours(images: ImageSet, args: argparse.Namespace) -> Callable[[], None]:
         nonlocal done  # the next pass over the images: other crops
         for step in range(done, done + steps):
             batch = data.batch(step)
-            assert len(batch.local_crops) == 8 * args.batch, "8 local crops an image"
+            assert len(batch.local_crops) == 8 * args.batch, "8 local crops per image"
         done += steps
 
     return run

@@ -211,7 +211,7 @@ def show(figures: dict[str, Any]) -> None:
     header = ["planned / measured", "images", "GFLOP / image", "tensors, GB"]
     print_table([*header, "FLOPs", "saved", "tensors", "process"], rows)
     if "decoding" in figures:
-        print(f"decoded and cut: {figures['decoding']['images_per_core_s']} images a core second")
+        print(f"decoded and cut: {figures['decoding']['images_per_core_s']} images per core second")
 
 
 if __name__ == "__main__":

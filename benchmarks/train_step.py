@@ -89,7 +89,7 @@ def main() -> None:
 
 
 def measure(name: str, args: argparse.Namespace) -> tuple[float, float]:
-    """Run one contestant in a process of its own: CPU seconds an image, peak MiB."""
+    """Run one contestant in a process of its own: CPU seconds per image, peak MiB."""
     python = args.peer_python if name == PEER else sys.executable
     with tempfile.NamedTemporaryFile("r", suffix=".txt") as said:
         child = [__file__, "--child", name, "--steps", str(args.steps)]

@@ -20,7 +20,7 @@ from measuring import print_table
 from recording import RESULTS, write_result
 
 CANDIDATES = ("sdpa", "varlen", "xformers", "plain")
-# size -> images of a step
+# size -> images per step
 BATCHES = {"small": 64, "base": 64, "large": 32, "giant": 12}
 
 

@@ -30,7 +30,7 @@ from device import has_cuda, machine, product_rate, refuse, wait
 from measuring import print_table, spread
 from recording import RESULTS, write_result
 
-# Images a step: about what 80 GB hold without checkpointing.
+# Images per step: about what 80 GB hold without checkpointing.
 BATCHES = {"small": 64, "base": 64, "large": 32, "giant": 12}
 WARM_UPS = 3
 LOOK = "look"  # the process that looks at the machine
@@ -96,7 +96,7 @@ def main() -> int:
 def read_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("size", choices=tuple(BATCHES))
-    parser.add_argument("--batch", type=int, default=0, help="images a step; 0: as listed above")
+    parser.add_argument("--batch", type=int, default=0, help="images per step; 0: as listed above")
     parser.add_argument("--patch", type=int, choices=(14, 16), default=14)
     parser.add_argument("--drop-path", type=float, default=0.3)
     parser.add_argument("--steps", type=int, default=10, help="timed")

@@ -1,6 +1,7 @@
 """The contract of a stage: what it reads, what it runs on, how its work is split and done."""
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -38,7 +39,7 @@ def stage_folder(run_folder: Path, pipeline: str, number: int, name: str) -> Pat
     return run_folder / pipeline / f"{number:02d}-{name}"
 
 
-class Stage(Generic[C]):
+class Stage(ABC, Generic[C]):
     """One named part of a pipeline whose recipe is a ``C``; instances must be picklable.
 
     A partition that is done stays valid as long as its fingerprint does: that of ``version``,
@@ -64,9 +65,9 @@ class Stage(Generic[C]):
         """
         return [{}]
 
+    @abstractmethod
     def run(self, payload: Json, inputs: "Inputs[C]", out: "Output") -> Json:
         """Do one partition; returns facts (counts) that are a function of the data only."""
-        raise NotImplementedError
 
 
 def stage_kind(stage: Stage[Any], config: Config) -> Literal["cpu", "gpu"]:

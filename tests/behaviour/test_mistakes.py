@@ -1,4 +1,4 @@
-"""What the user can mend: exit 2, one line a fault (what - where - what to do), nothing lost."""
+"""Errors that the user can fix: exit 2, one line per fault, nothing lost."""
 
 import contextlib
 import json

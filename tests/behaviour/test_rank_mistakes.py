@@ -1,4 +1,4 @@
-"""What the user can mend before and while several ranks train: exit 2, one line, told once."""
+"""Errors that the user can fix, before and while several ranks train: exit 2, one line, once."""
 
 import shutil
 from pathlib import Path

@@ -25,7 +25,7 @@ training.checkpoint.SaveError: nothing was written
     [
         ("", ""),
         ("step 3\nsrun: error: node1: task 0: Exited with exit code 1\n", ""),
-        ("error: one - here - mend it\n", "one - here - mend it"),
+        ("error: one - here - fix it\n", "one - here - fix it"),
         ("error: a - b - c\nerror: d - e - f\nbye\n", "d - e - f"),
         (TRACEBACK, "training.checkpoint.SaveError: nothing was written"),
     ],
