@@ -40,11 +40,7 @@ CASES: dict[str, tuple[str, int, tuple[str, ...]]] = {
         ("model.architecture=small", "model.attention=plain", "model.drop_path=0"),
     ),
     "B/16 fast": ("vitb16_fast", 2, ()),
-    "B/14 long, bfloat16": (
-        "vitl14_long",
-        2,
-        ("model.architecture=base", "precision=bfloat16"),
-    ),
+    "B/14 long, bfloat16": ("vitl14_long", 2, ("model.architecture=base", "precision=bfloat16")),
     "L/16 fast": ("vitl16_fast", 2, ()),
 }
 TINY = ("model.architecture=custom", "model.width=64", "model.heads=4", "model.depth=1")
@@ -83,14 +79,7 @@ def in_a_process(name: str) -> dict[str, Any]:
 
 def run_case(recipe: str, images: int, changes: tuple[str, ...]) -> dict[str, Any]:
     import torch
-    from training_step import (
-        Step,
-        count_flops,
-        masked_patches,
-        noise,
-        peak_bytes,
-        saved_bytes,
-    )
+    from training_step import Step, count_flops, masked_patches, noise, peak_bytes, saved_bytes
 
     from dinoforge.config import find_recipe, load_config
     from dinoforge.training.config import TrainingConfig

@@ -74,9 +74,7 @@ def start_ranks(count: int) -> int:
 def measure(args: argparse.Namespace, folder: Path) -> dict[str, float | int]:
     """Let blocks with and without a save take turns; figures on rank 0, nothing on the others."""
     config = load_config(
-        TrainingConfig,
-        find_recipe("training", args.recipe),
-        [f"out={folder}", *args.words],
+        TrainingConfig, find_recipe("training", args.recipe), [f"out={folder}", *args.words]
     )
     with join_ranks(torch.device("cpu"), config.parallel.timeout_s) as rank_info:
         trainer = Trainer(config, folder)

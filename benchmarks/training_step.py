@@ -114,11 +114,7 @@ def count_flops(step: Step, parts: Sequence[Part]) -> int:
     What is computed twice counts twice: by activation checkpointing, and the scores of attention
     by the backward kernel of ``sdpa``. Optimizer and teacher update have no products.
     """
-    from torch.utils.flop_counter import (
-        FlopCounterMode,
-        sdpa_backward_flop_count,
-        sdpa_flop_count,
-    )
+    from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
     # torch counts the kernels of GPUs alone; those of CPUs take and return the same shapes.
     aten = torch.ops.aten

@@ -149,13 +149,7 @@ class Draws:
 
     @classmethod
     def many(
-        cls,
-        seed: int,
-        purpose: str,
-        positions: Iterable[int],
-        epoch: int = 0,
-        *,
-        buffer: int = 64,
+        cls, seed: int, purpose: str, positions: Iterable[int], epoch: int = 0, *, buffer: int = 64
     ) -> list["Draws"]:
         """Make one stream per position, all first buffers in one vectorized call."""
         at = [int(position) for position in positions]

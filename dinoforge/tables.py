@@ -15,11 +15,7 @@ ROW_GROUP_ROWS = 65_536
 
 
 def write_table(
-    path: Path,
-    table: pa.Table,
-    schema: pa.Schema,
-    *,
-    metadata: Mapping[str, str] | None = None,
+    path: Path, table: pa.Table, schema: pa.Schema, *, metadata: Mapping[str, str] | None = None
 ) -> None:
     """Write ``table`` atomically under ``path``.
 

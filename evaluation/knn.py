@@ -32,11 +32,7 @@ def usable_ks(ks: Sequence[int], bank: int, *, leave_one_out: bool = False) -> l
 
 
 def find_neighbors(
-    bank: NDArray[np.float32],
-    queries: NDArray[np.float32] | None,
-    *,
-    k: int,
-    device: str = "cpu",
+    bank: NDArray[np.float32], queries: NDArray[np.float32] | None, *, k: int, device: str = "cpu"
 ) -> Neighbors:
     """Find the k bank rows of largest cosine for every query, best first.
 

@@ -144,11 +144,7 @@ def measure_logistic(measured: Measured, config: EvaluationConfig) -> list[Outco
     outcomes = []
     for kind, features in bank.features.items():
         chosen = choose_and_fit(
-            features,
-            bank.labels,
-            config=config.logistic,
-            seed=config.seed,
-            device=labeled.device,
+            features, bank.labels, config=config.logistic, seed=config.seed, device=labeled.device
         )
         outcomes.append(
             Outcome.of(
@@ -234,10 +230,7 @@ class _Problem:
         errors_nK = (scores_nK - log_sums_n[:, None]).exp_()
         errors_nK.scatter_add_(1, self._targets[:, None], torch.full_like(right_n, -1.0)[:, None])
         slope = torch.cat(
-            [
-                c * errors_nK.sum(dim=0)[:, None],
-                c * (errors_nK.T @ self._rows_nR) + weights_KR,
-            ],
+            [c * errors_nK.sum(dim=0)[:, None], c * (errors_nK.T @ self._rows_nR) + weights_KR],
             dim=1,
         )
         return float(value), (slope * scale).cpu().numpy().ravel()

@@ -13,15 +13,7 @@ from enum import StrEnum
 
 from dinoforge.errors import UsageError
 
-__all__ = [
-    "NOT_STARTED",
-    "Evidence",
-    "Outcome",
-    "Row",
-    "Verdict",
-    "classify",
-    "classify_exception",
-]
+__all__ = ["NOT_STARTED", "Evidence", "Outcome", "Row", "Verdict", "classify", "classify_exception"]
 
 
 class Outcome(StrEnum):

@@ -32,13 +32,7 @@ _FREE = {
     Outcome.CRASH,
 }
 # Every element fails alike, or a person has to act.
-_FINAL = {
-    Outcome.SETUP,
-    Outcome.USAGE,
-    Outcome.USER,
-    Outcome.DEVICE_MEMORY,
-    Outcome.NO_PROGRESS,
-}
+_FINAL = {Outcome.SETUP, Outcome.USAGE, Outcome.USER, Outcome.DEVICE_MEMORY, Outcome.NO_PROGRESS}
 
 
 @dataclass(frozen=True, kw_only=True)

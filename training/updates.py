@@ -14,9 +14,7 @@ __all__ = ["clip_gradients", "update_teacher"]
 
 @torch.no_grad()
 def clip_gradients(
-    networks: Mapping[str, nn.Module],
-    max_norm: float,
-    shard_group: dist.ProcessGroup | None = None,
+    networks: Mapping[str, nn.Module], max_norm: float, shard_group: dist.ProcessGroup | None = None
 ) -> dict[str, Tensor]:
     """Scale the gradient of each sub-network to a norm of at most ``max_norm``, in place.
 

@@ -90,10 +90,7 @@ def _similarity(pairs: Pairs, a: NDArray[np.int64], b: NDArray[np.int64]) -> NDA
 
 
 def _touching(
-    pairs: Pairs,
-    content: NDArray[np.int64],
-    copy: NDArray[np.int64],
-    original: NDArray[np.int64],
+    pairs: Pairs, content: NDArray[np.int64], copy: NDArray[np.int64], original: NDArray[np.int64]
 ) -> tuple[Pairs, NDArray[np.bool_]]:
     """Return the pairs with a planted copy at an end, and which of them join one family."""
     family = np.full(len(content), -1, np.int64)

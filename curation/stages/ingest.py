@@ -14,12 +14,7 @@ from numpy.typing import NDArray
 
 from dinoforge.curated import MADE_BY_RUN
 from dinoforge.curation.config import CurationConfig, SourceConfig
-from dinoforge.curation.tables import (
-    INDEX_SCHEMA,
-    PROBLEMS_SCHEMA,
-    CurationInputs,
-    CurationStage,
-)
+from dinoforge.curation.tables import INDEX_SCHEMA, PROBLEMS_SCHEMA, CurationInputs, CurationStage
 from dinoforge.errors import Fault, UsageError
 from dinoforge.randomness import KeyedPermutation
 from dinoforge.shards import readable, summarize_reasons

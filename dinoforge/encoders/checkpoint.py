@@ -10,12 +10,7 @@ from torch import Tensor
 
 from dinoforge.device import resolve_device
 from dinoforge.encoders.encoder import Images, Vectors, fingerprint_of, unit_rows
-from dinoforge.encoders.network import (
-    TRANSFORM_VERSION,
-    Transform,
-    normalization_of,
-    run_batches,
-)
+from dinoforge.encoders.network import TRANSFORM_VERSION, Transform, normalization_of, run_batches
 from dinoforge.errors import UsageError
 from dinoforge.files import sha256_file
 from dinoforge.models.weights import load_backbone

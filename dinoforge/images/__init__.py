@@ -8,13 +8,7 @@ from dinoforge.images.formats import (
     image_suffix,
     sniff,
 )
-from dinoforge.images.policy import (
-    DECODER_VERSION,
-    NOTES,
-    REASONS,
-    DecodePolicy,
-    Undecodable,
-)
+from dinoforge.images.policy import DECODER_VERSION, NOTES, REASONS, DecodePolicy, Undecodable
 from dinoforge.images.resize import encode_jpeg, resize
 
 __all__ = [

@@ -13,12 +13,7 @@ from dinoforge.images.jpeg import (
     decode_strictly,
     read_header,
 )
-from dinoforge.images.pillow import (
-    check_pixels,
-    decode_through_pillow,
-    orientation_of,
-    upright,
-)
+from dinoforge.images.pillow import check_pixels, decode_through_pillow, orientation_of, upright
 from dinoforge.images.policy import DecodePolicy, Undecodable
 
 __all__ = ["DecodedImage", "decode", "decode_image"]

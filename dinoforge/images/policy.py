@@ -12,14 +12,7 @@ import simplejpeg
 
 from dinoforge.config.ranges import Range
 
-__all__ = [
-    "DECODER_VERSION",
-    "NOTES",
-    "PIXEL_CEILING",
-    "REASONS",
-    "DecodePolicy",
-    "Undecodable",
-]
+__all__ = ["DECODER_VERSION", "NOTES", "PIXEL_CEILING", "REASONS", "DecodePolicy", "Undecodable"]
 
 # Part of every fingerprint that depends on pixels. Raise the first number when a rule changes; the
 # versions of both decoders are included because they also change pixels.

@@ -9,7 +9,6 @@ Shapes: T tokens of all sequences, B sequences of N tokens, H heads, E channels 
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
-from contextvars import ContextVar
 from functools import partial
 
 import torch
@@ -70,22 +69,23 @@ def _by_crop_size(dense: _Dense, qkv_T3HE: Tensor, shapes: Shapes) -> Tensor:
     return mixed[0] if len(mixed) == 1 else torch.cat(mixed)
 
 
-_float32_on_cpus = ContextVar("float32_on_cpus", default=True)
+_float32_on_cpus = True  # a plain global: torch.compile cannot trace a ContextVar
 
 
 @contextlib.contextmanager
 def attention_as_on_gpus() -> Iterator[None]:
     """Keep bfloat16 in `sdpa` on CPUs too: for plans, whose fake tensors are on the CPU."""
-    token = _float32_on_cpus.set(False)
+    global _float32_on_cpus  # noqa: PLW0603
+    _float32_on_cpus = False
     try:
         yield
     finally:
-        _float32_on_cpus.reset(token)
+        _float32_on_cpus = True
 
 
 def _sdpa_dense(q_BHNE: Tensor, k_BHNE: Tensor, v_BHNE: Tensor) -> Tensor:
     half_on_cpu = q_BHNE.device.type == "cpu" and q_BHNE.dtype == torch.bfloat16
-    if half_on_cpu and _float32_on_cpus.get():
+    if half_on_cpu and _float32_on_cpus:
         # On CPUs attention in bfloat16 takes 1.8 times as long as float32 (measured on
         # 8 x 257 + 32 x 50 tokens, 6 heads of 64, Zen 4, torch 2.13; its backward pass on 17
         # tokens 4 times), unlike matrix products. Autocast would undo the cast.

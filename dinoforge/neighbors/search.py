@@ -120,11 +120,7 @@ def _padded(num: int, k: int) -> Neighbors:
 
 
 def _as_lists(
-    rows: NDArray[np.int64],
-    ids: NDArray[np.int64],
-    scores: NDArray[np.float32],
-    num: int,
-    k: int,
+    rows: NDArray[np.int64], ids: NDArray[np.int64], scores: NDArray[np.float32], num: int, k: int
 ) -> Neighbors:
     """Turn flat candidates into one padded list per query, best first, at most k each."""
     order = np.lexsort((ids, -scores, rows))

@@ -70,11 +70,7 @@ def line_chart(chart: LineChart) -> Markup:
     title = element("b", chart.title)
     unit = element("span", chart.unit, class_="muted") if chart.unit else ""
     return element(
-        "figure",
-        element("figcaption", title, " ", unit),
-        drawing,
-        _legend(chart),
-        class_="panel",
+        "figure", element("figcaption", title, " ", unit), drawing, _legend(chart), class_="panel"
     )
 
 

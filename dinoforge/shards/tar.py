@@ -9,15 +9,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-__all__ = [
-    "BLOCK",
-    "Ending",
-    "Entry",
-    "MemberName",
-    "TarWalk",
-    "readable",
-    "split_member_name",
-]
+__all__ = ["BLOCK", "Ending", "Entry", "MemberName", "TarWalk", "readable", "split_member_name"]
 
 BLOCK = 512
 _ZEROS = bytes(BLOCK)

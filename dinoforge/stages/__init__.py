@@ -5,13 +5,7 @@ what a stage does. They meet in `Stage`, payloads that are JSON, and markers on 
 """
 
 from dinoforge.stages.executor import Executor, InProcess, LocalProcesses, make_executor
-from dinoforge.stages.pipeline import (
-    Pipeline,
-    StageResult,
-    find_pipeline,
-    run_pipeline,
-    run_stages,
-)
+from dinoforge.stages.pipeline import Pipeline, StageResult, find_pipeline, run_pipeline, run_stages
 from dinoforge.stages.planning import StagePlan, make_inputs, plan_in_order, remove_temporary_files
 from dinoforge.stages.stage import (
     Inputs,

@@ -12,12 +12,7 @@ from dinoforge.config import Config
 from dinoforge.device import resolve_device
 from dinoforge.progress import Progress, as_duration
 from dinoforge.stages.executor import Executor
-from dinoforge.stages.planning import (
-    StagePlan,
-    make_inputs,
-    plan_in_order,
-    remove_temporary_files,
-)
+from dinoforge.stages.planning import StagePlan, make_inputs, plan_in_order, remove_temporary_files
 from dinoforge.stages.stage import Stage, stage_kind
 from dinoforge.stages.task import Marker, Task, read_marker
 

@@ -89,11 +89,7 @@ _PLANS = (
     _Plan("Gradient norm", "before clipping", {_GRADIENT: ""}),
 )
 _SCHEDULES = (
-    _Plan(
-        "Learning rate",
-        "",
-        {"schedule/lr": "base", "schedule/last_layer_lr": "last layers"},
-    ),
+    _Plan("Learning rate", "", {"schedule/lr": "base", "schedule/last_layer_lr": "last layers"}),
     _Plan("Weight decay", "", {"schedule/weight_decay": "weight decay"}),
     _Plan("Teacher momentum", "", {"schedule/momentum": "EMA momentum"}),
     _Plan("Teacher temperature", "", {"schedule/teacher_temperature": "temperature"}),

@@ -13,13 +13,7 @@ from dinoforge.slurm.outcomes import Outcome
 from dinoforge.slurm.store.layout import now
 from dinoforge.slurm.store.lines import append_line, read_lines
 
-__all__ = [
-    "Attempt",
-    "AttemptWriter",
-    "read_attempts",
-    "record_verdict",
-    "starts_without_progress",
-]
+__all__ = ["Attempt", "AttemptWriter", "read_attempts", "record_verdict", "starts_without_progress"]
 
 _MOST_CHARACTERS = 2000  # of a message
 

@@ -61,11 +61,7 @@ def profile(tmp_path):
 @pytest.mark.parametrize(
     ("words", "what", "do"),
     [
-        (
-            ["batch_size=4"],
-            "`batch_size` 4 is not a multiple of 3 ranks",
-            "give batch_size=3 or 6",
-        ),
+        (["batch_size=4"], "`batch_size` 4 is not a multiple of 3 ranks", "give batch_size=3 or 6"),
         (
             ["batch_size=9", "parallel.accumulate=2"],
             "`batch_size` 9 is not a multiple of 3 ranks x 2 micro-batches",

@@ -76,9 +76,7 @@ def test_a_source_named_like_the_outputs_of_the_run_is_read_where_it_lies(
     (tmp_path / "curation").mkdir()
     shutil.copytree(pool.folder / "seeds", tmp_path / "curation/10-ingest")
     monkeypatch.chdir(tmp_path)
-    sources = [
-        {"role": "pool", "paths": ["shards", "curation/10-ingest"], "name": "both"},
-    ]
+    sources = [{"role": "pool", "paths": ["shards", "curation/10-ingest"], "name": "both"}]
     config = pools.recipe(sources, Path("run"), "retrieve.mode=none", "plant.count=0")
     pools.curated(config)
     rows = pools.ledger(Path("run"))

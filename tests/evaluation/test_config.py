@@ -70,11 +70,7 @@ def test_nothing_to_measure_is_a_fault():
 
 @pytest.mark.parametrize(
     ("overrides", "name"),
-    [
-        (["name=mine"], "mine"),
-        (["test=[data/cifar10-test.tar.gz]"], "cifar10-test"),
-        ([], "bank"),
-    ],
+    [(["name=mine"], "mine"), (["test=[data/cifar10-test.tar.gz]"], "cifar10-test"), ([], "bank")],
 )
 def test_data_are_named_after_the_test_images(overrides, name):
     assert load(*overrides).data_name == name

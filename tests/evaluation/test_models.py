@@ -11,11 +11,7 @@ def names(models):
 
 def test_a_run_gives_its_newest_and_its_first_backbone(run_folder):
     models = find_models(EvaluationConfig(checkpoint=str(run_folder)))
-    assert names(models) == [
-        ("trained", 100, True),
-        ("untrained", 0, True),
-        ("pixels", None, True),
-    ]
+    assert names(models) == [("trained", 100, True), ("untrained", 0, True), ("pixels", None, True)]
     assert models[0].file == run_folder / "export" / "step-000000100" / "model.safetensors"
     assert models[0].features == ("cls", "patch_mean", "both")
     assert models[2].features == ("pixels",)
@@ -29,11 +25,7 @@ def test_all_checkpoints_come_after_what_is_compared(run_folder):
 
 def test_a_step_is_measured_as_if_it_were_the_newest(run_folder):
     models = find_models(EvaluationConfig(checkpoint=str(run_folder), checkpoints=50))
-    assert names(models) == [
-        ("trained", 50, True),
-        ("untrained", 0, True),
-        ("pixels", None, True),
-    ]
+    assert names(models) == [("trained", 50, True), ("untrained", 0, True), ("pixels", None, True)]
 
 
 def test_a_step_that_is_not_exported_is_refused_and_those_that_are_named(run_folder):

@@ -17,10 +17,7 @@ TEMPERATURE = 0.05
 
 def targets(tensors: dict, rank: int, dtype: torch.dtype) -> dict:
     """Do both steps with both ways to balance."""
-    centers = {
-        "cls": Center(32).to(dtype),
-        "patch": Center(24, mean_of_ranks=True).to(dtype),
-    }
+    centers = {"cls": Center(32).to(dtype), "patch": Center(24, mean_of_ranks=True).to(dtype)}
     found = {}
     for step in (0, 1):
         for kind, center in centers.items():

@@ -10,12 +10,7 @@ from safetensors.numpy import load_file
 from dinoforge.evaluation import collapse
 from dinoforge.evaluation.knn import find_neighbors, knn_classify, votes
 from dinoforge.evaluation.logistic import fit_logistic
-from dinoforge.intervals import (
-    mcnemar_exact,
-    percentile_interval,
-    resampled_means,
-    wilson_interval,
-)
+from dinoforge.intervals import mcnemar_exact, percentile_interval, resampled_means, wilson_interval
 
 pytestmark = pytest.mark.golden
 

@@ -102,11 +102,7 @@ def test_a_block_compiles_without_a_graph_break(backend):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=["bfloat16", "float32"])
 def test_auto_probes_and_takes_one_that_runs(dtype):
     problem = AttentionProblem(
-        shapes=((16, 257), (64, 50)),
-        heads=6,
-        channels=64,
-        dtype=dtype,
-        device=torch.device("cuda"),
+        shapes=((16, 257), (64, 50)), heads=6, channels=64, dtype=dtype, device=torch.device("cuda")
     )
     choice = choose_attention("auto", problem)
     assert choice.backend in choice.milliseconds

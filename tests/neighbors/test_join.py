@@ -13,9 +13,7 @@ BACKENDS = ("numpy", "torch", "faiss")
 
 # Whole numbers multiply without rounding: brute force is exact, ties and zero rows are common.
 WHOLE = hnp.arrays(
-    np.float32,
-    st.tuples(st.integers(0, 14), st.just(3)),
-    elements=st.integers(-2, 2).map(float),
+    np.float32, st.tuples(st.integers(0, 14), st.just(3)), elements=st.integers(-2, 2).map(float)
 )
 
 

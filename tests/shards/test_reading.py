@@ -8,13 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dinoforge.shards import (
-    RangeReader,
-    ShardWriter,
-    index_shard,
-    read_members,
-    read_samples,
-)
+from dinoforge.shards import RangeReader, ShardWriter, index_shard, read_members, read_samples
 
 
 def content(i):

@@ -60,12 +60,7 @@ RECORDED = [
         "srun: error: node1: task 0: Out Of Memory",
         Outcome.MEMORY,
     ),
-    (
-        "memory, in a step, swallowed",
-        "5|COMPLETED|0:0|0:125|None|3|5|node1",
-        "",
-        Outcome.MEMORY,
-    ),
+    ("memory, in a step, swallowed", "5|COMPLETED|0:0|0:125|None|3|5|node1", "", Outcome.MEMORY),
     (
         "memory by polling",
         "5|FAILED|0:9|0:0|None|3|5|node1\n5.batch|CANCELLED by 0|0:9||None|3||node1",

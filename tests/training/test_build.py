@@ -4,12 +4,7 @@ import pytest
 import torch
 
 from dinoforge.errors import UsageError
-from dinoforge.training.build import (
-    Schedules,
-    build_method,
-    build_optimizer,
-    choose_device,
-)
+from dinoforge.training.build import Schedules, build_method, build_optimizer, choose_device
 from dinoforge.training.precision import autocast
 
 

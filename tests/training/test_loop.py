@@ -106,10 +106,7 @@ def whole(tiny):
 
 @pytest.mark.parametrize(
     "changes",
-    [
-        ("model.drop_path=0.4",),
-        ("teacher.balance=centering", "separate_heads=false"),
-    ],
+    [("model.drop_path=0.4",), ("teacher.balance=centering", "separate_heads=false")],
     ids=["sinkhorn-separate-drop-path", "centering-shared"],
 )
 def test_stopped_by_a_signal_and_started_again_equals_never_stopped(

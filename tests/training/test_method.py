@@ -117,10 +117,7 @@ def test_a_center_is_seen_by_the_next_step_only(tiny):
     assert not torch.equal(first, second)
 
 
-@pytest.mark.parametrize(
-    ("change", "unused"),
-    [("loss.ibot=0", "ibot"), ("loss.koleo=0", "koleo")],
-)
+@pytest.mark.parametrize(("change", "unused"), [("loss.ibot=0", "ibot"), ("loss.koleo=0", "koleo")])
 def test_a_term_with_weight_zero_is_left_out(tiny, change, unused):
     losses = losses_of(build_method(tiny(change)), make_views())
     assert getattr(losses, unused).item() == 0

@@ -61,10 +61,7 @@ class ColorDraws:
 
 
 def draw_colors(
-    config: CropsConfig,
-    seed: int,
-    images: npt.NDArray[np.int64],
-    epochs: npt.NDArray[np.int64],
+    config: CropsConfig, seed: int, images: npt.NDArray[np.int64], epochs: npt.NDArray[np.int64]
 ) -> tuple[ColorDraws, ColorDraws]:
     """Draw the colors of all crops of B images, as a function of (seed, image, epoch).
 

@@ -165,9 +165,7 @@ def collate_masks(masks_BN: npt.NDArray[np.bool_]) -> BatchMasks:
     weights_B = (1 / np.maximum(counts_B, 1)).astype(np.float32)
     indices_M = np.flatnonzero(masks_BN)
     return BatchMasks(
-        masks_BN=masks_BN,
-        indices_M=indices_M,
-        weights_M=weights_B[indices_M // masks_BN.shape[1]],
+        masks_BN=masks_BN, indices_M=indices_M, weights_M=weights_B[indices_M // masks_BN.shape[1]]
     )
 
 

@@ -111,9 +111,7 @@ def fake_ranks(ranks: int) -> Iterator[None]:
 
     if dist.is_initialized():
         raise UsageError(
-            what="this process is a rank of a run",
-            where="plan",
-            do="plan in another process",
+            what="this process is a rank of a run", where="plan", do="plan in another process"
         )
     dist.init_process_group("fake", rank=0, world_size=ranks, store=FakeStore())
     try:

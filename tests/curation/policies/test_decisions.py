@@ -74,11 +74,7 @@ def test_a_seed_that_only_asks_is_not_kept_and_may_still_leak():
     decisions = start_decisions(given, keep_seeds=False)
     assert reasons(decisions)[0] == "seed"
     apply_leaks(
-        decisions,
-        np.array([0]),
-        np.array([7]),
-        np.array([0.99], np.float32),
-        exempt=ROLE == AS_IS,
+        decisions, np.array([0]), np.array([7]), np.array([0.99], np.float32), exempt=ROLE == AS_IS
     )
     decide_rest(decisions, given, keep_survivors=True)
     assert reasons(decisions)[0] == "leak"

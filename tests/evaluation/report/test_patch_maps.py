@@ -5,12 +5,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from dinoforge.evaluation.report.maps import (
-    find_backbones,
-    map_patches,
-    principal_colors,
-    square,
-)
+from dinoforge.evaluation.report.maps import find_backbones, map_patches, principal_colors, square
 from dinoforge.images import decode
 
 

@@ -31,8 +31,7 @@ def changed(config):
 
 
 @pytest.mark.parametrize(
-    ("preset", "rates"),
-    [("as_published", (0.0, 0.9, 0.5)), ("as_written", (1.0, 0.1, 0.5))],
+    ("preset", "rates"), [("as_published", (0.0, 0.9, 0.5)), ("as_written", (1.0, 0.1, 0.5))]
 )
 def test_the_presets_blur_as_often_as_they_say(preset, rates):
     """4,000 draws: three standard deviations of a share of one half are 0.024."""

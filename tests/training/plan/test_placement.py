@@ -81,12 +81,7 @@ def test_a_rank_of_a_real_run_is_left_alone(small, tmp_path):
 @pytest.mark.parametrize(
     ("size", "released"),
     # Oquab et al. 2023: the weights as they can be downloaded, patch 14, grid of 518 pixels.
-    [
-        ("small", 22_056_576),
-        ("base", 86_580_480),
-        ("large", 304_368_640),
-        ("giant", 1_136_480_768),
-    ],
+    [("small", 22_056_576), ("base", 86_580_480), ("large", 304_368_640), ("giant", 1_136_480_768)],
 )
 def test_released_backbones_have_the_released_numbers_of_parameters(small, size, released):
     architecture = f"model.architecture={size}"
