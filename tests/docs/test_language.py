@@ -11,9 +11,6 @@ ROOT = Path(__file__).resolve().parents[2]
 SOURCES = ("dinoforge", "cli", "curation", "training", "evaluation", "slurm", "configs", "docs")
 SUFFIXES = {".py", ".md", ".yaml", ".html", ".css", ".jinja", ".j2", ".txt"}
 
-# Still to be cleaned: paths that begin with one of these are not read.
-EXEMPT: tuple[str, ...] = ()
-
 UNITS = (
     "images|rows|ranks|crops|tokens|bytes|[kKMGT]i?B|seconds|minutes|hours|cores|CPUs|GPUs|files|samples|jobs|"
     "elements|entries|tasks|processes|threads|steps|copies|lines|labels|folders|partitions|vectors|"
@@ -63,7 +60,7 @@ def texts():
     paths += ROOT.glob("*.md")
     for path in sorted(paths):
         name = path.relative_to(ROOT).as_posix()
-        if path.suffix in SUFFIXES and not name.startswith(EXEMPT):
+        if path.suffix in SUFFIXES:
             yield name, path.read_text(encoding="utf-8")
 
 
