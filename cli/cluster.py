@@ -69,7 +69,7 @@ def submit(
     if not args.dry_run:
         state = submit_run(request)
         return print_state(state, Path(loaded.config.out), wait=args.wait, as_json=args.json)
-    from dinoforge.slurm.dry_run import dry_run
+    from dinoforge.slurm.submit import dry_run
 
     plan = dry_run(request)
     if args.json:

@@ -12,19 +12,17 @@ partition per exported step. They are submitted while the training runs, and aga
 import functools
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from dinoforge.config import load_config, to_plain
+from dinoforge.config import Config, load_config, to_plain
 from dinoforge.errors import DinoforgeError
 from dinoforge.runs import record_end
-from dinoforge.slurm.arrays import StageWork, submit_work
 from dinoforge.slurm.cluster.commands import Queued, SlurmUnavailableError, queue
 from dinoforge.slurm.cluster.executor import JobRefusedError
 from dinoforge.slurm.history import History
-from dinoforge.slurm.jobs import Jobs, command_job
+from dinoforge.slurm.jobs import Jobs, StageWork, Submitter
 from dinoforge.slurm.profile import Profile
 from dinoforge.slurm.retries import Decisions, decide_all, limits_of, since_progress
 from dinoforge.slurm.store.evaluations import (
@@ -36,8 +34,7 @@ from dinoforge.slurm.store.evaluations import (
 )
 from dinoforge.slurm.store.layout import SlurmFolder, State
 from dinoforge.slurm.store.lease import Lease, LeaseBusyError, hold_lease
-from dinoforge.slurm.store.submissions import Submission, Submissions
-from dinoforge.slurm.submission import Submitter
+from dinoforge.slurm.store.submissions import Submission
 from dinoforge.stages import (
     find_pipeline,
     make_inputs,
@@ -46,33 +43,18 @@ from dinoforge.stages import (
     stage_kind,
 )
 
-__all__ = ["Driver", "advance", "submit_evaluations"]
+__all__ = ["Driver", "advance", "stage_works", "submit_evaluations"]
 
 _log = logging.getLogger(__name__)
 
-# Stages that may run at the same time, and what makes their folders ready.
-_Group = tuple[Sequence[StageWork], Callable[[], None]]
-
 
 def advance(run: Path, *, on_node: bool = False, wait_s: float = 600.0) -> State:
-    """Take a run one step further.
+    """Take a run, which was submitted, one step further; the state is also written to its folder.
 
     For each stage in order: nothing missing, go on; something missing, submit it and a gate that
-    calls this function again. After the last stage: finish.
-
-    Parameters
-    ----------
-    run : Path
-        A run folder that was submitted: ``RUN/slurm/launch.json`` is there.
-    on_node : bool
-        Called inside a job; where nodes may not submit it only records what to type.
-    wait_s : float
-        How long to wait for another driver.
-
-    Returns
-    -------
-    State
-        Also written to ``RUN/slurm/state.json``.
+    calls this function again. After the last stage: finish. Where nodes may not submit, a call
+    ``on_node`` (inside a job) only records what to type. ``wait_s``: how long to wait for another
+    driver.
 
     Raises
     ------
@@ -114,11 +96,29 @@ def submit_evaluations(run: Path, *, wait_s: float) -> None:
             Driver.of(folder, lease, on_node=True).submit_beside()
 
 
+def stage_works(profile: Profile, path: str, run: Path, config: Config) -> Iterator[StageWork]:
+    """Plan the stages of the pipeline ``path`` in order, like `plan_in_order`."""
+    pipeline = find_pipeline(path)
+    inputs = make_inputs(pipeline.name, pipeline.stages, run, config)
+    for plan, missing in plan_in_order(pipeline.stages, inputs):
+        yield StageWork(
+            stage=plan.stage.name,
+            job=profile.job(plan.stage.name, stage_kind(plan.stage, config)),
+            missing={task.index: task.payload for task in missing},
+            progress=len(plan.tasks) - len(missing),
+            prepare=functools.partial(
+                plan.prepare, missing, functools.partial(pipeline.reopen, run)
+            ),
+            pipeline=path,
+            stage_fingerprint=plan.stage_fingerprint,
+            config=to_plain(config),
+        )
+
+
 @dataclass(frozen=True, kw_only=True)
 class Driver:
     """One turn of the holder of the lease; made by `Driver.of`."""
 
-    folder: SlurmFolder
     jobs: Jobs
     submitter: Submitter
     submissions: Sequence[Submission]
@@ -128,87 +128,74 @@ class Driver:
     @classmethod
     def of(cls, folder: SlurmFolder, lease: Lease, *, on_node: bool) -> "Driver":
         """Read the state of a run."""
-        launch = folder.read_launch()
-        submitter = Submitter(folder, Submissions(folder.submissions), lease)
+        jobs = Jobs(folder, folder.read_launch(), load_config(Profile, folder.profile))
+        submitter = Submitter(jobs, lease)
         submitter.settle()
         submissions = submitter.submissions.read()
         gates = {entry.name for entry in submissions if entry.kind == "gate"}
         # The gate that this process may run in does not count. The queue is read before any marker:
         # what ends in between is then done.
         own = os.environ.get("SLURM_JOB_ID")
-        queued = [j for j in queue(launch.job_prefix) if j.job != own or j.name not in gates]
+        queued = [j for j in queue(jobs.launch.job_prefix) if j.job != own or j.name not in gates]
         return cls(
-            folder=folder,
-            jobs=Jobs(folder, launch, load_config(Profile, folder.profile)),
-            submitter=submitter,
-            submissions=submissions,
-            queued=queued,
-            on_node=on_node,
+            jobs=jobs, submitter=submitter, submissions=submissions, queued=queued, on_node=on_node
         )
+
+    @property
+    def run(self) -> Path:
+        """The run folder."""
+        return self.jobs.folder.run
 
     def advance(self) -> State:
         """See `advance`."""
-        groups = self._pipeline() if self.jobs.launch.pipeline else self._command()
-        for works, prepare in groups:
+        for works in self._pipeline() if self.jobs.launch.pipeline else self._command():
             if any(work.missing for work in works):
-                state = self._bring_on(works, prepare)
+                state = self._bring_on(works)
                 if works[0].ranks and state.state == "running":
                     self.submit_beside()
                 return state
-            prepare()
-        if not succeeded(self.folder.run):
-            record_end(self.folder.run, 0)
+            for work in works:
+                work.prepare()
+        if not succeeded(self.run):
+            record_end(self.run, 0)
         _log.info("all stages are done")
         return State(state="finished")
 
-    def _pipeline(self) -> Iterator[_Group]:
+    def _pipeline(self) -> Iterator[list[StageWork]]:
         """Yield the stages of a pipeline; finish it after the last."""
-        run, path = self.folder.run, self.jobs.launch.pipeline
+        run, path = self.run, self.jobs.launch.pipeline
         if not self.queued:
             for entry in run.iterdir():
-                if entry.is_dir() and entry != self.folder.root:
+                if entry.is_dir() and entry != self.jobs.folder.root:
                     remove_temporary_files(entry)
         pipeline = find_pipeline(path)
-        config: Any = load_config(pipeline.config, run / "config.yaml")
-        reopen = functools.partial(pipeline.reopen, run)
-        inputs = make_inputs(pipeline.name, pipeline.stages, run, config)
-        for plan, missing in plan_in_order(pipeline.stages, inputs):
-            name = plan.stage.name
-            work = StageWork(
-                stage=name,
-                job=self.jobs.profile.job(name, stage_kind(plan.stage, config)),
-                missing={task.index: task.payload for task in missing},
-                progress=len(plan.tasks) - len(missing),
-                pipeline=path,
-                stage_fingerprint=plan.stage_fingerprint,
-                config=to_plain(config),
-            )
-            yield [work], functools.partial(plan.prepare, missing, reopen)
+        config = load_config(pipeline.config, run / "config.yaml")
+        for work in stage_works(self.jobs.profile, path, run, config):
+            yield [work]
         pipeline.finish(run, config)
 
-    def _command(self) -> Iterator[_Group]:
+    def _command(self) -> Iterator[list[StageWork]]:
         """Yield a training, then the evaluations of its exports; or a single evaluation."""
-        run, launch = self.folder.run, self.jobs.launch
+        launch = self.jobs.launch
         work = StageWork(
             stage=launch.command,
-            job=command_job(self.jobs.profile, launch.command, launch.device),
+            job=self.jobs.profile.job(launch.command, launch.device),
             missing={0: {}},
-            progress=reached_step(run),
+            progress=reached_step(self.run),
             ranks=True,
         )
-        done = is_trained(run) if launch.command == "train" else succeeded(run)
+        done = is_trained(self.run) if launch.command == "train" else succeeded(self.run)
         if not done or self._live([work]):
-            yield [work], lambda: None
-        yield self.evaluations(), lambda: None
+            yield [work]
+        yield self.evaluations()
 
     def evaluations(self) -> list[StageWork]:
         """List the evaluations that are missing of a training's exports."""
-        run, names = self.folder.run, self.jobs.launch.evaluations
         works = []
-        for evaluation in [Evaluation(run, name) for name in names]:
-            steps = [step for step in kept_exports(run) if not evaluation.is_done(step)]
+        for evaluation in [Evaluation(self.run, name) for name in self.jobs.launch.evaluations]:
+            steps = [step for step in kept_exports(self.run) if not evaluation.is_done(step)]
             if steps:
-                job = command_job(self.jobs.profile, "evaluate", evaluation.device)
+                job = self.jobs.profile.job("evaluate", evaluation.device)
                 missing = {step: {"recipe": evaluation.name} for step in steps}
                 works.append(StageWork(stage=evaluation.stage, job=job, missing=missing))
         return works
@@ -219,40 +206,39 @@ class Driver:
             return
         for work in self.evaluations():
             try:
-                self._submit(work, self.decide(work), may_wait=True)
+                self.submitter.submit_work(work, self.decide(work).submit, may_wait=True)
             except JobRefusedError as error:
                 _log.warning("%s", error)
 
-    def _bring_on(self, works: Sequence[StageWork], prepare: Callable[[], None]) -> State:
+    def _bring_on(self, works: Sequence[StageWork]) -> State:
         """Submit, wait or stop, by what is known of the missing partitions."""
-        run, stage = self.folder.run, works[0].stage
-        live = self._live(works)
-        decisions = [self.decide(work) for work in works]
+        stage, live = works[0].stage, self._live(works)
+        decisions = [(work, self.decide(work)) for work in works]
         why = [
             line
-            for work, decided in zip(works, decisions, strict=True)
+            for work, decided in decisions
             for line in decided.reasons(work.stage, numbered=not work.ranks)
         ]
-        count = sum(len(decided.submit) for decided in decisions)
+        count = sum(len(decided.submit) for _, decided in decisions)
         if count and self.on_node and not self.jobs.profile.nodes_may_submit:
             text = f"{count} partition{'s' if count > 1 else ''} of {stage} to submit"
-            do = f"dinoforge retry {run}"
+            do = f"dinoforge retry {self.run}"
             return State(state="waiting", stage=stage, why=[text, *why], do=do)
         if not count and not live:
             for line in why:
                 _log.error("%s", line)
             if not works[0].ranks:  # ranks record their end themselves
-                record_end(run, 1 if self.jobs.launch.pipeline else 0)
-            do = f"fix the cause, then dinoforge retry {run}"
+                record_end(self.run, 1 if self.jobs.launch.pipeline else 0)
+            do = f"fix the cause, then dinoforge retry {self.run}"
             return State(state="stopped", stage=stage, why=why, do=do)
-        if not live:
-            prepare()
-        submitted: set[str] = set()
-        for work, decided in zip(works, decisions, strict=True):
-            submitted |= self._submit(work, decided, may_wait=bool(live | submitted))
+        jobs = set(live)
+        for work, decided in decisions:
+            if not live:
+                work.prepare()
+            jobs |= self.submitter.submit_work(work, decided.submit, may_wait=bool(jobs))
         gates = {entry.name for entry in self.submissions if entry.kind == "gate"}
-        if submitted or not any(job.name in gates for job in self.queued):
-            self._submit_gate(stage, live | submitted)
+        if jobs != live or not any(job.name in gates for job in self.queued):
+            self._submit_gate(stage, jobs)
         return State(state="running", stage=stage, why=why)
 
     def _live(self, works: Sequence[StageWork]) -> set[str]:
@@ -268,7 +254,7 @@ class Driver:
             for entry in self.submissions
             if entry.is_work and entry.stage == work.stage and entry.job and not entry.forgiven
         ]
-        history = History(self.folder, work.stage, counted, work.missing, work.progress)
+        history = History(self.jobs.folder, work.stage, counted, work.missing, work.progress)
         in_flight = history.in_flight(self.queued)
         endings = {i: history.endings(i) for i in work.missing if i not in in_flight}
         if work.ranks:
@@ -280,9 +266,6 @@ class Driver:
             fail_alike=bool(work.pipeline),
         )
 
-    def _submit(self, work: StageWork, decided: Decisions, *, may_wait: bool) -> set[str]:
-        return submit_work(self.jobs, self.submitter, work, decided.submit, may_wait=may_wait)
-
     def _submit_gate(self, stage: str, after: set[str]) -> None:
         """Submit the gate behind all jobs; without it the run waits for ``dinoforge retry``."""
         name = self.jobs.name(stage, "gate")
@@ -291,4 +274,4 @@ class Driver:
             self.submitter.submit(self.jobs.gate(name, sorted(after)), entry)
         except JobRefusedError as error:
             text = "SLURM refused the gate (%s): when the jobs have ended, dinoforge retry %s"
-            _log.warning(text, error.reason, self.folder.run)
+            _log.warning(text, error.reason, self.run)

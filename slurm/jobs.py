@@ -1,28 +1,80 @@
-"""What the jobs of a run look like: names, programs, logs, environment."""
+"""The jobs of a run: names, programs, logs and environment; and how each is submitted just once.
 
+A line with a unique name is recorded before sbatch, one with the id after it. When sbatch fails, or
+a driver died between the two, the name is searched for before anything is tried again: a busy
+controller may have accepted the job although sbatch gave up. If all of this should ever fail, the
+elements themselves refuse: the first job that claims a plan owns it (`slurm.store.plans`).
+"""
+
+import logging
 import secrets
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import dinoforge
-from dinoforge.slurm.cluster.executor import Request
+from dinoforge.files import write_text
+from dinoforge.slurm.cluster.commands import SlurmUnavailableError, accounted_name, queue
+from dinoforge.slurm.cluster.executor import JobRefusedError, Request, sbatch_text, send
+from dinoforge.slurm.cluster.limits import max_array_size, submit_limit
 from dinoforge.slurm.profile import Job, Profile
-from dinoforge.slurm.store.layout import Launch, SlurmFolder
+from dinoforge.slurm.retries import Submit
+from dinoforge.slurm.store.layout import JOB_PREFIX, Launch, SlurmFolder
+from dinoforge.slurm.store.lease import Lease
+from dinoforge.slurm.store.plans import JobPlan, read_claim, write_plan
+from dinoforge.slurm.store.submissions import Submission, Submissions
 
-__all__ = ["Jobs", "command_job", "one_process"]
+__all__ = ["Jobs", "StageWork", "Submitter"]
+
+_log = logging.getLogger(__name__)
+
+# A controller that wakes up answers queries and accepts waiting jobs in any order: a name that is
+# absent for so long, answer after answer, was never accepted.
+_ABSENT_S = 12.0
+_TRIES = 3
 
 
-def one_process(job: Job) -> Job:
-    """Make a job a single process, whatever ``default`` of the profile gives trainings."""
-    return replace(job, nodes=1, tasks_per_node=1)
+@dataclass(frozen=True, kw_only=True)
+class StageWork:
+    """What is missing of one stage, and what a job of it requests."""
 
+    stage: str
+    job: Job
+    missing: Mapping[int, dict[str, Any]]  # partition -> payload
+    progress: int = 0  # as in `Submission`
+    ranks: bool = False  # its one partition is a job of N ranks
+    prepare: Callable[[], None] = lambda: None  # makes the stage's folder ready
+    # of a stage of a pipeline, as in `JobPlan`
+    pipeline: str = ""
+    stage_fingerprint: str = ""
+    config: dict[str, Any] = field(default_factory=dict)
 
-def command_job(profile: Profile, command: str, device: str) -> Job:
-    """Return what a training (N ranks) or an evaluation (one process) asks for."""
-    job = profile.job(command, "cpu" if device == "cpu" else "gpu")
-    job = replace(job, partitions_per_element=1)
-    return job if command == "train" else one_process(job)
+    def plans(self, partitions: Mapping[int, Submit], size: int) -> Iterator[JobPlan]:
+        """Split partitions into arrays of at most ``size`` elements, each under one set of limits.
+
+        The plans have no names yet.
+        """
+        step = size * self.job.partitions_per_element
+        for limits in dict.fromkeys(partitions.values()):
+            indices = [index for index, asked in partitions.items() if asked == limits]
+            for start in range(0, len(indices), step):
+                part = indices[start : start + step]
+                yield JobPlan(
+                    stage=self.stage,
+                    ranks=self.ranks,
+                    per_element=self.job.partitions_per_element,
+                    partitions=part,
+                    payloads=[self.missing[index] for index in part],
+                    memory_gb=limits.memory_gb,
+                    minutes=limits.minutes,
+                    cpus=self.job.cpus_per_task,
+                    gpus=self.job.gpus_per_node,
+                    pipeline=self.pipeline,
+                    stage_fingerprint=self.stage_fingerprint,
+                    config=self.config,
+                )
 
 
 @dataclass(frozen=True)
@@ -40,8 +92,7 @@ class Jobs:
     def array(self, name: str, job: Job, elements: int) -> Request:
         """Request an array: each element is one process with its part of a plan."""
         log = str(self.folder.log(name, "%a"))
-        request = self._request(name, one_process(job), "worker", name)
-        return replace(request, log=log, elements=elements)
+        return replace(self._request(name, job, "worker", name), log=log, elements=elements)
 
     def ranks(self, name: str, job: Job) -> Request:
         """Request one process per task, over all nodes of the job."""
@@ -65,13 +116,134 @@ class Jobs:
         # Its code first, then what the submitter could import.
         code = self.launch.snapshot or str(Path(dinoforge.__file__).resolve().parent.parent)
         path = [code, *(entry for entry in self.launch.python_path if entry != code)]
-        module = f"dinoforge.slurm.node.{program}"
         return Request(
             name=name,
             job=job,
-            command=["-m", module, str(self.folder.run), *arguments],
+            command=["-m", f"dinoforge.slurm.node.{program}", str(self.folder.run), *arguments],
             log=str(self.folder.log(name)),
             environment={"PYTHONPATH": ":".join(path), "OMP_NUM_THREADS": "1"},
             folder=self.launch.folder,
             python=self.launch.python,
         )
+
+
+@dataclass(frozen=True)
+class Submitter:
+    """Submits the jobs of one run; made by the holder of the lease."""
+
+    jobs: Jobs
+    lease: Lease
+
+    @property
+    def submissions(self) -> Submissions:
+        """The file that records each submission."""
+        return Submissions(self.jobs.folder.submissions)
+
+    def submit_work(
+        self, work: StageWork, partitions: Mapping[int, Submit], *, may_wait: bool
+    ) -> set[str]:
+        """Submit array after array until the queue is full; the next gate submits the rest.
+
+        Returns the ids of the jobs. ``may_wait``: the queue may be full, as jobs of the run are in
+        it, whose end brings another call.
+
+        Raises
+        ------
+        JobRefusedError
+            If SLURM refuses for another reason than a full queue, or accepts nothing at all.
+        """
+        if not partitions:
+            return set()
+        submitted: set[str] = set()
+        count, room = 0, self._room()
+        for plan in work.plans(partitions, max_array_size()):
+            part = plan.first(room)
+            while part.elements:
+                try:
+                    submitted.add(self._submit_plan(part, work))
+                    break
+                except JobRefusedError as error:
+                    halved = part.elements // 2
+                    if not error.is_queue_full or not (halved or submitted or may_wait):
+                        raise
+                    part = plan.first(halved)
+            room -= part.elements
+            count += len(part.partitions)
+            if part.elements < plan.elements:
+                _log.info("the queue is full: the rest follows when jobs have ended")
+                break
+        ids = ", ".join(sorted(submitted))
+        _log.info("%s: %d of %d partitions submitted: %s", work.stage, count, len(partitions), ids)
+        return submitted
+
+    def _room(self) -> int:
+        """Elements that may join the queue; one place is kept for the gate."""
+        own_limit = self.jobs.profile.max_queued
+        limit = own_limit or submit_limit()
+        if not limit:
+            return 1 << 31
+        return max(limit - len(queue(JOB_PREFIX if own_limit else "")) - 1, 1)
+
+    def _submit_plan(self, plan: JobPlan, work: StageWork) -> str:
+        name = self.jobs.name(plan.stage, plan.partitions[0])
+        write_plan(self.jobs.folder.plan(name), replace(plan, name=name))
+        job = replace(work.job, memory_gb=plan.memory_gb, minutes=plan.minutes)
+        entry = Submission(
+            name=name,
+            kind="ranks" if plan.ranks else "array",
+            stage=plan.stage,
+            elements=plan.elements,
+            progress=work.progress,
+        )
+        if plan.ranks:
+            return self.submit(self.jobs.ranks(name, job), entry)
+        return self.submit(self.jobs.array(name, job, plan.elements), entry)
+
+    def submit(self, request: Request, entry: Submission) -> str:
+        """Submit a job; returns its id.
+
+        Raises
+        ------
+        JobRefusedError
+            With SLURM's reason; no such job is in the queue.
+        SlurmUnavailableError
+            If the controller stayed silent; the name is recorded, the next driver searches for it.
+        """
+        script = self.jobs.folder.script(request.name)
+        write_text(script, sbatch_text(request))
+        self.jobs.folder.logs.mkdir(parents=True, exist_ok=True)
+        self.lease.check()
+        self.submissions.intent(entry)
+        for _ in range(_TRIES):
+            try:
+                job = send(script)
+            except JobRefusedError as error:
+                self.submissions.outcome("refused", request.name, text=error.reason)
+                raise
+            except SlurmUnavailableError as error:
+                _log.warning("sbatch: %s; searching for %s", error, request.name)
+                job = self._find(request.name)
+            if job:
+                self.submissions.outcome("submitted", request.name, job=job)
+                return job
+        self.submissions.outcome("absent", request.name)
+        raise SlurmUnavailableError(f"sbatch failed {_TRIES} times for {request.name}")
+
+    def settle(self) -> None:
+        """Find out what became of intents that a killed driver left open."""
+        for entry in self.submissions.read():
+            if entry.outcome == "intent":
+                job = self._find(entry.name)
+                self.submissions.outcome("submitted" if job else "absent", entry.name, job=job)
+
+    def _find(self, name: str) -> str:
+        """Search for a job by its unique name; "" when it is certainly not there."""
+        deadline = time.monotonic() + _ABSENT_S
+        while True:
+            queued = [job.job for job in queue(name)]
+            claimed = read_claim(self.jobs.folder, name)
+            job = claimed or next(iter(queued), None) or accounted_name(name)
+            if job or time.monotonic() > deadline:
+                self.lease.check()
+                return job or ""
+            time.sleep(1.0)

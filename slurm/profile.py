@@ -7,7 +7,7 @@ the stage runs on) <- ``stages.NAME``.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from dinoforge.config import find_recipe, load_config
 from dinoforge.config.ranges import Allowed, NonNegativeInt, PositiveInt, Range
@@ -57,13 +57,9 @@ class JobBlock:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job:
-    """The resources of one job, every value set; fields as in `JobBlock`."""
+class Job(JobBlock):
+    """The resources of one job: a block in which every key with a built-in value is set."""
 
-    partition: str | None = None
-    account: str | None = None
-    qos: str | None = None
-    constraint: str | None = None
     nodes: int = 1
     tasks_per_node: int = 1
     gpus_per_node: int = 0
@@ -73,7 +69,6 @@ class Job:
     array_parallelism: int = 256
     partitions_per_element: int = 1
     setup: list[str] = field(default_factory=list)
-    python: str | None = None
     sbatch: dict[str, Any] = field(default_factory=dict)
 
 
@@ -98,18 +93,24 @@ class Profile:
     # seconds before the time limit at which a training receives the signal to save
     signal_before_s: Annotated[int, Range(10)] = 120
 
-    def job(self, name: str, kind: Literal["cpu", "gpu", "gate"]) -> Job:
-        """Merge the blocks for one stage, or for the gate."""
-        blocks = [self.default, getattr(self, kind)]
-        if kind != "gate":
+    def job(self, name: str, on: str) -> Job:
+        """Merge the blocks for one stage, ``train``, ``evaluate``, or the gate.
+
+        ``on`` is ``gate``, ``cpu``, or any other device, which is a GPU.
+        """
+        blocks = [self.default, {"gate": self.gate, "cpu": self.cpu}.get(on, self.gpu)]
+        if on != "gate":
             blocks.append(self.stages.get(name, JobBlock()))
         keys: dict[str, Any] = {}
         for block in blocks:
             keys |= {key: value for key, value in vars(block).items() if value is not None}
-        if kind == "gate":
-            # A gate reads markers and tables: the sizes of `default` do not apply.
-            keys |= {"nodes": 1, "tasks_per_node": 1, "gpus_per_node": 0, "cpus_per_task": 1}
+        if on == "gate":  # it reads markers and tables: the sizes of `default` do not apply
+            keys |= {"gpus_per_node": 0, "cpus_per_task": 1}
             keys |= {"memory_gb": self.gate.memory_gb or 4.0, "minutes": self.gate.minutes or 30}
+        if name != "train":  # one process
+            keys |= {"nodes": 1, "tasks_per_node": 1}
+        if name in {"train", "evaluate"}:
+            keys["partitions_per_element"] = 1
         return Job(**keys)
 
 

@@ -1,4 +1,4 @@
-"""Submit a run: what ``--on slurm:PROFILE`` does with a recipe and a profile."""
+"""What ``--on slurm:PROFILE`` does with a recipe and a profile: submit a run, or only plan it."""
 
 import hashlib
 import logging
@@ -8,29 +8,43 @@ import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
-from dinoforge.config import config_yaml
+from dinoforge.config import Config, config_yaml
 from dinoforge.errors import Fault, UsageError
 from dinoforge.files import write_text
 from dinoforge.runs import OnChange, Run, recipe_changes
-from dinoforge.slurm.cluster.commands import SlurmError, need_slurm, queue
-from dinoforge.slurm.cluster.limits import check_jobs, read_partitions
-from dinoforge.slurm.driver import advance
-from dinoforge.slurm.jobs import Jobs, command_job, one_process
+from dinoforge.slurm.cluster.commands import SlurmError, has_slurm, need_slurm, queue
+from dinoforge.slurm.cluster.executor import sbatch_text
+from dinoforge.slurm.cluster.limits import check_jobs, max_array_size, read_partitions
+from dinoforge.slurm.driver import advance, stage_works
+from dinoforge.slurm.jobs import Jobs, Submitter
 from dinoforge.slurm.node.probe import probe_nodes
 from dinoforge.slurm.profile import Job, Profile, load_profile
+from dinoforge.slurm.retries import Submit
 from dinoforge.slurm.store.evaluations import Evaluation, check_unchanged, write_recipes
 from dinoforge.slurm.store.layout import Launch, SlurmFolder, State
 from dinoforge.slurm.store.lease import LeaseBusyError, hold_lease
 from dinoforge.slurm.store.snapshot import take_snapshot
 from dinoforge.slurm.store.submissions import Submissions
-from dinoforge.slurm.submission import Submitter
-from dinoforge.stages import find_pipeline, make_inputs, stage_kind
+from dinoforge.stages import find_pipeline, stage_folder, stage_kind
+from dinoforge.training.config import TrainingConfig
 
-__all__ = ["SubmitRequest", "draft_launch", "is_live", "submit"]
+__all__ = ["DryRun", "SubmitRequest", "dry_run", "is_live", "submit"]
 
 _log = logging.getLogger(__name__)
+
+
+class RunConfig(Config, Protocol):
+    """A resolved recipe."""
+
+    @property
+    def out(self) -> str:
+        """The run folder."""
+
+    @property
+    def device(self) -> str:
+        """Device that its jobs compute on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,13 +52,13 @@ class SubmitRequest:
     """A run that a user wants on a cluster."""
 
     command: str  # curate, train, evaluate: the kind of run folder
-    config: Any  # the resolved recipe; ``config.out`` is the run folder
+    config: RunConfig
     profile: str  # path, or the name of a built-in one
     pipeline: str = ""  # import path of a pipeline of stages; "": one job of ranks
     origins: Mapping[str, str] = field(default_factory=dict)  # as in `Run.open`
     change: OnChange = "refuse"  # as in `Run.open`
     # of a training: resolved recipes that evaluate its kept exports, by name
-    evaluations: Mapping[str, Any] = field(default_factory=dict)
+    evaluations: Mapping[str, RunConfig] = field(default_factory=dict)
 
     @property
     def run(self) -> Path:
@@ -54,30 +68,46 @@ class SubmitRequest:
     @property
     def devices(self) -> dict[str, str]:
         """Device that each job computes on, by name of the job."""
-        device = _device(self.config)
+        device = self.config.device
         if self.pipeline:
             return {
                 stage.name: "cpu" if stage_kind(stage, self.config) == "cpu" else device
                 for stage in find_pipeline(self.pipeline).stages
             }
-        evaluations = {
-            Evaluation(self.run, name).stage: _device(config)
-            for name, config in self.evaluations.items()
-        }
-        return {self.command: device} | evaluations
+        evaluations = self.evaluations.items()
+        beside = {Evaluation(self.run, name).stage: config.device for name, config in evaluations}
+        return {self.command: device} | beside
 
     def jobs(self, profile: Profile) -> dict[str, Job]:
         """Resources of every job of the run, by name."""
-        if not self.pipeline:
-            return {
-                name: command_job(profile, self.command if name == self.command else "evaluate", on)
-                for name, on in self.devices.items()
-            }
         jobs = {
-            name: one_process(profile.job(name, "cpu" if device == "cpu" else "gpu"))
+            name: profile.job(name if self.pipeline or name == self.command else "evaluate", device)
             for name, device in self.devices.items()
         }
-        return jobs | {"gate": profile.job("gate", "gate")}
+        return jobs | {"gate": profile.job("gate", "gate")} if self.pipeline else jobs
+
+    def launch(self) -> Launch:
+        """Collect what all jobs of the run share, except for the snapshot; writes nothing."""
+        digits = hashlib.sha256(os.fsencode(self.run)).hexdigest()[:6]
+        name = re.sub(r"[^a-z0-9]+", "-", self.run.name.lower()).strip("-")[:24] or "run"
+        stages: dict[str, str] = {}
+        if self.pipeline:
+            pipeline = find_pipeline(self.pipeline)
+            for stage in pipeline.stages:
+                folder = stage_folder(Path(), pipeline.name, stage.number, stage.name)
+                stages[stage.name] = str(folder)
+        python_path = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+        return Launch(
+            run_id=f"{name}-{digits}",
+            command=self.command,
+            pipeline=self.pipeline,
+            device=self.config.device,
+            stages=stages,
+            evaluations=list(self.evaluations),
+            folder=str(Path.cwd()),
+            python_path=[str(Path(entry).absolute()) for entry in python_path if entry],
+            python=sys.executable,
+        )
 
     def check(self, profile: Profile, *, cluster: bool) -> None:
         """Check recipe and profile, with ``cluster`` also against the cluster of this machine.
@@ -105,9 +135,9 @@ class SubmitRequest:
             _log.info("%s is not installed on this machine: a node checks the recipe", error.name)
 
     def _check_ranks(self, job: Job) -> None:
-        if faults := list(_gpu_faults(_device(self.config), job, self.command, self.profile)):
+        if faults := list(self._gpu_faults(job)):
             raise UsageError(faults=faults)
-        if self.command != "train":
+        if not isinstance(self.config, TrainingConfig):
             return
         try:
             self.config.check_ranks(job.nodes * job.tasks_per_node, job.tasks_per_node)
@@ -115,6 +145,18 @@ class SubmitRequest:
             ranks = f"{job.nodes} x {job.tasks_per_node} ranks of {self.profile}"
             faults = [replace(fault, where=f"{fault.where}, {ranks}") for fault in error.faults]
             raise UsageError(faults=faults) from error
+
+    def _gpu_faults(self, job: Job) -> Iterator[Fault]:
+        # Clusters may request GPUs otherwise, too: by licenses, gres, features.
+        by_option = any("gpu" in f"{name}={value}" for name, value in job.sbatch.items())
+        if self.config.device == "cuda" and not job.gpus_per_node and not by_option:
+            what = f"`device` is cuda, but the job of {self.command} requests no GPU"
+            do = f"set stages.{self.command}.gpus_per_node, or give device=cpu"
+            yield Fault(what, self.profile, do)
+        if self.config.device != "cpu" and 0 < job.gpus_per_node < job.tasks_per_node:
+            what = f"{job.tasks_per_node} ranks share the {job.gpus_per_node} GPUs of a node"
+            do = f"set tasks_per_node: {job.gpus_per_node}, one rank per GPU"
+            yield Fault(what, self.profile, do)
 
     def _check_cluster(self, jobs: Mapping[str, Job]) -> None:
         try:
@@ -127,21 +169,6 @@ class SubmitRequest:
             ) from error
         if faults:
             raise UsageError(faults=faults)
-
-
-def _device(config: Any) -> str:
-    return str(getattr(config, "device", "auto"))
-
-
-def _gpu_faults(device: str, job: Job, command: str, profile: str) -> Iterator[Fault]:
-    # Clusters may request GPUs otherwise, too: by licenses, gres, features.
-    by_option = any("gpu" in f"{name}={value}" for name, value in job.sbatch.items())
-    if device == "cuda" and not job.gpus_per_node and not by_option:
-        what = f"`device` is cuda, but the job of {command} requests no GPU"
-        yield Fault(what, profile, f"set stages.{command}.gpus_per_node, or give device=cpu")
-    if device != "cpu" and 0 < job.gpus_per_node < job.tasks_per_node:
-        what = f"{job.tasks_per_node} ranks share the {job.gpus_per_node} GPUs of a node"
-        yield Fault(what, profile, f"set tasks_per_node: {job.gpus_per_node}, one rank per GPU")
 
 
 def _check_time(profile: Profile, minutes: int, where: str) -> None:
@@ -223,42 +250,16 @@ def _advance_live(folder: SlurmFolder) -> State:
 def _prepare(folder: SlurmFolder, request: SubmitRequest, profile: Profile) -> None:
     """Write what the jobs need, and check on nodes that they can run."""
     write_text(folder.profile, config_yaml(profile))
-    launch = draft_launch(folder, request)
+    launch = request.launch()
     if profile.snapshot:
         launch = replace(launch, snapshot=str(take_snapshot(folder.snapshots)))
     folder.write_launch(launch)
-    submissions = Submissions(folder.submissions)
-    submissions.retry()
+    Submissions(folder.submissions).retry()
     if profile.probe:
+        jobs = Jobs(folder, launch, profile)
         with hold_lease(folder.lease) as lease:
-            submitter = Submitter(folder, submissions, lease)
-            jobs = Jobs(folder, launch, profile)
-            probe_nodes(jobs, submitter, request.jobs(profile), request.devices)
+            probe_nodes(jobs, Submitter(jobs, lease), request.jobs(profile), request.devices)
     folder.write_state(State(state="running"))
-
-
-def draft_launch(folder: SlurmFolder, request: SubmitRequest) -> Launch:
-    """Collect what all jobs of the run share, except for the snapshot; writes nothing."""
-    digits = hashlib.sha256(os.fsencode(folder.run)).hexdigest()[:6]
-    name = re.sub(r"[^a-z0-9]+", "-", folder.run.name.lower()).strip("-")[:24] or "run"
-    stages: dict[str, str] = {}
-    if request.pipeline:
-        pipeline = find_pipeline(request.pipeline)
-        inputs = make_inputs(pipeline.name, pipeline.stages, folder.run, request.config)
-        for stage in pipeline.stages:
-            stages[stage.name] = str(inputs.folder(stage.name).relative_to(folder.run))
-    python_path = os.environ.get("PYTHONPATH", "").split(os.pathsep)
-    return Launch(
-        run_id=f"{name}-{digits}",
-        command=request.command,
-        pipeline=request.pipeline,
-        device=_device(request.config),
-        stages=stages,
-        evaluations=list(request.evaluations),
-        folder=str(Path.cwd()),
-        python_path=[str(Path(entry).absolute()) for entry in python_path if entry],
-        python=sys.executable,
-    )
 
 
 def is_live(folder: SlurmFolder) -> bool:
@@ -272,3 +273,100 @@ def is_live(folder: SlurmFolder) -> bool:
     # A gate that has written how the run ended is about to exit.
     gates = {job.name for job in Submissions(folder.submissions).read() if job.kind == "gate"}
     return any(job.name not in gates and job.state != "COMPLETING" for job in queued)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DryRun:
+    """What a submission would do."""
+
+    checked: bool  # against the cluster; False on a machine without SLURM
+    graph: list[dict[str, str]] = field(default_factory=list)  # one row per stage, in order
+    scripts: dict[str, str] = field(default_factory=dict)  # job name -> batch script
+
+    def add(self, stage: str, job: Job, jobs: str) -> None:
+        """Add a stage, what a job of it requests, and its jobs."""
+        self.graph.append({"stage": stage, "asks": _resources(job), "jobs": jobs})
+
+    def lines(self) -> Iterator[str]:
+        """Format it for a terminal."""
+        yield "checked against the cluster" if self.checked else "no SLURM here: not checked"
+        for row in self.graph:
+            yield f"\n{row['stage']}: {row['asks']}"
+            yield f"  {row['jobs']}"
+        for name, text in self.scripts.items():
+            yield f"\n--- {name}"
+            yield text.rstrip()
+
+
+def dry_run(request: SubmitRequest) -> DryRun:
+    """Check a request, and plan its jobs without submitting any.
+
+    Raises
+    ------
+    UsageError
+        Everything that is wrong with profile, recipe or cluster.
+    """
+    profile = load_profile(request.profile)
+    plan = DryRun(checked=has_slurm())
+    request.check(profile, cluster=plan.checked)
+    jobs = Jobs(SlurmFolder(request.run), request.launch(), profile)
+    add = _add_stages if request.pipeline else _add_ranks
+    add(plan, jobs, request)
+    return plan
+
+
+def _add_ranks(plan: DryRun, jobs: Jobs, request: SubmitRequest) -> None:
+    for stage, job in request.jobs(jobs.profile).items():
+        if stage == request.command:
+            ranks = _count(job.nodes * job.tasks_per_node, "rank")
+            plan.add(stage, job, f"one job of {ranks}, requeued until it is done")
+            name = jobs.name(stage, 0)
+            plan.scripts[name] = sbatch_text(jobs.ranks(name, job))
+        else:
+            text = "one job per backbone that is kept, submitted while the training runs"
+            plan.add(stage, job, text)
+            name = jobs.name(stage, "STEP")
+            plan.scripts[name] = sbatch_text(jobs.array(name, job, 1))
+
+
+def _add_stages(plan: DryRun, jobs: Jobs, request: SubmitRequest) -> None:
+    for stage, job in request.jobs(jobs.profile).items():
+        if stage != "gate":
+            plan.add(stage, job, "planned by the gate before")
+    size = max_array_size() if plan.checked else 1001
+    works = stage_works(jobs.profile, request.pipeline, request.run, request.config)
+    for row, work in zip(plan.graph, works, strict=False):
+        missing, done = len(work.missing), work.progress
+        if not missing:
+            row["jobs"] = f"done: {_count(done, 'partition')}"
+            continue
+        limits = dict.fromkeys(work.missing, Submit(work.job.memory_gb, work.job.minutes))
+        sizes = [part.elements for part in work.plans(limits, size)]
+        are_done = f" ({done} are done)" if done else ""
+        listed = ", ".join(map(str, sizes[:8])) + (" ..." if len(sizes) > 8 else "")
+        row["jobs"] = (
+            f"{_count(missing, 'partition')}{are_done} in {_count(len(sizes), 'array')} of "
+            f"{listed} elements, then a gate after all of them"
+        )
+        array, gate = jobs.name(work.stage, 0), jobs.name(work.stage, "gate")
+        plan.scripts[array] = sbatch_text(jobs.array(array, work.job, sizes[0]))
+        ids = [f"ARRAY{number}" for number in range(len(sizes))]
+        plan.scripts[gate] = sbatch_text(jobs.gate(gate, ids))
+        return  # later stages are planned from the outputs of this one
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _resources(job: Job) -> str:
+    parts = [job.partition or "default partition"]
+    if job.nodes * job.tasks_per_node > 1:
+        parts.append(f"{job.nodes} x {job.tasks_per_node} tasks")
+    parts.append(_count(job.cpus_per_task, "CPU"))
+    if job.gpus_per_node:
+        parts.append(f"{_count(job.gpus_per_node, 'GPU')} per node")
+    parts += [f"{job.memory_gb:g} GB", f"{job.minutes} min"]
+    if job.partitions_per_element > 1:
+        parts.append(f"{job.partitions_per_element} partitions per element")
+    return ", ".join(parts)

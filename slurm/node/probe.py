@@ -23,13 +23,12 @@ from dinoforge.config import load_config, to_plain
 from dinoforge.errors import Fault, UsageError
 from dinoforge.files import hash_json, write_json, write_text
 from dinoforge.slurm.cluster.commands import accounted, cancel, queue, shown
-from dinoforge.slurm.jobs import Jobs, one_process
+from dinoforge.slurm.jobs import Jobs, Submitter
 from dinoforge.slurm.outcomes import Evidence, Outcome, classify
 from dinoforge.slurm.profile import Job, Profile
 from dinoforge.slurm.store.layout import SlurmFolder
 from dinoforge.slurm.store.logs import log_tail
 from dinoforge.slurm.store.submissions import Submission
-from dinoforge.slurm.submission import Submitter
 
 __all__ = ["main", "probe_nodes"]
 
@@ -80,7 +79,8 @@ def probe_nodes(
 def _submit(jobs: Jobs, submitter: Submitter, job: Job, device: str) -> str:
     name, token = jobs.name("probe", 0), secrets.token_hex(16)
     write_text(jobs.folder.probes / f"{name}.token", token)
-    small = replace(one_process(job), cpus_per_task=1, minutes=1, memory_gb=2.0, gpus_per_node=0)
+    small = replace(job, nodes=1, tasks_per_node=1, gpus_per_node=0, cpus_per_task=1)
+    small = replace(small, minutes=1, memory_gb=2.0)
     if device != "cpu":  # loading CUDA takes time and memory
         small = replace(small, minutes=3, memory_gb=8.0, gpus_per_node=min(job.gpus_per_node, 1))
     small = replace(small, memory_gb=min(job.memory_gb, small.memory_gb))

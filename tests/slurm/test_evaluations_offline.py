@@ -19,7 +19,7 @@ from dinoforge.evaluation.config import EvaluationConfig
 from dinoforge.models import VitConfig, build_vit, save_backbone
 from dinoforge.records import Record, read_records, write_records
 from dinoforge.slurm.driver import Driver
-from dinoforge.slurm.jobs import Jobs
+from dinoforge.slurm.jobs import Jobs, Submitter
 from dinoforge.slurm.outcomes import Outcome
 from dinoforge.slurm.profile import Profile
 from dinoforge.slurm.store.attempts import AttemptWriter, read_attempts
@@ -33,7 +33,6 @@ from dinoforge.slurm.store.layout import Launch, SlurmFolder, State
 from dinoforge.slurm.store.lines import read_lines
 from dinoforge.slurm.store.plans import JobPlan, write_plan
 from dinoforge.slurm.store.submissions import Submission, Submissions
-from dinoforge.slurm.submission import Submitter
 from dinoforge.training.config import TrainingConfig
 
 KEYS = ("model.architecture=custom", "log_every=10", *TRAINING)
@@ -208,10 +207,10 @@ class Past:
         attempt.end(outcome, text)
 
     def missing(self):
+        jobs = Jobs(self.folder, self.folder.read_launch(), Profile())
         driver = Driver(
-            folder=self.folder,
-            jobs=Jobs(self.folder, self.folder.read_launch(), Profile()),
-            submitter=Submitter(self.folder, self.submissions, None),
+            jobs=jobs,
+            submitter=Submitter(jobs, None),
             submissions=self.submissions.read(),
             queued=[],
             on_node=False,

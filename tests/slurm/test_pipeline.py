@@ -67,7 +67,7 @@ def finished(run, tmp_path, **keys):
 def test_a_pipeline_goes_through_arrays_and_gates_to_the_same_bytes(
     submit, run, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("dinoforge.slurm.arrays.max_array_size", lambda: 3)
+    monkeypatch.setattr("dinoforge.slurm.jobs.max_array_size", lambda: 3)
     submit(numbers=16, per_partition=2)
     finished(run, tmp_path, numbers=16, per_partition=2)
     assert json.loads((run / "run.json").read_text())["exit_code"] == 0
@@ -251,7 +251,7 @@ def test_a_controller_that_freezes_while_sbatch_asks_gets_no_job_twice(
             raise
         return answers[-1]
 
-    monkeypatch.setattr("dinoforge.slurm.submission.send", send_to_a_frozen_one)
+    monkeypatch.setattr("dinoforge.slurm.jobs.send", send_to_a_frozen_one)
     try:
         submit(numbers=10)
     finally:
