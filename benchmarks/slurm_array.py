@@ -24,9 +24,8 @@ import toys
 
 from dinoforge.slurm.control import cancel_run
 from dinoforge.slurm.status import read_status
-from dinoforge.slurm.store.attempts import AttemptWriter
+from dinoforge.slurm.store.events import AttemptWriter
 from dinoforge.slurm.store.layout import Launch, SlurmFolder, State
-from dinoforge.slurm.store.submissions import Submissions
 from dinoforge.slurm.submit import SubmitRequest, submit
 from dinoforge.stages import make_executor, run_pipeline
 
@@ -167,7 +166,7 @@ def measure_array(folder: Path, args: argparse.Namespace) -> dict:
     submitted = time.monotonic() - began
     wait(run)
     ended = time.monotonic() - began
-    jobs = Submissions(SlurmFolder(run).submissions).read()
+    jobs = SlurmFolder(run).submissions.read()
     done = len(list((run / "toy" / "10-square").glob("*.done")))
     kept = json.loads((run / "toy" / "summary.json").read_text())["kept"]
     # Squares of 0 .. n-1 above 3: all but those of 0 and 1.

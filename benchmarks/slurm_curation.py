@@ -20,7 +20,6 @@ from kill import state
 from recording import write_result
 
 from dinoforge.slurm.store.layout import SlurmFolder
-from dinoforge.slurm.store.submissions import Submissions
 
 RESULTS = ("curation", "shards")
 
@@ -58,7 +57,7 @@ def curate(words: list[str], out: Path, *options: str) -> float:
 
 def jobs(run: Path) -> dict[str, object]:
     """Count what was submitted, and where it ran."""
-    sent = Submissions(SlurmFolder(run).submissions).read()
+    sent = SlurmFolder(run).submissions.read()
     markers = [json.loads(path.read_text()) for path in run.rglob("*.done")]
     return {
         "submissions": dict(collections.Counter(entry.kind for entry in sent)),

@@ -10,7 +10,6 @@ from dinoforge.slurm.driver import advance
 from dinoforge.slurm.store.layout import SlurmFolder, State
 from dinoforge.slurm.store.lease import hold_lease
 from dinoforge.slurm.store.snapshot import take_snapshot
-from dinoforge.slurm.store.submissions import Submissions
 from dinoforge.slurm.submit import is_live
 from dinoforge.stages import remove_temporary_files
 
@@ -37,7 +36,7 @@ def retry_run(run: Path) -> State:
     if launch.snapshot and not is_live(folder):
         folder.write_launch(replace(launch, snapshot=str(take_snapshot(folder.snapshots))))
     if state is not None and state.state in {"stopped", "cancelled"}:
-        Submissions(folder.submissions).retry()
+        folder.submissions.retry()
     folder.write_state(State(state="running", stage=state.stage if state is not None else ""))
     return advance(folder.run)
 
@@ -65,7 +64,7 @@ def cancel_run(run: Path) -> int:
         # A driver on a login node may have been in the middle of a submission.
         folder.write_state(cancelled)
         jobs |= _cancel_jobs(folder, prefix)
-        submissions = Submissions(folder.submissions)
+        submissions = folder.submissions
         for entry in submissions.read():
             if entry.job in jobs:
                 submissions.outcome("cancelled", entry.name)

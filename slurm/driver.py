@@ -32,9 +32,9 @@ from dinoforge.slurm.store.evaluations import (
     reached_step,
     succeeded,
 )
+from dinoforge.slurm.store.events import Submission
 from dinoforge.slurm.store.layout import SlurmFolder, State
 from dinoforge.slurm.store.lease import Lease, LeaseBusyError, hold_lease
-from dinoforge.slurm.store.submissions import Submission
 from dinoforge.stages import (
     find_pipeline,
     make_inputs,

@@ -8,16 +8,13 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 
 from dinoforge.slurm.cluster.commands import Queued, accounted, shown
-from dinoforge.slurm.outcomes import NOT_STARTED, Evidence, Outcome, Row, Verdict, classify
+from dinoforge.slurm.outcomes import NOT_STARTED, Outcome, Row, Verdict, classify
 from dinoforge.slurm.retries import Ending
-from dinoforge.slurm.store.attempts import Attempt, read_attempts, record_verdict
-from dinoforge.slurm.store.layout import SlurmFolder
+from dinoforge.slurm.store.events import Attempt, AttemptWriter, Submission, read_attempts
+from dinoforge.slurm.store.layout import JobPlan, SlurmFolder
 from dinoforge.slurm.store.logs import log_tail
-from dinoforge.slurm.store.plans import JobPlan, read_plan
-from dinoforge.slurm.store.submissions import Submission
 
 __all__ = ["History"]
-
 
 _SAYS_NOTHING = {"", Outcome.DONE, Outcome.PREEMPTED}
 
@@ -29,8 +26,8 @@ class _Element:
     entry: Submission
     plan: JobPlan
     number: int
-    progressed: bool
-    alone: bool
+    progressed: bool  # as in `Ending`
+    alone: bool  # as in `Ending`
 
     @property
     def job(self) -> str:
@@ -53,17 +50,16 @@ class History:
     def __post_init__(self) -> None:
         after = [*(entry.progress for entry in self.submissions), self.progress][1:]
         for entry, progress in zip(self.submissions, after, strict=True):
-            path = self.folder.plan(entry.name)
-            if not path.is_file():
+            try:
+                plan = self.folder.read_plan(entry.name)
+            except FileNotFoundError:
                 continue
-            plan = read_plan(path)
             alone = set(plan.partitions) <= set(self.missing)
             for number in range(plan.elements):
                 indices = [index for index, _ in plan.element(number)]
+                progressed = any(index not in self.missing for index in indices)
                 if plan.ranks:
                     progressed = progress > entry.progress
-                else:
-                    progressed = any(index not in self.missing for index in indices)
                 element = _Element(entry, plan, number, progressed, alone)
                 for index in indices:
                     self._elements.setdefault(index, []).append(element)
@@ -83,48 +79,39 @@ class History:
 
     def _ending(self, element: _Element, partition: int) -> Ending:
         plan = element.plan
-        attempt = self._of(partition).get(plan.name)
-        started = attempt is not None
-        attempt = attempt or Attempt(
-            plan=plan.name, job=element.job, memory_gb=plan.memory_gb, minutes=plan.minutes
-        )
+        attempt = self._of(partition).get(plan.name) or Attempt(plan=plan.name)
         if not attempt.outcome:
-            verdict = self._classify(element, attempt, started=started)
-            attempt = replace(attempt, outcome=str(verdict.outcome), message=verdict.message)
-            record_verdict(self.folder.attempt(self.stage, partition), attempt)
-        verdict = classify(Evidence(outcome=attempt.outcome, message=attempt.message))
+            verdict = self._classify(element, attempt)
+            attempt = replace(attempt, outcome=verdict.outcome, message=verdict.message)
+            path = self.folder.attempt(self.stage, partition)
+            writer = AttemptWriter(path, plan=plan.name, job=element.job)
+            writer.classified(verdict.outcome, verdict.message)
+        verdict = classify(attempt)
         return Ending(
             outcome=verdict.outcome,
             message=verdict.message,
-            memory_gb=attempt.memory_gb,
-            minutes=attempt.minutes,
+            memory_gb=plan.memory_gb,
+            minutes=plan.minutes,
             progressed=element.progressed,
             alone=element.alone,
             in_vain=element.entry.progress == self.progress,
         )
 
-    def _classify(self, element: _Element, attempt: Attempt, *, started: bool) -> Verdict:
+    def _classify(self, element: _Element, attempt: Attempt) -> Verdict:
         plan, number = element.plan, element.number
         if plan.ranks:
             # Another rank may have recorded how it ended; rank 0 then ended because of it.
-            for path in sorted(self.folder.attempts(self.stage).glob("part-*.jsonl")):
+            for path in sorted((self.folder.attempts / self.stage).glob("part-*.jsonl")):
                 for other in read_attempts(path):
                     if other.plan == plan.name and other.outcome not in _SAYS_NOTHING:
                         return Verdict(Outcome(other.outcome), other.message)
             logs = [self.folder.rank_log(plan.name, rank) for rank in (0, "batch")]
         else:
             begun = any(plan.name in self._of(index) for index, _ in plan.element(number))
-            if not started and (begun or self.folder.stop(plan.name).exists()):
+            if not attempt.starts and (begun or (self.folder.stops / plan.name).exists()):
                 return Verdict(Outcome.NOT_STARTED, NOT_STARTED)
             logs = [self.folder.log(plan.name, number)]
-        return classify(
-            Evidence(
-                started=started,
-                signals=attempt.signals,
-                rows=self._rows_of(element),
-                log="".join(map(log_tail, logs)),
-            )
-        )
+        return classify(attempt, self._rows_of(element), "".join(map(log_tail, logs)))
 
     def _of(self, partition: int) -> dict[str, Attempt]:
         """Read the attempts at a partition, by job name."""

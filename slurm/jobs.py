@@ -3,7 +3,7 @@
 A line with a unique name is recorded before sbatch, one with the id after it. When sbatch fails, or
 a driver died between the two, the name is searched for before anything is tried again: a busy
 controller may have accepted the job although sbatch gave up. If all of this should ever fail, the
-elements themselves refuse: the first job that claims a plan owns it (`slurm.store.plans`).
+elements themselves refuse: the first job that claims a plan owns it (`slurm.store.layout`).
 """
 
 import logging
@@ -21,10 +21,9 @@ from dinoforge.slurm.cluster.executor import JobRefusedError, Request, sbatch_te
 from dinoforge.slurm.cluster.limits import max_array_size, submit_limit
 from dinoforge.slurm.profile import Job, Profile
 from dinoforge.slurm.retries import Submit
-from dinoforge.slurm.store.layout import JOB_PREFIX, Launch, SlurmFolder
+from dinoforge.slurm.store.events import Submission, Submissions
+from dinoforge.slurm.store.layout import JOB_PREFIX, JobPlan, Launch, SlurmFolder
 from dinoforge.slurm.store.lease import Lease
-from dinoforge.slurm.store.plans import JobPlan, read_claim, write_plan
-from dinoforge.slurm.store.submissions import Submission, Submissions
 
 __all__ = ["Jobs", "StageWork", "Submitter"]
 
@@ -137,7 +136,7 @@ class Submitter:
     @property
     def submissions(self) -> Submissions:
         """The file that records each submission."""
-        return Submissions(self.jobs.folder.submissions)
+        return self.jobs.folder.submissions
 
     def submit_work(
         self, work: StageWork, partitions: Mapping[int, Submit], *, may_wait: bool
@@ -186,7 +185,7 @@ class Submitter:
 
     def _submit_plan(self, plan: JobPlan, work: StageWork) -> str:
         name = self.jobs.name(plan.stage, plan.partitions[0])
-        write_plan(self.jobs.folder.plan(name), replace(plan, name=name))
+        self.jobs.folder.write_plan(replace(plan, name=name))
         job = replace(work.job, memory_gb=plan.memory_gb, minutes=plan.minutes)
         entry = Submission(
             name=name,
@@ -209,7 +208,7 @@ class Submitter:
         SlurmUnavailableError
             If the controller stayed silent; the name is recorded, the next driver searches for it.
         """
-        script = self.jobs.folder.script(request.name)
+        script = self.jobs.folder.scripts / f"{request.name}.sh"
         write_text(script, sbatch_text(request))
         self.jobs.folder.logs.mkdir(parents=True, exist_ok=True)
         self.lease.check()
@@ -241,7 +240,7 @@ class Submitter:
         deadline = time.monotonic() + _ABSENT_S
         while True:
             queued = [job.job for job in queue(name)]
-            claimed = read_claim(self.jobs.folder, name)
+            claimed = self.jobs.folder.owner(name)
             job = claimed or next(iter(queued), None) or accounted_name(name)
             if job or time.monotonic() > deadline:
                 self.lease.check()

@@ -7,13 +7,14 @@ rule that matches wins.
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
 from dinoforge.errors import UsageError
+from dinoforge.slurm.store.events import Attempt
 
-__all__ = ["NOT_STARTED", "Evidence", "Outcome", "Row", "Verdict", "classify", "classify_exception"]
+__all__ = ["NOT_STARTED", "Outcome", "Row", "Verdict", "classify", "classify_exception"]
 
 
 class Outcome(StrEnum):
@@ -55,35 +56,6 @@ class Row:
     node: str = ""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Evidence:
-    """Everything known about one attempt."""
-
-    started: bool = True  # it recorded its own start
-    outcome: str = ""  # what it recorded at its end
-    message: str = ""
-    signals: Sequence[str] = ()  # signals that it recorded
-    rows: Sequence[Row] = ()  # of the last run of the element, job row first
-    log: str = ""  # tail of the element's log
-
-    @property
-    def job_row(self) -> Row:
-        """The row of the job itself."""
-        return next((row for row in self.rows if not row.step), Row(job=""))
-
-    @property
-    def fatal_signals(self) -> set[int]:
-        """Signals that ended the job or a step, wherever SLURM or a shell recorded them."""
-        seen: set[int] = set()
-        for row in self.rows:
-            seen |= {row.exit_signal, row.derived_signal}
-            seen |= {code - 128 for code in (row.exit_code, row.derived_code) if 128 < code < 160}
-            if row.state == "FAILED" and row.exit_code in {9, 12}:
-                seen.add(row.exit_code)  # sacct keeps seven bits of a shell's 137
-        # 0:125 is SLURM's own mark of an OOM, 0:53 of a failed launch, 0:15 ends every time-out.
-        return seen - {0, 15, 53, 125}
-
-
 _READ_LOG = "read the log: dinoforge logs RUN PARTITION"
 _ADVICE = {
     Outcome.MEMORY: "raise memory_gb in the profile, or lower partitions_per_element",
@@ -117,22 +89,6 @@ class Verdict:
         return _ADVICE.get(self.outcome, "")
 
 
-def classify(evidence: Evidence) -> Verdict:
-    """Classify an attempt that did not finish its partition."""
-    if evidence.outcome == Outcome.DONE:
-        text = "it reported success, but its files do not match this recipe"
-        return Verdict(Outcome.NO_MARKER, text)
-    if evidence.outcome:  # recorded by the job itself: better than anything SLURM reports
-        return Verdict(Outcome(evidence.outcome), evidence.message)
-    for outcome, rule in _RULES:
-        message = rule(evidence)
-        if message:
-            return Verdict(outcome, message)
-    row = evidence.job_row
-    state = f"{row.state} {row.exit_code}:{row.exit_signal} {row.reason}".strip()
-    return Verdict(Outcome.UNKNOWN, state if evidence.rows else "it left no trace")
-
-
 NOT_STARTED = "the array element ended before this partition started"
 
 _OOM_LOG = re.compile(r"out of memory|oom[-_ ]?kill|exceeded memory limit", re.IGNORECASE)
@@ -145,7 +101,7 @@ _PEER = re.compile(
 _KILLED = re.compile(r"task \d+: Killed|: +\d+ Killed\b|ended by SIGKILL")
 _USR2 = re.compile(r"User defined signal [12]")
 _FAULTS = {11, 6, 7, 4, 8}  # SEGV, ABRT, BUS, ILL, FPE
-_NODE_STATES = ("NODE_FAIL", "BOOT_FAIL", "REQUEUED", "REQUEUE_HOLD", "RESV_DEL_HOLD", "REVOKED")
+_NODE_STATES = {"NODE_FAIL", "BOOT_FAIL", "REQUEUED", "REQUEUE_HOLD", "RESV_DEL_HOLD", "REVOKED"}
 
 
 def classify_exception(error: BaseException) -> Outcome:
@@ -159,90 +115,85 @@ def classify_exception(error: BaseException) -> Outcome:
     return Outcome.SETUP if isinstance(error, ImportError) else Outcome.EXCEPTION
 
 
-def _memory(evidence: Evidence) -> str:
-    for row in evidence.rows:
-        if row.state == "OUT_OF_MEMORY" or 125 in (row.exit_signal, row.derived_signal):
-            return "out of memory"
-    match = _OOM_LOG.search(evidence.log)
-    return f"out of memory (log: {match[0]})" if match else ""
+def classify(attempt: Attempt, rows: Sequence[Row] = (), log: str = "") -> Verdict:
+    """Classify an attempt that did not finish its partition.
+
+    ``rows`` are those of the last run of its job, ``log`` is the tail of its output.
+    """
+    if attempt.outcome == Outcome.DONE:
+        text = "it reported success, but its files do not match this recipe"
+        return Verdict(Outcome.NO_MARKER, text)
+    if attempt.outcome:  # recorded by the job itself: better than anything SLURM reports
+        return Verdict(Outcome(attempt.outcome), attempt.message)
+    row = next((row for row in rows if not row.step), Row(job=""))
+    for is_seen, outcome, message in _rules(attempt, rows, row, log):
+        if is_seen:
+            return Verdict(outcome, message)
+    state = f"{row.state} {row.exit_code}:{row.exit_signal} {row.reason}".strip()
+    return Verdict(Outcome.UNKNOWN, state if rows else "it left no trace")
 
 
-def _preempted(evidence: Evidence) -> str:
-    row = evidence.job_row
+def _rules(
+    attempt: Attempt, rows: Sequence[Row], row: Row, log: str
+) -> Sequence[tuple[object, Outcome, str]]:
+    """List what may be seen, with its class and message; ``row`` is that of the job itself.
+
+    Order matters: a job that ran out of memory may also have been killed, one that hit its time
+    limit was also cancelled.
+    """
+    state, signals = row.state, _fatal_signals(rows)
+    out_of_memory = any(
+        r.state == "OUT_OF_MEMORY" or 125 in (r.exit_signal, r.derived_signal) for r in rows
+    )
+    oom, peer = _first(_OOM_LOG, log), _first(_PEER, log)
     # A job that ends within its grace time is no longer reported as preempted.
-    early = row.limit_s and row.elapsed_s < 0.8 * row.limit_s - 30
-    if row.state == "PREEMPTED" or (row.state == "TIMEOUT" and early):
-        return "preempted"
-    signaled = "TERM" in evidence.signals or "DUE TO PREEMPTION" in evidence.log
-    return "ended after SIGTERM" if row.state == "COMPLETED" and signaled else ""
+    early = state == "TIMEOUT" and row.elapsed_s < 0.8 * row.limit_s - 30
+    signaled = "TERM" in attempt.signals or "DUE TO PREEMPTION" in log
+    usr2 = 12 in signals or _USR2.search(log)
+    out_of_time = state in {"TIMEOUT", "DEADLINE"} or "DUE TO TIME LIMIT" in log
+    limit = f" of {row.limit_s // 60} min" if row.limit_s else ""
+    by = f" by user {row.by}" if row.by else ""
+    no_launch = row.reason == "JobLaunchFailure" or (row.exit_signal, row.exit_code) == (53, 0)
+    cannot_start = "the node could not start it: no working folder, or no folder for the log"
+    no_program = row.exit_code in {126, 127}
+    derived = row.derived_code or row.derived_signal
+    failed_at_once = state == "FAILED" and not attempt.starts
+    missing = next((line for line in log.splitlines() if _NO_MODULE.search(line)), "")
+    faults = _FAULTS & signals
+    return (
+        (_DEVICE_OOM.search(log), Outcome.DEVICE_MEMORY, "out of GPU memory"),
+        (out_of_memory, Outcome.MEMORY, "out of memory"),
+        (oom, Outcome.MEMORY, f"out of memory (log: {oom})"),
+        (state == "PREEMPTED" or early, Outcome.PREEMPTED, "preempted"),
+        (state == "COMPLETED" and signaled, Outcome.PREEMPTED, "ended after SIGTERM"),
+        (state in _NODE_STATES, Outcome.INFRASTRUCTURE, f"{state} on {row.node}"),
+        (usr2, Outcome.INFRASTRUCTURE, "signaled while it was starting"),
+        ("DUE TO NODE FAILURE" in log, Outcome.INFRASTRUCTURE, "DUE TO NODE FAILURE"),
+        (out_of_time, Outcome.TIME, f"time limit{limit} reached"),
+        (state == "CANCELLED", Outcome.USER, f"cancelled{by}"),
+        (no_launch, Outcome.SETUP, cannot_start),
+        (missing and (no_program or failed_at_once), Outcome.SETUP, missing.strip()[-200:]),
+        (no_program and not derived, Outcome.SETUP, "command not found on the node"),
+        (9 in signals or _KILLED.search(log), Outcome.KILLED, "SIGKILL, cause unknown"),
+        (faults, Outcome.CRASH, f"crashed (signal {min(faults, default=0)})"),
+        (peer, Outcome.CRASH, f"a peer died: {peer}"),
+        (rows and not attempt.starts, Outcome.NOT_STARTED, NOT_STARTED),
+        (state in {"COMPLETED", "FAILED"}, Outcome.NO_MARKER, "exited without reporting a result"),
+    )
 
 
-def _infrastructure(evidence: Evidence) -> str:
-    row = evidence.job_row
-    if row.state in _NODE_STATES:
-        return f"{row.state} on {row.node}"
-    if _USR2.search(evidence.log) or 12 in evidence.fatal_signals:
-        return "signaled while it was starting"
-    return "DUE TO NODE FAILURE" if "DUE TO NODE FAILURE" in evidence.log else ""
+def _first(pattern: re.Pattern[str], log: str) -> str:
+    match = pattern.search(log)
+    return match[0] if match else ""
 
 
-def _time(evidence: Evidence) -> str:
-    row = evidence.job_row
-    if row.state not in {"TIMEOUT", "DEADLINE"} and "DUE TO TIME LIMIT" not in evidence.log:
-        return ""
-    return f"time limit of {row.limit_s // 60} min reached" if row.limit_s else "time limit reached"
-
-
-def _cancelled(evidence: Evidence) -> str:
-    row = evidence.job_row
-    if row.state != "CANCELLED":
-        return ""
-    return f"cancelled by user {row.by}" if row.by else "cancelled"
-
-
-def _setup(evidence: Evidence) -> str:
-    row = evidence.job_row
-    if row.reason == "JobLaunchFailure" or (row.exit_signal, row.exit_code) == (53, 0):
-        return "the node could not start it: no working folder, or no folder for the log"
-    match = _NO_MODULE.search(evidence.log)
-    failed_at_once = row.state == "FAILED" and not evidence.started
-    if match and (failed_at_once or row.exit_code in {126, 127}):
-        line = next((text for text in evidence.log.splitlines() if match[0] in text), match[0])
-        return line.strip()[-200:]
-    if row.exit_code in {126, 127} and not row.derived_code and not row.derived_signal:
-        return "command not found on the node"
-    return ""
-
-
-def _crash(evidence: Evidence) -> str:
-    if signals := _FAULTS & evidence.fatal_signals:
-        return f"crashed (signal {min(signals)})"
-    match = _PEER.search(evidence.log)
-    return f"a peer died: {match[0]}" if match else ""
-
-
-def _killed(evidence: Evidence) -> str:
-    killed = 9 in evidence.fatal_signals or _KILLED.search(evidence.log)
-    return "SIGKILL, cause unknown" if killed else ""
-
-
-def _silent(evidence: Evidence) -> str:
-    ended = evidence.job_row.state in {"COMPLETED", "FAILED"}
-    return "exited without reporting a result" if ended else ""
-
-
-# Order matters: a job that ran out of memory may also have been killed, one that hit its time limit
-# was also cancelled. A rule returns the message, or nothing.
-_RULES: tuple[tuple[Outcome, Callable[[Evidence], str]], ...] = (
-    (Outcome.DEVICE_MEMORY, lambda e: "out of GPU memory" if _DEVICE_OOM.search(e.log) else ""),
-    (Outcome.MEMORY, _memory),
-    (Outcome.PREEMPTED, _preempted),
-    (Outcome.INFRASTRUCTURE, _infrastructure),
-    (Outcome.TIME, _time),
-    (Outcome.USER, _cancelled),
-    (Outcome.SETUP, _setup),
-    (Outcome.KILLED, _killed),
-    (Outcome.CRASH, _crash),
-    (Outcome.NOT_STARTED, lambda e: NOT_STARTED if e.rows and not e.started else ""),
-    (Outcome.NO_MARKER, _silent),
-)
+def _fatal_signals(rows: Sequence[Row]) -> set[int]:
+    """Signals that ended the job or a step, wherever SLURM or a shell recorded them."""
+    seen: set[int] = set()
+    for row in rows:
+        seen |= {row.exit_signal, row.derived_signal}
+        seen |= {code - 128 for code in (row.exit_code, row.derived_code) if 128 < code < 160}
+        if row.state == "FAILED" and row.exit_code in {9, 12}:
+            seen.add(row.exit_code)  # sacct keeps seven bits of a shell's 137
+    # 0:125 is SLURM's own mark of an OOM, 0:53 of a failed launch, 0:15 ends every time-out.
+    return seen - {0, 15, 53, 125}

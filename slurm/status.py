@@ -11,12 +11,11 @@ from typing import Any
 
 from dinoforge.errors import UsageError
 from dinoforge.slurm.cluster.commands import Queued, SlurmError, accounted, queue
-from dinoforge.slurm.outcomes import Evidence, Outcome, Row, classify
-from dinoforge.slurm.store.attempts import Attempt, read_attempts
+from dinoforge.slurm.outcomes import Outcome, Row, classify
 from dinoforge.slurm.store.evaluations import Evaluation, kept_exports
+from dinoforge.slurm.store.events import Attempt, Submission, read_attempts
 from dinoforge.slurm.store.layout import Launch, SlurmFolder, State
 from dinoforge.slurm.store.logs import log_tail
-from dinoforge.slurm.store.submissions import Submission, Submissions
 
 __all__ = ["Failure", "RunStatus", "StageStatus", "find_logs", "read_status"]
 
@@ -90,7 +89,7 @@ def read_status(run: Path) -> RunStatus:
     """
     folder = SlurmFolder(run.absolute())
     launch = folder.read_launch()
-    submissions = Submissions(folder.submissions).read()
+    submissions = folder.submissions.read()
     queued: list[Queued] | None = None
     with contextlib.suppress(SlurmError):
         queued = queue(launch.job_prefix, patience_s=0.0)
@@ -152,7 +151,7 @@ class _Reader:
 
     def _stage(self, name: str, done: set[int], total: int | None) -> StageStatus:
         """Count one stage; partitions that began and are not done are running or failed."""
-        began = _part_numbers(self.folder.attempts(name), ".jsonl") - done
+        began = _part_numbers(self.folder.attempts / name, ".jsonl") - done
         live = {
             f"{j.job}_{j.element}" if j.element is not None else j.job for j in self.queued or ()
         }
@@ -180,15 +179,7 @@ class _Reader:
     def _failure(self, stage: str, index: int, attempt: Attempt, rows: Sequence[Row]) -> Failure:
         folder, element = self.folder, attempt.job.partition("_")[2]
         log = folder.log(attempt.plan, element) if element else folder.rank_log(attempt.plan, index)
-        verdict = classify(
-            Evidence(
-                outcome=attempt.outcome,
-                message=attempt.message,
-                signals=attempt.signals,
-                rows=rows,
-                log=log_tail(log) if not attempt.outcome else "",
-            )
-        )
+        verdict = classify(attempt, rows, "" if attempt.outcome else log_tail(log))
         run = str(self.folder.run)
         advice = verdict.advice.replace("RUN PARTITION", f"{run} {stage}:{index}")
         return Failure(

@@ -26,7 +26,6 @@ from dinoforge.slurm.store.evaluations import Evaluation, check_unchanged, write
 from dinoforge.slurm.store.layout import Launch, SlurmFolder, State
 from dinoforge.slurm.store.lease import LeaseBusyError, hold_lease
 from dinoforge.slurm.store.snapshot import take_snapshot
-from dinoforge.slurm.store.submissions import Submissions
 from dinoforge.stages import find_pipeline, stage_folder, stage_kind
 from dinoforge.training.config import TrainingConfig
 
@@ -254,7 +253,7 @@ def _prepare(folder: SlurmFolder, request: SubmitRequest, profile: Profile) -> N
     if profile.snapshot:
         launch = replace(launch, snapshot=str(take_snapshot(folder.snapshots)))
     folder.write_launch(launch)
-    Submissions(folder.submissions).retry()
+    folder.submissions.retry()
     if profile.probe:
         jobs = Jobs(folder, launch, profile)
         with hold_lease(folder.lease) as lease:
@@ -271,7 +270,7 @@ def is_live(folder: SlurmFolder) -> bool:
     if state is None or state.state == "running":
         return bool(queued)
     # A gate that has written how the run ended is about to exit.
-    gates = {job.name for job in Submissions(folder.submissions).read() if job.kind == "gate"}
+    gates = {job.name for job in folder.submissions.read() if job.kind == "gate"}
     return any(job.name not in gates and job.state != "COMPLETING" for job in queued)
 
 

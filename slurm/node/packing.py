@@ -12,9 +12,8 @@ from typing import Any
 
 from dinoforge.config import load_config
 from dinoforge.slurm.profile import Profile
-from dinoforge.slurm.store.layout import SlurmFolder
+from dinoforge.slurm.store.layout import JobPlan, SlurmFolder
 from dinoforge.slurm.store.lease import LeaseBusyError, hold_lease
-from dinoforge.slurm.store.plans import JobPlan
 from dinoforge.stages import find_pipeline, make_inputs, plan_in_order, run_task, stage_kind
 
 __all__ = ["run_next_stages"]

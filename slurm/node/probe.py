@@ -24,11 +24,11 @@ from dinoforge.errors import Fault, UsageError
 from dinoforge.files import hash_json, write_json, write_text
 from dinoforge.slurm.cluster.commands import accounted, cancel, queue, shown
 from dinoforge.slurm.jobs import Jobs, Submitter
-from dinoforge.slurm.outcomes import Evidence, Outcome, classify
+from dinoforge.slurm.outcomes import Outcome, classify
 from dinoforge.slurm.profile import Job, Profile
+from dinoforge.slurm.store.events import Attempt, Submission
 from dinoforge.slurm.store.layout import SlurmFolder
 from dinoforge.slurm.store.logs import log_tail
-from dinoforge.slurm.store.submissions import Submission
 
 __all__ = ["main", "probe_nodes"]
 
@@ -119,7 +119,7 @@ def _diagnose(jobs: Jobs, submitter: Submitter, name: str) -> Fault:
     log = log_tail(path)
     job = next((e.job for e in submitter.submissions.read() if e.name == name), "")
     rows = accounted([job]).get(job) or shown(job)
-    verdict = classify(Evidence(started=False, rows=rows, log=log))
+    verdict = classify(Attempt(plan=name), rows, log)
     silent = {Outcome.SETUP, Outcome.UNKNOWN, Outcome.NO_MARKER}
     if not path.exists() and verdict.outcome in silent:
         return Fault("nodes do not see the run folder", str(jobs.folder.run), _SHARE_FOLDER)

@@ -33,12 +33,10 @@ from dinoforge.slurm.node.command import blocked, classify_exit, start_command
 from dinoforge.slurm.node.watch import watch_exports
 from dinoforge.slurm.outcomes import Outcome, Verdict
 from dinoforge.slurm.profile import Profile
-from dinoforge.slurm.store.attempts import AttemptWriter, read_attempts, starts_without_progress
 from dinoforge.slurm.store.evaluations import reached_step
-from dinoforge.slurm.store.layout import SlurmFolder, State
+from dinoforge.slurm.store.events import AttemptWriter, read_attempts, starts_without_progress
+from dinoforge.slurm.store.layout import DUPLICATE, JobPlan, SlurmFolder, State
 from dinoforge.slurm.store.logs import log_size
-from dinoforge.slurm.store.plans import DUPLICATE, JobPlan, claim, read_plan
-from dinoforge.slurm.store.submissions import Submissions
 
 __all__ = ["main", "rendezvous"]
 
@@ -56,10 +54,10 @@ def main(arguments: Sequence[str]) -> int:
     folder, name = SlurmFolder(Path(arguments[0])), arguments[1]
     rank, job = int(os.environ.get("SLURM_PROCID", "0")), os.environ.get("SLURM_JOB_ID", "")
     set_up_logging(rank=rank)
-    if not claim(folder, name, job):
+    if not folder.claim(name, job):
         _log.warning("%s: another job runs this; nothing to do", name)
         return DUPLICATE
-    plan = read_plan(folder.plan(name))
+    plan = folder.read_plan(name)
     attempt = AttemptWriter(folder.attempt(plan.stage, rank), plan=name, job=job)
     return _Rank(folder, plan, rank, job, attempt).run()
 
@@ -142,7 +140,7 @@ class _Rank:
 
     def _starts_in_vain(self) -> int:
         """Count the last starts of rank 0 from one step, since the last ``retry``."""
-        submissions = Submissions(self.folder.submissions).read()
+        submissions = self.folder.submissions.read()
         forgiven = {entry.name for entry in submissions if entry.forgiven}
         attempts = read_attempts(self.folder.attempt(self.plan.stage, 0))
         return starts_without_progress([a for a in attempts if a.plan not in forgiven])

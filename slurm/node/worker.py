@@ -29,11 +29,10 @@ from dinoforge.slurm.cluster.commands import ask
 from dinoforge.slurm.node.command import blocked, classify_exit, start_command
 from dinoforge.slurm.node.packing import run_next_stages
 from dinoforge.slurm.outcomes import Outcome, Verdict, classify_exception
-from dinoforge.slurm.store.attempts import AttemptWriter
 from dinoforge.slurm.store.evaluations import Evaluation
-from dinoforge.slurm.store.layout import SlurmFolder
+from dinoforge.slurm.store.events import AttemptWriter
+from dinoforge.slurm.store.layout import DUPLICATE, JobPlan, SlurmFolder
 from dinoforge.slurm.store.logs import log_size
-from dinoforge.slurm.store.plans import DUPLICATE, JobPlan, claim, read_plan
 from dinoforge.stages import StagePlan, Task, find_pipeline, is_proved, make_inputs, run_task
 
 __all__ = ["main"]
@@ -51,13 +50,13 @@ def main(arguments: Sequence[str]) -> int:
     """Run one array element."""
     folder, name = SlurmFolder(Path(arguments[0])), arguments[1]
     array, number = os.environ["SLURM_ARRAY_JOB_ID"], int(os.environ["SLURM_ARRAY_TASK_ID"])
-    if not claim(folder, name, array):
+    if not folder.claim(name, array):
         _log.warning("%s: another job runs this plan; nothing to do", name)
         return DUPLICATE
-    if folder.stop(name).exists():
+    if (folder.stops / name).exists():
         _log.warning("%s: stopped before this element began", name)
         return STOPPED
-    element = _Element(folder, read_plan(folder.plan(name)), array, number)
+    element = _Element(folder, folder.read_plan(name), array, number)
     signal.signal(signal.SIGTERM, element.on_signal)
     code = element.run()
     if code == ALL_DONE and element.plan.pipeline and element.plan.elements == 1:
@@ -153,13 +152,13 @@ class _Element:
 
     def _count_burst(self, outcome: Outcome) -> None:
         """Stop the whole array once `BURST` elements failed alike, early."""
-        folder = self.folder.stop(self.plan.name).with_suffix(".failed")
+        folder = (self.folder.stops / self.plan.name).with_suffix(".failed")
         folder.mkdir(parents=True, exist_ok=True)
         (folder / str(self.number)).write_text(outcome, encoding="ascii")
         alike = [path for path in folder.iterdir() if path.read_text(encoding="ascii") == outcome]
         if len(alike) < BURST:
             return
-        self.folder.stop(self.plan.name).touch()
+        (self.folder.stops / self.plan.name).touch()
         try:  # where nodes may not cancel, pending elements end as soon as they start
             ask(["scancel", "--state=PENDING", self.array], timeout_s=30)
         except DinoforgeError as error:

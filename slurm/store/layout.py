@@ -1,30 +1,39 @@
-"""Paths below ``RUN/slurm``, and two small files there: what was launched, and its state.
+"""Files below ``RUN/slurm`` that jobs and drivers share.
 
 ::
 
-    launch.json  state.json  profile.yaml  submissions.jsonl
-    plans/NAME.json  sbatch/NAME.sh  log/NAME_3.out  claims/NAME  stops/NAME
-    attempts/STAGE/part-00012.jsonl  lease/00007/  snapshot/HASH/  probe/
+    launch.json  state.json        `Launch`, `State`
+    profile.yaml                   resolved
+    submissions.jsonl              `Submissions`
+    plans/NAME.json                `JobPlan` of the job NAME
+    claims/NAME                    id of the job that owns the plan
+    stops/NAME                     keeps the elements of an array from starting
+    sbatch/NAME.sh                 batch script
+    log/NAME_3.out                 output of an array element; NAME.out: of a whole job
+    log/NAME_rank3.out             output of a rank; NAME_rankbatch.out: of its batch script
+    attempts/STAGE/part-00012.jsonl  `Attempt`s at one partition
+    lease/00007/                   `hold_lease`
+    snapshot/HASH/                 copies of the code, by content
+    probe/                         tokens that nodes have to read, and their answers
 """
 
-import datetime
+import contextlib
 import json
-from dataclasses import asdict, dataclass, field
+import os
+import secrets
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from dinoforge.errors import UsageError
+from dinoforge.errors import DinoforgeError, UsageError
 from dinoforge.files import write_json
+from dinoforge.slurm.store.events import Submissions, now
 from dinoforge.stages import part_name
 
-__all__ = ["JOB_PREFIX", "Launch", "SlurmFolder", "State", "now"]
+__all__ = ["DUPLICATE", "JOB_PREFIX", "JobPlan", "Launch", "SlurmFolder", "State"]
 
 JOB_PREFIX = "df-"  # start of the name of every job of dinoforge
-
-
-def now() -> str:
-    """UTC to the second, ISO 8601."""
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+DUPLICATE = 23  # exit code of a job whose plan belongs to another one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,50 +69,113 @@ class State:
     time: str = field(default_factory=now)
 
 
+@dataclass(frozen=True, kw_only=True)
+class JobPlan:
+    """The partitions of an array, or of a job of ranks: one file per job, not one per element.
+
+    A plan is complete: its elements read neither the stage's plan nor the submissions, so a recipe
+    that changes later does not affect a pending job. ``partitions`` and ``payloads`` go together;
+    element ``k`` takes the ``k``-th run of ``per_element`` of them.
+    """
+
+    name: str = ""  # of the job
+    stage: str
+    ranks: bool = False  # its one partition is done by N ranks
+    per_element: int
+    partitions: list[int]
+    payloads: list[dict[str, Any]]
+    memory_gb: float
+    minutes: int
+    cpus: int
+    gpus: int
+    # of a stage of a pipeline
+    pipeline: str = ""  # import path
+    stage_fingerprint: str = ""  # what markers must prove; see `StagePlan`
+    config: dict[str, Any] = field(default_factory=dict)  # the resolved recipe
+
+    @property
+    def elements(self) -> int:
+        """Number of array elements."""
+        return -(-len(self.partitions) // self.per_element)
+
+    def first(self, elements: int) -> "JobPlan":
+        """Cut the plan after some elements."""
+        count = elements * self.per_element
+        return replace(self, partitions=self.partitions[:count], payloads=self.payloads[:count])
+
+    def element(self, number: int) -> list[tuple[int, dict[str, Any]]]:
+        """Partitions of one element, with their payloads."""
+        part = slice(number * self.per_element, (number + 1) * self.per_element)
+        return list(zip(self.partitions[part], self.payloads[part], strict=True))
+
+
 class SlurmFolder:
-    """Paths below ``RUN/slurm``."""
+    """Files below ``RUN/slurm``; their names are at the top of this module."""
 
     def __init__(self, run: Path) -> None:
         self.run = run
         self.root = run / "slurm"
-        self.profile = self.root / "profile.yaml"  # resolved
-        self.submissions = self.root / "submissions.jsonl"  # see `Submissions`
-        self.lease = self.root / "lease"  # see `hold_lease`
-        self.snapshots = self.root / "snapshot"  # copies of the code, by content
+        self.profile = self.root / "profile.yaml"
+        self.submissions = Submissions(self.root / "submissions.jsonl")
+        self.scripts = self.root / "sbatch"
+        self.stops = self.root / "stops"
+        self.attempts = self.root / "attempts"
+        self.lease = self.root / "lease"
+        self.snapshots = self.root / "snapshot"
         self.logs = self.root / "log"
-        self.probes = self.root / "probe"  # tokens that nodes have to read, and their answers
-
-    def plan(self, name: str) -> Path:
-        """Plan file of a job, by its name."""
-        return self.root / "plans" / f"{name}.json"
-
-    def script(self, name: str) -> Path:
-        """Batch script of a job."""
-        return self.root / "sbatch" / f"{name}.sh"
+        self.probes = self.root / "probe"
 
     def log(self, name: str, element: int | str | None = None) -> Path:
-        """Output of one array element (or of the whole job)."""
+        """Output of one array element, or of the whole job."""
         return self.logs / (f"{name}.out" if element is None else f"{name}_{element}.out")
 
     def rank_log(self, name: str, rank: int | str) -> Path:
         """Output of one rank of a job; ``batch``: of its batch script."""
         return self.logs / f"{name}_rank{rank}.out"
 
-    def claim(self, name: str) -> Path:
-        """File with the id of the job that owns a plan; written by its first element."""
-        return self.root / "claims" / name
-
-    def stop(self, name: str) -> Path:
-        """File that keeps the elements of an array from starting."""
-        return self.root / "stops" / name
-
-    def attempts(self, stage: str) -> Path:
-        """Folder of the attempts of a stage."""
-        return self.root / "attempts" / stage
-
     def attempt(self, stage: str, index: int) -> Path:
         """File with the attempts at one partition."""
-        return self.attempts(stage) / f"{part_name(index)}.jsonl"
+        return self.attempts / stage / f"{part_name(index)}.jsonl"
+
+    def write_plan(self, plan: JobPlan) -> None:
+        """Write the plan of a job."""
+        write_json(self.root / "plans" / f"{plan.name}.json", asdict(plan))
+
+    def read_plan(self, name: str) -> JobPlan:
+        """Read the plan of a job."""
+        text = (self.root / "plans" / f"{name}.json").read_text(encoding="utf-8")
+        return JobPlan(**json.loads(text))
+
+    def claim(self, name: str, job: str) -> bool:
+        """Claim a plan for a job id; False if it belongs to another job.
+
+        The first job whose element claims a plan owns it; a duplicate of that job does nothing.
+        """
+        path = self.root / "claims" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if self.owner(name) is None:
+            # Written aside and linked, so that nobody reads half of it.
+            draft = path.with_name(f".{name}.tmp-{job}-{os.getpid()}-{secrets.token_hex(4)}")
+            draft.write_text(job, encoding="ascii")
+            try:
+                with contextlib.suppress(FileExistsError):
+                    os.link(draft, path)
+            except OSError as error:
+                raise DinoforgeError(f"cannot claim {path}: {error}") from error
+            finally:
+                draft.unlink(missing_ok=True)
+        return self.owner(name) == job
+
+    def owner(self, name: str) -> str | None:
+        """Id of the job that owns a plan; None if none has started."""
+        try:
+            return (self.root / "claims" / name).read_text(encoding="ascii").strip() or None
+        except FileNotFoundError:
+            return None
+
+    def write_launch(self, launch: Launch) -> None:
+        """Write ``launch.json``."""
+        write_json(self.root / "launch.json", asdict(launch))
 
     def read_launch(self) -> Launch:
         """Read ``launch.json``.
@@ -125,15 +197,14 @@ class SlurmFolder:
                 do="name the folder given as out=FOLDER to a command with --on slurm:PROFILE",
             ) from error
 
-    def write_launch(self, launch: Launch) -> None:
-        """Write ``launch.json``."""
-        write_json(self.root / "launch.json", asdict(launch))
+    def write_state(self, state: State) -> None:
+        """Write ``state.json``."""
+        write_json(self.root / "state.json", asdict(state))
 
     def read_state(self) -> State | None:
         """Read ``state.json``; None before the first submission."""
         try:
-            facts: dict[str, Any] = json.loads((self.root / "state.json").read_text("utf-8"))
-            return State(**facts)
+            return State(**json.loads((self.root / "state.json").read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError):
             return None
 
@@ -141,7 +212,3 @@ class SlurmFolder:
         """Report whether the run was cancelled: nothing more may be started."""
         state = self.read_state()
         return state is not None and state.state == "cancelled"
-
-    def write_state(self, state: State) -> None:
-        """Write ``state.json``."""
-        write_json(self.root / "state.json", asdict(state))

@@ -16,7 +16,7 @@ from pathlib import Path
 import dinoforge
 from dinoforge.errors import UsageError
 from dinoforge.files import write_json, write_text
-from dinoforge.slurm.store.layout import now
+from dinoforge.slurm.store.events import now
 
 __all__ = ["take_snapshot"]
 

@@ -13,12 +13,9 @@ from waiting import wait_for, wait_for_end
 
 from dinoforge.cli.main import main
 from dinoforge.slurm.cluster.commands import queue
-from dinoforge.slurm.store.attempts import read_attempts
 from dinoforge.slurm.store.evaluations import Evaluation
+from dinoforge.slurm.store.events import read_attempts, read_lines
 from dinoforge.slurm.store.layout import SlurmFolder
-from dinoforge.slurm.store.lines import read_lines
-from dinoforge.slurm.store.plans import read_plan
-from dinoforge.slurm.store.submissions import Submissions
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(580)]
 
@@ -85,8 +82,8 @@ def test_kept_backbones_are_measured_while_the_training_runs_and_make_a_curve(
     assert moment(run, "evaluate-waves", 500, "start") < moment(run, "train", 0, "end")
     first, second = attempts_at(run, 500)
     assert (first.outcome, second.outcome) == ("killed", "done")
-    jobs = Submissions(SlurmFolder(run).submissions).read()
-    plans = [read_plan(SlurmFolder(run).plan(job.name)) for job in jobs if job.kind == "array"]
+    jobs = SlurmFolder(run).submissions.read()
+    plans = [SlurmFolder(run).read_plan(job.name) for job in jobs if job.kind == "array"]
     assert sorted(step for plan in plans for step in plan.partitions) == [500, 500, 1000, 1500]
     assert json.loads((run / "run.json").read_text())["exit_code"] == 0
 
@@ -129,7 +126,7 @@ def test_where_nodes_may_not_submit_retry_sends_what_is_missing_and_a_lasting_fa
     assert main(["retry", str(run), "--wait", "-q"]) == 0
     assert SlurmFolder(run).read_state().state == "finished"
     assert [Evaluation(run, "waves").is_done(step) for step in (50, 100)] == [True, True]
-    ranks = [e for e in Submissions(SlurmFolder(run).submissions).read() if e.kind == "ranks"]
+    ranks = [e for e in SlurmFolder(run).submissions.read() if e.kind == "ranks"]
     assert len(ranks) == 1
 
 

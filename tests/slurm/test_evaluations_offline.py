@@ -22,17 +22,14 @@ from dinoforge.slurm.driver import Driver
 from dinoforge.slurm.jobs import Jobs, Submitter
 from dinoforge.slurm.outcomes import Outcome
 from dinoforge.slurm.profile import Profile
-from dinoforge.slurm.store.attempts import AttemptWriter, read_attempts
 from dinoforge.slurm.store.evaluations import (
     Evaluation,
     check_unchanged,
     kept_exports,
     write_recipes,
 )
-from dinoforge.slurm.store.layout import Launch, SlurmFolder, State
-from dinoforge.slurm.store.lines import read_lines
-from dinoforge.slurm.store.plans import JobPlan, write_plan
-from dinoforge.slurm.store.submissions import Submission, Submissions
+from dinoforge.slurm.store.events import AttemptWriter, Submission, read_attempts, read_lines
+from dinoforge.slurm.store.layout import JobPlan, Launch, SlurmFolder, State
 from dinoforge.training.config import TrainingConfig
 
 KEYS = ("model.architecture=custom", "log_every=10", *TRAINING)
@@ -187,7 +184,7 @@ def plan_job(folder, name, stage, partition, **facts):
         name=name, stage=stage, per_element=1, partitions=[partition],
         payloads=[{"recipe": "waves"}], memory_gb=4, minutes=60, cpus=1, gpus=0, **facts,
     )  # fmt: skip
-    write_plan(folder.plan(name), plan)
+    folder.write_plan(plan)
 
 
 class Past:
@@ -195,7 +192,7 @@ class Past:
 
     def __init__(self, run):
         self.folder = SlurmFolder(run)
-        self.submissions = Submissions(self.folder.submissions)
+        self.submissions = self.folder.submissions
 
     def add(self, number, outcome, text=""):
         name, stage = f"df-run-1-{number}", "evaluate-waves"

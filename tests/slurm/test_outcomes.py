@@ -4,7 +4,8 @@ import pytest
 
 from dinoforge.errors import UsageError
 from dinoforge.slurm.cluster.commands import parse_accounting, parse_details
-from dinoforge.slurm.outcomes import Evidence, Outcome, classify, classify_exception
+from dinoforge.slurm.outcomes import Outcome, classify, classify_exception
+from dinoforge.slurm.store.events import Attempt
 
 # sacct -D -n -P -o JobID,State,ExitCode,DerivedExitCode,Reason,ElapsedRaw,TimelimitRaw,NodeList
 RECORDED = [
@@ -125,14 +126,14 @@ RECORDED = [
 def test_a_recorded_end_gets_its_class_and_an_advice(name, lines, log, outcome):
     started = not any(word in name for word in ("not found", "waited", "not see", "accounting"))
     rows = parse_accounting(lines).get("5", [])
-    verdict = classify(Evidence(started=started, rows=rows, log=log))
+    verdict = classify(Attempt(plan="df-x", starts=int(started)), rows, log)
     assert verdict.outcome is outcome, verdict
     assert verdict.message
 
 
 def test_what_the_job_recorded_weighs_more_than_what_slurm_reports():
     rows = parse_accounting("5|FAILED|0:9|0:0|None|3|5|node1")["5"]
-    told = classify(Evidence(outcome="exception", message="ValueError: x", rows=rows))
+    told = classify(Attempt(plan="df-x", outcome="exception", message="ValueError: x"), rows)
     assert (told.outcome, told.message) == (Outcome.EXCEPTION, "ValueError: x")
 
 
@@ -142,7 +143,7 @@ def test_an_element_is_known_by_array_and_index_in_what_the_controller_shows():
         "ExitCode=0:15 DerivedExitCode=0:0 RunTime=1-00:05:30 TimeLimit=1-00:05:00 NodeList=node2"
     )
     assert (row.job, row.elapsed_s, row.limit_s) == ("71_5", 86730, 86700)
-    assert classify(Evidence(rows=[row])).outcome is Outcome.TIME
+    assert classify(Attempt(plan="df-x", starts=1), [row]).outcome is Outcome.TIME
 
 
 @pytest.mark.parametrize(

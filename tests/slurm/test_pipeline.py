@@ -19,10 +19,8 @@ from dinoforge.slurm.cluster.executor import send
 from dinoforge.slurm.control import cancel_run, retry_run
 from dinoforge.slurm.driver import advance
 from dinoforge.slurm.status import read_status
-from dinoforge.slurm.store.attempts import read_attempts
+from dinoforge.slurm.store.events import read_attempts
 from dinoforge.slurm.store.layout import SlurmFolder
-from dinoforge.slurm.store.plans import read_plan
-from dinoforge.slurm.store.submissions import Submissions
 from dinoforge.stages import make_executor, run_pipeline
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(480)]
@@ -54,7 +52,7 @@ def outcomes(run, partition, stage="square"):
 
 
 def arrays(run):
-    jobs = Submissions(SlurmFolder(run).submissions).read()
+    jobs = SlurmFolder(run).submissions.read()
     return [job for job in jobs if job.kind == "array" and job.outcome == "submitted"]
 
 
@@ -72,13 +70,13 @@ def test_a_pipeline_goes_through_arrays_and_gates_to_the_same_bytes(
     finished(run, tmp_path, numbers=16, per_partition=2)
     assert json.loads((run / "run.json").read_text())["exit_code"] == 0
     # Arrays above the largest size restart at element 0.
-    plans = [read_plan(SlurmFolder(run).plan(j.name)) for j in arrays(run) if j.stage == "square"]
+    plans = [SlurmFolder(run).read_plan(j.name) for j in arrays(run) if j.stage == "square"]
     assert [(plan.partitions[0], plan.elements) for plan in plans] == [(0, 3), (3, 3), (6, 2)]
-    jobs = Submissions(SlurmFolder(run).submissions).read()
+    jobs = SlurmFolder(run).submissions.read()
     assert Counter(job.kind for job in jobs) == {"array": 4, "gate": 2}
     # The same command again: nothing is left to do.
     assert submit(numbers=16, per_partition=2).state == "finished"
-    assert len(Submissions(SlurmFolder(run).submissions).read()) == len(jobs)
+    assert len(SlurmFolder(run).submissions.read()) == len(jobs)
 
 
 def test_a_stage_that_runs_on_gpus_gets_gpu_elements_and_the_other_none(
@@ -88,7 +86,7 @@ def test_a_stage_that_runs_on_gpus_gets_gpu_elements_and_the_other_none(
     extra = "gpu: {partition: gpu, gpus_per_node: 1, memory_gb: 2}\n"
     submit(numbers=5, device="auto", extra=extra)
     finished(run, tmp_path, numbers=5, device="auto")
-    plans = [read_plan(SlurmFolder(run).plan(job.name)) for job in arrays(run)]
+    plans = [SlurmFolder(run).read_plan(job.name) for job in arrays(run)]
     assert [(plan.stage, plan.gpus) for plan in plans] == [("square", 0), ("keep", 1)]
     assert (run / "gpus-of-keep").read_text() in {"0", "1"}
 
@@ -102,7 +100,7 @@ def test_a_full_queue_is_filled_again_by_the_gate_and_the_last_element_walks_on(
     submit(numbers=18, per_partition=2, extra=extra)
     finished(run, tmp_path, numbers=18, per_partition=2)
     assert [(job.stage, job.elements) for job in arrays(run)] == [("square", 4), ("square", 1)]
-    plans = [read_plan(SlurmFolder(run).plan(job.name)) for job in arrays(run)]
+    plans = [SlurmFolder(run).read_plan(job.name) for job in arrays(run)]
     assert sorted(i for plan in plans for i in plan.partitions) == list(range(9))
 
 
@@ -125,10 +123,10 @@ def test_no_job_runs_twice_whoever_calls_the_driver_and_whatever_it_forgot(submi
         submit({0: "hang"}, change="update", numbers=5, threshold=5)
     # A driver that was killed between sbatch and its line with the id ...
     folder = SlurmFolder(run)
-    lines = folder.submissions.read_text().splitlines()
+    lines = folder.submissions.path.read_text().splitlines()
     kept = [line for line in lines if not ('"submitted"' in line and "square-0" in line)]
     assert len(kept) == len(lines) - 1
-    folder.submissions.write_text("\n".join(kept) + "\n")
+    folder.submissions.path.write_text("\n".join(kept) + "\n")
     # ... and three that come at once.
     threads = [threading.Thread(target=advance, args=(run,)) for _ in range(3)]
     for thread in threads:
@@ -137,8 +135,9 @@ def test_no_job_runs_twice_whoever_calls_the_driver_and_whatever_it_forgot(submi
         thread.join()
     assert [job.job for job in arrays(run)] == [array.job]
     # And if all of this failed: the double of a job does nothing.
+    script = folder.scripts / f"{array.name}.sh"
     double = subprocess.run(
-        ["sbatch", "--parsable", folder.script(array.name)], capture_output=True, text=True
+        ["sbatch", "--parsable", script], capture_output=True, text=True
     ).stdout.strip()
     wait_for(lambda: state_of(double) not in {"PENDING", "RUNNING", "COMPLETING"})
     assert state_of(double) == "FAILED"
@@ -259,7 +258,7 @@ def test_a_controller_that_freezes_while_sbatch_asks_gets_no_job_twice(
     # sbatch gave up although the job was taken; it was found by its name.
     assert isinstance(answers[0], SlurmUnavailableError)
     finished(run, tmp_path, numbers=10)
-    own = {job.name for job in Submissions(SlurmFolder(run).submissions).read()}
+    own = {job.name for job in SlurmFolder(run).submissions.read()}
     assert len(own) == len(answers) + 2  # those of the gate
 
     def accounted_for():

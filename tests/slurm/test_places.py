@@ -15,9 +15,8 @@ from waiting import wait_for, wait_for_end
 from dinoforge.cli.main import main
 from dinoforge.errors import UsageError
 from dinoforge.slurm.status import read_status
-from dinoforge.slurm.store.attempts import read_attempts
+from dinoforge.slurm.store.events import read_attempts
 from dinoforge.slurm.store.layout import SlurmFolder
-from dinoforge.slurm.store.submissions import Submissions
 from dinoforge.slurm.submit import SubmitRequest, submit
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(480)]
@@ -44,7 +43,7 @@ def test_a_folder_that_nodes_do_not_see_is_found_before_anything_is_submitted(
     )
     with pytest.raises(UsageError, match=r"nodes do not see the run folder - .*out=FOLDER"):
         submit(request)
-    jobs = Submissions(SlurmFolder(hidden).submissions).read()
+    jobs = SlurmFolder(hidden).submissions.read()
     assert {job.kind for job in jobs} == {"probe"}
 
 
@@ -64,7 +63,7 @@ def test_a_probe_tells_what_the_recipe_lacks_on_a_node_and_is_asked_once(bed, ru
     start(numbers=5)
     assert wait_for_end(run).state == "finished"
     start(numbers=5)
-    kinds = [job.kind for job in Submissions(SlurmFolder(run).submissions).read()]
+    kinds = [job.kind for job in SlurmFolder(run).submissions.read()]
     assert kinds.count("probe") == 2
 
 
@@ -79,7 +78,7 @@ def test_a_probe_gets_a_gpu_and_tries_the_device_there(own_bed, run, profile):
     with pytest.raises(UsageError, match="device `cuda` cannot be used"):
         submit(request)
     folder = SlurmFolder(run)
-    scripts = [folder.script(job.name) for job in Submissions(folder.submissions).read()]
+    scripts = [folder.scripts / f"{job.name}.sh" for job in folder.submissions.read()]
     assert ["--gpus-per-node=1" in script.read_text() for script in scripts] == [False, True]
 
 

@@ -12,9 +12,8 @@ from trainings import PROFILE, TRAINING
 from waiting import state_of, wait_for, wait_for_end
 
 from dinoforge.cli.main import main
-from dinoforge.slurm.store.attempts import read_attempts
+from dinoforge.slurm.store.events import read_attempts
 from dinoforge.slurm.store.layout import SlurmFolder
-from dinoforge.slurm.store.submissions import Submissions
 from dinoforge.training.distributed.checkpoint import read_whole
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(480)]
@@ -61,7 +60,7 @@ class Weekend:
 
     @property
     def job(self):
-        sent = Submissions(SlurmFolder(self.run).submissions).read()
+        sent = SlurmFolder(self.run).submissions.read()
         return [entry.job for entry in sent if entry.kind == "ranks"][-1]
 
     def starts(self):
@@ -147,7 +146,7 @@ def test_a_training_that_is_preempted_goes_on_to_the_weights_of_an_undisturbed_o
 ):
     train("steps=40")
     wait_for(lambda: list((run / "checkpoints").glob("step-*")), 120, "the first checkpoint")
-    job, gate = Submissions(SlurmFolder(run).submissions).read()
+    job, gate = SlurmFolder(run).submissions.read()
     assert (job.kind, gate.kind) == ("ranks", "gate")
     # What a preemption sends first, and what the end of the time sends.
     subprocess.run(["scancel", "--signal=USR2", job.job], check=True)
@@ -192,7 +191,7 @@ def test_a_rank_that_is_killed_ends_the_others_and_all_start_again_from_the_chec
     with pytest.raises(AssertionError, match="under another recipe: `steps`"):
         train("steps=401", profile=two_ranks)
     train("steps=400", profile=two_ranks)  # looks after it, and submits nothing
-    assert len(Submissions(SlurmFolder(run).submissions).read()) == 2
+    assert len(SlurmFolder(run).submissions.read()) == 2
     rank = json.loads(lines.read_text().splitlines()[0])["pid"]
     children = Path(f"/proc/{rank}/task/{rank}/children").read_text().split()
     for pid in (rank, *map(int, children)):

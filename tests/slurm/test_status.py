@@ -8,9 +8,8 @@ import pytest
 from dinoforge.cli.main import main
 from dinoforge.slurm.outcomes import Outcome
 from dinoforge.slurm.status import read_status
-from dinoforge.slurm.store.attempts import AttemptWriter
+from dinoforge.slurm.store.events import AttemptWriter, Submission
 from dinoforge.slurm.store.layout import Launch, SlurmFolder, State
-from dinoforge.slurm.store.submissions import Submission, Submissions
 
 
 @pytest.fixture
@@ -32,8 +31,8 @@ def run(tmp_path, monkeypatch):
     for index in range(3):
         (stage / f"part-{index:05d}.done").write_text("never opened")
         (stage / f"part-{index:05d}.values.npy").touch()
-    Submissions(folder.submissions).intent(Submission(name="df-a", kind="array", stage="square"))
-    Submissions(folder.submissions).outcome("submitted", "df-a", job="7")
+    folder.submissions.intent(Submission(name="df-a", kind="array", stage="square"))
+    folder.submissions.outcome("submitted", "df-a", job="7")
     for index in (2, 3, 4):
         writer = AttemptWriter(folder.attempt("square", index), plan="df-a", job=f"7_{index}")
         writer.start(memory_gb=1, minutes=5)

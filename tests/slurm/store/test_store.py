@@ -4,17 +4,20 @@ import json
 import signal
 import subprocess
 import sys
-from dataclasses import replace
 
 import pytest
 
 from dinoforge.slurm.outcomes import Outcome
-from dinoforge.slurm.store.attempts import Attempt, AttemptWriter, read_attempts, record_verdict
-from dinoforge.slurm.store.layout import SlurmFolder
-from dinoforge.slurm.store.lines import append_line, read_lines
-from dinoforge.slurm.store.plans import JobPlan, claim, read_plan, write_plan
+from dinoforge.slurm.store.events import (
+    AttemptWriter,
+    Submission,
+    Submissions,
+    append_line,
+    read_attempts,
+    read_lines,
+)
+from dinoforge.slurm.store.layout import JobPlan, SlurmFolder
 from dinoforge.slurm.store.snapshot import take_snapshot
-from dinoforge.slurm.store.submissions import Submission, Submissions
 
 
 def test_a_torn_line_spoils_neither_what_was_before_nor_what_comes(tmp_path):
@@ -51,8 +54,7 @@ def test_a_missing_end_means_that_it_runs_or_was_killed(tmp_path):
     first.start(memory_gb=4, minutes=60)
     first.signal(signal.SIGTERM)
     assert read_attempts(path)[0].outcome == ""
-    (killed,) = read_attempts(path)
-    record_verdict(path, replace(killed, outcome="memory", message="out of memory"))
+    first.classified("memory", "out of memory")
     second = AttemptWriter(path, plan="b", job="2_0")
     second.start(memory_gb=6, minutes=60)
     second.end(Outcome.DONE)
@@ -74,7 +76,7 @@ def test_a_requeued_job_begins_again_under_its_name(tmp_path):
 
 def test_what_never_started_can_be_judged_too(tmp_path):
     path = tmp_path / "part.jsonl"
-    record_verdict(path, Attempt(plan="a", job="1_3", outcome="set-up", message="no python"))
+    AttemptWriter(path, plan="a", job="1_3").classified("set-up", "no python")
     (attempt,) = read_attempts(path)
     assert (attempt.job, attempt.starts, attempt.outcome) == ("1_3", 0, "set-up")
 
@@ -90,8 +92,8 @@ def plan(**facts):
 
 
 def test_elements_cover_every_partition_once_and_the_last_may_be_short(tmp_path):
-    write_plan(tmp_path / "plan.json", plan())
-    read = read_plan(tmp_path / "plan.json")
+    SlurmFolder(tmp_path).write_plan(plan())
+    read = SlurmFolder(tmp_path).read_plan("df-x")
     assert read == plan()
     assert read.elements == 2
     assert read.element(0) == [(4, {"n": 0}), (5, {"n": 1}), (7, {"n": 2})]
@@ -100,9 +102,9 @@ def test_elements_cover_every_partition_once_and_the_last_may_be_short(tmp_path)
 
 def test_one_job_owns_a_plan_and_keeps_it_over_requeues(tmp_path):
     folder = SlurmFolder(tmp_path)
-    assert claim(folder, "df-x", "12")
-    assert not claim(folder, "df-x", "13")
-    assert claim(folder, "df-x", "12")
+    assert folder.claim("df-x", "12")
+    assert not folder.claim("df-x", "13")
+    assert folder.claim("df-x", "12")
     assert [path.name for path in (folder.root / "claims").iterdir()] == ["df-x"]
 
 
