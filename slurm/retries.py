@@ -1,18 +1,18 @@
 """What to do about partitions that are not done: a pure function of how their attempts ended."""
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from dinoforge.slurm.cluster.commands import SlurmError
-from dinoforge.slurm.cluster.limits import read_partitions
-from dinoforge.slurm.outcomes import Outcome
+from dinoforge.slurm.cluster.limits import PartitionFacts, read_partitions
+from dinoforge.slurm.outcomes import Outcome, Verdict
 from dinoforge.slurm.profile import Job
 
 __all__ = [
     "Decisions",
     "Ending",
     "Limits",
-    "Stop",
     "Submit",
     "decide",
     "decide_all",
@@ -24,15 +24,11 @@ MORE_MEMORY = 1.5
 MORE_TIME = 2
 
 # Not the fault of the partition: again, as often as the stage makes progress.
-_FREE = {
-    Outcome.INFRASTRUCTURE,
-    Outcome.PREEMPTED,
-    Outcome.NOT_STARTED,
-    Outcome.UNKNOWN,
-    Outcome.CRASH,
-}
+_FREE = {Outcome.INFRASTRUCTURE, Outcome.PREEMPTED, Outcome.NOT_STARTED, Outcome.CRASH}
+_FREE |= {Outcome.UNKNOWN}
 # Every element fails alike, or a person has to act.
 _FINAL = {Outcome.SETUP, Outcome.USAGE, Outcome.USER, Outcome.DEVICE_MEMORY, Outcome.NO_PROGRESS}
+_KILLS = {Outcome.MEMORY, Outcome.KILLED}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,44 +63,33 @@ class Submit:
 
 
 @dataclass(frozen=True)
-class Stop:
-    """Leave it to a person."""
-
-    outcome: Outcome
-    message: str
-
-
-@dataclass(frozen=True)
 class Decisions:
     """What happens to the missing partitions of a stage that are in no live job."""
 
     submit: dict[int, Submit] = field(default_factory=dict)
-    stops: dict[int, Stop] = field(default_factory=dict)
+    stops: dict[int, Verdict] = field(default_factory=dict)  # left to a person
 
     def reasons(self, stage: str, *, numbered: bool) -> list[str]:
         """One line per cause: partitions that stopped for the same reason share a line."""
-        causes: dict[Stop, list[int]] = {}
+        causes: dict[Verdict, list[str]] = {}
         for index, stop in sorted(self.stops.items()):
-            causes.setdefault(stop, []).append(index)
+            causes.setdefault(stop, []).append(str(index))
         lines = []
         for stop, indices in causes.items():
-            first = ", ".join(str(index) for index in indices[:5])
             more = f" and {len(indices) - 5} more" if len(indices) > 5 else ""
-            where = f"{stage} {first}{more}" if numbered else stage
+            where = f"{stage} {', '.join(indices[:5])}{more}" if numbered else stage
             lines.append(f"{where}: {stop.outcome}: {stop.message}")
         return lines
 
 
 def limits_of(job: Job) -> Limits:
     """Limits of a job: they start at the profile's and end at those of the cluster's partition."""
-    try:
-        partitions = read_partitions()
-    except SlurmError:
-        partitions = {}
-    default = next((facts for facts in partitions.values() if facts.is_default), None)
-    facts = partitions.get(job.partition) if job.partition else default
-    most_gb, most_minutes = (facts.memory_mib / 1000, facts.max_minutes) if facts else (0.0, 0)
-    return Limits(job.memory_gb, job.minutes, most_gb, most_minutes)
+    most = PartitionFacts(name=job.partition or "")
+    with contextlib.suppress(SlurmError):
+        for facts in read_partitions().values():
+            if facts.name == job.partition or (not job.partition and facts.is_default):
+                most = facts
+    return Limits(job.memory_gb, job.minutes, most.memory_mib / 1000, most.max_minutes)
 
 
 def decide_all(
@@ -116,91 +101,77 @@ def decide_all(
 ) -> Decisions:
     """Decide about the missing partitions of a stage that are in no live job.
 
-    Parameters
-    ----------
-    histories : mapping
-        Partition -> how its attempts since the last ``retry`` ended, oldest first.
-    limits : Limits
-        Where memory and minutes start and end.
-    max_attempts : int
-        Submissions without progress after which a partition stops, whatever the cause.
-    fail_alike : bool
-        A set-up or usage error of one partition stops all: the others would meet the same.
+    ``histories`` maps a partition to how its attempts since the last ``retry`` ended, oldest first.
+    After ``max_attempts`` submissions without progress it stops, whatever the cause. With
+    ``fail_alike`` a set-up or usage error of one partition stops all: the others would meet it too.
     """
     decisions = Decisions()
     for index, history in histories.items():
         decision = decide(history, limits)
         in_vain = sum(ending.in_vain for ending in history)
-        if isinstance(decision, Submit) and in_vain >= max_attempts:
-            text = f"no progress in {in_vain} submissions"
-            last = history[-1]
-            text = f"{last.message}; {text}" if last.message else text
-            decision = Stop(last.outcome, text)
-        if isinstance(decision, Submit):
+        if isinstance(decision, Verdict):
+            decisions.stops[index] = decision
+        elif in_vain < max_attempts:
             decisions.submit[index] = decision
         else:
-            decisions.stops[index] = decision
+            last, text = history[-1], f"no progress in {in_vain} submissions"
+            text = f"{last.message}; {text}" if last.message else text
+            decisions.stops[index] = Verdict(last.outcome, text)
     shared = {Outcome.SETUP, Outcome.USAGE}
     if fail_alike and any(stop.outcome in shared for stop in decisions.stops.values()):
         decisions.submit.clear()
     return decisions
 
 
-def decide(history: Sequence[Ending], limits: Limits) -> Submit | Stop:
-    """Decide about one partition; see `decide_all`.
+def decide(history: Sequence[Ending], limits: Limits) -> Submit | Verdict:
+    """Decide about one partition: submit it, or stop with the verdict; see `decide_all`.
 
-    Returns
-    -------
-    Submit or Stop
-        Out of memory: once more with 1.5 times the memory. Out of time: once more with twice the
-        minutes, and again while its element makes progress. SIGKILL, cause unknown: once more
-        unchanged, then like out of memory. The same exception twice: stop. What every element would
-        meet: stop at once.
+    Out of memory: once more with 1.5 times the memory. Out of time: once more with twice the
+    minutes, and again while its element makes progress. SIGKILL, cause unknown: once more
+    unchanged, then like out of memory. The same exception twice: stop. What every element would
+    meet: stop at once.
     """
     if not history:
         return Submit(limits.memory_gb, limits.minutes)
     last = history[-1]
     again = Submit(max(limits.memory_gb, last.memory_gb), max(limits.minutes, last.minutes))
+    stop = Verdict(last.outcome, last.message)
     bad_node = last.outcome is Outcome.SETUP and not last.alone
     if last.outcome in _FINAL and not bad_node:
-        return Stop(last.outcome, last.message)
+        return stop
     if last.outcome in _FREE:
         return again
-    if last.outcome in {Outcome.MEMORY, Outcome.KILLED}:
+    if last.outcome in _KILLS:
         return _after_a_kill(history, again, limits)
     if last.outcome is Outcome.TIME:
         return _after_a_timeout(history, again, limits)
     same = [e for e in history if (e.outcome, e.message) == (last.outcome, last.message)]
-    return Stop(last.outcome, last.message) if len(same) > 1 else again
+    return stop if len(same) > 1 else again
 
 
-def _after_a_kill(history: Sequence[Ending], again: Submit, limits: Limits) -> Submit | Stop:
-    kills = [e for e in history if e.outcome in {Outcome.MEMORY, Outcome.KILLED}]
-    last = kills[-1]
+def _after_a_kill(history: Sequence[Ending], again: Submit, limits: Limits) -> Submit | Verdict:
+    kills, last = [e for e in history if e.outcome in _KILLS], history[-1]
     if last.outcome is Outcome.KILLED and len(kills) == 1:
         return again
-    raised = any(ending.memory_gb > limits.memory_gb for ending in kills)
     more = round(again.memory_gb * MORE_MEMORY, 3)
-    if limits.most_memory_gb:
-        more = min(more, limits.most_memory_gb)
-    if raised or more <= again.memory_gb:
-        return Stop(last.outcome, f"{last.message} with {again.memory_gb:g} GB")
+    more = min(more, limits.most_memory_gb or more)
+    if more <= again.memory_gb or any(e.memory_gb > limits.memory_gb for e in kills):
+        return Verdict(last.outcome, f"{last.message} with {again.memory_gb:g} GB")
     return Submit(more, again.minutes)
 
 
-def _after_a_timeout(history: Sequence[Ending], again: Submit, limits: Limits) -> Submit | Stop:
-    progressed = history[-1].progressed
+def _after_a_timeout(history: Sequence[Ending], again: Submit, limits: Limits) -> Submit | Verdict:
     more = again.minutes * MORE_TIME
-    if limits.most_minutes:
-        more = min(more, limits.most_minutes)
-    if not progressed and sum(ending.outcome is Outcome.TIME for ending in history) > 1:
-        return Stop(Outcome.TIME, f"not done in {again.minutes} min, nor with the limit before")
-    if not progressed and more <= again.minutes:
-        return Stop(Outcome.TIME, f"not done in {again.minutes} min, the limit of the partition")
+    more = min(more, limits.most_minutes or more)
+    if not history[-1].progressed:
+        text = f"not done in {again.minutes} min, "
+        if sum(ending.outcome is Outcome.TIME for ending in history) > 1:
+            return Verdict(Outcome.TIME, f"{text}nor with the limit before")
+        if more <= again.minutes:
+            return Verdict(Outcome.TIME, f"{text}the limit of the partition")
     return Submit(again.memory_gb, more)
 
 
 def since_progress(history: list[Ending]) -> list[Ending]:
     """Drop the endings before the newest one that made progress: those had another cause."""
-    last = max((n for n, ending in enumerate(history) if ending.progressed), default=0)
-    return history[last:]
+    return history[max((n for n, end in enumerate(history) if end.progressed), default=0) :]

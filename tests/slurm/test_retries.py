@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dinoforge.slurm.outcomes import Outcome
-from dinoforge.slurm.retries import Ending, Limits, Stop, Submit, decide, since_progress
+from dinoforge.slurm.outcomes import Outcome, Verdict
+from dinoforge.slurm.retries import Ending, Limits, Submit, decide, since_progress
 
 LIMITS = Limits(memory_gb=4.0, minutes=60, most_memory_gb=16.0, most_minutes=240)
 
@@ -67,19 +67,19 @@ def test_the_same_exception_twice_stops_another_one_does_not():
     other = Ending(outcome=Outcome.EXCEPTION, message="OSError: b")
     assert isinstance(decide([first], LIMITS), Submit)
     assert isinstance(decide([first, other], LIMITS), Submit)
-    assert decide([first, other, first], LIMITS) == Stop(Outcome.EXCEPTION, "ValueError: a")
+    assert decide([first, other, first], LIMITS) == Verdict(Outcome.EXCEPTION, "ValueError: a")
 
 
 @pytest.mark.parametrize(
     "outcome", [Outcome.SETUP, Outcome.USAGE, Outcome.USER, Outcome.DEVICE_MEMORY]
 )
 def test_what_a_person_must_mend_stops_at_once(outcome):
-    assert isinstance(decide(ended(outcome), LIMITS), Stop)
+    assert isinstance(decide(ended(outcome), LIMITS), Verdict)
 
 
 def test_set_up_that_fails_on_one_node_alone_is_tried_once_more():
     assert isinstance(decide(ended(Outcome.SETUP, alone=False), LIMITS), Submit)
-    assert isinstance(decide(ended(Outcome.SETUP, Outcome.SETUP, alone=False), LIMITS), Stop)
+    assert isinstance(decide(ended(Outcome.SETUP, Outcome.SETUP, alone=False), LIMITS), Verdict)
 
 
 @pytest.mark.parametrize("outcome", [Outcome.PREEMPTED, Outcome.INFRASTRUCTURE])
@@ -98,7 +98,7 @@ def test_no_history_asks_for_more_than_the_cluster_has(outcomes, progressed):
     history = []
     for outcome in outcomes:
         found = decide(history, LIMITS)
-        if isinstance(found, Stop):
+        if isinstance(found, Verdict):
             break
         assert 4.0 <= found.memory_gb <= 16.0
         assert 60 <= found.minutes <= 240
@@ -116,6 +116,6 @@ def test_of_a_training_only_what_happened_since_it_got_further_counts():
     got_further = ended(Outcome.EXCEPTION, message="disk away", progressed=True)
     stood_still = ended(Outcome.EXCEPTION, message="disk away")
     assert isinstance(decide(since_progress(got_further * 5), LIMITS), Submit)
-    assert isinstance(decide(since_progress(got_further + stood_still), LIMITS), Stop)
+    assert isinstance(decide(since_progress(got_further + stood_still), LIMITS), Verdict)
     assert isinstance(decide(since_progress(stood_still + got_further), LIMITS), Submit)
     assert since_progress([]) == []
