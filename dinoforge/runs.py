@@ -29,7 +29,16 @@ from dinoforge.errors import Interrupted, UsageError
 from dinoforge.files import hash_json, write_json, write_text
 from dinoforge.log import log_to_folder, stop_logging
 
-__all__ = ["Run", "git_commit", "recipe_changes", "record_end", "run_folders", "versions"]
+__all__ = [
+    "Run",
+    "git_commit",
+    "now",
+    "read_facts",
+    "recipe_changes",
+    "record_end",
+    "run_folders",
+    "versions",
+]
 
 _log = logging.getLogger(__name__)
 
@@ -138,7 +147,7 @@ class Run:
         if error is not None and code == 1:
             _log.debug("the run failed", exc_info=error)
         if error is not None or not self.handed_over:
-            self.facts |= {"stopped": _now(), "exit_code": code}
+            self.facts |= {"stopped": now(), "exit_code": code}
         try:
             write_json(self.folder / "run.json", self.facts)
         except UsageError:
@@ -153,11 +162,11 @@ class Run:
 
 def record_end(folder: Path, exit_code: int) -> None:
     """Record in ``run.json`` the end of a run that was handed over to jobs."""
-    ended = {"stopped": _now(), "exit_code": exit_code}
-    write_json(folder / "run.json", _read_facts(folder) | ended)
+    ended = {"stopped": now(), "exit_code": exit_code}
+    write_json(folder / "run.json", read_facts(folder) | ended)
 
 
-def _read_facts(folder: Path) -> dict[str, Any]:
+def read_facts(folder: Path) -> dict[str, Any]:
     """Read ``run.json``; empty if there is none."""
     try:
         facts: dict[str, Any] = json.loads((folder / "run.json").read_text(encoding="utf-8"))
@@ -176,7 +185,7 @@ def _facts(command: str, config: Config, parents: Sequence[Path]) -> dict[str, A
         "host": platform.node(),
         "cores": os.cpu_count() or 1,
         "parents": [str(parent) for parent in parents],
-        "started": _now(),
+        "started": now(),
         "stopped": None,
         "exit_code": None,
     }
@@ -184,7 +193,7 @@ def _facts(command: str, config: Config, parents: Sequence[Path]) -> dict[str, A
 
 def _earlier_starts(folder: Path) -> list[dict[str, Any]]:
     """Return the records of earlier starts, oldest first: they contributed to the results."""
-    last = _read_facts(folder)
+    last = read_facts(folder)
     return [*last.pop("earlier", []), last] if last else []
 
 
@@ -195,7 +204,8 @@ def run_folders(paths: Sequence[Path | str]) -> list[Path]:
     return [f for f in folders if os.path.isfile(f / "run.json")]  # noqa: PTH113
 
 
-def _now() -> str:
+def now() -> str:
+    """UTC to the second, ISO 8601."""
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
@@ -236,7 +246,7 @@ def recipe_changes(folder: Path, config: Config) -> list[str]:
 
 
 def _check_unchanged(folder: Path, config: Config, command: str, on_change: OnChange) -> None:
-    facts = _read_facts(folder)
+    facts = read_facts(folder)
     if not facts:
         return
     if facts.get("command") != command:

@@ -255,8 +255,7 @@ class Driver:
             if entry.is_work and entry.stage == work.stage and entry.job and not entry.forgiven
         ]
         history = History(self.jobs.folder, work.stage, counted, work.missing, work.progress)
-        in_flight = history.in_flight(self.queued)
-        endings = {i: history.endings(i) for i in work.missing if i not in in_flight}
+        endings = history.endings(self.queued)
         if work.ranks:
             endings = {index: since_progress(ended) for index, ended in endings.items()}
         return decide_all(

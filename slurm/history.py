@@ -43,11 +43,12 @@ class History:
     submissions: Sequence[Submission]  # that count, oldest first
     missing: Collection[int]  # partitions that nothing proves done
     progress: int  # as in `Submission`, now
-    _elements: dict[int, list[_Element]] = field(default_factory=dict)  # by partition
+    _elements: dict[int, list[_Element]] = field(init=False)  # by missing partition
     _attempts: dict[int, dict[str, Attempt]] = field(default_factory=dict)  # by partition and job
     _accounted: dict[str, dict[str, list[Row]]] = field(default_factory=dict)  # by job
 
     def __post_init__(self) -> None:
+        self._elements = {index: [] for index in self.missing}
         after = [*(entry.progress for entry in self.submissions), self.progress][1:]
         for entry, progress in zip(self.submissions, after, strict=True):
             try:
@@ -61,21 +62,17 @@ class History:
                 if plan.ranks:
                     progressed = progress > entry.progress
                 element = _Element(entry, plan, number, progressed, alone)
-                for index in indices:
-                    self._elements.setdefault(index, []).append(element)
+                for index in self._elements.keys() & indices:
+                    self._elements[index].append(element)
 
-    def in_flight(self, queued: Sequence[Queued]) -> set[int]:
-        """Partitions in jobs that are pending or running."""
+    def endings(self, queued: Sequence[Queued]) -> dict[int, list[Ending]]:
+        """How the attempts at each missing partition that is in no live job ended, oldest first."""
         live = {(job.name, job.element or 0) for job in queued}
         return {
-            index
+            index: [self._ending(element, index) for element in elements]
             for index, elements in self._elements.items()
-            if any((element.plan.name, element.number) in live for element in elements)
+            if not any((element.plan.name, element.number) in live for element in elements)
         }
-
-    def endings(self, partition: int) -> list[Ending]:
-        """How every attempt at a partition ended, oldest first."""
-        return [self._ending(element, partition) for element in self._elements.get(partition, [])]
 
     def _ending(self, element: _Element, partition: int) -> Ending:
         plan = element.plan

@@ -5,9 +5,8 @@
     RUN/evaluation/NAME/recipe.yaml  cache/  step-000005000/{config.yaml,run.json,records.jsonl}
 """
 
-import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from dinoforge.config import changed_keys, config_yaml, to_plain
 from dinoforge.errors import UsageError
 from dinoforge.exports import export_file, exported_steps, step_name, steps_in
 from dinoforge.files import write_text
+from dinoforge.runs import read_facts
 
 __all__ = [
     "Evaluation",
@@ -35,9 +35,11 @@ def reached_step(run: Path) -> int:
 
 
 def is_trained(run: Path) -> bool:
-    """Tell whether a training has saved and exported its last step."""
-    last = int(_read_yaml(run / "config.yaml")["steps"])
-    return reached_step(run) >= last and export_file(run, reached_step(run)).is_file()
+    """Return whether a training has saved and exported its last step."""
+    step = reached_step(run)
+    return (
+        step >= int(_read_yaml(run / "config.yaml")["steps"]) and export_file(run, step).is_file()
+    )
 
 
 def kept_exports(run: Path) -> list[int]:
@@ -53,35 +55,21 @@ def kept_exports(run: Path) -> list[int]:
 
 
 def succeeded(run: Path) -> bool:
-    """Tell whether ``run.json`` records that a command ended with exit code 0."""
-    try:
-        facts = json.loads((run / "run.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return isinstance(facts, dict) and facts.get("exit_code") == 0
+    """Return whether ``run.json`` records that a command ended with exit code 0."""
+    return read_facts(run).get("exit_code") == 0
 
 
-@dataclass(frozen=True)
 class Evaluation:
-    """One evaluation recipe of a training."""
+    """One evaluation recipe of a training; its attempts, jobs and logs are those of ``stage``."""
 
-    run: Path
-    name: str
-
-    @property
-    def stage(self) -> str:
-        """Name of the stage under which its attempts, jobs and logs are kept."""
-        return f"evaluate-{self.name}"
-
-    @property
-    def folder(self) -> Path:
-        """Everything of this recipe."""
-        return self.run / "evaluation" / self.name
-
-    @property
-    def recipe(self) -> Path:
-        """The resolved recipe."""
-        return self.folder / "recipe.yaml"
+    def __init__(self, run: Path, name: str) -> None:
+        self.run, self.name = run, name
+        self.stage = f"evaluate-{name}"
+        self.folder = run / "evaluation" / name
+        self.recipe = self.folder / "recipe.yaml"  # resolved
+        # Keys of the recipe that the training decides.
+        self.decided = {"out": str(self.folder), "checkpoint": str(run), "checkpoints": "latest"}
+        self.decided |= {"cache": str(self.folder / "cache")}
 
     @property
     def device(self) -> str:
@@ -97,34 +85,25 @@ class Evaluation:
         return self.step_folder(step) / "records.jsonl"
 
     def is_done(self, step: int) -> bool:
-        """Tell whether the evaluation's own files record that it is finished."""
+        """Return whether the evaluation's own files record that it is finished."""
         return succeeded(self.step_folder(step)) and self.records(step).is_file()
+
+    def missing(self) -> list[int]:
+        """List the kept exports whose evaluation is not done."""
+        return [step for step in kept_exports(self.run) if not self.is_done(step)]
 
     def arguments(self, step: int) -> list[str]:
         """Arguments of ``dinoforge`` that evaluate one step."""
-        keys = self._decided | {"out": str(self.step_folder(step)), "checkpoints": str(step)}
+        keys = self.decided | {"out": str(self.step_folder(step)), "checkpoints": str(step)}
         pairs = [f"{key}={value}" for key, value in keys.items()]
         return ["evaluate", str(self.recipe), *pairs, "--update"]
-
-    def resolve(self, config: Any) -> Any:
-        """Complete a recipe with the keys that the training decides."""
-        return replace(config, **self._decided)
 
     def changes(self, config: Any) -> list[str]:
         """Keys in which a recipe differs from the one that is kept; none when none is kept."""
         if not self.recipe.is_file():
             return []
-        kept = _read_yaml(self.recipe) | self._decided
-        return changed_keys(kept, to_plain(self.resolve(config)))
-
-    @property
-    def _decided(self) -> dict[str, str]:
-        return {
-            "out": str(self.folder),
-            "checkpoint": str(self.run),
-            "checkpoints": "latest",
-            "cache": str(self.folder / "cache"),
-        }
+        kept = _read_yaml(self.recipe) | self.decided
+        return changed_keys(kept, to_plain(replace(config, **self.decided)))
 
 
 def check_unchanged(run: Path, configs: Mapping[str, Any]) -> None:
@@ -152,7 +131,7 @@ def write_recipes(run: Path, configs: Mapping[str, Any]) -> None:
         if evaluation.changes(config):
             for path in evaluation.folder.glob("step-*/records.jsonl"):
                 path.unlink()
-        write_text(evaluation.recipe, config_yaml(evaluation.resolve(config)))
+        write_text(evaluation.recipe, config_yaml(replace(config, **evaluation.decided)))
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

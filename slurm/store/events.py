@@ -4,7 +4,6 @@ A line is one ``write``; readers skip the torn last line of a writer that was ki
 """
 
 import contextlib
-import datetime
 import itertools
 import json
 import os
@@ -16,24 +15,20 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from dinoforge.runs import now
+
 __all__ = [
     "Attempt",
     "AttemptWriter",
     "Submission",
     "Submissions",
     "append_line",
-    "now",
     "read_attempts",
     "read_lines",
     "starts_without_progress",
 ]
 
 _MOST_CHARACTERS = 2000  # of a message
-
-
-def now() -> str:
-    """UTC to the second, ISO 8601."""
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
 def append_line(path: Path, line: dict[str, Any], *, durable: bool = False) -> None:
@@ -54,14 +49,11 @@ def append_line(path: Path, line: dict[str, Any], *, durable: bool = False) -> N
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
     """Read every complete line; none if there is no file."""
-    try:
-        text = path.read_text(encoding="utf-8", errors="replace")
-    except FileNotFoundError:
-        return []
     values = []
-    for line in text.splitlines():
-        with contextlib.suppress(ValueError):
-            values.append(json.loads(line))
+    with contextlib.suppress(FileNotFoundError):
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+            with contextlib.suppress(ValueError):
+                values.append(json.loads(line))
     return [value for value in values if isinstance(value, dict)]
 
 

@@ -26,8 +26,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dinoforge.errors import DinoforgeError, UsageError
-from dinoforge.files import write_json
-from dinoforge.slurm.store.events import Submissions, now
+from dinoforge.files import write_json, write_text
+from dinoforge.runs import now
+from dinoforge.slurm.store.events import Submissions
 from dinoforge.stages import part_name
 
 __all__ = ["DUPLICATE", "JOB_PREFIX", "JobPlan", "Launch", "SlurmFolder", "State"]
@@ -152,11 +153,10 @@ class SlurmFolder:
         The first job whose element claims a plan owns it; a duplicate of that job does nothing.
         """
         path = self.root / "claims" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
         if self.owner(name) is None:
             # Written aside and linked, so that nobody reads half of it.
-            draft = path.with_name(f".{name}.tmp-{job}-{os.getpid()}-{secrets.token_hex(4)}")
-            draft.write_text(job, encoding="ascii")
+            draft = path.with_name(f".{name}.tmp-{secrets.token_hex(8)}")
+            write_text(draft, job)
             try:
                 with contextlib.suppress(FileExistsError):
                     os.link(draft, path)

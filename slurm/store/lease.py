@@ -32,32 +32,35 @@ class LeaseBusyError(DinoforgeError):
 
 
 class Lease:
-    """A turn that this process holds; returned by `hold_lease`."""
+    """A turn of a driver; `hold_lease` returns that of this process."""
 
     def __init__(self, folder: Path, number: int) -> None:
         self.folder, self.number = folder, number
         self.turn = folder / f"{number:05d}"
+        self.holder_file = self.turn / "holder.json"  # its time is the heartbeat
 
     def check(self) -> None:
         """Raise if another driver took over; call before anything that must not happen twice."""
         if max(_numbers(self.folder), default=0) != self.number:
             raise LeaseBusyError("the heartbeat of this driver expired; another driver took over")
 
+    def holder(self) -> dict[str, Any]:
+        """Host, boot, process id and job of the holder; empty if it was killed before it wrote."""
+        try:
+            holder: dict[str, Any] = json.loads(self.holder_file.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return holder
+
 
 @contextlib.contextmanager
 def hold_lease(
     folder: Path, *, wait_s: float = 600.0, jobs_are_gone: bool = False
 ) -> Iterator[Lease]:
-    """Hold the lease of a run for a ``with`` block.
+    """Hold the lease of a run for a ``with`` block; waits ``wait_s`` for another driver.
 
-    Parameters
-    ----------
-    folder : Path
-        On a file system that all drivers share.
-    wait_s : float
-        How long to wait for another driver.
-    jobs_are_gone : bool
-        No job of the run is left, so a holder that is a job is dead.
+    The file system of ``folder`` is shared by all drivers. ``jobs_are_gone``: no job of the run is
+    left, so a holder that is a job is dead.
 
     Raises
     ------
@@ -68,17 +71,17 @@ def hold_lease(
     deadline, pause = time.monotonic() + wait_s, 0.1
     while (lease := _try(folder, jobs_are_gone)) is None:
         if time.monotonic() > deadline:
-            holder = _read_holder(folder / f"{max(_numbers(folder), default=0):05d}")
+            holder = Lease(folder, max(_numbers(folder), default=0)).holder()
             job = f", job {holder['job']}" if holder.get("job") else ""
             process = f"process {holder.get('pid', '?')} on {holder.get('host', '?')}{job}"
             raise LeaseBusyError(f"another driver holds {folder}: {process}")
         time.sleep(min(pause, max(deadline - time.monotonic(), 0.01)))
         pause = min(1.5 * pause, 2.0)
     facts = {"host": platform.node(), "boot": _boot_id(), "pid": os.getpid()}
-    holder_file = lease.turn / "holder.json"
-    holder_file.write_text(json.dumps(facts | {"job": os.environ.get("SLURM_JOB_ID", "")}))
+    facts |= {"job": os.environ.get("SLURM_JOB_ID", "")}
+    lease.holder_file.write_text(json.dumps(facts))
     end = threading.Event()
-    heartbeat = threading.Thread(target=_beat, args=(holder_file, end), daemon=True)
+    heartbeat = threading.Thread(target=_beat, args=(lease.holder_file, end), daemon=True)
     heartbeat.start()
     try:
         yield lease
@@ -98,7 +101,7 @@ def _beat(path: Path, end: threading.Event) -> None:
 def _try(folder: Path, jobs_are_gone: bool) -> Lease | None:
     numbers = _numbers(folder)
     last = max(numbers, default=0)
-    if last and not _is_over(folder, folder / f"{last:05d}", jobs_are_gone):
+    if last and not _is_over(Lease(folder, last), jobs_are_gone):
         return None
     lease = Lease(folder, last + 1)
     try:
@@ -107,40 +110,29 @@ def _try(folder: Path, jobs_are_gone: bool) -> Lease | None:
         return None
     for number in numbers:
         if number < last:
-            shutil.rmtree(folder / f"{number:05d}", ignore_errors=True)
+            shutil.rmtree(Lease(folder, number).turn, ignore_errors=True)
     return lease
 
 
-def _is_over(folder: Path, turn: Path, jobs_are_gone: bool) -> bool:
-    if (turn / "released").exists():
+def _is_over(lease: Lease, jobs_are_gone: bool) -> bool:
+    holder = lease.holder()
+    if (lease.turn / "released").exists() or (jobs_are_gone and holder.get("job")):
         return True
-    holder = _read_holder(turn)
-    if jobs_are_gone and holder.get("job"):
-        return True
-    same_machine = (holder.get("host"), holder.get("boot")) == (platform.node(), _boot_id())
-    if same_machine and not _is_alive(int(holder.get("pid", 0))):
-        return True
-    try:
-        heartbeat = (turn / "holder.json").stat().st_mtime
-    except OSError:
+    if (holder.get("host"), holder.get("boot")) == (platform.node(), _boot_id()):
         try:
-            heartbeat = turn.stat().st_mtime  # killed right after mkdir
-        except OSError:
-            return False
-    # The time of the file server: clocks of machines differ.
-    with tempfile.NamedTemporaryFile(dir=folder, prefix=".clock.tmp-") as probe:
-        os.utime(probe.name)
-        return Path(probe.name).stat().st_mtime - heartbeat > EXPIRES_S
-
-
-def _is_alive(pid: int) -> bool:
+            os.kill(int(holder.get("pid", 0)), 0)
+        except ProcessLookupError:
+            return True
+        except PermissionError:
+            pass  # it is alive, of another user
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+        heartbeat = (lease.holder_file if holder else lease.turn).stat().st_mtime
+    except OSError:
         return False
-    except PermissionError:
-        pass
-    return True
+    # The time of the file server: clocks of machines differ.
+    with tempfile.NamedTemporaryFile(dir=lease.folder, prefix=".clock.tmp-") as clock:
+        os.utime(clock.name)
+        return Path(clock.name).stat().st_mtime - heartbeat > EXPIRES_S
 
 
 def _boot_id() -> str:
@@ -151,16 +143,5 @@ def _boot_id() -> str:
     return ""
 
 
-def _read_holder(turn: Path) -> dict[str, Any]:
-    try:
-        holder = json.loads((turn / "holder.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return holder if isinstance(holder, dict) else {}
-
-
 def _numbers(folder: Path) -> list[int]:
-    try:
-        return [int(entry.name) for entry in os.scandir(folder) if entry.name.isdigit()]
-    except FileNotFoundError:
-        return []
+    return [int(path.name) for path in folder.glob("[0-9]*")]

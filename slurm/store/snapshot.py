@@ -1,29 +1,22 @@
 """A read-only copy of the code: a job that is requeued later runs the code that was submitted.
 
-Of a source tree: the tracked files and the untracked ones that git does not ignore, with the commit
-and the diff. Of an installed package: its files. The copy is named after its content, so the same
-code is copied once.
+Of a source tree: the files that git does not ignore, with the commit and the diff. Of an installed
+package: its files. The copy is named after its content, so the same code is copied once.
 """
 
-import hashlib
 import os
-import platform
 import shutil
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import dinoforge
 from dinoforge.errors import UsageError
-from dinoforge.files import write_json, write_text
-from dinoforge.slurm.store.events import now
+from dinoforge.files import hash_json, sha256_file, temporary_name, write_json, write_text
+from dinoforge.runs import now
 
 __all__ = ["take_snapshot"]
 
-# Folder of a source tree -> its place in the copy, as in the wheel.
-_FOLDERS = {"dinoforge": "dinoforge", "configs": "dinoforge/_configs"}
-_FOLDERS |= {name: f"dinoforge/{name}" for name in ("cli", "curation", "training", "evaluation")}
-_FOLDERS |= {"slurm": "dinoforge/slurm"}
+_FOLDERS = ("dinoforge", "configs", "cli", "curation", "training", "evaluation", "slurm")
 
 
 def take_snapshot(folder: Path) -> Path:
@@ -35,29 +28,22 @@ def take_snapshot(folder: Path) -> Path:
         If the disk is full or read-only.
     """
     root = Path(dinoforge.__file__).resolve().parent.parent
-    files = dict(sorted(_files(root)))
-    digest = hashlib.sha256()
-    for place, path in files.items():
-        data = path.read_bytes()
-        digest.update(f"{place}\0{len(data)}\0".encode())
-        digest.update(data)
-    name = digest.hexdigest()[:12]
-    target = folder / name
+    files = {_place(name): root / name for name in _names(root)}
+    target = folder / hash_json({place: sha256_file(path) for place, path in files.items()})[:12]
     if target.is_dir():
         return target
-    draft = folder / f".{name}.tmp-{platform.node()}-{os.getpid()}"
+    draft = temporary_name(target)
     try:
         shutil.rmtree(draft, ignore_errors=True)
         for place, path in files.items():
-            (draft / place).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, draft / place)
-        facts = {"commit": _git(root, "rev-parse", "HEAD").strip(), "taken": now()}
-        write_json(draft / "snapshot.json", facts | {"files": len(files)})
+            copy = draft / place
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, copy)
+            copy.chmod(0o444)  # files only: its owner could not remove a read-only folder
+        commit = _git(root, "rev-parse", "HEAD").strip()
+        facts = {"commit": commit, "taken": now(), "files": len(files)}
+        write_json(draft / "snapshot.json", facts)
         write_text(draft / "uncommitted.diff", _git(root, "diff", "HEAD", "--", *_FOLDERS))
-        # Files only: its owner could not rename or remove a read-only folder.
-        for path in draft.rglob("*"):
-            if path.is_file():
-                path.chmod(0o444)
         draft.rename(target)
     except OSError as error:
         shutil.rmtree(draft, ignore_errors=True)
@@ -71,23 +57,27 @@ def take_snapshot(folder: Path) -> Path:
     return target
 
 
-def _files(root: Path) -> Iterator[tuple[str, Path]]:
-    """Yield the place of each file in the copy, and the file."""
-    listed = _git(
-        root, "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", *_FOLDERS
-    )
-    for name in filter(None, listed.split("\0")):
-        folder, _, rest = name.partition("/")
-        path = root / name
-        if path.is_file():  # not a link to a folder, and not deleted
-            yield f"{_FOLDERS[folder]}/{rest}", path
-    if listed:
-        return
+def _names(root: Path) -> list[str]:
+    """List the files of the code, relative to ``root``."""
+    listing = ["ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", *_FOLDERS]
+    if listed := _git(root, *listing):
+        # Neither deleted ones nor links to folders.
+        return [name for name in listed.split("\0") if (root / name).is_file()]
     packaged = (root / "dinoforge/_configs").is_dir()  # else a source tree without git
-    for folder in ("dinoforge",) if packaged else ("dinoforge", "configs"):
-        for parent, _, names in os.walk(root / folder, followlinks=True):
-            for path in (Path(parent, name) for name in names if not name.endswith(".pyc")):
-                yield f"{_FOLDERS[folder]}/{path.relative_to(root / folder).as_posix()}", path
+    return [
+        Path(parent, name).relative_to(root).as_posix()
+        for folder in (["dinoforge"] if packaged else ["dinoforge", "configs"])
+        for parent, _, names in os.walk(root / folder, followlinks=True)
+        for name in names
+        if not name.endswith(".pyc")
+    ]
+
+
+def _place(name: str) -> str:
+    """Place of a file in the copy, which is laid out like a wheel."""
+    if name.startswith("dinoforge/"):
+        return name
+    return f"dinoforge/{'_' if name.startswith('configs/') else ''}{name}"
 
 
 def _git(root: Path, *words: str) -> str:
