@@ -21,10 +21,9 @@ from dinoforge.errors import DinoforgeError
 from dinoforge.runs import record_end
 from dinoforge.slurm.cluster.commands import Queued, SlurmUnavailableError, queue
 from dinoforge.slurm.cluster.executor import JobRefusedError
-from dinoforge.slurm.history import History
 from dinoforge.slurm.jobs import Jobs, StageWork, Submitter
 from dinoforge.slurm.profile import Profile
-from dinoforge.slurm.retries import Decisions, decide_all, limits_of, since_progress
+from dinoforge.slurm.retries import Decisions, History, decide_all, limits_of, since_progress
 from dinoforge.slurm.store.evaluations import (
     Evaluation,
     is_trained,

@@ -97,7 +97,7 @@ class Jobs:
         """Request one process per task, over all nodes of the job."""
         return replace(
             self._request(name, job, "rank", name),
-            log=str(self.folder.rank_log(name, "%t")),
+            log=str(self.folder.log(name, "rank%t")),
             ranks=True,
             signal_before_s=self.profile.signal_before_s,
         )

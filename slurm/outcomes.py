@@ -56,7 +56,6 @@ class Row:
     node: str = ""
 
 
-_READ_LOG = "read the log: dinoforge logs RUN PARTITION"
 _ADVICE = {
     Outcome.MEMORY: "raise memory_gb in the profile, or lower partitions_per_element",
     Outcome.DEVICE_MEMORY: "choose a GPU with more memory, or a smaller network",
@@ -70,9 +69,7 @@ _ADVICE = {
     Outcome.KILLED: "look at the node's log; raise memory_gb if it happens again",
     Outcome.CRASH: "look at the log of the first element that failed",
     Outcome.EXCEPTION: "read the traceback: dinoforge logs RUN PARTITION",
-    Outcome.NO_MARKER: _READ_LOG,
-    Outcome.NO_PROGRESS: _READ_LOG,
-    Outcome.UNKNOWN: _READ_LOG,
+    Outcome.NOT_STARTED: "",
 }
 
 
@@ -86,7 +83,7 @@ class Verdict:
     @property
     def advice(self) -> str:
         """What a person can do; the caller fills in RUN and PARTITION."""
-        return _ADVICE.get(self.outcome, "")
+        return _ADVICE.get(self.outcome, "read the log: dinoforge logs RUN PARTITION")
 
 
 NOT_STARTED = "the array element ended before this partition started"

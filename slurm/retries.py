@@ -1,17 +1,25 @@
-"""What to do about partitions that are not done: a pure function of how their attempts ended."""
+"""What to do about partitions that are not done: how their attempts ended, and what that means.
+
+`decide` and `decide_all` are pure functions of the endings; `History` reads these.
+"""
 
 import contextlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+import functools
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
-from dinoforge.slurm.cluster.commands import SlurmError
+from dinoforge.slurm.cluster.commands import Queued, SlurmError, accounted, shown
 from dinoforge.slurm.cluster.limits import PartitionFacts, read_partitions
-from dinoforge.slurm.outcomes import Outcome, Verdict
+from dinoforge.slurm.outcomes import NOT_STARTED, Outcome, Verdict, classify
 from dinoforge.slurm.profile import Job
+from dinoforge.slurm.store.events import Attempt, AttemptWriter, Submission, read_attempts
+from dinoforge.slurm.store.layout import JobPlan, SlurmFolder
+from dinoforge.slurm.store.logs import log_tail
 
 __all__ = [
     "Decisions",
     "Ending",
+    "History",
     "Limits",
     "Submit",
     "decide",
@@ -20,14 +28,12 @@ __all__ = [
     "since_progress",
 ]
 
-MORE_MEMORY = 1.5
-MORE_TIME = 2
-
 # Not the fault of the partition: again, as often as the stage makes progress.
 _FREE = {Outcome.INFRASTRUCTURE, Outcome.PREEMPTED, Outcome.NOT_STARTED, Outcome.CRASH}
 _FREE |= {Outcome.UNKNOWN}
 # Every element fails alike, or a person has to act.
 _FINAL = {Outcome.SETUP, Outcome.USAGE, Outcome.USER, Outcome.DEVICE_MEMORY, Outcome.NO_PROGRESS}
+_SAYS_NOTHING = {"", Outcome.DONE, Outcome.PREEMPTED}
 _KILLS = {Outcome.MEMORY, Outcome.KILLED}
 
 
@@ -153,7 +159,7 @@ def _after_a_kill(history: Sequence[Ending], again: Submit, limits: Limits) -> S
     kills, last = [e for e in history if e.outcome in _KILLS], history[-1]
     if last.outcome is Outcome.KILLED and len(kills) == 1:
         return again
-    more = round(again.memory_gb * MORE_MEMORY, 3)
+    more = round(again.memory_gb * 1.5, 3)
     more = min(more, limits.most_memory_gb or more)
     if more <= again.memory_gb or any(e.memory_gb > limits.memory_gb for e in kills):
         return Verdict(last.outcome, f"{last.message} with {again.memory_gb:g} GB")
@@ -161,7 +167,7 @@ def _after_a_kill(history: Sequence[Ending], again: Submit, limits: Limits) -> S
 
 
 def _after_a_timeout(history: Sequence[Ending], again: Submit, limits: Limits) -> Submit | Verdict:
-    more = again.minutes * MORE_TIME
+    more = 2 * again.minutes
     more = min(more, limits.most_minutes or more)
     if not history[-1].progressed:
         text = f"not done in {again.minutes} min, "
@@ -175,3 +181,106 @@ def _after_a_timeout(history: Sequence[Ending], again: Submit, limits: Limits) -
 def since_progress(history: list[Ending]) -> list[Ending]:
     """Drop the endings before the newest one that made progress: those had another cause."""
     return history[max((n for n, end in enumerate(history) if end.progressed), default=0) :]
+
+
+@dataclass(frozen=True)
+class _Element:
+    """One array element, or one job of ranks."""
+
+    entry: Submission
+    plan: JobPlan
+    number: int
+    ending: Ending  # of its attempts, except for the outcome
+
+    @property
+    def job(self) -> str:
+        return self.entry.job if self.plan.ranks else f"{self.entry.job}_{self.number}"
+
+
+@dataclass
+class History:
+    """How the attempts at the missing partitions of one stage ended.
+
+    What a job did not record itself is classified once, from what SLURM and its log say, and
+    recorded beside its own lines: SLURM forgets.
+    """
+
+    folder: SlurmFolder
+    stage: str
+    submissions: Sequence[Submission]  # that count, oldest first
+    missing: Collection[int]  # partitions that nothing proves done
+    progress: int  # as in `Submission`, now
+
+    def __post_init__(self) -> None:
+        self._elements: dict[int, list[_Element]] = {index: [] for index in self.missing}
+        self._attempts = functools.cache(self._read_attempts)
+        self._accounted = functools.cache(lambda job: accounted([job]))  # with all of its elements
+        after = [*(entry.progress for entry in self.submissions), self.progress][1:]
+        for entry, progress in zip(self.submissions, after, strict=True):
+            try:
+                plan = self.folder.read_plan(entry.name)
+            except FileNotFoundError:
+                continue
+            ending = Ending(
+                outcome=Outcome.UNKNOWN,
+                memory_gb=plan.memory_gb,
+                minutes=plan.minutes,
+                progressed=progress > entry.progress,
+                alone=set(plan.partitions) <= self._elements.keys(),
+                in_vain=entry.progress == self.progress,
+            )
+            for number in range(plan.elements):
+                indices = {index for index, _ in plan.element(number)}
+                missing = self._elements.keys() & indices
+                if not plan.ranks:
+                    ending = replace(ending, progressed=missing != indices)
+                for index in missing:
+                    self._elements[index].append(_Element(entry, plan, number, ending))
+
+    def _read_attempts(self, partition: int) -> dict[str, Attempt]:
+        """Read the attempts at a partition, by name of their job."""
+        attempts = read_attempts(self.folder.attempt(self.stage, partition))
+        return {attempt.plan: attempt for attempt in attempts}
+
+    def endings(self, queued: Sequence[Queued]) -> dict[int, list[Ending]]:
+        """How the attempts at each missing partition that is in no live job ended, oldest first."""
+        live = {(job.name, job.element or 0) for job in queued}
+        return {
+            index: [self._ending(element, index) for element in elements]
+            for index, elements in self._elements.items()
+            if not any((element.plan.name, element.number) in live for element in elements)
+        }
+
+    def _ending(self, element: _Element, partition: int) -> Ending:
+        name = element.plan.name
+        attempt = self._attempts(partition).get(name) or Attempt(plan=name)
+        if not attempt.outcome:
+            verdict = self._classify(element, attempt)
+            attempt = replace(attempt, outcome=verdict.outcome, message=verdict.message)
+            path = self.folder.attempt(self.stage, partition)
+            AttemptWriter(path, plan=name, job=element.job).classified(
+                verdict.outcome, verdict.message
+            )
+        verdict = classify(attempt)
+        return replace(element.ending, outcome=verdict.outcome, message=verdict.message)
+
+    def _classify(self, element: _Element, attempt: Attempt) -> Verdict:
+        plan, number = element.plan, element.number
+        if plan.ranks:
+            # Another rank may have recorded how it ended; rank 0 then ended because of it.
+            for path in sorted((self.folder.attempts / self.stage).glob("part-*.jsonl")):
+                for other in read_attempts(path):
+                    if other.plan == plan.name and other.outcome not in _SAYS_NOTHING:
+                        return Verdict(Outcome(other.outcome), other.message)
+            logs = [self.folder.log(plan.name, part) for part in ("rank0", "rankbatch")]
+        else:
+            begun = any(plan.name in self._attempts(index) for index, _ in plan.element(number))
+            if not attempt.starts and (begun or (self.folder.stops / plan.name).exists()):
+                return Verdict(Outcome.NOT_STARTED, NOT_STARTED)
+            logs = [self.folder.log(plan.name, number)]
+        rows = self._accounted(element.entry.job).get(element.job, [])
+        if not rows or rows[0].state in {"PENDING", "RUNNING"}:
+            # The accounting is a second late, or off.
+            details = shown(element.job)
+            rows = [*details, *rows[1:]] if details else rows
+        return classify(attempt, rows, "".join(map(log_tail, logs)))

@@ -178,7 +178,7 @@ class _Reader:
 
     def _failure(self, stage: str, index: int, attempt: Attempt, rows: Sequence[Row]) -> Failure:
         folder, element = self.folder, attempt.job.partition("_")[2]
-        log = folder.log(attempt.plan, element) if element else folder.rank_log(attempt.plan, index)
+        log = folder.log(attempt.plan, element or f"rank{index}")
         verdict = classify(attempt, rows, "" if attempt.outcome else log_tail(log))
         run = str(self.folder.run)
         advice = verdict.advice.replace("RUN PARTITION", f"{run} {stage}:{index}")
@@ -252,7 +252,7 @@ def find_logs(run: Path, partition: str = "") -> list[Path]:
         for attempt in read_attempts(folder.attempt(stage, int(number))):
             element = attempt.job.partition("_")[2] or "0"
             paths.append(folder.log(attempt.plan, element))
-            paths.append(folder.rank_log(attempt.plan, number))
+            paths.append(folder.log(attempt.plan, f"rank{number}"))
     logs = [path for path in paths if path.is_file()]
     if not logs:
         evaluations = [Evaluation(folder.run, name).stage for name in launch.evaluations]

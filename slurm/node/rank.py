@@ -79,7 +79,7 @@ class _Rank:
             _log.error("%s", text)
             self._stop(Outcome.NO_PROGRESS, text)
             return STOPPED
-        log = self.folder.rank_log(self.plan.name, self.rank)
+        log = self.folder.log(self.plan.name, f"rank{self.rank}")
         start = log_size(log)
         end = threading.Event()
         watch = threading.Thread(target=watch_exports, args=(self.folder, end), daemon=True)

@@ -9,7 +9,7 @@
     claims/NAME                    id of the job that owns the plan
     stops/NAME                     keeps the elements of an array from starting
     sbatch/NAME.sh                 batch script
-    log/NAME_3.out                 output of an array element; NAME.out: of a whole job
+    log/NAME_3.out  NAME.out       output of an array element; of a whole job
     log/NAME_rank3.out             output of a rank; NAME_rankbatch.out: of its batch script
     attempts/STAGE/part-00012.jsonl  `Attempt`s at one partition
     lease/00007/                   `hold_lease`
@@ -126,13 +126,9 @@ class SlurmFolder:
         self.logs = self.root / "log"
         self.probes = self.root / "probe"
 
-    def log(self, name: str, element: int | str | None = None) -> Path:
-        """Output of one array element, or of the whole job."""
-        return self.logs / (f"{name}.out" if element is None else f"{name}_{element}.out")
-
-    def rank_log(self, name: str, rank: int | str) -> Path:
-        """Output of one rank of a job; ``batch``: of its batch script."""
-        return self.logs / f"{name}_rank{rank}.out"
+    def log(self, name: str, part: int | str = "") -> Path:
+        """Output of a job, or of its array element ``3`` or rank ``rank3``."""
+        return self.logs / (f"{name}.out" if part == "" else f"{name}_{part}.out")
 
     def attempt(self, stage: str, index: int) -> Path:
         """File with the attempts at one partition."""

@@ -12,10 +12,7 @@ _RAISED = re.compile(r"[\w.]+(Error|Exception|Interrupt|Exit|Warning)\b")
 
 def log_size(log: Path) -> int:
     """Size of a log in bytes; 0 if there is none."""
-    try:
-        return log.stat().st_size
-    except OSError:
-        return 0
+    return log.stat().st_size if log.is_file() else 0
 
 
 def log_tail(log: Path, *, start: int = 0, most: int = _TAIL_BYTES) -> str:
