@@ -23,7 +23,14 @@ from dinoforge.slurm.cluster.commands import Queued, SlurmUnavailableError, queu
 from dinoforge.slurm.cluster.executor import JobRefusedError
 from dinoforge.slurm.jobs import Jobs, StageWork, Submitter
 from dinoforge.slurm.profile import Profile
-from dinoforge.slurm.retries import Decisions, History, decide_all, limits_of, since_progress
+from dinoforge.slurm.retries import (
+    Decisions,
+    History,
+    Limits,
+    decide_all,
+    most_limits,
+    since_progress,
+)
 from dinoforge.slurm.store.evaluations import (
     Evaluation,
     is_trained,
@@ -259,7 +266,8 @@ class Driver:
             endings = {index: since_progress(ended) for index, ended in endings.items()}
         return decide_all(
             endings,
-            limits_of(work.job),
+            Limits(work.job.memory_gb, work.job.minutes),
+            most_limits(work.job),
             max_attempts=self.jobs.profile.max_attempts,
             fail_alike=bool(work.pipeline),
         )

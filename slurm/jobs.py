@@ -20,7 +20,7 @@ from dinoforge.slurm.cluster.commands import SlurmUnavailableError, accounted_na
 from dinoforge.slurm.cluster.executor import JobRefusedError, Request, sbatch_text, send
 from dinoforge.slurm.cluster.limits import max_array_size, submit_limit
 from dinoforge.slurm.profile import Job, Profile
-from dinoforge.slurm.retries import Submit
+from dinoforge.slurm.retries import Limits
 from dinoforge.slurm.store.events import Submission, Submissions
 from dinoforge.slurm.store.layout import JOB_PREFIX, JobPlan, Launch, SlurmFolder
 from dinoforge.slurm.store.lease import Lease
@@ -50,7 +50,7 @@ class StageWork:
     stage_fingerprint: str = ""
     config: dict[str, Any] = field(default_factory=dict)
 
-    def plans(self, partitions: Mapping[int, Submit], size: int) -> Iterator[JobPlan]:
+    def plans(self, partitions: Mapping[int, Limits], size: int) -> Iterator[JobPlan]:
         """Split partitions into arrays of at most ``size`` elements, each under one set of limits.
 
         The plans have no names yet.
@@ -139,7 +139,7 @@ class Submitter:
         return self.jobs.folder.submissions
 
     def submit_work(
-        self, work: StageWork, partitions: Mapping[int, Submit], *, may_wait: bool
+        self, work: StageWork, partitions: Mapping[int, Limits], *, may_wait: bool
     ) -> set[str]:
         """Submit array after array until the queue is full; the next gate submits the rest.
 

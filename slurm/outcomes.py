@@ -138,10 +138,9 @@ def _rules(
     Order matters: a job that ran out of memory may also have been killed, one that hit its time
     limit was also cancelled.
     """
-    state, signals = row.state, _fatal_signals(rows)
-    out_of_memory = any(
-        r.state == "OUT_OF_MEMORY" or 125 in (r.exit_signal, r.derived_signal) for r in rows
-    )
+    state, signals = row.state, _signals(rows)
+    # 0:125 is SLURM's own mark.
+    out_of_memory = 125 in signals or any(r.state == "OUT_OF_MEMORY" for r in rows)
     oom, peer = _first(_OOM_LOG, log), _first(_PEER, log)
     # A job that ends within its grace time is no longer reported as preempted.
     early = state == "TIMEOUT" and row.elapsed_s < 0.8 * row.limit_s - 30
@@ -150,6 +149,7 @@ def _rules(
     out_of_time = state in {"TIMEOUT", "DEADLINE"} or "DUE TO TIME LIMIT" in log
     limit = f" of {row.limit_s // 60} min" if row.limit_s else ""
     by = f" by user {row.by}" if row.by else ""
+    # 0:53 is SLURM's own mark.
     no_launch = row.reason == "JobLaunchFailure" or (row.exit_signal, row.exit_code) == (53, 0)
     cannot_start = "the node could not start it: no working folder, or no folder for the log"
     no_program = row.exit_code in {126, 127}
@@ -184,7 +184,7 @@ def _first(pattern: re.Pattern[str], log: str) -> str:
     return match[0] if match else ""
 
 
-def _fatal_signals(rows: Sequence[Row]) -> set[int]:
+def _signals(rows: Sequence[Row]) -> set[int]:
     """Signals that ended the job or a step, wherever SLURM or a shell recorded them."""
     seen: set[int] = set()
     for row in rows:
@@ -192,5 +192,4 @@ def _fatal_signals(rows: Sequence[Row]) -> set[int]:
         seen |= {code - 128 for code in (row.exit_code, row.derived_code) if 128 < code < 160}
         if row.state == "FAILED" and row.exit_code in {9, 12}:
             seen.add(row.exit_code)  # sacct keeps seven bits of a shell's 137
-    # 0:125 is SLURM's own mark of an OOM, 0:53 of a failed launch, 0:15 ends every time-out.
-    return seen - {0, 15, 53, 125}
+    return seen

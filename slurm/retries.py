@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from dinoforge.slurm.cluster.commands import Queued, SlurmError, accounted, shown
-from dinoforge.slurm.cluster.limits import PartitionFacts, read_partitions
+from dinoforge.slurm.cluster.limits import read_partitions
 from dinoforge.slurm.outcomes import NOT_STARTED, Outcome, Verdict, classify
 from dinoforge.slurm.profile import Job
 from dinoforge.slurm.store.events import Attempt, AttemptWriter, Submission, read_attempts
@@ -21,19 +21,16 @@ __all__ = [
     "Ending",
     "History",
     "Limits",
-    "Submit",
     "decide",
     "decide_all",
-    "limits_of",
+    "most_limits",
     "since_progress",
 ]
 
-# Not the fault of the partition: again, as often as the stage makes progress.
-_FREE = {Outcome.INFRASTRUCTURE, Outcome.PREEMPTED, Outcome.NOT_STARTED, Outcome.CRASH}
-_FREE |= {Outcome.UNKNOWN}
 # Every element fails alike, or a person has to act.
 _FINAL = {Outcome.SETUP, Outcome.USAGE, Outcome.USER, Outcome.DEVICE_MEMORY, Outcome.NO_PROGRESS}
-_SAYS_NOTHING = {"", Outcome.DONE, Outcome.PREEMPTED}
+# The fault of the partition, if it happens twice.
+_FAULTS = {Outcome.SETUP, Outcome.EXCEPTION, Outcome.NO_MARKER}
 _KILLS = {Outcome.MEMORY, Outcome.KILLED}
 
 
@@ -41,7 +38,7 @@ _KILLS = {Outcome.MEMORY, Outcome.KILLED}
 class Ending:
     """How one attempt at a partition ended, and under which limits it ran."""
 
-    outcome: Outcome
+    outcome: Outcome = Outcome.UNKNOWN
     message: str = ""
     memory_gb: float = 0.0
     minutes: int = 0
@@ -52,17 +49,7 @@ class Ending:
 
 @dataclass(frozen=True)
 class Limits:
-    """What the profile asks for, and the most that the cluster's partition gives; 0: unknown."""
-
-    memory_gb: float
-    minutes: int
-    most_memory_gb: float = 0.0
-    most_minutes: int = 0
-
-
-@dataclass(frozen=True)
-class Submit:
-    """Submit it, under these limits."""
+    """Memory and time of a job."""
 
     memory_gb: float
     minutes: int
@@ -72,7 +59,7 @@ class Submit:
 class Decisions:
     """What happens to the missing partitions of a stage that are in no live job."""
 
-    submit: dict[int, Submit] = field(default_factory=dict)
+    submit: dict[int, Limits] = field(default_factory=dict)
     stops: dict[int, Verdict] = field(default_factory=dict)  # left to a person
 
     def reasons(self, stage: str, *, numbered: bool) -> list[str]:
@@ -88,19 +75,19 @@ class Decisions:
         return lines
 
 
-def limits_of(job: Job) -> Limits:
-    """Limits of a job: they start at the profile's and end at those of the cluster's partition."""
-    most = PartitionFacts(name=job.partition or "")
+def most_limits(job: Job) -> Limits:
+    """Find the most that the cluster's partition gives a job; 0: unknown."""
     with contextlib.suppress(SlurmError):
         for facts in read_partitions().values():
-            if facts.name == job.partition or (not job.partition and facts.is_default):
-                most = facts
-    return Limits(job.memory_gb, job.minutes, most.memory_mib / 1000, most.max_minutes)
+            if facts.name == job.partition or (facts.is_default and not job.partition):
+                return Limits(facts.memory_mib / 1000, facts.max_minutes)
+    return Limits(0.0, 0)
 
 
 def decide_all(
     histories: Mapping[int, Sequence[Ending]],
-    limits: Limits,
+    asked: Limits,
+    most: Limits,
     *,
     max_attempts: int,
     fail_alike: bool,
@@ -108,12 +95,13 @@ def decide_all(
     """Decide about the missing partitions of a stage that are in no live job.
 
     ``histories`` maps a partition to how its attempts since the last ``retry`` ended, oldest first.
-    After ``max_attempts`` submissions without progress it stops, whatever the cause. With
-    ``fail_alike`` a set-up or usage error of one partition stops all: the others would meet it too.
+    Its limits start at ``asked`` and end at ``most`` (0: unknown). After ``max_attempts``
+    submissions without progress it stops, whatever the cause. With ``fail_alike`` a set-up or usage
+    error of one partition stops all: the others would meet it too.
     """
     decisions = Decisions()
     for index, history in histories.items():
-        decision = decide(history, limits)
+        decision = decide(history, asked, most)
         in_vain = sum(ending.in_vain for ending in history)
         if isinstance(decision, Verdict):
             decisions.stops[index] = decision
@@ -129,7 +117,7 @@ def decide_all(
     return decisions
 
 
-def decide(history: Sequence[Ending], limits: Limits) -> Submit | Verdict:
+def decide(history: Sequence[Ending], asked: Limits, most: Limits) -> Limits | Verdict:
     """Decide about one partition: submit it, or stop with the verdict; see `decide_all`.
 
     Out of memory: once more with 1.5 times the memory. Out of time: once more with twice the
@@ -138,44 +126,45 @@ def decide(history: Sequence[Ending], limits: Limits) -> Submit | Verdict:
     meet: stop at once.
     """
     if not history:
-        return Submit(limits.memory_gb, limits.minutes)
+        return asked
     last = history[-1]
-    again = Submit(max(limits.memory_gb, last.memory_gb), max(limits.minutes, last.minutes))
+    again = Limits(max(asked.memory_gb, last.memory_gb), max(asked.minutes, last.minutes))
     stop = Verdict(last.outcome, last.message)
     bad_node = last.outcome is Outcome.SETUP and not last.alone
     if last.outcome in _FINAL and not bad_node:
         return stop
-    if last.outcome in _FREE:
-        return again
     if last.outcome in _KILLS:
-        return _after_a_kill(history, again, limits)
+        return _after_a_kill(history, again, asked, most)
     if last.outcome is Outcome.TIME:
-        return _after_a_timeout(history, again, limits)
+        return _after_a_timeout(history, again, most)
     same = [e for e in history if (e.outcome, e.message) == (last.outcome, last.message)]
-    return stop if len(same) > 1 else again
+    # Anything else is not its fault: again, as often as the stage makes progress.
+    return stop if last.outcome in _FAULTS and len(same) > 1 else again
 
 
-def _after_a_kill(history: Sequence[Ending], again: Submit, limits: Limits) -> Submit | Verdict:
+def _after_a_kill(
+    history: Sequence[Ending], again: Limits, asked: Limits, most: Limits
+) -> Limits | Verdict:
     kills, last = [e for e in history if e.outcome in _KILLS], history[-1]
     if last.outcome is Outcome.KILLED and len(kills) == 1:
         return again
     more = round(again.memory_gb * 1.5, 3)
-    more = min(more, limits.most_memory_gb or more)
-    if more <= again.memory_gb or any(e.memory_gb > limits.memory_gb for e in kills):
+    more = min(more, most.memory_gb or more)
+    if more <= again.memory_gb or any(e.memory_gb > asked.memory_gb for e in kills):
         return Verdict(last.outcome, f"{last.message} with {again.memory_gb:g} GB")
-    return Submit(more, again.minutes)
+    return Limits(more, again.minutes)
 
 
-def _after_a_timeout(history: Sequence[Ending], again: Submit, limits: Limits) -> Submit | Verdict:
+def _after_a_timeout(history: Sequence[Ending], again: Limits, most: Limits) -> Limits | Verdict:
     more = 2 * again.minutes
-    more = min(more, limits.most_minutes or more)
+    more = min(more, most.minutes or more)
     if not history[-1].progressed:
         text = f"not done in {again.minutes} min, "
         if sum(ending.outcome is Outcome.TIME for ending in history) > 1:
             return Verdict(Outcome.TIME, f"{text}nor with the limit before")
         if more <= again.minutes:
             return Verdict(Outcome.TIME, f"{text}the limit of the partition")
-    return Submit(again.memory_gb, more)
+    return Limits(again.memory_gb, more)
 
 
 def since_progress(history: list[Ending]) -> list[Ending]:
@@ -217,12 +206,8 @@ class History:
         self._accounted = functools.cache(lambda job: accounted([job]))  # with all of its elements
         after = [*(entry.progress for entry in self.submissions), self.progress][1:]
         for entry, progress in zip(self.submissions, after, strict=True):
-            try:
-                plan = self.folder.read_plan(entry.name)
-            except FileNotFoundError:
-                continue
+            plan = self.folder.read_plan(entry.name)
             ending = Ending(
-                outcome=Outcome.UNKNOWN,
                 memory_gb=plan.memory_gb,
                 minutes=plan.minutes,
                 progressed=progress > entry.progress,
@@ -258,9 +243,8 @@ class History:
             verdict = self._classify(element, attempt)
             attempt = replace(attempt, outcome=verdict.outcome, message=verdict.message)
             path = self.folder.attempt(self.stage, partition)
-            AttemptWriter(path, plan=name, job=element.job).classified(
-                verdict.outcome, verdict.message
-            )
+            writer = AttemptWriter(path, plan=name, job=element.job)
+            writer.classified(verdict.outcome, verdict.message)
         verdict = classify(attempt)
         return replace(element.ending, outcome=verdict.outcome, message=verdict.message)
 
@@ -270,7 +254,8 @@ class History:
             # Another rank may have recorded how it ended; rank 0 then ended because of it.
             for path in sorted((self.folder.attempts / self.stage).glob("part-*.jsonl")):
                 for other in read_attempts(path):
-                    if other.plan == plan.name and other.outcome not in _SAYS_NOTHING:
+                    silent = other.outcome in {"", Outcome.DONE, Outcome.PREEMPTED}
+                    if other.plan == plan.name and not silent:
                         return Verdict(Outcome(other.outcome), other.message)
             logs = [self.folder.log(plan.name, part) for part in ("rank0", "rankbatch")]
         else:

@@ -21,7 +21,7 @@ from dinoforge.slurm.driver import advance, stage_works
 from dinoforge.slurm.jobs import Jobs, Submitter
 from dinoforge.slurm.node.probe import probe_nodes
 from dinoforge.slurm.profile import Job, Profile, load_profile
-from dinoforge.slurm.retries import Submit
+from dinoforge.slurm.retries import Limits
 from dinoforge.slurm.store.evaluations import Evaluation, check_unchanged, write_recipes
 from dinoforge.slurm.store.layout import Launch, SlurmFolder, State
 from dinoforge.slurm.store.lease import LeaseBusyError, hold_lease
@@ -339,7 +339,7 @@ def _add_stages(plan: DryRun, jobs: Jobs, request: SubmitRequest) -> None:
         if not missing:
             row["jobs"] = f"done: {_count(done, 'partition')}"
             continue
-        limits = dict.fromkeys(work.missing, Submit(work.job.memory_gb, work.job.minutes))
+        limits = dict.fromkeys(work.missing, Limits(work.job.memory_gb, work.job.minutes))
         sizes = [part.elements for part in work.plans(limits, size)]
         are_done = f" ({done} are done)" if done else ""
         listed = ", ".join(map(str, sizes[:8])) + (" ..." if len(sizes) > 8 else "")

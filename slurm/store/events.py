@@ -171,7 +171,8 @@ def read_attempts(path: Path) -> list[Attempt]:
     for line in read_lines(path):
         name = str(line.get("plan", ""))
         attempt = attempts.get(name, Attempt(plan=name))
-        facts = {key: line[key] for key in _KEPT & line.keys()}
+        kept = {"job", "host", "memory_gb", "minutes", "outcome", "message"} & line.keys()
+        facts = {key: line[key] for key in kept}
         if line.get("event") == "start":  # maybe again: the job was requeued
             steps = [*attempt.steps, int(line.get("step", 0))]
             facts |= {"starts": len(steps), "steps": steps, "outcome": "", "message": ""}
@@ -179,9 +180,6 @@ def read_attempts(path: Path) -> list[Attempt]:
             facts["signals"] = [*attempt.signals, str(line["signal"])]
         attempts[name] = replace(attempt, **facts)
     return list(attempts.values())
-
-
-_KEPT = {"job", "host", "memory_gb", "minutes", "outcome", "message"}
 
 
 def starts_without_progress(attempts: Sequence[Attempt]) -> int:

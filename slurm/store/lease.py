@@ -78,8 +78,7 @@ def hold_lease(
         time.sleep(min(pause, max(deadline - time.monotonic(), 0.01)))
         pause = min(1.5 * pause, 2.0)
     facts = {"host": platform.node(), "boot": _boot_id(), "pid": os.getpid()}
-    facts |= {"job": os.environ.get("SLURM_JOB_ID", "")}
-    lease.holder_file.write_text(json.dumps(facts))
+    lease.holder_file.write_text(json.dumps(facts | {"job": os.environ.get("SLURM_JOB_ID", "")}))
     end = threading.Event()
     heartbeat = threading.Thread(target=_beat, args=(lease.holder_file, end), daemon=True)
     heartbeat.start()

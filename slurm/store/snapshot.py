@@ -4,6 +4,7 @@ Of a source tree: the files that git does not ignore, with the commit and the di
 package: its files. The copy is named after its content, so the same code is copied once.
 """
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -47,13 +48,12 @@ def take_snapshot(folder: Path) -> Path:
         draft.rename(target)
     except OSError as error:
         shutil.rmtree(draft, ignore_errors=True)
-        if target.is_dir():
-            return target  # another command copied the same code meanwhile
-        raise UsageError(
-            what=f"cannot copy the code: {error.strerror or error}",
-            where=str(folder),
-            do="free space there, or set snapshot: false in the profile",
-        ) from error
+        if not target.is_dir():  # else another command copied the same code meanwhile
+            raise UsageError(
+                what=f"cannot copy the code: {error.strerror or error}",
+                where=str(folder),
+                do="free space there, or set snapshot: false in the profile",
+            ) from error
     return target
 
 
@@ -82,12 +82,9 @@ def _place(name: str) -> str:
 
 def _git(root: Path, *words: str) -> str:
     """Run git; "" if there is no repository, or no git."""
-    if not (root / ".git").exists():
-        return ""
-    try:
-        done = subprocess.run(
-            ["git", "-C", str(root), *words], capture_output=True, timeout=60, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return done.stdout.decode(errors="replace") if done.returncode == 0 else ""
+    if (root / ".git").exists():
+        command = ["git", "-C", str(root), *words]
+        with contextlib.suppress(OSError, subprocess.SubprocessError):
+            done = subprocess.run(command, capture_output=True, timeout=60, check=True)
+            return done.stdout.decode(errors="replace")
+    return ""
