@@ -96,7 +96,7 @@ class Jobs:
     def ranks(self, name: str, job: Job) -> Request:
         """Request one process per task, over all nodes of the job."""
         return replace(
-            self._request(name, job, "rank", name),
+            self._request(name, job, "worker", name),
             log=str(self.folder.log(name, "rank%t")),
             ranks=True,
             signal_before_s=self.profile.signal_before_s,
@@ -107,9 +107,9 @@ class Jobs:
         request = self._request(name, self.profile.job("gate", "gate"), "gate")
         return replace(request, after=tuple(after))
 
-    def probe(self, name: str, job: Job, token: str, device: str) -> Request:
-        """Read a token in the run folder, check recipe and device, on a node of this kind."""
-        return self._request(name, job, "probe", name, token, device)
+    def probe(self, name: str, job: Job, device: str) -> Request:
+        """Check run folder, recipe and device on a node of this kind."""
+        return self._request(name, job, "probe", name, device)
 
     def _request(self, name: str, job: Job, program: str, *arguments: str) -> Request:
         # Its code first, then what the submitter could import.

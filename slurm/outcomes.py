@@ -94,7 +94,7 @@ _NO_MODULE = re.compile(r"\b(ModuleNotFoundError|ImportError): |command not foun
 _PEER = re.compile(
     r"Connection closed by peer|NCCL.*(timeout|abort)|gloo.*timed? ?out", re.IGNORECASE
 )
-# As srun, bash and `slurm.node.command` print it.
+# As srun, bash and `slurm.node.worker` print it.
 _KILLED = re.compile(r"task \d+: Killed|: +\d+ Killed\b|ended by SIGKILL")
 _USR2 = re.compile(r"User defined signal [12]")
 _FAULTS = {11, 6, 7, 4, 8}  # SEGV, ABRT, BUS, ILL, FPE

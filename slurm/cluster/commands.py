@@ -1,10 +1,5 @@
-"""Run SLURM's commands: clean environment, timeouts, and two kinds of failure.
+"""Run SLURM's commands: clean environment, timeouts, two kinds of failure; read their answers."""
 
-`SlurmUnavailableError` means that the answer is unknown (ask again), `SlurmRefusedError` that SLURM
-rejected the command.
-"""
-
-import contextlib
 import os
 import re
 import shutil
@@ -12,7 +7,6 @@ import subprocess
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from dinoforge.errors import DinoforgeError, UsageError
 from dinoforge.slurm.outcomes import Row
@@ -37,8 +31,6 @@ __all__ = [
     "shown",
 ]
 
-_TIMEOUT_S = 180.0  # MessageTimeout is 10 s by default and 100 s on large clusters
-
 _NO_ANSWER = re.compile(
     r"Socket timed out|Unable to contact slurm|Connection (refused|reset|timed out)|Zero Bytes"
     r"|Transport endpoint|communication (failure|connection)|temporarily un(able|available)"
@@ -59,7 +51,7 @@ class SlurmError(DinoforgeError):
 
 
 class SlurmUnavailableError(SlurmError):
-    """The controller (or the accounting) did not answer: nothing is known."""
+    """The controller (or the accounting) did not answer: nothing is known, ask again."""
 
 
 class SlurmRefusedError(SlurmError):
@@ -85,31 +77,23 @@ def has_slurm() -> bool:
 def need_slurm() -> None:
     """Raise `UsageError` on a machine without SLURM commands."""
     if not has_slurm():
-        raise UsageError(
-            what="no sbatch on this machine",
-            where="--on slurm",
-            do="run the command on a login node of the cluster, or use --on local:N",
-        )
+        do = "run the command on a login node of the cluster, or use --on local:N"
+        raise UsageError(what="no sbatch on this machine", where="--on slurm", do=do)
 
 
-def clean_environment(environment: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Return the environment without the variables of the job that this process may be part of.
+def clean_environment(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """Drop the variables of the job that this process may be part of.
 
     A job submitted from inside a job would inherit its memory, tasks and binding.
     """
-    variables = (os.environ if environment is None else environment).items()
-    return {name: value for name, value in variables if not _DROPPED.search(name)}
+    return {name: value for name, value in environment.items() if not _DROPPED.search(name)}
 
 
-def ask(words: Sequence[str], *, timeout_s: float = _TIMEOUT_S, patience_s: float = 0.0) -> str:
+def ask(words: Sequence[str], *, timeout_s: float = 180.0, patience_s: float = 0.0) -> str:
     """Run one command, again for ``patience_s`` while there is no answer; returns its output.
 
-    Raises
-    ------
-    SlurmUnavailableError
-        If it did not answer, or does not exist here.
-    SlurmRefusedError
-        If SLURM rejected it.
+    Raises `SlurmUnavailableError` if it did not answer or does not exist here, `SlurmRefusedError`
+    if SLURM rejected it. SLURM's own MessageTimeout is 10 s by default, 100 s on large clusters.
     """
     deadline, pause = time.monotonic() + patience_s, 0.5
     while True:
@@ -128,7 +112,6 @@ def _run(words: Sequence[str], timeout_s: float) -> str:
             words,
             stdin=subprocess.DEVNULL,
             capture_output=True,
-            text=True,
             errors="replace",
             timeout=timeout_s,
             env=clean_environment(),
@@ -166,10 +149,9 @@ def queue(prefix: str, *, patience_s: float = 600.0) -> list[Queued]:
 
 def cancel(jobs: Iterable[str], *, kill: bool = False) -> None:
     """Cancel jobs; ``kill`` sends SIGKILL at once to those that run."""
-    for start in range(0, len(names := sorted(set(jobs))), 200):
-        words = ["scancel", *(["--signal=KILL"] if kill else []), *names[start : start + 200]]
+    if names := sorted(set(jobs)):
         try:
-            ask(words, patience_s=120)
+            ask(["scancel", *(["--signal=KILL"] if kill else []), *names], patience_s=120)
         except SlurmRefusedError as error:
             if "Invalid job id" not in str(error) and "already completing" not in str(error):
                 raise
@@ -183,49 +165,32 @@ def accounted(jobs: Sequence[str]) -> dict[str, list[Row]]:
 
     Empty where accounting is off or does not answer; a missing row never means that a job is gone.
     """
-    rows: dict[str, list[Row]] = {}
-    with contextlib.suppress(SlurmError):
-        for start in range(0, len(jobs), 100):
-            words = ["sacct", "-D", "-n", "-P", "-o", _COLUMNS, "-j"]
-            text = ask([*words, ",".join(jobs[start : start + 100])], timeout_s=60)
-            rows |= parse_accounting(text)
-    return rows
+    words = ["sacct", "-D", "-n", "-P", "-o", _COLUMNS, "-j", ",".join(jobs)]
+    try:
+        return parse_accounting(ask(words, timeout_s=60))
+    except SlurmError:
+        return {}
 
 
 def accounted_name(name: str) -> str | None:
     """Find the id of a job by its name in the accounting; None if it is not there."""
-    since = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(time.time() - 14 * 86400))
-    words = ["sacct", "-X", "-n", "-P", "-o", "JobID", "-S", since, "--name", name]
+    words = ["sacct", "-X", "-n", "-P", "-o", "JobID", "-S", "now-14days", "--name", name]
     try:
-        first = ask(words, timeout_s=60).strip().partition("\n")[0]
+        match = re.match(r"\d+", ask(words, timeout_s=60))
     except SlurmError:
         return None
-    return first.partition("_")[0] or None
+    return match[0] if match else None
 
 
 def parse_accounting(text: str) -> dict[str, list[Row]]:
     """Parse ``sacct -D -n -P``; of a job that was requeued, the last run counts."""
     rows: dict[str, list[Row]] = {}
     for line in text.splitlines():
-        columns = line.split("|")
-        if len(columns) <= _COLUMNS.count(","):
-            continue
-        values = dict(zip(_COLUMNS.split(","), columns, strict=False))
-        job, _, step = values["JobID"].partition(".")
-        state, _, rest = values["State"].partition(" ")
-        row = _row(
-            values,
-            job=job,
-            step=step,
-            state=state.rstrip("+"),
-            by=rest.removeprefix("by ").strip(),
-            elapsed_s=_whole(values["ElapsedRaw"]),
-            limit_s=60 * _whole(values["TimelimitRaw"]),
-        )
-        if step:
-            rows.setdefault(job, []).append(row)
-        else:
-            rows[job] = [row]
+        values = dict(zip(_COLUMNS.split(","), line.split("|"), strict=False))
+        if "NodeList" in values:
+            row = _row(values)
+            earlier = rows.get(row.job, []) if row.step else []
+            rows[row.job] = [*earlier, row]
     return rows
 
 
@@ -242,33 +207,34 @@ def parse_details(text: str) -> list[Row]:
     rows = []
     for line in text.splitlines():
         values = dict(re.findall(r"(\w+)=(\S*)", line))
-        if "JobId" not in values:
-            continue
-        array, element = values.get("ArrayJobId"), values.get("ArrayTaskId")
-        rows.append(
-            _row(
-                values,
-                job=f"{array}_{element}" if array and element else values["JobId"],
-                state=values.get("JobState", ""),
-                elapsed_s=seconds(values.get("RunTime", "")),
-                limit_s=seconds(values.get("TimeLimit", "")),
-            )
-        )
+        if job := values.get("JobId"):
+            array, element = values.get("ArrayJobId"), values.get("ArrayTaskId")
+            values["JobID"] = f"{array}_{element}" if array and element else job
+            values["State"] = values.get("JobState", "")
+            values["ElapsedRaw"] = str(seconds(values.get("RunTime", "")))
+            values["TimelimitRaw"] = str(seconds(values.get("TimeLimit", "")) // 60)
+            rows.append(_row(values))
     return rows
 
 
-def _row(values: Mapping[str, str], **facts: Any) -> Row:
-    """Make a row; ``values`` hold what both commands print alike."""
+def _row(values: Mapping[str, str]) -> Row:
+    job, _, step = values["JobID"].partition(".")
+    state, _, by = values["State"].partition(" ")
     code, _, signal = values.get("ExitCode", "").partition(":")
     derived_code, _, derived_signal = values.get("DerivedExitCode", "").partition(":")
     return Row(
+        job=job,
+        step=step,
+        state=state.rstrip("+"),
+        by=by.removeprefix("by ").strip(),
         exit_code=_whole(code),
         exit_signal=_whole(signal),
         derived_code=_whole(derived_code),
         derived_signal=_whole(derived_signal),
         reason=values.get("Reason", ""),
+        elapsed_s=_whole(values["ElapsedRaw"]),
+        limit_s=60 * _whole(values["TimelimitRaw"]),
         node=values.get("NodeList", ""),
-        **facts,
     )
 
 
@@ -277,8 +243,8 @@ def _whole(text: str) -> int:
 
 
 def seconds(text: str) -> int:
-    """Read a duration of SLURM, ``1-02:03:04``; 0 for UNLIMITED."""
-    match = re.fullmatch(r"(?:(\d+)-)?(\d+):(\d+):(\d+)", text)
+    """Read a duration of SLURM, ``1-02:03:04`` or ``30:00``; 0 for UNLIMITED."""
+    match = re.fullmatch(r"(?:(?:(\d+)-)?(\d+):)?(\d+):(\d+)", text)
     if match is None:
         return 0
     days, hours, minutes, rest = (int(part or 0) for part in match.groups())

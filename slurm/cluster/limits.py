@@ -13,14 +13,7 @@ from dinoforge.errors import Fault
 from dinoforge.slurm.cluster.commands import SlurmError, ask, seconds
 from dinoforge.slurm.profile import Job
 
-__all__ = [
-    "PartitionFacts",
-    "check_jobs",
-    "max_array_size",
-    "parse_partitions",
-    "read_partitions",
-    "submit_limit",
-]
+__all__ = ["check_jobs", "max_array_size", "parse_partitions", "read_partitions", "submit_limit"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,16 +51,15 @@ def submit_limit() -> int:
 
 def read_partitions() -> dict[str, PartitionFacts]:
     """Read the partitions of the cluster; raises `SlurmError` like `ask`."""
-    nodes = ask(["sinfo", "-h", "-e", "-o", "%P|%a|%D|%c|%m|%G|%f"], patience_s=60)
-    limits = ask(["scontrol", "-o", "show", "partition"], patience_s=60)
-    return parse_partitions(nodes, limits)
+    words = ["sinfo", "-h", "-e", "-o", "%P|%a|%D|%c|%m|%G|%f|%l"]
+    return parse_partitions(ask(words, patience_s=60))
 
 
-def parse_partitions(nodes: str, limits: str) -> dict[str, PartitionFacts]:
-    """Parse ``sinfo`` (one row per partition and node type), ``scontrol -o show partition``."""
+def parse_partitions(text: str) -> dict[str, PartitionFacts]:
+    """Parse what ``sinfo`` prints: one row per partition and node type."""
     partitions: dict[str, PartitionFacts] = {}
-    for line in nodes.splitlines():
-        name, up, count, cpus, memory, gres, features = line.strip().split("|")
+    for line in text.splitlines():
+        name, up, count, cpus, memory, gres, features, limit = line.strip().split("|")
         bare = name.rstrip("*")
         facts = partitions.get(bare, PartitionFacts(name=bare))
         partitions[bare] = replace(
@@ -79,13 +71,8 @@ def parse_partitions(nodes: str, limits: str) -> dict[str, PartitionFacts]:
             memory_mib=max(facts.memory_mib, _number(memory)),
             gpus=max(facts.gpus, sum(map(int, re.findall(r"gpu(?::[^:,()]+)?:(\d+)", gres)))),
             features=facts.features | set(features.replace("(null)", "").split(",")) - {""},
+            max_minutes=seconds(limit) // 60,
         )
-    for line in limits.splitlines():
-        values = dict(re.findall(r"(\w+)=(\S*)", line))
-        name = values.get("PartitionName", "")
-        if name in partitions:
-            minutes = seconds(values.get("MaxTime", "")) // 60
-            partitions[name] = replace(partitions[name], max_minutes=minutes)
     return partitions
 
 

@@ -9,12 +9,11 @@ Exit codes: 0 the run goes on or is finished, 64 it waits for a person, 65 SLURM
 import logging
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 from dinoforge.config import load_config
 from dinoforge.errors import DinoforgeError
-from dinoforge.log import log_to_folder, set_up_logging, stop_logging
+from dinoforge.log import log_to_folder, set_up_logging
 from dinoforge.slurm.cluster.commands import SlurmUnavailableError
 from dinoforge.slurm.driver import advance
 from dinoforge.slurm.profile import Profile
@@ -23,20 +22,17 @@ from dinoforge.slurm.store.lease import LeaseBusyError
 
 __all__ = ["main"]
 
-_SHARE_OF_TIME = 0.6  # one more attempt may take ten minutes
-
 GOES_ON, NEEDS_A_PERSON, NO_ANSWER, BUSY = 0, 64, 65, 66
 
 _log = logging.getLogger(__name__)
 
 
-def main(arguments: Sequence[str]) -> int:
+def main(run: Path) -> int:
     """Advance a run by one step; retries, as a controller may be away for a while."""
-    run = Path(arguments[0])
-    handler = log_to_folder(run / "log")
+    log_to_folder(run / "log")
     try:
         minutes = load_config(Profile, SlurmFolder(run).profile).job("gate", "gate").minutes
-        deadline = time.monotonic() + 60 * minutes * _SHARE_OF_TIME
+        deadline = time.monotonic() + 0.6 * 60 * minutes  # one more attempt may take ten minutes
         while True:
             try:
                 state = advance(run, on_node=True)
@@ -51,10 +47,8 @@ def main(arguments: Sequence[str]) -> int:
     except DinoforgeError as error:
         _log.error("gate: %s", error)
         return NEEDS_A_PERSON
-    finally:
-        stop_logging(handler)
 
 
 if __name__ == "__main__":
     set_up_logging()
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main(Path(sys.argv[1])))

@@ -2,7 +2,7 @@
 
 `probe_nodes` submits it and waits. It runs
 
-    python -P -m dinoforge.slurm.node.probe RUN NAME TOKEN DEVICE
+    python -P -m dinoforge.slurm.node.probe RUN NAME DEVICE
 
 which writes ``RUN/slurm/probe/NAME.json`` with the faults found, none if all is well.
 """
@@ -10,18 +10,16 @@ which writes ``RUN/slurm/probe/NAME.json`` with the faults found, none if all is
 import json
 import logging
 import platform
-import secrets
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import astuple, replace
 from pathlib import Path
-from typing import Any
 
 from dinoforge.config import load_config, to_plain
 from dinoforge.errors import Fault, UsageError
-from dinoforge.files import hash_json, write_json, write_text
+from dinoforge.files import hash_json, write_json
 from dinoforge.slurm.cluster.commands import accounted, cancel, queue, shown
 from dinoforge.slurm.jobs import Jobs, Submitter
 from dinoforge.slurm.outcomes import Outcome, classify
@@ -36,7 +34,6 @@ _log = logging.getLogger(__name__)
 
 _PATIENCE_S = 900.0  # in the queue
 _SETTLE_S = 5.0  # a file written by a node may take this long to appear here
-_LOG_EVERY_S = 60.0
 
 _SHARE_FOLDER = "choose a folder that all nodes share with out=FOLDER"
 
@@ -49,108 +46,87 @@ def probe_nodes(
     ``resources`` and ``devices`` map the name of each job to what it requests, and to the device
     that it computes on (none: the CPU).
 
-    Raises
-    ------
-    UsageError
-        If a node does not see the run folder, lacks a package or the device, or rejects the recipe;
-        or if no node was free for 15 minutes.
+    Raises `UsageError` if a node does not see the run folder, lacks a package or the device, or
+    rejects the recipe; or if no node was free for 15 minutes.
     """
-    passed = jobs.folder.probes / "passed.json"
     launch = jobs.launch
     subject = hash_json([to_plain(jobs.profile), launch.folder, launch.python, dict(devices)])
-    if _read(passed).get("asked") == subject:
+    passed = jobs.folder.probes / f"{subject}.passed"
+    if passed.exists():
         return
     kinds: dict[str, tuple[Job, str]] = {}
     for name, job in resources.items():
         device = devices.get(name, "cpu")
         key = hash_json([job.partition, job.constraint, job.python, job.setup, device])
         kinds.setdefault(key, (job, device))
-    names = [_submit(jobs, submitter, *kind) for kind in kinds.values()]
+    probes = [_submit(jobs, submitter, *kind) for kind in kinds.values()]
     try:
-        faults = [fault for name in names for fault in _wait(jobs, submitter, name)]
+        faults = [fault for name, job_id in probes for fault in _wait(jobs.folder, name, job_id)]
     except BaseException:
-        cancel(job.job for name in names for job in queue(name))
+        cancel(job_id for name, job_id in probes if queue(name))
         raise
     if faults:
         raise UsageError(faults=list(dict.fromkeys(faults)))
-    write_json(passed, {"asked": subject})
+    passed.touch()
 
 
-def _submit(jobs: Jobs, submitter: Submitter, job: Job, device: str) -> str:
-    name, token = jobs.name("probe", 0), secrets.token_hex(16)
-    write_text(jobs.folder.probes / f"{name}.token", token)
-    small = replace(job, nodes=1, tasks_per_node=1, gpus_per_node=0, cpus_per_task=1)
-    small = replace(small, minutes=1, memory_gb=2.0)
+def _submit(jobs: Jobs, submitter: Submitter, job: Job, device: str) -> tuple[str, str]:
+    """Submit the probe of one kind of node; returns its name and its id."""
+    minutes, memory_gb, gpus = 1, 2.0, 0
     if device != "cpu":  # loading CUDA takes time and memory
-        small = replace(small, minutes=3, memory_gb=8.0, gpus_per_node=min(job.gpus_per_node, 1))
-    small = replace(small, memory_gb=min(job.memory_gb, small.memory_gb))
-    entry = Submission(name=name, kind="probe", stage="probe")
-    submitter.submit(jobs.probe(name, small, token, device), entry)
-    return name
+        minutes, memory_gb, gpus = 3, 8.0, min(job.gpus_per_node, 1)
+    memory_gb = min(job.memory_gb, memory_gb)
+    job = replace(job, nodes=1, tasks_per_node=1, cpus_per_task=1, gpus_per_node=gpus)
+    name = jobs.name("probe", 0)
+    request = jobs.probe(name, replace(job, minutes=minutes, memory_gb=memory_gb), device)
+    return name, submitter.submit(request, Submission(name=name, kind="probe", stage="probe"))
 
 
-def _wait(jobs: Jobs, submitter: Submitter, name: str) -> list[Fault]:
+def _wait(folder: SlurmFolder, name: str, job_id: str) -> list[Fault]:
+    """Wait for the answer of a probe: the faults of its node."""
+    answer = folder.probes / f"{name}.json"
     started = logged = last_seen = time.monotonic()
-    while True:
-        answer = _read(jobs.folder.probes / f"{name}.json")
-        if answer:
-            return [Fault(*parts) for parts in answer["faults"]]
-        waiting = queue(name)
-        now = time.monotonic()
+    while not answer.exists():
+        waiting, now = queue(name), time.monotonic()
         if waiting:
             last_seen = now
         elif now - last_seen > _SETTLE_S:
-            return [_diagnose(jobs, submitter, name)]
+            return [_diagnose(folder, name, job_id)]
         if now - started > _PATIENCE_S:
-            raise UsageError(
-                what="no node was free for the probe in 15 minutes",
-                where=str(jobs.folder.profile),
-                do="rerun the command later, or set probe: false",
-            )
-        if waiting and now - logged > _LOG_EVERY_S:
+            what = "no node was free for the probe in 15 minutes"
+            do = "rerun the command later, or set probe: false"
+            raise UsageError(what=what, where=str(folder.profile), do=do)
+        if waiting and now - logged > 60.0:
             _log.info("the probe is pending: %s (probe: false skips it)", waiting[0].reason)
             logged = now
         time.sleep(0.2)
+    return [Fault(*parts) for parts in json.loads(answer.read_text(encoding="utf-8"))["faults"]]
 
 
-def _diagnose(jobs: Jobs, submitter: Submitter, name: str) -> Fault:
+def _diagnose(folder: SlurmFolder, name: str, job_id: str) -> Fault:
     """Find out why a probe ended without an answer that is visible here."""
-    path = jobs.folder.log(name)
+    path = folder.log(name)
     log = log_tail(path)
-    job = next((e.job for e in submitter.submissions.read() if e.name == name), "")
-    rows = accounted([job]).get(job) or shown(job)
+    rows = accounted([job_id]).get(job_id) or shown(job_id)
     verdict = classify(Attempt(plan=name), rows, log)
     silent = {Outcome.SETUP, Outcome.UNKNOWN, Outcome.NO_MARKER}
     if not path.exists() and verdict.outcome in silent:
-        return Fault("nodes do not see the run folder", str(jobs.folder.run), _SHARE_FOLDER)
-    last = next((line for line in reversed(log.splitlines()) if line.strip()), verdict.message)
-    what = f"a probe on a node failed: {last.strip()}"
-    return Fault(what, str(path), verdict.advice or "read the log")
+        return Fault("nodes do not see the run folder", str(folder.run), _SHARE_FOLDER)
+    last = (log.strip() or verdict.message).rpartition("\n")[2].strip()
+    return Fault(f"a probe on a node failed: {last}", str(path), verdict.advice or "read the log")
 
 
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return value
-
-
-def main(words: Sequence[str]) -> int:
+def main(run: Path, name: str, device: str) -> int:
     """Check the node that this runs on."""
-    folder, (name, token, device) = SlurmFolder(Path(words[0])), words[1:]
-    faults = [astuple(fault) for fault in _faults(folder, name, token, device)]
+    folder = SlurmFolder(run)
+    faults = [astuple(fault) for fault in _faults(folder, name, device)]
     write_json(folder.probes / f"{name}.json", {"host": platform.node(), "faults": faults})
     return 0
 
 
-def _faults(folder: SlurmFolder, name: str, token: str, device: str) -> Iterator[Fault]:
+def _faults(folder: SlurmFolder, name: str, device: str) -> Iterator[Fault]:
     node = platform.node()
-    try:
-        content = (folder.probes / f"{name}.token").read_text(encoding="ascii")
-    except OSError:
-        content = ""
-    if content != token:
+    if not (folder.scripts / f"{name}.sh").is_file():  # written before the job was submitted
         what = f"node {node} sees another folder under this name"
         yield Fault(what, str(folder.run), _SHARE_FOLDER)
         return
@@ -158,7 +134,16 @@ def _faults(folder: SlurmFolder, name: str, token: str, device: str) -> Iterator
     if profile.nodes_may_submit and shutil.which("sbatch") is None:
         yield Fault(f"no sbatch on node {node}", str(folder.profile), "set nodes_may_submit: false")
     try:
-        _check_recipe(folder, device)
+        # Late: packages may be missing here, which is reported.
+        from dinoforge.device import resolve_device
+        from dinoforge.stages import find_pipeline
+
+        launch = folder.read_launch()
+        if launch.pipeline:
+            pipeline = find_pipeline(launch.pipeline)
+            pipeline.check(load_config(pipeline.config, folder.run / "config.yaml"))
+        if device != "cpu" or not launch.pipeline:
+            resolve_device(device)
     except UsageError as error:
         yield from error.faults
     except ImportError as error:
@@ -166,18 +151,5 @@ def _faults(folder: SlurmFolder, name: str, token: str, device: str) -> Iterator
         yield Fault(what, str(folder.profile), "fix `python` or `setup` of the profile")
 
 
-def _check_recipe(folder: SlurmFolder, device: str) -> None:
-    """Check recipe, packages and device where the jobs will run."""
-    from dinoforge.device import resolve_device
-    from dinoforge.stages import find_pipeline
-
-    launch = folder.read_launch()
-    if launch.pipeline:
-        pipeline = find_pipeline(launch.pipeline)
-        pipeline.check(load_config(pipeline.config, folder.run / "config.yaml"))
-    if device != "cpu" or not launch.pipeline:
-        resolve_device(device)
-
-
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main(Path(sys.argv[1]), *sys.argv[2:]))

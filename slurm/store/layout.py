@@ -14,7 +14,7 @@
     attempts/STAGE/part-00012.jsonl  `Attempt`s at one partition
     lease/00007/                   `hold_lease`
     snapshot/HASH/                 copies of the code, by content
-    probe/                         tokens that nodes have to read, and their answers
+    probe/                         answers of nodes
 """
 
 import contextlib

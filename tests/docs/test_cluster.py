@@ -97,7 +97,7 @@ def test_partitions_and_files_of_the_curation_are_those_of_the_recipe(guide):
 
 def test_lines_of_mistakes_are_said_as_the_guide_shows_them(guide):
     said = [line for line, _ in rows(guide, "line")]
-    partitions = parse_partitions("gpu*|up|3|96|2000000|gpu:h100:8|(null)\n", "")
+    partitions = parse_partitions("gpu*|up|3|96|2000000|gpu:h100:8|(null)|infinite\n")
     asked = ({"partition": "gpuu"}, {"gpus_per_node": 9})
     lines = [check_jobs({"train": Job(**keys)}, partitions, "p")[0].what for keys in asked]
     for ranks, *changes in (

@@ -173,7 +173,7 @@ def test_a_dry_run_shows_the_evaluation_jobs(photos, tmp_path, no_slurm, capsys)
 
 
 def test_neither_the_watch_nor_the_job_holds_torch_beside_the_one_that_works():
-    programs = "import dinoforge.slurm.node.rank, dinoforge.slurm.node.worker"
+    programs = "import dinoforge.slurm.node.worker, dinoforge.slurm.node.worker"
     code = f"{programs}, sys; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, "False\n", "")
@@ -302,7 +302,7 @@ def test_signals_reach_the_training_at_once_while_slurm_gives_no_answer(run, pho
     plan_job(SlurmFolder(run), "df-run-1-train", "train", 0, ranks=True)
     words = [str(run), "df-run-1-train"]
     with start(
-        "dinoforge.slurm.node.rank", words, SLURM_JOB_ID="7", SLURM_PROCID="0", **path
+        "dinoforge.slurm.node.worker", words, SLURM_JOB_ID="7", SLURM_PROCID="0", **path
     ) as rank:
         try:
             wait_for(asked.exists, 60, "a question to SLURM")

@@ -72,7 +72,7 @@ def test_ranks_run_under_srun_one_log_per_rank_and_end_together(jobs):
     assert "--kill-on-bad-exit=1" in line
     assert "df-train_rank%t.out" in line
     assert "env --block-signal=USR1,USR2,TERM podman exec box python3 -P -u -m " in line
-    assert " dinoforge.slurm.node.rank " in line
+    assert " dinoforge.slurm.node.worker " in line
 
 
 @pytest.mark.parametrize(

@@ -7,19 +7,14 @@ import pytest
 from dinoforge.slurm.cluster.limits import check_jobs, parse_partitions
 from dinoforge.slurm.profile import Job
 
-# sinfo -h -e -o '%P|%a|%D|%c|%m|%G|%f' and scontrol -o show partition
+# sinfo -h -e -o '%P|%a|%D|%c|%m|%G|%f|%l'
 SINFO = """\
-cpu*|up|4|4|8000|gpu:fake:2|(null)
-cpu*|up|2|16|64000|(null)|skylake,big
-gpu|up|3|96|2000000|gpu:h100:8(S:0-1)|hbm
-old|down|1|4|8000|(null)|(null)
+cpu*|up|4|4|8000|gpu:fake:2|(null)|infinite
+cpu*|up|2|16|64000|(null)|skylake,big|infinite
+gpu|up|3|96|2000000|gpu:h100:8(S:0-1)|hbm|2-00:00:00
+old|down|1|4|8000|(null)|(null)|1:00:00
 """
-SCONTROL = """\
-PartitionName=cpu AllowGroups=ALL Default=YES MaxTime=UNLIMITED Nodes=node[1-4]
-PartitionName=gpu AllowGroups=ALL Default=NO MaxTime=2-00:00:00 Nodes=node[5-7]
-PartitionName=old AllowGroups=ALL Default=NO MaxTime=01:00:00 Nodes=node8
-"""
-PARTITIONS = parse_partitions(SINFO, SCONTROL)
+PARTITIONS = parse_partitions(SINFO)
 
 
 def faults(**asked):
@@ -30,6 +25,7 @@ def test_partitions_are_read_with_their_largest_node():
     cpu, gpu = PARTITIONS["cpu"], PARTITIONS["gpu"]
     assert (cpu.nodes, cpu.cpus, cpu.memory_mib, cpu.gpus, cpu.max_minutes) == (6, 16, 64000, 2, 0)
     assert (gpu.gpus, gpu.max_minutes, gpu.is_default, cpu.is_default) == (8, 2880, False, True)
+    assert PARTITIONS["old"].max_minutes == 60
 
 
 @pytest.mark.parametrize(

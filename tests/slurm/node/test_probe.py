@@ -1,7 +1,6 @@
 """Probes: which jobs check the nodes, and what the node reports."""
 
 import json
-import secrets
 
 import pytest
 import toys
@@ -68,19 +67,18 @@ def test_faults_of_a_node_are_reported_once(jobs):
     assert [str(fault) for fault in raised.value.faults] == ["no sbatch - here - fix it"]
 
 
-def run_probe(folder, device, token="secret"):
-    name = secrets.token_hex(4)
-    write_text(folder.probes / f"{name}.token", "secret")
-    assert probe.main([str(folder.run), name, token, device]) == 0
+def run_probe(folder, device, name="df-run-1-probe"):
+    assert probe.main(folder.run, name, device) == 0
     return json.loads((folder.probes / f"{name}.json").read_text())["faults"]
 
 
 def test_a_node_checks_the_device_that_its_jobs_compute_on(folder):
+    write_text(folder.scripts / "df-run-1-probe.sh", "")
     assert run_probe(folder, "cpu") == []
     (fault,) = run_probe(folder, "cuda:99")
     assert fault[0] == "device `cuda:99` cannot be used"
 
 
 def test_a_node_that_sees_another_folder_reports_it(folder):
-    (fault,) = run_probe(folder, "cpu", token="other")
+    (fault,) = run_probe(folder, "cpu", name="df-run-1-other")
     assert "sees another folder under this name" in fault[0]
