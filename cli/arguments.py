@@ -26,6 +26,7 @@ __all__ = [
     "add_launch_arguments",
     "add_output_arguments",
     "add_recipe_choice",
+    "add_run_argument",
     "config_class",
     "load",
     "on_change",
@@ -96,11 +97,9 @@ def add_launch_arguments(
         wait = "with slurm: wait until the run has ended"
         launch.add_argument("--wait", action="store_true", help=wait)
     change = launch.add_mutually_exclusive_group()
-    accept, rename = (
-        f"accept a changed recipe: {update}",
-        "rename the old run folder and start over",
-    )
+    accept = f"accept a changed recipe: {update}"
     change.add_argument("--update", action="store_true", help=accept)
+    rename = "rename the old run folder and start over"
     change.add_argument("--fresh", action="store_true", help=rename)
 
 
@@ -112,6 +111,12 @@ def add_output_arguments(parser: argparse.ArgumentParser) -> None:
         output.add_argument(
             flag, dest="verbosity", action="store_const", const=level, default=0, help=text
         )
+
+
+def add_run_argument(parser: argparse.ArgumentParser) -> None:
+    """Add RUN, a run on a cluster, and the arguments for output."""
+    parser.add_argument("run", metavar="RUN", help="run folder, as given by out=FOLDER")
+    add_output_arguments(parser)
 
 
 def recipe_requests(args: argparse.Namespace, kind: str) -> bool:

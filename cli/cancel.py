@@ -3,14 +3,9 @@
 import argparse
 from pathlib import Path
 
-from dinoforge.cli.arguments import Command, add_output_arguments, print_json
+from dinoforge.cli.arguments import Command, add_run_argument, print_json
 
 __all__ = ["COMMAND"]
-
-
-def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run", metavar="RUN", help="run folder, as given by out=FOLDER")
-    add_output_arguments(parser)
 
 
 def _run(args: argparse.Namespace) -> int:
@@ -27,6 +22,6 @@ def _run(args: argparse.Namespace) -> int:
 COMMAND = Command(
     sentence="cancel every job of a run on a cluster; finished work stays",
     examples=("dinoforge cancel runs/curated",),
-    add_arguments=_add_arguments,
+    add_arguments=add_run_argument,
     run=_run,
 )

@@ -19,10 +19,7 @@ __all__ = ["goes_to_cluster", "print_state", "refuse_live", "submit"]
 def goes_to_cluster(args: argparse.Namespace) -> bool:
     """Return whether ``--on`` names a cluster.
 
-    Raises
-    ------
-    UsageError
-        If the command cannot run there, or a flag works only with a cluster.
+    Raises a `UsageError` if the command cannot run there, or a flag works only with a cluster.
     """
     kind, _, profile = args.on.partition(":")
     if kind == "slurm" and profile:
@@ -44,17 +41,13 @@ def goes_to_cluster(args: argparse.Namespace) -> bool:
 
 
 def submit(
-    args: argparse.Namespace,
-    loaded: "Loaded[Any]",
-    *,
-    pipeline: str = "",
-    evaluations: Mapping[str, Any] | None = None,
+    args: argparse.Namespace, loaded: "Loaded[Any]", pipeline: str, evaluations: Mapping[str, Any]
 ) -> int:
     """Submit a run, or print what would be submitted; with ``--wait`` wait for its end.
 
-    ``evaluations``: of a training, resolved recipes that evaluate its kept exports.
+    ``pipeline`` and ``evaluations`` are those of `RecipeCommand`.
     """
-    from dinoforge.slurm.submit import SubmitRequest
+    from dinoforge.slurm.submit import SubmitRequest, dry_run
     from dinoforge.slurm.submit import submit as submit_run
 
     request = SubmitRequest(
@@ -64,13 +57,11 @@ def submit(
         pipeline=pipeline,
         origins=loaded.origins,
         change=on_change(args),
-        evaluations=evaluations or {},
+        evaluations=evaluations,
     )
     if not args.dry_run:
         state = submit_run(request)
         return print_state(state, Path(loaded.config.out), wait=args.wait, as_json=args.json)
-    from dinoforge.slurm.submit import dry_run
-
     plan = dry_run(request)
     if args.json:
         print_json(vars(plan))
@@ -82,10 +73,7 @@ def submit(
 def print_state(state: "State", run: Path, *, wait: bool, as_json: bool) -> int:
     """Print the state of a run, with ``wait`` that at its end; returns the exit code.
 
-    Raises
-    ------
-    DinoforgeError
-        If the run stopped and the user has to do something.
+    Raises a `DinoforgeError` if the run stopped and the user has to do something.
     """
     if wait and state.state == "running":
         from dinoforge.slurm.control import wait_for_run
@@ -104,12 +92,9 @@ def print_state(state: "State", run: Path, *, wait: bool, as_json: bool) -> int:
 
 
 def refuse_live(run: Path) -> None:
-    """Refuse to write to a run whose jobs are in the queue of a cluster.
+    """Raise a `UsageError` if jobs that write to a run are in the queue of a cluster.
 
-    Raises
-    ------
-    UsageError
-        If they are, as far as the files of the run and the queue show.
+    That is what the files of the run and the queue show.
     """
     if os.environ.get("DINOFORGE_JOB"):
         return  # this process is that job
@@ -120,7 +105,7 @@ def refuse_live(run: Path) -> None:
     if state is None or state.state != "running":
         return
     from dinoforge.slurm.cluster.commands import has_slurm
-    from dinoforge.slurm.submit import is_live
+    from dinoforge.slurm.control import is_live
 
     if not has_slurm() or is_live(folder):
         raise UsageError(

@@ -3,17 +3,16 @@
 import argparse
 from pathlib import Path
 
-from dinoforge.cli.arguments import Command, add_output_arguments, print_json
+from dinoforge.cli.arguments import Command, add_run_argument, print_json
 
 __all__ = ["COMMAND"]
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run", metavar="RUN", help="run folder, as given by out=FOLDER")
+    add_run_argument(parser)
     parser.add_argument(
         "partition", nargs="?", default="", metavar="PARTITION", help="12, or STAGE:12"
     )
-    add_output_arguments(parser)
 
 
 def _run(args: argparse.Namespace) -> int:

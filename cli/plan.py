@@ -1,6 +1,7 @@
 """``dinoforge plan``: what a training needs before anything is bought."""
 
 import argparse
+import functools
 from typing import TYPE_CHECKING
 
 from dinoforge.cli.arguments import (
@@ -23,32 +24,17 @@ _DEFAULT_GPU = "h100"
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
     add_recipe_choice(parser)
-    where = parser.add_argument_group("hardware")
-    where.add_argument(
-        "--ranks", type=int, default=1, metavar="N", help="processes, one per GPU (default 1)"
-    )
-    where.add_argument(
-        "--ranks-per-node",
-        type=int,
-        default=8,
-        metavar="N",
-        help="ranks per machine (default 8); parallel.shard=0 means this number under hsdp",
-    )
-    where.add_argument(
-        "--gpu",
-        metavar="GPU",
-        help="a100-40, a100, h100 (default), h200, l40s, or GB of memory; if given, a plan that "
-        "does not fit is an error",
-    )
-    where.add_argument(
-        "--mfu",
-        type=float,
-        metavar="SHARE",
-        help="assumed MFU (0 to 1); default: the closest published run",
-    )
-    where.add_argument(
-        "--images", type=int, metavar="N", help="images in the data set, for the number of epochs"
-    )
+    hardware = parser.add_argument_group("hardware")
+    add = functools.partial(hardware.add_argument, type=int, metavar="N")
+    add("--ranks", default=1, help="processes, one per GPU (default 1)")
+    per_node = "ranks per machine (default 8); parallel.shard=0 means this number under hsdp"
+    add("--ranks-per-node", default=8, help=per_node)
+    gpus = "a100-40, a100, h100 (default), h200, l40s, or GB of memory"
+    gpu = f"{gpus}; if given, a plan that does not fit is an error"
+    add("--gpu", type=str, metavar="GPU", help=gpu)
+    mfu = "assumed MFU (0 to 1); default: the closest published run"
+    add("--mfu", type=float, metavar="SHARE", help=mfu)
+    add("--images", help="images in the data set, for the number of epochs")
     add_output_arguments(parser)
 
 
@@ -85,10 +71,8 @@ def _show(plan: "Plan") -> None:
         f"{plan.model}, {place.ranks} x {plan.gpu.name}, {place.mode}{over}, {plan.images} images "
         f"per rank x {place.ranks * plan.micro_batches} = {plan.batch_size} per step"
     )
-    _show_parameters(plan)
-    _show_memory(plan)
-    _show_flops(plan)
-    _show_run(plan)
+    for show in (_show_parameters, _show_memory, _show_flops, _show_run):
+        show(plan)
     held = plan.parameters_of_rank_0
     print(f"rank 0 holds {held:,} parameters of the student and as many of the teacher")
 
@@ -143,35 +127,26 @@ def _show_flops(plan: "Plan") -> None:
 
 
 def _show_run(plan: "Plan") -> None:
-    storage = plan.storage
-    rows = [["images seen", f"{plan.steps:,} steps x {plan.batch_size:,} = {plan.images_seen:,}"]]
+    storage, speed = plan.storage, plan.speed
+    rows = {"images seen": f"{plan.steps:,} steps x {plan.batch_size:,} = {plan.images_seen:,}"}
     if plan.epochs is not None:
-        rows.append(["passes over the data", f"{plan.epochs:,.1f}"])
-    if plan.speed is not None:
-        speed = plan.speed
-        rows += [
-            ["speed", f"{speed.images_per_s:,.0f} images/s per GPU, MFU {speed.mfu}"],
-            ["MFU from", speed.source],
-            ["time", f"{speed.hours:,.1f} h, {speed.gpu_hours:,.0f} GPU-hours"],
-            [
-                "cores for decoding and cropping",
-                f"{speed.cores_per_gpu:.1f} per GPU, colors on the GPU",
-            ],
-        ]
-    rows += [
-        [
-            "checkpoints",
-            f"{storage.checkpoints_written:,} of {_gb(storage.checkpoint_bytes)} GB written, "
-            f"{storage.checkpoints_kept:,} kept",
-        ],
-        ["backbones", f"{storage.exports_kept:,} of {_gb(storage.export_bytes)} GB kept"],
-        [
-            "disk",
-            f"{_gb(storage.kept_bytes)} GB in {storage.files:,} files at the end, "
-            f"{_gb(storage.peak_bytes)} GB at most, {_gb(storage.written_bytes):,} GB written",
-        ],
-    ]
-    print_table(["the run", ""], rows)
+        rows["passes over the data"] = f"{plan.epochs:,.1f}"
+    if speed is not None:
+        rows["speed"] = f"{speed.images_per_s:,.0f} images/s per GPU, MFU {speed.mfu}"
+        rows["MFU from"] = speed.source
+        rows["time"] = f"{speed.hours:,.1f} h, {speed.gpu_hours:,.0f} GPU-hours"
+        cores = f"{speed.cores_per_gpu:.1f} per GPU, colors on the GPU"
+        rows["cores for decoding and cropping"] = cores
+    rows["checkpoints"] = (
+        f"{storage.checkpoints_written:,} of {_gb(storage.checkpoint_bytes)} GB written, "
+        f"{storage.checkpoints_kept:,} kept"
+    )
+    rows["backbones"] = f"{storage.exports_kept:,} of {_gb(storage.export_bytes)} GB kept"
+    rows["disk"] = (
+        f"{_gb(storage.kept_bytes)} GB in {storage.files:,} files at the end, "
+        f"{_gb(storage.peak_bytes)} GB at most, {_gb(storage.written_bytes):,} GB written"
+    )
+    print_table(["the run", ""], list(rows.items()))
 
 
 def _verdict(plan: "Plan") -> str:

@@ -58,8 +58,7 @@ class RecipeCommand:
             return 0
         loaded: Loaded[Any] = load(args, self.kind, config_class(self.kind))
         if goes_to_cluster(args):
-            evaluations = self.evaluations(args, loaded.config)
-            return submit(args, loaded, pipeline=self.pipeline, evaluations=evaluations)
+            return submit(args, loaded, self.pipeline, self.evaluations(args, loaded.config))
         result = self.execute(args, loaded)
         if isinstance(result, int):
             return result

@@ -3,15 +3,14 @@
 import argparse
 from pathlib import Path
 
-from dinoforge.cli.arguments import Command, add_output_arguments
+from dinoforge.cli.arguments import Command, add_run_argument
 
 __all__ = ["COMMAND"]
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run", metavar="RUN", help="run folder, as given by out=FOLDER")
+    add_run_argument(parser)
     parser.add_argument("--wait", action="store_true", help="wait for the end")
-    add_output_arguments(parser)
 
 
 def _run(args: argparse.Namespace) -> int:

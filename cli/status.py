@@ -5,17 +5,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dinoforge.cli.arguments import Command, add_output_arguments, print_json, print_table
+from dinoforge.cli.arguments import Command, add_run_argument, print_json, print_table
 
 if TYPE_CHECKING:
     from dinoforge.slurm.status import RunStatus
 
 __all__ = ["COMMAND"]
-
-
-def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run", metavar="RUN", help="run folder, as given by out=FOLDER")
-    add_output_arguments(parser)
 
 
 def _run(args: argparse.Namespace) -> int:
@@ -81,6 +76,6 @@ def _details(status: "RunStatus") -> Iterator[str]:
 COMMAND = Command(
     sentence="print the progress of a run on a cluster: done, running, failed and why, time left",
     examples=("dinoforge status runs/curated", "dinoforge status runs/curated --json"),
-    add_arguments=_add_arguments,
+    add_arguments=add_run_argument,
     run=_run,
 )

@@ -1,4 +1,7 @@
-"""Retry, cancel, or wait for a run on a cluster."""
+"""Retry, cancel, or wait for a run on a cluster.
+
+Each function raises a `UsageError` if there is no such run, the first two if there is no SLURM.
+"""
 
 import time
 from dataclasses import replace
@@ -10,10 +13,9 @@ from dinoforge.slurm.driver import advance
 from dinoforge.slurm.store.layout import SlurmFolder, State
 from dinoforge.slurm.store.lease import hold_lease
 from dinoforge.slurm.store.snapshot import take_snapshot
-from dinoforge.slurm.submit import is_live
 from dinoforge.stages import remove_temporary_files
 
-__all__ = ["cancel_run", "retry_run", "wait_for_run"]
+__all__ = ["cancel_run", "is_live", "retry_run", "wait_for_run"]
 
 _KILL_AFTER_S = 5.0
 _GONE_WITHIN_S = 180.0
@@ -23,11 +25,7 @@ def retry_run(run: Path) -> State:
     """Restart a run that stopped, or advance it by one step where nodes may not submit.
 
     Earlier failures of a stopped run no longer count, and its jobs run the code as it is now.
-
-    Raises
-    ------
-    UsageError
-        If there is no such run, no SLURM here, or the driver reports an error.
+    Raises what `advance` does.
     """
     folder = SlurmFolder(run.absolute())
     launch = folder.read_launch()
@@ -44,12 +42,8 @@ def retry_run(run: Path) -> State:
 def cancel_run(run: Path) -> int:
     """Cancel every job of a run; returns how many there were.
 
-    A later start trusts nothing that they left: only markers prove a partition done.
-
-    Raises
-    ------
-    UsageError
-        If there is no such run, no SLURM here, or a job does not end.
+    A later start trusts nothing that they left: only markers prove a partition done. Raises a
+    `UsageError` if a job does not end.
     """
     folder = SlurmFolder(run.absolute())
     prefix = folder.read_launch().job_prefix
@@ -98,10 +92,7 @@ def _cancel_jobs(folder: SlurmFolder, prefix: str) -> set[str]:
 def wait_for_run(run: Path) -> State:
     """Wait until no gate will advance the run any more; returns its state.
 
-    Raises
-    ------
-    UsageError
-        If the jobs of the run are gone and its state is still ``running``.
+    Raises a `UsageError` if its jobs are gone and its state is still ``running``.
     """
     folder = SlurmFolder(run.absolute())
     prefix = folder.read_launch().job_prefix
@@ -122,3 +113,16 @@ def wait_for_run(run: Path) -> State:
             )
         time.sleep(pause)
         pause = min(1.5 * pause, 15.0)
+
+
+def is_live(folder: SlurmFolder) -> bool:
+    """Return whether jobs of the run are in the queue and will still do something."""
+    if not (folder.root / "launch.json").is_file():
+        return False
+    queued = queue(folder.read_launch().job_prefix, patience_s=60)
+    state = folder.read_state()
+    if state is None or state.state == "running":
+        return bool(queued)
+    # A gate that has written how the run ended is about to exit.
+    gates = {job.name for job in folder.submissions.read() if job.kind == "gate"}
+    return any(job.name not in gates and job.state != "COMPLETING" for job in queued)

@@ -59,17 +59,11 @@ def advance(run: Path, *, on_node: bool = False, wait_s: float = 600.0) -> State
 
     For each stage in order: nothing missing, go on; something missing, submit it and a gate that
     calls this function again. After the last stage: finish. Where nodes may not submit, a call
-    ``on_node`` (inside a job) only records what to type. ``wait_s``: how long to wait for another
-    driver.
+    ``on_node`` (inside a job) only records what to type.
 
-    Raises
-    ------
-    UsageError
-        What the user can fix: SLURM refused a job, the recipe leaves nothing to do.
-    SlurmUnavailableError
-        If SLURM did not answer; nothing is lost, call it again.
-    LeaseBusyError
-        If another driver was at work all the time.
+    Raises a `UsageError` with what the user can fix (SLURM refused a job, the recipe leaves nothing
+    to do), a `SlurmUnavailableError` if SLURM did not answer (nothing is lost, call it again), or a
+    `LeaseBusyError` if another driver was at work for ``wait_s``.
     """
     folder = SlurmFolder(run)
     with hold_lease(folder.lease, wait_s=wait_s) as lease:
@@ -91,10 +85,7 @@ def advance(run: Path, *, on_node: bool = False, wait_s: float = 600.0) -> State
 def submit_evaluations(run: Path, *, wait_s: float) -> None:
     """Submit the evaluations that are due beside a training; called inside its job.
 
-    Raises
-    ------
-    DinoforgeError
-        If another driver is at work, or SLURM does not answer.
+    Raises a `DinoforgeError` if another driver is at work, or SLURM does not answer.
     """
     folder = SlurmFolder(run)
     with hold_lease(folder.lease, wait_s=wait_s) as lease:
@@ -105,6 +96,7 @@ def submit_evaluations(run: Path, *, wait_s: float) -> None:
 def stage_works(profile: Profile, path: str, run: Path, config: Config) -> Iterator[StageWork]:
     """Plan the stages of the pipeline ``path`` in order, like `plan_in_order`."""
     pipeline = find_pipeline(path)
+    reopen = functools.partial(pipeline.reopen, run)
     inputs = make_inputs(pipeline.name, pipeline.stages, run, config)
     for plan, missing in plan_in_order(pipeline.stages, inputs):
         yield StageWork(
@@ -112,9 +104,7 @@ def stage_works(profile: Profile, path: str, run: Path, config: Config) -> Itera
             job=profile.job(plan.stage.name, stage_kind(plan.stage, config)),
             missing={task.index: task.payload for task in missing},
             progress=len(plan.tasks) - len(missing),
-            prepare=functools.partial(
-                plan.prepare, missing, functools.partial(pipeline.reopen, run)
-            ),
+            prepare=functools.partial(plan.prepare, missing, reopen),
             pipeline=path,
             stage_fingerprint=plan.stage_fingerprint,
             config=to_plain(config),
@@ -137,7 +127,7 @@ class Driver:
         jobs = Jobs(folder, folder.read_launch(), load_config(Profile, folder.profile))
         submitter = Submitter(jobs, lease)
         submitter.settle()
-        submissions = submitter.submissions.read()
+        submissions = folder.submissions.read()
         gates = {entry.name for entry in submissions if entry.kind == "gate"}
         # The gate that this process may run in does not count. The queue is read before any marker:
         # what ends in between is then done.

@@ -21,7 +21,7 @@ from dinoforge.slurm.cluster.executor import JobRefusedError, Request, sbatch_te
 from dinoforge.slurm.cluster.limits import max_array_size, submit_limit
 from dinoforge.slurm.profile import Job, Profile
 from dinoforge.slurm.retries import Limits
-from dinoforge.slurm.store.events import Submission, Submissions
+from dinoforge.slurm.store.events import Submission
 from dinoforge.slurm.store.layout import JOB_PREFIX, JobPlan, Launch, SlurmFolder
 from dinoforge.slurm.store.lease import Lease
 
@@ -133,23 +133,14 @@ class Submitter:
     jobs: Jobs
     lease: Lease
 
-    @property
-    def submissions(self) -> Submissions:
-        """The file that records each submission."""
-        return self.jobs.folder.submissions
-
     def submit_work(
         self, work: StageWork, partitions: Mapping[int, Limits], *, may_wait: bool
     ) -> set[str]:
         """Submit array after array until the queue is full; the next gate submits the rest.
 
         Returns the ids of the jobs. ``may_wait``: the queue may be full, as jobs of the run are in
-        it, whose end brings another call.
-
-        Raises
-        ------
-        JobRefusedError
-            If SLURM refuses for another reason than a full queue, or accepts nothing at all.
+        it, whose end brings another call. Raises a `JobRefusedError` if SLURM refuses for another
+        reason than a full queue, or accepts nothing at all.
         """
         if not partitions:
             return set()
@@ -201,47 +192,45 @@ class Submitter:
     def submit(self, request: Request, entry: Submission) -> str:
         """Submit a job; returns its id.
 
-        Raises
-        ------
-        JobRefusedError
-            With SLURM's reason; no such job is in the queue.
-        SlurmUnavailableError
-            If the controller stayed silent; the name is recorded, the next driver searches for it.
+        Raises a `JobRefusedError` with SLURM's reason (no such job is in the queue), or a
+        `SlurmUnavailableError` if the controller stayed silent: the name is recorded, the next
+        driver searches for it.
         """
         script = self.jobs.folder.scripts / f"{request.name}.sh"
         write_text(script, sbatch_text(request))
         self.jobs.folder.logs.mkdir(parents=True, exist_ok=True)
+        submissions = self.jobs.folder.submissions
         self.lease.check()
-        self.submissions.intent(entry)
+        submissions.intent(entry)
         for _ in range(_TRIES):
             try:
                 job = send(script)
             except JobRefusedError as error:
-                self.submissions.outcome("refused", request.name, text=error.reason)
+                submissions.outcome("refused", request.name, text=error.reason)
                 raise
             except SlurmUnavailableError as error:
                 _log.warning("sbatch: %s; searching for %s", error, request.name)
                 job = self._find(request.name)
             if job:
-                self.submissions.outcome("submitted", request.name, job=job)
+                submissions.outcome("submitted", request.name, job=job)
                 return job
-        self.submissions.outcome("absent", request.name)
+        submissions.outcome("absent", request.name)
         raise SlurmUnavailableError(f"sbatch failed {_TRIES} times for {request.name}")
 
     def settle(self) -> None:
         """Find out what became of intents that a killed driver left open."""
-        for entry in self.submissions.read():
+        submissions = self.jobs.folder.submissions
+        for entry in submissions.read():
             if entry.outcome == "intent":
                 job = self._find(entry.name)
-                self.submissions.outcome("submitted" if job else "absent", entry.name, job=job)
+                submissions.outcome("submitted" if job else "absent", entry.name, job=job)
 
     def _find(self, name: str) -> str:
         """Search for a job by its unique name; "" when it is certainly not there."""
         deadline = time.monotonic() + _ABSENT_S
         while True:
-            queued = [job.job for job in queue(name)]
-            claimed = self.jobs.folder.owner(name)
-            job = claimed or next(iter(queued), None) or accounted_name(name)
+            queued = next((job.job for job in queue(name)), None)
+            job = self.jobs.folder.owner(name) or queued or accounted_name(name)
             if job or time.monotonic() > deadline:
                 self.lease.check()
                 return job or ""

@@ -117,9 +117,6 @@ class Profile:
 def load_profile(name: str) -> Profile:
     """Load a profile given by path, or by the name of a built-in one.
 
-    Raises
-    ------
-    UsageError
-        If there is none (the nearest is named), or all of its faults.
+    Raises a `UsageError` if there is none (the nearest is named), or with all of its faults.
     """
     return load_config(Profile, find_recipe("slurm", name))

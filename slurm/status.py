@@ -4,7 +4,7 @@ import contextlib
 import datetime
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -27,13 +27,10 @@ _NEVER_STARTS = ("PartitionNodeLimit", "PartitionTimeLimit", "DependencyNeverSat
 
 @dataclass(frozen=True, kw_only=True)
 class StageStatus:
-    """Partitions of one stage, or exported steps of one evaluation of a training.
-
-    ``total`` is None for a training, and before a stage is planned.
-    """
+    """Partitions of one stage, or exported steps of one evaluation of a training."""
 
     name: str
-    total: int | None = None
+    total: int | None = None  # None for a training, and before a stage is planned
     done: int = 0
     running: int = 0
     failed: int = 0
@@ -82,38 +79,33 @@ class RunStatus:
 def read_status(run: Path) -> RunStatus:
     """Read the status of a run; works without SLURM, too.
 
-    Raises
-    ------
-    UsageError
-        If the folder holds no run that was submitted.
+    Raises a `UsageError` if the folder holds no run that was submitted.
     """
     folder = SlurmFolder(run.absolute())
     launch = folder.read_launch()
     submissions = folder.submissions.read()
-    queued: list[Queued] | None = None
+    queued: list[Queued] = []
+    asked_slurm = False
     with contextlib.suppress(SlurmError):
         queued = queue(launch.job_prefix, patience_s=0.0)
-    reader = _Reader(folder, launch, queued)
-    stages = reader.stages()
+        asked_slurm = True
+    live = {j.job if j.element is None else f"{j.job}_{j.element}" for j in queued}
+    reader = _Reader(folder, launch, live if asked_slurm else None)
+    stages = list(reader.stages())
     rate, left = _rate(stages, [job for job in submissions if job.stage in launch.stages])
     state = folder.read_state() or State(state="running")
-    if queued == [] and state.state == "running":
+    if asked_slurm and not queued and state.state == "running":
         why = [*state.why, "no job of this run is in the queue: a gate was lost or refused"]
         state = replace(state, state="waiting", why=why, do=f"dinoforge retry {run}")
-    queued_jobs = queued or []
     log_lines = log_tail(folder.run / "log" / "rank-00000.txt").splitlines()
     return RunStatus(
         run=str(run),
         command=launch.command,
         state=state,
         stages=stages,
-        jobs=dict(Counter(job.state for job in queued_jobs)),
-        asked_slurm=queued is not None,
-        stuck=[
-            f"{job.job} {job.name}: {job.reason}"
-            for job in queued_jobs
-            if job.reason in _NEVER_STARTS
-        ],
+        jobs=dict(Counter(job.state for job in queued)),
+        asked_slurm=asked_slurm,
+        stuck=[f"{j.job} {j.name}: {j.reason}" for j in queued if j.reason in _NEVER_STARTS],
         failures=reader.failures(),
         rate_per_min=rate,
         left_s=left,
@@ -125,47 +117,35 @@ def read_status(run: Path) -> RunStatus:
 class _Reader:
     folder: SlurmFolder
     launch: Launch
-    queued: Sequence[Queued] | None  # None: unknown
+    live: set[str] | None  # ids of jobs and array elements in the queue; None: unknown
     _failed: list[tuple[str, int, Attempt]] = field(default_factory=list)
 
-    def stages(self) -> list[StageStatus]:
+    def stages(self) -> Iterator[StageStatus]:
         """Count the partitions of every stage."""
         run = self.folder.run
         if not self.launch.stages:
-            stages = [self._stage(self.launch.command, set(), None)]
-        else:
-            stages = [
-                self._stage(name, _part_numbers(run / folder, ".done"), _total(run / folder))
-                for name, folder in self.launch.stages.items()
-            ]
-        for name in self.launch.evaluations:
-            evaluation = Evaluation(run, name)
+            yield self._stage(self.launch.command, frozenset(), None)
+        for name, place in self.launch.stages.items():
+            yield self._stage(name, _part_numbers(run / place, ".done"), _total(run / place))
+        for evaluation in [Evaluation(run, name) for name in self.launch.evaluations]:
             steps = kept_exports(run)
-            done = {step for step in steps if evaluation.is_done(step)}
+            done = frozenset(step for step in steps if evaluation.is_done(step))
+            newest = max(done, default=0)
+            records = str(evaluation.records(newest)) if done else ""
             stage = self._stage(evaluation.stage, done, len(steps))
-            if done:
-                records = str(evaluation.records(max(done)))
-                stage = replace(stage, records=records, step=max(done))
-            stages.append(stage)
-        return stages
+            yield replace(stage, records=records, step=newest)
 
-    def _stage(self, name: str, done: set[int], total: int | None) -> StageStatus:
+    def _stage(self, name: str, done: frozenset[int], total: int | None) -> StageStatus:
         """Count one stage; partitions that began and are not done are running or failed."""
         began = _part_numbers(self.folder.attempts / name, ".jsonl") - done
-        live = {
-            f"{j.job}_{j.element}" if j.element is not None else j.job for j in self.queued or ()
-        }
         running = failed = 0
         for index in sorted(began)[:_MOST_READ]:
-            attempts = read_attempts(self.folder.attempt(name, index))
-            if not attempts:
-                continue
-            last = attempts[-1]
-            if not last.outcome and (self.queued is None or last.job in live):
-                running += 1
-            elif last.outcome != Outcome.DONE or name in self.launch.stages:
-                failed += 1
-                self._failed.append((name, index, last))
+            for last in read_attempts(self.folder.attempt(name, index))[-1:]:
+                if not last.outcome and (self.live is None or last.job in self.live):
+                    running += 1
+                elif last.outcome != Outcome.DONE or name in self.launch.stages:
+                    failed += 1
+                    self._failed.append((name, index, last))
         return StageStatus(name=name, total=total, done=len(done), running=running, failed=failed)
 
     def failures(self) -> list[Failure]:
@@ -173,43 +153,42 @@ class _Reader:
         shown = self._failed[:_MOST_FAILURES]
         silent = [attempt.job for _, _, attempt in shown if not attempt.outcome]
         # One query for all: the accounting takes a tenth of a second per query.
-        rows = accounted(silent) if silent and self.queued is not None else {}
+        rows = accounted(silent) if silent and self.live is not None else {}
         return [self._failure(*failed, rows.get(failed[2].job, [])) for failed in shown]
 
     def _failure(self, stage: str, index: int, attempt: Attempt, rows: Sequence[Row]) -> Failure:
-        folder, element = self.folder, attempt.job.partition("_")[2]
-        log = folder.log(attempt.plan, element or f"rank{index}")
+        log = _log_of(self.folder, attempt, index)
         verdict = classify(attempt, rows, "" if attempt.outcome else log_tail(log))
-        run = str(self.folder.run)
-        advice = verdict.advice.replace("RUN PARTITION", f"{run} {stage}:{index}")
+        run, where = str(self.folder.run), f"{stage}:{index}"
         return Failure(
-            where=f"{stage}:{index}",
+            where=where,
             outcome=str(verdict.outcome),
             message=verdict.message,
-            advice=advice.replace("RUN", run),
+            advice=verdict.advice.replace("PARTITION", where).replace("RUN", run),
             log=str(log),
         )
 
 
-def _part_numbers(folder: Path, suffix: str) -> set[int]:
+def _log_of(folder: SlurmFolder, attempt: Attempt, index: int) -> Path:
+    return folder.log(attempt.plan, attempt.job.partition("_")[2] or f"rank{index}")
+
+
+def _part_numbers(folder: Path, suffix: str) -> frozenset[int]:
     """Numbers of the files ``part-00012SUFFIX`` of a folder; opens none."""
-    try:
-        with os.scandir(folder) as entries:
-            names = [entry.name for entry in entries]
-    except OSError:
-        return set()
+    names: list[str] = []
+    with contextlib.suppress(OSError):
+        names = os.listdir(folder)  # noqa: PTH208 - ten thousand paths take a second
     parts = [name for name in names if name.startswith("part-") and name.endswith(suffix)]
-    return {int(name[len("part-") : -len(suffix)]) for name in parts}
+    return frozenset(int(name[len("part-") : -len(suffix)]) for name in parts)
 
 
 def _total(stage: Path) -> int | None:
     """Count the partitions of a plan without parsing megabytes of payloads."""
     try:
-        data = (stage / "plan.json").read_bytes()
+        # `write_json` puts every payload on lines of its own, indented by two.
+        return (stage / "plan.json").read_bytes().count(b"\n  {")
     except OSError:
         return None
-    # `write_json` puts every payload on lines of its own, indented by two.
-    return data.count(b"\n  {")
 
 
 def _rate(
@@ -221,10 +200,10 @@ def _rate(
         return None, None
     last = arrays[-1]
     first = next(job for job in arrays if (job.stage, job.progress) == (last.stage, last.progress))
-    stage = next((stage for stage in stages if stage.name == last.stage), StageStatus(name=""))
-    passed = datetime.datetime.now(datetime.UTC) - datetime.datetime.fromisoformat(first.time)
+    stage = next(stage for stage in stages if stage.name == last.stage)
     if stage.total is None or stage.done <= first.progress or stage.done == stage.total:
         return None, None
+    passed = datetime.datetime.now(datetime.UTC) - datetime.datetime.fromisoformat(first.time)
     rate = (stage.done - first.progress) / max(passed.total_seconds(), 1.0)
     return round(60 * rate, 1), round((stage.total - stage.done) / rate, 1)
 
@@ -232,10 +211,7 @@ def _rate(
 def find_logs(run: Path, partition: str = "") -> list[Path]:
     """Find the logs of one partition (``12`` or ``square:12``); without one, of what failed.
 
-    Raises
-    ------
-    UsageError
-        If there is no such run, or the partition was never started.
+    Raises a `UsageError` if there is no such run, or the partition was never started.
     """
     folder = SlurmFolder(run.absolute())
     launch = folder.read_launch()
@@ -245,15 +221,10 @@ def find_logs(run: Path, partition: str = "") -> list[Path]:
         return [path for path in (own_log, *dict.fromkeys(failed)) if path.is_file()]
     stage, _, number = partition.rpartition(":")
     state = folder.read_state()
-    stage = stage or (state.stage if state is not None else "")
-    stage = stage or next(iter(launch.stages), launch.command)
-    paths = []
-    if number.isdigit():
-        for attempt in read_attempts(folder.attempt(stage, int(number))):
-            element = attempt.job.partition("_")[2] or "0"
-            paths.append(folder.log(attempt.plan, element))
-            paths.append(folder.log(attempt.plan, f"rank{number}"))
-    logs = [path for path in paths if path.is_file()]
+    stage = stage or (state.stage if state else "") or next(iter(launch.stages), launch.command)
+    index = int(number) if number.isdigit() else -1
+    attempts = read_attempts(folder.attempt(stage, index))
+    logs = [log for log in (_log_of(folder, a, index) for a in attempts) if log.is_file()]
     if not logs:
         evaluations = [Evaluation(folder.run, name).stage for name in launch.evaluations]
         stages = ", ".join([*(launch.stages or [launch.command]), *evaluations])

@@ -5,7 +5,7 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
@@ -14,9 +14,10 @@ from dinoforge.config import Config, config_yaml
 from dinoforge.errors import Fault, UsageError
 from dinoforge.files import write_text
 from dinoforge.runs import OnChange, Run, recipe_changes
-from dinoforge.slurm.cluster.commands import SlurmError, has_slurm, need_slurm, queue
-from dinoforge.slurm.cluster.executor import sbatch_text
+from dinoforge.slurm.cluster.commands import SlurmError, has_slurm, need_slurm
+from dinoforge.slurm.cluster.executor import Request, sbatch_text
 from dinoforge.slurm.cluster.limits import check_jobs, max_array_size, read_partitions
+from dinoforge.slurm.control import is_live
 from dinoforge.slurm.driver import advance, stage_works
 from dinoforge.slurm.jobs import Jobs, Submitter
 from dinoforge.slurm.node.probe import probe_nodes
@@ -29,7 +30,7 @@ from dinoforge.slurm.store.snapshot import take_snapshot
 from dinoforge.stages import find_pipeline, stage_folder, stage_kind
 from dinoforge.training.config import TrainingConfig
 
-__all__ = ["DryRun", "SubmitRequest", "dry_run", "is_live", "submit"]
+__all__ = ["DryRun", "SubmitRequest", "dry_run", "submit"]
 
 _log = logging.getLogger(__name__)
 
@@ -111,39 +112,25 @@ class SubmitRequest:
     def check(self, profile: Profile, *, cluster: bool) -> None:
         """Check recipe and profile, with ``cluster`` also against the cluster of this machine.
 
-        Devices are not tried: this machine need not have those of the nodes.
-
-        Raises
-        ------
-        UsageError
-            Resources that the cluster does not have or that do not suit the recipe, and everything
-            that is wrong with the recipe.
+        Devices are not tried: this machine need not have those of the nodes. Raises a `UsageError`
+        with resources that the cluster does not have or that do not suit the recipe, or with
+        everything that is wrong with the recipe.
         """
         jobs = self.jobs(profile)
-        if not self.pipeline:
-            self._check_ranks(jobs[self.command])
+        ranks = None if self.pipeline else jobs[self.command]
+        if ranks is not None:
+            _refuse(self._gpu_faults(ranks))
+            _refuse(self._rank_faults(ranks))
         if cluster:
             need_slurm()
             self._check_cluster(jobs)
-        if not self.pipeline:
-            _check_time(profile, jobs[self.command].minutes, self.profile)
+        if ranks is not None:
+            _check_time(profile, ranks.minutes, self.profile)
             return
         try:
             find_pipeline(self.pipeline).check(self.config)
         except ImportError as error:  # a login node may lack packages that the nodes have
             _log.info("%s is not installed on this machine: a node checks the recipe", error.name)
-
-    def _check_ranks(self, job: Job) -> None:
-        if faults := list(self._gpu_faults(job)):
-            raise UsageError(faults=faults)
-        if not isinstance(self.config, TrainingConfig):
-            return
-        try:
-            self.config.check_ranks(job.nodes * job.tasks_per_node, job.tasks_per_node)
-        except UsageError as error:
-            ranks = f"{job.nodes} x {job.tasks_per_node} ranks of {self.profile}"
-            faults = [replace(fault, where=f"{fault.where}, {ranks}") for fault in error.faults]
-            raise UsageError(faults=faults) from error
 
     def _gpu_faults(self, job: Job) -> Iterator[Fault]:
         # Clusters may request GPUs otherwise, too: by licenses, gres, features.
@@ -157,17 +144,27 @@ class SubmitRequest:
             do = f"set tasks_per_node: {job.gpus_per_node}, one rank per GPU"
             yield Fault(what, self.profile, do)
 
+    def _rank_faults(self, job: Job) -> Iterator[Fault]:
+        if isinstance(self.config, TrainingConfig):
+            num_nodes, per_node = job.nodes, job.tasks_per_node
+            for fault in self.config.rank_faults(num_nodes * per_node, per_node):
+                ranks = f"{num_nodes} x {per_node} ranks of {self.profile}"
+                yield replace(fault, where=f"{fault.where}, {ranks}")
+
     def _check_cluster(self, jobs: Mapping[str, Job]) -> None:
         try:
-            faults = check_jobs(jobs, read_partitions(), self.profile)
+            _refuse(check_jobs(jobs, read_partitions(), self.profile))
         except SlurmError as error:
             raise UsageError(
                 what=f"SLURM does not answer: {error}",
                 where="sinfo",
                 do="try again; SLURM_CONF must name the configuration of the cluster",
             ) from error
-        if faults:
-            raise UsageError(faults=faults)
+
+
+def _refuse(faults: Iterable[Fault]) -> None:
+    if listed := list(faults):
+        raise UsageError(faults=listed)
 
 
 def _check_time(profile: Profile, minutes: int, where: str) -> None:
@@ -184,12 +181,9 @@ def _check_time(profile: Profile, minutes: int, where: str) -> None:
 def submit(request: SubmitRequest) -> State:
     """Submit a run: its first stage and a gate that continues from there, or its one job of ranks.
 
-    The same call continues a run that stopped, and does nothing to one that is in the queue.
-
-    Raises
-    ------
-    UsageError
-        Before anything is submitted: everything that is wrong with profile, cluster or recipe.
+    The same call continues a run that stopped, and does nothing to one that is in the queue. Raises
+    a `UsageError`, before anything is submitted, with everything that is wrong with profile,
+    cluster or recipe.
     """
     profile = load_profile(request.profile)
     request.check(profile, cluster=True)
@@ -261,30 +255,13 @@ def _prepare(folder: SlurmFolder, request: SubmitRequest, profile: Profile) -> N
     folder.write_state(State(state="running"))
 
 
-def is_live(folder: SlurmFolder) -> bool:
-    """Return whether jobs of the run are in the queue and will still do something."""
-    if not (folder.root / "launch.json").is_file():
-        return False
-    queued = queue(folder.read_launch().job_prefix, patience_s=60)
-    state = folder.read_state()
-    if state is None or state.state == "running":
-        return bool(queued)
-    # A gate that has written how the run ended is about to exit.
-    gates = {job.name for job in folder.submissions.read() if job.kind == "gate"}
-    return any(job.name not in gates and job.state != "COMPLETING" for job in queued)
-
-
 @dataclass(frozen=True, kw_only=True)
 class DryRun:
     """What a submission would do."""
 
     checked: bool  # against the cluster; False on a machine without SLURM
-    graph: list[dict[str, str]] = field(default_factory=list)  # one row per stage, in order
-    scripts: dict[str, str] = field(default_factory=dict)  # job name -> batch script
-
-    def add(self, stage: str, job: Job, jobs: str) -> None:
-        """Add a stage, what a job of it requests, and its jobs."""
-        self.graph.append({"stage": stage, "asks": _resources(job), "jobs": jobs})
+    graph: list[dict[str, str]]  # one row per stage, in order
+    scripts: dict[str, str]  # job name -> batch script
 
     def lines(self) -> Iterator[str]:
         """Format it for a terminal."""
@@ -298,59 +275,58 @@ class DryRun:
 
 
 def dry_run(request: SubmitRequest) -> DryRun:
-    """Check a request, and plan its jobs without submitting any.
-
-    Raises
-    ------
-    UsageError
-        Everything that is wrong with profile, recipe or cluster.
-    """
-    profile = load_profile(request.profile)
-    plan = DryRun(checked=has_slurm())
-    request.check(profile, cluster=plan.checked)
+    """Check a request, and plan its jobs without submitting any; raises what `submit` does."""
+    profile, checked = load_profile(request.profile), has_slurm()
+    request.check(profile, cluster=checked)
     jobs = Jobs(SlurmFolder(request.run), request.launch(), profile)
-    add = _add_stages if request.pipeline else _add_ranks
-    add(plan, jobs, request)
-    return plan
+    plan = _plan_stages if request.pipeline else _plan_ranks
+    texts: dict[str, str] = {}
+    scripts: dict[str, str] = {}
+    for stage, text, first_jobs in plan(request, jobs):
+        texts[stage] = text
+        scripts |= {job.name: sbatch_text(job) for job in first_jobs}
+    later = "planned by the gate before"
+    graph = [
+        {"stage": name, "asks": _resources(job), "jobs": texts.get(name, later)}
+        for name, job in request.jobs(profile).items()
+        if name != "gate"
+    ]
+    return DryRun(checked=checked, graph=graph, scripts=scripts)
 
 
-def _add_ranks(plan: DryRun, jobs: Jobs, request: SubmitRequest) -> None:
+# Name of a stage, how many jobs it has, and the first of them.
+_Planned = tuple[str, str, Sequence[Request]]
+
+
+def _plan_ranks(request: SubmitRequest, jobs: Jobs) -> Iterator[_Planned]:
     for stage, job in request.jobs(jobs.profile).items():
         if stage == request.command:
             ranks = _count(job.nodes * job.tasks_per_node, "rank")
-            plan.add(stage, job, f"one job of {ranks}, requeued until it is done")
-            name = jobs.name(stage, 0)
-            plan.scripts[name] = sbatch_text(jobs.ranks(name, job))
+            text = f"one job of {ranks}, requeued until it is done"
+            yield stage, text, [jobs.ranks(jobs.name(stage, 0), job)]
         else:
             text = "one job per backbone that is kept, submitted while the training runs"
-            plan.add(stage, job, text)
-            name = jobs.name(stage, "STEP")
-            plan.scripts[name] = sbatch_text(jobs.array(name, job, 1))
+            yield stage, text, [jobs.array(jobs.name(stage, "STEP"), job, 1)]
 
 
-def _add_stages(plan: DryRun, jobs: Jobs, request: SubmitRequest) -> None:
-    for stage, job in request.jobs(jobs.profile).items():
-        if stage != "gate":
-            plan.add(stage, job, "planned by the gate before")
-    size = max_array_size() if plan.checked else 1001
-    works = stage_works(jobs.profile, request.pipeline, request.run, request.config)
-    for row, work in zip(plan.graph, works, strict=False):
-        missing, done = len(work.missing), work.progress
+def _plan_stages(request: SubmitRequest, jobs: Jobs) -> Iterator[_Planned]:
+    array_size = max_array_size() if has_slurm() else 1001
+    for work in stage_works(jobs.profile, request.pipeline, request.run, request.config):
+        stage, missing, done = work.stage, len(work.missing), work.progress
         if not missing:
-            row["jobs"] = f"done: {_count(done, 'partition')}"
+            yield stage, f"done: {_count(done, 'partition')}", []
             continue
         limits = dict.fromkeys(work.missing, Limits(work.job.memory_gb, work.job.minutes))
-        sizes = [part.elements for part in work.plans(limits, size)]
+        sizes = [part.elements for part in work.plans(limits, array_size)]
         are_done = f" ({done} are done)" if done else ""
         listed = ", ".join(map(str, sizes[:8])) + (" ..." if len(sizes) > 8 else "")
-        row["jobs"] = (
+        text = (
             f"{_count(missing, 'partition')}{are_done} in {_count(len(sizes), 'array')} of "
             f"{listed} elements, then a gate after all of them"
         )
-        array, gate = jobs.name(work.stage, 0), jobs.name(work.stage, "gate")
-        plan.scripts[array] = sbatch_text(jobs.array(array, work.job, sizes[0]))
-        ids = [f"ARRAY{number}" for number in range(len(sizes))]
-        plan.scripts[gate] = sbatch_text(jobs.gate(gate, ids))
+        after = [f"ARRAY{number}" for number in range(len(sizes))]
+        array = jobs.array(jobs.name(stage, 0), work.job, sizes[0])
+        yield stage, text, [array, jobs.gate(jobs.name(stage, "gate"), after)]
         return  # later stages are planned from the outputs of this one
 
 
