@@ -72,8 +72,7 @@ def _cancel_jobs(folder: SlurmFolder, prefix: str) -> set[str]:
     """Cancel the jobs in the queue and wait until they are gone; returns their ids."""
     jobs = {job.job for job in queue(prefix)}
     cancel(jobs)
-    started = time.monotonic()
-    killed = False
+    started, killed = time.monotonic(), False
     while left := queue(prefix):
         passed = time.monotonic() - started
         if passed > _GONE_WITHIN_S:

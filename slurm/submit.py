@@ -35,16 +35,12 @@ __all__ = ["DryRun", "SubmitRequest", "dry_run", "submit"]
 _log = logging.getLogger(__name__)
 
 
-class RunConfig(Config, Protocol):
-    """A resolved recipe."""
+class _RunConfig(Config, Protocol):
+    @property
+    def out(self) -> str: ...  # the run folder
 
     @property
-    def out(self) -> str:
-        """The run folder."""
-
-    @property
-    def device(self) -> str:
-        """Device that its jobs compute on."""
+    def device(self) -> str: ...  # that its jobs compute on
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,13 +48,13 @@ class SubmitRequest:
     """A run that a user wants on a cluster."""
 
     command: str  # curate, train, evaluate: the kind of run folder
-    config: RunConfig
+    config: _RunConfig  # the resolved recipe
     profile: str  # path, or the name of a built-in one
     pipeline: str = ""  # import path of a pipeline of stages; "": one job of ranks
     origins: Mapping[str, str] = field(default_factory=dict)  # as in `Run.open`
     change: OnChange = "refuse"  # as in `Run.open`
     # of a training: resolved recipes that evaluate its kept exports, by name
-    evaluations: Mapping[str, RunConfig] = field(default_factory=dict)
+    evaluations: Mapping[str, _RunConfig] = field(default_factory=dict)
 
     @property
     def run(self) -> Path:
