@@ -107,13 +107,7 @@ class Evaluation:
 
 
 def check_unchanged(run: Path, configs: Mapping[str, Any]) -> None:
-    """Refuse a changed evaluation recipe of a run: one curve is measured by one recipe.
-
-    Raises
-    ------
-    UsageError
-        Naming the changed keys of the first one.
-    """
+    """Raise `UsageError` if an evaluation recipe of a run changed: one recipe measures a curve."""
     for name, config in configs.items():
         evaluation = Evaluation(run, name)
         if changed := evaluation.changes(config):

@@ -174,13 +174,7 @@ class SlurmFolder:
         write_json(self.root / "launch.json", asdict(launch))
 
     def read_launch(self) -> Launch:
-        """Read ``launch.json``.
-
-        Raises
-        ------
-        UsageError
-            If the folder holds no run that was submitted.
-        """
+        """Read ``launch.json``; raises `UsageError` if the folder was never submitted."""
         try:
             facts = json.loads((self.root / "launch.json").read_text(encoding="utf-8"))
             # The JSON has sorted keys; the numbers of the folders give the order.

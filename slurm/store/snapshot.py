@@ -23,10 +23,7 @@ _FOLDERS = ("dinoforge", "configs", "cli", "curation", "training", "evaluation",
 def take_snapshot(folder: Path) -> Path:
     """Copy the running code below ``folder``; returns the copy, to come first in ``PYTHONPATH``.
 
-    Raises
-    ------
-    UsageError
-        If the disk is full or read-only.
+    Raises `UsageError` if the disk is full or read-only.
     """
     root = Path(dinoforge.__file__).resolve().parent.parent
     files = {_place(name): root / name for name in _names(root)}
