@@ -31,13 +31,7 @@ from dinoforge.slurm.retries import (
     most_limits,
     since_progress,
 )
-from dinoforge.slurm.store.evaluations import (
-    Evaluation,
-    is_trained,
-    kept_exports,
-    reached_step,
-    succeeded,
-)
+from dinoforge.slurm.store.evaluations import Evaluation, is_trained, reached_step, succeeded
 from dinoforge.slurm.store.events import Submission
 from dinoforge.slurm.store.layout import SlurmFolder, State
 from dinoforge.slurm.store.lease import Lease, LeaseBusyError, hold_lease
@@ -189,10 +183,9 @@ class Driver:
         """List the evaluations that are missing of a training's exports."""
         works = []
         for evaluation in [Evaluation(self.run, name) for name in self.jobs.launch.evaluations]:
-            steps = [step for step in kept_exports(self.run) if not evaluation.is_done(step)]
-            if steps:
+            missing = {step: {"recipe": evaluation.name} for step in evaluation.missing()}
+            if missing:
                 job = self.jobs.profile.job("evaluate", evaluation.device)
-                missing = {step: {"recipe": evaluation.name} for step in steps}
                 works.append(StageWork(stage=evaluation.stage, job=job, missing=missing))
         return works
 

@@ -13,8 +13,7 @@ from dinoforge.slurm.cluster.limits import read_partitions
 from dinoforge.slurm.outcomes import NOT_STARTED, Outcome, Verdict, classify
 from dinoforge.slurm.profile import Job
 from dinoforge.slurm.store.events import Attempt, AttemptWriter, Submission, read_attempts
-from dinoforge.slurm.store.layout import JobPlan, SlurmFolder
-from dinoforge.slurm.store.logs import log_tail
+from dinoforge.slurm.store.layout import JobPlan, SlurmFolder, log_tail
 
 __all__ = [
     "Decisions",
@@ -179,11 +178,8 @@ class _Element:
     entry: Submission
     plan: JobPlan
     number: int
+    job: str  # id, ``76_3`` for an element
     ending: Ending  # of its attempts, except for the outcome
-
-    @property
-    def job(self) -> str:
-        return self.entry.job if self.plan.ranks else f"{self.entry.job}_{self.number}"
 
 
 @dataclass
@@ -217,10 +213,12 @@ class History:
             for number in range(plan.elements):
                 indices = {index for index, _ in plan.element(number)}
                 missing = self._elements.keys() & indices
+                job = entry.job
                 if not plan.ranks:
+                    job = f"{entry.job}_{number}"
                     ending = replace(ending, progressed=missing != indices)
                 for index in missing:
-                    self._elements[index].append(_Element(entry, plan, number, ending))
+                    self._elements[index].append(_Element(entry, plan, number, job, ending))
 
     def _read_attempts(self, partition: int) -> dict[str, Attempt]:
         """Read the attempts at a partition, by name of their job."""

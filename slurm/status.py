@@ -14,8 +14,7 @@ from dinoforge.slurm.cluster.commands import Queued, SlurmError, accounted, queu
 from dinoforge.slurm.outcomes import Outcome, Row, classify
 from dinoforge.slurm.store.evaluations import Evaluation, kept_exports
 from dinoforge.slurm.store.events import Attempt, Submission, read_attempts
-from dinoforge.slurm.store.layout import Launch, SlurmFolder, State
-from dinoforge.slurm.store.logs import log_tail
+from dinoforge.slurm.store.layout import Launch, SlurmFolder, State, log_tail
 
 __all__ = ["Failure", "RunStatus", "StageStatus", "find_logs", "read_status"]
 

@@ -25,8 +25,7 @@ from dinoforge.slurm.jobs import Jobs, Submitter
 from dinoforge.slurm.outcomes import Outcome, classify
 from dinoforge.slurm.profile import Job, Profile
 from dinoforge.slurm.store.events import Attempt, Submission
-from dinoforge.slurm.store.layout import SlurmFolder
-from dinoforge.slurm.store.logs import log_tail
+from dinoforge.slurm.store.layout import SlurmFolder, log_tail
 
 __all__ = ["main", "probe_nodes"]
 

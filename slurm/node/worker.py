@@ -41,11 +41,10 @@ from dinoforge.slurm.cluster.commands import SlurmError, ask
 from dinoforge.slurm.driver import submit_evaluations
 from dinoforge.slurm.outcomes import Outcome, Verdict, classify_exception
 from dinoforge.slurm.profile import Profile
-from dinoforge.slurm.store.evaluations import Evaluation, kept_exports, reached_step
+from dinoforge.slurm.store.evaluations import Evaluation, reached_step
 from dinoforge.slurm.store.events import AttemptWriter, read_attempts, starts_without_progress
-from dinoforge.slurm.store.layout import DUPLICATE, JobPlan, SlurmFolder, State
+from dinoforge.slurm.store.layout import DUPLICATE, JobPlan, SlurmFolder, State, last_error
 from dinoforge.slurm.store.lease import LeaseBusyError, hold_lease
-from dinoforge.slurm.store.logs import last_error, log_size
 
 __all__ = ["main"]
 
@@ -332,8 +331,7 @@ def _watch_exports(folder: SlurmFolder, end: threading.Event) -> None:
             missing = {
                 (name, step)
                 for name in folder.read_launch().evaluations
-                for step in kept_exports(folder.run)
-                if not Evaluation(folder.run, name).is_done(step)
+                for step in Evaluation(folder.run, name).missing()
             }
             waited_s = time.monotonic() - checked
             if missing - seen or (missing and waited_s > 60.0):  # later again those that failed
@@ -360,7 +358,7 @@ def _run_command(
     blocked: one that arrives while it imports waits until it has its handlers, if it ever does. The
     message of the verdict is the error that the child printed into ``log``, or ``otherwise``.
     """
-    start = log_size(log)
+    start = log.stat().st_size if log.is_file() else 0
     # The working folder must not shadow the snapshot.
     variables = os.environ | environment | {"PYTHONSAFEPATH": "1"}
     signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)

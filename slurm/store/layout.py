@@ -20,6 +20,7 @@
 import contextlib
 import json
 import os
+import re
 import secrets
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -31,10 +32,21 @@ from dinoforge.runs import now
 from dinoforge.slurm.store.events import Submissions
 from dinoforge.stages import part_name
 
-__all__ = ["DUPLICATE", "JOB_PREFIX", "JobPlan", "Launch", "SlurmFolder", "State"]
+__all__ = [
+    "DUPLICATE",
+    "JOB_PREFIX",
+    "JobPlan",
+    "Launch",
+    "SlurmFolder",
+    "State",
+    "last_error",
+    "log_tail",
+]
 
 JOB_PREFIX = "df-"  # start of the name of every job of dinoforge
 DUPLICATE = 23  # exit code of a job whose plan belongs to another one
+
+_RAISED = re.compile(r"[\w.]+(Error|Exception|Interrupt|Exit|Warning)\b")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,3 +214,27 @@ class SlurmFolder:
         """Report whether the run was cancelled: nothing more may be started."""
         state = self.read_state()
         return state is not None and state.state == "cancelled"
+
+
+def log_tail(log: Path, *, start: int = 0, most: int = 16384) -> str:
+    """Read the last ``most`` bytes of a log, none before ``start``; "" if there is no log."""
+    try:
+        with log.open("rb") as file:
+            file.seek(max(start, file.seek(0, 2) - most))
+            return file.read().decode(errors="replace")
+    except OSError:
+        return ""
+
+
+def last_error(log: Path, start: int) -> str:
+    """Find the last ``error:`` line of a log, or the exception of its last traceback; "" if none.
+
+    Bytes before ``start`` are of earlier starts of the job and do not count.
+    """
+    lines = log_tail(log, start=start, most=65536).splitlines()  # tracebacks of torch are long
+    errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+    if errors:
+        return errors[-1]
+    tracebacks = [n for n, line in enumerate(lines) if line.startswith("Traceback")]
+    last = max(tracebacks, default=len(lines))
+    return next((line for line in lines[last:] if _RAISED.match(line)), "")

@@ -60,12 +60,7 @@ def hold_lease(
     """Hold the lease of a run for a ``with`` block; waits ``wait_s`` for another driver.
 
     The file system of ``folder`` is shared by all drivers. ``jobs_are_gone``: no job of the run is
-    left, so a holder that is a job is dead.
-
-    Raises
-    ------
-    LeaseBusyError
-        If another driver held it for ``wait_s``.
+    left, so a holder that is a job is dead. Raises `LeaseBusyError` after ``wait_s``.
     """
     folder.mkdir(parents=True, exist_ok=True)
     deadline, pause = time.monotonic() + wait_s, 0.1

@@ -2,7 +2,7 @@
 
 import pytest
 
-from dinoforge.slurm.store.logs import last_error
+from dinoforge.slurm.store.layout import last_error
 
 TRACEBACK = """\
 Traceback (most recent call last):
