@@ -102,7 +102,7 @@ def draw(tokens: int, heads: int, channels: int, dtype: Any) -> tuple[Any, Any]:
 def starts_of(shapes: Shapes) -> Any:
     import torch
 
-    from dinoforge.models.packing import cumulative_lengths
+    from dinoforge.models.attention import cumulative_lengths
 
     return cumulative_lengths(shapes, torch.device("cpu"))
 
@@ -163,7 +163,8 @@ def block(shapes: Shapes, width: int, heads: int, dtype: Any, rounds: int) -> di
     """Time one transformer block, packed and one crop size after the other."""
     import torch
 
-    from dinoforge.models import VitConfig, build_vit
+    from dinoforge.models.config import VitConfig
+    from dinoforge.models.vit import build_vit
 
     config = VitConfig(width=width, heads=heads, depth=1, patch_size=14, image_size=28)
     one = build_vit(config).blocks[0]

@@ -33,7 +33,7 @@ from measuring import blas, interleave, load_script, print_table, ratios, spread
 from recording import write_result
 
 from dinoforge.images import Undecodable
-from dinoforge.sources import ImageSet, open_images
+from dinoforge.sources.image_set import ImageSet, open_images
 from dinoforge.training.config import CropsConfig, DataConfig
 from dinoforge.training.data.dataset import TrainingData
 

@@ -21,7 +21,7 @@ from measuring import blas, interleave, load_script, print_table, ratios, spread
 from numpy.typing import NDArray
 from recording import write_result
 
-from dinoforge.neighbors import join_above
+from dinoforge.neighbors.join import join_above
 
 Rows = NDArray[np.float32]
 Pairs = tuple[NDArray[np.int64], NDArray[np.int64]]

@@ -22,8 +22,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageEnhance, ImageOps
 from safetensors.numpy import save
 
-from dinoforge.encoders.pixel_features import NUM_FEATURES, SIDE, pixel_features
-from dinoforge.encoders.pixels import small_picture
+from dinoforge.encoders.pixels import NUM_FEATURES, SIDE, pixel_features, small_picture
 from dinoforge.files import write_bytes
 from dinoforge.images import decode
 from dinoforge.sources.photographs import PHOTOGRAPHS

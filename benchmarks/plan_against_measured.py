@@ -160,7 +160,7 @@ def decoding(paths: list[str], *, num: int = 64, rounds: int = 5) -> dict[str, A
     import torch
     from PIL import Image
 
-    from dinoforge.sources import open_images
+    from dinoforge.sources.image_set import open_images
     from dinoforge.training.config import CropsConfig, DataConfig
     from dinoforge.training.data.dataset import TrainingData
 

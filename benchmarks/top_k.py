@@ -22,7 +22,7 @@ from measuring import blas, interleave, print_table, ratios, spread, start_clean
 from recording import write_result
 
 from dinoforge.encoders.encoder import unit_rows
-from dinoforge.neighbors import top_k
+from dinoforge.neighbors.search import top_k
 
 NEW = "dinoforge top_k"
 BEFORE = "70ed5bc"

@@ -5,7 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from dinoforge.cli.arguments import Command, add_output_arguments, print_json
-from dinoforge.encoders import ENCODERS
+from dinoforge.encoders.make import ENCODERS
 
 __all__ = ["COMMAND"]
 

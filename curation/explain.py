@@ -20,7 +20,7 @@ from dinoforge.curated import content_path, ledger_path, pairs_files, slots_path
 from dinoforge.curation.sentences import Related, describe_decision
 from dinoforge.errors import UsageError
 from dinoforge.files import write_text
-from dinoforge.shards import readable
+from dinoforge.shards.tar import readable
 from dinoforge.tables import read_table
 
 __all__ = ["Explanation", "Related", "explain"]
@@ -222,7 +222,8 @@ def _page(answer: Explanation) -> str:
     """Render an explanation as self-contained HTML."""
     from dinoforge.curation.tables import ImageReader
     from dinoforge.images import Undecodable, decode
-    from dinoforge.pages import ExplainFacts, ShownImage, Thumbnail, explain_page, thumbnail
+    from dinoforge.pages.explain import ExplainFacts, ShownImage, explain_page
+    from dinoforge.pages.thumbnails import Thumbnail, thumbnail
 
     run = Path(answer.run)
     locations = read_table(ledger_path(run), ["shard", "offset", "size"])

@@ -29,7 +29,7 @@ from dinoforge.curation.policies.duplicates import Groups
 from dinoforge.curation.policies.pairs import Pairs, concat_pairs
 from dinoforge.curation.policies.slots import Slots
 from dinoforge.errors import UsageError
-from dinoforge.shards import RangeReader
+from dinoforge.shards.reading import RangeReader
 from dinoforge.stages import Inputs, Stage
 from dinoforge.tables import read_table, read_tables
 

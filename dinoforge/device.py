@@ -10,10 +10,7 @@ __all__ = ["resolve_device"]
 def resolve_device(device: str) -> Any:
     """Return the ``torch.device`` of a recipe after testing it.
 
-    Parameters
-    ----------
-    device : str
-        ``cpu``, ``cuda``, ``cuda:N``, or ``auto``: ``cuda`` if available, else ``cpu``.
+    ``device`` is ``cpu``, ``cuda``, ``cuda:N``, or ``auto``: ``cuda`` if available, else ``cpu``.
 
     Raises
     ------

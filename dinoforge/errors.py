@@ -34,7 +34,7 @@ class DinoforgeError(Exception):
 
 @dataclass(frozen=True)
 class Fault:
-    """One thing that is wrong, where, and what to do about it."""
+    """One thing that is wrong, where, and what to do about it: lower case, no full stop."""
 
     what: str
     where: str
@@ -45,15 +45,7 @@ class Fault:
 
 
 class UsageError(DinoforgeError):
-    """Something that the user can fix; holds all faults, not only the first.
-
-    Parameters
-    ----------
-    what, where, do : str
-        A single fault in three parts: lower case, no full stop.
-    faults : sequence of Fault
-        Several faults at once, instead of the three parts.
-    """
+    """Something that the user can fix: a fault in three parts, or several ``faults`` at once."""
 
     exit_code: ClassVar[int] = 2
 
@@ -86,10 +78,7 @@ class Interrupted(DinoforgeError):  # noqa: N818 - it is not an error
 class RankLost(DinoforgeError):  # noqa: N818 - the error is on another rank
     """Another rank is gone; the same command resumes from the newest checkpoint.
 
-    Parameters
-    ----------
-    who : str
-        "rank 3 of 16", and what ended it if that is known.
+    ``who`` is "rank 3 of 16", and what ended it if that is known.
     """
 
     exit_code: ClassVar[int] = 76
@@ -102,13 +91,7 @@ class RankLost(DinoforgeError):  # noqa: N818 - the error is on another rank
 
 
 class RankStopped(DinoforgeError):  # noqa: N818 - the error is on another rank
-    """One of several ranks stops because of another one, which reports why; prints nothing.
-
-    Parameters
-    ----------
-    exit_code : int
-        Exit code of that other rank.
-    """
+    """A rank stops because of another one, which reports why; exits with its code, silently."""
 
     def __init__(self, exit_code: int) -> None:
         super().__init__("")

@@ -32,16 +32,9 @@ _DRAWS_AT_ONCE = 1 << 20
 def bootstrap_intervals(
     values_nF: NDArray[Any], *, resamples: int, seed: int, purpose: str = "evaluation/bootstrap"
 ) -> list[tuple[float, float]]:
-    """Return the 95 % interval of the mean of every column.
+    """Return the 95 % interval of the mean of every column (1 where a model is right, say).
 
-    Parameters
-    ----------
-    values_nF : ndarray
-        One value per image and statistic, such as 1 where the model is right.
-    resamples : int
-        R; the cost is R times n draws.
-    seed, purpose : int, str
-        Key the resamples; statistics that are not compared have a purpose of their own.
+    The cost is R times n draws. Statistics that are not compared have a ``purpose`` of their own.
     """
     indices = bootstrap_indices(len(values_nF), resamples, seed, purpose)
     means_RF = resampled_means(values_nF, indices)

@@ -27,14 +27,9 @@ class _LogFile(logging.FileHandler):
 
 
 def set_up_logging(*, verbosity: int = 0, rank: int = 0) -> None:
-    """Send the project's log to stderr; only warnings if ``rank > 0``.
+    """Send the project's log to stderr; on ``rank > 0`` only warnings, prefixed with the rank.
 
-    Parameters
-    ----------
-    verbosity : int
-        -1 warnings, 0 information, 1 details.
-    rank : int
-        Rank of this process; shown in the prefix when above 0.
+    ``verbosity``: -1 warnings, 0 information, 1 details.
     """
     level = {-1: logging.WARNING, 0: logging.INFO}.get(verbosity, logging.DEBUG)
     screen = logging.StreamHandler(sys.stderr)

@@ -35,12 +35,8 @@ def keep_freed_memory() -> bool:
 
     Otherwise arrays above 32 MiB are mapped anew each time, and every page of them faults: on a
     virtual machine that took 10 % of a training step and 33 % of the color changes
-    (`benchmarks/LOG.md`). The peak memory is unchanged.
-
-    Returns
-    -------
-    bool
-        False if the C library is not glibc; then nothing changes.
+    (`benchmarks/LOG.md`). The peak memory is unchanged. Returns False, and changes nothing, if the
+    C library is not glibc.
     """
     if not sys.platform.startswith("linux"):
         return False

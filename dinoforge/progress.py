@@ -25,18 +25,9 @@ def as_duration(seconds: float) -> str:
 
 
 class Progress:
-    """Counts up to ``total``; use as a context manager.
+    """Counts ``unit`` (``images``) of the task ``label`` up to ``total``; a context manager.
 
-    Parameters
-    ----------
-    total : int
-        Number of units.
-    unit : str
-        Plural name of the unit, e.g. ``images``.
-    label : str
-        Name of the task, e.g. ``embed``.
-    done : int
-        Units finished by an earlier start; they do not count for the rate.
+    ``done`` of them were finished by an earlier start and do not count for the rate.
     """
 
     def __init__(self, total: int, *, unit: str, label: str, done: int = 0) -> None:

@@ -30,19 +30,9 @@ _BLOCKS_AT_ONCE = 1 << 14  # about 1 MiB of temporaries: stays in the L2 cache
 
 
 def philox4x32(counters: Words, key: tuple[int, int]) -> Words:
-    """Encrypt counters with Philox4x32-10.
+    """Encrypt counters, uint64 ``[4, n]``, with Philox4x32-10; the result equals Random123's.
 
-    Parameters
-    ----------
-    counters : ndarray of uint64
-        ``[4, n]``, each word below 2**32.
-    key : tuple of int
-        Two words below 2**32.
-
-    Returns
-    -------
-    ndarray of uint64
-        ``[4, n]``, words below 2**32, equal to those of Random123.
+    All words, those of the key and of the result included, are below 2**32.
     """
     even, odd = counters[0::2], counters[1::2]
     round_key = np.array(key, np.uint64)[:, None]
@@ -116,18 +106,10 @@ def uniforms(
 
 
 class Draws:
-    """The stream of one position, number by number.
+    """The stream of one position, number by number; equal to `uniforms` of the same arguments.
 
-    The numbers equal those of `uniforms` for the same seed, purpose, position and epoch.
-
-    Parameters
-    ----------
-    seed, purpose, position, epoch
-        As in `uniforms`.
-    buffer : int
-        Numbers computed at once; does not change what is drawn.
-    first : list of float, optional
-        The first numbers of the stream if already drawn, an even count.
+    ``buffer`` numbers are computed at once, which does not change what is drawn; ``first`` are the
+    first numbers of the stream if already drawn, an even count.
     """
 
     def __init__(
@@ -184,12 +166,7 @@ class KeyedPermutation:
     finite domains"). O(1) memory at any n below 2**62; any position is computed directly, so the
     state of a loader is one integer.
 
-    Parameters
-    ----------
-    n : int
-        Number of samples, at least 1.
-    seed, purpose, epoch
-        Together they determine the order.
+    ``seed``, ``purpose`` and ``epoch`` determine the order.
     """
 
     _NUM_ROUNDS = 12  # even; below 8 the orders of fewer than 10 samples are visibly uneven

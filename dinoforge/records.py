@@ -20,7 +20,7 @@ __all__ = ["Record", "load", "read_records", "write_records"]
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """One measured number with everything needed to compare it.
+    """One measured number.
 
     ``interval`` is the 95 % interval ``[low, high]`` or None; ``n`` the number of test images;
     ``selection`` is the data that settings were chosen on (``none``, ``val``, ``test-peek``).
@@ -77,18 +77,10 @@ def read_records(path: Path) -> list[Record]:
 def load(paths: Iterable[str | Path]) -> "pd.DataFrame":
     """Read the records of several evaluations into one table.
 
-    Parameters
-    ----------
-    paths : iterable of str or Path
-        Files of records, or run folders that hold a ``records.jsonl``.
-
-    Returns
-    -------
-    pandas.DataFrame
-        One row per record in the order of the files; a column per field of `Record`, with the
-        interval in ``low`` and ``high``, each setting in a column of its own name (``k``,
-        ``features``, ``step``, ...), and the path as given in ``path``. What a record does not
-        have is NaN.
+    ``paths`` are files of records, or run folders that hold a ``records.jsonl``. The table has one
+    row per record in the order of the files; a column per field of `Record`, with the interval in
+    ``low`` and ``high``, each setting in a column of its own name (``k``, ``features``, ``step``,
+    ...), and the path as given in ``path``. What a record does not have is NaN.
 
     Examples
     --------

@@ -17,18 +17,9 @@ ROW_GROUP_ROWS = 65_536
 def write_table(
     path: Path, table: pa.Table, schema: pa.Schema, *, metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Write ``table`` atomically under ``path``.
+    """Write a table with exactly the columns of ``schema``, in any order, as a Parquet file.
 
-    Parameters
-    ----------
-    path : Path
-        The Parquet file.
-    table : pyarrow.Table
-        Has exactly the columns of ``schema``, in any order; cast to it.
-    schema : pyarrow.Schema
-        Schema of the file.
-    metadata : mapping, optional
-        Key-value metadata of the file (schema version, producer); must not contain times.
+    Atomic. ``metadata`` of the file (schema version, producer) must not contain times.
 
     Raises
     ------

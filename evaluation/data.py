@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from dinoforge.evaluation.config import EvaluationConfig, SplitConfig
 from dinoforge.files import hash_json
 from dinoforge.randomness import uniforms
-from dinoforge.sources import ImageSet, open_images
+from dinoforge.sources.image_set import ImageSet, open_images
 
 __all__ = ["EvalData", "Part", "hold_out", "match_classes", "open_data"]
 

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dinoforge.encoders import make_encoder
+from dinoforge.encoders.make import make_encoder
 from dinoforge.errors import UsageError
 from dinoforge.evaluation.data import EvalData, Part
 from dinoforge.evaluation.models import Model
 from dinoforge.files import hash_json, sha256_file, write_bytes
 from dinoforge.images import Undecodable
 from dinoforge.progress import Progress
-from dinoforge.sources import ImageSet
+from dinoforge.sources.image_set import ImageSet
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from dinoforge.encoders.encoder import unit_rows
 from dinoforge.evaluation.config import EvaluationConfig
 from dinoforge.evaluation.outcomes import Measured, Outcome
-from dinoforge.neighbors import Neighbors, backend_for, top_k
+from dinoforge.neighbors.products import backend_for
+from dinoforge.neighbors.search import Neighbors, top_k
 
 __all__ = ["find_neighbors", "knn_classify", "measure_knn", "usable_ks", "votes"]
 

@@ -25,7 +25,7 @@ from dinoforge.curated import ledger_path
 from dinoforge.curation.config import CurationConfig
 from dinoforge.curation.pipeline import curate
 from dinoforge.runs import Run
-from dinoforge.shards import read_samples
+from dinoforge.shards.reading import read_samples
 from dinoforge.sources.photographs import write_tiles
 from dinoforge.stages import make_executor
 from dinoforge.tables import read_table

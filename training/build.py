@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 import torch
 
 from dinoforge.device import resolve_device
-from dinoforge.models import VisionTransformer
+from dinoforge.models.vit import VisionTransformer
 from dinoforge.randomness import Draws
 from dinoforge.training.attention import AttentionSetting, choose_setting
 from dinoforge.training.config import TrainingConfig

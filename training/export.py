@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from dinoforge.exports import export_file, step_name, steps_in
-from dinoforge.models import VisionTransformer, save_backbone
+from dinoforge.models.vit import VisionTransformer
+from dinoforge.models.weights import save_backbone
 from dinoforge.training.config import TrainingConfig
 from dinoforge.training.distributed.ranks import rank
 from dinoforge.training.method import Method

@@ -54,8 +54,8 @@ def main() -> int:
 
 
 def measure(size: str, images: int, device: Any, packed: bool, dtype: Any) -> dict[str, Any]:
-    from dinoforge.models import ARCHITECTURES
     from dinoforge.models.attention_choice import AttentionProblem, probe
+    from dinoforge.models.config import ARCHITECTURES
 
     width, _, heads, _ = ARCHITECTURES[size]
     problem = AttentionProblem(

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dinoforge.curation.policies.pairs import Pairs
-from dinoforge.neighbors import connected_components
+from dinoforge.neighbors.join import connected_components
 
 __all__ = [
     "EXACT",

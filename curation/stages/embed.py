@@ -22,8 +22,8 @@ from dinoforge.curation.tables import (
     read_locations,
     split_range,
 )
-from dinoforge.encoders import make_encoder
 from dinoforge.encoders.encoder import Encoder
+from dinoforge.encoders.make import make_encoder
 from dinoforge.errors import UsageError
 from dinoforge.images import Undecodable, decode
 from dinoforge.stages import Json, Output

@@ -26,7 +26,7 @@ from dinoforge.curation.tables import (
 from dinoforge.errors import UsageError
 from dinoforge.files import write_text
 from dinoforge.images import image_suffix
-from dinoforge.shards import ShardWriter
+from dinoforge.shards.writer import ShardWriter
 from dinoforge.stages import Json, Output
 from dinoforge.tables import iter_row_groups, read_table
 

@@ -18,7 +18,8 @@ from dinoforge.curation.tables import (
     read_embeddings,
     split_range,
 )
-from dinoforge.neighbors import backend_for, join_above
+from dinoforge.neighbors.join import join_above
+from dinoforge.neighbors.products import backend_for
 from dinoforge.stages import Json, Output
 
 __all__ = ["GraphStage"]

@@ -17,9 +17,10 @@ from dinoforge.curation.config import CurationConfig, SourceConfig
 from dinoforge.curation.tables import INDEX_SCHEMA, PROBLEMS_SCHEMA, CurationInputs, CurationStage
 from dinoforge.errors import Fault, UsageError
 from dinoforge.randomness import KeyedPermutation
-from dinoforge.shards import readable, summarize_reasons
-from dinoforge.sources import Listing, discover_files
-from dinoforge.sources.listing import list_files
+from dinoforge.shards.index import summarize_reasons
+from dinoforge.shards.tar import readable
+from dinoforge.sources.discover import discover_files
+from dinoforge.sources.listing import Listing, list_files
 from dinoforge.stages import Json, Output
 
 __all__ = ["IngestStage"]

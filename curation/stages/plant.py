@@ -18,7 +18,8 @@ from dinoforge.curation.tables import INDEX_SCHEMA, CurationInputs, CurationStag
 from dinoforge.errors import UsageError
 from dinoforge.images import Undecodable, decode_image, image_suffix
 from dinoforge.randomness import Draws, KeyedPermutation
-from dinoforge.shards import ShardWriter, index_shard
+from dinoforge.shards.index import index_shard
+from dinoforge.shards.writer import ShardWriter
 from dinoforge.stages import Json, Output
 from dinoforge.tables import read_table
 

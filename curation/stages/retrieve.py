@@ -4,7 +4,7 @@ import numpy as np
 
 from dinoforge.curation.policies.slots import collisions, take_slots
 from dinoforge.curation.tables import SLOTS_SCHEMA, CurationInputs, CurationStage, read_survivors
-from dinoforge.neighbors import Neighbors, merge_top_k
+from dinoforge.neighbors.search import Neighbors, merge_top_k
 from dinoforge.stages import Json, Output
 
 __all__ = ["RetrieveStage"]

@@ -10,7 +10,8 @@ from dinoforge.curation.tables import (
     split_range,
 )
 from dinoforge.errors import UsageError
-from dinoforge.neighbors import backend_for, top_k
+from dinoforge.neighbors.products import backend_for
+from dinoforge.neighbors.search import top_k
 from dinoforge.stages import Json, Output
 
 __all__ = ["SearchStage"]

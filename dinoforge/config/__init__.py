@@ -6,17 +6,20 @@ its key, its place and the nearest valid key.
 
 from dinoforge.config.keys import KeyHelp, describe_keys, nearest
 from dinoforge.config.load import (
+    RECIPE_KINDS,
     Loaded,
     changed_keys,
     config_of,
     config_yaml,
+    find_recipe,
+    list_recipes,
     load_config,
     load_recipe,
     pick_keys,
+    recipe_folder,
     to_plain,
 )
 from dinoforge.config.ranges import Config
-from dinoforge.config.recipes import RECIPE_KINDS, find_recipe, list_recipes, recipe_folder
 
 __all__ = [
     "RECIPE_KINDS",

@@ -1,14 +1,19 @@
-"""Merge defaults, a recipe and ``key=value`` into a frozen dataclass; report all faults at once."""
+"""Find a recipe; merge it with defaults and ``key=value`` into a frozen dataclass.
+
+All faults are reported at once.
+"""
 
 import contextlib
 import dataclasses
 import functools
 import json
 import operator
+import os
 import re
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -21,21 +26,61 @@ from dinoforge.config.ranges import Config, find_faults
 from dinoforge.errors import Fault, UsageError
 
 __all__ = [
+    "RECIPE_KINDS",
     "Loaded",
     "changed_keys",
     "config_of",
     "config_yaml",
+    "find_recipe",
+    "list_recipes",
     "load_config",
     "load_recipe",
     "pick_keys",
+    "recipe_folder",
     "to_plain",
 ]
+
+# Sub-command -> kind of recipe: the folder below ``configs/`` and the package that reads it.
+RECIPE_KINDS = {"curate": "curation", "train": "training", "evaluate": "evaluation"}
 
 C = TypeVar("C", bound=Config)
 C_co = TypeVar("C_co", bound=Config, covariant=True)
 
 _COMMAND_LINE = "command line"
 _TEXT = {"str", "str | None"}
+
+
+def recipe_folder(kind: str) -> Path:
+    """Folder of the recipes of ``kind``: in the wheel, else ``configs/`` of the source tree."""
+    inside = Path(str(resources.files("dinoforge"))) / "_configs"
+    root = inside if inside.is_dir() else inside.parent.parent / "configs"
+    return root / kind
+
+
+def list_recipes(kind: str) -> dict[str, Path]:
+    """Return the files of the installed recipes, by name."""
+    return {path.stem: path for path in sorted(recipe_folder(kind).glob("*.yaml"))}
+
+
+def find_recipe(kind: str, name: str) -> Path:
+    """Find a recipe by path or by name.
+
+    Raises
+    ------
+    UsageError
+        If there is none; suggests the nearest.
+    """
+    path = Path(name)
+    if os.path.isfile(name):  # noqa: PTH113 - Path raises for long names
+        return path
+    known = list_recipes(kind)
+    if name in known:
+        return known[name]
+    near = nearest(path.stem, known)
+    hint = f" (did you mean `{near}`?)" if near else ""
+    thing = "profile" if kind == "slurm" else "recipe"
+    do = f"give a YAML file, or one of {', '.join(known)}"
+    raise UsageError(what=f"no such {thing}{hint}", where=name, do=do)
 
 
 @dataclass(frozen=True)

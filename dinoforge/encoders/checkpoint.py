@@ -39,16 +39,8 @@ FEATURES: dict[str, Callable[[Mapping[str, Vectors]], Vectors]] = {
 class CheckpointEncoder:
     """Class token, mean of the patch tokens, or both (each of norm 1) of a ViT.
 
-    Parameters
-    ----------
-    path : Path
-        ``.safetensors``, ``.pth`` or ``.pt``.
-    features : str
-        ``cls``, ``patch_mean`` or ``both``.
-    device : str
-        Device of the network.
-    batch_size : int
-        Images per forward pass; 0: the default of the device.
+    ``path`` is a ``.safetensors``, ``.pth`` or ``.pt`` file, ``features`` a key of `FEATURES`;
+    ``batch_size`` counts the images per forward pass, 0: the default of the device.
 
     Raises
     ------

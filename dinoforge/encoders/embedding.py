@@ -13,7 +13,8 @@ from dinoforge.errors import UsageError
 from dinoforge.files import write_array
 from dinoforge.images import Undecodable
 from dinoforge.progress import Progress
-from dinoforge.sources import LISTING_SCHEMA, ImageSet, open_images
+from dinoforge.sources.image_set import ImageSet, open_images
+from dinoforge.sources.listing import LISTING_SCHEMA
 from dinoforge.tables import write_table
 
 __all__ = ["EmbeddingSummary", "embed_images"]
@@ -39,18 +40,10 @@ class EmbeddingSummary:
 def embed_images(
     paths: Sequence[str], *, encoder: str, out: Path, batch_size: int = 64, device: str = "cpu"
 ) -> EmbeddingSummary:
-    """Embed every image that decodes.
+    """Embed every image behind ``paths`` (`discover_files`) that decodes.
 
-    Parameters
-    ----------
-    paths : sequence of str
-        See `discover_files`.
-    encoder, device : str
-        See `make_encoder`.
-    out : Path
-        Gets ``embeddings.npy`` (unit rows, except for ``pixels_raw``) and ``rows.parquet``.
-    batch_size : int
-        Images per call of the encoder.
+    ``out`` gets ``embeddings.npy`` (unit rows, except for ``pixels_raw``) and ``rows.parquet``.
+    ``batch_size`` counts the images per call of the encoder; see `make_encoder` for the rest.
 
     Raises
     ------

@@ -30,18 +30,10 @@ class Encoder(Protocol):
     fingerprint: str  # of weights, transform and decoder: vectors are comparable only if equal
 
     def encode(self, images: Images) -> Vectors:
-        """Encode a batch.
+        """Encode upright RGB images, uint8 ``[H, W, 3]`` of any sizes.
 
-        Parameters
-        ----------
-        images : sequence of ndarray
-            Upright RGB uint8 ``[H, W, 3]``, of any sizes.
-
-        Returns
-        -------
-        ndarray
-            float32 ``[B, dim]``, finite. Unit rows, except for ``pixels_raw``; a zero row for an
-            image without content.
+        Returns float32 ``[B, dim]``, finite: unit rows, except for ``pixels_raw``, and a zero row
+        for an image without content.
         """
         ...
 

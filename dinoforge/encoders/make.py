@@ -26,15 +26,10 @@ ENCODERS: Mapping[str, str] = {
 
 
 def make_encoder(spec: str, *, device: str = "cpu") -> "Encoder":
-    """Make the encoder of a spec.
+    """Make the encoder of a spec; ``device`` is that of networks, ``cpu`` or ``cuda``.
 
-    Parameters
-    ----------
-    spec : str
-        One of `ENCODERS`, with options as in ``mobilenetv2#SIDE`` and ``checkpoint:FILE#cls``,
-        ``#patch_mean`` or ``#both``.
-    device : str
-        For networks: ``cpu`` or ``cuda``.
+    A spec is one of `ENCODERS`, with options as in ``mobilenetv2#SIDE`` and
+    ``checkpoint:FILE#cls``, ``#patch_mean`` or ``#both``.
 
     Raises
     ------

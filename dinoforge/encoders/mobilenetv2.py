@@ -29,13 +29,8 @@ _TRAINED_AT = 224
 class MobileNetV2Encoder:
     """Average-pooled last features, 1,280 dimensions.
 
-    Parameters
-    ----------
-    side : int
-        Side of the input in pixels, a multiple of 32. Trained at 224; for images of 32 pixels 128
-        is better and four times faster (CIFAR-10, 3,000 images, k-NN 0.71 against 0.68).
-    device : str
-        Device of the network.
+    ``side`` is that of the input in pixels, a multiple of 32. Trained at 224; for images of 32
+    pixels 128 is better and four times faster (CIFAR-10, 3,000 images, k-NN 0.71 against 0.68).
     """
 
     dim = 1280

@@ -23,12 +23,9 @@ _BATCH = 8
 
 
 class SscdEncoder:
-    """512 dimensions; normalization of the input happens inside the network.
+    """512 dimensions by a ResNet-50 (int8), or by a MobileNetV4 if ``distilled``.
 
-    Parameters
-    ----------
-    distilled : bool
-        False, ``sscd``: ResNet-50, int8. True, ``sscd_distilled``: MobileNetV4.
+    The network itself normalizes its input.
     """
 
     dim = 512

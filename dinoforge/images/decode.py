@@ -1,24 +1,30 @@
-"""Decode the bytes of a file to RGB pixels by the rules of `DecodePolicy`."""
+"""Decode the bytes of a file to RGB pixels by the rules of `DecodePolicy`.
 
+JPEG goes through simplejpeg if its pixels are bit-equal to Pillow's, everything else through
+Pillow. Both wrap libjpeg-turbo with the same accurate transform and smooth upsampling; measured
+equal on 4,675 photographs and on generated ones of every common subsampling (tests). simplejpeg
+also reports libjpeg's warnings, which Pillow hides: they reveal damaged data.
+"""
+
+import re
 from dataclasses import dataclass
 
 import numpy as np
+import simplejpeg
 from numpy.typing import NDArray
 
-from dinoforge.images.jpeg import (
-    END_MARKER,
-    JpegHeader,
-    Outcome,
-    decode_leniently,
-    decode_strictly,
-    read_header,
-)
 from dinoforge.images.pillow import check_pixels, decode_through_pillow, orientation_of, upright
 from dinoforge.images.policy import DecodePolicy, Undecodable
 
-__all__ = ["DecodedImage", "decode", "decode_image"]
+__all__ = ["DecodedImage", "decode", "decode_image", "decode_strictly", "read_header"]
 
 _DEFAULT = DecodePolicy()
+
+_END_MARKER = b"\xff\xd9"
+_START_OF_SCAN, _END_OF_IMAGE = 0xDA, 0xD9
+_FRAMES = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})  # SOF0..15 less DHT, JPG, DAC
+_BARE = frozenset({0x01, *range(0xD0, 0xD8)})  # markers without a length
+_NEXT_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # what ends the data of a scan
 
 
 @dataclass(frozen=True)
@@ -31,19 +37,9 @@ class DecodedImage:
 
 
 def decode(data: bytes, policy: DecodePolicy = _DEFAULT) -> NDArray[np.uint8]:
-    """Decode a file to upright RGB pixels.
+    """Decode the bytes of a file to upright RGB, uint8 ``[H, W, 3]``, contiguous and writable.
 
-    Parameters
-    ----------
-    data : bytes
-        The whole file; its content determines the format.
-    policy : DecodePolicy
-        Rules for unusual and damaged files.
-
-    Returns
-    -------
-    numpy.ndarray
-        uint8 ``[H, W, 3]``, contiguous and writable.
+    The content, not a name, determines the format.
 
     Raises
     ------
@@ -65,12 +61,49 @@ def decode_image(data: bytes, policy: DecodePolicy = _DEFAULT) -> DecodedImage:
     return _decode_jpeg(data, header, policy)
 
 
-def _decode_jpeg(data: bytes, header: JpegHeader, policy: DecodePolicy) -> DecodedImage:
+@dataclass(frozen=True)
+class _JpegHeader:
+    """Fields of the markers before the first scan; ``process`` is n of SOFn."""
+
+    width: int
+    height: int
+    components: int
+    bits: int
+    process: int
+    first_scan_components: int
+    has_app1: bool  # EXIF or XMP: may hold an orientation
+    scan_at: int  # byte where the first scan begins
+
+    @property
+    def is_common(self) -> bool:
+        """Baseline, extended or progressive, 8 bits, gray or three colors."""
+        return self.process <= 2 and self.bits == 8 and self.components in (1, 3)
+
+    @property
+    def is_single_scan(self) -> bool:
+        """All components in one sequential scan: no image data can follow it."""
+        return self.process <= 1 and self.first_scan_components == self.components
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    """Pixels ``[H, W, 3]`` of a valid JPEG, or what libjpeg reports as wrong.
+
+    ``fault`` is None, ``"truncated"``, ``"damaged"``, or ``"unknown"`` if simplejpeg cannot read
+    this kind of file.
+    """
+
+    pixels: NDArray[np.uint8] | None
+    fault: str | None = None
+    message: str = ""
+
+
+def _decode_jpeg(data: bytes, header: _JpegHeader, policy: DecodePolicy) -> DecodedImage:
     outcome = decode_strictly(data, header)
     notes: list[str] = []
     if outcome.fault == "truncated" and _lacks_only_end_marker(data, header, policy):
         notes.append("missing_end_marker")
-        data += END_MARKER
+        data += _END_MARKER
         outcome = decode_strictly(data, header)
     if outcome.fault == "truncated":
         return _truncated_jpeg(data, header, policy, outcome)
@@ -84,18 +117,18 @@ def _decode_jpeg(data: bytes, header: JpegHeader, policy: DecodePolicy) -> Decod
     return _upright_jpeg(data, header, outcome.pixels, notes)
 
 
-def _lacks_only_end_marker(data: bytes, header: JpegHeader, policy: DecodePolicy) -> bool:
+def _lacks_only_end_marker(data: bytes, header: _JpegHeader, policy: DecodePolicy) -> bool:
     """Return whether an end marker alone makes the file valid.
 
     Only for single-scan files: in others a whole scan may be missing, too.
     """
     if policy.missing_end == "refuse" or not header.is_single_scan:
         return False
-    return decode_strictly(data + END_MARKER, header).fault is None
+    return decode_strictly(data + _END_MARKER, header).fault is None
 
 
 def _truncated_jpeg(
-    data: bytes, header: JpegHeader, policy: DecodePolicy, outcome: Outcome
+    data: bytes, header: _JpegHeader, policy: DecodePolicy, outcome: _Outcome
 ) -> DecodedImage:
     if policy.truncated == "refuse":
         raise Undecodable("truncated", outcome.message)
@@ -103,17 +136,85 @@ def _truncated_jpeg(
         pixels, _, notes = decode_through_pillow(data, policy)
         return DecodedImage(pixels, "JPEG", ("truncated", *notes))
     try:
-        pixels = decode_leniently(data)
+        pixels = simplejpeg.decode_jpeg(data, "RGB", strict=False)  # what is missing becomes gray
     except ValueError as error:
         raise Undecodable("truncated", str(error)) from error
     return _upright_jpeg(data, header, pixels, ["truncated"])
 
 
 def _upright_jpeg(
-    data: bytes, header: JpegHeader, pixels: NDArray[np.uint8], notes: list[str]
+    data: bytes, header: _JpegHeader, pixels: NDArray[np.uint8], notes: list[str]
 ) -> DecodedImage:
     orientation = orientation_of(data) if header.has_app1 else 1
     if orientation != 1:
         notes.append("rotated")
         pixels = upright(pixels, orientation)
     return DecodedImage(pixels, "JPEG", tuple(notes))
+
+
+def read_header(data: bytes) -> _JpegHeader | None:
+    """Read the markers before the first scan; None if they are irregular.
+
+    Raises
+    ------
+    Undecodable
+        ``truncated`` if the data ends before the first scan.
+    """
+    at, frame, has_app1 = 2, b"", False
+    while at + 4 <= len(data):
+        if data[at] != 0xFF:
+            return None
+        marker = data[at + 1]
+        if marker == 0xFF or marker in _BARE:  # fill byte, or a marker without content
+            at += 1 if marker == 0xFF else 2
+            continue
+        length = int.from_bytes(data[at + 2 : at + 4], "big")
+        content = data[at + 4 : at + 12]
+        if marker == _START_OF_SCAN:
+            return _header(frame, content, has_app1, at)
+        if marker == _END_OF_IMAGE or length < 2:
+            return None
+        if marker in _FRAMES:
+            frame = bytes([marker - 0xC0]) + content
+        has_app1 = has_app1 or marker == 0xE1
+        at += 2 + length
+    raise Undecodable("truncated", f"ends inside the headers, after {len(data)} bytes")
+
+
+def _header(frame: bytes, scan: bytes, has_app1: bool, at: int) -> _JpegHeader | None:
+    if len(frame) < 7 or not scan:
+        return None
+    return _JpegHeader(
+        width=int.from_bytes(frame[4:6], "big"),
+        height=int.from_bytes(frame[2:4], "big"),
+        components=frame[6],
+        bits=frame[1],
+        process=frame[0],
+        first_scan_components=scan[0],
+        has_app1=has_app1,
+        scan_at=at,
+    )
+
+
+def decode_strictly(data: bytes, header: _JpegHeader) -> _Outcome:
+    """Decode and report every warning of libjpeg.
+
+    Four components are decoded as CMYK for the diagnosis only, without returning pixels.
+    """
+    space = "CMYK" if header.components == 4 else "RGB"
+    try:
+        pixels = simplejpeg.decode_jpeg(data, space, strict=True)
+    except ValueError as error:
+        return _Outcome(None, _classify(str(error), data, header), str(error))
+    return _Outcome(pixels if header.is_common else None)
+
+
+def _classify(message: str, data: bytes, header: _JpegHeader) -> str:
+    # Texts of libjpeg's warnings, unchanged since 1991 (jerror.h).
+    if "Premature end of JPEG file" in message:
+        return "truncated"
+    if "premature end of data segment" in message and header.is_single_scan:
+        # Truncated with an end marker appended, or a byte changed to some other marker.
+        marker = _NEXT_MARKER.search(data, header.scan_at + 2)
+        return "truncated" if marker is not None and marker[0] == _END_MARKER else "damaged"
+    return "damaged" if "Corrupt JPEG data" in message else "unknown"

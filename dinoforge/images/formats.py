@@ -75,12 +75,7 @@ def has_image_suffix(name: str) -> bool:
 def image_suffix(name: str, format_name: str) -> str:
     """Return the suffix for a copy of an image, without a dot, in lower case.
 
-    Parameters
-    ----------
-    name : str
-        Name of the file or tar member; its suffix is kept if it is an image's.
-    format_name : str
-        Pillow's name of the format, for other names.
+    That of ``name`` (a file or tar member) if it is an image's, else by Pillow's ``format_name``.
     """
     if has_image_suffix(name):
         return name.rpartition(".")[2].lower()

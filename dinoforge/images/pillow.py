@@ -256,14 +256,9 @@ def _first_line(error: BaseException) -> str:
 
 
 def to_rgb(image: Image.Image, background: int) -> NDArray[np.uint8]:
-    """Convert a loaded image to RGB ``[H, W, 3]`` uint8, writable and contiguous.
+    """Convert a loaded image of any mode to RGB ``[H, W, 3]`` uint8, writable and contiguous.
 
-    Parameters
-    ----------
-    image : PIL.Image.Image
-        Loaded, any mode.
-    background : int
-        Gray level 0..255 under transparent pixels.
+    ``background`` is the gray level 0..255 under transparent pixels.
 
     Raises
     ------

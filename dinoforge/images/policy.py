@@ -43,14 +43,9 @@ NOTES: Mapping[str, str] = {
 
 
 class Undecodable(Exception):  # noqa: N818 - a fact about a sample, not an error of the program
-    """A sample that cannot be decoded: callers count it by reason and continue.
+    """A sample that cannot be decoded: callers count it by ``reason`` (of `REASONS`) and continue.
 
-    Parameters
-    ----------
-    reason : str
-        One of ``REASONS``.
-    detail : str
-        Details for people.
+    ``detail`` is for people.
     """
 
     def __init__(self, reason: str, detail: str) -> None:

@@ -8,22 +8,32 @@ Shapes: T tokens of all sequences, B sequences of N tokens, H heads, E channels 
 """
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import lru_cache, partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dinoforge.models.packing import (
-    Shapes,
-    block_diagonal_bias,
-    cumulative_lengths,
-    longest_sequence,
-    token_counts,
-)
+__all__ = [
+    "BACKENDS",
+    "HALF_PRECISION",
+    "Shapes",
+    "attend",
+    "attention_as_on_gpus",
+    "attention_weights",
+    "block_diagonal_bias",
+    "cumulative_lengths",
+    "longest_sequence",
+    "sequence_lengths",
+    "token_counts",
+]
 
-__all__ = ["BACKENDS", "HALF_PRECISION", "attend", "attention_as_on_gpus", "attention_weights"]
+Shapes = Sequence[tuple[int, int]]  # (B, N) of each crop size, in the order of tokens; B may be 0
+
+# A training has a few layouts (student, teacher, each crop size); evaluations add some.
+_CACHED_LAYOUTS = 64
 
 HALF_PRECISION = (torch.bfloat16, torch.float16)
 
@@ -31,23 +41,10 @@ _Dense = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 def attend(qkv_T3HE: Tensor, shapes: Shapes, backend: str = "sdpa") -> Tensor:
-    """Compute attention within each sequence.
+    """Compute attention within each sequence: ``[T, H, E]``, in the dtype of ``qkv_T3HE``.
 
-    Scaled dot-product attention (Vaswani et al. 2017, section 3.2.1) without dropout.
-
-    Parameters
-    ----------
-    qkv_T3HE : Tensor
-        Queries, keys and values ``[T, 3, H, E]`` of all sequences, concatenated.
-    shapes : sequence of (int, int)
-        (B, N) of each crop size, in the order of the tokens; B may be 0.
-    backend : str
-        One of `BACKENDS`.
-
-    Returns
-    -------
-    Tensor
-        ``[T, H, E]``, in the dtype of ``qkv_T3HE``.
+    Scaled dot-product attention (Vaswani et al. 2017, section 3.2.1) without dropout, of the
+    concatenated queries, keys and values, by one of `BACKENDS`.
     """
     return BACKENDS[backend](qkv_T3HE, shapes)
 
@@ -123,6 +120,62 @@ def _xformers(qkv_T3HE: Tensor, shapes: Shapes) -> Tensor:
     bias = block_diagonal_bias(tuple(shapes), v_1THE.device)
     out_1THE: Tensor = memory_efficient_attention(q_1THE, k_1THE, v_1THE, attn_bias=bias)
     return out_1THE[0]
+
+
+def token_counts(shapes: Shapes) -> list[int]:
+    """Count the tokens of each crop size."""
+    return [batch * tokens for batch, tokens in shapes]
+
+
+def sequence_lengths(shapes: Shapes) -> list[int]:
+    """List the length of every sequence, in order."""
+    return [tokens for batch, tokens in shapes for _ in range(batch)]
+
+
+def longest_sequence(shapes: Shapes) -> int:
+    """Return the tokens of the longest sequence; 0 without sequences."""
+    # A list with the 0: torch's compiler cannot trace `max(..., default=0)`.
+    return max([0, *(tokens for batch, tokens in shapes if batch)])
+
+
+def cumulative_lengths(shapes: Shapes, device: torch.device) -> Tensor:
+    """Return the offsets of S sequences and the end of the last one, int32 ``[S + 1]``.
+
+    Computed on the device, without a copy from the host. Eager calls cache it by shapes and
+    device; compiled graphs compute it, because a cached tensor would be a constant of one layout.
+    """
+    if torch.compiler.is_compiling():
+        return _cumulative_lengths(shapes, device)
+    return _cached_cumulative_lengths(tuple(shapes), device)
+
+
+def _cumulative_lengths(shapes: Shapes, device: torch.device) -> Tensor:
+    parts, first = [], 0
+    for batch, tokens in shapes:
+        # Starts of this crop size; the last end is the first start of the next one.
+        parts.append(torch.arange(batch, dtype=torch.int32, device=device) * tokens + first)
+        first += batch * tokens
+    end = torch.full((1,), first, dtype=torch.int32, device=device)
+    return torch.cat([*parts, end])
+
+
+@lru_cache(maxsize=_CACHED_LAYOUTS)
+def _cached_cumulative_lengths(shapes: Shapes, device: torch.device) -> Tensor:
+    # A tensor made in inference mode cannot be saved for a backward pass.
+    with torch.inference_mode(mode=False):
+        return _cumulative_lengths(shapes, device)
+
+
+@lru_cache(maxsize=_CACHED_LAYOUTS)
+def block_diagonal_bias(shapes: tuple[tuple[int, int], ...], device: torch.device) -> Any:
+    """Return xformers' bias that limits attention to the own sequence; cached.
+
+    It stores the offsets of the sequences, not the ``[T, T]`` matrix that they define.
+    """
+    from xformers.ops.fmha.attn_bias import BlockDiagonalMask
+
+    with torch.inference_mode(mode=False):
+        return BlockDiagonalMask.from_seqlens(sequence_lengths(shapes), device=device)
 
 
 BACKENDS: Mapping[str, Callable[[Tensor, Shapes], Tensor]] = {

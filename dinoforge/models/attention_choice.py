@@ -17,8 +17,13 @@ import torch
 from torch import Tensor
 
 from dinoforge.errors import UsageError
-from dinoforge.models.attention import BACKENDS, HALF_PRECISION, attend
-from dinoforge.models.packing import longest_sequence, token_counts
+from dinoforge.models.attention import (
+    BACKENDS,
+    HALF_PRECISION,
+    attend,
+    longest_sequence,
+    token_counts,
+)
 
 __all__ = [
     "AGREEMENT",
@@ -76,14 +81,7 @@ class AttentionChoice:
 
 
 def choose_attention(name: str, problem: AttentionProblem) -> AttentionChoice:
-    """Choose the back end of a run.
-
-    Parameters
-    ----------
-    name : str
-        ``auto``, or one of `BACKENDS`.
-    problem : AttentionProblem
-        Shapes, dtype and device of the run.
+    """Choose the back end of a run; ``name`` is ``auto`` or one of `BACKENDS`.
 
     Raises
     ------
@@ -108,16 +106,9 @@ def choose_attention(name: str, problem: AttentionProblem) -> AttentionChoice:
 
 
 def probe(problem: AttentionProblem, candidates: Sequence[str]) -> AttentionChoice:
-    """Run back ends on a problem, and choose the fastest that agrees with `sdpa`.
+    """Run back ends on a problem, and choose the fastest that agrees with `sdpa`, the first one.
 
     Takes a fraction of a second on a GPU. Does not touch torch's global generator.
-
-    Parameters
-    ----------
-    problem : AttentionProblem
-        The attention to compute.
-    candidates : sequence of str
-        Back ends, the reference first.
     """
     assert candidates[0] == REFERENCE, "the others are compared with the reference"
     trial = _Trial(problem)

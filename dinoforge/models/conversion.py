@@ -44,22 +44,11 @@ _EVERY_VIT = {"cls_token": 3, "pos_embed": 3, _PATCH_EMBED: 4, "blocks.0.norm1.w
 
 
 def released_names(tensors: Mapping[str, Tensor], where: str) -> tuple[dict[str, Tensor], str]:
-    """Select the backbone among tensors and give it the released names.
+    """Select the backbone among stored tensors and give it the released names.
 
-    Parameters
-    ----------
-    tensors : mapping
-        As stored. Of several backbones, the teacher's is taken.
-    where : str
-        The file, for errors.
-
-    Returns
-    -------
-    tensors : dict
-        Released names, without the heads of a training checkpoint.
-    origin : str
-        ``released``, ``timm`` or ``transformers``: the origin of the names, and so of the way
-        positions are resampled.
+    Of several backbones, the teacher's is taken; the heads of a training checkpoint are left out.
+    ``where`` is the file, for errors. Also returns the origin of the names, and so of the way
+    positions are resampled: ``released``, ``timm`` or ``transformers``.
 
     Raises
     ------
@@ -142,16 +131,9 @@ def _from_transformers(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def infer_config(
     tensors: Mapping[str, Tensor], where: str, *, heads: int | None = None, origin: str = "released"
 ) -> VitConfig:
-    """Infer sizes from the shapes of tensors with released names.
+    """Infer sizes from the shapes of tensors with released names; see `released_names`.
 
-    Parameters
-    ----------
-    tensors, origin
-        From `released_names`.
-    where : str
-        The file, for errors.
-    heads : int, optional
-        Not in the shapes: by default as in the released model of the same width.
+    The number of heads is not in the shapes: by default as in the released model of the same width.
 
     Raises
     ------

@@ -15,20 +15,13 @@ __all__ = ["assign", "draw_weights"]
 
 
 def draw_weights(model: nn.Module, scheme: str, seed: int) -> None:
-    """Draw all parameters of a ViT, in place.
+    """Draw all parameters of a ViT in place; they may be uninitialized and sharded.
 
-    Parameters
-    ----------
-    model : Module
-        Its parameters may be uninitialized (`Module.to_empty`) and sharded.
-    scheme : str
-        ``published``: linear layers and positions trunc_normal(0.02), patch embedding uniform
-        within 1 / sqrt(fan in) (the default of torch), class and register tokens N(0, 1e-6), mask
-        token and other biases 0. ``xavier``: linear layers and patch embedding Xavier uniform. At
-        widths below 384, 0.02 gives all images nearly equal features, and nothing is learned
-        for hundreds of steps (measured at widths 128 and 192 on CIFAR-10).
-    seed : int
-        Any integer.
+    ``published``: linear layers and positions trunc_normal(0.02), patch embedding uniform within
+    1 / sqrt(fan in) (the default of torch), class and register tokens N(0, 1e-6), mask token and
+    other biases 0. ``xavier``: linear layers and patch embedding Xavier uniform. At widths below
+    384, 0.02 gives all images nearly equal features, and nothing is learned for hundreds of steps
+    (measured at widths 128 and 192 on CIFAR-10).
     """
     for prefix, module in model.named_modules():
         for name, parameter in module.named_parameters(recurse=False):

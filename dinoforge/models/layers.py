@@ -14,9 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dinoforge.models.attention import attend, attention_weights
+from dinoforge.models.attention import Shapes, attend, attention_weights
 from dinoforge.models.config import VitConfig
-from dinoforge.models.packing import Shapes
 
 __all__ = [
     "Attention",
@@ -148,14 +147,8 @@ class Block(nn.Module):
         A subset saves the compute of the dropped samples; its residual is scaled by the batch size
         over the size of the subset.
 
-        Parameters
-        ----------
-        xs : list of Tensor
-            Batches ``[b, N, D]``, one per crop size.
-        rows : BlockRows, optional
-            Samples that each branch runs on; None: all.
-        packed : bool
-            Run the linear layers once over the tokens of all batches instead of once per batch.
+        ``xs`` has a batch ``[b, N, D]`` per crop size. If ``packed``, the linear layers run once
+        over the tokens of all batches instead of once per batch.
         """
         for number, branch in enumerate((self._attention_branch, self._ffn_branch)):
             if rows is None:

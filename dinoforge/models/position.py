@@ -30,20 +30,9 @@ _OFFSET = 0.1
 def interpolate_positions(positions_1ND: Tensor, height: int, width: int, mode: str) -> Tensor:
     """Resample ``[1, 1 + M * M, D]`` position embeddings to ``height x width`` patches.
 
-    Parameters
-    ----------
-    positions_1ND : Tensor
-        Class token first, then the native grid row by row; resampled in float32 (float64
-        stays) and returned in its own dtype. Differentiable.
-    height, width : int
-        Requested grid, patches.
-    mode : str
-        ``offset``, ``offset_antialias``, ``size_antialias`` or ``size``; see `VitConfig`.
-
-    Returns
-    -------
-    Tensor
-        ``[1, 1 + height * width, D]``; the class token is never changed.
+    The class token comes first and is never changed, then the native grid row by row. Computed in
+    float32 (float64 stays), returned in its own dtype. Differentiable. ``mode`` is one of
+    `PositionMode`.
     """
     side = math.isqrt(positions_1ND.shape[1] - 1)
     if height == side and width == side:
@@ -82,19 +71,8 @@ def resampling_matrix(
     samples repeated; with antialias, Pillow's, a = -0.5, widened when shrinking and renormalized
     at the borders (Keys 1981, "Cubic convolution interpolation").
 
-    Parameters
-    ----------
-    size_in, size_out : int
-        Samples along one axis.
-    offset : float
-        The step between samples is ``size_in / (size_out + offset)``.
-    antialias : bool
-        Selects the kernel.
-
-    Returns
-    -------
-    ndarray of float64
-        ``[size_out, size_in]``; every row sums to 1.
+    The step between samples is ``size_in / (size_out + offset)``. Returns float64
+    ``[size_out, size_in]``; every row sums to 1.
     """
     step = 1.0 / ((size_out + offset) / size_in)
     centers = step * (np.arange(size_out) + 0.5)

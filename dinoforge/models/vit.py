@@ -21,12 +21,8 @@ __all__ = ["VisionTransformer", "build_vit"]
 class VisionTransformer(nn.Module):
     """ViT of DINOv2 (Oquab et al. 2023), optionally with registers (Darcet et al. 2023).
 
-    Between blocks, tokens keep the dtype of the parameters even under autocast.
-
-    Parameters
-    ----------
-    config : VitConfig
-        Sizes; the weights are meaningless until drawn, see `build_vit`.
+    Between blocks, tokens keep the dtype of the parameters even under autocast. The weights are
+    meaningless until drawn, see `build_vit`.
     """
 
     def __init__(self, config: VitConfig) -> None:
@@ -75,20 +71,11 @@ class VisionTransformer(nn.Module):
     def forward_features(
         self, images_B3XY: Tensor, masks_BN: Tensor | None = None
     ) -> dict[str, Tensor]:
-        """Run the whole model.
+        """Run the whole model on normalized images, X and Y multiples of the patch size.
 
-        Parameters
-        ----------
-        images_B3XY : Tensor
-            Normalized images ``[B, 3, X, Y]``; X and Y are multiples of the patch size.
-        masks_BN : Tensor, optional
-            Bool ``[B, N]``, True = hidden from the model.
-
-        Returns
-        -------
-        dict
-            ``x_norm_clstoken [B, D]``, ``x_norm_regtokens [B, R, D]``,
-            ``x_norm_patchtokens [B, N, D]``, ``x_prenorm [B, 1 + R + N, D]``.
+        ``masks_BN`` is True where a patch is hidden from the model. Returns
+        ``x_norm_clstoken [B, D]``, ``x_norm_regtokens [B, R, D]``,
+        ``x_norm_patchtokens [B, N, D]`` and ``x_prenorm [B, 1 + R + N, D]``.
 
         Raises
         ------
@@ -105,18 +92,11 @@ class VisionTransformer(nn.Module):
         rows: Sequence[BlockRows] | None = None,
         packed: bool = False,
     ) -> list[dict[str, Tensor]]:
-        """Run several batches of different image sizes, block by block.
+        """Run a batch per crop size, block by block; see `forward_features`.
 
-        Parameters
-        ----------
-        images, masks : sequence
-            One entry per crop size; see `forward_features`.
-        rows : sequence of BlockRows, optional
-            Samples of each batch that the branches of each block run on (stochastic depth).
-            Without it nothing is dropped, not even in training mode.
-        packed : bool
-            Run the linear layers once over the tokens of all batches: fewer, larger products;
-            no faster on CPUs.
+        ``rows`` has the samples of each batch that the branches of each block run on (stochastic
+        depth); without it nothing is dropped, not even in training mode. If ``packed``, the linear
+        layers run once over the tokens of all batches: fewer, larger products; no faster on CPUs.
         """
         xs = [self.tokens(x, mask) for x, mask in zip(images, masks, strict=True)]
         for number, block in enumerate(self._blocks()):
@@ -133,16 +113,9 @@ class VisionTransformer(nn.Module):
     ) -> list[tuple[Tensor, Tensor]]:
         """Return (patch tokens ``[B, N, D]``, class token ``[B, D]``) after some blocks.
 
-        Parameters
-        ----------
-        images_B3XY : Tensor
-            As in `forward_features`.
-        layers : int or sequence of int
-            The last ``layers`` blocks, or block indices; results are in the order of blocks.
-        norm : bool
-            Apply the (shared) final LayerNorm to each.
-        reshape : bool
-            Patch tokens as a grid, ``[B, D, X / patch, Y / patch]``.
+        ``layers`` are block indices, or the number of last blocks; results are in the order of
+        blocks. ``norm`` applies the (shared) final LayerNorm to each, ``reshape`` gives the patch
+        tokens as a grid, ``[B, D, X / patch, Y / patch]``.
         """
         depth = len(self.blocks)
         wanted = range(depth - layers, depth) if isinstance(layers, int) else layers

@@ -29,18 +29,11 @@ def save_backbone(
 ) -> None:
     """Write the weights and all that is needed to rebuild the model.
 
-    Metadata: ``format`` (``pt``, which other readers require), ``dinoforge``, ``architecture`` (a
-    name), ``config`` (JSON of `VitConfig`), ``image_mean`` and ``image_std`` (JSON),
-    ``image_size``, ``patch_size``, ``registers``, ``positions``.
-
-    Parameters
-    ----------
-    path : Path
-        The ``.safetensors`` file; written atomically. Equal weights and metadata, equal bytes.
-    model : VisionTransformer
-        Its tensors are stored in float32.
-    metadata : mapping of str, optional
-        Added to the metadata of the file (run, step, data, license, ...); must not contain times.
+    Tensors are stored in float32 and written atomically; equal weights and metadata give equal
+    bytes. ``metadata`` (run, step, data, license, ...; no times) is added to ``format`` (``pt``,
+    which other readers require), ``dinoforge``, ``architecture`` (a name), ``config`` (JSON of
+    `VitConfig`), ``image_mean`` and ``image_std`` (JSON), ``image_size``, ``patch_size``,
+    ``registers`` and ``positions``.
     """
     # The library writes metadata in the order of a hash map, which differs between processes.
     from safetensors.torch import save

@@ -6,7 +6,7 @@ from typing import Any
 
 import jinja2
 
-from dinoforge.pages import formatting
+from dinoforge.pages.formatting import bytes_size, count, duration, percent, points, significant
 
 __all__ = ["render"]
 
@@ -14,16 +14,10 @@ _TEMPLATES = Path(__file__).resolve().parent / "templates"
 
 
 def render(template: str, *, folder: Path | None = None, **values: Any) -> str:
-    """Render ``template`` to text.
+    """Render a template, looked up in ``folder`` first, then among those of this package.
 
-    Parameters
-    ----------
-    template : str
-        File name, looked up in ``folder`` first, then among the templates of this package.
-    folder : Path, optional
-        Templates of the caller; they may extend ``page.html`` and import ``pictures.html``.
-    **values
-        Variables of the template; a missing one raises ``jinja2.UndefinedError``.
+    Templates in ``folder`` may extend ``page.html`` and import ``pictures.html``. ``values`` are
+    their variables; a missing one raises ``jinja2.UndefinedError``.
     """
     return _environment(folder).get_template(template).render(**values)
 
@@ -39,6 +33,6 @@ def _environment(folder: Path | None) -> jinja2.Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    for name in formatting.__all__:
-        environment.filters[name] = getattr(formatting, name)
+    filters = (bytes_size, count, duration, percent, points, significant)
+    environment.filters |= {function.__name__: function for function in filters}
     return environment

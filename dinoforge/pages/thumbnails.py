@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from dinoforge.images import encode_jpeg, resize
+from dinoforge.images.resize import encode_jpeg, resize
 
 __all__ = ["Thumbnail", "pixel_map", "thumbnail"]
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TypedDict
 
 from dinoforge.files import sha256_file
-from dinoforge.images import IMAGE_SUFFIXES
+from dinoforge.images.formats import IMAGE_SUFFIXES
 from dinoforge.shards.sidecar import read_sidecar
 from dinoforge.shards.tar import Ending, Entry, TarWalk, split_member_name
 
@@ -131,17 +131,10 @@ class ShardIndex:
 
 
 def index_shard(path: Path | str) -> ShardIndex:
-    """Read the headers of a tar, but no image.
+    """Read the headers of an uncompressed tar, but no image.
 
-    Parameters
-    ----------
-    path : Path or str
-        An uncompressed tar. It is compared with the checksum file beside it (see `ShardWriter`).
-
-    Returns
-    -------
-    ShardIndex
-        Damaged and unreadable files never raise: see ``problems``.
+    Compares it with the checksum file beside it, if any (see `ShardWriter`). Damaged and unreadable
+    files never raise: see ``problems``.
     """
     shard = os.fspath(path)
     try:

@@ -31,12 +31,7 @@ class RangeReader:
     """Read bytes by (path, offset, size); keeps recently used files open.
 
     Reads do not move a file position, so threads and forked processes may share a reader. Pickling
-    drops the open files.
-
-    Parameters
-    ----------
-    max_open : int
-        Most files kept open.
+    drops the open files, of which there are at most ``max_open``.
     """
 
     def __init__(self, max_open: int = 64) -> None:
@@ -54,10 +49,7 @@ class RangeReader:
     def read(self, path: str, offset: int, size: int) -> bytes:
         r"""Read exactly ``size`` bytes at ``offset``.
 
-        Parameters
-        ----------
-        path : str
-            A file; ``\xNN`` may stand for a byte that is not UTF-8 (see `readable`).
+        In ``path``, ``\xNN`` may stand for a byte that is not UTF-8 (see `readable`).
 
         Raises
         ------

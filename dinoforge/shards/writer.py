@@ -31,20 +31,8 @@ class ShardWriter:
     """Write samples into ``{name}-{000000}.tar``, each with a checksum file beside it.
 
     A context manager: after an exception only finished shards remain. Bytes are copied unchanged;
-    times, owners and modes are constant.
-
-    Parameters
-    ----------
-    folder : Path
-        Created if missing.
-    name : str
-        Prefix of the file names.
-    max_samples : int
-        Samples per shard.
-    max_bytes : int
-        Bytes per shard; a larger sample gets its own shard.
-    first : int
-        Number of the first shard.
+    times, owners and modes are constant. A sample larger than ``max_bytes`` gets its own shard;
+    ``first`` is the number of the first one.
     """
 
     def __init__(
@@ -67,12 +55,8 @@ class ShardWriter:
     def write(self, key: str, members: Mapping[str, bytes]) -> str:
         """Append a sample and return the file name of its shard.
 
-        Parameters
-        ----------
-        key : str
-            May contain folders, but no dot in its last part: readers would split it there.
-        members : mapping
-            Extension (``"jpg"``, ``"seg.png"``) -> bytes, written in this order.
+        ``key`` may contain folders, but no dot in its last part: readers would split it there.
+        ``members`` maps extensions (``"jpg"``, ``"seg.png"``) to bytes, written in this order.
 
         Raises
         ------

@@ -12,8 +12,8 @@ from braceexpand import braceexpand
 from dinoforge.curated import shards_folder, summary_path
 from dinoforge.errors import Fault, UsageError
 from dinoforge.files import hash_json
-from dinoforge.images import SNIFF_BYTES, has_image_suffix, sniff
-from dinoforge.shards import Problem, problem, summarize_reasons
+from dinoforge.images.formats import SNIFF_BYTES, has_image_suffix, sniff
+from dinoforge.shards.index import Problem, problem, summarize_reasons
 
 __all__ = ["SOURCE_REASONS", "ImageFile", "SourceFiles", "discover_files"]
 
@@ -55,12 +55,7 @@ class SourceFiles:
 
 
 def discover_files(paths: Sequence[str]) -> SourceFiles:
-    """Find images and tars.
-
-    Parameters
-    ----------
-    paths : sequence of str
-        Files, folders, patterns, curation runs; relative to the working folder.
+    """Find images and tars; paths are files, folders, patterns and curation runs.
 
     Raises
     ------

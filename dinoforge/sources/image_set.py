@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from dinoforge.errors import UsageError
 from dinoforge.images import DecodePolicy, Undecodable, decode
-from dinoforge.shards import Problem, RangeReader, summarize_reasons
+from dinoforge.shards.index import Problem, summarize_reasons
+from dinoforge.shards.reading import RangeReader
 from dinoforge.sources.listing import list_images
 
 __all__ = ["ImageSet", "open_images"]
@@ -20,14 +21,7 @@ __all__ = ["ImageSet", "open_images"]
 class ImageSet:
     """Images by position; can be pickled, without its open files.
 
-    Parameters
-    ----------
-    table : pyarrow.Table
-        Rows of `LISTING_SCHEMA`.
-    policy : DecodePolicy
-        How bytes become pixels.
-    problems : list
-        Problems with files that are not images.
+    ``table`` has rows of `LISTING_SCHEMA`; ``problems`` are those of files that are not images.
     """
 
     def __init__(

@@ -45,13 +45,9 @@ class TileFolders:
 def write_tiles(folder: Path, *, tile: int = 48, stride: int = 32) -> TileFolders:
     """Cut every photograph into square tiles and write them as PNG.
 
-    Parameters
-    ----------
-    folder : Path
-        Gets ``pool/NAME/``, ``seeds/NAME/`` and ``test/NAME/``. Tiles cut with the same settings
-        are reused, others replaced.
-    tile, stride : int
-        Side of a tile and distance between tiles, in pixels.
+    ``folder`` gets ``pool/NAME/``, ``seeds/NAME/`` and ``test/NAME/``. ``tile`` is the side of a
+    tile and ``stride`` the distance between tiles, in pixels. Tiles cut with the same settings are
+    reused, others replaced.
 
     Raises
     ------

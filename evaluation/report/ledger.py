@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from dinoforge.curated import REASONS, ledger_path, resolve_shard
 from dinoforge.images import Undecodable, decode
-from dinoforge.pages import Thumbnail, thumbnail
-from dinoforge.shards import RangeReader
+from dinoforge.pages.thumbnails import Thumbnail, thumbnail
+from dinoforge.shards.reading import RangeReader
 from dinoforge.tables import read_table
 
 __all__ = ["Funnel", "FunnelStep", "Ledger", "LedgerRow", "make_funnel", "read_ledger"]

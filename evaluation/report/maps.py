@@ -19,7 +19,7 @@ from dinoforge.evaluation.report.facts import Sources, read_config
 from dinoforge.evaluation.report.ledger import Ledger
 from dinoforge.exports import exported_steps
 from dinoforge.images import Undecodable, resize
-from dinoforge.pages import Thumbnail, pixel_map, thumbnail
+from dinoforge.pages.thumbnails import Thumbnail, pixel_map, thumbnail
 
 __all__ = [
     "FeatureMaps",
@@ -112,7 +112,7 @@ def _from_recipe(run: Path | None, key: str, origin: str, cache: Path) -> Chosen
         paths = paths.get("paths")
     if not paths:
         return [], []
-    from dinoforge.sources import open_images
+    from dinoforge.sources.image_set import open_images
 
     try:
         pool = open_images(paths, cache=cache)
@@ -173,7 +173,7 @@ def map_patches(
     import torch
 
     from dinoforge.encoders.network import normalization_of
-    from dinoforge.models import load_backbone
+    from dinoforge.models.weights import load_backbone
 
     model, config, metadata = load_backbone(backbone)
     mean, std = np.array(normalization_of(metadata), np.float32)

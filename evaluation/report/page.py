@@ -9,18 +9,18 @@ from dinoforge.evaluation.report.facts import ReportFacts
 from dinoforge.evaluation.report.ledger import Funnel, Ledger
 from dinoforge.evaluation.report.maps import FeatureMaps
 from dinoforge.evaluation.scores import FEATURES, Difference, Headline, Scores, Table, step_of
-from dinoforge.pages import (
+from dinoforge.pages.charts import (
     IntervalPlot,
     IntervalRow,
     LineChart,
     Series,
-    Thumbnail,
     interval_plot,
     line_chart,
-    render,
     share_bar,
 )
 from dinoforge.pages.formatting import count, percent, points
+from dinoforge.pages.render import render
+from dinoforge.pages.thumbnails import Thumbnail
 from dinoforge.records import Record
 
 __all__ = ["difference_text", "feature_name", "interval_text", "lead", "make_page", "model_name"]

@@ -13,8 +13,11 @@ from dinoforge.config import load_config
 from dinoforge.curation.config import CurationConfig
 from dinoforge.curation.pipeline import STAGES
 from dinoforge.errors import UsageError
-from dinoforge.images import DecodePolicy, decode
-from dinoforge.stages import Inputs, make_executor, run_stages, stage_folder
+from dinoforge.images.decode import decode
+from dinoforge.images.policy import DecodePolicy
+from dinoforge.stages.executor import make_executor
+from dinoforge.stages.pipeline import run_stages
+from dinoforge.stages.stage import Inputs, stage_folder
 from dinoforge.tables import read_table
 
 # What the default policy makes of the files that the manifest leaves to policy.

@@ -12,7 +12,7 @@ import pytest
 from dinoforge.cli.main import main
 from dinoforge.errors import Interrupted, UsageError
 from dinoforge.images import pillow
-from dinoforge.sources import discover_files
+from dinoforge.sources.discover import discover_files
 
 
 def test_kills_at_random_moments_lose_nothing_and_change_nothing(pool, tmp_path):

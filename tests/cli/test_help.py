@@ -9,7 +9,7 @@ import pytest
 
 from dinoforge.cli.main import COMMANDS, build_parser, load_command, main
 from dinoforge.config import RECIPE_KINDS, list_recipes
-from dinoforge.encoders import ENCODERS
+from dinoforge.encoders.make import ENCODERS
 
 SHELLS = ("bash", "zsh", "tcsh")
 

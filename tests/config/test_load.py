@@ -87,7 +87,7 @@ def test_rules_finiteness_and_required_keys_are_checked():
         load_config(Recipe, None, [])
 
 
-def told(*overrides, file=None, **more):
+def error_lines(*overrides, file=None, **more):
     with pytest.raises(UsageError) as caught:
         load_recipe(Recipe, file, overrides, **more)
     return [str(fault) for fault in caught.value.faults]
@@ -96,13 +96,13 @@ def told(*overrides, file=None, **more):
 def test_a_broken_rule_names_the_line_or_the_command_line_that_gave_the_key(tmp_path):
     text = "out: here\nsources:\n- paths: ['']\noptimizer:\n  lr: -1\n"
     file = recipe(tmp_path, text)
-    assert set(told(file=file)) == {
+    assert set(error_lines(file=file)) == {
         f"`sources[0].paths` names nothing - {file}:2 - name a folder",
         f"`optimizer.lr` is -1.0 - {file}:5 - give lr > 0",
     }
-    lines = told("optimizer.lr=-2", "sources=[]", file=file)
+    lines = error_lines("optimizer.lr=-2", "sources=[]", file=file)
     assert lines == ["`optimizer.lr` is -2.0 - command line - give lr > 0"]
-    assert told("optimizer.lr=.inf", "sources=[]", file=file) == [
+    assert error_lines("optimizer.lr=.inf", "sources=[]", file=file) == [
         "`optimizer.lr` is inf - command line - give a finite number"
     ]
 
@@ -110,12 +110,12 @@ def test_a_broken_rule_names_the_line_or_the_command_line_that_gave_the_key(tmp_
 @pytest.mark.parametrize("key", ["steps", "out", "name", "sources", "optimizer.betas"])
 def test_what_omegaconf_would_fill_in_is_refused(key, tmp_path):
     value = "['${steps}', 1]" if key in {"sources", "optimizer.betas"} else "${steps}"
-    (line,) = told("out=a", f"{key}={value}")
+    (line,) = error_lines("out=a", f"{key}={value}")
     assert f"`{key}` got" in line
     assert "is not filled in - command line - write the value itself" in line
     tree = f"  {key.partition('.')[2]}: {value}" if "." in key else ""
     text = f"{key.partition('.')[0]}:{(tree and chr(10) + tree) or ' ' + value}\n"
-    (line,) = told(*([] if key == "out" else ["out=a"]), file=recipe(tmp_path, text))
+    (line,) = error_lines(*([] if key == "out" else ["out=a"]), file=recipe(tmp_path, text))
     assert "is not filled in" in line
 
 
@@ -123,12 +123,12 @@ def test_a_section_on_the_command_line_is_its_keys():
     loaded = load_recipe(Recipe, None, ["out=a", "optimizer={lr: 0.5, kind: lars}"])
     assert (loaded.config.optimizer.lr, loaded.config.optimizer.kind) == (0.5, "lars")
     assert loaded.origins["optimizer.lr"] == "command line"
-    (line,) = told("out=a", "optimizer={lr: 0.5, king: lars}")
+    (line,) = error_lines("out=a", "optimizer={lr: 0.5, king: lars}")
     assert line.startswith("unknown key `optimizer.king` (did you mean `optimizer.kind`?) - comm")
 
 
 def test_keys_are_shown_as_the_user_writes_them():
-    lines = told(
+    lines = error_lines(
         *("stepz=3", "steps=x", "oops", "name=${x}", "optimizer.betas=[1, b]"), shown_prefix="one."
     )
     assert len(lines) == 6
@@ -142,7 +142,7 @@ def test_keys_are_shown_as_the_user_writes_them():
         "`one.out` is required - command line - add one.out=VALUE",
     ):
         assert any(line.startswith(start) for line in lines), start
-    assert told("out=a", "optimizer.lr=0", shown_prefix="one.") == [
+    assert error_lines("out=a", "optimizer.lr=0", shown_prefix="one.") == [
         "`one.optimizer.lr` is 0.0 - command line - give lr > 0"
     ]
 

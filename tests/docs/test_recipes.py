@@ -12,7 +12,7 @@ from PIL import Image
 from dinoforge.cli.arguments import config_class
 from dinoforge.cli.main import COMMANDS, load_command, main
 from dinoforge.config import RECIPE_KINDS, describe_keys, list_recipes, load_config
-from dinoforge.models import load_backbone
+from dinoforge.models.weights import load_backbone
 
 CONFIGS = {kind: config_class(kind) for kind in RECIPE_KINDS.values()}
 RECIPES = [(kind, name) for kind in CONFIGS for name in list_recipes(kind)]

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from dinoforge.encoders import ENCODERS, make_encoder
 from dinoforge.encoders.encoder import Encoder, unit_rows
-from dinoforge.models import VisionTransformer, VitConfig, save_backbone
+from dinoforge.encoders.make import ENCODERS, make_encoder
+from dinoforge.models.config import VitConfig
+from dinoforge.models.vit import VisionTransformer
+from dinoforge.models.weights import save_backbone
 
 SPECS = ("pixels", "pixels_raw", "pixels_centered", "mobilenetv2#32", "checkpoint", "sscd")
 

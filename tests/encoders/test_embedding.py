@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from dinoforge.cli.main import main
-from dinoforge.encoders import make_encoder
 from dinoforge.encoders.embedding import embed_images
+from dinoforge.encoders.make import make_encoder
 from dinoforge.errors import UsageError
 from dinoforge.images import decode
 from dinoforge.tables import read_table
@@ -96,10 +96,10 @@ def test_a_folder_in_which_nothing_decodes_is_told_with_a_reason(photos, tmp_pat
 def test_the_command_says_where_the_vectors_are_and_how_many(photos, tmp_path, capsys):
     words = ["embed", str(photos), "--out", str(tmp_path / "out"), "-q"]
     assert main(words) == 0
-    told = capsys.readouterr().out
-    assert "5 images embedded, 2 undecodable" in told
-    assert "float32 [5, 128]" in told
-    assert str(tmp_path / "out/embeddings.npy") in told
+    output = capsys.readouterr().out
+    assert "5 images embedded, 2 undecodable" in output
+    assert "float32 [5, 128]" in output
+    assert str(tmp_path / "out/embeddings.npy") in output
     assert main([*words, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["num_embedded"] == 5
 

@@ -4,13 +4,15 @@ import numpy as np
 import pytest
 import torch
 
-from dinoforge.encoders import make_encoder
 from dinoforge.encoders.checkpoint import CheckpointEncoder
 from dinoforge.encoders.encoder import unit_rows
+from dinoforge.encoders.make import make_encoder
 from dinoforge.encoders.network import Transform, run_batches
 from dinoforge.errors import UsageError
 from dinoforge.images import resize
-from dinoforge.models import VisionTransformer, VitConfig, load_backbone, save_backbone
+from dinoforge.models.config import VitConfig
+from dinoforge.models.vit import VisionTransformer
+from dinoforge.models.weights import load_backbone, save_backbone
 
 CONFIG = VitConfig(width=32, depth=2, heads=2, patch_size=8, registers=2, image_size=32)
 
@@ -42,8 +44,13 @@ def tokens(path, image, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)):
 def test_features_of_a_checkpoint_are_the_tokens_of_its_model(checkpoint, picture):
     image = picture(32, 32, 1)
     cls, patch_mean = tokens(checkpoint, image)
-    both = np.concatenate([unit_rows(cls), unit_rows(patch_mean)], axis=1)
-    for suffix, wanted in {"": cls, "#cls": cls, "#patch_mean": patch_mean, "#both": both}.items():
+    joined = np.concatenate([unit_rows(cls), unit_rows(patch_mean)], axis=1)
+    for suffix, wanted in {
+        "": cls,
+        "#cls": cls,
+        "#patch_mean": patch_mean,
+        "#both": joined,
+    }.items():
         encoder = make_encoder(f"checkpoint:{checkpoint}{suffix}")
         assert encoder.dim == wanted.shape[1]
         np.testing.assert_allclose(encoder.encode([image]), unit_rows(wanted), rtol=0, atol=1e-5)
@@ -60,11 +67,11 @@ def test_kinds_of_features_and_other_weights_have_other_fingerprints(checkpoint,
     other = tmp_path / "other.safetensors"
     save_backbone(other, VisionTransformer(CONFIG), {})
     specs = [f"checkpoint:{checkpoint}{kind}" for kind in ("", "#patch_mean", "#both")]
-    found = {make_encoder(spec).fingerprint for spec in [*specs, f"checkpoint:{other}"]}
-    assert len(found) == 4
+    fingerprints = {make_encoder(spec).fingerprint for spec in [*specs, f"checkpoint:{other}"]}
+    assert len(fingerprints) == 4
     moved = tmp_path / "moved.safetensors"
     moved.write_bytes(checkpoint.read_bytes())
-    assert make_encoder(f"checkpoint:{moved}").fingerprint in found
+    assert make_encoder(f"checkpoint:{moved}").fingerprint in fingerprints
 
 
 def test_the_mean_and_spread_of_the_file_are_those_of_the_input(checkpoint, tmp_path, picture):
@@ -72,10 +79,10 @@ def test_the_mean_and_spread_of_the_file_are_those_of_the_input(checkpoint, tmp_
     path, image = tmp_path / "m.safetensors", picture(32, 32, 1)
     save_backbone(path, model, {"image_mean": "[0.5, 0.5, 0.5]", "image_std": "[0.25, 0.3, 0.35]"})
     wanted, _ = tokens(path, image, (0.5, 0.5, 0.5), (0.25, 0.3, 0.35))
-    found = make_encoder(f"checkpoint:{path}").encode([image])
-    np.testing.assert_allclose(found, unit_rows(wanted), rtol=0, atol=1e-5)
+    vectors = make_encoder(f"checkpoint:{path}").encode([image])
+    np.testing.assert_allclose(vectors, unit_rows(wanted), rtol=0, atol=1e-5)
     plain = make_encoder(f"checkpoint:{checkpoint}").encode([image])
-    assert not np.allclose(plain, found, atol=1e-3)
+    assert not np.allclose(plain, vectors, atol=1e-3)
 
 
 def test_the_batch_size_changes_no_more_than_rounding(checkpoint, pictures):
@@ -148,6 +155,6 @@ def test_a_device_that_is_not_there_is_told_in_one_line(checkpoint):
     for device in ("cuda", "cudda", "cuda:9"):
         with pytest.raises(
             UsageError, match=f"device `{device}` cannot be used - .* - give"
-        ) as told:
+        ) as caught:
             make_encoder(f"checkpoint:{checkpoint}", device=device)
-        assert len(str(told.value).splitlines()) == 1
+        assert len(str(caught.value).splitlines()) == 1

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from dinoforge.encoders import make_encoder
-from dinoforge.images import decode, encode_jpeg, resize
+from dinoforge.encoders.make import make_encoder
+from dinoforge.images.decode import decode
+from dinoforge.images.resize import encode_jpeg, resize
 
 # The first numbers of two drawn pictures, as the first release gives them: vectors that people
 # stored stay comparable. 1e-4: float32 sums of another order (BLAS, processor) and Pillow's resize.

@@ -5,7 +5,7 @@ import sys
 import numpy as np
 import pytest
 
-from dinoforge.encoders import make_encoder
+from dinoforge.encoders.make import make_encoder
 from dinoforge.errors import UsageError
 
 MODULE = """
@@ -54,7 +54,7 @@ def module(tmp_path, monkeypatch):
     sys.modules.pop(name, None)
 
 
-def told(spec):
+def error_line(spec):
     with pytest.raises(UsageError) as caught:
         make_encoder(spec)
     lines = str(caught.value).splitlines()
@@ -90,11 +90,11 @@ def told(spec):
     ],
 )
 def test_a_word_that_names_no_encoder_is_told_in_one_line(spec, what):
-    assert what in told(spec)
+    assert what in error_line(spec)
 
 
 def test_a_module_that_is_no_python_is_told_in_one_line(module):
-    assert "(broken_module.py, line 1)" in told("python:broken_module:f")
+    assert "(broken_module.py, line 1)" in error_line("python:broken_module:f")
 
 
 @pytest.mark.parametrize(
@@ -123,7 +123,7 @@ def test_any_function_is_an_encoder(module, picture, name, dim):
     ],
 )
 def test_what_is_no_vector_an_image_is_told_before_a_long_run(module, name, what):
-    assert what in told(f"python:{module}:{name}")
+    assert what in error_line(f"python:{module}:{name}")
 
 
 def test_vectors_of_another_length_are_told(module, picture):

@@ -29,7 +29,9 @@ def write_classes(folder: Path, counts, *, first=0):
 
 def write_run(folder: Path, steps=(0, 50, 100)):
     """Write backbones with other random weights at every step."""
-    from dinoforge.models import VitConfig, build_vit, save_backbone
+    from dinoforge.models.config import VitConfig
+    from dinoforge.models.vit import build_vit
+    from dinoforge.models.weights import save_backbone
 
     config = VitConfig(width=24, depth=1, heads=2, patch_size=8, image_size=24, init="xavier")
     for step in steps:

@@ -5,14 +5,14 @@ import pytest
 from PIL import Image
 
 import dinoforge.evaluation.features
-from dinoforge.encoders import make_encoder
 from dinoforge.encoders.encoder import unit_rows
+from dinoforge.encoders.make import make_encoder
 from dinoforge.errors import UsageError
 from dinoforge.evaluation.config import EvaluationConfig
 from dinoforge.evaluation.data import open_data
 from dinoforge.evaluation.features import Extractor, extract, open_extractor, rows_of
 from dinoforge.evaluation.models import find_models
-from dinoforge.sources import open_images
+from dinoforge.sources.image_set import open_images
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dinoforge.evaluation.knn import find_neighbors, knn_classify, usable_ks, votes
-from dinoforge.neighbors import Neighbors
+from dinoforge.neighbors.search import Neighbors
 
 
 def vectors(n, dim, seed):

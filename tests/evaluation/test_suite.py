@@ -88,7 +88,7 @@ def test_colors_are_told_apart(done):
 
 def test_a_value_is_what_a_plain_loop_finds(done, pictures):
     """The accuracy of pixels at k = 5, from the files, by hand."""
-    from dinoforge.encoders import make_encoder
+    from dinoforge.encoders.make import make_encoder
     from dinoforge.images import decode
 
     def read(name):

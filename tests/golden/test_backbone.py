@@ -11,9 +11,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from dinoforge.models import VisionTransformer, VitConfig
+from dinoforge.models.config import VitConfig
 from dinoforge.models.conversion import released_names
 from dinoforge.models.position import interpolate_positions
+from dinoforge.models.vit import VisionTransformer
 
 pytestmark = pytest.mark.golden
 

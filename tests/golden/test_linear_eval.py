@@ -8,7 +8,8 @@ import torch
 from safetensors.torch import load_file
 
 from dinoforge.evaluation.features import linear_input
-from dinoforge.models import VisionTransformer, VitConfig
+from dinoforge.models.config import VitConfig
+from dinoforge.models.vit import VisionTransformer
 
 pytestmark = pytest.mark.golden
 

@@ -5,7 +5,8 @@ import json
 import pytest
 import torch
 
-from dinoforge.models import VisionTransformer, VitConfig
+from dinoforge.models.config import VitConfig
+from dinoforge.models.vit import VisionTransformer
 from dinoforge.training.parameter_groups import clean_name, parameter_rule
 
 pytestmark = pytest.mark.golden

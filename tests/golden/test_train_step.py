@@ -12,8 +12,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from dinoforge.models import VisionTransformer, VitConfig
+from dinoforge.models.config import VitConfig
 from dinoforge.models.layers import kept_samples
+from dinoforge.models.vit import VisionTransformer
 from dinoforge.training.data.masks import collate_masks
 from dinoforge.training.heads import ProjectionHead
 from dinoforge.training.method import Method, Views

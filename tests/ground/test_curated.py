@@ -21,7 +21,7 @@ from dinoforge.curated import (
     slots_path,
 )
 from dinoforge.evaluation.report.ledger import read_ledger
-from dinoforge.shards import index_shard
+from dinoforge.shards.index import index_shard
 from dinoforge.tables import read_table, write_table
 
 

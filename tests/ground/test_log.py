@@ -107,7 +107,7 @@ def test_a_quiet_terminal_gets_no_bar(monkeypatch, quiet):
 
 
 @pytest.mark.parametrize(
-    ("verbosity", "rank", "told"),
+    ("verbosity", "rank", "expected"),
     [
         (0, 0, ["info", "warning"]),
         (1, 0, ["debug", "info", "warning"]),
@@ -115,7 +115,7 @@ def test_a_quiet_terminal_gets_no_bar(monkeypatch, quiet):
         (0, 3, ["[rank 3] warning"]),
     ],
 )
-def test_the_screen_shows_what_was_asked_for(monkeypatch, verbosity, rank, told):
+def test_the_screen_shows_what_was_asked_for(monkeypatch, verbosity, rank, expected):
     screen = io.StringIO()
     monkeypatch.setattr(sys, "stderr", screen)
     set_up_logging(verbosity=verbosity, rank=rank)
@@ -125,7 +125,7 @@ def test_the_screen_shows_what_was_asked_for(monkeypatch, verbosity, rank, told)
     logger.warning("%s", "warning")
     shown = [line.split(" ") for line in screen.getvalue().splitlines()]
     # less the time of day, which stands behind the rank
-    assert [" ".join(w for w in words if w.count(":") != 2) for words in shown] == told
+    assert [" ".join(w for w in words if w.count(":") != 2) for words in shown] == expected
 
 
 def test_a_run_keeps_its_log_also_of_what_the_screen_leaves_out(tmp_path, monkeypatch):

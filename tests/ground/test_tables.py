@@ -35,9 +35,9 @@ def test_tables_cut_in_pieces_have_the_bytes_of_one_piece(tmp_path):
 def test_several_tables_are_read_in_the_order_given(tmp_path):
     for name, start in (("a", 0), ("b", 10)):
         write_table(tmp_path / name, rows(3, start), SCHEMA)
-    found = read_tables([tmp_path / "b", tmp_path / "a"], ["id"])
-    assert found["id"].to_pylist() == [10, 11, 12, 0, 1, 2]
-    assert found.column_names == ["id"]
+    table = read_tables([tmp_path / "b", tmp_path / "a"], ["id"])
+    assert table["id"].to_pylist() == [10, 11, 12, 0, 1, 2]
+    assert table.column_names == ["id"]
 
 
 def test_a_table_comes_back_by_row_groups(tmp_path):
@@ -76,7 +76,7 @@ def test_what_is_no_table_is_told_in_one_line(tmp_path, content, read):
         path.write_bytes(path.read_bytes()[:-20])
     elif content is not None:
         path.write_bytes(content)
-    with pytest.raises(UsageError, match=r"table unreadable: .*rerun the command") as told:
+    with pytest.raises(UsageError, match=r"table unreadable: .*rerun the command") as caught:
         read(path)
-    assert len(str(told.value).splitlines()) == 1
-    assert str(path) in str(told.value)
+    assert len(str(caught.value).splitlines()) == 1
+    assert str(path) in str(caught.value)

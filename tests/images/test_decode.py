@@ -11,15 +11,8 @@ import pytest
 from PIL import Image
 
 from dinoforge.config.ranges import find_faults
-from dinoforge.images import (
-    DECODER_VERSION,
-    NOTES,
-    REASONS,
-    DecodePolicy,
-    Undecodable,
-    decode,
-    decode_image,
-)
+from dinoforge.images.decode import decode, decode_image
+from dinoforge.images.policy import DECODER_VERSION, NOTES, REASONS, DecodePolicy, Undecodable
 
 POLICY = DecodePolicy()
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dinoforge.images import SNIFF_BYTES, has_image_suffix, sniff
+from dinoforge.images.formats import SNIFF_BYTES, has_image_suffix, sniff
 
 
 @pytest.mark.parametrize(

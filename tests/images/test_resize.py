@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dinoforge.images import decode, encode_jpeg, resize
+from dinoforge.images.decode import decode
+from dinoforge.images.resize import encode_jpeg, resize
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (20, 30, 3)).astype(np.uint8)
 

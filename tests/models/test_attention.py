@@ -11,10 +11,16 @@ import types
 import pytest
 import torch
 
-from dinoforge.models import VitConfig, build_vit
-from dinoforge.models.attention import BACKENDS, attend
+from dinoforge.models.attention import (
+    BACKENDS,
+    attend,
+    block_diagonal_bias,
+    sequence_lengths,
+    token_counts,
+)
 from dinoforge.models.attention_choice import AGREEMENT, relative_difference
-from dinoforge.models.packing import sequence_lengths, token_counts
+from dinoforge.models.config import VitConfig
+from dinoforge.models.vit import build_vit
 
 LAYOUTS = {
     "one size": [(3, 7)],
@@ -60,20 +66,20 @@ def block_diagonal(qkv, shapes):
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
 def test_back_ends_of_cpus_are_the_dense_block_diagonal(backend, shapes, dtype):
     qkv = draw(shapes, dtype)
-    found = both_directions(lambda x: attend(x, shapes, backend), qkv)
-    wanted = both_directions(lambda x: block_diagonal(x, shapes), draw(shapes))
-    assert [x.dtype for x in found] == [dtype, dtype]
-    assert found[0].shape == (sum(token_counts(shapes)), HEADS, CHANNELS)
-    assert relative_difference(found, wanted) <= AGREEMENT[dtype]
+    actual = both_directions(lambda x: attend(x, shapes, backend), qkv)
+    expected = both_directions(lambda x: block_diagonal(x, shapes), draw(shapes))
+    assert [x.dtype for x in actual] == [dtype, dtype]
+    assert actual[0].shape == (sum(token_counts(shapes)), HEADS, CHANNELS)
+    assert relative_difference(actual, expected) <= AGREEMENT[dtype]
 
 
 @pytest.mark.parametrize("backend", ["sdpa", "plain"])
 def test_bfloat16_stays_bfloat16_and_near(backend):
     shapes = LAYOUTS["two sizes"]
-    found = both_directions(lambda x: attend(x, shapes, backend), draw(shapes, torch.bfloat16))
-    wanted = both_directions(lambda x: block_diagonal(x, shapes), draw(shapes))
-    assert found[0].dtype == torch.bfloat16
-    assert 1e-4 < relative_difference(found, wanted) <= AGREEMENT[torch.bfloat16]
+    actual = both_directions(lambda x: attend(x, shapes, backend), draw(shapes, torch.bfloat16))
+    expected = both_directions(lambda x: block_diagonal(x, shapes), draw(shapes))
+    assert actual[0].dtype == torch.bfloat16
+    assert 1e-4 < relative_difference(actual, expected) <= AGREEMENT[torch.bfloat16]
 
 
 def test_a_difference_that_is_no_number_is_none_that_agrees():
@@ -128,19 +134,17 @@ def replaced_xformers(monkeypatch):
     monkeypatch.setitem(sys.modules, "xformers.ops", ops)
     monkeypatch.setitem(sys.modules, "xformers.ops.fmha", types.ModuleType("fmha"))
     monkeypatch.setitem(sys.modules, "xformers.ops.fmha.attn_bias", biases)
-    from dinoforge.models import packing
-
-    packing.block_diagonal_bias.cache_clear()
+    block_diagonal_bias.cache_clear()
     yield calls
-    packing.block_diagonal_bias.cache_clear()
+    block_diagonal_bias.cache_clear()
 
 
 @layouts
 def test_varlen_is_handed_all_sequences_in_one_call(replaced_varlen, shapes):
     qkv = draw(shapes, torch.bfloat16)
-    found = both_directions(lambda x: attend(x, shapes, "varlen"), qkv)
-    wanted = both_directions(lambda x: block_diagonal(x, shapes), draw(shapes))
-    assert relative_difference(found, wanted) <= AGREEMENT[torch.bfloat16]
+    actual = both_directions(lambda x: attend(x, shapes, "varlen"), qkv)
+    expected = both_directions(lambda x: block_diagonal(x, shapes), draw(shapes))
+    assert relative_difference(actual, expected) <= AGREEMENT[torch.bfloat16]
     lengths = sequence_lengths(shapes)
     assert len(replaced_varlen) == bool(lengths)  # the kernel refuses a batch of nothing
     for starts_q, starts_k, longest_q, longest_k in replaced_varlen:
@@ -151,9 +155,9 @@ def test_varlen_is_handed_all_sequences_in_one_call(replaced_varlen, shapes):
 
 @layouts
 def test_xformers_is_handed_all_sequences_in_one_call(replaced_xformers, shapes):
-    found = both_directions(lambda x: attend(x, shapes, "xformers"), draw(shapes))
-    wanted = both_directions(lambda x: block_diagonal(x, shapes), draw(shapes))
-    assert relative_difference(found, wanted) <= AGREEMENT[torch.float64]
+    actual = both_directions(lambda x: attend(x, shapes, "xformers"), draw(shapes))
+    expected = both_directions(lambda x: block_diagonal(x, shapes), draw(shapes))
+    assert relative_difference(actual, expected) <= AGREEMENT[torch.float64]
     lengths = sequence_lengths(shapes)
     assert [bias.lengths for bias in replaced_xformers] == [lengths] * bool(lengths)
     attend(draw(shapes), shapes, "xformers")

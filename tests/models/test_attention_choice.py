@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from dinoforge.errors import UsageError
-from dinoforge.models import attention_choice, choose_attention
+from dinoforge.models import attention_choice
 from dinoforge.models.attention import BACKENDS, attend
-from dinoforge.models.attention_choice import AttentionProblem, probe
+from dinoforge.models.attention_choice import AttentionProblem, choose_attention, probe
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
@@ -114,18 +114,18 @@ def much_slower(function):
 @pytest.mark.parametrize("packed", [False, True], ids=["separate", "packed"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
 def test_a_probe_times_every_back_end_that_agrees(packed, dtype):
-    found = probe(problem(dtype=dtype, packed=packed), ("sdpa", "plain"))
-    assert found.milliseconds.keys() == {"sdpa", "plain"}
-    assert found.refused == {}
-    assert all(ms > 0 for ms in found.milliseconds.values())
-    assert f"sdpa {found.milliseconds['sdpa']:.2f} ms" in found.reason
+    choice = probe(problem(dtype=dtype, packed=packed), ("sdpa", "plain"))
+    assert choice.milliseconds.keys() == {"sdpa", "plain"}
+    assert choice.refused == {}
+    assert all(ms > 0 for ms in choice.milliseconds.values())
+    assert f"sdpa {choice.milliseconds['sdpa']:.2f} ms" in choice.reason
 
 
 def test_a_slower_back_end_is_not_taken(monkeypatch):
     install(monkeypatch, slow=much_slower(BACKENDS["sdpa"]))
-    found = probe(problem(), ("sdpa", "slow"))
-    assert found.backend == "sdpa"
-    assert found.milliseconds["slow"] > found.milliseconds["sdpa"]
+    choice = probe(problem(), ("sdpa", "slow"))
+    assert choice.backend == "sdpa"
+    assert choice.milliseconds["slow"] > choice.milliseconds["sdpa"]
 
 
 def test_a_faster_back_end_is_taken(monkeypatch):
@@ -148,29 +148,29 @@ def test_a_back_end_that_fails_is_passed_over_with_the_reason(monkeypatch):
         raise RuntimeError("no kernel image is available\nand ten lines more")
 
     install(monkeypatch, broken=fails)
-    found = probe(problem(), ("sdpa", "broken"))
-    assert found.backend == "sdpa"
-    assert found.refused == {"broken": "no kernel image is available"}
-    assert found.reason.endswith("; not broken (no kernel image is available)")
+    choice = probe(problem(), ("sdpa", "broken"))
+    assert choice.backend == "sdpa"
+    assert choice.refused == {"broken": "no kernel image is available"}
+    assert choice.reason.endswith("; not broken (no kernel image is available)")
 
 
 def test_a_back_end_that_fails_backward_only_is_passed_over(monkeypatch):
     install(monkeypatch, forward_only=lambda qkv, shapes: attend(qkv, shapes, "sdpa").detach())
-    found = probe(problem(), ("sdpa", "forward_only"))
-    assert "does not require grad" in found.refused["forward_only"]
+    choice = probe(problem(), ("sdpa", "forward_only"))
+    assert "does not require grad" in choice.refused["forward_only"]
 
 
 @pytest.mark.parametrize("wrong", [1.01, torch.nan], ids=["1 % off", "not a number"])
 def test_a_back_end_that_gives_other_results_is_passed_over(monkeypatch, wrong):
     install(monkeypatch, wrong=lambda qkv, shapes: attend(qkv, shapes, "sdpa") * wrong)
-    found = probe(problem(), ("sdpa", "wrong"))
-    assert found.refused["wrong"].startswith("differs from sdpa by ")
-    assert "wrong" not in found.milliseconds
+    choice = probe(problem(), ("sdpa", "wrong"))
+    assert choice.refused["wrong"].startswith("differs from sdpa by ")
+    assert "wrong" not in choice.milliseconds
 
 
 def test_back_ends_that_cannot_run_here_are_named_without_being_run():
-    found = probe(problem(dtype=torch.bfloat16), ("sdpa", "varlen"))
-    assert found.refused == {"varlen": "varlen attention runs on CUDA devices only"}
+    choice = probe(problem(dtype=torch.bfloat16), ("sdpa", "varlen"))
+    assert choice.refused == {"varlen": "varlen attention runs on CUDA devices only"}
 
 
 def test_a_probe_draws_from_no_generator_of_the_run():
@@ -181,5 +181,5 @@ def test_a_probe_draws_from_no_generator_of_the_run():
 
 def test_a_probe_works_inside_no_grad_and_autocast():
     with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
-        found = probe(problem(), ("sdpa", "plain"))
-    assert found.refused == {}
+        choice = probe(problem(), ("sdpa", "plain"))
+    assert choice.refused == {}

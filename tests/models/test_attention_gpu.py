@@ -3,10 +3,15 @@
 import pytest
 import torch
 
-from dinoforge.models import VitConfig, build_vit, choose_attention
-from dinoforge.models.attention import attend
-from dinoforge.models.attention_choice import AGREEMENT, AttentionProblem, relative_difference
-from dinoforge.models.packing import token_counts
+from dinoforge.models.attention import attend, token_counts
+from dinoforge.models.attention_choice import (
+    AGREEMENT,
+    AttentionProblem,
+    choose_attention,
+    relative_difference,
+)
+from dinoforge.models.config import VitConfig
+from dinoforge.models.vit import build_vit
 
 pytestmark = [
     pytest.mark.gpu,
@@ -43,17 +48,17 @@ def both_directions(shapes, backend, dtype, heads=6):
 @pytest.mark.parametrize("backend", ["plain", "varlen", "xformers"])
 def test_back_ends_agree_in_half_precision(backend, dtype, shapes):
     needs(backend)
-    found, wanted = (both_directions(shapes, name, dtype) for name in (backend, "sdpa"))
-    assert found[0].dtype == dtype
-    assert relative_difference(found, wanted) <= AGREEMENT[dtype]
+    actual, expected = (both_directions(shapes, name, dtype) for name in (backend, "sdpa"))
+    assert actual[0].dtype == dtype
+    assert relative_difference(actual, expected) <= AGREEMENT[dtype]
 
 
 @layouts
 @pytest.mark.parametrize("backend", ["plain", "xformers"])
 def test_back_ends_agree_in_float32(backend, shapes):
     needs(backend)
-    found, wanted = (both_directions(shapes, name, torch.float32) for name in (backend, "sdpa"))
-    assert relative_difference(found, wanted) <= AGREEMENT[torch.float32]
+    actual, expected = (both_directions(shapes, name, torch.float32) for name in (backend, "sdpa"))
+    assert relative_difference(actual, expected) <= AGREEMENT[torch.float32]
 
 
 @pytest.mark.parametrize("backend", ["sdpa", "varlen", "xformers"])
@@ -67,13 +72,13 @@ def test_a_model_gives_the_same_features_by_every_back_end(backend, packed):
         torch.randn(batch, 3, side, side, generator=generator, device="cuda")
         for batch, side in ((4, 224), (16, 98))
     ]
-    found = []
+    actual = []
     for name in (backend, "plain"):
         model.set_attention(name)
         with torch.autocast("cuda", dtype=torch.bfloat16):
             out = model.forward_features_list(images, [None, None], packed=packed)
-        found.append([x["x_prenorm"].detach() for x in out])
-    assert relative_difference(*found) <= AGREEMENT[torch.bfloat16]
+        actual.append([x["x_prenorm"].detach() for x in out])
+    assert relative_difference(*actual) <= AGREEMENT[torch.bfloat16]
 
 
 def both_passes(block, xs):
@@ -93,10 +98,10 @@ def test_a_block_compiles_without_a_graph_break(backend):
     model.set_attention(backend)
     xs = [torch.randn(4, 257, 384, device="cuda"), torch.randn(16, 50, 384, device="cuda")]
     with torch.autocast("cuda", dtype=torch.bfloat16):
-        wanted = both_passes(model.blocks[0], xs)
+        expected = both_passes(model.blocks[0], xs)
         model.blocks[0].compile(fullgraph=True)
-        found = both_passes(model.blocks[0], xs)
-    assert relative_difference(found, wanted) <= AGREEMENT[torch.bfloat16]
+        actual = both_passes(model.blocks[0], xs)
+    assert relative_difference(actual, expected) <= AGREEMENT[torch.bfloat16]
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=["bfloat16", "float32"])

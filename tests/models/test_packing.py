@@ -5,7 +5,7 @@ import pytest
 import torch
 from hypothesis import given
 
-from dinoforge.models.packing import (
+from dinoforge.models.attention import (
     block_diagonal_bias,
     cumulative_lengths,
     longest_sequence,

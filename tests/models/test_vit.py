@@ -5,8 +5,9 @@ import torch
 
 from dinoforge.config.ranges import find_faults
 from dinoforge.errors import UsageError
-from dinoforge.models import VitConfig, build_vit
+from dinoforge.models.config import VitConfig
 from dinoforge.models.position import interpolate_positions, resampling_matrix
+from dinoforge.models.vit import build_vit
 
 TINY = {"width": 32, "depth": 2, "heads": 2, "patch_size": 7, "image_size": 28}
 
@@ -95,7 +96,7 @@ def test_every_row_of_a_resampling_sums_to_one(mode):
 def test_positions_of_the_native_grid_are_untouched_and_the_class_token_always():
     positions = torch.randn(1, 1 + 16, 8)
     assert interpolate_positions(positions, 4, 4, "offset") is positions
-    found = interpolate_positions(positions, 2, 8, "offset")  # as many, but not square
-    assert found.shape == (1, 17, 8)
-    assert torch.equal(found[:, 0], positions[:, 0])
-    assert not torch.equal(found[:, 1:], positions[:, 1:])
+    resampled = interpolate_positions(positions, 2, 8, "offset")  # as many, but not square
+    assert resampled.shape == (1, 17, 8)
+    assert torch.equal(resampled[:, 0], positions[:, 0])
+    assert not torch.equal(resampled[:, 1:], positions[:, 1:])

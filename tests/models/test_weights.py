@@ -9,8 +9,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from dinoforge.errors import UsageError
-from dinoforge.models import VitConfig, build_vit, load_backbone, save_backbone
-from dinoforge.models.weights import read_tensors
+from dinoforge.models.config import VitConfig
+from dinoforge.models.vit import build_vit
+from dinoforge.models.weights import load_backbone, read_tensors, save_backbone
 
 
 def make(seed=0, **changes):

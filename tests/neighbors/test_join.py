@@ -7,7 +7,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from dinoforge.errors import UsageError
-from dinoforge.neighbors import exact_scores, faiss_backend, join, join_above
+from dinoforge.neighbors import faiss_backend, join
+from dinoforge.neighbors.join import join_above
+from dinoforge.neighbors.products import exact_scores
 
 BACKENDS = ("numpy", "torch", "faiss")
 

@@ -7,7 +7,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from dinoforge.errors import UsageError
-from dinoforge.neighbors import Neighbors, backend_for, merge_top_k, search, top_k
+from dinoforge.neighbors import search
+from dinoforge.neighbors.products import backend_for
+from dinoforge.neighbors.search import Neighbors, merge_top_k, top_k
 
 BACKENDS = ("numpy", "torch", "faiss")
 
@@ -34,7 +36,7 @@ def brute(queries, base, k):
         products = [
             float(query.astype(np.float64) @ base[row].astype(np.float64)) for row in usable
         ]
-        best = sorted(zip(products, usable, strict=True), key=lambda found: (-found[0], found[1]))
+        best = sorted(zip(products, usable, strict=True), key=lambda pair: (-pair[0], pair[1]))
         for rank, (score, row) in enumerate(best[:k]):
             ids[at, rank], scores[at, rank] = row, score
     return ids, scores
@@ -44,41 +46,41 @@ def brute(queries, base, k):
 def test_the_nearest_are_those_of_brute_force(monkeypatch, backend):
     monkeypatch.setattr(search, "_PRODUCT_BYTES", 4 * 300 * 7)
     queries, base = units(20), units(300, seed=1)
-    found = top_k(queries, base, k=9, backend=backend)
+    neighbors = top_k(queries, base, k=9, backend=backend)
     ids, scores = brute(queries, base, 9)
-    assert np.array_equal(found.ids, ids)
-    np.testing.assert_allclose(found.scores, scores, rtol=0, atol=6e-8)
+    assert np.array_equal(neighbors.ids, ids)
+    np.testing.assert_allclose(neighbors.scores, scores, rtol=0, atol=6e-8)
 
 
 @given(whole(6), whole(15), st.integers(1, 20), st.integers(1, 7), st.sampled_from(BACKENDS))
 def test_ties_go_to_the_lowest_id_whatever_k_and_the_tiles_are(queries, base, k, tile, backend):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(search, "_PRODUCT_BYTES", 4 * 15 * tile)
-        found = top_k(queries, base, k=k, backend=backend)
+        neighbors = top_k(queries, base, k=k, backend=backend)
     ids, scores = brute(queries, base, k)
-    assert np.array_equal(found.ids, ids)
-    assert np.array_equal(found.scores, scores.astype(np.float32))
+    assert np.array_equal(neighbors.ids, ids)
+    assert np.array_equal(neighbors.scores, scores.astype(np.float32))
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_300_copies_of_one_row_are_listed_in_the_order_of_their_ids(backend):
     base = np.concatenate([units(20), np.repeat(units(1, seed=5), 300, axis=0)])
-    found = top_k(base[-1:], base, k=12, backend=backend)
-    assert found.ids.tolist() == [list(range(20, 32))]
+    neighbors = top_k(base[-1:], base, k=12, backend=backend)
+    assert neighbors.ids.tolist() == [list(range(20, 32))]
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_rows_that_show_nothing_neither_ask_nor_answer(backend):
     rows = units(8)
     rows[1], rows[4] = 0, np.nan
-    found = top_k(rows, rows, k=20, backend=backend)
+    neighbors = top_k(rows, rows, k=20, backend=backend)
     for row in (1, 4):
-        assert (found.ids[row] == -1).all()
-        assert np.isneginf(found.scores[row]).all()
+        assert (neighbors.ids[row] == -1).all()
+        assert np.isneginf(neighbors.scores[row]).all()
     for row in (0, 2, 3, 5, 6, 7):
-        assert sorted(found.ids[row, :6]) == [0, 2, 3, 5, 6, 7]
-        assert found.ids[row, 0] == row
-        assert (found.ids[row, 6:] == -1).all()
+        assert sorted(neighbors.ids[row, :6]) == [0, 2, 3, 5, 6, 7]
+        assert neighbors.ids[row, 0] == row
+        assert (neighbors.ids[row, 6:] == -1).all()
 
 
 @given(st.integers(1, 12), st.lists(st.integers(0, 3), min_size=30, max_size=30))
@@ -87,9 +89,9 @@ def test_lists_of_partitions_merge_to_the_list_of_one_search(k, place):
     lists = []
     for part in range(4):
         rows = np.flatnonzero(np.array(place) == part)
-        found = top_k(queries, base[rows], k=k)
-        ids = rows[found.ids] if len(rows) else found.ids
-        lists.append(Neighbors(np.where(found.ids < 0, -1, ids), found.scores))
+        neighbors = top_k(queries, base[rows], k=k)
+        ids = rows[neighbors.ids] if len(rows) else neighbors.ids
+        lists.append(Neighbors(np.where(neighbors.ids < 0, -1, ids), neighbors.scores))
     merged, whole_search = merge_top_k(lists), top_k(queries, base, k=k)
     assert np.array_equal(merged.ids, whole_search.ids)
     assert np.array_equal(merged.scores, whole_search.scores)

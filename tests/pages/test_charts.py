@@ -9,16 +9,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dinoforge.pages import (
+from dinoforge.pages.charts import (
     IntervalPlot,
     IntervalRow,
     LineChart,
+    Scale,
     Series,
+    element,
     interval_plot,
     line_chart,
+    round_ticks,
     share_bar,
 )
-from dinoforge.pages.svg import Scale, element, round_ticks
 
 NAN, INF = math.nan, math.inf
 

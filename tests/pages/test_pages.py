@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dinoforge.pages import ExplainFacts, ShownImage, explain_page, pixel_map, render, thumbnail
+from dinoforge.pages.explain import ExplainFacts, ShownImage, explain_page
 from dinoforge.pages.formatting import bytes_size, count, duration, percent, points, significant
+from dinoforge.pages.render import render
+from dinoforge.pages.thumbnails import pixel_map, thumbnail
 
 EVIL = '"><script src="https://evil.example/x.js"></script>{{ 7 * 7 }}'
 

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dinoforge.shards import index_shard, read_samples
+from dinoforge.shards.index import index_shard
+from dinoforge.shards.reading import read_samples
 
 SIX = [
     (f"{i:04d}.{extension}", data)
@@ -45,8 +46,8 @@ def test_members_are_found_where_tarfile_finds_them(tmp_path):
     index = indexed(tmp_path, data)
     with tarfile.open(fileobj=io.BytesIO(data)) as tar:
         expected = [(m.name, m.offset_data, m.size) for m in tar]
-    found = [(m.name, m.offset, m.size) for s in index.samples for m in s.members]
-    assert found == expected
+    members = [(m.name, m.offset, m.size) for s in index.samples for m in s.members]
+    assert members == expected
     assert [sample.key for sample in index.samples] == [f"{i:04d}" for i in range(6)]
     assert [sample.label for sample in index.samples] == ["0", "1", "2", "0", "1", "2"]
     assert [sample.image.extension for sample in index.samples] == ["jpg"] * 6

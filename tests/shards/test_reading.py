@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from dinoforge.shards import RangeReader, ShardWriter, index_shard, read_members, read_samples
+from dinoforge.shards.index import index_shard
+from dinoforge.shards.reading import RangeReader, read_members, read_samples
+from dinoforge.shards.writer import ShardWriter
 
 
 def content(i):
@@ -24,8 +26,8 @@ def shards(tmp_path):
 
 
 def test_sequential_reading_gives_every_sample(shards):
-    found = [pair for index in shards for pair in read_samples(index)]
-    assert found == [(f"{i:04d}", content(i)) for i in range(20)]
+    samples = [pair for index in shards for pair in read_samples(index)]
+    assert samples == [(f"{i:04d}", content(i)) for i in range(20)]
 
 
 def test_random_reading_with_few_open_files_from_many_threads(shards):

@@ -4,7 +4,9 @@ import gc
 
 import pytest
 
-from dinoforge.shards import ShardWriter, index_shard, read_samples
+from dinoforge.shards.index import index_shard
+from dinoforge.shards.reading import read_samples
+from dinoforge.shards.writer import ShardWriter
 
 wds = pytest.importorskip("webdataset")
 
@@ -23,13 +25,13 @@ def test_webdataset_reads_our_shards(tmp_path):
             writer.write(key, members)
     urls = str(tmp_path / "pool-{000000..000001}.tar")
     pipeline = wds.WebDataset(urls, shardshuffle=False, empty_check=False)
-    found = {
+    samples = {
         sample["__key__"]: {k: v for k, v in sample.items() if not k.startswith("__")}
         for sample in pipeline
     }
     del pipeline
     gc.collect()
-    assert found == SAMPLES
+    assert samples == SAMPLES
 
 
 def test_we_read_the_shards_of_webdataset(tmp_path):

@@ -9,7 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dinoforge.errors import UsageError
-from dinoforge.shards import ShardWriter, index_shard, read_samples, read_sidecar, verify_shard
+from dinoforge.shards.index import index_shard, verify_shard
+from dinoforge.shards.reading import read_samples
+from dinoforge.shards.sidecar import read_sidecar
+from dinoforge.shards.writer import ShardWriter
 
 
 def samples(count, size=100):

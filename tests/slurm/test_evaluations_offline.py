@@ -16,7 +16,9 @@ from dinoforge.cli.main import main
 from dinoforge.config import config_yaml, load_config
 from dinoforge.errors import UsageError
 from dinoforge.evaluation.config import EvaluationConfig
-from dinoforge.models import VitConfig, build_vit, save_backbone
+from dinoforge.models.config import VitConfig
+from dinoforge.models.vit import build_vit
+from dinoforge.models.weights import save_backbone
 from dinoforge.records import Record, read_records, write_records
 from dinoforge.slurm.driver import Driver
 from dinoforge.slurm.jobs import Jobs, Submitter

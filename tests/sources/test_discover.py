@@ -9,8 +9,7 @@ import pytest
 from PIL import Image
 
 from dinoforge.errors import UsageError
-from dinoforge.sources import SOURCE_REASONS, discover_files
-from dinoforge.sources.discover import ImageFile
+from dinoforge.sources.discover import SOURCE_REASONS, ImageFile, discover_files
 
 
 def picture(path, value=0):
@@ -26,8 +25,8 @@ def names(files, root):
 
 
 def reasons(files):
-    assert all(found["reason"] in SOURCE_REASONS for found in files.problems)
-    return {Path(found["shard"]).name: found["reason"] for found in files.problems}
+    assert all(entry["reason"] in SOURCE_REASONS for entry in files.problems)
+    return {Path(entry["shard"]).name: entry["reason"] for entry in files.problems}
 
 
 def test_folders_are_searched_to_the_bottom_in_the_order_of_names(tmp_path, monkeypatch):
@@ -85,8 +84,8 @@ def test_ranges_and_patterns_name_their_files_in_order(tmp_path):
         "x-000000.png",
         "x-000010.png",
     ]
-    both = discover_files([f"{tmp_path}/x-00000{{0..1}}*.png"])
-    assert names(both, tmp_path) == ["x-000000.png", "x-000001.png"]
+    files = discover_files([f"{tmp_path}/x-00000{{0..1}}*.png"])
+    assert names(files, tmp_path) == ["x-000000.png", "x-000001.png"]
     picture(tmp_path / "deep/er/y.png")
     assert names(discover_files([f"{tmp_path}/**/y.png"]), tmp_path) == ["deep/er/y.png"]
 
@@ -140,8 +139,8 @@ def test_every_bad_path_is_told_at_once(tmp_path):
     paths = [str(tmp_path / name) for name in ("none", "empty", "texts", "*.tar")]
     with pytest.raises(UsageError) as caught:
         discover_files([*paths, "", "x" * 5000])
-    told = [(fault.what, fault.where) for fault in caught.value.faults]
-    assert told == [
+    faults = [(fault.what, fault.where) for fault in caught.value.faults]
+    assert faults == [
         ("no such file or folder", paths[0]),
         ("no images and no tars", paths[1]),
         ("no images and no tars (1 other_file)", paths[2]),

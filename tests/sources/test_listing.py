@@ -14,7 +14,8 @@ from PIL import Image
 
 from dinoforge.errors import UsageError
 from dinoforge.images import Undecodable
-from dinoforge.sources import list_images, open_images
+from dinoforge.sources.image_set import open_images
+from dinoforge.sources.listing import list_images
 
 
 def png(value=0, side=8):
@@ -57,8 +58,8 @@ SIX = [
 def test_class_folders_give_names_and_numbers_and_keys_keep_the_folders(tmp_path):
     for name in ("pool/dog/sub/1.png", "pool/cat/2.png", "pool/loose.png", "pool/cat/a.b.png"):
         put(tmp_path / name, png())
-    found = rows(listed(tmp_path, tmp_path / "pool"), "key", "label", "class_name")
-    assert found == [
+    listed_rows = rows(listed(tmp_path, tmp_path / "pool"), "key", "label", "class_name")
+    assert listed_rows == [
         ("loose", -1, ""),
         ("cat/2", 0, "cat"),
         ("cat/a.b", 0, "cat"),
@@ -71,14 +72,14 @@ def test_samples_of_tars_have_labels_and_names_from_the_list_beside(tmp_path):
     put(tmp_path / "a/classes.txt", b"bird\nboat\n")
     put(tmp_path / "b/x.tar", tar_of([("0.png", png()), ("0.cls", b"boat"), ("1.png", png(1))]))
     put(tmp_path / "b/classes.tsv", b"0\tn01\tbird\n1\tn02\tboat\n")
-    found = listed(tmp_path, tmp_path / "a/x.tar", tmp_path / "b/x.tar")
-    assert rows(found, "key", "label", "class_name") == [
+    listing = listed(tmp_path, tmp_path / "a/x.tar", tmp_path / "b/x.tar")
+    assert rows(listing, "key", "label", "class_name") == [
         ("0000", 0, "bird"),
         ("0001", 1, "boat"),
         ("0", 1, "boat"),
         ("1", -1, ""),
     ]
-    assert [problem["reason"] for problem in found.problems] == ["no_label"]
+    assert [problem["reason"] for problem in listing.problems] == ["no_label"]
 
 
 @pytest.mark.parametrize(
@@ -105,9 +106,9 @@ def test_compressed_tars_give_what_the_plain_tar_gives(tmp_path, name, compress)
 def test_a_damaged_stream_gives_what_was_before_and_names_the_file_that_the_user_knows(tmp_path):
     packed = gzip.compress(b"".join([tar_of(SIX)[:9000], os.urandom(30_000)]))
     put(tmp_path / "cut.tar.gz", packed[:20_000])
-    found = listed(tmp_path, tmp_path / "cut.tar.gz")
-    assert 3 <= found.table.num_rows <= 6
-    assert {problem["shard"] for problem in found.problems} == {str(tmp_path / "cut.tar.gz")}
+    listing = listed(tmp_path, tmp_path / "cut.tar.gz")
+    assert 3 <= listing.table.num_rows <= 6
+    assert {problem["shard"] for problem in listing.problems} == {str(tmp_path / "cut.tar.gz")}
 
 
 def test_names_that_are_no_utf8_are_listed_read_and_told(tmp_path):
@@ -119,8 +120,8 @@ def test_names_that_are_no_utf8_are_listed_read_and_told(tmp_path):
     keys = images.table.column("key").to_pylist()
     assert keys == ["caf\\xe9", "line\nbreak"]
     assert [int(images.decode(at)[0, 0, 0]) for at in range(2)] == [7, 7]
-    told = {problem["reason"]: problem["shard"] for problem in images.problems}
-    assert told == {
+    reasons = {problem["reason"]: problem["shard"] for problem in images.problems}
+    assert reasons == {
         "other_file": f"{tmp_path}/pool/n\\xf6.txt",
         "not_a_tar": f"{tmp_path}/pool/\\xfc.tar",
     }
@@ -172,5 +173,5 @@ def test_the_content_has_one_fingerprint_wherever_it_lies(tmp_path):
 def test_streams_of_several_parts_are_read_to_the_end(tmp_path, compress):
     data = tar_of(SIX)
     put(tmp_path / "x.tar", b"".join(compress(data[at : at + 999]) for at in range(0, 30_000, 999)))
-    found = listed(tmp_path, tmp_path / "x.tar")
-    assert (found.table.num_rows, found.problems) == (6, [])
+    listing = listed(tmp_path, tmp_path / "x.tar")
+    assert (listing.table.num_rows, listing.problems) == (6, [])

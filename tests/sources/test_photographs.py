@@ -38,8 +38,8 @@ def one_photograph(tmp_path, monkeypatch):
     rows, columns = np.mgrid[0:200, 0:240]
     pixels = np.stack([rows, columns, rows * 0], axis=-1).astype(np.uint8)
     Image.fromarray(pixels).save(tmp_path / "astronaut.png")
-    found = {"astronaut": tmp_path / "astronaut.png"}
-    monkeypatch.setattr(samples, "_find_photographs", lambda: found)
+    photographs = {"astronaut": tmp_path / "astronaut.png"}
+    monkeypatch.setattr(samples, "_find_photographs", lambda: photographs)
     return 240
 
 

@@ -10,15 +10,9 @@ import toy
 
 from dinoforge.curation.config import CurationConfig
 from dinoforge.curation.pipeline import STAGES
-from dinoforge.stages import (
-    Inputs,
-    Output,
-    UndeclaredReadError,
-    make_executor,
-    make_inputs,
-    run_stages,
-    stage_kind,
-)
+from dinoforge.stages.executor import make_executor
+from dinoforge.stages.pipeline import make_inputs, run_stages
+from dinoforge.stages.stage import Inputs, Output, UndeclaredReadError, stage_kind
 
 # Stage -> what it declares but reads only under another recipe than that of this test: retrieval
 # uses the embeddings of the duplicates when no encoder of its own is set.

@@ -7,7 +7,8 @@ import pytest
 import toy
 
 from dinoforge.errors import UsageError
-from dinoforge.stages import make_executor, run_stages
+from dinoforge.stages.executor import make_executor
+from dinoforge.stages.pipeline import run_stages
 
 STAGES = (toy.Square(), toy.Keep())
 
@@ -22,16 +23,16 @@ def run(folder, config=None, on="in-process", stages=STAGES):
 
 def state(folder):
     """Every file's hash; markers without what may differ."""
-    found = {}
+    files = {}
     for path in sorted(folder.rglob("*")):
         if path.suffix == ".done":
             marker = json.loads(path.read_text())
             marker.pop("measured")
-            found[str(path.relative_to(folder))] = marker
+            files[str(path.relative_to(folder))] = marker
         elif path.is_file():
             digest = hashlib.sha256(path.read_bytes()).hexdigest()
-            found[str(path.relative_to(folder))] = digest
-    return found
+            files[str(path.relative_to(folder))] = digest
+    return files
 
 
 def test_a_second_start_does_nothing(tmp_path):

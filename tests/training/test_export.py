@@ -8,7 +8,8 @@ import torch
 from safetensors import safe_open
 
 from dinoforge.errors import UsageError
-from dinoforge.models import VisionTransformer, load_backbone
+from dinoforge.models.vit import VisionTransformer
+from dinoforge.models.weights import load_backbone
 from dinoforge.training.build import build_method
 from dinoforge.training.export import gather_backbone, write_backbone
 from dinoforge.training.updates import update_teacher

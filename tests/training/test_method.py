@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from dinoforge.models import VitConfig, build_vit
+from dinoforge.models.config import VitConfig
+from dinoforge.models.vit import build_vit
 from dinoforge.training.build import build_method
 from dinoforge.training.data.masks import MaskConfig, collate_masks, draw_masks
 from dinoforge.training.losses import dino_loss, ibot_loss, koleo_loss, sinkhorn_knopp

@@ -245,7 +245,7 @@ def open_training_data(
     `cache` is a folder for unpacked sources; batches are returned on `device`. Raises a
     `UsageError` if a path is missing or holds no images.
     """
-    from dinoforge.sources import open_images
+    from dinoforge.sources.image_set import open_images
 
     size = config.batch_size // rank_info.world_size
     return TrainingData(

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 
 from dinoforge.errors import Fault, UsageError
-from dinoforge.models import VisionTransformer, VitConfig
+from dinoforge.models.config import VitConfig
+from dinoforge.models.vit import VisionTransformer
 from dinoforge.training.config import TrainingConfig
 from dinoforge.training.plan.hardware import Gpu, cores_per_gpu, find_gpu, published_run
 from dinoforge.training.plan.memory import Memory, memory_of_rank

@@ -9,7 +9,7 @@ from dinoforge.curation.tables import (
     read_facts,
     read_locations,
 )
-from dinoforge.encoders import make_encoder
+from dinoforge.encoders.make import make_encoder
 from dinoforge.images import decode
 
 

@@ -9,7 +9,9 @@ import pool as pools
 import pytest
 import webdataset as wds
 
-from dinoforge.shards import RangeReader, index_shard, read_sidecar, verify_shard
+from dinoforge.shards.index import index_shard, verify_shard
+from dinoforge.shards.reading import RangeReader
+from dinoforge.shards.sidecar import read_sidecar
 
 _PLACES = ("__url__", "__local_path__")
 

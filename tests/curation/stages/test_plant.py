@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from dinoforge.images import decode
-from dinoforge.shards import RangeReader, ShardWriter
+from dinoforge.shards.reading import RangeReader
+from dinoforge.shards.writer import ShardWriter
 
 KINDS = 'plant.kinds=["exact","jpeg"]'
 

@@ -307,7 +307,9 @@ def write_training(folder: Path, *, backbones: bool) -> Path:
 
 
 def _write_backbones(folder: Path) -> None:
-    from dinoforge.models import VitConfig, build_vit, save_backbone
+    from dinoforge.models.config import VitConfig
+    from dinoforge.models.vit import build_vit
+    from dinoforge.models.weights import save_backbone
 
     config = VitConfig(width=48, depth=2, heads=3, patch_size=8, image_size=64, init="xavier")
     for step in (0, 1500):

@@ -42,7 +42,7 @@ def test_attention_is_that_of_the_class_token_on_patches(backbones, images, mean
     """Against the model itself, asked for one image alone, normalized as its file says."""
     import torch
 
-    from dinoforge.models import load_backbone, save_backbone
+    from dinoforge.models.weights import load_backbone, save_backbone
 
     model, _, _ = load_backbone(backbones["trained"])
     path = tmp_path / "model.safetensors"

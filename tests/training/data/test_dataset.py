@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from dinoforge.errors import UsageError
-from dinoforge.sources import ImageSet, open_images
+from dinoforge.sources.image_set import ImageSet, open_images
 from dinoforge.training.config import DataConfig
 from dinoforge.training.data.dataset import TrainingData, open_training_data
 from dinoforge.training.distributed.ranks import RankInfo
