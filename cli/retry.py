@@ -9,8 +9,8 @@ __all__ = ["COMMAND"]
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_run_argument(parser)
     parser.add_argument("--wait", action="store_true", help="wait for the end")
+    add_run_argument(parser)
 
 
 def _run(args: argparse.Namespace) -> int:
