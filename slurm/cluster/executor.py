@@ -1,7 +1,7 @@
 """Batch scripts: submitit turns parameters into text.
 
 Changed from submitit: the command is one of our programs with a plan file, not one pickle per
-element; the script keeps its own job name; what became of it is recorded by `slurm.submission`.
+element; the script keeps its own job name; what became of it is recorded by `slurm.jobs`.
 """
 
 import re
