@@ -4,10 +4,10 @@ Reads only what a finished run has published, so it reports exactly what was dec
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -23,7 +23,10 @@ from dinoforge.files import write_text
 from dinoforge.shards.tar import readable
 from dinoforge.tables import read_table
 
-__all__ = ["Explanation", "Related", "explain"]
+if TYPE_CHECKING:
+    from dinoforge.pages.thumbnails import Thumbnail
+
+__all__ = ["Explanation", "explain", "make_page"]
 
 _SHOWN = 8  # neighbors, seeds and references of each kind
 
@@ -50,7 +53,34 @@ class Explanation:
 
     def write_html(self, path: Path) -> None:
         """Write the answer with pictures as one self-contained page."""
-        write_text(path, _page(self))
+        from dinoforge.curation.tables import ImageReader
+        from dinoforge.images import Undecodable, decode
+        from dinoforge.pages.thumbnails import Thumbnail, thumbnail
+
+        run = Path(self.run)
+        locations = read_table(ledger_path(run), ["shard", "offset", "size"])
+        reader = ImageReader(run)
+
+        def picture(image_id: int, side: int) -> Thumbnail | None:
+            try:
+                (data,) = reader.read_each(locations.slice(image_id, 1))
+                return None if data is None else thumbnail(decode(data), side=side)
+            except (Undecodable, UsageError):
+                return None
+
+        write_text(path, make_page(self, picture))
+
+
+def make_page(answer: Explanation, picture: "Callable[[int, int], Thumbnail | None]") -> str:
+    """Render an explanation; ``picture`` returns an image, given its id and longer side."""
+    from dinoforge.pages.render import render
+
+    title = f"{answer.key}: {answer.decision}"
+    size = _size_of(answer.row)
+    templates = Path(__file__).resolve().parent / "templates"
+    return render(
+        "explain.html", folder=templates, title=title, answer=answer, size=size, picture=picture
+    )
 
 
 def explain(run_folder: Path, image: str | int) -> Explanation:
@@ -216,48 +246,3 @@ class _Evidence:
 
 def _size_of(row: dict[str, Any]) -> str:
     return f"{row['width']} x {row['height']}, {row['size']} bytes" if row["width"] else ""
-
-
-def _page(answer: Explanation) -> str:
-    """Render an explanation as self-contained HTML."""
-    from dinoforge.curation.tables import ImageReader
-    from dinoforge.images import Undecodable, decode
-    from dinoforge.pages.explain import ExplainFacts, ShownImage, explain_page
-    from dinoforge.pages.thumbnails import Thumbnail, thumbnail
-
-    run = Path(answer.run)
-    locations = read_table(ledger_path(run), ["shard", "offset", "size"])
-    reader = ImageReader(run)
-
-    def picture(image_id: int, side: int) -> Thumbnail | None:
-        try:
-            (data,) = reader.read_each(locations.slice(image_id, 1))
-            return None if data is None else thumbnail(decode(data), side=side)
-        except (Undecodable, UsageError):
-            return None
-
-    def shown(related: list[Related]) -> list[ShownImage]:
-        return [
-            ShownImage(
-                key=other.key,
-                picture=picture(other.image_id, 128),
-                similarity=other.similarity,
-                note=other.note,
-            )
-            for other in related
-        ]
-
-    facts = ExplainFacts(
-        run=answer.run,
-        image=ShownImage(
-            key=answer.key, picture=picture(answer.image_id, 320), note=_size_of(answer.row)
-        ),
-        decision=answer.decision,
-        sentences=answer.sentences,
-        representative=shown(answer.representative),
-        neighbors=shown(answer.neighbors),
-        seeds=shown(answer.seeds),
-        references=shown(answer.references),
-        row=[(name, str(value)) for name, value in answer.row.items() if value is not None],
-    )
-    return explain_page(facts)

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from dinoforge import curated
+from dinoforge.curation import tables
 from dinoforge.curation.summary import CurationSummary
-from dinoforge.curation.tables import CurationInputs, list_shards
+from dinoforge.curation.tables import CurationInputs
 from dinoforge.files import fsync_folder, temporary_name, write_text
 
 __all__ = ["publish", "unpublish"]
@@ -22,24 +23,24 @@ __all__ = ["publish", "unpublish"]
 def publish(inputs: CurationInputs, summary: CurationSummary) -> None:
     """Publish the results of all stages; does nothing if that is done already."""
     run = inputs.run_folder
-    tables = {
+    sources = {
         curated.ledger_path(run): inputs.file("export", "ledger.parquet"),
         curated.content_path(run): inputs.file("exact", "content.npy"),
         **{curated.slots_path(run): path for path in inputs.files("retrieve", "slots.parquet")},
     }
     for path in inputs.files("graph", "pairs.parquet"):
-        tables[curated.pairs_folder(run) / path.name] = path
+        sources[curated.pairs_folder(run) / path.name] = path
     folder = curated.shards_folder(run).relative_to(run)
     shards = [
         {"shard": str(folder / shard.name), "images": shard.stop - shard.first}
-        for shard in list_shards(inputs)
+        for shard in tables.list_shards(inputs)
     ]
     documents = {
         curated.shards_path(run): _as_text(shards),
         curated.summary_path(run): _as_text(summary.as_json()),
     }
-    if not _is_published(run, tables, documents):
-        _replace(run, tables, documents)
+    if not _is_published(run, sources, documents):
+        _replace(run, sources, documents)
 
 
 def unpublish(run_folder: Path) -> None:
@@ -53,22 +54,22 @@ def _as_text(value: Any) -> str:
 
 
 def _is_published(
-    run_folder: Path, tables: Mapping[Path, Path], documents: Mapping[Path, str]
+    run_folder: Path, sources: Mapping[Path, Path], documents: Mapping[Path, str]
 ) -> bool:
     present = {path for path in (run_folder / curated.PUBLISHED).rglob("*") if path.is_file()}
     return (
-        present == {*tables, *documents}
-        and all(path.stat().st_size == source.stat().st_size for path, source in tables.items())
+        present == {*sources, *documents}
+        and all(path.stat().st_size == source.stat().st_size for path, source in sources.items())
         and all(path.read_bytes() == text.encode() for path, text in documents.items())
     )
 
 
-def _replace(run_folder: Path, tables: Mapping[Path, Path], documents: Mapping[Path, str]) -> None:
+def _replace(run_folder: Path, sources: Mapping[Path, Path], documents: Mapping[Path, str]) -> None:
     folder = run_folder / curated.PUBLISHED
     for left_by_a_kill in run_folder.glob(f".{curated.PUBLISHED}.tmp-*"):
         shutil.rmtree(left_by_a_kill)
     temporary = temporary_name(folder)
-    for path, source in tables.items():
+    for path, source in sources.items():
         target = temporary / path.relative_to(folder)
         target.parent.mkdir(parents=True, exist_ok=True)
         try:

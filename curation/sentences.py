@@ -55,6 +55,11 @@ class Related:
     similarity: float | None
     note: str
 
+    def caption(self) -> list[str]:
+        """Return the lines below its picture."""
+        similarity = [] if self.similarity is None else [f"similarity {self.similarity:.4f}"]
+        return [self.key, *similarity, *filter(None, [self.note])]
+
 
 def describe_decision(
     row: Row, row_of: Callable[[int], Row], neighbors: Sequence[Related], config: Row

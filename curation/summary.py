@@ -10,17 +10,10 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from dinoforge.curated import KEPT_REASONS, REASONS, ROLES
+from dinoforge.curation import tables
 from dinoforge.curation.policies.intervals import bootstrap_mean, share
 from dinoforge.curation.policies.slots import Slots
-from dinoforge.curation.tables import (
-    CurationInputs,
-    list_shards,
-    read_decisions,
-    read_index,
-    read_roles,
-    read_slots,
-    read_survivors,
-)
+from dinoforge.curation.tables import CurationInputs
 
 __all__ = ["CurationSummary", "FunnelRow", "retrieval_quality", "summarize"]
 
@@ -85,8 +78,8 @@ class CurationSummary:
 
 def summarize(inputs: CurationInputs) -> CurationSummary:
     """Count what the stages of a finished run wrote."""
-    decisions = read_decisions(inputs)
-    role = read_roles(inputs)
+    decisions = tables.read_decisions(inputs)
+    role = tables.read_roles(inputs)
     undecodable: Counter[str] = Counter()
     notes: Counter[str] = Counter()
     for facts in inputs.facts("inspect"):
@@ -101,7 +94,7 @@ def summarize(inputs: CurationInputs) -> CurationSummary:
         notes=dict(notes),
         kept=int(np.count_nonzero(decisions.kept)),
         exported=inputs.facts("select")[0]["exported"],
-        shards=len(list_shards(inputs)),
+        shards=len(tables.list_shards(inputs)),
         duplicates=inputs.facts("components")[0],
         leaks=inputs.facts("decontaminate")[0],
         retrieval=_retrieval(inputs),
@@ -123,8 +116,8 @@ def _retrieval(inputs: CurationInputs) -> dict[str, Any] | None:
     facts = inputs.facts("retrieve")
     if not facts:
         return None
-    slots, seeds = read_slots(inputs)
-    _, pool = read_survivors(inputs)
+    slots, seeds = tables.read_slots(inputs)
+    _, pool = tables.read_survivors(inputs)
     classes = _classes(inputs)
     seed = inputs.config.seed
     return facts[0] | {
@@ -134,7 +127,7 @@ def _retrieval(inputs: CurationInputs) -> dict[str, Any] | None:
 
 def _classes(inputs: CurationInputs) -> NDArray[np.int64]:
     """Return the class number of every image: by class name if it has one, else by label."""
-    table = read_index(inputs, ["label", "class_name"])
+    table = tables.read_index(inputs, ["label", "class_name"])
     label = table.column("label").cast(pa.string())
     unnamed = pc.equal(table.column("class_name"), "")
     name = pc.if_else(unnamed, label, table.column("class_name"))

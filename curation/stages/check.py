@@ -8,17 +8,10 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from dinoforge.curation import tables
 from dinoforge.curation.policies.intervals import share
 from dinoforge.curation.policies.pairs import Pairs
-from dinoforge.curation.tables import (
-    CHECK_SCHEMA,
-    CurationInputs,
-    CurationStage,
-    read_content,
-    read_index,
-    read_pairs,
-    read_screened,
-)
+from dinoforge.curation.tables import CurationInputs, CurationStage
 from dinoforge.stages import Json, Output
 
 __all__ = ["CheckStage"]
@@ -39,7 +32,7 @@ class CheckStage(CurationStage):
     def run(self, payload: Json, inputs: CurationInputs, out: Output) -> Json:
         """Look up the pair of every planted copy with its original."""
         policy = inputs.config.duplicates
-        content, pairs = read_content(inputs), read_pairs(inputs)
+        content, pairs = tables.read_content(inputs), tables.read_pairs(inputs)
         planted = _planted(inputs)
         copy, original = (planted.column(n).to_numpy() for n in ("image_id", "planted_from"))
         same = content[copy] == content[original]
@@ -47,7 +40,7 @@ class CheckStage(CurationStage):
         is_found = same | (similarity > policy.threshold)
         edit = planted.column("edit")
         columns = [copy, original, edit, similarity.astype(np.float32), is_found]
-        out.write_table("planted", columns, CHECK_SCHEMA)
+        out.write_table("planted", columns, tables.CHECK_SCHEMA)
         kinds = np.array(edit.to_pylist())
         touching, right = _touching(pairs, content, copy, original)
         grid = np.unique(np.r_[np.linspace(policy.floor, 0.995, 30), policy.threshold])
@@ -72,9 +65,9 @@ class CheckStage(CurationStage):
 
 def _planted(inputs: CurationInputs) -> pa.Table:
     """Return the planted copies that were admitted together with their originals."""
-    index = read_index(inputs, ["image_id", "planted_from", "edit"])
+    index = tables.read_index(inputs, ["image_id", "planted_from", "edit"])
     planted = index.filter(index.column("planted_from").is_valid())
-    admitted = read_screened(inputs).reason < 0
+    admitted = tables.read_screened(inputs).reason < 0
     copy, original = (planted.column(n).to_numpy() for n in ("image_id", "planted_from"))
     return planted.filter(pa.array(admitted[copy] & admitted[original]))
 

@@ -7,6 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dinoforge.curated import ROLES
+from dinoforge.curation import tables
 from dinoforge.curation.policies.duplicates import (
     EXACT,
     NEAR,
@@ -15,16 +16,7 @@ from dinoforge.curation.policies.duplicates import (
     best_first,
     group_duplicates,
 )
-from dinoforge.curation.tables import (
-    GROUPS_SCHEMA,
-    CurationInputs,
-    CurationStage,
-    read_content,
-    read_facts,
-    read_index,
-    read_pairs,
-    read_screened,
-)
+from dinoforge.curation.tables import CurationInputs, CurationStage
 from dinoforge.stages import Json, Output
 
 __all__ = ["ComponentsStage"]
@@ -49,28 +41,28 @@ class ComponentsStage(CurationStage):
         candidates = _candidates(inputs)
         groups = group_duplicates(
             candidates,
-            read_pairs(inputs),
+            tables.read_pairs(inputs),
             threshold=policy.threshold,
             rule=policy.rule,
             max_component=policy.max_component,
         )
-        columns = [getattr(groups, name) for name in GROUPS_SCHEMA.names[1:]]
-        out.write_table("groups", [candidates.image_id, *columns], GROUPS_SCHEMA)
+        columns = [getattr(groups, name) for name in tables.GROUPS_SCHEMA.names[1:]]
+        out.write_table("groups", [candidates.image_id, *columns], tables.GROUPS_SCHEMA)
         return _facts(groups)
 
 
 def _candidates(inputs: CurationInputs) -> Candidates:
-    screened = read_screened(inputs)
+    screened = tables.read_screened(inputs)
     takes_part = ("as_is", "pool", *(("seed",) if inputs.config.retrieve.keep_seeds else ()))
     roles = [ROLES.index(role) for role in takes_part]
     ids = np.flatnonzero((screened.reason < 0) & np.isin(screened.role, roles))
-    facts = read_facts(inputs, ["width", "height"]).take(ids)
+    facts = tables.read_facts(inputs, ["width", "height"]).take(ids)
     width, height = (facts.column(n).to_numpy().astype(np.int64) for n in ("width", "height"))
-    size = pc.take(read_index(inputs, ["size"]).column("size"), pa.array(ids)).to_numpy()
+    size = pc.take(tables.read_index(inputs, ["size"]).column("size"), pa.array(ids)).to_numpy()
     role = screened.role[ids].astype(np.int64)
     return Candidates(
         image_id=ids,
-        content=read_content(inputs)[ids],
+        content=tables.read_content(inputs)[ids],
         rank=best_first(role, width * height, size, ids),
         protected=role != ROLES.index("pool"),
     )

@@ -9,19 +9,10 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from dinoforge.curated import ROLES
+from dinoforge.curation import tables
 from dinoforge.curation.policies.leaks import Leaks, find_leaks
 from dinoforge.curation.policies.pairs import Pairs, concat_pairs
-from dinoforge.curation.tables import (
-    LEAKS_SCHEMA,
-    CurationInputs,
-    CurationStage,
-    hash_column,
-    read_content,
-    read_facts,
-    read_index,
-    read_pairs,
-    read_screened,
-)
+from dinoforge.curation.tables import CurationInputs, CurationStage
 from dinoforge.stages import Json, Output
 
 __all__ = ["DecontaminateStage"]
@@ -38,9 +29,11 @@ class DecontaminateStage(CurationStage):
     def run(self, payload: Json, inputs: CurationInputs, out: Output) -> Json:
         """Apply the threshold by both readings; the recipe's decides."""
         policy = inputs.config.decontaminate
-        screened, content = read_screened(inputs), read_content(inputs)
+        screened, content = tables.read_screened(inputs), tables.read_content(inputs)
         is_reference = screened.role == ROLES.index("reference")
-        pairs = concat_pairs([read_pairs(inputs), _same_pixels(inputs, content, is_reference)])
+        pairs = concat_pairs(
+            [tables.read_pairs(inputs), _same_pixels(inputs, content, is_reference)]
+        )
         direct, by_component = find_leaks(pairs, is_reference, policy.threshold)
         leaks = direct if policy.reading == "direct" else by_component
         # From contents to the admitted images that have them.
@@ -49,7 +42,7 @@ class DecontaminateStage(CurationStage):
         )
         at = np.searchsorted(leaks.content, content[ids])
         columns = [ids, leaks.reference[at], leaks.similarity[at]]
-        out.write_table("leaks", columns, LEAKS_SCHEMA)
+        out.write_table("leaks", columns, tables.LEAKS_SCHEMA)
 
         def num_images(leaks: Leaks) -> int:
             return int(np.count_nonzero(np.isin(content, leaks.content) & ~is_reference))
@@ -66,9 +59,9 @@ def _same_pixels(
     inputs: CurationInputs, content: NDArray[np.int64], is_reference: NDArray[np.bool_]
 ) -> Pairs:
     """Return pairs of contents on both sides with equal pixels: the join leaves flat images out."""
-    facts = read_facts(inputs, ["pixels_sha256", "width"])
+    facts = tables.read_facts(inputs, ["pixels_sha256", "width"])
     first = (content == np.arange(len(content))) & (facts.column("width").to_numpy() > 0)
-    hashes = hash_column(facts, "pixels_sha256")
+    hashes = tables.hash_column(facts, "pixels_sha256")
     images, references = np.flatnonzero(first & ~is_reference), np.flatnonzero(first & is_reference)
     _, at_image, at_reference = np.intersect1d(
         hashes[images], hashes[references], assume_unique=True, return_indices=True
@@ -81,7 +74,7 @@ def _per_reference_set(
     inputs: CurationInputs, near: Pairs, content: NDArray[np.int64]
 ) -> dict[str, dict[str, int]]:
     """Count per reference source: its images, how many are hit, how many contents hit them."""
-    index = read_index(inputs, ["role", "source"])
+    index = tables.read_index(inputs, ["role", "source"])
     sources = index.filter(pc.equal(index.column("role"), "reference")).column("source")
     report: dict[str, dict[str, int]] = {}
     for name in sorted(pc.unique(sources).to_pylist()):

@@ -12,16 +12,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from dinoforge.curation import tables
 from dinoforge.curation.config import CurationConfig
-from dinoforge.curation.tables import (
-    CurationInputs,
-    CurationStage,
-    ImageReader,
-    num_images,
-    read_decodable,
-    read_locations,
-    split_range,
-)
+from dinoforge.curation.tables import CurationInputs, CurationStage
 from dinoforge.encoders.encoder import Encoder
 from dinoforge.encoders.make import make_encoder
 from dinoforge.errors import UsageError
@@ -57,15 +50,17 @@ class EmbedStage(CurationStage):
         # Of weights, transform and decoder: a replaced file runs again. It does not depend on the
         # device, which a machine that only plans may lack.
         fingerprint = _encoder(spec, "cpu").fingerprint
-        ranges = split_range(num_images(inputs), inputs.config.partition_images)
+        ranges = tables.split_range(tables.num_images(inputs), inputs.config.partition_images)
         return [{"start": a, "stop": b, "encoder": fingerprint} for a, b in ranges]
 
     def run(self, payload: Json, inputs: CurationInputs, out: Output) -> Json:
         """Embed the images of one range."""
         start, stop = payload["start"], payload["stop"]
         encoder = _encoder(self.encoder_of(inputs.config), inputs.config.device)
-        decodes = read_decodable(inputs, start // inputs.config.partition_images)
-        images = _decoded(inputs, read_locations(inputs, start, stop).filter(pa.array(decodes)))
+        decodes = tables.read_decodable(inputs, start // inputs.config.partition_images)
+        images = _decoded(
+            inputs, tables.read_locations(inputs, start, stop).filter(pa.array(decodes))
+        )
         embeddings = np.zeros((stop - start, encoder.dim), np.float16)
         rows = np.flatnonzero(decodes)
         for low in range(0, len(rows), _BATCH):
@@ -110,7 +105,7 @@ def _encoder(spec: str, device: str) -> Encoder:
 
 
 def _decoded(inputs: CurationInputs, locations: pa.Table) -> Iterator[NDArray[np.uint8]]:
-    for data in ImageReader(inputs.run_folder).read_each(locations):
+    for data in tables.ImageReader(inputs.run_folder).read_each(locations):
         try:
             yield decode(data or b"", inputs.config.decode)
         except Undecodable as bad:

@@ -8,13 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dinoforge.curated import ROLES
-from dinoforge.curation.tables import (
-    CurationInputs,
-    CurationStage,
-    hash_column,
-    read_facts,
-    read_roles,
-)
+from dinoforge.curation import tables
+from dinoforge.curation.tables import CurationInputs, CurationStage
 from dinoforge.stages import Json, Output
 
 __all__ = ["ExactStage", "content_of"]
@@ -30,11 +25,11 @@ class ExactStage(CurationStage):
 
     def run(self, payload: Json, inputs: CurationInputs, out: Output) -> Json:
         """Group by pixels, references apart from all others."""
-        facts = read_facts(inputs, ["pixels_sha256", "width", "std"])
+        facts = tables.read_facts(inputs, ["pixels_sha256", "width", "std"])
         decodes = facts.column("width").to_numpy() > 0
         flat = facts.column("std").to_numpy() < inputs.config.duplicates.flat_std
-        is_reference = read_roles(inputs) == ROLES.index("reference")
-        content = content_of(hash_column(facts, "pixels_sha256"), is_reference, decodes)
+        is_reference = tables.read_roles(inputs) == ROLES.index("reference")
+        content = content_of(tables.hash_column(facts, "pixels_sha256"), is_reference, decodes)
         first = decodes & (content == np.arange(len(content)))
         images = np.flatnonzero(first & ~flat & ~is_reference)
         references = np.flatnonzero(first & ~flat & is_reference)

@@ -9,20 +9,9 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from dinoforge.curated import LEDGER_SCHEMA, REASONS, shards_folder
+from dinoforge.curation import tables
 from dinoforge.curation.policies.decisions import Decisions
-from dinoforge.curation.tables import (
-    CurationInputs,
-    CurationStage,
-    ImageReader,
-    export_key,
-    exports_file,
-    hash_column,
-    list_shards,
-    read_decisions,
-    read_facts,
-    read_index,
-    read_rows,
-)
+from dinoforge.curation.tables import CurationInputs, CurationStage
 from dinoforge.errors import UsageError
 from dinoforge.files import write_text
 from dinoforge.images import image_suffix
@@ -49,7 +38,7 @@ class ExportStage(CurationStage):
 
     def plan(self, inputs: CurationInputs) -> list[Json]:
         """Plan the ledger, and one partition per shard."""
-        shards = enumerate(list_shards(inputs))
+        shards = enumerate(tables.list_shards(inputs))
         return [
             {"ledger": True},
             *({"shard": number, "first": s.first, "stop": s.stop} for number, s in shards),
@@ -59,9 +48,9 @@ class ExportStage(CurationStage):
         """Write the ledger or one shard."""
         if "ledger" in payload:
             return _write_ledger(inputs, out)
-        exports = read_rows([exports_file(inputs)], payload["first"], payload["stop"])
+        exports = tables.read_rows([tables.exports_file(inputs)], payload["first"], payload["stop"])
         folder, name = shards_folder(inputs.run_folder), inputs.config.export.name
-        reader = ImageReader(inputs.run_folder)
+        reader = tables.ImageReader(inputs.run_folder)
         # `select` decided where a shard ends: all these rows are one.
         with ShardWriter(folder, name, exports.num_rows, 1 << 62, first=payload["shard"]) as writer:
             for row in exports.to_pylist():
@@ -72,7 +61,7 @@ class ExportStage(CurationStage):
                         where=row["shard"],
                         do="sources must stay while the run reads them: restore it",
                     )
-                writer.write(export_key(row["image_id"], row["copy"]), _members(row, data))
+                writer.write(tables.export_key(row["image_id"], row["copy"]), _members(row, data))
         shard = writer.shards[0].path
         out.add(shard, rows=exports.num_rows)
         out.add(shard.with_suffix(".json"))
@@ -85,7 +74,7 @@ def remove_foreign_shards(inputs: CurationInputs) -> None:
     A kill between a shard and its marker leaves a shard that no marker names; under a recipe
     with fewer shards or another name it would stay.
     """
-    exported = {shard.name for shard in list_shards(inputs)}
+    exported = {shard.name for shard in tables.list_shards(inputs)}
     for tar in shards_folder(inputs.run_folder).glob("*-[0-9][0-9][0-9][0-9][0-9][0-9].tar"):
         if tar.name not in exported:
             tar.unlink()
@@ -120,7 +109,7 @@ def _write_ledger(inputs: CurationInputs, out: Output) -> Json:
 def _class_names(inputs: CurationInputs) -> list[str]:
     """Return the names of the exported classes by label; empty unless each label has just one."""
     names: dict[int, str] = {}
-    for group in iter_row_groups(exports_file(inputs), ["label", "class_name"]):
+    for group in iter_row_groups(tables.exports_file(inputs), ["label", "class_name"]):
         pairs = zip(*(column.to_pylist() for column in group.columns), strict=True)
         for label, name in set(pairs):
             if label < 0:
@@ -133,9 +122,9 @@ def _class_names(inputs: CurationInputs) -> list[str]:
 
 def _make_ledger(inputs: CurationInputs) -> pa.Table:
     """Combine index, facts, decisions and shards."""
-    index = read_index(inputs, list(_FROM_INDEX))
-    facts = read_facts(inputs, ["sha256", "width", "height", "std", "reason", "detail"])
-    decisions = read_decisions(inputs)
+    index = tables.read_index(inputs, list(_FROM_INDEX))
+    facts = tables.read_facts(inputs, ["sha256", "width", "height", "std", "reason", "detail"])
+    decisions = tables.read_decisions(inputs)
     columns: dict[str, Any] = {name: index.column(name) for name in _FROM_INDEX}
     columns |= {name: facts.column(name) for name in ("width", "height")}
     columns["sha256"] = [value.hex() for value in facts.column("sha256").to_pylist()]
@@ -155,15 +144,17 @@ def _make_ledger(inputs: CurationInputs) -> pa.Table:
 
 def _outputs(inputs: CurationInputs, num: int) -> dict[str, list[str | None]]:
     """Return shard and key of the first file of every exported image."""
-    exports = read_table(exports_file(inputs), ["image_id", "copy", "out_shard"])
+    exports = read_table(tables.exports_file(inputs), ["image_id", "copy", "out_shard"])
     exports = exports.filter(pc.equal(exports.column("copy"), 0))
     shard_of = np.full(num, -1, np.int64)
     shard_of[exports.column("image_id").to_numpy()] = exports.column("out_shard").to_numpy()
-    names = [shard.name for shard in list_shards(inputs)]
+    names = [shard.name for shard in tables.list_shards(inputs)]
     shards = list(enumerate(shard_of.tolist()))
     return {
         "out_shard": [names[shard] if shard >= 0 else None for _, shard in shards],
-        "out_key": [export_key(image_id) if shard >= 0 else None for image_id, shard in shards],
+        "out_key": [
+            tables.export_key(image_id) if shard >= 0 else None for image_id, shard in shards
+        ],
     }
 
 
@@ -183,7 +174,7 @@ def _details(decisions: Decisions, facts: pa.Table) -> NDArray[np.object_]:
         detail[row] = f"{width[row]} x {height[row]} pixels"
     for row in rows_of("flat").tolist():
         detail[row] = f"gray values spread by {std[row]:.2f} of 255"
-    hashes = hash_column(facts, "sha256")
+    hashes = tables.hash_column(facts, "sha256")
     exact = rows_of("exact_duplicate")
     partner = decisions.edge_i[exact] + decisions.edge_j[exact] - exact
     same = hashes[exact] == hashes[partner]

@@ -6,14 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dinoforge.curated import REASONS, ROLES
+from dinoforge.curation import tables
 from dinoforge.curation.config import FilterConfig
-from dinoforge.curation.tables import (
-    SCREENED_SCHEMA,
-    CurationInputs,
-    CurationStage,
-    read_facts,
-    read_roles,
-)
+from dinoforge.curation.tables import CurationInputs, CurationStage
 from dinoforge.errors import UsageError
 from dinoforge.stages import Json, Output
 
@@ -30,12 +25,12 @@ class FilterStage(CurationStage):
 
     def run(self, payload: Json, inputs: CurationInputs, out: Output) -> Json:
         """Apply the policy to every image."""
-        facts = read_facts(inputs, ["width", "height", "std"])
-        role = read_roles(inputs)
+        facts = tables.read_facts(inputs, ["width", "height", "std"])
+        role = tables.read_roles(inputs)
         width, height, std = (column.to_numpy() for column in facts.columns)
         reason = first_reason(width, height, std, role, inputs.config.filter)
         _stop_if_too_many_bad(inputs, reason)
-        out.write_table("screened", [role, reason], SCREENED_SCHEMA)
+        out.write_table("screened", [role, reason], tables.SCREENED_SCHEMA)
         counts = np.bincount(reason + 1, minlength=len(REASONS) + 1).tolist()
         return {n: count for n, count in zip(("admitted", *REASONS), counts, strict=True) if count}
 

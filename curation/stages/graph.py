@@ -10,14 +10,9 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from dinoforge.curation import tables
 from dinoforge.curation.policies.pairs import Pairs, concat_pairs
-from dinoforge.curation.tables import (
-    PAIRS_SCHEMA,
-    CurationInputs,
-    CurationStage,
-    read_embeddings,
-    split_range,
-)
+from dinoforge.curation.tables import CurationInputs, CurationStage
 from dinoforge.neighbors.join import join_above
 from dinoforge.neighbors.products import backend_for
 from dinoforge.stages import Json, Output
@@ -41,9 +36,9 @@ class GraphStage(CurationStage):
     runs_on = "gpu"
 
     def plan(self, inputs: CurationInputs) -> list[Json]:
-        """Plan ranges of the list of block pairs."""
-        num = len(_block_pairs(inputs))
-        ranges = split_range(num, inputs.config.duplicates.blocks_per_partition)
+        """Plan ranges of the block pairs."""
+        num = int(_first_pairs(inputs)[-1])
+        ranges = tables.split_range(num, inputs.config.duplicates.blocks_per_partition)
         return [{"first": first, "stop": stop} for first, stop in ranges]
 
     def run(self, payload: Json, inputs: CurationInputs, out: Output) -> Json:
@@ -61,14 +56,16 @@ class GraphStage(CurationStage):
             is_image = number < num_image_blocks
             at = (number if is_image else number - num_image_blocks) * size
             ids = np.array((images if is_image else references)[at : at + size])
-            rows = read_embeddings(inputs, "embed", ids)
+            rows = tables.read_embeddings(inputs, "embed", ids)
             usable = rows.any(axis=1)
             return ids[usable], rows[usable]
 
         parts: list[Pairs] = []
         compared = 0
-        block_pairs = _block_pairs(inputs)[payload["first"] : payload["stop"]]
-        for a, b in block_pairs:
+        first_pairs = _first_pairs(inputs)
+        for number in range(payload["first"], payload["stop"]):
+            a = int(np.searchsorted(first_pairs, number, side="right")) - 1
+            b = a + number - int(first_pairs[a])
             (ids_a, rows_a), (ids_b, rows_b) = block(a), block(b)
             num_a, num_b = len(ids_a), len(ids_b)
             compared += num_a * (num_a - 1) // 2 if a == b else num_a * num_b
@@ -82,12 +79,17 @@ class GraphStage(CurationStage):
             i, j = ids_a[edges.i], ids_b[edges.j]
             parts.append(Pairs(np.minimum(i, j), np.maximum(i, j), edges.similarity))
         pairs = concat_pairs(parts)
-        out.write_table("pairs", list(pairs), PAIRS_SCHEMA)
-        return {"pairs": len(pairs.i), "blocks": len(block_pairs), "compared": compared}
+        out.write_table("pairs", list(pairs), tables.PAIRS_SCHEMA)
+        blocks = payload["stop"] - payload["first"]
+        return {"pairs": len(pairs.i), "blocks": blocks, "compared": compared}
 
 
-def _block_pairs(inputs: CurationInputs) -> list[tuple[int, int]]:
-    """Return the pairs of block numbers to join; reference blocks are numbered after the others."""
+def _first_pairs(inputs: CurationInputs) -> NDArray[np.int64]:
+    """Return the number of the first pair of every image block ``a``; at the end, of all pairs.
+
+    Pairs are numbered in the order of ``(a, b)``. Block ``a`` is joined with itself and with every
+    block ``b`` after it; reference blocks are numbered after the others.
+    """
     size, facts = inputs.config.duplicates.block_images, inputs.facts("exact")[0]
     images, references = (-(-facts[f"joined_{side}"] // size) for side in ("images", "references"))
-    return [(a, b) for a in range(images) for b in range(a, images + references)]
+    return np.cumsum([0, *range(images + references, references, -1)], dtype=np.int64)

@@ -13,8 +13,9 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from dinoforge.curated import MADE_BY_RUN
+from dinoforge.curation import tables
 from dinoforge.curation.config import CurationConfig, SourceConfig
-from dinoforge.curation.tables import INDEX_SCHEMA, PROBLEMS_SCHEMA, CurationInputs, CurationStage
+from dinoforge.curation.tables import CurationInputs, CurationStage
 from dinoforge.errors import Fault, UsageError
 from dinoforge.randomness import KeyedPermutation
 from dinoforge.shards.index import summarize_reasons
@@ -55,27 +56,27 @@ class IngestStage(CurationStage):
         """List every source."""
         config = inputs.config
         folder = out.folder / "unpacked"
-        tables: list[pa.Table] = []
+        indexed: list[pa.Table] = []
         listings = [list_files(discover_files(s.paths), unpacked=folder) for s in config.sources]
         seen: set[tuple[str, int]] = set()
         for source, listing in zip(config.sources, listings, strict=True):
             rows = _choose(listing.table, source, seen, config.seed)
             table = _relative(listing.table.take(rows), listing.unpacked, inputs.run_folder)
-            tables.append(_indexed(table, source))
-        _stop_if_empty(config, tables, listings)
+            indexed.append(_indexed(table, source))
+        _stop_if_empty(config, indexed, listings)
         # A path that two sources share has its problems once.
         every = [problem for listing in listings for problem in listing.problems]
         problems = list({tuple(problem.values()): problem for problem in every}.values())
-        index = _with_class_numbers(pa.concat_tables(tables))
+        index = _with_class_numbers(pa.concat_tables(indexed))
         index = index.append_column("image_id", pa.array(np.arange(index.num_rows)))
-        out.write_table("index", index, INDEX_SCHEMA)
-        table = pa.Table.from_pylist(problems, PROBLEMS_SCHEMA)
-        out.write_table("problems", table, PROBLEMS_SCHEMA)
+        out.write_table("index", index, tables.INDEX_SCHEMA)
+        table = pa.Table.from_pylist(problems, tables.PROBLEMS_SCHEMA)
+        out.write_table("problems", table, tables.PROBLEMS_SCHEMA)
         for tar in sorted({tar for listing in listings for tar in listing.unpacked}):
             out.add(tar)
         return {
             "images": index.num_rows,
-            "images_by_source": [table.num_rows for table in tables],
+            "images_by_source": [table.num_rows for table in indexed],
             "problems": dict(sorted(Counter(problem["reason"] for problem in problems).items())),
         }
 
@@ -158,10 +159,12 @@ def _with_class_numbers(index: pa.Table) -> pa.Table:
     return index.set_column(at, "label", pc.if_else(in_folder, number, label))
 
 
-def _stop_if_empty(config: CurationConfig, tables: list[pa.Table], listings: list[Listing]) -> None:
+def _stop_if_empty(
+    config: CurationConfig, indexed: list[pa.Table], listings: list[Listing]
+) -> None:
     """Report the sources that gave no image."""
     faults = []
-    for source, table, listing in zip(config.sources, tables, listings, strict=True):
+    for source, table, listing in zip(config.sources, indexed, listings, strict=True):
         if table.num_rows:
             continue
         pattern = f" under the key pattern {source.keys}" if source.keys else ""

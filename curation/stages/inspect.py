@@ -8,15 +8,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from dinoforge.curation.tables import (
-    FACTS_SCHEMA,
-    CurationInputs,
-    CurationStage,
-    ImageReader,
-    num_images,
-    read_locations,
-    split_range,
-)
+from dinoforge.curation import tables
+from dinoforge.curation.tables import CurationInputs, CurationStage
 from dinoforge.images import DECODER_VERSION, DecodePolicy, Undecodable, decode_image
 from dinoforge.stages import Json, Output
 
@@ -36,17 +29,19 @@ class InspectStage(CurationStage):
 
     def plan(self, inputs: CurationInputs) -> list[Json]:
         """Plan ranges of image ids."""
-        ranges = split_range(num_images(inputs), inputs.config.partition_images)
+        ranges = tables.split_range(tables.num_images(inputs), inputs.config.partition_images)
         return [{"start": start, "stop": stop} for start, stop in ranges]
 
     def run(self, payload: Json, inputs: CurationInputs, out: Output) -> Json:
         """Decode the images of one range."""
         start, policy = payload["start"], inputs.config.decode
-        images = ImageReader(inputs.run_folder).read_each(
-            read_locations(inputs, start, payload["stop"])
+        images = tables.ImageReader(inputs.run_folder).read_each(
+            tables.read_locations(inputs, start, payload["stop"])
         )
         facts = [_facts(image_id, data, policy) for image_id, data in enumerate(images, start)]
-        out.write_table("facts", pa.Table.from_pylist(facts, FACTS_SCHEMA), FACTS_SCHEMA)
+        out.write_table(
+            "facts", pa.Table.from_pylist(facts, tables.FACTS_SCHEMA), tables.FACTS_SCHEMA
+        )
         bad = Counter(fact["reason"] for fact in facts if fact["reason"] is not None)
         notes = Counter(note for fact in facts for note in fact["notes"].split(",") if note)
         return {

@@ -14,7 +14,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageEnhance, ImageOps
 
-from dinoforge.curation.tables import INDEX_SCHEMA, CurationInputs, CurationStage, ImageReader
+from dinoforge.curation import tables
+from dinoforge.curation.tables import CurationInputs, CurationStage
 from dinoforge.errors import UsageError
 from dinoforge.images import Undecodable, decode_image, image_suffix
 from dinoforge.randomness import Draws, KeyedPermutation
@@ -77,7 +78,7 @@ class PlantStage(CurationStage):
             "planted_from": originals.column("image_id"),
             "edit": edit,
         }
-        out.write_table("index", pa.table(columns), INDEX_SCHEMA)
+        out.write_table("index", pa.table(columns), tables.INDEX_SCHEMA)
         return {"planted": count}
 
 
@@ -93,7 +94,7 @@ def _copies(inputs: CurationInputs, index: pa.Table) -> Iterator[tuple[_Copy, st
     Originals come in the order of a keyed permutation of the pool; undecodable ones are skipped,
     and no image is copied twice.
     """
-    config, reader = inputs.config, ImageReader(inputs.run_folder)
+    config, reader = inputs.config, tables.ImageReader(inputs.run_folder)
     kinds = config.plant.kinds
     pool = np.flatnonzero(pc.equal(index.column("role"), "pool").to_numpy(zero_copy_only=False))
     order = KeyedPermutation(len(pool), config.seed, "plant")

@@ -2,8 +2,9 @@
 
 import numpy as np
 
+from dinoforge.curation import tables
 from dinoforge.curation.policies.slots import collisions, take_slots
-from dinoforge.curation.tables import SLOTS_SCHEMA, CurationInputs, CurationStage, read_survivors
+from dinoforge.curation.tables import CurationInputs, CurationStage
 from dinoforge.neighbors.search import Neighbors, merge_top_k
 from dinoforge.stages import Json, Output
 
@@ -25,14 +26,14 @@ class RetrieveStage(CurationStage):
     def run(self, payload: Json, inputs: CurationInputs, out: Output) -> Json:
         """Merge the lists and apply the policy."""
         policy = inputs.config.retrieve
-        seeds, pool = read_survivors(inputs)
+        seeds, pool = tables.read_survivors(inputs)
         merged = _merged(inputs, len(seeds))
         width = merged.ids.shape[1]
         granted = take_slots(merged.ids, merged.scores, k=policy.k, policy=policy.policy)
         every = take_slots(merged.ids, merged.scores, k=width, policy="multiset")
         is_granted = np.isin(every.seed * width + every.rank, granted.seed * width + granted.rank)
         columns = [seeds[every.seed], every.rank, every.image_id, every.score, is_granted]
-        out.write_table("slots", columns, SLOTS_SCHEMA)
+        out.write_table("slots", columns, tables.SLOTS_SCHEMA)
         counts = collisions(granted, asked=policy.k * len(seeds), pool_size=len(pool))
         return {"seeds": len(seeds), "pool": len(pool)} | counts
 

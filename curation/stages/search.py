@@ -2,13 +2,8 @@
 
 import numpy as np
 
-from dinoforge.curation.tables import (
-    CurationInputs,
-    CurationStage,
-    read_embeddings,
-    read_survivors,
-    split_range,
-)
+from dinoforge.curation import tables
+from dinoforge.curation.tables import CurationInputs, CurationStage
 from dinoforge.errors import UsageError
 from dinoforge.neighbors.products import backend_for
 from dinoforge.neighbors.search import top_k
@@ -34,25 +29,25 @@ class SearchStage(CurationStage):
         """Plan ranges of the surviving pool; none without retrieval."""
         if inputs.config.retrieve.mode == "none":
             return []
-        seeds, pool = read_survivors(inputs)
+        seeds, pool = tables.read_survivors(inputs)
         if not len(seeds):
             raise UsageError(
                 what="no seeds are left: every one is undecodable, filtered or a leak",
                 where="`sources` with role seed",
                 do="give other seeds, or set retrieve.mode=none",
             )
-        return [{"first": a, "stop": b} for a, b in split_range(len(pool), _POOL_IMAGES)]
+        return [{"first": a, "stop": b} for a, b in tables.split_range(len(pool), _POOL_IMAGES)]
 
     def run(self, payload: Json, inputs: CurationInputs, out: Output) -> Json:
         """Rank one range of the pool for every seed."""
         policy, device = inputs.config.retrieve, inputs.config.device
-        seeds, pool = read_survivors(inputs)
+        seeds, pool = tables.read_survivors(inputs)
         pool = pool[payload["first"] : payload["stop"]]
         has_own = policy.encoder not in {"", inputs.config.duplicates.encoder}
         stage = "embed-meaning" if has_own else "embed"
         neighbors = top_k(
-            read_embeddings(inputs, stage, seeds),
-            read_embeddings(inputs, stage, pool),
+            tables.read_embeddings(inputs, stage, seeds),
+            tables.read_embeddings(inputs, stage, pool),
             k=policy.num_candidates,
             backend=backend_for(device),
             device=device,

@@ -5,20 +5,10 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from dinoforge.curated import REASONS
+from dinoforge.curation import tables
 from dinoforge.curation.config import ExportConfig
 from dinoforge.curation.policies.decisions import Decisions, apply_retrieval, decide_rest
-from dinoforge.curation.tables import (
-    DECISIONS_SCHEMA,
-    EXPORTS_SCHEMA,
-    INDEX_SCHEMA,
-    CurationInputs,
-    CurationStage,
-    decide_before_retrieval,
-    read_facts,
-    read_index,
-    read_screened,
-    read_slots,
-)
+from dinoforge.curation.tables import CurationInputs, CurationStage
 from dinoforge.randomness import KeyedPermutation
 from dinoforge.stages import Json, Output
 
@@ -40,13 +30,13 @@ class SelectStage(CurationStage):
         """Combine the results of all stages."""
         config = inputs.config
         decisions = _decide(inputs)
-        decided = [getattr(decisions, name) for name in DECISIONS_SCHEMA.names]
-        out.write_table("decisions", decided, DECISIONS_SCHEMA)
+        decided = [getattr(decisions, name) for name in tables.DECISIONS_SCHEMA.names]
+        out.write_table("decisions", decided, tables.DECISIONS_SCHEMA)
         image_id, copy = _order(decisions, config.export, config.seed)
         rows = pa.array(image_id)
-        names = [name for name in INDEX_SCHEMA.names if name in EXPORTS_SCHEMA.names]
-        index = read_index(inputs, names).take(rows)
-        facts = read_facts(inputs, ["format", "sha256"]).take(rows)
+        names = [name for name in tables.INDEX_SCHEMA.names if name in tables.EXPORTS_SCHEMA.names]
+        index = tables.read_index(inputs, names).take(rows)
+        facts = tables.read_facts(inputs, ["format", "sha256"]).take(rows)
         starts = cut_shards(index.column("size").to_numpy(), config.export)
         shard = np.searchsorted(starts, np.arange(len(image_id)), side="right") - 1
         columns = {
@@ -57,8 +47,8 @@ class SelectStage(CurationStage):
             "reason": pa.array(REASONS).take(pa.array(decisions.reason[image_id])),
             **{n: getattr(decisions, n)[image_id] for n in ("seed_id", "rank", "score")},
         }
-        exports = [columns[name] for name in EXPORTS_SCHEMA.names]
-        out.write_table("places", exports, EXPORTS_SCHEMA)
+        exports = [columns[name] for name in tables.EXPORTS_SCHEMA.names]
+        out.write_table("places", exports, tables.EXPORTS_SCHEMA)
         return {
             "kept": int(np.count_nonzero(decisions.kept)),
             "exported": len(image_id),
@@ -85,10 +75,10 @@ def cut_shards(sizes: NDArray[np.int64], policy: ExportConfig) -> NDArray[np.int
 
 def _decide(inputs: CurationInputs) -> Decisions:
     policy = inputs.config.retrieve
-    screened = read_screened(inputs)
-    decisions = decide_before_retrieval(inputs, screened)
+    screened = tables.read_screened(inputs)
+    decisions = tables.decide_before_retrieval(inputs, screened)
     if policy.mode == "seeds":
-        slots, seeds = read_slots(inputs)
+        slots, seeds = tables.read_slots(inputs)
         apply_retrieval(decisions, slots, seeds, multiset=policy.policy == "multiset")
     everything = policy.mode == "none" or policy.keep == "all"
     decide_rest(decisions, screened, keep_survivors=everything)

@@ -69,7 +69,7 @@ def _as_json(facts: ReportFacts, maps: FeatureMaps | None) -> dict[str, Any]:
     measured = ("kind", "host", "cores", "started", "stopped", "stages")
     features = None
     if maps is not None:
-        explained = {model.model: list(model.explained) for model in maps.models}
+        explained = {name: list(model.explained) for name, model in maps.models.items()}
         features = {"images": maps.keys, "origin": maps.origin, "explained_variance": explained}
     return {
         "title": facts.title,

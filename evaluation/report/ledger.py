@@ -1,7 +1,6 @@
 """The ledger of a curation run: rows, pictures on demand, and the counts of every reason."""
 
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,6 @@ _COLUMNS = (
     *("detail", "duplicate_of", "similarity", "edge_i", "edge_j", "component", "seed_id", "rank"),
     *("score", "planted_from", "edit", "label"),
 )
-
 
 _LABELS = {
     "undecodable": "cannot be decoded",
@@ -69,7 +67,7 @@ class LedgerRow:
 
 @dataclass
 class Ledger:
-    """Columns of the ledger, sorted by ``image_id``.
+    """Columns of the ledger: an image id is a position in them.
 
     Pictures are read from the shards that the ledger names; None if missing or broken.
     """
@@ -85,27 +83,16 @@ class Ledger:
     def __getitem__(self, column: str) -> NDArray[Any]:
         return self.columns[column]
 
-    def rows(self, image_ids: Sequence[int]) -> list[LedgerRow]:
-        """Rows of several images; unknown ids are left out."""
-        rows = (self.row(image_id) for image_id in image_ids)
-        return [row for row in rows if row is not None]
-
-    def row(self, image_id: int) -> LedgerRow | None:
-        """Row of an image; None for an unknown id."""
-        at = self._position(image_id)
-        if at is None:
-            return None
+    def row(self, image_id: int) -> LedgerRow:
+        """Row of an image."""
         names = LedgerRow.__dataclass_fields__
-        return LedgerRow(**{name: self.columns[name][at : at + 1].tolist()[0] for name in names})
+        return LedgerRow(**{name: self.columns[name].item(image_id) for name in names})
 
     def image(self, image_id: int) -> NDArray[np.uint8] | None:
         """Decode a picture ``[H, W, 3]``; None if it cannot be read."""
-        at = self._position(image_id)
-        if at is None:
-            return None
-        shard = resolve_shard(self.run_folder, self["shard"][at])
+        shard, offset, size = (self[n].item(image_id) for n in ("shard", "offset", "size"))
         try:
-            data = self._reader.read(shard, int(self["offset"][at]), int(self["size"][at]))
+            data = self._reader.read(resolve_shard(self.run_folder, shard), offset, size)
             return decode(data) if data else None
         except (OSError, Undecodable):
             return None
@@ -116,11 +103,6 @@ class Ledger:
             image = self.image(image_id)
             self._pictures[image_id, side] = None if image is None else thumbnail(image, side=side)
         return self._pictures[image_id, side]
-
-    def _position(self, image_id: int) -> int | None:
-        ids = self["image_id"]
-        at = int(np.searchsorted(ids, image_id))
-        return at if at < len(ids) and ids[at] == image_id else None
 
 
 def read_ledger(run_folder: Path) -> Ledger | None:
@@ -135,9 +117,7 @@ def read_ledger(run_folder: Path) -> Ledger | None:
     if not path.is_file():
         return None
     table = read_table(path, _COLUMNS)
-    columns = {name: _values(table.column(name)) for name in _COLUMNS}
-    order = np.argsort(columns["image_id"], kind="stable")
-    return Ledger({name: values[order] for name, values in columns.items()}, run_folder)
+    return Ledger({name: _values(table.column(name)) for name in _COLUMNS}, run_folder)
 
 
 def _values(column: pa.ChunkedArray) -> NDArray[Any]:

@@ -19,11 +19,10 @@ from dinoforge.evaluation.report.facts import Sources, read_config
 from dinoforge.evaluation.report.ledger import Ledger
 from dinoforge.exports import exported_steps
 from dinoforge.images import Undecodable, resize
-from dinoforge.pages.thumbnails import Thumbnail, pixel_map, thumbnail
+from dinoforge.pages.thumbnails import Thumbnail, thumbnail
 
 __all__ = [
     "FeatureMaps",
-    "ModelMaps",
     "PatchMaps",
     "find_backbones",
     "make_feature_maps",
@@ -54,23 +53,12 @@ class PatchMaps:
 
 
 @dataclass(frozen=True)
-class ModelMaps:
-    """Maps of one model as pictures, one entry per image."""
-
-    model: str
-    colors: list[Thumbnail]
-    attention: list[Thumbnail]
-    heads: list[list[Thumbnail]]
-    explained: tuple[float, float, float]
-
-
-@dataclass(frozen=True)
 class FeatureMaps:
     """Images with the maps of each model."""
 
     keys: list[str]
     pictures: list[Thumbnail]
-    models: list[ModelMaps]
+    models: dict[str, PatchMaps]
     origin: str  # what the images are: "test images", ...
 
 
@@ -93,12 +81,7 @@ def make_feature_maps(sources: Sources, ledger: Ledger | None, cache: Path) -> F
     if not images:
         return None
     pictures = [thumbnail(square(image, _SIDE), side=_SIDE) for image in images]
-    models = []
-    for name, path in backbones.items():
-        maps = map_patches(path, images)
-        heads = [[pixel_map(head) for head in image] for image in maps.heads]
-        colors, attention = ([pixel_map(m) for m in ms] for ms in (maps.colors, maps.attention))
-        models.append(ModelMaps(name, colors, attention, heads, maps.explained))
+    models = {name: map_patches(path, images) for name, path in backbones.items()}
     return FeatureMaps(keys, pictures, models, origin)
 
 

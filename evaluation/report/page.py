@@ -20,7 +20,7 @@ from dinoforge.pages.charts import (
 )
 from dinoforge.pages.formatting import count, percent, points
 from dinoforge.pages.render import render
-from dinoforge.pages.thumbnails import Thumbnail
+from dinoforge.pages.thumbnails import Thumbnail, pixel_map
 from dinoforge.records import Record
 
 __all__ = ["difference_text", "feature_name", "interval_text", "lead", "make_page", "model_name"]
@@ -57,6 +57,7 @@ def make_page(facts: ReportFacts, ledger: Ledger | None, maps: FeatureMaps | Non
         check_panel=_check_panel(facts),
         picture=picture,
         maps=maps,
+        pixel_map=pixel_map,
         panels=[_line_panel(panel) for panel in curves.panels] if curves else [],
         schedule_panels=[_line_panel(panel) for panel in curves.schedules] if curves else [],
         clock_panels=[_line_panel(panel) for panel in curves.clock] if curves else [],

@@ -39,7 +39,7 @@ class ShownGroup:
     more: int = 0  # members that are not shown
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Sheets:
     """What is shown, out of how many."""
 
@@ -47,12 +47,12 @@ class Sheets:
     num_groups: int
     misses: list[ShownGroup]
     num_misses: int
-    threshold: float | None
-    floor: float | None
     seeds: list[ShownGroup]
     num_seeds: int
     leaks: list[ShownGroup]
     num_leaks: int
+    threshold: float | None
+    floor: float | None
 
 
 def make_sheets(
@@ -63,21 +63,13 @@ def make_sheets(
     ``threshold`` and ``floor`` are those of the near-duplicates in the recipe; without a threshold
     there are no misses.
     """
-    duplicates, num_groups = _duplicates(ledger)
-    misses, num_misses = _misses(ledger, threshold)
-    seeds, num_seeds = _seeds(ledger)
-    leaks, num_leaks = _leaks(ledger)
     return Sheets(
-        duplicates=duplicates,
-        num_groups=num_groups,
-        misses=misses,
-        num_misses=num_misses,
+        *_duplicates(ledger),
+        *_misses(ledger, threshold),
+        *_seeds(ledger),
+        *_leaks(ledger),
         threshold=threshold,
         floor=floor,
-        seeds=seeds,
-        num_seeds=num_seeds,
-        leaks=leaks,
-        num_leaks=num_leaks,
     )
 
 
@@ -101,14 +93,11 @@ def _duplicates(ledger: Ledger) -> tuple[list[ShownGroup], int]:
             break
         if int(heads[at]) not in chosen:
             chosen.append(int(heads[at]))
-    groups = [_group(ledger, head, rows) for head in chosen[:_GROUPS]]
-    return [group for group in groups if group is not None], len(heads)
+    return [_group(ledger, head, rows) for head in chosen[:_GROUPS]], len(heads)
 
 
-def _group(ledger: Ledger, head: int, rows: NDArray[np.int64]) -> ShownGroup | None:
+def _group(ledger: Ledger, head: int, rows: NDArray[np.int64]) -> ShownGroup:
     kept = ledger.row(head)
-    if kept is None:
-        return None
     members = rows[ledger["duplicate_of"][rows] == head]
     similarity = np.nan_to_num(ledger["similarity"][members], nan=1.0)
     planted = ledger["edit"][members] != ""
@@ -117,7 +106,7 @@ def _group(ledger: Ledger, head: int, rows: NDArray[np.int64]) -> ShownGroup | N
     order = members[np.lexsort((members, similarity, ~planted))]
     return ShownGroup(
         head=_shown(kept, [fate.replace("_", " ")]),
-        members=[_copy(row, head) for row in ledger.rows(ledger["image_id"][order][:_IN_GROUP])],
+        members=[_copy(ledger.row(at), head) for at in order[:_IN_GROUP].tolist()],
         more=max(0, len(order) - _IN_GROUP),
     )
 
@@ -141,12 +130,14 @@ def _misses(ledger: Ledger, threshold: float | None) -> tuple[list[ShownGroup], 
     paths = pairs_files(ledger.run_folder)
     if threshold is None or not paths:
         return [], 0
+    is_reference = (ledger["role"] == "reference").astype(np.bool_)
+    component = ledger["component"]
     best: list[tuple[float, int, int]] = []
     total = 0
     for path in paths:
         i, j, similarity = (c.to_numpy() for c in read_table(path).columns)
         is_miss = similarity.astype(np.float64) <= threshold
-        below = np.flatnonzero(is_miss & ~_are_references(ledger, i) & ~_are_references(ledger, j))
+        below = np.flatnonzero(is_miss & ~is_reference[i] & ~is_reference[j])
         total += len(below)
         # Some of the nearest are in the same group already: take a few times more than needed.
         nearest = below[np.argsort(-similarity[below], kind="stable")[: 40 * _MISSES]]
@@ -154,26 +145,15 @@ def _misses(ledger: Ledger, threshold: float | None) -> tuple[list[ShownGroup], 
     shown: list[ShownGroup] = []
     seen: set[int] = set()
     for negative, i, j in sorted(best):
-        a, b = ledger.row(i), ledger.row(j)
         if len(shown) == _MISSES:
             break
-        if a is None or b is None or _same_group(ledger, i, j) or seen & {i, j}:
+        if (component[i] == component[j] and component[i] >= 0) or seen & {i, j}:
             continue
         seen |= {i, j}
+        a, b = ledger.row(i), ledger.row(j)
         members = [_shown(b, _remarks(b), -negative)]
         shown.append(ShownGroup(head=_shown(a, _remarks(a)), members=members))
     return shown, total
-
-
-def _are_references(ledger: Ledger, image_ids: NDArray[np.int64]) -> NDArray[np.bool_]:
-    at = np.searchsorted(ledger["image_id"], image_ids).clip(max=len(ledger) - 1)
-    return (ledger["role"] == "reference").astype(np.bool_)[at]
-
-
-def _same_group(ledger: Ledger, i: int, j: int) -> bool:
-    at = np.searchsorted(ledger["image_id"], [i, j])
-    first, second = ledger["component"][at].tolist()
-    return first == second and first >= 0
 
 
 def _remarks(row: LedgerRow) -> list[str]:
@@ -187,15 +167,12 @@ def _seeds(ledger: Ledger) -> tuple[list[ShownGroup], int]:
     seeds = np.unique(ledger["seed_id"][retrieved])
     shown = []
     for seed in _spread(seeds.tolist(), _SEEDS):
-        head = ledger.row(seed)
         rows = retrieved[ledger["seed_id"][retrieved] == seed]
         rows = rows[np.lexsort((rows, ledger["rank"][rows]))]
-        if head is None:
-            continue
-        nearest = ledger.rows(ledger["image_id"][rows][:_PER_SEED].tolist())
+        nearest = map(ledger.row, rows[:_PER_SEED].tolist())
         shown.append(
             ShownGroup(
-                head=_shown(head, ["seed"]),
+                head=_shown(ledger.row(seed), ["seed"]),
                 # The ledger counts ranks from 0; people count from 1.
                 members=[_shown(row, [f"rank {row.rank + 1}"], row.score) for row in nearest],
                 more=max(0, len(rows) - _PER_SEED),
@@ -213,10 +190,8 @@ def _leaks(ledger: Ledger) -> tuple[list[ShownGroup], int]:
     half = _LEAKS // 2
     picked = order if len(order) <= _LEAKS else np.concatenate([order[:half], order[-half:]])
     shown = []
-    for row in ledger.rows(ledger["image_id"][picked].tolist()):
+    for row in map(ledger.row, picked.tolist()):
         reference = ledger.row(row.duplicate_of)
-        if reference is None:
-            continue
         leak = _shown(row, _remarks(row) or [row.role], row.similarity)
         shown.append(ShownGroup(head=_shown(reference, ["reference"]), members=[leak]))
     return shown, len(rows)

@@ -44,20 +44,6 @@ def test_every_row_says_what_was_written(ledger, project):
                 assert value == row[name], name
 
 
-def test_rows_are_found_by_id_in_whatever_order_they_lie(tmp_path, project):
-    rows = read_table(ledger_path(project["curation"])).to_pylist()
-    shuffled = rewritten(tmp_path, rows[::-1])
-    assert [shuffled.row(i).key for i in (0, 7, 50)] == [rows[i]["key"] for i in (0, 7, 50)]
-
-
-def test_an_id_that_nobody_has_is_no_row_and_no_picture(ledger):
-    beyond = len(ledger)
-    assert ledger.row(beyond) is None
-    assert ledger.row(-1) is None
-    assert ledger.image(beyond) is None
-    assert [row.image_id for row in ledger.rows([3, beyond, 1])] == [3, 1]
-
-
 def test_the_picture_of_a_source_and_of_a_planted_copy_are_those_that_were_curated(
     ledger, photographs
 ):
