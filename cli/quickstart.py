@@ -62,7 +62,7 @@ def _run(args: argparse.Namespace) -> int:
     from dinoforge.cli.curate import curate_run
     from dinoforge.cli.evaluate import evaluate_run
     from dinoforge.cli.train import train_run
-    from dinoforge.evaluation.report import make_report
+    from dinoforge.evaluation.report.build import make_report
 
     out = Path(args.out)
     keys = _split(args.overrides)

@@ -24,7 +24,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(args: argparse.Namespace) -> int:
-    from dinoforge.evaluation.report import make_report
+    from dinoforge.evaluation.report.build import make_report
     from dinoforge.evaluation.report.facts import find_evaluations
 
     runs = {"curation": args.curation, "training": args.training, "evaluation": args.evaluation}

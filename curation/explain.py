@@ -84,14 +84,10 @@ def make_page(answer: Explanation, picture: "Callable[[int, int], Thumbnail | No
 
 
 def explain(run_folder: Path, image: str | int) -> Explanation:
-    """Explain the decision about one image.
+    """Explain the decision of a finished curation run about one image.
 
-    Parameters
-    ----------
-    run_folder : Path
-        A finished curation run.
-    image : str or int
-        Image id, key, or the path (or its end) of an image file; a number is an id first.
+    ``image`` is an image id, a key, or the path (or its end) of an image file; a number is an id
+    first.
 
     Raises
     ------

@@ -38,8 +38,8 @@ STAGES: tuple[CurationStage, ...] = (
     PlantStage(),  # 15  edited copies whose truth is known (off by default)
     InspectStage(),  # 20  decode once: hashes, size, gray spread, why not
     FilterStage(),  # 25  policy: which images are admitted
-    EmbedStage(),  # 30  embeddings that say "same picture"
-    EmbedMeaningStage(),  # 31  embeddings that say "alike in meaning", if others are set
+    EmbedStage(),  # 30  embeddings that measure "same picture"
+    EmbedMeaningStage(),  # 31  embeddings that measure "similar content", if others are set
     ExactStage(),  # 35  the same pixels are one content
     GraphStage(),  # 40  all pairs of contents above a floor
     ComponentsStage(),  # 50  policy: pairs above the threshold -> groups -> which image is kept
@@ -55,19 +55,8 @@ STAGES: tuple[CurationStage, ...] = (
 def curate(config: CurationConfig, run: Run, executor: Executor) -> CurationSummary:
     """Run a curation to its end, continuing where it stopped.
 
-    Parameters
-    ----------
-    config : CurationConfig
-        The resolved recipe.
-    run : Run
-        The open run; results are in ``<run>/published`` and ``<run>/shards``.
-    executor : Executor
-        Runs the partitions; the results do not depend on it.
-
-    Returns
-    -------
-    CurationSummary
-        Also written to ``<run>/published/summary.json``.
+    Results are in ``<run>/published`` and ``<run>/shards`` of the open run, and do not depend on
+    the executor. The summary is also written to ``<run>/published/summary.json``.
 
     Raises
     ------

@@ -66,16 +66,8 @@ def describe_decision(
 ) -> list[str]:
     """Explain why an image was kept or dropped, the most important sentence first.
 
-    Parameters
-    ----------
-    row : dict
-        Its row of the ledger.
-    row_of : callable
-        Row of another image by id.
-    neighbors : sequence
-        Stored pairs of the image, most similar first.
-    config : dict
-        The resolved recipe of the run.
+    ``row`` is its row of the ledger, ``row_of`` returns that of another image by id; ``neighbors``
+    are its stored pairs, most similar first; ``config`` is the resolved recipe of the run.
     """
     reason = row["reason"]
     other_id = row["seed_id"] if reason == "retrieved" else row["duplicate_of"]

@@ -62,14 +62,14 @@ class CurationSummary:
         ]
         dropped_seeds = self.roles.get("seed", {}).get("seed", 0) if not self.keeps_seeds else 0
         if dropped_seeds:
-            rows.append(("only asked (seed)", dropped_seeds))
+            rows.append(("used for retrieval only (seed)", dropped_seeds))
         rows.append(("kept", self.kept))
         for reason in KEPT_REASONS:
             count = total[reason] - (dropped_seeds if reason == "seed" else 0)
             if count:
-                label = "not asked for, kept" if reason == "kept" and self.retrieval else reason
+                label = "not retrieved, kept" if reason == "kept" and self.retrieval else reason
                 rows.append((f"of these: {label.replace('_', ' ')}", count))
-        return [FunnelRow(label, count) for label, count in rows]
+        return [FunnelRow(*row) for row in rows]
 
     def as_json(self) -> dict[str, Any]:
         """All numbers, the funnel among them, as JSON values."""
@@ -146,26 +146,14 @@ def retrieval_quality(
 ) -> dict[str, Any] | None:
     """Measure where labels are known whether seeds retrieve their own class.
 
-    Precision is over the neighbors that seeds were given, recall over the surviving pool images of
-    the seeds' classes; chance is what random pool images would give. Labels are used here only,
+    Precision is over the neighbors that seeds were given (bootstrap over seeds, keyed by
+    ``rng_seed``), recall over the surviving pool images of the seeds' classes (Wilson); chance is
+    what random pool images would give. None when no class is known. Labels are used here only,
     never for a decision.
 
-    Parameters
-    ----------
-    slots : Slots
-        Granted slots; ``seed`` numbers the rows of ``seed_class``.
-    seed_class, image_class : ndarray
-        Class of each seed, and of every image by image id; -1 is unknown.
-    pool : ndarray
-        Ids of the pool images that could be retrieved.
-    rng_seed : int
-        Keys the bootstrap (over seeds).
-
-    Returns
-    -------
-    dict or None
-        ``precision`` (bootstrap over seeds), ``precision_at`` by number of neighbors, their
-        ``chance``; ``recall`` (Wilson) and its ``chance``. None when no class is known.
+    ``slots`` are the granted ones; their ``seed`` numbers the rows of ``seed_class``.
+    ``image_class`` has the class of every image by id, -1 if unknown; ``pool`` are the ids of the
+    images that could be retrieved.
     """
     known = seed_class >= 0
     pool_class = image_class[pool]

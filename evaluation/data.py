@@ -104,12 +104,8 @@ def match_classes(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], dict[int, str]]:
     """Map the classes of two sets to one numbering: by name, or by number if a set has no names.
 
-    Returns
-    -------
-    train_labels, test_labels : ndarray
-        int64, numbered as in ``train``; test classes that it lacks get larger numbers.
-    missing : dict
-        Those numbers, with the names of the classes.
+    Returns the labels of both, numbered as in ``train``; test classes that it lacks get larger
+    numbers. The third result maps these to the names of the classes.
     """
     if not (train.class_names and test.class_names):
         # A position in one set's list of names means nothing in the other set.
@@ -129,15 +125,10 @@ def _numbers(images: ImageSet) -> NDArray[np.int64]:
 
 
 def hold_out(labels: NDArray[np.int64], share: float, seed: int) -> NDArray[np.bool_]:
-    """Choose a share of every class as test images, by one keyed draw per image.
+    """Choose a share of every class as test images (True), by one keyed draw per image.
 
     Images without a class (-1) count as one class. The share is rounded, to at least one image;
     at least one image of a class stays in the bank.
-
-    Returns
-    -------
-    ndarray
-        bool ``[n]``, True = test.
     """
     draws = uniforms(seed, "evaluation/hold-out", np.arange(len(labels)))[:, 0]
     is_test = np.zeros(len(labels), np.bool_)

@@ -78,11 +78,6 @@ class Rows:
         keep = self.labels >= 0
         return Rows({kind: rows[keep] for kind, rows in self.features.items()}, self.labels[keep])
 
-    def less(self, means: dict[str, NDArray[np.float64]]) -> "Rows":
-        """Subtract a vector per kind from every row."""
-        kinds = self.features.items()
-        return Rows({k: (rows - means[k]).astype(np.float32) for k, rows in kinds}, self.labels)
-
 
 def open_extractor(model: Model, *, device: str, batch_size: int = 0) -> Extractor:
     """Load a model's encoder; a ViT gives its class token and patch mean in one forward pass.
@@ -169,8 +164,10 @@ def rows_of(
                 do="name folders or tars of images",
             )
     if model.subtracts_mean:
-        means = {kind: rows.mean(axis=0, dtype=np.float64) for kind, rows in bank.features.items()}
-        bank, test = bank.less(means), test.less(means)
+        for kind, vectors in bank.features.items():
+            mean = vectors.mean(axis=0, dtype=np.float64)
+            for part in (bank, test):
+                part.features[kind] = (part.features[kind] - mean).astype(np.float32)
     return bank, test
 
 
@@ -224,21 +221,11 @@ def linear_input(
     """Join features for a linear probe as DINOv2 does (its code; section 7.1).
 
     For your own probes on several blocks; the suite's protocols read the last block's features.
+    ``layers`` are patch tokens ``[B, N, D]`` and class token ``[B, D]`` of the last blocks, oldest
+    first, as `VisionTransformer.get_intermediate_layers` returns them (final LayerNorm applied).
 
-    Parameters
-    ----------
-    layers : sequence of (Tensor, Tensor)
-        Patch tokens ``[B, N, D]`` and class token ``[B, D]`` of the last blocks, oldest first, as
-        `VisionTransformer.get_intermediate_layers` returns them (final LayerNorm applied).
-    blocks : int
-        Number of last blocks whose class tokens are joined; at most ``len(layers)``.
-    average_patches : bool
-        Append the mean of the last block's patch tokens, without registers.
-
-    Returns
-    -------
-    Tensor
-        ``[B, blocks * D]``, or ``[B, (blocks + 1) * D]``.
+    Returns the class tokens of the last ``blocks`` of them, ``[B, blocks * D]``; with
+    ``average_patches`` followed by the mean of the last block's patch tokens, without registers.
     """
     import torch
 

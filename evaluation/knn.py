@@ -35,24 +35,12 @@ def usable_ks(ks: Sequence[int], bank: int, *, leave_one_out: bool = False) -> l
 def find_neighbors(
     bank: NDArray[np.float32], queries: NDArray[np.float32] | None, *, k: int, device: str = "cpu"
 ) -> Neighbors:
-    """Find the k bank rows of largest cosine for every query, best first.
+    """Find the k bank rows of largest cosine for every query, sorted by (-cosine, index).
 
-    Parameters
-    ----------
-    bank : ndarray
-        ``[n, d]``, normalized here. A zero row (a blank image) is no query's neighbor.
-    queries : ndarray or None
-        ``[q, d]``; None searches the bank for its own rows, each without itself (by index: a
-        duplicate of the row stays).
-    k : int
-        At most n, or n - 1 for the bank itself.
-    device : str
-        Where products run.
-
-    Returns
-    -------
-    Neighbors
-        Sorted by (-cosine, index).
+    ``bank`` is ``[n, d]``, ``queries`` ``[q, d]``; both are normalized here. Without queries, every
+    bank row searches all others (by index: a duplicate of the row stays). A zero row (a blank
+    image) is no query's neighbor. ``k`` is at most n, or n - 1 for the bank itself; products run on
+    ``device``.
     """
     rows = unit_rows(bank)
     backend = backend_for(device)

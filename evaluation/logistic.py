@@ -89,7 +89,9 @@ def choose_and_fit(
     for c in grid:
         fit = problem.fit(c, config.max_iterations, decrease=_DECREASE_OF_CHOICE)
         accuracies.append(float((fit.predict(x[held]) == labels[held]).mean()))
-        if config.patience and _num_since_best(accuracies) >= config.patience:
+        # After the last best one: for small C, many are equal.
+        num_since_best = int(np.argmax(accuracies[::-1]))
+        if config.patience and num_since_best >= config.patience:
             break
     best = int(np.argmax(accuracies))
     del problem  # its rows
@@ -97,11 +99,6 @@ def choose_and_fit(
         grid[best], config.max_iterations, decrease=_DECREASE_OF_FINAL
     )
     return Chosen(final, grid[best], accuracies)
-
-
-def _num_since_best(accuracies: Sequence[float]) -> int:
-    """Count the values after the last best one; for small C many are equal."""
-    return int(np.argmax(np.flip(accuracies)))
 
 
 def fit_logistic(
@@ -114,18 +111,9 @@ def fit_logistic(
 ) -> list[Logistic]:
     """Fit one classifier per C, preferably ascending: each starts from the one before.
 
-    Parameters
-    ----------
-    x : ndarray
-        ``[n, D]``, any scale; copied in float64 to ``device``.
-    labels : ndarray
-        int64 ``[n]``; classes without a row are not fitted (their bias would diverge).
-    cs : sequence of float
-        Weights of the data against the penalty.
-    max_iterations : int
-        Of L-BFGS, for each C; a fit that reaches it is logged and used.
-    device : str
-        Where products run.
+    ``x`` is ``[n, D]`` of any scale, copied in float64 to ``device``; ``labels`` are int64 ``[n]``,
+    and classes without a row are not fitted (their bias would diverge). ``max_iterations`` are of
+    L-BFGS, for each C; a fit that reaches them is logged and used.
     """
     problem = _Problem(x, labels, device)
     return [problem.fit(c, max_iterations) for c in cs]

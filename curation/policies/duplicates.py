@@ -75,26 +75,13 @@ def group_duplicates(
     rule: Literal["component", "direct"] = "component",
     max_component: int = 0,
 ) -> Groups:
-    """Choose which of several duplicates to keep.
+    """Choose which of several duplicates to keep; rows are in the order of ``candidates``.
 
-    Parameters
-    ----------
-    candidates : Candidates
-        The images; others (undecodable, filtered) must not be in it.
-    pairs : Pairs
-        Between *contents* (not images); pairs of contents without candidates are ignored.
-    threshold : float
-        Pairs strictly above it are near-duplicates.
-    rule : str
-        ``component``: one image of each connected component is kept. ``direct``: going from the
-        best image to the worst, one is dropped only if it is above the threshold to a kept one.
-    max_component : int
-        Components of more contents are split at higher thresholds; 0 never splits.
-
-    Returns
-    -------
-    Groups
-        One row per candidate, in the order of ``candidates``.
+    Pairs are between *contents*, not images; those of contents without candidates are ignored.
+    Strictly above ``threshold``, they are near-duplicates. Under the rule ``component``, one image
+    of each connected component is kept. Under ``direct``, going from the best image to the worst,
+    one is dropped only if it is above the threshold to a kept one. Components of more than
+    ``max_component`` contents are split at higher thresholds; 0 never splits.
     """
     contents, node_of = np.unique(candidates.content, return_inverse=True)
     node_of = node_of.astype(np.int64).reshape(-1)
@@ -124,12 +111,8 @@ def split_components(
     """Label connected components, splitting those of more than ``max_size`` nodes.
 
     A component that is too large is split again with the threshold halfway to 1, at most 8 times:
-    what is still connected then is a crowd of true copies.
-
-    Returns
-    -------
-    labels, num_split : tuple
-        Label of each node (its component's smallest node), and how many components were split.
+    what is still connected then are true copies. Returns the label of each node (the smallest node
+    of its component), and how many components were split.
     """
     labels = connected_components(num_nodes, pairs.i, pairs.j)
     num_split = 0

@@ -28,21 +28,10 @@ class Leaks:
 def find_leaks(
     pairs: Pairs, is_reference: NDArray[np.bool_], threshold: float
 ) -> tuple[Leaks, Leaks]:
-    """Find the contents that leak, by both readings.
+    """Find the contents that leak, by both readings: direct, and by component (a superset).
 
-    Parameters
-    ----------
-    pairs : Pairs
-        Between contents; the same content on both sides is a pair of similarity 1.
-    is_reference : ndarray
-        By content number: True for a content of a reference set.
-    threshold : float
-        Pairs strictly above it count.
-
-    Returns
-    -------
-    direct, by_component : tuple of Leaks
-        The second holds the first.
+    Pairs are between contents, and count strictly above ``threshold``; equal pixels on both sides
+    are a pair of similarity 1. ``is_reference`` is True for the contents of reference sets.
     """
     near = pairs.above(threshold)
     source, target, similarity = near.both_ways()

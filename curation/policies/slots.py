@@ -1,4 +1,4 @@
-"""Which seed gets which neighbor: the retrieval policies on stored candidates, collisions counted.
+"""Which seed gets which neighbor: the retrieval policies, applied to stored candidates.
 
 A *slot* is one (seed, neighbor) of a seed's list. DINOv2 counts slots (its table 15 has exactly
 k x seeds rows per set), so an image that several seeds retrieve counts several times there.
@@ -42,23 +42,15 @@ def take_slots(
 ) -> Slots:
     """Grant at most ``k`` slots per seed.
 
-    Parameters
-    ----------
-    ids, scores : ndarray
-        Candidates ``[seeds, c]`` with ``c >= k``, best first, padded with id -1.
-    k : int
-        Neighbors per seed.
-    policy : str
-        ``multiset`` and ``distinct`` grant each seed its first ``k`` (they differ in how often
-        an image is exported); ``fill`` gives an image to one seed only, and the others go on to
-        the next one of their lists.
+    Candidates are ``[seeds, c]`` with ``c >= k``, best first, padded with id -1. ``multiset`` and
+    ``distinct`` grant each seed its first ``k`` (they differ in how often an image is exported);
+    ``fill`` gives an image to one seed only, and the others go on to the next one of their lists.
     """
     seeds, width = ids.shape
     seed = np.repeat(np.arange(seeds), width)
     rank = np.tile(np.arange(width), seeds)
     every = Slots(seed, rank, ids.reshape(-1), scores.reshape(-1))
-    real = np.flatnonzero(every.image_id >= 0)
-    every = every.take(real)
+    every = every.take(np.flatnonzero(every.image_id >= 0))
     if policy == "fill":
         return fill_slots(every, seeds, k)
     return every.take(np.flatnonzero(every.rank < k))
@@ -114,14 +106,8 @@ def gini(counts: NDArray[np.int64]) -> float:
 def collisions(slots: Slots, *, asked: int, pool_size: int) -> dict[str, Any]:
     """Count how often seeds retrieve the same image.
 
-    Parameters
-    ----------
-    slots : Slots
-        The granted slots.
-    asked : int
-        Slots requested: k x seeds.
-    pool_size : int
-        Images that could have been retrieved; the Gini coefficient is over all of them.
+    ``asked`` is the number of slots requested: k x seeds. The Gini coefficient is over all
+    ``pool_size`` images that could have been retrieved.
     """
     times = np.unique(slots.image_id, return_counts=True)[1]
     how_often, images = np.unique(times, return_counts=True)

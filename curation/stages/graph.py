@@ -50,7 +50,7 @@ class GraphStage(CurationStage):
         )
         num_image_blocks = -(-len(images) // size)
 
-        @lru_cache(maxsize=2)  # the row block, and the column blocks that pass by
+        @lru_cache(maxsize=2)  # the row block and the current column block
         def block(number: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
             """Return ids and unit rows of a block, without those whose embedding is zero."""
             is_image = number < num_image_blocks

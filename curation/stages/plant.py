@@ -120,21 +120,10 @@ def _copies(inputs: CurationInputs, index: pa.Table) -> Iterator[tuple[_Copy, st
 
 
 def edit_image(pixels: NDArray[np.uint8], kind: str, draws: Draws) -> bytes:
-    """Edit a picture and write it as JPEG.
+    """Edit a picture, upright RGB ``[H, W, 3]`` in uint8, and write it as JPEG.
 
-    Parameters
-    ----------
-    pixels : ndarray
-        Upright RGB ``[H, W, 3]``, uint8.
-    kind : str
-        A key of `EDIT_KINDS`.
-    draws : Draws
-        Decide how strong the edit is.
-
-    Returns
-    -------
-    bytes
-        A JPEG file of quality 90, or 30 to 75 for the kind ``jpeg``.
+    ``kind`` is a key of `EDIT_KINDS`; ``draws`` decide how strong the edit is. The quality is 90,
+    or 30 to 75 for the kind ``jpeg``.
     """
     image = EDIT_KINDS[kind](Image.fromarray(pixels), draws)
     quality = draws.integer(30, 76) if kind == "jpeg" else _QUALITY

@@ -3,7 +3,3 @@
 Reads run folders only (ledger, markers, metrics, records), so it can be rebuilt at any time.
 Not for: measuring anything.
 """
-
-from dinoforge.evaluation.report.build import ReportSummary, make_report
-
-__all__ = ["ReportSummary", "make_report"]

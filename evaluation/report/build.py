@@ -1,4 +1,4 @@
-"""Write ``report.html`` and, beside it, ``report.json`` with every number shown."""
+"""Write ``report.html`` and, beside it, ``report.json`` with every number on the page."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,23 +30,10 @@ def make_report(
 ) -> ReportSummary:
     """Write one self-contained page about the given runs; equal inputs give equal bytes.
 
-    Parameters
-    ----------
-    folder : Path
-        Receives ``report.html`` and ``report.json``.
-    curation, training : Path, optional
-        Run folders of ``dinoforge curate`` and ``train``.
-    evaluation : Path, optional
-        Run folder of ``dinoforge evaluate``, or a folder of evaluations of several steps (see
-        `evaluation.report.facts`); by default those made during the training.
-    title : str
-        Headline of the page.
-
-    Returns
-    -------
-    ReportSummary
-        Paths of the two files. ``report.json`` holds ``records`` at the top level; what may
-        differ between two equal runs (times, host) is under ``measured``.
+    ``evaluation`` is a run folder of ``dinoforge evaluate``, or a folder of evaluations of several
+    steps (see `evaluation.report.facts`); by default those made during the training. ``folder``
+    receives ``report.html`` and ``report.json``, which holds ``records`` at the top level; what may
+    differ between two equal runs (times, host) is under ``measured``.
 
     Raises
     ------

@@ -168,19 +168,16 @@ def read_run(folder: Path, kind: str) -> RunFacts:
     config = folder / "config.yaml"
     argv = facts.get("argv")
     starts = [*(facts.get("earlier") or []), facts]
+    texts = ("commit", "config_hash", "host", "started", "stopped")
     return RunFacts(
         kind=kind,
         command=shlex.join(["dinoforge", *argv]) if isinstance(argv, list) else "",
-        commit=str(facts.get("commit") or ""),
         commits=list(dict.fromkeys(start["commit"] for start in starts if start.get("commit"))),
-        config_hash=str(facts.get("config_hash") or ""),
         versions=dict(facts.get("versions") or {}),
         config=config.read_text(encoding="utf-8") if config.is_file() else "",
         stages=_stage_times(folder),
-        host=str(facts.get("host") or ""),
         cores=int(facts.get("cores") or 0),
-        started=str(facts.get("started") or ""),
-        stopped=str(facts.get("stopped") or ""),
+        **{name: str(facts.get(name) or "") for name in texts},
     )
 
 

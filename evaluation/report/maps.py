@@ -186,14 +186,8 @@ def principal_colors(
     """Color tokens by their first three principal components, over all images together.
 
     A component has no sign of its own: its entry of largest magnitude is made positive. Each
-    component is clipped to its 1st and 99th percentile and stretched.
-
-    Returns
-    -------
-    colors : ndarray
-        uint8 ``[B, N, 3]``.
-    explained : tuple
-        Share of the variance in each component.
+    component is clipped to its 1st and 99th percentile and stretched. Returns colors, uint8
+    ``[B, N, 3]``, and the share of the variance in each component.
     """
     tokens_TD = tokens_BND.reshape(-1, tokens_BND.shape[-1])
     centered_TD = tokens_TD - tokens_TD.mean(axis=0)

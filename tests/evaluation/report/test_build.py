@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from dinoforge.evaluation.report import make_report
+from dinoforge.evaluation.report.build import make_report
 
 
 @pytest.fixture(scope="module")
