@@ -1,7 +1,7 @@
 """What a protocol measures, image by image, and the records made of it.
 
 `Measured` is one model with its features. An `Outcome` is a record together with its value on
-every test image, so that two of the same test set can be compared in pairs.
+every test image, so that two outcomes on the same test set can be compared in pairs.
 """
 
 from collections.abc import Iterator, Sequence
