@@ -25,7 +25,7 @@ from dinoforge.curation.stages.search import SearchStage
 from dinoforge.curation.stages.select import SelectStage
 from dinoforge.curation.summary import CurationSummary, summarize
 from dinoforge.curation.tables import CurationStage
-from dinoforge.neighbors.faiss_backend import refuse_two_faiss
+from dinoforge.neighbors.products import refuse_two_faiss
 from dinoforge.runs import Run
 from dinoforge.stages import Executor, Pipeline, make_inputs, run_pipeline
 

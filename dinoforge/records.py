@@ -51,15 +51,12 @@ class Record:
     @classmethod
     def from_json(cls, row: dict[str, Any]) -> "Record":
         """Inverse of `as_json`."""
-        interval = row.get("interval")
-        value = row["value"]
-        return cls(
-            **{
-                **row,
-                "interval": tuple(interval) if interval is not None else None,
-                "value": math.nan if value is None else value,
-            }
-        )
+        interval, value = row.get("interval"), row["value"]
+        read = {
+            "interval": None if interval is None else tuple(interval),
+            "value": math.nan if value is None else value,
+        }
+        return cls(**row | read)
 
 
 def write_records(path: Path, records: Iterable[Record]) -> None:

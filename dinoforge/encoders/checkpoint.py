@@ -24,15 +24,11 @@ __all__ = ["FEATURES", "CheckpointEncoder"]
 _LARGEST_SIDE = 224
 
 
-def _both(tokens: Mapping[str, Vectors]) -> Vectors:
-    return np.concatenate([unit_rows(tokens["cls"]), unit_rows(tokens["patch_mean"])], axis=1)
-
-
 # From the result of `CheckpointEncoder.encode_tokens`; `both` is two parts of norm 1.
 FEATURES: dict[str, Callable[[Mapping[str, Vectors]], Vectors]] = {
     "cls": lambda tokens: tokens["cls"],
     "patch_mean": lambda tokens: tokens["patch_mean"],
-    "both": _both,
+    "both": lambda tokens: np.hstack([unit_rows(tokens[k]) for k in ("cls", "patch_mean")]),
 }
 
 

@@ -148,10 +148,9 @@ def pixel_features(pictures: NDArray[np.uint8]) -> _Floats:
     norm 0 without content.
     """
     ycc_BSSc = pictures.astype(np.float32) @ _TO_YCC
-    blocks = [_layout(ycc_BSSc)]
-    for histograms in reversed(_histograms(np.ascontiguousarray(ycc_BSSc[..., 0]))):
-        blocks.insert(0, _unit(np.sqrt(_mirror_blind_histograms(histograms))))
-    return np.concatenate(blocks, axis=1)
+    grids = _histograms(np.ascontiguousarray(ycc_BSSc[..., 0]))
+    blocks = [_unit(np.sqrt(_mirror_blind_histograms(cells_BACC))) for cells_BACC in grids]
+    return np.concatenate([*blocks, _layout(ycc_BSSc)], axis=1)
 
 
 def _histograms(luma_BSS: _Floats) -> list[_Floats]:

@@ -9,12 +9,6 @@ from PIL import Image
 
 __all__ = ["encode_jpeg", "resize"]
 
-_FILTERS = {
-    "bicubic": Image.Resampling.BICUBIC,
-    "lanczos": Image.Resampling.LANCZOS,
-    "box": Image.Resampling.BOX,
-}
-
 
 def resize(
     image: NDArray[np.uint8],
@@ -24,13 +18,10 @@ def resize(
 ) -> NDArray[np.uint8]:
     """Resize RGB ``[H, W, 3]`` or gray ``[H, W]`` uint8 to ``height`` x ``width`` pixels.
 
-    Returns
-    -------
-    numpy.ndarray
-        uint8, a new array even if the size is unchanged.
+    Returns a new array even if the size is unchanged.
     """
-    picture = Image.fromarray(image)
-    return np.array(picture.resize((width, height), _FILTERS[filter]))
+    kernel = Image.Resampling[filter.upper()]
+    return np.array(Image.fromarray(image).resize((width, height), kernel))
 
 
 def encode_jpeg(image: NDArray[np.uint8], quality: int) -> bytes:

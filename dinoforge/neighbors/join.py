@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dinoforge.neighbors.faiss_backend import range_candidates
 from dinoforge.neighbors.products import (
+    FaissProduct,
     Rows,
     TileProduct,
     check_backend,
@@ -60,7 +60,7 @@ def join_above(
     threshold : float
         Pairs above it are returned; equality is not above.
     backend : str
-        ``numpy``, ``torch`` (for ``device="cuda"``) or ``faiss``; the edges are the same.
+        ``numpy``, ``torch`` or ``faiss``; the edges are the same.
     device : str
         Where torch multiplies, such as ``cuda:0``; `backend_for` names the back end that fits.
         Other back ends ignore it.
@@ -86,7 +86,7 @@ def join_above(
         right = left if is_self else np.where(columns[:, None], right, np.float32(0))
     low = threshold - slack(left, right)
     if backend == "faiss":
-        candidates = range_candidates(left, right, low)
+        candidates = FaissProduct().pairs_above(left, right, low)
     else:
         candidates = _tiled_candidates(left, right, low, backend, device, is_self=is_self)
     parts = []

@@ -1,9 +1,11 @@
-"""Inner products in tiles, and the one formula by which a pair is scored.
+"""Inner products by NumPy, torch or FAISS, and the one formula by which a pair is scored.
 
-Shapes: n, m rows; d dimensions.
+Products propose candidates; every one is scored again. Shapes: n, m rows; d dimensions.
 """
 
+import importlib.metadata
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -12,11 +14,14 @@ from numpy.typing import NDArray
 from dinoforge.errors import UsageError
 
 __all__ = [
+    "FaissProduct",
     "Rows",
     "TileProduct",
     "backend_for",
     "check_backend",
     "exact_scores",
+    "refuse_two_faiss",
+    "require_faiss",
     "slack",
     "usable_rows",
 ]
@@ -27,6 +32,7 @@ BACKENDS = ("numpy", "torch", "faiss")
 
 # Fits in the cache: 4 MiB at d = 512. 65,536 pairs at once took nine times as long.
 _PAIRS_AT_ONCE = 1 << 10
+_FAISS_QUERIES_AT_ONCE = 4096
 
 
 def check_backend(backend: str, where: str) -> None:
@@ -139,3 +145,67 @@ class TileProduct:
         if len(self._buffers.get(name, ())) < size:
             self._buffers[name] = np.empty(size, dtype)
         return self._buffers[name][:size].reshape(shape)
+
+
+def refuse_two_faiss() -> None:
+    """Raise `UsageError` if both FAISS packages are installed: they overwrite each other's files.
+
+    Takes milliseconds and imports neither.
+    """
+    if all(any(importlib.metadata.distributions(name=name)) for name in ("faiss-cpu", "faiss-gpu")):
+        raise UsageError(
+            what="faiss-cpu and faiss-gpu are both installed and overwrite each other",
+            where="this Python environment",
+            do="pip uninstall --yes faiss-cpu faiss-gpu, then pip install faiss-gpu "
+            "(or faiss-cpu without a GPU)",
+        )
+
+
+def require_faiss() -> Any:
+    """Import FAISS.
+
+    Raises
+    ------
+    UsageError
+        If none is installed (with the pip command), or both packages are.
+    """
+    refuse_two_faiss()
+    try:
+        import faiss
+    except ImportError as error:
+        raise UsageError(
+            what="FAISS is not installed",
+            where="this Python environment",
+            do='pip install "dinoforge[cpu]" (or "dinoforge[gpu]" with a GPU)',
+        ) from error
+    return faiss
+
+
+class FaissProduct:
+    """Candidates by FAISS, as `TileProduct` proposes them."""
+
+    def place(self, rows: Rows) -> Any:
+        """Return an index of rows that many calls compare with."""
+        index = require_faiss().IndexFlatIP(rows.shape[1])
+        index.add(rows)
+        return index
+
+    def pairs_above(
+        self, a: Rows, b: Rows, low: float
+    ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+        """Yield pairs with a float32 inner product above ``low``."""
+        index = self.place(b)
+        for top in range(0, len(a), _FAISS_QUERIES_AT_ONCE):
+            limits, _, ids = index.range_search(a[top : top + _FAISS_QUERIES_AT_ONCE], low)
+            counts = np.diff(limits.astype(np.int64))
+            yield np.repeat(np.arange(len(counts)), counts) + top, ids.astype(np.int64)
+
+    def top(
+        self, a: Rows, b: Any, k: int, margin: float
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return the pairs that may be among the k best of their row; see `TileProduct.top`."""
+        nearest, _ = b.search(a, k)
+        bars = nearest[:, -1] - 2 * margin
+        columns = [b.range_search(a[i : i + 1], float(bar))[2] for i, bar in enumerate(bars)]
+        rows = np.repeat(np.arange(len(a)), [len(ids) for ids in columns])
+        return rows, np.concatenate(columns).astype(np.int64)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from dinoforge.errors import UsageError
 from dinoforge.neighbors.products import (
+    FaissProduct,
     TileProduct,
     check_backend,
     exact_scores,
@@ -43,7 +44,8 @@ def top_k(
     """Find the k base rows with the largest inner product for every query.
 
     The back end proposes every row whose float32 product may be among the k best; proposals are
-    scored again by `exact_scores`.
+    scored again by `exact_scores`. So the result, sorted by (-score, id), is independent of tiles,
+    threads and back end.
 
     Parameters
     ----------
@@ -52,16 +54,8 @@ def top_k(
         no query's neighbor; such queries have none.
     k : int
         At least 1; may exceed n.
-    backend : str
-        ``numpy``, ``torch`` or ``faiss``; the results are the same.
-    device : str
-        Where torch multiplies, such as ``cuda:0``; `backend_for` names the back end that fits.
-        Other back ends ignore it.
-
-    Returns
-    -------
-    Neighbors
-        Sorted by (-score, id); independent of tiles, threads and back end.
+    backend, device : str
+        As in `join_above`.
 
     Raises
     ------
@@ -77,18 +71,13 @@ def top_k(
     best = _padded(len(q), k)
     if not len(b):
         return best
-    product = TileProduct(backend, device)
+    product = FaissProduct() if backend == "faiss" else TileProduct(backend, device)
     margin = slack(q[asks], b)
-    on_device = product.place(b)
+    placed = product.place(b)
     step = max(1, _PRODUCT_BYTES // (4 * len(b)))
     for start in range(0, len(asks), step):
         tile = q[asks[start : start + step]]
-        if backend == "faiss":
-            from dinoforge.neighbors.faiss_backend import top_candidates
-
-            rows, columns = top_candidates(tile, b, min(k, len(b)), margin)
-        else:
-            rows, columns = product.top(tile, on_device, min(k, len(b)), margin)
+        rows, columns = product.top(tile, placed, min(k, len(b)), margin)
         scores = exact_scores(tile, b, rows, columns)
         part = _as_lists(rows, ids[columns], scores, len(tile), k)
         best.ids[asks[start : start + step]] = part.ids
@@ -99,10 +88,7 @@ def top_k(
 def merge_top_k(lists: Sequence[Neighbors]) -> Neighbors:
     """Merge lists of the same queries over disjoint base rows (ids already global).
 
-    Returns
-    -------
-    Neighbors
-        As if one search had seen all base rows; k is that of the lists.
+    The result is as if one search had seen all base rows; k is that of the lists.
     """
     k = lists[0].ids.shape[1]
     ids = np.concatenate([part.ids for part in lists], axis=1)

@@ -11,7 +11,7 @@ from hidden_packages import hide
 
 from dinoforge.cli.main import main
 from dinoforge.errors import UsageError
-from dinoforge.neighbors.faiss_backend import require_faiss
+from dinoforge.neighbors.products import require_faiss
 from dinoforge.runs import Run
 
 

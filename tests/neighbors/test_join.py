@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from dinoforge.errors import UsageError
-from dinoforge.neighbors import faiss_backend, join
+from dinoforge.neighbors import join, products
 from dinoforge.neighbors.join import join_above
 from dinoforge.neighbors.products import exact_scores
 
@@ -47,7 +47,7 @@ def pairs(edges):
 def small_tiles(monkeypatch):
     monkeypatch.setattr(join, "_TILE_ROWS", 16)
     monkeypatch.setattr(join, "_TILE_COLUMNS", 24)
-    monkeypatch.setattr(faiss_backend, "_QUERIES_AT_ONCE", 10)
+    monkeypatch.setattr(products, "_FAISS_QUERIES_AT_ONCE", 10)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -78,12 +78,12 @@ def test_back_ends_agree_to_the_last_bit_on_pairs_at_the_threshold(small_tiles):
         cosine = 0.9 + rng.uniform(-2e-7, 2e-7)
         rows.append(cosine * base + np.sqrt(1 - cosine**2) * other / np.linalg.norm(other))
     rows = np.array(rows, np.float32)
-    found = [join_above(rows, threshold=0.9, backend=backend) for backend in BACKENDS]
-    to_base = [int((edges.i == 0).sum()) for edges in found]
+    results = [join_above(rows, threshold=0.9, backend=backend) for backend in BACKENDS]
+    to_base = [int((edges.i == 0).sum()) for edges in results]
     assert 5 < to_base[0] < 55
-    for edges in found[1:]:
+    for edges in results[1:]:
         for name in ("i", "j", "similarity"):
-            assert np.array_equal(getattr(edges, name), getattr(found[0], name)), name
+            assert np.array_equal(getattr(edges, name), getattr(results[0], name)), name
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -115,11 +115,11 @@ def test_whole_numbers_are_joined_exactly_for_every_tile_size(a, b, threshold, t
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(join, "_TILE_ROWS", tile)
         patch.setattr(join, "_TILE_COLUMNS", 2 * tile - 1)
-        patch.setattr(faiss_backend, "_QUERIES_AT_ONCE", tile)
-        mine = join_above(a, threshold=threshold, backend=backend)
-        both = join_above(a, b, threshold=threshold, backend=backend)
-    assert pairs(mine) == brute(a, a, threshold, is_self=True)
-    assert pairs(both) == brute(a, b, threshold, is_self=False)
+        patch.setattr(products, "_FAISS_QUERIES_AT_ONCE", tile)
+        within = join_above(a, threshold=threshold, backend=backend)
+        between = join_above(a, b, threshold=threshold, backend=backend)
+    assert pairs(within) == brute(a, a, threshold, is_self=True)
+    assert pairs(between) == brute(a, b, threshold, is_self=False)
 
 
 @given(st.permutations(range(40)))
@@ -136,9 +136,9 @@ def test_permuted_rows_give_the_same_edges_under_their_new_names(order):
 
 def test_half_precision_rows_are_joined_as_the_numbers_they_hold():
     half = clustered(50).astype(np.float16)
-    found, wanted = (join_above(x, threshold=0.9) for x in (half, half.astype(np.float32)))
-    assert pairs(found) == pairs(wanted)
-    assert np.array_equal(found.similarity, wanted.similarity)
+    actual, expected = (join_above(x, threshold=0.9) for x in (half, half.astype(np.float32)))
+    assert pairs(actual) == pairs(expected)
+    assert np.array_equal(actual.similarity, expected.similarity)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
