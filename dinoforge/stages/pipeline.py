@@ -181,25 +181,9 @@ def run_stages(
 ) -> dict[str, StageResult]:
     """Run stages in order: plan each, skip what is proved done, run the rest.
 
-    Parameters
-    ----------
-    pipeline : str
-        Name of the folder inside the run, e.g. ``curation``.
-    stages : sequence of Stage
-        In order; ``needs`` name earlier ones.
-    run_folder : Path
-        The open run's folder; the caller holds its lock.
-    config : dataclass
-        The resolved recipe.
-    executor : Executor
-        Runs the partitions; the outputs do not depend on it.
-    reopen : callable
-        Called before a stage changes anything: see `StagePlan.prepare`.
-
-    Returns
-    -------
-    dict
-        Stage name -> result.
+    ``pipeline`` is the name of the folder inside the run, whose lock the caller holds. Outputs do
+    not depend on the executor. ``reopen`` is called before a stage changes anything: see
+    `StagePlan.prepare`. Returns the result of each stage by name.
 
     Raises
     ------
