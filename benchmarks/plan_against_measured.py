@@ -83,9 +83,9 @@ def run_case(recipe: str, images: int, changes: tuple[str, ...]) -> dict[str, An
 
     from dinoforge.config import find_recipe, load_config
     from dinoforge.training.config import TrainingConfig
-    from dinoforge.training.plan.memory import memory_of_rank
-    from dinoforge.training.plan.placement import Placement, held_by_rank_0, student_shapes
+    from dinoforge.training.plan.placement import Placement, held_by_rank_0, student_parameters
     from dinoforge.training.plan.simulation import Simulation
+    from dinoforge.training.plan.sizes import memory_of_rank
 
     torch.set_num_threads(1)
     fixed = ("device=cpu", "threads=1", f"batch_size={images}", "steps=10", "parallel.mode=auto")
@@ -109,8 +109,9 @@ def run_case(recipe: str, images: int, changes: tuple[str, ...]) -> dict[str, An
     simulation, placement = Simulation(config, "cpu"), Placement()
     batch = simulation.run(images, masked)
     most = max(masked_patches(step.views(number, *crops)) for number in range(2))
-    held, shapes = held_by_rank_0(config, placement), student_shapes(config)
-    memory = memory_of_rank(config, placement, simulation.run(images, most), held, shapes)
+    whole, held = student_parameters(config), held_by_rank_0(config, placement)
+    memory = memory_of_rank(config, placement, whole, held, simulation.run(images, most))
+    kept = memory_of_rank(config, placement, whole, held, batch).activations
     saved = saved_bytes(step, parts[0])
     parameters = sum(held.values())
     assert parameters == sum(p.numel() for p in step.method.student.parameters())
@@ -126,8 +127,8 @@ def run_case(recipe: str, images: int, changes: tuple[str, ...]) -> dict[str, An
         "changes": list(changes),
         "masked": masked,
         "student_parameters": parameters,  # exact, as are the moments
-        "flops": compare(batch.flops.executed, count_flops(step, parts)),
-        "saved": compare(sum(batch.activations.values()), saved.activations),
+        "flops": compare(images * batch.flops.executed, count_flops(step, parts)),
+        "saved": compare(sum(kept.values()), saved.activations),
         "tensors": compare(memory.peak, tensors),
         "process": compare(memory.peak, process),
     }

@@ -1,11 +1,14 @@
 """Memory and rates of GPUs, MFU of published runs, images that a CPU core prepares."""
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from dinoforge.errors import UsageError
+from dinoforge.training.config import TrainingConfig
+from dinoforge.training.plan.simulation import Flops
 
-__all__ = ["GPUS", "Gpu", "PublishedRun", "cores_per_gpu", "find_gpu", "published_run"]
+__all__ = ["GPUS", "Gpu", "PublishedRun", "Speed", "find_gpu", "published_run", "speed_of_run"]
 
 _GB = 10**9
 
@@ -52,17 +55,11 @@ def find_gpu(name: str) -> Gpu:
     """Find a GPU by name, or make one from its memory in GB; anything else is a `UsageError`."""
     if name.lower() in GPUS:
         return GPUS[name.lower()]
-    try:
-        gigabytes = float(name)
-    except ValueError:
-        gigabytes = 0.0
-    if not _CONTEXT < gigabytes * _GB < float("inf"):
-        raise UsageError(
-            what=f"unknown GPU `{name}`",
-            where="--gpu",
-            do=f"give {', '.join(GPUS)}, or its memory in GB",
-        )
-    return Gpu(f"{name} GB", int(gigabytes * _GB), 0.0, 0.0)
+    with contextlib.suppress(ValueError):
+        if _CONTEXT < float(name) * _GB < float("inf"):
+            return Gpu(f"{name} GB", int(float(name) * _GB), 0.0, 0.0)
+    remedy = f"give {', '.join(GPUS)}, or its memory in GB"
+    raise UsageError(what=f"unknown GPU `{name}`", where="--gpu", do=remedy)
 
 
 @dataclass(frozen=True)
@@ -94,6 +91,30 @@ def published_run(gpu: Gpu, width: int, patch_size: int) -> PublishedRun:
     return min(same, key=lambda run: (abs(run.width - width), abs(run.patch_size - patch_size)))
 
 
-def cores_per_gpu(images_per_s: float, pixels: int) -> float:
-    """Count the cores that decode and crop for one GPU; work grows with the pixels per image."""
-    return images_per_s / _IMAGES_PER_CORE_S * pixels / _PIXELS_MEASURED
+@dataclass(frozen=True)
+class Speed:
+    """Time at the MFU of a published run."""
+
+    mfu: float
+    source: str  # of the MFU
+    images_per_s: float  # of one GPU
+    hours: float
+    gpu_hours: float
+    cores_per_gpu: float  # for decoding and cropping; work grows with the pixels per image
+
+
+def speed_of_run(
+    config: TrainingConfig, ranks: int, flops: Flops, gpu: Gpu, mfu: float | None
+) -> Speed | None:
+    """Estimate the time of a run from the ``flops`` of an image; None if the GPU is unknown."""
+    rate = gpu.float32 if config.precision == "float32" else gpu.bfloat16
+    if not rate:
+        return None
+    vit = config.model.vit(config.crops.global_size)
+    run = published_run(gpu, vit.width, vit.patch_size)
+    share, source = (run.mfu, run.source) if mfu is None else (mfu, "--mfu")
+    # The share counts what the method needs; blocks that are run again cost time beyond it.
+    images_per_s = rate * share / (flops.model + flops.blocks_again)
+    gpu_hours = config.steps * config.batch_size / images_per_s / 3600
+    cores = images_per_s / _IMAGES_PER_CORE_S * config.crops.pixels / _PIXELS_MEASURED
+    return Speed(share, source, images_per_s, gpu_hours / ranks, gpu_hours, cores)

@@ -5,7 +5,7 @@ Operations are those of matrix products, by `torch.utils.flop_counter`; a multip
 
 import weakref
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
 
@@ -14,11 +14,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
+from torch.utils.flop_counter import flop_registry
 
 from dinoforge.training.method import Method
 
-__all__ = ["KINDS", "PHASES", "Array", "Ledger"]
+__all__ = ["ACTIVATIONS", "KINDS", "PHASES", "Array", "Ledger"]
 
 Array = npt.NDArray[np.float64]
 
@@ -26,77 +26,57 @@ Array = npt.NDArray[np.float64]
 PHASES = ("teacher", "forward", "end of autocast", "backward")
 
 # What a storage is: activations by the part that made them (the backbone outside of its blocks, a
-# block, a head, a loss), gradients of parameters, copies of weights in the dtype of the products.
-KINDS = ("backbone", "blocks", "heads", "losses", "gradients", "copies", "block_copies")
+# block, a head, a loss), output of the teacher, gradients of parameters, copies of weights in the
+# dtype of the products.
+ACTIVATIONS = ("backbone", "blocks", "heads", "losses")
+KINDS = (*ACTIVATIONS, "targets", "gradients", "copies", "block_copies")
 
 # torch counts the attention kernels of GPUs alone; those of CPUs take and return the same shapes.
-_aten = torch.ops.aten
-_FLOPS: Mapping[Any, Callable[..., int]] = {
-    **flop_registry,
-    _aten._scaled_dot_product_flash_attention_for_cpu: (  # noqa: SLF001
-        lambda q, k, v, *_, **__: sdpa_flop_count(q.shape, k.shape, v.shape)
-    ),
-    _aten._scaled_dot_product_flash_attention_for_cpu_backward: (  # noqa: SLF001
-        lambda g, q, k, v, *_, **__: sdpa_backward_flop_count(g.shape, q.shape, k.shape, v.shape)
-    ),
+_aten, _FLASH = torch.ops.aten, "_scaled_dot_product_flash_attention"
+_FLOPS: Mapping[Any, Callable[..., int]] = flop_registry | {
+    getattr(_aten, f"{_FLASH}_for_cpu{end}"): flop_registry[getattr(_aten, f"{_FLASH}{end}")]
+    for end in ("", "_backward")
 }
 
 
 class Ledger(TorchDispatchMode):
-    """Records operations, and storages that are allocated or freed.
+    """Records operations and storages, but for those ``given``, by the part of ``method``."""
 
-    Parameters
-    ----------
-    method : Method
-        Gets hooks that note which part of it runs.
-    given : mapping
-        Tensors that exist before the step, beside the method's.
-    """
-
-    def __init__(self, method: Method, given: Mapping[str, Tensor]) -> None:
+    def __init__(self, method: Method, given: Iterable[Tensor]) -> None:
         super().__init__()
         self.flops: Counter[str] = Counter()
         self._phase, self._part = "", ""
         self._events: list[tuple[str, int, int]] = []  # phase, number of the storage, bytes added
         self._kinds: list[str] = []  # by number
-        self._alive: dict[int, tuple[int, int, Any]] = {}  # id -> number, bytes, reference
+        self._alive: dict[int, tuple[int, Any]] = {}  # id -> number, reference
         self._student = method.student
-        tensors = [*method.parameters(), *method.buffers(), *given.values()]
+        tensors = [*method.parameters(), *method.buffers(), *given]
         self._given = {id(tensor.untyped_storage()) for tensor in tensors}
         self._weights = {
             id(parameter.untyped_storage()): "block_copies" if ".blocks." in name else "copies"
             for name, parameter in method.named_parameters()
         }
         for networks in (method.student, method.teacher):
-            for name, network in networks.items():
-                if name == "backbone":
-                    for block in network.get_submodule("blocks").children():
-                        self._watch(block, "blocks", "backbone")
-                else:
-                    self._watch(network, "heads", "losses")
+            for block in networks["backbone"].get_submodule("blocks").children():
+                self._watch(block, "blocks", "backbone")
+            for name in networks.keys() - {"backbone"}:
+                self._watch(networks[name], "heads", "losses")
 
     def begin(self, phase: str) -> None:
         """Start one of `PHASES`; what is recorded from here on belongs to it."""
         self._phase = phase
         self._part = "heads" if phase == "backward" else "backbone"
 
-    def alive(self, targets: Mapping[str, Tensor]) -> dict[str, int]:
-        """Sum the bytes that are alive by kind; those of ``targets`` under that name."""
-        is_target = {id(tensor.untyped_storage()) for tensor in targets.values()}
-        sizes = dict.fromkeys((*KINDS, "targets"), 0)
-        for key, (number, size, _) in self._alive.items():
-            sizes["targets" if key in is_target else self._kinds[number]] += size
-        return sizes
-
-    def timeline(self) -> dict[str, Array]:
-        """Bytes that are added by event and kind, ``[T, len(KINDS)]`` of each phase.
+    def timeline(self, targets: Iterable[Tensor]) -> dict[str, Array]:
+        """Bytes that are added by event and kind, ``[events, len(KINDS)]`` of each phase.
 
         What is freed at once is one event: autocast drops its copies in any order.
         """
-        for parameter in self._student.parameters():
-            if parameter.grad is not None:
-                number, _, _ = self._alive[id(parameter.grad.untyped_storage())]
-                self._kinds[number] = "gradients"
+        gradients = [p.grad for p in self._student.parameters() if p.grad is not None]
+        for kind, tensors in (("targets", targets), ("gradients", gradients)):
+            for tensor in tensors:
+                number, _ = self._alive[id(tensor.untyped_storage())]
+                self._kinds[number] = kind
         rows: dict[str, list[Array]] = {phase: [] for phase in PHASES}
         was_free = False
         for phase, number, size in self._events:
@@ -136,15 +116,14 @@ class Ledger(TorchDispatchMode):
 
     def _see(self, storage: torch.UntypedStorage, kind: str) -> None:
         key = id(storage)
-        if key in self._given or key in self._alive:
-            return
-        size = storage.nbytes()
-        self._alive[key] = (len(self._kinds), size, weakref.ref(storage, partial(self._free, key)))
-        self._events.append((self._phase, len(self._kinds), size))
-        self._kinds.append(kind)
+        if key not in self._given and key not in self._alive:
+            number, size = len(self._kinds), storage.nbytes()
+            self._alive[key] = (number, weakref.ref(storage, partial(self._free, key, size)))
+            self._events.append((self._phase, number, size))
+            self._kinds.append(kind)
 
-    def _free(self, key: int, _: object) -> None:
-        number, size, _reference = self._alive.pop(key)
+    def _free(self, key: int, size: int, _: object) -> None:
+        number, _reference = self._alive.pop(key)
         self._events.append((self._phase, number, -size))
 
     def _watch(self, module: nn.Module, inside: str, after: str) -> None:

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
-from torch import nn
 
 from dinoforge.errors import UsageError
 from dinoforge.training.attention import AttentionSetting
@@ -22,7 +21,7 @@ from dinoforge.training.distributed.parallel import shard_method
 from dinoforge.training.distributed.ranks import local_part
 from dinoforge.training.method import Method
 
-__all__ = ["Placement", "fake_ranks", "held_by_rank_0", "method_on_meta", "student_shapes"]
+__all__ = ["Placement", "fake_ranks", "held_by_rank_0", "method_on_meta", "student_parameters"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,24 +35,12 @@ class Placement:
 
     @classmethod
     def of(cls, config: TrainingConfig, ranks: int = 1, ranks_per_node: int = 8) -> "Placement":
-        """Place a recipe on so many ranks, as `training.distributed.parallel` would.
-
-        Parameters
-        ----------
-        config : TrainingConfig
-            Without `rank_faults` for these ranks.
-        ranks, ranks_per_node : int
-            At least 1.
-        """
-        parameters = sum(shape.numel() for shape in student_shapes(config).values())
-        mode = config.parallel.resolve_mode(ranks, parameters)
+        """Place a recipe without `rank_faults` as `training.distributed.parallel` would."""
+        parameters = student_parameters(config)
+        mode = config.parallel.resolve_mode(ranks, sum(parameters.values()))
         per_node = min(ranks, ranks_per_node)
-        return cls(
-            ranks=ranks,
-            ranks_per_node=per_node,
-            mode=mode,
-            shards=config.parallel.ranks_of_a_copy(mode, ranks, per_node),
-        )
+        shards = config.parallel.ranks_of_a_copy(mode, ranks, per_node)
+        return cls(ranks=ranks, ranks_per_node=per_node, mode=mode, shards=shards)
 
     @property
     def is_sharded(self) -> bool:
@@ -66,41 +53,27 @@ def method_on_meta(config: TrainingConfig) -> Method:
     return build_on_meta(config, AttentionSetting(backend="sdpa", packed=False, device="meta"))
 
 
-def student_shapes(config: TrainingConfig) -> dict[str, torch.Size]:
-    """Shape of every parameter of the student by name; the teacher has the same."""
-    return {name: p.shape for name, p in method_on_meta(config).student.named_parameters()}
+def student_parameters(config: TrainingConfig) -> dict[str, int]:
+    """Count the parameters of each of the student's networks."""
+    student = method_on_meta(config).student
+    return {name: sum(p.numel() for p in net.parameters()) for name, net in student.items()}
 
 
 def held_by_rank_0(config: TrainingConfig, placement: Placement) -> dict[str, int]:
     """Count the student's parameters on rank 0, which holds most; the teacher has the same.
 
-    Returns
-    -------
-    dict
-        ``backbone`` (all but the blocks), ``backbone.blocks.N``, ``dino_head``, ``ibot_head``: the
-        units that FSDP2 gathers and frees together -> parameters.
-
-    Raises
-    ------
-    UsageError
-        If parameters are sharded and this process is a rank of a real run.
+    By the units that FSDP2 gathers and frees together: ``backbone`` (all but the blocks),
+    ``backbone.blocks.N``, ``dino_head``, ``ibot_head``. Raises a `UsageError` if parameters are
+    sharded and this process is a rank of a real run.
     """
-    method = method_on_meta(config)
-    if not placement.is_sharded:
-        return _held(method.student)
-    with fake_ranks(placement.ranks):
-        shard_method(config, method, torch.device("cpu"), placement.ranks, placement.shards)
-        student, teacher = _held(method.student), _held(method.teacher)
-    assert student == teacher, "student and teacher are sharded by the same rule"
-    return student
-
-
-def _held(networks: nn.ModuleDict) -> dict[str, int]:
-    held: Counter[str] = Counter()
-    for name, parameter in networks.named_parameters():
-        network, *inside = name.split(".")
-        unit = ".".join([network, *inside[:2]]) if inside[0] == "blocks" else network
-        held[unit] += local_part(parameter).numel()
+    method, held = method_on_meta(config), Counter[str]()
+    sharded = placement.is_sharded
+    with fake_ranks(placement.ranks) if sharded else contextlib.nullcontext():
+        if sharded:
+            shard_method(config, method, torch.device("cpu"), placement.ranks, placement.shards)
+        for name, parameter in method.student.named_parameters():
+            unit = name.split(".")[: 3 if ".blocks." in name else 1]
+            held[".".join(unit)] += local_part(parameter).numel()
     return dict(held)
 
 

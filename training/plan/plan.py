@@ -1,8 +1,8 @@
 """``plan_of``: everything that a recipe needs on a number of ranks."""
 
-from collections import Counter
-from collections.abc import Callable
+from bisect import bisect_left
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,27 +11,12 @@ from dinoforge.errors import Fault, UsageError
 from dinoforge.models.config import VitConfig
 from dinoforge.models.vit import VisionTransformer
 from dinoforge.training.config import TrainingConfig
-from dinoforge.training.plan.hardware import Gpu, cores_per_gpu, find_gpu, published_run
-from dinoforge.training.plan.memory import Memory, memory_of_rank
-from dinoforge.training.plan.placement import Placement, held_by_rank_0, student_shapes
-from dinoforge.training.plan.simulation import Flops, MicroBatch, Simulation
-from dinoforge.training.plan.storage import Storage, storage_of_run
+from dinoforge.training.plan.hardware import Gpu, Speed, find_gpu, speed_of_run
+from dinoforge.training.plan.placement import Placement, held_by_rank_0, student_parameters
+from dinoforge.training.plan.simulation import Flops, Simulation
+from dinoforge.training.plan.sizes import Memory, Storage, memory_of_rank, storage_of_run
 
-__all__ = ["Plan", "Speed", "plan_of"]
-
-_MOST_IMAGES = 1 << 20
-
-
-@dataclass(frozen=True)
-class Speed:
-    """Time at the MFU of a published run."""
-
-    mfu: float
-    source: str  # of the MFU
-    images_per_s: float  # of one GPU
-    hours: float
-    gpu_hours: float
-    cores_per_gpu: float  # for decoding and cropping
+__all__ = ["Plan", "plan_of", "released_parameters"]
 
 
 @dataclass(frozen=True)
@@ -54,11 +39,7 @@ class Plan:
     storage: Storage
     gpu: Gpu
     speed: Speed | None  # None: its rate is unknown
-
-    @property
-    def images_seen(self) -> int:
-        """Images over the whole run."""
-        return self.steps * self.batch_size
+    images_seen: int  # over the whole run
 
     @property
     def fits(self) -> bool:
@@ -66,38 +47,25 @@ class Plan:
         return self.memory.peak <= self.gpu.usable
 
     def check_memory(self) -> None:
-        """Refuse a plan that does not fit the GPU.
-
-        Raises
-        ------
-        UsageError
-            Names the bytes needed and usable, and what would fit.
-        """
+        """Raise a `UsageError` with what would fit if the GPU does not hold a step."""
         if self.fits:
             return
-        gigabyte = 10**9
         remedies = ["more ranks", "parallel.accumulate", "parallel.activation_checkpointing=blocks"]
         if self.largest_images:
             remedies.insert(0, f"at most {self.largest_images} images per rank and micro-batch")
         raise UsageError(
-            what=f"a step needs {self.memory.peak / gigabyte:.1f} GB per rank, of which "
-            f"{self.memory.states / gigabyte:.1f} GB are weights, gradients and moments",
-            where=f"{self.gpu.name} ({self.gpu.usable / gigabyte:.1f} GB usable), "
+            what=f"a step needs {self.memory.peak / 1e9:.1f} GB per rank, of which "
+            f"{self.memory.states / 1e9:.1f} GB are weights, gradients and moments",
+            where=f"{self.gpu.name} ({self.gpu.usable / 1e9:.1f} GB usable), "
             f"{self.images} images per rank",
             do="use " + ", or ".join(remedies),
         )
 
     def as_json(self) -> dict[str, Any]:
         """JSON object, derived figures included."""
-        memory = asdict(self.memory) | {"peak": self.memory.peak, "states": self.memory.states}
-        storage = asdict(self.storage)
-        storage |= {k: getattr(self.storage, k) for k in ("written_bytes", "kept_bytes", "files")}
-        flops = asdict(self.flops) | {"model": self.flops.model, "executed": self.flops.executed}
+        flops = {"model": self.flops.model, "executed": self.flops.executed}
         return asdict(self) | {
-            "images_seen": self.images_seen,
-            "flops_per_image": flops,
-            "memory": memory,
-            "storage": storage,
+            "flops_per_image": asdict(self.flops) | flops,
             "fits": self.fits,
             "usable_bytes": self.gpu.usable,
         }
@@ -112,32 +80,57 @@ def plan_of(
     mfu: float | None = None,
     images_in_set: int | None = None,
 ) -> Plan:
-    """Work out what a recipe needs.
+    """Work out what a recipe needs on so many ranks: processes, one per GPU.
 
-    Parameters
-    ----------
-    config : TrainingConfig
-    ranks, ranks_per_node : int
-        Processes, one per GPU, in all and per machine.
-    gpu : str
-        Name or memory in GB; see `find_gpu`.
-    mfu : float, optional
-        Assumed MFU, 0 to 1; by default that of the closest published run.
-    images_in_set : int, optional
-        Images in the data set, for the number of epochs.
-
-    Raises
-    ------
-    UsageError
-        All values that do not divide. Memory is not checked: `Plan.check_memory`.
+    ``gpu`` is a name or the memory in GB, ``mfu`` (0 to 1) by default that of the closest published
+    run; ``images_in_set`` is for the number of epochs. Raises a `UsageError` with all values that
+    do not divide. Memory is not checked: `Plan.check_memory`.
     """
-    faults = [
-        Fault(f"{number} ranks", option, "give 1 or more")
-        for option, number in (("--ranks", ranks), ("--ranks-per-node", ranks_per_node))
-        if number < 1
-    ]
-    if not faults:
-        faults += config.rank_faults(ranks, min(ranks, ranks_per_node))
+    _check(config, ranks, ranks_per_node, mfu, images_in_set)
+    placement = Placement.of(config, ranks, ranks_per_node)
+    parameters, held = student_parameters(config), held_by_rank_0(config, placement)
+    memory = partial(memory_of_rank, config, placement, parameters, held)
+    device = find_gpu(gpu)
+    simulation = _simulation(config)
+    group = config.group_size or 1
+
+    def is_too_large(groups: int) -> bool:
+        return memory(simulation.estimate(groups * group)).peak > device.usable
+
+    batch = simulation.estimate(config.micro_batch(ranks))
+    vit = config.model.vit(config.crops.global_size)
+    seen = config.steps * config.batch_size
+    return Plan(
+        model=vit.name,
+        parameters=parameters,
+        backbone_at_518=released_parameters(vit),
+        parameters_of_rank_0=sum(held.values()),
+        placement=placement,
+        batch_size=config.batch_size,
+        micro_batches=config.parallel.accumulate,
+        images=batch.images,
+        steps=config.steps,
+        epochs=seen / images_in_set if images_in_set else None,
+        flops=batch.flops,
+        memory=memory(batch),
+        largest_images=group * bisect_left(range(1, 1 << 20), x=True, key=is_too_large),
+        storage=storage_of_run(config, placement),
+        gpu=device,
+        speed=speed_of_run(config, ranks, batch.flops, device, mfu),
+        images_seen=seen,
+    )
+
+
+def _check(
+    config: TrainingConfig,
+    ranks: int,
+    ranks_per_node: int,
+    mfu: float | None,
+    images_in_set: int | None,
+) -> None:
+    given = {"--ranks": ranks, "--ranks-per-node": ranks_per_node}
+    few = [Fault(f"{n} ranks", key, "give 1 or more") for key, n in given.items() if n < 1]
+    faults = few or list(config.rank_faults(ranks, min(ranks, ranks_per_node)))
     if config.precision == "float64":
         faults.append(Fault("no plan of float64", "`precision`", "give auto, float32 or bfloat16"))
     if mfu is not None and not 0 < mfu <= 1:
@@ -146,43 +139,6 @@ def plan_of(
         faults.append(Fault(f"{images_in_set} images", "--images", "give 1 or more"))
     if faults:
         raise UsageError(faults=faults)
-    placement = Placement.of(config, ranks, ranks_per_node)
-    held, shapes = held_by_rank_0(config, placement), student_shapes(config)
-    device = find_gpu(gpu)
-    simulation = _simulation(config)
-
-    def memory(batch: MicroBatch) -> Memory:
-        return memory_of_rank(config, placement, batch, held, shapes)
-
-    def fits(images: int) -> bool:
-        return memory(simulation.estimate(images)).peak <= device.usable
-
-    images = config.micro_batch(ranks)
-    batch = simulation.estimate(images)
-    flops = batch.flops.per_image(images)
-    vit = config.model.vit(config.crops.global_size)
-    seen = config.steps * config.batch_size
-    parameters: Counter[str] = Counter()
-    for name, shape in shapes.items():
-        parameters[name.partition(".")[0]] += shape.numel()
-    return Plan(
-        model=vit.name,
-        parameters=dict(parameters),
-        backbone_at_518=_released(vit),
-        parameters_of_rank_0=sum(held.values()),
-        placement=placement,
-        batch_size=config.batch_size,
-        micro_batches=config.parallel.accumulate,
-        images=images,
-        steps=config.steps,
-        epochs=seen / images_in_set if images_in_set else None,
-        flops=flops,
-        memory=memory(batch),
-        largest_images=_largest(fits, config.group_size or 1),
-        storage=storage_of_run(config, placement),
-        gpu=device,
-        speed=_speed(config, placement, flops, device, mfu),
-    )
 
 
 _simulations: dict[str, Simulation] = {}
@@ -196,45 +152,10 @@ def _simulation(config: TrainingConfig) -> Simulation:
     return _simulations.setdefault(key, Simulation(config))
 
 
-def _released(vit: VitConfig) -> int:
+def released_parameters(vit: VitConfig) -> int:
     """Count the backbone as DINOv2 released it: after a last stage on 518 pixels, patch 14."""
     if vit.architecture == "custom" or vit.patch_size != 14:
         return 0
     with torch.device("meta"):
         backbone = VisionTransformer(replace(vit, image_size=518))
-    return sum(parameter.numel() for parameter in backbone.parameters())
-
-
-def _largest(fits: Callable[[int], bool], group: int) -> int:
-    """Search the largest multiple of ``group`` that fits; 0 if none does."""
-    if not fits(group):
-        return 0
-    low, high = 1, 2
-    while high < _MOST_IMAGES and fits(high * group):
-        low, high = high, 2 * high
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if fits(middle * group) else (low, middle)
-    return low * group
-
-
-def _speed(
-    config: TrainingConfig, placement: Placement, flops: Flops, gpu: Gpu, mfu: float | None
-) -> Speed | None:
-    rate = gpu.float32 if config.precision == "float32" else gpu.bfloat16
-    if not rate:
-        return None
-    vit = config.model.vit(config.crops.global_size)
-    run = published_run(gpu, vit.width, vit.patch_size)
-    share, source = (run.mfu, run.source) if mfu is None else (mfu, "--mfu")
-    # The share counts what the method needs; blocks that are run again cost time beyond it.
-    images_per_s = rate * share / (flops.model + flops.blocks_again)
-    gpu_hours = config.steps * config.batch_size / images_per_s / 3600
-    return Speed(
-        mfu=share,
-        source=source,
-        images_per_s=images_per_s,
-        hours=gpu_hours / placement.ranks,
-        gpu_hours=gpu_hours,
-        cores_per_gpu=cores_per_gpu(images_per_s, config.crops.pixels),
-    )
+    return sum(p.numel() for p in backbone.parameters())

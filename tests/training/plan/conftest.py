@@ -10,6 +10,9 @@ import pytest
 
 from dinoforge.config import load_config
 from dinoforge.training.config import TrainingConfig
+from dinoforge.training.plan.placement import Placement, held_by_rank_0, student_parameters
+from dinoforge.training.plan.simulation import MicroBatch
+from dinoforge.training.plan.sizes import Memory, memory_of_rank
 
 ROOT = Path(__file__).resolve().parents[3]
 TINY = ROOT / "tests/training/tiny.yaml"
@@ -56,6 +59,18 @@ def small() -> Callable[..., TrainingConfig]:
         return load_config(TrainingConfig, TINY, [*SMALL, *changes])
 
     return make
+
+
+@pytest.fixture(scope="session")
+def planned_memory() -> Callable[..., Memory]:
+    """Plan the memory of a rank that runs a simulated micro-batch."""
+
+    def plan(config: TrainingConfig, batch: MicroBatch, ranks: int = 1) -> Memory:
+        placement = Placement.of(config, ranks)
+        parameters, held = student_parameters(config), held_by_rank_0(config, placement)
+        return memory_of_rank(config, placement, parameters, held, batch)
+
+    return plan
 
 
 @pytest.fixture(params=VARIANTS.values(), ids=VARIANTS)

@@ -5,10 +5,10 @@ import torch.distributed as dist
 
 from dinoforge.config import find_recipe, load_config
 from dinoforge.errors import UsageError
-from dinoforge.training.build import build_method
-from dinoforge.training.config import TrainingConfig
+from dinoforge.training.config import ModelConfig, TrainingConfig
 from dinoforge.training.plan import Placement, plan_of
-from dinoforge.training.plan.placement import held_by_rank_0, method_on_meta, student_shapes
+from dinoforge.training.plan.placement import held_by_rank_0, method_on_meta
+from dinoforge.training.plan.plan import released_parameters
 
 
 def by_network(parameters):
@@ -21,8 +21,8 @@ def by_network(parameters):
 
 def counted(config, shards):
     """Rank 0 gets ``ceil(rows / shards)`` rows of every parameter."""
-    shapes = student_shapes(config).items()
-    return by_network({n: -(-s[0] // shards) * s[1:].numel() for n, s in shapes})
+    student = method_on_meta(config).student.named_parameters()
+    return by_network({n: -(-len(p) // shards) * p.shape[1:].numel() for n, p in student})
 
 
 @pytest.mark.parametrize(
@@ -53,6 +53,9 @@ def test_the_giant_over_64_ranks_is_sharded_as_counted_and_fits_eight_nodes(mode
     assert plan.parameters_of_rank_0 == sum(counted(config, shards).values())
     assert plan.images == 12
     assert plan.backbone_at_518 == 1_136_480_768
+    # Positions of 224 pixels instead of 518: 257 instead of 1,370 tokens of width 1,536.
+    assert plan.parameters["backbone"] == 1_136_480_768 - (1370 - 257) * 1536
+    assert plan.parameters == counted(config, 1)
     assert plan.fits
     assert plan.largest_images >= 12
 
@@ -83,23 +86,5 @@ def test_a_rank_of_a_real_run_is_left_alone(small, tmp_path):
     # Oquab et al. 2023: the weights as they can be downloaded, patch 14, grid of 518 pixels.
     [("small", 22_056_576), ("base", 86_580_480), ("large", 304_368_640), ("giant", 1_136_480_768)],
 )
-def test_released_backbones_have_the_released_numbers_of_parameters(small, size, released):
-    architecture = f"model.architecture={size}"
-    plan = plan_of(
-        small(architecture, "model.patch_size=14", "crops.global_size=224", "crops.local_size=98")
-    )
-    assert plan.backbone_at_518 == released
-
-
-def test_the_giant_recipe_has_the_published_backbone_and_heads():
-    config = load_config(TrainingConfig, find_recipe("training", "vitg14_long"))
-    plan = plan_of(config, 64)
-    # Positions of 224 pixels instead of 518: 257 instead of 1,370 tokens of width 1,536.
-    assert plan.parameters["backbone"] == 1_136_480_768 - (1370 - 257) * 1536
-    shapes = student_shapes(config).items()
-    assert plan.parameters == by_network({name: shape.numel() for name, shape in shapes})
-
-
-def test_every_name_and_shape_is_that_of_the_networks_of_a_run(variant):
-    student = build_method(variant).student
-    assert student_shapes(variant) == {name: p.shape for name, p in student.named_parameters()}
+def test_released_backbones_have_the_released_numbers_of_parameters(size, released):
+    assert released_parameters(ModelConfig(architecture=size).vit(224)) == released

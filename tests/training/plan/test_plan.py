@@ -2,31 +2,24 @@
 
 import functools
 import json
-import math
 import re
 
 import pytest
 
 from dinoforge.config import find_recipe, list_recipes, load_config
 from dinoforge.errors import UsageError
-from dinoforge.training.config import CheckpointConfig, TrainingConfig
+from dinoforge.training.config import TrainingConfig
 from dinoforge.training.plan import Placement, plan_of
 from dinoforge.training.plan.hardware import GPUS, find_gpu, published_run
-from dinoforge.training.plan.storage import storage_of_run
 
 pytestmark = pytest.mark.timeout(400)  # simulations of large networks
 
 PUBLISHED = [name for name in list_recipes("training") if name.startswith("vit")]
 
 
-def files_and_bytes(folder):
-    sizes = [path.stat().st_size for path in folder.iterdir()]
-    return len(sizes), sum(sizes)
-
-
 @functools.cache
-def recipe(name, *changes):
-    return load_config(TrainingConfig, find_recipe("training", name), changes)
+def recipe(name):
+    return load_config(TrainingConfig, find_recipe("training", name))
 
 
 @pytest.mark.parametrize(
@@ -109,21 +102,21 @@ def test_a_micro_batch_grows_in_whole_groups(small):
     assert plan.largest_images % 12 == 0
 
 
-def test_what_a_gpu_does_not_hold_is_refused_with_what_would_fit():
-    plan = plan_of(recipe("vitl14_long"), 8, gpu="a100-40")
+def test_what_a_gpu_does_not_hold_is_refused_with_what_would_fit(small):
+    plan = plan_of(small("batch_size=4096"), 8, gpu="2.2")
     assert not plan.fits
     with pytest.raises(UsageError, match=r"a step needs \d+\.\d GB per rank") as caught:
         plan.check_memory()
     most = plan.largest_images
     assert f"at most {most} images per rank" in str(caught.value)
     for images, fits in ((most, True), (most + 1, False)):
-        again = plan_of(recipe("vitl14_long", f"batch_size={8 * images}"), 8, gpu="a100-40")
+        again = plan_of(small(f"batch_size={8 * images}"), 8, gpu="2.2")
         assert again.fits == fits
         assert again.largest_images == most
 
 
-def test_a_gpu_may_be_too_small_for_one_image():
-    plan = plan_of(recipe("vitg14_long", "batch_size=1"), gpu="16")
+def test_a_gpu_may_be_too_small_for_one_image(small):
+    plan = plan_of(small(), gpu="2.001")
     assert (plan.fits, plan.largest_images, plan.speed) == (False, 0, None)
     with pytest.raises(UsageError) as caught:
         plan.check_memory()
@@ -138,20 +131,24 @@ def test_an_unknown_gpu_is_told_with_those_that_are_known(name):
 
 
 @pytest.mark.parametrize(
-    ("name", "gpu", "ranks", "hours", "rel"),
-    # Hours that the authors state (see `training.plan.hardware`): their share of the GPU's rate
-    # was computed from them, so that this holds operations, images and rates together.
+    ("name", "gflop", "gpu", "ranks", "hours"),
+    # GFLOP of an image, from 24 d^2 + 4 n d a token and layer; see each recipe's source. Hours that
+    # the authors state (see `training.plan.hardware`): their share of the GPU's rate was computed
+    # from them, so that this holds operations, images and rates together.
     [
-        ("vitl16_fast", "a100", 32, 24, 0.05),
-        ("vitl14_long", "a100", 96, 3.3 * 24, 0.05),
-        ("vitg14_long", "a100", 256, 22_000 / 256, 0.05),
-        ("vitl16_fast", "h100", 32, 14, 0.05),
+        ("vitl16_fast", 1155, "a100", 32, 24),
+        ("vitl16_fast", 1155, "h100", 32, 14),
+        ("vitl14_long", 1375, "a100", 96, 3.3 * 24),
+        ("vitg14_long", 5023, "a100", 96, 22_000 / 96),
     ],
 )
-def test_published_trainings_take_their_published_hours(name, gpu, ranks, hours, rel):
-    speed = plan_of(recipe(name), ranks, gpu=gpu).speed
-    assert speed.hours == pytest.approx(hours, rel=rel)
-    assert speed.gpu_hours == pytest.approx(ranks * speed.hours)
+def test_published_trainings_take_their_published_operations_and_hours(
+    name, gflop, gpu, ranks, hours
+):
+    plan = plan_of(recipe(name), ranks, gpu=gpu)
+    assert plan.flops.model / 1e9 == pytest.approx(gflop, rel=0.02)
+    assert plan.speed.hours == pytest.approx(hours, rel=0.05)
+    assert plan.speed.gpu_hours == pytest.approx(ranks * plan.speed.hours)
 
 
 def test_hours_follow_the_share_that_is_given_and_blocks_that_run_again(small):
@@ -175,10 +172,10 @@ def test_the_nearest_published_run_is_of_the_same_gpu_if_there_is_one():
     assert published_run(GPUS["l40s"], 384, 14).width == 384
 
 
-def test_passes_over_the_data_are_counted_when_its_size_is_known():
-    plan = plan_of(recipe("vitl16_fast"), 32, images_in_set=1_281_167)
-    assert plan.epochs == pytest.approx(199.8, abs=0.1)
-    assert plan_of(recipe("vitl16_fast"), 32).epochs is None
+def test_passes_over_the_data_are_counted_when_its_size_is_known(small):
+    plan = plan_of(small("batch_size=8", "steps=10"), images_in_set=32)
+    assert (plan.images_seen, plan.epochs) == (80, 2.5)
+    assert plan_of(small()).epochs is None
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -200,71 +197,6 @@ def test_the_header_of_a_published_size_says_what_the_plan_says(name):
     assert hours == pytest.approx(plan.speed.hours, rel=0.02, abs=0.6)
     assert gpu_hours == pytest.approx(plan.speed.gpu_hours, rel=0.02)
     assert plan.fits
-
-
-@pytest.mark.parametrize(
-    ("steps", "policy"),
-    [
-        (6, {"every": 3, "keep": 3}),
-        (7, {"every": 2, "keep": 1}),
-        (9, {"every": 2, "keep": 1, "keep_every": 4, "export_every": 4}),
-        (5, {"every": 10, "keep": 2}),
-        (6, {"every": 1, "keep": 2, "export_every": 3}),
-    ],
-)
-def test_a_real_run_leaves_the_bytes_and_files_planned(tiny, tmp_path, steps, policy):
-    from dinoforge.training.loop import train
-
-    changes = [f"checkpoint.{key}={value}" for key, value in policy.items()]
-    config = tiny(f"steps={steps}", "separate_heads=true", *changes)
-    train(config, tmp_path)
-    storage = storage_of_run(config, Placement())
-    checkpoints = sorted((tmp_path / "checkpoints").iterdir())
-    assert len(checkpoints) == storage.checkpoints_kept
-    for checkpoint in checkpoints:
-        assert files_and_bytes(checkpoint) == (
-            storage.files_of_checkpoint,
-            pytest.approx(storage.checkpoint_bytes, rel=0.01),
-        )
-    exports = sorted((tmp_path / "export").rglob("*.*"))
-    assert len(exports) == storage.exports_kept
-    for path in exports:
-        # Names and shapes of the tensors stand before them, in a file of any size.
-        with path.open("rb") as file:
-            header = 8 + int.from_bytes(file.read(8), "little")
-        assert path.stat().st_size - header == storage.export_bytes
-
-
-@pytest.mark.xdist_group("ranks")
-@pytest.mark.timeout(300)
-def test_ranks_write_the_files_and_bytes_planned(small, tmp_path, train_on_ranks):
-    """Four real ranks: what all hold is shared out among them, what is sharded comes in pieces."""
-    variants = {
-        "ddp": ("parallel.mode=ddp",),
-        "fsdp": ("parallel.mode=fsdp",),
-        "hsdp": ("parallel.mode=hsdp", "parallel.shard=2"),
-    }
-    train_on_ranks(4, tmp_path, variants)
-    for name, how in variants.items():
-        config = small(*how)
-        placement = Placement.of(config, 4)
-        assert placement.mode == name
-        storage = storage_of_run(config, placement)
-        (checkpoint,) = (tmp_path / name / "checkpoints").iterdir()
-        found = files_and_bytes(checkpoint)
-        assert found == (4 + 2, pytest.approx(storage.checkpoint_bytes, rel=0.01)), name
-        assert storage.files_of_checkpoint == 4 + 2
-
-
-def test_disk_is_fullest_while_the_last_checkpoint_is_written():
-    config = recipe("vitl16_fast")
-    storage = storage_of_run(config, Placement())
-    written = math.ceil(config.steps / config.checkpoint.every)
-    assert storage.checkpoints_written == written
-    assert storage.checkpoints_kept == CheckpointConfig().keep
-    kept = storage.exports_kept * storage.export_bytes
-    assert storage.peak_bytes == 4 * storage.checkpoint_bytes + kept
-    assert storage.written_bytes > storage.kept_bytes
 
 
 def test_a_plan_is_json(small):

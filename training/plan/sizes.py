@@ -1,0 +1,167 @@
+"""Bytes of a run: in the memory of one rank, and of its checkpoints and exports on disk.
+
+States are float32: student 4, gradients 4, AdamW 8, teacher 4 bytes per parameter, divided by the
+ranks that share them. All else that a step allocates was seen in a simulated one
+(`training.plan.simulation`), but for what FSDP2 gathers: blocks in the dtype of the products, all
+else in float32; gradients are reduced in float32 (`training.distributed.parallel`).
+
+Not counted: the CUDA context, communication buffers, fragmentation. `training.plan.hardware` keeps
+room for them.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from dinoforge.training.config import TrainingConfig
+from dinoforge.training.plan.ledger import ACTIVATIONS
+from dinoforge.training.plan.placement import Placement, method_on_meta
+from dinoforge.training.plan.simulation import MicroBatch
+
+__all__ = ["Memory", "Storage", "memory_of_rank", "storage_of_run"]
+
+_FLOAT32, _BFLOAT16 = 4, 2  # bytes
+
+# Bytes around every piece of a tensor: an archive of its own in the .distcp file (1,575), and its
+# entry in .metadata (240); measured with torch 2.13.
+_AROUND_A_PIECE = 1815
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of the rank that holds most."""
+
+    student: int
+    gradients: int
+    optimizer: int
+    teacher: int
+    # weights beside the float32 ones that are updated: copies by autocast, units gathered by FSDP2
+    # with the gradients that it reduces
+    weights: int
+    crops: int  # the batch, float32, and its division into micro-batches
+    targets: int  # teacher's output for all micro-batches, kept until the step ends
+    activations: Mapping[str, int]  # of one micro-batch, by the part that made them
+    phases: Mapping[str, int]  # peak of each phase, everything included
+    host: int  # on the CPU: the copy that a checkpoint is written from while training goes on
+    peak: int  # of the whole step
+    states: int  # student, gradients, optimizer and teacher: kept between two steps
+
+
+def memory_of_rank(
+    config: TrainingConfig,
+    placement: Placement,
+    parameters: Mapping[str, int],
+    held: Mapping[str, int],
+    batch: MicroBatch,
+) -> Memory:
+    """Count the memory of rank 0, from `student_parameters`, `held_by_rank_0`, a micro-batch."""
+    one = _FLOAT32 * sum(held.values())
+    sharded, micro_batches = placement.is_sharded, config.parallel.accumulate
+    gathered = _gathered(config, placement, held) if sharded else 0
+    kept = batch.kept
+    copies = kept["copies"] + (0 if sharded else kept["block_copies"])
+    # Micro-batches are copies; a single one is the batch itself.
+    crops = _FLOAT32 * 3 * config.crops.pixels * batch.images
+    crops *= 1 if micro_batches == 1 else 2 * micro_batches
+    targets = micro_batches * kept["targets"]
+    # Gradients of the step before are dropped when the student begins. DDP keeps its buckets, and
+    # all but the first of several micro-batches add to what is there.
+    stay = placement.mode == "ddp" or micro_batches > 1
+    share = 0.0 if stay else sum(held.values()) / sum(parameters.values())
+    # Autocast copies no weights of blocks that are gathered in the dtype of the products.
+    peaks = batch.peaks(gradients=share, block_copies=float(not sharded))
+    student = 4 * one + crops + gathered + (one if stay else 0) + targets - kept["targets"]
+    phases = {
+        "teacher": 5 * one + crops + gathered + micro_batches * peaks["teacher"],
+        "forward": student + peaks["forward"],
+        "backward": student + peaks["backward"],
+        "update": 5 * one + crops + targets,
+    }
+    return Memory(
+        student=one,
+        gradients=one,
+        optimizer=2 * one,
+        teacher=one,
+        weights=copies + gathered,
+        crops=crops,
+        targets=targets,
+        activations={part: kept[part] for part in ACTIVATIONS},
+        phases=phases,
+        # A copy of everything that this rank holds, and on rank 0 of the teacher's whole backbone.
+        host=4 * one + _FLOAT32 * parameters["backbone"],
+        peak=max(phases.values()),
+        states=5 * one,
+    )
+
+
+def _gathered(config: TrainingConfig, placement: Placement, held: Mapping[str, int]) -> int:
+    """Bytes of units that FSDP2 gathers, and of their gradients, at the fullest moment."""
+    product = _FLOAT32 if config.precision == "float32" else _BFLOAT16
+    # Every rank holds a part of equal size of every parameter, padded where it does not divide.
+    whole = {name: placement.shards * size for name, size in held.items()}
+    widths = {name: product if ".blocks." in name else _FLOAT32 for name in whole}
+    gathered = {name: size * widths[name] for name, size in whole.items()}
+    # The unit at work with its gradients, and these in float32 as they are reduced; the next block
+    # as it arrives and as it is copied out; the rest of the backbone, which its blocks run inside.
+    at_work = max(2 * gathered[name] + _FLOAT32 * size for name, size in whole.items())
+    block = max(size for name, size in gathered.items() if ".blocks." in name)
+    return at_work + 2 * block + gathered["backbone"]
+
+
+@dataclass(frozen=True)
+class Storage:
+    """What a run writes and leaves."""
+
+    checkpoint_bytes: int  # of one checkpoint
+    export_bytes: int  # tensors of one backbone
+    checkpoints_written: int
+    checkpoints_kept: int
+    exports_kept: int
+    files_of_checkpoint: int  # at most: a rank without any piece writes none
+    peak_bytes: int  # everything kept and one checkpoint being written
+    written_bytes: int  # over the whole run
+    kept_bytes: int  # at the end
+    files: int  # of the checkpoints and exports at the end
+
+
+def storage_of_run(config: TrainingConfig, placement: Placement) -> Storage:
+    """Count what checkpoints and exports take.
+
+    A checkpoint holds student, teacher, both moments and a step count of every parameter, and the
+    two centers, in float32, in the format of torch.distributed.checkpoint: pieces as ranks hold
+    them, each once (what several ranks hold is shared out among them). Every rank writes a file;
+    an index and the manifest lie beside them.
+    """
+    student = method_on_meta(config).student
+    shapes = [parameter.shape for parameter in student.parameters()]
+    # FSDP2 cuts a parameter along its first axis into parts of ceil(n / shards) rows.
+    parts = sum(-(-shape[0] // -(-shape[0] // placement.shards)) for shape in shapes)
+    pieces = 4 * parts + len(shapes) + 2
+    patch_head = config.ibot_head if config.separate_heads else config.dino_head
+    centers = config.dino_head.prototypes + patch_head.prototypes
+    numbers = 4 * sum(shape.numel() for shape in shapes) + len(shapes) + centers
+    checkpoint = _FLOAT32 * numbers + _AROUND_A_PIECE * pieces
+    export = _FLOAT32 * sum(p.numel() for p in student["backbone"].parameters())
+    policy = config.checkpoint
+    saved = [*range(policy.every, config.steps, policy.every), config.steps]
+    checkpoints = _kept(saved, policy.keep, policy.keep_every)
+    exports = _kept([0, *saved], policy.keep, policy.export_every)
+    # While the last one is written, there are those kept before it, and itself.
+    most = _kept(saved[:-1], policy.keep, policy.keep_every) + 1
+    files = min(placement.ranks, pieces) + 2
+    return Storage(
+        checkpoint_bytes=checkpoint,
+        export_bytes=export,
+        checkpoints_written=len(saved),
+        checkpoints_kept=checkpoints,
+        exports_kept=exports,
+        files_of_checkpoint=files,
+        peak_bytes=most * checkpoint + exports * export,
+        written_bytes=len(saved) * checkpoint + (len(saved) + 1) * export,
+        kept_bytes=checkpoints * checkpoint + exports * export,
+        files=checkpoints * files + exports,
+    )
+
+
+def _kept(steps: list[int], newest: int, every: int) -> int:
+    """Count the newest ones, and of the others those at multiples of ``every`` (0: none)."""
+    return len(steps[-newest:]) + sum(1 for step in steps[:-newest] if every and step % every == 0)
