@@ -90,3 +90,14 @@ def test_a_folder_holds_at_most_16_modules():
 def test_no_modules_import_each_other_in_a_cycle():
     graph = {name: set(imported(ast.parse(FILES[name].read_text()).body)) for name in FILES}
     graphlib.TopologicalSorter(graph).prepare()  # raises CycleError with the cycle
+
+
+def test_a_function_has_at_most_60_lines():
+    long = {
+        f"{name}.{node.name}": length
+        for name, file in FILES.items()
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and (length := node.end_lineno - node.lineno + 1) > 60
+    }
+    assert long == {}
