@@ -14,15 +14,16 @@ from torch import Tensor
 
 from dinoforge.models.layers import BlockRows
 from dinoforge.training.attention import AttentionSetting, choose_setting
-from dinoforge.training.build import Schedules, build_optimizer
+from dinoforge.training.build import build_optimizer
 from dinoforge.training.config import TrainingConfig
 from dinoforge.training.data.dataset import Batch
-from dinoforge.training.data.views import StepViews
+from dinoforge.training.data.views import micro_batches
 from dinoforge.training.distributed.parallel import make_parallel
 from dinoforge.training.distributed.ranks import RankInfo
 from dinoforge.training.guards import check_finite
 from dinoforge.training.method import Losses, Targets, Views
 from dinoforge.training.precision import autocast
+from dinoforge.training.schedules import apply_schedules
 from dinoforge.training.updates import clip_gradients, update_teacher
 
 CPU = torch.device("cpu")
@@ -53,11 +54,10 @@ class Step:
         self.parallel = make_parallel(config, device, RankInfo(), self.attention)
         self.method = self.parallel.method
         self.optimizer = build_optimizer(config, self.method)
-        self.schedules = Schedules.of(config)
 
     def __call__(self, number: int, global_crops: Tensor, local_crops: Tensor) -> list[Losses]:
         """Do one update; returns the losses of each micro-batch."""
-        hyper = self.schedules.apply(self.optimizer, number)
+        hyper = apply_schedules(self.config, self.optimizer, number)
         parts = self.views(number, global_crops, local_crops)
         targets = self.targets(parts, hyper["schedule/teacher_temperature"])
         self.optimizer.zero_grad(set_to_none=True)
@@ -72,7 +72,7 @@ class Step:
         """Cut the crops into micro-batches, with the masks and subsets of a step."""
         images = np.arange(self.config.batch_size)
         batch = Batch(number, global_crops, local_crops, images, table=None)
-        return StepViews(self.config, RankInfo(), self.device)(batch)
+        return micro_batches(self.config, batch, RankInfo(), self.device)
 
     def targets(self, parts: Sequence[Part], temperature: float = 0.05) -> list[Targets]:
         """Let the teacher see the micro-batches."""

@@ -1,7 +1,7 @@
-"""Make the parts of a training from its recipe: networks, optimizer, schedules, precision."""
+"""Make the parts of a training from its recipe: device, networks, optimizer."""
 
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 
 import torch
 
@@ -14,10 +14,8 @@ from dinoforge.training.distributed.ranks import RankInfo
 from dinoforge.training.heads import ProjectionHead
 from dinoforge.training.method import Method
 from dinoforge.training.parameter_groups import optimizer_groups
-from dinoforge.training.schedules import Cosine, Linear, scaled_lr
 
 __all__ = [
-    "Schedules",
     "build_method",
     "build_on_meta",
     "build_optimizer",
@@ -103,44 +101,3 @@ def build_optimizer(config: TrainingConfig, method: Method) -> torch.optim.Optim
         patch_embed_lr=config.optimizer.patch_embed_lr,
     )
     return torch.optim.AdamW(groups, lr=0.0, betas=config.optimizer.betas, eps=1e-8, fused=True)
-
-
-@dataclass(frozen=True)
-class Schedules:
-    """The values that change over the run, as functions of the step."""
-
-    lr: Cosine
-    last_layer_lr: Cosine
-    weight_decay: Cosine
-    momentum: Cosine
-    temperature: Linear
-
-    @classmethod
-    def of(cls, config: TrainingConfig) -> "Schedules":
-        """Build the schedules of a recipe."""
-        optimizer, teacher, total = config.optimizer, config.teacher, config.steps
-        base = scaled_lr(optimizer.lr, config.batch_size, optimizer.lr_rule)
-        warmup, frozen = config.warmup, config.freeze_last_layer
-        return cls(
-            lr=Cosine(base, optimizer.lr_end, total, warmup),
-            last_layer_lr=Cosine(base, optimizer.lr_end, total, warmup, frozen=frozen),
-            weight_decay=Cosine(optimizer.weight_decay_start, optimizer.weight_decay_end, total),
-            momentum=Cosine(teacher.momentum_start, teacher.momentum_end, total),
-            temperature=Linear(
-                teacher.temperature_start, teacher.temperature, config.temperature_warmup
-            ),
-        )
-
-    def apply(self, optimizer: torch.optim.Optimizer, step: int) -> dict[str, float]:
-        """Set the optimizer's values for a step; returns all values, named as metrics."""
-        lr, last_lr, decay = self.lr(step), self.last_layer_lr(step), self.weight_decay(step)
-        for group in optimizer.param_groups:
-            group["lr"] = (last_lr if group["is_last_layer"] else lr) * group["lr_multiplier"]
-            group["weight_decay"] = decay * group["weight_decay_multiplier"]
-        return {
-            "schedule/lr": lr,
-            "schedule/last_layer_lr": last_lr,
-            "schedule/weight_decay": decay,
-            "schedule/momentum": self.momentum(step),
-            "schedule/teacher_temperature": self.temperature(step),
-        }

@@ -17,10 +17,10 @@ from dinoforge.exports import export_file
 from dinoforge.models.layers import BlockRows
 from dinoforge.progress import Progress, as_duration
 from dinoforge.training.attention import remember, settle_attention
-from dinoforge.training.build import Schedules, build_optimizer, choose_device
+from dinoforge.training.build import build_optimizer, choose_device
 from dinoforge.training.config import TrainingConfig
 from dinoforge.training.data.dataset import Batch, open_training_data
-from dinoforge.training.data.views import StepViews
+from dinoforge.training.data.views import micro_batches
 from dinoforge.training.distributed.checkpoint import Checkpoints
 from dinoforge.training.distributed.parallel import make_parallel
 from dinoforge.training.distributed.ranks import (
@@ -34,6 +34,7 @@ from dinoforge.training.guards import StopSignals, check_finite
 from dinoforge.training.method import Losses, Targets, Views
 from dinoforge.training.metrics import Clock, MetricsFile, diagnose, loss_metrics
 from dinoforge.training.precision import autocast
+from dinoforge.training.schedules import apply_schedules
 from dinoforge.training.updates import clip_gradients, update_teacher
 
 __all__ = ["Trainer", "TrainingSummary", "train"]
@@ -139,13 +140,11 @@ class Trainer:
         self.parallel = make_parallel(config, self.device, self.rank_info, self.attention)
         self.method = self.parallel.method
         self.optimizer = build_optimizer(config, self.method)
-        self.schedules = Schedules.of(config)
         self.checkpoints = Checkpoints(folder / "checkpoints", config.checkpoint)
         self.step = self.checkpoints.load_latest(self.method, self.optimizer)
         self.loss = float("nan")
         self.last_row: dict[str, float] = {}
         self.folder = folder
-        self._views = StepViews(config, self.rank_info, self.device)
         self._clock = Clock()
         self._warned = ""
         if self.step:
@@ -164,8 +163,8 @@ class Trainer:
 
     def run_step(self, batch: Batch, waited_s: float) -> dict[str, float] | None:
         """Do one update; returns a row of metrics when one is due."""
-        hyper = self.schedules.apply(self.optimizer, self.step)
-        parts = self._views(batch)
+        hyper = apply_schedules(self.config, self.optimizer, self.step)
+        parts = micro_batches(self.config, batch, self.rank_info, self.device)
         with autocast(self.config, self.device):
             targets = self.method.targets(
                 [views for views, _ in parts], hyper["schedule/teacher_temperature"]

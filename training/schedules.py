@@ -4,9 +4,13 @@ Each is a function of the step (0-based): nothing is accumulated, so a resume ne
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-__all__ = ["Cosine", "Linear", "scaled_lr"]
+from torch.optim import Optimizer
+
+from dinoforge.training.config import TrainingConfig
+
+__all__ = ["Cosine", "apply_schedules", "scaled_lr", "scheduled_values"]
 
 
 @dataclass(frozen=True)
@@ -15,25 +19,14 @@ class Cosine:
 
     The warm-up includes both ends, as published: steps ``warmup - 1`` and ``warmup`` both give
     ``base``. The last step does not quite reach ``final``; every later step gives it.
-
-    Parameters
-    ----------
-    base, final : float
-        Value after the warm-up and at the end.
-    total, warmup : int
-        Number of steps, and how many of them are warm-up.
-    start : float
-        Value at step 0 if there is a warm-up.
-    frozen : int
-        The value is 0 for the first ``frozen`` steps.
     """
 
     base: float
     final: float
-    total: int
-    warmup: int = 0
-    start: float = 0.0
-    frozen: int = 0
+    total: int  # steps
+    warmup: int = 0  # steps, of the total
+    start: float = 0.0  # at step 0 if there is a warm-up
+    frozen: int = 0  # the value is 0 for this many steps
 
     def __call__(self, step: int) -> float:
         """Return the value at a step."""
@@ -48,22 +41,6 @@ class Cosine:
         return self.final + 0.5 * (self.base - self.final) * (1 + math.cos(angle))
 
 
-@dataclass(frozen=True)
-class Linear:
-    """From ``start`` to ``end`` over ``warmup`` steps, both included, then constant."""
-
-    start: float
-    end: float
-    warmup: int
-
-    def __call__(self, step: int) -> float:
-        """Return the value at a step."""
-        if step >= self.warmup:
-            return self.end
-        share = step / (self.warmup - 1) if self.warmup > 1 else 0.0
-        return self.start + (self.end - self.start) * share
-
-
 def scaled_lr(base_lr: float, global_batch: int, rule: str = "sqrt_1024") -> float:
     """Return the learning rate of a global batch.
 
@@ -72,3 +49,32 @@ def scaled_lr(base_lr: float, global_batch: int, rule: str = "sqrt_1024") -> flo
     """
     scales: dict[str, float] = {"sqrt_1024": math.sqrt(global_batch / 1024), "none": 1.0}
     return base_lr * scales[rule]
+
+
+def scheduled_values(config: TrainingConfig, step: int) -> dict[str, float]:
+    """Return all values of a step, named as metrics."""
+    optimizer, teacher, total = config.optimizer, config.teacher, config.steps
+    base = scaled_lr(optimizer.lr, config.batch_size, optimizer.lr_rule)
+    lr = Cosine(base, optimizer.lr_end, total, config.warmup)
+    warmup, target = config.temperature_warmup, teacher.temperature
+    schedules = {
+        "lr": lr,
+        "last_layer_lr": replace(lr, frozen=config.freeze_last_layer),
+        "weight_decay": Cosine(optimizer.weight_decay_start, optimizer.weight_decay_end, total),
+        "momentum": Cosine(teacher.momentum_start, teacher.momentum_end, total),
+        # Constant after its warm-up.
+        "teacher_temperature": Cosine(
+            target, target, total, warmup, start=teacher.temperature_start
+        ),
+    }
+    return {f"schedule/{name}": schedule(step) for name, schedule in schedules.items()}
+
+
+def apply_schedules(config: TrainingConfig, optimizer: Optimizer, step: int) -> dict[str, float]:
+    """Set the optimizer's values for a step; returns `scheduled_values`."""
+    values = scheduled_values(config, step)
+    for group in optimizer.param_groups:
+        lr = values["schedule/last_layer_lr" if group["is_last_layer"] else "schedule/lr"]
+        group["lr"] = lr * group["lr_multiplier"]
+        group["weight_decay"] = values["schedule/weight_decay"] * group["weight_decay_multiplier"]
+    return values

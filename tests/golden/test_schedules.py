@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from dinoforge.training.schedules import Cosine, Linear, scaled_lr
+from dinoforge.training.schedules import Cosine, scaled_lr
 
 pytestmark = pytest.mark.golden
 
@@ -37,8 +37,11 @@ def schedules(recipe):
         "last_layer_lr": Cosine(lr, optim["min_lr"], total, warmup, frozen=frozen),
         "wd": Cosine(optim["weight_decay"], optim["weight_decay_end"], total),
         "momentum": Cosine(*momentum, total),
-        "teacher_temp": Linear(
-            teacher["warmup_teacher_temp"], teacher["teacher_temp"], temperature_warmup
+        "teacher_temp": Cosine(
+            *[teacher["teacher_temp"]] * 2,
+            total,
+            temperature_warmup,
+            start=teacher["warmup_teacher_temp"],
         ),
     }
 

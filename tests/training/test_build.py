@@ -4,15 +4,16 @@ import pytest
 import torch
 
 from dinoforge.errors import UsageError
-from dinoforge.training.build import Schedules, build_method, build_optimizer, choose_device
+from dinoforge.training.build import build_method, build_optimizer, choose_device
 from dinoforge.training.precision import autocast
+from dinoforge.training.schedules import apply_schedules
 
 
 def rates(config, step):
     """Learning rate and weight decay of every parameter at a step."""
     method = build_method(config)
     optimizer = build_optimizer(config, method)
-    Schedules.of(config).apply(optimizer, step)
+    apply_schedules(config, optimizer, step)
     names = {id(p): n for n, p in method.student.named_parameters()}
     return {
         names[id(p)]: (group["lr"], group["weight_decay"])

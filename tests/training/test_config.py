@@ -3,7 +3,7 @@
 import pytest
 
 from dinoforge.errors import UsageError
-from dinoforge.training.build import Schedules
+from dinoforge.training.schedules import scheduled_values
 
 
 def test_phases_are_shares_of_the_run_where_the_recipe_does_not_give_steps(tiny):
@@ -14,13 +14,11 @@ def test_phases_are_shares_of_the_run_where_the_recipe_does_not_give_steps(tiny)
 
 @pytest.mark.parametrize("steps", [1, 2, 7, 50, 400])
 def test_a_run_of_any_length_leaves_its_phases(tiny, steps):
-    schedules = Schedules.of(tiny(f"steps={steps}"))
-    last = steps - 1
-    assert schedules.last_layer_lr(last) > 0
-    assert schedules.temperature(last) == 0.07
-    assert max(schedules.lr(step) for step in range(steps)) == pytest.approx(
-        0.02 * (4 / 1024) ** 0.5
-    )
+    config = tiny(f"steps={steps}")
+    values = [scheduled_values(config, step) for step in range(steps)]
+    assert values[-1]["schedule/last_layer_lr"] > 0
+    assert values[-1]["schedule/teacher_temperature"] == 0.07
+    assert max(of["schedule/lr"] for of in values) == pytest.approx(0.02 * (4 / 1024) ** 0.5)
 
 
 def test_given_steps_are_taken_as_given(tiny):

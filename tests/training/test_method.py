@@ -6,10 +6,11 @@ import torch
 from dinoforge.models.config import VitConfig
 from dinoforge.models.vit import build_vit
 from dinoforge.training.build import build_method
+from dinoforge.training.config import CropsConfig, ModelConfig, TrainingConfig
 from dinoforge.training.data.masks import MaskConfig, collate_masks, draw_masks
+from dinoforge.training.data.views import draw_rows
 from dinoforge.training.losses import dino_loss, ibot_loss, koleo_loss, sinkhorn_knopp
 from dinoforge.training.method import Views
-from dinoforge.training.stochastic_depth import StochasticDepth
 
 BATCH, SIDE = 4, 4
 
@@ -27,10 +28,12 @@ def make_views(num_local=2, image_prob=0.5):
 
 
 def kept_rows(rate=0.4, num_local=2):
-    depth = StochasticDepth(
-        rate, depth=2, num_crops=(2, num_local), batch_size=BATCH, group_size=BATCH, seed=0
+    config = TrainingConfig(
+        batch_size=BATCH,
+        model=ModelConfig(architecture="custom", depth=2, drop_path=rate),
+        crops=CropsConfig(num_local=num_local),
     )
-    return depth.rows(0, range(BATCH))
+    return draw_rows(config, 0, range(BATCH))
 
 
 def losses_of(method, views, kept=None):
@@ -208,9 +211,10 @@ def test_every_branch_and_crop_size_draws_its_own_subset(tiny):
 
 def test_one_sample_is_never_dropped(tiny):
     block = build_vit(VitConfig(width=16, depth=1, heads=2, patch_size=7, image_size=28)).blocks[0]
-    x = torch.randn(1, 5, 16)
-    depth = StochasticDepth(0.9, depth=1, num_crops=(1, 0), batch_size=1, group_size=1, seed=0)
-    (rows,) = depth.rows(0, range(1))
+    x = torch.randn(2, 5, 16)  # one image, two global crops
+    model = ModelConfig(architecture="custom", depth=1, drop_path=0.9)
+    config = TrainingConfig(batch_size=1, model=model, crops=CropsConfig(num_local=0))
+    (rows,) = draw_rows(config, 0, range(1))
     (found,) = block([x, x[:0]], rows)[:1]
     (wanted,) = block([x])
     torch.testing.assert_close(found, wanted)

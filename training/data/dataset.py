@@ -21,14 +21,15 @@ from torch import Tensor
 from dinoforge.errors import UsageError
 from dinoforge.images import Undecodable
 from dinoforge.randomness import KeyedPermutation
+from dinoforge.sources.image_set import ImageSet, open_images
 from dinoforge.training.config import DataConfig, TrainingConfig
 from dinoforge.training.data.color import augment_colors, draw_colors
 from dinoforge.training.data.crops import CropsConfig, cut_crops, draw_boxes
-from dinoforge.training.data.decoded_cache import DecodedCache, Shrunk, TrainingImages, plan_cache
+from dinoforge.training.data.decoded_cache import TrainingImages
 from dinoforge.training.data.loader import prepare_steps, usable_workers, worker_context
 from dinoforge.training.distributed.ranks import RankInfo
 
-__all__ = ["Batch", "TrainingData", "TrainingImages", "open_training_data"]
+__all__ = ["Batch", "TrainingData", "open_training_data"]
 
 _log = logging.getLogger(__name__)
 
@@ -59,7 +60,7 @@ class _CutBatch:
     local_crops: Tensor  # uint8 [num_local B, 3, L, L]
     images: npt.NDArray[np.int64]  # [B], next in the order
     epochs: npt.NDArray[np.int64]  # [B]
-    shown: npt.NDArray[np.int64]  # [B], shown: these or their replacements
+    shown: npt.NDArray[np.int64]  # [B], these or their replacements
     undecodable: dict[int, str]  # image -> reason, of this batch
 
     def pin_memory(self) -> "_CutBatch":
@@ -87,7 +88,7 @@ class TrainingData:
 
     def __init__(
         self,
-        images: TrainingImages,
+        images: ImageSet,
         crops: CropsConfig,
         data: DataConfig,
         *,
@@ -96,21 +97,19 @@ class TrainingData:
         seed: int,
         device: torch.device | str = "cpu",
     ) -> None:
-        if not len(images):
-            raise UsageError(
-                what="no images to train on",
-                where=", ".join(data.paths) or "data.paths",
-                do="name a folder, tar or curation run with images",
-            )
         self._table = images.table
         self._crops = crops
         self._seed = seed
         self._device = torch.device(device)
         self._num_workers = usable_workers(data.num_workers)
         self._context = worker_context() if self._num_workers else None
-        images = Shrunk(images, data.max_side) if data.max_side else images
-        cache = plan_cache(images, data.cache, data.cache_mib, self._context)
-        self._cutter = _Cutter(images, crops, batch_size, part or range(batch_size), seed, cache)
+        self._cutter = _Cutter(
+            TrainingImages(images, data, self._context),
+            crops,
+            batch_size,
+            part or range(batch_size),
+            seed,
+        )
         self._max_bad_share = data.max_bad_share
         self._num_seen = 0
         self.undecodable: dict[int, str] = {}  # image -> reason, so far in this process
@@ -174,8 +173,7 @@ class _Cutter:
     batch_size: int
     part: range
     seed: int
-    cache: DecodedCache | None
-    undecodable: dict[int, str] = field(default_factory=dict)
+    undecodable: dict[int, str] = field(default_factory=dict)  # image -> reason, so far
 
     def __call__(self, step: int) -> _CutBatch:
         num_images = len(self.images)
@@ -206,9 +204,11 @@ class _Cutter:
         """Decode an image, or else the next in the order that decodes."""
         num_images = len(self.images)
         for _ in range(min(num_images, _MAX_IN_A_ROW)):
-            pixels = self._decode(image)
-            if pixels is not None:
-                return image, pixels
+            if image not in self.undecodable:
+                try:
+                    return image, self.images.decode(image)
+                except Undecodable as error:
+                    self.undecodable[image] = str(error)
             undecodable[image] = self.undecodable[image]
             position = (position + 1) % num_images
             image = _order(num_images, self.seed, epoch)[position]
@@ -218,18 +218,6 @@ class _Cutter:
             where=str(self.images.table["key"][image]),
             do="check these files, or drop them with `dinoforge curate`",
         )
-
-    def _decode(self, image: int) -> npt.NDArray[np.uint8] | None:
-        pixels = self.cache.get(image) if self.cache is not None else None
-        if pixels is None and image not in self.undecodable:
-            try:
-                pixels = self.images.decode(image)
-            except Undecodable as error:
-                self.undecodable[image] = str(error)
-            else:
-                if self.cache is not None:
-                    self.cache.put(image, pixels)
-        return pixels
 
 
 @functools.lru_cache(maxsize=4)
@@ -245,8 +233,6 @@ def open_training_data(
     `cache` is a folder for unpacked sources; batches are returned on `device`. Raises a
     `UsageError` if a path is missing or holds no images.
     """
-    from dinoforge.sources.image_set import open_images
-
     size = config.batch_size // rank_info.world_size
     return TrainingData(
         open_images(config.data.paths, cache=cache, policy=config.decode),

@@ -1,4 +1,4 @@
-"""Decoded images kept in memory, shared by all data workers, added when first used.
+"""Training images, shrunk as they are decoded, and kept in memory shared by all data workers.
 
 The first pass over a small data set decodes each image once; later passes only crop. Images that no
 longer fit are decoded every time: the cache changes speed, never a batch.
@@ -7,15 +7,15 @@ longer fit are decoded every time: the cache changes speed, never a batch.
 import contextlib
 import multiprocessing.context
 from contextlib import AbstractContextManager
-from typing import Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
 from dinoforge.images import Undecodable, resize
+from dinoforge.sources.image_set import ImageSet
+from dinoforge.training.config import DataConfig
 
-__all__ = ["DecodedCache", "Shrunk", "TrainingImages", "plan_cache"]
+__all__ = ["DecodedCache", "TrainingImages"]
 
 Image = npt.NDArray[np.uint8]
 
@@ -23,21 +23,49 @@ _SAMPLE = 64  # images decoded to estimate the size of all
 _SPARE = 1.1
 
 
-class TrainingImages(Protocol):
-    """Images by number; `dinoforge.sources.ImageSet` is one."""
+class TrainingImages:
+    """Images by position, of at most ``max_side`` pixels, cached as the recipe asks.
 
-    @property
-    def table(self) -> pa.Table:
-        """One row per image, with column ``key``."""
-        ...
+    Under ``cache=auto`` all images must fit in ``cache_mib``, as estimated from a few. `context` is
+    that of the worker processes which share the cache.
+    """
+
+    def __init__(
+        self,
+        images: ImageSet,
+        data: DataConfig,
+        context: multiprocessing.context.BaseContext | None = None,
+    ) -> None:
+        self.table = images.table
+        self._images, self._max_side = images, data.max_side
+        self._cache: DecodedCache | None = None
+        if data.cache == "none":
+            return
+        sizes = []
+        for index in np.unique(np.linspace(0, len(images) - 1, _SAMPLE).astype(int)).tolist():
+            with contextlib.suppress(Undecodable):
+                sizes.append(self.decode(index).size)
+        num_bytes = int(_SPARE * len(images) * float(np.mean(sizes))) if sizes else 0
+        if data.cache == "decoded" or num_bytes <= data.cache_mib << 20:
+            self._cache = DecodedCache(len(images), num_bytes + max(sizes, default=0), context)
 
     def __len__(self) -> int:
         """Return the number of images."""
-        ...
+        return len(self._images)
 
-    def decode(self, index: int, /) -> Image:
-        """Return uint8 ``[H, W, 3]`` or raise `Undecodable`."""
-        ...
+    def decode(self, index: int) -> Image:
+        """Return uint8 ``[H, W, 3]``, not to be changed, or raise `Undecodable`."""
+        pixels = self._cache.get(index) if self._cache is not None else None
+        if pixels is None:
+            pixels = self._images.decode(index)
+            height, width = pixels.shape[:2]
+            scale = self._max_side / min(height, width)
+            if 0 < scale < 1:
+                sides = (max(self._max_side, round(side * scale)) for side in (width, height))
+                pixels = resize(pixels, *sides)
+            if self._cache is not None:
+                self._cache.put(index, pixels)
+        return pixels
 
 
 class DecodedCache:
@@ -87,50 +115,3 @@ class DecodedCache:
     def _views(self) -> tuple[Image, npt.NDArray[np.int64]]:
         slots = np.frombuffer(self._slots, np.int64)  # type: ignore[call-overload]
         return np.frombuffer(self._pixels, np.uint8), slots.reshape(-1, 3)  # type: ignore[call-overload]
-
-
-def plan_cache(
-    images: TrainingImages,
-    mode: Literal["auto", "decoded", "none"],
-    limit_mib: int,
-    context: multiprocessing.context.BaseContext | None = None,
-) -> DecodedCache | None:
-    """Make a cache for all images, if `mode` is "decoded", or "auto" and they fit in the limit.
-
-    The size of all is estimated by decoding a few; `context` is that of the worker processes.
-    """
-    if mode == "none" or not len(images):
-        return None
-    sizes = []
-    for index in np.unique(np.linspace(0, len(images) - 1, _SAMPLE).astype(int)).tolist():
-        with contextlib.suppress(Undecodable):
-            sizes.append(images.decode(index).size)
-    num_bytes = int(_SPARE * len(images) * float(np.mean(sizes))) if sizes else 0
-    if mode == "auto" and num_bytes > limit_mib << 20:
-        return None
-    return DecodedCache(len(images), num_bytes + max(sizes, default=0), context)
-
-
-class Shrunk:
-    """Images shrunk as they are decoded, to a shorter side of at most ``max_side`` pixels.
-
-    Large photographs then fit the cache; smaller images are unchanged.
-    """
-
-    def __init__(self, images: TrainingImages, max_side: int) -> None:
-        self._images, self._max_side = images, max_side
-        self.table: pa.Table = images.table
-
-    def __len__(self) -> int:
-        """Return the number of images."""
-        return len(self._images)
-
-    def decode(self, index: int, /) -> npt.NDArray[np.uint8]:
-        """Return uint8 ``[H, W, 3]`` or raise `Undecodable`."""
-        pixels = self._images.decode(index)
-        height, width = pixels.shape[:2]
-        scale = self._max_side / min(height, width)
-        if scale >= 1:
-            return pixels
-        shorter_first = (max(self._max_side, round(side * scale)) for side in (width, height))
-        return resize(pixels, *shorter_first)

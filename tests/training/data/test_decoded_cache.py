@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from dinoforge.training.data.decoded_cache import Shrunk
+from dinoforge.training.config import DataConfig
+from dinoforge.training.data.decoded_cache import TrainingImages
 
 
 class Photographs:
@@ -27,11 +28,13 @@ class Photographs:
     [((400, 600), (100, 150)), ((600, 400), (150, 100)), ((100, 900), (100, 900)), ((64, 80),) * 2],
 )
 def test_the_shorter_side_is_at_most_the_limit_and_the_shape_stays(size, shrunk):
-    images = Shrunk(Photographs(size), 100)
+    images = TrainingImages(Photographs(size), DataConfig(max_side=100))
     assert images.decode(0).shape[:2] == shrunk
     assert (len(images), images.table) == (1, "the table")
 
 
 def test_a_shrunk_image_shows_the_same():
-    large, small = Photographs((400, 600)).decode(0), Shrunk(Photographs((400, 600)), 100).decode(0)
+    photographs = Photographs((400, 600))
+    large = photographs.decode(0)
+    small = TrainingImages(photographs, DataConfig(max_side=100)).decode(0)
     np.testing.assert_allclose(small[50, ::15, 0], large[200, 2::60, 0], atol=2)

@@ -3,16 +3,20 @@
 import numpy as np
 import torch
 
-from dinoforge.training.stochastic_depth import StochasticDepth
+from dinoforge.training.config import CropsConfig, ModelConfig, TrainingConfig
+from dinoforge.training.data.views import draw_rows
 
 DEPTH, BATCH, GROUP = 3, 12, 4
 
 
 def draw(images=range(BATCH), step=0, rate=0.3, group_size=GROUP):
-    depth = StochasticDepth(
-        rate, depth=DEPTH, num_crops=(2, 5), batch_size=BATCH, group_size=group_size, seed=0
+    config = TrainingConfig(
+        batch_size=BATCH,
+        group_size=group_size,
+        model=ModelConfig(architecture="custom", depth=DEPTH, drop_path=rate),
+        crops=CropsConfig(num_local=5),
     )
-    return depth.rows(step, images)
+    return draw_rows(config, step, images)
 
 
 def places(rows, images):
