@@ -27,7 +27,8 @@ from recording import write_result
 from dinoforge.config import find_recipe, load_config
 from dinoforge.training.config import TrainingConfig
 from dinoforge.training.data.dataset import Batch
-from dinoforge.training.distributed.ranks import RankInfo, join_ranks
+from dinoforge.training.distributed.join import join_ranks
+from dinoforge.training.distributed.ranks import RankInfo
 from dinoforge.training.loop import Trainer
 
 

@@ -28,8 +28,9 @@ def train_run(loaded: "Loaded[TrainingConfig]", *, change: "OnChange") -> "Train
     import contextlib
 
     from dinoforge.training.build import choose_device, probable_device
+    from dinoforge.training.distributed.join import join_ranks
     from dinoforge.training.distributed.local_ranks import end_with_launcher
-    from dinoforge.training.distributed.ranks import RankInfo, join_ranks, on_rank_0
+    from dinoforge.training.distributed.ranks import RankInfo, on_rank_0
     from dinoforge.training.loop import train
 
     end_with_launcher()

@@ -12,11 +12,11 @@ from types import FrameType
 from dinoforge.errors import RankLost
 from dinoforge.processes import end_with_parent
 
-__all__ = ["end_with_launcher", "run_local_ranks"]
+__all__ = ["end_with_launcher", "has_launcher", "run_local_ranks"]
 
 _PARENT = "DINOFORGE_PARENT"  # a rank ends when this process is gone
 _FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
-_GRACE_S = 20.0  # for the remaining ranks to find out which one was lost, and report it
+_GRACE_S = 20.0  # for the remaining ranks to find out that one was lost, or to report an error
 
 
 def run_local_ranks(count: int, arguments: Sequence[str]) -> int:
@@ -28,7 +28,7 @@ def run_local_ranks(count: int, arguments: Sequence[str]) -> int:
     Raises
     ------
     RankLost
-        If a rank was killed: names it; the others have been ended.
+        If a rank was killed, or hangs: names it; the others have been ended.
     """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -69,9 +69,14 @@ def run_local_ranks(count: int, arguments: Sequence[str]) -> int:
             signal.signal(number, handler)
 
 
+def has_launcher() -> bool:
+    """Return whether `run_local_ranks` started this process, and so reports a lost rank."""
+    return _PARENT in os.environ
+
+
 def end_with_launcher() -> None:
     """End this process with the one that started it as a rank; others are not affected."""
-    if _PARENT in os.environ:
+    if has_launcher():
         end_with_parent(int(os.environ[_PARENT]))
 
 
@@ -88,4 +93,8 @@ def _wait(ranks: Sequence[subprocess.Popen[bytes]]) -> int:
         if code is not None and code < 0:
             name = signal.Signals(-code).name
             raise RankLost(f"rank {number} was lost: {name} (often: out of memory)")
-    return (codes[first] if first is not None else next(filter(None, codes), 0)) or 0
+    code = (codes[first] if first is not None else next(filter(None, codes), 0)) or 0
+    if code == RankLost.exit_code:  # found out by the other ranks, which leave the report to us
+        hanging = [f"rank {number}" for number, code in enumerate(codes) if code is None]
+        raise RankLost(f"{' and '.join(hanging) or 'a rank'} of {len(ranks)} was lost")
+    return code

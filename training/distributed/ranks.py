@@ -6,13 +6,8 @@ Losses depend on the global batch only through the sums made here, so 1 rank and
 same numbers for the same images.
 """
 
-import contextlib
-import datetime
 import os
-import signal
-import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -21,19 +16,13 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from dinoforge.errors import DinoforgeError, RankLost, RankStopped, UsageError
-from dinoforge.training.distributed.failures import (
-    Heartbeat,
-    announce_end,
-    is_reported_by_another_rank,
-)
+from dinoforge.errors import RankStopped, UsageError
 
 __all__ = [
     "RankInfo",
     "all_gather_objects",
     "from_rank_0",
     "highest_over_ranks",
-    "join_ranks",
     "local_part",
     "on_rank_0",
     "rank",
@@ -42,8 +31,6 @@ __all__ = [
 ]
 
 T = TypeVar("T")
-
-_FAREWELL_S = 3.0
 
 
 @dataclass(frozen=True)
@@ -71,87 +58,6 @@ class RankInfo:
                 where="RANK, WORLD_SIZE, LOCAL_RANK",
                 do="let a launcher set them all, or unset WORLD_SIZE for one process",
             ) from error
-
-
-@contextlib.contextmanager
-def join_ranks(device: torch.device, timeout_s: float) -> Iterator[RankInfo]:
-    """Join the process group that the environment names; one process joins nothing.
-
-    After an error the group is not destroyed: that would wait for ranks that are gone.
-
-    Parameters
-    ----------
-    device : torch.device
-        ``cuda`` uses NCCL for its tensors, and gloo for those on the CPU.
-    timeout_s : float
-        Maximum wait for the other ranks in any exchange, seconds.
-
-    Raises
-    ------
-    RankLost
-        If an exchange failed because a rank is gone: names it.
-    RankStopped
-        If another rank reports the error: a lost rank, or an error common to several ranks.
-    """
-    info = RankInfo.of_environment()
-    if info.world_size == 1:
-        yield info
-        return
-    heartbeat = _join(info, device, timeout_s)
-    try:
-        yield info
-    except UsageError as error:
-        _ignore_signals()
-        if is_reported_by_another_rank(error, info.rank, info.world_size):
-            raise RankStopped(error.exit_code) from error
-        raise
-    except RankStopped as error:
-        if error.exit_code == UsageError.exit_code:
-            _ignore_signals()
-            announce_end()
-        raise
-    except RuntimeError as error:
-        _ignore_signals()
-        lost = heartbeat.lost()
-        if not lost:
-            raise
-        if info.rank == 0:  # it holds the store, from which the others learn
-            time.sleep(_FAREWELL_S)
-        if info.rank != min(set(range(info.world_size)) - set(lost)):
-            raise RankStopped(RankLost.exit_code) from error
-        names = " and ".join(f"rank {number}" for number in lost)
-        raise RankLost(f"{names} of {info.world_size} was lost") from error
-    heartbeat.stop()
-    dist.destroy_process_group()
-
-
-def _ignore_signals() -> None:
-    """Keep a launcher that ends all ranks from interrupting the report of the error."""
-    if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
-            signal.signal(number, signal.SIG_IGN)
-
-
-def _join(info: RankInfo, device: torch.device, timeout_s: float) -> Heartbeat:
-    host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    timeout = datetime.timedelta(seconds=timeout_s)
-    agent = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"  # torchrun holds the store
-    is_master = info.rank == 0 and not agent
-    try:
-        store = dist.TCPStore(host, port, info.world_size, is_master=is_master, timeout=timeout)
-    except (dist.DistError, RuntimeError) as error:
-        raise DinoforgeError(
-            f"rank {info.rank} of {info.world_size} cannot reach the others at "
-            f"{host}:{port} within {timeout_s:.0f} s - look at the log of rank 0"
-        ) from error
-    dist.init_process_group(
-        "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
-        store=store,
-        rank=info.rank,
-        world_size=info.world_size,
-        timeout=timeout,
-    )
-    return Heartbeat(info.rank, info.world_size)
 
 
 def world_size() -> int:

@@ -15,7 +15,8 @@ from torch.distributed.tensor import DTensor
 
 from dinoforge.config import load_config
 from dinoforge.training.config import TrainingConfig
-from dinoforge.training.distributed.ranks import join_ranks, rank
+from dinoforge.training.distributed.join import join_ranks
+from dinoforge.training.distributed.ranks import rank
 from dinoforge.training.loop import Trainer
 
 

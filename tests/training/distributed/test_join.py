@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).with_name("rank_of_failures.py")
+SCRIPT = Path(__file__).with_name("rank_of_errors.py")
 LINE = "2 no GPU - device=cuda - give device=cpu"
 
 pytestmark = pytest.mark.xdist_group("ranks")

@@ -1,6 +1,6 @@
-"""One rank of `test_failures`: some ranks meet a mistake; each writes what it would tell.
+"""One rank of `test_join`: some ranks meet a mistake; each writes what it would tell.
 
-Usage: rank_of_failures.py FOLDER RANK,RANK,...
+Usage: rank_of_errors.py FOLDER RANK,RANK,...
 """
 
 import os
@@ -11,10 +11,10 @@ from pathlib import Path
 import torch
 
 from dinoforge.errors import RankStopped, UsageError
-from dinoforge.training.distributed import failures
-from dinoforge.training.distributed.ranks import join_ranks, rank
+from dinoforge.training.distributed import join
+from dinoforge.training.distributed.ranks import rank
 
-failures._PATIENCE_S = 2.0  # seconds for rank 0, all on one machine
+join._PATIENCE_S = 2.0  # seconds for rank 0, all on one machine
 
 
 def meet(folder: Path, who: set[int]) -> None:
@@ -27,7 +27,7 @@ def meet(folder: Path, who: set[int]) -> None:
 
 def main(folder: str, who: str) -> None:
     try:
-        with join_ranks(torch.device("cpu"), 60):
+        with join.join_ranks(torch.device("cpu"), 60):
             meet(Path(folder), {int(number) for number in who.split(",")})
             os._exit(0)  # taking the group down would wait for the others
     except (UsageError, RankStopped) as error:
