@@ -34,12 +34,7 @@ def write_backbone(
 ) -> Path:
     """Write the backbone of ``step`` and delete older ones that the recipe does not keep.
 
-    Returns the path of the file.
-
-    Raises
-    ------
-    UsageError
-        If it cannot be written.
+    Returns the path of the file; raises a `UsageError` if it cannot be written.
     """
     with torch.device("meta"):
         backbone = VisionTransformer(config.model.vit(config.crops.global_size))

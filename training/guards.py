@@ -31,16 +31,8 @@ def check_finite(
 ) -> float:
     """Return the loss of a step over all ranks, or raise before its update.
 
-    Parameters
-    ----------
-    step : int
-        Updates done so far.
-    losses : sequence of Losses
-        Of this rank's micro-batches.
-    norms : mapping
-        Name -> gradient norm of the step, equal on all ranks.
-    keys : sequence of str
-        This rank's images.
+    Takes the updates done so far, the losses of this rank's micro-batches, the gradient norms of
+    `clip_gradients`, equal on all ranks, and the keys of this rank's images.
 
     Raises
     ------

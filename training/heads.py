@@ -25,24 +25,16 @@ class Prototypes(nn.Module):
         self.weight_g = nn.Parameter(torch.ones(prototypes, 1))
         self.weight_v = nn.Parameter(torch.zeros(prototypes, bottleneck))
 
-    def weight(self) -> Tensor:
-        """Return the normalized weights ``[K, P]``."""
-        return torch._weight_norm(self.weight_v, self.weight_g, 0)  # noqa: SLF001 - fused kernel
-
     def forward(self, x_MP: Tensor) -> Tensor:
         """Return scores ``[M, K]``: cosines while g is 1 and rows are unit vectors."""
-        return F.linear(x_MP, self.weight())
+        weight_KP = torch._weight_norm(self.weight_v, self.weight_g, 0)  # noqa: SLF001 - fused
+        return F.linear(x_MP, weight_KP)
 
 
 class ProjectionHead(nn.Module):
     """Linear - GELU - ... - Linear, L2 normalization, prototypes (Caron et al. 2021, app. C).
 
-    Parameters
-    ----------
-    width, hidden, bottleneck : int
-        Widths of the backbone, of the hidden layers and of the bottleneck.
-    prototypes, layers : int
-        Number of prototypes, and of linear layers before them.
+    ``width`` is that of the backbone; the other sizes are those of `HeadConfig`.
     """
 
     def __init__(

@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import torch
 from torch import Tensor
@@ -81,7 +81,8 @@ class MetricsFile:
     """Append rows to ``metrics.jsonl``, on rank 0; a resume first drops rows after its step."""
 
     def __init__(self, folder: Path, *, resume_at: int) -> None:
-        self._open_files: list[Any] = []
+        self._file: TextIO | None = None
+        self._board: Any = None
         if rank() != 0:
             return
         path = folder / "metrics.jsonl"
@@ -90,28 +91,27 @@ class MetricsFile:
         whole = (line for line in lines if line.endswith("}"))
         kept = [line for line in whole if json.loads(line)["step"] <= resume_at]
         write_text(path, "".join(f"{line}\n" for line in kept))
-        self._open_files.append(path.open("a", encoding="utf-8"))
+        self._file = path.open("a", encoding="utf-8")
         with contextlib.suppress(ImportError):  # TensorBoard is optional
             from torch.utils.tensorboard import SummaryWriter
 
-            board = SummaryWriter(str(folder / "tensorboard"), purge_step=resume_at + 1)
-            self._open_files.append(board)
+            self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=resume_at + 1)
 
     def __enter__(self) -> "MetricsFile":
         return self
 
     def __exit__(self, *_error: object) -> None:
-        for open_file in self._open_files:
-            open_file.close()
+        for writer in filter(None, (self._file, self._board)):
+            writer.close()
 
     def write(self, step: int, row: dict[str, float]) -> None:
         """Append the row of ``step`` (1-based: updates done after it)."""
-        for file in self._open_files[:1]:
-            file.write(json.dumps({"step": step, **row}) + "\n")
-            file.flush()
-        for board in self._open_files[1:]:
+        if self._file is not None:
+            self._file.write(json.dumps({"step": step, **row}) + "\n")
+            self._file.flush()
+        if self._board is not None:
             for name, value in row.items():
-                board.add_scalar(name, value, step)
+                self._board.add_scalar(name, value, step)
 
 
 class Clock:

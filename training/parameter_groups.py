@@ -38,19 +38,10 @@ def clean_name(name: str) -> str:
 def parameter_rule(
     name: str, *, depth: int, layerwise_decay: float, patch_embed_lr: float
 ) -> ParameterRule:
-    """Return the multipliers of a parameter.
+    """Return the multipliers of a parameter; chunked block names (``blocks.C.N.``) are understood.
 
-    Parameters
-    ----------
-    name : str
-        Inside a sub-network; chunked block names (``blocks.C.N.``) are understood.
-    depth : int
-        Blocks L of the backbone: block i gets ``decay ** (L - i)``, tokens and patch embedding
-        ``decay ** (L + 1)``, the final norm and heads 1.
-    layerwise_decay : float
-        1.0 for none.
-    patch_embed_lr : float
-        Another factor for the patch embedding.
+    Of L = ``depth`` blocks, block i gets ``layerwise_decay ** (L - i)``, tokens and patch embedding
+    ``layerwise_decay ** (L + 1)``, the latter times ``patch_embed_lr``; the final norm and heads 1.
     """
     name = clean_name(name)
     block = _BLOCK.search(name)

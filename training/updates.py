@@ -24,7 +24,7 @@ def clip_gradients(
     Parameters
     ----------
     networks : mapping
-        Name -> module; each is clipped by its own norm, as published.
+        Each is clipped by its own norm, as published.
     max_norm : float
         0 measures without clipping.
     shard_group : ProcessGroup, optional
@@ -56,13 +56,8 @@ def clip_gradients(
 def update_teacher(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
     """Set teacher = momentum * teacher + (1 - momentum) * student, in place.
 
-    Parameters
-    ----------
-    teacher, student : nn.Module
-        Equal names, shapes and shards; the teacher in float32 at least (1 - momentum gets as small
-        as 1e-5, which bfloat16 cannot add).
-    momentum : float
-        In double precision.
+    Both have the same names, shapes and shards; the teacher is in float32 at least: 1 - momentum
+    gets as small as 1e-5, which bfloat16 cannot add.
     """
     names, parameters = zip(*teacher.named_parameters(), strict=True)
     source_names, sources = zip(*student.named_parameters(), strict=True)

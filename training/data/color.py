@@ -120,8 +120,7 @@ def augment_colors(crops: Tensor, draws: ColorDraws, config: CropsConfig) -> Ten
         levels = crops.index_select(0, index).float()
         _jitter(levels, some)
         _on_rows(levels, np.flatnonzero(some.gray), to_grayscale)
-        blurred = np.flatnonzero(some.sigma)
-        _on_rows(levels, blurred, blur, some.sigma)
+        _on_rows(levels, np.flatnonzero(some.sigma), blur, some.sigma)
         _on_rows(levels, np.flatnonzero(some.solarize), invert)
         colored.index_copy_(0, index, normalize(levels, config.mean, config.std))
     return colored

@@ -180,11 +180,8 @@ def cut_crops(
 ) -> "tuple[Tensor, Tensor]":
     """Cut, resize and mirror all crops of B images, uint8 ``[h, w, 3]``.
 
-    Returns
-    -------
-    tuple of Tensor
-        uint8, crop-major (first crop 1 of all images): global crops ``[2 B, 3, G, G]`` and local
-        crops ``[num_local B, 3, L, L]``.
+    Returns global crops ``[2 B, 3, G, G]`` and local crops ``[num_local B, 3, L, L]``, uint8,
+    crop-major (first crop 1 of all images).
     """
     import torch
 
@@ -215,21 +212,8 @@ def resized_crop(
     with a = -0.5, widened when shrinking, rounded to whole levels between the horizontal and the
     vertical pass), computed by torch: within one level of Pillow before 13, and four times as fast.
 
-    Parameters
-    ----------
-    source : Tensor
-        uint8 ``[3, h, w]``.
-    box : sequence of int
-        Top, left, height, width in pixels, inside the image.
-    size : int
-        Side of the result, pixels.
-    interpolation : str
-        ``bicubic`` or ``bilinear``.
-
-    Returns
-    -------
-    Tensor
-        uint8 ``[3, size, size]``.
+    Takes uint8 ``[3, h, w]`` and top, left, height, width in pixels, inside the image; returns
+    uint8 ``[3, size, size]``.
     """
     import torch.nn.functional as F
 

@@ -55,14 +55,8 @@ def prepare_steps(
 ) -> Iterator[T]:
     """Yield ``prepare(step)`` for each step in order, computed in advance by worker processes.
 
-    Parameters
-    ----------
-    prepare : callable
-        A function of the step only; is pickled.
-    steps, num_workers, context
-        At least 1 worker, from `worker_context`.
-    pinned : bool
-        Return results in page-locked memory, from which a GPU copies asynchronously.
+    `prepare` is pickled; there is at least 1 worker, of `worker_context`. `pinned` results are in
+    page-locked memory, from which a GPU copies asynchronously.
     """
     loader: DataLoader[T | DinoforgeError] = DataLoader(
         _Steps(prepare),

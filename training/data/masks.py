@@ -7,7 +7,6 @@ import functools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +18,6 @@ from dinoforge.randomness import Draws, uniforms
 __all__ = [
     "BatchMasks",
     "MaskConfig",
-    "MaskDraws",
     "block_mask",
     "collate_masks",
     "draw_masks",
@@ -48,16 +46,6 @@ class MaskConfig:
             yield Fault(f"`{at}.ratio` is {[low, high]}", "recipe", "give 0 <= low <= high <= 1")
 
 
-class MaskDraws(Protocol):
-    """Random numbers of `block_mask`; see `dinoforge.randomness.Draws`."""
-
-    def uniform(self, low: float, high: float) -> float:
-        """Draw from [low, high)."""
-
-    def integer(self, low: int, high: int) -> int:
-        """Draw from low, ..., high - 1."""
-
-
 @dataclass(frozen=True)
 class BatchMasks:
     """Masks of one batch, as the student and the iBOT loss take them."""
@@ -67,7 +55,7 @@ class BatchMasks:
     weights_M: npt.NDArray[np.float32]  # 1 / masked patches of the same crop
 
 
-def block_mask(rows: int, columns: int, target: int, draws: MaskDraws) -> npt.NDArray[np.bool_]:
+def block_mask(rows: int, columns: int, target: int, draws: Draws) -> npt.NDArray[np.bool_]:
     """Cover about ``target`` patches with rectangles (BEiT, Bao et al. 2022, algorithm 1).
 
     Rectangles are added until the target is reached or ten tries in a row add nothing; the target
@@ -114,16 +102,8 @@ def draw_masks(
     whole range; slots are shuffled over the crops. A mask is a function of (seed, step, slot):
     ranks that draw only their own crops agree on all of them.
 
-    Parameters
-    ----------
-    num_crops : int
-        Global crops of the step, over all ranks.
-    rows, columns : int
-        Grid of patches.
-    config, seed, step
-        Of the run.
-    crops : ndarray of int64, optional
-        Which crops, in this order; default: all.
+    ``num_crops`` counts those of all ranks; ``crops`` are the wanted ones, in this order; default:
+    all. ``rows`` and ``columns`` are the grid of patches.
     """
     num_masked = int(num_crops * config.image_prob)
     slots = uniforms(seed, "masks/slots", [step], count=num_crops)[0].argsort(kind="stable")
@@ -138,12 +118,7 @@ def draw_masks(
 
 
 def slot_mask(
-    slot: int,
-    num_masked: int,
-    rows: int,
-    columns: int,
-    ratio: tuple[float, float],
-    draws: MaskDraws,
+    slot: int, num_masked: int, rows: int, columns: int, ratio: tuple[float, float], draws: Draws
 ) -> npt.NDArray[np.bool_]:
     """Draw the mask of one of the ``num_masked`` slots of a step, ``[rows, columns]``."""
     low, high = _edges(tuple(ratio), num_masked)[slot : slot + 2]

@@ -66,10 +66,7 @@ def make_parallel(
 ) -> Parallel:
     """Build the method of a recipe on this rank; with several ranks, in their process group.
 
-    Raises
-    ------
-    UsageError
-        If the batch or the mesh does not divide over the ranks.
+    Raises a `UsageError` if the batch or the mesh does not divide over the ranks.
     """
     config.check_ranks(rank_info.world_size, rank_info.local_world_size)
     method = build_on_meta(config, attention)
@@ -78,7 +75,8 @@ def make_parallel(
     if config.parallel.activation_checkpointing == "blocks":
         checkpoint_blocks(method.student)
     if config.parallel.compile:
-        _compile_blocks(method)
+        for block in (*_blocks(method.student), *_blocks(method.teacher)):
+            block.compile(dynamic=False, fullgraph=True)  # equal blocks are compiled once
     mesh = None
     if mode in ("fsdp", "hsdp"):
         copy = config.parallel.ranks_of_a_copy(
@@ -113,7 +111,7 @@ def _without_buffer_sync() -> dict[str, Any]:
 
 def checkpoint_blocks(student: nn.ModuleDict) -> None:
     """Keep only the input of every block; the rest is recomputed in the backward pass."""
-    for block in student["backbone"].get_submodule("blocks").children():
+    for block in _blocks(student):
         block.forward = _recomputed(block.forward)
 
 
@@ -126,11 +124,8 @@ def _recomputed(forward: Callable[..., Any]) -> Callable[..., Any]:
     return run
 
 
-def _compile_blocks(method: Method) -> None:
-    """Compile block by block: equal blocks are compiled once."""
-    for networks in (method.student, method.teacher):
-        for block in networks["backbone"].get_submodule("blocks").children():
-            block.compile(dynamic=False, fullgraph=True)
+def _blocks(networks: nn.ModuleDict) -> Iterator[nn.Module]:
+    return networks["backbone"].get_submodule("blocks").children()
 
 
 def shard_method(
@@ -139,22 +134,10 @@ def shard_method(
     """Make each block, each head and the rest of a backbone one unit of FSDP2.
 
     Student and teacher are sharded in place, by the same rule. Nothing is allocated: networks on
-    the meta device stay there, so that a plan shards them as a run does.
+    the meta device stay there, so that a plan shards them as a run does. `ranks_of_copy` ranks hold
+    one copy together, a divisor; below `num_ranks` there are several copies (HSDP).
 
-    Parameters
-    ----------
-    config : TrainingConfig
-        Its precision sets the dtypes in which units are gathered and gradients reduced.
-    method, device
-        Where the run computes.
-    num_ranks, ranks_of_copy : int
-        Ranks, and how many of them hold one copy together: a divisor; below `num_ranks` there
-        are several copies (HSDP).
-
-    Returns
-    -------
-    DeviceMesh
-        With the dimensions ``replicate`` and ``shard``.
+    Returns a mesh with the dimensions ``replicate`` and ``shard``.
     """
     mesh = init_device_mesh(
         device.type,
@@ -164,14 +147,13 @@ def shard_method(
     used = mesh if ranks_of_copy < num_ranks else mesh["shard"]
     blocks, whole = precision_policies(config, device)
     for networks in (method.student, method.teacher):
-        backbone = networks["backbone"]
-        for block in backbone.get_submodule("blocks").children():
+        for block in _blocks(networks):
             fully_shard(block, mesh=used, mp_policy=blocks)
         for network in networks.values():
             # The root too: else the teacher, which has no backward pass, stays gathered.
             fully_shard(network, mesh=used, mp_policy=whole, reshard_after_forward=True)
         for name in ("forward_features", "forward_features_list"):
-            register_fsdp_forward_method(backbone, name)
+            register_fsdp_forward_method(networks["backbone"], name)
     return mesh
 
 
