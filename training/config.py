@@ -176,6 +176,9 @@ Mode = Literal["single", "ddp", "fsdp", "hsdp"]
 
 _SMALL = 100_000_000  # parameters; 20 bytes each of weights, gradient, moments and teacher: 2 GB
 
+# Lengths of phases that the recipe does not give, % of the steps (those of the published 125,000).
+_WARMUP, _TEMPERATURE_WARMUP, _FREEZE = 10, 30, 1
+
 
 @dataclass(frozen=True, kw_only=True)
 class ParallelConfig:
@@ -290,27 +293,29 @@ class TrainingConfig:
     @property
     def warmup(self) -> int:
         """Warm-up steps of the learning rate."""
-        return self._share(self.optimizer.warmup, 10)
+        return self._share(self.optimizer.warmup, _WARMUP)
 
     @property
     def temperature_warmup(self) -> int:
         """Warm-up steps of the teacher temperature."""
-        return self._share(self.teacher.temperature_warmup, 30)
+        return self._share(self.teacher.temperature_warmup, _TEMPERATURE_WARMUP)
 
     @property
     def freeze_last_layer(self) -> int:
         """Steps with frozen prototypes."""
-        return self._share(self.optimizer.freeze_last_layer, 1)
+        return self._share(self.optimizer.freeze_last_layer, _FREEZE)
 
     def _share(self, given: int | None, percent: int) -> int:
         return self.steps * percent // 100 if given is None else given
 
     def _phase_faults(self) -> Iterator[Fault]:
         """Find phases longer than the run: they were chosen for another number of steps."""
+        optimizer, steps = self.optimizer, self.steps
+        warm = self.teacher.temperature_warmup
         for name, given, percent, longest in (
-            ("optimizer.warmup", self.optimizer.warmup, 10, self.steps),
-            ("teacher.temperature_warmup", self.teacher.temperature_warmup, 30, self.steps),
-            ("optimizer.freeze_last_layer", self.optimizer.freeze_last_layer, 1, self.steps - 1),
+            ("optimizer.warmup", optimizer.warmup, _WARMUP, steps),
+            ("teacher.temperature_warmup", warm, _TEMPERATURE_WARMUP, steps),
+            ("optimizer.freeze_last_layer", optimizer.freeze_last_layer, _FREEZE, steps - 1),
         ):
             if given is not None and not 0 <= given <= longest:
                 what = f"`{name}` {given} does not fit a run of {self.steps} steps"

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from dinoforge.errors import DinoforgeError, RankStopped
+from dinoforge.training.distributed.local_ranks import STOP_SIGNALS
 from dinoforge.training.distributed.ranks import (
     RankInfo,
     all_gather_objects,
@@ -60,9 +61,7 @@ def check_finite(
 
 
 class StopSignals:
-    """Turn TERM, INT, USR1 and USR2 into a flag that the loop reads after each step."""
-
-    _WATCHED = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
+    """Turn `STOP_SIGNALS` into a flag that the loop reads after each step."""
 
     def __init__(self) -> None:
         self.received = 0  # number of the signal
@@ -70,10 +69,10 @@ class StopSignals:
         self._mask: set[int] = set()
 
     def __enter__(self) -> "StopSignals":
-        for number in self._WATCHED:
+        for number in STOP_SIGNALS:
             self._before[number] = signal.signal(number, self._note)
         # The parent may have blocked them, so that none is lost during imports.
-        self._mask = signal.pthread_sigmask(signal.SIG_UNBLOCK, self._WATCHED)
+        self._mask = signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_error: object) -> None:

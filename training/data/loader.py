@@ -18,13 +18,11 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from dinoforge.errors import DinoforgeError
+from dinoforge.training.distributed.local_ranks import STOP_SIGNALS
 
 __all__ = ["prepare_steps", "usable_workers", "worker_context"]
 
 T = TypeVar("T")
-
-# Sent to the whole process group by a scheduler or the keyboard; the training process reacts.
-_LEFT_TO_TRAINING = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 
 
 def usable_workers(num_workers: int) -> int:
@@ -37,7 +35,7 @@ def worker_context() -> multiprocessing.context.BaseContext:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["dinoforge.training.data.dataset"])
     # Blocked signals are inherited: they can end neither server nor workers.
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _LEFT_TO_TRAINING)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     try:
         multiprocessing.forkserver.ensure_running()
     finally:
@@ -93,5 +91,5 @@ def _as_it_is(result: T) -> T:
 
 
 def _leave_signals(_worker: int) -> None:
-    for number in _LEFT_TO_TRAINING:
+    for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)

@@ -12,10 +12,12 @@ from types import FrameType
 from dinoforge.errors import RankLost
 from dinoforge.processes import end_with_parent
 
-__all__ = ["end_with_launcher", "has_launcher", "run_local_ranks"]
+__all__ = ["STOP_SIGNALS", "end_with_launcher", "has_launcher", "run_local_ranks"]
+
+# Sent by a scheduler, often to the whole process group, or by the keyboard.
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 
 _PARENT = "DINOFORGE_PARENT"  # a rank ends when this process is gone
-_FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 _GRACE_S = 20.0  # for the remaining ranks to find out that one was lost, or to report an error
 
 
@@ -48,7 +50,7 @@ def run_local_ranks(count: int, arguments: Sequence[str]) -> int:
             if process.poll() is None:
                 process.send_signal(number)
 
-    before = {number: signal.signal(number, forward) for number in _FORWARDED}
+    before = {number: signal.signal(number, forward) for number in STOP_SIGNALS}
     try:
         for number in range(count):
             ranks.append(  # noqa: PERF401 - the signal handler sees those already started

@@ -62,17 +62,17 @@ class RankInfo:
 
 def world_size() -> int:
     """Return the number of ranks; 1 outside a process group."""
-    return dist.get_world_size() if _is_distributed() else 1
+    return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def rank() -> int:
     """Return the number of this process; 0 outside a process group."""
-    return dist.get_rank() if _is_distributed() else 0
+    return dist.get_rank() if dist.is_initialized() else 0
 
 
 def sum_over_ranks(x: Tensor) -> Tensor:
     """Sum a tensor over all ranks (every rank must call it); returns a new tensor."""
-    if not _is_distributed():
+    if not dist.is_initialized():
         return x
     total = x.detach().clone(memory_format=torch.contiguous_format)
     dist.all_reduce(total)
@@ -86,7 +86,7 @@ def local_part(tensor: Tensor) -> Tensor:
 
 def highest_over_ranks(value: int) -> int:
     """Return the largest of the ranks' values; every rank must call it."""
-    if not _is_distributed():
+    if not dist.is_initialized():
         return value
     box = torch.tensor([value])  # on the CPU: no wait for a GPU's queue
     dist.all_reduce(box, op=dist.ReduceOp.MAX)
@@ -95,7 +95,7 @@ def highest_over_ranks(value: int) -> int:
 
 def from_rank_0(value: T) -> T:
     """Return the value that rank 0 passed; every rank must call it."""
-    if not _is_distributed():
+    if not dist.is_initialized():
         return value
     box: list[Any] = [value if rank() == 0 else None]
     dist.broadcast_object_list(box, src=0, device=torch.device("cpu"))
@@ -104,7 +104,7 @@ def from_rank_0(value: T) -> T:
 
 def all_gather_objects(value: T, group: Any = None) -> list[T]:
     """Return the values of all ranks, in their order; every rank must call it."""
-    if not _is_distributed():
+    if not dist.is_initialized():
         return [value]
     values: list[Any] = [None] * world_size()
     dist.all_gather_object(values, value, group=group)
@@ -127,7 +127,3 @@ def on_rank_0(action: Callable[[], T]) -> T | None:
     if code:
         raise failure or RankStopped(code)
     return result
-
-
-def _is_distributed() -> bool:
-    return dist.is_available() and dist.is_initialized()
