@@ -1,6 +1,6 @@
-"""One rank of `test_join`: some ranks meet a mistake; each writes what it would tell.
+"""One rank of `test_join`: some ranks meet a mistake, or are lost; each writes what it would tell.
 
-Usage: rank_of_errors.py FOLDER RANK,RANK,...
+Usage: rank_of_errors.py FOLDER meet|lose RANK,RANK,...
 """
 
 import os
@@ -9,8 +9,9 @@ import time
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 
-from dinoforge.errors import RankStopped, UsageError
+from dinoforge.errors import RankLost, RankStopped, UsageError
 from dinoforge.training.distributed import join
 from dinoforge.training.distributed.ranks import rank
 
@@ -25,12 +26,19 @@ def meet(folder: Path, who: set[int]) -> None:
         time.sleep(0.05)
 
 
-def main(folder: str, who: str) -> None:
+def lose(_folder: Path, who: set[int]) -> None:
+    if rank() in who:
+        os._exit(0)
+    dist.barrier()
+
+
+def main(folder: str, event: str, who: str) -> None:
     try:
         with join.join_ranks(torch.device("cpu"), 60):
-            meet(Path(folder), {int(number) for number in who.split(",")})
+            happen = {"meet": meet, "lose": lose}[event]
+            happen(Path(folder), {int(number) for number in who.split(",")})
             os._exit(0)  # taking the group down would wait for the others
-    except (UsageError, RankStopped) as error:
+    except (UsageError, RankLost, RankStopped) as error:
         line = f"{error.exit_code} {error}".strip()
         (Path(folder) / os.environ["RANK"]).write_text(line, encoding="utf-8")
 
