@@ -40,7 +40,7 @@ from dinoforge.stages import (
     make_inputs,
     plan_in_order,
     remove_temporary_files,
-    stage_kind,
+    stage_device,
 )
 
 __all__ = ["Driver", "advance", "stage_works", "submit_evaluations"]
@@ -95,7 +95,7 @@ def stage_works(profile: Profile, path: str, run: Path, config: Config) -> Itera
     for plan, missing in plan_in_order(pipeline.stages, inputs):
         yield StageWork(
             stage=plan.stage.name,
-            job=profile.job(plan.stage.name, stage_kind(plan.stage, config)),
+            job=profile.job(plan.stage.name, stage_device(plan.stage, config)),
             missing={task.index: task.payload for task in missing},
             progress=len(plan.tasks) - len(missing),
             prepare=functools.partial(plan.prepare, missing, reopen),

@@ -107,9 +107,9 @@ class Jobs:
         request = self._request(name, self.profile.job("gate", "gate"), "gate")
         return replace(request, after=tuple(after))
 
-    def probe(self, name: str, job: Job, device: str) -> Request:
-        """Check run folder, recipe and device on a node of this kind."""
-        return self._request(name, job, "probe", name, device)
+    def probe(self, name: str, job: Job) -> Request:
+        """Check on a node of this kind that it sees the run, and has packages and device."""
+        return self._request(name, job, "probe", name, job.device)
 
     def _request(self, name: str, job: Job, program: str, *arguments: str) -> Request:
         # Its code first, then what the submitter could import.

@@ -60,6 +60,7 @@ class JobBlock:
 class Job(JobBlock):
     """The resources of one job: a block in which every key with a built-in value is set."""
 
+    device: str = "cpu"  # that it computes on
     nodes: int = 1
     tasks_per_node: int = 1
     gpus_per_node: int = 0
@@ -96,7 +97,7 @@ class Profile:
     def job(self, name: str, on: str) -> Job:
         """Merge the blocks for one stage, ``train``, ``evaluate``, or the gate.
 
-        ``on`` is ``gate``, ``cpu``, or any other device, which is a GPU.
+        ``on`` is ``gate``, or the device: ``cpu``, or any other one, which is a GPU.
         """
         blocks = [self.default, {"gate": self.gate, "cpu": self.cpu}.get(on, self.gpu)]
         if on != "gate":
@@ -111,7 +112,7 @@ class Profile:
             keys |= {"nodes": 1, "tasks_per_node": 1}
         if name in {"train", "evaluate"}:
             keys["partitions_per_element"] = 1
-        return Job(**keys)
+        return Job(**keys, device="cpu" if on == "gate" else on)
 
 
 def load_profile(name: str) -> Profile:

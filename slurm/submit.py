@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from dinoforge.config import Config, config_yaml
 from dinoforge.errors import Fault, UsageError
@@ -27,8 +27,7 @@ from dinoforge.slurm.store.evaluations import Evaluation, check_unchanged, write
 from dinoforge.slurm.store.layout import Launch, SlurmFolder, State
 from dinoforge.slurm.store.lease import LeaseBusyError, hold_lease
 from dinoforge.slurm.store.snapshot import take_snapshot
-from dinoforge.stages import find_pipeline, stage_folder, stage_kind
-from dinoforge.training.config import TrainingConfig
+from dinoforge.stages import find_pipeline, stage_device, stage_folder
 
 __all__ = ["DryRun", "SubmitRequest", "dry_run", "submit"]
 
@@ -41,6 +40,11 @@ class _RunConfig(Config, Protocol):
 
     @property
     def device(self) -> str: ...  # that its jobs compute on
+
+
+@runtime_checkable
+class _RunsOnRanks(Protocol):
+    def rank_faults(self, num_ranks: int, per_node: int) -> Iterable[Fault]: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,26 +65,18 @@ class SubmitRequest:
         """The run folder."""
         return Path(self.config.out).absolute()
 
-    @property
-    def devices(self) -> dict[str, str]:
-        """Device that each job computes on, by name of the job."""
-        device = self.config.device
-        if self.pipeline:
-            return {
-                stage.name: "cpu" if stage_kind(stage, self.config) == "cpu" else device
-                for stage in find_pipeline(self.pipeline).stages
-            }
-        evaluations = self.evaluations.items()
-        beside = {Evaluation(self.run, name).stage: config.device for name, config in evaluations}
-        return {self.command: device} | beside
-
     def jobs(self, profile: Profile) -> dict[str, Job]:
         """Resources of every job of the run, by name."""
-        jobs = {
-            name: profile.job(name if self.pipeline or name == self.command else "evaluate", device)
-            for name, device in self.devices.items()
-        }
-        return jobs | {"gate": profile.job("gate", "gate")} if self.pipeline else jobs
+        if self.pipeline:
+            stages = find_pipeline(self.pipeline).stages
+            devices = {stage.name: stage_device(stage, self.config) for stage in stages}
+            return {
+                name: profile.job(name, on) for name, on in (devices | {"gate": "gate"}).items()
+            }
+        jobs = {self.command: profile.job(self.command, self.config.device)}
+        for name, config in self.evaluations.items():
+            jobs[Evaluation(self.run, name).stage] = profile.job("evaluate", config.device)
+        return jobs
 
     def launch(self) -> Launch:
         """Collect what all jobs of the run share, except for the snapshot; writes nothing."""
@@ -115,8 +111,7 @@ class SubmitRequest:
         jobs = self.jobs(profile)
         ranks = None if self.pipeline else jobs[self.command]
         if ranks is not None:
-            _refuse(self._gpu_faults(ranks))
-            _refuse(self._rank_faults(ranks))
+            _refuse([*self._gpu_faults(ranks), *self._rank_faults(ranks)])
         if cluster:
             need_slurm()
             self._check_cluster(jobs)
@@ -141,8 +136,8 @@ class SubmitRequest:
             yield Fault(what, self.profile, do)
 
     def _rank_faults(self, job: Job) -> Iterator[Fault]:
-        if isinstance(self.config, TrainingConfig):
-            num_nodes, per_node = job.nodes, job.tasks_per_node
+        num_nodes, per_node = job.nodes, job.tasks_per_node
+        if isinstance(self.config, _RunsOnRanks):
             for fault in self.config.rank_faults(num_nodes * per_node, per_node):
                 ranks = f"{num_nodes} x {per_node} ranks of {self.profile}"
                 yield replace(fault, where=f"{fault.where}, {ranks}")
@@ -247,7 +242,7 @@ def _prepare(folder: SlurmFolder, request: SubmitRequest, profile: Profile) -> N
     if profile.probe:
         jobs = Jobs(folder, launch, profile)
         with hold_lease(folder.lease) as lease:
-            probe_nodes(jobs, Submitter(jobs, lease), request.jobs(profile), request.devices)
+            probe_nodes(jobs, Submitter(jobs, lease), request.jobs(profile).values())
     folder.write_state(State(state="running"))
 
 

@@ -14,7 +14,15 @@ from dinoforge.stages.pipeline import (
     remove_temporary_files,
     run_pipeline,
 )
-from dinoforge.stages.stage import Inputs, Json, Output, Stage, part_name, stage_folder, stage_kind
+from dinoforge.stages.stage import (
+    Inputs,
+    Json,
+    Output,
+    Stage,
+    part_name,
+    stage_device,
+    stage_folder,
+)
 from dinoforge.stages.task import Task, is_proved, run_task
 
 __all__ = [
@@ -35,6 +43,6 @@ __all__ = [
     "remove_temporary_files",
     "run_pipeline",
     "run_task",
+    "stage_device",
     "stage_folder",
-    "stage_kind",
 ]

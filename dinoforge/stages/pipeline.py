@@ -15,7 +15,7 @@ from dinoforge.device import resolve_device
 from dinoforge.files import hash_json, write_json
 from dinoforge.progress import Progress, as_duration
 from dinoforge.stages.executor import Executor
-from dinoforge.stages.stage import Inputs, Json, Stage, stage_folder, stage_kind
+from dinoforge.stages.stage import Inputs, Json, Stage, stage_device, stage_folder
 from dinoforge.stages.task import Marker, Task, discard, is_proved, read_marker
 
 __all__ = [
@@ -148,7 +148,7 @@ def run_pipeline(pipeline: Pipeline, run_folder: Path, config: Config, executor:
         At the start: what ``check`` reports, or a device that this machine does not have.
     """
     pipeline.check(config)
-    if any(stage_kind(stage, config) == "gpu" for stage in pipeline.stages):
+    if any(stage_device(stage, config) != "cpu" for stage in pipeline.stages):
         resolve_device(str(getattr(config, "device", "cpu")))
     run_stages(
         pipeline.name,

@@ -21,8 +21,8 @@ __all__ = [
     "Stage",
     "UndeclaredReadError",
     "part_name",
+    "stage_device",
     "stage_folder",
-    "stage_kind",
 ]
 
 C = TypeVar("C")
@@ -70,9 +70,9 @@ class Stage(ABC, Generic[C]):
         """Do one partition; returns facts (counts) that are a function of the data only."""
 
 
-def stage_kind(stage: Stage[Any], config: Config) -> Literal["cpu", "gpu"]:
-    """Return the kind of machine that a stage needs under a recipe."""
-    return "cpu" if str(getattr(config, "device", "cpu")) == "cpu" else stage.runs_on
+def stage_device(stage: Stage[Any], config: Config) -> str:
+    """Return the device that a stage computes on: the recipe's, or the CPU."""
+    return str(getattr(config, "device", "cpu")) if stage.runs_on == "gpu" else "cpu"
 
 
 class UndeclaredReadError(RuntimeError):

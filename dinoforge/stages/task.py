@@ -18,7 +18,7 @@ from threadpoolctl import threadpool_limits
 
 from dinoforge.device import resolve_device
 from dinoforge.files import write_json
-from dinoforge.stages.stage import Inputs, Json, Output, Stage, part_name, stage_kind
+from dinoforge.stages.stage import Inputs, Json, Output, Stage, part_name, stage_device
 
 __all__ = ["Marker", "Task", "discard", "is_proved", "read_marker", "run_task"]
 
@@ -69,7 +69,7 @@ def run_task(task: Task) -> Marker:
     if torch := sys.modules.get("torch"):
         torch.set_num_threads(1)
     stage, config = task.stage, task.inputs.whole_config
-    if stage_kind(stage, config) == "gpu":
+    if stage_device(stage, config) != "cpu":
         resolve_device(config.device)
     task.folder.mkdir(parents=True, exist_ok=True)
     out = Output(task.inputs.run_folder, task.folder, task.index)

@@ -13,7 +13,7 @@ import platform
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator
 from dataclasses import astuple, replace
 from pathlib import Path
 
@@ -37,28 +37,23 @@ _SETTLE_S = 5.0  # a file written by a node may take this long to appear here
 _SHARE_FOLDER = "choose a folder that all nodes share with out=FOLDER"
 
 
-def probe_nodes(
-    jobs: Jobs, submitter: Submitter, resources: Mapping[str, Job], devices: Mapping[str, str]
-) -> None:
-    """Probe each kind of node, once per profile.
-
-    ``resources`` and ``devices`` map the name of each job to what it requests, and to the device
-    that it computes on (none: the CPU).
+def probe_nodes(jobs: Jobs, submitter: Submitter, resources: Collection[Job]) -> None:
+    """Probe each kind of node that jobs request, once per profile.
 
     Raises `UsageError` if a node does not see the run folder, lacks a package or the device, or
     rejects the recipe; or if no node was free for 15 minutes.
     """
     launch = jobs.launch
-    subject = hash_json([to_plain(jobs.profile), launch.folder, launch.python, dict(devices)])
+    devices = sorted({job.device for job in resources})
+    subject = hash_json([to_plain(jobs.profile), launch.folder, launch.python, devices])
     passed = jobs.folder.probes / f"{subject}.passed"
     if passed.exists():
         return
-    kinds: dict[str, tuple[Job, str]] = {}
-    for name, job in resources.items():
-        device = devices.get(name, "cpu")
-        key = hash_json([job.partition, job.constraint, job.python, job.setup, device])
-        kinds.setdefault(key, (job, device))
-    probes = [_submit(jobs, submitter, *kind) for kind in kinds.values()]
+    kinds: dict[str, Job] = {}
+    for job in resources:
+        key = hash_json([job.partition, job.constraint, job.python, job.setup, job.device])
+        kinds.setdefault(key, job)
+    probes = [_submit(jobs, submitter, job) for job in kinds.values()]
     try:
         faults = [fault for name, job_id in probes for fault in _wait(jobs.folder, name, job_id)]
     except BaseException:
@@ -69,15 +64,15 @@ def probe_nodes(
     passed.touch()
 
 
-def _submit(jobs: Jobs, submitter: Submitter, job: Job, device: str) -> tuple[str, str]:
+def _submit(jobs: Jobs, submitter: Submitter, job: Job) -> tuple[str, str]:
     """Submit the probe of one kind of node; returns its name and its id."""
     minutes, memory_gb, gpus = 1, 2.0, 0
-    if device != "cpu":  # loading CUDA takes time and memory
+    if job.device != "cpu":  # loading CUDA takes time and memory
         minutes, memory_gb, gpus = 3, 8.0, min(job.gpus_per_node, 1)
     memory_gb = min(job.memory_gb, memory_gb)
     job = replace(job, nodes=1, tasks_per_node=1, cpus_per_task=1, gpus_per_node=gpus)
     name = jobs.name("probe", 0)
-    request = jobs.probe(name, replace(job, minutes=minutes, memory_gb=memory_gb), device)
+    request = jobs.probe(name, replace(job, minutes=minutes, memory_gb=memory_gb))
     return name, submitter.submit(request, Submission(name=name, kind="probe", stage="probe"))
 
 

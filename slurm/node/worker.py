@@ -211,8 +211,8 @@ class _Element:
 
     def _fits(self, later: stages.StagePlan, missing: int, profile: Profile) -> bool:
         """Return whether a later stage is one element that requests no more than this one has."""
-        kind = stages.stage_kind(later.stage, later.inputs.whole_config)
-        job, plan = profile.job(later.stage.name, kind), self.plan
+        device = stages.stage_device(later.stage, later.inputs.whole_config)
+        job, plan = profile.job(later.stage.name, device), self.plan
         asked = (job.memory_gb, job.minutes, job.cpus_per_task, job.gpus_per_node)
         given = (plan.memory_gb, plan.minutes, plan.cpus, plan.gpus)
         # A stage of which something is done has a history, which gates read.

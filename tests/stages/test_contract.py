@@ -12,7 +12,7 @@ from dinoforge.curation.config import CurationConfig
 from dinoforge.curation.pipeline import STAGES
 from dinoforge.stages.executor import make_executor
 from dinoforge.stages.pipeline import make_inputs, run_stages
-from dinoforge.stages.stage import Inputs, Output, UndeclaredReadError, stage_kind
+from dinoforge.stages.stage import Inputs, Output, UndeclaredReadError, stage_device
 
 # Stage -> what it declares but reads only under another recipe than that of this test: retrieval
 # uses the embeddings of the duplicates when no encoder of its own is set.
@@ -95,9 +95,9 @@ def test_an_undeclared_read_stops_the_run(tmp_path, stage, message):
 
 def test_the_kind_of_machine_depends_on_the_stage_and_the_device():
     config = CurationConfig(device="cuda")
-    on_gpu = {stage.name for stage in STAGES if stage_kind(stage, config) == "gpu"}
+    on_gpu = {stage.name for stage in STAGES if stage_device(stage, config) != "cpu"}
     assert on_gpu == {"embed", "embed-meaning", "graph", "search"}
-    assert {stage_kind(stage, CurationConfig()) for stage in STAGES} == {"cpu"}
+    assert {stage_device(stage, CurationConfig()) for stage in STAGES} == {"cpu"}
 
 
 def test_execution_keys_are_not_part_of_the_fingerprint(tmp_path):

@@ -1,6 +1,7 @@
 """Probes: which jobs check the nodes, and what the node reports."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import toys
@@ -13,9 +14,8 @@ from dinoforge.slurm.node import probe
 from dinoforge.slurm.profile import Job, Profile
 from dinoforge.slurm.store.layout import Launch, SlurmFolder
 
-GPU = Job(partition="gpu", gpus_per_node=8, cpus_per_task=12, memory_gb=120, minutes=240)
-RESOURCES = {"ingest": Job(minutes=60), "embed": GPU, "graph": GPU, "gate": Job(minutes=30)}
-DEVICES = {"ingest": "cpu", "embed": "cuda", "graph": "cuda"}
+GPU = Job(device="cuda", partition="gpu", gpus_per_node=8, cpus_per_task=12, memory_gb=120)
+RESOURCES = [Job(minutes=60), GPU, replace(GPU, minutes=240), Job(minutes=30)]
 
 
 @pytest.fixture
@@ -49,21 +49,21 @@ class Nodes:
 
 def test_each_kind_of_node_is_probed_once_and_gpu_nodes_with_one_gpu(jobs):
     nodes = Nodes(jobs.folder)
-    probe.probe_nodes(jobs, nodes, RESOURCES, DEVICES)
+    probe.probe_nodes(jobs, nodes, RESOURCES)
     cpu, gpu = (request.job for request in nodes.requests)
     assert (cpu.partition, cpu.gpus_per_node, cpu.memory_gb, cpu.minutes) == (None, 0, 2, 1)
     assert (gpu.partition, gpu.gpus_per_node, gpu.cpus_per_task, gpu.nodes) == ("gpu", 1, 1, 1)
     assert [request.command[-1] for request in nodes.requests] == ["cpu", "cuda"]
-    probe.probe_nodes(jobs, nodes, RESOURCES, DEVICES)
+    probe.probe_nodes(jobs, nodes, RESOURCES)
     assert len(nodes.requests) == 2  # passed before
-    probe.probe_nodes(jobs, nodes, RESOURCES, DEVICES | {"ingest": "cuda"})
+    probe.probe_nodes(jobs, nodes, [*RESOURCES, replace(GPU, device="auto")])
     assert len(nodes.requests) > 2
 
 
 def test_faults_of_a_node_are_reported_once(jobs):
     nodes = Nodes(jobs.folder, [["no sbatch", "here", "fix it"]])
     with pytest.raises(UsageError) as raised:
-        probe.probe_nodes(jobs, nodes, RESOURCES, DEVICES)
+        probe.probe_nodes(jobs, nodes, RESOURCES)
     assert [str(fault) for fault in raised.value.faults] == ["no sbatch - here - fix it"]
 
 
