@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,7 @@ def _run(args: argparse.Namespace) -> int:
 
     status = read_status(Path(args.run))
     if args.json:
-        print_json(status.as_json())
+        print_json(asdict(status))
         return 0
     print(
         f"{status.run}: {status.state.state}"

@@ -6,8 +6,19 @@ of the same name.
 
 import re
 from pathlib import Path
+from typing import Any
 
-__all__ = ["export_file", "exported_steps", "step_name", "steps_in"]
+import yaml
+
+__all__ = [
+    "export_file",
+    "exported_steps",
+    "is_trained",
+    "kept_exports",
+    "reached_step",
+    "step_name",
+    "steps_in",
+]
 
 _NAME = re.compile(r"step-(\d{9,})")
 
@@ -35,3 +46,31 @@ def exported_steps(run: Path) -> dict[int, Path]:
     """Find the backbones that a training run has exported: step -> file, in order."""
     files = {step: export_file(run, step) for step in steps_in(run / "export")}
     return {step: file for step, file in files.items() if file.is_file()}
+
+
+def kept_exports(run: Path) -> list[int]:
+    """List the exported steps that a training keeps for good, in order.
+
+    Multiples of ``checkpoint.export_every``, and the last. Not step 0: every evaluation measures it
+    as ``untrained``. Not one that a later export removes: an evaluation that is pending would not
+    find it.
+    """
+    config = _recipe(run)
+    every, last = int(config["checkpoint"]["export_every"]), int(config["steps"])
+    return [n for n in exported_steps(run) if n and (n % every == 0 or n == last)]
+
+
+def reached_step(run: Path) -> int:
+    """Step of the newest checkpoint; 0 before the first."""
+    return max(steps_in(run / "checkpoints"), default=0)
+
+
+def is_trained(run: Path) -> bool:
+    """Return whether a training has saved and exported its last step."""
+    step = reached_step(run)
+    return step >= int(_recipe(run)["steps"]) and export_file(run, step).is_file()
+
+
+def _recipe(run: Path) -> dict[str, Any]:
+    plain: dict[str, Any] = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
+    return plain

@@ -37,6 +37,7 @@ __all__ = [
     "recipe_changes",
     "record_end",
     "run_folders",
+    "succeeded",
     "versions",
 ]
 
@@ -173,6 +174,11 @@ def read_facts(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return facts
+
+
+def succeeded(folder: Path) -> bool:
+    """Return whether ``run.json`` records that a command ended with exit code 0."""
+    return read_facts(folder).get("exit_code") == 0
 
 
 def _facts(command: str, config: Config, parents: Sequence[Path]) -> dict[str, Any]:

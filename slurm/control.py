@@ -95,14 +95,12 @@ def wait_for_run(run: Path) -> State:
     """
     folder = SlurmFolder(run.absolute())
     prefix = folder.read_launch().job_prefix
-    before, pause, times_empty = None, 0.5, 0
+    pause, times_empty = 0.5, 0
     while True:
         state = folder.read_state()
         assert state is not None, f"{run} was never submitted"
         if state.state != "running":
             return state
-        if state != before:
-            before, pause = state, 0.5
         times_empty = 0 if queue(prefix) else times_empty + 1
         if times_empty > 5:  # a gate writes its state before it ends; network files come late
             raise UsageError(
@@ -111,7 +109,7 @@ def wait_for_run(run: Path) -> State:
                 do=f"dinoforge retry {run}",
             )
         time.sleep(pause)
-        pause = min(1.5 * pause, 15.0)
+        pause = min(1.5 * pause, 5.0)
 
 
 def is_live(folder: SlurmFolder) -> bool:

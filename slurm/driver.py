@@ -18,7 +18,8 @@ from pathlib import Path
 
 from dinoforge.config import Config, load_config, to_plain
 from dinoforge.errors import DinoforgeError
-from dinoforge.runs import record_end
+from dinoforge.exports import is_trained, reached_step
+from dinoforge.runs import record_end, succeeded
 from dinoforge.slurm.cluster.commands import Queued, SlurmUnavailableError, queue
 from dinoforge.slurm.cluster.executor import JobRefusedError
 from dinoforge.slurm.jobs import Jobs, StageWork, Submitter
@@ -31,7 +32,7 @@ from dinoforge.slurm.retries import (
     most_limits,
     since_progress,
 )
-from dinoforge.slurm.store.evaluations import Evaluation, is_trained, reached_step, succeeded
+from dinoforge.slurm.store.evaluations import Evaluation
 from dinoforge.slurm.store.events import Submission
 from dinoforge.slurm.store.layout import SlurmFolder, State
 from dinoforge.slurm.store.lease import Lease, LeaseBusyError, hold_lease

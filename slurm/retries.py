@@ -242,7 +242,7 @@ class History:
             attempt = replace(attempt, outcome=verdict.outcome, message=verdict.message)
             path = self.folder.attempt(self.stage, partition)
             writer = AttemptWriter(path, plan=name, job=element.job)
-            writer.classified(verdict.outcome, verdict.message)
+            writer.end(verdict.outcome, verdict.message, event="classified")
         verdict = classify(attempt)
         return replace(element.ending, outcome=verdict.outcome, message=verdict.message)
 

@@ -5,14 +5,14 @@ import datetime
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from dinoforge.errors import UsageError
+from dinoforge.exports import kept_exports
 from dinoforge.slurm.cluster.commands import Queued, SlurmError, accounted, queue
 from dinoforge.slurm.outcomes import Outcome, Row, classify
-from dinoforge.slurm.store.evaluations import Evaluation, kept_exports
+from dinoforge.slurm.store.evaluations import Evaluation
 from dinoforge.slurm.store.events import Attempt, Submission, read_attempts
 from dinoforge.slurm.store.layout import Launch, SlurmFolder, State, log_tail
 
@@ -24,7 +24,7 @@ _MOST_FAILURES = 20
 _NEVER_STARTS = ("PartitionNodeLimit", "PartitionTimeLimit", "DependencyNeverSatisfied")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class StageStatus:
     """Partitions of one stage, or exported steps of one evaluation of a training."""
 
@@ -33,13 +33,9 @@ class StageStatus:
     done: int = 0
     running: int = 0
     failed: int = 0
+    pending: int = 0  # neither of these
     records: str = ""  # of an evaluation: records of the newest step that is done
     step: int = 0  # that step
-
-    @property
-    def pending(self) -> int:
-        """Partitions that are neither done, running nor failed."""
-        return (self.total or 0) - self.done - self.running - self.failed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,11 +64,6 @@ class RunStatus:
     rate_per_min: float | None = None  # partitions of the running stage
     left_s: float | None = None  # until that stage is done, at this rate
     last_line: str = ""
-
-    def as_json(self) -> dict[str, Any]:
-        """JSON object."""
-        rows = [asdict(stage) | {"pending": stage.pending} for stage in self.stages]
-        return asdict(self) | {"stages": rows}
 
 
 def read_status(run: Path) -> RunStatus:
@@ -145,7 +136,8 @@ class _Reader:
                 elif last.outcome != Outcome.DONE or name in self.launch.stages:
                     failed += 1
                     self._failed.append((name, index, last))
-        return StageStatus(name=name, total=total, done=len(done), running=running, failed=failed)
+        pending = (total or 0) - len(done) - running - failed
+        return StageStatus(name, total, len(done), running, failed, pending)
 
     def failures(self) -> list[Failure]:
         """Explain the first failures that `stages` met."""

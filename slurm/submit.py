@@ -109,38 +109,39 @@ class SubmitRequest:
         everything that is wrong with the recipe.
         """
         jobs = self.jobs(profile)
-        ranks = None if self.pipeline else jobs[self.command]
-        if ranks is not None:
-            _refuse([*self._gpu_faults(ranks), *self._rank_faults(ranks)])
+        if not self.pipeline:
+            _refuse(self._rank_faults(jobs[self.command], profile.signal_before_s))
         if cluster:
             need_slurm()
             self._check_cluster(jobs)
-        if ranks is not None:
-            _check_time(profile, ranks.minutes, self.profile)
-            return
-        try:
-            find_pipeline(self.pipeline).check(self.config)
-        except ImportError as error:  # a login node may lack packages that the nodes have
-            _log.info("%s is not installed on this machine: a node checks the recipe", error.name)
+        if self.pipeline:
+            try:
+                find_pipeline(self.pipeline).check(self.config)
+            except ImportError as error:  # a login node may lack packages that the nodes have
+                text = "%s is not installed on this machine: a node checks the recipe"
+                _log.info(text, error.name)
 
-    def _gpu_faults(self, job: Job) -> Iterator[Fault]:
+    def _rank_faults(self, job: Job, signal_before_s: int) -> Iterator[Fault]:
         # Clusters may request GPUs otherwise, too: by licenses, gres, features.
         by_option = any("gpu" in f"{name}={value}" for name, value in job.sbatch.items())
-        if self.config.device == "cuda" and not job.gpus_per_node and not by_option:
+        if job.device == "cuda" and not job.gpus_per_node and not by_option:
             what = f"`device` is cuda, but the job of {self.command} requests no GPU"
             do = f"set stages.{self.command}.gpus_per_node, or give device=cpu"
             yield Fault(what, self.profile, do)
-        if self.config.device != "cpu" and 0 < job.gpus_per_node < job.tasks_per_node:
+        if job.device != "cpu" and 0 < job.gpus_per_node < job.tasks_per_node:
             what = f"{job.tasks_per_node} ranks share the {job.gpus_per_node} GPUs of a node"
             do = f"set tasks_per_node: {job.gpus_per_node}, one rank per GPU"
             yield Fault(what, self.profile, do)
-
-    def _rank_faults(self, job: Job) -> Iterator[Fault]:
         num_nodes, per_node = job.nodes, job.tasks_per_node
         if isinstance(self.config, _RunsOnRanks):
             for fault in self.config.rank_faults(num_nodes * per_node, per_node):
                 ranks = f"{num_nodes} x {per_node} ranks of {self.profile}"
                 yield replace(fault, where=f"{fault.where}, {ranks}")
+        # The signal may come a minute early, and Python has to start.
+        if 60 * job.minutes < signal_before_s + 180:
+            what = f"{job.minutes} min leave no time to work before the signal to save, "
+            what += f"{signal_before_s} s before the end"
+            yield Fault(what, self.profile, "raise `minutes`, or lower `signal_before_s`")
 
     def _check_cluster(self, jobs: Mapping[str, Job]) -> None:
         try:
@@ -156,17 +157,6 @@ class SubmitRequest:
 def _refuse(faults: Iterable[Fault]) -> None:
     if listed := list(faults):
         raise UsageError(faults=listed)
-
-
-def _check_time(profile: Profile, minutes: int, where: str) -> None:
-    # The signal may come a minute early, and Python has to start.
-    if 60 * minutes < profile.signal_before_s + 180:
-        raise UsageError(
-            what=f"{minutes} min leave no time to work before the signal to save, "
-            f"{profile.signal_before_s} s before the end",
-            where=where,
-            do="raise `minutes`, or lower `signal_before_s`",
-        )
 
 
 def submit(request: SubmitRequest) -> State:

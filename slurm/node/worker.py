@@ -20,6 +20,7 @@ restarted, but the requeue failed; 76 another rank is gone.
 
 import contextlib
 import functools
+import itertools
 import logging
 import os
 import signal
@@ -36,13 +37,14 @@ from typing import Any
 from dinoforge import stages
 from dinoforge.config import config_of, load_config
 from dinoforge.errors import DinoforgeError, Interrupted, RankLost, UsageError
+from dinoforge.exports import reached_step
 from dinoforge.log import set_up_logging
 from dinoforge.slurm.cluster.commands import SlurmError, ask
 from dinoforge.slurm.driver import submit_evaluations
 from dinoforge.slurm.outcomes import Outcome, Verdict, classify_exception
 from dinoforge.slurm.profile import Profile
-from dinoforge.slurm.store.evaluations import Evaluation, reached_step
-from dinoforge.slurm.store.events import AttemptWriter, read_attempts, starts_without_progress
+from dinoforge.slurm.store.evaluations import Evaluation
+from dinoforge.slurm.store.events import AttemptWriter, read_attempts
 from dinoforge.slurm.store.layout import DUPLICATE, JobPlan, SlurmFolder, State, last_error
 from dinoforge.slurm.store.lease import LeaseBusyError, hold_lease
 
@@ -261,7 +263,8 @@ class _Rank:
         """Count the last starts of rank 0 from one step, since the last ``retry``."""
         forgiven = {entry.name for entry in self.folder.submissions.read() if entry.forgiven}
         attempts = read_attempts(self.folder.attempt(self.plan.stage, 0))
-        return starts_without_progress([a for a in attempts if a.plan not in forgiven])
+        steps = [step for a in attempts if a.plan not in forgiven for step in a.steps]
+        return len(list(itertools.takewhile(lambda step: step == steps[-1], reversed(steps))))
 
     def _forward(self, number: int, child: subprocess.Popen[bytes]) -> None:
         self.attempt.signal(number)

@@ -1,4 +1,4 @@
-"""What is kept of a training and evaluated: recipes, kept exports, which of them are done.
+"""Evaluations of the exports of a training: their recipes, and which of them are done.
 
 ::
 
@@ -14,49 +14,11 @@ import yaml
 
 from dinoforge.config import changed_keys, config_yaml, to_plain
 from dinoforge.errors import UsageError
-from dinoforge.exports import export_file, exported_steps, step_name, steps_in
+from dinoforge.exports import kept_exports, step_name
 from dinoforge.files import write_text
-from dinoforge.runs import read_facts
+from dinoforge.runs import succeeded
 
-__all__ = [
-    "Evaluation",
-    "check_unchanged",
-    "is_trained",
-    "kept_exports",
-    "reached_step",
-    "succeeded",
-    "write_recipes",
-]
-
-
-def reached_step(run: Path) -> int:
-    """Step of the newest checkpoint; 0 before the first."""
-    return max(steps_in(run / "checkpoints"), default=0)
-
-
-def is_trained(run: Path) -> bool:
-    """Return whether a training has saved and exported its last step."""
-    step = reached_step(run)
-    return (
-        step >= int(_read_yaml(run / "config.yaml")["steps"]) and export_file(run, step).is_file()
-    )
-
-
-def kept_exports(run: Path) -> list[int]:
-    """List the exported steps that a training keeps for good, in order.
-
-    Multiples of ``checkpoint.export_every``, and the last. Not step 0: every evaluation measures it
-    as ``untrained``. Not one that a later export removes: an evaluation that is pending would not
-    find it.
-    """
-    config = _read_yaml(run / "config.yaml")
-    every, last = int(config["checkpoint"]["export_every"]), int(config["steps"])
-    return [n for n in exported_steps(run) if n and (n % every == 0 or n == last)]
-
-
-def succeeded(run: Path) -> bool:
-    """Return whether ``run.json`` records that a command ended with exit code 0."""
-    return read_facts(run).get("exit_code") == 0
+__all__ = ["Evaluation", "check_unchanged", "write_recipes"]
 
 
 class Evaluation:

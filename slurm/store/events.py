@@ -4,13 +4,11 @@ A line is one ``write``; readers skip the torn last line of a writer that was ki
 """
 
 import contextlib
-import itertools
 import json
 import os
 import platform
 import signal
 import time
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -25,7 +23,6 @@ __all__ = [
     "append_line",
     "read_attempts",
     "read_lines",
-    "starts_without_progress",
 ]
 
 _MOST_CHARACTERS = 2000  # of a message
@@ -152,14 +149,10 @@ class AttemptWriter:
         """Record a signal that arrived."""
         self._add("signal", signal=signal.Signals(number).name.removeprefix("SIG"))
 
-    def end(self, outcome: str, message: str = "") -> None:
-        """Record the end."""
+    def end(self, outcome: str, message: str = "", event: str = "end") -> None:
+        """Record the end; event ``classified``: as a driver concluded, the job did not."""
         seconds = round(time.monotonic() - self._began, 3)
-        self._add("end", outcome=outcome, message=message[:_MOST_CHARACTERS], seconds=seconds)
-
-    def classified(self, outcome: str, message: str) -> None:
-        """Record what a driver concluded about an attempt that did not record its end."""
-        self._add("classified", outcome=outcome, message=message[:_MOST_CHARACTERS])
+        self._add(event, outcome=outcome, message=message[:_MOST_CHARACTERS], seconds=seconds)
 
     def _add(self, event: str, **facts: Any) -> None:
         append_line(self._path, {"event": event, "time": now()} | self._names | facts)
@@ -180,9 +173,3 @@ def read_attempts(path: Path) -> list[Attempt]:
             facts["signals"] = [*attempt.signals, str(line["signal"])]
         attempts[name] = replace(attempt, **facts)
     return list(attempts.values())
-
-
-def starts_without_progress(attempts: Sequence[Attempt]) -> int:
-    """Count the last starts of a training that all began at the same step."""
-    steps = [step for attempt in reversed(attempts) for step in reversed(attempt.steps)]
-    return len(list(itertools.takewhile(lambda step: step == steps[0], steps)))

@@ -54,7 +54,7 @@ def test_a_missing_end_means_that_it_runs_or_was_killed(tmp_path):
     first.start(memory_gb=4, minutes=60)
     first.signal(signal.SIGTERM)
     assert read_attempts(path)[0].outcome == ""
-    first.classified("memory", "out of memory")
+    first.end("memory", "out of memory", event="classified")
     second = AttemptWriter(path, plan="b", job="2_0")
     second.start(memory_gb=6, minutes=60)
     second.end(Outcome.DONE)
@@ -76,7 +76,7 @@ def test_a_requeued_job_begins_again_under_its_name(tmp_path):
 
 def test_what_never_started_can_be_judged_too(tmp_path):
     path = tmp_path / "part.jsonl"
-    AttemptWriter(path, plan="a", job="1_3").classified("set-up", "no python")
+    AttemptWriter(path, plan="a", job="1_3").end("set-up", "no python", event="classified")
     (attempt,) = read_attempts(path)
     assert (attempt.job, attempt.starts, attempt.outcome) == ("1_3", 0, "set-up")
 
