@@ -144,7 +144,7 @@ def _interrupt(_number: int, _frame: Any) -> None:
 
 def _report(error: DinoforgeError, *, as_json: bool) -> int:
     faults = error.faults if isinstance(error, UsageError) else ()
-    if as_json:
+    if as_json and str(error):  # else another rank reports it
         rows = [{"what": f.what, "where": f.where, "do": f.do} for f in faults]
         print(json.dumps({"error": str(error), "faults": rows, "exit_code": error.exit_code}))
     label = "interrupted" if isinstance(error, Interrupted) else "error"

@@ -60,7 +60,7 @@ class RunStatus:
     jobs: dict[str, int]  # state of jobs and array elements in the queue -> count
     asked_slurm: bool  # False: from files alone
     stuck: list[str] = field(default_factory=list)  # jobs that will never start
-    failures: list[Failure] = field(default_factory=list)  # the first ones of each stage
+    failures: list[Failure] = field(default_factory=list)  # the first ones
     rate_per_min: float | None = None  # partitions of the running stage
     left_s: float | None = None  # until that stage is done, at this rate
     last_line: str = ""
@@ -136,7 +136,7 @@ class _Reader:
                 elif last.outcome != Outcome.DONE or name in self.launch.stages:
                     failed += 1
                     self._failed.append((name, index, last))
-        pending = (total or 0) - len(done) - running - failed
+        pending = 0 if total is None else total - len(done) - running - failed
         return StageStatus(name, total, len(done), running, failed, pending)
 
     def failures(self) -> list[Failure]:
