@@ -3,7 +3,7 @@
     python benchmarks/attention.py
 
 One layer, forward and backward, from queries, keys and values of all tokens laid end to end to the
-output in the same order. Ways: `sdpa` and `plain` (ours, one call a crop size); one call over local
+output in the same order. Ways: `sdpa` and `plain` (one call per crop size); one call over local
 crops padded to the global length, with a mask; one call over one long sequence with a dense
 block-diagonal mask; nested tensors. Then a whole block, packed and one crop size after the other.
 Then `plain` against `sdpa` over lengths: what the rule of ``model.attention=auto`` rests on.
@@ -191,7 +191,7 @@ def rule(heads: int, channels: int, dtype: Any, rounds: int) -> dict[str, Any]:
     """Time `plain` against `sdpa` over lengths, at batches of equally many tokens."""
     from dinoforge.models.attention import attend
 
-    found = {}
+    result = {}
     for length in LENGTHS:
         shapes = ((TOKENS // length, length),)
         qkv, gradient = draw(shapes[0][0] * length, heads, channels, dtype)
@@ -202,8 +202,8 @@ def rule(heads: int, channels: int, dtype: Any, rounds: int) -> dict[str, Any]:
             for name in ("sdpa", "plain")
         }
         seconds, _ = interleave(runs, rounds + 1)
-        found[str(length)] = ratios(seconds["plain"][1:], seconds["sdpa"][1:])
-    return found
+        result[str(length)] = ratios(seconds["plain"][1:], seconds["sdpa"][1:])
+    return result
 
 
 def show(figures: dict[str, Any]) -> None:

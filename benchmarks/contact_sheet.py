@@ -41,9 +41,9 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--pairs", type=int, default=100)
     args = parser.parse_args()
-    found = natural_pairs(args.run)
-    order = KeyedPermutation(len(found), 0, "contact sheet")[np.arange(len(found))]
-    chosen = found[np.sort(order[: args.pairs])]
+    result = natural_pairs(args.run)
+    order = KeyedPermutation(len(result), 0, "contact sheet")[np.arange(len(result))]
+    chosen = result[np.sort(order[: args.pairs])]
     ledger = read_table(ledger_path(args.run), ["shard", "offset", "size"])
     shards = ImageReader(args.run)
 
@@ -64,7 +64,7 @@ def main() -> None:
         sheet.paste(picture(int(j)), (x + SIDE + 2, y))
         draw.text((x, y + SIDE), f"{similarity:.3f}", fill="black")
     sheet.save(args.out)
-    print(f"{args.out}: {len(chosen)} of {len(found)} pairs")
+    print(f"{args.out}: {len(chosen)} of {len(result)} pairs")
 
 
 if __name__ == "__main__":

@@ -60,7 +60,7 @@ def main() -> None:
     torch.manual_seed(0)
     images = some_images(args.images, args.num)
     files = [images.read(index) for index in range(len(images))]
-    contestants = {OURS: ours(images, args)} | peers(args, files)
+    contestants = {OURS: actual(images, args)} | peers(args, files)
     for run in contestants.values():
         run()
     seconds, _ = interleave(contestants, args.rounds)
@@ -99,7 +99,7 @@ def some_images(paths: list[str], num: int) -> ImageSet:
     return ImageSet(everything.table.take(pa.array(chosen)), everything.policy)
 
 
-def ours(images: ImageSet, args: argparse.Namespace) -> Callable[[], None]:
+def actual(images: ImageSet, args: argparse.Namespace) -> Callable[[], None]:
     data = TrainingData(
         images,
         CropsConfig(blur=args.blur),
@@ -124,7 +124,7 @@ def peers(args: argparse.Namespace, files: list[bytes]) -> dict[str, Callable[[]
     peer = load_script(args.peers / "bench_aug.py")
     blur = peer["BLUR"][BLUR[args.blur]]
     opencv = peer["cv2_pipeline"](blur, random.Random(0))
-    found = {
+    result = {
         PUBLISHED: (peer["dec_pil"], peer["pil_pipeline"](blur)),
         "OpenCV, cv2 decode": (peer["dec_cv2"], opencv),
         "OpenCV, libjpeg-turbo": (peer["dec_turbo"], opencv),
@@ -132,7 +132,7 @@ def peers(args: argparse.Namespace, files: list[bytes]) -> dict[str, Callable[[]
     }
     if args.blur == "as_written":  # its default probabilities
         try:
-            found["lightly-train"] = (peer["dec_pil_np"], peer["lightly_pipeline"]())
+            result["lightly-train"] = (peer["dec_pil_np"], peer["lightly_pipeline"]())
         except ImportError as error:
             print(f"lightly-train left out: {error}", file=sys.stderr)
 
@@ -143,17 +143,17 @@ def peers(args: argparse.Namespace, files: list[bytes]) -> dict[str, Callable[[]
 
         return run
 
-    return {name: running(*parts) for name, parts in found.items()}
+    return {name: running(*parts) for name, parts in result.items()}
 
 
 def installed() -> dict[str, str]:
-    found = {}
+    result = {}
     for name in PACKAGES:
         try:
-            found[name] = importlib.metadata.version(name)
+            result[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return found
+    return result
 
 
 def show(figures: dict[str, Any]) -> None:

@@ -33,18 +33,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("runs", nargs="+", metavar="NAME=RUN")
     args = parser.parse_args()
-    found = {}
+    result = {}
     for word in args.runs:
         name, _, run = word.partition("=")
-        found[name] = figures(Path(run))
-        copies, quality = found[name]["copies"], found[name]["retrieval"]
+        result[name] = figures(Path(run))
+        copies, quality = result[name]["copies"], result[name]["retrieval"]
         print(f"{name}: precision {copies['precision']}, recall {copies['recall']}")
         for edit, share in copies["recall_by_edit"].items():
             print(f"  {edit:11s} recall {share['value']:.3f} {share['interval']}")
         if quality:
             print(f"  retrieval: precision {quality['precision']}, chance "
                   f"{quality['precision_chance']}; recall {quality['recall']}")  # fmt: skip
-    print(write_result("cifar10-curation", found))
+    print(write_result("cifar10-curation", result))
 
 
 if __name__ == "__main__":

@@ -53,8 +53,8 @@ def main() -> None:
     }
     wanted = [OURS, *(name.strip() for name in args.against.split(","))]
     contestants = {name: contestants[name] for name in wanted}
-    seconds, found = interleave(contestants, args.rounds)
-    edges = {name: peer["keys"](*pairs, args.n) for name, pairs in found.items()}
+    seconds, result = interleave(contestants, args.rounds)
+    edges = {name: peer["keys"](*pairs, args.n) for name, pairs in result.items()}
     figures = {
         "n": args.n,
         "dim": args.dim,
@@ -79,23 +79,23 @@ def main() -> None:
 def blockwise(x: Rows, threshold: float) -> Pairs:
     """Join as `curation.graph` does: all pairs of blocks of the rows."""
     starts = range(0, len(x), BLOCK)
-    found = []
+    result = []
     for a in starts:
         for b in starts[a // BLOCK :]:
             other = None if a == b else x[b : b + BLOCK]
             edges = join_above(x[a : a + BLOCK], other, threshold=threshold)
-            found.append((edges.i + a, edges.j + b))
-    return concatenated(found)
+            result.append((edges.i + a, edges.j + b))
+    return concatenated(result)
 
 
 def numpy_tiles(x: Rows, threshold: float) -> Pairs:
-    found = []
+    result = []
     for a in range(0, len(x), BLOCK):
         for b in range(a, len(x), BLOCK):
             above = x[a : a + BLOCK] @ x[b : b + BLOCK].T >= threshold
             i, j = np.divmod(np.flatnonzero(above), above.shape[1])
-            found.append((i + a, j + b))
-    return concatenated(found)
+            result.append((i + a, j + b))
+    return concatenated(result)
 
 
 def faiss_range(x: Rows, threshold: float) -> Pairs:
@@ -113,8 +113,8 @@ def faiss_top(x: Rows, threshold: float) -> Pairs:
     return np.repeat(np.arange(len(x)), above.sum(axis=1)), ids[above]
 
 
-def concatenated(found: list[Pairs]) -> Pairs:
-    i, j = zip(*found, strict=True)
+def concatenated(result: list[Pairs]) -> Pairs:
+    i, j = zip(*result, strict=True)
     return np.concatenate(i), np.concatenate(j)
 
 

@@ -115,15 +115,15 @@ def kill(process: subprocess.Popen, draw: random.Random) -> str:
 
 def ranks_of(process: subprocess.Popen) -> dict[str, int]:
     """Find the ranks that a command has started: "rank 1" -> process id."""
-    found = {}
+    actual = {}
     for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split():
         try:
             words = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
         except OSError:
             continue  # it ended
         ranks = [w.removeprefix(b"RANK=").decode() for w in words if w.startswith(b"RANK=")]
-        found |= {f"rank {rank}": int(pid) for rank in ranks}
-    return found
+        actual |= {f"rank {rank}": int(pid) for rank in ranks}
+    return actual
 
 
 def lost_steps(run: Path) -> int | None:
@@ -143,7 +143,7 @@ def start(words: list[str], out: Path) -> subprocess.Popen:
         command,
         start_new_session=True,
         stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL if "--on" in words else None,  # each lost rank is told there
+        stderr=subprocess.DEVNULL if "--on" in words else None,  # each lost rank is reported there
     )
 
 
@@ -161,24 +161,24 @@ def differences(folder: Path) -> list[str]:
 
 def state(folder: Path) -> dict[str, object]:
     """Name -> content hash (or what is left of a marker or a metrics file without the clock)."""
-    found: dict[str, object] = {}
+    actual: dict[str, object] = {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder)
         if path.is_dir() or path.name in IGNORED or IGNORED_FOLDERS & set(name.parts):
             continue
         if name.parts[0] == "checkpoints":  # in a format with random identifiers
             if path.name == "manifest.json":
-                found[str(name.parent)] = tensor_hash(path.parent)
+                actual[str(name.parent)] = tensor_hash(path.parent)
             continue
         if path.suffix == ".done":
             marker = json.loads(path.read_text())
             marker.pop("measured")
-            found[str(name)] = marker
+            actual[str(name)] = marker
         elif path.name == "metrics.jsonl":
-            found[str(name)] = [without_clock(line) for line in path.read_text().splitlines()]
+            actual[str(name)] = [without_clock(line) for line in path.read_text().splitlines()]
         else:
-            found[str(name)] = hashlib.sha256(path.read_bytes()).hexdigest()
-    return found
+            actual[str(name)] = hashlib.sha256(path.read_bytes()).hexdigest()
+    return actual
 
 
 def tensor_hash(checkpoint: Path) -> str:

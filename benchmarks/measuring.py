@@ -45,10 +45,10 @@ def blas() -> dict[str, Any]:
     import numpy as np  # noqa: F401 - its library has to be loaded to be seen
     from threadpoolctl import threadpool_info
 
-    found = [info for info in threadpool_info() if info["user_api"] == "blas"]
+    result = [info for info in threadpool_info() if info["user_api"] == "blas"]
     return {
-        "library": [f"{i['internal_api']} {i['version']} {i['architecture']}" for i in found],
-        "threads": max((info["num_threads"] for info in found), default=1),
+        "library": [f"{i['internal_api']} {i['version']} {i['architecture']}" for i in result],
+        "threads": max((info["num_threads"] for info in result), default=1),
         "unset": os.environ.get(_CLEANED, ""),
     }
 
@@ -78,13 +78,13 @@ def interleave(
 
 def spread(values: Sequence[float], digits: int = 3) -> dict[str, float]:
     """Median, least and largest."""
-    found = {"median": statistics.median(values), "min": min(values), "max": max(values)}
-    return {name: round(value, digits) for name, value in found.items()}
+    result = {"median": statistics.median(values), "min": min(values), "max": max(values)}
+    return {name: round(value, digits) for name, value in result.items()}
 
 
-def ratios(theirs: Sequence[float], ours: Sequence[float]) -> dict[str, float]:
-    """Spread of theirs / ours round by round: above 1, ours needs less."""
-    return spread([a / b for a, b in zip(theirs, ours, strict=True)])
+def ratios(reference: Sequence[float], actual: Sequence[float]) -> dict[str, float]:
+    """Spread of peer / dinoforge round by round: above 1, dinoforge needs less."""
+    return spread([a / b for a, b in zip(reference, actual, strict=True)])
 
 
 def load_script(path: Path) -> dict[str, Any]:

@@ -58,12 +58,12 @@ def main() -> None:
     if args.child:
         print(json.dumps(run_case(*CASES[args.child])))
         return
-    found = {}
+    result = {}
     for name in args.only:
-        found[name] = in_a_process(name)
-        told = {key: round(found[name][key]["ratio"], 3) for key in FIGURES}
-        print(f"{name}: {told}", file=sys.stderr)
-    figures: dict[str, Any] = {"ratio": "planned / measured", "cases": found}
+        result[name] = in_a_process(name)
+        reported = {key: round(result[name][key]["ratio"], 3) for key in FIGURES}
+        print(f"{name}: {reported}", file=sys.stderr)
+    figures: dict[str, Any] = {"ratio": "planned / measured", "cases": result}
     if args.images:
         figures["decoding"] = decoding(args.images)
     show(figures)
@@ -73,8 +73,8 @@ def main() -> None:
 def in_a_process(name: str) -> dict[str, Any]:
     with tempfile.NamedTemporaryFile("r", suffix=".txt") as said:
         run_child([sys.executable, __file__, "--child", name], stdout=said.name)
-        found: dict[str, Any] = json.loads(said.read().splitlines()[-1])
-    return found
+        result: dict[str, Any] = json.loads(said.read().splitlines()[-1])
+    return result
 
 
 def run_case(recipe: str, images: int, changes: tuple[str, ...]) -> dict[str, Any]:

@@ -58,7 +58,7 @@ def main() -> int:
 
 
 def start_ranks(count: int) -> int:
-    """Run this script once a rank."""
+    """Run this script on every rank."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

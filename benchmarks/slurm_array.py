@@ -144,7 +144,7 @@ def imports_s() -> float:
 
 
 def measure_submission(folder: Path, args: argparse.Namespace) -> dict:
-    """Time the submission with one partition an element, the most that the queue can get."""
+    """Time the submission with one partition per element, the most that the queue can get."""
     run = folder / "submission"
     one = argparse.Namespace(**(vars(args) | {"per_element": 1}))
     began = time.monotonic()

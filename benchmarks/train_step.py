@@ -98,9 +98,9 @@ def measure(name: str, args: argparse.Namespace) -> tuple[float, float]:
         text = said.read()
     if name != PEER:
         return json.loads(text.splitlines()[-1])["cpu_s_per_image"], peak
-    found = re.search(r"([\d.]+) CPU s/image \([\d.]+ wall\)", text)
-    assert found, f"the peer said something else: {text[-500:]}"
-    return float(found[1]), peak
+    result = re.search(r"([\d.]+) CPU s/image \([\d.]+ wall\)", text)
+    assert result, f"the peer said something else: {text[-500:]}"
+    return float(result[1]), peak
 
 
 def run_peer(args: argparse.Namespace) -> None:

@@ -56,13 +56,13 @@ def main() -> None:
     parser.add_argument("folders", nargs="+", type=Path)
     args = parser.parse_args()
     pairs = zip(args.folders[::2], args.folders[1::2], strict=True)
-    found = [scores(training, evaluation) for training, evaluation in pairs]
-    for run in found:
+    result = [scores(training, evaluation) for training, evaluation in pairs]
+    for run in result:
         print(f"seed {run['seed']}: {run['steps']} steps, {run['cpu_minutes']} CPU minutes")
         for row in run["accuracy"]:
             print(f"  {row['model']:18s} {row['features']:10s} step {row['step']}: "
                   f"{row['value']:.4f} {row['interval']}")  # fmt: skip
-    print(write_result(args.topic, found))
+    print(write_result(args.topic, result))
 
 
 if __name__ == "__main__":

@@ -153,22 +153,22 @@ def saved_bytes(step: Step, part: Part) -> Saved:
     # Prototypes are normalized before they are converted: what is kept of them is no weight.
     copied = [p for n, p in step.method.named_parameters() if not n.endswith("weight_v")]
     shapes = {p.shape for p in copied} | {p.T.shape for p in copied if p.ndim == 2}
-    found: dict[int, tuple[int, bool]] = {}
+    result: dict[int, tuple[int, bool]] = {}
     alive: list[Any] = []  # a freed storage's place would be given to another
 
     def pack(tensor: Tensor) -> Tensor:
         place = _place(tensor)
-        if place not in known and place not in found:
+        if place not in known and place not in result:
             is_weight = tensor.dtype == torch.bfloat16 and tensor.shape in shapes
-            found[place] = (tensor.untyped_storage().nbytes(), is_weight)
+            result[place] = (tensor.untyped_storage().nbytes(), is_weight)
             alive.append(tensor)
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         step.forward(part, targets)
     return Saved(
-        activations=sum(size for size, is_weight in found.values() if not is_weight),
-        weight_copies=sum(size for size, is_weight in found.values() if is_weight),
+        activations=sum(size for size, is_weight in result.values() if not is_weight),
+        weight_copies=sum(size for size, is_weight in result.values() if is_weight),
     )
 
 

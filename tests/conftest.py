@@ -12,7 +12,7 @@ import pytest
 if TYPE_CHECKING:
     import pool as pools
 
-# No deadline: how long an example takes says how busy the machine is.
+# No deadline: how long an example takes states how busy the machine is.
 hypothesis.settings.register_profile("dinoforge", deadline=None, derandomize="CI" in os.environ)
 hypothesis.settings.load_profile("dinoforge")
 

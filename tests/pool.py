@@ -145,11 +145,11 @@ def ledger(run: Path) -> list[dict[str, Any]]:
 
 def samples(run: Path) -> dict[str, bytes]:
     """Key -> bytes of the image, of every sample in the shards of a run."""
-    found = {}
+    result = {}
     for tar in sorted((run / "shards").glob("*.tar")):
         for key, members in read_samples(tar):
-            found[key] = next(d for name, d in members.items() if name not in ("cls", "json"))
-    return found
+            result[key] = next(d for name, d in members.items() if name not in ("cls", "json"))
+    return result
 
 
 def differences(a: Path, b: Path) -> list[str]:

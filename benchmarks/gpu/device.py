@@ -15,8 +15,8 @@ def has_cuda() -> bool:
 
 def refuse() -> int:
     """Say that there is no GPU, and what to do; returns the exit code."""
-    told = "error: no CUDA device - this machine - run it on one, or add --cpu --tiny to try it"
-    print(told, file=sys.stderr)
+    reported = "error: no CUDA device - this machine - run it on one, or add --cpu --tiny to try it"
+    print(reported, file=sys.stderr)
     return 2
 
 

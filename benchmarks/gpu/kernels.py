@@ -3,7 +3,7 @@
     python benchmarks/gpu/kernels.py
     python benchmarks/gpu/kernels.py --cpu --tiny --out FOLDER    # that it works at all
 
-What ``model.attention=auto`` tries, at the shapes of ViT-S/B/L/g (2 x 257 + 8 x 50 tokens an
+What ``model.attention=auto`` tries, at the shapes of ViT-S/B/L/g (2 x 257 + 8 x 50 tokens per
 image), packed and one crop size after the other. A back end that cannot run, or differs from
 `sdpa` by more than the stated tolerance, is recorded with the reason. About a minute.
 """
@@ -41,10 +41,10 @@ def main() -> int:
         for packed in (True, False):
             for dtype in (torch.bfloat16, torch.float32):
                 where = f"{size}, {'packed' if packed else 'separate'}, {dtype}"
-                found = measure(size, 1 if args.tiny else images, device, packed, dtype)
-                figures["layers"][where.replace("torch.", "")] = found
-                times = (found["milliseconds"].get(name, "-") for name in CANDIDATES)
-                rows.append([where.replace("torch.", ""), *times, found["backend"]])
+                result = measure(size, 1 if args.tiny else images, device, packed, dtype)
+                figures["layers"][where.replace("torch.", "")] = result
+                times = (result["milliseconds"].get(name, "-") for name in CANDIDATES)
+                rows.append([where.replace("torch.", ""), *times, result["backend"]])
         if args.tiny:
             break
     print_table(["layer, ms", *CANDIDATES, "chosen"], rows)
@@ -66,12 +66,12 @@ def measure(size: str, images: int, device: Any, packed: bool, dtype: Any) -> di
         device=device,
         packed=packed,
     )
-    found = probe(problem, CANDIDATES)
+    result = probe(problem, CANDIDATES)
     return {
         "images": images,
-        "backend": found.backend,
-        "milliseconds": {name: round(ms, 3) for name, ms in found.milliseconds.items()},
-        "refused": dict(found.refused),
+        "backend": result.backend,
+        "milliseconds": {name: round(ms, 3) for name, ms in result.milliseconds.items()},
+        "refused": dict(result.refused),
     }
 
 

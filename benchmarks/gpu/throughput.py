@@ -54,7 +54,7 @@ class Variant:
         return ", ".join([self.attention, self.packing, *extras])
 
 
-# The most telling ones first: time may run out.
+# The most reporting ones first: time may run out.
 VARIANTS = (
     Variant(packing="separate"),
     Variant(),
@@ -82,11 +82,11 @@ def main() -> int:
         return 0
     ends = time.monotonic() + 60 * args.minutes
     about = run_child(LOOK, ends)
-    found = {}
+    result = {}
     for variant in variants_of(args):
-        found[variant.name] = run_child(variant.name, ends)
-        print(f"{variant.name}: {found[variant.name]}", file=sys.stderr)
-    figures = figures_of(args, about, found)
+        result[variant.name] = run_child(variant.name, ends)
+        print(f"{variant.name}: {result[variant.name]}", file=sys.stderr)
+    figures = figures_of(args, about, result)
     show(figures)
     topic = "-".join(["gpu", args.size, *(["tiny"] if args.tiny else [])])
     print(write_result(topic, figures, folder=args.out).name)
@@ -225,13 +225,13 @@ def peak_bytes(device: Any) -> int:
 
 
 def figures_of(
-    args: argparse.Namespace, about: dict[str, Any], found: dict[str, dict[str, Any]]
+    args: argparse.Namespace, about: dict[str, Any], result: dict[str, dict[str, Any]]
 ) -> dict[str, Any]:
     """Put them together; no MFU where the look failed or the card is unknown."""
     card = about.get("machine", {})
     flops = about.get("flops_per_image")
     peak = next((p for name, p in PEAKS.items() if name in card.get("device", "")), None)
-    for one in found.values():
+    for one in result.values():
         if flops and "failed" not in one:
             one["tflops"] = round(flops * one["images_per_s"] / 1e12, 4)
             one["mfu"] = round(flops * one["images_per_s"] / peak, 3) if peak else None
@@ -241,7 +241,7 @@ def figures_of(
         "machine": card,
         "peak_tflops": peak / 1e12 if peak else None,
         "gflops_per_image": round(flops / 1e9, 4) if flops else about.get("failed"),
-        "variants": found,
+        "variants": result,
     }
 
 

@@ -1,4 +1,4 @@
-"""The dirty collection: every file and tar as its manifest says, counted, and nothing else lost."""
+"""The dirty collection: every file and tar as in its manifest, counted, and nothing else lost."""
 
 import json
 from collections import Counter
@@ -45,7 +45,7 @@ UNDECODABLE = {
     "bad_zero_byte.jpg": "empty",
 }
 
-# Tar -> images that must be listed, and what must be told about it.
+# Tar -> images that must be listed, and what must be reported about it.
 TARS = {
     "shard_bad_header.tar": (3, {"bad_header": 1}),
     "shard_bad_image_inside.tar": (6, {}),
@@ -120,7 +120,7 @@ def test_the_tables_of_this_test_cover_the_manifest(manifest):
         assert lost == (name == "shard_missing_image.tar"), name
 
 
-def test_the_whole_folder_is_told_file_by_file(whole, manifest):
+def test_the_whole_folder_is_reported_file_by_file(whole, manifest):
     summary, ledger = whole
     by_file = Counter(Path(row["shard"]).name.partition("-")[0] for row in ledger)
     expected = {name: 1 for name in manifest if name not in TARS}
@@ -130,8 +130,8 @@ def test_the_whole_folder_is_told_file_by_file(whole, manifest):
     assert [row["image_id"] for row in ledger] == list(range(summary.images))
 
     problems = Counter({"other_file": 2})  # the manifest and the script beside it
-    for _, told in TARS.values():
-        problems.update(told)
+    for _, reported in TARS.values():
+        problems.update(reported)
     assert summary.problems == problems
 
     refused = [row for row in ledger if row["reason"] == "undecodable"]
@@ -169,22 +169,22 @@ def test_each_file_alone_is_decided_as_in_the_folder(dirty, manifest, tmp_path, 
         return
     with pytest.raises(UsageError) as caught:
         screened(tmp_path, [dirty / name])
-    told = f"none of the 1 images decodes (1 {UNDECODABLE[name]}) - `sources` - "
-    assert str(caught.value).startswith(told)
+    reported = f"none of the 1 images decodes (1 {UNDECODABLE[name]}) - `sources` - "
+    assert str(caught.value).startswith(reported)
 
 
 @pytest.mark.parametrize("name", TARS)
-def test_each_tar_alone_gives_its_samples_and_tells_its_problems(dirty, tmp_path, name):
-    num, told = TARS[name]
+def test_each_tar_alone_gives_its_samples_and_shows_its_problems(dirty, tmp_path, name):
+    num, reported = TARS[name]
     if not num:
-        words = ", ".join(f"1 {reason}" for reason in told)
+        words = ", ".join(f"1 {reason}" for reason in reported)
         with pytest.raises(UsageError, match="no images" + (rf" \({words}\)" if words else "")):
             screened(tmp_path, [dirty / name])
         return
     rows, problems = screened(tmp_path, [dirty / name])
     assert len(rows) == num
-    assert Counter(found["reason"] for found in problems) == told
-    assert {found["shard"] for found in problems} <= {str(dirty / name)}
+    assert Counter(result["reason"] for result in problems) == reported
+    assert {result["shard"] for result in problems} <= {str(dirty / name)}
     bad = [row["key"] for row in rows if row["reason"] is not None]
     assert bad == (["0002"] if name == "shard_bad_image_inside.tar" else [])
     if name not in ("shard_latin1_name.tar", "shard_path_traversal.tar", "shard_symlink.tar"):

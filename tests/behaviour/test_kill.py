@@ -17,10 +17,10 @@ from dinoforge.sources.discover import discover_files
 
 def test_kills_at_random_moments_lose_nothing_and_change_nothing(pool, tmp_path):
     words = ["curate", f"sources={json.dumps(pool.sources)}", *pools.SMALL]
-    found = pools.kill.measure(words, tmp_path, kills=4, draw=random.Random(1))
-    assert found["kills"] == 4
-    assert found["files"] > 60
-    assert found["different"] == []
+    result = pools.kill.measure(words, tmp_path, kills=4, draw=random.Random(1))
+    assert result["kills"] == 4
+    assert result["files"] > 60
+    assert result["different"] == []
 
 
 @pytest.fixture

@@ -15,8 +15,8 @@ from dinoforge.neighbors.products import require_faiss
 from dinoforge.runs import Run
 
 
-def told(capsys, *words):
-    """Run the command here; its exit code and the faults that it told."""
+def reported(capsys, *words):
+    """Run the command here; its exit code and the faults that it reported."""
     try:
         code = main([str(word) for word in words])
     except SystemExit as stop:
@@ -80,7 +80,7 @@ def test_sources_that_give_nothing(capsys, tmp_path, content, what):
         (folder / name).write_bytes(data)
     if content == {}:
         folder.mkdir()
-    code, lines = told(capsys, "curate", sources(pool=folder), f"out={tmp_path / 'run'}")
+    code, lines = reported(capsys, "curate", sources(pool=folder), f"out={tmp_path / 'run'}")
     assert code == 2
     assert len(lines) == 1
     assert lines[0].startswith(f"{what} - ")
@@ -93,15 +93,15 @@ def test_too_many_undecodable_images_stop_the_run_and_a_higher_limit_goes_on(
     for number in range(20):
         (tmp_path / f"bad/{number}.jpg").parent.mkdir(exist_ok=True)
         (tmp_path / f"bad/{number}.jpg").write_bytes(b"x" * number)
-    both = json.dumps([{"role": "pool", "paths": [str(photos), str(tmp_path / "bad")]}])
-    words = ["curate", f"sources={both}", f"out={tmp_path / 'run'}"]
-    code, lines = told(capsys, *words)
+    pair = json.dumps([{"role": "pool", "paths": [str(photos), str(tmp_path / "bad")]}])
+    words = ["curate", f"sources={pair}", f"out={tmp_path / 'run'}"]
+    code, lines = reported(capsys, *words)
     assert code == 2
     assert lines == [
         "20 of 33 images do not decode (1 empty, 19 not_an_image) - `max_bad_rate` is 0.5 - "
         "fix the sources or raise max_bad_rate"
     ]
-    assert told(capsys, *words, "max_bad_rate=0.7", "--update", "-q") == (0, [])
+    assert reported(capsys, *words, "max_bad_rate=0.7", "--update", "-q") == (0, [])
 
 
 @pytest.mark.parametrize(
@@ -136,18 +136,18 @@ def test_too_many_undecodable_images_stop_the_run_and_a_higher_limit_goes_on(
     ],
     ids=lambda value: " ".join(value)[:60],
 )
-def test_faults_of_the_recipe_are_all_told_at_once(capsys, photos, tmp_path, words, lines):
+def test_faults_of_the_recipe_are_all_reported_at_once(capsys, photos, tmp_path, words, lines):
     given = [] if words[0].startswith("sources") else [sources(pool=photos)]
-    code, found = told(capsys, "curate", *given, *words, f"out={tmp_path / 'run'}", "-q")
+    code, result = reported(capsys, "curate", *given, *words, f"out={tmp_path / 'run'}", "-q")
     assert code == 2
-    assert len(found) == len(lines), found
+    assert len(result) == len(lines), result
     for part in lines:
-        assert any(part in line for line in found), (part, found)
+        assert any(part in line for line in result), (part, result)
 
 
-def test_a_recipe_file_is_told_with_its_line(capsys, tmp_path):
+def test_a_recipe_file_is_reported_with_its_line(capsys, tmp_path):
     (tmp_path / "my.yaml").write_text("# recipe: mine\nseed: 1\nfilter:\n  min_sides: 3\n")
-    code, lines = told(capsys, "curate", tmp_path / "my.yaml")
+    code, lines = reported(capsys, "curate", tmp_path / "my.yaml")
     assert code == 2
     assert lines[0].startswith("unknown key `filter.min_sides` (did you mean `filter.min_side`?)")
     assert f"{tmp_path}/my.yaml:4" in lines[0]
@@ -176,7 +176,7 @@ def test_mistyped_commands_recipes_and_executors(
 ):
     monkeypatch.chdir(tmp_path)
     more = [sources(seed=photos, pool=photos), "out=run"] if "--on" in words else []
-    code, lines = told(capsys, *words, *more)
+    code, lines = reported(capsys, *words, *more)
     assert code == 2
     assert len(lines) == 1
     assert what in lines[0]
@@ -195,7 +195,7 @@ def test_a_changed_recipe_is_refused_by_its_keys_and_the_run_stays(capsys, pool,
     before = {path: path.stat().st_mtime_ns for path in calm.rglob("*")}
     given = f"sources={json.dumps(pool.sources)}"
     changed = ("duplicates.threshold=0.9", "export.name=x")
-    code, lines = told(capsys, "curate", given, *pools.SMALL, *changed, f"out={calm}")
+    code, lines = reported(capsys, "curate", given, *pools.SMALL, *changed, f"out={calm}")
     assert code == 2
     assert len(lines) == 1
     assert "finished run changed: `duplicates.threshold`, `export.name`" in lines[0]
@@ -212,30 +212,30 @@ def test_another_start_is_refused_while_a_run_is_written_even_a_fresh_one(capsys
     config = pools.load_config(pools.CurationConfig, None, words[1:])
     with Run.open(out, config, command="curate"):
         for flag in ([], ["--update"], ["--fresh"]):
-            code, lines = told(capsys, *words, *flag)
+            code, lines = reported(capsys, *words, *flag)
             assert (code, len(lines)) == (2, 1)
             assert lines[0].startswith(f"another process is writing this run - {out} - ")
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
-    assert told(capsys, *words, "--fresh", "-q") == (0, [])
+    assert reported(capsys, *words, "--fresh", "-q") == (0, [])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run", "run.old-1"]
 
 
 def test_a_run_folder_that_is_a_file_or_of_another_command_is_refused(capsys, photos, tmp_path):
     (tmp_path / "file").write_text("x")
-    code, lines = told(capsys, "curate", sources(pool=photos), f"out={tmp_path / 'file'}")
+    code, lines = reported(capsys, "curate", sources(pool=photos), f"out={tmp_path / 'file'}")
     assert (code, len(lines)) == (2, 1)
     assert lines[0].startswith("run folder is not writable")
     (tmp_path / "trained").mkdir()
     (tmp_path / "trained/run.json").write_text('{"command": "train"}')
     (tmp_path / "trained/config.yaml").write_text("seed: 1\n")
-    code, lines = told(capsys, "curate", sources(pool=photos), f"out={tmp_path / 'trained'}")
+    code, lines = reported(capsys, "curate", sources(pool=photos), f"out={tmp_path / 'trained'}")
     assert (code, len(lines)) == (2, 1)
     assert lines[0].startswith("the folder holds a run of `dinoforge train`")
 
 
 def test_a_read_only_folder_is_one_line(capsys, photos, mount):
     out = mount("ro") / "run"
-    code, lines = told(capsys, "curate", sources(pool=photos), f"out={out}")
+    code, lines = reported(capsys, "curate", sources(pool=photos), f"out={out}")
     assert code == 2
     assert lines == [
         f"run folder is not writable: Read-only file system - {out} - "
@@ -252,13 +252,13 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_once_there_is_space(
     space = os.statvfs(disk)
     ballast.write_bytes(bytes(space.f_bavail * space.f_frsize - kib * 1024))
     words = ["curate", f"sources={json.dumps(pool.sources)}", *pools.SMALL, f"out={disk / 'run'}"]
-    code, lines = told(capsys, *words)
+    code, lines = reported(capsys, *words)
     assert code == 2
     assert len(lines) == 1
     assert "No space left on device" in lines[0]
     assert str(disk) in lines[0]
     ballast.unlink()
-    assert told(capsys, *words, "-q") == (0, [])
+    assert reported(capsys, *words, "-q") == (0, [])
     assert pools.differences(calm, disk / "run") == []
 
 
@@ -280,7 +280,7 @@ def test_a_full_disk_under_worker_processes_is_one_line(dinoforge, pool, mount):
         (["faiss"], ["--faiss"], '"dinoforge[cpu]" (or "dinoforge[gpu]" with a GPU)'),
     ],
 )
-def test_a_missing_extra_is_told_with_the_pip_command(
+def test_a_missing_extra_is_reported_with_the_pip_command(
     dinoforge, photos, tmp_path, hidden, words, command
 ):
     prelude = hide(hidden)
@@ -300,7 +300,7 @@ def test_a_missing_extra_is_told_with_the_pip_command(
     assert command in lines[0]
 
 
-def test_two_packages_of_faiss_are_refused_with_the_commands_that_mend_it(
+def test_two_packages_of_faiss_are_refused_with_the_commands_that_fix_it(
     tmp_path, monkeypatch, capsys, photos
 ):
     for name in ("faiss_cpu", "faiss_gpu"):
@@ -315,7 +315,7 @@ def test_two_packages_of_faiss_are_refused_with_the_commands_that_mend_it(
     assert "both installed" in str(caught.value)
     assert "pip uninstall --yes faiss-cpu faiss-gpu, then pip install" in str(caught.value)
     words = ["curate", sources(pool=str(photos)), f"out={tmp_path / 'run'}"]
-    assert told(capsys, *words) == (2, faults(f"error: {caught.value}"))
+    assert reported(capsys, *words) == (2, faults(f"error: {caught.value}"))
 
 
 def test_faults_as_json_are_read_by_machines(capsys, tmp_path):
@@ -327,7 +327,7 @@ def test_faults_as_json_are_read_by_machines(capsys, tmp_path):
     assert all(fault.keys() == {"what", "where", "do"} for fault in answer["faults"])
 
 
-def test_the_command_with_worker_processes_says_where_everything_is(dinoforge, photos, tmp_path):
+def test_the_command_with_worker_processes_states_where_everything_is(dinoforge, photos, tmp_path):
     done = dinoforge("curate", sources(pool=photos), f"out={tmp_path / 'run'}", "--on", "local:2")
     assert done.returncode == 0
     assert faults(done.stderr) == []

@@ -74,7 +74,7 @@ def test_the_report_asks_the_network_for_nothing(small):
     assert "@import" not in html
 
 
-def test_started_again_it_does_nothing_twice_and_says_the_same(small):
+def test_started_again_it_does_nothing_twice_and_states_the_same(small):
     out, _ = small
     names = ["evaluation/records.jsonl", "training/metrics.jsonl", "report.json"]
     before = [(out / name).read_bytes() for name in names[:2]]
@@ -121,7 +121,7 @@ def test_own_pictures_without_classes_and_with_seeds_give_a_report_too(tmp_path)
     assert report_of(out)["records"]
 
 
-def test_a_missing_folder_is_told_in_one_line(tmp_path, capsys):
+def test_a_missing_folder_is_reported_in_one_line(tmp_path, capsys):
     missing = tmp_path / "nowhere"
     assert main(["quickstart", "--images", str(missing), "--out", str(tmp_path / "run")]) == 2
     error = capsys.readouterr().err.strip().splitlines()

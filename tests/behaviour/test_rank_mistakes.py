@@ -31,7 +31,7 @@ def pictures(tmp_path_factory):
 
 
 @pytest.fixture
-def told(dinoforge, pictures, tmp_path):
+def reported(dinoforge, pictures, tmp_path):
     """Start a training that cannot be; returns the one line that it ends with."""
 
     def start(*words, on, out=None, **more):
@@ -80,8 +80,8 @@ def profile(tmp_path):
     ],
     ids=["ranks", "micro-batches", "groups", "mesh"],
 )
-def test_what_does_not_divide_is_told_where_the_command_is_typed(
-    told, profile, tmp_path, words, what, do, place
+def test_what_does_not_divide_is_reported_where_the_command_is_typed(
+    reported, profile, tmp_path, words, what, do, place
 ):
     """Before a rank starts or a job is submitted, on a machine without torch."""
     where = "recipe"
@@ -90,16 +90,16 @@ def test_what_does_not_divide_is_told_where_the_command_is_typed(
     else:
         on = f"slurm:{profile()}"
         where = f"recipe, 1 x 3 ranks of {profile()}"
-    line = told(*words, *place.split()[1:], on=on, prelude=NO_TORCH)
+    line = reported(*words, *place.split()[1:], on=on, prelude=NO_TORCH)
     assert line == f"{what} - {where} - {do}"
     assert not (tmp_path / "run").exists()
 
 
-def test_ranks_of_a_machine_are_those_of_the_profile(told, profile):
+def test_ranks_of_a_machine_are_those_of_the_profile(reported, profile):
     """Under hsdp a copy lies on one machine when the recipe does not say on how many ranks."""
     text = THREE_RANKS.replace("tasks_per_node: 3", "nodes: 3, tasks_per_node: 4")
     path = profile(text)
-    line = told("batch_size=12", "parallel.mode=hsdp", "parallel.shard=5", on=f"slurm:{path}")
+    line = reported("batch_size=12", "parallel.mode=hsdp", "parallel.shard=5", on=f"slurm:{path}")
     assert line.startswith("`parallel.shard` 5 does not divide 12 ranks - recipe, 3 x 4 ranks of")
 
 
@@ -111,9 +111,9 @@ def test_ranks_of_a_machine_are_those_of_the_profile(told, profile):
         ("default: {nodes: 0}", "`default.nodes` is 0"),
     ],
 )
-def test_a_mistyped_profile_is_told_with_its_line(told, profile, text, told_of):
+def test_a_mistyped_profile_is_reported_with_its_line(reported, profile, text, told_of):
     path = profile(f"# mine\n{text}\n")
-    line = told(on=f"slurm:{path}", prelude=NO_TORCH)
+    line = reported(on=f"slurm:{path}", prelude=NO_TORCH)
     assert told_of in line
     assert "nodes: 0" in text or f"{path}:2" in line
 
@@ -130,17 +130,17 @@ def test_a_mistyped_profile_is_told_with_its_line(told, profile, text, told_of):
     ],
 )
 def test_ranks_and_gpus_are_compared_before_anything_is_submitted(
-    told, profile, stages, words, what
+    reported, profile, stages, words, what
 ):
     path = profile(f"stages: {stages}\n")
-    line = told("batch_size=6", *words, on=f"slurm:{path}", prelude=NO_TORCH)
+    line = reported("batch_size=6", *words, on=f"slurm:{path}", prelude=NO_TORCH)
     assert what in line
     assert str(path) in line
 
 
-def test_a_machine_without_sbatch_says_so(told, profile, tmp_path):
+def test_a_machine_without_sbatch_is_reported(reported, profile, tmp_path):
     (tmp_path / "bin").mkdir()
-    line = told(
+    line = reported(
         "batch_size=6",
         on=f"slurm:{profile()}",
         env={"PATH": str(tmp_path / "bin")},
@@ -163,8 +163,8 @@ def test_a_machine_without_sbatch_says_so(told, profile, tmp_path):
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_a_mistake_that_every_rank_meets_is_told_by_one(told, tmp_path, words, what, do):
-    line = told("batch_size=6", *words, on="local:3")
+def test_a_mistake_that_every_rank_meets_is_reported_by_one(reported, tmp_path, words, what, do):
+    line = reported("batch_size=6", *words, on="local:3")
     assert line.startswith(what)
     assert do in line
     assert not (tmp_path / "run" / "checkpoints").exists()
@@ -186,9 +186,9 @@ def again(trained, tmp_path):
     return Path(shutil.copytree(trained, tmp_path / "again"))
 
 
-def test_a_changed_recipe_is_told_once_by_its_keys(told, again):
+def test_a_changed_recipe_is_reported_once_by_its_keys(reported, again):
     before = sorted(again.iterdir())
-    line = told("steps=2", "optimizer.lr=0.5", "group_size=1", on="local:2", out=again)
+    line = reported("steps=2", "optimizer.lr=0.5", "group_size=1", on="local:2", out=again)
     assert "recipe of this finished run changed: `group_size`, `optimizer.lr` - " in line
     assert "--update" in line
     assert sorted(again.iterdir()) == before
@@ -202,10 +202,10 @@ def test_a_changed_recipe_is_told_once_by_its_keys(told, again):
         ("model.registers=2", "student.backbone.register_tokens: model [1, 2, 16] only"),
     ],
 )
-def test_a_checkpoint_of_another_architecture_is_told_once_with_what_differs(
-    told, again, change, differs
+def test_a_checkpoint_of_another_architecture_is_reported_once_with_what_differs(
+    reported, again, change, differs
 ):
-    line = told("steps=2", change, "--update", on="local:2", out=again)
+    line = reported("steps=2", change, "--update", on="local:2", out=again)
     assert line.startswith("checkpoint of another architecture: ")
     assert differs in line
     assert str(again / "checkpoints" / "step-000000002") in line
@@ -220,7 +220,7 @@ torch.cuda.get_device_name = lambda device=None: "Tesla T4"
 """
 
 
-def test_a_gpu_without_bfloat16_says_so(dinoforge, pictures, tmp_path):
+def test_a_gpu_without_bfloat16_is_reported(dinoforge, pictures, tmp_path):
     """Such a GPU is rare: what it would answer is given, everything else is real."""
     words = [f"out={tmp_path / 'run'}", f"data.paths=[{pictures}]", "precision=bfloat16", "-q"]
     done = dinoforge("train", RECIPE, *words, prelude=OLDER_GPU)

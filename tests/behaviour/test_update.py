@@ -18,11 +18,11 @@ ORDER = [
 
 def markers(run):
     """Stage -> the fingerprint and the time of writing of each of its markers."""
-    found = {}
+    result = {}
     for path in sorted(run.glob("curation/*/*.done")):
         fingerprint = json.loads(path.read_text())["fingerprint"]
-        found.setdefault(path.parent.name, []).append((fingerprint, path.stat().st_mtime_ns))
-    return found
+        result.setdefault(path.parent.name, []).append((fingerprint, path.stat().st_mtime_ns))
+    return result
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ def start(piece, *words):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 @pytest.mark.parametrize("piece", PIECES)
-def test_a_machine_without_a_gpu_is_told_in_one_line(piece):
+def test_a_machine_without_a_gpu_is_reported_in_one_line(piece):
     done = start(piece)
     assert done.returncode == 2
     assert done.stdout == ""
@@ -40,15 +40,15 @@ def figures(folder):
 def test_a_step_runs_in_miniature_by_every_way_that_runs_here(tmp_path):
     done = start("throughput", "--cpu", "--tiny", "--steps", "1", "--out", str(tmp_path))
     assert done.returncode == 0, done.stderr
-    found = figures(tmp_path)
-    ways = found["variants"]
+    actual = figures(tmp_path)
+    ways = actual["variants"]
     assert ways.keys() == {"sdpa, separate", "plain, packed, checkpointed", "varlen, packed"}
     assert "varlen attention runs on CUDA devices only" in ways.pop("varlen, packed")["failed"]
-    assert found["gflops_per_image"] > 0
+    assert actual["gflops_per_image"] > 0
     for way in ways.values():
         assert way["images_per_s"] > 0
         assert way["tflops"] == pytest.approx(
-            way["images_per_s"] * found["gflops_per_image"] / 1000, abs=1e-4
+            way["images_per_s"] * actual["gflops_per_image"] / 1000, abs=1e-4
         )
         assert 0.05 < way["peak_gib"] < 4
     losses = [way["loss"] for way in ways.values()]

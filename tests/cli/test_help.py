@@ -1,4 +1,4 @@
-"""Help, recipes, completion, JSON: what is asked of the command before anything is run."""
+"""Help, recipes, completion, JSON: what the command offers before anything is run."""
 
 import json
 import shlex
@@ -100,7 +100,7 @@ def test_recipes_are_listed_shown_and_copied_as_they_are(capsys, tmp_path, comma
     assert main([command, "--list", "--json"]) == 0
     listed = json.loads(capsys.readouterr().out)
     assert listed.keys() == recipes.keys()
-    assert all(listed.values()), "every recipe says in its first line what it is"
+    assert all(listed.values()), "the first line of every recipe describes it"
     name = next(iter(recipes))
     assert main([command, "--show", name]) == 0
     assert capsys.readouterr().out == recipes[name].read_text()

@@ -10,7 +10,7 @@ from dinoforge.cli.main import build_parser, load_command, main
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "reported"),
     [
         (["curat"], "unknown command `curat` (did you mean `curate`?)"),
         (["train", "x.yaml", "--frsh"], "unknown argument `--frsh`"),
@@ -22,7 +22,7 @@ from dinoforge.cli.main import build_parser, load_command, main
         (["explain", "optimzer.lr"], "neither a run folder nor a recipe key"),
     ],
 )
-def test_mistakes_are_one_line_with_what_where_and_what_to_do(words, told, capsys, tmp_path):
+def test_mistakes_are_one_line_with_what_where_and_what_to_do(words, reported, capsys, tmp_path):
     try:
         code = main(words)
     except SystemExit as error:
@@ -31,7 +31,7 @@ def test_mistakes_are_one_line_with_what_where_and_what_to_do(words, told, capsy
     assert code == 2
     assert len(lines) == 1
     assert lines[0].startswith("error: ")
-    assert told in lines[0]
+    assert reported in lines[0]
     assert lines[0].count(" - ") >= 2
 
 

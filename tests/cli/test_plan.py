@@ -29,9 +29,9 @@ def test_the_giant_over_eight_nodes_is_planned_on_a_laptop_in_seconds():
     assert time.monotonic() - started < 100  # seconds on an idle machine
 
 
-def test_tables_tell_parameters_memory_operations_and_the_run(capsys):
+def test_tables_show_parameters_memory_operations_and_the_run(capsys):
     assert main(["plan", "vitl16_fast", "--ranks", "32", "--images", "1281167"]) == 0
-    told = capsys.readouterr().out
+    reported = capsys.readouterr().out
     for words in (
         r"vit_large_patch16, 32 x h100, fsdp over 32, 64 images per rank x 32 = 2048 per step",
         r"backbone +303,351,808",
@@ -41,14 +41,14 @@ def test_tables_tell_parameters_memory_operations_and_the_run(capsys):
         r"time +\d+\.\d h, \d+ GPU-hours",
         r"fits h100: needs \d+\.\d GB; 74\.1 GB usable; at most \d+ images per rank",
     ):
-        assert re.search(words, told), words
+        assert re.search(words, reported), words
 
 
 def test_what_a_named_gpu_does_not_hold_ends_with_2_and_one_line(capsys):
     words = ["plan", "vitl14_long", "--ranks", "8", "batch_size=1024"]
     assert main([*words, "--gpu", "a100-40"]) == 2
     out, error = capsys.readouterr()
-    assert "peak: forward" in out  # the table says what takes the memory
+    assert "peak: forward" in out  # the table states what takes the memory
     assert re.fullmatch(r"error: a step needs .* - a100-40 .* - use at most \d+ .*\n", error)
     assert main([*words, "--gpu", "a100-40", "--json"]) == 2
     assert json.loads(capsys.readouterr().out)["exit_code"] == 2
@@ -60,7 +60,7 @@ def test_a_gpu_that_nobody_named_is_no_reason_to_fail(capsys):
 
 
 def test_mistakes_end_with_2_and_one_line_each(capsys):
-    for words, told in (
+    for words, reported in (
         (
             ["vitg14_long", "--ranks", "7"],
             "`batch_size` 3072 is not a multiple of 7 ranks - recipe - give",
@@ -80,5 +80,5 @@ def test_mistakes_end_with_2_and_one_line_each(capsys):
     ):
         assert main(["plan", *words]) == 2
         error = capsys.readouterr().err
-        assert told in error
+        assert reported in error
         assert len(error.splitlines()) == 1

@@ -55,7 +55,7 @@ def test_defaults_recipe_and_command_line_win_in_this_order(tmp_path):
     assert loaded.origins == {"out": "recipe", "steps": "command line", "optimizer.lr": "recipe"}
 
 
-def test_all_faults_are_told_at_once(tmp_path):
+def test_all_faults_are_reported_at_once(tmp_path):
     file = recipe(tmp_path, "out: here\nstep: 20\noptimizer:\n  lr: fast\n")
     with pytest.raises(UsageError) as caught:
         load_config(Recipe, file, ["optimizer.kind=adam", "optim.lr=1", "oops"])

@@ -29,7 +29,7 @@ def test_a_back_end_for_another_device_gives_the_same_curation(pool, calm, tmp_p
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
-def test_a_device_that_is_not_there_is_told_before_anything_is_read(pool, tmp_path):
+def test_a_device_that_is_not_there_is_reported_before_anything_is_read(pool, tmp_path):
     with pytest.raises(UsageError, match="device `cuda` cannot be used"):
         pools.curated(pools.recipe(pool.sources, tmp_path / "run", "device=cuda"))
     assert not (tmp_path / "run/curation").exists()

@@ -14,7 +14,7 @@ from dinoforge.curation.explain import explain
 from dinoforge.errors import UsageError
 from dinoforge.tables import read_table, write_table
 
-# What the first sentence says of each decision.
+# What the first sentence states of each decision.
 SAYS = {
     "undecodable": r"was dropped because it cannot be decoded: (empty|truncated|not_an_image)",
     "too_small": r"was dropped because it is too small: \d+ x \d+ pixels \(filter.min_side is 24",
@@ -48,9 +48,9 @@ def kept_run(pool, tmp_path_factory):
 @pytest.fixture(scope="session")
 def example(calm, kept_run):
     """Reason -> a run and the row of an image that it happened to."""
-    found = {row["reason"]: (run, row) for run in (kept_run, calm) for row in pools.ledger(run)}
-    assert found.keys() == set(REASONS)
-    return found
+    result = {row["reason"]: (run, row) for run in (kept_run, calm) for row in pools.ledger(run)}
+    assert result.keys() == set(REASONS)
+    return result
 
 
 @pytest.mark.parametrize("reason", REASONS)
@@ -61,11 +61,11 @@ def test_every_kind_of_decision_has_its_words(example, reason):
     assert re.search(SAYS[reason], answer.sentences[0]), answer.sentences
     assert answer.sentences[0].startswith(f"`{row['key']}` (image {row['image_id']}) ")
     assert all(sentence.endswith(".") for sentence in answer.sentences)
-    told = " ".join(answer.sentences)
-    assert "None" not in told
-    assert "nan" not in told.split()
+    reported = " ".join(answer.sentences)
+    assert "None" not in reported
+    assert "nan" not in reported.split()
     if row["out_shard"]:
-        assert f"It is in shards/{row['out_shard']} under the key {row['out_key']}." in told
+        assert f"It is in shards/{row['out_shard']} under the key {row['out_key']}." in reported
 
 
 def test_every_image_of_a_run_can_be_explained(calm, kept_run):
@@ -74,13 +74,13 @@ def test_every_image_of_a_run_can_be_explained(calm, kept_run):
             assert explain(run, row["image_id"]).sentences
 
 
-def test_a_planted_copy_says_whose_copy_it_is(calm):
+def test_a_planted_copy_states_whose_copy_it_is(calm):
     rows = pools.ledger(calm)
     planted = next(row for row in rows if row["planted_from"] is not None)
     original = rows[planted["planted_from"]]
-    told = " ".join(explain(calm, planted["image_id"]).sentences)
-    assert f"The run planted it: a copy of `{original['key']}`" in told
-    assert f"with the edit `{planted['edit']}`" in told
+    reported = " ".join(explain(calm, planted["image_id"]).sentences)
+    assert f"The run planted it: a copy of `{original['key']}`" in reported
+    assert f"with the edit `{planted['edit']}`" in reported
 
 
 def test_a_chain_of_duplicates_is_followed_to_the_image_that_stays(pool, calm):
@@ -134,7 +134,7 @@ def test_a_number_with_zeros_in_front_is_a_key_before_it_is_an_id(pool, tmp_path
         ("", "no image ``"),
     ],
 )
-def test_an_image_that_is_not_there_is_told(calm, name, what):
+def test_an_image_that_is_not_there_is_reported(calm, name, what):
     with pytest.raises(UsageError) as caught:
         explain(calm, name)
     assert str(caught.value).startswith(what)

@@ -66,7 +66,7 @@ class Page(html.parser.HTMLParser):
         return " ".join(" ".join(self.words).split())
 
 
-def test_the_page_of_an_image_says_all_that_is_known():
+def test_the_page_of_an_image_states_all_that_is_known():
     page = Page(show(ANSWER))
     for word in (
         *("cat_1: dropped", "runs/q", "It shows what cat_0 shows.", "512 x 384, 99 bytes"),

@@ -24,10 +24,10 @@ def root() -> Path:
 @pytest.fixture(scope="session")
 def keys() -> dict[str, set[str]]:
     """Command -> the recipe keys that it knows."""
-    found = {
+    result = {
         command: set(describe_keys(config_class(kind))) for command, kind in RECIPE_KINDS.items()
     }
-    return found | {"plan": found["train"]}
+    return result | {"plan": result["train"]}
 
 
 @pytest.fixture(scope="session")

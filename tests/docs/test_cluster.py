@@ -31,10 +31,10 @@ def planned(words, capsys):
     return json.loads(capsys.readouterr().out)
 
 
-def test_every_row_of_a_plan_is_what_the_command_says(guide, capsys):
-    found = rows(guide, "`dinoforge plan vitl16_fast` ...")
-    assert len(found) == 6
-    for words, images, memory, hours, gpu_hours, disk, files in found:
+def test_every_row_of_a_plan_is_what_the_command_states(guide, capsys):
+    result = rows(guide, "`dinoforge plan vitl16_fast` ...")
+    assert len(result) == 6
+    for words, images, memory, hours, gpu_hours, disk, files in result:
         options = words.strip("`").split()
         named = "--gpu" in options
         plan = planned(options, capsys)
@@ -48,7 +48,7 @@ def test_every_row_of_a_plan_is_what_the_command_says(guide, capsys):
         assert files == str(plan["storage"]["files"]), words
 
 
-def test_what_the_text_says_of_the_chosen_plan_is_what_the_command_says(guide, capsys):
+def test_what_the_text_states_of_the_chosen_plan_is_what_the_command_states(guide, capsys):
     plan = planned(["--ranks", "16", "parallel.accumulate=2"], capsys)
     config = load_config(TrainingConfig, None, ["out=x", "data.paths=[y]"])
     minutes = plan["speed"]["hours"] * 60 / plan["steps"]

@@ -28,8 +28,8 @@ def commands(text, program):
     lines = [line for block in FENCE.findall(text) for line in block.splitlines()[1:-1]]
     lines = [part for line in lines for part in line.split("&&")]
     lines += re.findall(r"`([^`\n]+)`", FENCE.sub("", text))
-    found = [re.sub(r"\s+#.*", "", line).strip() for line in lines]
-    return [line for line in found if line.split(" ")[0] == program]
+    result = [re.sub(r"\s+#.*", "", line).strip() for line in lines]
+    return [line for line in result if line.split(" ")[0] == program]
 
 
 def anchors(path):
@@ -103,8 +103,8 @@ def test_every_picture_is_there(name):
 
 def sources():
     folders = ("dinoforge", "cli", "curation", "training", "evaluation", "slurm", "configs")
-    found = [path for folder in folders for path in (ROOT / folder).rglob("*.*")]
-    return [path for path in found if path.suffix in {".py", ".yaml"}]
+    result = [path for folder in folders for path in (ROOT / folder).rglob("*.*")]
+    return [path for path in result if path.suffix in {".py", ".yaml"}]
 
 
 def test_every_file_that_is_named_between_back_ticks_or_as_source_exists():
@@ -129,19 +129,19 @@ def test_every_recipe_key_that_is_named_exists(name, keys):
 def test_every_function_that_is_named_can_be_imported_and_is_public():
     text = (ROOT / "docs/architecture.md").read_text()
     named = re.findall(r"^\| `([a-z_.]+)\.([a-z_]+)` \|", text, re.MULTILINE)
-    found = [pair for pair in named if pair[1] != "py"]
-    assert len(found) >= 3
-    for module, name in found:
+    result = [pair for pair in named if pair[1] != "py"]
+    assert len(result) >= 3
+    for module, name in result:
         assert name in importlib.import_module(module).__all__, f"{module}.{name}"
 
 
 def test_every_exit_code_is_documented():
     text = (ROOT / "docs/architecture.md").read_text()
     (row,) = (line for line in text.splitlines() if line.startswith("| `cli/`"))
-    told = {int(code) for code in re.findall(r"\b(\d+) [a-z]", row)}
+    reported = {int(code) for code in re.findall(r"\b(\d+) [a-z]", row)}
     kinds = [dinoforge.errors.DinoforgeError, *dinoforge.errors.DinoforgeError.__subclasses__()]
     kinds = [kind for kind in kinds if kind.__module__ == "dinoforge.errors"]
-    assert told == {0, *(kind.exit_code for kind in kinds)}
+    assert reported == {0, *(kind.exit_code for kind in kinds)}
     for kind in kinds[1:]:
         drawn = rf"{kind.__name__}\s+exit {kind.exit_code}\b"
         assert re.search(drawn, dinoforge.errors.__doc__), kind

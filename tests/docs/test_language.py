@@ -9,6 +9,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 SOURCES = ("dinoforge", "cli", "curation", "training", "evaluation", "slurm", "configs", "docs")
+SOURCES += ("tests", "benchmarks")
 SUFFIXES = {".py", ".md", ".yaml", ".html", ".css", ".jinja", ".j2", ".txt"}
 
 UNITS = (
@@ -60,7 +61,7 @@ def texts():
     paths += ROOT.glob("*.md")
     for path in sorted(paths):
         name = path.relative_to(ROOT).as_posix()
-        if path.suffix in SUFFIXES:
+        if path.suffix in SUFFIXES and path != Path(__file__).resolve():
             yield name, path.read_text(encoding="utf-8")
 
 

@@ -35,7 +35,7 @@ def public(module):
 
 
 @pytest.mark.parametrize("name", ["dinoforge", *MODULES])
-def test_a_module_says_what_it_is_for_and_lists_names_that_it_has(name):
+def test_a_module_states_what_it_is_for_and_lists_names_that_it_has(name):
     module = importlib.import_module(name)
     assert module.__doc__, "no docstring"
     listed = getattr(module, "__all__", None)

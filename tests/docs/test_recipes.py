@@ -1,4 +1,4 @@
-"""Recipes: five lines that tell a reader everything, no faults, keys with a meaning, runnable."""
+"""Recipes: five lines that give a reader everything, no faults, keys with a meaning, runnable."""
 
 import json
 import math
@@ -48,17 +48,17 @@ def test_a_recipe_loads_without_faults(kind, name):
 
 @pytest.mark.parametrize(("kind", "name"), RECIPES)
 def test_a_recipe_opens_with_the_five_lines_that_a_reader_needs(kind, name):
-    told = header(kind, name)
-    assert tuple(told) == HEADER
-    assert re.search(r"\S\s+cost: \d+ (s|min|h)\b", told["needs"]), told["needs"]
-    assert re.search(r"\d (core|GPU)", told["needs"])
-    assert all(len(words) > 10 for words in told.values())
+    reported = header(kind, name)
+    assert tuple(reported) == HEADER
+    assert re.search(r"\S\s+cost: \d+ (s|min|h)\b", reported["needs"]), reported["needs"]
+    assert re.search(r"\d (core|GPU)", reported["needs"])
+    assert all(len(words) > 10 for words in reported.values())
 
 
 @pytest.mark.parametrize(("kind", "name"), RECIPES)
 def test_the_command_of_a_recipe_parses_and_runs_this_recipe(kind, name, check_command):
-    told = re.sub(r"\s*\([^)]*\)", "", header(kind, name)["command"])
-    lines = told.split(", or ")
+    reported = re.sub(r"\s*\([^)]*\)", "", header(kind, name)["command"])
+    lines = reported.split(", or ")
     assert lines
     for line in lines:
         args = check_command(line)
@@ -84,7 +84,7 @@ def test_recipes_of_one_name_go_together(kind):
 
 
 @pytest.mark.parametrize("kind", CONFIGS)
-def test_every_key_says_what_it_means(kind):
+def test_every_key_states_what_it_means(kind):
     keys = describe_keys(CONFIGS[kind]).values()
     assert len(keys) > 20
     assert {key.key for key in keys if not key.meaning.strip()} == set()
@@ -92,13 +92,13 @@ def test_every_key_says_what_it_means(kind):
 
 def test_explain_prints_type_default_range_meaning_and_owner_of_a_key(capsys):
     assert main(["explain", "teacher.momentum_start"]) == 0
-    told = dict(line.strip().split(":", 1) for line in capsys.readouterr().out.splitlines()[1:])
-    assert set(told) == {"type", "default", "range", "meaning", "owner"}
-    assert told["type"].strip() == "float"
-    assert told["range"].strip() == "0 to 1"
-    assert float(told["default"]) == pytest.approx(0.992, abs=0.01)
-    assert len(told["meaning"]) > 10
-    assert "TeacherConfig" in told["owner"]
+    reported = dict(line.strip().split(":", 1) for line in capsys.readouterr().out.splitlines()[1:])
+    assert set(reported) == {"type", "default", "range", "meaning", "owner"}
+    assert reported["type"].strip() == "float"
+    assert reported["range"].strip() == "0 to 1"
+    assert float(reported["default"]) == pytest.approx(0.992, abs=0.01)
+    assert len(reported["meaning"]) > 10
+    assert "TeacherConfig" in reported["owner"]
 
 
 def test_explain_knows_every_key_of_every_recipe(capsys):
@@ -107,8 +107,8 @@ def test_explain_knows_every_key_of_every_recipe(capsys):
         {(kind, key) for kind, text in texts for key in yaml.safe_load(text)}
     ):
         assert main(["explain", section, "--json"]) == 0
-        found = json.loads(capsys.readouterr().out)
-        assert kind in {RECIPE_KINDS[answer["command"]] for answer in found}, section
+        result = json.loads(capsys.readouterr().out)
+        assert kind in {RECIPE_KINDS[answer["command"]] for answer in result}, section
 
 
 @pytest.fixture(scope="module")

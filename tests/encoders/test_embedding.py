@@ -46,7 +46,7 @@ def test_vectors_are_those_of_the_encoder_whatever_the_batches_are(photos, tmp_p
     assert np.array_equal(vectors, make_encoder("pixels").encode(images))
 
 
-def test_the_table_says_which_encoder_made_the_vectors(photos, tmp_path):
+def test_the_table_states_which_encoder_made_the_vectors(photos, tmp_path):
     summary = embed_images([str(photos)], encoder="pixels_centered", out=tmp_path / "out")
     notes = pq.read_schema(summary.rows).metadata
     assert notes[b"encoder"] == b"pixels_centered"
@@ -86,14 +86,14 @@ def test_a_mistake_is_one_line_and_leaves_no_vectors(photos, tmp_path, capsys, w
     assert not (out / "embeddings.npy").exists()
 
 
-def test_a_folder_in_which_nothing_decodes_is_told_with_a_reason(photos, tmp_path):
+def test_a_folder_in_which_nothing_decodes_is_reported_with_a_reason(photos, tmp_path):
     for number in range(7):
         (photos / f"{number}.png").write_bytes(b"no picture")
     with pytest.raises(UsageError, match=r"none of the 7 images can be decoded \(not_an_image"):
         embed_images([str(photos)], encoder="pixels", out=tmp_path / "out")
 
 
-def test_the_command_says_where_the_vectors_are_and_how_many(photos, tmp_path, capsys):
+def test_the_command_states_where_the_vectors_are_and_how_many(photos, tmp_path, capsys):
     words = ["embed", str(photos), "--out", str(tmp_path / "out"), "-q"]
     assert main(words) == 0
     output = capsys.readouterr().out
@@ -104,7 +104,9 @@ def test_the_command_says_where_the_vectors_are_and_how_many(photos, tmp_path, c
     assert json.loads(capsys.readouterr().out)["num_embedded"] == 5
 
 
-def test_a_function_that_breaks_its_promise_in_the_middle_is_told(photos, tmp_path, monkeypatch):
+def test_a_function_that_breaks_its_promise_in_the_middle_is_reported(
+    photos, tmp_path, monkeypatch
+):
     (tmp_path / "height_encoder.py").write_text(
         "def f(images):\n    return [[1.0] * (2 + (len(i) > 23)) for i in images]\n"
     )

@@ -126,7 +126,7 @@ def test_a_short_batch_is_padded_and_its_padding_dropped():
     np.testing.assert_allclose(rows[:, 0], [0, 128 / 255, 1], rtol=0, atol=1e-6)
 
 
-def test_mobilenetv2_tells_kinds_of_things_apart_where_pixels_do_not(mobilenetv2):
+def test_mobilenetv2_separates_kinds_of_things_where_pixels_do_not(mobilenetv2):
     """Two crops of a cat and two of a rocket, by the photographs of scikit-image."""
     data = pytest.importorskip("skimage.data")
     cat, rocket = data.chelsea(), data.rocket()
@@ -151,7 +151,7 @@ def test_mobilenetv2_leaves_the_generator_of_torch_alone(mobilenetv2):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_a_device_that_is_not_there_is_told_in_one_line(checkpoint):
+def test_a_device_that_is_not_there_is_reported_in_one_line(checkpoint):
     for device in ("cuda", "cudda", "cuda:9"):
         with pytest.raises(
             UsageError, match=f"device `{device}` cannot be used - .* - give"

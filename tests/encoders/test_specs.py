@@ -1,4 +1,4 @@
-"""Words that name an encoder, and what is told of those that do not."""
+"""Words that name an encoder, and what is reported of those that do not."""
 
 import sys
 
@@ -89,11 +89,11 @@ def error_line(spec):
         ("python:json:decoder", "`decoder` is not callable"),
     ],
 )
-def test_a_word_that_names_no_encoder_is_told_in_one_line(spec, what):
+def test_a_word_that_names_no_encoder_is_reported_in_one_line(spec, what):
     assert what in error_line(spec)
 
 
-def test_a_module_that_is_no_python_is_told_in_one_line(module):
+def test_a_module_that_is_no_python_is_reported_in_one_line(module):
     assert "(broken_module.py, line 1)" in error_line("python:broken_module:f")
 
 
@@ -122,18 +122,18 @@ def test_any_function_is_an_encoder(module, picture, name, dim):
         ("number", "`number` is not callable"),
     ],
 )
-def test_what_is_no_vector_an_image_is_told_before_a_long_run(module, name, what):
+def test_what_is_not_one_vector_per_image_is_reported_before_a_long_run(module, name, what):
     assert what in error_line(f"python:{module}:{name}")
 
 
-def test_vectors_of_another_length_are_told(module, picture):
+def test_vectors_of_another_length_are_reported(module, picture):
     encoder = make_encoder(f"python:{module}:growing")
     assert encoder.encode([picture(32, 9, 0)]).shape == (1, 32)
     with pytest.raises(UsageError, match="returned vectors of 32 and 20"):
         encoder.encode([picture(20, 9, 0)])
 
 
-def test_the_fingerprint_follows_the_code_and_what_the_function_says_of_itself(
+def test_the_fingerprint_follows_the_code_and_what_the_function_states_of_itself(
     module, tmp_path, monkeypatch
 ):
     plain, instance = (make_encoder(f"python:{module}:{n}") for n in ("mean", "instance"))

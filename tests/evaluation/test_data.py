@@ -55,12 +55,12 @@ def test_hold_out_takes_its_share_of_every_class_and_leaves_some(labels, share, 
     labels = np.array(labels, np.int64)
     is_test = hold_out(labels, share, seed)
     for label in set(labels.tolist()):
-        mine = is_test[labels == label]
-        if len(mine) == 1:
-            assert not mine.any()
+        actual = is_test[labels == label]
+        if len(actual) == 1:
+            assert not actual.any()
         else:
-            assert 1 <= mine.sum() < len(mine)
-            assert abs(mine.sum() - share * len(mine)) <= 1
+            assert 1 <= actual.sum() < len(actual)
+            assert abs(actual.sum() - share * len(actual)) <= 1
 
 
 def test_hold_out_depends_on_its_seed_alone():
@@ -104,7 +104,7 @@ def test_leave_one_out_asks_every_image(pictures, tmp_path):
     assert data.test.rows.tolist() == list(range(39))
 
 
-def test_images_without_classes_are_told_of_in_one_line(pictures, tmp_path, caplog):
+def test_images_without_classes_are_reported_in_one_line(pictures, tmp_path, caplog):
     flat = tmp_path / "flat"
     flat.mkdir()
     for path in (pictures / "bank").rglob("*.png"):
@@ -112,11 +112,11 @@ def test_images_without_classes_are_told_of_in_one_line(pictures, tmp_path, capl
     with caplog.at_level(logging.INFO, logger="dinoforge.evaluation"):
         data = open_data(EvaluationConfig(train=[str(flat)]), tmp_path)
     assert not data.is_labeled
-    told = [r.getMessage() for r in caplog.records if "no labels" in r.getMessage()]
-    assert told == ["no labels in the bank: recording only metrics without labels"]
+    reported = [r.getMessage() for r in caplog.records if "no labels" in r.getMessage()]
+    assert reported == ["no labels in the bank: recording only metrics without labels"]
 
 
-def test_test_classes_that_are_not_in_the_bank_are_told_of(pictures, tmp_path, caplog):
+def test_test_classes_that_are_not_in_the_bank_are_reported(pictures, tmp_path, caplog):
     bank = tmp_path / "bank"
     shutil.copytree(pictures / "bank", bank, ignore=shutil.ignore_patterns("green*"))
     with caplog.at_level(logging.WARNING, logger="dinoforge.evaluation"):

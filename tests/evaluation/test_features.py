@@ -58,9 +58,9 @@ def test_a_killed_extraction_goes_on_after_its_last_part(bank, tmp_path, small_p
     with pytest.raises(KeyboardInterrupt):
         extract(Counting(stop_after=20).extractor, bank, tmp_path / "cut", "x")
     rest = Counting()
-    found = extract(rest.extractor, bank, tmp_path / "cut", "x")
+    result = extract(rest.extractor, bank, tmp_path / "cut", "x")
     assert rest.seen == 19
-    np.testing.assert_array_equal(found.vectors["vectors"], whole.vectors["vectors"])
+    np.testing.assert_array_equal(result.vectors["vectors"], whole.vectors["vectors"])
 
 
 @pytest.mark.parametrize("damage", [b"", b"no such format", None])
@@ -69,9 +69,9 @@ def test_a_damaged_part_is_made_again(bank, tmp_path, small_parts, damage):
     part = sorted(tmp_path.rglob("part-*"))[1]
     part.write_bytes(part.read_bytes()[:-7] if damage is None else damage)
     again = Counting()
-    found = extract(again.extractor, bank, tmp_path, "x")
+    result = extract(again.extractor, bank, tmp_path, "x")
     assert again.seen == 10
-    assert np.isfinite(found.vectors["vectors"]).all()
+    assert np.isfinite(result.vectors["vectors"]).all()
 
 
 def test_other_weights_and_other_images_have_other_places(bank, pictures, tmp_path):
@@ -86,20 +86,20 @@ def test_other_weights_and_other_images_have_other_places(bank, pictures, tmp_pa
 
 def test_one_forward_pass_gives_what_each_encoder_gives(bank, run_folder, tmp_path):
     model = trained(run_folder)
-    found = extract(open_extractor(model, device="cpu"), bank, tmp_path, "x")
+    result = extract(open_extractor(model, device="cpu"), bank, tmp_path, "x")
     pictures = [bank.decode(index) for index in range(len(bank))]
     from dinoforge.encoders.checkpoint import FEATURES
 
     for kind in model.features:
         encoder = make_encoder(f"checkpoint:{model.file}#{kind}")
-        mine = unit_rows(FEATURES[kind](found.vectors))
-        np.testing.assert_array_equal(mine, encoder.encode(pictures))
-        assert mine.shape[1] == encoder.dim
+        actual = unit_rows(FEATURES[kind](result.vectors))
+        np.testing.assert_array_equal(actual, encoder.encode(pictures))
+        assert actual.shape[1] == encoder.dim
 
 
 def test_vectors_of_a_vit_are_not_normalized(bank, run_folder, tmp_path):
-    found = extract(open_extractor(trained(run_folder), device="cpu"), bank, tmp_path, "x")
-    norms = np.linalg.norm(found.vectors["cls"], axis=1)
+    result = extract(open_extractor(trained(run_folder), device="cpu"), bank, tmp_path, "x")
+    norms = np.linalg.norm(result.vectors["cls"], axis=1)
     assert (abs(norms - 1) > 0.1).all()
 
 
@@ -113,10 +113,10 @@ def test_undecodable_images_are_left_out_and_the_others_stay_in_place(pictures, 
     data = open_data(config, tmp_path)
     (model,) = find_models(config)
     extractor = open_extractor(model, device="cpu")
-    found = extract(extractor, data.bank.images, tmp_path, "x")
-    bank, test = rows_of(model, data, found, extract(extractor, data.test.images, tmp_path, "x"))
+    result = extract(extractor, data.bank.images, tmp_path, "x")
+    bank, test = rows_of(model, data, result, extract(extractor, data.test.images, tmp_path, "x"))
     assert (len(bank), len(test)) == (37, 18)
-    assert np.flatnonzero(~found.is_decoded).tolist() == [3, 38]
+    assert np.flatnonzero(~result.is_decoded).tolist() == [3, 38]
     assert np.bincount(bank.labels).tolist() == [13, 12, 12]
     encoder = make_encoder("pixels_centered")
     image = np.asarray(Image.open(folder / "blue" / "blue-004.png"))
@@ -144,11 +144,11 @@ def test_raw_pixels_are_taken_less_the_mean_of_the_bank(pictures, tmp_path):
     data = open_data(config, tmp_path)
     (model,) = find_models(config)
     extractor = open_extractor(model, device="cpu")
-    found = [extract(extractor, part.images, tmp_path, "x") for part in (data.bank, data.test)]
-    bank, test = rows_of(model, data, *found)
+    result = [extract(extractor, part.images, tmp_path, "x") for part in (data.bank, data.test)]
+    bank, test = rows_of(model, data, *result)
     rows = bank.features["pixels_less_mean"]
     np.testing.assert_allclose(rows.mean(axis=0), 0, atol=1e-6)
-    raw = [part.vectors["vectors"] for part in found]
+    raw = [part.vectors["vectors"] for part in result]
     shifted = test.features["pixels_less_mean"]
     np.testing.assert_allclose(shifted, raw[1] - raw[0].mean(axis=0), atol=1e-6)
 

@@ -117,7 +117,7 @@ def test_the_choice_is_a_function_of_the_seed():
     assert first.held_out_accuracies != other.held_out_accuracies
 
 
-def test_a_fit_that_is_cut_short_is_told_of(caplog):
+def test_a_fit_that_is_cut_short_is_reported(caplog):
     x, labels = blobs(seed=9)
     with caplog.at_level(logging.DEBUG, logger="dinoforge.evaluation"):
         fit_logistic(x, labels, [100.0], max_iterations=2)

@@ -14,7 +14,7 @@ def outcome(model, features, right, *, k=20, benchmark="knn/x"):
     )
 
 
-def pairs(found):
+def pairs(result):
     return [
         (
             o.record.settings["model_b"],
@@ -22,15 +22,15 @@ def pairs(found):
             o.record.settings["features_b"],
             o.record.settings.get("k"),
         )
-        for o in found
+        for o in result
     ]
 
 
 def test_a_difference_names_both_and_counts_both_ways():
     a = outcome("trained", "cls", [1, 1, 1, 0, 1])
     b = outcome("untrained", "cls", [1, 0, 0, 1, 1])
-    (found,) = differences([a, b])
-    record = found.record
+    (result,) = differences([a, b])
+    record = result.record
     assert record.model == "trained - untrained"
     assert record.metric == "accuracy_difference"
     assert record.benchmark == "knn/x"
@@ -48,7 +48,7 @@ def test_a_difference_names_both_and_counts_both_ways():
 
 
 def test_like_is_compared_with_like_and_at_the_headline_best_with_best():
-    found = differences(
+    result = differences(
         [
             *(outcome("trained", "cls", [1, 0, 0], k=k) for k in (10, 20)),
             *(outcome("trained", "both", [1, 1, 0], k=k) for k in (10, 20)),
@@ -56,29 +56,29 @@ def test_like_is_compared_with_like_and_at_the_headline_best_with_best():
             *(outcome("untrained", "both", [0, 0, 0], k=k) for k in (10, 20)),
         ]
     )
-    assert pairs(found) == [
+    assert pairs(result) == [
         ("untrained", "cls", "cls", 10),
         ("untrained", "cls", "cls", 20),
         ("untrained", "both", "both", 10),
         ("untrained", "both", "both", 20),
         ("untrained", "both", "cls", 20),
     ]
-    assert [o.record.selection for o in found] == ["none"] * 4 + ["test-peek"]
+    assert [o.record.selection for o in result] == ["none"] * 4 + ["test-peek"]
 
 
 def test_every_kind_is_compared_with_the_only_kind_of_a_baseline():
-    found = differences(
+    result = differences(
         [
             outcome("trained", "cls", [1, 0]),
             outcome("trained", "both", [1, 1]),
             outcome("pixels", "pixels", [0, 0]),
         ]
     )
-    assert pairs(found) == [("pixels", "cls", "pixels", 20), ("pixels", "both", "pixels", 20)]
+    assert pairs(result) == [("pixels", "cls", "pixels", 20), ("pixels", "both", "pixels", 20)]
 
 
 def test_the_headline_takes_the_nearest_k_that_was_measured():
-    found = differences(
+    result = differences(
         [
             outcome("trained", "cls", [1, 0], k=7),
             outcome("trained", "both", [1, 1], k=7),
@@ -86,11 +86,11 @@ def test_the_headline_takes_the_nearest_k_that_was_measured():
             outcome("untrained", "both", [0, 0], k=7),
         ]
     )
-    assert pairs(found)[-1] == ("untrained", "both", "cls", 7)
+    assert pairs(result)[-1] == ("untrained", "both", "cls", 7)
 
 
 def test_protocols_are_not_mixed():
-    found = differences(
+    result = differences(
         [
             outcome("trained", "cls", [1, 0]),
             outcome("trained", "cls", [1, 1], k=None, benchmark="logistic/x"),
@@ -98,11 +98,11 @@ def test_protocols_are_not_mixed():
             outcome("untrained", "cls", [0, 0], k=None, benchmark="logistic/x"),
         ]
     )
-    assert [(o.record.benchmark, o.record.value) for o in found] == [
+    assert [(o.record.benchmark, o.record.value) for o in result] == [
         ("knn/x", 0.0),
         ("logistic/x", 1.0),
     ]
-    assert "k" not in found[1].record.settings
+    assert "k" not in result[1].record.settings
 
 
 def test_nothing_is_compared_without_a_trained_model():

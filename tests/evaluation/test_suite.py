@@ -80,7 +80,7 @@ def test_knn_of_every_model_feature_and_k(done):
         assert record.settings["k_asked"] == 100
 
 
-def test_colors_are_told_apart(done):
+def test_colors_can_be_told_apart(done):
     _, records = done
     (pixels,) = find(records, metric="accuracy", model="pixels", k=5)
     assert pixels.value > 0.9
@@ -111,10 +111,10 @@ def test_a_value_is_what_a_plain_loop_finds(done, pictures):
 
 def test_differences_name_both_models(done):
     _, records = done
-    found = find(records, metric="accuracy_difference", k=20)
-    named = {(r.settings["model_a"], r.settings["model_b"]) for r in found}
+    result = find(records, metric="accuracy_difference", k=20)
+    named = {(r.settings["model_a"], r.settings["model_b"]) for r in result}
     assert named == {("trained", "untrained"), ("trained", "pixels")}
-    for record in found:
+    for record in result:
         s = record.settings
         values = [
             find(
@@ -133,11 +133,11 @@ def test_differences_name_both_models(done):
 
 def test_logistic_regression_is_chosen_on_held_out_images(done):
     _, records = done
-    found = find(records, benchmark="logistic/colors", metric="accuracy")
-    assert {r.selection for r in found} == {"val"}
-    assert {r.settings["C"] for r in found} <= {0.01, 1.0, 100.0}
-    assert [r.model for r in found] == ["trained"] * 3 + ["untrained"] * 3
-    assert max(r.value for r in found) > 1 / 2
+    result = find(records, benchmark="logistic/colors", metric="accuracy")
+    assert {r.selection for r in result} == {"val"}
+    assert {r.settings["C"] for r in result} <= {0.01, 1.0, 100.0}
+    assert [r.model for r in result] == ["trained"] * 3 + ["untrained"] * 3
+    assert max(r.value for r in result) > 1 / 2
 
 
 def test_logistic_regression_on_pixels_is_there_when_asked_for(config, tmp_path):
@@ -151,13 +151,13 @@ def test_logistic_regression_on_pixels_is_there_when_asked_for(config, tmp_path)
 
 def test_signs_of_collapse_are_of_networks(done):
     _, records = done
-    found = find(records, benchmark="collapse/colors")
-    assert {r.model for r in found} == {"trained", "untrained"}
-    assert {"rankme", "feature_std", "uniformity"} <= {r.metric for r in found}
-    assert {r.n for r in found} == {18}
+    result = find(records, benchmark="collapse/colors")
+    assert {r.model for r in result} == {"trained", "untrained"}
+    assert {"rankme", "feature_std", "uniformity"} <= {r.metric for r in result}
+    assert {r.n for r in result} == {18}
 
 
-def test_records_say_what_they_are_of(done, run_folder):
+def test_records_state_what_they_are_of(done, run_folder):
     import hashlib
 
     _, records = done
@@ -182,8 +182,8 @@ def test_a_second_start_writes_the_same_bytes_and_extracts_nothing(done, config,
 
 def test_another_folder_gets_the_same_bytes(done, config, tmp_path):
     evaluate(config, tmp_path)
-    ours, theirs = ((f / "records.jsonl").read_bytes() for f in (tmp_path, done[0]))
-    assert ours == theirs
+    actual, reference = ((f / "records.jsonl").read_bytes() for f in (tmp_path, done[0]))
+    assert actual == reference
 
 
 def test_the_cache_may_lie_elsewhere(done, config, tmp_path):
@@ -253,8 +253,8 @@ def test_undecodable_images_are_counted_in_one_line(config, pictures, tmp_path, 
     victim.write_bytes(victim.read_bytes()[:300])
     records = evaluate(replace(config, test=[str(test)], protocols=["knn"]), tmp_path / "out")
     assert {r.n for r in records} == {17}
-    told = [r.getMessage() for r in caplog.records if "decode" in r.getMessage()]
-    assert told == ["test set: 1 of 18 images do not decode and are left out"]
+    reported = [r.getMessage() for r in caplog.records if "decode" in r.getMessage()]
+    assert reported == ["test set: 1 of 18 images do not decode and are left out"]
 
 
 def test_a_single_file_is_compared_with_the_baseline(config, run_folder, tmp_path):
@@ -315,7 +315,7 @@ def test_one_image_alone_has_no_neighbors_and_no_spread(config, pictures, tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("changed", "told"),
+    ("changed", "reported"),
     [
         ({"baselines": ["pixels_centred"]}, "did you mean `pixels_centered`"),
         ({"baselines": ["mine=checkpoint:nowhere.pth"]}, "no such checkpoint"),
@@ -323,10 +323,10 @@ def test_one_image_alone_has_no_neighbors_and_no_spread(config, pictures, tmp_pa
         ({"device": "cuda"}, "device `cuda` cannot be used"),
     ],
 )
-def test_a_mistake_is_told_before_any_image_is_read(config, tmp_path, changed, told):
+def test_a_mistake_is_reported_before_any_image_is_read(config, tmp_path, changed, reported):
     if "device" in changed and torch.cuda.is_available():
         pytest.skip("there is a GPU")
     cache = tmp_path / "cache"
-    with pytest.raises(UsageError, match=told):
+    with pytest.raises(UsageError, match=reported):
         evaluate(replace(config, cache=str(cache), **changed), tmp_path)
     assert not cache.exists()

@@ -18,17 +18,17 @@ TEMPERATURE = 0.05
 def targets(tensors: dict, rank: int, dtype: torch.dtype) -> dict:
     """Do both steps with both ways to balance."""
     centers = {"cls": Center(32).to(dtype), "patch": Center(24, mean_of_ranks=True).to(dtype)}
-    found = {}
+    result = {}
     for step in (0, 1):
         for kind, center in centers.items():
             place = f"{kind}_probs/step{step}/rank{rank}"
             scores = tensors[f"{kind}_logits/step{step}/rank{rank}"].to(dtype)
-            found[f"sinkhorn/{place}"] = sinkhorn_knopp(scores, TEMPERATURE)
-            found[f"centering/{place}"] = center.targets(scores, TEMPERATURE)
+            result[f"sinkhorn/{place}"] = sinkhorn_knopp(scores, TEMPERATURE)
+            result[f"centering/{place}"] = center.targets(scores, TEMPERATURE)
             center.update(scores)
     for kind, center in centers.items():
-        found[f"centering/{kind}_center_final"] = center.center
-    return found
+        result[f"centering/{kind}_center_final"] = center.center
+    return result
 
 
 def uneven(tensors: dict, rank: int) -> dict:
@@ -54,8 +54,8 @@ def main(rank: int, world_size: int, folder: Path, golden: Path) -> None:
     dist.init_process_group("gloo", init_method=store, rank=rank, world_size=world_size)
     tensors = load_file(golden)
     for dtype in (torch.float64, torch.float32):
-        found = targets(tensors, rank, dtype) | uneven(tensors, rank)
-        save_file(found, folder / f"rank{rank}-{str(dtype).removeprefix('torch.')}.safetensors")
+        result = targets(tensors, rank, dtype) | uneven(tensors, rank)
+        save_file(result, folder / f"rank{rank}-{str(dtype).removeprefix('torch.')}.safetensors")
     dist.destroy_process_group()
 
 

@@ -30,9 +30,9 @@ def build(name):
 @pytest.mark.parametrize("name", MODELS)
 def test_state_dict_has_the_released_names_and_shapes_in_order(architectures, name):
     facts = architectures[name]
-    found = [[key, list(tensor.shape)] for key, tensor in build(name).state_dict().items()]
-    assert found == facts["params"]
-    assert len(found) == facts["n_tensors"]
+    result = [[key, list(tensor.shape)] for key, tensor in build(name).state_dict().items()]
+    assert result == facts["params"]
+    assert len(result) == facts["n_tensors"]
 
 
 @pytest.mark.parametrize("name", MODELS)

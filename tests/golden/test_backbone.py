@@ -35,10 +35,10 @@ class Golden:
     def images(self, case):
         return self.tensors[f"{case}/x_q8"].to(self.dtype) / 32
 
-    def check(self, key, found, tolerance=None):
+    def check(self, key, result, tolerance=None):
         truth = self.tensors[key]
-        assert found.shape == truth.shape, key
-        error = (found.double() - truth).abs().max().item()
+        assert result.shape == truth.shape, key
+        error = (result.double() - truth).abs().max().item()
         assert error <= (tolerance or TOLERANCE)[self.dtype], (key, error)
 
 
@@ -95,13 +95,13 @@ def test_every_stored_output_is_reproduced(golden):
 def test_positions_are_resampled_as_published(golden):
     patch = golden.config["patch_size"]
     for case, facts in golden.cases.items():
-        found = interpolate_positions(
+        result = interpolate_positions(
             golden.model.pos_embed,
             facts["height"] // patch,
             facts["width"] // patch,
             golden.model.config.positions,
         )
-        golden.check(f"{case}/pos_embed_interpolated", found, POSITION_TOLERANCE)
+        golden.check(f"{case}/pos_embed_interpolated", result, POSITION_TOLERANCE)
 
 
 @pytest.mark.parametrize("case", ["native", "rect"])
@@ -132,8 +132,8 @@ def test_first_block_in_pieces(golden):
     after = x_TD + block.ls1(attn)
     mlp = block.mlp(block.norm2(after))
     pieces = {"norm1": norm1, "attn": attn, "after_attn": after, "mlp": mlp}
-    for name, found in pieces.items():
-        golden.check(f"block0/{name}", found.unflatten(0, shape[:2]))
+    for name, result in pieces.items():
+        golden.check(f"block0/{name}", result.unflatten(0, shape[:2]))
     (out,) = block([x_BND])
     golden.check("block0/out", out)
 
@@ -146,8 +146,8 @@ def test_crops_of_several_sizes_in_one_pass(golden, packed):
         [golden.tensors[f"{case}/mask"] for case in cases],
         packed=packed,
     )
-    for case, found in zip(cases, out, strict=True):
-        golden.check(f"{case}/mask/x_norm_patchtokens", found["x_norm_patchtokens"])
+    for case, result in zip(cases, out, strict=True):
+        golden.check(f"{case}/mask/x_norm_patchtokens", result["x_norm_patchtokens"])
 
 
 @pytest.mark.parametrize("backend", ["plain"])

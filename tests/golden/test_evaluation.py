@@ -45,19 +45,19 @@ def logistic():
 
 def test_knn_accuracy_at_every_k_and_temperature(knn):
     facts, arrays = knn
-    found = find_neighbors(arrays["train_features"], arrays["test_features"], k=200)
+    result = find_neighbors(arrays["train_features"], arrays["test_features"], k=200)
     for row in facts["results"]:
         predicted = knn_classify(
-            found, arrays["train_labels"], ks=[row["k"]], temperature=row["T"]
+            result, arrays["train_labels"], ks=[row["k"]], temperature=row["T"]
         )[row["k"]]
         assert 100 * (predicted == arrays["test_labels"]).mean() == pytest.approx(row["top1"]), row
 
 
 def test_knn_votes_of_the_published_module(knn):
     facts, arrays = knn
-    found = find_neighbors(arrays["train_features"], arrays["test_features"], k=200)
+    result = find_neighbors(arrays["train_features"], arrays["test_features"], k=200)
     by_k = votes(
-        found,
+        result,
         arrays["train_labels"],
         ks=[20, 200],
         temperature=0.07,
@@ -72,8 +72,8 @@ def test_few_shot_knn_on_the_stored_draws(knn):
     for row in facts["few_shot"]:
         few = arrays[f"fewshot_npc{row['n_per_class']}_seed{row['seed']}"]
         k = row["k"]
-        found = find_neighbors(arrays["train_features"][few], arrays["test_features"], k=k)
-        predicted = knn_classify(found, arrays["train_labels"][few], ks=[k], temperature=0.07)
+        result = find_neighbors(arrays["train_features"][few], arrays["test_features"], k=k)
+        predicted = knn_classify(result, arrays["train_labels"][few], ks=[k], temperature=0.07)
         accuracy = 100 * (predicted[k] == arrays["test_labels"]).mean()
         assert accuracy == pytest.approx(row["top1"]), row
 
@@ -84,7 +84,7 @@ def test_logistic_regression_reaches_the_stored_optimum(logistic):
     fits = fit_logistic(arrays["X"], arrays["y"], [row["C"] for row in rows])
     for row, fit in zip(rows, fits, strict=True):
         name = f"C{row['C']:g}"
-        # The stored W is as near the optimum as its gradient says and as scikit-learn's is to it.
+        # The stored W is as near the optimum as its gradient states and as scikit-learn's is to it.
         tolerance = max(1e-8, row["sklearn_max_diff"])
         np.testing.assert_allclose(fit.weights, arrays[f"W_{name}"], rtol=0, atol=tolerance)
         # The bias costs nothing and is flat where C is small: 1e-9 of gradient moves it by 4e-7.
@@ -151,7 +151,7 @@ def test_signs_of_collapse(signs, case):
     unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
     spectrum = collapse.covariance_spectrum(rows)
     dim = rows.shape[1]
-    found = {
+    result = {
         "rankme": collapse.rankme(rows),
         "participation_ratio": collapse.participation_ratio(spectrum),
         "effective_rank_cov": collapse.effective_rank(spectrum),
@@ -161,7 +161,7 @@ def test_signs_of_collapse(signs, case):
         "uniformity_t2": collapse.uniformity(unit),
         "mean_cosine": collapse.mean_cosine(unit),
     }
-    assert found == pytest.approx({name: truth[name] for name in found}, abs=1e-6)
+    assert result == pytest.approx({name: truth[name] for name in result}, abs=1e-6)
 
 
 def test_lidar(signs):

@@ -46,10 +46,10 @@ def test_scores_and_every_gradient(stored, case, dtype):
     out = head(x)
     (out * tensors["cotangent"].to(dtype)).sum().backward()
     assert (out.double() - tensors[f"{case}/out"]).abs().max() <= SCORES[dtype]
-    found = {f"{case}/grad/{name}": p.grad for name, p in head.named_parameters()}
-    found[f"{case}/grad_x"] = x.grad
-    assert found.keys() == {n for n in tensors if n.startswith(f"{case}/grad")}
-    for name, gradient in found.items():
+    result = {f"{case}/grad/{name}": p.grad for name, p in head.named_parameters()}
+    result[f"{case}/grad_x"] = x.grad
+    assert result.keys() == {n for n in tensors if n.startswith(f"{case}/grad")}
+    for name, gradient in result.items():
         assert (gradient.double() - tensors[name]).abs().max() <= GRADIENTS[dtype], name
 
 
@@ -66,8 +66,8 @@ def test_heads_of_the_recipes_have_the_published_parameters(golden_file):
                 bottleneck=facts["bottleneck"],
                 prototypes=facts["out_dim"],
             )
-        found = [[n, list(p.shape), p.requires_grad] for n, p in head.named_parameters()]
-        assert found == facts["params"], name
+        result = [[n, list(p.shape), p.requires_grad] for n, p in head.named_parameters()]
+        assert result == facts["params"], name
         assert sum(p.numel() for p in head.parameters()) == facts["total"], name
 
 

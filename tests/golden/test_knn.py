@@ -25,21 +25,21 @@ def golden():
 
 
 @pytest.fixture(scope="module")
-def found(golden):
+def result(golden):
     _, arrays = golden
     return find_neighbors(arrays["train_features"], arrays["query_features"], k=max(KS))
 
 
-def test_neighbors_in_order(golden, found):
+def test_neighbors_in_order(golden, result):
     _, arrays = golden
-    np.testing.assert_allclose(found.scores, arrays["topk_similarities"], rtol=0, atol=2e-7)
-    np.testing.assert_array_equal(arrays["train_labels"][found.ids], arrays["topk_labels"])
+    np.testing.assert_allclose(result.scores, arrays["topk_similarities"], rtol=0, atol=2e-7)
+    np.testing.assert_array_equal(arrays["train_labels"][result.ids], arrays["topk_labels"])
 
 
-def test_votes_of_every_k(golden, found):
+def test_votes_of_every_k(golden, result):
     facts, arrays = golden
     by_k = votes(
-        found,
+        result,
         arrays["train_labels"],
         ks=KS,
         temperature=facts["temperature"],
@@ -52,9 +52,11 @@ def test_votes_of_every_k(golden, found):
     assert checked == list(KS)
 
 
-def test_accuracies_are_exact(golden, found):
+def test_accuracies_are_exact(golden, result):
     facts, arrays = golden
-    predicted = knn_classify(found, arrays["train_labels"], ks=KS, temperature=facts["temperature"])
+    predicted = knn_classify(
+        result, arrays["train_labels"], ks=KS, temperature=facts["temperature"]
+    )
     for k in KS:
         right = (predicted[k] == arrays["query_labels"]).mean()
         assert right == pytest.approx(facts["accuracy"][str(k)]["top1"], abs=1e-12)

@@ -45,9 +45,9 @@ def layers(shared: Path):
 @pytest.mark.parametrize(("blocks", "average"), CASES)
 def test_input_from_a_backbone(shared, layers, blocks, average):
     truth = load_file(shared / "golden" / "linear_eval.safetensors")
-    found = linear_input(layers, blocks=blocks, average_patches=average)
+    result = linear_input(layers, blocks=blocks, average_patches=average)
     torch.testing.assert_close(
-        found, truth[f"linear_input/n{blocks}_avgpool{average}"], rtol=0, atol=1e-11
+        result, truth[f"linear_input/n{blocks}_avgpool{average}"], rtol=0, atol=1e-11
     )
 
 
@@ -55,6 +55,6 @@ def test_input_from_a_backbone(shared, layers, blocks, average):
 def test_input_from_plain_arrays(shared, blocks, average):
     golden = load_file(shared / "golden-eval" / "probes.safetensors")
     layers = list(zip(golden["probe_patch"], golden["probe_cls"], strict=True))
-    found = linear_input(layers, blocks=blocks, average_patches=average)
+    result = linear_input(layers, blocks=blocks, average_patches=average)
     truth = golden[f"probe_input_n{blocks}_avg{int(average)}"]
-    torch.testing.assert_close(found, truth, rtol=0, atol=1e-6)
+    torch.testing.assert_close(result, truth, rtol=0, atol=1e-6)

@@ -30,9 +30,9 @@ GRADIENT = {torch.float64: 1e-12, torch.float32: 5e-6}
 MODES = ("sinkhorn_knopp", "centering")
 
 
-def largest(found, truth):
-    assert found.shape == truth.shape
-    return (found.detach().double() - truth).abs().max().item()
+def largest(result, truth):
+    assert result.shape == truth.shape
+    return (result.detach().double() - truth).abs().max().item()
 
 
 @pytest.fixture(scope="module")
@@ -43,9 +43,9 @@ def facts(golden_file):
 def balanced(mode, center, scores, temperature):
     if mode == "sinkhorn_knopp":
         return sinkhorn_knopp(scores, temperature)
-    found = center.targets(scores, temperature)
+    result = center.targets(scores, temperature)
     center.update(scores)
-    return found
+    return result
 
 
 @DTYPES
@@ -70,11 +70,11 @@ def test_dino_over_four_steps(golden_file, facts, mode, dtype):
         # Stored row i belongs to student row i; ours takes the teacher's crops in their own order.
         own_order = torch.cat(targets.chunk(2)[::-1])
         local, pair = dino_loss(own_order, *student, temperature=facts["student_temp"])
-        found = {"local": terms * local, "global": terms / 2 * pair}
-        for name, loss in found.items():
+        result = {"local": terms * local, "global": terms / 2 * pair}
+        for name, loss in result.items():
             truth = tensors[f"{mode}/loss_{name}/step{step}"].item()
             assert loss.item() == pytest.approx(truth, rel=LOSS[dtype]), name
-        sum(found.values()).backward()
+        sum(result.values()).backward()
         for name, scores in zip(("global", "local"), student, strict=True):
             key = f"{mode}/grad_{name}/step{step}"
             if key in tensors:
@@ -130,9 +130,9 @@ def test_sinkhorn_corner_cases(golden_file, facts, iterations, dtype):
     tensors = load_file(golden_file("loss/sinkhorn.safetensors"))
     for name, case in facts["loss/sinkhorn"]["cases"].items():
         scores = tensors[f"{name}/logits"].to(dtype)
-        found = sinkhorn_knopp(scores, case["teacher_temp"], iterations=iterations)
+        result = sinkhorn_knopp(scores, case["teacher_temp"], iterations=iterations)
         truth = tensors[f"{name}/probs_iter{iterations}"]
-        assert largest(found, truth) <= PROBABILITIES["sinkhorn_knopp"][dtype], name
+        assert largest(result, truth) <= PROBABILITIES["sinkhorn_knopp"][dtype], name
 
 
 @DTYPES
@@ -211,12 +211,12 @@ def test_two_ranks_give_the_published_targets_and_centers(golden_file, ranks, dt
     for name in results:
         owners = [1] if name.endswith("rank1") else [0] if name.endswith("rank0") else [0, 1]
         for rank in owners:
-            found = ranks[dtype][rank][name]
+            result = ranks[dtype][rank][name]
             if "center_final" in name:
-                assert largest(found, tensors[name].view(1, -1)) <= CENTER[dtype], name
+                assert largest(result, tensors[name].view(1, -1)) <= CENTER[dtype], name
             else:
                 mode = "sinkhorn_knopp" if name.startswith("sinkhorn") else "centering"
-                assert largest(found, tensors[name]) <= PROBABILITIES[mode][dtype], name
+                assert largest(result, tensors[name]) <= PROBABILITIES[mode][dtype], name
 
 
 @pytest.mark.parametrize("kind", ["cls", "patch"])
@@ -224,13 +224,13 @@ def test_sinkhorn_on_two_ranks_is_that_of_all_samples_on_one(golden_file, ranks,
     tensors = load_file(golden_file("loss/multi_rank.safetensors"))
     for step in (0, 1):
         whole = torch.cat([tensors[f"{kind}_logits/step{step}/rank{rank}"] for rank in (0, 1)])
-        found = torch.cat(
+        result = torch.cat(
             [
                 ranks[torch.float64][rank][f"sinkhorn/{kind}_probs/step{step}/rank{rank}"]
                 for rank in (0, 1)
             ]
         )
-        assert largest(sinkhorn_knopp(whole.double(), 0.05), found) <= 1e-14
+        assert largest(sinkhorn_knopp(whole.double(), 0.05), result) <= 1e-14
 
 
 def test_a_rank_without_masked_patches_joins_and_does_not_count(golden_file, ranks):
@@ -238,10 +238,10 @@ def test_a_rank_without_masked_patches_joins_and_does_not_count(golden_file, ran
     first, second = ranks[torch.float64]
     assert largest(first["uneven/probs"], sinkhorn_knopp(scores.double(), 0.05)) <= 1e-14
     assert len(second["uneven/probs"]) == 0
-    for found in (first, second):
+    for result in (first, second):
         mean = scores.double().mean(dim=0, keepdim=True)
-        assert largest(found["uneven/center"], 0.1 * mean) <= 1e-14
-        assert torch.equal(found["uneven/center_of_nothing"], torch.ones(1, 24).double())
+        assert largest(result["uneven/center"], 0.1 * mean) <= 1e-14
+        assert torch.equal(result["uneven/center_of_nothing"], torch.ones(1, 24).double())
 
 
 def test_the_patch_center_without_mean_of_ranks_is_the_mean_over_all_patches():

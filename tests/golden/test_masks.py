@@ -65,9 +65,9 @@ def test_masks_are_the_published_ones_bit_for_bit(facts, tensors):
     masks = facts["rng_exact_masks"]["masks"]
     assert len(masks) == 12
     for number, case in enumerate(masks):
-        found = block_mask(16, 16, case["target"], PythonDraws(case["python_random_seed"]))
-        np.testing.assert_array_equal(found, tensors[f"seeded/{number}"])
-        assert found.sum() == case["count"]
+        result = block_mask(16, 16, case["target"], PythonDraws(case["python_random_seed"]))
+        np.testing.assert_array_equal(result, tensors[f"seeded/{number}"])
+        assert result.sum() == case["count"]
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -80,19 +80,19 @@ def test_a_batch_of_masks_is_the_published_one_bit_for_bit(facts, tensors, name)
     for slot in range(num_masked):
         mask = slot_mask(slot, num_masked, grid, grid, tuple(case["mask_ratio"]), draws)
         masks[slot] = mask.ravel()
-    found = collate_masks(masks[draws.shuffle(count)])
-    np.testing.assert_array_equal(found.masks_BN, tensors[f"collate/{name}/masks"])
-    np.testing.assert_array_equal(found.indices_M, tensors[f"collate/{name}/mask_indices_list"])
-    np.testing.assert_array_equal(found.weights_M, tensors[f"collate/{name}/masks_weight"])
-    assert found.weights_M.dtype == np.float32
-    assert found.masks_BN.sum(axis=1).tolist() == case["per_sample_counts"]
+    result = collate_masks(masks[draws.shuffle(count)])
+    np.testing.assert_array_equal(result.masks_BN, tensors[f"collate/{name}/masks"])
+    np.testing.assert_array_equal(result.indices_M, tensors[f"collate/{name}/mask_indices_list"])
+    np.testing.assert_array_equal(result.weights_M, tensors[f"collate/{name}/masks_weight"])
+    assert result.weights_M.dtype == np.float32
+    assert result.masks_BN.sum(axis=1).tolist() == case["per_sample_counts"]
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_indices_and_weights_follow_from_masks(tensors, name):
-    found = collate_masks(tensors[f"collate/{name}/masks"])
-    np.testing.assert_array_equal(found.indices_M, tensors[f"collate/{name}/mask_indices_list"])
-    np.testing.assert_array_equal(found.weights_M, tensors[f"collate/{name}/masks_weight"])
+    result = collate_masks(tensors[f"collate/{name}/masks"])
+    np.testing.assert_array_equal(result.indices_M, tensors[f"collate/{name}/mask_indices_list"])
+    np.testing.assert_array_equal(result.weights_M, tensors[f"collate/{name}/masks_weight"])
 
 
 def sample(side, low, high, count):
@@ -125,8 +125,8 @@ def test_counts_are_distributed_as_published(facts, recipe_masks):
     # Two means of 20,000 areas with a standard deviation of 25.5 differ by 0.26 (one sigma).
     assert abs(areas.mean() - truth["first_block_area"]["mean"]) <= 1.0
     histogram = np.array(truth["masked_count_hist_bins_of_8"])
-    ours = np.bincount(counts // 8, minlength=len(histogram))
-    table = np.array([ours, histogram])[:, ours + histogram >= 10]
+    actual = np.bincount(counts // 8, minlength=len(histogram))
+    table = np.array([actual, histogram])[:, actual + histogram >= 10]
     assert stats.chi2_contingency(table).pvalue > 1e-3
 
 
@@ -153,7 +153,7 @@ def test_counts_on_the_large_grid(facts):
     truth = facts["grid37(518/14)"]["rows"]["0.1-0.5"]
     counts, targets, blocks, *_ = sample(37, 0.1, 0.5, 2000)
     # Limits: three standard errors of the difference of two means of 2,000 draws.
-    for found, name in ((counts, "masked_count"), (blocks, "blocks_per_mask")):
+    for result, name in ((counts, "masked_count"), (blocks, "blocks_per_mask")):
         limit = 3 * truth[name]["std"] * (2 / 2000) ** 0.5
-        assert abs(found.mean() - truth[name]["mean"]) <= limit, name
+        assert abs(result.mean() - truth[name]["mean"]) <= limit, name
     assert abs((counts == targets).mean() - truth["fraction_exact"]) <= 0.03

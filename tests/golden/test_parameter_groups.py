@@ -41,8 +41,8 @@ def test_every_parameter_has_the_published_multipliers(golden):
         rules = rules_of([row[0] for row in rows], network, settings)
         for (name, lr, decay, is_last), rule in zip(rows, rules, strict=True):
             assert rule.lr_multiplier == pytest.approx(lr, rel=1e-14), (network, name)
-            found = (rule.weight_decay_multiplier, rule.is_last_layer)
-            assert found == (decay, is_last), (network, name)
+            result = (rule.weight_decay_multiplier, rule.is_last_layer)
+            assert result == (decay, is_last), (network, name)
 
 
 @pytest.mark.parametrize("wrapper", ["_orig_mod.", "module.", "_fsdp_wrapped_module."])

@@ -58,9 +58,9 @@ def test_every_stored_step(golden, tag):
     steps = arrays[f"{tag}/iteration"]
     for name, schedule in schedules(facts[tag]).items():
         truth = arrays[f"{tag}/{name}"]
-        found = np.array([schedule(int(step)) for step in steps])
+        result = np.array([schedule(int(step)) for step in steps])
         tolerance = np.maximum(1e-14 * np.abs(truth), 2e-16 * np.abs(truth).max())
-        assert np.all(np.abs(found - truth) <= tolerance), name
+        assert np.all(np.abs(result - truth) <= tolerance), name
 
 
 @pytest.mark.parametrize("tag", TAGS)
@@ -68,10 +68,10 @@ def test_ends_and_after_the_end(golden, tag):
     recipe = golden[0][tag]
     order = ("lr", "wd", "momentum", "teacher_temp", "last_layer_lr")
     total = recipe["total_iterations"]
-    ours = schedules(recipe)
+    actual = schedules(recipe)
     for key, step in (("first", 0), ("last", total - 1), ("after_end", total + 7)):
-        found = [ours[name](step) for name in order]
-        np.testing.assert_allclose(found, recipe["values_at"][key], rtol=1e-12, atol=0)
+        result = [actual[name](step) for name in order]
+        np.testing.assert_allclose(result, recipe["values_at"][key], rtol=1e-12, atol=0)
 
 
 @pytest.mark.parametrize("tag", TAGS)

@@ -130,11 +130,11 @@ def stored(tensors: dict, prefix: str) -> dict:
     }
 
 
-def largest(found: dict, wanted: dict, where: dict | None = None) -> float:
-    assert found.keys() == wanted.keys()
+def largest(result: dict, wanted: dict, where: dict | None = None) -> float:
+    assert result.keys() == wanted.keys()
     worst = 0.0
     for name, value in wanted.items():
-        difference = (found[name].detach().double() - value).abs()
+        difference = (result[name].detach().double() - value).abs()
         if where is not None:
             difference = difference[where[name].abs() > 1e-5]
         if difference.numel():
@@ -194,18 +194,18 @@ class Golden:
         for name in ("dino", "ibot"):
             key = f"{prefix}{name}_center{suffix}"
             if self.config["centering"] == "centering":
-                found = getattr(self.method, f"{name}_center").center
-                error = (found.double() - self.tensors[key].view(1, -1)).abs().max()
+                result = getattr(self.method, f"{name}_center").center
+                error = (result.double() - self.tensors[key].view(1, -1)).abs().max()
                 assert error <= self.limits["center"], key
 
-    def check_losses(self, found, norms: dict, step: int) -> None:
+    def check_losses(self, result, norms: dict, step: int) -> None:
         wanted = self.config["losses_per_step"][step]
         got = {
-            "dino_local_crops_loss": found.dino_local,
-            "dino_global_crops_loss": found.dino_global,
-            "koleo_loss": self.config["dino"]["koleo_loss_weight"] * found.koleo / 2,
-            "ibot_loss": found.ibot / 2,
-            "total_backpropagated": found.total,
+            "dino_local_crops_loss": result.dino_local,
+            "dino_global_crops_loss": result.dino_global,
+            "koleo_loss": self.config["dino"]["koleo_loss_weight"] * result.koleo / 2,
+            "ibot_loss": result.ibot / 2,
+            "total_backpropagated": result.total,
         }
         assert wanted.keys() == {*got, "grad_norm_before_clip"}
         for name, value in got.items():
@@ -234,14 +234,14 @@ def test_training_steps_are_the_published_ones(golden_file, name, packed, dtype)
         golden.set_rates(hyper)
         golden.check_centers(f"step{step}/")
         golden.optimizer.zero_grad()
-        found = golden.forward(step, hyper)
-        found.total.backward()
+        result = golden.forward(step, hyper)
+        result.total.backward()
         gradients = {n: p.grad for n, p in golden.parameters("student").items()}
         wanted_gradients = stored(tensors, "step0/grad/")
         if step == 0:
             assert largest(gradients, wanted_gradients) <= limits["gradient"]
         norms = clip_gradients(golden.method.student, hyper["clip"] or 0.0)
-        golden.check_losses(found, norms, step)
+        golden.check_losses(result, norms, step)
         golden.optimizer.step()
         if step == 0:
             after = stored(tensors, "step0/student_after/")
@@ -275,12 +275,12 @@ def test_scores_and_targets_of_the_teacher(golden_file, name, dtype):
     scores = {"dino": first[:count], "ibot": seen.get("ibot", [first[count:]])[0]}
     probabilities = {"dino": targets.cls_BK, "ibot": targets.patch_MK}
     for kind in ("dino", "ibot"):
-        for what, found, limit in (
+        for what, result, limit in (
             ("logits", scores[kind], limits["scores"]),
             ("probs", probabilities[kind], limits[method.balance]),
         ):
             # Class tokens are stored with crop 2 first.
-            rows = torch.cat(found.chunk(2)[::-1]) if kind == "dino" else found
+            rows = torch.cat(result.chunk(2)[::-1]) if kind == "dino" else result
             wanted = tensors[f"step0/{kind}_teacher_{what}"]
             assert (rows.double() - wanted).abs().max() <= limit, (kind, what)
 
@@ -289,7 +289,7 @@ def test_scores_and_targets_of_the_teacher(golden_file, name, dtype):
 def test_the_optimizer_has_the_published_groups(golden_file, name):
     golden = open_golden(golden_file, name, torch.float32)
     names = {id(p): n for n, p in golden.parameters("student").items()}
-    found = {
+    result = {
         names[id(p)]: (g["lr_multiplier"], g["weight_decay_multiplier"], g["is_last_layer"])
         for g in golden.optimizer.param_groups
         for p in g["params"]
@@ -299,9 +299,9 @@ def test_the_optimizer_has_the_published_groups(golden_file, name):
         for g in golden.config["param_groups"]
         for p in g["params"]
     }
-    assert found.keys() == wanted.keys()
+    assert result.keys() == wanted.keys()
     for parameter, multipliers in wanted.items():
-        assert found[parameter] == pytest.approx(multipliers, rel=1e-14), parameter
+        assert result[parameter] == pytest.approx(multipliers, rel=1e-14), parameter
 
 
 @pytest.mark.parametrize("name", ["a_sinkhorn_separate_heads", "b_centering_shared_head"])
@@ -319,14 +319,14 @@ def test_bfloat16_is_about_as_near_to_float64_as_the_published_float16_run(golde
         half = golden.forward(0, hyper)
     exact = open_golden(golden_file, name, torch.float64).forward(0, hyper)
     weight = golden.config["dino"]["koleo_loss_weight"]
-    for key, ours in {
+    for key, actual in {
         "dino_local_crops_loss": lambda losses: losses.dino_local,
         "dino_global_crops_loss": lambda losses: losses.dino_global,
         "koleo_loss": lambda losses: weight * losses.koleo / 2,
         "ibot_loss": lambda losses: losses.ibot / 2,
     }.items():
         its_half, its_exact = published[key]
-        assert ours(exact).item() == pytest.approx(its_exact, abs=1e-6), key
+        assert actual(exact).item() == pytest.approx(its_exact, abs=1e-6), key
         its_error = max(abs(its_half - its_exact), 6e-4)
-        assert ours(half).dtype == torch.float32
-        assert abs(ours(half).item() - its_exact) <= 16 * its_error, key
+        assert actual(half).dtype == torch.float32
+        assert abs(actual(half).item() - its_exact) <= 16 * its_error, key

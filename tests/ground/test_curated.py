@@ -32,7 +32,7 @@ def png(gray):
 
 
 def ledger_of(run, *shards):
-    """Ledger with one image a shard; nothing to say in all other columns."""
+    """Ledger with one image per shard; all other columns are empty."""
     rows = [
         {"image_id": n, "shard": shard, "offset": 0, "size": len(png(n)), "role": "pool"}
         for n, shard in enumerate(shards)
@@ -95,7 +95,7 @@ def test_the_report_finds_a_file_whose_name_is_no_utf_8(tmp_path):
     assert ledger.image(0).max() == 60
 
 
-def test_columns_with_nothing_to_say_are_empty_in_the_report(tmp_path):
+def test_columns_with_nothing_to_state_are_empty_in_the_report(tmp_path):
     ledger = ledger_of(tmp_path, "a.tar")
     row = ledger.row(0)
     assert (row.key, row.duplicate_of, row.planted_from) == ("", -1, -1)

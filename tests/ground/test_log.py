@@ -28,7 +28,7 @@ def _loggers_of_their_own():
 
 
 class Clock:
-    """Seconds that pass when a test says so."""
+    """Seconds that pass when a test sets them."""
 
     def __init__(self, monkeypatch):
         self.now = 1000.0

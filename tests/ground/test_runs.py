@@ -56,7 +56,7 @@ def test_parents_are_the_paths_that_are_runs(tmp_path):
     ]
 
 
-def test_an_interrupted_run_says_so(tmp_path):
+def test_an_interrupted_run_is_reported(tmp_path):
     with pytest.raises(Interrupted), Run.open(tmp_path, Recipe(), command="curate"):
         raise Interrupted("stopped")
     assert json.loads((tmp_path / "run.json").read_text())["exit_code"] == 75

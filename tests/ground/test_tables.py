@@ -67,7 +67,7 @@ def read_by_groups(path):
 
 @pytest.mark.parametrize("read", [read_table, lambda path: read_tables([path]), read_by_groups])
 @pytest.mark.parametrize("content", [None, b"", b"PAR1", "folder", "half"])
-def test_what_is_no_table_is_told_in_one_line(tmp_path, content, read):
+def test_what_is_no_table_is_reported_in_one_line(tmp_path, content, read):
     path = tmp_path / "t"
     if content == "folder":
         path.mkdir()

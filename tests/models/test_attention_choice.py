@@ -36,7 +36,7 @@ def test_an_unknown_back_end_is_refused_with_the_known_ones():
 @pytest.mark.skipif(
     importlib.util.find_spec("xformers") is not None, reason="xformers is installed"
 )
-def test_xformers_that_is_missing_is_told_with_the_command_that_installs_it():
+def test_xformers_that_is_missing_is_reported_with_the_command_that_installs_it():
     with pytest.raises(UsageError) as caught:
         choose_attention("xformers", problem(device=CUDA))
     assert caught.value.exit_code == 2

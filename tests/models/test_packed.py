@@ -121,7 +121,7 @@ def test_recomputing_a_block_meets_the_same_subset():
 
 def recompute_blocks(model):
     def recomputed(original):
-        # A function of ours around `checkpoint`: the compiler skips a call that begins in torch.
+        # Our function around `checkpoint`: the compiler skips a call that begins in torch.
         def forward(xs, rows=None, *, packed=False):
             return checkpoint(original, xs, rows, packed=packed, use_reentrant=False)
 

@@ -55,7 +55,7 @@ def transformers_names(model):
             for part, values in parts:
                 tensors[name.replace("attn.qkv", f"attention.attention.{part}")] = values
             continue
-        for ours, theirs in (
+        for actual, reference in (
             (r"^norm\.", "layernorm."),
             (r"^pos_embed$", "embeddings.position_embeddings"),
             (r"^patch_embed\.proj\.", "embeddings.patch_embeddings.projection."),
@@ -65,7 +65,7 @@ def transformers_names(model):
             (r"\.mlp\.w12\.", ".mlp.weights_in."),
             (r"\.mlp\.w3\.", ".mlp.weights_out."),
         ):
-            name = re.sub(ours, theirs, name)  # noqa: PLW2901
+            name = re.sub(actual, reference, name)  # noqa: PLW2901
         tensors[name] = tensor
     return tensors
 
@@ -217,7 +217,7 @@ def test_a_file_that_holds_no_state_dict_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["gone.pth", "garbage.pth", "garbage.safetensors"])
-def test_unreadable_files_are_told_in_one_line(tmp_path, name):
+def test_unreadable_files_are_reported_in_one_line(tmp_path, name):
     if "garbage" in name:
         (tmp_path / name).write_bytes(b"not weights at all" * 9)
     refused(tmp_path / name, "weights unreadable")
@@ -236,7 +236,7 @@ def test_code_in_a_file_is_never_run(tmp_path, monkeypatch):
     assert not (tmp_path / "exploded").exists()
 
 
-def test_a_file_of_a_later_version_says_what_is_new(tmp_path):
+def test_a_file_of_a_later_version_states_what_is_new(tmp_path):
     path = tmp_path / "a.safetensors"
     save_backbone(path, make())
     tensors = load_file(path)

@@ -38,7 +38,7 @@ def test_order_and_direction_of_the_edges_do_not_matter(edges, random):
 
 
 @pytest.mark.parametrize("times", [1, 2, 256, 300])
-def test_an_edge_that_is_told_many_times_is_still_one(times):
+def test_an_edge_that_is_reported_many_times_is_still_one(times):
     labels = connected_components(4, *columns([(1, 3)] * times))
     assert labels.tolist() == [0, 1, 2, 1]
 

@@ -64,11 +64,11 @@ def test_edges_are_those_of_brute_force(small_tiles, backend, is_self, threshold
     exact = a.astype(np.float64) @ right.T.astype(np.float64)
     np.testing.assert_allclose(edges.similarity, exact[edges.i, edges.j], rtol=0, atol=6e-8)
     assert (edges.similarity > np.float32(threshold)).all()
-    assert len(edges) == len(pairs(edges)), "a pair is told twice"
+    assert len(edges) == len(pairs(edges)), "a pair is listed twice"
 
 
 def test_back_ends_agree_to_the_last_bit_on_pairs_at_the_threshold(small_tiles):
-    """Pairs whose cosine is a few millionths around 0.9: nothing that float32 products can tell."""
+    """Pairs whose cosine is within millionths of 0.9: closer than float32 products can resolve."""
     rng = np.random.default_rng(0)
     base = unit(rng.normal(size=(1, 128)))[0].astype(np.float64)
     rows = [base]
@@ -148,7 +148,7 @@ def test_a_mapped_file_is_joined_without_a_warning(tmp_path, backend):
     assert len(join_above(mapped, threshold=0.9, backend=backend)) > 10
 
 
-def test_an_unknown_back_end_is_told_with_those_there_are():
+def test_an_unknown_back_end_is_reported_with_those_there_are():
     with pytest.raises(UsageError, match=r"unknown back end `annoy` - .*numpy, torch, faiss"):
         join_above(clustered(3), threshold=0.5, backend="annoy")
 

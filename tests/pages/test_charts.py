@@ -75,7 +75,7 @@ def test_one_value_is_a_dot(y):
 
 
 @pytest.mark.parametrize("ys", [[], [[]], [[NAN, NAN]]])
-def test_a_chart_without_values_says_so(ys):
+def test_a_chart_without_values_is_reported(ys):
     markup = chart(*ys)
     assert drawn(markup, "path") == drawn(markup, "circle") == []
     assert "no values" in markup
@@ -122,7 +122,7 @@ def test_words_of_a_chart_are_text_and_never_markup():
         assert evil in "".join(parsed(markup).itertext())
 
 
-def test_a_long_label_is_cut_where_it_is_drawn_and_whole_where_it_is_told():
+def test_a_long_label_is_cut_where_it_is_drawn_and_whole_where_it_is_reported():
     label = "a model of a very long name, class token and patch mean"
     markup = interval_plot(IntervalPlot(title="t", rows=[IntervalRow(label=label, value=1.0)]))
     assert label in next(parsed(markup).iter("title")).text

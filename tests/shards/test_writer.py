@@ -71,7 +71,7 @@ def test_limits_on_samples_and_bytes_start_new_shards(tmp_path):
     assert [shard.facts.samples for shard in alone] == [1, 1]
 
 
-def test_the_checksum_file_says_what_is_inside(tmp_path):
+def test_the_checksum_file_states_what_is_inside(tmp_path):
     (shard,) = write(tmp_path, samples(4))
     data = shard.path.read_bytes()
     facts = read_sidecar(shard.path)
@@ -81,7 +81,7 @@ def test_the_checksum_file_says_what_is_inside(tmp_path):
     assert verify_shard(shard.path) == []
 
 
-def test_a_shard_that_is_not_as_its_checksum_file_says_is_reported(tmp_path):
+def test_a_shard_that_is_not_as_its_checksum_file_states_is_reported(tmp_path):
     (shard,) = write(tmp_path, samples(4))
     data = shard.path.read_bytes()
     # A clean end after two samples: sound in itself, and silent in other readers.
@@ -96,7 +96,7 @@ def test_a_shard_that_is_not_as_its_checksum_file_says_is_reported(tmp_path):
     flipped = bytearray(data)
     flipped[600] ^= 1
     shard.path.write_bytes(flipped)
-    assert index_shard(shard.path).complete  # headers are sound: only the content tells
+    assert index_shard(shard.path).complete  # headers are sound: only the content reports
     assert [entry["reason"] for entry in verify_shard(shard.path)] == ["checksum_mismatch"]
 
 

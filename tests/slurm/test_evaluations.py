@@ -91,9 +91,9 @@ def test_kept_backbones_are_measured_while_the_training_runs_and_make_a_curve(
     assert len(list((run / "evaluation/waves/cache/features").iterdir())) == 5
     capsys.readouterr()
     assert main(["status", str(run)]) == 0
-    told = capsys.readouterr().out
-    assert re.search(r"evaluate-waves +3 +3 +0 +0 +0", told)
-    assert "evaluate-waves: step 1500: knn/waves " in told
+    reported = capsys.readouterr().out
+    assert re.search(r"evaluate-waves +3 +3 +0 +0 +0", reported)
+    assert "evaluate-waves: step 1500: knn/waves " in reported
 
     assert main(["report", str(tmp_path / "page"), "--training", str(run), "-q"]) == 0
     facts = json.loads((tmp_path / "page/report.json").read_text())

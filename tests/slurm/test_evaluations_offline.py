@@ -40,7 +40,7 @@ def no_slurm(tmp_path, monkeypatch):
 
 @pytest.fixture
 def silent_slurm(tmp_path, monkeypatch):
-    """A cluster that tells nothing: limits are those of the profile."""
+    """A silent cluster: limits are those of the profile."""
     tools = tmp_path / "tools"
     tools.mkdir()
     (tools / "sinfo").write_text("#!/bin/sh\necho no such partition >&2\nexit 1\n")
@@ -99,7 +99,7 @@ def test_what_the_training_keeps_for_good_is_measured(run):
     assert kept_exports(run) == []
 
 
-def test_an_evaluation_is_done_when_its_own_records_say_so(run):
+def test_an_evaluation_is_done_when_its_own_records_state_it(run):
     evaluation = Evaluation(run, "waves")
     assert not evaluation.is_done(50)
     for code, done in ((None, False), (1, False), (0, True)):
@@ -125,7 +125,7 @@ def test_a_recipe_is_kept_resolved_and_a_changed_one_is_refused_or_measured_anew
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "reported"),
     [
         (["--evaluate", "quickstar"], "did you mean `quickstart`"),
         (["--evaluate", "cifar10_cpu", "--evaluate", "cifar10_cpu"], "two evaluations are called"),
@@ -135,7 +135,7 @@ def test_a_recipe_is_kept_resolved_and_a_changed_one_is_refused_or_measured_anew
     ],
 )
 def test_a_mistake_in_what_is_to_be_measured_ends_the_submission_with_2_and_one_line(
-    words, told, photos, tmp_path, monkeypatch, no_slurm, capsys
+    words, reported, photos, tmp_path, monkeypatch, no_slurm, capsys
 ):
     monkeypatch.chdir(tmp_path)
     Path("bad.yaml").write_text(f"train: [{photos}]\nknn: {{kk: [3]}}\n")
@@ -143,11 +143,11 @@ def test_a_mistake_in_what_is_to_be_measured_ends_the_submission_with_2_and_one_
     keys = [*KEYS, f"data.paths=[{photos}]", "out=run"]
     assert main(["train", *keys, "--on", "slurm:cpu", "--dry-run", *words]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert told in line
+    assert reported in line
     assert not Path("run").exists()
 
 
-def test_without_a_cluster_the_command_says_what_to_do_instead(photos, capsys):
+def test_without_a_cluster_the_command_states_what_to_do_instead(photos, capsys):
     keys = [*KEYS, f"data.paths=[{photos}]", "out=run"]
     assert main(["train", *keys, "--evaluate", "cifar10_cpu"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
@@ -162,9 +162,9 @@ def test_a_dry_run_shows_the_evaluation_jobs(photos, tmp_path, no_slurm, capsys)
     keys = [*KEYS, f"data.paths=[{photos}]", f"out={tmp_path / 'run'}"]
     words = ["train", *keys, "--on", f"slurm:{profile}", "--dry-run", "--json"]
     assert main([*words, "--evaluate", str(tmp_path / "waves.yaml")]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert [row["stage"] for row in told["graph"]] == ["train", "evaluate-waves"]
-    (script,) = (text for name, text in told["scripts"].items() if "evaluate-waves" in name)
+    reported = json.loads(capsys.readouterr().out)
+    assert [row["stage"] for row in reported["graph"]] == ["train", "evaluate-waves"]
+    (script,) = (text for name, text in reported["scripts"].items() if "evaluate-waves" in name)
     assert "--mem=7000M" in script
     assert " dinoforge.slurm.node.worker " in script
     assert not (tmp_path / "run").exists()
@@ -242,19 +242,19 @@ def test_a_job_that_claims_success_without_records_is_tried_once_more(run, silen
     assert why.startswith("evaluate-waves 50: no-marker: it reported success")
 
 
-def test_the_status_counts_the_steps_of_each_recipe_and_tells_the_newest_score(
+def test_the_status_counts_the_steps_of_each_recipe_and_shows_the_newest_score(
     run, no_slurm, capsys
 ):
     past = Past(run)
     past.add(1, Outcome.EXCEPTION, "ValueError: odd")
     finish(Evaluation(run, "waves"), 100)
     assert main(["status", str(run)]) == 0
-    told = capsys.readouterr().out
-    assert [line.split() for line in told.splitlines() if "evaluate-waves  " in line] == [
+    reported = capsys.readouterr().out
+    assert [line.split() for line in reported.splitlines() if "evaluate-waves  " in line] == [
         ["evaluate-waves", "2", "1", "0", "1", "0"]
     ]
-    assert "evaluate-waves: step 100: knn/waves 0.7500, k = 3, cls" in told
-    assert f"dinoforge logs {run} evaluate-waves:50" in told
+    assert "evaluate-waves: step 100: knn/waves 0.7500, k = 3, cls" in reported
+    assert f"dinoforge logs {run} evaluate-waves:50" in reported
 
 
 def start(module, words, **environment):

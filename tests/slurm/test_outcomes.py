@@ -1,4 +1,4 @@
-"""Classes of failures, told from lines that a real SLURM (22.05) wrote."""
+"""Classes of failures, read from lines that a real SLURM (22.05) wrote."""
 
 import pytest
 
@@ -133,8 +133,8 @@ def test_a_recorded_end_gets_its_class_and_an_advice(name, lines, log, outcome):
 
 def test_what_the_job_recorded_weighs_more_than_what_slurm_reports():
     rows = parse_accounting("5|FAILED|0:9|0:0|None|3|5|node1")["5"]
-    told = classify(Attempt(plan="df-x", outcome="exception", message="ValueError: x"), rows)
-    assert (told.outcome, told.message) == (Outcome.EXCEPTION, "ValueError: x")
+    reported = classify(Attempt(plan="df-x", outcome="exception", message="ValueError: x"), rows)
+    assert (reported.outcome, reported.message) == (Outcome.EXCEPTION, "ValueError: x")
 
 
 def test_an_element_is_known_by_array_and_index_in_what_the_controller_shows():

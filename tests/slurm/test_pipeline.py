@@ -28,16 +28,16 @@ pytestmark = [pytest.mark.slurm, pytest.mark.timeout(480)]
 
 def results(folder):
     """Every file of the stages; markers without what may differ."""
-    found = {}
+    result = {}
     for path in sorted((folder / "toy").rglob("*")):
         name = str(path.relative_to(folder))
         if path.suffix == ".done":
             marker = json.loads(path.read_text())
             marker.pop("measured")
-            found[name] = marker
+            result[name] = marker
         elif path.is_file():
-            found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
-    return found
+            result[name] = hashlib.sha256(path.read_bytes()).hexdigest()
+    return result
 
 
 def in_process(folder, **keys):
@@ -155,9 +155,9 @@ def test_the_same_exception_twice_stops_that_partition_alone_and_a_retry_goes_on
     assert state.why == ["square 1: exception: ValueError: a bad number"]
     assert outcomes(run, 1) == ["exception", "exception"]
     assert outcomes(run, 3) == ["exception", "done"]
-    told = read_status(run)
-    assert [(f.where, f.outcome) for f in told.failures] == [("square:1", "exception")]
-    assert "a bad number" in Path(told.failures[0].log).read_text()
+    reported = read_status(run)
+    assert [(f.where, f.outcome) for f in reported.failures] == [("square:1", "exception")]
+    assert "a bad number" in Path(reported.failures[0].log).read_text()
     (run / "bad-1").unlink()
     assert retry_run(run).state == "running"
     finished(run, tmp_path)
@@ -181,7 +181,7 @@ def test_an_interpreter_that_nodes_lack_is_a_set_up_failure(submit, run):
     assert "/nowhere/python" in state.why[0]
 
 
-def test_what_a_stage_tells_the_user_stops_the_run_with_those_words(submit, run):
+def test_what_a_stage_shows_the_user_stops_the_run_with_those_words(submit, run):
     submit({0: "usage"}, numbers=5)
     state = wait_for_end(run)
     assert state.why == ["square 0: usage: nothing to square - numbers - give some"]
@@ -222,7 +222,7 @@ def test_cancel_ends_an_element_that_walks_on_and_holds_the_lease(submit, run, t
     finished(run, tmp_path, numbers=5)
 
 
-def test_where_nodes_may_not_submit_the_gate_says_what_to_type(submit, run, tmp_path):
+def test_where_nodes_may_not_submit_the_gate_states_what_to_type(submit, run, tmp_path):
     submit(extra="nodes_may_submit: false\n")
     state = wait_for_end(run)
     assert state.state == "waiting"

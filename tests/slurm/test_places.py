@@ -47,7 +47,7 @@ def test_a_folder_that_nodes_do_not_see_is_found_before_anything_is_submitted(
     assert {job.kind for job in jobs} == {"probe"}
 
 
-def test_a_probe_tells_what_the_recipe_lacks_on_a_node_and_is_asked_once(bed, run, profile):
+def test_a_probe_shows_what_the_recipe_lacks_on_a_node_and_is_asked_once(bed, run, profile):
     path = Path(profile())
     path.write_text(path.read_text().replace("probe: false", "probe: true"))
 
@@ -167,19 +167,19 @@ stages: {train: {nodes: 2}}
 
 def contents(folder):
     """Bytes of every result; markers without what may differ."""
-    found = {}
+    result = {}
     for top in ("curation", "shards"):
         for path in sorted((folder / top).rglob("*")):
             name = str(path.relative_to(folder))
             if path.suffix == ".done":
-                found[name] = json.loads(path.read_text()) | {"measured": None}
+                result[name] = json.loads(path.read_text()) | {"measured": None}
             elif path.is_file():
-                found[name] = path.read_bytes()
-    return found
+                result[name] = path.read_bytes()
+    return result
 
 
 @pytest.mark.parametrize(
-    ("profile", "told"),
+    ("profile", "reported"),
     [
         ("default: {partition: cpuu}", "no partition `cpuu` (did you mean `cpu`?)"),
         ("default: {memory_gb: 100}", "`memory_gb` is 100 for ingest, partition `cpu` has 8"),
@@ -188,7 +188,7 @@ def contents(folder):
     ],
 )
 def test_a_profile_that_asks_for_too_much_is_one_line(
-    own_bed, run, tmp_path, capsys, profile, told
+    own_bed, run, tmp_path, capsys, profile, reported
 ):
     path = tmp_path / "profile.yaml"
     path.write_text(profile + "\n")
@@ -197,12 +197,12 @@ def test_a_profile_that_asks_for_too_much_is_one_line(
     assert main(["curate", *words]) == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert line.startswith("error: ")
-    assert told in line
+    assert reported in line
     assert line.count(" - ") == 2
 
 
 @pytest.mark.parametrize(
-    ("asks", "told"),
+    ("asks", "reported"),
     [
         ("partition: gpus", "no partition `gpus` (did you mean `gpu`?)"),
         ("nodes: 9", "`nodes` is 9 for train, partition `cpu` has 4"),
@@ -210,26 +210,28 @@ def test_a_profile_that_asks_for_too_much_is_one_line(
         ("gpus_per_node: 3, partition: gpu", "`gpus_per_node` is 3 for train"),
     ],
 )
-def test_a_training_that_asks_for_too_much_is_one_line(own_bed, run, tmp_path, capsys, asks, told):
+def test_a_training_that_asks_for_too_much_is_one_line(
+    own_bed, run, tmp_path, capsys, asks, reported
+):
     path = tmp_path / "profile.yaml"
     path.write_text(f"default: {{partition: cpu}}\nstages: {{train: {{{asks}}}}}\n")
     words = [f"data.paths=[{tmp_path}]", f"out={run}", "batch_size=144", "--on", f"slurm:{path}"]
     assert main(["train", str(TINY), *words]) == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert line.startswith("error: ")
-    assert told in line
+    assert reported in line
     assert line.count(" - ") == 2
     assert not run.exists()
 
 
-def test_a_dry_run_tells_chunks_and_scripts_and_writes_nothing(bed, run, tmp_path, capsys):
+def test_a_dry_run_shows_chunks_and_scripts_and_writes_nothing(bed, run, tmp_path, capsys):
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
     words = [f"sources=[{{paths: [{tmp_path}/a.png]}}]", f"out={run}", "--on", "slurm:cpu"]
     assert main(["curate", *words, "--dry-run"]) == 0
-    told = capsys.readouterr().out
-    assert "checked against the cluster" in told
-    assert "1 partition in 1 array of 1 elements, then a gate after all of them" in told
-    assert told.count("#!/bin/bash") == 2
+    reported = capsys.readouterr().out
+    assert "checked against the cluster" in reported
+    assert "1 partition in 1 array of 1 elements, then a gate after all of them" in reported
+    assert reported.count("#!/bin/bash") == 2
     assert not run.exists()
 
 

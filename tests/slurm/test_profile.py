@@ -35,7 +35,7 @@ stages: {embed: {minutes: 240, setup: [module load cuda]}}
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "reported"),
     [
         ("default: {partitoin: cpu}", r"unknown key `default.partitoin` \(did you mean"),
         ("stages: {embed: {memroy_gb: 4}}", r"memroy_gb.*did you mean"),
@@ -49,11 +49,11 @@ stages: {embed: {minutes: 240, setup: [module load cuda]}}
         ("default: {memory_gb: lots}", "memory_gb` got 'lots'"),
     ],
 )
-def test_a_mistake_in_a_profile_is_named(load, text, told):
+def test_a_mistake_in_a_profile_is_named(load, text, reported):
     if "12:00:00" in text:
         assert load(text).default.minutes == 43200  # YAML's own; the cluster's limit refuses it
         return
-    with pytest.raises(UsageError, match=told):
+    with pytest.raises(UsageError, match=reported):
         load(text)
 
 
@@ -66,6 +66,6 @@ def test_an_unknown_profile_names_the_nearest():
 def test_built_in_profiles_load_and_open_with_the_lines_that_a_reader_needs(name):
     load_profile(name)
     lines = list_recipes("slurm")[name].read_text().splitlines()[:5]
-    told = dict(re.fullmatch(r"# (\w+):\s+(\S.*)", line).groups() for line in lines)
-    assert tuple(told) == ("profile", "command", "needs", "expect", "source")
-    assert f"--on slurm:{name}" in told["command"]
+    reported = dict(re.fullmatch(r"# (\w+):\s+(\S.*)", line).groups() for line in lines)
+    assert tuple(reported) == ("profile", "command", "needs", "expect", "source")
+    assert f"--on slurm:{name}" in reported["command"]

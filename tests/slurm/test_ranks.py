@@ -107,8 +107,8 @@ def update(*words):
 
 def newest(run):
     """Step of the newest checkpoint that is whole."""
-    found = (run / "checkpoints").glob("step-*/manifest.json")
-    return max((int(path.parent.name.removeprefix("step-")) for path in found), default=0)
+    result = (run / "checkpoints").glob("step-*/manifest.json")
+    return max((int(path.parent.name.removeprefix("step-")) for path in result), default=0)
 
 
 @pytest.mark.timeout(1200)

@@ -17,16 +17,16 @@ def ended(*outcomes, **facts):
 def play(limits, outcome, **facts):
     """The same end again and again: limits of every attempt, and the stop."""
     history, tried = [], []
-    while isinstance(found := decide(history, *limits), Limits):
-        tried.append((found.memory_gb, found.minutes))
+    while isinstance(result := decide(history, *limits), Limits):
+        tried.append((result.memory_gb, result.minutes))
         history.append(
-            Ending(outcome=outcome, memory_gb=found.memory_gb, minutes=found.minutes, **facts)
+            Ending(outcome=outcome, memory_gb=result.memory_gb, minutes=result.minutes, **facts)
         )
         assert len(tried) < 20
-    return tried, found
+    return tried, result
 
 
-def test_a_new_partition_gets_what_the_profile_says():
+def test_a_new_partition_gets_what_the_profile_states():
     assert decide([], *LIMITS) == Limits(4.0, 60)
 
 
@@ -73,7 +73,7 @@ def test_the_same_exception_twice_stops_another_one_does_not():
 @pytest.mark.parametrize(
     "outcome", [Outcome.SETUP, Outcome.USAGE, Outcome.USER, Outcome.DEVICE_MEMORY]
 )
-def test_what_a_person_must_mend_stops_at_once(outcome):
+def test_what_a_person_must_fix_stops_at_once(outcome):
     assert isinstance(decide(ended(outcome), *LIMITS), Verdict)
 
 
@@ -97,16 +97,16 @@ def test_more_memory_is_kept_when_something_else_happens_next():
 def test_no_history_asks_for_more_than_the_cluster_has(outcomes, progressed):
     history = []
     for outcome in outcomes:
-        found = decide(history, *LIMITS)
-        if isinstance(found, Verdict):
+        result = decide(history, *LIMITS)
+        if isinstance(result, Verdict):
             break
-        assert 4.0 <= found.memory_gb <= 16.0
-        assert 60 <= found.minutes <= 240
+        assert 4.0 <= result.memory_gb <= 16.0
+        assert 60 <= result.minutes <= 240
         history.append(
             Ending(
                 outcome=outcome,
-                memory_gb=found.memory_gb,
-                minutes=found.minutes,
+                memory_gb=result.memory_gb,
+                minutes=result.minutes,
                 progressed=progressed,
             )
         )

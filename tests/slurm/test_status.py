@@ -62,11 +62,11 @@ def test_a_failure_has_a_class_an_advice_and_a_log(run):
     assert failure.log == str(SlurmFolder(run).log("df-a", 4))
 
 
-def test_the_command_tells_it_to_people_and_to_machines(run, capsys):
+def test_the_command_shows_it_to_people_and_to_machines(run, capsys):
     assert main(["status", str(run)]) == 0
-    told = capsys.readouterr().out
-    assert "square:4: exception: ValueError: odd" in told
-    assert "status from files only" in told
+    reported = capsys.readouterr().out
+    assert "square:4: exception: ValueError: odd" in reported
+    assert "status from files only" in reported
     assert main(["status", str(run), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["stages"][0]["pending"] == 1
 
@@ -85,7 +85,7 @@ def test_a_folder_that_was_never_submitted_is_named(command, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("command", ["retry", "cancel"])
-def test_what_needs_slurm_says_so(command, run, capsys):
+def test_what_needs_slurm_is_reported(command, run, capsys):
     assert main([command, str(run)]) == 2
     assert capsys.readouterr().err.startswith("error: no sbatch on this machine - ")
 

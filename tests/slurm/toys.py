@@ -1,9 +1,9 @@
 """A torch-free pipeline whose partitions misbehave on request, importable on the nodes.
 
-A file ``bad-12`` in the run folder says what partition 12 of the first stage does (``bad-keep``:
+A file ``bad-12`` in the run folder sets what partition 12 of the first stage does (``bad-keep``:
 what the second stage does): ``die`` (kill -9 of itself), ``die-once``, ``memory MIB``, ``raise
 TEXT``, ``raise-once``, ``import``, ``hang`` (until the file goes), ``usage``. Files ``began-12-*``
-tell how often it began.
+show how often it began.
 """
 
 import os

@@ -9,10 +9,10 @@ from dinoforge.slurm.store.layout import SlurmFolder
 def wait_for(condition, seconds=120, what="it"):
     """Poll until ``condition`` gives something true; returns that."""
     deadline = time.monotonic() + seconds
-    while not (found := condition()):
+    while not (result := condition()):
         assert time.monotonic() < deadline, f"{what} did not happen in {seconds} s"
         time.sleep(0.1)
-    return found
+    return result
 
 
 def wait_for_end(run, seconds=180):
@@ -31,7 +31,7 @@ def wait_for_end(run, seconds=180):
 
 
 def state_of(job):
-    """State of a job, as the controller tells it."""
+    """State of a job, as the controller reports it."""
     done = subprocess.run(
         ["scontrol", "-o", "show", "job", job], capture_output=True, text=True, check=True
     )

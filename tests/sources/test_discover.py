@@ -46,7 +46,7 @@ def test_folders_are_searched_to_the_bottom_in_the_order_of_names(tmp_path, monk
     assert names(discover_files([str(tmp_path)]), tmp_path) == expected
 
 
-def test_hidden_files_and_folders_are_left_out_and_others_are_told(tmp_path):
+def test_hidden_files_and_folders_are_left_out_and_others_are_reported(tmp_path):
     picture(tmp_path / "seen.png")
     for name in (".hidden.png", ".cache/x.png", "._seen.png"):
         picture(tmp_path / name)
@@ -132,7 +132,7 @@ def test_a_file_whose_name_looks_like_a_pattern_is_taken_as_it_is(tmp_path):
     assert names(files, tmp_path) == ["x[1]{0..3}.png"]
 
 
-def test_every_bad_path_is_told_at_once(tmp_path):
+def test_every_bad_path_is_reported_at_once(tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "texts").mkdir()
     (tmp_path / "texts/a.txt").write_text("x")

@@ -111,7 +111,7 @@ def test_a_damaged_stream_gives_what_was_before_and_names_the_file_that_the_user
     assert {problem["shard"] for problem in listing.problems} == {str(tmp_path / "cut.tar.gz")}
 
 
-def test_names_that_are_no_utf8_are_listed_read_and_told(tmp_path):
+def test_names_that_are_no_utf8_are_listed_read_and_reported(tmp_path):
     for name in (b"caf\xe9.png", b"line\nbreak.png"):
         put(tmp_path / "pool" / os.fsdecode(name), png(7))
     for name in (b"n\xf6.txt", b"\xfc.tar"):
@@ -153,7 +153,7 @@ def test_a_file_that_shrank_or_went_is_unreadable_not_an_error(tmp_path):
             images.decode(at)
 
 
-def test_no_images_at_all_tells_why(tmp_path):
+def test_no_images_at_all_shows_why(tmp_path):
     put(tmp_path / "x.tar", b"no tar")
     with pytest.raises(UsageError, match=r"no images \(1 not_a_tar\)"):
         open_images([str(tmp_path / "x.tar")], cache=tmp_path / "cache")

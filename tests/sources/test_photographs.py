@@ -34,7 +34,7 @@ def hashes(folder):
 
 @pytest.fixture
 def one_photograph(tmp_path, monkeypatch):
-    """A photograph whose every pixel says where it is, in place of those of the package."""
+    """A photograph whose every pixel encodes its place, in place of those of the package."""
     rows, columns = np.mgrid[0:200, 0:240]
     pixels = np.stack([rows, columns, rows * 0], axis=-1).astype(np.uint8)
     Image.fromarray(pixels).save(tmp_path / "astronaut.png")
@@ -56,7 +56,7 @@ def test_no_test_pixel_is_in_a_training_tile(one_photograph, tmp_path):
     assert max(columns["pool"].max(), columns["seeds"].max()) < border
 
 
-def test_every_tile_is_the_square_that_its_name_says(one_photograph, tmp_path):
+def test_every_tile_is_the_square_that_its_name_states(one_photograph, tmp_path):
     made = write_tiles(tmp_path / "tiles", tile=30, stride=11)
     for path in [*files(made.pool).values(), *files(made.seeds).values()]:
         y, x = map(int, PLACE.search(path.stem).groups())

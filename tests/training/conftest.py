@@ -98,9 +98,9 @@ def _run_ranks(count: int, script: Path, arguments: Sequence[str], timeout_s: fl
         for rank in range(count)
     ]
     try:
-        told = [process.communicate(timeout=timeout_s)[0] for process in ranks]
+        reported = [process.communicate(timeout=timeout_s)[0] for process in ranks]
     finally:
         for process in ranks:
             process.kill()
     for rank, process in enumerate(ranks):
-        assert process.returncode == 0, f"rank {rank}:\n{told[rank]}"
+        assert process.returncode == 0, f"rank {rank}:\n{reported[rank]}"

@@ -51,11 +51,11 @@ def probes(monkeypatch, backend):
 
 
 def test_the_problem_is_that_of_the_students_blocks(tiny):
-    found = attention_problem(tiny("model.registers=4", "model.drop_path=0.4"), CPU)
+    result = attention_problem(tiny("model.registers=4", "model.drop_path=0.4"), CPU)
     # 4 images: 8 global crops of 4 x 4 patches, 8 local ones of 2 x 2; 4 of 8 run at a rate of 0.4.
-    assert found.shapes == ((4, 1 + 4 + 16), (4, 1 + 4 + 4))
-    assert (found.heads, found.channels) == (2, 8)
-    assert found.dtype == torch.float32
+    assert result.shapes == ((4, 1 + 4 + 16), (4, 1 + 4 + 4))
+    assert (result.heads, result.channels) == (2, 8)
+    assert result.dtype == torch.float32
     assert attention_problem(tiny("precision=bfloat16"), CPU).dtype == torch.bfloat16
 
 
@@ -68,7 +68,7 @@ def test_the_problem_is_that_of_the_students_blocks(tiny):
         ("separate", "cuda", False),
     ],
 )
-def test_crops_are_packed_on_a_gpu_or_where_the_recipe_says_so(tiny, packing, device, packed):
+def test_crops_are_packed_on_a_gpu_or_where_the_recipe_requests_it(tiny, packing, device, packed):
     config = tiny(f"model.packing={packing}")
     assert attention_problem(config, torch.device(device)).packed == packed
 
@@ -124,7 +124,7 @@ def test_a_run_goes_on_with_what_it_began_with(tiny, tmp_path, monkeypatch, capl
     assert settle_attention(tiny(), CPU, tmp_path / "another").backend == "plain"
 
 
-def test_what_the_recipe_says_comes_before_what_the_run_began_with(tiny, tmp_path):
+def test_what_the_recipe_states_comes_before_what_the_run_began_with(tiny, tmp_path):
     remember(settle_attention(tiny(), CPU, tmp_path), tmp_path)
     changed = tiny("model.attention=sdpa", "model.packing=packed")
     assert settle_attention(changed, CPU, tmp_path).backend == "sdpa"
@@ -132,7 +132,7 @@ def test_what_the_recipe_says_comes_before_what_the_run_began_with(tiny, tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "reported"),
     [
         ('{"backend": "sdpa", "packed": true, "device": "NVIDIA H100"}', "started on NVIDIA H100"),
         ('{"backend": "varlen", "packed": true, "device": "cpu"}', "CUDA devices only"),
@@ -141,10 +141,10 @@ def test_what_the_recipe_says_comes_before_what_the_run_began_with(tiny, tmp_pat
     ],
     ids=["another device", "cannot run here", "damaged", "of another version"],
 )
-def test_what_cannot_be_kept_is_chosen_anew_and_said(tiny, tmp_path, caplog, text, told):
+def test_what_cannot_be_kept_is_chosen_anew_and_said(tiny, tmp_path, caplog, text, reported):
     (tmp_path / "attention.json").write_text(text)
     assert settle_attention(tiny(), CPU, tmp_path).backend == "plain"
-    assert told in caplog.text
+    assert reported in caplog.text
 
 
 def test_steps_after_a_resume_use_the_back_end_of_those_before(tiny, monkeypatch):
@@ -174,8 +174,8 @@ def test_steps_after_a_resume_use_the_back_end_of_those_before(tiny, monkeypatch
     trainer = Trainer(other, Path(other.out))
     for batch, waited in trainer.batches():
         trainer.run_step(batch, waited)
-    found = trainer.method.state_dict()
-    assert not all(torch.equal(tensor, found[name]) for name, tensor in states[0].items())
+    result = trainer.method.state_dict()
+    assert not all(torch.equal(tensor, result[name]) for name, tensor in states[0].items())
 
 
 def test_all_ranks_take_the_choice_of_the_first(tmp_path):
@@ -207,7 +207,7 @@ def test_all_ranks_take_the_choice_of_the_first(tmp_path):
         )
         for rank in ("0", "1")
     ]
-    told = [process.communicate(timeout=100)[0].strip() for process in ranks]
+    reported = [process.communicate(timeout=100)[0].strip() for process in ranks]
     assert [process.returncode for process in ranks] == [0, 0]
-    assert told == ["sdpa ((64, 257), (256, 50))"] * 2  # half of the 64 images each
+    assert reported == ["sdpa ((64, 257), (256, 50))"] * 2  # half of the 64 images each
     assert [(tmp_path / rank / "attention.json").exists() for rank in ("0", "1")] == [True, False]

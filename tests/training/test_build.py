@@ -24,7 +24,7 @@ def rates(config, step):
 
 def test_deeper_blocks_learn_faster_and_the_patch_embedding_slowest(tiny):
     config = tiny("optimizer.layerwise_decay=0.5", "model.depth=3", "optimizer.warmup=0")
-    found = rates(config, 0)
+    result = rates(config, 0)
     base = 0.02 * (4 / 1024) ** 0.5
     wanted = {
         "dino_head.mlp.0.weight": 1,
@@ -37,16 +37,16 @@ def test_deeper_blocks_learn_faster_and_the_patch_embedding_slowest(tiny):
         "backbone.patch_embed.proj.weight": 0.2 * 0.0625,
     }
     for name, share in wanted.items():
-        assert found[name][0] == pytest.approx(share * base), name
+        assert result[name][0] == pytest.approx(share * base), name
 
 
 def test_norms_biases_and_layer_scale_are_not_decayed_tokens_are(tiny):
-    found = rates(tiny("model.registers=4"), 0)
-    assert found["backbone.blocks.0.mlp.fc1.weight"][1] == pytest.approx(0.04)
-    decayed = {name.removeprefix("backbone.") for name, (_, decay) in found.items() if decay}
+    result = rates(tiny("model.registers=4"), 0)
+    assert result["backbone.blocks.0.mlp.fc1.weight"][1] == pytest.approx(0.04)
+    decayed = {name.removeprefix("backbone.") for name, (_, decay) in result.items() if decay}
     assert {"cls_token", "pos_embed", "mask_token", "register_tokens"} <= decayed
     assert "dino_head.last_layer.weight_g" in decayed
-    free = {name for name, (_, decay) in found.items() if not decay}
+    free = {name for name, (_, decay) in result.items() if not decay}
     assert all(n.endswith(".bias") or "norm" in n or "gamma" in n for n in free)
 
 
@@ -65,12 +65,12 @@ def test_only_prototypes_are_frozen(tiny):
 def test_every_parameter_of_the_student_is_optimized_once(tiny):
     method = build_method(tiny())
     optimizer = build_optimizer(tiny(), method)
-    found = [id(p) for group in optimizer.param_groups for p in group["params"]]
-    assert sorted(found) == sorted(id(p) for p in method.student.parameters())
+    result = [id(p) for group in optimizer.param_groups for p in group["params"]]
+    assert sorted(result) == sorted(id(p) for p in method.student.parameters())
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_a_gpu_that_is_not_there_is_told_in_one_line(tiny):
+def test_a_gpu_that_is_not_there_is_reported_in_one_line(tiny):
     with pytest.raises(UsageError, match="device `cuda` cannot be used"):
         choose_device(tiny("device=cuda"))
 

@@ -8,8 +8,8 @@ from dinoforge.training.schedules import scheduled_values
 
 def test_phases_are_shares_of_the_run_where_the_recipe_does_not_give_steps(tiny):
     config = tiny("steps=125000")
-    found = (config.warmup, config.temperature_warmup, config.freeze_last_layer)
-    assert found == (12500, 37500, 1250)  # the published ones
+    result = (config.warmup, config.temperature_warmup, config.freeze_last_layer)
+    assert result == (12500, 37500, 1250)  # the published ones
 
 
 @pytest.mark.parametrize("steps", [1, 2, 7, 50, 400])

@@ -38,13 +38,13 @@ def test_the_teacher_is_exported_with_the_names_of_the_release(tiny, tmp_path, m
     path = export_backbone(tmp_path, 7, method, tiny())
     assert path == tmp_path / "export" / "step-000000007" / "model.safetensors"
     with safe_open(path, framework="pt") as file:
-        found, notes = set(file.keys()), file.metadata()
+        result, notes = set(file.keys()), file.metadata()
     block = ["norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2"]
     wanted = {f"blocks.{i}.{n}.{p}" for i in (0, 1) for n in block for p in ("weight", "bias")}
     wanted |= {f"blocks.{i}.{n}.gamma" for i in (0, 1) for n in ("ls1", "ls2")}
     wanted |= {"cls_token", "pos_embed", "mask_token", "norm.weight", "norm.bias"}
     wanted |= {"patch_embed.proj.weight", "patch_embed.proj.bias"}
-    assert found == wanted
+    assert result == wanted
     assert notes["step"] == "7"
     assert notes["positions"] == "offset"
     assert json.loads(notes["config"])["width"] == 16
@@ -59,10 +59,10 @@ def test_it_loads_here_and_gives_the_features_of_the_teacher(tiny, tmp_path, met
     assert config == backbone.config
     backbone.set_attention("sdpa")  # what a loaded backbone uses: equal bits
     with torch.no_grad():
-        found, wanted = model(images(size)), backbone(images(size))
+        result, wanted = model(images(size)), backbone(images(size))
         student = method.student["backbone"](images(size))
-    assert torch.equal(found, wanted)
-    assert not torch.equal(found, student)
+    assert torch.equal(result, wanted)
+    assert not torch.equal(result, student)
 
 
 def test_equal_weights_give_equal_bytes(tiny, tmp_path, method):
@@ -79,7 +79,7 @@ def test_it_loads_in_timm_and_gives_the_same_features(tiny, tmp_path, registers)
     config = tiny(f"model.registers={registers}")
     method = build_method(config)
     path = export_backbone(tmp_path, 1, method, config)
-    theirs = vision_transformer.VisionTransformer(
+    reference = vision_transformer.VisionTransformer(
         img_size=28,
         patch_size=7,
         embed_dim=16,
@@ -90,15 +90,15 @@ def test_it_loads_in_timm_and_gives_the_same_features(tiny, tmp_path, registers)
         reg_tokens=registers,
         no_embed_class=registers > 0,
     )
-    ours, _, _ = load_backbone(path)
-    tensors = vision_transformer.checkpoint_filter_fn(ours.state_dict(), theirs)
-    theirs.load_state_dict(tensors)
+    actual, _, _ = load_backbone(path)
+    tensors = vision_transformer.checkpoint_filter_fn(actual.state_dict(), reference)
+    reference.load_state_dict(tensors)
     with torch.no_grad():
-        found = theirs.eval()(images())
-        torch.testing.assert_close(found, ours(images()), rtol=0, atol=1e-5)
+        result = reference.eval()(images())
+        torch.testing.assert_close(result, actual(images()), rtol=0, atol=1e-5)
 
 
-def test_a_place_that_cannot_be_written_is_told_in_one_line(tiny, tmp_path, method):
+def test_a_place_that_cannot_be_written_is_reported_in_one_line(tiny, tmp_path, method):
     (tmp_path / "export").mkdir()
     (tmp_path / "export" / "step-000000007").write_text("in the way")
     with pytest.raises(UsageError, match=r"cannot write: .*free space there"):

@@ -80,16 +80,16 @@ def state_file(config, step):
     return file
 
 
-def assert_same_run(found, wanted):
+def assert_same_run(result, wanted):
     """Weights, teacher, centers, optimizer, backbone and metrics, all bit for bit."""
     steps = wanted.steps
-    assert rows(found) == rows(wanted)
-    one, other = (read_whole(state_folder(config, steps)) for config in (found, wanted))
+    assert rows(result) == rows(wanted)
+    one, other = (read_whole(state_folder(config, steps)) for config in (result, wanted))
     assert one.keys() == other.keys()
     for name, tensor in one.items():
         assert torch.equal(tensor, other[name]), name
     export = Path("export") / step_name(steps) / "model.safetensors"
-    assert (Path(found.out) / export).read_bytes() == (Path(wanted.out) / export).read_bytes()
+    assert (Path(result.out) / export).read_bytes() == (Path(wanted.out) / export).read_bytes()
 
 
 @pytest.fixture
@@ -260,11 +260,11 @@ def test_the_teacher_moves_by_the_momentum_of_the_step(tiny):
     before = {n: p.clone() for n, p in trainer.method.teacher.named_parameters()}
     trainer.run_step(*next(trainer.batches()))
     for name, parameter in trainer.method.student.named_parameters():
-        found = trainer.method.teacher.get_parameter(name)
-        torch.testing.assert_close(found, 0.9 * before[name] + 0.1 * parameter.detach())
+        result = trainer.method.teacher.get_parameter(name)
+        torch.testing.assert_close(result, 0.9 * before[name] + 0.1 * parameter.detach())
 
 
-def test_undecodable_pictures_are_replaced_counted_and_told(tiny, own_pictures, caplog):
+def test_undecodable_pictures_are_replaced_counted_and_reported(tiny, own_pictures, caplog):
     content = (own_pictures / "004.jpg").read_bytes()
     (own_pictures / "004.jpg").write_bytes(content[: len(content) // 2])
     summary = run(tiny(images=own_pictures))
@@ -289,9 +289,9 @@ def test_sigterm_ends_the_command_with_75_and_the_same_command_finishes(tiny, pi
             assert process.poll() is None, process.communicate()[1]
             time.sleep(0.02)
         process.send_signal(signal.SIGTERM)
-        _, told = process.communicate(timeout=60)
-    assert process.returncode == 75, told
-    assert "start the same command again" in told
+        _, reported = process.communicate(timeout=60)
+    assert process.returncode == 75, reported
+    assert "start the same command again" in reported
     saved = max((out / "checkpoints").iterdir())
     stopped_at = int(saved.name.removeprefix("step-"))
     assert 3 <= stopped_at < 120

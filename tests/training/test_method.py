@@ -85,15 +85,15 @@ def test_separate_heads_have_their_own_prototypes(tiny):
 
 
 def test_a_shared_head_gets_the_gradient_of_both_losses(tiny):
-    found = []
+    result = []
     for change in ("loss.dino=1", "loss.dino=0"):
         method = build_method(tiny("separate_heads=false", "loss.koleo=0", change))
         assert "ibot_head" not in method.student
         losses_of(method, make_views()).total.backward()
-        found.append(gradients(method)["dino_head.last_layer.weight_v"])
-    both, ibot_alone = found
+        result.append(gradients(method)["dino_head.last_layer.weight_v"])
+    two, ibot_alone = result
     assert ibot_alone.abs().max() > 0
-    assert (both - ibot_alone).abs().max() > 0
+    assert (two - ibot_alone).abs().max() > 0
 
 
 @pytest.mark.parametrize("balance", ["sinkhorn", "centering"])
@@ -188,14 +188,14 @@ def test_a_subset_runs_the_branch_and_its_residual_is_scaled():
     block.norm1.register_forward_hook(lambda _m, inputs, _o: computed.append(len(inputs[0])))
     block.norm2.register_forward_hook(lambda _m, inputs, _o: computed.append(len(inputs[0])))
     rows = ([torch.arange(6)], [torch.arange(10).flip(0)[:6]])
-    (found,) = block([x], rows)
+    (result,) = block([x], rows)
     assert computed == [6 * 5, 6 * 5]  # tokens: the saved share is real
     wanted = x.clone()
     first = wanted[:6].flatten(0, 1)
     wanted[:6] += 10 / 6 * block._attention_branch(first, [(6, 5)]).unflatten(0, (6, 5))
     last = wanted[4:].flatten(0, 1)
     wanted[4:] = wanted[4:] + 10 / 6 * block._ffn_branch(last, [(6, 5)]).unflatten(0, (6, 5))
-    torch.testing.assert_close(found, wanted)
+    torch.testing.assert_close(result, wanted)
 
 
 def test_every_branch_and_crop_size_draws_its_own_subset(tiny):
@@ -215,9 +215,9 @@ def test_one_sample_is_never_dropped(tiny):
     model = ModelConfig(architecture="custom", depth=1, drop_path=0.9)
     config = TrainingConfig(batch_size=1, model=model, crops=CropsConfig(num_local=0))
     (rows,) = draw_rows(config, 0, range(1))
-    (found,) = block([x, x[:0]], rows)[:1]
+    (result,) = block([x, x[:0]], rows)[:1]
     (wanted,) = block([x])
-    torch.testing.assert_close(found, wanted)
+    torch.testing.assert_close(result, wanted)
 
 
 def test_the_teacher_never_drops(tiny):
@@ -269,14 +269,14 @@ def test_losses_of_half_precision_scores_are_those_of_their_float32_values(dtype
     generator = torch.Generator().manual_seed(0)
     scores = torch.randn(8, 24, generator=generator).to(dtype)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        found = sinkhorn_knopp(scores, 0.04)
+        result = sinkhorn_knopp(scores, 0.04)
         losses = [
-            *dino_loss(found, scores, scores),
-            ibot_loss(found, scores, torch.ones(8), 8),
+            *dino_loss(result, scores, scores),
+            ibot_loss(result, scores, torch.ones(8), 8),
             koleo_loss(scores),
         ]
     exact = sinkhorn_knopp(scores.float(), 0.04)
-    assert torch.equal(found, exact)
+    assert torch.equal(result, exact)
     wanted = [
         *dino_loss(exact, scores.float(), scores.float()),
         ibot_loss(exact, scores.float(), torch.ones(8), 8),
@@ -290,6 +290,6 @@ def test_losses_of_half_precision_scores_are_those_of_their_float32_values(dtype
 def test_sinkhorn_survives_scores_that_would_overflow_and_prototypes_that_die():
     scores = torch.zeros(4, 300)
     scores[:, 0] = 50.0  # 50 / 0.04 = 1250: exp overflows float64
-    found = sinkhorn_knopp(scores, 0.04)
-    assert torch.isfinite(found).all()
-    torch.testing.assert_close(found.sum(dim=1), torch.ones(4))
+    result = sinkhorn_knopp(scores, 0.04)
+    assert torch.isfinite(result).all()
+    torch.testing.assert_close(result.sum(dim=1), torch.ones(4))

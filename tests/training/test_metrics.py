@@ -37,7 +37,7 @@ def test_healthy_features_have_a_deviation_of_one_and_collapsed_ones_of_zero():
 
 
 @pytest.mark.parametrize(
-    ("targets", "features", "told"),
+    ("targets", "features", "reported"),
     [
         (torch.eye(16), torch.ones(16, 64), "features collapse"),
         (torch.full((16, 16), 1 / 16), torch.randn(16, 64), "almost uniform"),
@@ -45,10 +45,12 @@ def test_healthy_features_have_a_deviation_of_one_and_collapsed_ones_of_zero():
         (torch.eye(16), torch.randn(16, 64), ""),
     ],
 )
-def test_a_known_way_to_fail_is_named(targets, features, told):
-    found = diagnose(metrics(targets, features), 16)
-    assert found.startswith(told) if told in ("", "features collapse") else told in found
-    assert bool(found) == bool(told)
+def test_a_known_way_to_fail_is_named(targets, features, reported):
+    result = diagnose(metrics(targets, features), 16)
+    assert (
+        result.startswith(reported) if reported in ("", "features collapse") else reported in result
+    )
+    assert bool(result) == bool(reported)
 
 
 def test_going_on_drops_the_lines_after_the_checkpoint_and_half_a_line(tmp_path):

@@ -42,14 +42,14 @@ def test_the_first_rule_that_speaks_decides():
     given = screened(bad=[5])
     decisions = start_decisions(given, keep_seeds=True)
     ids = np.array([0, 1, 2, 3, 4, 6])
-    found = groups(
+    result = groups(
         ids.tolist(),
         [True, False, False, True, True, True],
         [NONE, EXACT, NEAR, NONE, NONE, NONE],
         [-1, 0, 0, -1, -1, -1],
         [-1, 0, 0, -1, -1, -1],
     )
-    apply_duplicates(decisions, ids, found)
+    apply_duplicates(decisions, ids, result)
     leak_ids, references = np.array([2, 3, 6]), np.array([7, 7, 7])
     value = np.array([0.99, 0.98, 0.96], np.float32)
     apply_leaks(decisions, leak_ids, references, value, exempt=ROLE == AS_IS)

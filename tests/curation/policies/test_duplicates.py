@@ -39,15 +39,15 @@ def test_the_best_image_has_the_first_role_then_more_pixels_then_more_bytes_then
 
 
 def test_a_component_keeps_its_best_image_and_names_the_linking_pair_of_the_others():
-    found = group_duplicates(
+    result = group_duplicates(
         images(4, rank=[1, 0, 2, 3]), pairs((0, 1, 0.97), (1, 2, 0.96), (2, 3, 0.5)), threshold=0.9
     )
-    assert found.kept.tolist() == [False, True, False, True]
-    assert found.duplicate_of.tolist() == [1, -1, 1, -1]
-    assert found.link.tolist() == [1, -1, 1, -1]
-    assert found.reason.tolist() == [NEAR, NONE, NEAR, NONE]
-    assert found.component.tolist() == [0, 0, 0, 3]
-    assert found.similarity[[0, 2]].tolist() == pytest.approx([0.97, 0.96])
+    assert result.kept.tolist() == [False, True, False, True]
+    assert result.duplicate_of.tolist() == [1, -1, 1, -1]
+    assert result.link.tolist() == [1, -1, 1, -1]
+    assert result.reason.tolist() == [NEAR, NONE, NEAR, NONE]
+    assert result.component.tolist() == [0, 0, 0, 3]
+    assert result.similarity[[0, 2]].tolist() == pytest.approx([0.97, 0.96])
 
 
 def test_a_chain_is_one_component_but_the_direct_rule_keeps_both_ends():
@@ -61,40 +61,40 @@ def test_a_chain_is_one_component_but_the_direct_rule_keeps_both_ends():
 
 
 def test_images_with_one_content_are_exact_duplicates_of_its_best():
-    found = group_duplicates(
+    result = group_duplicates(
         images(5, content=[0, 0, 2, 2, 0], rank=[2, 0, 1, 3, 4]), pairs((0, 2, 0.99)), threshold=0.9
     )
-    assert found.kept.tolist() == [False, True, False, False, False]
-    assert found.reason.tolist() == [EXACT, NONE, NEAR, EXACT, EXACT]
+    assert result.kept.tolist() == [False, True, False, False, False]
+    assert result.reason.tolist() == [EXACT, NONE, NEAR, EXACT, EXACT]
     # 3 hangs on its twin 2, which hangs on 1; all of them are replaced by 1
-    assert found.link.tolist() == [1, -1, 1, 2, 1]
-    assert found.duplicate_of.tolist() == [1, -1, 1, 1, 1]
+    assert result.link.tolist() == [1, -1, 1, 2, 1]
+    assert result.duplicate_of.tolist() == [1, -1, 1, 1, 1]
 
 
 def test_protected_images_stay_and_stand_for_the_others():
     candidates = images(4, rank=[2, 3, 0, 1], protected=[2, 3])
     crowd = pairs((0, 2, 0.99), (1, 2, 0.95), (2, 3, 0.99))
     for rule in ("component", "direct"):
-        found = group_duplicates(candidates, crowd, threshold=0.9, rule=rule)
-        assert found.kept.tolist() == [False, False, True, True]
-        assert found.duplicate_of.tolist() == [2, 2, -1, -1]
+        result = group_duplicates(candidates, crowd, threshold=0.9, rule=rule)
+        assert result.kept.tolist() == [False, False, True, True]
+        assert result.duplicate_of.tolist() == [2, 2, -1, -1]
 
 
 def test_a_pair_at_the_threshold_is_not_above_it():
-    found = group_duplicates(images(2), pairs((0, 1, 0.5)), threshold=0.5)
-    assert found.kept.all()
+    result = group_duplicates(images(2), pairs((0, 1, 0.5)), threshold=0.5)
+    assert result.kept.all()
 
 
 def test_pairs_of_contents_that_do_not_take_part_are_ignored():
     candidates = Candidates(np.array([1, 3]), np.array([1, 3]), np.array([0, 1]), np.zeros(2, bool))
-    found = group_duplicates(candidates, pairs((1, 2, 0.99), (2, 3, 0.99)), threshold=0.9)
-    assert found.kept.all()
-    assert found.component.tolist() == [1, 3]
+    result = group_duplicates(candidates, pairs((1, 2, 0.99), (2, 3, 0.99)), threshold=0.9)
+    assert result.kept.all()
+    assert result.component.tolist() == [1, 3]
 
 
 def test_nothing_gives_nothing():
-    found = group_duplicates(images(0), pairs(), threshold=0.9)
-    assert len(found.kept) == 0
+    result = group_duplicates(images(0), pairs(), threshold=0.9)
+    assert len(result.kept) == 0
 
 
 def test_a_component_that_is_too_large_is_cut_at_a_higher_threshold():
@@ -145,8 +145,8 @@ def greedy(candidates, triples, threshold):
 @given(problems())
 def test_the_direct_rule_is_the_greedy_walk_from_best_to_worst(problem):
     candidates, triples = problem
-    found = group_duplicates(candidates, pairs(*triples), threshold=0.9, rule="direct")
-    assert set(np.flatnonzero(found.kept).tolist()) == greedy(candidates, triples, 0.9)
+    result = group_duplicates(candidates, pairs(*triples), threshold=0.9, rule="direct")
+    assert set(np.flatnonzero(result.kept).tolist()) == greedy(candidates, triples, 0.9)
 
 
 @given(problems(), st.sampled_from(["component", "direct"]), st.randoms(use_true_random=False))
@@ -165,15 +165,15 @@ def test_every_dropped_image_reaches_the_one_that_stays_through_its_links(
     problem, rule, max_component
 ):
     candidates, triples = problem
-    found = group_duplicates(
+    result = group_duplicates(
         candidates, pairs(*triples), threshold=0.9, rule=rule, max_component=max_component
     )
     known = {(a, b): s for a, b, s in triples}
-    for row in np.flatnonzero(~found.kept).tolist():
-        assert found.kept[found.duplicate_of[row]]
+    for row in np.flatnonzero(~result.kept).tolist():
+        assert result.kept[result.duplicate_of[row]]
         here, hops = row, 0
-        while here != found.duplicate_of[row]:
-            link = int(found.link[here])
+        while here != result.duplicate_of[row]:
+            link = int(result.link[here])
             a, b = sorted((int(candidates.content[here]), int(candidates.content[link])))
             assert a == b or known[a, b] > 0.9
             here, hops = link, hops + 1
@@ -183,9 +183,9 @@ def test_every_dropped_image_reaches_the_one_that_stays_through_its_links(
 @given(problems())
 def test_one_image_of_each_component_stays_and_the_protected_ones(problem):
     candidates, triples = problem
-    found = group_duplicates(candidates, pairs(*triples), threshold=0.9)
-    for component in np.unique(found.component):
-        members = np.flatnonzero(found.component == component)
+    result = group_duplicates(candidates, pairs(*triples), threshold=0.9)
+    for component in np.unique(result.component):
+        members = np.flatnonzero(result.component == component)
         best = members[np.argmin(candidates.rank[members])]
         expected = set(members[candidates.protected[members]].tolist()) | {best}
-        assert set(members[found.kept[members]].tolist()) == expected
+        assert set(members[result.kept[members]].tolist()) == expected

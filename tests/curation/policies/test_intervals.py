@@ -6,9 +6,9 @@ from dinoforge.curation.policies.intervals import bootstrap_mean, share
 
 def test_wilson_interval_of_a_textbook_case():
     # Newcombe 1998, Statistics in Medicine 17, table I: 81 of 263 gives 0.2553 to 0.3662
-    found = share(81, 263)
-    assert found["value"] == pytest.approx(0.3080, abs=1e-4)
-    assert found["interval"] == pytest.approx([0.2553, 0.3662], abs=1e-4)
+    result = share(81, 263)
+    assert result["value"] == pytest.approx(0.3080, abs=1e-4)
+    assert result["interval"] == pytest.approx([0.2553, 0.3662], abs=1e-4)
 
 
 def test_a_share_of_nothing_has_no_value():

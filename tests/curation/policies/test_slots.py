@@ -68,13 +68,13 @@ def candidate_lists(draw):
     ids = np.full((seeds, width), -1)
     scores = np.full((seeds, width), -np.inf, np.float32)
     for seed in range(seeds):
-        found = draw(st.lists(st.integers(0, 12), unique=True, max_size=width))
+        result = draw(st.lists(st.integers(0, 12), unique=True, max_size=width))
         value = sorted(
-            draw(st.lists(st.integers(0, 9), min_size=len(found), max_size=len(found))),
+            draw(st.lists(st.integers(0, 9), min_size=len(result), max_size=len(result))),
             reverse=True,
         )
-        ids[seed, : len(found)] = found
-        scores[seed, : len(found)] = value
+        ids[seed, : len(result)] = result
+        scores[seed, : len(result)] = value
     return ids, scores
 
 

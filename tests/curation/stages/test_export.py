@@ -22,10 +22,10 @@ def shard_samples(run):
         # webdataset 1.0 leaves the last shard open for the garbage collector to close.
         warnings.simplefilter("ignore", ResourceWarning)
         data = wds.WebDataset(tars, shardshuffle=False, empty_check=False)
-        found = [{k: v for k, v in sample.items() if k not in _PLACES} for sample in data]
+        result = [{k: v for k, v in sample.items() if k not in _PLACES} for sample in data]
         del data
         gc.collect()
-    return found
+    return result
 
 
 def test_what_webdataset_reads_is_the_ledger_byte_for_byte(calm):
@@ -63,7 +63,7 @@ def test_classes_are_named_in_the_order_of_their_numbers(calm):
     assert len(seen) > 5
 
 
-def test_shards_hold_what_their_checksum_files_say(calm):
+def test_shards_hold_what_their_checksum_files_state(calm):
     tars = sorted((calm / "shards").glob("*.tar"))
     assert [tar.name for tar in tars] == [f"pool-{n:06d}.tar" for n in range(len(tars))]
     counts = []
@@ -77,7 +77,7 @@ def test_shards_hold_what_their_checksum_files_say(calm):
     assert 0 < counts[-1] <= 25
 
 
-def test_every_row_says_where_it_went_or_why_not(calm):
+def test_every_row_states_where_it_went_or_why_not(calm):
     rows = pools.ledger(calm)
     by_shard = Counter(row["out_shard"] for row in rows if row["out_shard"])
     for tar, count in by_shard.items():
@@ -98,7 +98,7 @@ def test_every_row_says_where_it_went_or_why_not(calm):
 
 
 @pytest.mark.parametrize("policy", ["multiset", "distinct", "fill"])
-def test_the_policies_of_retrieval_grant_what_they_say(pool, tmp_path, policy):
+def test_the_policies_of_retrieval_grant_what_they_state(pool, tmp_path, policy):
     config = pools.recipe(pool.sources, tmp_path / "run", f"retrieve.policy={policy}")
     summary = pools.curated(config)
     rows = pools.ledger(tmp_path / "run")

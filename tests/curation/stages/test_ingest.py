@@ -65,7 +65,7 @@ def test_an_image_of_two_sources_belongs_to_the_first_whatever_path_leads_to_it(
     assert sorted(row["key"].rpartition("/")[2] for row in rows) == [str(n) for n in range(10)]
 
 
-def test_a_source_that_another_has_emptied_is_told(photos, tmp_path):
+def test_a_source_that_another_has_emptied_is_reported(photos, tmp_path):
     sources = [{"role": role, "paths": [str(photos)]} for role in ("seed", "pool")]
     with pytest.raises(UsageError, match=r"no images - .* no earlier source lists the same images"):
         run(tmp_path, sources)
@@ -177,7 +177,7 @@ def test_what_was_unusual_and_accepted_is_noted_and_counted(tmp_path):
     assert facts.column("format").to_pylist() == ["JPEG", "JPEG", "GIF"]
 
 
-def test_an_image_that_changed_under_the_run_is_told_with_advice_that_helps(tmp_path):
+def test_an_image_that_changed_under_the_run_is_reported_with_advice_that_helps(tmp_path):
     image = tmp_path / "images/a.png"
     image.parent.mkdir()
     Image.effect_noise((40, 40), 90).save(image)

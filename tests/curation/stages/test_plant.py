@@ -39,9 +39,9 @@ def planted(run):
 def test_files_without_an_images_suffix_are_copied_exactly(sources, tmp_path):
     more = ("retrieve.mode=none", "plant.count=8", KINDS)
     pools.curated(pools.recipe(sources, tmp_path / "run", *more))
-    found = list(planted(tmp_path / "run"))
-    assert len(found) == 8
-    for row, original, data in found:
+    result = list(planted(tmp_path / "run"))
+    assert len(result) == 8
+    for row, original, data in result:
         same = pools.sha256(data) == original["sha256"]
         assert same == (row["edit"] == "exact")
         assert row["member"].endswith(".png" if same else ".jpg")
@@ -52,6 +52,6 @@ def test_copies_larger_than_a_shard_all_have_their_place(sources, tmp_path, monk
     monkeypatch.setattr(ShardWriter.__init__, "__defaults__", (10_000, 20_000))
     more = ("retrieve.mode=none", "plant.count=8", KINDS)
     pools.curated(pools.recipe(sources, tmp_path / "run", *more))
-    found = list(planted(tmp_path / "run"))
-    assert len(found) == 8
-    assert all(decode(data).shape == (40, 40, 3) for _, _, data in found)
+    result = list(planted(tmp_path / "run"))
+    assert len(result) == 8
+    assert all(decode(data).shape == (40, 40, 3) for _, _, data in result)

@@ -359,7 +359,7 @@ def make_records() -> list[Record]:
             ]
     for other in ("untrained", "pixels"):
         for features in ("cls", "patch_mean"):
-            theirs = "pixels" if other == "pixels" else features
+            expected = "pixels" if other == "pixels" else features
             value = _SCORES["trained", features] - max(
                 _SCORES[other, f] for f in ("pixels", features) if (other, f) in _SCORES
             )
@@ -376,7 +376,7 @@ def make_records() -> list[Record]:
                         "model_a": "trained",
                         "model_b": other,
                         "features_a": features,
-                        "features_b": theirs,
+                        "features_b": expected,
                     },
                 )
                 for k in (10, 20)

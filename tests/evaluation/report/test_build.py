@@ -20,14 +20,14 @@ def test_equal_runs_give_equal_bytes(report, project, tmp_path):
 
 
 def test_the_numbers_of_the_page_are_in_the_json(report, records):
-    found = json.loads(report.json.read_text(encoding="utf-8"))
-    assert found["records"] == [record.as_json() for record in records]
-    assert found["title"] == "Small"
-    assert found["curation"]["funnel"]["kept"] == 30
-    assert found["training"]["steps"] == 1500
-    assert found["headline"]["k"] == 20
-    assert len(found["features"]["images"]) == 6
-    assert found["features"]["explained_variance"].keys() == {"untrained", "trained"}
+    result = json.loads(report.json.read_text(encoding="utf-8"))
+    assert result["records"] == [record.as_json() for record in records]
+    assert result["title"] == "Small"
+    assert result["curation"]["funnel"]["kept"] == 30
+    assert result["training"]["steps"] == 1500
+    assert result["headline"]["k"] == 20
+    assert len(result["features"]["images"]) == 6
+    assert result["features"]["explained_variance"].keys() == {"untrained", "trained"}
 
 
 def test_what_two_equal_runs_need_not_share_is_in_one_place(report, project, tmp_path):
@@ -47,8 +47,8 @@ def test_what_two_equal_runs_need_not_share_is_in_one_place(report, project, tmp
     assert first == second
 
 
-def test_a_report_of_nothing_is_a_page_that_says_so(tmp_path):
+def test_a_report_of_nothing_is_a_page_that_states_it(tmp_path):
     report = make_report(tmp_path)
     assert "No finished curation was given." in report.html.read_text(encoding="utf-8")
-    found = json.loads(report.json.read_text(encoding="utf-8"))
-    assert (found["curation"], found["training"], found["features"]) == (None, None, None)
+    result = json.loads(report.json.read_text(encoding="utf-8"))
+    assert (result["curation"], result["training"], result["features"]) == (None, None, None)

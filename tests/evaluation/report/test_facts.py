@@ -1,4 +1,4 @@
-"""All that a report says, from whichever runs are there."""
+"""All that a report states, from whichever runs are there."""
 
 import json
 import math
@@ -43,25 +43,25 @@ def test_runs_that_have_not_got_so_far_are_empty(tmp_path):
 
 def test_facts_become_json_without_numbers_that_json_has_not():
     record = Record(benchmark="b", model="m", metric="x", value=math.nan, interval=(0.0, math.inf))
-    found = plain({"record": record, 3: (1.5, -math.inf), "path": "x", "on": True})
-    assert found["record"]["value"] is None
-    assert found["record"]["interval"] is None
-    assert (found["3"], found["on"]) == ([1.5, None], True)
-    json.dumps(found, allow_nan=False)
+    result = plain({"record": record, 3: (1.5, -math.inf), "path": "x", "on": True})
+    assert result["record"]["value"] is None
+    assert result["record"]["interval"] is None
+    assert (result["3"], result["on"]) == ([1.5, None], True)
+    json.dumps(result, allow_nan=False)
 
 
-def test_a_real_curation_is_told_as_its_own_summary_tells_it(calm):
+def test_a_real_curation_is_reported_as_its_own_summary_shows_it(calm):
     facts, ledger = collect(Sources(curation=calm, training=None, evaluation=None), "")
-    found, summary = facts.curation, facts.curation.summary
-    assert (found.funnel.images, found.funnel.kept) == (summary["images"], summary["kept"])
-    assert found.funnel.planted == summary["planted"] > 0
-    told = Counter()
+    result, summary = facts.curation, facts.curation.summary
+    assert (result.funnel.images, result.funnel.kept) == (summary["images"], summary["kept"])
+    assert result.funnel.planted == summary["planted"] > 0
+    reported = Counter()
     for counts in summary["roles"].values():
-        told.update(counts)
-    steps = [*found.funnel.drops, *found.funnel.kept_as]
-    assert {step.reason: step.images for step in steps} == told
-    assert {"undecodable", "exact_duplicate", "near_duplicate", "leak", "seed"} <= told.keys()
-    sheets = found.sheets
+        reported.update(counts)
+    steps = [*result.funnel.drops, *result.funnel.kept_as]
+    assert {step.reason: step.images for step in steps} == reported
+    assert {"undecodable", "exact_duplicate", "near_duplicate", "leak", "seed"} <= reported.keys()
+    sheets = result.sheets
     assert sheets.num_leaks == summary["leaks"]["images"]
     for groups in (sheets.duplicates, sheets.misses, sheets.seeds, sheets.leaks):
         assert groups

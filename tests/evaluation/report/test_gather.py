@@ -66,9 +66,9 @@ def test_a_folder_is_one_run_the_steps_of_a_recipe_or_several_recipes(measured):
 
 
 def test_earlier_steps_give_the_curve_of_the_trained_network_and_nothing_twice(measured):
-    found = gather_records(find_evaluations(measured / "birds"))
-    assert found[:5] == records_of(150)
-    assert found[5:] == [r for step in (100, 50) for r in records_of(step)[::4]]
+    result = gather_records(find_evaluations(measured / "birds"))
+    assert result[:5] == records_of(150)
+    assert result[5:] == [r for step in (100, 50) for r in records_of(step)[::4]]
 
 
 def test_two_recipes_that_call_their_data_alike_stay_apart(measured):

@@ -31,7 +31,7 @@ def test_a_run_that_has_not_got_so_far_has_no_ledger(tmp_path):
     assert read_ledger(tmp_path) is None
 
 
-def test_every_row_says_what_was_written(ledger, project):
+def test_every_row_states_what_was_written(ledger, project):
     written = read_table(ledger_path(project["curation"])).to_pylist()
     assert len(ledger) == len(written)
     for row in written:

@@ -24,10 +24,10 @@ class Page(html.parser.HTMLParser):
         assert self.open == []
 
     def handle_starttag(self, tag, attrs):
-        found = dict(attrs)
-        self.ids += [found["id"]] if "id" in found else []
-        self.links += [found["href"]] if tag == "a" else []
-        self.pictures += [found] if tag == "img" else []
+        result = dict(attrs)
+        self.ids += [result["id"]] if "id" in result else []
+        self.links += [result["href"]] if tag == "a" else []
+        self.pictures += [result] if tag == "img" else []
         if tag not in self.EMPTY:
             self.open.append(tag)
 
@@ -40,13 +40,13 @@ class Page(html.parser.HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def found(project):
+def result(project):
     return collect(Sources(**project), "A <b>bold</b> title")
 
 
 @pytest.fixture(scope="module")
-def text(found):
-    return make_page(*found, None)
+def text(result):
+    return make_page(*result, None)
 
 
 def test_every_section_is_there_once_and_every_link_leads_to_one(text):
@@ -67,9 +67,9 @@ def test_every_picture_has_words_for_those_who_do_not_see_it(text):
     assert all(picture["alt"] for picture in pictures)
 
 
-def test_titles_and_names_stay_text(text, found):
+def test_titles_and_names_stay_text(text, result):
     assert "A &lt;b&gt;bold&lt;/b&gt; title" in text
-    facts, ledger = found
+    facts, ledger = result
     keys = ledger["key"].copy()
     keys[:] = '"><script>x()</script>'
     ledger = type(ledger)({**ledger.columns, "key": keys}, ledger.run_folder)
@@ -96,7 +96,7 @@ def test_times_are_written_for_people(text):
     assert "2026-11-24 10:01:10<" in text
 
 
-def test_a_page_without_runs_says_what_is_missing():
+def test_a_page_without_runs_states_what_is_missing():
     text = make_page(
         collect(Sources(curation=None, training=None, evaluation=None), "")[0], None, None
     )

@@ -39,7 +39,7 @@ def test_maps_have_one_value_a_patch(backbones, images):
 
 @pytest.mark.parametrize("mean", [(0.485, 0.456, 0.406), (0.5, 0.5, 0.5)])
 def test_attention_is_that_of_the_class_token_on_patches(backbones, images, mean, tmp_path):
-    """Against the model itself, asked for one image alone, normalized as its file says."""
+    """Against the model itself, asked for one image alone, normalized as its file requires."""
     import torch
 
     from dinoforge.models.weights import load_backbone, save_backbone
@@ -53,8 +53,8 @@ def test_attention_is_that_of_the_class_token_on_patches(backbones, images, mean
         weights = model.last_attention(pixels[None])[0, :, 0]
     patches = weights[:, -64:].mean(dim=0).reshape(8, 8).double().numpy()
     expected = (patches - patches.min()) / (patches.max() - patches.min()) * 255
-    found = map_patches(path, images, side=64).attention[0]
-    assert np.abs(found - expected).max() <= 1
+    result = map_patches(path, images, side=64).attention[0]
+    assert np.abs(result - expected).max() <= 1
 
 
 def test_tokens_along_one_direction_differ_in_one_color_only():

@@ -59,7 +59,7 @@ def test_test_images_of_the_evaluation_come_first(project, ledger, photographs, 
     assert maps.keys == ["image_0", "image_2", "image_3", "image_5", "image_6", "image_8"]
 
 
-def test_images_that_moved_are_told_and_others_are_shown(project, ledger, tmp_path, caplog):
+def test_images_that_moved_are_reported_and_others_are_shown(project, ledger, tmp_path, caplog):
     (tmp_path / "config.yaml").write_text(f"test: ['{tmp_path / 'moved'}']\n")
     sources = without(project, evaluation=tmp_path)
     assert make_feature_maps(sources, ledger, tmp_path).origin == "kept images"

@@ -7,7 +7,7 @@ import pytest
 from dinoforge.evaluation.report.facts import read_config, read_run, recipe_value
 
 
-def test_a_run_says_what_was_asked_and_what_it_ran_on(project):
+def test_a_run_states_what_was_asked_and_what_it_ran_on(project):
     run = read_run(project["curation"], "curation")
     assert shlex.split(run.command) == [
         "dinoforge",
@@ -31,14 +31,14 @@ def test_times_of_a_stage_are_sums_over_its_partitions_and_memory_is_the_largest
     assert embed.cpu_seconds == pytest.approx(60 / 8)
 
 
-def test_an_empty_folder_says_nothing(tmp_path):
+def test_an_empty_folder_yields_nothing(tmp_path):
     run = read_run(tmp_path, "training")
     assert (run.command, run.commit, run.versions, run.config, run.stages) == ("", "", {}, "", [])
     assert read_config(tmp_path) == {}
 
 
 @pytest.mark.parametrize("text", ["{", "[1, 2]", ""])
-def test_a_broken_run_record_says_nothing(tmp_path, text):
+def test_a_broken_run_record_yields_nothing(tmp_path, text):
     (tmp_path / "run.json").write_text(text)
     assert read_run(tmp_path, "training").host == ""
 

@@ -77,17 +77,17 @@ def test_metrics_without_labels_are_columns_of_their_own(scores):
 
 
 def test_the_headline_takes_the_best_kind_of_each_model_at_twenty_neighbors(records):
-    found = headline(records)
-    assert (found.benchmark, found.k) == ("knn/example", 20)
-    assert [(r.model, r.settings["features"]) for r in found.best] == [
+    result = headline(records)
+    assert (result.benchmark, result.k) == ("knn/example", 20)
+    assert [(r.model, r.settings["features"]) for r in result.best] == [
         ("trained", "patch_mean"),
         ("untrained", "patch_mean"),
         ("pixels", "pixels"),
     ]
-    for record in found.best:
+    for record in result.best:
         others = [r.value for r in records if r.metric == "accuracy" and r.model == record.model]
         assert record.value == max(others)
-    assert [(d.model_b, d.features_a, d.k) for d in found.differences] == [
+    assert [(d.model_b, d.features_a, d.k) for d in result.differences] == [
         ("untrained", "patch_mean", 20),
         ("pixels", "patch_mean", 20),
     ]

@@ -22,7 +22,7 @@ def funnel(project):
     return make_funnel(read_ledger(project["curation"]))
 
 
-def test_the_lead_says_what_went_in_what_came_out_and_what_it_is_good_for(funnel, records):
+def test_the_lead_states_what_went_in_what_came_out_and_what_it_is_good_for(funnel, records):
     text = lead(funnel, headline(records))
     assert text.startswith(
         "78 images went in and 30 were kept; k-NN (k = 20) on the features of a network tr"

@@ -45,7 +45,7 @@ def test_the_largest_group_comes_next(sheets, ledger):
     assert sizes[5] == 2 == max(sizes)
 
 
-def test_a_copy_says_how_it_was_planted_and_an_exact_one_what_is_equal(sheets, ledger):
+def test_a_copy_states_how_it_was_planted_and_an_exact_one_what_is_equal(sheets, ledger):
     members = [member for group in sheets.duplicates for member in group.members]
     for member in members:
         row = ledger.row(member.image_id)
@@ -56,7 +56,7 @@ def test_a_copy_says_how_it_was_planted_and_an_exact_one_what_is_equal(sheets, l
             assert member.similarity == row.similarity
 
 
-def test_a_number_that_belongs_to_another_pair_says_so(ledger):
+def test_a_number_that_belongs_to_another_pair_is_reported(ledger):
     """In a chain a - b - c with a kept, the similarity of c is that of (b, c)."""
     near = ledger["image_id"][ledger["reason"] == "near_duplicate"].tolist()
     edge_i, edge_j = ledger["edge_i"].copy(), ledger["edge_j"].copy()
@@ -69,10 +69,10 @@ def test_a_number_that_belongs_to_another_pair_says_so(ledger):
 
 def test_nearest_misses_are_the_best_pairs_below_the_threshold(sheets, ledger):
     assert sheets.num_misses == 20
-    found = [group.members[0].similarity for group in sheets.misses]
-    assert len(found) == 12
-    assert found == sorted(found, reverse=True)
-    assert found[0] == pytest.approx(0.949)
+    result = [group.members[0].similarity for group in sheets.misses]
+    assert len(result) == 12
+    assert result == sorted(result, reverse=True)
+    assert result[0] == pytest.approx(0.949)
     ids = [g.head.image_id for g in sheets.misses] + [g.members[0].image_id for g in sheets.misses]
     assert len(set(ids)) == len(ids)
 
@@ -126,6 +126,6 @@ def test_of_many_leaks_the_surest_and_the_most_doubtful_are_shown(ledger):
         changed(ledger, reason=reason, similarity=similarity, duplicate_of=duplicate_of)
     )
     assert sheets.num_leaks == 44
-    found = [group.members[0].similarity for group in sheets.leaks]
-    assert found[:4] == pytest.approx([0.985, 0.975, 0.965, 0.955])
-    assert found[4:] == pytest.approx(similarity[rows[:4]][::-1].tolist())
+    result = [group.members[0].similarity for group in sheets.leaks]
+    assert result[:4] == pytest.approx([0.985, 0.975, 0.965, 0.955])
+    assert result[4:] == pytest.approx(similarity[rows[:4]][::-1].tolist())

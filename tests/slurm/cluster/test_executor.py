@@ -31,8 +31,8 @@ signal_before_s: 300
 
 
 def options(text):
-    found = re.findall(r"^#SBATCH --([\w-]+)(?:=(.*))?$", text, re.MULTILINE)
-    return dict(found)
+    result = re.findall(r"^#SBATCH --([\w-]+)(?:=(.*))?$", text, re.MULTILINE)
+    return dict(result)
 
 
 def test_an_array_is_written_with_everything_that_keeps_it_alive(jobs):

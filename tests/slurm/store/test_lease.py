@@ -33,7 +33,7 @@ def holder(folder):
     return process
 
 
-def test_a_second_driver_waits_and_is_told_who_holds_it(tmp_path):
+def test_a_second_driver_waits_and_names_the_holder(tmp_path):
     me = f"process {os.getpid()} on"
     with (
         hold_lease(tmp_path),

@@ -21,7 +21,7 @@ training.checkpoint.SaveError: nothing was written
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "reported"),
     [
         ("", ""),
         ("step 3\nsrun: error: node1: task 0: Exited with exit code 1\n", ""),
@@ -30,10 +30,10 @@ training.checkpoint.SaveError: nothing was written
         (TRACEBACK, "training.checkpoint.SaveError: nothing was written"),
     ],
 )
-def test_the_last_error_are_the_error_line_or_what_was_raised(tmp_path, text, told):
+def test_the_last_error_are_the_error_line_or_what_was_raised(tmp_path, text, reported):
     log = tmp_path / "rank0.out"
     log.write_text(text)
-    assert last_error(log, 0) == told
+    assert last_error(log, 0) == reported
 
 
 def test_what_an_earlier_start_said_is_not_heard_again(tmp_path):

@@ -38,8 +38,8 @@ def test_the_file_shows_what_became_of_every_intent(tmp_path):
     submissions.retry()
     submissions.intent(Submission(name="fourth", kind="gate"))
     submissions.outcome("cancelled", "first")
-    found = [(job.name, job.outcome, job.job, job.forgiven) for job in submissions.read()]
-    assert found == [
+    result = [(job.name, job.outcome, job.job, job.forgiven) for job in submissions.read()]
+    assert result == [
         ("first", "cancelled", "12", True),
         ("second", "refused", "", True),
         ("third", "intent", "", True),

@@ -24,8 +24,8 @@ def changed(config):
         noise = torch.randint(0, 256, (num_views * NUM_IMAGES, 3, 4, 4), generator=generator)
         crops = noise.to(torch.uint8)
         levels = replace(config, solarize_threshold=256, mean=(0, 0, 0), std=(1 / 255,) * 3)
-        found = augment_colors(crops, draws, levels)
-        differs = (found - crops).abs().flatten(1).amax(dim=1) > 0.5
+        result = augment_colors(crops, draws, levels)
+        differs = (result - crops).abs().flatten(1).amax(dim=1) > 0.5
         shares += differs.view(num_views, NUM_IMAGES).double().mean(dim=1).tolist()
     return shares
 
@@ -33,7 +33,7 @@ def changed(config):
 @pytest.mark.parametrize(
     ("preset", "rates"), [("as_published", (0.0, 0.9, 0.5)), ("as_written", (1.0, 0.1, 0.5))]
 )
-def test_the_presets_blur_as_often_as_they_say(preset, rates):
+def test_the_presets_blur_as_often_as_they_state(preset, rates):
     """4,000 draws: three standard deviations of a share of one half are 0.024."""
     config = CropsConfig(blur=preset, num_local=2, **QUIET)
     first, second, *local = changed(config)

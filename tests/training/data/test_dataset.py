@@ -40,9 +40,9 @@ def batches(data, start=0, stop=STEPS):
     return list(data.batches(start, stop))
 
 
-def assert_equal(found, wanted):
-    assert [batch.step for batch in found] == [batch.step for batch in wanted]
-    for one, other in zip(found, wanted, strict=True):
+def assert_equal(result, wanted):
+    assert [batch.step for batch in result] == [batch.step for batch in wanted]
+    for one, other in zip(result, wanted, strict=True):
         assert torch.equal(one.global_crops, other.global_crops)
         assert torch.equal(one.local_crops, other.local_crops)
         assert one.keys == other.keys
@@ -139,8 +139,8 @@ def test_an_undecodable_image_is_replaced_named_and_counted_once(
     assert data.undecodable.keys() == damaged
     assert all("truncated" in reason for reason in data.undecodable.values())
     assert not damaged & set(shown.tolist())
-    told = sorted(record.getMessage().split(":")[0] for record in caplog.records)
-    assert told == ["replaced 004", "replaced 007"]
+    reported = sorted(record.getMessage().split(":")[0] for record in caplog.records)
+    assert reported == ["replaced 004", "replaced 007"]
 
 
 def test_an_undecodable_image_does_not_move_the_others(tiny, tmp_path, pictures, own_pictures):
@@ -166,7 +166,7 @@ def test_too_many_undecodable_images_stop_with_the_share_to_raise(tiny, tmp_path
     assert len(patient.undecodable) == 26
 
 
-def test_a_folder_where_nothing_decodes_is_told_so(tiny, tmp_path, own_pictures):
+def test_a_folder_where_nothing_decodes_is_reported(tiny, tmp_path, own_pictures):
     damage(own_pictures, *(path.name for path in own_pictures.iterdir()))
     data, _ = make_data(tiny(images=own_pictures), tmp_path)
     with pytest.raises(UsageError, match="10 images in a row do not decode"):
@@ -177,7 +177,7 @@ def test_a_folder_where_nothing_decodes_is_told_so(tiny, tmp_path, own_pictures)
         next(data.batches(0, 1))
 
 
-def test_a_missing_folder_is_told_in_one_line(tiny, tmp_path):
+def test_a_missing_folder_is_reported_in_one_line(tiny, tmp_path):
     with pytest.raises(UsageError, match="nowhere") as caught:
         open_training_data(
             tiny(images=tmp_path / "nowhere"), tmp_path / "cache", RankInfo(), torch.device("cpu")

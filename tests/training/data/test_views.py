@@ -21,14 +21,14 @@ def draw(images=range(BATCH), step=0, rate=0.3, group_size=GROUP):
 
 def places(rows, images):
     """(block, branch, batch) -> crops and images of the whole step that are kept."""
-    found = {}
+    result = {}
     for at_block, block in enumerate(rows):
         for at_branch, branch in enumerate(block):
             for at_batch, part in enumerate(branch):
                 crops, offsets = np.divmod(part.numpy(), len(images))
                 kept = set(zip(crops.tolist(), (offsets + images.start).tolist(), strict=True))
-                found[at_block, at_branch, at_batch] = kept
-    return found
+                result[at_block, at_branch, at_batch] = kept
+    return result
 
 
 def test_every_group_of_every_crop_keeps_the_same_share():

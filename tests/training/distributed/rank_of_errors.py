@@ -1,4 +1,4 @@
-"""One rank of `test_join`: some ranks meet a mistake, or are lost; each writes what it would tell.
+"""One rank of `test_join`: some ranks have an error, or are lost; each writes what it would report.
 
 Usage: rank_of_errors.py FOLDER meet|lose RANK,RANK,...
 """

@@ -26,22 +26,22 @@ def whole(tensor):
 
 
 def run(config, out: Path, steps: int) -> dict[str, torch.Tensor]:
-    found = {}
+    result = {}
     trainer = Trainer(config, out)
     for batch, waited in trainer.batches():
         row = trainer.run_step(batch, waited)
         for key, value in row.items():
             if key.split("/")[0] in ("loss", "gradient", "teacher", "features"):
-                found[f"{trainer.step:02d}/{key}"] = torch.tensor(value, dtype=torch.float64)
+                result[f"{trainer.step:02d}/{key}"] = torch.tensor(value, dtype=torch.float64)
         for name, parameter in trainer.method.student.named_parameters():
-            found[f"{trainer.step:02d}/gradients/{name}"] = whole(parameter.grad)
+            result[f"{trainer.step:02d}/gradients/{name}"] = whole(parameter.grad)
         if trainer.step == steps:
             break
     for name, tensor in trainer.method.state_dict().items():
-        found[f"end/{name}"] = whole(tensor)
+        result[f"end/{name}"] = whole(tensor)
     trainer.save()
     trainer.checkpoints.finish()
-    return found
+    return result
 
 
 def main(recipe: str, folder: str, *variants: str) -> None:
@@ -50,9 +50,9 @@ def main(recipe: str, folder: str, *variants: str) -> None:
         for variant in variants:
             name, steps, changes = variant.split(":", 2)
             config = load_config(TrainingConfig, Path(recipe), changes.split(","))
-            found = run(config, Path(folder) / name, int(steps))
+            result = run(config, Path(folder) / name, int(steps))
             if rank() == 0:
-                save_file(found, Path(folder) / f"{name}.safetensors")
+                save_file(result, Path(folder) / f"{name}.safetensors")
 
 
 if __name__ == "__main__":

@@ -77,7 +77,7 @@ def test_drafts_of_a_killed_process_are_swept_and_strange_names_left_alone(tmp_p
     assert [path.name for path in tmp_path.iterdir()] == ["step-notes"]
 
 
-def test_a_full_disk_is_told_in_one_line_and_leaves_the_older_ones(tmp_path, parts):
+def test_a_full_disk_is_reported_in_one_line_and_leaves_the_older_ones(tmp_path, parts):
     save(tmp_path, 1, parts)
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limit[1]))
@@ -145,7 +145,7 @@ def test_a_resume_on_a_gpu_has_all_state_there_and_goes_on(tiny, tmp_path):
         assert torch.equal(tensor, again[0].state_dict()[name]), name
 
 
-def test_a_folder_that_cannot_be_written_is_told_in_one_line(tmp_path, parts):
+def test_a_folder_that_cannot_be_written_is_reported_in_one_line(tmp_path, parts):
     place = tmp_path / "file"
     place.write_text("not a folder")
     with pytest.raises(UsageError, match="checkpoint not written: Not a directory"):

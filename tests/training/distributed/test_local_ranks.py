@@ -59,9 +59,9 @@ class Training:
 
     def finish(self):
         process = self.start()
-        out, told = process.communicate(timeout=300)
-        assert process.returncode == 0, told
-        return out, told
+        out, reported = process.communicate(timeout=300)
+        assert process.returncode == 0, reported
+        return out, reported
 
     def state(self):
         return read_whole(self.out / "checkpoints" / step_name(STEPS))
@@ -69,13 +69,13 @@ class Training:
 
 def children(process):
     """Rank -> process id."""
-    found = {}
+    result = {}
     for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split():
         words = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
         rank = next((word for word in words if word.startswith(b"RANK=")), None)
         if rank is not None:
-            found[int(rank.removeprefix(b"RANK="))] = int(pid)
-    return found
+            result[int(rank.removeprefix(b"RANK="))] = int(pid)
+    return result
 
 
 @pytest.fixture(scope="module")
@@ -88,10 +88,10 @@ def calm(tmp_path_factory, pictures):
 
 
 def assert_same(training, calm):
-    found, wanted = training.state(), calm.state()
-    assert found.keys() == wanted.keys()
+    result, wanted = training.state(), calm.state()
+    assert result.keys() == wanted.keys()
     for name, tensor in wanted.items():
-        assert torch.equal(tensor, found[name]), name
+        assert torch.equal(tensor, result[name]), name
     lines = (training.out / "metrics.jsonl").read_text().splitlines()
     steps = [json.loads(line)["step"] for line in lines]
     assert steps == list(range(1, STEPS + 1))
@@ -104,24 +104,24 @@ def test_a_killed_rank_is_named_and_the_same_command_goes_on(calm, pictures, tmp
     training.until_step(process, 12, saved=True)
     ranks = children(process)
     os.kill(ranks[lost], signal.SIGKILL)
-    _, told = process.communicate(timeout=100)
+    _, reported = process.communicate(timeout=100)
     assert process.returncode == 76
-    assert f"rank {lost} was lost: SIGKILL" in told
-    assert told.count("was lost") == 1
-    assert "Traceback" not in told
+    assert f"rank {lost} was lost: SIGKILL" in reported
+    assert reported.count("was lost") == 1
+    assert "Traceback" not in reported
     assert not any(Path(f"/proc/{pid}").exists() for pid in ranks.values())
-    _, told = training.finish()
-    assert "resuming from step" in told
+    _, reported = training.finish()
+    assert "resuming from step" in reported
     assert_same(training, calm)
 
 
 def test_five_kills_of_ranks_or_launcher_change_nothing(pictures, tmp_path):
     words = ["train", str(TINY), f"data.paths=['{pictures}']", "steps=60", "checkpoint.every=5"]
-    found = kill.measure([*words, "--on", "local:2"], tmp_path, kills=5, draw=random.Random(2))
-    assert found["kills"] == 5
-    assert found["different"] == []
+    result = kill.measure([*words, "--on", "local:2"], tmp_path, kills=5, draw=random.Random(2))
+    assert result["kills"] == 5
+    assert result["different"] == []
     # A checkpoint is written while five more steps are done, and waited for by the next.
-    assert all(steps is None or steps <= 10 for steps in found["lost_steps"])
+    assert all(steps is None or steps <= 10 for steps in result["lost_steps"])
 
 
 def test_a_signal_stops_all_ranks_at_one_step_with_75(calm, pictures, tmp_path):
@@ -129,9 +129,9 @@ def test_a_signal_stops_all_ranks_at_one_step_with_75(calm, pictures, tmp_path):
     process = training.start()
     training.until_step(process, 3)
     process.send_signal(signal.SIGTERM)
-    _, told = process.communicate(timeout=100)
-    assert process.returncode == 75, told
-    assert told.count("start the same command again") == 1
+    _, reported = process.communicate(timeout=100)
+    assert process.returncode == 75, reported
+    assert reported.count("start the same command again") == 1
     training.finish()
     assert_same(training, calm)
 
@@ -154,23 +154,23 @@ def test_a_rank_that_hangs_is_named_within_the_timeout(pictures, tmp_path):
     process = training.start()
     training.until_step(process, 3)
     os.kill(children(process)[1], signal.SIGSTOP)
-    _, told = process.communicate(timeout=100)
+    _, reported = process.communicate(timeout=100)
     assert process.returncode == 76
-    assert told.count("rank 1 of 2 was lost") == 1
-    assert "Traceback" not in told
+    assert reported.count("rank 1 of 2 was lost") == 1
+    assert "Traceback" not in reported
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "reported"),
     [
         (["batch_size=3"], "`batch_size` 3 is not a multiple of 2 ranks"),
         (["stepz=3"], "did you mean `steps`"),
     ],
 )
-def test_a_mistake_is_told_once_in_one_line(pictures, tmp_path, words, told):
+def test_a_mistake_is_reported_once_in_one_line(pictures, tmp_path, words, reported):
     training = Training(tmp_path / "run", pictures, *words)
     process = training.start()
-    _, found = process.communicate(timeout=100)
+    _, result = process.communicate(timeout=100)
     assert process.returncode == 2
-    assert told in found
-    assert len(found.splitlines()) == 1
+    assert reported in result
+    assert len(result.splitlines()) == 1

@@ -115,10 +115,10 @@ def lab(tmp_path_factory, pictures, run_ranks):
     return made
 
 
-def assert_close(found, wanted, rtol=1e-9):
-    assert found.keys() == wanted.keys()
+def assert_close(result, wanted, rtol=1e-9):
+    assert result.keys() == wanted.keys()
     for name, tensor in wanted.items():
-        error = (found[name] - tensor).norm() / tensor.norm().clamp(min=1e-300)
+        error = (result[name] - tensor).norm() / tensor.norm().clamp(min=1e-300)
         assert error <= rtol, f"{name}: {error.item():.1e}"
 
 
@@ -131,10 +131,10 @@ def test_any_split_of_a_step_gives_the_same_losses_and_gradients(lab, name, bala
     assert_close(lab.numbers(f"{name}-{balance}"), one)
 
 
-def differences(found, wanted):
+def differences(result, wanted):
     """Name of a loss or gradient -> relative difference, in float64."""
     names = [n for n in wanted if n.split("/")[1] in ("loss", "gradients")]
-    pairs = {name: (found[name].double(), wanted[name].double()) for name in names}
+    pairs = {name: (result[name].double(), wanted[name].double()) for name in names}
     return {
         name: ((a - b).norm() / b.norm().clamp(min=1e-300)).item() for name, (a, b) in pairs.items()
     }
@@ -151,23 +151,23 @@ def test_in_float32_any_split_of_a_step_differs_by_rounding_alone(lab, name, bal
     length, and KoLeo takes the logarithm of small distances: over 20 steps differences grow to 8e-4
     of a loss and 3e-4 of a gradient, and stay within 5e-3. In float64 the same sums agree to 1e-9.
     """
-    found = differences(
+    result = differences(
         lab.numbers(f"{name}-{balance}-float32"), lab.numbers(f"one-{balance}-float32")
     )
-    assert sum(name.startswith("20/gradients/") for name in found) > 20
-    first = {name: error for name, error in found.items() if name.startswith("01/")}
+    assert sum(name.startswith("20/gradients/") for name in result) > 20
+    first = {name: error for name, error in result.items() if name.startswith("01/")}
     assert max(error for name, error in first.items() if "/loss/" in name) < 1e-6
     assert max(first.values()) < 3e-5
-    assert max(found.values()) < 5e-3
+    assert max(result.values()) < 5e-3
 
 
 @pytest.mark.parametrize("ranks", RESUMED)
 def test_a_checkpoint_of_four_ranks_goes_on_with_any_number(lab, ranks):
     """Ten steps on four ranks, ten more on 1, 2 and 3: as if on one rank all along."""
-    found, one = lab.numbers(f"from4to{ranks}"), lab.numbers("one-sinkhorn")
-    steps = {name.split("/")[0] for name in found}
+    result, one = lab.numbers(f"from4to{ranks}"), lab.numbers("one-sinkhorn")
+    steps = {name.split("/")[0] for name in result}
     assert steps == {"end", *(f"{step:02d}" for step in range(11, 21))}
-    assert_close(found, {name: one[name] for name in found})
+    assert_close(result, {name: one[name] for name in result})
 
 
 @pytest.mark.parametrize("mode", ["ddp", "fsdp"])
@@ -179,7 +179,7 @@ def test_the_same_number_of_ranks_resumes_bit_for_bit(lab, mode):
 
 
 @pytest.mark.parametrize(
-    ("changes", "ranks", "told"),
+    ("changes", "ranks", "reported"),
     [
         (
             ["batch_size=10"],
@@ -195,8 +195,8 @@ def test_the_same_number_of_ranks_resumes_bit_for_bit(lab, mode):
         (["batch_size=16", "parallel.mode=hsdp", "parallel.shard=3"], 4, "does not divide 4 ranks"),
     ],
 )
-def test_a_recipe_that_does_not_divide_is_told_in_one_line(changes, ranks, told):
+def test_a_recipe_that_does_not_divide_is_reported_in_one_line(changes, ranks, reported):
     config = load_config(TrainingConfig, TINY, ["out=x", "data.paths=[y]", *changes])
-    with pytest.raises(UsageError, match=told) as caught:
+    with pytest.raises(UsageError, match=reported) as caught:
         config.check_ranks(ranks)
     assert len(str(caught.value).splitlines()) == 1

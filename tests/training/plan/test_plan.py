@@ -23,7 +23,7 @@ def recipe(name):
 
 
 @pytest.mark.parametrize(
-    ("changes", "ranks", "told"),
+    ("changes", "ranks", "reported"),
     [
         (
             ["batch_size=12", "parallel.mode=hsdp", "parallel.shard=4"],
@@ -62,18 +62,18 @@ def recipe(name):
         ),
     ],
 )
-def test_what_does_not_divide_is_told_in_one_line(small, changes, ranks, told):
+def test_what_does_not_divide_is_reported_in_one_line(small, changes, ranks, reported):
     with pytest.raises(UsageError) as caught:
         plan_of(small(*changes), ranks)
-    assert str(caught.value) == told
+    assert str(caught.value) == reported
 
 
-def test_all_faults_are_told_at_once(small):
+def test_all_faults_are_reported_at_once(small):
     config = small("batch_size=7", "parallel.mode=hsdp", "parallel.shard=4")
     with pytest.raises(UsageError) as caught:
         plan_of(config, 6, mfu=1.5, images_in_set=0)
-    found = [fault.where for fault in caught.value.faults]
-    assert found == ["recipe", "recipe", "--mfu", "--images"]
+    result = [fault.where for fault in caught.value.faults]
+    assert result == ["recipe", "recipe", "--mfu", "--images"]
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ def test_all_faults_are_told_at_once(small):
         (["model.architecture=large", "parallel.mode=ddp"], 8, "ddp", 1),
     ],
 )
-def test_ranks_share_what_the_recipe_says(small, changes, ranks, mode, shards):
+def test_ranks_share_what_the_recipe_states(small, changes, ranks, mode, shards):
     placement = Placement.of(small("batch_size=16", *changes), ranks)
     assert (placement.mode, placement.shards) == (mode, shards)
 
@@ -124,7 +124,7 @@ def test_a_gpu_may_be_too_small_for_one_image(small):
 
 
 @pytest.mark.parametrize("name", ["h101", "nan", "inf", "-3", "0", "1.5", ""])
-def test_an_unknown_gpu_is_told_with_those_that_are_known(name):
+def test_an_unknown_gpu_is_reported_with_those_that_are_known(name):
     with pytest.raises(UsageError, match="unknown GPU") as caught:
         find_gpu(name)
     assert all(known in str(caught.value) for known in GPUS)
@@ -133,7 +133,7 @@ def test_an_unknown_gpu_is_told_with_those_that_are_known(name):
 @pytest.mark.parametrize(
     ("name", "gflop", "gpu", "ranks", "hours"),
     # GFLOP of an image, from 24 d^2 + 4 n d a token and layer; see each recipe's source. Hours that
-    # the authors state (see `training.plan.hardware`): their share of the GPU's rate was computed
+    # the authors state (see `training.plan.hardware`): their MFU was computed
     # from them, so that this holds operations, images and rates together.
     [
         ("vitl16_fast", 1155, "a100", 32, 24),
@@ -179,7 +179,7 @@ def test_passes_over_the_data_are_counted_when_its_size_is_known(small):
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_the_header_of_a_published_size_says_what_the_plan_says(name):
+def test_the_header_of_a_published_size_states_what_the_plan_states(name):
     text = find_recipe("training", name).read_text()
     (needs,) = (line for line in text.splitlines() if line.startswith("# needs:"))
     numbers = re.match(
@@ -201,7 +201,7 @@ def test_the_header_of_a_published_size_says_what_the_plan_says(name):
 
 def test_a_plan_is_json(small):
     plan = plan_of(small("batch_size=8"), 2)
-    told = json.loads(json.dumps(plan.as_json(), allow_nan=False))
-    assert told["memory"]["peak"] == plan.memory.peak
-    assert told["placement"]["ranks"] == 2
-    assert told["flops_per_image"]["model"] == plan.flops.model
+    reported = json.loads(json.dumps(plan.as_json(), allow_nan=False))
+    assert reported["memory"]["peak"] == plan.memory.peak
+    assert reported["placement"]["ranks"] == 2
+    assert reported["flops_per_image"]["model"] == plan.flops.model

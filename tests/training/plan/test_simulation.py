@@ -94,8 +94,8 @@ def test_a_step_takes_the_operations_and_bytes_planned(measuring, planned_memory
 )
 def test_odd_batches_execute_exactly_the_operations_planned(measuring, small, changes):
     config = small("model.drop_path=0.4", *changes)
-    found, masked = counted(measuring, config)
-    assert executed(planned(config, masked)) == found
+    result, masked = counted(measuring, config)
+    assert executed(planned(config, masked)) == result
 
 
 def test_dropped_paths_are_not_counted(small):
@@ -114,18 +114,18 @@ def test_attention_in_bfloat16_keeps_what_it_would_on_a_gpu(measuring, small, ch
     """Flash attention of CPUs and of GPUs saves the same: operands, result, log of the sums."""
     config = small("precision=bfloat16", change)
     with attention_as_on_gpus():
-        found, masked = saved_by_autograd(measuring, config)
+        result, masked = saved_by_autograd(measuring, config)
     on_gpu = saved(planned(config, masked, "cuda"))
-    assert on_gpu == pytest.approx(found, rel=SAVED_TOLERANCE)
+    assert on_gpu == pytest.approx(result, rel=SAVED_TOLERANCE)
     assert on_gpu < 0.95 * saved(planned(config, masked))
 
 
 @pytest.mark.parametrize("change", ["model.drop_path=0", "model.drop_path=0.4"])
 def test_packed_crops_keep_one_more_result_of_attention_a_token(measuring, small, change):
     config = small("model.packing=packed", change)
-    found, masked = saved_by_autograd(measuring, config)
+    result, masked = saved_by_autograd(measuring, config)
     packed = saved(planned(config, masked))
-    assert packed == pytest.approx(found, rel=SAVED_TOLERANCE)
+    assert packed == pytest.approx(result, rel=SAVED_TOLERANCE)
     assert packed > 1.02 * saved(planned(small(change), masked))
 
 
@@ -183,7 +183,7 @@ def test_masked_patches_are_as_many_as_expected_and_never_more_than_the_most(sma
 
 
 @pytest.mark.parametrize("changes", CHANGES.values(), ids=CHANGES)
-def test_a_few_blocks_tell_what_all_blocks_do(small, monkeypatch, changes):
+def test_a_few_blocks_show_what_all_blocks_do(small, monkeypatch, changes):
     config = small("model.depth=5", *changes)
     extended = Simulation(config).run(6, 20).figures
     monkeypatch.setattr(simulation, "_extend", lambda *_: None)

@@ -43,9 +43,9 @@ def test_blocks_are_gathered_in_half_precision_and_the_rest_in_full(small, plann
     # Two parts of equal size: what has a single row, as positions have, is gathered twice as large.
     block, root = (2 * units[n] for n in ("backbone.blocks.0", "backbone"))
     copied = 64 * 3 * 49 + 64 * 40 + 40 * 40 + 40 * 24  # patches, then the layers of the head
-    found = planned_memory(config, Simulation(config).run(4, 20), 2).weights
+    result = planned_memory(config, Simulation(config).run(4, 20), 2).weights
     # The block at work, its gradients, these in float32; the next one twice; the root.
-    assert found == block * (2 + 2 + 4 + 2 * 2) + root * 4 + copied * 2
+    assert result == block * (2 + 2 + 4 + 2 * 2) + root * 4 + copied * 2
 
 
 def test_ddp_keeps_the_buckets_that_gradients_lie_in(small, batch, planned_memory):
@@ -79,8 +79,8 @@ def test_the_host_holds_the_copy_that_a_checkpoint_is_written_from(
     checkpoints.save(1, method, optimizer)
     checkpoints.finish()
     whole = (*handed.values(), *gather_backbone(method).values())
-    found = sum(tensor.numel() * tensor.element_size() for tensor in whole)
-    assert planned_memory(config, batch).host == pytest.approx(found, rel=0.01)
+    result = sum(tensor.numel() * tensor.element_size() for tensor in whole)
+    assert planned_memory(config, batch).host == pytest.approx(result, rel=0.01)
 
 
 @pytest.mark.parametrize(
@@ -132,8 +132,8 @@ def test_ranks_write_the_files_and_bytes_planned(small, tmp_path, train_on_ranks
         assert placement.mode == name
         storage = storage_of_run(config, placement)
         (checkpoint,) = (tmp_path / name / "checkpoints").iterdir()
-        found = files_and_bytes(checkpoint)
-        assert found == (4 + 2, pytest.approx(storage.checkpoint_bytes, rel=0.01)), name
+        result = files_and_bytes(checkpoint)
+        assert result == (4 + 2, pytest.approx(storage.checkpoint_bytes, rel=0.01)), name
         assert storage.files_of_checkpoint == 4 + 2
 
 
