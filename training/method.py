@@ -15,7 +15,9 @@ from torch import Tensor, nn
 from dinoforge.models.layers import BlockRows
 from dinoforge.models.vit import VisionTransformer
 from dinoforge.training.heads import ProjectionHead
-from dinoforge.training.losses import Center, dino_loss, ibot_loss, koleo_loss, sinkhorn_knopp
+from dinoforge.training.losses.balance import Center, sinkhorn_knopp
+from dinoforge.training.losses.cross_entropy import dino_loss, ibot_loss
+from dinoforge.training.losses.koleo import koleo_loss
 
 __all__ = ["Losses", "Method", "Targets", "Views"]
 

@@ -4,11 +4,12 @@ import contextlib
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from dinoforge.errors import UsageError
 from dinoforge.training.config import TrainingConfig
 
-__all__ = ["autocast", "product_dtype"]
+__all__ = ["at_least_float32", "autocast", "product_dtype"]
 
 
 def product_dtype(config: TrainingConfig, device: torch.device) -> torch.dtype:
@@ -30,6 +31,11 @@ def autocast(config: TrainingConfig, device: torch.device) -> Any:
     if product_dtype(config, device) != torch.bfloat16:
         return contextlib.nullcontext()
     return torch.autocast(device.type, dtype=torch.bfloat16)
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """Return float32 for half precision: losses and targets of such scores are summed in it."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def _multiplies_bfloat16_fast(device: torch.device) -> bool:

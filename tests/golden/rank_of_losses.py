@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import load_file, save_file
 
-from dinoforge.training.losses import Center, sinkhorn_knopp
+from dinoforge.training.losses.balance import Center, sinkhorn_knopp
 
 TEMPERATURE = 0.05
 

@@ -13,7 +13,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from dinoforge.training.losses import Center, dino_loss, ibot_loss, koleo_loss, sinkhorn_knopp
+from dinoforge.training.losses.balance import Center, sinkhorn_knopp
+from dinoforge.training.losses.cross_entropy import dino_loss, ibot_loss
+from dinoforge.training.losses.koleo import koleo_loss
 
 pytestmark = pytest.mark.golden
 

@@ -9,7 +9,9 @@ from dinoforge.training.build import build_method
 from dinoforge.training.config import CropsConfig, ModelConfig, TrainingConfig
 from dinoforge.training.data.masks import MaskConfig, collate_masks, draw_masks
 from dinoforge.training.data.views import draw_rows
-from dinoforge.training.losses import dino_loss, ibot_loss, koleo_loss, sinkhorn_knopp
+from dinoforge.training.losses.balance import sinkhorn_knopp
+from dinoforge.training.losses.cross_entropy import dino_loss, ibot_loss
+from dinoforge.training.losses.koleo import koleo_loss
 from dinoforge.training.method import Views
 
 BATCH, SIDE = 4, 4

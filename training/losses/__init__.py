@@ -1,0 +1,1 @@
+"""The losses, and the two ways to balance the teacher."""
