@@ -288,7 +288,7 @@ def test_a_missing_extra_is_reported_with_the_pip_command(
     if words == ["--faiss"]:  # no stage of the curation asks for it: the back end itself
         prelude += (
             "import dinoforge.cli.recipe_command as c\n"
-            "from dinoforge.neighbors import require_faiss\n"
+            "from dinoforge.neighbors.products import require_faiss\n"
             "c.load = lambda *a: require_faiss()\n"
         )
         words = []
