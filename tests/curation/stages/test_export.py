@@ -129,7 +129,7 @@ def test_the_funnel_adds_up_by_role_and_by_reason(pool, calm, tmp_path):
         counted = Counter((row["role"], row["reason"]) for row in rows)
         assert counted == {(r, why): n for r, c in summary.roles.items() for why, n in c.items()}
         funnel = [(row.label, row.count) for row in summary.funnel()]
-        gone = sum(n for label, n in funnel if "dropped" in label or " only " in label)
+        gone = sum(n for label, n in funnel if "dropped" in label or "only " in label)
         counts = dict(funnel)
         assert funnel[0][1] - gone == counts["kept"] == summary.kept, more
         assert sum(n for label, n in funnel if label.startswith("of these")) == summary.kept, more
