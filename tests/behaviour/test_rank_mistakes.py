@@ -16,7 +16,7 @@ default: {partition: cpu, memory_gb: 2}
 stages: {train: {tasks_per_node: 3}}
 """
 
-pytestmark = [pytest.mark.xdist_group("ranks"), pytest.mark.timeout(300)]
+pytestmark = pytest.mark.timeout(300)
 
 
 @pytest.fixture(scope="module")

@@ -7,8 +7,6 @@ import pytest
 SCRIPT = Path(__file__).with_name("rank_of_errors.py")
 LINE = "2 no GPU - device=cuda - give device=cpu"
 
-pytestmark = pytest.mark.xdist_group("ranks")
-
 
 @pytest.mark.parametrize("met", ["0,1,2", "0,2", "1,2", "2"])
 def test_one_rank_shows_what_several_meet_rank_0_if_it_is_among_them(run_ranks, tmp_path, met):

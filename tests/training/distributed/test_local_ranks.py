@@ -22,7 +22,7 @@ import kill
 TINY = Path(__file__).parents[1] / "tiny.yaml"
 STEPS = 100
 
-pytestmark = [pytest.mark.xdist_group("ranks"), pytest.mark.timeout(400)]
+pytestmark = pytest.mark.timeout(400)
 
 
 class Training:

@@ -116,7 +116,6 @@ def test_a_real_run_leaves_the_bytes_and_files_planned(tiny, tmp_path, steps, po
         assert path.stat().st_size - header == storage.export_bytes
 
 
-@pytest.mark.xdist_group("ranks")
 @pytest.mark.timeout(300)
 def test_ranks_write_the_files_and_bytes_planned(small, tmp_path, train_on_ranks):
     """Four real ranks: what all hold is shared out among them, what is sharded comes in pieces."""
