@@ -13,7 +13,7 @@ quickstart: $(VENV)/.quickstart  ## from real images to a report, in minutes and
 
 test: $(VENV)/.dev  ## all tests; warnings are errors
 	$(BIN)/python -m pytest -m "not slow and not gpu and not slurm" -n 2 --dist worksteal
-	$(BIN)/python -m pytest -m "(slow or slurm) and not gpu" -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -m "(slow or slurm) and not gpu" -n 2 --dist worksteal -p no:randomly # longest first
 
 test-slurm: $(VENV)/.dev  ## only the tests that run on a real SLURM; see tests/slurm/README.md
 	$(BIN)/python -m pytest -m slurm

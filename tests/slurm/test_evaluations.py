@@ -17,10 +17,7 @@ from dinoforge.slurm.store.evaluations import Evaluation
 from dinoforge.slurm.store.events import read_attempts, read_lines
 from dinoforge.slurm.store.layout import SlurmFolder
 
-pytestmark = [
-    *(pytest.mark.slurm, pytest.mark.xdist_group("slurm")),  # one cluster for all
-    pytest.mark.timeout(580),
-]
+pytestmark = [pytest.mark.slurm, pytest.mark.timeout(580)]
 
 SMALL = (*TRAINING, "log_every=10", "checkpoint.every=50")
 

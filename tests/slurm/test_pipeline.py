@@ -23,10 +23,7 @@ from dinoforge.slurm.store.events import read_attempts
 from dinoforge.slurm.store.layout import SlurmFolder
 from dinoforge.stages import make_executor, run_pipeline
 
-pytestmark = [
-    *(pytest.mark.slurm, pytest.mark.xdist_group("slurm")),  # one cluster for all
-    pytest.mark.timeout(480),
-]
+pytestmark = [pytest.mark.slurm, pytest.mark.timeout(480)]
 
 
 def results(folder):

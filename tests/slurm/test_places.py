@@ -19,10 +19,7 @@ from dinoforge.slurm.store.events import read_attempts
 from dinoforge.slurm.store.layout import SlurmFolder
 from dinoforge.slurm.submit import SubmitRequest, submit
 
-pytestmark = [
-    *(pytest.mark.slurm, pytest.mark.xdist_group("slurm")),  # one cluster for all
-    pytest.mark.timeout(480),
-]
+pytestmark = [pytest.mark.slurm, pytest.mark.timeout(480)]
 
 TINY = Path(__file__).parents[1] / "training" / "tiny.yaml"
 

@@ -16,10 +16,7 @@ from dinoforge.slurm.store.events import read_attempts
 from dinoforge.slurm.store.layout import SlurmFolder
 from dinoforge.training.distributed.checkpoint import read_whole
 
-pytestmark = [
-    *(pytest.mark.slurm, pytest.mark.xdist_group("slurm")),  # one cluster for all
-    pytest.mark.timeout(480),
-]
+pytestmark = [pytest.mark.slurm, pytest.mark.timeout(480)]
 
 SMALL = (*TRAINING, "log_every=1", "checkpoint.every=5")
 
