@@ -167,7 +167,7 @@ class _Element:
     def _pipeline(self) -> tuple[stages.Pipeline, stages.Inputs[Any]]:
         # Late: importing the pipeline may fail, which is then recorded.
         pipeline = stages.find_pipeline(self.plan.pipeline)
-        config: Any = config_of(pipeline.config, self.plan.config)
+        config = config_of(pipeline.config, self.plan.config)
         return pipeline, stages.make_inputs(pipeline.name, pipeline.stages, self.folder.run, config)
 
     def _count_burst(self, outcome: Outcome) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from dinoforge.config import changed_keys, config_yaml, to_plain
+from dinoforge.config import Config, changed_keys, config_yaml, to_plain
 from dinoforge.errors import UsageError
 from dinoforge.exports import kept_exports, step_name
 from dinoforge.files import write_text
@@ -60,7 +60,7 @@ class Evaluation:
         pairs = [f"{key}={value}" for key, value in keys.items()]
         return ["evaluate", str(self.recipe), *pairs, "--update"]
 
-    def changes(self, config: Any) -> list[str]:
+    def changes(self, config: Config) -> list[str]:
         """Keys in which a recipe differs from the one that is kept; none when none is kept."""
         if not self.recipe.is_file():
             return []
@@ -68,7 +68,7 @@ class Evaluation:
         return changed_keys(kept, to_plain(replace(config, **self.decided)))
 
 
-def check_unchanged(run: Path, configs: Mapping[str, Any]) -> None:
+def check_unchanged(run: Path, configs: Mapping[str, Config]) -> None:
     """Raise `UsageError` if an evaluation recipe of a run changed: one recipe measures a curve."""
     for name, config in configs.items():
         evaluation = Evaluation(run, name)
@@ -80,7 +80,7 @@ def check_unchanged(run: Path, configs: Mapping[str, Any]) -> None:
             )
 
 
-def write_recipes(run: Path, configs: Mapping[str, Any]) -> None:
+def write_recipes(run: Path, configs: Mapping[str, Config]) -> None:
     """Write the evaluation recipes of a run; after a change no step counts as done."""
     for name, config in configs.items():
         evaluation = Evaluation(run, name)
