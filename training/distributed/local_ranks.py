@@ -97,6 +97,6 @@ def _wait(ranks: Sequence[subprocess.Popen[bytes]]) -> int:
             raise RankLost(f"rank {number} was lost: {name} (often: out of memory)")
     code = (codes[first] if first is not None else next(filter(None, codes), 0)) or 0
     if code == RankLost.exit_code:  # found out by the other ranks, which leave the report to us
-        hanging = [f"rank {number}" for number, code in enumerate(codes) if code is None]
+        hanging = [f"rank {number}" for number, ended in enumerate(codes) if ended is None]
         raise RankLost(f"{' and '.join(hanging) or 'a rank'} of {len(ranks)} was lost")
     return code
