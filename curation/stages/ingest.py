@@ -32,7 +32,7 @@ class IngestStage(CurationStage):
 
     name = "ingest"
     number = 10
-    version = "1.1.0"
+    version = "1.2.0"
     keys = ("sources", "seed")
 
     def plan(self, inputs: CurationInputs) -> list[Json]:

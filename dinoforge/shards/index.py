@@ -5,6 +5,7 @@ every usable sample is kept.
 """
 
 import os
+import stat
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -12,16 +13,20 @@ from pathlib import Path
 from typing import TypedDict
 
 from dinoforge.files import sha256_file
-from dinoforge.images.formats import IMAGE_SUFFIXES
+from dinoforge.images.formats import IMAGE_SUFFIXES, SNIFF_BYTES, sniff
 from dinoforge.shards.sidecar import read_sidecar
-from dinoforge.shards.tar import Ending, Entry, TarWalk, split_member_name
+from dinoforge.shards.tar import Entry, TarWalk, split_member_name
 
 __all__ = [
+    "INCOMPLETE",
+    "NOTES",
     "SHARD_REASONS",
     "Member",
     "Problem",
     "Sample",
+    "ShardImage",
     "ShardIndex",
+    "UniqueKeys",
     "index_shard",
     "problem",
     "summarize_reasons",
@@ -31,6 +36,7 @@ __all__ = [
 SHARD_REASONS: Mapping[str, str] = {
     # The whole file.
     "unreadable": "it cannot be opened or read",
+    "not_regular": "a pipe, socket or device: not opened",
     "empty_file": "it has no bytes",
     "not_a_tar": "the first header is not a tar header",
     "compressed": "gzip, bzip2, xz or zstd: cannot be read by offset; uncompress it",
@@ -39,25 +45,31 @@ SHARD_REASONS: Mapping[str, str] = {
     "truncated": "it ends inside a member or a header",
     "no_end_marker": "it ends between members, without an end-of-archive marker",
     "data_after_end": "there is data after the end of the archive, which is not read",
+    "damaged_stream": "the compressed stream is damaged or ends early",
     "count_mismatch": "the number of samples differs from the checksum file",
     "size_mismatch": "the number of bytes differs from the checksum file",
     "checksum_mismatch": "the content differs from the checksum file",
     # One member or sample; everything else is usable.
-    "not_a_file": "a link, device or sparse member: skipped",
+    "not_a_file": "a link, device, sparse member, or part of a file on another volume: skipped",
     "no_key": "a member name without key or extension: skipped",
     "unsafe_name": "a name that leaves the folder; the key stays inside",
     "split_sample": "members of the sample are not consecutive; grouped by key",
-    "duplicate_key": "the key occurs again; each occurrence is a sample",
+    "duplicate_key": "the key occurs again; each occurrence is a sample, images are numbered",
+    "appended_tar": "another archive follows the end of the first (cat a.tar b.tar); read, too",
     "no_image": "a sample without an image",
     "no_label": "a sample without .cls, although others of the shard have one",
 }
-_INCOMPLETE = frozenset(
-    {"bad_header", "truncated", "no_end_marker", "data_after_end", "not_a_tar"}
-    | {"count_mismatch", "size_mismatch"}
+# Samples may be missing, and nobody knows how many.
+INCOMPLETE = frozenset(
+    {"bad_header", "truncated", "no_end_marker", "data_after_end", "damaged_stream", "compressed"}
+    | {"empty_file", "not_a_tar", "count_mismatch", "size_mismatch"}
 )
+# Noted about samples that are used.
+NOTES = frozenset({"unsafe_name", "split_sample", "duplicate_key", "appended_tar", "no_label"})
 
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\0": "xz", b"(\xb5/\xfd": "zstd"}
 _LABEL_BYTES = 256  # a longer .cls is not a label
+_LARGE = 16  # members; a sample with more is searched by a set
 _RANK = {suffix: rank for rank, suffix in enumerate(IMAGE_SUFFIXES)}
 
 
@@ -90,29 +102,54 @@ class Member:
     name: str
     offset: int
     size: int
+    is_image: bool = False  # by its suffix or its content
+
+    @property
+    def stem(self) -> str:
+        """The extension without its last part: ``seg`` of ``seg.png``, empty of ``png``."""
+        return self.extension.rpartition(".")[0]
+
+    @property
+    def suffix(self) -> str:
+        """The last part of the extension."""
+        return self.extension.rpartition(".")[2]
 
 
 @dataclass(slots=True)
 class Sample:
-    """Members with the same key, in the order of the tar; ``label`` is the text of ``.cls``."""
+    """Members with the same key, in the order of the tar, as WebDataset has them."""
 
     key: str
     members: list[Member] = field(default_factory=list)
-    label: str | None = None
+    labels: dict[str, str] = field(default_factory=dict)  # text of ``.cls`` by stem
+
+    @property
+    def images(self) -> list[Member]:
+        """All members that are images, in the order of the tar."""
+        return [member for member in self.members if member.is_image]
 
     @property
     def image(self) -> Member | None:
-        """The member that is the image, or None.
+        """The member that is preferred as the image of the key, or None.
 
         Plain extensions precede dotted ones (``jpg`` before ``seg.png``), then the order of
         `IMAGE_SUFFIXES` decides, which lists the formats of photographs first.
         """
-        ranked = []
-        for position, member in enumerate(self.members):
-            rank = _RANK.get(member.extension.rpartition(".")[2])
-            if rank is not None:
-                ranked.append((member.extension.count("."), rank, member.extension, position))
-        return self.members[min(ranked)[3]] if ranked else None
+        return min(self.images, key=_preference, default=None)
+
+    @property
+    def label(self) -> str | None:
+        """The text of ``.cls``, or None."""
+        return self.labels.get("")
+
+
+@dataclass(frozen=True, slots=True)
+class ShardImage:
+    """One image, with a key that no other image of the tar has, and the text of its ``.cls``."""
+
+    key: str
+    member: Member
+    label: str | None
 
 
 @dataclass(frozen=True)
@@ -126,6 +163,7 @@ class ShardIndex:
     path: str
     num_bytes: int
     samples: list[Sample]  # usable ones, including those without an image
+    images: list[ShardImage]  # all images of the samples
     problems: list[Problem]
     complete: bool
 
@@ -138,28 +176,32 @@ def index_shard(path: Path | str) -> ShardIndex:
     """
     shard = os.fspath(path)
     try:
-        descriptor = os.open(shard, os.O_RDONLY | os.O_CLOEXEC)
+        # Opening a pipe would wait for a writer.
+        descriptor = os.open(shard, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
         return _empty_index(shard, 0, "unreadable", error.strerror or str(error))
     try:
-        num_bytes = os.fstat(descriptor).st_size
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):
+            return _empty_index(shard, 0, "not_regular", "")
+        num_bytes = status.st_size
         head = os.pread(descriptor, 8, 0)
         if not head:
             return _empty_index(shard, 0, "empty_file", "0 bytes")
         for magic, name in _COMPRESSED.items():
             if head.startswith(magic):
                 return _empty_index(shard, num_bytes, "compressed", name)
-        walk, samples = TarWalk(descriptor, num_bytes), _Samples(shard)
+        walk, grouped = TarWalk(descriptor, num_bytes), _Samples(shard)
         for entry in walk:
-            samples.add(entry)
-        samples.finish(walk.ending)
+            grouped.add(entry)
+        images = grouped.finish(walk)
     except OSError as error:
         return _empty_index(shard, 0, "unreadable", error.strerror or str(error))
     finally:
         os.close(descriptor)
-    problems = samples.problems + _compare_sidecar(shard, len(samples.samples), num_bytes)
-    complete = not any(entry["reason"] in _INCOMPLETE for entry in problems)
-    return ShardIndex(shard, num_bytes, samples.samples, problems, complete)
+    problems = grouped.problems + _compare_sidecar(shard, len(grouped.samples), num_bytes)
+    complete = not any(entry["reason"] in INCOMPLETE for entry in problems)
+    return ShardIndex(shard, num_bytes, grouped.samples, images, problems, complete)
 
 
 def verify_shard(path: Path | str) -> list[Problem]:
@@ -171,7 +213,9 @@ def verify_shard(path: Path | str) -> list[Problem]:
 
 
 def _empty_index(shard: str, num_bytes: int, reason: str, detail: str) -> ShardIndex:
-    return ShardIndex(shard, num_bytes, [], [problem(shard, "", reason, detail)], complete=False)
+    return ShardIndex(
+        shard, num_bytes, [], [], [problem(shard, "", reason, detail)], complete=False
+    )
 
 
 def _compare_sidecar(shard: str, samples: int, num_bytes: int) -> list[Problem]:
@@ -190,13 +234,14 @@ def _compare_sidecar(shard: str, samples: int, num_bytes: int) -> list[Problem]:
 
 
 class _Samples:
-    """Group members to samples by key; members of a sample need not be consecutive."""
+    """Group members by key, then to samples; members of a sample need not be consecutive."""
 
     def __init__(self, shard: str) -> None:
         self.samples: list[Sample] = []
         self.problems: list[Problem] = []
         self._shard = shard
         self._latest: dict[str, Sample] = {}  # by key
+        self._extensions: dict[str, set[str]] = {}  # by key, of large samples
         self._last_key: str | None = None
 
     def add(self, entry: Entry) -> None:
@@ -206,42 +251,112 @@ class _Samples:
             self._note(entry.name, "not_a_file", f"type {entry.kind!r}")
             return
         name = split_member_name(entry.name)
-        if name is None:
+        extension = name.extension if name is not None else ""
+        stem, _, suffix = extension.rpartition(".")
+        is_image = suffix in _RANK
+        if not is_image and suffix != "cls":
+            is_image = sniff(entry.head[:SNIFF_BYTES]) is not None
+        if name is None or not (extension or is_image):
             self._note(entry.name, "no_key")
             return
         if not name.is_safe:
             self._note(entry.name, "unsafe_name", f"key {name.key}")
-        sample = self._sample_of(name.key, name.extension, entry.name)
-        sample.members.append(Member(name.extension, entry.name, entry.offset, entry.size))
-        if name.extension == "cls" and entry.size <= _LABEL_BYTES:
-            sample.label = entry.head.decode("utf-8", "backslashreplace").strip()
+        sample = self._sample_of(name.key, extension, entry.name)
+        sample.members.append(Member(extension, entry.name, entry.offset, entry.size, is_image))
+        if suffix == "cls" and entry.size <= _LABEL_BYTES:
+            sample.labels[stem] = entry.head.decode("utf-8", "backslashreplace").strip()
         self._last_key = name.key
 
     def _sample_of(self, key: str, extension: str, member: str) -> Sample:
         sample = self._latest.get(key)
         if sample is not None:
-            if all(other.extension != extension for other in sample.members):
+            if not self._has(sample, extension):
                 if key != self._last_key:
                     self._note(member, "split_sample", f"key {key}")
                 return sample
             self._note(member, "duplicate_key", f"key {key}")
+            self._extensions.pop(key, None)
         self._latest[key] = sample = Sample(key)
         self.samples.append(sample)
         return sample
 
-    def finish(self, ending: Ending) -> None:
-        """Note how the tar ends and what samples lack; drop a truncated sample."""
+    def _has(self, sample: Sample, extension: str) -> bool:
+        if len(sample.members) < _LARGE:
+            return any(member.extension == extension for member in sample.members)
+        extensions = self._extensions.get(sample.key)
+        if extensions is None:
+            extensions = self._extensions[sample.key] = {m.extension for m in sample.members}
+        is_there = extension in extensions
+        extensions.add(extension)
+        return is_there
+
+    def finish(self, walk: TarWalk) -> list[ShardImage]:
+        """Note how the tar ends and what samples lack; drop a truncated one; return the images."""
+        for at in walk.appended:
+            self._note("", "appended_tar", f"at byte {at}")
+        ending = walk.ending
         if ending.reason is not None:
             self._note(ending.member, ending.reason, f"at byte {ending.at}")
         cut = split_member_name(ending.member) if ending.reason == "truncated" else None
-        if cut is not None and self.samples and self.samples[-1].key == cut.key:
+        last = self._latest.get(cut.key) if cut is not None else None
+        if last is not None and last is self.samples[-1] and not last.images:
             self.samples.pop()
-        has_labels = any(sample.label is not None for sample in self.samples)
         for sample in self.samples:
-            if sample.image is None:
+            if not sample.images:
                 self._note(sample.members[0].name, "no_image", f"key {sample.key}")
-            elif has_labels and sample.label is None:
-                self._note(sample.members[0].name, "no_label", f"key {sample.key}")
+        images = _name_images(self.samples)
+        if any(image.label is not None for image in images):
+            for image in images:
+                if image.label is None:
+                    self._note(image.member.name, "no_label", f"key {image.key}")
+        return images
 
     def _note(self, member: str, reason: str, detail: str = "") -> None:
         self.problems.append(problem(self._shard, member, reason, detail))
+
+
+def _name_images(samples: Iterable[Sample]) -> list[ShardImage]:
+    """Give every image a key: that of its sample, or its own name among several images.
+
+    Of ``photo.2019.00.jpg`` and ``photo.2019.01.jpg`` the keys are the names up to the suffix. Of
+    equal names the format of photographs comes first (`IMAGE_SUFFIXES`), another keeps its suffix
+    (``a`` and ``a.png``), and what repeats is numbered (``a.2``). A label belongs to the image of
+    its name, else to all images of its sample.
+    """
+    named: list[ShardImage] = []
+    keys = UniqueKeys()
+    for sample in samples:
+        images = sample.images
+        if len(images) < 2:
+            own = {image: keys.take(sample.key, image.suffix) for image in images}
+        else:
+            names = {m: f"{sample.key}.{m.stem}" if m.stem else sample.key for m in images}
+            own = {m: keys.take(names[m], m.suffix) for m in sorted(images, key=_preference)}
+        for image in images:
+            label = sample.labels.get(image.stem, sample.label)
+            named.append(ShardImage(own[image], image, label))
+    return named
+
+
+class UniqueKeys:
+    """Gives every image of a tar or a folder a key of its own."""
+
+    def __init__(self) -> None:
+        self._suffixes: dict[str, str] = {}  # of the images that have the keys
+        self._numbers: dict[str, int] = {}  # the last one of a name that repeats
+
+    def take(self, name: str, suffix: str) -> str:
+        """Return ``name``, else with the suffix, else with a number; nobody else gets it."""
+        key = name
+        if key in self._suffixes and self._suffixes[key] != suffix:
+            key = f"{name}.{suffix}"
+        while key in self._suffixes:
+            self._numbers[name] = self._numbers.get(name, 1) + 1
+            key = f"{name}.{self._numbers[name]}"
+        self._suffixes[key] = suffix
+        return key
+
+
+def _preference(image: Member) -> tuple[int, int, str]:
+    rank = _RANK.get(image.suffix, len(_RANK))
+    return image.extension.count("."), rank, image.extension

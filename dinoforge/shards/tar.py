@@ -1,21 +1,27 @@
 """Members of a tar by offset: their names, and whether the archive ends as it should.
 
 Python's `tarfile` and readers built on it silently take a damaged header or a file truncated
-between members for the end of the archive. Here the ending is a result. Formats: v7, ustar, GNU
-(long names, base-256 numbers) and pax (long names, sizes).
+between members for the end of the archive. Here the ending is a result. Formats: v7, ustar, star,
+GNU (long names, base-256 numbers, sparse members, volumes, incremental) and pax (also of Solaris).
 """
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 __all__ = ["BLOCK", "Ending", "Entry", "MemberName", "TarWalk", "readable", "split_member_name"]
 
 BLOCK = 512
 _ZEROS = bytes(BLOCK)
-_LONG_NAME_LIMIT = 1 << 20  # bytes; a longer "name" is damage
-_FILE_KINDS = (b"0", b"\0", b"7")
-_KINDS_WITHOUT_DATA = (b"1", b"2", b"3", b"4", b"5", b"6")
+_VOLUME_OFFSET = b"GNU.volume.offset"
+_NAME_LIMIT = 1 << 20  # bytes; a longer name is damage
+_PAX_LIMIT = 64 << 20  # bytes; the map of a sparse member may take megabytes
+_SIZE_DIGITS = 20  # of any file; Python refuses to read numbers of thousands of digits
+_FOLDER_KINDS = (b"5", b"D")  # GNU incremental: the data of D are the names in the folder
+_PAX_KINDS = (b"x", b"X", b"g")  # X: Solaris
+_METADATA_KINDS = (b"A", b"E", b"N", b"V")  # access lists, attributes, old long names, labels
+_OTHER_KINDS = (b"1", b"2", b"3", b"4", b"6", b"I", b"M", b"S")  # links, devices, volumes, sparse
+_KINDS_WITHOUT_DATA = (b"1", b"2", b"3", b"4", b"5", b"6", b"I", b"V")
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +29,7 @@ class Entry:
     """One member: offset and size of its data, and its first bytes (at most 512)."""
 
     name: str
-    kind: bytes  # type flag; b"0" for regular files of every format
+    kind: bytes  # type flag; b"0" for files and b"5" for folders of every format
     offset: int
     size: int
     head: bytes
@@ -38,48 +44,80 @@ class Ending:
     member: str = ""
 
 
+@dataclass(slots=True)
+class _Extensions:
+    """What the headers before a member state about it."""
+
+    everywhere: dict[bytes, bytes] = field(default_factory=dict)  # for all members that follow
+    pax: dict[bytes, bytes] = field(default_factory=dict)
+    long_name: bytes = b""
+
+    def read(self, kind: bytes, data: bytes) -> None:
+        if kind == b"g":
+            self.everywhere |= _pax_records(data)
+        elif kind == b"L":
+            self.long_name = data.partition(b"\0")[0]
+        elif kind in _PAX_KINDS:
+            self.pax |= _pax_records(data)
+
+    def take(self) -> tuple[dict[bytes, bytes], bytes]:
+        """Return records and long name for the next member; its own end with it."""
+        # An empty value removes what the header or an earlier record states.
+        pax = {key: value for key, value in (self.everywhere | self.pax).items() if value}
+        # The one global header that is of one member: the rest of a file on an earlier volume.
+        self.everywhere.pop(_VOLUME_OFFSET, None)
+        long_name, self.long_name, self.pax = self.long_name, b"", {}
+        return pax, long_name
+
+
 class TarWalk:
-    """Iterate over the members of an open file; ``ending`` is valid afterwards."""
+    """Iterate over the members of an open file; the rest is valid afterwards.
+
+    ``ending`` is how it ends, ``appended`` where further archives begin, which are read, too
+    (``cat a.tar b.tar``; what ``tar -i`` does).
+    """
 
     def __init__(self, descriptor: int, num_bytes: int) -> None:
         self._descriptor = descriptor
         self._num_bytes = num_bytes
         self.ending = Ending("no_end_marker", 0)
+        self.appended: list[int] = []
 
     def __iter__(self) -> Iterator[Entry]:
         """Yield members in the order of the file."""
         at = 0
-        long_name: bytes | None = None
-        pax: dict[bytes, bytes] = {}
-        while (block := self._header(at)) is not None:
-            kind, size = block[156:157], _number(block[124:136])
-            if b"size" in pax:
-                size = int(pax[b"size"])
-            data_at = at + BLOCK
-            if kind in (b"x", b"g", b"L", b"K"):
-                extension = self._extension(data_at, size)
-                if extension is None:
+        extensions = _Extensions()
+        num_archives = 0
+        while (found := self._header(at)) is not None:
+            at, block = found
+            if len(self.appended) > num_archives:
+                num_archives, extensions = len(self.appended), _Extensions()
+            kind, size, data_at = block[156:157], _number(block[124:136]), at + BLOCK
+            if kind in _PAX_KINDS or kind in (b"L", b"K"):
+                data = self._extension(data_at, size, kind)
+                if data is None:
                     return
-                if kind == b"x":
-                    pax = _pax_records(extension)
-                elif kind == b"L":
-                    long_name = extension.rstrip(b"\0")
+                extensions.read(kind, data)
                 at = _next(data_at, size)
                 continue
-            name = readable(pax.get(b"path") or long_name or _short_name(block))
-            kind = _kind(kind, name, pax)
-            has_data = kind not in _KINDS_WITHOUT_DATA
+            pax, long_name = extensions.take()
+            size = int(pax.get(b"size", size))
+            name = readable(pax.get(b"GNU.sparse.name") or pax.get(b"path") or long_name)
+            name = name or readable(_short_name(block))
+            if kind == b"S":
+                data_at = self._after_sparse_map(block, data_at)
+            has_data = self._has_data(kind, name, data_at, size)
             if has_data and data_at + size > self._num_bytes:
                 self.ending = Ending("truncated", data_at, name)
                 return
-            yield Entry(name, kind, data_at, size, block[BLOCK : BLOCK + size])
+            if kind not in _METADATA_KINDS:
+                kind = _plain_kind(kind, name, pax, has_data=has_data and size > 0)
+                yield Entry(name, kind, data_at, size, block[BLOCK : BLOCK + size])
             at = _next(data_at, size) if has_data else data_at
-            long_name, pax = None, {}
 
-    def _header(self, at: int) -> bytes | None:
-        """Read a header and the block after it; None at the end, after setting ``ending``."""
-        left = self._num_bytes - at
-        if left <= 0:
+    def _header(self, at: int) -> tuple[int, bytes] | None:
+        """Read the next header and the block after it; None at the end, with ``ending`` set."""
+        if at >= self._num_bytes:
             self.ending = Ending("no_end_marker", min(at, self._num_bytes))
             return None
         block = os.pread(self._descriptor, 2 * BLOCK, at)
@@ -88,17 +126,24 @@ class TarWalk:
             return None
         if block[:BLOCK] == _ZEROS:
             after = self._first_nonzero(at + BLOCK)
-            reason = None if after is None else "data_after_end"
-            self.ending = Ending(reason, at if after is None else after)
-            return None
-        if not _checksum_fits(block[:BLOCK]) or not _is_number(block[124:136]):
+            if after is None:
+                self.ending = Ending(None, at)
+                return None
+            start = after // BLOCK * BLOCK
+            block = os.pread(self._descriptor, 2 * BLOCK, start)
+            if not _is_header(block):
+                self.ending = Ending("data_after_end", after)
+                return None
+            self.appended.append(start)
+            return start, block
+        if not _is_header(block):
             is_tar = at > 0 or block[257:262] == b"ustar"
             self.ending = Ending("bad_header" if is_tar else "not_a_tar", at)
             return None
-        return block
+        return at, block
 
-    def _extension(self, at: int, size: int) -> bytes | None:
-        if size > _LONG_NAME_LIMIT:
+    def _extension(self, at: int, size: int, kind: bytes) -> bytes | None:
+        if size > (_PAX_LIMIT if kind in _PAX_KINDS else _NAME_LIMIT):
             self.ending = Ending("bad_header", at - BLOCK)
             return None
         data = os.pread(self._descriptor, size, at)
@@ -106,6 +151,26 @@ class TarWalk:
             self.ending = Ending("truncated", at)
             return None
         return data
+
+    def _after_sparse_map(self, block: bytes, at: int) -> int:
+        """Skip the blocks after the header of an old GNU or star sparse member."""
+        is_extended = block[355 if _is_star(block) else 482]
+        while is_extended:
+            block = os.pread(self._descriptor, BLOCK, at)
+            at += BLOCK
+            is_extended = len(block) == BLOCK and block[504]
+        return at
+
+    def _has_data(self, kind: bytes, name: str, at: int, size: int) -> bool:
+        """Return whether data follow a header.
+
+        Links and folders may state a size without having data; pax allows hard links with data.
+        So the block decides which follows.
+        """
+        if not size or (kind not in _KINDS_WITHOUT_DATA and not name.endswith("/")):
+            return True
+        block = os.pread(self._descriptor, BLOCK, at)
+        return len(block) == BLOCK and block != _ZEROS and not _is_header(block)
 
     def _first_nonzero(self, at: int) -> int | None:
         while piece := os.pread(self._descriptor, 1 << 20, at):
@@ -120,31 +185,48 @@ def _next(data_at: int, size: int) -> int:
     return data_at + (size + BLOCK - 1) // BLOCK * BLOCK
 
 
+def _is_header(block: bytes) -> bool:
+    return len(block) >= BLOCK and _checksum_fits(block[:BLOCK]) and _is_number(block[124:136])
+
+
+def _is_star(block: bytes) -> bool:
+    return block[508:512] == b"tar\0"
+
+
 def _short_name(block: bytes) -> bytes:
     name = block[:100].partition(b"\0")[0]
-    # The old GNU format ("ustar  ") keeps times in the prefix field.
+    # The old GNU format ("ustar  ") keeps times in the prefix field, star at its end.
     if block[257:263] == b"ustar\0":
-        prefix = block[345:500].partition(b"\0")[0]
+        prefix = block[345 : 476 if _is_star(block) else 500].partition(b"\0")[0]
         return prefix + b"/" + name if prefix else name
     return name
 
 
-def _kind(kind: bytes, name: str, pax: dict[bytes, bytes]) -> bytes:
+def _plain_kind(kind: bytes, name: str, pax: dict[bytes, bytes], *, has_data: bool) -> bytes:
+    if kind in _FOLDER_KINDS:
+        return b"5"
     if any(key.startswith(b"GNU.sparse") for key in pax):
         return b"S"
-    if kind in _FILE_KINDS:
-        return b"5" if kind == b"\0" and name.endswith("/") else b"0"
-    return kind
+    if _VOLUME_OFFSET in pax:
+        return b"M"
+    if kind == b"1" and has_data:  # a hard link with a copy of the file
+        return b"0"
+    if kind in _OTHER_KINDS:
+        return kind
+    # Unknown kinds are files, says POSIX; v7 has folders without a kind of their own.
+    return b"5" if name.endswith("/") else b"0"
 
 
 def _is_number(field: bytes) -> bool:
-    return field[0] in (0x80, 0xFF) or not field.strip(b" \0").strip(b"01234567")
+    if field[0] == 0x80:
+        return True
+    return not field.partition(b"\0")[0].strip(b" ").strip(b"01234567")
 
 
 def _number(field: bytes) -> int:
-    if field[0] in (0x80, 0xFF):  # base 256, for 8 GiB and more
+    if field[0] == 0x80:  # base 256, for 8 GiB and more
         return int.from_bytes(field[1:], "big")
-    return int(field.strip(b" \0") or b"0", 8)
+    return int(field.partition(b"\0")[0].strip(b" ") or b"0", 8)
 
 
 def _checksum_fits(block: bytes) -> bool:
@@ -164,14 +246,18 @@ def _checksum_fits(block: bytes) -> bool:
 def _pax_records(data: bytes) -> dict[bytes, bytes]:
     """Read ``LENGTH KEY=VALUE`` lines; stop at the first other line."""
     records: dict[bytes, bytes] = {}
-    while data:
-        digits, space, _ = data.partition(b" ")
-        if not space or not digits.isdigit() or not len(digits) < int(digits) <= len(data):
+    at = 0
+    while at < len(data):
+        space = data.find(b" ", at, at + _SIZE_DIGITS)
+        digits = data[at:space] if space > 0 else b""
+        end = at + int(digits) if digits.isdigit() else 0
+        if not space < end <= len(data):
             break
-        key, _, value = data[len(digits) + 1 : int(digits) - 1].partition(b"=")
+        key, _, value = data[space + 1 : end - 1].partition(b"=")
         records[key] = value
-        data = data[int(digits) :]
-    if not records.get(b"size", b"0").isdigit():
+        at = end
+    size = records.get(b"size") or b"0"
+    if not size.isdigit() or len(size) > _SIZE_DIGITS:
         del records[b"size"]
     return records
 
@@ -186,14 +272,14 @@ class MemberName:
 
 
 def split_member_name(name: str) -> MemberName | None:
-    """Split at the first dot of the base name; None without a key or an extension.
+    """Split at the first dot of the base name; None without a key. The extension may be empty.
 
     Empty, ``.`` and ``..`` parts of the folder are dropped, so that a file named by the key never
     leaves the folder it is written to.
     """
     folder, _, base = name.rpartition("/")
     stem, _, extension = base.partition(".")
-    if not stem or not extension:
+    if not stem:
         return None
     parts = [part for part in folder.split("/") if part not in ("", ".", "..")]
     is_safe = not name.startswith("/") and ".." not in folder.split("/")

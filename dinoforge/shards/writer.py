@@ -12,7 +12,7 @@ from typing import BinaryIO, Self
 from dinoforge.errors import cannot_write
 from dinoforge.files import fsync_folder, temporary_name
 from dinoforge.shards.sidecar import ShardFacts, write_sidecar
-from dinoforge.shards.tar import BLOCK, split_member_name
+from dinoforge.shards.tar import BLOCK, MemberName, split_member_name
 
 __all__ = ["ShardWriter", "WrittenShard"]
 
@@ -175,7 +175,7 @@ def _padded(size: int, unit: int) -> int:
 def _header(key: str, extension: str, data: bytes) -> bytes:
     name = f"{key}.{extension}"
     parts = split_member_name(name)
-    if parts is None or (parts.key, parts.extension) != (key, extension) or not parts.is_safe:
+    if not extension or parts != MemberName(key, extension, is_safe=True):
         raise ValueError(f"member name {name!r} does not give back its key and extension")
     entry = tarfile.TarInfo(name)
     entry.size = len(data)

@@ -4,6 +4,7 @@ import bz2
 import lzma
 import os
 import zlib
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -13,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 
 from dinoforge.files import sha256_file, write_atomic
-from dinoforge.shards.index import Problem, Sample, index_shard
+from dinoforge.shards.index import Problem, ShardImage, UniqueKeys, index_shard
 from dinoforge.shards.tar import readable
 from dinoforge.sources.discover import ImageFile, SourceFiles, discover_files
 
@@ -71,9 +72,10 @@ def list_files(files: SourceFiles, *, unpacked: Path) -> Listing:
     images = (item for item in files.items if isinstance(item, ImageFile))
     folders = sorted({_class_folder(image) for image in images} - {""})
     labels = {name: label for label, name in enumerate(folders)}
+    keys: dict[str, UniqueKeys] = defaultdict(UniqueKeys)  # by root
     for item in files.items:
         if isinstance(item, ImageFile):
-            _append(columns, _row_of_file(item, labels))
+            _append(columns, _row_of_file(item, labels, keys[item.root]))
             continue
         tar = _plain_tar(Path(item), unpacked)
         if tar != Path(item):
@@ -81,9 +83,8 @@ def list_files(files: SourceFiles, *, unpacked: Path) -> Listing:
         index = index_shard(tar)
         # Problems name the source file, which the user knows, not its uncompressed copy.
         problems.extend(entry | {"shard": item} for entry in index.problems)
-        for sample in index.samples:
-            if sample.image is not None:  # others are problems of the index: no_image
-                _append(columns, _row_of_sample(sample, str(tar), class_names(Path(item).parent)))
+        for image in index.images:
+            _append(columns, _row_of_image(image, str(tar), class_names(Path(item).parent)))
     arrays = [pa.array(c, f.type) for c, f in zip(columns, LISTING_SCHEMA, strict=True)]
     printable = [entry | {"shard": _text(entry["shard"])} for entry in problems]
     return Listing(pa.table(arrays, schema=LISTING_SCHEMA), printable, copies)
@@ -105,26 +106,24 @@ def _class_folder(image: ImageFile) -> str:
     return parts[0] if len(parts) > 1 else ""
 
 
-def _row_of_file(image: ImageFile, labels: dict[str, int]) -> _Row:
+def _row_of_file(image: ImageFile, labels: dict[str, int], keys: UniqueKeys) -> _Row:
     relative = PurePosixPath(Path(image.path).relative_to(image.root).as_posix())
+    key = keys.take(str(relative.with_suffix("")), relative.suffix.removeprefix("."))
     name = _class_folder(image)
-    return [
-        str(relative.with_suffix("")), image.path, "", 0, image.size, labels.get(name, -1), name
-    ]  # fmt: skip
+    return [key, image.path, "", 0, image.size, labels.get(name, -1), name]
 
 
-def _row_of_sample(sample: Sample, shard: str, names: Sequence[str]) -> _Row:
-    image = sample.image
-    assert image is not None, "samples without an image are not listed"
+def _row_of_image(image: ShardImage, shard: str, names: Sequence[str]) -> _Row:
+    member = image.member
     label, class_name = -1, ""
-    text = sample.label or ""
+    text = image.label or ""
     if text.isascii() and text.isdigit():
         label = int(text)
         class_name = names[label] if label < len(names) else ""
     elif text:
         class_name = text
         label = names.index(text) if text in names else -1
-    return [sample.key, shard, image.name, image.offset, image.size, label, class_name]
+    return [image.key, shard, member.name, member.offset, member.size, label, class_name]
 
 
 def _class_names(folder: Path) -> Sequence[str]:

@@ -67,6 +67,13 @@ def test_class_folders_give_names_and_numbers_and_keys_keep_the_folders(tmp_path
     ]
 
 
+def test_images_of_one_stem_have_keys_of_their_own(tmp_path):
+    for name in ("a.jpg", "a.png", "a.2019.01.png", "a.2019.02.png", "b/a.png", "a.v1", "a.v2"):
+        put(tmp_path / "pool" / name, png())
+    keys = [key for (key,) in rows(listed(tmp_path, tmp_path / "pool"), "key")]
+    assert keys == ["a.2019.01", "a.2019.02", "a", "a.png", "a.v1", "a.v2", "b/a"]
+
+
 def test_samples_of_tars_have_labels_and_names_from_the_list_beside(tmp_path):
     put(tmp_path / "a/x.tar", tar_of(SIX[:4]))
     put(tmp_path / "a/classes.txt", b"bird\nboat\n")
