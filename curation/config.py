@@ -5,6 +5,7 @@ Few stages read each section, so that a changed threshold reruns little: `filter
 measurements, similarities and embeddings.
 """
 
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -62,9 +63,17 @@ class SourceConfig:
 class PlantConfig:
     """Edited copies of pool images, added to the pool: duplicates with known truth."""
 
-    count: NonNegativeInt = 0  # number of copies
+    count: NonNegativeInt = 0  # number of copies; fewer if there are not enough images
+    # at most this share of the pool images is copied, but at least one; no image is copied twice
+    max_share: Fraction = 1.0
     # kinds of edit, in turn; by default all but text
     kinds: list[Annotated[str, one_of(EDITS)]] = field(default_factory=lambda: list(EDITS[:-1]))
+
+    def num_copies(self, pool: int) -> int:
+        """Return the number of copies that a pool of so many images allows."""
+        # Rounded first: 0.29 of 100 images are 29, not 28.
+        share = math.floor(round(self.max_share * pool, 6))
+        return min(self.count, max(share, 1), pool)
 
     def faults(self, at: str) -> Iterator[Fault]:
         """Find copies without a kind of edit."""

@@ -15,7 +15,7 @@ from dinoforge.curation.stages.decontaminate import DecontaminateStage
 from dinoforge.curation.stages.embed import EmbedMeaningStage, EmbedStage, check_encoders
 from dinoforge.curation.stages.exact import ExactStage
 from dinoforge.curation.stages.export import ExportStage, remove_foreign_shards
-from dinoforge.curation.stages.filter import FilterStage
+from dinoforge.curation.stages.filter import FilterStage, stop_if_too_many_bad
 from dinoforge.curation.stages.graph import GraphStage
 from dinoforge.curation.stages.ingest import IngestStage
 from dinoforge.curation.stages.inspect import InspectStage
@@ -61,8 +61,8 @@ def curate(config: CurationConfig, run: Run, executor: Executor) -> CurationSumm
     Raises
     ------
     UsageError
-        Before anything is read: a missing encoder or device, both FAISS packages. Later: nothing
-        to curate: no images, none decodes, too many that do not, no seeds.
+        Before anything is read: a missing encoder or device, both FAISS packages. Later: no
+        images, or too many that do not decode (if none does, the ledger is written first).
     """
     summary: CurationSummary = run_pipeline(PIPELINE, run.folder, config, executor)
     return summary
@@ -79,6 +79,9 @@ def _finish(run_folder: Path, config: CurationConfig) -> CurationSummary:
     summary = summarize(inputs)
     publish(inputs, summary)
     _log.info("kept %d of %d images in %d shards", summary.kept, summary.images, summary.shards)
+    for remark in summary.remarks:
+        _log.warning("%s", remark)
+    stop_if_too_many_bad(summary.undecodable, summary.images, config.max_bad_rate)
     return summary
 
 

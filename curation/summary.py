@@ -13,6 +13,7 @@ from dinoforge.curated import KEPT_REASONS, REASONS, ROLES
 from dinoforge.curation import tables
 from dinoforge.curation.policies.intervals import bootstrap_mean, share
 from dinoforge.curation.policies.slots import Slots
+from dinoforge.curation.remarks import remarks
 from dinoforge.curation.tables import CurationInputs
 
 __all__ = ["CurationSummary", "FunnelRow", "retrieval_quality", "summarize"]
@@ -44,6 +45,7 @@ class CurationSummary:
     retrieval: dict[str, Any] | None  # None: no retrieval
     check: dict[str, Any] | None  # None: nothing was planted
     keeps_seeds: bool  # seeds are exported, not only used for retrieval
+    remarks: list[str]  # what was left out, and why: see `dinoforge.curation.remarks`
 
     def funnel(self) -> list[FunnelRow]:
         """From all images to the kept ones; the dropped ones are subtracted, kept ones split."""
@@ -85,14 +87,17 @@ def summarize(inputs: CurationInputs) -> CurationSummary:
     for facts in inputs.facts("inspect"):
         undecodable.update(facts["undecodable"])
         notes.update(facts["notes"])
+    roles = _by_role(role, decisions.reason)
+    planted = sum(facts["planted"] for facts in inputs.facts("plant"))
+    kept = int(np.count_nonzero(decisions.kept))
     return CurationSummary(
         images=len(role),
-        roles=_by_role(role, decisions.reason),
-        planted=sum(facts["planted"] for facts in inputs.facts("plant")),
+        roles=roles,
+        planted=planted,
         problems=inputs.facts("ingest")[0]["problems"],
         undecodable=dict(undecodable),
         notes=dict(notes),
-        kept=int(np.count_nonzero(decisions.kept)),
+        kept=kept,
         exported=inputs.facts("select")[0]["exported"],
         shards=len(tables.list_shards(inputs)),
         duplicates=inputs.facts("components")[0],
@@ -100,6 +105,7 @@ def summarize(inputs: CurationInputs) -> CurationSummary:
         retrieval=_retrieval(inputs),
         check=next(iter(inputs.facts("check")), None),
         keeps_seeds=inputs.config.retrieve.keep_seeds,
+        remarks=remarks(inputs.config, roles, planted=planted, kept=kept),
     )
 
 

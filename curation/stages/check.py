@@ -55,7 +55,7 @@ class CheckStage(CurationStage):
             "curve": [
                 {
                     "threshold": round(float(t), 6),
-                    "recall": round(float((same | (similarity > t)).mean()), 6),
+                    "recall": share(int((same | (similarity > t)).sum()), len(copy))["value"],
                     "precision": _precision(touching, right, float(t))["value"],
                 }
                 for t in grid

@@ -1,6 +1,7 @@
 """Which images are admitted: a policy on the facts of `inspect`, cheap to apply again."""
 
 from collections import Counter
+from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +13,7 @@ from dinoforge.curation.tables import CurationInputs, CurationStage
 from dinoforge.errors import UsageError
 from dinoforge.stages import Json, Output
 
-__all__ = ["FilterStage", "first_reason"]
+__all__ = ["FilterStage", "first_reason", "stop_if_too_many_bad"]
 
 
 class FilterStage(CurationStage):
@@ -29,7 +30,12 @@ class FilterStage(CurationStage):
         role = tables.read_roles(inputs)
         width, height, std = (column.to_numpy() for column in facts.columns)
         reason = first_reason(width, height, std, role, inputs.config.filter)
-        _stop_if_too_many_bad(inputs, reason)
+        undecodable: Counter[str] = Counter()
+        for facts_of_part in inputs.facts("inspect"):
+            undecodable.update(facts_of_part["undecodable"])
+        # If none decodes, the other stages are quick: they lead to a ledger, then the run stops.
+        if undecodable.total() < len(role):
+            stop_if_too_many_bad(undecodable, len(role), inputs.config.max_bad_rate)
         out.write_table("screened", [role, reason], tables.SCREENED_SCHEMA)
         counts = np.bincount(reason + 1, minlength=len(REASONS) + 1).tolist()
         return {n: count for n, count in zip(("admitted", *REASONS), counts, strict=True) if count}
@@ -59,21 +65,20 @@ def first_reason(
     return reason
 
 
-def _stop_if_too_many_bad(inputs: CurationInputs, reason: NDArray[np.int8]) -> None:
-    num, bad = len(reason), int(np.count_nonzero(reason == REASONS.index("undecodable")))
-    counts: Counter[str] = Counter()
-    for facts in inputs.facts("inspect"):
-        counts.update(facts["undecodable"])
-    listed = ", ".join(f"{count} {name}" for name, count in sorted(counts.items()))
+def stop_if_too_many_bad(undecodable: Mapping[str, int], num: int, max_bad_rate: float) -> None:
+    """Raise a `UsageError` if too many of ``num`` images do not decode, counted by reason."""
+    bad = sum(undecodable.values())
+    if bad <= max_bad_rate * num:
+        return
+    listed = ", ".join(f"{count} {name}" for name, count in sorted(undecodable.items()))
     if bad == num:
         raise UsageError(
             what=f"none of the {num} images decodes ({listed})",
             where="`sources`",
             do="check that the paths hold images",
         )
-    if bad > inputs.config.max_bad_rate * num:
-        raise UsageError(
-            what=f"{bad} of {num} images do not decode ({listed})",
-            where=f"`max_bad_rate` is {inputs.config.max_bad_rate}",
-            do="fix the sources or raise max_bad_rate",
-        )
+    raise UsageError(
+        what=f"{bad} of {num} images do not decode ({listed})",
+        where=f"`max_bad_rate` is {max_bad_rate}",
+        do="fix the sources or raise max_bad_rate",
+    )

@@ -5,7 +5,8 @@ what happens to pictures on their way through the web.
 """
 
 import io
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -16,7 +17,6 @@ from PIL import Image, ImageDraw, ImageEnhance, ImageOps
 
 from dinoforge.curation import tables
 from dinoforge.curation.tables import CurationInputs, CurationStage
-from dinoforge.errors import UsageError
 from dinoforge.images import Undecodable, decode_image, image_suffix
 from dinoforge.randomness import Draws, KeyedPermutation
 from dinoforge.shards.index import index_shard
@@ -43,49 +43,53 @@ class PlantStage(CurationStage):
         return [{}] if inputs.config.plant.count else []
 
     def run(self, payload: Json, inputs: CurationInputs, out: Output) -> Json:
-        """Choose originals, edit them, write the copies and their rows of the index."""
-        count = inputs.config.plant.count
+        """Choose originals, edit them, write the copies and their rows of the index.
+
+        Fewer copies than the recipe names, even none, if the pool does not have the images.
+        """
         index = read_table(inputs.file("ingest", "index.parquet"))
         copies: list[_Copy] = []
         # All copies in one shard, however large: one index table locates them.
-        with ShardWriter(out.folder, "planted", count, 1 << 62) as writer:
+        with ShardWriter(out.folder, "planted", inputs.config.plant.count, 1 << 62) as writer:
             for copy, extension, data in _copies(inputs, index):
                 copies.append(copy)
                 writer.write(copy.key, {extension: data})
-            if len(copies) < count:
-                raise UsageError(
-                    what=f"only {len(copies)} pool images decode to be copied",
-                    where=f"`plant.count` is {count}",
-                    do="plant fewer copies",
-                )
-        shard = writer.shards[0].path
-        out.add(shard)
-        out.add(shard.with_suffix(".json"))
-        members = [sample.members[0] for sample in index_shard(shard).samples]
-        key, row, edit = zip(*copies, strict=True)
-        originals = index.take(pa.array(row))
-        columns = {
-            "image_id": np.arange(index.num_rows, index.num_rows + count),
-            "role": ["pool"] * count,
-            "source": ["planted"] * count,
-            "key": key,
-            "shard": [shard.relative_to(inputs.run_folder).as_posix()] * count,
-            "member": [member.name for member in members],
-            "offset": [member.offset for member in members],
-            "size": [member.size for member in members],
-            "label": originals.column("label"),
-            "class_name": originals.column("class_name"),
-            "planted_from": originals.column("image_id"),
-            "edit": edit,
-        }
-        out.write_table("index", pa.table(columns), tables.INDEX_SCHEMA)
-        return {"planted": count}
+        rows = tables.INDEX_SCHEMA.empty_table()
+        for shard in writer.shards:  # one, or none: there was nothing to copy
+            out.add(shard.path)
+            out.add(shard.path.with_suffix(".json"))
+            rows = _index_of(copies, shard.path, inputs.run_folder, index)
+        out.write_table("index", rows, tables.INDEX_SCHEMA)
+        return {"planted": len(copies)}
 
 
 class _Copy(NamedTuple):
     key: str
     row: int  # of the original
     edit: str
+
+
+def _index_of(copies: Sequence[_Copy], shard: Path, run_folder: Path, index: pa.Table) -> pa.Table:
+    """Return the rows of the copies, numbered after the images of ``index``."""
+    members = [sample.members[0] for sample in index_shard(shard).samples]
+    key, row, edit = zip(*copies, strict=True)
+    originals = index.take(pa.array(row))
+    count = len(copies)
+    columns = {
+        "image_id": np.arange(index.num_rows, index.num_rows + count),
+        "role": ["pool"] * count,
+        "source": ["planted"] * count,
+        "key": key,
+        "shard": [shard.relative_to(run_folder).as_posix()] * count,
+        "member": [member.name for member in members],
+        "offset": [member.offset for member in members],
+        "size": [member.size for member in members],
+        "label": originals.column("label"),
+        "class_name": originals.column("class_name"),
+        "planted_from": originals.column("image_id"),
+        "edit": edit,
+    }
+    return pa.table(columns)
 
 
 def _copies(inputs: CurationInputs, index: pa.Table) -> Iterator[tuple[_Copy, str, bytes]]:
@@ -97,10 +101,13 @@ def _copies(inputs: CurationInputs, index: pa.Table) -> Iterator[tuple[_Copy, st
     config, reader = inputs.config, tables.ImageReader(inputs.run_folder)
     kinds = config.plant.kinds
     pool = np.flatnonzero(pc.equal(index.column("role"), "pool").to_numpy(zero_copy_only=False))
+    count = config.plant.num_copies(len(pool))
+    if not count:
+        return
     order = KeyedPermutation(len(pool), config.seed, "plant")
     made = 0
     for position in range(len(pool)):
-        if made == config.plant.count:
+        if made == count:
             return
         row = int(pool[order[position]])
         at = index.slice(row, 1).to_pylist()[0]

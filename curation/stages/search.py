@@ -4,7 +4,6 @@ import numpy as np
 
 from dinoforge.curation import tables
 from dinoforge.curation.tables import CurationInputs, CurationStage
-from dinoforge.errors import UsageError
 from dinoforge.neighbors.products import backend_for
 from dinoforge.neighbors.search import top_k
 from dinoforge.stages import Json, Output
@@ -26,17 +25,12 @@ class SearchStage(CurationStage):
     runs_on = "gpu"
 
     def plan(self, inputs: CurationInputs) -> list[Json]:
-        """Plan ranges of the surviving pool; none without retrieval."""
+        """Plan ranges of the surviving pool; none without retrieval, or without a seed left."""
         if inputs.config.retrieve.mode == "none":
             return []
         seeds, pool = tables.read_survivors(inputs)
-        if not len(seeds):
-            raise UsageError(
-                what="no seeds are left: every one is undecodable, filtered or a leak",
-                where="`sources` with role seed",
-                do="give other seeds, or set retrieve.mode=none",
-            )
-        return [{"first": a, "stop": b} for a, b in tables.split_range(len(pool), _POOL_IMAGES)]
+        num = len(pool) if len(seeds) else 0
+        return [{"first": a, "stop": b} for a, b in tables.split_range(num, _POOL_IMAGES)]
 
     def run(self, payload: Json, inputs: CurationInputs, out: Output) -> Json:
         """Rank one range of the pool for every seed."""

@@ -126,11 +126,18 @@ def _shards_of_run(folder: Path) -> Path:
         return folder
     if not isinstance(facts, dict) or facts.get("command") != "curate":
         return folder
-    if not summary_path(folder).is_file():
+    summary = summary_path(folder)
+    if not summary.is_file():
         raise UsageError(
             what="the curation is not finished",
             where=str(folder),
             do="rerun its command; it resumes where it stopped",
+        )
+    if not json.loads(summary.read_text(encoding="utf-8"))["kept"]:
+        raise UsageError(
+            what="the curation kept no image",
+            where=str(folder),
+            do="change its recipe: `dinoforge report` and `dinoforge explain RUN IMAGE` show why",
         )
     return shards_folder(folder)
 

@@ -135,7 +135,7 @@ def _check_panel(facts: ReportFacts) -> str:
     """Recall and precision on planted copies over the threshold."""
     check = (facts.curation.summary.get("check") if facts.curation is not None else None) or {}
     curve = check.get("curve") or []
-    if not curve:
+    if not (curve and check.get("planted")):
         return ""
     thresholds = [point["threshold"] for point in curve]
     series = [

@@ -1,0 +1,58 @@
+"""What a person should know about a finished curation, one line each: what it left out, and why."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+
+from dinoforge.curated import REASONS
+from dinoforge.curation.config import CurationConfig, PlantConfig
+
+__all__ = ["remarks"]
+
+# Reason of a dropped image -> what decides it.
+_DECIDES = {
+    "undecodable": "decode",
+    "too_small": "filter.min_side",
+    "bad_aspect": "filter.max_aspect",
+    "flat": "filter.min_std",
+    "reference": "never kept",
+    "exact_duplicate": "duplicates",
+    "near_duplicate": "duplicates.threshold",
+    "leak": "decontaminate.threshold",
+    "not_retrieved": "retrieve.k",
+    "seed": "retrieve.keep_seeds",
+}
+
+
+def remarks(
+    config: CurationConfig, roles: Mapping[str, Mapping[str, int]], *, planted: int, kept: int
+) -> list[str]:
+    """Return the lines for the log, the summary and the report; usually none.
+
+    ``roles`` counts the images by role and reason, ``planted`` the copies among the pool.
+    """
+    pool = sum(roles.get("pool", {}).values()) - planted
+    lines = list(_fewer_copies(config.plant, pool, planted))
+    seeds = Counter(roles.get("seed", {}))
+    if config.retrieve.mode == "seeds" and not seeds["seed"]:
+        lines.append(f"no seed was left, so no image was retrieved: {_listed(seeds)}")
+    if not kept:
+        total: Counter[str] = Counter()
+        for counts in roles.values():
+            total.update(counts)
+        lines.append(f"no image was kept, of {total.total()}: {_listed(total)}")
+    return lines
+
+
+def _fewer_copies(plant: PlantConfig, pool: int, planted: int) -> Iterator[str]:
+    if planted == plant.count:
+        return
+    why = f"the pool has {pool} images, and plant.max_share is {plant.max_share:g}"
+    if planted < plant.num_copies(pool):
+        why = f"{planted} of {pool} pool images decode"
+    yield f"planted {planted} of {plant.count} copies (plant.count): {why}"
+
+
+def _listed(counts: Counter[str]) -> str:
+    """List reasons, the commonest first: ``leak 6 (decontaminate.threshold), flat 3 (...)``."""
+    ordered = sorted(counts.items(), key=lambda item: (-item[1], REASONS.index(item[0])))
+    return ", ".join(f"{r.replace('_', ' ')} {n} ({_DECIDES[r]})" for r, n in ordered if n)
