@@ -42,7 +42,7 @@ def _show(summary: Any, folder: Path) -> None:
     from dinoforge.curated import ledger_path, shards_folder
 
     print_table(["images", "count"], [[row.label, row.count] for row in summary.funnel()])
-    print(f"shards: {shards_folder(folder)}")
+    print(f"shards: {shards_folder(folder) if summary.shards else 'none'}")
     print(f"ledger: {ledger_path(folder)}")
     print(f"why an image was dropped: dinoforge explain {folder} IMAGE")
 
