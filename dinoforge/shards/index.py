@@ -328,13 +328,13 @@ def _name_images(samples: Iterable[Sample]) -> list[ShardImage]:
     for sample in samples:
         images = sample.images
         if len(images) < 2:
-            own = {image: keys.take(sample.key, image.suffix) for image in images}
+            key_of = {image: keys.take(sample.key, image.suffix) for image in images}
         else:
             names = {m: f"{sample.key}.{m.stem}" if m.stem else sample.key for m in images}
-            own = {m: keys.take(names[m], m.suffix) for m in sorted(images, key=_preference)}
+            key_of = {m: keys.take(names[m], m.suffix) for m in sorted(images, key=_preference)}
         for image in images:
             label = sample.labels.get(image.stem, sample.label)
-            named.append(ShardImage(own[image], image, label))
+            named.append(ShardImage(key_of[image], image, label))
     return named
 
 

@@ -88,8 +88,8 @@ class TarWalk:
         at = 0
         extensions = _Extensions()
         num_archives = 0
-        while (found := self._header(at)) is not None:
-            at, block = found
+        while (header := self._header(at)) is not None:
+            at, block = header
             if len(self.appended) > num_archives:
                 num_archives, extensions = len(self.appended), _Extensions()
             kind, size, data_at = block[156:157], _number(block[124:136]), at + BLOCK
