@@ -13,16 +13,23 @@ import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
 
-from dinoforge.images.pillow import check_pixels, decode_through_pillow, orientation_of, upright
+from dinoforge.images.container import Container
+from dinoforge.images.formats import SNIFF_BYTES, sniff
+from dinoforge.images.heif import decode_heif
+from dinoforge.images.orientation import orientation_in, upright
+from dinoforge.images.pillow import check_pixels, decode_through_pillow
 from dinoforge.images.policy import DecodePolicy, Undecodable
 
 __all__ = ["DecodedImage", "decode", "decode_image", "decode_strictly", "read_header"]
 
 _DEFAULT = DecodePolicy()
 
+_EXIF, _XMP = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0"
 _END_MARKER = b"\xff\xd9"
 _START_OF_SCAN, _END_OF_IMAGE = 0xDA, 0xD9
 _FRAMES = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})  # SOF0..15 less DHT, JPG, DAC
+# APP1 to APP15 and COM, except Adobe's APP14, which names the color space.
+_METADATA = frozenset({*range(0xE1, 0xF0), 0xFE} - {0xEE})
 _BARE = frozenset({0x01, *range(0xD0, 0xD8)})  # markers without a length
 _NEXT_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # what ends the data of a scan
 
@@ -55,7 +62,8 @@ def decode_image(data: bytes, policy: DecodePolicy = _DEFAULT) -> DecodedImage:
         raise Undecodable("empty", "0 bytes")
     header = read_header(data) if data[:3] == b"\xff\xd8\xff" else None
     if header is None:
-        pixels, name, notes = decode_through_pillow(data, policy)
+        is_heif = sniff(data[:SNIFF_BYTES]) == "HEIF"
+        pixels, name, notes = (decode_heif if is_heif else decode_through_pillow)(data, policy)
         return DecodedImage(pixels, name, tuple(notes))
     check_pixels(header.width, header.height, policy)
     return _decode_jpeg(data, header, policy)
@@ -71,7 +79,7 @@ class _JpegHeader:
     bits: int
     process: int
     first_scan_components: int
-    has_app1: bool  # EXIF or XMP: may hold an orientation
+    metadata: tuple[tuple[int, int, int], ...]  # marker, start and stop of segments without pixels
     scan_at: int  # byte where the first scan begins
 
     @property
@@ -112,7 +120,7 @@ def _decode_jpeg(data: bytes, header: _JpegHeader, policy: DecodePolicy) -> Deco
             raise Undecodable("damaged", outcome.message)
         notes.append("damaged")
     if outcome.pixels is None:  # damaged, or a kind that only Pillow decodes (CMYK, ...)
-        pixels, _, more = decode_through_pillow(data, policy)
+        pixels, _, more = decode_through_pillow(data, policy, _container(data, header))
         return DecodedImage(pixels, "JPEG", (*notes, *more))
     return _upright_jpeg(data, header, outcome.pixels, notes)
 
@@ -133,7 +141,7 @@ def _truncated_jpeg(
     if policy.truncated == "refuse":
         raise Undecodable("truncated", outcome.message)
     if not header.is_common:
-        pixels, _, notes = decode_through_pillow(data, policy)
+        pixels, _, notes = decode_through_pillow(data, policy, _container(data, header))
         return DecodedImage(pixels, "JPEG", ("truncated", *notes))
     try:
         pixels = simplejpeg.decode_jpeg(data, "RGB", strict=False)  # what is missing becomes gray
@@ -145,11 +153,26 @@ def _truncated_jpeg(
 def _upright_jpeg(
     data: bytes, header: _JpegHeader, pixels: NDArray[np.uint8], notes: list[str]
 ) -> DecodedImage:
-    orientation = orientation_of(data) if header.has_app1 else 1
+    orientation = _orientation(data, header)
     if orientation != 1:
         notes.append("rotated")
         pixels = upright(pixels, orientation)
     return DecodedImage(pixels, "JPEG", tuple(notes))
+
+
+def _orientation(data: bytes, header: _JpegHeader) -> int:
+    """Read the orientation from EXIF (which may span several segments), else from XMP."""
+    bodies = [data[start + 4 : stop] for marker, start, stop in header.metadata if marker == 0xE1]
+    exif = b"".join(body[6:] for body in bodies if body.startswith(_EXIF))
+    xmp = b"".join(body for body in bodies if body.startswith(_XMP))
+    return orientation_in(exif, xmp)
+
+
+def _container(data: bytes, header: _JpegHeader) -> Container:
+    """Remove the segments that pixels do not need."""
+    ends = [0, *(place for _, *places in header.metadata for place in places), len(data)]
+    kept = b"".join(data[start:stop] for start, stop in zip(ends[::2], ends[1::2], strict=True))
+    return Container(kept, _orientation(data, header))
 
 
 def read_header(data: bytes) -> _JpegHeader | None:
@@ -160,7 +183,8 @@ def read_header(data: bytes) -> _JpegHeader | None:
     Undecodable
         ``truncated`` if the data ends before the first scan.
     """
-    at, frame, has_app1 = 2, b"", False
+    metadata: list[tuple[int, int, int]] = []
+    at, frame = 2, b""
     while at + 4 <= len(data):
         if data[at] != 0xFF:
             return None
@@ -171,17 +195,20 @@ def read_header(data: bytes) -> _JpegHeader | None:
         length = int.from_bytes(data[at + 2 : at + 4], "big")
         content = data[at + 4 : at + 12]
         if marker == _START_OF_SCAN:
-            return _header(frame, content, has_app1, at)
+            return _header(frame, content, metadata, at)
         if marker == _END_OF_IMAGE or length < 2:
             return None
         if marker in _FRAMES:
             frame = bytes([marker - 0xC0]) + content
-        has_app1 = has_app1 or marker == 0xE1
+        if marker in _METADATA:
+            metadata.append((marker, at, at + 2 + length))
         at += 2 + length
     raise Undecodable("truncated", f"ends inside the headers, after {len(data)} bytes")
 
 
-def _header(frame: bytes, scan: bytes, has_app1: bool, at: int) -> _JpegHeader | None:
+def _header(
+    frame: bytes, scan: bytes, metadata: list[tuple[int, int, int]], at: int
+) -> _JpegHeader | None:
     if len(frame) < 7 or not scan:
         return None
     return _JpegHeader(
@@ -191,7 +218,7 @@ def _header(frame: bytes, scan: bytes, has_app1: bool, at: int) -> _JpegHeader |
         bits=frame[1],
         process=frame[0],
         first_scan_components=scan[0],
-        has_app1=has_app1,
+        metadata=tuple(metadata),
         scan_at=at,
     )
 

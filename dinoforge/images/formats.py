@@ -1,17 +1,36 @@
 """Image formats by the first bytes of a file, and file names of images."""
 
-__all__ = ["IMAGE_SUFFIXES", "SNIFF_BYTES", "has_image_suffix", "image_suffix", "sniff"]
+from collections.abc import Mapping
 
-SNIFF_BYTES = 32  # that `sniff` needs
+__all__ = ["IMAGE_SUFFIXES", "SNIFF_BYTES", "UNREAD", "has_image_suffix", "image_suffix", "sniff"]
+
+SNIFF_BYTES = 64  # that `sniff` needs
 
 # The order decides which member of a sample is its image if several could be (a `.jpg` photograph
-# beside a `.png` label map). HEIF and JPEG XL are listed so that such files are counted as
+# beside a `.png` label map). Camera raw and JPEG XL are listed so that such files are counted as
 # unsupported instead of being overlooked.
 IMAGE_SUFFIXES: tuple[str, ...] = (
     *("jpg", "jpeg", "jpe", "jfif", "webp", "avif", "png", "apng", "tif", "tiff", "bmp", "gif"),
-    *("jp2", "j2k", "jpf", "jpx", "jpc", "j2c", "ppm", "pgm", "pbm", "pnm", "pfm", "tga", "psd"),
+    *(
+        "jp2",
+        "j2k",
+        "jpf",
+        "jpx",
+        "jpc",
+        "j2c",
+        "ppm",
+        "pgm",
+        "pbm",
+        "pnm",
+        "pfm",
+        "pam",
+        "tga",
+        "psd",
+    ),
     *("dib", "ico", "icns", "cur", "pcx", "dds", "sgi", "qoi", "ras", "xbm", "xpm"),
-    *("heic", "heif", "jxl"),
+    *("heic", "heif", "hif", "jxl", "jxr", "exr"),
+    *("dng", "nef", "nrw", "cr2", "cr3", "crw", "arw", "srf", "sr2", "orf", "rw2", "raf", "pef"),
+    *("srw", "x3f", "mrw", "3fr", "iiq", "dcr", "kdc", "erf"),
 )
 _SUFFIXES = frozenset(IMAGE_SUFFIXES)
 # Suffixes by format, where they are not its name in lower case.
@@ -21,7 +40,7 @@ _MAGIC: dict[str, tuple[bytes, ...]] = {
     "JPEG": (b"\xff\xd8\xff",),
     "PNG": (b"\x89PNG\r\n\x1a\n",),
     "GIF": (b"GIF87a", b"GIF89a"),
-    "TIFF": (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"),
+    "TIFF": (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"II\0*", b"MM*\0"),
     "PSD": (b"8BPS",),
     "QOI": (b"qoif",),
     "JPEG2000": (b"\0\0\0\x0cjP  \r\n\x87\n", b"\xff\x4f\xff\x51"),
@@ -32,11 +51,36 @@ _MAGIC: dict[str, tuple[bytes, ...]] = {
     "XPM": (b"/* XPM */",),
     "EPS": (b"%!PS", b"\xc5\xd0\xd3\xc6"),
     "JXL": (b"\xff\x0a", b"\0\0\0\x0cJXL \r\n\x87\n"),
+    "ORF": (b"IIRO", b"IIRS", b"MMOR"),
+    "RW2": (b"IIU\0",),
+    "RAF": (b"FUJIFILMCCD-RAW",),
+    "CRW": (b"II\x1a\0\0\0HEAPCCDR",),
+    "MRW": (b"\0MRM",),
+    "X3F": (b"FOVb",),
+    "JXR": (b"II\xbc\x01",),
+    "EXR": (b"v/1\x01",),
+    "HDR": (b"#?RADIANCE", b"#?RGBE"),
+    "XCF": (b"gimp xcf ",),
+    "PAM": (b"P7\n", b"P7 "),
+}
+# Formats that are recognized but not read.
+UNREAD: Mapping[str, str] = {
+    "JXL": "JPEG XL is not read",
+    "JXR": "JPEG XR is not read",
+    "EXR": "OpenEXR is not read",
+    "HDR": "Radiance HDR is not read",
+    "XCF": "GIMP's XCF is not read",
+    "EPS": "EPS is not read",
+    "PAM": "PAM is not read",
+    **{name: f"{name} camera raw" for name in ("ORF", "RW2", "RAF", "CRW", "MRW", "X3F", "CR3")},
 }
 # Two letters do not distinguish a BMP from text: the size of its header must match, too.
 _BMP_HEADER_BYTES = (12, 16, 40, 52, 56, 64, 108, 124)
 _AVIF_BRANDS = (b"avif", b"avis")
-_HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
+_HEIF_BRANDS = (
+    *(b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"hevm", b"hevs", b"mif1", b"mif2"),
+    *(b"msf1", b"miaf"),
+)
 
 
 def sniff(head: bytes) -> str | None:
@@ -60,7 +104,10 @@ def sniff(head: bytes) -> str | None:
 
 
 def _iso_media(head: bytes) -> str | None:
-    brands = [head[at : at + 4] for at in (8, *range(16, SNIFF_BYTES - 3, 4))]
+    end = min(len(head), int.from_bytes(head[:4], "big"))
+    brands = [head[at : at + 4] for at in (8, *range(16, end - 3, 4))]
+    if b"crx " in brands:
+        return "CR3"
     if any(brand in _AVIF_BRANDS for brand in brands):
         return "AVIF"
     return "HEIF" if any(brand in _HEIF_BRANDS for brand in brands) else None

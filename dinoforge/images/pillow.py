@@ -1,17 +1,14 @@
-"""Every format that Pillow reads, as upright 8-bit RGB; its failures become `Undecodable`.
-
-Alpha is composited on a gray level; 16-bit gray is divided by 257; wider integers and floats
-follow `_eight_bits`; palette, gray, 1-bit, CMYK, YCbCr, HSV and Lab go through Pillow.
-"""
+"""Every format that Pillow reads, as upright 8-bit RGB; its failures become `Undecodable`."""
 
 import io
 import logging
+import re
 import struct
+import sys
 import threading
 import warnings
-import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import cache
 from typing import Any
 
@@ -19,37 +16,41 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile, UnidentifiedImageError
 
-from dinoforge.images.formats import SNIFF_BYTES, sniff
+from dinoforge.images.color import to_rgb
+from dinoforge.images.container import Container
+from dinoforge.images.formats import SNIFF_BYTES, UNREAD, sniff
+from dinoforge.images.metadata import read_icns, read_ico, read_jp2, read_pnm, read_psd, read_webp
+from dinoforge.images.orientation import read_orientation, upright
+from dinoforge.images.png import read_png
 from dinoforge.images.policy import DecodePolicy, Undecodable
+from dinoforge.images.tiff import read_tiff
 
-__all__ = [
-    "check_pixels",
-    "decode_through_pillow",
-    "orientation_of",
-    "quiet_pillow",
-    "read_orientation",
-    "to_rgb",
-    "upright",
-]
+__all__ = ["check_pixels", "decode_through_pillow", "quiet_pillow"]
 
+_READERS: dict[str | None, Callable[[bytes], Container]] = {
+    "ICNS": read_icns,
+    "ICO": read_ico,
+    "JPEG2000": read_jp2,
+    "PNG": read_png,
+    "PPM": read_pnm,
+    "PSD": read_psd,
+    "TIFF": read_tiff,
+    "WEBP": read_webp,
+}
 # EPS starts another program; the others are not images in themselves, or only identified.
 _NOT_READ = frozenset({"EPS", "WMF", "MPEG", "HDF5", "GRIB", "BUFR", "FITS", "IPTC"})
-_NEVER_READ_BY_PILLOW = frozenset({"HEIF", "JXL"})
 # Further images in these are a gain map, a preview or layers, not frames.
 _NOT_ANIMATED = frozenset({"MPO", "PSD"})
-_UNSUPPORTED_MESSAGES = ("unknown pixel mode", "unsupported", "not support", "cannot handle")
+_UNSUPPORTED_MESSAGES = (
+    *("unknown pixel mode", "unsupported", "not support", "cannot handle", "not a ppm file"),
+)
+# Raw modes of 16-bit colors, of which Pillow keeps the upper bytes.
+_WIDE = re.compile("RGB[AX]?;16[BLN]")
+_OTHER_ORDER = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}
 
-_ORIENTATION = 0x0112  # EXIF tag
-# Orientation -> (exchange rows and columns, then flip rows, flip columns).
-_MOVES = {
-    2: (False, False, True),
-    3: (False, True, True),
-    4: (False, True, False),
-    5: (True, False, False),
-    6: (True, False, True),
-    7: (True, True, True),
-    8: (True, True, False),
-}
+# libtiff returns values in native byte order; Pillow unpacks these in the order of the file.
+_NATIVE = {"I;16BS": "I;16NS", "I;32BS": "I;32NS", "F;32BF": "F;32NF"}
+_BITS, _PLANAR = 258, 284  # TIFF tags
 
 # Bad bytes are counted and reported as `Undecodable`, with their sample, not in Pillow's log.
 logging.getLogger("PIL").setLevel(logging.CRITICAL)
@@ -94,78 +95,64 @@ def check_pixels(width: int, height: int, policy: DecodePolicy) -> None:
         raise Undecodable("too_many_pixels", detail)
 
 
-def orientation_of(data: bytes) -> int:
-    """Read the EXIF orientation of a file without decoding it."""
-    with quiet_pillow:
-        try:
-            return read_orientation(Image.open(io.BytesIO(data)))
-        except Exception:  # noqa: BLE001 - unreadable metadata must not cost the pixels
-            return 1
-
-
-def read_orientation(image: Image.Image) -> int:
-    """Read the EXIF orientation of an opened image, 1 (upright) if missing or invalid.
-
-    TIFF is always 1: Pillow itself rotates its pixels and its size.
-    """
-    if image.format == "TIFF":
-        return 1
-    try:
-        value = image.getexif().get(_ORIENTATION, 1)
-    except Exception:  # noqa: BLE001 - a broken EXIF block may raise anything
-        return 1
-    return value if isinstance(value, int) and value in _MOVES else 1
-
-
-def upright(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
-    """Apply an EXIF orientation to ``[H, W, 3]`` pixels; lossless."""
-    if orientation not in _MOVES:
-        return pixels
-    exchange, flip_rows, flip_columns = _MOVES[orientation]
-    if exchange:
-        pixels = pixels.transpose(1, 0, 2)
-    if flip_rows:
-        pixels = pixels[::-1]
-    if flip_columns:
-        pixels = pixels[:, ::-1]
-    return np.ascontiguousarray(pixels)
-
-
 def decode_through_pillow(
-    data: bytes, policy: DecodePolicy
+    data: bytes, policy: DecodePolicy, container: Container | None = None
 ) -> tuple[NDArray[np.uint8], str, list[str]]:
-    """Decode the first frame to upright RGB; also the format and the notes (`NOTES`)."""
+    """Decode the first frame to upright RGB; also the format and the notes (`NOTES`).
+
+    ``container`` is what a caller has read already.
+    """
     notes: list[str] = []
     with quiet_pillow, _as_undecodable(data):
-        image = _open(data, policy)
-        has_end = image.format != "PNG" or _check_png(data)
-        if image.format not in _NOT_ANIMATED and getattr(image, "is_animated", False):
-            if policy.animated == "reject":
-                frames = getattr(image, "n_frames", 1)  # walks a GIF: only now
-                raise Undecodable("animated", f"{frames} frames or pages")
-            notes.append("first_frame")
-        orientation = read_orientation(image)
-        image = _load(image, data, policy, notes)
-        if not has_end and "truncated" not in notes:
+        name = sniff(data[:SNIFF_BYTES])
+        if name is not None and (name in UNREAD or name in _NOT_READ):
+            raise Undecodable("unsupported", UNREAD.get(name, f"{name} is not read"))
+        container = container or _READERS.get(name, Container)(data)
+        for size in container.sizes:
+            check_pixels(*size, policy)
+        image = _open(container.data, name, policy)
+        if container.fault is not None:
+            raise Undecodable("damaged", container.fault)
+        _check_frames(image, container, policy, notes)
+        orientation = container.orientation or read_orientation(image)
+        loaded, low = _load(image, container.data, name, policy, notes)
+        if not container.has_end and "truncated" not in notes:
             if policy.missing_end == "refuse":
                 raise Undecodable("truncated", "no end chunk")
             notes.append("missing_end_marker")
-        if image.has_transparency_data:
+        if loaded.has_transparency_data:
             notes.append("alpha")
-        pixels = to_rgb(image, policy.alpha_background)
+        pixels = to_rgb(loaded, policy, container.storage, low)
         if orientation != 1:
             notes.append("rotated")
         return upright(pixels, orientation), image.format or "", notes
 
 
-def _open(data: bytes, policy: DecodePolicy) -> Image.Image:
-    name = sniff(data[:SNIFF_BYTES])
-    if name in _NOT_READ | _NEVER_READ_BY_PILLOW:
-        raise Undecodable("unsupported", f"{name} is not read")
+def _open(data: bytes, name: str | None, policy: DecodePolicy) -> ImageFile.ImageFile:
     formats = _readable_formats()
     image = Image.open(io.BytesIO(data), formats=[name] if name in formats else formats)
+    assert isinstance(image, ImageFile.ImageFile)
     check_pixels(*image.size, policy)
+    if image.format == "TIFF":
+        image.tile = _repaired(image)
     return image
+
+
+def _repaired(image: Any) -> list[Any]:
+    """Correct the byte order of values read by libtiff; read 16-bit planes through libtiff."""
+    tiles = image.tile
+    is_planar = image.tag_v2.get(_PLANAR) == 2
+    if is_planar and not image.use_load_libtiff and max(image.tag_v2[_BITS]) > 8:
+        image.use_load_libtiff = True
+        size = tuple(max(tile.extents[at] for tile in tiles) for at in (2, 3))
+        args = (f"{image.mode};16N", False, image.tag_v2.offset)
+        return [tiles[0]._replace(codec_name="libtiff", extents=(0, 0, *size), offset=0, args=args)]
+    return [
+        tile._replace(args=(_NATIVE.get(tile.args[0], tile.args[0]), *tile.args[1:]))
+        if tile.codec_name == "libtiff"
+        else tile
+        for tile in tiles
+    ]
 
 
 @cache
@@ -174,41 +161,77 @@ def _readable_formats() -> tuple[str, ...]:
     return tuple(name for name in Image.ID if name not in _NOT_READ)
 
 
-def _load(image: Image.Image, data: bytes, policy: DecodePolicy, notes: list[str]) -> Image.Image:
+def _check_frames(
+    image: ImageFile.ImageFile, container: Container, policy: DecodePolicy, notes: list[str]
+) -> None:
+    """Refuse or note further frames; the first one counts even if they are broken."""
+    if image.format in _NOT_ANIMATED:
+        return
+    frames = container.num_frames or 1
+    with suppress(Exception):  # plugins index and unpack values of the file
+        if container.num_frames is None and getattr(image, "is_animated", False):
+            frames = 2
+            if policy.animated == "reject":
+                frames = getattr(image, "n_frames", 2)  # walks a GIF: only now
+    if frames > 1:
+        if policy.animated == "reject":
+            raise Undecodable("animated", f"{frames} frames or pages")
+        notes.append("first_frame")
+
+
+def _load(
+    image: ImageFile.ImageFile,
+    data: bytes,
+    name: str | None,
+    policy: DecodePolicy,
+    notes: list[str],
+) -> tuple[Image.Image, Image.Image | None]:
+    """Load the pixels, and the lower bytes of 16-bit colors as a second image."""
+    low = _open(data, name, policy) if _has_wide_colors(image) else None
     try:
         image.load()
+        if low is not None:
+            _take_lower_bytes(low)
+            low.load()
     except (OSError, EOFError, SyntaxError) as error:
         if policy.truncated == "refuse" or not _is_truncation(error):
             raise
-        notes.append("truncated")
-        # Pillow has one switch for the whole process; it is on for this image only.
-        with _truncation_lock:
-            ImageFile.LOAD_TRUNCATED_IMAGES = True
-            try:
-                image = _open(data, policy)
-                image.load()
-            finally:
-                ImageFile.LOAD_TRUNCATED_IMAGES = False
-    return image
+    else:
+        is_opaque = image.format == "TGA" and image.mode == "RGBA" and _lacks_alpha(image, data)
+        return image.convert("RGB") if is_opaque else image, low
+    notes.append("truncated")
+    # Pillow has one switch for the whole process; it is on for this image only.
+    with _truncation_lock:
+        ImageFile.LOAD_TRUNCATED_IMAGES = True
+        try:
+            image = _open(data, name, policy)
+            image.load()
+        finally:
+            ImageFile.LOAD_TRUNCATED_IMAGES = False
+    return image, None
 
 
-def _check_png(data: bytes) -> bool:
-    """Verify critical chunks (Pillow skips those of pixels); return whether an end chunk exists."""
-    at = 8
-    while at + 12 <= len(data):
-        length = int.from_bytes(data[at : at + 4], "big")
-        kind = data[at + 4 : at + 8]
-        end = at + 8 + length
-        if end + 4 > len(data):
-            break
-        if kind[:1].isupper() and zlib.crc32(memoryview(data)[at + 4 : end]) != int.from_bytes(
-            data[end : end + 4], "big"
-        ):
-            raise Undecodable("damaged", f"checksum of chunk {kind.decode('latin-1')!r} at {at}")
-        if kind == b"IEND":
-            return True
-        at = end + 4
-    return False
+def _lacks_alpha(image: Any, data: bytes) -> bool:
+    """Return whether a 32-bit TGA declares no alpha bits and leaves them zero."""
+    return not data[17] & 15 and not any(image.getextrema()[3])
+
+
+def _has_wide_colors(image: ImageFile.ImageFile) -> bool:
+    return bool(image.tile) and all(_WIDE.fullmatch(_raw_mode(tile)) for tile in image.tile)
+
+
+def _take_lower_bytes(image: ImageFile.ImageFile) -> None:
+    """Exchange the byte order of 16-bit colors: Pillow keeps the upper byte, now the lower one."""
+    for at, tile in enumerate(image.tile):
+        raw_mode = _raw_mode(tile)
+        other = raw_mode[:-1] + _OTHER_ORDER[raw_mode[-1]]
+        args = (other, *tile.args[1:]) if isinstance(tile.args, tuple) else other
+        image.tile[at] = tile._replace(args=args)
+
+
+def _raw_mode(tile: Any) -> str:
+    args = tile.args if isinstance(tile.args, tuple) else (tile.args,)
+    return args[0] if args and isinstance(args[0], str) else ""
 
 
 def _is_truncation(error: BaseException) -> bool:
@@ -236,6 +259,9 @@ def _as_undecodable(data: bytes) -> Iterator[None]:
 
 def _unidentified(data: bytes) -> Undecodable:
     name = sniff(data[:SNIFF_BYTES])
+    if name is None and data[4:8] == b"ftyp":
+        brand = data[8:12].decode("latin-1").strip()
+        return Undecodable("unsupported", f"ISO media of brand {brand!r}, no picture")
     if name is None or name not in Image.OPEN:
         return Undecodable("not_an_image", f"begins with {data[:12]!r}")
     # Image.open hides why the plugin failed: call the plugin itself.
@@ -253,70 +279,3 @@ def _unidentified(data: bytes) -> Undecodable:
 def _first_line(error: BaseException) -> str:
     text = (str(error).splitlines() or [""])[0]
     return text or type(error).__name__
-
-
-def to_rgb(image: Image.Image, background: int) -> NDArray[np.uint8]:
-    """Convert a loaded image of any mode to RGB ``[H, W, 3]`` uint8, writable and contiguous.
-
-    ``background`` is the gray level 0..255 under transparent pixels.
-
-    Raises
-    ------
-    Undecodable
-        ``unsupported`` if its mode cannot be converted to RGB.
-    """
-    if image.mode.startswith("I") or image.mode == "F":
-        gray = _eight_bits(np.asarray(image))
-        key = image.info.get("transparency")
-        if isinstance(key, int):
-            gray[np.asarray(image) == key] = background
-        return np.repeat(gray[:, :, None], 3, axis=2)
-    if not image.has_transparency_data:
-        return np.array(_convert(image, "RGB"))
-    rgba = np.asarray(_convert(image, "RGBA"))
-    alpha = rgba[:, :, 3:].astype(np.uint16)
-    if alpha.min() == 255:
-        return np.array(rgba[:, :, :3])
-    # At most 255 * 255 + 127, which fits uint16.
-    mixed = rgba[:, :, :3] * alpha + np.uint16(background) * (255 - alpha) + np.uint16(127)
-    return (mixed // 255).astype(np.uint8)
-
-
-def _eight_bits(values: NDArray) -> NDArray[np.uint8]:
-    """Scale wide gray values: 0..65535 by 1/257, floats in 0..1 by 255, others by min and max.
-
-    Rounded to nearest. NaN and infinities become 0 and are excluded from the range.
-    """
-    if values.dtype.kind in "ui" and values.min() >= 0 and values.max() <= 65_535:
-        return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
-    wide = values.astype(np.float64)
-    finite = np.isfinite(wide)
-    wide[~finite] = 0.0
-    inside = wide[finite]
-    low, high = (float(inside.min()), float(inside.max())) if inside.size else (0.0, 1.0)
-    if values.dtype.kind == "f" and low >= 0.0 and high <= 1.0:
-        low, high = 0.0, 1.0
-    scaled = (wide - low) * (255.0 / (high - low)) if high > low else np.zeros_like(wide)
-    scaled[~finite] = 0.0
-    return np.rint(scaled).astype(np.uint8)
-
-
-def _convert(image: Image.Image, mode: str) -> Image.Image:
-    if image.mode == mode:
-        return image
-    if image.mode in ("La", "RGBa"):  # premultiplied: Pillow converts them in two steps
-        image = image.convert("LA" if image.mode == "La" else "RGBA")
-    try:
-        return _from_lab(image) if image.mode == "LAB" else image.convert(mode)
-    except ValueError as error:
-        raise Undecodable("unsupported", f"mode {image.mode}: {error}") from error
-
-
-def _from_lab(image: Image.Image) -> Image.Image:
-    from PIL import ImageCms
-
-    lab, rgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
-    converted = ImageCms.profileToProfile(image, lab, rgb, outputMode="RGB")
-    if converted is None:
-        raise ValueError("no conversion from Lab")
-    return converted

@@ -3,20 +3,33 @@
 Not for limits on size, aspect or content: see the curation's filter.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from importlib import metadata
 from typing import Annotated, Literal
 
 import PIL
 import simplejpeg
 
 from dinoforge.config.ranges import Range
+from dinoforge.errors import Fault
 
 __all__ = ["DECODER_VERSION", "NOTES", "PIXEL_CEILING", "REASONS", "DecodePolicy", "Undecodable"]
 
+
+def _heif_version() -> str:
+    try:
+        return f".heif-{metadata.version('pillow-heif')}"
+    except metadata.PackageNotFoundError:
+        return ""
+
+
 # Part of every fingerprint that depends on pixels. Raise the first number when a rule changes; the
-# versions of both decoders are included because they also change pixels.
-DECODER_VERSION = f"1.simplejpeg-{simplejpeg.__version__}.pillow-{PIL.__version__}"
+# versions of the decoders are included because they also change pixels. pillow-heif is an extra and
+# is included only where it is installed: nobody else's fingerprints change, and installing it makes
+# a run read the images that it had counted as unsupported. (No stage knows before it has read its
+# images whether one of them is HEIF, so a run without HEIF is inspected again, too.)
+DECODER_VERSION = f"2.simplejpeg-{simplejpeg.__version__}.pillow-{PIL.__version__}{_heif_version()}"
 
 # Pillow refuses more pixels (2 x its warning limit) under any policy.
 PIXEL_CEILING = 178_956_970
@@ -24,7 +37,7 @@ PIXEL_CEILING = 178_956_970
 REASONS: Mapping[str, str] = {
     "empty": "the file has no bytes",
     "not_an_image": "not a known image format: text, random bytes, something else",
-    "unsupported": "an image of an unsupported kind (HEIF, EPS, 5 channels, ...)",
+    "unsupported": "an image of an unsupported kind (camera raw, EPS, 5 channels, ...)",
     "too_many_pixels": "more pixels than decode.max_pixels, according to the header",
     "truncated": "the data ends before the image is complete",
     "damaged": "checksum or stream error: the pixels cannot be trusted",
@@ -78,3 +91,12 @@ class DecodePolicy:
     damaged_jpeg: Literal["accept", "refuse"] = "accept"
     # gray level under transparent pixels; 255 is white
     alpha_background: Annotated[int, Range(0, 255)] = 255
+    # values shown as black and white in images of more than 8 bits or floats, e.g. [0,4095] for 12
+    # bits in 16; null: 16 bits span 0 to 65535, floats 0 to 1, all others their own range
+    range: tuple[float, float] | None = None
+
+    def faults(self, at: str) -> Iterator[Fault]:
+        """Find a range that is empty or reversed."""
+        if self.range is not None and not self.range[0] < self.range[1]:
+            low, high = self.range
+            yield Fault(f"`{at}.range` is [{low}, {high}]", "recipe", "give [LOW,HIGH], LOW < HIGH")

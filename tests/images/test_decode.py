@@ -297,7 +297,7 @@ def test_a_png_without_its_end_chunk_is_complete():
         (b"BMW is no bitmap", "not_an_image"),
         (np.random.default_rng(0).bytes(3000), "not_an_image"),
         (b"\xff\xd8\xff\xe0", "truncated"),
-        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + b"\0" * 40, "unsupported"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "truncated"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "unsupported"),
         (b"8BPS" + b"\xff" * 60, "damaged"),
     ],

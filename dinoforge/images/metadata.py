@@ -1,0 +1,162 @@
+"""WebP, JPEG 2000, PSD, icons and portable maps without metadata."""
+
+import re
+import struct
+from collections.abc import Iterator
+
+from dinoforge.images.container import Container, Storage
+from dinoforge.images.orientation import orientation_in
+from dinoforge.images.png import PNG_SIGNATURE, read_png
+
+__all__ = ["read_icns", "read_ico", "read_jp2", "read_pnm", "read_psd", "read_webp"]
+
+_WEBP_METADATA = frozenset({b"ICCP", b"EXIF", b"XMP "})
+_WEBP_METADATA_FLAGS = 0x20 | 0x08 | 0x04  # in the first byte of VP8X
+_JP2_BOXES = frozenset({b"jP  ", b"ftyp", b"jp2h"})
+_CODESTREAM = b"\xff\x4f\xff\x51"
+_PNM_HEADER = re.compile(rb"(P[2356])((?:(?:\s|#[^\r\n]*[\r\n])+\d+){3})\s")
+_COMMENT = re.compile(rb"#[^\r\n]*")
+
+
+def read_webp(data: bytes) -> Container:
+    """Remove ICC profile, EXIF and XMP, even if truncated."""
+    view = memoryview(data)
+    kept: list[bytes | memoryview] = []
+    metadata: dict[bytes, bytes] = {}
+    at, size = 12, min(len(data), 8 + int.from_bytes(data[4:8], "little"))
+    while at + 8 <= size:
+        kind = data[at : at + 4]
+        end = at + 8 + int.from_bytes(data[at + 4 : at + 8], "little")
+        if kind in _WEBP_METADATA:
+            metadata.setdefault(kind, data[at + 8 : end])
+        elif kind == b"VP8X" and end <= size:
+            flags = bytes([data[at + 8] & ~_WEBP_METADATA_FLAGS])
+            kept.append(b"".join([view[at : at + 8], flags, view[at + 9 : end]]))
+        else:
+            kept.append(view[at : end + end % 2])
+        at = end + end % 2
+    sizes = (_webp_size(data[12:30]),)
+    if not metadata:
+        return Container(data, 1, sizes=sizes)
+    body = b"".join(kept)
+    riff = b"RIFF" + struct.pack("<I", len(body) + 4) + b"WEBP" + body
+    orientation = orientation_in(metadata.get(b"EXIF", b""), metadata.get(b"XMP ", b""))
+    return Container(riff, orientation, sizes=sizes)
+
+
+def _webp_size(head: bytes) -> tuple[int, int]:
+    """Return the size that the first chunk declares."""
+    kind, body = head[:4], head[8:].ljust(10, b"\0")
+    if kind == b"VP8X":
+        return int.from_bytes(body[4:7], "little") + 1, int.from_bytes(body[7:10], "little") + 1
+    if kind == b"VP8L":
+        bits = int.from_bytes(body[1:5], "little")
+        return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+    width, height = struct.unpack("<HH", body[6:10])
+    return width & 0x3FFF, height & 0x3FFF
+
+
+def read_psd(data: bytes) -> Container:
+    """Remove the image resources: paths, thumbnails, ICC profiles."""
+    at = 26  # of the color mode data
+    for _ in range(2):
+        start, size = at, int.from_bytes(data[at : at + 4], "big")
+        at += 4 + size
+    if not size or at > len(data):
+        return Container(data, 1)
+    return Container(b"".join([data[:start], bytes(4), data[at:]]), 1)
+
+
+def read_ico(data: bytes) -> Container:
+    """Append a copy of each PNG without its text, and point the directory to it."""
+    changed, unread = bytearray(data), len(data)
+    sizes: list[tuple[int, int]] = []
+    for entry in range(6, 6 + 16 * int.from_bytes(data[4:6], "little"), 16):
+        if entry + 16 > len(data):
+            break
+        size, at = struct.unpack_from("<II", data, entry + 8)
+        unread -= size
+        if unread < 0:  # overlapping entries, in no real icon
+            break
+        if data.startswith(PNG_SIGNATURE, at):
+            png = read_png(data[at : at + size])
+            sizes.extend(png.sizes)
+            struct.pack_into("<II", changed, entry + 8, len(png.data), len(changed))
+            changed += png.data
+        elif len(header := data[at : at + 12]) == 12:  # a bitmap and its mask
+            width, height = struct.unpack("<ii", header[4:])
+            sizes.append((abs(width), abs(height) // 2))
+    return Container(bytes(changed), 1, sizes=tuple(sizes))
+
+
+def read_icns(data: bytes) -> Container:
+    """Remove the text of each PNG."""
+    parts: list[bytes] = []
+    sizes: list[tuple[int, int]] = []
+    for kind, block in _icns_blocks(data):
+        png = read_png(block) if block.startswith(PNG_SIGNATURE) else Container(block)
+        sizes.extend(png.sizes)
+        parts.append(kind + struct.pack(">I", 8 + len(png.data)) + png.data)
+    packed = b"".join(parts)
+    icns = b"icns" + struct.pack(">I", 8 + len(packed)) + packed
+    return Container(icns, 1, sizes=tuple(sizes))
+
+
+def _icns_blocks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+    at = 8
+    while at + 8 <= len(data):
+        size = int.from_bytes(data[at + 4 : at + 8], "big")
+        if size <= 8:  # Pillow refuses it
+            yield data[at : at + 4], b""
+            return
+        yield data[at : at + 4], data[at + 8 : at + size]
+        at += size
+
+
+def read_jp2(data: bytes) -> Container:
+    """Keep the boxes of the picture; read size and bit depth from its codestream.
+
+    The header boxes may declare another size.
+    """
+    if not data.startswith(_CODESTREAM):
+        data = b"".join(_jp2_boxes(data))
+    at = data.find(_CODESTREAM) + 4
+    if at < 4 or len(data) < at + 39:
+        return Container(data, 1)
+    right, bottom, left, top = struct.unpack_from(">4I", data, at + 4)
+    bits = (data[at + 38] & 0x7F) + 1
+    return Container(
+        data,
+        1,
+        storage=Storage(unit=2.0 ** (16 - bits) if bits > 8 else 1.0),
+        sizes=((right - left, bottom - top),),
+    )
+
+
+def _jp2_boxes(data: bytes) -> Iterator[bytes]:
+    at = 0
+    while at + 8 <= len(data):
+        size, kind = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8]
+        if size == 1:  # the size follows, in 64 bits
+            size = int.from_bytes(data[at + 8 : at + 16], "big")
+        if size < 8 or kind == b"jp2c":  # the last one; size 0 means the rest of the file
+            yield data[at:]
+            return
+        if kind in _JP2_BOXES:
+            yield data[at : at + size]
+        at += size
+
+
+def read_pnm(data: bytes) -> Container:
+    """Remove comments; compute the factor by which Pillow scales wide gray values."""
+    header = _PNM_HEADER.match(data)
+    if header is None:
+        return Container(data, 1)
+    numbers = _COMMENT.sub(b"", header[2]).split()
+    maximum = int(numbers[2][:10])
+    is_wide = header[1] in (b"P2", b"P5") and 255 < maximum < 65_536
+    return Container(
+        b" ".join([header[1], *numbers]) + b"\n" + data[header.end() :],
+        1,
+        storage=Storage(unit=65_535 / maximum if is_wide else 1.0),
+    )

@@ -1,0 +1,150 @@
+"""PNG: keep the chunks that pixels need; read orientation and frames from the others."""
+
+import re
+import struct
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from dinoforge.images.container import Container
+from dinoforge.images.orientation import orientation_in
+from dinoforge.images.policy import Undecodable
+
+__all__ = ["PNG_SIGNATURE", "read_png"]
+
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_NEEDED = frozenset({b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"})
+_TEXTS = frozenset({b"tEXt", b"zTXt", b"iTXt"})
+_TEXT_BYTES = 1 << 20  # of a text, uncompressed, that are searched for an orientation
+_EXIF_KEYWORD, _XMP_KEYWORD = b"Raw profile type exif", b"XML:com.adobe.xmp"
+_is_kind = re.compile(rb"\w{4}").fullmatch
+
+
+@dataclass
+class _Chunks:
+    """State of one pass over the chunks."""
+
+    kept: list[bytes | memoryview] = field(default_factory=list)
+    fault: str | None = None
+    exif: bytes = b""
+    texts: dict[bytes, bytes] = field(default_factory=dict)
+    size: list[int] = field(default_factory=lambda: [0, 0])
+    depth: int = 8
+    color: int = 2
+    num_frames: int = 1
+    num_animation_headers: int = 0
+    is_default_animated: bool = False  # the image data is the first frame of the animation
+    has_data: bool = False
+    has_end: bool = False
+
+    def add(self, kind: bytes, chunk: memoryview) -> None:
+        body = chunk[8:-4]
+        if kind in _NEEDED or kind[:1].isupper():
+            self._add_needed(kind, chunk, body)
+        elif kind == b"eXIf" and _is_intact(chunk):
+            self.exif = bytes(body)
+        elif kind in _TEXTS and _is_intact(chunk):
+            keyword, text = _text(kind, bytes(body[: _TEXT_BYTES + 1024]))
+            if text:
+                self.texts.setdefault(keyword, text)
+        elif kind == b"acTL" and len(body) >= 8 and not self.has_data:
+            self.num_animation_headers += 1
+            self.num_frames = int.from_bytes(body[:4], "big")
+        elif kind == b"fcTL" and not self.has_data:
+            self.is_default_animated = True
+
+    def _add_needed(self, kind: bytes, chunk: memoryview, body: memoryview) -> None:
+        if kind == b"CgBI":
+            raise Undecodable("unsupported", "PNG in the CgBI variant of iPhone apps")
+        if self.fault is None and not _is_intact(chunk):
+            self.fault = f"checksum of chunk {kind.decode('latin-1')!r}"
+        if kind == b"IHDR" and len(body) >= 10:
+            *self.size, self.depth, self.color = struct.unpack(">IIBB", body[:10])
+        self.has_data |= kind == b"IDAT"
+        self.has_end |= kind == b"IEND"
+        self.kept.append(self._transparency(chunk) if kind == b"tRNS" else chunk)
+
+    def _transparency(self, chunk: memoryview) -> bytes | memoryview:
+        """Convert the transparent color to the values that Pillow compares it with.
+
+        The standard uses the lowest bits if there are fewer than 16; Pillow compares all 16 bits,
+        and compares 2- and 4-bit values with gray values scaled to 8 bits.
+        """
+        depth, size = self.depth, {0: 2, 2: 6}.get(self.color, 0)
+        if depth not in (1, 2, 4, 8) or not size or len(chunk) < 12 + size:
+            return chunk
+        largest = (1 << depth) - 1
+        values = struct.unpack(f">{size // 2}H", chunk[8 : 8 + size])
+        scaled = [(value & largest) * 255 // largest for value in values]
+        body = b"tRNS" + struct.pack(f">{size // 2}H", *scaled)
+        return struct.pack(">I", size) + body + struct.pack(">I", zlib.crc32(body))
+
+    def frames(self) -> int:
+        if self.num_animation_headers != 1 or not 0 < self.num_frames <= 1 << 31:
+            return 1
+        return self.num_frames + (not self.is_default_animated)
+
+
+def read_png(data: bytes) -> Container:
+    """Keep critical chunks and transparency; a file truncated inside other chunks is complete."""
+    view, chunks, at = memoryview(data), _Chunks(), len(PNG_SIGNATURE)
+    for kind, start, end in _walk(data):
+        chunks.add(kind, view[start:end])
+        at = end
+        if chunks.has_end:
+            break
+    kind = data[at + 4 : at + 8]
+    if not chunks.has_end and (not _is_kind(kind) or kind in _NEEDED or kind[:1].isupper()):
+        chunks.kept.append(view[at:])
+    exif, xmp = chunks.exif, chunks.texts.get(_XMP_KEYWORD, b"")
+    if not exif and _EXIF_KEYWORD in chunks.texts:
+        exif = _from_hexadecimal(chunks.texts[_EXIF_KEYWORD])
+    return Container(
+        data=b"".join([PNG_SIGNATURE, *chunks.kept]),
+        orientation=orientation_in(exif, xmp),
+        num_frames=chunks.frames(),
+        has_end=chunks.has_end,
+        fault=chunks.fault,
+        sizes=((chunks.size[0], chunks.size[1]),),
+    )
+
+
+def _walk(data: bytes) -> Iterator[tuple[bytes, int, int]]:
+    """Yield kind, start and end of each complete chunk."""
+    at = len(PNG_SIGNATURE)
+    while at + 12 <= len(data):
+        end = at + 12 + int.from_bytes(data[at : at + 4], "big")
+        kind = data[at + 4 : at + 8]
+        if end > len(data) or not _is_kind(kind):
+            return
+        yield kind, at, end
+        at = end
+
+
+def _is_intact(chunk: memoryview) -> bool:
+    return zlib.crc32(chunk[4:-4]) == int.from_bytes(chunk[-4:], "big")
+
+
+def _text(kind: bytes, body: bytes) -> tuple[bytes, bytes]:
+    """Return keyword and text; no text for a keyword that never holds an orientation."""
+    keyword, _, rest = body.partition(b"\0")
+    if keyword not in (_EXIF_KEYWORD, _XMP_KEYWORD):
+        return keyword, b""
+    is_packed = kind == b"zTXt" or (kind == b"iTXt" and rest[:1] == b"\1")
+    if kind == b"zTXt":
+        rest = rest[1:]
+    elif kind == b"iTXt":  # flag, method, language, translated keyword
+        rest = rest[2:].partition(b"\0")[2].partition(b"\0")[2]
+    if not is_packed:
+        return keyword, rest
+    try:
+        return keyword, zlib.decompressobj().decompress(rest, _TEXT_BYTES)
+    except zlib.error:
+        return keyword, b""
+
+
+def _from_hexadecimal(text: bytes) -> bytes:
+    try:
+        return bytes.fromhex("".join(text.decode("latin-1").split("\n")[3:]))
+    except ValueError:
+        return b""
