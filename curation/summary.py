@@ -5,8 +5,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from dinoforge.curated import KEPT_REASONS, REASONS, ROLES
@@ -124,22 +122,11 @@ def _retrieval(inputs: CurationInputs) -> dict[str, Any] | None:
         return None
     slots, seeds = tables.read_slots(inputs)
     _, pool = tables.read_survivors(inputs)
-    classes = _classes(inputs)
+    classes = tables.read_index(inputs, ["label"]).column("label").to_numpy()
     seed = inputs.config.seed
     return facts[0] | {
         "quality": retrieval_quality(slots, classes[seeds], classes, pool, rng_seed=seed)
     }
-
-
-def _classes(inputs: CurationInputs) -> NDArray[np.int64]:
-    """Return the class number of every image: by class name if it has one, else by label."""
-    table = tables.read_index(inputs, ["label", "class_name"])
-    label = table.column("label").cast(pa.string())
-    unnamed = pc.equal(table.column("class_name"), "")
-    name = pc.if_else(unnamed, label, table.column("class_name"))
-    name = pc.if_else(pc.and_(pc.equal(label, "-1"), unnamed), None, name)
-    encoded = name.combine_chunks().dictionary_encode()
-    return pc.fill_null(encoded.indices, -1).to_numpy().astype(np.int64)
 
 
 def retrieval_quality(

@@ -30,11 +30,13 @@ from dinoforge.curation.policies.pairs import Pairs, concat_pairs
 from dinoforge.curation.policies.slots import Slots
 from dinoforge.errors import UsageError
 from dinoforge.shards.reading import RangeReader
+from dinoforge.sources.numbering import Member, Numbering
 from dinoforge.stages import Inputs, Stage
 from dinoforge.tables import read_table, read_tables
 
 __all__ = [
     "CHECK_SCHEMA",
+    "CLASSES_SCHEMA",
     "DECISIONS_SCHEMA",
     "EXPORTS_SCHEMA",
     "FACTS_SCHEMA",
@@ -55,6 +57,7 @@ __all__ = [
     "hash_column",
     "list_shards",
     "num_images",
+    "read_class_names",
     "read_content",
     "read_decisions",
     "read_decodable",
@@ -83,11 +86,17 @@ def _schema(columns: str) -> pa.Schema:
     )
 
 
-# ingest, plant: one row per image; label -1: none, planted_from null: not planted
+# ingest, plant: one row per image; label: number of the class in this run, -1: none; class_space:
+# where the class comes from, see `dinoforge.sources.classes`; planted_from null: not planted
 INDEX_SCHEMA = _schema(
     "image_id int64, role string, source string, key string, shard string, member string,"
-    "offset int64, size int64, label int32, class_name string, planted_from int64, edit string"
+    "offset int64, size int64, label int64, class_name string, class_space string,"
+    "planted_from int64, edit string"
 )
+
+# ingest: one row per class of each class space; classes of several spaces may share a label. In
+# the space of names, class_id is -1
+CLASSES_SCHEMA = _schema("label int64, class_space string, class_id int64, class_name string")
 
 # ingest: one row per shard, member or file that gave no image
 PROBLEMS_SCHEMA = _schema("shard string, member string, reason string, detail string")
@@ -135,7 +144,7 @@ DECISIONS_SCHEMA = _schema(
 # policy multiset
 EXPORTS_SCHEMA = _schema(
     "image_id int64, copy int32, out_shard int32, key string, source string, shard string,"
-    "offset int64, size int64, label int32, class_name string, member string, format string,"
+    "offset int64, size int64, label int64, class_name string, member string, format string,"
     "sha256 hash, reason string, seed_id int64, rank int64, score float32"
 )
 
@@ -164,6 +173,12 @@ def num_images(inputs: CurationInputs) -> int:
 def read_index(inputs: CurationInputs, columns: Sequence[str]) -> pa.Table:
     """Read columns of the whole index, planted copies included."""
     return read_tables(_index_files(inputs), columns)
+
+
+def read_class_names(inputs: CurationInputs) -> dict[int, str]:
+    """Read the name of every class by number, ascending; empty if all are just numbers."""
+    table = read_table(inputs.file("ingest", "classes.parquet"))
+    return Numbering([Member(*row.values()) for row in table.to_pylist()]).names
 
 
 def read_roles(inputs: CurationInputs) -> NDArray[np.int8]:

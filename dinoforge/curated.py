@@ -73,7 +73,8 @@ LEDGER_SCHEMA = pa.schema(
         ("planted_from", pa.int64()),
         ("edit", pa.string()),
         ("sha256", pa.string()),
-        ("label", pa.int32()),
+        ("label", pa.int64()),  # number of its class in the shards; -1: none
+        ("class_space", pa.string()),  # where its class comes from: names, numbers, list:HASH; ""
         ("out_shard", pa.string()),
         ("out_key", pa.string()),
     ]

@@ -4,6 +4,7 @@ Readers see a whole file or none, whenever the writer is killed. Order: temporar
 folder, fsync, rename, fsync of the folder.
 """
 
+import codecs
 import contextlib
 import hashlib
 import json
@@ -17,6 +18,7 @@ from typing import Any, BinaryIO
 from dinoforge.errors import cannot_write
 
 __all__ = [
+    "decode_text",
     "fsync_folder",
     "hash_json",
     "sha256_file",
@@ -27,6 +29,12 @@ __all__ = [
     "write_json",
     "write_text",
 ]
+
+
+def decode_text(data: bytes, errors: str = "strict") -> str:
+    """Decode text that any editor saved: UTF-8, or UTF-16 with a byte order mark; drop the mark."""
+    is_utf16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    return data.decode("utf-16" if is_utf16 else "utf-8-sig", errors)
 
 
 def fsync_folder(folder: Path) -> None:

@@ -21,6 +21,7 @@ __all__ = [
     "FEATURES",
     "PROTOCOLS",
     "BootstrapConfig",
+    "ClassesConfig",
     "CollapseConfig",
     "EvaluationConfig",
     "KnnConfig",
@@ -94,6 +95,19 @@ class BootstrapConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ClassesConfig:
+    """Classes to rename before bank and test images are compared, {FROM: TO}.
+
+    Each is a name, or a number of a list of classes or of ``.cls`` files.
+    """
+
+    # of the bank; "" as TO: no class; "*" as FROM: all others
+    train: dict[str, str] = field(default_factory=dict)
+    # of the test images: {car: automobile}
+    test: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
 class EvaluationConfig:
     """All keys of ``dinoforge evaluate``."""
 
@@ -127,6 +141,7 @@ class EvaluationConfig:
     batch_size: NonNegativeInt = 0  # images per forward pass of a ViT; 0: 4 on a CPU, 64 on a GPU
     cache: str = ""  # folder of extracted features; "": `cache` in the run folder
     decode: DecodePolicy = field(default_factory=DecodePolicy)
+    classes: ClassesConfig = field(default_factory=ClassesConfig)
     split: SplitConfig = field(default_factory=SplitConfig)
     knn: KnnConfig = field(default_factory=KnnConfig)
     logistic: LogisticConfig = field(default_factory=LogisticConfig)
@@ -144,9 +159,11 @@ class EvaluationConfig:
         return None if isinstance(self.checkpoints, str) else self.checkpoints
 
     def faults(self, at: str) -> Iterator[Fault]:  # noqa: ARG002 - the root has no name
-        """Find a recipe without models, and unknown checkpoints."""
+        """Find a recipe without models, unknown checkpoints, and renames without images."""
         if not self.checkpoint and not self.baselines:
             yield Fault("nothing to measure", "`checkpoint`", "add checkpoint=RUN or =FILE")
         if self.checkpoints not in {"latest", "all"} and (self.step is None or self.step < 1):
             text = f"`checkpoints` is {self.checkpoints}"
             yield Fault(text, "recipe", "give latest, all, or the number of a step")
+        if self.classes.test and not self.test:
+            yield Fault("`classes.test` without `test`", "recipe", "write `classes.train`")

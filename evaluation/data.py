@@ -4,18 +4,21 @@ Not here: pixels and features. Undecodable images are detected when features are
 """
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dinoforge.evaluation.config import EvaluationConfig, SplitConfig
+from dinoforge.errors import UsageError
+from dinoforge.evaluation.config import EvaluationConfig
 from dinoforge.files import hash_json
 from dinoforge.randomness import uniforms
 from dinoforge.sources.image_set import ImageSet, open_images
+from dinoforge.sources.numbering import describe_classes, rename_classes, unite_classes
 
-__all__ = ["EvalData", "Part", "hold_out", "match_classes", "open_data"]
+__all__ = ["EvalData", "Part", "hold_out", "open_data"]
 
 _log = logging.getLogger(__name__)
 
@@ -26,7 +29,7 @@ class Part:
 
     images: ImageSet
     rows: NDArray[np.int64]
-    labels: NDArray[np.int64]  # numbered as in the bank; its missing classes follow
+    labels: NDArray[np.int64]  # one number per class of both parts
 
     @property
     def is_labeled(self) -> bool:
@@ -57,71 +60,71 @@ def open_data(config: EvaluationConfig, cache: Path) -> EvalData:
     Raises
     ------
     UsageError
-        If a path is missing or holds no image.
+        If a path is missing or holds no image, labels contradict each other, or no class of the
+        test images is in the bank.
     """
     train = open_images(config.train, cache=cache, policy=config.decode)
     if config.test:
-        data = _two_sets(train, open_images(config.test, cache=cache, policy=config.decode))
+        test = open_images(config.test, cache=cache, policy=config.decode)
+        data = _two_sets(train, test, config)
     else:
-        data = _one_set(train, config.split, config.seed)
+        data = _one_set(train, config)
     if not data.is_labeled:
         without = "test set" if data.bank.is_labeled else "bank"
         _log.info("no labels in the %s: recording only metrics without labels", without)
     return data
 
 
-def _two_sets(train: ImageSet, test: ImageSet) -> EvalData:
-    labels, test_labels, missing = match_classes(train, test)
-    if missing:
-        count = int(np.isin(test_labels, list(missing)).sum())
-        names = ", ".join(list(missing.values())[:5]) + (", ..." if len(missing) > 5 else "")
-        _log.warning("%d test images belong to classes that the bank lacks: %s", count, names)
+def _two_sets(train: ImageSet, test: ImageSet, config: EvaluationConfig) -> EvalData:
+    tables = [
+        rename_classes(train.table, train.class_lists, config.classes.train, "classes.train"),
+        rename_classes(test.table, test.class_lists, config.classes.test, "classes.test"),
+    ]
+    numbering = unite_classes(tables, [train.class_lists, test.class_lists])
+    labels, test_labels = (numbering.labels(table) for table in tables)
+    missing = np.setdiff1d(test_labels, [*labels, -1])
+    if len(missing) and set(missing) >= set(test_labels) - {-1} and (labels >= 0).any():
+        bank = describe_classes(tables[0], train.class_lists)
+        asked = describe_classes(tables[1], test.class_lists)
+        raise UsageError(
+            what=f"no class of the test images is in the bank, which has {bank}",
+            where=f"`test` with {asked}",
+            do="put the list of classes beside the tars, or map with classes.test={FROM: TO}",
+        )
+    if len(missing):
+        count = int(np.isin(test_labels, missing).sum())
+        names = [numbering.names.get(number, str(number)) for number in missing.tolist()]
+        shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+        _log.warning("%d test images belong to classes that the bank lacks: %s", count, shown)
     return EvalData(
         Part(train, np.arange(len(train)), labels),
         Part(test, np.arange(len(test)), test_labels),
-        test.fingerprint,
+        _fingerprint(test, config.classes.test),
     )
 
 
-def _one_set(train: ImageSet, split: SplitConfig, seed: int) -> EvalData:
-    every = Part(train, np.arange(len(train)), train.labels)
+def _one_set(train: ImageSet, config: EvaluationConfig) -> EvalData:
+    split, renames = config.split, config.classes.train
+    table = rename_classes(train.table, train.class_lists, renames, "classes.train")
+    labels = unite_classes([table], [train.class_lists]).labels(table)
+    fingerprint = _fingerprint(train, renames)
     if split.mode == "leave_one_out":
         _log.info("no test set: leave-one-out over %d images", len(train))
-        return EvalData(every, every, train.fingerprint, leave_one_out=True)
-    is_test = hold_out(train.labels, split.share, seed)
+        every = Part(train, np.arange(len(train)), labels)
+        return EvalData(every, every, fingerprint, leave_one_out=True)
+    is_test = hold_out(labels, split.share, config.seed)
     bank, test = np.flatnonzero(~is_test), np.flatnonzero(is_test)
     _log.info("no test set: %d of %d images held out of the bank", len(test), len(train))
-    chosen = {"set": train.fingerprint, "share": split.share, "seed": seed}
+    chosen = {"set": fingerprint, "share": split.share, "seed": config.seed}
     return EvalData(
-        Part(train, bank, train.labels[bank]),
-        Part(train, test, train.labels[test]),
-        hash_json(chosen),
+        Part(train, bank, labels[bank]), Part(train, test, labels[test]), hash_json(chosen)
     )
 
 
-def match_classes(
-    train: ImageSet, test: ImageSet
-) -> tuple[NDArray[np.int64], NDArray[np.int64], dict[int, str]]:
-    """Map the classes of two sets to one numbering: by name, or by number if a set has no names.
-
-    Returns the labels of both, numbered as in ``train``; test classes that it lacks get larger
-    numbers. The third result maps these to the names of the classes.
-    """
-    if not (train.class_names and test.class_names):
-        # A position in one set's list of names means nothing in the other set.
-        numbers = [_numbers(images) for images in (train, test)]
-        unknown = np.setdiff1d(numbers[1], [*numbers[0], -1]).tolist()
-        return numbers[0], numbers[1], {number: str(number) for number in unknown}
-    number = {name: at for at, name in enumerate(train.class_names)}
-    missing = [name for name in test.class_names if name not in number]
-    number |= {name: len(train.class_names) + at for at, name in enumerate(missing)}
-    # One more entry at the end, for label -1.
-    table = np.array([*(number[name] for name in test.class_names), -1], np.int64)
-    return train.labels, table[test.labels], {number[name]: name for name in missing}
-
-
-def _numbers(images: ImageSet) -> NDArray[np.int64]:
-    return images.table.column("label").to_numpy().astype(np.int64)
+def _fingerprint(images: ImageSet, renames: Mapping[str, str]) -> str:
+    if not renames:
+        return images.fingerprint
+    return hash_json({"set": images.fingerprint, "classes": dict(renames)})
 
 
 def hold_out(labels: NDArray[np.int64], share: float, seed: int) -> NDArray[np.bool_]:

@@ -103,14 +103,18 @@ def knn_classify(
     dict
         k -> int64 ``[q]``; -1 for a query without any neighbor.
     """
-    num_classes = int(labels.max()) + 1
+    present, labels = np.unique(
+        labels, return_inverse=True
+    )  # votes as wide as the bank has classes
     predicted = {k: np.full(len(neighbors.ids), -1, np.int64) for k in ks}
     for start in range(0, len(neighbors.ids), _QUERIES_AT_ONCE):
         part = slice(start, start + _QUERIES_AT_ONCE)
         some = Neighbors(neighbors.ids[part], neighbors.scores[part])
         has_any = (some.ids >= 0).any(axis=1)
-        for k, sums in votes(some, labels, ks=ks, temperature=temperature, num_classes=num_classes):
-            predicted[k][part] = np.where(has_any, sums.argmax(axis=1), -1)
+        for k, sums in votes(
+            some, labels, ks=ks, temperature=temperature, num_classes=len(present)
+        ):
+            predicted[k][part] = np.where(has_any, present[sums.argmax(axis=1)], -1)
     return predicted
 
 

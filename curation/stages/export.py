@@ -1,6 +1,7 @@
 """Shards of the curated set, by copying bytes, and the ledger: one row per input image."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from dinoforge.errors import UsageError
 from dinoforge.files import write_text
 from dinoforge.images import image_suffix
 from dinoforge.shards.writer import ShardWriter
+from dinoforge.sources.classes import CLASS_LISTS
 from dinoforge.stages import Json, Output
 from dinoforge.tables import iter_row_groups, read_table
 
@@ -24,7 +26,7 @@ __all__ = ["ExportStage", "remove_foreign_shards"]
 _NOTES = ("key", "source", "class_name", "reason", "seed_id", "rank", "score")
 _FROM_INDEX = (
     *("image_id", "key", "source", "role", "shard", "member", "offset", "size"),
-    *("planted_from", "edit", "label"),
+    *("planted_from", "edit", "label", "class_space"),
 )
 
 
@@ -33,6 +35,7 @@ class ExportStage(CurationStage):
 
     name = "export"
     number = 80
+    version = "1.1.0"
     keys = ("export",)
     needs = ("ingest", "plant", "inspect", "select")
 
@@ -98,26 +101,31 @@ def _members(row: dict[str, Any], data: bytes) -> dict[str, bytes]:
 def _write_ledger(inputs: CurationInputs, out: Output) -> Json:
     ledger = _make_ledger(inputs)
     out.write_table("ledger", ledger, LEDGER_SCHEMA)
-    names = _class_names(inputs)
-    if names:
-        path = shards_folder(inputs.run_folder) / "classes.txt"
-        write_text(path, "".join(f"{name}\n" for name in names))
+    if path := _write_class_list(inputs):
         out.add(path)
     return {"rows": ledger.num_rows}
 
 
-def _class_names(inputs: CurationInputs) -> list[str]:
-    """Return the names of the exported classes by label; empty unless each label has just one."""
-    names: dict[int, str] = {}
-    for group in iter_row_groups(tables.exports_file(inputs), ["label", "class_name"]):
-        pairs = zip(*(column.to_pylist() for column in group.columns), strict=True)
-        for label, name in set(pairs):
-            if label < 0:
-                continue
-            if not name or names.setdefault(label, name) != name:
-                return []
-    # A label between two others may be absent from what was kept.
-    return [names.get(label, f"class {label}") for label in range(max(names, default=-1) + 1)]
+def _write_class_list(inputs: CurationInputs) -> Path | None:
+    """Write the names of all classes beside the shards, if an exported image has one of them.
+
+    Classes numbered from 0 without a gap make a ``classes.txt``, others a ``classes.tsv``. The list
+    of an earlier recipe is removed.
+    """
+    groups = iter_row_groups(tables.exports_file(inputs), ["label"])
+    has_any = any(pc.any(pc.greater_equal(group.column("label"), 0)).as_py() for group in groups)
+    names = tables.read_class_names(inputs) if has_any else {}
+    folder = shards_folder(inputs.run_folder)
+    has_gaps = list(names) != list(range(len(names)))
+    path = folder / CLASS_LISTS[has_gaps]
+    for name in CLASS_LISTS:
+        if not names or name != path.name:
+            (folder / name).unlink(missing_ok=True)
+    if not names:
+        return None
+    rows = (f"{number}\t{name}\n" if has_gaps else f"{name}\n" for number, name in names.items())
+    write_text(path, "".join(rows))
+    return path
 
 
 def _make_ledger(inputs: CurationInputs) -> pa.Table:

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from dinoforge.curated import MADE_BY_RUN
@@ -22,6 +21,7 @@ from dinoforge.shards.index import summarize_reasons
 from dinoforge.shards.tar import readable
 from dinoforge.sources.discover import discover_files
 from dinoforge.sources.listing import Listing, list_files
+from dinoforge.sources.numbering import Numbering, rename_classes, unite_classes
 from dinoforge.stages import Json, Output
 
 __all__ = ["IngestStage"]
@@ -59,17 +59,22 @@ class IngestStage(CurationStage):
         indexed: list[pa.Table] = []
         listings = [list_files(discover_files(s.paths), unpacked=folder) for s in config.sources]
         seen: set[tuple[str, int]] = set()
-        for source, listing in zip(config.sources, listings, strict=True):
-            rows = _choose(listing.table, source, seen, config.seed)
-            table = _relative(listing.table.take(rows), listing.unpacked, inputs.run_folder)
+        for at, (source, listing) in enumerate(zip(config.sources, listings, strict=True)):
+            key = f"sources[{at}].classes"
+            named = rename_classes(listing.table, listing.class_lists, source.classes, key)
+            rows = _choose(named, source, seen, config.seed)
+            table = _relative(named.take(rows), listing.unpacked, inputs.run_folder)
             indexed.append(_indexed(table, source))
         _stop_if_empty(config, indexed, listings)
         # A path that two sources share has its problems once.
         every = [problem for listing in listings for problem in listing.problems]
         problems = list({tuple(problem.values()): problem for problem in every}.values())
-        index = _with_class_numbers(pa.concat_tables(indexed))
+        numbering = unite_classes(indexed, [listing.class_lists for listing in listings])
+        index = _numbered(pa.concat_tables(indexed), numbering)
         index = index.append_column("image_id", pa.array(np.arange(index.num_rows)))
         out.write_table("index", index, tables.INDEX_SCHEMA)
+        members = [[member[at] for member in numbering.members] for at in range(4)]
+        out.write_table("classes", members, tables.CLASSES_SCHEMA)
         table = pa.Table.from_pylist(problems, tables.PROBLEMS_SCHEMA)
         out.write_table("problems", table, tables.PROBLEMS_SCHEMA)
         for tar in sorted({tar for listing in listings for tar in listing.unpacked}):
@@ -138,25 +143,15 @@ def _indexed(table: pa.Table, source: SourceConfig) -> pa.Table:
     return pa.table(columns)
 
 
-def _with_class_numbers(index: pa.Table) -> pa.Table:
-    """Give class folders of one name one number in all sources; `.cls` of tars stays as it is.
-
-    A class folder named like a class of the tars is that class; the others are numbered after the
-    labels of the tars, so that no number means two things.
-    """
-    names, label = index.column("class_name"), index.column("label")
-    in_folder = pc.and_(pc.equal(index.column("member"), ""), pc.not_equal(names, ""))
-    in_tar = pc.and_(pc.invert(in_folder), pc.greater_equal(label, 0))
-    tars = {"names": names.filter(in_tar), "labels": label.filter(in_tar)}
-    known = pa.table(tars).group_by(["names", "labels"]).aggregate([]).sort_by("labels").to_pydict()
-    numbers = {n: number for n, number in zip(*known.values(), strict=True) if n}
-    free = max(known["labels"], default=-1) + 1
-    new = sorted(set(pc.unique(names.filter(in_folder)).to_pylist()) - numbers.keys())
-    numbers |= {name: free + at for at, name in enumerate(new)}
-    row = pc.index_in(names, pa.array(list(numbers), pa.string()))
-    number = pa.array(list(numbers.values()), pa.int32()).take(row)
-    at = index.column_names.index("label")
-    return index.set_column(at, "label", pc.if_else(in_folder, number, label))
+def _numbered(index: pa.Table, numbering: Numbering) -> pa.Table:
+    """Replace ids and names of class spaces by those of the whole run."""
+    labels, names = numbering.labels(index), numbering.names
+    columns = {"label": labels, "class_name": [names.get(at, "") for at in labels.tolist()]}
+    for name, values in columns.items():
+        field = index.schema.field(name)
+        at = index.column_names.index(name)
+        index = index.set_column(at, field, pa.array(values, field.type))
+    return index
 
 
 def _stop_if_empty(

@@ -34,7 +34,7 @@ class PlantStage(CurationStage):
 
     name = "plant"
     number = 15
-    version = "1.0.1"
+    version = "1.1.0"
     keys = ("plant", "seed", "decode")
     needs = ("ingest",)
 
@@ -86,6 +86,7 @@ def _index_of(copies: Sequence[_Copy], shard: Path, run_folder: Path, index: pa.
         "size": [member.size for member in members],
         "label": originals.column("label"),
         "class_name": originals.column("class_name"),
+        "class_space": originals.column("class_space"),
         "planted_from": originals.column("image_id"),
         "edit": edit,
     }

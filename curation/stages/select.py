@@ -23,6 +23,7 @@ class SelectStage(CurationStage):
 
     name = "select"
     number = 75
+    version = "1.1.0"
     keys = ("retrieve", "export", "seed")
     needs = ("ingest", "plant", "inspect", "filter", "components", "decontaminate", "retrieve")
 

@@ -19,7 +19,7 @@ from typing import Any, Generic, TypeVar
 
 import yaml
 from omegaconf import OmegaConf
-from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
+from omegaconf.errors import ConfigKeyError, KeyValidationError, OmegaConfBaseException
 
 from dinoforge.config.keys import describe_keys, nearest
 from dinoforge.config.ranges import Config, find_faults
@@ -48,6 +48,7 @@ C_co = TypeVar("C_co", bound=Config, covariant=True)
 
 _COMMAND_LINE = "command line"
 _TEXT = {"str", "str | None"}
+_TEXT_MAP = "dict[str, str]"
 
 
 def recipe_folder(kind: str) -> Path:
@@ -236,7 +237,7 @@ class _Loading:
             self.faults.append(Fault("recipe is not a mapping", str(recipe), do))
             return
         lines = dict(_key_lines(tree))
-        for key, value in _flatten(typing.cast("dict[str, Any]", values)):
+        for key, value in self._flatten(typing.cast("dict[str, Any]", values)):
             yield _Leaf(key, value, f"{recipe}:{lines.get(key, 1)}")
 
     def read_overrides(self, overrides: Sequence[str]) -> Iterator[_Leaf]:
@@ -254,8 +255,20 @@ class _Loading:
                     value = OmegaConf.to_container(OmegaConf.create(f"value: {text}"))["value"]  # type: ignore[index, call-overload]
             elif text in {"null", "None"} and self.keys[key].type == "str | None":
                 value = None
-            for inner, part in _flatten({key: value}):
+            for inner, part in self._flatten({key: value}):
                 yield _Leaf(inner, part, _COMMAND_LINE)
+
+    def _flatten(self, node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+        """Yield dotted keys and values; a map of texts is one value, as its keys may have dots."""
+        for name, value in node.items():
+            key = f"{prefix}{name}"
+            if isinstance(value, Mapping) and value and not self._is_text_map(key):
+                yield from self._flatten(value, f"{key}.")
+            else:
+                yield key, value
+
+    def _is_text_map(self, key: str) -> bool:
+        return key in self.keys and self.keys[key].type == _TEXT_MAP
 
     def _is_text(self, key: str) -> bool:
         return key in self.keys and self.keys[key].type in _TEXT
@@ -270,6 +283,13 @@ class _Loading:
             # `no` becomes False, and `12:00:00` becomes 43200.
             what = f"{shown} needs text, YAML read {leaf.value!r}"
             return Fault(what, leaf.where, "put it in quotes")
+        if self._is_text_map(leaf.key) and isinstance(leaf.value, Mapping):
+            others = [
+                part for part in (*leaf.value, *leaf.value.values()) if not isinstance(part, str)
+            ]
+            if others:
+                what = f"{shown} needs texts, YAML read {others[0]!r}"
+                return Fault(what, leaf.where, "put it in quotes")
         return None
 
     def explain(self, error: OmegaConfBaseException, leaf: _Leaf) -> Fault:
@@ -277,6 +297,8 @@ class _Loading:
         if isinstance(error, ConfigKeyError):
             return self._explain_unknown(str(error.full_key or ""), leaf)
         what, known = f"`{self.prefix}{leaf.key}`", self.keys.get(leaf.key)
+        if isinstance(error, KeyValidationError):  # {255: ""}
+            return Fault(f"{what}: {str(error).splitlines()[0]}", leaf.where, "put it in quotes")
         if known is None:
             what += f": {str(error).splitlines()[0]}"
         else:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypedDict
 
-from dinoforge.files import sha256_file
+from dinoforge.files import decode_text, sha256_file
 from dinoforge.images.formats import IMAGE_SUFFIXES, SNIFF_BYTES, sniff
 from dinoforge.shards.sidecar import read_sidecar
 from dinoforge.shards.tar import Entry, TarWalk, split_member_name
@@ -57,7 +57,8 @@ SHARD_REASONS: Mapping[str, str] = {
     "duplicate_key": "the key occurs again; each occurrence is a sample, images are numbered",
     "appended_tar": "another archive follows the end of the first (cat a.tar b.tar); read, too",
     "no_image": "a sample without an image",
-    "no_label": "a sample without .cls, although others of the shard have one",
+    "no_label": "a sample without .cls, or with an empty one, although others have one",
+    "long_label": "a .cls of more than 256 bytes: not a label",
 }
 # Samples may be missing, and nobody knows how many.
 INCOMPLETE = frozenset(
@@ -65,10 +66,12 @@ INCOMPLETE = frozenset(
     | {"empty_file", "not_a_tar", "count_mismatch", "size_mismatch"}
 )
 # Noted about samples that are used.
-NOTES = frozenset({"unsafe_name", "split_sample", "duplicate_key", "appended_tar", "no_label"})
+NOTES = frozenset(
+    {"unsafe_name", "split_sample", "duplicate_key", "appended_tar", "no_label", "long_label"}
+)
 
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\0": "xz", b"(\xb5/\xfd": "zstd"}
-_LABEL_BYTES = 256  # a longer .cls is not a label
+_LABEL_BYTES = 256
 _LARGE = 16  # members; a sample with more is searched by a set
 _RANK = {suffix: rank for rank, suffix in enumerate(IMAGE_SUFFIXES)}
 
@@ -263,8 +266,10 @@ class _Samples:
             self._note(entry.name, "unsafe_name", f"key {name.key}")
         sample = self._sample_of(name.key, extension, entry.name)
         sample.members.append(Member(extension, entry.name, entry.offset, entry.size, is_image))
-        if suffix == "cls" and entry.size <= _LABEL_BYTES:
-            sample.labels[stem] = entry.head.decode("utf-8", "backslashreplace").strip()
+        if suffix == "cls" and entry.size > _LABEL_BYTES:
+            self._note(entry.name, "long_label", f"{entry.size} bytes")
+        elif suffix == "cls":
+            sample.labels[stem] = decode_text(entry.head, "backslashreplace").strip()
         self._last_key = name.key
 
     def _sample_of(self, key: str, extension: str, member: str) -> Sample:
@@ -333,7 +338,7 @@ def _name_images(samples: Iterable[Sample]) -> list[ShardImage]:
             names = {m: f"{sample.key}.{m.stem}" if m.stem else sample.key for m in images}
             key_of = {m: keys.take(names[m], m.suffix) for m in sorted(images, key=_preference)}
         for image in images:
-            label = sample.labels.get(image.stem, sample.label)
+            label = sample.labels.get(image.stem, sample.label) or None
             named.append(ShardImage(key_of[image], image, label))
     return named
 

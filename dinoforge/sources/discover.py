@@ -14,6 +14,7 @@ from dinoforge.errors import Fault, UsageError
 from dinoforge.files import hash_json
 from dinoforge.images.formats import SNIFF_BYTES, has_image_suffix, sniff
 from dinoforge.shards.index import Problem, problem, summarize_reasons
+from dinoforge.sources.classes import CLASS_LISTS, find_class_list
 
 __all__ = ["SOURCE_REASONS", "ImageFile", "SourceFiles", "discover_files"]
 
@@ -23,7 +24,6 @@ SOURCE_REASONS: Mapping[str, str] = {
 }
 
 _TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
-_CLASS_LISTS = ("classes.txt", "classes.tsv")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,15 +42,22 @@ class SourceFiles:
 
     items: list[ImageFile | str] = field(default_factory=list)  # a str is the path of a tar
     problems: list[Problem] = field(default_factory=list)
+    roots: dict[str, str] = field(default_factory=dict)  # tar -> folder that it was found in
 
     def fingerprint(self) -> str:
-        """Hash names, sizes and times of all files: changes when a file is added or replaced."""
+        """Hash names, sizes and times of all files: changes when a file is added or replaced.
+
+        Lists of classes count, too.
+        """
         rows: list[list[str | int]] = []
         for item in self.items:
             if isinstance(item, ImageFile):
                 rows.append([item.path, item.size, item.mtime_ns])
             else:
                 rows.append([item, *(_size_and_mtime(item) or (-1, -1))])
+        folders = {(Path(tar).parent, Path(root)) for tar, root in self.roots.items()}
+        lists = [find_class_list(*folder) for folder in sorted(folders)]
+        rows += [[classes.path, classes.space] for classes in lists if classes is not None]
         return hash_json(rows)
 
 
@@ -75,6 +82,7 @@ def discover_files(paths: Sequence[str]) -> SourceFiles:
             do = "give a folder, a tar or a pattern that contains images"
             faults.append(Fault(what, path, do))
         sources.items.extend(one.items)
+        sources.roots = one.roots | sources.roots
         sources.problems.extend(one.problems)
     if faults:
         raise UsageError(faults=faults)
@@ -166,12 +174,13 @@ def _add_folder(folder: Path, sources: SourceFiles) -> None:
 def _belongs_to_tars(name: str, present: set[str]) -> bool:
     """Return whether a file is read together with tars: a list of classes or a checksum file."""
     stem, _, suffix = name.rpartition(".")
-    return name in _CLASS_LISTS or (suffix == "json" and f"{stem}.tar" in present)
+    return name in CLASS_LISTS or (suffix == "json" and f"{stem}.tar" in present)
 
 
 def _add_file(path: str, root: str, sources: SourceFiles) -> None:
     if path.lower().endswith(_TAR_SUFFIXES):
         sources.items.append(path)
+        sources.roots[path] = root
     elif (facts := _size_and_mtime(path)) is None:
         sources.problems.append(problem(path, "", "unreadable", "no file behind the name"))
     elif has_image_suffix(path) or _has_image_signature(path):

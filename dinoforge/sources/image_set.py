@@ -1,9 +1,10 @@
 """Random access to images: decoded by position, with keys and classes."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import pyarrow as pa
@@ -13,7 +14,9 @@ from dinoforge.errors import UsageError
 from dinoforge.images import DecodePolicy, Undecodable, decode
 from dinoforge.shards.index import Problem, summarize_reasons
 from dinoforge.shards.reading import RangeReader
+from dinoforge.sources.classes import ClassList
 from dinoforge.sources.listing import list_images
+from dinoforge.sources.numbering import unite_classes
 
 __all__ = ["ImageSet", "open_images"]
 
@@ -21,15 +24,21 @@ __all__ = ["ImageSet", "open_images"]
 class ImageSet:
     """Images by position; can be pickled, without its open files.
 
-    ``table`` has rows of `LISTING_SCHEMA`; ``problems`` are those of files that are not images.
+    ``table`` has rows of `LISTING_SCHEMA`; ``problems`` are those of files that are not images;
+    ``class_lists`` are the lists of classes by class space.
     """
 
     def __init__(
-        self, table: pa.Table, policy: DecodePolicy, problems: Sequence[Problem] = ()
+        self,
+        table: pa.Table,
+        policy: DecodePolicy,
+        problems: Sequence[Problem] = (),
+        class_lists: Mapping[str, ClassList] = MappingProxyType({}),
     ) -> None:
         self.table = table.combine_chunks()
         self.policy = policy
         self.problems = list(problems)
+        self.class_lists = dict(class_lists)
         self._shards = self.table.column("shard").combine_chunks().dictionary_encode()
         self._shard_of = self._shards.indices.to_numpy()
         self._paths: list[str] = self._shards.dictionary.to_pylist()
@@ -66,18 +75,12 @@ class ImageSet:
         return decode(self.read(index), self.policy)
 
     @cached_property
-    def class_names(self) -> list[str]:
-        """Class names in the order of their numbers; empty if no image has one."""
-        return sorted(set(self.table.column("class_name").to_pylist()) - {""})
-
-    @cached_property
     def labels(self) -> NDArray[np.int64]:
-        """Class per image: index into ``class_names`` if any, else the label; -1: none."""
-        if not self.class_names:
-            return self.table.column("label").to_numpy().astype(np.int64)
-        number = {name: at for at, name in enumerate(self.class_names)}
-        names = self.table.column("class_name").to_pylist()
-        return np.array([number.get(name, -1) for name in names], np.int64)
+        """Class per image, one number per class of all class spaces; -1: none.
+
+        Raises a `UsageError` for labels that contradict each other; see `unite_classes`.
+        """
+        return unite_classes([self.table], [self.class_lists]).labels(self.table)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -110,4 +113,5 @@ def open_images(
             where=", ".join(paths),
             do="give a folder, tar or curation run that contains images",
         )
-    return ImageSet(listing.table, policy or DecodePolicy(), listing.problems)
+    policy = policy or DecodePolicy()
+    return ImageSet(listing.table, policy, listing.problems, listing.class_lists)

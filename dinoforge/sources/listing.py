@@ -7,15 +7,25 @@ import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from dinoforge.files import sha256_file, write_atomic
 from dinoforge.shards.index import Problem, ShardImage, UniqueKeys, index_shard
 from dinoforge.shards.tar import readable
+from dinoforge.sources.classes import (
+    NAMES,
+    UNLABELED,
+    ClassList,
+    ImageClass,
+    class_of_folder,
+    class_of_text,
+    find_class_list,
+)
 from dinoforge.sources.discover import ImageFile, SourceFiles, discover_files
 
 __all__ = ["LISTING_SCHEMA", "Listing", "list_files", "list_images"]
@@ -27,8 +37,9 @@ LISTING_SCHEMA = pa.schema(
         ("member", pa.string()),  # name in the tar; "" for an image file
         ("offset", pa.int64()),
         ("size", pa.int64()),
-        ("label", pa.int32()),  # from `.cls`, or the number of the class folder; -1: none
+        ("label", pa.int64()),  # id of the class in its space; -1: none
         ("class_name", pa.string()),  # "" if unknown
+        ("class_space", pa.string()),  # "", names, numbers or list:HASH, see `classes`
     ]
 )
 
@@ -50,6 +61,7 @@ class Listing:
     table: pa.Table
     problems: list[Problem]
     unpacked: list[Path] = field(default_factory=list)  # uncompressed copies that the table names
+    class_lists: dict[str, ClassList] = field(default_factory=dict)  # by class space
 
 
 def list_images(paths: Sequence[str], *, unpacked: Path) -> Listing:
@@ -68,14 +80,11 @@ def list_files(files: SourceFiles, *, unpacked: Path) -> Listing:
     columns: list[list[str | int]] = [[] for _ in LISTING_SCHEMA]
     problems: list[Problem] = list(files.problems)
     copies: list[Path] = []
-    class_names = cache(_class_names)
-    images = (item for item in files.items if isinstance(item, ImageFile))
-    folders = sorted({_class_folder(image) for image in images} - {""})
-    labels = {name: label for label, name in enumerate(folders)}
+    lists = _ClassLists(files)
     keys: dict[str, UniqueKeys] = defaultdict(UniqueKeys)  # by root
     for item in files.items:
         if isinstance(item, ImageFile):
-            _append(columns, _row_of_file(item, labels, keys[item.root]))
+            _append(columns, _row_of_file(item, keys[item.root]))
             continue
         tar = _plain_tar(Path(item), unpacked)
         if tar != Path(item):
@@ -83,11 +92,43 @@ def list_files(files: SourceFiles, *, unpacked: Path) -> Listing:
         index = index_shard(tar)
         # Problems name the source file, which the user knows, not its uncompressed copy.
         problems.extend(entry | {"shard": item} for entry in index.problems)
+        class_of = cache(partial(lists.class_of, item))
         for image in index.images:
-            _append(columns, _row_of_image(image, str(tar), class_names(Path(item).parent)))
+            _append(columns, _row_of_image(image, str(tar), class_of(image.label or "")))
     arrays = [pa.array(c, f.type) for c, f in zip(columns, LISTING_SCHEMA, strict=True)]
     printable = [entry | {"shard": _text(entry["shard"])} for entry in problems]
-    return Listing(pa.table(arrays, schema=LISTING_SCHEMA), printable, copies)
+    table = _with_ids_of_names(pa.table(arrays, schema=LISTING_SCHEMA))
+    return Listing(table, printable, copies, lists.by_space)
+
+
+class _ClassLists:
+    """The lists of classes of tars, each read once, when the first label needs it."""
+
+    def __init__(self, files: SourceFiles) -> None:
+        self.by_space: dict[str, ClassList] = {}
+        self._roots = files.roots
+        self._find = cache(find_class_list)
+
+    def class_of(self, tar: str, text: str) -> ImageClass:
+        if not text:
+            return UNLABELED
+        classes = self._find(Path(tar).parent, Path(self._roots[tar]))
+        image_class = class_of_text(text, classes)
+        if classes is not None and image_class.space == classes.space:
+            self.by_space.setdefault(classes.space, classes)
+        return image_class
+
+
+def _with_ids_of_names(table: pa.Table) -> pa.Table:
+    """Fill in the ids of classes that are identified by name: their order."""
+    is_name = pc.equal(table.column("class_space"), NAMES)
+    names = table.column("class_name")
+    ids = pc.index_in(
+        names, pa.array(sorted(pc.unique(names.filter(is_name)).to_pylist()), pa.string())
+    )
+    at = table.column_names.index("label")
+    labels = pc.if_else(is_name, pc.cast(ids, pa.int64()), table.column("label"))
+    return table.set_column(at, LISTING_SCHEMA.field(at), labels)
 
 
 def _append(columns: list[list[str | int]], row: _Row) -> None:
@@ -103,50 +144,20 @@ def _text(name: str) -> str:
 def _class_folder(image: ImageFile) -> str:
     """Name the class of an image: the first folder below the root; "" without one."""
     parts = Path(image.path).relative_to(image.root).parts
-    return parts[0] if len(parts) > 1 else ""
+    return _text(parts[0]) if len(parts) > 1 else ""
 
 
-def _row_of_file(image: ImageFile, labels: dict[str, int], keys: UniqueKeys) -> _Row:
+def _row_of_file(image: ImageFile, keys: UniqueKeys) -> _Row:
     relative = PurePosixPath(Path(image.path).relative_to(image.root).as_posix())
     key = keys.take(str(relative.with_suffix("")), relative.suffix.removeprefix("."))
-    name = _class_folder(image)
-    return [key, image.path, "", 0, image.size, labels.get(name, -1), name]
+    label, space, name = class_of_folder(_class_folder(image))
+    return [key, image.path, "", 0, image.size, label, name, space]
 
 
-def _row_of_image(image: ShardImage, shard: str, names: Sequence[str]) -> _Row:
+def _row_of_image(image: ShardImage, shard: str, image_class: ImageClass) -> _Row:
     member = image.member
-    label, class_name = -1, ""
-    text = image.label or ""
-    if text.isascii() and text.isdigit():
-        label = int(text)
-        class_name = names[label] if label < len(names) else ""
-    elif text:
-        class_name = text
-        label = names.index(text) if text in names else -1
-    return [image.key, shard, member.name, member.offset, member.size, label, class_name]
-
-
-def _class_names(folder: Path) -> Sequence[str]:
-    """Class names by label for the tars of a folder, from its list of classes; else empty.
-
-    ``classes.txt`` has one name per line, ``classes.tsv`` rows ``label <tab> ... <tab> name``.
-    """
-    names = [line.strip() for line in _lines(folder / "classes.txt") if line.strip()]
-    if names:
-        return names
-    for line in _lines(folder / "classes.tsv"):
-        cells = line.split("\t")
-        if len(cells) < 2 or cells[0] != str(len(names)):
-            return []
-        names.append(cells[-1].strip())
-    return names
-
-
-def _lines(path: Path) -> list[str]:
-    try:
-        return path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError):
-        return []
+    label, space, name = image_class
+    return [image.key, shard, member.name, member.offset, member.size, label, name, space]
 
 
 def _plain_tar(path: Path, unpacked: Path) -> Path:

@@ -99,12 +99,13 @@ def _from_recipe(run: Path | None, key: str, origin: str, cache: Path) -> Chosen
 
     try:
         pool = open_images(paths, cache=cache)
+        order = _evenly(len(pool), pool.labels)
     except (UsageError, OSError) as error:
         _log.warning("no feature maps of the %s: %s", origin, error)
         return [], []
     names = pool.table.column("key").to_pylist()
     keys, images = [], []
-    for at in _evenly(len(pool), pool.labels):
+    for at in order:
         try:
             images.append(pool.decode(at))
         except Undecodable:

@@ -1,53 +1,109 @@
+import io
 import logging
 import shutil
-from types import SimpleNamespace
+import tarfile
+from contextlib import nullcontext
 
 import numpy as np
-import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
-from dinoforge.evaluation.config import EvaluationConfig
-from dinoforge.evaluation.data import hold_out, match_classes, open_data
-
-
-def images(names, labels=None):
-    """Stands in for an `ImageSet` with these class names by image."""
-    numbered = sorted(set(names) - {""})
-    own = [numbered.index(name) if name else -1 for name in names]
-    column = labels if labels is not None else own
-    return SimpleNamespace(
-        class_names=numbered,
-        labels=np.array(own if numbered else column, np.int64),
-        table=pa.table({"label": pa.array(column, pa.int32())}),
-    )
+from dinoforge.errors import UsageError
+from dinoforge.evaluation.config import ClassesConfig, EvaluationConfig
+from dinoforge.evaluation.data import hold_out, open_data
 
 
-def test_classes_meet_by_name_however_each_set_numbers_them():
-    train = images(["ant", "bee", "cat", "bee"])
-    test = images(["cat", "bee", ""])
-    labels, test_labels, strangers = match_classes(train, test)
-    assert labels.tolist() == [0, 1, 2, 1]
-    assert test_labels.tolist() == [2, 1, -1]
-    assert strangers == {}
+def write_set(folder, classes, names=None, kind="tar"):
+    """Write one small image per class: into a tar with .cls, or into class folders."""
+    folder.mkdir(parents=True)
+    with tarfile.open(folder / "x.tar", "w") if kind == "tar" else nullcontext() as tar:
+        for number, name in enumerate(classes):
+            file = io.BytesIO()
+            Image.effect_noise((12, 12), 90).save(file, "PNG")
+            if tar is None:
+                (folder / name).mkdir(exist_ok=True)
+                (folder / name / f"{number}.png").write_bytes(file.getvalue())
+                continue
+            members = {"png": file.getvalue(), "cls": str(name).encode()}
+            for extension, data in members.items():
+                entry = tarfile.TarInfo(f"{number:03d}.{extension}")
+                entry.size = len(data)
+                tar.addfile(entry, io.BytesIO(data))
+    if names is not None:
+        (folder / "classes.txt").write_text("".join(f"{name}\n" for name in names))
+    return str(folder)
 
 
-def test_a_class_that_the_bank_has_not_is_a_class_of_its_own():
-    labels, test_labels, strangers = match_classes(images(["bee"]), images(["ant", "bee", "cow"]))
-    assert labels.tolist() == [0]
-    assert test_labels.tolist() == [1, 0, 2]
-    assert strangers == {1: "ant", 2: "cow"}
+def opened(tmp_path, **more):
+    paths = {"train": [str(tmp_path / "train")], "test": [str(tmp_path / "test")]}
+    return open_data(EvaluationConfig(**paths, **more), tmp_path / "cache")
 
 
-def test_numbers_are_compared_where_one_set_has_no_names():
-    # By name "cat" is class 0 of its set; its label in the file is 7.
-    train = images(["", "", ""], labels=[7, 3, -1])
-    test = images(["cat", "dog"], labels=[7, 9])
-    labels, test_labels, strangers = match_classes(train, test)
-    assert labels.tolist() == [7, 3, -1]
-    assert test_labels.tolist() == [7, 9]
-    assert strangers == {9: "9"}
+def matches(data):
+    """For every test image, the positions of the bank's images of its class."""
+    return [np.flatnonzero(data.bank.labels == at).tolist() for at in data.test.labels]
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "matched"),
+    [
+        # (classes, list), a dict: class folders
+        (([1, 0], None), ([0, 1, 7], None), [[1], [0], []]),
+        (([10, 9], None), ({"9", "10"}, None), [[0], [1]]),
+        (({"10", "9"}, None), ([9, 10], None), [[1], [0]]),
+        (({"007", "b"}, None), ([7], None), [[0]]),
+        (([5_000_000_000, 3], None), ([5_000_000_000, -1], None), [[0], []]),
+        (([0, 1], ["cat", "dog"]), ({"dog"}, None), [[1]]),
+        (([0, 1], ["cat", "dog"]), ([0, 1], ["dog", "cat"]), [[1], [0]]),
+        (([0, 1], ["cat", "dog"]), ([0, 1], None), [[0], [1]]),
+        (([1, 0], None), ([0, 1], ["cat", "dog"]), [[1], [0]]),
+        (([0, 1, 2], ["crane", "dog", "crane"]), ([2, 0], ["crane", "dog", "crane"]), [[2], [0]]),
+        ((["cat", "dog"], None), ({"dog", "cow"}, None), [[], [1]]),
+    ],
+)
+def test_bank_and_test_images_meet_by_class(tmp_path, train, test, matched):
+    for part, (classes, names) in (("train", train), ("test", test)):
+        kind = "folders" if isinstance(classes, set) else "tar"
+        write_set(tmp_path / part, sorted(classes) if kind == "folders" else classes, names, kind)
+    assert matches(opened(tmp_path)) == matched
+
+
+def test_sources_with_and_without_names_lose_no_label(tmp_path):
+    train = [
+        write_set(tmp_path / "numbers", [0, 1]),
+        write_set(tmp_path / "folders", ["bird", "fish"], kind="folders"),
+    ]
+    from dinoforge.evaluation.config import SplitConfig
+
+    split = SplitConfig(mode="leave_one_out")
+    data = open_data(EvaluationConfig(train=train, split=split), tmp_path / "cache")
+    assert len(set(data.bank.labels.tolist()) - {-1}) == 4
+
+
+def test_no_common_class_is_an_error_that_names_both_sets(tmp_path):
+    write_set(tmp_path / "train", ["cat", "dog"], kind="folders")
+    write_set(tmp_path / "test", [0, 1])
+    with pytest.raises(UsageError) as caught:
+        opened(tmp_path)
+    for part in (
+        f"cat, dog (names in {tmp_path}/train/cat/0.png)",
+        f"0, 1 (numbers in {tmp_path}/test/x.tar)",
+        "classes.test",
+    ):
+        assert part in str(caught.value)
+
+
+def test_a_recipe_maps_classes_and_the_records_change_their_name(tmp_path):
+    write_set(tmp_path / "train", ["cat", "dog"], kind="folders")
+    write_set(tmp_path / "test", [0, 1, 255])
+    maps = ({"0": "cat", "1": "dog", "255": ""}, {"0": "dog", "1": "cat", "*": ""})
+    data = [opened(tmp_path, classes=ClassesConfig(test=renames)) for renames in maps]
+    assert [matches(d) for d in data] == [[[0], [1], []], [[1], [0], []]]
+    assert data[0].fingerprint != data[1].fingerprint
+    with pytest.raises(UsageError, match=r"no class `cta` - `classes\.train`"):
+        opened(tmp_path, classes=ClassesConfig(train={"cta": "cat"}))
 
 
 @given(st.lists(st.integers(-1, 3), max_size=40), st.floats(0.01, 0.99), st.integers(0, 5))
@@ -124,14 +180,12 @@ def test_test_classes_that_are_not_in_the_bank_are_reported(pictures, tmp_path, 
             EvaluationConfig(train=[str(bank)], test=[str(pictures / "test")]), tmp_path
         )
     assert "7 test images belong to classes that the bank lacks: green" in caplog.text
-    assert not np.isin(2, data.bank.labels)
-    assert (data.test.labels == 2).sum() == 7
+    assert not np.isin(1, data.bank.labels)
+    assert (data.test.labels == 1).sum() == 7
 
 
 @pytest.mark.parametrize("missing", ["train", "test"])
 def test_a_missing_folder_is_named(pictures, tmp_path, missing):
-    from dinoforge.errors import UsageError
-
     paths = {"train": [str(pictures / "bank")], "test": [str(pictures / "test")]}
     paths[missing] = [str(tmp_path / "nowhere")]
     with pytest.raises(UsageError, match="nowhere"):

@@ -45,6 +45,13 @@ def test_equal_votes_go_to_the_smaller_class():
     assert knn_classify(result, np.array([4, 2]), ks=[2], temperature=0.07)[2].tolist() == [2]
 
 
+def test_votes_are_as_wide_as_the_bank_has_classes():
+    result = Neighbors(np.array([[0, 1, 2]]), np.array([[0.9, 0.5, 0.4]], np.float32))
+    labels = np.array([5_000_000_000, 2**62, 2**62])
+    predicted = knn_classify(result, labels, ks=[1, 3], temperature=10.0)
+    assert {k: v.tolist() for k, v in predicted.items()} == {1: [5_000_000_000], 3: [2**62]}
+
+
 def test_equal_similarity_goes_to_the_smaller_index():
     bank = np.repeat(vectors(1, 8, 0), 70, axis=0)
     result = find_neighbors(bank, bank[:2] * 3, k=5)

@@ -14,6 +14,7 @@ from PIL import Image
 
 from dinoforge.errors import UsageError
 from dinoforge.images import Undecodable
+from dinoforge.sources.discover import discover_files
 from dinoforge.sources.image_set import open_images
 from dinoforge.sources.listing import list_images
 
@@ -72,6 +73,27 @@ def test_images_of_one_stem_have_keys_of_their_own(tmp_path):
         put(tmp_path / "pool" / name, png())
     keys = [key for (key,) in rows(listed(tmp_path, tmp_path / "pool"), "key")]
     assert keys == ["a.2019.01", "a.2019.02", "a", "a.png", "a.v1", "a.v2", "b/a"]
+
+
+def test_a_class_is_listed_with_the_space_that_it_belongs_to(tmp_path):
+    samples = {"0": b"1", "1": b"", "2": b"-1", "3": b"owl", "4": b"x" * 300, "5": b"bird"}
+    members = [(f"{k}.{e}", d) for k, c in samples.items() for e, d in (("cls", c), ("png", png()))]
+    put(tmp_path / "listed/sub/x.tar", tar_of(members))
+    put(tmp_path / "listed/classes.txt", b"bird\ncat\n")
+    put(tmp_path / "bare.tar", tar_of(members))
+    for name in ("cat/1.png", "-1/2.png", "cafe\u0301/3.png", "loose.png"):
+        put(tmp_path / "folders" / name, png())
+    listing = listed(tmp_path, *(tmp_path / name for name in ("listed", "bare.tar", "folders")))
+    (space,) = listing.class_lists
+    assert rows(listing, "label", "class_name", "class_space") == [
+        *((1, "cat", space), (-1, "", ""), (-1, "", ""), (3, "owl", "names"), (-1, "", "")),
+        (0, "bird", space),
+        *((1, "", "numbers"), (-1, "", ""), (-1, "", ""), (3, "owl", "names"), (-1, "", "")),
+        (0, "bird", "names"),
+        *((-1, "", ""), (-1, "", ""), (1, "caf\u00e9", "names"), (2, "cat", "names")),
+    ]
+    reasons = [entry["reason"] for entry in listing.problems]
+    assert sorted(reasons) == ["long_label"] * 2 + ["no_label"] * 4
 
 
 def test_samples_of_tars_have_labels_and_names_from_the_list_beside(tmp_path):
@@ -164,6 +186,15 @@ def test_no_images_at_all_shows_why(tmp_path):
     put(tmp_path / "x.tar", b"no tar")
     with pytest.raises(UsageError, match=r"no images \(1 not_a_tar\)"):
         open_images([str(tmp_path / "x.tar")], cache=tmp_path / "cache")
+
+
+def test_an_edited_list_of_classes_is_a_change_of_the_source(tmp_path):
+    put(tmp_path / "a/x.tar", tar_of(SIX))
+    marks = []
+    for names in (b"", b"cat\ndog\n", b"cat\nowl\n"):
+        put(tmp_path / "classes.txt", names)
+        marks.append(discover_files([str(tmp_path)]).fingerprint())
+    assert len(set(marks)) == 3
 
 
 def test_the_content_has_one_fingerprint_wherever_it_lies(tmp_path):

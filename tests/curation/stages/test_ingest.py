@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import tarfile
+import zlib
 
 import numpy as np
 import pool as pools
@@ -14,9 +15,11 @@ from PIL import Image
 from dinoforge.config import load_config
 from dinoforge.curation.config import CurationConfig
 from dinoforge.errors import UsageError
+from dinoforge.shards.reading import read_samples
+from dinoforge.sources.image_set import open_images
 from dinoforge.tables import read_tables
 
-PLAIN = ("filter.min_std=0", "duplicates.threshold=1", "filter.min_side=8")
+PLAIN = ("filter.min_std=0", "duplicates.threshold=1", "filter.min_side=8", "export.order=id")
 
 
 def png(number):
@@ -36,18 +39,23 @@ def photos(tmp_path):
     return tmp_path / "photos"
 
 
-def tar_of(path, labels):
+def tar_of(path, labels, names=None):
+    """Write a tar with one image per label, and the list of classes beside it."""
+    path.parent.mkdir(exist_ok=True)
+    if names is not None:
+        (path.parent / "classes.txt").write_text("".join(f"{name}\n" for name in names))
     with tarfile.open(path, "w") as tar:
         for number, label in enumerate(labels):
-            for name, data in (("png", png(100 + number)), ("cls", str(label).encode())):
+            image = png(zlib.crc32(str(path).encode()) + number)
+            for name, data in (("png", image), ("cls", str(label).encode())):
                 entry = tarfile.TarInfo(f"{number:04d}.{name}")
                 entry.size = len(data)
                 tar.addfile(entry, io.BytesIO(data))
 
 
-def run(tmp_path, sources, *more, name="run"):
+def run(tmp_path, sources, *more, name="run", **how):
     given = [f"sources={json.dumps(sources)}", f"out={tmp_path / name}", *PLAIN, *more]
-    summary = pools.curated(load_config(CurationConfig, None, given))
+    summary = pools.curated(load_config(CurationConfig, None, given), **how)
     return summary, pools.ledger(tmp_path / name)
 
 
@@ -104,9 +112,7 @@ def test_limits_take_so_many_and_leave_the_others_to_the_next_source(photos, tmp
 
 
 def test_no_class_number_means_two_things_where_folders_and_tars_meet(photos, tmp_path):
-    (tmp_path / "tars").mkdir()
-    tar_of(tmp_path / "tars/x.tar", [0, 1, 2])
-    (tmp_path / "tars/classes.txt").write_text("bird\ncat\nboat\n")
+    tar_of(tmp_path / "tars/x.tar", [0, 1, 2], ["bird", "cat", "boat"])
     sources = [{"role": "pool", "paths": [str(tmp_path / "tars"), str(photos)]}]
     summary, rows = run(tmp_path, sources)
     labels = {row["key"]: row["label"] for row in rows}
@@ -115,6 +121,101 @@ def test_no_class_number_means_two_things_where_folders_and_tars_meet(photos, tm
     assert {labels[f"dog/{n}"] for n in range(4, 10)} == {3}
     assert (tmp_path / "run/shards/classes.txt").read_text() == "bird\ncat\nboat\ndog\n"
     assert summary.problems == {}
+
+
+def exported(folder):
+    """Class numbers in the shards by key in the source, and the names in the list beside them."""
+    numbers = {}
+    for tar in sorted((folder / "shards").glob("*.tar")):
+        for _, members in read_samples(tar):
+            notes = json.loads(members["json"])
+            numbers[notes["source"], notes["key"]] = int(members.get("cls", b"-1"))
+    lists = sorted((folder / "shards").glob("classes.*"))
+    assert len(lists) < 2
+    listed = lists[0].read_text().splitlines() if lists else []
+    if lists and lists[0].suffix == ".tsv":
+        return numbers, {int(number): name for number, name in (row.split("\t") for row in listed)}
+    return numbers, dict(enumerate(listed))
+
+
+def test_lists_of_several_sources_share_no_number(tmp_path):
+    tar_of(tmp_path / "a/a.tar", [0, 1], ["cat", "dog"])
+    tar_of(tmp_path / "b/b.tar", [0, 1, 2], ["bird", "dog", "fish"])
+    sources = [{"paths": [str(tmp_path / name)], "name": name} for name in "ab"]
+    _, rows = run(tmp_path, sources)
+    numbers, names = exported(tmp_path / "run")
+    assert list(numbers.values()) == [row["label"] for row in rows] == [0, 1, 2, 1, 3]
+    assert names == {0: "cat", 1: "dog", 2: "bird", 3: "fish"}
+    spaces = [row["class_space"] for row in rows]
+    assert len(set(spaces)) == 2
+    assert all(space.startswith("list:") for space in spaces)
+
+
+def test_the_shards_of_one_list_keep_its_numbers_and_all_its_names(tmp_path):
+    tar_of(tmp_path / "a/a.tar", [2, 0, 2], ["crane", "dog", "crane", "cow"])
+    run(tmp_path, [{"paths": [str(tmp_path / "a")]}])
+    numbers, names = exported(tmp_path / "run")
+    assert list(numbers.values()) == [2, 0, 2]
+    assert names == {0: "crane", 1: "dog", 2: "crane", 3: "cow"}
+
+
+def test_numbers_alone_stay_and_beside_names_they_are_listed_with_gaps(photos, tmp_path):
+    tar_of(tmp_path / "b/b.tar", [5_000_000_000, -1, 7])
+    bare = {"paths": [str(tmp_path / "b")], "name": "bare"}
+    run(tmp_path, [bare])
+    numbers, names = exported(tmp_path / "run")
+    assert (list(numbers.values()), names) == ([5_000_000_000, -1, 7], {})
+    more = [bare, {"paths": [str(photos)], "name": "photos"}]
+    _, rows = run(tmp_path, more, on_change="update")
+    numbers, names = exported(tmp_path / "run")
+    listed = {7: "7", 5_000_000_000: "5000000000", 5_000_000_001: "cat", 5_000_000_002: "dog"}
+    assert names == listed
+    assert list(numbers.values()) == [row["label"] for row in rows]
+    # Without names again: no list of the earlier recipe stays beside the shards.
+    run(tmp_path, [bare], on_change="update")
+    assert exported(tmp_path / "run")[1] == {}
+
+
+def test_what_is_exported_is_read_back_with_the_same_classes(tmp_path):
+    names = ("cat", "a\nb", "cafe\u0301", "10", "caf\u00e9", " x\u2028y")
+    for number, name in enumerate(names):
+        path = tmp_path / f"photos/{name}/{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(png(number))
+    tar_of(tmp_path / "b/b.tar", [1, 0], ["\ufeffowl", "cat"])
+    run(
+        tmp_path, [{"paths": [str(tmp_path / name) for name in ("photos", "b")]}], "export.order=id"
+    )
+    numbers, names = exported(tmp_path / "run")
+    assert sorted(names.values()) == sorted(["10", "a\\nb", "caf\u00e9", "cat", "owl", "x\\u2028y"])
+    images = open_images([str(tmp_path / "run")], cache=tmp_path / "cache")
+    assert images.labels.tolist() == list(numbers.values())
+    assert [names[at] for at in images.labels.tolist()] == images.table.column(
+        "class_name"
+    ).to_pylist()
+    by_key = {key: at for (_, key), at in numbers.items()}
+    assert by_key["cafe\u0301/2"] == by_key["caf\u00e9/4"]
+    assert by_key["cat/0"] == by_key["0000"]
+
+
+def test_a_recipe_renames_the_classes_of_a_source(photos, tmp_path):
+    tar_of(tmp_path / "b/b.tar", [0, 1, 255])
+    renames = {"0": "dog", "255": ""}
+    sources = [{"paths": [str(photos)]}, {"paths": [str(tmp_path / "b")], "classes": renames}]
+    _, rows = run(tmp_path, sources)
+    labels = {row["key"]: row["label"] for row in rows}
+    assert [labels[f"{n:04d}"] for n in range(3)] == [labels["dog/5"], 1, -1]
+    sources[1]["classes"] = {"7": "dog"}
+    with pytest.raises(UsageError, match=r"no class `7` - `sources\[1\].classes` - .*: 0, 1, 255"):
+        run(tmp_path, sources, name="other")
+
+
+def test_a_label_outside_its_list_names_the_tar_and_the_list(tmp_path):
+    tar_of(tmp_path / "a/a.tar", [1, 2], ["cat", "dog"])
+    with pytest.raises(
+        UsageError, match=r"not in the list of classes: 2 - .*a\.tar, .*a/classes\.txt"
+    ):
+        run(tmp_path, [{"paths": [str(tmp_path / "a")]}])
 
 
 def test_a_curation_run_is_a_source_and_an_unfinished_one_is_not(photos, tmp_path):

@@ -1,0 +1,184 @@
+"""Classes of images: which class space the label of an image belongs to, and lists of classes.
+
+A class is (class space, id, name). The spaces: a list of classes beside tars, identified by its
+content; ``names``, where the name itself is the identity (class folders, the text of a ``.cls``);
+``numbers`` (the number in a ``.cls`` without a list). Ids of different spaces are never compared;
+how classes of several spaces meet is decided in `dinoforge.sources.numbering`.
+"""
+
+import re
+import unicodedata
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from dinoforge.errors import Fault
+from dinoforge.files import decode_text, hash_json
+
+__all__ = [
+    "CLASS_LISTS",
+    "NAMES",
+    "NUMBERS",
+    "UNLABELED",
+    "ClassList",
+    "ImageClass",
+    "class_of_folder",
+    "class_of_text",
+    "clean_name",
+    "find_class_list",
+    "parse_label",
+]
+
+CLASS_LISTS = ("classes.txt", "classes.tsv")  # the first that is there and not empty is used
+
+NAMES = "names"
+NUMBERS = "numbers"
+
+_LARGEST = (1 << 63) - 1
+_NUMBER = re.compile(r"([+-]?)([0-9]{1,300})(\.0*)?")
+_OUTSIDE = re.compile("^[\\s\ufeff\0]+|[\\s\ufeff\0]+$")
+_UNPRINTABLE = re.compile("[\0-\x1f\x7f-\x9f\u2028\u2029]")
+_LINE_END = re.compile("\r\n|\n|\r")
+
+
+class ImageClass(NamedTuple):
+    """The class of an image: id in its space (-1: none), the space ("": none), the name."""
+
+    label: int
+    space: str
+    name: str  # "": a number without a name
+
+
+UNLABELED = ImageClass(-1, "", "")
+
+
+@dataclass(frozen=True)
+class ClassList:
+    """A ``classes.txt`` or ``classes.tsv``: names by id; equal lists are one space."""
+
+    space: str  # ``list:`` and 8 hex digits of its content
+    path: str
+    names: Mapping[int, str] = field(default_factory=dict)
+    fault: Fault | None = None  # why it cannot be used
+
+    def only_id(self, name: str) -> int | None:
+        """Return the id of a name; None unless exactly one class has it."""
+        ids = [number for number, other in self.names.items() if other == name]
+        return ids[0] if len(ids) == 1 else None
+
+
+def clean_name(text: str) -> str:
+    r"""Return the form of a name that identifies a class.
+
+    Unicode form NFC, without a byte order mark, white space and NUL at the ends; control characters
+    inside become ``\n`` or ``\x07``, so that a name is one line of a list.
+    """
+    name = _OUTSIDE.sub("", unicodedata.normalize("NFC", text))
+    return _UNPRINTABLE.sub(lambda m: m[0].encode("unicode_escape").decode("ascii"), name)
+
+
+def parse_label(text: str) -> int | str | None:
+    """Read the text of a ``.cls``: a number, a name, or None for no label.
+
+    Negative numbers and empty texts are no labels; ``+3``, ``003`` and ``3.0`` are the number 3.
+    What is no int64 in ASCII digits is a name.
+    """
+    name = clean_name(text)
+    match = _NUMBER.fullmatch(name)
+    if match is None:
+        return name or None
+    number = int(match[1] + match[2])
+    if number < 0:
+        return None
+    return number if number <= _LARGEST else name
+
+
+def class_of_folder(name: str) -> ImageClass:
+    """Return the class of the images in a class folder; none for ``-1``, as in a ``.cls``."""
+    if parse_label(name) is None:
+        return UNLABELED
+    return ImageClass(-1, NAMES, clean_name(name))
+
+
+def class_of_text(text: str, classes: ClassList | None) -> ImageClass:
+    """Return the class that the text of a ``.cls`` names, with the list of its tar if any."""
+    label = parse_label(text)
+    if label is None:
+        return UNLABELED
+    if isinstance(label, int):
+        if classes is None:
+            return ImageClass(label, NUMBERS, "")
+        return ImageClass(label, classes.space, classes.names.get(label, ""))
+    listed = classes.only_id(label) if classes is not None else None
+    if classes is None or listed is None:
+        return ImageClass(-1, NAMES, label)
+    return ImageClass(listed, classes.space, label)
+
+
+def find_class_list(folder: Path, root: Path) -> ClassList | None:
+    """Read the list of classes for the tars in ``folder``: the nearest one from it up to ``root``.
+
+    A list that cannot be used has a ``fault``: whoever needs the classes reports it.
+    """
+    for here in (folder, *folder.parents):
+        for name in CLASS_LISTS:
+            classes = _read_list(here / name)
+            if classes is not None:
+                return classes
+        if here == root:
+            break
+    return None
+
+
+def _read_list(path: Path) -> ClassList | None:
+    """Read a list; None if it is missing or empty."""
+    try:
+        raw = path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        what = f"list of classes unreadable: {error.strerror or error}"
+        return _unusable(path, what, "make it readable")
+    try:
+        lines = _LINE_END.split(decode_text(raw))
+    except UnicodeDecodeError:
+        return _unusable(path, "list of classes is not UTF-8 text", "save it as UTF-8")
+    while lines and not clean_name(lines[-1]):
+        lines.pop()
+    if not lines:
+        return None
+    try:
+        names = _tab_separated(lines) if path.suffix == ".tsv" else _one_per_line(lines)
+    except ValueError as error:
+        return _unusable(path, f"list of classes: {error}", "fix the list")
+    return ClassList(f"list:{hash_json(sorted(names.items()))[:8]}", str(path), names)
+
+
+def _unusable(path: Path, what: str, do: str) -> ClassList:
+    return ClassList(f"list:{hash_json(str(path))[:8]}", str(path), {}, Fault(what, str(path), do))
+
+
+def _one_per_line(lines: list[str]) -> dict[int, str]:
+    names = {number: clean_name(line) for number, line in enumerate(lines)}
+    blank = next((number for number, name in names.items() if not name), None)
+    if blank is not None:
+        # Tools disagree on whether such a line has a number.
+        raise ValueError(f"line {blank + 1} is blank, so the numbers below it are ambiguous")
+    return names
+
+
+def _tab_separated(lines: list[str]) -> dict[int, str]:
+    """Read rows ``number <tab> ... <tab> name``, in any order."""
+    names: dict[int, str] = {}
+    for at, line in enumerate(lines, start=1):
+        if not clean_name(line):
+            continue
+        cells = [clean_name(cell) for cell in line.split("\t")]
+        number, name = parse_label(cells[0]), cells[-1]
+        if not isinstance(number, int) or len(cells) < 2 or not name:
+            raise ValueError(f"line {at} is not `number<TAB>name`")
+        if number in names:
+            raise ValueError(f"line {at} repeats the number {number}")
+        names[number] = name
+    return names

@@ -1,0 +1,351 @@
+"""One numbering for the classes of several class spaces, and renaming of classes by a recipe.
+
+The rules are in docs/decisions/0014-class-spaces.md. Classes that no rule brings together stay
+apart; what the rules cannot decide is an error that names both spaces.
+"""
+
+import itertools
+import logging
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from dinoforge.errors import Fault, UsageError
+from dinoforge.sources.classes import (
+    NAMES,
+    NUMBERS,
+    UNLABELED,
+    ClassList,
+    ImageClass,
+    clean_name,
+    parse_label,
+)
+
+__all__ = ["Member", "Numbering", "describe_classes", "rename_classes", "unite_classes"]
+
+_log = logging.getLogger(__name__)
+
+_SHOWN = 4  # examples in messages
+
+
+class Member(NamedTuple):
+    """A class of one space, under its number in a `Numbering`."""
+
+    number: int
+    space: str
+    label: int  # -1 in the space of names
+    name: str
+
+
+@dataclass(frozen=True)
+class Numbering:
+    """Numbers of classes; ``members`` of several spaces may share one."""
+
+    members: Sequence[Member]
+
+    @property
+    def names(self) -> dict[int, str]:
+        """Name by number, ascending, as in the first space; empty if all are just numbers."""
+        names: dict[int, str] = {}
+        if all(member.space == NUMBERS for member in self.members):
+            return names
+        for member in self.members:
+            names.setdefault(member.number, member.name)
+        return dict(sorted(names.items()))
+
+    def labels(self, table: pa.Table) -> NDArray[np.int64]:
+        """Return the number of the class of every row of a listing; -1: none."""
+        numbers = {_key(m.space, m.label, m.name): m.number for m in self.members}
+        keys = _keys(table)
+        each = [numbers.get(key, -1) for key in keys.dictionary.to_pylist()]
+        return np.array(each, np.int64)[keys.indices.to_numpy()]
+
+
+class _Use(NamedTuple):
+    """A class that images have, or that a list has."""
+
+    space: str
+    label: int
+    name: str
+    where: str  # the first file that has it, or the list
+
+
+def unite_classes(
+    tables: Sequence[pa.Table], class_lists: Sequence[Mapping[str, ClassList]]
+) -> Numbering:
+    """Find one number for each class of some listings, the same in all of them.
+
+    ``class_lists`` holds the lists that each table refers to, by class space; the first one in
+    use keeps its own numbers.
+
+    Raises
+    ------
+    UsageError
+        If a list cannot be used, a label is not in its list, numbers could belong to several
+        lists, or a name could be several classes of another space.
+    """
+    lists: dict[str, ClassList] = {}
+    for some in class_lists:
+        lists |= {space: classes for space, classes in some.items() if space not in lists}
+    uses = _uses(tables)
+    spaces = {use.space for use in uses}
+    used_lists = [classes for space, classes in lists.items() if space in spaces]
+    _check(uses, used_lists)
+    union = _Union()
+    for classes in used_lists:
+        union.add_list(classes, {use.label for use in uses if use.space == classes.space})
+    numbers = {use.label for use in uses if use.space == NUMBERS}
+    union.add_numbers(numbers, used_lists[0] if used_lists else None)
+    names = {use.name: use.where for use in uses if use.space == NAMES}
+    union.add_names(names, are_numbers=bool(numbers) or not used_lists)
+    if len(spaces) > 1:
+        count = len(union.used)
+        _log.info("%d classes of %d class spaces: %s", count, len(spaces), _describe(uses, lists))
+    return Numbering(union.members)
+
+
+def describe_classes(table: pa.Table, lists: Mapping[str, ClassList]) -> str:
+    """Name some classes of a listing and where each space comes from, for messages."""
+    return _describe(_uses([table]), lists)
+
+
+def rename_classes(
+    table: pa.Table, lists: Mapping[str, ClassList], renames: Mapping[str, str], key: str
+) -> pa.Table:
+    """Apply the renames of a recipe to a listing.
+
+    ``renames`` maps a name, or the number of a class in its list or its ``.cls``, to a name or a
+    number; to "" for no class. ``*`` stands for all other classes. ``key`` is the recipe key.
+
+    Raises
+    ------
+    UsageError
+        If a class is not there, or a name stands for several classes of a list.
+    """
+    if not renames:
+        return table
+    uses = _uses([table])
+    spaces = {use.space for use in uses}
+    listed = [
+        _Use(space, label, name, classes.path)
+        for space, classes in lists.items()
+        if space in spaces
+        for label, name in classes.names.items()
+    ]
+    targets: dict[str, ImageClass] = {}
+    faults: list[Fault] = []
+    for old, new in renames.items():
+        if old != "*":
+            called, fault = _called(clean_name(old), [*listed, *uses], key)
+            targets |= dict.fromkeys(called, _target(new))
+            faults += [fault] if fault is not None else []
+    if faults:
+        raise UsageError(faults=faults)
+    keys = _keys(table)
+    others = _target(renames["*"]) if "*" in renames else None
+    each = [targets.get(k, others if k else None) for k in keys.dictionary.to_pylist()]
+    is_new = pa.array([new is not None for new in each]).take(keys.indices)
+    for at, name in enumerate(("label", "class_space", "class_name")):
+        column = table.column(name)
+        values = pa.array([(new or UNLABELED)[at] for new in each], column.type)
+        changed = pc.if_else(is_new, values.take(keys.indices), column)
+        table = table.set_column(table.column_names.index(name), name, changed)
+    return table
+
+
+def _called(name: str, uses: Sequence[_Use], key: str) -> tuple[set[str], Fault | None]:
+    """Find the classes with a name or, in spaces where none has it, with that number."""
+    classes: set[str] = set()
+    for space in dict.fromkeys(use.space for use in uses):
+        own = [use for use in uses if use.space == space]
+        by_name = {use.label for use in own if use.name == name}
+        if len(by_name) > 1 and space != NAMES:
+            what = f"`{name}` is the name of several classes of {own[0].where}"
+            return set(), Fault(what, f"`{key}`", f"give a number: {_some(sorted(by_name))}")
+        wanted = [
+            use
+            for use in own
+            if use.name == name or (not by_name and space != NAMES and str(use.label) == name)
+        ]
+        classes |= {_key(*use[:3]) for use in wanted}
+    if classes:
+        return classes, None
+    known = _some(dict.fromkeys(use.name or use.label for use in uses)) or "no image has a class"
+    return set(), Fault(f"there is no class `{name}`", f"`{key}`", f"choose from: {known}")
+
+
+def _target(text: str) -> ImageClass:
+    label = parse_label(text)
+    if label is None:
+        return UNLABELED
+    if isinstance(label, int):
+        return ImageClass(label, NUMBERS, "")
+    return ImageClass(-1, NAMES, label)
+
+
+class _Union:
+    """Members so far; class spaces are added one after the other."""
+
+    def __init__(self) -> None:
+        self.members: list[Member] = []
+        self.used: set[int] = set()  # numbers of classes that images have
+        self._taken: set[int] = set()
+        self._largest = -1
+        self._listed: dict[str, set[int]] = {}  # numbers of the listed classes of a name
+        self._paths: list[str] = []  # of the lists
+
+    def add_list(self, classes: ClassList, used: set[int]) -> None:
+        """Add a list: the first one whole, with its own ids; of others the classes in use."""
+        is_first = not self._paths
+        twins = Counter(classes.names.values())
+        matched = {  # before any is added: classes of one list are never one
+            label: self._listed_number(name, classes.path, is_single=twins[name] == 1)
+            for label, name in sorted(classes.names.items())
+            if not is_first and label in used
+        }
+        for label, name in sorted(classes.names.items()):
+            if not is_first and label not in used:
+                continue
+            number = label if is_first else matched[label]
+            member = Member(self._free() if number is None else number, classes.space, label, name)
+            self._add(member, is_used=label in used)
+            self._listed.setdefault(name, set()).add(member.number)
+        self._paths.append(classes.path)
+
+    def add_numbers(self, numbers: set[int], classes: ClassList | None) -> None:
+        """Add numbers without a list: ids of the only list, or themselves."""
+        for label in sorted(numbers):
+            name = classes.names[label] if classes is not None else str(label)
+            self._add(Member(label, NUMBERS, label, name))
+
+    def add_names(self, names: Mapping[str, str], *, are_numbers: bool) -> None:
+        """Add names with the files that have them; ``are_numbers``: 10 and 007 are numbers."""
+        numbers = {name: self._listed_number(name, where) for name, where in names.items()}
+        if are_numbers:
+            free = [name for name, number in numbers.items() if number is None]
+            numbers |= dict(self._decimal_numbers(free, names))
+        for name in sorted(names, key=lambda name: (numbers[name] is None, name)):
+            number = numbers[name]
+            self._add(Member(self._free() if number is None else number, NAMES, -1, name))
+
+    def _listed_number(self, name: str, where: str, *, is_single: bool = True) -> int | None:
+        """Return the number of the listed class of this name; None for a class of its own."""
+        same = self._listed.get(name, set())
+        if len(same) == 1 and is_single:
+            return next(iter(same))
+        # Classes of one name that no image has do no harm.
+        if not self.used.isdisjoint(same):
+            what = f"class `{name}` could be several classes: numbers {_some(sorted(same))}"
+            raise _ambiguous(what, f"{where}, {', '.join(self._paths)}")
+        return None
+
+    def _decimal_numbers(
+        self, free: Sequence[str], where: Mapping[str, str]
+    ) -> Iterator[tuple[str, int]]:
+        values: dict[int, list[str]] = {}
+        for name in free:
+            value = parse_label(name)
+            if isinstance(value, int) and (value in self._taken or not self._paths):
+                values.setdefault(value, []).append(name)
+        for value, same in values.items():
+            if len(same) == 1:
+                yield same[0], value
+            elif value in self._taken:
+                what = f"number {value} could be several classes: {_some(sorted(same))}"
+                raise _ambiguous(what, ", ".join(where[name] for name in same))
+
+    def _add(self, member: Member, *, is_used: bool = True) -> None:
+        self.members.append(member)
+        self._taken.add(member.number)
+        self._largest = max(self._largest, member.number)
+        if is_used:
+            self.used.add(member.number)
+
+    def _free(self) -> int:
+        """Return the number after the largest; the smallest free one at the end of int64."""
+        if self._largest < (1 << 63) - 1:
+            return self._largest + 1
+        return next(n for n in itertools.count() if n not in self._taken)
+
+
+def _check(uses: Sequence[_Use], lists: Sequence[ClassList]) -> None:
+    """Report unusable lists, labels that are not in a list, and numbers of unclear lists."""
+    faults = [classes.fault for classes in lists if classes.fault is not None]
+    for classes in lists:
+        own = [u for u in uses if u.space == classes.space and u.label not in classes.names]
+        if own and classes.fault is None:
+            what = f"labels that are not in the list of classes: {_some(u.label for u in own)}"
+            do = "complete the list, or map them with `classes`"
+            faults.append(Fault(what, f"{own[0].where}, {classes.path}", do))
+    bare = [use for use in uses if use.space == NUMBERS]
+    paths = ", ".join(classes.path for classes in lists)
+    if bare and lists and not faults:
+        numbers, where = [use.label for use in bare], f"{bare[0].where}, {paths}"
+        if len(lists) > 1:
+            what = f"numbers without a list of classes could belong to any of {len(lists)} lists"
+            raise _ambiguous(f"{what}: {_some(numbers)}", where)
+        names = lists[0].names
+        missing = [number for number in numbers if number not in names]
+        if missing:
+            what = f"numbers that are not in the only list of classes: {_some(missing)}"
+            raise _ambiguous(what, where)
+        # A list of the names of numbered folders, in the order of text: 0, 1, 10, 2.
+        values = {parse_label(name): label for label, name in names.items()}
+        unclear = [number for number in numbers if values.get(number, number) != number]
+        if unclear:
+            what = f"numbers that could be ids or names of the list: {_some(unclear)}"
+            raise _ambiguous(what, where)
+    if faults:
+        raise UsageError(faults=faults)
+
+
+def _ambiguous(what: str, where: str) -> UsageError:
+    do = "put the right list beside each tar, or map classes with `classes`"
+    return UsageError(what=what, where=where, do=do)
+
+
+def _describe(uses: Sequence[_Use], lists: Mapping[str, ClassList]) -> str:
+    parts = []
+    for space in dict.fromkeys(use.space for use in uses):
+        own = [use for use in uses if use.space == space]
+        where = lists[space].path if space in lists else f"{space} in {own[0].where}"
+        parts.append(f"{_some(use.name or use.label for use in own)} ({where})")
+    return "; ".join(parts)
+
+
+def _some(values: Iterable[object]) -> str:
+    texts = [str(value) for value in values]
+    return ", ".join(texts[:_SHOWN]) + (", ..." if len(texts) > _SHOWN else "")
+
+
+def _uses(tables: Sequence[pa.Table]) -> list[_Use]:
+    """List the classes of some listings once each, by space and then by id or name."""
+    columns = ["class_space", "label", "class_name", "shard"]
+    uses: dict[str, _Use] = {}
+    for table in tables:
+        keys = _keys(table)
+        _, first = np.unique(keys.indices.to_numpy(), return_index=True)
+        for row in table.select(columns).take(pa.array(first)).to_pylist():
+            use = _Use(*row.values())
+            if use.space:
+                uses.setdefault(_key(*use[:3]), use)
+    return sorted(uses.values(), key=lambda use: (use.space, use.label, use.name))
+
+
+def _key(space: str, label: int, name: str) -> str:
+    """Identify a class; "" for no class. A name has no tab, see `clean_name`."""
+    return f"{space}\t{name if space == NAMES else label}" if space else ""
+
+
+def _keys(table: pa.Table) -> pa.DictionaryArray:
+    """Identify the class of every row, see `_key`."""
+    space, label, name = (table.column(n) for n in ("class_space", "label", "class_name"))
+    which = pc.if_else(pc.equal(space, NAMES), name, pc.cast(label, pa.string()))
+    keys = pc.if_else(pc.equal(space, ""), "", pc.binary_join_element_wise(space, which, "\t"))
+    return keys.combine_chunks().dictionary_encode()

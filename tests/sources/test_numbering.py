@@ -1,0 +1,192 @@
+"""Classes of several spaces under one numbering."""
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dinoforge.errors import UsageError
+from dinoforge.sources.classes import NAMES, NUMBERS, ClassList
+from dinoforge.sources.numbering import describe_classes, rename_classes, unite_classes
+
+
+def class_list(name, *names):
+    """List NAME of these names, numbered from 0."""
+    return ClassList(f"list:{name}", f"{name}/classes.txt", dict(enumerate(names)))
+
+
+def table(*classes, shard="x.tar"):
+    """Rows of a listing; a class is a name, a number, None, or (list, number)."""
+    rows = []
+    for one in classes:
+        if isinstance(one, tuple):
+            rows.append((one[1], one[0].names.get(one[1], ""), one[0].space))
+        elif isinstance(one, int):
+            rows.append((one, "", NUMBERS))
+        else:
+            rows.append((-1, one or "", NAMES if one else ""))
+    types = {"label": pa.int64(), "class_name": pa.string(), "class_space": pa.string()}
+    columns = {
+        name: pa.array([row[at] for row in rows], kind)
+        for at, (name, kind) in enumerate(types.items())
+    }
+    return pa.table(columns | {"shard": pa.array([shard] * len(rows), pa.string())})
+
+
+def united(*classes, lists=()):
+    one = table(*classes)
+    numbering = unite_classes([one], [{c.space: c for c in lists}])
+    return numbering.labels(one).tolist(), numbering.names
+
+
+A = class_list("a", "cat", "dog")
+B = class_list("b", "bird", "fish")
+CRANES = class_list("cranes", "crane", "dog", "crane")
+
+
+@pytest.mark.parametrize(
+    ("classes", "lists", "labels", "names"),
+    [
+        ([], [], [], {}),
+        ([None, None], [], [-1, -1], {}),
+        # One space: as it is.
+        (["dog", "cat", None, "dog"], [], [1, 0, -1, 1], {0: "cat", 1: "dog"}),
+        ([3, 5_000_000_000, None], [], [3, 5_000_000_000, -1], {}),
+        ([(A, 1), None], [A], [1, -1], {0: "cat", 1: "dog"}),
+        ([(CRANES, 0), (CRANES, 2)], [CRANES], [0, 2], {0: "crane", 1: "dog", 2: "crane"}),
+        # Folders called 10 and 007 are the numbers 10 and 7.
+        (["10", "9", "007"], [], [10, 9, 7], {7: "007", 9: "9", 10: "10"}),
+        (["10", "cat", 10], [], [10, 11, 10], {10: "10", 11: "cat"}),
+        (["007", 7, 8], [], [7, 7, 8], {7: "7", 8: "8"}),
+        (["7", "07", "8"], [], [10, 9, 8], {8: "8", 9: "07", 10: "7"}),
+        # Numbers beside names of other things stay apart.
+        ([0, 1, "bird", "fish"], [], [0, 1, 2, 3], {0: "0", 1: "1", 2: "bird", 3: "fish"}),
+        ([2**63 - 1, "a", 0], [], [2**63 - 1, 1, 0], {0: "0", 1: "a", 2**63 - 1: str(2**63 - 1)}),
+        # The only list names numbers.
+        ([(A, 0), 0, 1], [A], [0, 0, 1], {0: "cat", 1: "dog"}),
+        # Names and lists meet by name.
+        (["dog", (A, 0), "cow"], [A], [1, 0, 2], {0: "cat", 1: "dog", 2: "cow"}),
+        (["10", (A, 0)], [A], [2, 0], {0: "cat", 1: "dog", 2: "10"}),
+        (["1", 0, (A, 0)], [A], [1, 0, 0], {0: "cat", 1: "dog"}),
+        # Lists meet by name.
+        ([(A, 0), (B, 0), (B, 1)], [A, B], [0, 2, 3], {0: "cat", 1: "dog", 2: "bird", 3: "fish"}),
+        (
+            [(A, 0), (class_list("r", "dog", "cat"), 0)],
+            [A, class_list("r", "dog", "cat")],
+            [0, 1],
+            {0: "cat", 1: "dog"},
+        ),
+        # Two classes of a name that no image has harm nobody.
+        ([(CRANES, 1), "crane"], [CRANES], [1, 3], {0: "crane", 1: "dog", 2: "crane", 3: "crane"}),
+    ],
+)
+def test_classes_meet_where_a_rule_says_so_and_no_others(classes, lists, labels, names):
+    assert united(*classes, lists=lists) == (labels, names)
+
+
+def broken(path="bad/classes.txt"):
+    from dinoforge.errors import Fault
+
+    return ClassList("list:bad", path, {}, Fault("line 2 is blank", path, "fix the list"))
+
+
+@pytest.mark.parametrize(
+    ("classes", "lists", "words"),
+    [
+        ([(A, 0), (B, 0), 7], [A, B], ["any of 2 lists: 7", "a/classes.txt", "b/classes.txt"]),
+        ([(A, 0), 2], [A], ["not in the only list", ": 2", "x.tar", "a/classes.txt"]),
+        ([(A, 2)], [A], ["not in the list", ": 2", "x.tar", "a/classes.txt"]),
+        ([(CRANES, 0), "crane"], [CRANES], ["`crane`", "0, 2", "x.tar", "cranes/classes.txt"]),
+        (
+            [(CRANES, 0), (class_list("b", "crane"), 0)],
+            [CRANES, class_list("b", "crane")],
+            ["`crane`", "cranes/classes.txt", "b/classes.txt"],
+        ),
+        ([7, "7", "007"], [], ["number 7", "007, 7"]),
+        (
+            [(class_list("c", "0", "1", "10", "2"), 0), 2],
+            [class_list("c", "0", "1", "10", "2")],
+            ["ids or names", ": 2"],
+        ),
+        ([(broken(), 0)], [broken()], ["line 2 is blank", "bad/classes.txt"]),
+    ],
+)
+def test_what_cannot_be_decided_names_both_spaces(classes, lists, words):
+    with pytest.raises(UsageError) as caught:
+        united(*classes, lists=lists)
+    for word in words:
+        assert word in str(caught.value)
+
+
+LISTS = {classes.space: classes for classes in (A, B, CRANES)}
+LISTED = [(classes, label) for classes in LISTS.values() for label in classes.names]
+CLASS = st.sampled_from([None, *range(4), "cat", "bird", "owl", "3", "03", *LISTED])
+
+
+@given(st.lists(CLASS, max_size=12))
+def test_no_label_is_lost_and_no_two_classes_of_a_space_become_one(classes):
+    rows = table(*classes)
+    try:
+        labels = unite_classes([rows], [LISTS]).labels(rows).tolist()
+    except UsageError:
+        return
+    assert labels.count(-1) == classes.count(None)
+    columns = (rows.column(name).to_pylist() for name in ("class_space", "label", "class_name"))
+    own = list(zip(*columns, strict=True))
+    for one, number in zip(own, labels, strict=True):
+        for other, another in zip(own, labels, strict=True):
+            if one[0] == other[0]:
+                assert (one == other) == (number == another)
+
+
+def test_tables_share_numbers_however_each_is_ordered():
+    train, test = table("b", "a", "b"), table("c", "b", None)
+    numbering = unite_classes([train, test], [{}, {}])
+    assert numbering.labels(train).tolist() == [1, 0, 1]
+    assert numbering.labels(test).tolist() == [2, 1, -1]
+
+
+@pytest.mark.parametrize(
+    ("renames", "labels"),
+    [
+        ({}, [0, 1, 2, 3, -1]),
+        ({"dog": "cow"}, [0, 2, 2, 3, -1]),
+        ({"cat": "", "owl": ""}, [-1, 1, 2, -1, -1]),
+        ({"0": "dog"}, [1, 1, 2, 3, -1]),
+        ({"owl": "0"}, [0, 1, 2, 0, -1]),
+        ({"*": ""}, [-1, -1, -1, -1, -1]),
+        ({"*": "", "dog": "dog"}, [-1, 0, -1, -1, -1]),
+    ],
+)
+def test_a_recipe_renames_classes(renames, labels):
+    lists = {A.space: A}
+    rows = rename_classes(table((A, 0), (A, 1), "cow", "owl", None), lists, renames, "classes")
+    assert unite_classes([rows], [lists]).labels(rows).tolist() == labels
+
+
+def test_a_name_of_several_classes_is_renamed_by_number():
+    rows, lists = table((CRANES, 0), (CRANES, 2), "crane"), {CRANES.space: CRANES}
+    with pytest.raises(UsageError, match=r"`crane` is the name of several classes of cranes.*0, 2"):
+        rename_classes(rows, lists, {"crane": "bird"}, "classes")
+    named = rename_classes(rows, lists, {"0": "bird", "2": "machine"}, "classes")
+    assert named.column("class_name").to_pylist() == ["bird", "machine", "crane"]
+
+
+def test_a_rename_of_nothing_is_an_error_that_lists_classes():
+    message = "no class `cta` - `classes` - choose from: cat, dog, 7"
+    with pytest.raises(UsageError, match=message):
+        rename_classes(table((A, 0), 7), {A.space: A}, {"cta": "cat", "dog": "cat"}, "classes")
+
+
+def test_spaces_are_described_with_examples():
+    rows = table((A, 0), 7, *"zyxwv")
+    assert describe_classes(rows, {A.space: A}) == (
+        "cat (a/classes.txt); v, w, x, y, ... (names in x.tar); 7 (numbers in x.tar)"
+    )
+
+
+def test_many_rows_are_numbered_at_once():
+    rows = table(*[f"c{n % 100:02d}" for n in range(5000)])
+    labels = unite_classes([rows], [{}]).labels(rows)
+    assert (labels == np.arange(5000) % 100).all()
