@@ -57,7 +57,7 @@ class SourceConfig:
     limit: NonNegativeInt = 0  # use at most this many images; 0: all
     # which images a limit selects: the first in order, or a random choice keyed by `seed`
     pick: Literal["first", "random"] = "first"
-    # classes to rename, {FROM: TO}: a name or a number each, "" for no class; FROM "*": all others
+    # classes to rename, {FROM: TO}: a name or a number each; TO "": no class; FROM "*": all others
     classes: dict[str, str] = field(default_factory=dict)
 
 

@@ -96,14 +96,11 @@ class BootstrapConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ClassesConfig:
-    """Classes to rename before bank and test images are compared, {FROM: TO}.
+    """Classes to rename before bank and test images are compared."""
 
-    Each is a name, or a number of a list of classes or of ``.cls`` files.
-    """
-
-    # of the bank; "" as TO: no class; "*" as FROM: all others
+    # in the bank, {FROM: TO}: a name or a number each; TO "": no class; FROM "*": all others
     train: dict[str, str] = field(default_factory=dict)
-    # of the test images: {car: automobile}
+    # in the test images, e.g. {car: automobile}
     test: dict[str, str] = field(default_factory=dict)
 
 

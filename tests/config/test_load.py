@@ -38,6 +38,7 @@ class Recipe:
     steps: int = 10
     optimizer: Optimizer = field(default_factory=Optimizer)
     sources: list[Source] = field(default_factory=list)
+    aliases: dict[str, str] = field(default_factory=dict)
 
 
 def recipe(tmp_path: Path, text: str) -> Path:
@@ -152,6 +153,20 @@ def test_lists_of_sections_are_typed(tmp_path):
     assert load_config(Recipe, file).sources == [Source(role="seed", paths=["x"])]
     with pytest.raises(UsageError, match=r"sources\[\].role"):
         load_config(Recipe, None, ["out=a", "sources=[{rol: seed}]"])
+
+
+def test_a_map_of_texts_keeps_its_keys_whatever_they_are(tmp_path):
+    text = "out: here\naliases: {St. Bernard: dog, '255': '', a.b.c: '007'}\n"
+    loaded = load_recipe(Recipe, recipe(tmp_path, text), ["aliases={'no': yes it is, a.b.c: d}"])
+    aliases = {"St. Bernard": "dog", "255": "", "a.b.c": "d", "no": "yes it is"}
+    assert loaded.config.aliases == aliases
+    assert load_config(Recipe, recipe(tmp_path, config_yaml(loaded.config))).aliases == aliases
+
+
+@pytest.mark.parametrize("given", ["{255: x}", "{no: x}", "{x: 010}", "{x: null}", "{x: {y: z}}"])
+def test_what_yaml_reads_as_no_text_in_a_map_is_refused(given):
+    with pytest.raises(UsageError, match=r"`aliases` needs texts, YAML read .* put it in quotes"):
+        load_config(Recipe, None, ["out=here", f"aliases={given}"])
 
 
 def test_the_resolved_recipe_reads_back_as_itself(tmp_path):
