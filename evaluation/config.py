@@ -21,7 +21,6 @@ __all__ = [
     "FEATURES",
     "PROTOCOLS",
     "BootstrapConfig",
-    "ClassesConfig",
     "CollapseConfig",
     "EvaluationConfig",
     "KnnConfig",
@@ -95,16 +94,6 @@ class BootstrapConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClassesConfig:
-    """Classes to rename before bank and test images are compared."""
-
-    # in the bank, {FROM: TO}: a name or a number each; TO "": no class; FROM "*": all others
-    train: dict[str, str] = field(default_factory=dict)
-    # in the test images, e.g. {car: automobile}
-    test: dict[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, kw_only=True)
 class EvaluationConfig:
     """All keys of ``dinoforge evaluate``."""
 
@@ -117,6 +106,11 @@ class EvaluationConfig:
     train: Annotated[list[str], NonEmpty] = field(default_factory=list)
     # labeled test images; empty: taken from the bank, see `split`
     test: list[str] = field(default_factory=list)
+    # classes of the bank to rename, {FROM: TO}: a name or a number each; TO "": no class; FROM "*":
+    # all others
+    train_classes: dict[str, str] = field(default_factory=dict)
+    # classes of the test images to rename, e.g. {car: automobile}
+    test_classes: dict[str, str] = field(default_factory=dict)
     # a training run (its newest export is `trained`, that of step 0 `untrained`), or a
     # .safetensors or .pth file (`trained`)
     checkpoint: str = ""
@@ -138,7 +132,6 @@ class EvaluationConfig:
     batch_size: NonNegativeInt = 0  # images per forward pass of a ViT; 0: 4 on a CPU, 64 on a GPU
     cache: str = ""  # folder of extracted features; "": `cache` in the run folder
     decode: DecodePolicy = field(default_factory=DecodePolicy)
-    classes: ClassesConfig = field(default_factory=ClassesConfig)
     split: SplitConfig = field(default_factory=SplitConfig)
     knn: KnnConfig = field(default_factory=KnnConfig)
     logistic: LogisticConfig = field(default_factory=LogisticConfig)
@@ -162,5 +155,5 @@ class EvaluationConfig:
         if self.checkpoints not in {"latest", "all"} and (self.step is None or self.step < 1):
             text = f"`checkpoints` is {self.checkpoints}"
             yield Fault(text, "recipe", "give latest, all, or the number of a step")
-        if self.classes.test and not self.test:
-            yield Fault("`classes.test` without `test`", "recipe", "write `classes.train`")
+        if self.test_classes and not self.test:
+            yield Fault("`test_classes` without `test`", "recipe", "write `train_classes`")

@@ -77,8 +77,8 @@ def open_data(config: EvaluationConfig, cache: Path) -> EvalData:
 
 def _two_sets(train: ImageSet, test: ImageSet, config: EvaluationConfig) -> EvalData:
     tables = [
-        rename_classes(train.table, train.class_lists, config.classes.train, "classes.train"),
-        rename_classes(test.table, test.class_lists, config.classes.test, "classes.test"),
+        rename_classes(train.table, train.class_lists, config.train_classes, "train_classes"),
+        rename_classes(test.table, test.class_lists, config.test_classes, "test_classes"),
     ]
     numbering = unite_classes(tables, [train.class_lists, test.class_lists])
     labels, test_labels = (numbering.labels(table) for table in tables)
@@ -89,7 +89,7 @@ def _two_sets(train: ImageSet, test: ImageSet, config: EvaluationConfig) -> Eval
         raise UsageError(
             what=f"no class of the test images is in the bank, which has {bank}",
             where=f"`test` with {asked}",
-            do="put the list of classes beside the tars, or map with classes.test={FROM: TO}",
+            do="put the list of classes beside the tars, or rename with test_classes={FROM: TO}",
         )
     if len(missing):
         count = int(np.isin(test_labels, missing).sum())
@@ -99,13 +99,13 @@ def _two_sets(train: ImageSet, test: ImageSet, config: EvaluationConfig) -> Eval
     return EvalData(
         Part(train, np.arange(len(train)), labels),
         Part(test, np.arange(len(test)), test_labels),
-        _fingerprint(test, config.classes.test),
+        _fingerprint(test, config.test_classes),
     )
 
 
 def _one_set(train: ImageSet, config: EvaluationConfig) -> EvalData:
-    split, renames = config.split, config.classes.train
-    table = rename_classes(train.table, train.class_lists, renames, "classes.train")
+    split, renames = config.split, config.train_classes
+    table = rename_classes(train.table, train.class_lists, renames, "train_classes")
     labels = unite_classes([table], [train.class_lists]).labels(table)
     fingerprint = _fingerprint(train, renames)
     if split.mode == "leave_one_out":

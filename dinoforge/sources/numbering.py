@@ -32,6 +32,7 @@ __all__ = ["Member", "Numbering", "describe_classes", "rename_classes", "unite_c
 _log = logging.getLogger(__name__)
 
 _SHOWN = 4  # examples in messages
+_RENAME = "rename classes: `sources[].classes` (curate), `train_classes`, `test_classes` (evaluate)"
 
 
 class Member(NamedTuple):
@@ -281,7 +282,7 @@ def _check(uses: Sequence[_Use], lists: Sequence[ClassList]) -> None:
         own = [u for u in uses if u.space == classes.space and u.label not in classes.names]
         if own and classes.fault is None:
             what = f"labels that are not in the list of classes: {_some(u.label for u in own)}"
-            do = "complete the list, or map them with `classes`"
+            do = f"complete the list, or {_RENAME}"
             faults.append(Fault(what, f"{own[0].where}, {classes.path}", do))
     bare = [use for use in uses if use.space == NUMBERS]
     paths = ", ".join(classes.path for classes in lists)
@@ -306,7 +307,7 @@ def _check(uses: Sequence[_Use], lists: Sequence[ClassList]) -> None:
 
 
 def _ambiguous(what: str, where: str) -> UsageError:
-    do = "put the right list beside each tar, or map classes with `classes`"
+    do = f"put the right list of classes beside each tar, or {_RENAME}"
     return UsageError(what=what, where=where, do=do)
 
 

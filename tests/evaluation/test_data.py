@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from dinoforge.errors import UsageError
-from dinoforge.evaluation.config import ClassesConfig, EvaluationConfig
+from dinoforge.evaluation.config import EvaluationConfig
 from dinoforge.evaluation.data import hold_out, open_data
 
 
@@ -90,7 +90,7 @@ def test_no_common_class_is_an_error_that_names_both_sets(tmp_path):
     for part in (
         f"cat, dog (names in {tmp_path}/train/cat/0.png)",
         f"0, 1 (numbers in {tmp_path}/test/x.tar)",
-        "classes.test",
+        "test_classes",
     ):
         assert part in str(caught.value)
 
@@ -99,11 +99,11 @@ def test_a_recipe_maps_classes_and_the_records_change_their_name(tmp_path):
     write_set(tmp_path / "train", ["cat", "dog"], kind="folders")
     write_set(tmp_path / "test", [0, 1, 255])
     maps = ({"0": "cat", "1": "dog", "255": ""}, {"0": "dog", "1": "cat", "*": ""})
-    data = [opened(tmp_path, classes=ClassesConfig(test=renames)) for renames in maps]
+    data = [opened(tmp_path, test_classes=renames) for renames in maps]
     assert [matches(d) for d in data] == [[[0], [1], []], [[1], [0], []]]
     assert data[0].fingerprint != data[1].fingerprint
-    with pytest.raises(UsageError, match=r"no class `cta` - `classes\.train`"):
-        opened(tmp_path, classes=ClassesConfig(train={"cta": "cat"}))
+    with pytest.raises(UsageError, match=r"no class `cta` - `train_classes`"):
+        opened(tmp_path, train_classes={"cta": "cat"})
 
 
 @given(st.lists(st.integers(-1, 3), max_size=40), st.floats(0.01, 0.99), st.integers(0, 5))
