@@ -6,10 +6,12 @@ folder, fsync, rename, fsync of the folder.
 
 import codecs
 import contextlib
+import errno
 import hashlib
 import json
 import os
 import platform
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,6 +23,7 @@ __all__ = [
     "decode_text",
     "fsync_folder",
     "hash_json",
+    "read_regular",
     "sha256_file",
     "temporary_name",
     "write_array",
@@ -52,6 +55,22 @@ def temporary_name(path: Path) -> Path:
     It contains the host, because process ids repeat between the hosts of a shared folder.
     """
     return path.with_name(f".{path.name}.tmp-{platform.node()}-{os.getpid()}")
+
+
+def read_regular(path: Path | str, limit: int = -1) -> bytes:
+    """Read a file, at most ``limit`` bytes, that may be anything: a pipe or device is not opened.
+
+    Raises
+    ------
+    OSError
+        If it is not a regular file or cannot be read.
+    """
+    # A pipe would wait for a writer; without blocking, opening it has no effect.
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    with os.fdopen(handle, "rb") as file:
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", os.fspath(path))
+        return file.read(limit)
 
 
 def write_atomic(path: Path, write: Callable[[BinaryIO], None]) -> None:

@@ -4,11 +4,12 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from dinoforge.files import write_json
+from dinoforge.files import read_regular, write_json
 
 __all__ = ["ShardFacts", "read_sidecar", "write_sidecar"]
 
 _FORMAT = "dinoforge.shard/1"
+_MAX_BYTES = 1 << 16  # a larger file is something else
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ def write_sidecar(shard: Path, facts: ShardFacts) -> None:
 def read_sidecar(shard: Path) -> ShardFacts | None:
     """Read the checksum file; None if it is missing or written by another program."""
     try:
-        content = json.loads(shard.with_suffix(".json").read_bytes())
+        content = json.loads(read_regular(shard.with_suffix(".json"), _MAX_BYTES))
         if content["format"] != _FORMAT:
             return None
         return ShardFacts(

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dinoforge.errors import Fault
-from dinoforge.files import decode_text, hash_json
+from dinoforge.files import decode_text, hash_json, read_regular
 
 __all__ = [
     "CLASS_LISTS",
@@ -134,7 +134,7 @@ def find_class_list(folder: Path, root: Path) -> ClassList | None:
 def _read_list(path: Path) -> ClassList | None:
     """Read a list; None if it is missing or empty."""
     try:
-        raw = path.read_bytes()
+        raw = read_regular(path)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:

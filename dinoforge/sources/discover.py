@@ -2,8 +2,10 @@
 
 import json
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+import re
+import stat
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from glob import glob, has_magic
 from pathlib import Path
 
@@ -11,19 +13,28 @@ from braceexpand import braceexpand
 
 from dinoforge.curated import shards_folder, summary_path
 from dinoforge.errors import Fault, UsageError
-from dinoforge.files import hash_json
+from dinoforge.files import hash_json, read_regular
 from dinoforge.images.formats import SNIFF_BYTES, has_image_suffix, sniff
 from dinoforge.shards.index import Problem, problem, summarize_reasons
+from dinoforge.shards.tar import BLOCK
 from dinoforge.sources.classes import CLASS_LISTS, find_class_list
+from dinoforge.sources.outputs import is_output_folder, is_output_shard, output_above
 
 __all__ = ["SOURCE_REASONS", "ImageFile", "SourceFiles", "discover_files"]
 
 SOURCE_REASONS: Mapping[str, str] = {
     "other_file": "neither an image nor a tar, by name and by content: skipped",
     "unreadable": "it cannot be opened or read",
+    "not_regular": "a pipe, socket or device: not opened",
+    "hidden": "a folder, image or tar whose name begins with a dot: skipped",
+    "own_output": "written by dinoforge: skipped, unless its own path is given",
 }
 
-_TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
+_TAR_SUFFIXES = tuple(
+    f".{suffix}"
+    for suffix in ("tar", "tar.gz", "tgz", "tar.bz2", "tbz2", "tar.xz", "txz", "tar.zst", "tzst")
+)
+_TAR_MAGIC = slice(257, 262)  # of the first header
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +54,10 @@ class SourceFiles:
     items: list[ImageFile | str] = field(default_factory=list)  # a str is the path of a tar
     problems: list[Problem] = field(default_factory=list)
     roots: dict[str, str] = field(default_factory=dict)  # tar -> folder that it was found in
+
+    def add_problem(self, path: str, reason: str, detail: str = "") -> None:
+        """Note a file or folder that gives no image; ``reason`` is one of `SOURCE_REASONS`."""
+        self.problems.append(problem(path, "", reason, detail))
 
     def fingerprint(self) -> str:
         """Hash names, sizes and times of all files: changes when a file is added or replaced.
@@ -90,8 +105,8 @@ def discover_files(paths: Sequence[str]) -> SourceFiles:
 
 
 def _discover_path(path: str) -> SourceFiles:
-    names = [path] if _exists(path) else _expand(path)
     sources = SourceFiles()
+    names = [path] if _exists(path) else _expand(path, sources)
     for name in names or [path]:
         if not _exists(name):
             raise UsageError(what="no such file or folder", where=name, do="check the path")
@@ -99,7 +114,12 @@ def _discover_path(path: str) -> SourceFiles:
             _add_folder(_shards_of_run(Path(name)), sources)
         else:
             _add_file(name, str(Path(name).parent), sources)
-    return sources
+    # `**` matches a folder and the files in it.
+    items: dict[str, ImageFile | str] = {}
+    for item in sources.items:
+        items.setdefault(item if isinstance(item, str) else item.path, item)
+    problems = {(entry["shard"], entry["reason"]): entry for entry in sources.problems}
+    return replace(sources, items=list(items.values()), problems=list(problems.values()))
 
 
 def _exists(path: str) -> bool:
@@ -107,7 +127,7 @@ def _exists(path: str) -> bool:
     return bool(path) and os.path.exists(path)  # noqa: PTH110
 
 
-def _expand(pattern: str) -> list[str]:
+def _expand(pattern: str, sources: SourceFiles) -> list[str]:
     """Expand braces as the shell does (missing files are kept), then ``*``, ``?`` and ``[``."""
     try:
         names = list(braceexpand(pattern, escape=False))
@@ -119,7 +139,29 @@ def _expand(pattern: str) -> list[str]:
             where=pattern,
             do="write a range as {000000..000004}",
         ) from error
-    return [match for name in names for match in (_matches(name) if has_magic(name) else [name])]
+    expanded: list[str] = []
+    for name in names:
+        expanded += _without_outputs(name, sources) if has_magic(name) else [name]
+    return expanded
+
+
+def _without_outputs(pattern: str, sources: SourceFiles) -> list[str]:
+    """Match a pattern, without what dinoforge wrote; unless that is all it matches."""
+    fixed, slash, _ = re.split(r"[*?[]", pattern, maxsplit=1)[0].rpartition("/")
+    base = fixed or slash
+    outputs = {name: _output_of(name, base) for name in _matches(pattern)}
+    if not all(outputs.values()):
+        for output in dict.fromkeys(filter(None, outputs.values())):
+            sources.add_problem(output, "own_output")
+        return [name for name, output in outputs.items() if output is None]
+    return list(outputs)
+
+
+def _output_of(name: str, base: str) -> str | None:
+    above = output_above(name, base)
+    if above is None and name.lower().endswith(_TAR_SUFFIXES) and is_output_shard(name):
+        return str(Path(name).parent)
+    return above
 
 
 def _matches(pattern: str) -> list[str]:
@@ -129,7 +171,7 @@ def _matches(pattern: str) -> list[str]:
 def _shards_of_run(folder: Path) -> Path:
     """Replace the run folder of a curation by the folder of its shards."""
     try:
-        facts = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        facts = json.loads(read_regular(folder / "run.json"))
     except (OSError, ValueError):
         return folder
     if not isinstance(facts, dict) or facts.get("command") != "curate":
@@ -151,12 +193,16 @@ def _shards_of_run(folder: Path) -> Path:
 
 
 def _add_folder(folder: Path, sources: SourceFiles) -> None:
-    """Walk a folder in the order of names; follow links, but visit no folder twice."""
+    """Walk a folder in the order of names; follow links, but visit no folder twice.
+
+    What dinoforge wrote below it is skipped, and reported once per folder.
+    """
     visited: set[tuple[int, int]] = set()
+    root = str(folder)
 
     def failed(error: OSError) -> None:
-        where = str(error.filename or folder)
-        sources.problems.append(problem(where, "", "unreadable", error.strerror or str(error)))
+        where = str(error.filename or root)
+        sources.add_problem(where, "unreadable", error.strerror or str(error))
 
     for here, folders, files in os.walk(folder, followlinks=True, onerror=failed):
         status = Path(here).stat()
@@ -164,11 +210,50 @@ def _add_folder(folder: Path, sources: SourceFiles) -> None:
             folders.clear()
             continue
         visited.add((status.st_dev, status.st_ino))
+        if here != root and _is_output(here, files, root):
+            sources.add_problem(here, "own_output")
+            folders.clear()
+            continue
+        for name in sorted(folders):
+            if name.startswith("."):
+                sources.add_problem(os.path.join(here, name), "hidden")  # noqa: PTH118 - hot
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        present = set(files)
-        for name in sorted(files):
-            if not name.startswith(".") and not _belongs_to_tars(name, present):
-                _add_file(os.path.join(here, name), str(folder), sources)  # noqa: PTH118 - hot
+        _add_files(here, files, root, sources)
+
+
+def _add_files(folder: str, names: Collection[str], root: str, sources: SourceFiles) -> None:
+    present, shards = set(names), 0
+    for name in sorted(names):
+        path = os.path.join(folder, name)  # noqa: PTH118 - hot
+        if name.startswith("."):
+            if has_image_suffix(name[1:]) or name.lower().endswith(_TAR_SUFFIXES):
+                sources.add_problem(path, "hidden")
+        elif folder != root and _is_exported(path, present):
+            shards += 1
+        elif not _belongs_to_tars(name, present):
+            _add_file(path, root, sources)
+    if shards:
+        sources.add_problem(folder, "own_output", f"exported shards: {shards}")
+
+
+def _is_output(folder: str, files: Collection[str], root: str) -> bool:
+    """Return whether dinoforge wrote a folder of a walk; a link may lead into such a folder."""
+    if is_output_folder(folder, files):
+        return True
+    if not os.path.islink(folder):  # noqa: PTH114 - hot
+        return False
+    top, real = os.path.realpath(root), os.path.realpath(folder)
+    base = os.path.commonpath([top, real])
+    return base != real and output_above(real, base) is not None
+
+
+def _is_exported(path: str, present: set[str]) -> bool:
+    """Return whether a tar is an exported shard: its checksum file lies beside it."""
+    stem, _, suffix = path.rpartition(".")
+    if suffix != "tar":
+        return False
+    has_sidecar = f"{os.path.basename(stem)}.json" in present  # noqa: PTH119 - hot
+    return (has_sidecar or os.path.islink(path)) and is_output_shard(path)  # noqa: PTH114
 
 
 def _belongs_to_tars(name: str, present: set[str]) -> bool:
@@ -178,15 +263,26 @@ def _belongs_to_tars(name: str, present: set[str]) -> bool:
 
 
 def _add_file(path: str, root: str, sources: SourceFiles) -> None:
-    if path.lower().endswith(_TAR_SUFFIXES):
+    try:
+        status = Path(path).stat()
+    except OSError:
+        sources.add_problem(path, "unreadable", "no file behind the name")
+        return
+    if not stat.S_ISREG(status.st_mode):
+        sources.add_problem(path, "not_regular")
+        return
+    is_tar, is_image = path.lower().endswith(_TAR_SUFFIXES), has_image_suffix(path)
+    if not (is_tar or is_image):
+        head = _head(path)
+        is_image = sniff(head[:SNIFF_BYTES]) is not None
+        is_tar = not is_image and head[_TAR_MAGIC] == b"ustar"
+    if is_tar:
         sources.items.append(path)
         sources.roots[path] = root
-    elif (facts := _size_and_mtime(path)) is None:
-        sources.problems.append(problem(path, "", "unreadable", "no file behind the name"))
-    elif has_image_suffix(path) or _has_image_signature(path):
-        sources.items.append(ImageFile(path, root, *facts))
+    elif is_image:
+        sources.items.append(ImageFile(path, root, status.st_size, status.st_mtime_ns))
     else:
-        sources.problems.append(problem(path, "", "other_file"))
+        sources.add_problem(path, "other_file")
 
 
 def _size_and_mtime(path: str) -> tuple[int, int] | None:
@@ -197,9 +293,8 @@ def _size_and_mtime(path: str) -> tuple[int, int] | None:
     return status.st_size, status.st_mtime_ns
 
 
-def _has_image_signature(path: str) -> bool:
+def _head(path: str) -> bytes:
     try:
-        with Path(path).open("rb") as file:
-            return sniff(file.read(SNIFF_BYTES)) is not None
+        return read_regular(path, BLOCK)
     except OSError:
-        return False
+        return b""

@@ -1,21 +1,16 @@
 """One row per image of a source: its key, its class, and where its bytes are."""
 
-import bz2
-import lzma
 import os
-import zlib
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dinoforge.files import sha256_file, write_atomic
-from dinoforge.shards.index import Problem, ShardImage, UniqueKeys, index_shard
+from dinoforge.shards.index import Problem, ShardImage, UniqueKeys, index_shard, problem
 from dinoforge.shards.tar import readable
 from dinoforge.sources.classes import (
     NAMES,
@@ -27,6 +22,7 @@ from dinoforge.sources.classes import (
     find_class_list,
 )
 from dinoforge.sources.discover import ImageFile, SourceFiles, discover_files
+from dinoforge.sources.unpack import plain_tar, stream_damage
 
 __all__ = ["LISTING_SCHEMA", "Listing", "list_files", "list_images"]
 
@@ -42,14 +38,6 @@ LISTING_SCHEMA = pa.schema(
         ("class_space", pa.string()),  # "", names, numbers or list:HASH, see `classes`
     ]
 )
-
-_DECOMPRESSORS: dict[bytes, Callable[[], Any]] = {
-    b"\x1f\x8b": lambda: zlib.decompressobj(zlib.MAX_WBITS | 16),
-    b"BZh": bz2.BZ2Decompressor,
-    b"\xfd7zXZ\0": lzma.LZMADecompressor,
-}
-# Damage costs the whole piece it is in; small pieces lose little.
-_PIECE_BYTES = 4096
 
 _Row = Sequence[str | int]
 
@@ -86,9 +74,11 @@ def list_files(files: SourceFiles, *, unpacked: Path) -> Listing:
         if isinstance(item, ImageFile):
             _append(columns, _row_of_file(item, keys[item.root]))
             continue
-        tar = _plain_tar(Path(item), unpacked)
+        tar = plain_tar(Path(item), unpacked)
         if tar != Path(item):
             copies.append(tar)
+            if damage := stream_damage(tar):
+                problems.append(problem(item, "", "damaged_stream", damage))
         index = index_shard(tar)
         # Problems name the source file, which the user knows, not its uncompressed copy.
         problems.extend(entry | {"shard": item} for entry in index.problems)
@@ -158,56 +148,3 @@ def _row_of_image(image: ShardImage, shard: str, image_class: ImageClass) -> _Ro
     member = image.member
     label, space, name = image_class
     return [image.key, shard, member.name, member.offset, member.size, label, name, space]
-
-
-def _plain_tar(path: Path, unpacked: Path) -> Path:
-    """Return the tar itself, or its uncompressed copy in ``unpacked`` (made if missing).
-
-    A truncated or damaged stream is uncompressed as far as possible; the index of the copy then
-    reports what is missing.
-
-    Raises
-    ------
-    UsageError
-        If the copy cannot be written.
-    """
-    try:
-        with path.open("rb") as file:
-            head = file.read(6)
-    except OSError:
-        return path  # the index reports it as unreadable
-    new_stream = next(
-        (new for magic, new in _DECOMPRESSORS.items() if head.startswith(magic)), None
-    )
-    if new_stream is None:
-        return path
-    # Named by content: the same tar is uncompressed once, a replaced one again.
-    target = unpacked / f"{path.name.partition('.')[0]}-{sha256_file(path)[:8]}.tar"
-    if not target.exists():
-        write_atomic(target, lambda file: file.writelines(_uncompressed(path, new_stream)))
-    return target
-
-
-def _uncompressed(path: Path, new_stream: Callable[[], Any]) -> Iterator[bytes]:
-    """Yield the content up to its end or the first damage; streams may be concatenated (pigz).
-
-    Catches read errors only: errors of the consumer, which writes, must reach the caller.
-    """
-    stream = new_stream()
-    with path.open("rb") as file:
-        while True:
-            try:
-                piece = file.read(_PIECE_BYTES)
-            except OSError:
-                return
-            if not piece:
-                return
-            while piece:
-                if stream.eof:
-                    stream = new_stream()
-                try:
-                    content = stream.decompress(piece)
-                except (zlib.error, OSError, lzma.LZMAError):
-                    return
-                yield content
-                piece = stream.unused_data if stream.eof else b""

@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import socket
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -54,13 +56,48 @@ def test_hidden_files_and_folders_are_left_out_and_others_are_reported(tmp_path)
     (tmp_path / "gone.png").symlink_to(tmp_path / "nowhere.png")
     files = discover_files([str(tmp_path)])
     assert names(files, tmp_path) == ["seen.png"]
-    assert reasons(files) == {"notes.txt": "other_file", "gone.png": "unreadable"}
+    assert reasons(files) == {
+        **dict.fromkeys([".hidden.png", ".cache", "._seen.png"], "hidden"),
+        "notes.txt": "other_file",
+        "gone.png": "unreadable",
+    }
 
 
 def test_content_makes_an_image_where_the_name_does_not(tmp_path):
     picture(tmp_path / "a.png")
     shutil.move(tmp_path / "a.png", tmp_path / "no_suffix")
     assert names(discover_files([str(tmp_path)]), tmp_path) == ["no_suffix"]
+
+
+def test_what_is_no_regular_file_is_counted_and_never_opened(tmp_path):
+    picture(tmp_path / "a.png")
+    names_of_pipes = ["queue", "x.jpg", "y.tar", "z.tar.gz", "classes.txt", "a.json", "run.json"]
+    for name in names_of_pipes:
+        os.mkfifo(tmp_path / name)
+    os.mkfifo(tmp_path / "CACHEDIR.TAG")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "s.png"))
+    (tmp_path / "null.jpg").symlink_to("/dev/null")
+    (tmp_path / "zero").symlink_to("/dev/zero")
+    (tmp_path / "to_pipe.jpg").symlink_to("queue")
+    picture(tmp_path / "sub.jpg/b.png")
+    os.mkfifo(tmp_path / "sub.jpg/run.json")
+    files = discover_files([str(tmp_path)])
+    assert names(files, tmp_path) == ["a.png", "sub.jpg/b.png"]
+    counted = set(reasons(files).items())
+    skipped = ["queue", "x.jpg", "y.tar", "z.tar.gz", "a.json", "run.json", "CACHEDIR.TAG"]
+    skipped += ["s.png", "null.jpg", "zero", "to_pipe.jpg"]
+    assert counted == {(name, "not_regular") for name in skipped}
+    with pytest.raises(UsageError, match=r"no images and no tars \(1 not_regular\)"):
+        discover_files([str(tmp_path / "y.tar")])
+
+
+def test_a_tar_is_one_by_content_where_the_name_is_not(tmp_path):
+    with tarfile.open(tmp_path / "shard_0", "w") as tar:
+        tar.add(picture(tmp_path / "a.png"), "a.png")
+    files = discover_files([str(tmp_path)])
+    assert names(files, tmp_path) == ["a.png", "shard_0"]
+    assert isinstance(files.items[1], str)
 
 
 def test_links_are_followed_and_loops_end(tmp_path):

@@ -7,9 +7,11 @@ import json
 import lzma
 import os
 import tarfile
+import tracemalloc
 
 import numpy as np
 import pytest
+import zstandard
 from PIL import Image
 
 from dinoforge.errors import UsageError
@@ -119,6 +121,8 @@ def test_samples_of_tars_have_labels_and_names_from_the_list_beside(tmp_path):
         ("x.tar", gzip.compress),
         ("x.tar.bz2", bz2.compress),
         ("x.tar.xz", lzma.compress),
+        ("x.tar.zst", lambda data: zstandard.ZstdCompressor().compress(data)),
+        ("x.tzst", lambda data: b"P*M\x18\4\0\0\0size" + zstandard.ZstdCompressor().compress(data)),
     ],
 )
 def test_compressed_tars_give_what_the_plain_tar_gives(tmp_path, name, compress):
@@ -130,6 +134,46 @@ def test_compressed_tars_give_what_the_plain_tar_gives(tmp_path, name, compress)
     assert packed.problems == []
     images = open_images([str(tmp_path / name)], cache=tmp_path / "cache")
     assert [int(images.decode(at)[0, 0, 0]) for at in range(6)] == list(range(6))
+
+
+def zstd(data):
+    return zstandard.ZstdCompressor().compress(data)
+
+
+# Compressed bytes with something wrong -> the reasons noted besides those of the tar in them.
+DAMAGE = {
+    "cut": lambda data: data[:-30],
+    "cut in the checksum": lambda data: data[:-2],
+    "a flipped bit": lambda data: data[:90] + bytes([data[90] ^ 1]) + data[91:],
+    "text behind it": lambda data: data + b"text",
+}
+
+
+@pytest.mark.parametrize("compress", [gzip.compress, bz2.compress, lzma.compress, zstd])
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_damage_of_a_stream_is_reported_each_time(tmp_path, compress, damage):
+    put(tmp_path / "x.tar", DAMAGE[damage](compress(tar_of(SIX))))
+    for _ in range(2):  # the second time the copy is there
+        problems = [(p["shard"], p["reason"]) for p in listed(tmp_path, tmp_path).problems]
+        assert (str(tmp_path / "x.tar"), "damaged_stream") in problems or (
+            # A checksum is optional in this format, and the frame is whole without it.
+            compress is zstd and damage == "a flipped bit"
+        )
+
+
+@pytest.mark.parametrize("compress", [gzip.compress, bz2.compress, lzma.compress, zstd])
+def test_padding_behind_a_stream_is_no_damage(tmp_path, compress):
+    put(tmp_path / "x.tar", compress(tar_of(SIX)) + bytes(8192))
+    listing = listed(tmp_path, tmp_path / "x.tar")
+    assert (listing.table.num_rows, listing.problems) == (6, [])
+
+
+def test_a_few_bytes_that_stand_for_gigabytes_take_no_memory(tmp_path):
+    put(tmp_path / "x.tar.bz2", bz2.compress(bytes(64 << 20)))
+    tracemalloc.start()
+    assert listed(tmp_path, tmp_path / "x.tar.bz2").table.num_rows == 0
+    assert tracemalloc.get_traced_memory()[1] < 16 << 20
+    tracemalloc.stop()
 
 
 def test_a_damaged_stream_gives_what_was_before_and_names_the_file_that_the_user_knows(tmp_path):
@@ -207,7 +251,7 @@ def test_the_content_has_one_fingerprint_wherever_it_lies(tmp_path):
     assert changed.fingerprint != one.fingerprint
 
 
-@pytest.mark.parametrize("compress", [gzip.compress, bz2.compress, lzma.compress])
+@pytest.mark.parametrize("compress", [gzip.compress, bz2.compress, lzma.compress, zstd])
 def test_streams_of_several_parts_are_read_to_the_end(tmp_path, compress):
     data = tar_of(SIX)
     put(tmp_path / "x.tar", b"".join(compress(data[at : at + 999]) for at in range(0, 30_000, 999)))

@@ -1,0 +1,112 @@
+"""Uncompressed copies of compressed tars, as images are read by offset."""
+
+import bz2
+import lzma
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import zstandard
+
+from dinoforge.files import read_regular, sha256_file, write_atomic, write_text
+
+__all__ = ["plain_tar", "stream_damage"]
+
+_NEW_STREAMS: dict[bytes, Callable[[], Any]] = {
+    b"\x1f\x8b": lambda: zlib.decompressobj(zlib.MAX_WBITS | 16),
+    b"BZh": bz2.BZ2Decompressor,
+    b"\xfd7zXZ\0": lzma.LZMADecompressor,
+    b"(\xb5/\xfd": lambda: zstandard.ZstdDecompressor().decompressobj(),
+    # A frame to be skipped, with which pzstd begins.
+    **{
+        bytes([low]) + b"*M\x18": lambda: zstandard.ZstdDecompressor().decompressobj()
+        for low in range(0x50, 0x60)
+    },
+}
+_DAMAGE = (zlib.error, OSError, EOFError, lzma.LZMAError, zstandard.ZstdError)
+# Damage costs the whole piece it is in; small pieces lose little.
+_PIECE_BYTES = 4096
+_OUTPUT_BYTES = 1 << 20  # at once, where the format allows a few bytes to stand for gigabytes
+
+
+def plain_tar(path: Path, unpacked: Path) -> Path:
+    """Return the tar itself, or its uncompressed copy in ``unpacked`` (made if missing).
+
+    A truncated or damaged stream is uncompressed as far as possible, see `stream_damage`; the index
+    of the copy then reports what is missing.
+
+    Raises
+    ------
+    UsageError
+        If the copy cannot be written.
+    """
+    try:
+        head = read_regular(path, 6)
+    except OSError:
+        return path  # the index reports it as unreadable
+    new_stream = next((new for magic, new in _NEW_STREAMS.items() if head.startswith(magic)), None)
+    if new_stream is None:
+        return path
+    # Named by content: the same tar is uncompressed once, a replaced one again.
+    target = unpacked / f"{path.name.partition('.')[0]}-{sha256_file(path)[:8]}.tar"
+    if not target.exists():
+        damage: list[str] = []
+
+        def write(file: Any) -> None:
+            file.writelines(_uncompressed(path, new_stream, damage))
+            if damage:  # the copy appears after it: a copy without a note is whole
+                write_text(_note(target), f"{damage[0]}\n")
+
+        write_atomic(target, write)
+    return target
+
+
+def stream_damage(copy: Path) -> str:
+    """Return what was wrong with the compressed stream of a copy; empty if nothing."""
+    try:
+        return _note(copy).read_text(encoding="utf-8").strip()
+    except OSError:
+        return ""
+
+
+def _note(copy: Path) -> Path:
+    return copy.with_suffix(".damage.txt")
+
+
+def _uncompressed(path: Path, new_stream: Callable[[], Any], damage: list[str]) -> Iterator[bytes]:
+    """Yield the content up to its end or the first damage, which is added to ``damage``.
+
+    Errors of the consumer, which writes, do not pass through here: they reach the caller.
+    """
+    try:
+        yield from _contents(path, new_stream)
+    except _DAMAGE as error:
+        damage.append(str(error))
+
+
+def _contents(path: Path, new_stream: Callable[[], Any]) -> Iterator[bytes]:
+    """Yield what a file uncompresses to; streams may be concatenated (pigz) and padded."""
+    stream = new_stream()
+    with path.open("rb") as file:
+        while piece := file.read(_PIECE_BYTES):
+            while piece:
+                if stream.eof:
+                    piece = piece.lstrip(b"\0")
+                    if not piece:
+                        break
+                    stream = new_stream()
+                yield from _outputs(stream, piece)
+                piece = stream.unused_data if stream.eof else b""
+    if not stream.eof:
+        raise EOFError("ends early")
+
+
+def _outputs(stream: Any, piece: bytes) -> Iterator[bytes]:
+    """Yield what a piece of a stream stands for."""
+    if not hasattr(stream, "needs_input"):  # zlib, zstandard
+        yield stream.decompress(piece)
+        return
+    yield stream.decompress(piece, _OUTPUT_BYTES)
+    while not (stream.eof or stream.needs_input):
+        yield stream.decompress(b"", _OUTPUT_BYTES)

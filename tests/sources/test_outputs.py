@@ -1,0 +1,128 @@
+"""What dinoforge wrote is no source, wherever it lies and by whatever way it is reached."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dinoforge.errors import UsageError
+from dinoforge.shards.writer import ShardWriter
+from dinoforge.sources.discover import discover_files
+from dinoforge.sources.outputs import check_out, mark_cache
+
+FACTS = {"command": "train", "versions": {"dinoforge": "0.1", "python": "3"}}
+
+
+def picture(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(path, "PNG")
+    return path
+
+
+def shards(folder):
+    with ShardWriter(folder, "pool") as writer:
+        writer.write("0", {"png": b"1"})
+    return writer.shards[0].path
+
+
+def make_run(folder, **facts):
+    """A run folder with images in it, as caches and exports are."""
+    picture(folder / "cache/unpacked/x.png")
+    shards(folder / "shards")
+    (folder / "run.json").write_text(json.dumps(FACTS | facts))
+    return folder
+
+
+@pytest.fixture
+def photos(tmp_path):
+    for name in ("1.png", "sub/2.png"):
+        picture(tmp_path / "photos" / name)
+    return tmp_path / "photos"
+
+
+def discovered(root, *paths):
+    """Names below ``root``, and problems by path."""
+    files = discover_files([str(path) for path in paths])
+    names = [getattr(item, "path", item) for item in files.items]
+    problems = [(p["shard"], p["reason"]) for p in files.problems]
+    return [name.removeprefix(f"{root}/") for name in names], problems
+
+
+@pytest.mark.parametrize("command", ["curate", "train", "evaluate", "embed"])
+@pytest.mark.parametrize("place", ["run", "sub/deep/run", "run.old-1"])
+def test_a_run_folder_in_a_source_is_skipped_and_reported_once(photos, command, place):
+    make_run(photos / place, command=command)
+    names, problems = discovered(photos, photos)
+    assert names == ["1.png", "sub/2.png"]
+    assert problems == [(str(photos / place), "own_output")]
+
+
+def test_caches_and_exported_shards_are_skipped(photos):
+    mark_cache(picture(photos / "cache/x.png").parent)
+    tar = shards(photos / "exported")
+    shards(photos / "exported/more")
+    picture(photos / "exported/own.png")
+    (photos / "exported/foreign.tar").write_bytes(tar.read_bytes())
+    names, problems = discovered(photos, photos)
+    assert names == ["1.png", "exported/foreign.tar", "exported/own.png", "sub/2.png"]
+    skipped = [str(photos / name) for name in ("cache", "exported", "exported/more")]
+    assert problems == [(name, "own_output") for name in skipped]
+
+
+def test_links_lead_into_no_output(photos):
+    run = make_run(photos.parent / "run")
+    (photos / "up").symlink_to("..")
+    (photos / "to_run").symlink_to(run)
+    (photos / "to_cache").symlink_to(run / "cache/unpacked")
+    (photos / "to.tar").symlink_to(run / "shards/pool-000000.tar")
+    (photos / "sub/to.tar").symlink_to(run / "shards/pool-000000.tar")
+    names, problems = discovered(photos, photos)
+    # A link in the folder that was given counts as given.
+    assert names == ["1.png", "to.tar", "sub/2.png"]
+    assert {reason for _, reason in problems} == {"own_output"}
+    assert len(problems) == 3  # sub, to_cache, to_run, which `up` reaches again
+
+
+def test_patterns_skip_output_unless_they_match_nothing_else(photos, monkeypatch):
+    run = make_run(photos / "run")
+    for pattern, there in {"*": 2, "**": 2, "*/*": 1, "**/*.*": 2}.items():
+        names, problems = discovered(photos, f"{photos}/{pattern}")
+        assert names == ["1.png", "sub/2.png"][-there:], pattern
+        assert problems == [(str(run), "own_output")], pattern
+    assert discovered(photos, f"{photos}/r*")[0] == ["run/cache/unpacked/x.png"]
+    assert discovered(run, f"{run}/*/*.tar")[0] == ["shards/pool-000000.tar"]
+    monkeypatch.chdir(photos)
+    assert discovered(photos, "*")[1] == [("run", "own_output")]
+    assert discovered(photos, "./**/*.tar")[0] == ["./run/shards/pool-000000.tar"]
+
+
+def test_a_path_that_is_given_is_read(photos):
+    run = make_run(photos / "run")
+    assert discovered(run, run)[0] == ["cache/unpacked/x.png"]
+    assert discovered(run, run / "shards")[0] == ["shards/pool-000000.tar"]
+    assert discovered(run, run / "cache")[0] == ["cache/unpacked/x.png"]
+    picture(run / "photos/3.png")  # a source in a run folder
+    assert discovered(run, run / "photos")[0] == ["photos/3.png"]
+
+
+def test_files_of_other_programs_hide_nothing(photos):
+    (photos / "sub/run.json").write_text('{"command": "train", "versions": {"torch": "2"}}')
+    (photos / "sub/CACHEDIR.TAG").write_text("Signature: 8a477f597d28d172789f06886806bc55\n")
+    (photos / "sub/pool.tar").write_bytes(b"")
+    (photos / "sub/pool.json").write_text("{}")
+    names, problems = discovered(photos, photos)
+    assert names == ["1.png", "sub/2.png", "sub/pool.tar"]
+    assert {reason for _, reason in problems} == {"other_file"}
+
+
+def test_a_run_folder_is_no_source_of_its_own(photos, monkeypatch):
+    check_out([str(photos / "sub"), "none", f"{photos}/*"], str(photos))
+    check_out([str(photos)], str(photos / "run"))
+    monkeypatch.chdir(photos)
+    (photos.parent / "link").symlink_to(photos)
+    for source in (".", "../photos/", str(photos), "../link"):
+        with pytest.raises(UsageError, match=r"the run folder is also a source - .* - choose"):
+            check_out(["sub", source], str(photos))
+    with pytest.raises(UsageError, match="the source `shards` is part of the run folder"):
+        check_out(["shards"], ".", ("shards",))
