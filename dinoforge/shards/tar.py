@@ -250,7 +250,7 @@ def _pax_records(data: bytes) -> dict[bytes, bytes]:
     while at < len(data):
         space = data.find(b" ", at, at + _SIZE_DIGITS)
         digits = data[at:space] if space > 0 else b""
-        end = at + int(digits) if digits.isdigit() else 0
+        end = at + int(digits) if digits.isdigit() else -1  # not even at its own start
         if not space < end <= len(data):
             break
         key, _, value = data[space + 1 : end - 1].partition(b"=")

@@ -248,6 +248,12 @@ def test_a_number_of_thousands_of_digits_is_ignored(tmp_path):
     assert [sample.key for sample in index_shard(tmp_path / "a.tar").samples] == ["a"]
 
 
+@pytest.mark.parametrize("records", [b"path=b.jpg\n", b"", b" ", b"0 a=b\n", b"-4 a=b\n", b"x"])
+def test_records_without_a_length_are_ignored(tmp_path, records):
+    (tmp_path / "a.tar").write_bytes(member("x", records + bytes(5), b"x") + PICTURE + END)
+    assert [image.key for image in index_shard(tmp_path / "a.tar").images] == ["a"]
+
+
 def archive(*names, end=END):
     return b"".join(member(name, JPEG + name.encode()) for name in names) + end
 
