@@ -127,13 +127,13 @@ def read_seeds(paths: Sequence[str], target: str) -> list[bytes]:
     files = [path for path in paths if Path(path).is_file()]
     files += [str(file) for path in paths for file in sorted(Path(path).glob("*"))]
     is_tar = target == "index"
-    datas = [
+    contents = [
         Path(file).read_bytes()
         for file in sorted(files)
         if (Path(file).suffix == ".tar") == is_tar and Path(file).suffix not in (".py", ".json")
     ]
-    datas += [] if is_tar else small_images()
-    return [data for data in datas if len(data) <= MAX_INPUT_BYTES]
+    contents += [] if is_tar else small_images()
+    return [data for data in contents if len(data) <= MAX_INPUT_BYTES]
 
 
 def small_images() -> list[bytes]:
@@ -152,7 +152,7 @@ def small_images() -> list[bytes]:
         pass
     else:
         pillow_heif.register_heif_opener()
-    datas = []
+    contents = []
     for format_ in sorted(Image.SAVE):
         for image in images:
             for options in ({}, {"compression": "tiff_lzw"} if format_ == "TIFF" else {}):
@@ -162,8 +162,8 @@ def small_images() -> list[bytes]:
                         image.save(file, format_, **options)
                 except (OSError, ValueError, KeyError, TypeError, RuntimeError):
                     continue  # a mode that the format has not
-                datas.append(file.getvalue())
-    return list(dict.fromkeys(datas))
+                contents.append(file.getvalue())
+    return list(dict.fromkeys(contents))
 
 
 def mutated(seeds: Sequence[bytes], count: int, seed: int) -> Iterator[bytes]:
