@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from rich_argparse import RawDescriptionRichHelpFormatter
 
-from dinoforge.errors import UsageError
+from dinoforge.errors import UsageError, printable
 
 if TYPE_CHECKING:
     from dinoforge.config import Config, Loaded
@@ -30,6 +30,7 @@ __all__ = [
     "config_class",
     "load",
     "on_change",
+    "path_argument",
     "print_json",
     "print_table",
     "recipe_requests",
@@ -60,7 +61,8 @@ class Parser(argparse.ArgumentParser):
             near = nearest(word[1], re.findall(r"'(\w+)'", choices))
             hint = f" (did you mean `{near}`?)" if near else ""
             message = f"unknown command `{word[1]}`{hint}"
-        print(f"error: {message} - {self.prog} - see {self.prog} --help", file=sys.stderr)
+        line = f"{printable(message)} - {self.prog} - see {self.prog} --help"
+        print(f"error: {line}", file=sys.stderr)
         sys.exit(2)
 
 
@@ -72,6 +74,16 @@ class Command:
     examples: Sequence[str]
     add_arguments: Callable[[argparse.ArgumentParser], None]
     run: Callable[[argparse.Namespace], int]
+
+
+def path_argument(text: str) -> str:
+    """Read an argument that is a path, for ``type``: ``~`` is replaced as in a recipe."""
+    from dinoforge.config.paths import read_path
+
+    try:
+        return read_path(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def add_recipe_choice(parser: argparse.ArgumentParser) -> None:
@@ -115,7 +127,9 @@ def add_output_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_run_argument(parser: argparse.ArgumentParser) -> None:
     """Add RUN, a run on a cluster, and the arguments for output."""
-    parser.add_argument("run", metavar="RUN", help="run folder, as given by out=FOLDER")
+    parser.add_argument(
+        "run", type=path_argument, metavar="RUN", help="run folder, as given by out=FOLDER"
+    )
     add_output_arguments(parser)
 
 
@@ -133,7 +147,7 @@ def recipe_requests(args: argparse.Namespace, kind: str) -> bool:
     elif args.show:
         print(find_recipe(kind, args.show).read_text(encoding="utf-8"), end="")
     elif args.copy:
-        source, target = find_recipe(kind, args.copy[0]), Path(args.copy[1])
+        source, target = find_recipe(kind, args.copy[0]), Path(path_argument(args.copy[1]))
         if target.exists():
             raise UsageError(what="file exists", where=str(target), do="choose another file name")
         write_text(target, source.read_text(encoding="utf-8"))

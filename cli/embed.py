@@ -1,24 +1,26 @@
 """``dinoforge embed``: one vector per image, by any encoder, into a NumPy file and a table."""
 
 import argparse
+import functools
 from dataclasses import asdict
 from pathlib import Path
 
-from dinoforge.cli.arguments import Command, add_output_arguments, print_json
+from dinoforge.cli.arguments import Command, add_output_arguments, path_argument, print_json
 from dinoforge.encoders.make import ENCODERS
 
 __all__ = ["COMMAND"]
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("paths", nargs="+", metavar="IMAGES", help="folders, tars, curation runs")
+    add = functools.partial(parser.add_argument, type=path_argument)
+    add("paths", nargs="+", metavar="IMAGES", help="folders, tars, curation runs")
     parser.add_argument(
         "--encoder",
         default="pixels",
         metavar="SPEC",
         help=f"encoder: {', '.join(ENCODERS)} (default: pixels)",
     )
-    parser.add_argument("--out", required=True, metavar="FOLDER", help="output folder")
+    add("--out", required=True, metavar="FOLDER", help="output folder")
     parser.add_argument(
         "--batch-size", type=int, default=64, metavar="N", help="images per batch (default: 64)"
     )
@@ -27,11 +29,12 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(args: argparse.Namespace) -> int:
+    from dinoforge.config.paths import EncoderSpec, expand_paths
     from dinoforge.encoders.embedding import embed_images
 
     summary = embed_images(
         args.paths,
-        encoder=args.encoder,
+        encoder=expand_paths(args.encoder, EncoderSpec),
         out=Path(args.out),
         batch_size=args.batch_size,
         device=args.device,

@@ -4,7 +4,13 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dinoforge.cli.arguments import Command, add_output_arguments, config_class, print_json
+from dinoforge.cli.arguments import (
+    Command,
+    add_output_arguments,
+    config_class,
+    path_argument,
+    print_json,
+)
 from dinoforge.errors import UsageError
 
 if TYPE_CHECKING:
@@ -14,10 +20,15 @@ __all__ = ["COMMAND"]
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("what", metavar="RUN|KEY", help="a curation run, or a recipe key")
+    parser.add_argument(
+        "what", type=path_argument, metavar="RUN|KEY", help="a curation run, or a recipe key"
+    )
     parser.add_argument("image", nargs="?", metavar="IMAGE", help="path, key or image id")
     parser.add_argument(
-        "--html", metavar="FILE", help="write the explanation with pictures to FILE"
+        "--html",
+        type=path_argument,
+        metavar="FILE",
+        help="write the explanation with pictures to FILE",
     )
     add_output_arguments(parser)
 
@@ -25,9 +36,10 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 def _run(args: argparse.Namespace) -> int:
     if args.image is None:
         return _explain_key(args)
+    from dinoforge.config.paths import expand_home
     from dinoforge.curation.explain import explain
 
-    answer = explain(Path(args.what), args.image)
+    answer = explain(Path(args.what), expand_home(args.image))
     if args.html:
         answer.write_html(Path(args.html))
     if args.json:

@@ -3,6 +3,7 @@
 import argparse
 import errno
 import importlib
+import io
 import json
 import logging
 import os
@@ -14,7 +15,7 @@ from typing import Any
 
 from dinoforge import __version__
 from dinoforge.cli.arguments import Command, HelpFormatter, Parser
-from dinoforge.errors import DinoforgeError, Interrupted, UsageError, cannot_write
+from dinoforge.errors import DinoforgeError, Interrupted, UsageError, cannot_write, printable
 
 __all__ = ["build_parser", "main"]
 
@@ -96,6 +97,8 @@ def _run(args: argparse.Namespace) -> int:
     keep_freed_memory()
     set_up_logging(verbosity=getattr(args, "verbosity", 0), rank=int(os.environ.get("RANK", "0")))
     as_json = getattr(args, "json", False)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="surrogateescape")  # prints any path as the bytes that it is
     before = signal.signal(signal.SIGTERM, _interrupt)
     try:
         code = load_command(args.command).run(args)
@@ -148,7 +151,7 @@ def _report(error: DinoforgeError, *, as_json: bool) -> int:
         rows = [{"what": f.what, "where": f.where, "do": f.do} for f in faults]
         print(json.dumps({"error": str(error), "faults": rows, "exit_code": error.exit_code}))
     label = "interrupted" if isinstance(error, Interrupted) else "error"
-    for line in [str(fault) for fault in faults] or [str(error)]:
+    for line in [str(fault) for fault in faults] or [printable(str(error))]:
         if line:  # else another rank reports it
             print(f"{label}: {line}", file=sys.stderr)
     if os.environ.get("WORLD_SIZE", "1") != "1":

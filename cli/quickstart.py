@@ -1,6 +1,7 @@
 """``dinoforge quickstart``: the whole path on real images, from a pile to a report."""
 
 import argparse
+import functools
 import json
 import os
 import time
@@ -15,6 +16,7 @@ from dinoforge.cli.arguments import (
     add_output_arguments,
     config_class,
     on_change,
+    path_argument,
     print_json,
     print_table,
 )
@@ -36,9 +38,10 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="key=value",
         help="change a recipe key: curation.KEY, training.KEY or evaluation.KEY",
     )
-    parser.add_argument("--images", metavar="FOLDER", help="your images instead of the samples")
-    parser.add_argument("--seeds", metavar="FOLDER", help="examples of the images to retrieve")
-    parser.add_argument("--out", default="runs/quickstart", metavar="FOLDER", help="run folder")
+    add = functools.partial(parser.add_argument, type=path_argument, metavar="FOLDER")
+    add("--images", help="your images instead of the samples")
+    add("--seeds", help="examples of the images to retrieve")
+    add("--out", default="runs/quickstart", help="run folder")
     update = f"{RERUN}; the training resumes with it"
     add_launch_arguments(parser, local=True, cluster=False, update=update)
     add_output_arguments(parser)
@@ -114,9 +117,11 @@ def _split(overrides: Sequence[str]) -> dict[str, list[str]]:
 
 def _find_images(args: argparse.Namespace, out: Path) -> dict[str, str]:
     """Return the folder of each role; only the samples have a reference, their test images."""
+    from dinoforge.config.paths import plain_path
+
     if args.images is not None:
-        seeds = {} if args.seeds is None else {"seed": str(Path(args.seeds))}
-        return seeds | {"pool": str(Path(args.images))}
+        seeds = {} if args.seeds is None else {"seed": plain_path(Path(args.seeds))}
+        return seeds | {"pool": plain_path(Path(args.images))}
     if args.seeds is not None:
         raise UsageError(
             what="--seeds without --images", where="command line", do="add --images FOLDER"
@@ -124,7 +129,8 @@ def _find_images(args: argparse.Namespace, out: Path) -> dict[str, str]:
     from dinoforge.sources.photographs import write_tiles
 
     tiles = write_tiles(out / "images")
-    return {"seed": str(tiles.seeds), "pool": str(tiles.pool), "reference": str(tiles.test)}
+    folders = {"seed": tiles.seeds, "pool": tiles.pool, "reference": tiles.test}
+    return {role: plain_path(folder) for role, folder in folders.items()}
 
 
 def _load_recipes(
@@ -132,18 +138,20 @@ def _load_recipes(
 ) -> "dict[str, Loaded[Any]]":
     """Resolve the three recipes, with the paths of this run filled in."""
     from dinoforge.config import load_recipe, recipe_folder
+    from dinoforge.config.paths import plain_path
 
+    folders = {section: plain_path(out / section) for section in _SECTIONS}
     sources = [{"role": role, "paths": [path]} for role, path in images.items()]
     # The samples have test images; of the user's images, a share is held out.
     test = [images["reference"]] if "reference" in images else []
     bank = [images["pool"], images["seed"]] if test else [images["pool"]]
     paths = {
         "curation": [f"sources={json.dumps(sources)}"],
-        "training": [f"data.paths={json.dumps([str(out / 'curation')])}"],
+        "training": [f"data.paths={json.dumps([folders['curation']])}"],
         "evaluation": [
             f"train={json.dumps(bank)}",
             f"test={json.dumps(test)}",
-            f"checkpoint={out / 'training'}",
+            f"checkpoint={folders['training']}",
         ],
     }
     if "seed" not in images:
@@ -152,7 +160,7 @@ def _load_recipes(
     faults: list[Fault] = []
     for section in _SECTIONS:
         recipe = recipe_folder(section) / "quickstart.yaml"
-        overrides = [*paths[section], f"out={out / section}", *keys[section]]
+        overrides = [*paths[section], f"out={folders[section]}", *keys[section]]
         try:
             loaded[section] = load_recipe(
                 config_class(section), recipe, overrides, shown_prefix=f"{section}."

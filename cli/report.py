@@ -1,19 +1,21 @@
 """``dinoforge report``: one self-contained HTML page from the runs' own files."""
 
 import argparse
+import functools
 from pathlib import Path
 
-from dinoforge.cli.arguments import Command, add_output_arguments, print_json
+from dinoforge.cli.arguments import Command, add_output_arguments, path_argument, print_json
 from dinoforge.errors import UsageError
 
 __all__ = ["COMMAND"]
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("out", metavar="FOLDER", help="folder for report.html and report.json")
-    parser.add_argument("--curation", metavar="RUN", help="run folder of dinoforge curate")
-    parser.add_argument("--training", metavar="RUN", help="run folder of dinoforge train")
-    parser.add_argument(
+    add = functools.partial(parser.add_argument, type=path_argument)
+    add("out", metavar="FOLDER", help="folder for report.html and report.json")
+    add("--curation", metavar="RUN", help="run folder of dinoforge curate")
+    add("--training", metavar="RUN", help="run folder of dinoforge train")
+    add(
         "--evaluation",
         metavar="RUN",
         help="run folder of dinoforge evaluate, or a folder of several: TRAINING/evaluation (the "

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
+from dinoforge.config.paths import EncoderSpec, PathText
 from dinoforge.config.ranges import (
     Allowed,
     Fraction,
@@ -51,7 +52,7 @@ class SourceConfig:
     role: Literal["pool", "seed", "reference", "as_is"] = "pool"
     # folders, images, tars, globs, `x-{000000..000004}.tar`, curation runs; relative to the
     # working directory
-    paths: Annotated[list[str], NonEmpty] = field(default_factory=list)
+    paths: Annotated[list[PathText], NonEmpty] = field(default_factory=list)
     name: str = ""  # shown in tables and the report; "": the role
     keys: str = ""  # shell pattern on sample keys, e.g. "*_cat_*"; "": all
     limit: NonNegativeInt = 0  # use at most this many images; 0: all
@@ -99,7 +100,7 @@ class DuplicatesConfig:
     """Near-duplicates: pairs above a floor are stored, the threshold is applied late."""
 
     # encoder whose cosine measures "same picture"; listed by `dinoforge embed --help`
-    encoder: str = "pixels"
+    encoder: EncoderSpec = "pixels"
     # cosine above which a pair is stored, as evidence or as a near miss
     floor: Annotated[float, Range(-1, 1, exclude=(1,))] = 0.85
     # cosine above which a pair is a near-duplicate; calibrate it for each encoder with `plant`
@@ -142,7 +143,7 @@ class RetrieveConfig:
 
     mode: Literal["none", "seeds"] = "none"  # none: keep all; seeds: neighbors of each seed
     # encoder whose cosine measures similarity in content; "": `duplicates.encoder`
-    encoder: str = ""
+    encoder: EncoderSpec = ""
     k: PositiveInt = 4  # neighbors per seed (DINOv2 section A.4: 4, or 32 for ImageNet-1k)
     # multiset: a pool image counts once per seed that retrieved it; distinct: once; fill: a seed
     # whose neighbor is taken gets the next one, in order of score
@@ -180,7 +181,7 @@ class ExportConfig:
 class CurationConfig:
     """All keys of ``dinoforge curate``."""
 
-    out: str = "runs/curated"  # run folder
+    out: PathText = "runs/curated"  # run folder
     seed: int = 0  # keys every random choice: limits, planted copies, order of the export
     # input images; an image listed twice belongs to the first source that lists it
     sources: list[SourceConfig] = field(default_factory=list)

@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from dinoforge.curated import REASONS, ROLES, resolve_shard
@@ -32,7 +31,7 @@ from dinoforge.errors import UsageError
 from dinoforge.shards.reading import RangeReader
 from dinoforge.sources.numbering import Member, Numbering
 from dinoforge.stages import Inputs, Stage
-from dinoforge.tables import read_table, read_tables
+from dinoforge.tables import open_table, read_table, read_tables
 
 __all__ = [
     "CHECK_SCHEMA",
@@ -167,7 +166,11 @@ def _index_files(inputs: CurationInputs) -> list[Path]:
 
 def num_images(inputs: CurationInputs) -> int:
     """Count the images of the index, planted ones included."""
-    return sum(pq.ParquetFile(path).metadata.num_rows for path in _index_files(inputs))
+    total = 0
+    for path in _index_files(inputs):
+        with open_table(path) as file:
+            total += file.metadata.num_rows
+    return total
 
 
 def read_index(inputs: CurationInputs, columns: Sequence[str]) -> pa.Table:
@@ -194,13 +197,13 @@ def read_rows(
     parts: list[pa.Table] = []
     base = 0
     for path in paths:
-        file = pq.ParquetFile(path)
-        for group in range(file.num_row_groups):
-            rows = file.metadata.row_group(group).num_rows
-            low, high = max(start - base, 0), min(stop - base, rows)
-            if low < high:
-                parts.append(file.read_row_group(group, columns).slice(low, high - low))
-            base += rows
+        with open_table(path) as file:
+            for group in range(file.num_row_groups):
+                rows = file.metadata.row_group(group).num_rows
+                low, high = max(start - base, 0), min(stop - base, rows)
+                if low < high:
+                    parts.append(file.read_row_group(group, columns).slice(low, high - low))
+                base += rows
     return pa.concat_tables(parts)
 
 

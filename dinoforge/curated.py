@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from dinoforge.files import path_text
+
 __all__ = [
     "KEPT_REASONS",
     "LEDGER_SCHEMA",
@@ -130,9 +132,9 @@ def shards_folder(run_folder: Path) -> Path:
 
 
 def resolve_shard(run_folder: Path, shard: str) -> str:
-    r"""Path of a shard of the index or the ledger, for `dinoforge.shards.RangeReader`.
+    """Path of a shard of the index or the ledger, for `dinoforge.shards.RangeReader`.
 
     Relative to the run folder for what the run itself made, else as the recipe gave it. What lies
     in the run folder cannot decide: it has ``shards/pool-000000.tar``, and so may a source.
     """
-    return str(run_folder / shard) if shard.startswith(MADE_BY_RUN) else shard
+    return f"{path_text(run_folder)}/{shard}" if shard.startswith(MADE_BY_RUN) else shard

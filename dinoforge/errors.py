@@ -11,6 +11,7 @@ Not for: bad samples. Those are counted by reason and recorded in the ledger, ne
 """
 
 import functools
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -23,7 +24,25 @@ __all__ = [
     "RankStopped",
     "UsageError",
     "cannot_write",
+    "printable",
 ]
+
+
+def printable(text: str) -> str:
+    r"""Make text fit one line of a terminal: ``\n`` for a line break, ``\xNN`` for other bytes."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or _is_space(c) else _escape(c) for c in text)
+
+
+def _is_space(character: str) -> bool:
+    return unicodedata.category(character) == "Zs"
+
+
+def _escape(character: str) -> str:
+    if "\udc80" <= character <= "\udcff":  # a byte that is not UTF-8
+        return f"\\x{ord(character) - 0xDC00:02x}"
+    return character.encode("unicode_escape").decode()
 
 
 class DinoforgeError(Exception):
@@ -41,7 +60,7 @@ class Fault:
     do: str
 
     def __str__(self) -> str:
-        return f"{self.what} - {self.where} - {self.do}"
+        return printable(f"{self.what} - {self.where} - {self.do}")
 
 
 class UsageError(DinoforgeError):

@@ -11,9 +11,10 @@ import hashlib
 import json
 import os
 import platform
+import re
 import stat
 from collections.abc import Callable
-from pathlib import Path
+from pathlib import Path, PurePath
 from types import SimpleNamespace
 from typing import Any, BinaryIO
 
@@ -23,6 +24,8 @@ __all__ = [
     "decode_text",
     "fsync_folder",
     "hash_json",
+    "path_of_text",
+    "path_text",
     "read_regular",
     "sha256_file",
     "temporary_name",
@@ -71,6 +74,23 @@ def read_regular(path: Path | str, limit: int = -1) -> bytes:
         if not stat.S_ISREG(os.fstat(handle).st_mode):
             raise OSError(errno.EINVAL, "not a regular file", os.fspath(path))
         return file.read(limit)
+
+
+_BACKSLASH = re.compile(rb"\\(?=x[0-9a-f]{2})")
+_ESCAPED = re.compile(rb"\\x([0-9a-f]{2})")
+
+
+def path_text(path: PurePath | str) -> str:
+    r"""Return a path as text for tables: a byte that is not UTF-8 becomes ``\xNN``.
+
+    So does the backslash of a name that has these four characters: no two paths share a text.
+    """
+    return _BACKSLASH.sub(rb"\\x5c", os.fsencode(path)).decode("utf-8", "backslashreplace")
+
+
+def path_of_text(text: str) -> str:
+    """Return the path of a text made by `path_text`."""
+    return os.fsdecode(_ESCAPED.sub(lambda match: bytes([int(match[1], 16)]), os.fsencode(text)))
 
 
 def write_atomic(path: Path, write: Callable[[BinaryIO], None]) -> None:

@@ -9,7 +9,18 @@ import logging
 import sys
 from pathlib import Path
 
+from dinoforge.errors import printable
+
 __all__ = ["log_to_folder", "screen_shows", "set_up_logging", "stop_logging"]
+
+
+class _OneLine(logging.Formatter):
+    """Keeps an event on one line, whatever a path in it contains."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
+        """Format all but a traceback."""
+        record.message = printable(record.message)
+        return super().formatMessage(record)
 
 
 class _LogFile(logging.FileHandler):
@@ -35,7 +46,7 @@ def set_up_logging(*, verbosity: int = 0, rank: int = 0) -> None:
     screen = logging.StreamHandler(sys.stderr)
     screen.setLevel(logging.WARNING if rank > 0 else level)
     prefix = f"[rank {rank}] " if rank > 0 else ""
-    screen.setFormatter(logging.Formatter(prefix + "%(asctime)s %(message)s", datefmt="%H:%M:%S"))
+    screen.setFormatter(_OneLine(prefix + "%(asctime)s %(message)s", datefmt="%H:%M:%S"))
     root = logging.getLogger("dinoforge")
     root.setLevel(logging.DEBUG if verbosity > 0 else logging.INFO)
     root.handlers = [screen]
@@ -56,7 +67,7 @@ def log_to_folder(folder: Path, *, rank: int = 0) -> logging.Handler:
     """Append the log to ``folder/rank-00000.txt``, too; returns the handler for `stop_logging`."""
     folder.mkdir(parents=True, exist_ok=True)
     handler = _LogFile(folder / f"rank-{rank:05d}.txt", encoding="utf-8", errors="backslashreplace")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname).1s %(name)s: %(message)s"))
+    handler.setFormatter(_OneLine("%(asctime)s %(levelname).1s %(name)s: %(message)s"))
     logging.getLogger("dinoforge").addHandler(handler)
     return handler
 

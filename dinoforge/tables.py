@@ -1,5 +1,6 @@
 """Parquet tables with a declared schema; equal content gives equal bytes."""
 
+import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -9,7 +10,14 @@ import pyarrow.parquet as pq
 from dinoforge.errors import UsageError
 from dinoforge.files import write_atomic
 
-__all__ = ["ROW_GROUP_ROWS", "iter_row_groups", "read_table", "read_tables", "write_table"]
+__all__ = [
+    "ROW_GROUP_ROWS",
+    "iter_row_groups",
+    "open_table",
+    "read_table",
+    "read_tables",
+    "write_table",
+]
 
 ROW_GROUP_ROWS = 65_536
 
@@ -37,18 +45,31 @@ def write_table(
     write_atomic(Path(path), lambda file: pq.write_table(exact, file, **options))
 
 
-def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
-    """Read a whole table (or some columns of it) into memory.
+@contextlib.contextmanager
+def open_table(path: Path) -> Iterator[pq.ParquetFile]:
+    """Open a table to read its metadata or single row groups.
 
     Raises
     ------
     UsageError
-        If the file is missing or is not Parquet.
+        If the file is missing or is not Parquet, also while it is read.
     """
     try:
-        return pq.ParquetFile(path).read(columns=list(columns) if columns is not None else None)
+        # An open file: of a path, pyarrow reads `exp:1/x` as a URI, and replaces `~`.
+        with Path(path).open("rb") as file:
+            yield pq.ParquetFile(file)
     except (OSError, pa.ArrowInvalid) as error:
-        raise _unreadable(path, error) from error
+        raise UsageError(
+            what=f"table unreadable: {str(error).splitlines()[0]}",
+            where=str(path),
+            do="rerun the command that wrote it",
+        ) from error
+
+
+def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
+    """Read a whole table (or some columns of it) into memory; raises like `open_table`."""
+    with open_table(path) as file:
+        return file.read(columns=list(columns) if columns is not None else None)
 
 
 def read_tables(paths: Sequence[Path], columns: Sequence[str] | None = None) -> pa.Table:
@@ -59,17 +80,6 @@ def read_tables(paths: Sequence[Path], columns: Sequence[str] | None = None) -> 
 def iter_row_groups(path: Path, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
     """Yield a table by row groups of at most 65,536 rows; see `read_table`."""
     names = list(columns) if columns is not None else None
-    try:
-        file = pq.ParquetFile(path)
+    with open_table(path) as file:
         for group in range(file.num_row_groups):
             yield file.read_row_group(group, columns=names)
-    except (OSError, pa.ArrowInvalid) as error:
-        raise _unreadable(path, error) from error
-
-
-def _unreadable(path: Path, error: Exception) -> UsageError:
-    return UsageError(
-        what=f"table unreadable: {str(error).splitlines()[0]}",
-        where=str(path),
-        do="rerun the command that wrote it",
-    )

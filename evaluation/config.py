@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
+from dinoforge.config.paths import EncoderSpec, PathText
 from dinoforge.config.ranges import (
     Allowed,
     NonEmpty,
@@ -14,6 +15,7 @@ from dinoforge.config.ranges import (
     Range,
     one_of,
 )
+from dinoforge.encoders.make import FEATURES
 from dinoforge.errors import Fault
 from dinoforge.images import DecodePolicy
 
@@ -28,8 +30,6 @@ __all__ = [
     "SplitConfig",
 ]
 
-# Kinds of features of a ViT; `both` joins the other two, each of norm 1.
-FEATURES = ("cls", "patch_mean", "both")
 PROTOCOLS = ("knn", "logistic", "collapse")
 
 Share = Annotated[float, Range(0, 1, exclude=(0, 1))]
@@ -97,15 +97,15 @@ class BootstrapConfig:
 class EvaluationConfig:
     """All keys of ``dinoforge evaluate``."""
 
-    out: str = "???"  # run folder
+    out: PathText = "???"  # run folder
     # name of the data in benchmarks, as in "knn/cifar10"; "": the last part of a path
     name: Annotated[str, Allowed(lambda name: "/" not in name, "a name without /")] = ""
     seed: int = 0  # keys every choice of images: hold-out, C's held-out share, collapse
     # labeled images of the bank: folders, tars, globs, curation runs; relative to the working
     # directory
-    train: Annotated[list[str], NonEmpty] = field(default_factory=list)
+    train: Annotated[list[PathText], NonEmpty] = field(default_factory=list)
     # labeled test images; empty: taken from the bank, see `split`
-    test: list[str] = field(default_factory=list)
+    test: list[PathText] = field(default_factory=list)
     # classes of the bank to rename, {FROM: TO}: a name or a number each; TO "": no class; FROM "*":
     # all others
     train_classes: dict[str, str] = field(default_factory=dict)
@@ -113,13 +113,13 @@ class EvaluationConfig:
     test_classes: dict[str, str] = field(default_factory=dict)
     # a training run (its newest export is `trained`, that of step 0 `untrained`), or a
     # .safetensors or .pth file (`trained`)
-    checkpoint: str = ""
+    checkpoint: PathText = ""
     # latest; all: also k-NN of every earlier export, for the curve; a step: that export instead of
     # the latest
     checkpoints: int | str = "latest"
     # encoders to compare with, ENCODER or NAME=ENCODER; pixels_centered is named `pixels`; the mean
     # of the bank is subtracted from pixels_raw
-    baselines: list[str] = field(default_factory=lambda: ["pixels_centered"])
+    baselines: list[EncoderSpec] = field(default_factory=lambda: ["pixels_centered"])
     # what to measure
     protocols: Annotated[list[Annotated[str, one_of(PROTOCOLS)]], NonEmpty] = field(
         default_factory=lambda: list(PROTOCOLS)
@@ -130,7 +130,7 @@ class EvaluationConfig:
     )
     device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: cuda if there is one
     batch_size: NonNegativeInt = 0  # images per forward pass of a ViT; 0: 4 on a CPU, 64 on a GPU
-    cache: str = ""  # folder of extracted features; "": `cache` in the run folder
+    cache: PathText = ""  # folder of extracted features; "": `cache` in the run folder
     decode: DecodePolicy = field(default_factory=DecodePolicy)
     split: SplitConfig = field(default_factory=SplitConfig)
     knn: KnnConfig = field(default_factory=KnnConfig)

@@ -4,6 +4,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from dinoforge.encoders.make import split_checkpoint
 from dinoforge.errors import UsageError
 from dinoforge.evaluation.config import FEATURES, EvaluationConfig
 from dinoforge.exports import exported_steps
@@ -23,16 +24,11 @@ class Model:
     """One encoder under a name that records and reports use."""
 
     name: str  # "trained", "untrained", "pixels", ...
-    encoder: str  # see `dinoforge.encoders.make_encoder`
     features: tuple[str, ...]  # kinds of features
+    encoder: str = ""  # see `dinoforge.encoders.make_encoder`; "" for a file
+    file: Path | None = None  # weights of a ViT
     step: int | None = None  # training step of an exported backbone
     is_newest: bool = True  # False: an earlier step, for the curve
-
-    @property
-    def file(self) -> Path | None:
-        """Weights of a ViT, or None."""
-        kind, _, rest = self.encoder.partition(":")
-        return Path(rest.partition("#")[0]) if kind == "checkpoint" else None
 
     @property
     def subtracts_mean(self) -> bool:
@@ -70,7 +66,7 @@ def _checkpoints(config: EvaluationConfig, kinds: tuple[str, ...]) -> list[Model
                 where=str(path),
                 do="give checkpoint=RUN, or remove `checkpoints`",
             )
-        return [Model(name="trained", encoder=f"checkpoint:{path}", features=kinds)]
+        return [Model(name="trained", file=path, features=kinds)]
     steps = exported_steps(path)
     trained = _trained_steps(config, path, steps)
     names = [("trained", step) for step in trained[:1]]
@@ -79,7 +75,7 @@ def _checkpoints(config: EvaluationConfig, kinds: tuple[str, ...]) -> list[Model
     return [
         Model(
             name=name,
-            encoder=f"checkpoint:{steps[step]}",
+            file=steps[step],
             features=kinds,
             step=step,
             is_newest=step in {0, trained[0]},
@@ -110,11 +106,11 @@ def _trained_steps(config: EvaluationConfig, run: Path, steps: Collection[int]) 
 
 def _baseline(text: str, kinds: tuple[str, ...]) -> Model:
     name, equals, encoder = text.partition("=")
-    if not equals:
+    if not equals or ":" in name:  # in `checkpoint:a=b.pth` it belongs to the path
         name, encoder = _NAMES.get(text, text), text
-    if encoder.startswith("checkpoint:"):
-        chosen = encoder.partition("#")[2]
-        return Model(name=name, encoder=encoder, features=(chosen,) if chosen else kinds)
+    if (checkpoint := split_checkpoint(encoder)) is not None:
+        path, chosen = checkpoint
+        return Model(name=name, file=Path(path), features=(chosen,) if chosen else kinds)
     return Model(name=name, encoder=encoder, features=(name,))
 
 

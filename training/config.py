@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from math import gcd
 from typing import Annotated, ClassVar, Literal
 
+from dinoforge.config.paths import PathText
 from dinoforge.config.ranges import (
     Fraction,
     NonEmpty,
@@ -47,7 +48,7 @@ class DataConfig:
     """Images to train on; labels are never read."""
 
     # folders, tars, globs, or a curation run (its shards); relative to the working directory
-    paths: Annotated[list[str], NonEmpty] = field(default_factory=list)
+    paths: Annotated[list[PathText], NonEmpty] = field(default_factory=list)
     num_workers: NonNegativeInt = 0  # processes that decode and crop; batches do not depend on it
     # resize larger images once, after decoding, to this shorter side in pixels, so that photographs
     # of many megapixels fit the cache and are cropped fast; 0: never
@@ -219,7 +220,7 @@ class ParallelConfig:
 class TrainingConfig:
     """A whole training run."""
 
-    out: str = "???"  # run folder
+    out: PathText = "???"  # run folder
     seed: int = 0  # of weights, order, crops and masks
     steps: PositiveInt = 125000  # optimizer updates
     batch_size: PositiveInt = 64  # images per step, over all ranks

@@ -16,9 +16,9 @@ from dinoforge.curation import tables
 from dinoforge.curation.config import CurationConfig, SourceConfig
 from dinoforge.curation.tables import CurationInputs, CurationStage
 from dinoforge.errors import Fault, UsageError
+from dinoforge.files import path_of_text, path_text
 from dinoforge.randomness import KeyedPermutation
 from dinoforge.shards.index import summarize_reasons
-from dinoforge.shards.tar import readable
 from dinoforge.sources.discover import discover_files
 from dinoforge.sources.listing import Listing, list_files
 from dinoforge.sources.numbering import Numbering, rename_classes, unite_classes
@@ -91,7 +91,7 @@ def _relative(table: pa.Table, unpacked: Sequence[Path], run_folder: Path) -> pa
 
     A source in a folder of the same name is distinguished from it by ``./``.
     """
-    inside = {_name(tar): _name(tar.relative_to(run_folder)) for tar in unpacked}
+    inside = {path_text(tar): path_text(tar.relative_to(run_folder)) for tar in unpacked}
     shards = table.column("shard").combine_chunks().dictionary_encode()
     names = [
         inside.get(name) or (f"./{name}" if name.startswith(MADE_BY_RUN) else name)
@@ -102,10 +102,6 @@ def _relative(table: pa.Table, unpacked: Sequence[Path], run_folder: Path) -> pa
     return table.set_column(at, "shard", renamed.cast(pa.string()))
 
 
-def _name(path: Path) -> str:
-    return readable(os.fsencode(path))
-
-
 def _choose(
     table: pa.Table, source: SourceConfig, seen: set[tuple[str, int]], seed: int
 ) -> NDArray[np.int64]:
@@ -113,7 +109,7 @@ def _choose(
 
     An image is identified by its file (without links) and offset, whatever path leads to it.
     """
-    real = cache(os.path.realpath)
+    real = cache(lambda shard: os.path.realpath(path_of_text(shard)))
     keys, shards, offsets = (table.column(n).to_pylist() for n in ("key", "shard", "offset"))
     locations = [(real(shard), offset) for shard, offset in zip(shards, offsets, strict=True)]
     taken = set(seen)

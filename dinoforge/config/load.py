@@ -3,7 +3,6 @@
 All faults are reported at once.
 """
 
-import contextlib
 import dataclasses
 import functools
 import json
@@ -22,7 +21,9 @@ from omegaconf import OmegaConf
 from omegaconf.errors import ConfigKeyError, KeyValidationError, OmegaConfBaseException
 
 from dinoforge.config.keys import describe_keys, nearest
+from dinoforge.config.paths import expand_home, expand_paths
 from dinoforge.config.ranges import Config, find_faults
+from dinoforge.config.values import dump_yaml, read_value, read_yaml
 from dinoforge.errors import Fault, UsageError
 
 __all__ = [
@@ -71,8 +72,8 @@ def find_recipe(kind: str, name: str) -> Path:
     UsageError
         If there is none; suggests the nearest.
     """
-    path = Path(name)
-    if os.path.isfile(name):  # noqa: PTH113 - Path raises for long names
+    path = Path(expand_home(name))
+    if os.path.isfile(path):  # noqa: PTH113 - Path raises for long names
         return path
     known = list_recipes(kind)
     if name in known:
@@ -153,7 +154,7 @@ def load_recipe(
         if not any(f"`{key}" in fault.what for fault in loading.faults):
             loading.faults.append(Fault(f"`{key}` is required", source, f"add {key}=VALUE"))
     if not loading.faults:
-        config = typing.cast("C", OmegaConf.to_object(merged))
+        config = expand_paths(typing.cast("C", OmegaConf.to_object(merged)))
         given = {leaf.key: leaf.where for leaf in leaves}
         for fault in dict.fromkeys(find_faults(config)):
             loading.faults.append(_locate(fault, given, source, shown_prefix))
@@ -175,7 +176,7 @@ def to_plain(config: Config) -> dict[str, Any]:
 
 def config_yaml(config: Config, origins: Mapping[str, str] | None = None) -> str:
     """Format the resolved recipe as YAML; comments name the origins of values."""
-    text = yaml.safe_dump(to_plain(config), sort_keys=False, width=1000)
+    text = dump_yaml(to_plain(config))
     lines = text.splitlines()
     for key, number in _key_lines(yaml.compose(text)):
         if origins and key in origins:
@@ -224,7 +225,7 @@ class _Loading:
             ) from error
         try:
             tree = yaml.compose(text, Loader=yaml.SafeLoader)
-            values: Any = OmegaConf.to_container(OmegaConf.create(text)) if tree is not None else {}
+            values = read_yaml(text) if tree is not None else {}
         except (yaml.YAMLError, OmegaConfBaseException) as error:
             mark = getattr(error, "problem_mark", None)
             line = f":{mark.line + 1}" if mark is not None else ""
@@ -250,9 +251,7 @@ class _Loading:
                 continue
             value: Any = text
             if not self._is_text(key):
-                # As OmegaConf reads a recipe, which knows more numbers than YAML.
-                with contextlib.suppress(yaml.YAMLError, OmegaConfBaseException):
-                    value = OmegaConf.to_container(OmegaConf.create(f"value: {text}"))["value"]  # type: ignore[index, call-overload]
+                value = read_value(text)
             elif text in {"null", "None"} and self.keys[key].type == "str | None":
                 value = None
             for inner, part in self._flatten({key: value}):
@@ -279,9 +278,8 @@ class _Loading:
         if "${" in str(leaf.value):
             what = f"{shown} got {leaf.value!r}, and ${{...}} is not filled in"
             return Fault(what, leaf.where, "write the value itself")
-        if self._is_text(leaf.key) and not isinstance(leaf.value, str | None):
-            # `no` becomes False, and `12:00:00` becomes 43200.
-            what = f"{shown} needs text, YAML read {leaf.value!r}"
+        for key, changed in self._changed_text(leaf.key, leaf.value):
+            what = f"`{self.prefix}{key}` needs text, YAML read {changed!r}"
             return Fault(what, leaf.where, "put it in quotes")
         if self._is_text_map(leaf.key) and isinstance(leaf.value, Mapping):
             others = [
@@ -291,6 +289,18 @@ class _Loading:
                 what = f"{shown} needs texts, YAML read {others[0]!r}"
                 return Fault(what, leaf.where, "put it in quotes")
         return None
+
+    def _changed_text(self, key: str, value: Any) -> Iterator[tuple[str, Any]]:
+        """Find values of text keys that are none: `no` becomes False, `12:00:00` 43200."""
+        kind = self.keys[key].type if key in self.keys else ""
+        if kind in _TEXT and not isinstance(value, str | None):
+            yield key, value
+        for part in value if isinstance(value, list) else ():
+            if isinstance(part, dict):
+                for name, inner in part.items():
+                    yield from self._changed_text(f"{key}[].{name}", inner)
+            elif kind == "list[str]" and not isinstance(part, str):
+                yield key, part
 
     def explain(self, error: OmegaConfBaseException, leaf: _Leaf) -> Fault:
         """Describe an unknown key or a value of the wrong type."""

@@ -27,6 +27,7 @@ __all__ = [
     "describe_range",
     "find_faults",
     "one_of",
+    "unwrap_type",
 ]
 
 
@@ -91,7 +92,7 @@ def find_faults(value: Any, at: str = "", hint: Any = None, *, verb: str = "is")
     ``verb`` is ``holds`` for the elements of a list. The ``what`` of a fault begins with the key in
     backticks; the ``where`` is ``recipe``.
     """
-    hint, checks = _unwrap(hint)
+    hint, checks = unwrap_type(hint)
     broken = [check for check in checks if value is not None and not check.allows(value)]
     if isinstance(value, float) and not math.isfinite(value):
         yield Fault(f"`{at}` {verb} {value}", "recipe", "give a finite number")
@@ -126,7 +127,7 @@ def _find_section_faults(config: Config, at: str) -> Iterator[Fault]:
 
 def describe_range(hint: Any) -> str:
     """Describe the values that a declared type admits, e.g. ``each 0 to 1``; "" for all."""
-    hint, checks = _unwrap(hint)
+    hint, checks = unwrap_type(hint)
     texts = [str(check) for check in checks]
     if typing.get_origin(hint) in {list, tuple}:
         parts = dict.fromkeys(describe_range(part) for part in typing.get_args(hint))
@@ -134,11 +135,11 @@ def describe_range(hint: Any) -> str:
     return ", ".join(texts)
 
 
-def _unwrap(hint: Any) -> tuple[Any, list[Allowed | Range]]:
+def unwrap_type(hint: Any) -> tuple[Any, list[Allowed | Range]]:
     """Split a declared type, ``X | None`` included, into the bare type and its checks."""
     if typing.get_origin(hint) in {typing.Union, types.UnionType}:
         parts = [part for part in typing.get_args(hint) if part is not type(None)]
-        return _unwrap(parts[0]) if len(parts) == 1 else (hint, [])
+        return unwrap_type(parts[0]) if len(parts) == 1 else (hint, [])
     if typing.get_origin(hint) is Annotated:
         return hint.__origin__, list(hint.__metadata__)
     return hint, []

@@ -48,11 +48,12 @@ class CheckpointEncoder:
         self, path: Path, features: str = "cls", *, device: str = "cpu", batch_size: int = 0
     ) -> None:
         if not path.is_file():
-            raise UsageError(
-                what="no such checkpoint",
-                where=str(path),
-                do="give the path of a .safetensors or .pth file",
-            )
+            what, do = "no such checkpoint", "give the path of a .safetensors or .pth file"
+            _, hash_sign, option = str(path).rpartition("#")
+            if hash_sign:
+                what += f", or unknown features `{option}`"
+                do += f", features are {', '.join(FEATURES)}"
+            raise UsageError(what=what, where=str(path), do=do)
         model, config, metadata = load_backbone(path)
         resolve_device(device)
         self.name = f"checkpoint:{path}" + ("" if features == "cls" else f"#{features}")

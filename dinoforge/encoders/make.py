@@ -10,7 +10,10 @@ from dinoforge.errors import UsageError
 if TYPE_CHECKING:
     from dinoforge.encoders.encoder import Encoder
 
-__all__ = ["ENCODERS", "make_encoder"]
+__all__ = ["ENCODERS", "FEATURES", "make_encoder", "split_checkpoint"]
+
+# Kinds of features of a ViT; `both` joins the other two, each of norm 1.
+FEATURES = ("cls", "patch_mean", "both")
 
 # Spec -> description.
 ENCODERS: Mapping[str, str] = {
@@ -37,8 +40,8 @@ def make_encoder(spec: str, *, device: str = "cpu") -> "Encoder":
         If the spec is unknown (the nearest is named), or a file, package or the device is missing.
     """
     kind, colon, rest = spec.partition(":")
-    if colon and kind == "checkpoint":
-        return _checkpoint(rest, device)
+    if (checkpoint := split_checkpoint(spec)) is not None:
+        return _checkpoint(*checkpoint, device)
     if colon and kind == "python":
         from dinoforge.encoders.from_callable import CallableEncoder
 
@@ -63,6 +66,19 @@ def make_encoder(spec: str, *, device: str = "cpu") -> "Encoder":
     return PixelsEncoder() if name == "pixels" else RawPixelsEncoder(name)
 
 
+def split_checkpoint(spec: str) -> tuple[str, str] | None:
+    """Split ``checkpoint:FILE#FEATURES`` into file and features, "" if none are named.
+
+    A ``#`` belongs to the path unless one of `FEATURES` follows it at the end. None for other
+    encoders.
+    """
+    if not spec.startswith("checkpoint:"):
+        return None
+    rest = spec.removeprefix("checkpoint:")
+    path, _, features = rest.rpartition("#")
+    return (path, features) if features in FEATURES else (rest, "")
+
+
 def _mobilenetv2(option: str, device: str) -> "Encoder":
     from dinoforge.encoders.mobilenetv2 import MobileNetV2Encoder
 
@@ -76,14 +92,10 @@ def _mobilenetv2(option: str, device: str) -> "Encoder":
     return MobileNetV2Encoder(side, device=device) if option else MobileNetV2Encoder(device=device)
 
 
-def _checkpoint(rest: str, device: str) -> "Encoder":
-    from dinoforge.encoders.checkpoint import FEATURES, CheckpointEncoder
+def _checkpoint(path: str, features: str, device: str) -> "Encoder":
+    from dinoforge.encoders.checkpoint import CheckpointEncoder
 
-    path, _, features = rest.partition("#")
-    if not path or (features and features not in FEATURES):
-        raise UsageError(
-            what=f"unknown features `{features}`" if path else "no file is given",
-            where=f"checkpoint:{rest}",
-            do=f"write checkpoint:FILE, or checkpoint:FILE#... with one of {', '.join(FEATURES)}",
-        )
+    if not path:
+        do = f"write checkpoint:FILE, or checkpoint:FILE#... with one of {', '.join(FEATURES)}"
+        raise UsageError(what="no file is given", where="checkpoint:", do=do)
     return CheckpointEncoder(Path(path), features or "cls", device=device)

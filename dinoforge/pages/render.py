@@ -1,15 +1,18 @@
 """Fill templates: autoescaped, strict about missing values, one self-contained file."""
 
+import re
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import jinja2
 
+from dinoforge.errors import printable
 from dinoforge.pages.formatting import bytes_size, count, duration, percent, points, significant
 
 __all__ = ["render"]
 
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _TEMPLATES = Path(__file__).resolve().parent / "templates"
 
 
@@ -19,7 +22,9 @@ def render(template: str, *, folder: Path | None = None, **values: Any) -> str:
     Templates in ``folder`` may extend ``page.html`` and import ``pictures.html``. ``values`` are
     their variables; a missing one raises ``jinja2.UndefinedError``.
     """
-    return _environment(folder).get_template(template).render(**values)
+    page = _environment(folder).get_template(template).render(**values)
+    # Names of files may have bytes that are not UTF-8.
+    return _SURROGATE.sub(lambda match: printable(match[0]), page)
 
 
 @cache

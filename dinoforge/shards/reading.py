@@ -1,18 +1,17 @@
 """Read ranges of files and whole samples, from any thread and any process."""
 
+import contextlib
 import os
-import re
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from dinoforge.files import path_of_text
 from dinoforge.shards.index import Sample, ShardIndex, index_shard
 
 __all__ = ["RangeReader", "read_members", "read_samples"]
-
-_ESCAPED_BYTE = re.compile(rb"\\x([0-9a-f]{2})")
 
 
 class _OpenFile:
@@ -49,7 +48,7 @@ class RangeReader:
     def read(self, path: str, offset: int, size: int) -> bytes:
         r"""Read exactly ``size`` bytes at ``offset``.
 
-        In ``path``, ``\xNN`` may stand for a byte that is not UTF-8 (see `readable`).
+        ``path`` is a text of `path_text`, or the path itself.
 
         Raises
         ------
@@ -82,14 +81,10 @@ class RangeReader:
 
 
 def _open_named(path: str) -> _OpenFile:
-    try:
-        return _OpenFile(path)
-    except FileNotFoundError:
-        escaped = os.fsencode(path)
-        raw = _ESCAPED_BYTE.sub(lambda match: bytes([int(match[1], 16)]), escaped)
-        if raw == escaped:
-            raise
-        return _OpenFile(os.fsdecode(raw))
+    if (decoded := path_of_text(path)) != path:
+        with contextlib.suppress(FileNotFoundError):
+            return _OpenFile(decoded)
+    return _OpenFile(path)
 
 
 def read_members(reader: RangeReader, path: str, sample: Sample) -> dict[str, bytes]:

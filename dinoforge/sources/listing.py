@@ -1,6 +1,5 @@
 """One row per image of a source: its key, its class, and where its bytes are."""
 
-import os
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -10,8 +9,8 @@ from pathlib import Path, PurePosixPath
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from dinoforge.files import path_text
 from dinoforge.shards.index import Problem, ShardImage, UniqueKeys, index_shard, problem
-from dinoforge.shards.tar import readable
 from dinoforge.sources.classes import (
     NAMES,
     UNLABELED,
@@ -79,14 +78,14 @@ def list_files(files: SourceFiles, *, unpacked: Path) -> Listing:
             copies.append(tar)
             if damage := stream_damage(tar):
                 problems.append(problem(item, "", "damaged_stream", damage))
-        index = index_shard(tar)
+        index, shard = index_shard(tar), path_text(tar)
         # Problems name the source file, which the user knows, not its uncompressed copy.
         problems.extend(entry | {"shard": item} for entry in index.problems)
         class_of = cache(partial(lists.class_of, item))
         for image in index.images:
-            _append(columns, _row_of_image(image, str(tar), class_of(image.label or "")))
+            _append(columns, _row_of_image(image, shard, class_of(image.label or "")))
     arrays = [pa.array(c, f.type) for c, f in zip(columns, LISTING_SCHEMA, strict=True)]
-    printable = [entry | {"shard": _text(entry["shard"])} for entry in problems]
+    printable = [entry | {"shard": path_text(entry["shard"])} for entry in problems]
     table = _with_ids_of_names(pa.table(arrays, schema=LISTING_SCHEMA))
     return Listing(table, printable, copies, lists.by_space)
 
@@ -123,25 +122,21 @@ def _with_ids_of_names(table: pa.Table) -> pa.Table:
 
 def _append(columns: list[list[str | int]], row: _Row) -> None:
     for column, value in zip(columns, row, strict=True):
-        column.append(_text(value) if isinstance(value, str) else value)
-
-
-def _text(name: str) -> str:
-    r"""Make a file name valid UTF-8: other bytes are written as ``\xNN``."""
-    return name if name.isprintable() else readable(os.fsencode(name))
+        column.append(value)
 
 
 def _class_folder(image: ImageFile) -> str:
     """Name the class of an image: the first folder below the root; "" without one."""
     parts = Path(image.path).relative_to(image.root).parts
-    return _text(parts[0]) if len(parts) > 1 else ""
+    return path_text(parts[0]) if len(parts) > 1 else ""
 
 
 def _row_of_file(image: ImageFile, keys: UniqueKeys) -> _Row:
     relative = PurePosixPath(Path(image.path).relative_to(image.root).as_posix())
-    key = keys.take(str(relative.with_suffix("")), relative.suffix.removeprefix("."))
+    suffix = path_text(relative.suffix.removeprefix("."))
+    key = keys.take(path_text(relative.with_suffix("")), suffix)
     label, space, name = class_of_folder(_class_folder(image))
-    return [key, image.path, "", 0, image.size, label, name, space]
+    return [key, path_text(image.path), "", 0, image.size, label, name, space]
 
 
 def _row_of_image(image: ShardImage, shard: str, image_class: ImageClass) -> _Row:

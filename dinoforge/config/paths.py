@@ -1,0 +1,92 @@
+"""Keys and arguments that are paths: declared by their type, ``~`` replaced in one place.
+
+A key is a path if its type is `PathText` or `EncoderSpec`: `load_recipe` replaces ``~`` and
+``~user`` at its start once. What a program passes on is absolute, or begins with ``./``.
+"""
+
+import dataclasses
+import os
+import re
+import typing
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+from dinoforge.config.ranges import Allowed, unwrap_type
+
+__all__ = ["EncoderSpec", "PathText", "expand_home", "expand_paths", "plain_path", "read_path"]
+
+T = TypeVar("T")
+
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
+# NAME=checkpoint:FILE; a name has no colon.
+_CHECKPOINT = re.compile(r"((?:[^:=]*=)?checkpoint:)(.*)", re.DOTALL)
+
+
+def expand_home(path: str) -> str:
+    """Replace ``~`` or ``~user`` at the start of a path, as the shell does."""
+    return os.path.expanduser(path)  # noqa: PTH111 - keeps `./`, which marks a literal `~`
+
+
+def plain_path(path: Path) -> str:
+    """Return a path as text that `expand_home` leaves as it is."""
+    return f"./{path}" if str(path).startswith("~") else str(path)
+
+
+def _is_path(path: str) -> bool:
+    if "\0" in path or _URL.match(path):
+        return False
+    return not path.startswith("~") or os.path.lexists(path)  # `~name` without such a user
+
+
+def _file_of(spec: str) -> str:
+    match = _CHECKPOINT.fullmatch(spec)
+    return match[2] if match else ""
+
+
+def _expand_spec(spec: str) -> str:
+    match = _CHECKPOINT.fullmatch(spec)
+    return match[1] + expand_home(match[2]) if match else spec
+
+
+@dataclass(frozen=True)
+class _PathRule(Allowed):
+    """Which paths a key admits, and how ``~`` in it is replaced."""
+
+    expand: Callable[[str], str]
+
+
+_TEXT = "a path on this machine; for a name that begins with ~ write ./~"
+
+PathText = Annotated[str, _PathRule(_is_path, _TEXT, expand_home)]
+# An encoder, which may be a file: ``checkpoint:FILE``.
+EncoderSpec = Annotated[
+    str, _PathRule(lambda spec: _is_path(_file_of(spec)), f"an encoder, or {_TEXT}", _expand_spec)
+]
+
+
+def expand_paths(value: T, hint: Any = None) -> T:
+    """Replace ``~`` in all paths of a config, or of a value whose declared type is ``hint``."""
+    hint, rules = unwrap_type(hint)
+    inner = typing.get_args(hint) or (None,)
+    changed: Any = value
+    if isinstance(value, str):
+        for rule in rules:
+            changed = rule.expand(changed) if isinstance(rule, _PathRule) else changed
+    elif isinstance(value, list):
+        changed = [expand_paths(part, inner[0]) for part in value]
+    elif isinstance(value, dict):
+        changed = {key: expand_paths(part, inner[-1]) for key, part in value.items()}
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        hints = typing.get_type_hints(type(value), include_extras=True)
+        parts = {name: expand_paths(part, hints[name]) for name, part in vars(value).items()}
+        changed = dataclasses.replace(value, **parts)
+    return typing.cast("T", changed)
+
+
+def read_path(path: str) -> str:
+    """Return a path as `load_recipe` reads that of a key; raises `ValueError` if it is none."""
+    if not _is_path(expanded := expand_home(path)):
+        raise ValueError(f"give {_TEXT}, not {path!r}")
+    return expanded
