@@ -1,6 +1,7 @@
 """Entry point: the list of sub-commands; what each error prints and its exit code."""
 
 import argparse
+import codecs
 import errno
 import importlib
 import io
@@ -98,7 +99,8 @@ def _run(args: argparse.Namespace) -> int:
     set_up_logging(verbosity=getattr(args, "verbosity", 0), rank=int(os.environ.get("RANK", "0")))
     as_json = getattr(args, "json", False)
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="surrogateescape")  # prints any path as the bytes that it is
+        codecs.register_error("printable", _print_escaped)
+        sys.stdout.reconfigure(errors="printable")
     before = signal.signal(signal.SIGTERM, _interrupt)
     try:
         code = load_command(args.command).run(args)
@@ -123,6 +125,13 @@ def _run(args: argparse.Namespace) -> int:
     finally:
         signal.signal(signal.SIGTERM, before)
     return code
+
+
+def _print_escaped(error: UnicodeError) -> tuple[str, int]:
+    """Print what has no encoding, such as bytes of a path that are not UTF-8, as an escape."""
+    assert isinstance(error, UnicodeEncodeError), "stdout is only written"
+    text = printable(error.object[error.start : error.end])
+    return text.encode("ascii", "backslashreplace").decode(), error.end
 
 
 def _reader_is_gone() -> bool:

@@ -19,7 +19,8 @@ from dinoforge.config import nearest
 from dinoforge.curated import content_path, ledger_path, pairs_files, slots_path, summary_path
 from dinoforge.curation.sentences import Related, describe_decision
 from dinoforge.errors import UsageError
-from dinoforge.files import write_text
+from dinoforge.files import path_text, write_text
+from dinoforge.runs import working_folders
 from dinoforge.shards.tar import readable
 from dinoforge.tables import read_table
 
@@ -59,7 +60,7 @@ class Explanation:
 
         run = Path(self.run)
         locations = read_table(ledger_path(run), ["shard", "offset", "size"])
-        reader = ImageReader(run)
+        reader = ImageReader(run, working_folders(run))
 
         def picture(image_id: int, side: int) -> Thumbnail | None:
             try:
@@ -140,7 +141,6 @@ class _Evidence:
     def find(self, image: str) -> int:
         """Return the id of the image that a person named by id, key or path."""
         num = self._ledger.num_rows
-        image = readable(os.fsencode(image))
         number = int(image) if image.isascii() and image.isdigit() else num
         if str(number) == image and number < num:
             return number
@@ -156,7 +156,7 @@ class _Evidence:
                 )
         if number < num:  # with leading zeros: a key of the exported shards
             return number
-        near = self._nearest_key(image)
+        near = self._nearest_key(path_text(image))
         hint = f" (did you mean `{near}`?)" if near else ""
         raise UsageError(
             what=f"no image `{image}`{hint}",
@@ -169,11 +169,17 @@ class _Evidence:
         if not image:
             return
         keys, shards, members = (self._ledger.column(n) for n in ("key", "shard", "member"))
-        yield "key", np.flatnonzero(pc.equal(keys, image))
-        paths = [image, os.path.abspath(image), os.path.relpath(image)]  # noqa: PTH100
+        # As the shell gives it, or as tables show it.
+        texts = list(dict.fromkeys([path_text(image), readable(os.fsencode(image))]))
+        yield "key", np.flatnonzero(pc.is_in(keys, pa.array(texts)))
+        full = os.path.abspath(image)  # noqa: PTH100 - links are kept
+        ways = [os.path.relpath(full, folder) for folder in working_folders(self._folder)]
+        paths = [full, *ways, *(f"./{way}" for way in ways)]
+        paths = texts + [path_text(path) for path in paths]
         yield "path", np.flatnonzero(pc.is_in(shards, pa.array(paths)))
-        yield "path", np.flatnonzero(pc.ends_with(shards, f"/{image.removeprefix('./')}"))
-        yield "member", np.flatnonzero(pc.equal(members, image))
+        for text in texts:
+            yield "path", np.flatnonzero(pc.ends_with(shards, f"/{text.removeprefix('./')}"))
+        yield "member", np.flatnonzero(pc.is_in(members, pa.array(texts)))
 
     def _nearest_key(self, image: str) -> str | None:
         # Comparing with a million keys takes minutes: those that share a part are tried first.

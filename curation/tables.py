@@ -213,10 +213,13 @@ def read_locations(inputs: CurationInputs, start: int, stop: int) -> pa.Table:
 
 
 class ImageReader:
-    """Read the bytes of images by location; keeps up to 32 shards open."""
+    """Read the bytes of images by location; keeps up to 32 shards open.
 
-    def __init__(self, run_folder: Path) -> None:
-        self._run_folder, self._reader = run_folder, RangeReader(32)
+    ``folders`` are those of `resolve_shard`.
+    """
+
+    def __init__(self, run_folder: Path, folders: Sequence[Path] = ()) -> None:
+        self._run_folder, self._folders, self._reader = run_folder, folders, RangeReader(32)
 
     def read(self, shard: str, offset: int, size: int) -> bytes | None:
         """Read an image; None when its bytes cannot be read.
@@ -227,7 +230,8 @@ class ImageReader:
             If the shard no longer exists.
         """
         try:
-            return self._reader.read(resolve_shard(self._run_folder, shard), offset, size)
+            path = resolve_shard(self._run_folder, shard, self._folders)
+            return self._reader.read(path, offset, size)
         except FileNotFoundError as error:
             raise UsageError(
                 what="image file no longer exists",

@@ -4,11 +4,12 @@ The contract between `curation`, which writes them, and whoever reads them: eval
 command line. Null in the ledger means: does not apply.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow as pa
 
-from dinoforge.files import path_text
+from dinoforge.files import path_of_text, path_text
 
 __all__ = [
     "KEPT_REASONS",
@@ -131,10 +132,15 @@ def shards_folder(run_folder: Path) -> Path:
     return run_folder / "shards"
 
 
-def resolve_shard(run_folder: Path, shard: str) -> str:
+def resolve_shard(run_folder: Path, shard: str, folders: Sequence[Path] = ()) -> str:
     """Path of a shard of the index or the ledger, for `dinoforge.shards.RangeReader`.
 
     Relative to the run folder for what the run itself made, else as the recipe gave it. What lies
     in the run folder cannot decide: it has ``shards/pool-000000.tar``, and so may a source.
+    A relative path starts in the first of ``folders`` that has such a file; without them, or if
+    none has, in that of this process.
     """
-    return f"{path_text(run_folder)}/{shard}" if shard.startswith(MADE_BY_RUN) else shard
+    if shard.startswith(MADE_BY_RUN):
+        return f"{path_text(run_folder)}/{shard}"
+    places = (folder / path_of_text(shard) for folder in folders)
+    return next((path_text(place) for place in places if place.exists()), shard)

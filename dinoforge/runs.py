@@ -39,6 +39,7 @@ __all__ = [
     "run_folders",
     "succeeded",
     "versions",
+    "working_folders",
 ]
 
 _log = logging.getLogger(__name__)
@@ -127,7 +128,7 @@ class Run:
         try:
             _check_unchanged(folder, config, command, on_change)
             write_text(folder / "config.yaml", config_yaml(config, origins))
-            facts = _facts(command, config, parents) | {"earlier": _earlier_starts(folder)}
+            facts = _facts(folder, command, config, parents) | {"earlier": _earlier_starts(folder)}
             write_json(folder / "run.json", facts)
             return cls(folder, facts, _lock=lock, _handler=log_to_folder(folder / "log"))
         except BaseException:
@@ -176,15 +177,31 @@ def read_facts(folder: Path) -> dict[str, Any]:
     return facts
 
 
+def working_folders(folder: Path) -> list[Path]:
+    """List the folders where relative paths of a run's recipe may start, the likeliest first.
+
+    Where its command ran, that folder moved together with the run, and the one of this process.
+    """
+    facts = read_facts(folder)
+    folders = []
+    if "working_folder" in facts:
+        way = os.path.relpath(facts["working_folder"], facts["run_folder"])
+        moved = os.path.normpath(folder.absolute() / way)
+        folders = [Path(facts["working_folder"]), Path(moved)]
+    return list(dict.fromkeys([*folders, Path.cwd()]))
+
+
 def succeeded(folder: Path) -> bool:
     """Return whether ``run.json`` records that a command ended with exit code 0."""
     return read_facts(folder).get("exit_code") == 0
 
 
-def _facts(command: str, config: Config, parents: Sequence[Path]) -> dict[str, Any]:
+def _facts(folder: Path, command: str, config: Config, parents: Sequence[Path]) -> dict[str, Any]:
     return {
         "command": command,
         "argv": sys.argv[1:],
+        "working_folder": str(Path.cwd()),  # relative paths of the recipe start there
+        "run_folder": str(folder.absolute()),
         "config_hash": hash_json(to_plain(config)),
         "versions": versions(),
         "commit": git_commit(),

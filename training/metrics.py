@@ -6,6 +6,7 @@ are under ``clock/``: only they may differ between identical runs.
 
 import contextlib
 import json
+import logging
 import math
 import time
 from collections.abc import Sequence
@@ -77,6 +78,9 @@ def diagnose(row: dict[str, float], prototypes: int) -> str:
     return ""
 
 
+_log = logging.getLogger(__name__)
+
+
 class MetricsFile:
     """Append rows to ``metrics.jsonl``, on rank 0; a resume first drops rows after its step."""
 
@@ -95,7 +99,11 @@ class MetricsFile:
         with contextlib.suppress(ImportError):  # TensorBoard is optional
             from torch.utils.tensorboard import SummaryWriter
 
-            self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=resume_at + 1)
+            place = str(folder / "tensorboard")
+            if place != place.encode(errors="replace").decode():
+                _log.warning("TensorBoard cannot write to %s: not UTF-8", place)
+                return
+            self._board = SummaryWriter(place, purge_step=resume_at + 1)
 
     def __enter__(self) -> "MetricsFile":
         return self

@@ -12,7 +12,7 @@ from dinoforge.device import resolve_device
 from dinoforge.encoders.encoder import Images, Vectors, fingerprint_of, unit_rows
 from dinoforge.encoders.network import TRANSFORM_VERSION, Transform, normalization_of, run_batches
 from dinoforge.errors import UsageError
-from dinoforge.files import sha256_file
+from dinoforge.files import path_text, sha256_file
 from dinoforge.models.weights import load_backbone
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class CheckpointEncoder:
             raise UsageError(what=what, where=str(path), do=do)
         model, config, metadata = load_backbone(path)
         resolve_device(device)
-        self.name = f"checkpoint:{path}" + ("" if features == "cls" else f"#{features}")
+        self.name = f"checkpoint:{path_text(path)}" + ("" if features == "cls" else f"#{features}")
         self.dim = config.width * (2 if features == "both" else 1)
         self._width = config.width
         self._device, self._batch_size = device, batch_size

@@ -17,9 +17,10 @@ from dinoforge.errors import UsageError
 from dinoforge.files import write_bytes
 from dinoforge.models.config import IMAGE_MEAN, IMAGE_STD, PositionMode, VitConfig
 from dinoforge.models.conversion import infer_config, released_names
+from dinoforge.models.reading import read_tensors
 from dinoforge.models.vit import VisionTransformer
 
-__all__ = ["load_backbone", "read_tensors", "save_backbone"]
+__all__ = ["load_backbone", "save_backbone"]
 
 FORMAT = "backbone-1"
 
@@ -73,8 +74,7 @@ def load_backbone(
     Parameters
     ----------
     path : Path
-        ``.safetensors``, or ``.pth`` / ``.pt`` with a state dict, at the top or under ``teacher``,
-        ``model`` or ``state_dict``.
+        A weights file, see `read_tensors`.
     heads : int, optional
         Attention heads of a file without metadata; needed for widths that were not released.
     positions : str, optional
@@ -109,40 +109,6 @@ def load_backbone(
     ready.setdefault("mask_token", torch.zeros(1, config.width))
     model.load_state_dict(ready, assign=True)
     return model.eval(), config, metadata
-
-
-def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Read tensors and metadata of a weights file without executing its code.
-
-    Raises
-    ------
-    UsageError
-        If the file is missing or is not a weights file.
-    """
-    from safetensors import safe_open
-
-    path = Path(path)
-    try:
-        if path.suffix == ".safetensors":
-            with safe_open(path, framework="pt") as file:
-                names = list(file.keys())
-                return {name: file.get_tensor(name) for name in names}, dict(file.metadata() or {})
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # each library has its own errors for a bad file
-        reason = "no such file" if not path.is_file() else str(error).splitlines()[0]
-        raise UsageError(
-            what=f"weights unreadable: {reason.rstrip('.')}",
-            where=str(path),
-            do="give a .safetensors or .pth file with the tensors of a ViT",
-        ) from error
-    for key in ("teacher", "model", "state_dict"):
-        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-            content = content[key]
-    if not isinstance(content, Mapping):
-        raise UsageError(
-            what="the file has no state dict", where=str(path), do="save model.state_dict()"
-        )
-    return {str(name): value for name, value in content.items() if isinstance(value, Tensor)}, {}
 
 
 def _stored_config(metadata: Mapping[str, str], where: str) -> VitConfig | None:

@@ -1,6 +1,7 @@
 """The ledger of a curation run: rows, pictures on demand, and the counts of every reason."""
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from dinoforge.curated import REASONS, ledger_path, resolve_shard
 from dinoforge.images import Undecodable, decode
 from dinoforge.pages.thumbnails import Thumbnail, thumbnail
+from dinoforge.runs import working_folders
 from dinoforge.shards.reading import RangeReader
 from dinoforge.tables import read_table
 
@@ -74,6 +76,7 @@ class Ledger:
 
     columns: dict[str, NDArray[Any]]
     run_folder: Path  # shards that the run made are named relative to it
+    folders: Sequence[Path] = ()  # where other relative names may start, see `resolve_shard`
     _reader: RangeReader = field(default_factory=RangeReader)
     _pictures: dict[tuple[int, int], Thumbnail | None] = field(default_factory=dict)
 
@@ -91,8 +94,9 @@ class Ledger:
     def image(self, image_id: int) -> NDArray[np.uint8] | None:
         """Decode a picture ``[H, W, 3]``; None if it cannot be read."""
         shard, offset, size = (self[n].item(image_id) for n in ("shard", "offset", "size"))
+        path = resolve_shard(self.run_folder, shard, self.folders)
         try:
-            data = self._reader.read(resolve_shard(self.run_folder, shard), offset, size)
+            data = self._reader.read(path, offset, size)
             return decode(data) if data else None
         except (OSError, Undecodable):
             return None
@@ -117,7 +121,8 @@ def read_ledger(run_folder: Path) -> Ledger | None:
     if not path.is_file():
         return None
     table = read_table(path, _COLUMNS)
-    return Ledger({name: _values(table.column(name)) for name in _COLUMNS}, run_folder)
+    columns = {name: _values(table.column(name)) for name in _COLUMNS}
+    return Ledger(columns, run_folder, working_folders(run_folder))
 
 
 def _values(column: pa.ChunkedArray) -> NDArray[Any]:

@@ -20,6 +20,7 @@ from dinoforge.evaluation.report.ledger import Ledger
 from dinoforge.exports import exported_steps
 from dinoforge.images import Undecodable, resize
 from dinoforge.pages.thumbnails import Thumbnail, thumbnail
+from dinoforge.runs import working_folders
 
 __all__ = [
     "FeatureMaps",
@@ -93,15 +94,21 @@ def _from_recipe(run: Path | None, key: str, origin: str, cache: Path) -> Chosen
     paths = None if run is None else read_config(run).get(key)
     if isinstance(paths, dict):
         paths = paths.get("paths")
-    if not paths:
+    if not paths or run is None:
         return [], []
     from dinoforge.sources.image_set import open_images
 
-    try:
-        pool = open_images(paths, cache=cache)
-        order = _evenly(len(pool), pool.labels)
-    except (UsageError, OSError) as error:
-        _log.warning("no feature maps of the %s: %s", origin, error)
+    pool, reason = None, ""
+    for folder in working_folders(run):
+        placed = paths if folder == Path.cwd() else [str(folder / path) for path in paths]
+        try:
+            pool = open_images(placed, cache=cache)
+            order = _evenly(len(pool), pool.labels)
+            break
+        except (UsageError, OSError) as error:
+            reason = reason or str(error)
+    if pool is None:
+        _log.warning("no feature maps of the %s: %s", origin, reason)
         return [], []
     names = pool.table.column("key").to_pylist()
     keys, images = [], []

@@ -73,3 +73,25 @@ def test_a_run_without_a_trained_backbone_is_refused(tmp_path):
     (tmp_path / "export" / "step-000000000" / "model.safetensors").write_bytes(b"")
     with pytest.raises(UsageError, match="has not exported a trained backbone"):
         find_models(EvaluationConfig(checkpoint=str(tmp_path)))
+
+
+def test_a_hash_or_an_equals_sign_in_a_path_belongs_to_it():
+    config = EvaluationConfig(
+        baselines=[
+            *("checkpoint:a#1/b=c.pth", "checkpoint:a#1/b.pth#both", "x=checkpoint:y=z#cls#both"),
+            "checkpoint:b#patches",
+        ]
+    )
+    every = ("cls", "patch_mean", "both")
+    assert [(m.name, str(m.file), m.features) for m in find_models(config)] == [
+        ("checkpoint:a#1/b=c.pth", "a#1/b=c.pth", every),
+        ("checkpoint:a#1/b.pth#both", "a#1/b.pth", ("both",)),
+        ("x", "y=z#cls", ("both",)),
+        ("checkpoint:b#patches", "b#patches", every),
+    ]
+
+
+def test_a_file_whose_name_ends_like_an_option_is_a_checkpoint(tmp_path):
+    path = tmp_path / "weights#cls"
+    (model,) = find_models(EvaluationConfig(checkpoint=str(path), baselines=[]))
+    assert (model.file, model.features) == (path, ("cls", "patch_mean", "both"))

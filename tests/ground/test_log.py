@@ -138,7 +138,7 @@ def test_a_run_keeps_its_log_also_of_what_the_screen_leaves_out(tmp_path, monkey
     (file,) = (tmp_path / "log").iterdir()
     assert file.name == "rank-00002.txt"
     text = file.read_text(encoding="utf-8")
-    assert " I dinoforge.training.loop: step 7, \\udce4 für" in text
+    assert " I dinoforge.training.loop: step 7, \\xe4 für" in text
     assert "not in the file" not in text
     again = log_to_folder(tmp_path / "log", rank=2)
     logging.getLogger("dinoforge.slurm").warning("second")

@@ -10,8 +10,9 @@ from safetensors.torch import load_file, save_file
 
 from dinoforge.errors import UsageError
 from dinoforge.models.config import VitConfig
+from dinoforge.models.reading import read_tensors
 from dinoforge.models.vit import build_vit
-from dinoforge.models.weights import load_backbone, read_tensors, save_backbone
+from dinoforge.models.weights import load_backbone, save_backbone
 
 
 def make(seed=0, **changes):
