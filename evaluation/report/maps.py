@@ -98,18 +98,19 @@ def _from_recipe(run: Path | None, key: str, origin: str, cache: Path) -> Chosen
         return [], []
     from dinoforge.sources.image_set import open_images
 
-    pool, reason = None, ""
+    opened, reason = None, ""
     for folder in working_folders(run):
         placed = paths if folder == Path.cwd() else [str(folder / path) for path in paths]
         try:
             pool = open_images(placed, cache=cache)
-            order = _evenly(len(pool), pool.labels)
+            opened = pool, _evenly(len(pool), pool.labels)
             break
         except (UsageError, OSError) as error:
             reason = reason or str(error)
-    if pool is None:
+    if opened is None:
         _log.warning("no feature maps of the %s: %s", origin, reason)
         return [], []
+    pool, order = opened
     names = pool.table.column("key").to_pylist()
     keys, images = [], []
     for at in order:
