@@ -19,6 +19,10 @@ _REFUSED = re.compile("[\0-\b\v\f\x0e-\x1f\x7f-\x84\x86-\x9f\ud800-\udfff]")
 # `dump_yaml` writes them so; an even number of backslashes before it are characters of their own.
 _ESCAPED = re.compile(r"(?<!\\)((?:\\\\)*)\\u(d[89a-f][0-9a-f]{2})", re.IGNORECASE)
 _MOVED = 0x100000
+_PRIVATE = re.compile(
+    "[\U00100000-\U00100008\U0010000b\U0010000c\U0010000e-\U0010001f"
+    "\U0010007f-\U00100084\U00100086-\U0010009f\U0010d800-\U0010dfff]"
+)
 
 
 def read_yaml(text: str) -> Any:
@@ -47,7 +51,7 @@ def _move_back(value: Any) -> Any:
     if isinstance(value, list):
         return [_move_back(part) for part in value]
     if isinstance(value, str):
-        return "".join(chr(ord(c) - _MOVED) if ord(c) >= _MOVED else c for c in value)
+        return _PRIVATE.sub(lambda match: chr(ord(match[0]) - _MOVED), value)
     return value
 
 
