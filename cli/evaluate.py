@@ -1,6 +1,7 @@
 """``dinoforge evaluate``: k-NN, logistic regression and label-free metrics, with intervals."""
 
 import argparse
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from dinoforge.records import Record
     from dinoforge.runs import OnChange
 
-__all__ = ["COMMAND", "evaluate_run", "low_high"]
+__all__ = ["COMMAND", "evaluate_run", "low_high", "number"]
 
 
 def evaluate_run(loaded: "Loaded[EvaluationConfig]", *, change: "OnChange") -> "list[Record]":
@@ -38,9 +39,16 @@ def _show(records: "list[Record]", folder: Path) -> None:
     for record in records:
         settings = ", ".join(f"{name}={value}" for name, value in record.settings.items())
         names = [record.benchmark, record.model, record.metric]
-        rows.append([*names, f"{record.value:.4f}", low_high(record.interval, ".4f"), settings])
+        rows.append(
+            [*names, number(record.value, ".4f"), low_high(record.interval, ".4f"), settings]
+        )
     print_table(["benchmark", "model", "metric", "value", "95 %", "settings"], rows)
     print(f"records: {folder / 'records.jsonl'}")
+
+
+def number(value: float, form: str) -> str:
+    """Format a number as ``form``; a dash if it is undefined."""
+    return "–" if math.isnan(value) else f"{value:{form}}"
 
 
 def low_high(interval: tuple[float, float] | None, form: str) -> str:

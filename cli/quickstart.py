@@ -24,7 +24,9 @@ from dinoforge.errors import Fault, UsageError
 
 if TYPE_CHECKING:
     from dinoforge.config import Loaded
+    from dinoforge.evaluation.config import EvaluationConfig
     from dinoforge.records import Record
+    from dinoforge.runs import OnChange
 
 __all__ = ["COMMAND"]
 
@@ -63,7 +65,6 @@ class _Clock:
 
 def _run(args: argparse.Namespace) -> int:
     from dinoforge.cli.curate import curate_run
-    from dinoforge.cli.evaluate import evaluate_run
     from dinoforge.cli.train import train_run
     from dinoforge.evaluation.report.build import make_report
 
@@ -71,29 +72,57 @@ def _run(args: argparse.Namespace) -> int:
     keys = _split(args.overrides)
     clock = _Clock()
     recipes = _load_recipes(out, _find_images(args, out), keys)
-    clock.lap("sample images")
+    clock.lap("recipes" if args.images else "sample images")
     change = on_change(args)
     curated = curate_run(recipes["curation"], on=args.on, change=change)
     clock.lap("curation")
-    train_run(recipes["training"], change=change)
-    clock.lap("training")
-    records = evaluate_run(recipes["evaluation"], change=change)
-    clock.lap("evaluation")
-    folders = {section: out / section for section in _SECTIONS}
-    page = make_report(out, **folders, title="dinoforge quickstart")
+    folders = {"curation": out / "curation"}
+    left_out = list(curated.remarks)
+    records: list[Record] = []
+    if curated.kept:
+        train_run(recipes["training"], change=change)
+        clock.lap("training")
+        folders["training"] = out / "training"
+        records = _evaluate(recipes["evaluation"], change, left_out)
+        clock.lap("evaluation")
+    else:
+        left_out.append("no training and no evaluation: no image was kept")
+    if records:
+        folders["evaluation"] = out / "evaluation"
+    page = make_report(out, **folders, title="dinoforge quickstart", left_out=left_out)
     clock.lap("report")
     if args.json:
-        print_json({"report": str(page.html), "records": [r.as_json() for r in records]})
+        rows = [record.as_json() for record in records]
+        print_json({"report": str(page.html), "records": rows, "left_out": left_out})
         return 0
     funnel = [[row.label, row.count] for row in curated.funnel()]
     print_table(["images", "count"], funnel, title="Curation")
     _print_scores(records)
+    if left_out:
+        print_table(["left out"], [[text] for text in left_out])
     laps = [*clock.laps, ("total", sum(seconds for _, seconds in clock.laps))]
     print_table(
         ["where the time went", "seconds"], [[name, f"{seconds:.0f}"] for name, seconds in laps]
     )
     print(page.html)
     return 0
+
+
+def _evaluate(
+    recipe: "Loaded[EvaluationConfig]", change: "OnChange", left_out: list[str]
+) -> "list[Record]":
+    """Evaluate; without images to test, add the reason to ``left_out`` instead."""
+    from dinoforge.cli.evaluate import evaluate_run
+    from dinoforge.evaluation.data import NothingToTestError
+    from dinoforge.evaluation.scores import list_left_out
+
+    try:
+        records = evaluate_run(recipe, change=change)
+    except NothingToTestError as error:
+        left_out.append(f"no evaluation: {error.faults[0].what}")
+        return []
+    left_out += list_left_out(records, recipe.config.protocols)
+    return records
 
 
 def _split(overrides: Sequence[str]) -> dict[str, list[str]]:
@@ -174,13 +203,14 @@ def _load_recipes(
 
 def _print_scores(records: "Sequence[Record]") -> None:
     """Print k-NN accuracy of each model's best features and the differences; else all records."""
-    from dinoforge.cli.evaluate import low_high
+    from dinoforge.cli.evaluate import low_high, number
     from dinoforge.evaluation.scores import headline
 
     scores = headline(records)
     if scores is None:
         rows = [
-            [r.model, r.metric, r.settings.get("features", ""), f"{r.value:.3f}"] for r in records
+            [r.model, r.metric, r.settings.get("features", ""), number(r.value, ".3f")]
+            for r in records
         ]
         if rows:
             print_table(["model", "metric", "features", "value"], rows, title="Features, no labels")

@@ -45,7 +45,7 @@ def _run(args: argparse.Namespace) -> int:
         raise UsageError(
             what=f"no {name} run", where=str(folder), do="give the out=FOLDER of a finished run"
         )
-    summary = make_report(Path(args.out), **given, title=args.title)
+    summary = make_report(Path(args.out), **given, title=args.title, left_out=())
     if args.json:
         print_json({"html": str(summary.html), "json": str(summary.json)})
     else:

@@ -46,7 +46,7 @@ def remarks(
 def _fewer_copies(plant: PlantConfig, pool: int, planted: int) -> Iterator[str]:
     if planted == plant.count:
         return
-    why = f"the pool has {pool} images, and plant.max_share is {plant.max_share:g}"
+    why = f"pool images {pool}, plant.max_share {plant.max_share:g}"
     if planted < plant.num_copies(pool):
         why = f"{planted} of {pool} pool images decode"
     yield f"planted {planted} of {plant.count} copies (plant.count): {why}"

@@ -21,6 +21,7 @@ __all__ = [
     "mcnemar_exact",
     "percentile_interval",
     "resampled_means",
+    "unanimous_interval",
     "wilson_interval",
 ]
 
@@ -81,6 +82,19 @@ def wilson_interval(successes: int, n: int) -> tuple[float, float]:
 
     interval = binomtest(successes, n).proportion_ci(method="wilson")
     return float(interval.low), float(interval.high)
+
+
+def unanimous_interval(value: int, n: int) -> tuple[float, float]:
+    """Return the 95 % interval of a mean of n values -1, 0 or 1 that are all ``value``.
+
+    There the bootstrap has no width. The share of other values is at most that of Clopper and
+    Pearson (1934), all of them at the far end; 0 is inside up to n = 5, as in McNemar's test.
+    """
+    other = 1.0 - 0.025 ** (1.0 / n)
+    if value == 0:
+        return -other, other
+    low, high = value - value * 2 * other, float(value)
+    return min(low, high), max(low, high)
 
 
 def mcnemar_exact(wins: int, losses: int) -> float:

@@ -40,8 +40,9 @@ class SplitConfig:
     """How test images are chosen when ``test`` is empty."""
 
     # hold_out: a share of every class is removed from the bank; leave_one_out: every image is
-    # compared with all others (k-NN only)
-    mode: Literal["hold_out", "leave_one_out"] = "hold_out"
+    # compared with all others (k-NN only); auto: hold_out, or leave_one_out if hold_out leaves
+    # fewer than 30 test images
+    mode: Literal["hold_out", "leave_one_out", "auto"] = "hold_out"
     share: Share = 0.2  # of the images of each class, under hold_out
 
 

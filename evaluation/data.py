@@ -18,9 +18,16 @@ from dinoforge.randomness import uniforms
 from dinoforge.sources.image_set import ImageSet, open_images
 from dinoforge.sources.numbering import describe_classes, rename_classes, unite_classes
 
-__all__ = ["EvalData", "Part", "hold_out", "open_data"]
+__all__ = ["EvalData", "NothingToTestError", "Part", "hold_out", "open_data"]
 
 _log = logging.getLogger(__name__)
+
+# Held-out images below which `auto` tests every image instead: of 30, each decides about 3 points.
+_FEW_TEST_IMAGES = 30
+
+
+class NothingToTestError(UsageError):
+    """Too few images, or none that decodes, to measure anything."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +68,8 @@ def open_data(config: EvaluationConfig, cache: Path) -> EvalData:
     ------
     UsageError
         If a path is missing or holds no image, labels contradict each other, or no class of the
-        test images is in the bank.
+        test images is in the bank; a `NothingToTestError` if the images are too few or the
+        protocols need labels that they lack.
     """
     train = open_images(config.train, cache=cache, policy=config.decode)
     if config.test:
@@ -69,6 +77,7 @@ def open_data(config: EvaluationConfig, cache: Path) -> EvalData:
         data = _two_sets(train, test, config)
     else:
         data = _one_set(train, config)
+    _stop_if_nothing_to_test(data, config)
     if not data.is_labeled:
         without = "test set" if data.bank.is_labeled else "bank"
         _log.info("no labels in the %s: recording only metrics without labels", without)
@@ -108,11 +117,18 @@ def _one_set(train: ImageSet, config: EvaluationConfig) -> EvalData:
     table = rename_classes(train.table, train.class_lists, renames, "train_classes")
     labels = unite_classes([table], [train.class_lists]).labels(table)
     fingerprint = _fingerprint(train, renames)
-    if split.mode == "leave_one_out":
-        _log.info("no test set: leave-one-out over %d images", len(train))
-        every = Part(train, np.arange(len(train)), labels)
-        return EvalData(every, every, fingerprint, leave_one_out=True)
+    every = Part(train, np.arange(len(train)), labels)
+    if not every.is_labeled:  # a split is for accuracies
+        return EvalData(every, every, fingerprint)
     is_test = hold_out(labels, split.share, config.seed)
+    is_few = split.mode == "auto" and 0 < np.count_nonzero(is_test) < _FEW_TEST_IMAGES
+    if is_few or split.mode == "leave_one_out":
+        _log.info("no test set: leave-one-out over %d images", len(train))
+        if alone := int(
+            np.count_nonzero(np.unique(labels[labels >= 0], return_counts=True)[1] == 1)
+        ):
+            _log.warning("%d images are alone in their class: leave-one-out gets them wrong", alone)
+        return EvalData(every, every, fingerprint, leave_one_out=True)
     bank, test = np.flatnonzero(~is_test), np.flatnonzero(is_test)
     _log.info("no test set: %d of %d images held out of the bank", len(test), len(train))
     chosen = {"set": fingerprint, "share": split.share, "seed": config.seed}
@@ -125,6 +141,33 @@ def _fingerprint(images: ImageSet, renames: Mapping[str, str]) -> str:
     if not renames:
         return images.fingerprint
     return hash_json({"set": images.fingerprint, "classes": dict(renames)})
+
+
+def _stop_if_nothing_to_test(data: EvalData, config: EvaluationConfig) -> None:
+    num, num_test = len(data.bank.rows), len(data.test.rows)
+    do = "add images, or give test images in `test`"
+    if not num_test:
+        num_classes = len(np.unique(data.bank.labels))
+        each = f"each of the {num_classes} classes has 1 image" if num > 1 else "there is 1 image"
+        raise NothingToTestError(
+            what=f"no test image is left after the split: {each}",
+            where="`train`",
+            do=f"{do}, or set split.mode=leave_one_out" if num > 1 else do,
+        )
+    if data.leave_one_out and num < 2:
+        what = f"leave-one-out needs at least 2 images, got {num}"
+        raise NothingToTestError(what=what, where="`train`", do=do)
+    if data.is_labeled or ("collapse" in config.protocols and num_test > 1):
+        return
+    part = "`test`" if data.bank.is_labeled else "`train`"
+    if "collapse" in config.protocols:
+        what = f"signs of collapse need 2 images, got {num_test}, and other protocols need labels"
+        raise NothingToTestError(what=what, where=part, do="add images, or labels")
+    raise NothingToTestError(
+        what="no labels, and the protocols need them",
+        where=part,
+        do="add class folders or .cls files, or set protocols=[collapse]",
+    )
 
 
 def hold_out(labels: NDArray[np.int64], share: float, seed: int) -> NDArray[np.bool_]:

@@ -14,8 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dinoforge.encoders.make import make_encoder
-from dinoforge.errors import UsageError
-from dinoforge.evaluation.data import EvalData, Part
+from dinoforge.evaluation.data import EvalData, NothingToTestError, Part
 from dinoforge.evaluation.models import Model
 from dinoforge.files import hash_json, sha256_file, write_bytes
 from dinoforge.images import Undecodable
@@ -151,24 +150,33 @@ def rows_of(
 
     Raises
     ------
-    UsageError
+    NothingToTestError
         If no image of a part decodes.
     """
     bank = _rows_of(model, data.bank, of_bank)
     test = _rows_of(model, data.test, of_test)
-    for rows, what in ((bank, "bank"), (test, "test set")):
-        if not len(rows):
-            raise UsageError(
-                what=f"no image of the {what} decodes",
-                where="`train`" if what == "bank" else "`test`",
-                do="name folders or tars of images",
-            )
+    _stop_if_none_decodes(data, bank, test)
     if model.subtracts_mean:
         for kind, vectors in bank.features.items():
             mean = vectors.mean(axis=0, dtype=np.float64)
             for part in (bank, test):
                 part.features[kind] = (part.features[kind] - mean).astype(np.float32)
     return bank, test
+
+
+def _stop_if_none_decodes(data: EvalData, bank: Rows, test: Rows) -> None:
+    is_held_out = data.test.images is data.bank.images
+    test_images = "images held out for the test" if is_held_out else "test images"
+    for rows, part, images, key in (
+        (bank, data.bank, "images of the bank", "`train`"),
+        (test, data.test, test_images, "`train`" if is_held_out else "`test`"),
+    ):
+        if not len(rows):
+            raise NothingToTestError(
+                what=f"none of the {len(part.rows)} {images} decodes",
+                where=key,
+                do="name folders or tars of images that decode",
+            )
 
 
 def _rows_of(model: Model, part: Part, extracted: Extracted) -> Rows:

@@ -6,6 +6,7 @@ Shapes: q queries, n bank rows, k neighbors, c classes, d dimensions.
 
 import logging
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,12 +25,13 @@ _QUERIES_AT_ONCE = 1024  # the table of votes is this times c
 
 
 def usable_ks(ks: Sequence[int], bank: int, *, leave_one_out: bool = False) -> list[int]:
-    """Clip numbers of neighbors to the size of the bank; sorted, without repeats.
+    """Return the numbers of neighbors that the bank has; sorted, without repeats.
 
-    The only number is 0 for an empty bank, or for a single image under ``leave_one_out``.
+    If all are larger, all of the bank is the only number. It is 0 for an empty bank, or for a
+    single image under ``leave_one_out``.
     """
     most = bank - 1 if leave_one_out else bank
-    return sorted({min(k, most) for k in ks})
+    return sorted({k for k in ks if k <= most}) or [most]
 
 
 def find_neighbors(
@@ -126,9 +128,9 @@ def measure_knn(measured: Measured, config: EvaluationConfig) -> list[Outcome]:
     if not len(test) or ks[-1] < 1:
         _log.warning("%s: k-NN skipped: too few labeled images", labeled.model.name)
         return []
-    shared = {"temperature": config.knn.temperature, "bank": len(bank)}
-    if ks[-1] < max(config.knn.k):
-        shared["k_asked"] = max(config.knn.k)
+    shared: dict[str, Any] = {"temperature": config.knn.temperature, "bank": len(bank)}
+    if left_out := sorted({k for k in config.knn.k if k not in ks}):
+        shared["k_left_out"] = left_out
     if labeled.leave_one_out:
         shared["leave_one_out"] = True
     outcomes = []

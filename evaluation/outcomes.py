@@ -15,7 +15,12 @@ from dinoforge.evaluation.config import BootstrapConfig
 from dinoforge.evaluation.features import Rows
 from dinoforge.evaluation.models import Model
 from dinoforge.evaluation.scores import headline_k
-from dinoforge.intervals import bootstrap_intervals, mcnemar_exact, wilson_interval
+from dinoforge.intervals import (
+    bootstrap_intervals,
+    mcnemar_exact,
+    unanimous_interval,
+    wilson_interval,
+)
 from dinoforge.records import Record
 
 __all__ = ["Measured", "Outcome", "differences", "with_intervals"]
@@ -64,7 +69,7 @@ class Outcome:
 
 
 def with_intervals(outcomes: Sequence[Outcome], config: BootstrapConfig) -> list[Record]:
-    """Give every outcome its 95 % interval; accuracies of 0 and 1 get Wilson's interval.
+    """Give every outcome its 95 % interval: by bootstrap, or by formula if all values are equal.
 
     The outcomes are of the same test images in the same order, and share their resamples.
     """
@@ -78,6 +83,9 @@ def with_intervals(outcomes: Sequence[Outcome], config: BootstrapConfig) -> list
         if record.metric == "accuracy" and record.value in {0.0, 1.0}:
             wilson = wilson_interval(round(record.value * record.n), record.n)
             record = replace(record, interval=wilson)
+        elif record.metric != "accuracy" and len(set(outcome.values.tolist())) == 1:
+            equal = unanimous_interval(int(outcome.values[0]), record.n)
+            record = replace(record, interval=equal)
         records.append(record)
     return records
 

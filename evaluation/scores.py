@@ -16,6 +16,7 @@ __all__ = [
     "arrange",
     "headline",
     "headline_k",
+    "list_left_out",
     "step_of",
 ]
 
@@ -42,6 +43,7 @@ class Table:
     columns: list[str]
     rows: list[TableRow]
     n: int  # test images
+    left_out: str = ""  # k-NN: numbers of neighbors that the bank does not have
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,9 +59,13 @@ class Difference:
 
     @property
     def is_clear(self) -> bool:
-        """The 95 % interval excludes 0."""
+        """The 95 % interval excludes 0, and McNemar's exact test agrees (p < 0.05).
+
+        The bootstrap alone is sure of three test images that all agree.
+        """
         interval = self.record.interval
-        return interval is not None and (interval[0] > 0 or interval[1] < 0)
+        excludes_0 = interval is not None and (interval[0] > 0 or interval[1] < 0)
+        return excludes_0 and float(self.record.settings.get("mcnemar_p", 0.0)) < 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,6 +143,30 @@ def step_of(record: Record) -> int | None:
     return step if isinstance(step, int) else None
 
 
+def list_left_out(records: Sequence[Record], protocols: Iterable[str]) -> list[str]:
+    """List, one line each, what an evaluation was to measure and did not, and why."""
+    ks = sorted({_ks_left_out(record) for record in records} - {""})
+    names = {record.benchmark.partition("/")[0] for record in records}
+    return ks + [_NEEDS[name] for name in protocols if name not in names]
+
+
+# Why a protocol gives no record.
+_NEEDS = {
+    "knn": "no k-NN: it needs labels",
+    "logistic": "no logistic regression: it needs labels of two classes and separate test images",
+    "collapse": "no signs of collapse: they need a network and two test images",
+}
+
+
+def _ks_left_out(record: Record) -> str:
+    """Name the numbers of neighbors that the bank does not have; "" for none."""
+    ks = record.settings.get("k_left_out")
+    if not ks:
+        return ""
+    listed = ", ".join(map(str, ks))
+    return f"no k-NN with k = {listed}: the size of the bank is {record.settings['bank']}"
+
+
 def _newest(records: Sequence[Record]) -> list[Record]:
     """Drop the records of earlier steps of a model that a benchmark measured at several."""
     last: dict[tuple[str, str], int] = {}
@@ -208,6 +238,7 @@ def _table(records: Sequence[Record]) -> Table:
             for model, features in keys
         ],
         n=max(r.n for r in records),
+        left_out=_ks_left_out(records[0]),
     )
 
 

@@ -13,6 +13,7 @@ from dinoforge.evaluation.knn import measure_knn
 from dinoforge.evaluation.logistic import measure_logistic
 from dinoforge.evaluation.models import Model, find_models
 from dinoforge.evaluation.outcomes import Measured, Outcome, differences, with_intervals
+from dinoforge.evaluation.scores import list_left_out
 from dinoforge.records import Record, write_records
 from dinoforge.runs import git_commit
 
@@ -34,7 +35,8 @@ def evaluate(config: EvaluationConfig, folder: Path) -> list[Record]:
     Raises
     ------
     UsageError
-        If there are no images, none decodes, or a checkpoint, encoder or device is missing.
+        If there are no images, none decodes, or a checkpoint, encoder or device is missing; a
+        `NothingToTestError` if they are too few to measure anything.
     """
     cache = Path(config.cache) if config.cache else folder / "cache"
     device = str(resolve_device(config.device))
@@ -59,6 +61,8 @@ def evaluate(config: EvaluationConfig, folder: Path) -> list[Record]:
     outcomes += differences(outcomes)  # 7. trained minus each other model, paired
     records = [*with_intervals([*outcomes, *curve], config.bootstrap), *signs]  # 8. bootstrap
     write_records(folder / "records.jsonl", records)
+    for line in list_left_out(records, config.protocols):
+        _log.info("%s", line)
     _log.info("%d records in %s", len(records), folder / "records.jsonl")
     return records
 
@@ -89,7 +93,8 @@ def _measure(
 
 
 def _log_undecodable(data: EvalData, bank: Extracted, test: Extracted) -> None:
-    for name, part, extracted in (("bank", data.bank, bank), ("test set", data.test, test)):
+    parts = [("bank", data.bank, bank), ("test set", data.test, test)]
+    for name, part, extracted in parts[: 1 if data.test is data.bank else 2]:
         bad = int((~extracted.is_decoded[part.rows]).sum())
         if bad:
             total = len(part.rows)

@@ -1,5 +1,6 @@
 """Write ``report.html`` and, beside it, ``report.json`` with every number on the page."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,11 +28,13 @@ def make_report(
     training: Path | None = None,
     evaluation: Path | None = None,
     title: str = "",
+    left_out: Sequence[str] = (),
 ) -> ReportSummary:
     """Write one self-contained page about the given runs; equal inputs give equal bytes.
 
     ``evaluation`` is a run folder of ``dinoforge evaluate``, or a folder of evaluations of several
-    steps (see `evaluation.report.facts`); by default those made during the training. ``folder``
+    steps (see `evaluation.report.facts`); by default those made during the training. ``left_out``
+    are lines about what was not done, and why; by default the remarks of the curation. ``folder``
     receives ``report.html`` and ``report.json``, which holds ``records`` at the top level; what may
     differ between two equal runs (times, host) is under ``measured``.
 
@@ -42,7 +45,7 @@ def make_report(
     """
     folder = Path(folder)
     sources = Sources(curation=curation, training=training, evaluation=evaluation)
-    facts, ledger = collect(sources, title)
+    facts, ledger = collect(sources, title, left_out)
     maps = make_feature_maps(sources, ledger, folder / "cache")
     html = make_page(facts, ledger, maps)
     write_text(folder / "report.html", html)
@@ -60,6 +63,7 @@ def _as_json(facts: ReportFacts, maps: FeatureMaps | None) -> dict[str, Any]:
         features = {"images": maps.keys, "origin": maps.origin, "explained_variance": explained}
     return {
         "title": facts.title,
+        "left_out": list(facts.left_out),
         "records": plain(facts.records),
         "headline": plain(facts.headline),
         "curation": plain(facts.curation),

@@ -20,7 +20,7 @@ from dinoforge.curated import summary_path
 from dinoforge.evaluation.report.curves import Curves, make_curves
 from dinoforge.evaluation.report.ledger import Funnel, Ledger, make_funnel, read_ledger
 from dinoforge.evaluation.report.sheets import Sheets, make_sheets
-from dinoforge.evaluation.scores import Headline, Scores, arrange, headline, step_of
+from dinoforge.evaluation.scores import Headline, Scores, arrange, headline, list_left_out, step_of
 from dinoforge.exports import step_name, steps_in
 from dinoforge.records import Record, read_records
 
@@ -111,6 +111,7 @@ class ReportFacts:
     """All numbers of a report."""
 
     title: str
+    left_out: Sequence[str]  # what was not done, and why
     records: list[Record]
     headline: Headline | None
     scores: Scores
@@ -119,7 +120,9 @@ class ReportFacts:
     runs: list[RunFacts]
 
 
-def collect(sources: Sources, title: str) -> tuple[ReportFacts, Ledger | None]:
+def collect(
+    sources: Sources, title: str, left_out: Sequence[str] = ()
+) -> tuple[ReportFacts, Ledger | None]:
     """Read the runs that are given; the ledger is returned too, for its pictures."""
     ledger = None if sources.curation is None else read_ledger(sources.curation)
     records = gather_records(sources.evaluations())
@@ -134,16 +137,27 @@ def collect(sources: Sources, title: str) -> tuple[ReportFacts, Ledger | None]:
     if sources.training is not None:
         prototypes = recipe_value(read_config(sources.training), "dino_head.prototypes")
         curves = make_curves(sources.training, prototypes=prototypes)
+    curation = _curation(sources.curation, ledger)
     facts = ReportFacts(
         title=title or "dinoforge report",
+        left_out=left_out or _left_out(curation, sources),
         records=records,
         headline=headline(records),
         scores=arrange(records),
-        curation=_curation(sources.curation, ledger),
+        curation=curation,
         curves=curves,
         runs=runs,
     )
     return facts, ledger
+
+
+def _left_out(curation: CurationFacts | None, sources: Sources) -> list[str]:
+    lines = [] if curation is None else list(curation.summary.get("remarks", []))
+    for folder in sources.newest_evaluations():
+        if (folder / _RECORDS).is_file():
+            protocols = read_config(folder).get("protocols", [])
+            lines += list_left_out(read_records(folder / _RECORDS), protocols)
+    return list(dict.fromkeys(lines))
 
 
 def _curation(folder: Path | None, ledger: Ledger | None) -> CurationFacts | None:

@@ -191,8 +191,8 @@ def test_if_nothing_decodes_the_ledger_is_written_before_the_run_stops(tmp_path)
     ("pool", "more", "planted", "why"),
     [
         (5, ["plant.count=3"], 3, None),
-        (5, ["plant.count=9"], 5, "planted 5 of 9 copies (plant.count): the pool has 5 images"),
-        (5, ["plant.count=9", "plant.max_share=0.5"], 2, "plant.max_share is 0.5"),
+        (5, ["plant.count=9"], 5, "planted 5 of 9 copies (plant.count): pool images 5"),
+        (5, ["plant.count=9", "plant.max_share=0.5"], 2, "plant.max_share 0.5"),
         (1, ["plant.count=120", "plant.max_share=0.2"], 1, "planted 1 of 120 copies"),
         (0, ["plant.count=4"], 0, "planted 0 of 4 copies"),
     ],
