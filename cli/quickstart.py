@@ -205,6 +205,7 @@ def _print_scores(records: "Sequence[Record]") -> None:
     """Print k-NN accuracy of each model's best features and the differences; else all records."""
     from dinoforge.cli.evaluate import low_high, number
     from dinoforge.evaluation.scores import headline
+    from dinoforge.pages.formatting import counted
 
     scores = headline(records)
     if scores is None:
@@ -219,7 +220,7 @@ def _print_scores(records: "Sequence[Record]") -> None:
         [r.model, r.settings.get("features", ""), f"{r.value:.3f}", low_high(r.interval, ".3f")]
         for r in scores.best
     ]
-    title = f"k-NN accuracy, k = {scores.k}, {scores.best[0].n:,} test images"
+    title = f"k-NN accuracy, k = {scores.k}, {counted(scores.best[0].n, 'test image')}"
     print_table(["model", "features", "accuracy", "95 % interval"], rows, title=title)
     rows = [
         [

@@ -150,9 +150,7 @@ def _stop_if_nothing_to_test(data: EvalData, config: EvaluationConfig) -> None:
         num_classes = len(np.unique(data.bank.labels))
         each = f"each of the {num_classes} classes has 1 image" if num > 1 else "there is 1 image"
         raise NothingToTestError(
-            what=f"no test image is left after the split: {each}",
-            where="`train`",
-            do=f"{do}, or set split.mode=leave_one_out" if num > 1 else do,
+            what=f"no test image is left after the split: {each}", where="`train`", do=do
         )
     if data.leave_one_out and num < 2:
         what = f"leave-one-out needs at least 2 images, got {num}"

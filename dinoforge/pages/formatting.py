@@ -2,7 +2,7 @@
 
 import math
 
-__all__ = ["bytes_size", "count", "duration", "percent", "points", "significant"]
+__all__ = ["bytes_size", "count", "counted", "duration", "percent", "points", "significant"]
 
 # No line break between a number and its unit.
 _GLUE = "\N{NO-BREAK SPACE}"
@@ -12,6 +12,11 @@ _MINUS = "\N{MINUS SIGN}"
 def count(number: float) -> str:
     """Whole number with its thousands grouped: 12,345."""
     return f"{round(number):,}".replace("-", _MINUS)
+
+
+def counted(number: int, one: str, many: str = "") -> str:
+    """Count with its noun: 1 image, 12 images; ``many`` is the plural if it is not one + s."""
+    return f"{count(number)} {one if number == 1 else many or one + 's'}"
 
 
 def percent(fraction: float | None, digits: int = 1) -> str:

@@ -8,7 +8,15 @@ from typing import Any
 import jinja2
 
 from dinoforge.errors import printable
-from dinoforge.pages.formatting import bytes_size, count, duration, percent, points, significant
+from dinoforge.pages.formatting import (
+    bytes_size,
+    count,
+    counted,
+    duration,
+    percent,
+    points,
+    significant,
+)
 
 __all__ = ["render"]
 
@@ -38,6 +46,6 @@ def _environment(folder: Path | None) -> jinja2.Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    filters = (bytes_size, count, duration, percent, points, significant)
+    filters = (bytes_size, count, counted, duration, percent, points, significant)
     environment.filters |= {function.__name__: function for function in filters}
     return environment

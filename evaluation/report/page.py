@@ -18,7 +18,7 @@ from dinoforge.pages.charts import (
     line_chart,
     share_bar,
 )
-from dinoforge.pages.formatting import count, percent, points
+from dinoforge.pages.formatting import counted, percent, points
 from dinoforge.pages.render import render
 from dinoforge.pages.thumbnails import Thumbnail, pixel_map
 from dinoforge.records import Record
@@ -72,7 +72,8 @@ def lead(funnel: Funnel | None, headline: Headline | None) -> str:
     """One sentence: images in, images kept, accuracy of the features."""
     parts = []
     if funnel is not None:
-        parts.append(f"{count(funnel.images)} images went in and {count(funnel.kept)} were kept")
+        kept = counted(funnel.kept, "was", "were")
+        parts.append(f"{counted(funnel.images, 'image')} went in and {kept} kept")
     if headline is not None and headline.best:
         parts.append(_scores_text(headline, curated=funnel is not None))
     return "; ".join(parts) + "." if parts else ""
@@ -83,7 +84,7 @@ def _scores_text(headline: Headline, *, curated: bool) -> str:
     network = _MODELS.get(first.model, first.model)
     if first.model == "trained":
         network = "a network trained on them" if curated else "the trained network"
-    images = f"{count(first.n)} test images" if first.n else "the test images"
+    images = counted(first.n, "test image") if first.n else "the test images"
     text = (
         f"k-NN (k = {headline.k}) on the features of {network} classifies {percent(first.value)} "
         f"of {images} correctly"
@@ -135,7 +136,8 @@ def _check_panel(facts: ReportFacts) -> str:
     """Recall and precision on planted copies over the threshold."""
     check = (facts.curation.summary.get("check") if facts.curation is not None else None) or {}
     curve = check.get("curve") or []
-    if not (curve and check.get("planted")):
+    # One exact copy has no pair at all.
+    if not any(p["recall"] is not None and p["precision"] is not None for p in curve):
         return ""
     thresholds = [point["threshold"] for point in curve]
     series = [

@@ -83,10 +83,10 @@ def test_started_again_it_does_nothing_twice_and_states_the_same(small):
     assert report_of(out)["curation"] is not None
 
 
-def own_pictures(folder, *, classes):
-    """Sixty pictures with some structure, in two class folders or none."""
+def own_pictures(folder, *, classes, count=60):
+    """Write pictures with some structure, in two class folders or none."""
     draw = np.random.default_rng(0)
-    for number in range(60):
+    for number in range(count):
         kind = number % 2
         y, x = np.mgrid[0:96, 0:128] / (8 + 12 * kind)
         wave = np.sin(x * (1 + kind) + draw.uniform(0, 6)) + np.cos(y + draw.uniform(0, 6))
@@ -99,12 +99,12 @@ def own_pictures(folder, *, classes):
     return folder
 
 
-def test_own_pictures_in_class_folders_are_measured_on_held_out_ones(tmp_path):
+def test_own_pictures_in_class_folders_have_an_accuracy(tmp_path):
     images = own_pictures(tmp_path / "photos", classes=True)
     out, printed = run_small(tmp_path / "run", ["--images", str(images)])
     assert "k-NN accuracy" in printed
     funnel = report_of(out)["curation"]["funnel"]
-    assert funnel["images"] == 60 + 24
+    assert funnel["images"] == 60 + 12  # planted copies of a fifth
 
 
 def test_own_pictures_without_classes_and_with_seeds_give_a_report_too(tmp_path):
@@ -113,12 +113,74 @@ def test_own_pictures_without_classes_and_with_seeds_give_a_report_too(tmp_path)
     seeds.mkdir()
     for name in ("000.jpg", "002.jpg", "004.jpg"):
         (images / name).rename(seeds / name)
-    out, printed = run_small(
-        tmp_path / "run", ["--images", str(images), "--seeds", str(seeds), "curation.plant.count=8"]
-    )
+    out, printed = run_small(tmp_path / "run", ["--images", str(images), "--seeds", str(seeds)])
     assert "no labels" in printed
     assert "of these: seed" in printed
     assert report_of(out)["records"]
+
+
+@pytest.mark.parametrize(
+    ("count", "classes", "planted", "left_out"),
+    [
+        (
+            12,
+            False,
+            2,
+            [
+                "planted 2 of 24 copies (plant.count): pool images 12, plant.max_share 0.2",
+                "no k-NN: it needs labels",
+                "no logistic regression: it needs labels of two classes and separate test images",
+            ],
+        ),
+        (
+            12,
+            True,
+            2,
+            [
+                "planted 2 of 24 copies (plant.count): pool images 12, plant.max_share 0.2",
+                "no k-NN with k = 20, 100, 200: the size of the bank is 12",
+                "no logistic regression: it needs labels of two classes and separate test images",
+            ],
+        ),
+        (
+            1,
+            False,
+            1,
+            [
+                "planted 1 of 24 copies (plant.count): pool images 1, plant.max_share 0.2",
+                "no evaluation: signs of collapse need 2 images, got 1, and other protocols need "
+                "labels",
+            ],
+        ),
+    ],
+    ids=["twelve", "twelve in classes", "one"],
+)
+def test_few_pictures_end_with_a_report_of_what_was_left_out(
+    tmp_path, count, classes, planted, left_out
+):
+    images = own_pictures(tmp_path / "photos", classes=classes, count=count)
+    out, printed = run_small(tmp_path / "run", ["--images", str(images)])
+    report = report_of(out)
+    assert report["curation"]["funnel"]["planted"] == planted
+    assert report["left_out"] == left_out
+    assert all(text in " ".join(printed.split()) for text in left_out)
+    page = (out / "report.html").read_text()
+    assert ">nan" not in page.lower()
+    assert "no values" not in page
+
+
+def test_pictures_that_are_all_dropped_end_with_a_report_of_the_curation(tmp_path):
+    (tmp_path / "photos").mkdir()
+    for number in range(3):
+        Image.new("RGB", (64, 48), (number, 0, 0)).save(tmp_path / f"photos/{number}.png")
+    out, printed = run_small(tmp_path / "run", ["--images", str(tmp_path / "photos"), "--json"])
+    assert json.loads(printed)["left_out"] == [
+        "planted 1 of 24 copies (plant.count): pool images 3, plant.max_share 0.2",
+        "no image was kept, of 4: flat 4 (filter.min_std)",
+        "no training and no evaluation: no image was kept",
+    ]
+    assert report_of(out)["training"] is None
+    assert "0 were kept" in (out / "report.html").read_text()
 
 
 def test_a_missing_folder_is_reported_in_one_line(tmp_path, capsys):

@@ -133,7 +133,7 @@ def test_a_test_set_without_any_picture_is_refused(pictures, tmp_path):
     (model,) = find_models(config)
     extractor = open_extractor(model, device="cpu")
     bank, test = (extract(extractor, part.images, tmp_path, "x") for part in (data.bank, data.test))
-    with pytest.raises(UsageError, match="no image of the test set decodes"):
+    with pytest.raises(UsageError, match="none of the 1 test images decodes"):
         rows_of(model, data, bank, test)
 
 

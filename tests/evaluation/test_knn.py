@@ -107,9 +107,11 @@ def test_leave_one_out_equals_a_search_without_the_row():
         assert result.ids[row].tolist() == others[alone.ids[0]].tolist()
 
 
-def test_numbers_of_neighbors_are_clipped_to_the_bank():
-    assert usable_ks([200, 10, 100], 50) == [10, 50]
-    assert usable_ks([10, 20], 20, leave_one_out=True) == [10, 19]
+def test_numbers_of_neighbors_larger_than_the_bank_are_left_out():
+    assert usable_ks([200, 10, 100], 100) == [10, 100]
+    assert usable_ks([10, 20], 20, leave_one_out=True) == [10]
+    assert usable_ks([200, 10], 3) == [3]
+    assert usable_ks([10], 1, leave_one_out=True) == usable_ks([10], 0) == [0]
 
 
 def test_parts_of_the_queries_do_not_show(monkeypatch):

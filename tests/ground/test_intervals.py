@@ -1,11 +1,13 @@
 import numpy as np
 import pytest
+from scipy.stats import binomtest
 
 from dinoforge.intervals import (
     bootstrap_indices,
     bootstrap_intervals,
     mcnemar_exact,
     resampled_means,
+    unanimous_interval,
     wilson_interval,
 )
 
@@ -77,3 +79,15 @@ def test_wilson_knows_that_all_right_is_not_certainty():
 def test_mcnemar_by_hand(wins, losses, p):
     assert mcnemar_exact(wins, losses) == pytest.approx(p)
     assert mcnemar_exact(losses, wins) == pytest.approx(p)
+
+
+@pytest.mark.parametrize("n", [1, 2, 5, 6, 30, 1000])
+def test_equal_differences_are_clear_when_the_exact_test_finds_them_so(n):
+    low, high = unanimous_interval(1, n)
+    assert (low > 0) == (mcnemar_exact(n, 0) < 0.05)
+    assert -1 <= low < high == 1
+    assert unanimous_interval(-1, n) == (-1, -low)
+    # Without any difference: as many others as Clopper and Pearson allow, on either side.
+    most = binomtest(n, n).proportion_ci(method="exact").low
+    assert unanimous_interval(0, n) == pytest.approx((most - 1, 1 - most))
+    assert low == pytest.approx(2 * most - 1)

@@ -234,8 +234,12 @@ def open_training_data(
     `UsageError` if a path is missing or holds no images.
     """
     size = config.batch_size // rank_info.world_size
+    images = open_images(config.data.paths, cache=cache, policy=config.decode)
+    if len(images) < config.batch_size and rank_info.rank == 0:
+        text = "batch_size %d is more than the %d images: a step shows an image several times"
+        _log.warning(text, config.batch_size, len(images))
     return TrainingData(
-        open_images(config.data.paths, cache=cache, policy=config.decode),
+        images,
         config.crops,
         config.data,
         batch_size=config.batch_size,

@@ -133,6 +133,13 @@ def test_a_difference_is_clear_when_its_interval_leaves_out_zero(scores):
         assert arrange([one]).differences[0].is_clear is is_clear
 
 
+def test_a_difference_over_a_handful_of_images_is_not_clear(scores):
+    record = replace(scores.differences[0].record, interval=(0.25, 1.0))
+    for p, is_clear in ((0.25, False), (0.03, True)):
+        one = replace(record, settings=record.settings | {"mcnemar_p": p})
+        assert arrange([one]).differences[0].is_clear is is_clear
+
+
 def test_tables_and_headline_are_of_the_newest_step_and_the_curve_of_all():
     records = [
         accuracy(step=100, value=0.4),
