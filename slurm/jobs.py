@@ -7,6 +7,7 @@ elements themselves refuse: the first job that claims a plan owns it (`slurm.sto
 """
 
 import logging
+import os
 import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import dinoforge
-from dinoforge.files import write_text
+from dinoforge.files import write_bytes
 from dinoforge.slurm.cluster.commands import SlurmUnavailableError, accounted_name, queue
 from dinoforge.slurm.cluster.executor import JobRefusedError, Request, sbatch_text, send
 from dinoforge.slurm.cluster.limits import max_array_size, submit_limit
@@ -90,14 +91,14 @@ class Jobs:
 
     def array(self, name: str, job: Job, elements: int) -> Request:
         """Request an array: each element is one process with its part of a plan."""
-        log = str(self.folder.log(name, "%a"))
-        return replace(self._request(name, job, "worker", name), log=log, elements=elements)
+        request = self._request(name, job, "worker", name)
+        return replace(request, log=self._log(name, "%a"), elements=elements)
 
     def ranks(self, name: str, job: Job) -> Request:
         """Request one process per task, over all nodes of the job."""
         return replace(
             self._request(name, job, "worker", name),
-            log=str(self.folder.log(name, "rank%t")),
+            log=self._log(name, "rank%t"),
             ranks=True,
             signal_before_s=self.profile.signal_before_s,
         )
@@ -111,6 +112,10 @@ class Jobs:
         """Check on a node of this kind that it sees the run, and has packages and device."""
         return self._request(name, job, "probe", name, job.device)
 
+    def _log(self, name: str, part: str = "") -> str:
+        path = self.folder.log(name, part)
+        return f"{path.parent}".replace("%", "%%") + f"/{path.name}"
+
     def _request(self, name: str, job: Job, program: str, *arguments: str) -> Request:
         # Its code first, then what the submitter could import.
         code = self.launch.snapshot or str(Path(dinoforge.__file__).resolve().parent.parent)
@@ -119,7 +124,7 @@ class Jobs:
             name=name,
             job=job,
             command=["-m", f"dinoforge.slurm.node.{program}", str(self.folder.run), *arguments],
-            log=str(self.folder.log(name)),
+            log=self._log(name),
             environment={"PYTHONPATH": ":".join(path), "OMP_NUM_THREADS": "1"},
             folder=self.launch.folder,
             python=self.launch.python,
@@ -197,7 +202,7 @@ class Submitter:
         driver searches for it.
         """
         script = self.jobs.folder.scripts / f"{request.name}.sh"
-        write_text(script, sbatch_text(request))
+        write_bytes(script, os.fsencode(sbatch_text(request)))
         self.jobs.folder.logs.mkdir(parents=True, exist_ok=True)
         submissions = self.jobs.folder.submissions
         self.lease.check()

@@ -108,6 +108,7 @@ class SubmitRequest:
         with resources that the cluster does not have or that do not suit the recipe, or with
         everything that is wrong with the recipe.
         """
+        _refuse(self._path_faults())
         jobs = self.jobs(profile)
         if not self.pipeline:
             _refuse(self._rank_faults(jobs[self.command], profile.signal_before_s))
@@ -120,6 +121,13 @@ class SubmitRequest:
             except ImportError as error:  # a login node may lack packages that the nodes have
                 text = "%s is not installed on this machine: a node checks the recipe"
                 _log.info(text, error.name)
+
+    def _path_faults(self) -> Iterator[Fault]:
+        # With a backslash, SLURM fills in nothing: all elements would share one log, %a.out.
+        do = "rename it: a batch script holds no name with a backslash or a line break"
+        for name, folder in (("run", self.run), ("working", Path.cwd())):
+            if re.search(r"[\\\n\r]", str(folder)):
+                yield Fault(f"the {name} folder cannot be named to SLURM", str(folder), do)
 
     def _rank_faults(self, job: Job, signal_before_s: int) -> Iterator[Fault]:
         # Clusters may request GPUs otherwise, too: by licenses, gres, features.

@@ -5,7 +5,7 @@ import re
 import shutil
 import subprocess
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from dinoforge.errors import DinoforgeError, UsageError
@@ -26,6 +26,7 @@ __all__ = [
     "one_line",
     "parse_accounting",
     "parse_details",
+    "parse_queue",
     "queue",
     "seconds",
     "shown",
@@ -67,6 +68,10 @@ class Queued:
     name: str
     state: str  # PENDING, RUNNING, COMPLETING, ...
     reason: str
+
+
+_BAR = "\x1f"  # the ASCII unit separator: no name contains it
+_QUEUE = ("%F", "%K", "%T", "%j", "%r")  # squeue: id, array element, state, name, reason
 
 
 def has_slurm() -> bool:
@@ -137,14 +142,19 @@ def one_line(text: str) -> str:
 
 def queue(prefix: str, *, patience_s: float = 600.0) -> list[Queued]:
     """List this user's jobs whose names start with ``prefix``, one row per array element."""
-    words = ["squeue", "-h", "-r", "-u", str(os.getuid()), "-o", "%F|%K|%T|%r|%j"]
-    jobs = []
-    for line in ask(words, patience_s=patience_s).splitlines():
-        job, element, state, reason, name = line.strip().split("|", maxsplit=4)
-        if name.startswith(prefix):
+    words = ["squeue", "-h", "-r", "-u", str(os.getuid()), "-o", _BAR.join(_QUEUE)]
+    jobs = parse_queue(ask(words, patience_s=patience_s))
+    return [job for job in jobs if job.name.startswith(prefix)]
+
+
+def parse_queue(text: str) -> Iterator[Queued]:
+    """Parse what ``squeue`` prints, less the lines of others: banners, names of clusters."""
+    for line in text.splitlines():
+        values = line.strip(" ").split(_BAR)
+        if len(values) == len(_QUEUE) and values[0].isdigit():
+            job, element, state, name, reason = values
             number = int(element) if element.isdigit() else None
-            jobs.append(Queued(job=job, element=number, name=name, state=state, reason=reason))
-    return jobs
+            yield Queued(job=job, element=number, name=name, state=state, reason=reason)
 
 
 def cancel(jobs: Iterable[str], *, kill: bool = False) -> None:
@@ -158,6 +168,8 @@ def cancel(jobs: Iterable[str], *, kill: bool = False) -> None:
 
 
 _COLUMNS = "JobID,State,ExitCode,DerivedExitCode,Reason,ElapsedRaw,TimelimitRaw,NodeList"
+_PARSABLE = ("-n", "--parsable2", f"--delimiter={_BAR}")
+_JOB_ID = re.compile(r"\d+(_(\d+|\[[^\]]*\]))?(\+\d+)?(\.\w+)?")
 
 
 def accounted(jobs: Sequence[str]) -> dict[str, list[Row]]:
@@ -165,29 +177,30 @@ def accounted(jobs: Sequence[str]) -> dict[str, list[Row]]:
 
     Empty where accounting is off or does not answer; a missing row never means that a job is gone.
     """
-    words = ["sacct", "-D", "-n", "-P", "-o", _COLUMNS, "-j", ",".join(jobs)]
+    words = ["sacct", "-D", *_PARSABLE, "-o", _COLUMNS, "-j", ",".join(jobs)]
     try:
-        return parse_accounting(ask(words, timeout_s=60))
+        return parse_accounting(ask(words, timeout_s=60), _BAR)
     except SlurmError:
         return {}
 
 
 def accounted_name(name: str) -> str | None:
     """Find the id of a job by its name in the accounting; None if it is not there."""
-    words = ["sacct", "-X", "-n", "-P", "-o", "JobID", "-S", "now-14days", "--name", name]
+    words = ["sacct", "-X", *_PARSABLE, "-o", "JobID,JobName", "-S", "now-14days", "--name", name]
     try:
-        match = re.match(r"\d+", ask(words, timeout_s=60))
+        lines = ask(words, timeout_s=60).splitlines()
     except SlurmError:
         return None
-    return match[0] if match else None
+    ids = [job for job, _, called in (line.partition(_BAR) for line in lines) if called == name]
+    return re.split(r"\D", ids[-1])[0] or None if ids else None
 
 
-def parse_accounting(text: str) -> dict[str, list[Row]]:
-    """Parse ``sacct -D -n -P``; of a job that was requeued, the last run counts."""
+def parse_accounting(text: str, delimiter: str = "|") -> dict[str, list[Row]]:
+    """Parse ``sacct -D -P``; of a job that was requeued, the last run counts."""
     rows: dict[str, list[Row]] = {}
     for line in text.splitlines():
-        values = dict(zip(_COLUMNS.split(","), line.split("|"), strict=False))
-        if "NodeList" in values:
+        values = dict(zip(_COLUMNS.split(","), line.split(delimiter), strict=False))
+        if "NodeList" in values and _JOB_ID.fullmatch(values["JobID"]):  # else a banner
             row = _row(values)
             earlier = rows.get(row.job, []) if row.step else []
             rows[row.job] = [*earlier, row]
@@ -202,19 +215,28 @@ def shown(job: str) -> list[Row]:
         return []
 
 
+# The ids, the name, all other fields, and what people wrote. A name ends where the user follows;
+# a comment with a line break goes on in the next line.
+_DETAILS = re.compile(
+    r"(?P<ids>JobId=\d+ (?:\w+=\S* )*?)JobName=(?:.*?(?= UserId=)|\S*)(?P<fields>.*?)"
+    r"(?: (?:Command|WorkDir|\w*Comment|Std(?:Err|In|Out))=.*)?"
+)
+
+
 def parse_details(text: str) -> list[Row]:
-    """Parse ``scontrol -o show job``."""
-    rows = []
-    for line in text.splitlines():
-        values = dict(re.findall(r"(\w+)=(\S*)", line))
-        if job := values.get("JobId"):
-            array, element = values.get("ArrayJobId"), values.get("ArrayTaskId")
-            values["JobID"] = f"{array}_{element}" if array and element else job
-            values["State"] = values.get("JobState", "")
-            values["ElapsedRaw"] = str(seconds(values.get("RunTime", "")))
-            values["TimelimitRaw"] = str(seconds(values.get("TimeLimit", "")) // 60)
-            rows.append(_row(values))
-    return rows
+    """Parse ``scontrol -o show job``: one row per job, its first; free text is not read."""
+    rows: dict[str, Row] = {}
+    for match in filter(None, map(_DETAILS.fullmatch, text.splitlines())):
+        values: dict[str, str] = {}
+        for name, value in re.findall(r"(\w+)=(\S*)", match["ids"] + match["fields"]):
+            values.setdefault(name, value)
+        array, element = values.get("ArrayJobId"), values.get("ArrayTaskId")
+        values["JobID"] = f"{array}_{element}" if array and element else values["JobId"]
+        values["State"] = values.get("JobState", "")
+        values["ElapsedRaw"] = str(seconds(values.get("RunTime", "")))
+        values["TimelimitRaw"] = str(seconds(values.get("TimeLimit", "")) // 60)
+        rows.setdefault(values["JobID"], _row(values))
+    return list(rows.values())
 
 
 def _row(values: Mapping[str, str]) -> Row:

@@ -16,11 +16,14 @@ from dinoforge.errors import UsageError
 from dinoforge.slurm.cluster.commands import SlurmRefusedError, SlurmUnavailableError, ask
 from dinoforge.slurm.profile import Job
 
-__all__ = ["JobRefusedError", "Request", "sbatch_text", "send"]
+__all__ = ["JobRefusedError", "Request", "job_id", "sbatch_text", "send"]
 
 _QUEUE_FULL = re.compile(
     r"SubmitJobLimit|submit limit|MaxSubmitJob|MaxJobCount|too many jobs", re.IGNORECASE
 )
+# With --parsable; wrappers of sites print lines of their own, and not all know the option.
+_SUBMITTED = re.compile(r"^Submitted batch job (\d+)(?: on cluster \S+)?\s*$", re.MULTILINE)
+_PARSABLE = re.compile(r"^(\d+)(?:;\S+)?\s*$", re.MULTILINE)
 # Keys of a profile that have the same name in submitit, which leaves out what is None.
 _KEYS = ("partition", "account", "qos", "constraint", "nodes", "cpus_per_task", "array_parallelism")
 
@@ -43,7 +46,7 @@ class Request:
     name: str
     job: Job
     command: Sequence[str]  # program and arguments after the interpreter
-    log: str  # sbatch's pattern of the output file
+    log: str  # sbatch's pattern of the output file, which writes % as %%
     environment: dict[str, str]
     folder: str  # working folder
     python: str
@@ -67,6 +70,8 @@ def sbatch_text(request: Request) -> str:
     # shadowing the snapshot.
     signals = "block-signal=USR1,USR2,TERM" if request.ranks else "ignore-signal=USR2"
     python = job.python or shlex.quote(request.python)
+    if not job.python and "=" in request.python:  # else env reads it as NAME=VALUE
+        python = f'bash -c \'exec "$0" "$@"\' {python}'
     program = shlex.join(["-P", "-u", *request.command])
     # One dead rank ends the others, instead of a collective that waits for its timeout.
     srun = ["--output", request.log, "--open-mode=append", "--kill-on-bad-exit=1"]
@@ -95,9 +100,15 @@ def send(script: Path) -> str:
     Raises `JobRefusedError`, or `SlurmUnavailableError`: it is unknown whether it was submitted.
     """
     try:
-        answer = ask(["sbatch", str(script)])
+        answer = ask(["sbatch", "--parsable", str(script)])
     except SlurmRefusedError as error:
         raise JobRefusedError(str(error), script) from error
-    if match := re.search(r"job (\d+)", answer):
-        return match[1]
+    if job := job_id(answer):
+        return job
     raise SlurmUnavailableError(f"sbatch answered {answer.strip()!r}")
+
+
+def job_id(answer: str) -> str | None:
+    """Find the id of the submitted job in what sbatch printed: on a line of its own, the last."""
+    ids = _SUBMITTED.findall(answer) or _PARSABLE.findall(answer)
+    return ids[-1] if ids else None

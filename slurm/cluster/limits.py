@@ -41,12 +41,13 @@ def max_array_size() -> int:
 def submit_limit() -> int:
     """Return how many jobs and array elements this user may have in the queue; 0: unknown."""
     user = getpass.getuser()
-    words = ["sacctmgr", "-n", "-P", "show", "assoc", f"user={user}", "format=MaxSubmitJobs"]
+    words = ["sacctmgr", "-n", "-P", "show", "assoc", f"user={user}", "format=User,MaxSubmitJobs"]
     try:
         answer = ask(words, timeout_s=30)
     except SlurmError:
         return 0
-    return min((int(line) for line in answer.split() if line.isdigit()), default=0)
+    limits = re.findall(rf"^{re.escape(user)}\|(\d+)$", answer, re.MULTILINE)
+    return min(map(int, limits), default=0)
 
 
 def read_partitions() -> dict[str, PartitionFacts]:
@@ -56,10 +57,13 @@ def read_partitions() -> dict[str, PartitionFacts]:
 
 
 def parse_partitions(text: str) -> dict[str, PartitionFacts]:
-    """Parse what ``sinfo`` prints: one row per partition and node type."""
+    """Parse what ``sinfo`` prints: one row per partition and node type, less lines of others."""
     partitions: dict[str, PartitionFacts] = {}
     for line in text.splitlines():
-        name, up, count, cpus, memory, gres, features, limit = line.strip().split("|")
+        values = line.strip().split("|")
+        if len(values) != 8 or not values[2].isdigit():  # a banner
+            continue
+        name, up, count, cpus, memory, gres, features, limit = values
         bare = name.rstrip("*")
         facts = partitions.get(bare, PartitionFacts(name=bare))
         partitions[bare] = replace(

@@ -309,7 +309,9 @@ class _Rank:
 def _rendezvous(given: Mapping[str, str] = os.environ) -> dict[str, str]:
     """Set the variables that torch reads from those of SLURM."""
     nodes = given.get("SLURM_JOB_NODELIST")
-    hosts = ask(["scontrol", "show", "hostnames", nodes]).split() if nodes else ["localhost"]
+    answer = ask(["scontrol", "show", "hostnames", nodes]) if nodes else "localhost"
+    # The last lines: a wrapper of the site may print a banner.
+    hosts = answer.split()[-int(given.get("SLURM_JOB_NUM_NODES", "1")) :]
     return {
         "RANK": given.get("SLURM_PROCID", "0"),
         "WORLD_SIZE": given.get("SLURM_NTASKS", "1"),

@@ -13,7 +13,8 @@
     log/NAME_rank3.out             output of a rank; NAME_rankbatch.out: of its batch script
     attempts/STAGE/part-00012.jsonl  `Attempt`s at one partition
     lease/00007/                   `hold_lease`
-    snapshot/HASH/                 copies of the code, by content
+    snapshot/HASH/                 copies of the code, by content; if the path of the run has a
+                                   colon, below .dinoforge in the nearest folder without one
     probe/                         answers of nodes
 """
 
@@ -134,9 +135,14 @@ class SlurmFolder:
         self.stops = self.root / "stops"
         self.attempts = self.root / "attempts"
         self.lease = self.root / "lease"
-        self.snapshots = self.root / "snapshot"
+        self.snapshots = self._without_colon() / "snapshot"
         self.logs = self.root / "log"
         self.probes = self.root / "probe"
+
+    def _without_colon(self) -> Path:
+        """Return a folder for the code: PYTHONPATH, which names it, is a list by colons."""
+        parents = (folder for folder in self.run.parents if ":" not in str(folder))
+        return next(parents) / ".dinoforge" if ":" in str(self.run) else self.root
 
     def log(self, name: str, part: int | str = "") -> Path:
         """Output of a job, or of its array element ``3`` or rank ``rank3``."""

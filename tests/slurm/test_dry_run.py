@@ -38,3 +38,17 @@ def test_a_dry_run_of_a_training_for_cuda_needs_no_gpu_here(login_node, capsys):
     assert "no SLURM here: not checked" in printed
     assert "train: gpu, 2 x 8 tasks, 12 CPUs, 8 GPUs per node" in printed
     assert "one job of 16 ranks, requeued until it is done" in printed
+
+
+@pytest.mark.parametrize("name", ["a\\b", "a\nb"])
+def test_a_name_that_no_batch_script_holds_is_refused_before_anything_is_written(
+    tmp_path, capsys, name
+):
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    run = tmp_path / name / "run"
+    words = [f"sources=[{{paths: [{tmp_path}/a.png]}}]", f"out={run}", "--on", "slurm:cpu"]
+    for more in ([], ["--dry-run"]):
+        assert main(["curate", *words, *more]) == 2
+        (line,) = capsys.readouterr().err.strip().splitlines()
+        assert line.startswith("error: the run folder cannot be named to SLURM - ")
+    assert not run.parent.exists()

@@ -1,6 +1,7 @@
 """What a cluster may lack: a shared folder, accounting, torch on the login node, a partition."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -65,6 +66,29 @@ def test_a_probe_shows_what_the_recipe_lacks_on_a_node_and_is_asked_once(bed, ru
     start(numbers=5)
     kinds = [job.kind for job in SlurmFolder(run).submissions.read()]
     assert kinds.count("probe") == 2
+
+
+ODD = "~50%j %% a#b'c\"d`e$f;g&h|i<j>k(l)m{n,o}[p]*?!=,:\x1b\t" + os.fsdecode(b"\xe9") + " "
+
+
+def test_folders_and_profiles_may_have_any_name_on_a_cluster(bed, run, profile, monkeypatch):
+    here = run.parent / ODD
+    here.mkdir()
+    path = Path(profile()).rename(here / f"{ODD}.yaml")
+    path.write_text(path.read_text().replace("probe: false", "probe: true"))
+    monkeypatch.chdir(here)
+    config = toys.ToyConfig(out=f"./{ODD}/run{ODD}")
+    request = SubmitRequest(
+        command="toy", config=config, profile=f"./{path.name}", pipeline="toys:PIPELINE"
+    )
+    submit(request)
+    run = here / ODD / f"run{ODD}"
+    assert wait_for_end(run).state == "finished"
+    status = read_status(run)
+    assert [(stage.name, stage.done) for stage in status.stages] == [("square", 4), ("keep", 1)]
+    logs = sorted(path.name for path in SlurmFolder(run).logs.iterdir())
+    assert sum("square-0" in name and name.endswith("_3.out") for name in logs) == 1
+    assert all(name.startswith("df-run-50-j") for name in logs), logs
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="for nodes whose GPUs do not exist")

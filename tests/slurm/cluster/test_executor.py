@@ -1,12 +1,14 @@
 """The batch scripts of arrays, gates and ranks."""
 
 import re
+import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from dinoforge.slurm.cluster.commands import one_line
-from dinoforge.slurm.cluster.executor import JobRefusedError, sbatch_text
+from dinoforge.slurm.cluster.executor import JobRefusedError, job_id, sbatch_text
 from dinoforge.slurm.jobs import Jobs
 from dinoforge.slurm.profile import load_profile
 from dinoforge.slurm.store.layout import Launch, SlurmFolder
@@ -88,3 +90,56 @@ def test_a_refused_job_is_one_line_for_the_user(text, is_queue_full):
     assert str(error).endswith("job.sh - fix the profile, then rerun the command")
     assert "\n" not in str(error)
     assert error.is_queue_full is is_queue_full
+
+
+@pytest.mark.parametrize(
+    ("answer", "job"),
+    [
+        ("123\n", "123"),
+        ("123;c2\n", "123"),
+        ("Submitted batch job 123", "123"),
+        ("Submitted batch job 123 on cluster c2\n", "123"),
+        ("--> Verifying job 2024 is within limits ... OK\nSubmitted batch job 123\n", "123"),
+        ("Your last job 99 used 0 SU\n99\n123;c2\n", "123"),
+        ("2024\nSubmitted batch job 123\n2024\n", "123"),
+        ("sbatch: Warning: can't run 1 processes on 2 nodes\n67109080\n", "67109080"),
+        ("Submitted batch job 7\nSubmitted batch job 123\nbye, job 9\n", "123"),
+        ("job 123", None),
+        ("job submitted", None),
+        ("12 jobs\n1.5\n-3\n", None),
+        ("", None),
+    ],
+)
+def test_the_id_is_what_sbatch_reports_not_a_number_in_a_banner(answer, job):
+    assert job_id(answer) == job
+
+
+ODD = "50%j %% a#b'c\"d`e$f;g&h|i<j>k(l)m{n}[o]*?!~=,:\udce9\t\N{PILE OF POO}"
+
+
+def test_paths_keep_their_characters_in_a_batch_script(jobs, tmp_path):
+    folder = SlurmFolder(tmp_path / ODD)
+    odd = replace(
+        jobs, folder=folder, launch=replace(jobs.launch, folder=f"/{ODD}", python=f"/{ODD}/py")
+    )
+    job = replace(jobs.profile.job("embed", "cpu"), python=None)
+    text = sbatch_text(odd.array("df-x", job, 2))
+    given = {name: shlex.split(value) for name, value in options(text).items()}
+    assert given["output"] == [str(folder.logs).replace("%", "%%") + "/df-x_%a.out"]
+    assert given["chdir"] == [f"/{ODD}"]
+    words = shlex.split(text.splitlines()[-1])
+    # What env would read as NAME=VALUE is started by a shell.
+    assert words[:5] == ["env", "--ignore-signal=USR2", "bash", "-c", 'exec "$0" "$@"']
+    assert words[5:10] == [f"/{ODD}/py", "-P", "-u", "-m", "dinoforge.slurm.node.worker"]
+    assert words[10] == str(folder.run)
+    text = sbatch_text(odd.ranks("df-t", job))
+    words = shlex.split(text.splitlines()[-1])
+    outputs = [words[at + 1] for at, word in enumerate(words) if word == "--output"]
+    assert outputs[-1] == str(folder.logs).replace("%", "%%") + "/df-t_rank%t.out"
+    assert not any("50%j" in output for output in outputs)
+
+
+def test_a_snapshot_is_never_below_a_colon(tmp_path):
+    plain, odd = SlurmFolder(tmp_path / "run"), SlurmFolder(tmp_path / "a/exp:1/b:2/run")
+    assert plain.snapshots == plain.root / "snapshot"
+    assert odd.snapshots == tmp_path / "a/.dinoforge/snapshot"

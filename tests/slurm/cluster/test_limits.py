@@ -28,6 +28,11 @@ def test_partitions_are_read_with_their_largest_node():
     assert PARTITIONS["old"].max_minutes == 60
 
 
+def test_a_banner_among_the_partitions_is_skipped():
+    banner = "*** maintenance | on 24.12. ***\n\na|b|c|d|e|f|g|h\n"
+    assert parse_partitions(banner + SINFO) == PARTITIONS
+
+
 @pytest.mark.parametrize(
     ("asked", "text"),
     [
