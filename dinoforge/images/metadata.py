@@ -7,9 +7,11 @@ from collections.abc import Iterator
 from dinoforge.images.container import Container, Storage
 from dinoforge.images.orientation import orientation_in
 from dinoforge.images.png import PNG_SIGNATURE, read_png
+from dinoforge.images.policy import Undecodable
 
 __all__ = ["read_icns", "read_ico", "read_jp2", "read_pnm", "read_psd", "read_webp"]
 
+_PSD_VERSION = b"8BIM\x04\x21\0\0"  # then size and version, and whether the picture is real
 _WEBP_METADATA = frozenset({b"ICCP", b"EXIF", b"XMP "})
 _WEBP_METADATA_FLAGS = 0x20 | 0x08 | 0x04  # in the first byte of VP8X
 _JP2_BOXES = frozenset({b"jP  ", b"ftyp", b"jp2h"})
@@ -57,13 +59,22 @@ def _webp_size(head: bytes) -> tuple[int, int]:
 
 
 def read_psd(data: bytes) -> Container:
-    """Remove the image resources: paths, thumbnails, ICC profiles."""
+    """Remove the image resources: paths, thumbnails, ICC profiles.
+
+    Raises
+    ------
+    Undecodable
+        ``unsupported`` if one of them declares that the flattened picture is a placeholder.
+    """
     at = 26  # of the color mode data
     for _ in range(2):
         start, size = at, int.from_bytes(data[at : at + 4], "big")
         at += 4 + size
     if not size or at > len(data):
         return Container(data, 1)
+    version = data.find(_PSD_VERSION, start, at)
+    if version > 0 and data[version + 16 : version + 17] == b"\0":
+        raise Undecodable("unsupported", "PSD saved without its flattened picture")
     return Container(b"".join([data[:start], bytes(4), data[at:]]), 1)
 
 

@@ -27,11 +27,12 @@ _NEEDED = frozenset(
     }
 )
 _CODES = {1: "B", 2: "B", 3: "H", 4: "I", 6: "b", 7: "B", 8: "h", 9: "i", 13: "I", 16: "Q", 18: "Q"}
-_SHORT, _LONG = 3, 4
+_SHORT = 3
 _UNSIGNED, _SIGNED = 1, 2  # sample formats
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _CMYK, _YCBCR, _CFA, _LINEAR_RAW = 0, 1, 5, 6, 32803, 34892
-_COMPRESSIONS = frozenset({*range(1, 9), 32771, 32773, 32809, 32946, 34676, 34677, 34925})
-_COMPRESSIONS_OF_LATER_VERSIONS = frozenset({50000, 50001})  # Zstandard, WebP
+_COMPRESSIONS = frozenset(
+    {*range(1, 9), 32771, 32773, 32809, 32946, 34676, 34677, 34925, 50000, 50001}
+)
 _FEW = 16  # numbers of an entry, subdirectories of a directory
 
 
@@ -175,7 +176,7 @@ def _refuse_storage(file: _File, entries: _Directory) -> None:
     """Refuse what Pillow misreads."""
     compression = file.number(entries, _COMPRESSION, 1)
     photometric = file.number(entries, _PHOTOMETRIC)
-    if compression not in _COMPRESSIONS | _COMPRESSIONS_OF_LATER_VERSIONS:
+    if compression not in _COMPRESSIONS:
         raise Undecodable("unsupported", f"TIFF with compression {compression}")
     if photometric == _CMYK and file.number(entries, _INK_SET, 1) != 1:
         raise Undecodable("unsupported", "TIFF of inks other than cyan, magenta, yellow, black")

@@ -87,6 +87,19 @@ def test_pyramids_and_later_thumbnails_do_not_cost_the_picture():
     assert decode_image(file.getvalue()).notes == ("first_frame",)
 
 
+@pytest.mark.parametrize("is_real", [False, True])
+def test_a_psd_without_its_flattened_picture_is_refused(is_real):
+    version = struct.pack(">IB", 1, is_real) + struct.pack(">I", 0) * 2 + b"\0"
+    resource = b"8BIM\x04\x21\0\0" + struct.pack(">I", len(version)) + version
+    header = b"8BPS\0\1" + bytes(6) + struct.pack(">HIIHH", 3, 6, 8, 8, 3)
+    planes = PIXELS.transpose(2, 0, 1).tobytes()
+    data = header + bytes(4) + struct.pack(">I", len(resource)) + resource + bytes(6) + planes
+    if is_real:
+        np.testing.assert_array_equal(decode(data), PIXELS)
+    else:
+        assert refusal(data) == "PSD saved without its flattened picture"
+
+
 def ftyp(*brands):
     body = brands[0] + bytes(4) + b"".join(brands[1:])
     return struct.pack(">I", len(body) + 8) + b"ftyp" + body + b"\0\0\0\x08free"
