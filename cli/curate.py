@@ -58,5 +58,7 @@ COMMAND = RecipeCommand(
     pipeline="dinoforge.curation.pipeline:PIPELINE",
     execute=_execute,
     as_json=lambda summary: summary.as_json(),
+    sources=lambda config: [path for source in config.sources for path in source.paths],
+    written=("curation", "shards"),
     show=_show,
 )

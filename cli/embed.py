@@ -31,14 +31,20 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 def _run(args: argparse.Namespace) -> int:
     from dinoforge.config.paths import EncoderSpec, expand_paths
     from dinoforge.encoders.embedding import embed_images
+    from dinoforge.runs import Run
+    from dinoforge.sources.outputs import check_out
 
-    summary = embed_images(
-        args.paths,
-        encoder=expand_paths(args.encoder, EncoderSpec),
-        out=Path(args.out),
-        batch_size=args.batch_size,
-        device=args.device,
-    )
+    check_out(args.paths, args.out)
+    settings = {name: getattr(args, name) for name in ("paths", "encoder", "batch_size", "device")}
+    with Run.start(Path(args.out), command="embed", settings=settings) as run:
+        summary = embed_images(
+            args.paths,
+            encoder=expand_paths(args.encoder, EncoderSpec),
+            out=run.folder,
+            batch_size=args.batch_size,
+            device=args.device,
+        )
+        run.facts["sources"] = summary.sources
     if args.json:
         print_json(asdict(summary))
     else:

@@ -67,5 +67,6 @@ COMMAND = RecipeCommand(
     local=False,
     execute=_execute,
     as_json=lambda records: [record.as_json() for record in records],
+    sources=lambda config: [*config.train, *config.test],
     show=_show,
 )

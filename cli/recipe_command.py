@@ -38,6 +38,8 @@ class RecipeCommand:
     execute: Callable[[argparse.Namespace, "Loaded[Any]"], Any]
     as_json: Callable[[Any], Any]
     show: Callable[[Any, Path], None]  # prints a result; the path is the run folder
+    sources: Callable[[Any], Sequence[str]]  # recipe -> paths that it reads images from
+    written: Sequence[str] = ("cache",)  # folders of a run in which it writes images
     local: bool = True  # --on local:N
     update: str = RERUN  # what --update does
     pipeline: str = ""  # import path of the pipeline of stages; "": one job of ranks
@@ -54,9 +56,12 @@ class RecipeCommand:
 
     def run(self, args: argparse.Namespace) -> int:
         """List, show or copy recipes; submit a run; or run here and print the result."""
+        from dinoforge.sources.outputs import check_out
+
         if recipe_requests(args, self.kind):
             return 0
         loaded: Loaded[Any] = load(args, self.kind, config_class(self.kind))
+        check_out(self.sources(loaded.config), loaded.config.out, self.written)
         if goes_to_cluster(args):
             return submit(args, loaded, self.pipeline, self.evaluations(args, loaded.config))
         result = self.execute(args, loaded)

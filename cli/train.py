@@ -134,6 +134,7 @@ COMMAND = RecipeCommand(
     add_own_arguments=_add_own_arguments,
     execute=_execute,
     as_json=lambda summary: summary.as_json(),
+    sources=lambda config: config.data.paths,
     show=_show,
     evaluations=_evaluations,
 )

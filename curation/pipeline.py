@@ -23,10 +23,10 @@ from dinoforge.curation.stages.plant import PlantStage
 from dinoforge.curation.stages.retrieve import RetrieveStage
 from dinoforge.curation.stages.search import SearchStage
 from dinoforge.curation.stages.select import SelectStage
-from dinoforge.curation.summary import CurationSummary, summarize
+from dinoforge.curation.summary import CurationSummary, make_account, summarize
 from dinoforge.curation.tables import CurationStage
 from dinoforge.neighbors.products import refuse_two_faiss
-from dinoforge.runs import Run
+from dinoforge.runs import Run, record_facts
 from dinoforge.stages import Executor, Pipeline, make_inputs, run_pipeline
 
 __all__ = ["PIPELINE", "STAGES", "curate"]
@@ -79,6 +79,9 @@ def _finish(run_folder: Path, config: CurationConfig) -> CurationSummary:
     summary = summarize(inputs)
     publish(inputs, summary)
     _log.info("kept %d of %d images in %d shards", summary.kept, summary.images, summary.shards)
+    account = make_account(inputs, summary)
+    record_facts(run_folder, sources=account.as_json())
+    account.log()
     for remark in summary.remarks:
         _log.warning("%s", remark)
     stop_if_too_many_bad(summary.undecodable, summary.images, config.max_bad_rate)

@@ -13,8 +13,11 @@ from dinoforge.curation.policies.intervals import bootstrap_mean, share
 from dinoforge.curation.policies.slots import Slots
 from dinoforge.curation.remarks import remarks
 from dinoforge.curation.tables import CurationInputs
+from dinoforge.shards.index import NOTES
+from dinoforge.sources.accounting import Account
+from dinoforge.tables import read_table
 
-__all__ = ["CurationSummary", "FunnelRow", "retrieval_quality", "summarize"]
+__all__ = ["CurationSummary", "FunnelRow", "make_account", "retrieval_quality", "summarize"]
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,7 @@ class CurationSummary:
     roles: dict[str, dict[str, int]]  # role -> reason -> images; sums to ``images``
     planted: int  # of the pool images: copies that the run planted itself
     problems: dict[str, int]  # reason -> shards, members or files that gave no image
+    not_selected: int  # images of the sources that `keys` and `limit` leave out
     undecodable: dict[str, int]  # reason -> images
     notes: dict[str, int]  # what was unusual and accepted (`NOTES`) -> images
     kept: int
@@ -52,6 +56,7 @@ class CurationSummary:
             total.update(counts)
         planted = f" (with {self.planted:,} planted copies)" if self.planted else ""
         rows = [
+            *self._read(),
             (f"images in{planted}", self.images),
             ("only compared with (reference)", total["reference"]),
             *(
@@ -71,6 +76,15 @@ class CurationSummary:
                 rows.append((f"of these: {label.replace('_', ' ')}", count))
         return [FunnelRow(*row) for row in rows]
 
+    def _read(self) -> list[tuple[str, int]]:
+        """From what the sources hold to the images in; nothing if that is all."""
+        lost = {reason: n for reason, n in self.problems.items() if reason not in NOTES}
+        rows = [(f"no image: {reason.replace('_', ' ')}", count) for reason, count in lost.items()]
+        if self.not_selected:
+            rows.append(("not selected (keys, limit)", self.not_selected))
+        total = self.images - self.planted + sum(count for _, count in rows)
+        return [("entries of the sources", total), *rows] if rows else []
+
     def as_json(self) -> dict[str, Any]:
         """All numbers, the funnel among them, as JSON values."""
         return asdict(self) | {"funnel": [asdict(row) for row in self.funnel()]}
@@ -86,13 +100,15 @@ def summarize(inputs: CurationInputs) -> CurationSummary:
         undecodable.update(facts["undecodable"])
         notes.update(facts["notes"])
     roles = _by_role(role, decisions.reason)
+    ingested = inputs.facts("ingest")[0]
     planted = sum(facts["planted"] for facts in inputs.facts("plant"))
     kept = int(np.count_nonzero(decisions.kept))
     return CurationSummary(
         images=len(role),
         roles=roles,
         planted=planted,
-        problems=inputs.facts("ingest")[0]["problems"],
+        problems=ingested["problems"],
+        not_selected=ingested["not_selected"],
         undecodable=dict(undecodable),
         notes=dict(notes),
         kept=kept,
@@ -105,6 +121,13 @@ def summarize(inputs: CurationInputs) -> CurationSummary:
         keeps_seeds=inputs.config.retrieve.keep_seeds,
         remarks=remarks(inputs.config, roles, planted=planted, kept=kept),
     )
+
+
+def make_account(inputs: CurationInputs, summary: CurationSummary) -> Account:
+    """Count what the sources of a finished run gave, and name those that are incomplete."""
+    problems = read_table(inputs.file("ingest", "problems.parquet")).to_pylist()
+    undecodable = sum(summary.undecodable.values())
+    return Account.of(summary.images - summary.planted, problems, undecodable=undecodable)
 
 
 def _by_role(role: NDArray[np.int8], reason: NDArray[np.int8]) -> dict[str, dict[str, int]]:

@@ -38,6 +38,8 @@ class Record:
     data: str = ""  # fingerprint of the test data
     commit: str = ""
     seconds: float = 0.0
+    # What the sources did not give: reason -> files, members and sources, of bank and test images
+    problems: dict[str, int] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
         """JSON object of the record; non-finite numbers become null."""
@@ -46,6 +48,8 @@ class Record:
         row["interval"] = list(self.interval) if self.interval is not None and known else None
         if not math.isfinite(self.value):
             row["value"] = None
+        if not self.problems:
+            del row["problems"]
         return row
 
     @classmethod

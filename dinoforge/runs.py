@@ -36,6 +36,7 @@ __all__ = [
     "read_facts",
     "recipe_changes",
     "record_end",
+    "record_facts",
     "run_folders",
     "succeeded",
     "versions",
@@ -128,7 +129,28 @@ class Run:
         try:
             _check_unchanged(folder, config, command, on_change)
             write_text(folder / "config.yaml", config_yaml(config, origins))
-            facts = _facts(folder, command, config, parents) | {"earlier": _earlier_starts(folder)}
+            facts = _facts(folder, command, to_plain(config), parents)
+            facts["earlier"] = _earlier_starts(folder)
+            write_json(folder / "run.json", facts)
+            return cls(folder, facts, _lock=lock, _handler=log_to_folder(folder / "log"))
+        except BaseException:
+            lock.release()
+            raise
+
+    @classmethod
+    def start(cls, folder: Path, *, command: str, settings: Mapping[str, Any]) -> "Run":
+        """Open the folder of a command that has no recipe: what it writes is written again.
+
+        Raises
+        ------
+        UsageError
+            If the folder cannot be written, is in use, or holds a run of another command.
+        """
+        lock = _lock(folder)
+        try:
+            _check_command(folder, command)
+            facts = _facts(folder, command, settings, ())
+            facts["earlier"] = _earlier_starts(folder)
             write_json(folder / "run.json", facts)
             return cls(folder, facts, _lock=lock, _handler=log_to_folder(folder / "log"))
         except BaseException:
@@ -151,7 +173,8 @@ class Run:
         if error is not None or not self.handed_over:
             self.facts |= {"stopped": now(), "exit_code": code}
         try:
-            write_json(self.folder / "run.json", self.facts)
+            # The file also has what `record_facts` added.
+            write_json(self.folder / "run.json", read_facts(self.folder) | self.facts)
         except UsageError:
             if error is None:
                 raise  # else the first error has reported the full disk
@@ -164,8 +187,13 @@ class Run:
 
 def record_end(folder: Path, exit_code: int) -> None:
     """Record in ``run.json`` the end of a run that was handed over to jobs."""
-    ended = {"stopped": now(), "exit_code": exit_code}
-    write_json(folder / "run.json", read_facts(folder) | ended)
+    record_facts(folder, stopped=now(), exit_code=exit_code)
+
+
+def record_facts(folder: Path, **facts: Any) -> None:
+    """Add to ``run.json``, whoever opened the run; without one there is nothing to add to."""
+    if known := read_facts(folder):
+        write_json(folder / "run.json", known | facts)
 
 
 def read_facts(folder: Path) -> dict[str, Any]:
@@ -196,13 +224,15 @@ def succeeded(folder: Path) -> bool:
     return read_facts(folder).get("exit_code") == 0
 
 
-def _facts(folder: Path, command: str, config: Config, parents: Sequence[Path]) -> dict[str, Any]:
+def _facts(
+    folder: Path, command: str, settings: Mapping[str, Any], parents: Sequence[Path]
+) -> dict[str, Any]:
     return {
         "command": command,
         "argv": sys.argv[1:],
         "working_folder": str(Path.cwd()),  # relative paths of the recipe start there
         "run_folder": str(folder.absolute()),
-        "config_hash": hash_json(to_plain(config)),
+        "config_hash": hash_json(settings),
         "versions": versions(),
         "commit": git_commit(),
         "host": platform.node(),
@@ -268,16 +298,21 @@ def recipe_changes(folder: Path, config: Config) -> list[str]:
     return [key for key in changed if not f"{key}.".startswith(free)]
 
 
-def _check_unchanged(folder: Path, config: Config, command: str, on_change: OnChange) -> None:
+def _check_command(folder: Path, command: str) -> None:
     facts = read_facts(folder)
-    if not facts:
-        return
-    if facts.get("command") != command:
+    if facts and facts.get("command") != command:
         raise UsageError(
             what=f"the folder holds a run of `dinoforge {facts.get('command')}`",
             where=str(folder),
             do="choose another folder with out=FOLDER",
         )
+
+
+def _check_unchanged(folder: Path, config: Config, command: str, on_change: OnChange) -> None:
+    _check_command(folder, command)
+    facts = read_facts(folder)
+    if not facts:
+        return
     changed = recipe_changes(folder, config)
     if changed and on_change == "refuse" and _has_results(folder):
         keys = ", ".join(f"`{key}`" for key in changed)

@@ -15,6 +15,7 @@ from dinoforge.errors import UsageError
 from dinoforge.evaluation.config import EvaluationConfig
 from dinoforge.files import hash_json
 from dinoforge.randomness import uniforms
+from dinoforge.sources.accounting import Account
 from dinoforge.sources.image_set import ImageSet, open_images
 from dinoforge.sources.numbering import describe_classes, rename_classes, unite_classes
 
@@ -57,6 +58,14 @@ class EvalData:
     def is_labeled(self) -> bool:
         """Whether accuracies can be measured."""
         return self.bank.is_labeled and self.test.is_labeled
+
+    def account(self, *, undecodable: int = 0) -> Account:
+        """Count what the sources of bank and test images gave, and what they did not."""
+        sets = [self.bank.images]
+        if self.test.images is not self.bank.images:
+            sets.append(self.test.images)
+        problems = [problem for images in sets for problem in images.problems]
+        return Account.of(sum(map(len, sets)), problems, undecodable=undecodable)
 
 
 def open_data(config: EvaluationConfig, cache: Path) -> EvalData:

@@ -20,6 +20,7 @@ from dinoforge.files import hash_json, sha256_file, write_bytes
 from dinoforge.images import Undecodable
 from dinoforge.progress import Progress
 from dinoforge.sources.image_set import ImageSet
+from dinoforge.sources.outputs import mark_cache
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -122,6 +123,7 @@ def extract(extractor: Extractor, images: ImageSet, cache: Path, label: str) -> 
         }
     )
     folder = cache / "features" / key[:32]
+    mark_cache(cache)
     parts = []
     with Progress(len(images), unit="images", label=label) as progress:
         for start in range(0, len(images), PART_IMAGES):

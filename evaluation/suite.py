@@ -15,7 +15,7 @@ from dinoforge.evaluation.models import Model, find_models
 from dinoforge.evaluation.outcomes import Measured, Outcome, differences, with_intervals
 from dinoforge.evaluation.scores import list_left_out
 from dinoforge.records import Record, write_records
-from dinoforge.runs import git_commit
+from dinoforge.runs import git_commit, record_facts
 
 __all__ = ["evaluate"]
 
@@ -49,7 +49,9 @@ def evaluate(config: EvaluationConfig, folder: Path) -> list[Record]:
     signs: list[Record] = []
     has_curve = data.is_labeled and "knn" in config.protocols  # earlier steps get k-NN only
     models = [m for m in models if m.is_newest or has_curve]
+    account = data.account()
     for measured in _measure(models, config, data, cache, device):  # 3. features, cached
+        account = measured.account
         if not measured.model.is_newest:
             curve += measure_knn(measured, config)  # 4. earlier steps
             continue
@@ -64,6 +66,8 @@ def evaluate(config: EvaluationConfig, folder: Path) -> list[Record]:
     for line in list_left_out(records, config.protocols):
         _log.info("%s", line)
     _log.info("%d records in %s", len(records), folder / "records.jsonl")
+    record_facts(folder, sources=account.as_json())
+    account.log()  # 9. what the sources gave, and what they did not
     return records
 
 
@@ -82,14 +86,18 @@ def _measure(
         test = bank if is_one_set else extract(extractor, data.test.images, cache, label)
         if number == 0:
             _log_undecodable(data, bank, test)
+        parts = [bank] if is_one_set else [bank, test]
+        undecodable = sum(int((~part.is_decoded).sum()) for part in parts)
+        account = data.account(undecodable=undecodable)
         facts = {
             "model": model.name,
             "checkpoint": extractor.checkpoint,
             "data": data.fingerprint,
             "commit": commit,
+            "problems": account.counts,
         }
         rows = rows_of(model, data, bank, test)
-        yield Measured(model, *rows, facts, device, data.leave_one_out)
+        yield Measured(model, *rows, facts, device, account, data.leave_one_out)
 
 
 def _log_undecodable(data: EvalData, bank: Extracted, test: Extracted) -> None:

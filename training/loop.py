@@ -49,6 +49,7 @@ class TrainingSummary:
     steps: int
     images: int  # in the data set
     undecodable: int  # replaced by this process
+    problems: dict[str, int]  # reason -> files, members and sources that gave no image
     seconds: float  # of this process
     last: dict[str, float]  # last row of metrics
     export: str  # the backbone
@@ -64,6 +65,9 @@ class TrainingSummary:
             lines.append(f"loss {self.last['loss/total']:.3f}")
         if self.undecodable:
             lines.append(f"{self.undecodable:,} undecodable images replaced, named in the log")
+        if self.problems:
+            counts = (f"{count:,} {reason}" for reason, count in self.problems.items())
+            lines.append(f"problems of the sources: {', '.join(counts)}")
         return [*lines, f"backbone: {self.export}"]
 
 
@@ -94,6 +98,8 @@ def train(
         trainer = Trainer(config, folder)
         if facts is not None:
             facts["attention"] = asdict(trainer.attention)
+        if trainer.rank_info.rank == 0:  # at once: a training takes long
+            trainer.data.account().log()
         total, done = config.steps * config.batch_size, trainer.step * config.batch_size
         with (
             MetricsFile(folder, resume_at=trainer.step) as metrics,
@@ -118,10 +124,14 @@ def train(
                     raise Interrupted(
                         f"{name} at step {trainer.step}: saved; start the same command again"
                     )
+    account = trainer.data.account()
+    if facts is not None:
+        facts["sources"] = account.as_json()
     return TrainingSummary(
         steps=trainer.step,
         images=len(trainer.data),
-        undecodable=len(trainer.data.undecodable),
+        undecodable=account.undecodable,
+        problems=dict(account.problems),
         seconds=time.monotonic() - started,
         last=trainer.last_row,
         export=str(export_file(folder, trainer.step)),

@@ -2,7 +2,6 @@
 
 import fnmatch
 import os
-from collections import Counter
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -19,12 +18,15 @@ from dinoforge.errors import Fault, UsageError
 from dinoforge.files import path_of_text, path_text
 from dinoforge.randomness import KeyedPermutation
 from dinoforge.shards.index import summarize_reasons
+from dinoforge.sources.accounting import Account
 from dinoforge.sources.discover import discover_files
 from dinoforge.sources.listing import Listing, list_files
 from dinoforge.sources.numbering import Numbering, rename_classes, unite_classes
 from dinoforge.stages import Json, Output
 
 __all__ = ["IngestStage"]
+
+_Location = tuple[str, int]
 
 
 class IngestStage(CurationStage):
@@ -58,11 +60,14 @@ class IngestStage(CurationStage):
         folder = out.folder / "unpacked"
         indexed: list[pa.Table] = []
         listings = [list_files(discover_files(s.paths), unpacked=folder) for s in config.sources]
-        seen: set[tuple[str, int]] = set()
+        seen: set[_Location] = set()
+        listed: set[_Location] = set()
         for at, (source, listing) in enumerate(zip(config.sources, listings, strict=True)):
             key = f"sources[{at}].classes"
             named = rename_classes(listing.table, listing.class_lists, source.classes, key)
-            rows = _choose(named, source, seen, config.seed)
+            locations = _locations(named)
+            listed.update(locations)
+            rows = _choose(named, locations, source, seen, config.seed)
             table = _relative(named.take(rows), listing.unpacked, inputs.run_folder)
             indexed.append(_indexed(table, source))
         _stop_if_empty(config, indexed, listings)
@@ -82,7 +87,8 @@ class IngestStage(CurationStage):
         return {
             "images": index.num_rows,
             "images_by_source": [table.num_rows for table in indexed],
-            "problems": dict(sorted(Counter(problem["reason"] for problem in problems).items())),
+            "not_selected": len(listed - seen),  # by `keys` and `limit` of every source
+            "problems": dict(Account.of(index.num_rows, problems).problems),
         }
 
 
@@ -102,18 +108,24 @@ def _relative(table: pa.Table, unpacked: Sequence[Path], run_folder: Path) -> pa
     return table.set_column(at, "shard", renamed.cast(pa.string()))
 
 
-def _choose(
-    table: pa.Table, source: SourceConfig, seen: set[tuple[str, int]], seed: int
-) -> NDArray[np.int64]:
-    """Return the rows of a source: its key pattern, minus those in ``seen``, up to its limit.
-
-    An image is identified by its file (without links) and offset, whatever path leads to it.
-    """
+def _locations(table: pa.Table) -> list[_Location]:
+    """Identify images by their file (without links) and offset, whatever path leads to them."""
     real = cache(lambda shard: os.path.realpath(path_of_text(shard)))
-    keys, shards, offsets = (table.column(n).to_pylist() for n in ("key", "shard", "offset"))
-    locations = [(real(shard), offset) for shard, offset in zip(shards, offsets, strict=True)]
+    shards, offsets = (table.column(name).to_pylist() for name in ("shard", "offset"))
+    return [(real(shard), offset) for shard, offset in zip(shards, offsets, strict=True)]
+
+
+def _choose(
+    table: pa.Table,
+    locations: Sequence[_Location],
+    source: SourceConfig,
+    seen: set[_Location],
+    seed: int,
+) -> NDArray[np.int64]:
+    """Return the rows of a source: its key pattern, minus those in ``seen``, up to its limit."""
     taken = set(seen)
     rows = []
+    keys = table.column("key").to_pylist()
     for row, (key, location) in enumerate(zip(keys, locations, strict=True)):
         if location not in taken and (not source.keys or fnmatch.fnmatchcase(key, source.keys)):
             taken.add(location)

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -35,6 +36,7 @@ class EmbeddingSummary:
     dim: int
     encoder: str
     fingerprint: str  # of weights, transform and decoder
+    sources: dict[str, Any]  # see `Account`
 
 
 def embed_images(
@@ -69,6 +71,8 @@ def embed_images(
     write_array(out / "embeddings.npy", vectors)
     notes = {"encoder": network.name, "fingerprint": network.fingerprint}
     write_table(out / "rows.parquet", table, ROWS_SCHEMA, metadata=notes)
+    account = images.account(undecodable=len(images) - len(vectors))
+    account.log()
     return EmbeddingSummary(
         embeddings=str(out / "embeddings.npy"),
         rows=str(out / "rows.parquet"),
@@ -78,6 +82,7 @@ def embed_images(
         dim=vectors.shape[1],
         encoder=network.name,
         fingerprint=network.fingerprint,
+        sources=account.as_json(),
     )
 
 

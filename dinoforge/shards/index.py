@@ -43,7 +43,7 @@ SHARD_REASONS: Mapping[str, str] = {
     # The end of the archive; samples before it are usable.
     "bad_header": "a header has a wrong checksum: nothing after it can be located",
     "truncated": "it ends inside a member or a header",
-    "no_end_marker": "it ends between members, without an end-of-archive marker",
+    "no_end_marker": "it has no end-of-archive marker: probably truncated between members",
     "data_after_end": "there is data after the end of the archive, which is not read",
     "damaged_stream": "the compressed stream is damaged or ends early",
     "count_mismatch": "the number of samples differs from the checksum file",

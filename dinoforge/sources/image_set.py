@@ -14,9 +14,11 @@ from dinoforge.errors import UsageError
 from dinoforge.images import DecodePolicy, Undecodable, decode
 from dinoforge.shards.index import Problem, summarize_reasons
 from dinoforge.shards.reading import RangeReader
+from dinoforge.sources.accounting import Account
 from dinoforge.sources.classes import ClassList
 from dinoforge.sources.listing import list_images
 from dinoforge.sources.numbering import unite_classes
+from dinoforge.sources.outputs import mark_cache
 
 __all__ = ["ImageSet", "open_images"]
 
@@ -74,6 +76,10 @@ class ImageSet:
         """
         return decode(self.read(index), self.policy)
 
+    def account(self, *, undecodable: int = 0) -> Account:
+        """Count what the sources gave and what they did not."""
+        return Account.of(len(self), self.problems, undecodable=undecodable)
+
     @cached_property
     def labels(self) -> NDArray[np.int64]:
         """Class per image, one number per class of all class spaces; -1: none.
@@ -113,5 +119,7 @@ def open_images(
             where=", ".join(paths),
             do="give a folder, tar or curation run that contains images",
         )
+    if listing.unpacked:
+        mark_cache(Path(cache))
     policy = policy or DecodePolicy()
     return ImageSet(listing.table, policy, listing.problems, listing.class_lists)

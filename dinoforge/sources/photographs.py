@@ -16,6 +16,7 @@ from PIL import Image
 from dinoforge.errors import UsageError
 from dinoforge.files import write_text
 from dinoforge.images import decode, resize
+from dinoforge.sources.outputs import mark_cache
 
 __all__ = ["PHOTOGRAPHS", "SEED_PHOTOGRAPHS", "TileFolders", "write_tiles"]
 
@@ -64,6 +65,7 @@ def write_tiles(folder: Path, *, tile: int = 48, stride: int = 32) -> TileFolder
                 shutil.rmtree(old, ignore_errors=True)
         # Written before the first tile, so that the tiles of a killed run are removed, too.
         write_text(done, _json(settings | {"finished": False}))
+        mark_cache(folder)
         for name, path in photographs.items():
             _cut(name, path, folders, tile, stride)
         write_text(done, _json(settings))

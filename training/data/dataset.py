@@ -21,6 +21,7 @@ from torch import Tensor
 from dinoforge.errors import UsageError
 from dinoforge.images import Undecodable
 from dinoforge.randomness import KeyedPermutation
+from dinoforge.sources.accounting import Account
 from dinoforge.sources.image_set import ImageSet, open_images
 from dinoforge.training.config import DataConfig, TrainingConfig
 from dinoforge.training.data.color import augment_colors, draw_colors
@@ -98,6 +99,7 @@ class TrainingData:
         device: torch.device | str = "cpu",
     ) -> None:
         self._table = images.table
+        self._images = images
         self._crops = crops
         self._seed = seed
         self._device = torch.device(device)
@@ -117,6 +119,10 @@ class TrainingData:
     def __len__(self) -> int:
         """Return the number of images."""
         return len(self._table)
+
+    def account(self) -> Account:
+        """Count what the sources gave, and the images that did not decode so far."""
+        return self._images.account(undecodable=len(self.undecodable))
 
     def batch(self, step: int) -> Batch:
         """Make the batch of one step in this process; raises if too many images do not decode."""

@@ -1,0 +1,138 @@
+"""Every command accounts for what its sources hold: rows, or problems by reason."""
+
+import io
+import json
+import os
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dinoforge.cli.main import main
+from dinoforge.records import Record, read_records, write_records
+from dinoforge.runs import read_facts
+
+TINY = Path(__file__).parent.parent / "training/tiny.yaml"
+
+
+def jpeg(seed):
+    file = io.BytesIO()
+    pixels = np.random.default_rng(seed).integers(0, 256, (32, 32, 3), np.uint8)
+    Image.fromarray(pixels).save(file, "JPEG")
+    return file.getvalue()
+
+
+def tar_bytes(names):
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+        for name in names:
+            data = b"1" if name.endswith("cls") else jpeg(sum(name.encode()))
+            entry = tarfile.TarInfo(name)
+            entry.size = len(data)
+            tar.addfile(entry, io.BytesIO(data))
+    return file.getvalue()
+
+
+@pytest.fixture
+def source(tmp_path):
+    folder = tmp_path / "photos"
+    (folder / "cat").mkdir(parents=True)
+    for number in range(4):
+        (folder / f"cat/{number}.jpg").write_bytes(jpeg(number))
+    (folder / "cat/broken.jpg").write_bytes(b"text")
+    (folder / "notes.txt").write_bytes(b"text")
+    os.mkfifo(folder / "pipe.jpg")
+    cut = tar_bytes([f"c.{number}.jpg" for number in range(6)])
+    (folder / "cut.tar").write_bytes(cut[: cut.index(b"c.4.jpg") + 700])
+    (folder / "two.tar").write_bytes(tar_bytes(["0.jpg", "1.jpg"]) + tar_bytes(["0.jpg"]))
+    return folder
+
+
+# 5 files, 4 images of the cut tar, 3 of the appended ones
+ACCOUNT = {
+    "images": 12,
+    "undecodable": 1,
+    "problems": {
+        "appended_tar": 1,
+        "duplicate_key": 1,
+        "not_regular": 1,
+        "other_file": 1,
+        "own_output": 1,
+        "truncated": 1,
+    },
+}
+COMMANDS = {
+    "curate": ["sources=[{{role: pool, paths: [{source}]}}]", "out={out}"],
+    "train": [
+        str(TINY),
+        "data.paths=[{source}]",
+        "data.num_workers=0",
+        "batch_size=12",
+        "steps=1",
+        "data.max_bad_share=1",
+        "out={out}",
+    ],
+    "evaluate": ["train=[{source}]", "out={out}", "protocols=[knn]", "knn.k=[1]"],
+    "embed": ["{source}", "--out", "{out}"],
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_ends_with_the_account_of_its_sources(source, command, capsys):
+    out = source / "run"  # inside the source: its own output is no input
+    words = [word.format(source=source, out=out) for word in COMMANDS[command]]
+    for start in range(2):
+        assert main([command, *words, "-q"]) == 0
+        screen = capsys.readouterr().err
+        assert f"{source}/cut.tar is incomplete: truncated (" in screen
+        assert "12 images read; problems: 1 appended_tar" in screen
+        if command == "embed":  # it has no run folder before it starts
+            assert "own_output" in screen
+        recorded = read_facts(out)["sources"]
+        (incomplete,) = recorded.pop("incomplete")
+        assert (incomplete["reason"], incomplete["member"]) == ("truncated", "c.4.jpg")
+        decodes = command != "train" or start == 0  # the second start has no step left
+        assert recorded == ACCOUNT | ({} if decodes else {"undecodable": 0})
+    log = "".join(path.read_text() for path in (out / "log").iterdir())
+    assert "is incomplete: truncated" in log
+    if command == "evaluate":
+        counts = ACCOUNT["problems"] | {"undecodable": 1}
+        assert {json.dumps(r.problems) for r in read_records(out / "records.jsonl")} == {
+            json.dumps(counts)
+        }
+    if command == "curate":
+        summary = json.loads((out / "published/summary.json").read_text())
+        funnel = {row["label"]: row["count"] for row in summary["funnel"]}
+        lost = sum(count for label, count in funnel.items() if label.startswith("no image"))
+        assert funnel["entries of the sources"] - lost == funnel["images in"] == 12
+        assert lost == 4
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_run_folder_is_refused_as_a_source(source, command, capsys):
+    words = [word.format(source=source, out=source) for word in COMMANDS[command]]
+    before = sorted(source.rglob("*"))
+    assert main([command, *words]) == 2
+    assert "error: the run folder is also a source - " in capsys.readouterr().err
+    assert sorted(source.rglob("*")) == before
+
+
+def test_what_is_not_selected_is_counted(source, tmp_path, capsys):
+    pool = f"{{role: pool, paths: [{source}], keys: 'cat/*', limit: 2}}"
+    assert main(["curate", f"sources=[{pool}]", f"out={tmp_path}/run"]) == 0
+    words = capsys.readouterr().out.split()
+    assert "2" in words
+    summary = json.loads((tmp_path / "run/published/summary.json").read_text())
+    assert (summary["images"], summary["not_selected"]) == (2, 10)
+
+
+def test_records_without_problems_are_written_as_before(tmp_path):
+    clean = Record(benchmark="knn", model="pixels", metric="accuracy", value=1.0)
+    assert "problems" not in clean.as_json()
+    noted = Record(
+        benchmark="knn", model="pixels", metric="x", value=1.0, problems={"truncated": 2}
+    )
+    write_records(tmp_path / "records.jsonl", [clean, noted])
+    assert read_records(tmp_path / "records.jsonl") == [clean, noted]
