@@ -82,7 +82,7 @@ def train(
     folder : Path
         The run folder, on a file system shared by all ranks.
     facts : dict, optional
-        Of the run record; the attention back end chosen for this machine is added.
+        Of the run record; the attention back end chosen for this machine is added, and what the sources gave.
 
     Raises
     ------
@@ -98,8 +98,6 @@ def train(
         trainer = Trainer(config, folder)
         if facts is not None:
             facts["attention"] = asdict(trainer.attention)
-        if trainer.rank_info.rank == 0:  # at once: a training takes long
-            trainer.data.account().log()
         total, done = config.steps * config.batch_size, trainer.step * config.batch_size
         with (
             MetricsFile(folder, resume_at=trainer.step) as metrics,
@@ -124,18 +122,9 @@ def train(
                     raise Interrupted(
                         f"{name} at step {trainer.step}: saved; start the same command again"
                     )
-    account = trainer.data.account()
     if facts is not None:
-        facts["sources"] = account.as_json()
-    return TrainingSummary(
-        steps=trainer.step,
-        images=len(trainer.data),
-        undecodable=account.undecodable,
-        problems=dict(account.problems),
-        seconds=time.monotonic() - started,
-        last=trainer.last_row,
-        export=str(export_file(folder, trainer.step)),
-    )
+        facts["sources"] = trainer.data.account().as_json()
+    return trainer.summarize(seconds=time.monotonic() - started)
 
 
 class Trainer:
@@ -146,6 +135,8 @@ class Trainer:
         self.rank_info = RankInfo.of_environment()
         self.device = choose_device(config, self.rank_info)
         self.data = open_training_data(config, folder / "cache", self.rank_info, self.device)
+        if self.rank_info.rank == 0:  # not only at the end: a training takes long
+            self.data.account().log()
         self.attention = settle_attention(config, self.device, folder)
         self.parallel = make_parallel(config, self.device, self.rank_info, self.attention)
         self.method = self.parallel.method
@@ -205,6 +196,19 @@ class Trainer:
         if warning and warning != self._warned:
             _log.warning("step %d: %s", self.step, warning)
             self._warned = warning
+
+    def summarize(self, *, seconds: float) -> TrainingSummary:
+        """Return what this process did in ``seconds``."""
+        account = self.data.account()
+        return TrainingSummary(
+            steps=self.step,
+            images=account.images,
+            undecodable=account.undecodable,
+            problems=dict(account.problems),
+            seconds=seconds,
+            last=self.last_row,
+            export=str(export_file(self.folder, self.step)),
+        )
 
     def save(self) -> None:
         """Write the checkpoint and the backbone of this step, in the background."""
