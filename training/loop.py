@@ -82,7 +82,8 @@ def train(
     folder : Path
         The run folder, on a file system shared by all ranks.
     facts : dict, optional
-        Of the run record; the attention back end chosen for this machine is added, and what the sources gave.
+        Of the run record; the attention back end chosen for this machine is added, and what the
+        sources gave.
 
     Raises
     ------
