@@ -1,6 +1,8 @@
 """Curation without the encoder: images per CPU second stage by stage, and peak memory.
 
-    python benchmarks/curate_cifar10.py cifar10_cpu retrieve.encoder=
+    python benchmarks/curate_cifar10.py cifar10_cpu retrieve.encoder= --against ../before
+
+``--against`` names another checkout, whose curation runs in turn with this one.
 
 Runs ``dinoforge curate RECIPE key=value ... out=TEMPORARY --on in-process`` in one process of its
 own and reads what the markers of the stages measured. Stages ``embed*`` are the encoder: left out
@@ -11,6 +13,7 @@ import argparse
 import json
 import os
 import shutil
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -24,9 +27,15 @@ def main() -> None:
     start_clean()
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--against", type=Path, metavar="TREE", help="a checkout to compare with")
     parser.add_argument("words", nargs="+", metavar="WORD", help="recipe, key=value ...")
     args = parser.parse_args()
-    runs = [curate(args.words) for _ in range(args.rounds)]
+    tree = Path(__file__).resolve().parents[1]
+    runs, others = [], []
+    for _ in range(args.rounds):
+        runs.append(curate(args.words, tree))
+        if args.against:
+            others.append(curate(args.words, args.against.resolve()))
     figures = {
         "images": runs[0]["images"],
         "rounds": args.rounds,
@@ -38,6 +47,13 @@ def main() -> None:
         "stages": [together(stages) for stages in zip(*(r["stages"] for r in runs), strict=True)],
         "blas": blas(),
     }
+    if others:
+        pairs = zip(others, runs, strict=True)
+        figures["against"] = {
+            "commit": commit_of(args.against),
+            "cpu_s": spread([run["cpu_s"] for run in others]),
+            "ratio": spread([other["cpu_s"] / run["cpu_s"] for other, run in pairs]),
+        }
     rows = [
         [s["stage"], s["partitions"], *(f"{s['cpu_s'][k]:.2f}" for k in ("median", "min", "max"))]
         for s in figures["stages"]
@@ -46,11 +62,19 @@ def main() -> None:
     rate, peak = figures["images_per_cpu_s"], figures["peak_mib"]["median"]
     print(f"{figures['images']:,} images, peak {peak:.0f} MiB; without the encoder:")
     print(f"{rate['median']:.0f} [{rate['min']:.0f}..{rate['max']:.0f}] images per CPU second")
+    if others:
+        print(f"rate against {figures['against']['commit']}: {figures['against']['ratio']}")
     print(write_result("curation", figures).name)
 
 
-def curate(words: list[str]) -> dict[str, Any]:
-    """Run the command once in a process and a folder of its own."""
+def commit_of(tree: Path) -> str:
+    command = ["git", "-C", str(tree), "rev-parse", "--short", "HEAD"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def curate(words: list[str], tree: Path) -> dict[str, Any]:
+    """Run the command of a checkout once, in a process and a folder of its own."""
+    os.environ["PYTHONPATH"] = str(tree)
     folder = Path(tempfile.mkdtemp(prefix="curation-"))
     try:
         command = ["-m", "dinoforge", "curate", *words, f"out={folder / 'run'}", "-q"]
