@@ -9,13 +9,14 @@ __all__ = ["COMMAND"]
 
 
 def _run(args: argparse.Namespace) -> int:
+    from dinoforge.config.paths import quote_path
     from dinoforge.slurm.control import cancel_run
 
     count = cancel_run(Path(args.run))
     if args.json:
         print_json({"cancelled": count})
     else:
-        print(f"{count} jobs cancelled; to continue: dinoforge retry {args.run}")
+        print(f"{count} jobs cancelled; to continue: dinoforge retry {quote_path(Path(args.run))}")
     return 0
 
 

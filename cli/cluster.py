@@ -85,7 +85,9 @@ def print_state(state: "State", run: Path, *, wait: bool, as_json: bool) -> int:
     elif not stopped:
         print(f"{run}: {state.state}" + (f", at {state.stage}" if state.stage else ""))
         if state.state == "running":
-            print(f"check progress: dinoforge status {run}")
+            from dinoforge.config.paths import quote_path
+
+            print(f"check progress: dinoforge status {quote_path(run)}")
     if not stopped:
         return 0
     raise DinoforgeError(f"{'; '.join(state.why) or state.state} - {run} - {state.do}")
@@ -98,6 +100,7 @@ def refuse_live(run: Path) -> None:
     """
     if os.environ.get("DINOFORGE_JOB"):
         return  # this process is that job
+    from dinoforge.config.paths import quote_path
     from dinoforge.slurm.store.layout import SlurmFolder
 
     folder = SlurmFolder(run.absolute())
@@ -111,5 +114,5 @@ def refuse_live(run: Path) -> None:
         raise UsageError(
             what="jobs on a cluster are writing to this run",
             where=str(run),
-            do=f"wait for them, or cancel them first: dinoforge cancel {run}",
+            do=f"wait for them, or cancel them first: dinoforge cancel {quote_path(run)}",
         )

@@ -39,12 +39,13 @@ def _execute(args: argparse.Namespace, loaded: "Loaded[CurationConfig]") -> "Cur
 
 
 def _show(summary: Any, folder: Path) -> None:
+    from dinoforge.config.paths import quote_path
     from dinoforge.curated import ledger_path, shards_folder
 
     print_table(["images", "count"], [[row.label, row.count] for row in summary.funnel()])
     print(f"shards: {shards_folder(folder) if summary.shards else 'none'}")
     print(f"ledger: {ledger_path(folder)}")
-    print(f"why an image was dropped: dinoforge explain {folder} IMAGE")
+    print(f"why an image was dropped: dinoforge explain {quote_path(folder)} IMAGE")
 
 
 COMMAND = RecipeCommand(

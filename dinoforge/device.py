@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from dinoforge.errors import UsageError
+from dinoforge.errors import UsageError, first_line
 
 __all__ = ["resolve_device"]
 
@@ -27,7 +27,7 @@ def resolve_device(device: str) -> Any:
     except (RuntimeError, AssertionError) as error:
         raise UsageError(
             what=f"device `{device}` cannot be used",
-            where=str(error).splitlines()[0].rstrip("."),
+            where=first_line(error),
             do="give device=cpu, or cuda on a machine with a GPU",
         ) from error
     return resolved

@@ -11,6 +11,7 @@ Not for: bad samples. Those are counted by reason and recorded in the ledger, ne
 """
 
 import functools
+import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,8 +25,19 @@ __all__ = [
     "RankStopped",
     "UsageError",
     "cannot_write",
+    "first_line",
     "printable",
 ]
+
+_COLORS = re.compile(r"\x1b\[[0-9;]*m")
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error of another library: plain text, without a full stop."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    lines = _COLORS.sub("", str(error)).strip().splitlines()
+    return lines[0].rstrip(".") if lines else type(error).__name__
 
 
 def printable(text: str) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dinoforge.errors import UsageError
+from dinoforge.errors import UsageError, first_line
 from dinoforge.files import write_atomic
 
 __all__ = [
@@ -60,7 +60,7 @@ def open_table(path: Path) -> Iterator[pq.ParquetFile]:
             yield pq.ParquetFile(file)
     except (OSError, pa.ArrowInvalid) as error:
         raise UsageError(
-            what=f"table unreadable: {str(error).splitlines()[0]}",
+            what=f"table unreadable: {first_line(error)}",
             where=str(path),
             do="rerun the command that wrote it",
         ) from error

@@ -7,6 +7,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+from dinoforge.config.paths import quote_path
 from dinoforge.errors import UsageError
 from dinoforge.slurm.cluster.commands import cancel, need_slurm, queue
 from dinoforge.slurm.driver import advance
@@ -48,7 +49,7 @@ def cancel_run(run: Path) -> int:
     folder = SlurmFolder(run.absolute())
     prefix = folder.read_launch().job_prefix
     need_slurm()
-    do = f"to continue: dinoforge retry {folder.run}"
+    do = f"to continue: dinoforge retry {quote_path(folder.run)}"
     cancelled = State(state="cancelled", why=["cancelled by hand"], do=do)
     # The state comes first: a gate that starts meanwhile submits nothing. The lease comes later: an
     # element that does further stages may hold it for an hour.
@@ -106,7 +107,7 @@ def wait_for_run(run: Path) -> State:
             raise UsageError(
                 what="no job of this run is in the queue, and it is not finished",
                 where=str(run),
-                do=f"dinoforge retry {run}",
+                do=f"dinoforge retry {quote_path(run)}",
             )
         time.sleep(pause)
         pause = min(1.5 * pause, 5.0)

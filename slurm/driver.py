@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dinoforge.config import Config, load_config, to_plain
+from dinoforge.config.paths import quote_path
 from dinoforge.errors import DinoforgeError
 from dinoforge.exports import is_trained, reached_step
 from dinoforge.runs import record_end, succeeded
@@ -70,7 +71,7 @@ def advance(run: Path, *, on_node: bool = False, wait_s: float = 600.0) -> State
             raise
         except Exception as error:
             text = str(error) if isinstance(error, DinoforgeError) else repr(error)
-            do = f"fix it, then dinoforge retry {run}"
+            do = f"fix it, then dinoforge retry {quote_path(run)}"
             folder.write_state(State(state="stopped", why=text.splitlines(), do=do))
             raise
         folder.write_state(state)
@@ -212,14 +213,14 @@ class Driver:
         count = sum(len(decided.submit) for _, decided in decisions)
         if count and self.on_node and not self.jobs.profile.nodes_may_submit:
             text = f"{count} partition{'s' if count > 1 else ''} of {stage} to submit"
-            do = f"dinoforge retry {self.run}"
+            do = f"dinoforge retry {quote_path(self.run)}"
             return State(state="waiting", stage=stage, why=[text, *why], do=do)
         if not count and not live:
             for line in why:
                 _log.error("%s", line)
             if not works[0].ranks:  # ranks record their end themselves
                 record_end(self.run, 1 if self.jobs.launch.pipeline else 0)
-            do = f"fix the cause, then dinoforge retry {self.run}"
+            do = f"fix the cause, then dinoforge retry {quote_path(self.run)}"
             return State(state="stopped", stage=stage, why=why, do=do)
         jobs = set(live)
         for work, decided in decisions:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from dinoforge.config.paths import quote_path
 from dinoforge.errors import UsageError
 from dinoforge.exports import kept_exports
 from dinoforge.slurm.cluster.commands import Queued, SlurmError, accounted, queue
@@ -86,7 +87,7 @@ def read_status(run: Path) -> RunStatus:
     state = folder.read_state() or State(state="running")
     if asked_slurm and not queued and state.state == "running":
         why = [*state.why, "no job of this run is in the queue: a gate was lost or refused"]
-        state = replace(state, state="waiting", why=why, do=f"dinoforge retry {run}")
+        state = replace(state, state="waiting", why=why, do=f"dinoforge retry {quote_path(run)}")
     log_lines = log_tail(folder.run / "log" / "rank-00000.txt").splitlines()
     return RunStatus(
         run=str(run),
@@ -150,12 +151,13 @@ class _Reader:
     def _failure(self, stage: str, index: int, attempt: Attempt, rows: Sequence[Row]) -> Failure:
         log = _log_of(self.folder, attempt, index)
         verdict = classify(attempt, rows, "" if attempt.outcome else log_tail(log))
-        run, where = str(self.folder.run), f"{stage}:{index}"
+        where = f"{stage}:{index}"
+        advice = verdict.advice.replace("PARTITION", where)
         return Failure(
             where=where,
             outcome=str(verdict.outcome),
             message=verdict.message,
-            advice=verdict.advice.replace("PARTITION", where).replace("RUN", run),
+            advice=advice.replace("RUN", quote_path(self.folder.run)),
             log=str(log),
         )
 

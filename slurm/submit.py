@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from dinoforge.config import Config, config_yaml
+from dinoforge.config.paths import quote_path
 from dinoforge.errors import Fault, UsageError
 from dinoforge.files import write_text
 from dinoforge.runs import OnChange, Run, recipe_changes
@@ -182,7 +183,7 @@ def submit(request: SubmitRequest) -> State:
         raise UsageError(
             what="jobs of this run are in the queue, under the old recipe",
             where=str(request.run),
-            do=f"wait for them, or cancel them first: dinoforge cancel {request.run}",
+            do=f"wait for them, or cancel them first: dinoforge cancel {quote_path(request.run)}",
         )
     if request.change == "refuse":
         check_unchanged(request.run, request.evaluations)
@@ -212,7 +213,7 @@ def _add_evaluations(folder: SlurmFolder, request: SubmitRequest) -> State:
         raise UsageError(
             what=f"a job of this run is in the queue, under another recipe: {keys}",
             where=str(request.run),
-            do=f"wait for it, or cancel it first: dinoforge cancel {request.run}",
+            do=f"wait for it, or cancel it first: dinoforge cancel {quote_path(request.run)}",
         )
     write_recipes(request.run, request.evaluations)
     launch = folder.read_launch()

@@ -24,7 +24,7 @@ from dinoforge.config.keys import describe_keys, nearest
 from dinoforge.config.paths import expand_home, expand_paths
 from dinoforge.config.ranges import Config, find_faults
 from dinoforge.config.values import dump_yaml, read_value, read_yaml
-from dinoforge.errors import Fault, UsageError
+from dinoforge.errors import Fault, UsageError, first_line
 
 __all__ = [
     "RECIPE_KINDS",
@@ -229,7 +229,7 @@ class _Loading:
         except (yaml.YAMLError, OmegaConfBaseException) as error:
             mark = getattr(error, "problem_mark", None)
             line = f":{mark.line + 1}" if mark is not None else ""
-            problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+            problem = getattr(error, "problem", None) or first_line(error)
             what = f"recipe is not valid YAML: {problem}"
             self.faults.append(Fault(what, f"{recipe}{line}", "fix the syntax"))
             return
@@ -308,9 +308,9 @@ class _Loading:
             return self._explain_unknown(str(error.full_key or ""), leaf)
         what, known = f"`{self.prefix}{leaf.key}`", self.keys.get(leaf.key)
         if isinstance(error, KeyValidationError):  # {255: ""}
-            return Fault(f"{what}: {str(error).splitlines()[0]}", leaf.where, "put it in quotes")
+            return Fault(f"{what}: {first_line(error)}", leaf.where, "put it in quotes")
         if known is None:
-            what += f": {str(error).splitlines()[0]}"
+            what += f": {first_line(error)}"
         else:
             what += f" got {leaf.value!r}, need {known.type}"
         return Fault(what, leaf.where, f"see `dinoforge explain {leaf.key}`")

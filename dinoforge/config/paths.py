@@ -7,6 +7,7 @@ A key is a path if its type is `PathText` or `EncoderSpec`: `load_recipe` replac
 import dataclasses
 import os
 import re
+import shlex
 import typing
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +16,15 @@ from typing import Annotated, Any, TypeVar
 
 from dinoforge.config.ranges import Allowed, unwrap_type
 
-__all__ = ["EncoderSpec", "PathText", "expand_home", "expand_paths", "plain_path", "read_path"]
+__all__ = [
+    "EncoderSpec",
+    "PathText",
+    "expand_home",
+    "expand_paths",
+    "plain_path",
+    "quote_path",
+    "read_path",
+]
 
 T = TypeVar("T")
 
@@ -30,8 +39,13 @@ def expand_home(path: str) -> str:
 
 
 def plain_path(path: Path) -> str:
-    """Return a path as text that `expand_home` leaves as it is."""
-    return f"./{path}" if str(path).startswith("~") else str(path)
+    """Return a path as text that is neither expanded nor read as an option."""
+    return f"./{path}" if str(path).startswith(("~", "-")) else str(path)
+
+
+def quote_path(path: Path) -> str:
+    """Quote a path for a command that a person copies from a message."""
+    return shlex.quote(plain_path(path))
 
 
 def _is_path(path: str) -> bool:

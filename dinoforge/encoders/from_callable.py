@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from dinoforge.encoders.encoder import Images, Vectors, fingerprint_of, unit_rows
-from dinoforge.errors import UsageError
+from dinoforge.errors import UsageError, first_line
 from dinoforge.files import sha256_file
 
 __all__ = ["CallableEncoder"]
@@ -53,8 +53,8 @@ class CallableEncoder:
         try:
             rows = np.asarray(result, np.float64)
         except (TypeError, ValueError, RuntimeError) as error:
-            reason = str(error).splitlines()[0].rstrip(".")
-            raise self._refused(f"the function did not return numbers: {reason}") from error
+            what = f"the function did not return numbers: {first_line(error)}"
+            raise self._refused(what) from error
         shape = list(rows.shape)
         if rows.ndim != 2 or len(rows) != len(images) or not rows.size:
             raise self._refused(f"the function returned {shape} for {len(images)} images")
@@ -84,7 +84,7 @@ def _find(dotted: str) -> Callable[[list[Any]], Any]:
             function = getattr(function, name)
     except (ImportError, AttributeError, SyntaxError) as error:
         raise UsageError(
-            what=f"cannot load the function: {error}",
+            what=f"cannot load the function: {first_line(error)}",
             where=f"python:{dotted}",
             do="run from the folder of the module, or install its package",
         ) from error

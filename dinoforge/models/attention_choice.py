@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from dinoforge.errors import UsageError
+from dinoforge.errors import UsageError, first_line
 from dinoforge.models.attention import (
     BACKENDS,
     HALF_PRECISION,
@@ -212,6 +212,6 @@ def _failure(trial: _Trial, name: str, expected: Sequence[Tensor] = ()) -> str:
     try:
         actual = trial.run(name)
     except _KERNEL_ERRORS as error:
-        return (str(error).strip().splitlines() or [type(error).__name__])[0]
+        return first_line(error)
     worst = relative_difference(actual, expected) if expected else 0.0
     return "" if worst <= AGREEMENT[actual[0].dtype] else f"differs from {REFERENCE} by {worst:.1e}"

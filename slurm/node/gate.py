@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 from dinoforge.config import load_config
+from dinoforge.config.paths import quote_path
 from dinoforge.errors import DinoforgeError
 from dinoforge.log import log_to_folder, set_up_logging
 from dinoforge.slurm.cluster.commands import SlurmUnavailableError
@@ -38,7 +39,7 @@ def main(run: Path) -> int:
                 state = advance(run, on_node=True)
             except (SlurmUnavailableError, LeaseBusyError) as error:
                 if time.monotonic() > deadline:
-                    _log.error("gate: %s - %s - dinoforge retry %s", error, run, run)
+                    _log.error("gate: %s - %s - dinoforge retry %s", error, run, quote_path(run))
                     return NO_ANSWER if isinstance(error, SlurmUnavailableError) else BUSY
                 _log.warning("gate: %s; trying again", error)
                 time.sleep(30.0)

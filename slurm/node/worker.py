@@ -36,6 +36,7 @@ from typing import Any
 
 from dinoforge import stages
 from dinoforge.config import config_of, load_config
+from dinoforge.config.paths import quote_path
 from dinoforge.errors import DinoforgeError, Interrupted, RankLost, UsageError
 from dinoforge.exports import reached_step
 from dinoforge.log import set_up_logging
@@ -299,7 +300,7 @@ class _Rank:
             return
         if outcome in {Outcome.USAGE, Outcome.NO_PROGRESS}:
             stage = self.plan.stage
-            do = f"fix the cause, then dinoforge retry {self.folder.run}"
+            do = f"fix the cause, then dinoforge retry {quote_path(self.folder.run)}"
             why = [f"{stage}: {outcome}: {text}"]
             self.folder.write_state(State(state="stopped", stage=stage, why=why, do=do))
         if outcome is Outcome.DONE and self.rank == 0 and not self.folder.read_launch().evaluations:

@@ -12,7 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from dinoforge.config import config_yaml, describe_keys, load_config
-from dinoforge.config.paths import PathText, plain_path
+from dinoforge.config.paths import PathText, plain_path, quote_path
 from dinoforge.curation.config import CurationConfig
 from dinoforge.errors import UsageError
 from dinoforge.evaluation.config import EvaluationConfig
@@ -120,3 +120,17 @@ def test_names_need_no_quotes_because_of_odd_bytes(name):
 
 def test_profiles_have_no_paths():
     assert not any("a path" in known.range for known in describe_keys(Profile).values())
+
+
+@pytest.mark.parametrize(
+    ("path", "quoted"),
+    [
+        ("runs/a", "runs/a"),
+        ("a b", "'a b'"),
+        ("~a", "'./~a'"),
+        ("-a", "./-a"),
+        ("/a'b", "'/a'\"'\"'b'"),
+    ],
+)
+def test_a_path_in_a_command_to_copy_is_quoted(path, quoted):
+    assert quote_path(Path(path)) == quoted

@@ -23,7 +23,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.tensor import DTensor
 
-from dinoforge.errors import UsageError
+from dinoforge.errors import UsageError, first_line
 from dinoforge.exports import step_name, steps_in
 from dinoforge.files import fsync_folder, sha256_file, write_json
 from dinoforge.training.config import CheckpointConfig
@@ -191,7 +191,7 @@ def _fault(candidate: Path, group: Any) -> str:
             elif sha256_file(path) != facts["sha256"]:
                 fault = f"{name} has another checksum"
     except (OSError, ValueError, KeyError) as error:
-        fault = f"no readable manifest or file ({error})"
+        fault = f"no readable manifest or file ({first_line(error)})"
     return next(filter(None, all_gather_objects(fault, group)), "")
 
 
