@@ -16,7 +16,14 @@ from typing import Any
 
 from dinoforge import __version__
 from dinoforge.cli.arguments import Command, HelpFormatter, Parser
-from dinoforge.errors import DinoforgeError, Interrupted, UsageError, cannot_write, printable
+from dinoforge.errors import (
+    DinoforgeError,
+    Interrupted,
+    UsageError,
+    cannot_write,
+    first_line,
+    printable,
+)
 
 __all__ = ["build_parser", "main"]
 
@@ -117,11 +124,10 @@ def _run(args: argparse.Namespace) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
-        # No space, no quota, or a read-only file system: the user can fix it.
-        if error.errno not in {errno.ENOSPC, errno.EDQUOT, errno.EROFS}:
+        fault = _explain(error)
+        if fault is None:
             raise
-        place = error.filename or "the disk of the run or of temporary files"
-        return _report(cannot_write(place, error), as_json=as_json)
+        return _report(fault, as_json=as_json)
     finally:
         signal.signal(signal.SIGTERM, before)
     return code
@@ -132,6 +138,17 @@ def _print_escaped(error: UnicodeError) -> tuple[str, int]:
     assert isinstance(error, UnicodeEncodeError), "stdout is only written"
     text = printable(error.object[error.start : error.end])
     return text.encode("ascii", "backslashreplace").decode(), error.end
+
+
+def _explain(error: OSError) -> UsageError | None:
+    """Return the error for what the user can fix: no space, no quota, no permission, odd paths."""
+    if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EROFS}:
+        return cannot_write(error.filename or "the disk of the run or of temporary files", error)
+    unusable = {errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ELOOP}
+    if error.filename and error.errno in unusable:
+        what, do = first_line(error).lower(), "check the path and its permissions"
+        return UsageError(what=what, where=os.fsdecode(error.filename), do=do)
+    return None
 
 
 def _reader_is_gone() -> bool:

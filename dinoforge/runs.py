@@ -25,7 +25,7 @@ import yaml
 
 from dinoforge import __version__
 from dinoforge.config import Config, changed_keys, config_yaml, to_plain
-from dinoforge.errors import Interrupted, UsageError
+from dinoforge.errors import Interrupted, UsageError, first_line
 from dinoforge.files import hash_json, write_json, write_text
 from dinoforge.log import log_to_folder, stop_logging
 
@@ -283,6 +283,12 @@ def _lock(folder: Path) -> filelock.BaseFileLock:
             what="another process is writing this run",
             where=str(folder),
             do="wait for it, stop it, or choose another folder with out=FOLDER",
+        ) from error
+    except (OSError, NotImplementedError) as error:  # some network file systems
+        raise UsageError(
+            what=f"the run folder cannot be locked: {first_line(error)}",
+            where=str(folder),
+            do="choose a folder on a file system that has locks with out=FOLDER",
         ) from error
     return lock
 

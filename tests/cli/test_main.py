@@ -3,6 +3,7 @@ import subprocess
 import sys
 
 import pytest
+from PIL import Image
 
 from dinoforge.cli import main as entry
 from dinoforge.cli.arguments import Command
@@ -65,3 +66,36 @@ def test_a_broken_pipe_to_a_worker_is_a_defect(monkeypatch):
     )
     with pytest.raises(BrokenPipeError):
         entry._run(build_parser().parse_args(["report", "out"]))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["explain", "LONG", "3"],
+        ["report", "out", "--curation", "LONG"],
+        ["evaluate", "train=[x]", "out=o", "checkpoint=LONG"],
+        ["embed", ".", "--out", "LONG"],
+        ["curate", "sources=[{paths: [LONG]}]", "out=o"],
+        ["curate", "sources=[{paths: [x]}]", "out=LONG"],
+        ["status", "LONG"],
+        ["train", "LONG", "out=o"],
+    ],
+    ids=" ".join,
+)
+def test_a_name_that_is_too_long_is_one_line(tmp_path, monkeypatch, capsys, words):
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (8, 8)).save("a.png")
+    assert main([word.replace("LONG", "x" * 300) for word in words]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith("error: ")
+    assert "x" * 300 in line
+    assert line.count(" - ") >= 2
+
+
+def test_an_argument_that_is_no_path_is_one_line(capsys):
+    for words in (["--out", "s3://bucket/x", "."], ["~no-such-user/\n", "--out", "x"]):
+        with pytest.raises(SystemExit) as stop:
+            main(["embed", *words])
+        assert stop.value.code == 2
+        (line,) = capsys.readouterr().err.strip().splitlines()
+        assert "give a path on this machine" in line
