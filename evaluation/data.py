@@ -15,7 +15,7 @@ from dinoforge.errors import UsageError
 from dinoforge.evaluation.config import EvaluationConfig
 from dinoforge.files import hash_json
 from dinoforge.randomness import uniforms
-from dinoforge.sources.accounting import Account
+from dinoforge.sources.accounting import Account, merge_problems
 from dinoforge.sources.image_set import ImageSet, open_images
 from dinoforge.sources.numbering import describe_classes, rename_classes, unite_classes
 
@@ -64,7 +64,7 @@ class EvalData:
         sets = [self.bank.images]
         if self.test.images is not self.bank.images:
             sets.append(self.test.images)
-        problems = [problem for images in sets for problem in images.problems]
+        problems = merge_problems(images.problems for images in sets)
         return Account.of(sum(map(len, sets)), problems, undecodable=undecodable)
 
 

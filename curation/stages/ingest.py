@@ -18,7 +18,7 @@ from dinoforge.errors import Fault, UsageError
 from dinoforge.files import path_of_text, path_text
 from dinoforge.randomness import KeyedPermutation
 from dinoforge.shards.index import summarize_reasons
-from dinoforge.sources.accounting import Account
+from dinoforge.sources.accounting import Account, merge_problems
 from dinoforge.sources.discover import discover_files
 from dinoforge.sources.listing import Listing, list_files
 from dinoforge.sources.numbering import Numbering, rename_classes, unite_classes
@@ -71,9 +71,7 @@ class IngestStage(CurationStage):
             table = _relative(named.take(rows), listing.unpacked, inputs.run_folder)
             indexed.append(_indexed(table, source))
         _stop_if_empty(config, indexed, listings)
-        # A path that two sources share has its problems once.
-        every = [problem for listing in listings for problem in listing.problems]
-        problems = list({tuple(problem.values()): problem for problem in every}.values())
+        problems = merge_problems(listing.problems for listing in listings)
         numbering = unite_classes(indexed, [listing.class_lists for listing in listings])
         index = _numbered(pa.concat_tables(indexed), numbering)
         index = index.append_column("image_id", pa.array(np.arange(index.num_rows)))

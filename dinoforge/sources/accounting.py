@@ -11,7 +11,7 @@ from typing import Any
 
 from dinoforge.shards.index import INCOMPLETE, SHARD_REASONS, Problem
 
-__all__ = ["Account"]
+__all__ = ["Account", "merge_problems"]
 
 _log = logging.getLogger(__name__)
 
@@ -27,13 +27,13 @@ class Account:
 
     @classmethod
     def of(cls, images: int, problems: Iterable[Problem], *, undecodable: int = 0) -> "Account":
-        """Count; a problem that two readers of a source report counts once."""
-        distinct = {tuple(entry.values()): entry for entry in problems}.values()
-        reasons = Counter(entry["reason"] for entry in distinct)
+        """Count images and problems."""
+        entries = list(problems)
+        reasons = Counter(entry["reason"] for entry in entries)
         return cls(
             images=images,
             problems=dict(sorted(reasons.items())),
-            incomplete=[entry for entry in distinct if entry["reason"] in INCOMPLETE],
+            incomplete=[entry for entry in entries if entry["reason"] in INCOMPLETE],
             undecodable=undecodable,
         )
 
@@ -70,3 +70,14 @@ class Account:
                 f", {where}" if where else "",
             )
         _log.log(logging.WARNING if self.incomplete else logging.INFO, "%s", self.line())
+
+
+def merge_problems(listings: Iterable[Iterable[Problem]]) -> list[Problem]:
+    """Join the problems of several listings; a file or tar that several list counts once."""
+    merged: list[Problem] = []
+    seen: set[str] = set()
+    for problems in listings:
+        new = [entry for entry in problems if entry["shard"] not in seen]
+        merged += new
+        seen |= {entry["shard"] for entry in new}
+    return merged

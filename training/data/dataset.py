@@ -99,7 +99,7 @@ class TrainingData:
         device: torch.device | str = "cpu",
     ) -> None:
         self._table = images.table
-        self._images = images
+        self.images = images
         self._crops = crops
         self._seed = seed
         self._device = torch.device(device)
@@ -122,7 +122,7 @@ class TrainingData:
 
     def account(self) -> Account:
         """Count what the sources gave, and the images that did not decode so far."""
-        return self._images.account(undecodable=len(self.undecodable))
+        return self.images.account(undecodable=len(self.undecodable))
 
     def batch(self, step: int) -> Batch:
         """Make the batch of one step in this process; raises if too many images do not decode."""
