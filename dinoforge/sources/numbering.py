@@ -121,13 +121,14 @@ def rename_classes(
 ) -> pa.Table:
     """Apply the renames of a recipe to a listing.
 
-    ``renames`` maps a name, or the number of a class in its list or its ``.cls``, to a name or a
-    number; to "" for no class. ``*`` stands for all other classes. ``key`` is the recipe key.
+    ``renames`` maps a name, the number in a ``.cls`` without a list, or the number in a list, to a
+    name or a number; to "" for no class. The first of these that there is counts. ``*`` stands for
+    all other classes. ``key`` is the recipe key.
 
     Raises
     ------
     UsageError
-        If a class is not there, or a name stands for several classes of a list.
+        If a class is not there, or a name or number stands for several classes.
     """
     if not renames:
         return table
@@ -161,22 +162,26 @@ def rename_classes(
 
 
 def _called(name: str, uses: Sequence[_Use], key: str) -> tuple[set[str], Fault | None]:
-    """Find the classes with a name or, in spaces where none has it, with that number."""
-    classes: set[str] = set()
-    for space in dict.fromkeys(use.space for use in uses):
-        own = [use for use in uses if use.space == space]
-        by_name = {use.label for use in own if use.name == name}
-        if len(by_name) > 1 and space != NAMES:
-            what = f"`{name}` is the name of several classes of {own[0].where}"
-            return set(), Fault(what, f"`{key}`", f"give a number: {_some(sorted(by_name))}")
-        wanted = [
-            use
-            for use in own
-            if use.name == name or (not by_name and space != NAMES and str(use.label) == name)
-        ]
-        classes |= {_key(*use[:3]) for use in wanted}
-    if classes:
-        return classes, None
+    """Find the classes of a name, else the number without a list, else the id in a list."""
+    by_name = [use for use in uses if use.name == name]
+    by_id = [use for use in uses if use.space != NAMES and str(use.label) == name]
+    bare = [use for use in by_id if use.space == NUMBERS]
+    chosen = by_name or bare or by_id
+    keys: dict[str, _Use] = {}
+    for use in chosen:
+        keys.setdefault(_key(use.space, use.label, use.name), use)
+    spaces = Counter(use.space for use in keys.values())
+    if by_name and len(keys) > len(spaces):
+        ids = _some(sorted(use.label for use in keys.values()))
+        what = f"`{name}` is the name of several classes of {chosen[0].where}"
+        return set(), Fault(what, f"`{key}`", f"give a number: {ids}")
+    if not by_name and len(spaces) > 1:
+        paths = ", ".join(use.where for use in keys.values())
+        return set(), Fault(
+            f"`{name}` is a number of {len(spaces)} lists: {paths}", f"`{key}`", "give a name"
+        )
+    if keys:
+        return set(keys), None
     known = _some(dict.fromkeys(use.name or use.label for use in uses)) or "no image has a class"
     return set(), Fault(f"there is no class `{name}`", f"`{key}`", f"choose from: {known}")
 

@@ -173,6 +173,14 @@ def test_a_name_of_several_classes_is_renamed_by_number():
     assert named.column("class_name").to_pylist() == ["bird", "machine", "crane"]
 
 
+def test_a_number_is_one_without_a_list_if_there_is_one_else_that_of_the_only_list():
+    lists = {A.space: A, B.space: B}
+    with pytest.raises(UsageError, match=r"`0` is a number of 2 lists: a/.*, b/.* - give a name"):
+        rename_classes(table((A, 0), (B, 0)), lists, {"0": "cat"}, "classes")
+    named = rename_classes(table((A, 0), (B, 0), 0), lists, {"0": "owl"}, "classes")
+    assert named.column("class_name").to_pylist() == ["cat", "bird", "owl"]
+
+
 def test_a_rename_of_nothing_is_an_error_that_lists_classes():
     message = "no class `cta` - `classes` - choose from: cat, dog, 7"
     with pytest.raises(UsageError, match=message):
