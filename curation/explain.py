@@ -12,15 +12,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import yaml
 from numpy.typing import NDArray
 
 from dinoforge.config import nearest
 from dinoforge.curated import content_path, ledger_path, pairs_files, slots_path, summary_path
 from dinoforge.curation.sentences import Related, describe_decision
-from dinoforge.errors import UsageError
+from dinoforge.errors import UsageError, damaged
 from dinoforge.files import path_text, write_text
-from dinoforge.runs import working_folders
+from dinoforge.runs import read_recipe, working_folders
 from dinoforge.shards.tar import readable
 from dinoforge.tables import read_table
 
@@ -96,7 +95,8 @@ def explain(run_folder: Path, image: str | int) -> Explanation:
         If there is no ledger, or the image is not in it, or several match.
     """
     run_folder = Path(run_folder)
-    if not (ledger_path(run_folder).is_file() and summary_path(run_folder).is_file()):
+    config = read_recipe(run_folder)
+    if not (config and ledger_path(run_folder).is_file() and summary_path(run_folder).is_file()):
         raise UsageError(
             what="not a finished curation run",
             where=str(run_folder),
@@ -107,7 +107,6 @@ def explain(run_folder: Path, image: str | int) -> Explanation:
     row = evidence.row(image_id)
     pairs = evidence.neighbors(image_id)
     references = [n for n in pairs if evidence.row(n.image_id)["role"] == "reference"]
-    config = yaml.safe_load((run_folder / "config.yaml").read_text(encoding="utf-8"))
     return Explanation(
         run=str(run_folder),
         image_id=image_id,
@@ -210,7 +209,11 @@ class _Evidence:
 
     def neighbors(self, image_id: int) -> list[Related]:
         """Return the images of the stored pairs of this image's content, most similar first."""
-        contents = np.load(content_path(self._folder), mmap_mode="r")
+        path = content_path(self._folder)
+        try:
+            contents = np.load(path, mmap_mode="r")
+        except (EOFError, OSError, ValueError) as error:
+            raise damaged(path, error) from error
         content = int(contents[image_id])
         same = np.flatnonzero(contents == content)[: _SHOWN + 1].tolist()
         related = [self._related(other, 1.0, "same pixels") for other in same if other != image_id]

@@ -25,6 +25,7 @@ __all__ = [
     "RankStopped",
     "UsageError",
     "cannot_write",
+    "damaged",
     "first_line",
     "printable",
 ]
@@ -98,6 +99,12 @@ def cannot_write(place: object, error: OSError) -> UsageError:
         where=str(place),
         do="free space there or choose another folder with out=FOLDER",
     )
+
+
+def damaged(place: object, error: Exception, *, kind: str = "file") -> UsageError:
+    """Return the error for a file of a run that cannot be read."""
+    do = "rerun the command that wrote it"
+    return UsageError(what=f"{kind} unreadable: {first_line(error)}", where=str(place), do=do)
 
 
 class Interrupted(DinoforgeError):  # noqa: N818 - it is not an error

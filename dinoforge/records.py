@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dinoforge.errors import damaged
 from dinoforge.files import write_text
 
 if TYPE_CHECKING:
@@ -70,9 +71,12 @@ def write_records(path: Path, records: Iterable[Record]) -> None:
 
 
 def read_records(path: Path) -> list[Record]:
-    """Read JSON lines written by `write_records`."""
-    lines = Path(path).read_text(encoding="utf-8").splitlines()
-    return [Record.from_json(json.loads(line)) for line in lines if line]
+    """Read JSON lines written by `write_records`; raises `UsageError` if they are damaged."""
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+        return [Record.from_json(json.loads(line)) for line in lines if line]
+    except (ValueError, TypeError, KeyError) as error:
+        raise damaged(path, error) from error
 
 
 def load(paths: Iterable[str | Path]) -> "pd.DataFrame":

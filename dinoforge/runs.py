@@ -25,7 +25,7 @@ import yaml
 
 from dinoforge import __version__
 from dinoforge.config import Config, changed_keys, config_yaml, to_plain
-from dinoforge.errors import Interrupted, UsageError, first_line
+from dinoforge.errors import Interrupted, UsageError, damaged, first_line
 from dinoforge.files import hash_json, write_json, write_text
 from dinoforge.log import log_to_folder, stop_logging
 
@@ -34,6 +34,7 @@ __all__ = [
     "git_commit",
     "now",
     "read_facts",
+    "read_recipe",
     "recipe_changes",
     "record_end",
     "record_facts",
@@ -205,6 +206,26 @@ def read_facts(folder: Path) -> dict[str, Any]:
     return facts
 
 
+def read_recipe(folder: Path) -> dict[str, Any]:
+    """Read the resolved recipe of a run; empty if there is none.
+
+    Raises
+    ------
+    UsageError
+        If the file is damaged.
+    """
+    path = folder / "config.yaml"
+    try:
+        plain = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise damaged(path, error) from error
+    if not isinstance(plain, dict):
+        raise damaged(path, TypeError("no keys and values"))
+    return plain
+
+
 def working_folders(folder: Path) -> list[Path]:
     """List the folders where relative paths of a run's recipe may start, the likeliest first.
 
@@ -296,8 +317,10 @@ def _lock(folder: Path) -> filelock.BaseFileLock:
 def recipe_changes(folder: Path, config: Config) -> list[str]:
     """List the keys that affect results and differ from the recipe of a run folder."""
     try:
-        old = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError):
+        old = read_recipe(folder)
+    except UsageError:
+        return []
+    if not old:
         return []
     free = tuple(f"{key}." for key in getattr(config, "LAUNCH_KEYS", _LAUNCH_KEYS))
     changed = changed_keys(old, to_plain(config))

@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dinoforge.errors import UsageError, first_line
+from dinoforge.errors import damaged
 from dinoforge.files import write_atomic
 
 __all__ = [
@@ -59,11 +59,7 @@ def open_table(path: Path) -> Iterator[pq.ParquetFile]:
         with Path(path).open("rb") as file:
             yield pq.ParquetFile(file)
     except (OSError, pa.ArrowInvalid) as error:
-        raise UsageError(
-            what=f"table unreadable: {first_line(error)}",
-            where=str(path),
-            do="rerun the command that wrote it",
-        ) from error
+        raise damaged(path, error, kind="table") from error
 
 
 def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:

@@ -2,11 +2,10 @@
 
 import json
 import os
-import re
 import stat
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from glob import glob, has_magic
+from glob import escape, glob, has_magic
 from pathlib import Path
 
 from braceexpand import braceexpand
@@ -128,11 +127,15 @@ def _exists(path: str) -> bool:
 
 
 def _expand(pattern: str, sources: SourceFiles) -> list[str]:
-    """Expand braces as the shell does (missing files are kept), then ``*``, ``?`` and ``[``."""
+    """Expand braces as the shell does (missing files are kept), then ``*``, ``?`` and ``[``.
+
+    Folders at the start that exist are taken as they are: ``run[1]/*.tar``.
+    """
+    folder, rest = _existing_part(pattern)
     try:
-        names = list(braceexpand(pattern, escape=False))
+        names = list(braceexpand(rest, escape=False))
     except ValueError as error:
-        if names := _matches(pattern):
+        if names := _matches(folder, rest):
             return names
         raise UsageError(
             what="no such file or folder, and its braces are unbalanced",
@@ -141,15 +144,26 @@ def _expand(pattern: str, sources: SourceFiles) -> list[str]:
         ) from error
     expanded: list[str] = []
     for name in names:
-        expanded += _without_outputs(name, sources) if has_magic(name) else [name]
+        is_pattern = has_magic(name)
+        expanded += _without_outputs(folder, name, sources) if is_pattern else [folder + name]
     return expanded
 
 
-def _without_outputs(pattern: str, sources: SourceFiles) -> list[str]:
-    """Match a pattern, without what dinoforge wrote; unless that is all it matches."""
-    fixed, slash, _ = re.split(r"[*?[]", pattern, maxsplit=1)[0].rpartition("/")
-    base = fixed or slash
-    outputs = {name: _output_of(name, base) for name in _matches(pattern)}
+def _existing_part(pattern: str) -> tuple[str, str]:
+    """Split a pattern behind the folders that exist under their literal names."""
+    folder, rest = "", pattern
+    while "/" in rest:
+        name, _, after = rest.partition("/")
+        if not _exists(f"{folder}{name}/"):
+            break
+        folder, rest = f"{folder}{name}/", after
+    return folder, rest
+
+
+def _without_outputs(folder: str, pattern: str, sources: SourceFiles) -> list[str]:
+    """Match a pattern in a folder, without what dinoforge wrote; unless that is all it matches."""
+    base = folder.rstrip("/") or folder
+    outputs = {name: _output_of(name, base) for name in _matches(folder, pattern)}
     if not all(outputs.values()):
         for output in dict.fromkeys(filter(None, outputs.values())):
             sources.add_problem(output, "own_output")
@@ -164,8 +178,8 @@ def _output_of(name: str, base: str) -> str | None:
     return above
 
 
-def _matches(pattern: str) -> list[str]:
-    return sorted(glob(pattern, recursive=True))  # noqa: PTH207 - absolute patterns, too
+def _matches(folder: str, pattern: str) -> list[str]:
+    return sorted(glob(escape(folder) + pattern, recursive=True))  # noqa: PTH207 - absolute, too
 
 
 def _shards_of_run(folder: Path) -> Path:

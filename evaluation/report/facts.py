@@ -14,15 +14,15 @@ from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from dinoforge.curated import summary_path
+from dinoforge.errors import damaged
 from dinoforge.evaluation.report.curves import Curves, make_curves
 from dinoforge.evaluation.report.ledger import Funnel, Ledger, make_funnel, read_ledger
 from dinoforge.evaluation.report.sheets import Sheets, make_sheets
 from dinoforge.evaluation.scores import Headline, Scores, arrange, headline, list_left_out, step_of
 from dinoforge.exports import step_name, steps_in
 from dinoforge.records import Record, read_records
+from dinoforge.runs import read_recipe
 
 __all__ = [
     "CurationFacts",
@@ -34,7 +34,6 @@ __all__ = [
     "find_evaluations",
     "gather_records",
     "plain",
-    "read_config",
     "read_run",
     "recipe_value",
 ]
@@ -135,7 +134,7 @@ def collect(
     ]
     curves = None
     if sources.training is not None:
-        prototypes = recipe_value(read_config(sources.training), "dino_head.prototypes")
+        prototypes = recipe_value(read_recipe(sources.training), "dino_head.prototypes")
         curves = make_curves(sources.training, prototypes=prototypes)
     curation = _curation(sources.curation, ledger)
     facts = ReportFacts(
@@ -155,7 +154,7 @@ def _left_out(curation: CurationFacts | None, sources: Sources) -> list[str]:
     lines = [] if curation is None else list(curation.summary.get("remarks", []))
     for folder in sources.newest_evaluations():
         if (folder / _RECORDS).is_file():
-            protocols = read_config(folder).get("protocols", [])
+            protocols = read_recipe(folder).get("protocols", [])
             lines += list_left_out(read_records(folder / _RECORDS), protocols)
     return list(dict.fromkeys(lines))
 
@@ -163,8 +162,11 @@ def _left_out(curation: CurationFacts | None, sources: Sources) -> list[str]:
 def _curation(folder: Path | None, ledger: Ledger | None) -> CurationFacts | None:
     if folder is None or ledger is None:
         return None
-    config = read_config(folder)
-    summary = summary_path(folder)
+    config, path = read_recipe(folder), summary_path(folder)
+    try:
+        summary = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    except ValueError as error:
+        raise damaged(path, error) from error
     return CurationFacts(
         funnel=make_funnel(ledger),
         sheets=make_sheets(
@@ -172,7 +174,7 @@ def _curation(folder: Path | None, ledger: Ledger | None) -> CurationFacts | Non
             threshold=recipe_value(config, "duplicates.threshold"),
             floor=recipe_value(config, "duplicates.floor"),
         ),
-        summary=json.loads(summary.read_text(encoding="utf-8")) if summary.is_file() else {},
+        summary=summary,
     )
 
 
@@ -193,13 +195,6 @@ def read_run(folder: Path, kind: str) -> RunFacts:
         cores=int(facts.get("cores") or 0),
         **{name: str(facts.get(name) or "") for name in texts},
     )
-
-
-def read_config(folder: Path) -> dict[str, Any]:
-    """Return the resolved recipe of a run; empty if it has none."""
-    path = folder / "config.yaml"
-    plain = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else None
-    return plain if isinstance(plain, dict) else {}
 
 
 def recipe_value(config: dict[str, Any], key: str) -> Any:

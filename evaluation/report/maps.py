@@ -15,12 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dinoforge.errors import UsageError
-from dinoforge.evaluation.report.facts import Sources, read_config
+from dinoforge.evaluation.report.facts import Sources
 from dinoforge.evaluation.report.ledger import Ledger
 from dinoforge.exports import exported_steps
 from dinoforge.images import Undecodable, resize
 from dinoforge.pages.thumbnails import Thumbnail, thumbnail
-from dinoforge.runs import working_folders
+from dinoforge.runs import read_recipe, working_folders
 
 __all__ = [
     "FeatureMaps",
@@ -91,7 +91,7 @@ Chosen = tuple[list[str], list[NDArray[np.uint8]]]
 
 def _from_recipe(run: Path | None, key: str, origin: str, cache: Path) -> Chosen:
     """Images of a run's own recipe, evenly spread."""
-    paths = None if run is None else read_config(run).get(key)
+    paths = None if run is None else read_recipe(run).get(key)
     if isinstance(paths, dict):
         paths = paths.get("paths")
     if not paths or run is None:

@@ -8,7 +8,7 @@ import pytest
 from dinoforge import runs
 from dinoforge.errors import Interrupted, UsageError
 from dinoforge.evaluation.report.facts import read_run
-from dinoforge.runs import Run, run_folders
+from dinoforge.runs import Run, read_recipe, run_folders
 
 
 @dataclass(frozen=True)
@@ -110,3 +110,11 @@ def test_a_read_only_folder_is_one_line(tmp_path):
             Run.open(tmp_path / "run", Recipe(), command="curate")
     finally:
         subprocess.run(["umount", str(tmp_path)], check=True)
+
+
+@pytest.mark.parametrize("text", ["", "garbage", "a: [", "\udce9"])
+def test_a_damaged_recipe_of_a_run_is_one_line_and_a_missing_one_is_empty(tmp_path, text):
+    assert read_recipe(tmp_path) == {}
+    (tmp_path / "config.yaml").write_bytes(os.fsencode(text))
+    with pytest.raises(UsageError, match=r"file unreadable: .* - .*config\.yaml - rerun"):
+        read_recipe(tmp_path)

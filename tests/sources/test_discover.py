@@ -200,3 +200,14 @@ def test_an_added_or_replaced_file_changes_the_fingerprint(tmp_path):
 def test_a_folder_that_ends_like_a_tar_is_a_folder(tmp_path):
     picture(tmp_path / "photos.tar/1.png")
     assert names(discover_files([str(tmp_path)]), tmp_path) == ["photos.tar/1.png"]
+
+
+def test_the_folders_of_a_pattern_that_exist_are_no_patterns(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("run[1]{a,b}*", "run1a"):
+        picture(tmp_path / name / "a.png")
+    for start in ("", "./", f"{tmp_path}/"):
+        files = discover_files([f"{start}run[1]{{a,b}}*/*.png"])
+        assert [item.path for item in files.items] == [f"{start}run[1]{{a,b}}*/a.png"]
+    files = discover_files(["run[1]{a,b}/?.png"])  # no such folder: a pattern
+    assert [item.path for item in files.items] == ["run1a/a.png"]

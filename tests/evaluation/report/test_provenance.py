@@ -4,7 +4,8 @@ import shlex
 
 import pytest
 
-from dinoforge.evaluation.report.facts import read_config, read_run, recipe_value
+from dinoforge.evaluation.report.facts import read_run, recipe_value
+from dinoforge.runs import read_recipe
 
 
 def test_a_run_states_what_was_asked_and_what_it_ran_on(project):
@@ -34,7 +35,7 @@ def test_times_of_a_stage_are_sums_over_its_partitions_and_memory_is_the_largest
 def test_an_empty_folder_yields_nothing(tmp_path):
     run = read_run(tmp_path, "training")
     assert (run.command, run.commit, run.versions, run.config, run.stages) == ("", "", {}, "", [])
-    assert read_config(tmp_path) == {}
+    assert read_recipe(tmp_path) == {}
 
 
 @pytest.mark.parametrize("text", ["{", "[1, 2]", ""])
@@ -44,7 +45,7 @@ def test_a_broken_run_record_yields_nothing(tmp_path, text):
 
 
 def test_a_dotted_key_finds_its_value_or_none(project):
-    config = read_config(project["curation"])
+    config = read_recipe(project["curation"])
     assert recipe_value(config, "duplicates.threshold") == 0.95
     assert recipe_value(config, "seed") == 0
     assert recipe_value(config, "duplicates.limit") is None
