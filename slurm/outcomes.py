@@ -96,6 +96,10 @@ _PEER = re.compile(
 )
 # As srun, bash and `slurm.node.worker` print it.
 _KILLED = re.compile(r"task \d+: Killed|: +\d+ Killed\b|ended by SIGKILL")
+# What dinoforge logs may quote anything, such as the name of an image; the exception is `_KILLED`.
+_OWN_LINE = re.compile(
+    r"^(?:\[rank \d+\] )?\d\d:\d\d:\d\d (?!.*\bended by SIGKILL$).*\n?|^error: .*\n?", re.MULTILINE
+)
 _USR2 = re.compile(r"User defined signal [12]")
 _FAULTS = {11, 6, 7, 4, 8}  # SEGV, ABRT, BUS, ILL, FPE
 _NODE_STATES = {"NODE_FAIL", "BOOT_FAIL", "REQUEUED", "REQUEUE_HOLD", "RESV_DEL_HOLD", "REVOKED"}
@@ -123,6 +127,7 @@ def classify(attempt: Attempt, rows: Sequence[Row] = (), log: str = "") -> Verdi
     if attempt.outcome:  # recorded by the job itself: better than anything SLURM reports
         return Verdict(Outcome(attempt.outcome), attempt.message)
     row = next((row for row in rows if not row.step), Row(job=""))
+    log = _OWN_LINE.sub("", log)
     for is_seen, outcome, message in _rules(attempt, rows, row, log):
         if is_seen:
             return Verdict(outcome, message)

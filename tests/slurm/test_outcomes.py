@@ -131,6 +131,19 @@ def test_a_recorded_end_gets_its_class_and_an_advice(name, lines, log, outcome):
     assert verdict.message
 
 
+@pytest.mark.parametrize("start", ["06:19:09 ", "[rank 3] 06:19:09 ", "error: "])
+def test_names_of_files_in_the_log_are_no_evidence(start):
+    quoted = ("oom-kill.png", "out of memory", "DUE TO TIME LIMIT", "task 0: Killed", "NCCL abort")
+    log = "".join(f"{start}skipped {name}\n" for name in quoted)
+    rows = parse_accounting("5|FAILED|1:0|0:0|None|3|5|node1")["5"]
+    attempt = Attempt(plan="df-x", starts=1)
+    assert classify(attempt, rows, log).outcome is Outcome.NO_MARKER
+    log += "srun: error: node1: task 0: Out Of Memory\n"
+    assert classify(attempt, rows, log).outcome is Outcome.MEMORY
+    killed = "06:19:09 rank 0: ended by SIGKILL\n"
+    assert classify(attempt, rows, killed).outcome is Outcome.KILLED
+
+
 def test_what_the_job_recorded_weighs_more_than_what_slurm_reports():
     rows = parse_accounting("5|FAILED|0:9|0:0|None|3|5|node1")["5"]
     reported = classify(Attempt(plan="df-x", outcome="exception", message="ValueError: x"), rows)
