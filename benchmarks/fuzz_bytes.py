@@ -4,8 +4,9 @@
     /tmp/fuzz/bin/python benchmarks/fuzz_bytes.py decoder --seeds DATA/dirty --record
     /tmp/fuzz/bin/python benchmarks/fuzz_bytes.py index --seeds DATA/dirty --record
 
-An input fails if the process crashes, if anything but `Undecodable` is raised, if a result is
-invalid, if it takes more than 5 s, or if it needs more memory than the limit on pixels explains.
+An input fails if the process crashes, if anything but `Undecodable` is raised, if a warning is
+shown, if a result is invalid, if it takes more than 5 s, or if it needs more memory than the limit
+on pixels explains.
 Each input is decoded twice: under the default policy and under one that accepts everything.
 Checksums of PNG chunks and tar headers are repaired in most inputs, to reach the code behind them.
 Seeds are the given files and small images of every format. The first failure ends the campaign
@@ -55,8 +56,8 @@ def check_decoder(data: bytes) -> None:
         except Undecodable as error:
             reasons[error.reason] += 1
             cause = error.__cause__
-            if isinstance(cause, MemoryError):
-                raise InvalidResult(f"out of memory: {error}") from error
+            if isinstance(cause, MemoryError | Warning):
+                raise InvalidResult(f"{cause!r}: {error}") from error
         else:
             reasons["decoded"] += 1
             height, width, bands = image.pixels.shape
@@ -197,6 +198,7 @@ def fuzz(target: str, folder: Path) -> None:
     for data in (file.read_bytes() for file in sorted((folder / "corpus").iterdir())):
         check(data)  # loads all plugins before the room is measured
     reasons.clear()
+    warnings.simplefilter("error")
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + ROOM_BYTES + (128 << 20), -1))
     runs = 0
@@ -209,7 +211,9 @@ def fuzz(target: str, folder: Path) -> None:
             (folder / "reasons.json").write_text(json.dumps({"runs": runs, **reasons}))
 
     def mutate(data: bytes, max_size: int, seed: int) -> bytes:
-        data = atheris.Mutate(data, max_size)
+        head, data = data[:16], atheris.Mutate(data, max_size)
+        if seed % 8:  # most inputs keep their signature
+            data = head + data[len(head) :]
         return repaired(data) if seed % 4 else data
 
     words = json.loads((folder / "words.json").read_text())

@@ -77,7 +77,8 @@ def _scaled(values: NDArray, low: float, high: float, is_inverted: bool) -> NDAr
     """Map ``low``..``high`` to 0..255 (inverted: to 255..0), clipped; 0 if they are equal."""
     gray = np.zeros(values.shape, np.uint8)
     for start in range(0, len(values) if high > low else 0, _STRIP_ROWS):
-        strip = values[start : start + _STRIP_ROWS].astype(np.float64)
+        with np.errstate(invalid="ignore"):  # signaling NaN
+            strip = values[start : start + _STRIP_ROWS].astype(np.float64)
         finite = np.isfinite(strip)
         strip[~finite] = low
         scaled = np.rint(np.clip((strip - low) * (255.0 / (high - low)), 0, 255))

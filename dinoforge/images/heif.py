@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from dinoforge.images.color import to_rgb
 from dinoforge.images.container import Storage
-from dinoforge.images.pillow import check_pixels, quiet_pillow
+from dinoforge.images.pillow import check_pixels
 from dinoforge.images.policy import DecodePolicy, Undecodable
+from dinoforge.images.quiet import quiet_pillow
 
 __all__ = ["decode_heif"]
 

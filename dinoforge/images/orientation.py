@@ -7,6 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from dinoforge.images.quiet import quiet_pillow
+
 __all__ = ["orientation_in", "read_orientation", "upright"]
 
 _ORIENTATION = 0x0112  # EXIF tag
@@ -28,7 +30,7 @@ def orientation_in(exif: bytes, xmp: bytes) -> int:
     value = None
     if exif:
         block = Image.Exif()
-        with suppress(Exception):  # a broken EXIF block may raise anything
+        with quiet_pillow, suppress(Exception):  # a broken EXIF block may raise anything
             block.load(exif)
             value = block.get(_ORIENTATION)
     if value is None and (match := _XMP_ORIENTATION.search(xmp)):

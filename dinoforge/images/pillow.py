@@ -1,12 +1,10 @@
 """Every format that Pillow reads, as upright 8-bit RGB; its failures become `Undecodable`."""
 
 import io
-import logging
 import re
 import struct
 import sys
 import threading
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
@@ -23,9 +21,10 @@ from dinoforge.images.metadata import read_icns, read_ico, read_jp2, read_pnm, r
 from dinoforge.images.orientation import read_orientation, upright
 from dinoforge.images.png import read_png
 from dinoforge.images.policy import DecodePolicy, Undecodable
+from dinoforge.images.quiet import quiet_pillow
 from dinoforge.images.tiff import read_tiff
 
-__all__ = ["check_pixels", "decode_through_pillow", "quiet_pillow"]
+__all__ = ["check_pixels", "decode_through_pillow"]
 
 _READERS: dict[str | None, Callable[[bytes], Container]] = {
     "ICNS": read_icns,
@@ -52,40 +51,7 @@ _OTHER_ORDER = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "
 _NATIVE = {"I;16BS": "I;16NS", "I;32BS": "I;32NS", "F;32BF": "F;32NF"}
 _BITS, _PLANAR = 258, 284  # TIFF tags
 
-# Bad bytes are counted and reported as `Undecodable`, with their sample, not in Pillow's log.
-logging.getLogger("PIL").setLevel(logging.CRITICAL)
-
 _truncation_lock = threading.RLock()
-
-
-class _Quiet:
-    """Ignore warnings raised inside Pillow while any thread is inside.
-
-    ``warnings.catch_warnings`` alone restores the wrong filters when threads overlap: here the
-    first to enter saves them and the last to leave restores them.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._inside = 0
-        self._saved = warnings.catch_warnings()
-
-    def __enter__(self) -> None:
-        with self._lock:
-            if self._inside == 0:
-                self._saved = warnings.catch_warnings()
-                self._saved.__enter__()
-                warnings.filterwarnings("ignore", module=r"PIL\.")
-            self._inside += 1
-
-    def __exit__(self, *raised: Any) -> None:
-        with self._lock:
-            self._inside -= 1
-            if self._inside == 0:
-                self._saved.__exit__(*raised)
-
-
-quiet_pillow = _Quiet()
 
 
 def check_pixels(width: int, height: int, policy: DecodePolicy) -> None:

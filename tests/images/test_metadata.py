@@ -3,6 +3,7 @@
 import io
 import resource
 import struct
+import warnings
 import zlib
 
 import numpy as np
@@ -137,7 +138,9 @@ def test_no_segment_costs_the_pixels_of_a_jpeg(name, mode):
     whole = file.getvalue()
     rotated = segment(0xE1, b"Exif\0\0" + exif_of(6).removeprefix(b"Exif\0\0"))
     for more, turns in ((b"", 0), (rotated, -1)):
-        image = decode_image(whole[:2] + more + JPEG_SEGMENTS[name] + whole[2:])
+        with warnings.catch_warnings(record=True, action="always") as caught:
+            image = decode_image(whole[:2] + more + JPEG_SEGMENTS[name] + whole[2:])
+        assert caught == []
         expected = np.rot90(decode(whole), turns)
         np.testing.assert_array_equal(image.pixels, expected)
 

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dinoforge.images.pillow import quiet_pillow, read_orientation, upright
+from dinoforge.images.orientation import read_orientation, upright
+from dinoforge.images.quiet import quiet_pillow
 
 MOVES = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,

@@ -295,6 +295,7 @@ def test_a_range_maps_wide_integers_and_floats_and_no_8_bits():
         data = tiff([values.tobytes()], (4, 1), [32], 1, tags=[(339, 3, [format_])])
         assert gray(data, range=(0, 100)) == [0, 153, 255, 255]
     broken = np.array([[np.nan, -1, 0.5, np.inf]], np.float32)
+    broken.view(np.uint32)[0, 0] = 0x7F800001  # a signaling NaN
     data = tiff([broken.tobytes()], (4, 1), [32], 1, tags=[(339, 3, [3])])
     assert gray(data, range=(-1, 1)) == [0, 0, 191, 0]
     eight = np.array([[0, 100, 255]], np.uint8)
