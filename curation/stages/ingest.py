@@ -1,8 +1,9 @@
 """Sources to one index: one row per image, in the order of the recipe; no byte is moved."""
 
 import fnmatch
+import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -19,12 +20,15 @@ from dinoforge.files import path_of_text, path_text
 from dinoforge.randomness import KeyedPermutation
 from dinoforge.shards.index import summarize_reasons
 from dinoforge.sources.accounting import Account, merge_problems
+from dinoforge.sources.classes import ClassList
 from dinoforge.sources.discover import discover_files
 from dinoforge.sources.listing import Listing, list_files
 from dinoforge.sources.numbering import Numbering, rename_classes, unite_classes
 from dinoforge.stages import Json, Output
 
 __all__ = ["IngestStage"]
+
+_log = logging.getLogger(__name__)
 
 _Location = tuple[str, int]
 
@@ -72,7 +76,7 @@ class IngestStage(CurationStage):
             indexed.append(_indexed(table, source))
         _stop_if_empty(config, indexed, listings)
         problems = merge_problems(listing.problems for listing in listings)
-        numbering = unite_classes(indexed, [listing.class_lists for listing in listings])
+        numbering = _united(indexed, config.sources, [listing.class_lists for listing in listings])
         index = _numbered(pa.concat_tables(indexed), numbering)
         index = index.append_column("image_id", pa.array(np.arange(index.num_rows)))
         out.write_table("index", index, tables.INDEX_SCHEMA)
@@ -147,6 +151,25 @@ def _indexed(table: pa.Table, source: SourceConfig) -> pa.Table:
         "edit": pa.nulls(num, pa.string()),
     }
     return pa.table(columns)
+
+
+def _united(
+    tables: Sequence[pa.Table],
+    sources: Sequence[SourceConfig],
+    lists: Sequence[Mapping[str, ClassList]],
+) -> Numbering:
+    """Unite the classes of all sources; without those of reference images if they do not fit."""
+    try:
+        return unite_classes(tables, lists)
+    except UsageError as error:
+        # References are compared by their pixels alone: their classes do not stop a curation.
+        sets = zip(tables, sources, strict=True)
+        others = [table for table, source in sets if source.role != "reference"]
+        if len(others) == len(tables):
+            raise
+        numbering = unite_classes(others, lists)
+        _log.warning("reference images get no class numbers: %s", error)
+        return numbering
 
 
 def _numbered(index: pa.Table, numbering: Numbering) -> pa.Table:

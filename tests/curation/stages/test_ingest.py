@@ -210,6 +210,19 @@ def test_a_recipe_renames_the_classes_of_a_source(photos, tmp_path):
         run(tmp_path, sources, name="other")
 
 
+def test_classes_of_reference_images_never_stop_a_curation(tmp_path):
+    tar_of(tmp_path / "a/a.tar", [0, 1], ["cat", "dog"])
+    tar_of(tmp_path / "b/b.tar", [0, 1], ["bird", "dog"])
+    tar_of(tmp_path / "test/t.tar", [0, 7])
+    sources = [{"paths": [str(tmp_path / name)]} for name in "ab"]
+    sources.append({"role": "reference", "paths": [str(tmp_path / "test")]})
+    _, rows = run(tmp_path, sources)
+    assert [row["label"] for row in rows] == [0, 1, 2, 1, -1, -1]
+    sources[2]["role"] = "pool"
+    with pytest.raises(UsageError, match="any of 2 lists: 0, 7"):
+        run(tmp_path, sources, name="other")
+
+
 def test_a_label_outside_its_list_names_the_tar_and_the_list(tmp_path):
     tar_of(tmp_path / "a/a.tar", [1, 2], ["cat", "dog"])
     with pytest.raises(
