@@ -63,7 +63,7 @@ SHARD_REASONS: Mapping[str, str] = {
 # Samples may be missing, and nobody knows how many.
 INCOMPLETE = frozenset(
     {"bad_header", "truncated", "no_end_marker", "data_after_end", "damaged_stream", "compressed"}
-    | {"empty_file", "not_a_tar", "count_mismatch", "size_mismatch"}
+    | {"empty_file", "not_a_tar", "count_mismatch", "size_mismatch", "missing_shard"}
 )
 # Noted about samples that are used.
 NOTES = frozenset(
@@ -332,14 +332,14 @@ def _name_images(samples: Iterable[Sample]) -> list[ShardImage]:
     keys = UniqueKeys()
     for sample in samples:
         images = sample.images
-        if len(images) < 2:
-            key_of = {image: keys.take(sample.key, image.suffix) for image in images}
-        else:
-            names = {m: f"{sample.key}.{m.stem}" if m.stem else sample.key for m in images}
-            key_of = {m: keys.take(names[m], m.suffix) for m in sorted(images, key=_preference)}
+        key_of = {}
+        for image in sorted(images, key=_preference) if len(images) > 1 else images:
+            has_own = len(images) > 1 and image.stem
+            name = f"{sample.key}.{image.stem}" if has_own else sample.key
+            key_of[image.offset] = keys.take(name, image.suffix)
         for image in images:
             label = sample.labels.get(image.stem, sample.label) or None
-            named.append(ShardImage(key_of[image], image, label))
+            named.append(ShardImage(key_of[image.offset], image, label))
     return named
 
 

@@ -62,6 +62,8 @@ class _Extensions:
 
     def take(self) -> tuple[dict[bytes, bytes], bytes]:
         """Return records and long name for the next member; its own end with it."""
+        if not (self.everywhere or self.pax or self.long_name):  # most members
+            return {}, b""
         # An empty value removes what the header or an earlier record states.
         pax = {key: value for key, value in (self.everywhere | self.pax).items() if value}
         # The one global header that is of one member: the rest of a file on an earlier volume.
@@ -101,9 +103,11 @@ class TarWalk:
                 at = _next(data_at, size)
                 continue
             pax, long_name = extensions.take()
-            size = int(pax.get(b"size", size))
-            name = readable(pax.get(b"GNU.sparse.name") or pax.get(b"path") or long_name)
-            name = name or readable(_short_name(block))
+            raw_name = long_name or _short_name(block)
+            if pax:
+                size = int(pax.get(b"size", size))
+                raw_name = pax.get(b"GNU.sparse.name") or pax.get(b"path") or raw_name
+            name = readable(raw_name)
             if kind == b"S":
                 data_at = self._after_sparse_map(block, data_at)
             has_data = self._has_data(kind, name, data_at, size)
@@ -205,7 +209,7 @@ def _short_name(block: bytes) -> bytes:
 def _plain_kind(kind: bytes, name: str, pax: dict[bytes, bytes], *, has_data: bool) -> bytes:
     if kind in _FOLDER_KINDS:
         return b"5"
-    if any(key.startswith(b"GNU.sparse") for key in pax):
+    if pax and any(key.startswith(b"GNU.sparse") for key in pax):
         return b"S"
     if _VOLUME_OFFSET in pax:
         return b"M"

@@ -10,9 +10,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dinoforge.shards.index import INCOMPLETE, SHARD_REASONS, Problem
+from dinoforge.sources.discover import SOURCE_REASONS
 
 __all__ = ["Account", "merge_problems"]
 
+_REASONS = {**SHARD_REASONS, **SOURCE_REASONS}
 _log = logging.getLogger(__name__)
 
 
@@ -66,7 +68,7 @@ class Account:
                 "%s is incomplete: %s (%s)%s",
                 entry["shard"],
                 entry["reason"],
-                SHARD_REASONS[entry["reason"]],
+                _REASONS[entry["reason"]],
                 f", {where}" if where else "",
             )
         _log.log(logging.WARNING if self.incomplete else logging.INFO, "%s", self.line())

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from braceexpand import braceexpand
 
-from dinoforge.curated import shards_folder, summary_path
+from dinoforge.curated import shards_folder, shards_path, summary_path
 from dinoforge.errors import Fault, UsageError
 from dinoforge.files import hash_json, read_regular
 from dinoforge.images.formats import SNIFF_BYTES, has_image_suffix, sniff
@@ -26,6 +26,7 @@ SOURCE_REASONS: Mapping[str, str] = {
     "unreadable": "it cannot be opened or read",
     "not_regular": "a pipe, socket or device: not opened",
     "hidden": "a folder, image or tar whose name begins with a dot: skipped",
+    "missing_shard": "exported by the curation, but no longer there",
     "own_output": "written by dinoforge: skipped, unless its own path is given",
 }
 
@@ -110,7 +111,10 @@ def _discover_path(path: str) -> SourceFiles:
         if not _exists(name):
             raise UsageError(what="no such file or folder", where=name, do="check the path")
         if Path(name).is_dir():
-            _add_folder(_shards_of_run(Path(name)), sources)
+            folder = _shards_of_run(Path(name))
+            _add_folder(folder, sources)
+            if folder != Path(name):
+                _note_missing_shards(Path(name), sources)
         else:
             _add_file(name, str(Path(name).parent), sources)
     # `**` matches a folder and the files in it.
@@ -204,6 +208,17 @@ def _shards_of_run(folder: Path) -> Path:
             do="change its recipe: `dinoforge report` and `dinoforge explain RUN IMAGE` show why",
         )
     return shards_folder(folder)
+
+
+def _note_missing_shards(run: Path, sources: SourceFiles) -> None:
+    """Note the shards that a curation exported and that are no longer there."""
+    try:
+        listed = json.loads(read_regular(shards_path(run)))
+    except (OSError, ValueError):
+        return
+    for entry in listed:
+        if not (run / entry["shard"]).is_file():
+            sources.add_problem(str(run / entry["shard"]), "missing_shard")
 
 
 def _add_folder(folder: Path, sources: SourceFiles) -> None:

@@ -8,6 +8,7 @@ from PIL import Image
 
 from dinoforge.errors import UsageError
 from dinoforge.shards.writer import ShardWriter
+from dinoforge.sources.accounting import Account
 from dinoforge.sources.discover import discover_files
 from dinoforge.sources.outputs import check_out, mark_cache
 
@@ -126,3 +127,16 @@ def test_a_run_folder_is_no_source_of_its_own(photos, monkeypatch):
             check_out(["sub", source], str(photos))
     with pytest.raises(UsageError, match="the source `shards` is part of the run folder"):
         check_out(["shards"], ".", ("shards",))
+
+
+def test_a_shard_that_a_curation_lacks_is_named(tmp_path):
+    run = make_run(tmp_path / "run", command="curate")
+    (run / "published").mkdir()
+    (run / "published/summary.json").write_text('{"kept": 2}')
+    listed = [{"shard": f"shards/pool-00000{number}.tar", "images": 1} for number in range(2)]
+    (run / "published/shards.json").write_text(json.dumps(listed))
+    names, problems = discovered(run, run)
+    assert names == ["shards/pool-000000.tar"]
+    assert problems == [(str(run / "shards/pool-000001.tar"), "missing_shard")]
+    account = Account.of(1, discover_files([str(run)]).problems)
+    assert [entry["reason"] for entry in account.incomplete] == ["missing_shard"]

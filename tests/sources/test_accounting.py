@@ -1,0 +1,45 @@
+"""The account of what was read: counted once, and every incomplete source by name."""
+
+import logging
+
+from dinoforge.shards.index import INCOMPLETE, NOTES, SHARD_REASONS, problem
+from dinoforge.sources.accounting import Account, merge_problems
+from dinoforge.sources.discover import SOURCE_REASONS
+
+CUT = problem("cut.tar", "3.jpg", "truncated", "at byte 512")
+TEXTS = [problem("notes.txt", "", "other_file"), problem("more.txt", "", "other_file")]
+
+
+def test_reasons_are_known_and_of_one_kind():
+    assert (SHARD_REASONS | SOURCE_REASONS).keys() >= INCOMPLETE | NOTES
+    assert not INCOMPLETE & NOTES
+
+
+def test_counts_are_written_and_logged(caplog):
+    account = Account.of(1200, [CUT, *TEXTS], undecodable=2)
+    assert account.as_json() == {
+        "images": 1200,
+        "undecodable": 2,
+        "problems": {"other_file": 2, "truncated": 1},
+        "incomplete": [CUT],
+    }
+    with caplog.at_level(logging.INFO, logger="dinoforge"):
+        logging.getLogger("dinoforge").addHandler(caplog.handler)
+        account.log()
+        Account.of(3, []).log()
+        logging.getLogger("dinoforge").removeHandler(caplog.handler)
+    lines = [(record.levelname, record.getMessage()) for record in caplog.records]
+    assert list(dict.fromkeys(lines)) == [
+        (
+            "WARNING",
+            "cut.tar is incomplete: truncated (it ends inside a member or a header), "
+            "3.jpg at byte 512",
+        ),
+        ("WARNING", "1,200 images read; problems: 2 other_file, 1 truncated, 2 undecodable"),
+        ("INFO", "3 images read; no problems"),
+    ]
+
+
+def test_a_tar_that_two_listings_share_counts_once_and_its_repeats_each():
+    twice = [problem("a.tar", ".h.jpg", "no_key")] * 2
+    assert merge_problems([[*twice, CUT], [*twice, CUT, *TEXTS]]) == [*twice, CUT, *TEXTS]
