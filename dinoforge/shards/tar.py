@@ -21,7 +21,8 @@ _FOLDER_KINDS = (b"5", b"D")  # GNU incremental: the data of D are the names in 
 _PAX_KINDS = (b"x", b"X", b"g")  # X: Solaris
 _METADATA_KINDS = (b"A", b"E", b"N", b"V")  # access lists, attributes, old long names, labels
 _OTHER_KINDS = (b"1", b"2", b"3", b"4", b"6", b"I", b"M", b"S")  # links, devices, volumes, sparse
-_KINDS_WITHOUT_DATA = (b"1", b"2", b"3", b"4", b"5", b"6", b"I", b"V")
+# M between two members: GNU tar repeats the header of the second.
+_KINDS_WITHOUT_DATA = (b"1", b"2", b"3", b"4", b"5", b"6", b"I", b"M", b"V")
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +108,7 @@ class TarWalk:
             if pax:
                 size = int(pax.get(b"size", size))
                 raw_name = pax.get(b"GNU.sparse.name") or pax.get(b"path") or raw_name
+                kind = b"M" if _VOLUME_OFFSET in pax else kind
             name = readable(raw_name)
             if kind == b"S":
                 data_at = self._after_sparse_map(block, data_at)
@@ -114,7 +116,7 @@ class TarWalk:
             if has_data and data_at + size > self._num_bytes:
                 self.ending = Ending("truncated", data_at, name)
                 return
-            if kind not in _METADATA_KINDS:
+            if kind not in _METADATA_KINDS and (kind != b"M" or has_data):
                 kind = _plain_kind(kind, name, pax, has_data=has_data and size > 0)
                 yield Entry(name, kind, data_at, size, block[BLOCK : BLOCK + size])
             at = _next(data_at, size) if has_data else data_at
@@ -211,8 +213,6 @@ def _plain_kind(kind: bytes, name: str, pax: dict[bytes, bytes], *, has_data: bo
         return b"5"
     if pax and any(key.startswith(b"GNU.sparse") for key in pax):
         return b"S"
-    if _VOLUME_OFFSET in pax:
-        return b"M"
     if kind == b"1" and has_data:  # a hard link with a copy of the file
         return b"0"
     if kind in _OTHER_KINDS:
