@@ -11,6 +11,7 @@ import string
 from pathlib import Path
 
 import numpy as np
+import pool as pools
 import pytest
 from PIL import Image
 
@@ -67,6 +68,8 @@ def test_a_name_may_be_anything(tmp_path, monkeypatch, capsys, name):
     assert np.load(answer["embeddings"]).shape == (6, 16)
     rows = read_table(ledger_path(Path(curated))).to_pylist()
     assert [row["decision"] for row in rows] == ["kept"] * 6
+    files = {path.read_bytes() for path in Path(images).rglob("*.png")}
+    assert set(pools.samples(Path(curated)).values()) == files
     page = f"./{name}/why{name}.html"
     for row in rows:
         said = run(capsys, "explain", curated, path_of_text(row["shard"]), "--html", page)

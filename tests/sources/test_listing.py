@@ -15,7 +15,9 @@ import zstandard
 from PIL import Image
 
 from dinoforge.errors import UsageError
+from dinoforge.files import path_text
 from dinoforge.images import Undecodable
+from dinoforge.shards.reading import RangeReader
 from dinoforge.sources.discover import discover_files
 from dinoforge.sources.image_set import open_images
 from dinoforge.sources.listing import list_images
@@ -170,6 +172,7 @@ def test_padding_behind_a_stream_is_no_damage(tmp_path, compress):
 
 def test_a_few_bytes_that_stand_for_gigabytes_take_no_memory(tmp_path):
     put(tmp_path / "x.tar.bz2", bz2.compress(bytes(64 << 20)))
+    listed(tmp_path, put(tmp_path / "imports.tar", tar_of(SIX)))  # what is imported late is large
     tracemalloc.start()
     assert listed(tmp_path, tmp_path / "x.tar.bz2").table.num_rows == 0
     assert tracemalloc.get_traced_memory()[1] < 16 << 20
@@ -257,3 +260,16 @@ def test_streams_of_several_parts_are_read_to_the_end(tmp_path, compress):
     put(tmp_path / "x.tar", b"".join(compress(data[at : at + 999]) for at in range(0, 30_000, 999)))
     listing = listed(tmp_path, tmp_path / "x.tar")
     assert (listing.table.num_rows, listing.problems) == (6, [])
+
+
+def test_names_with_odd_bytes_and_their_texts_are_different_images(tmp_path):
+    names = (b"caf\xe9.png", b"caf\\xe9.png", b"caf\\x5cxe9.png", b"a\nb \x1b~#%.png")
+    pixels = {}
+    for value, name in enumerate(names):
+        path = put(tmp_path / os.fsdecode(name), png(value))
+        pixels[path_text(path)] = png(value)
+    table = list_images([str(tmp_path)], unpacked=tmp_path / "u").table
+    reader = RangeReader()
+    rows = zip(*(table.column(n).to_pylist() for n in ("shard", "offset", "size")), strict=True)
+    assert {shard: reader.read(shard, at, size) for shard, at, size in rows} == pixels
+    assert len(set(table.column("key").to_pylist())) == len(names)
