@@ -166,7 +166,7 @@ def _stop_if_nothing_to_test(data: EvalData, config: EvaluationConfig) -> None:
         raise NothingToTestError(what=what, where="`train`", do=do)
     if data.is_labeled or ("collapse" in config.protocols and num_test > 1):
         return
-    part = "`test`" if data.bank.is_labeled else "`train`"
+    part = "`test`" if config.test and data.bank.is_labeled else "`train`"
     if "collapse" in config.protocols:
         what = f"signs of collapse need 2 images, got {num_test}, and other protocols need labels"
         raise NothingToTestError(what=what, where=part, do="add images, or labels")

@@ -15,6 +15,7 @@ from typing import Any
 from dinoforge.errors import Interrupted, RankStopped, UsageError
 from dinoforge.exports import export_file
 from dinoforge.models.layers import BlockRows
+from dinoforge.pages.formatting import counted
 from dinoforge.progress import Progress, as_duration
 from dinoforge.training.attention import remember, settle_attention
 from dinoforge.training.build import build_optimizer, choose_device
@@ -60,7 +61,8 @@ class TrainingSummary:
 
     def lines(self) -> list[str]:
         """Format the summary for the terminal."""
-        lines = [f"{self.steps:,} steps on {self.images:,} images, {as_duration(self.seconds)}"]
+        done = f"{counted(self.steps, 'step')} on {counted(self.images, 'image')}"
+        lines = [f"{done}, {as_duration(self.seconds)}"]
         if "loss/total" in self.last:
             lines.append(f"loss {self.last['loss/total']:.3f}")
         if self.undecodable:

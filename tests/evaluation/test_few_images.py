@@ -72,6 +72,7 @@ def measure(run_folder, tmp_path):
         ),
         ({"red": 1}, {"split": LEAVE_ONE_OUT}, "leave-one-out needs at least 2 images, got 1"),
         ({"none": 1}, {}, "signs of collapse need 2 images, got 1, and other protocols need"),
+        ({"red": 1, "none": 5}, {}, "signs of collapse need 2 images, got 1"),
         ({"none": 3}, {"protocols": ["knn"]}, "no labels, and the protocols need them"),
         ({"red": 2, "bad": ["red"]}, {}, "none of the 1 images of the bank decodes"),
     ],

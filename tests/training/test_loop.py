@@ -310,3 +310,11 @@ def test_an_export_deleted_by_hand_is_made_again(tiny):
     shutil.rmtree(export)
     summary = run(config)
     assert Path(summary.export).read_bytes() == before
+
+
+def test_one_image_fills_a_batch_and_the_log_reports_it(tiny, tmp_path, own_pictures, caplog):
+    for path in sorted(own_pictures.iterdir())[1:]:
+        path.unlink()
+    summary = run(tiny("steps=2", images=own_pictures))
+    assert summary.lines()[0].startswith("2 steps on 1 image, ")
+    assert "batch_size 4 is more than the 1 images" in caplog.text

@@ -219,8 +219,10 @@ class _Cutter:
             position = (position + 1) % num_images
             image = _order(num_images, self.seed, epoch)[position]
         image, reason = next(iter(undecodable.items()))
+        few = f"{len(undecodable)} images in a row do not decode"
+        whole = f"none of the {num_images} images decodes"
         raise UsageError(
-            what=f"{len(undecodable)} images in a row do not decode, the first: {reason}",
+            what=f"{whole if len(undecodable) == num_images else few}, the first: {reason}",
             where=str(self.images.table["key"][image]),
             do="check these files, or drop them with `dinoforge curate`",
         )
