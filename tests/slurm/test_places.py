@@ -15,6 +15,7 @@ from waiting import wait_for, wait_for_end
 
 from dinoforge.cli.main import main
 from dinoforge.errors import UsageError
+from dinoforge.runs import read_facts
 from dinoforge.slurm.status import read_status
 from dinoforge.slurm.store.events import read_attempts
 from dinoforge.slurm.store.layout import SlurmFolder
@@ -158,6 +159,7 @@ retrieve: {{mode: seeds, k: 4, policy: fill}}
     here = tmp_path / "here"
     assert main(["curate", str(recipe), f"out={here}", "-q"]) == 0
     assert contents(run) == contents(here)
+    assert read_facts(run)["sources"] == read_facts(here)["sources"]
     # All partitions of a stage ran as elements of one array, on several nodes.
     hosts = {
         json.loads(path.read_text())["measured"]["host"]
