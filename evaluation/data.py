@@ -111,8 +111,9 @@ def _two_sets(train: ImageSet, test: ImageSet, config: EvaluationConfig) -> Eval
         )
     if len(missing):
         count = int(np.isin(test_labels, missing).sum())
-        names = [numbering.names.get(number, str(number)) for number in missing.tolist()]
-        shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+        names = numbering.names
+        shown = ", ".join(names.get(number, str(number)) for number in missing[:5].tolist())
+        shown += ", ..." if len(missing) > 5 else ""
         _log.warning("%d test images belong to classes that the bank lacks: %s", count, shown)
     return EvalData(
         Part(train, np.arange(len(train)), labels),

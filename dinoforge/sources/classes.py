@@ -8,8 +8,10 @@ how classes of several spaces meet is decided in `dinoforge.sources.numbering`.
 
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -64,8 +66,12 @@ class ClassList:
 
     def only_id(self, name: str) -> int | None:
         """Return the id of a name; None unless exactly one class has it."""
-        ids = [number for number, other in self.names.items() if other == name]
-        return ids[0] if len(ids) == 1 else None
+        return self._ids.get(name)
+
+    @cached_property
+    def _ids(self) -> dict[str, int]:
+        counts = Counter(self.names.values())
+        return {name: number for number, name in self.names.items() if counts[name] == 1}
 
 
 def clean_name(text: str) -> str:
