@@ -100,11 +100,18 @@ def parse_label(text: str) -> int | str | None:
     return number if number <= _LARGEST else name
 
 
-def class_of_folder(name: str) -> ImageClass:
-    """Return the class of the images in a class folder; none for ``-1``, as in a ``.cls``."""
-    if parse_label(name) is None:
+def class_of_folder(name: str, classes: ClassList | None = None) -> ImageClass:
+    """Return the class of the images in a class folder; none for ``-1``, as in a ``.cls``.
+
+    A list of classes beside the folders names those that are numbers in it.
+    """
+    label, name = parse_label(name), clean_name(name)
+    if label is None:
         return UNLABELED
-    return ImageClass(-1, NAMES, clean_name(name))
+    # In a list of the names of numbered folders, 2 may be the name of another class.
+    if classes is not None and label in classes.names and classes.only_id(name) in {None, label}:
+        return class_of_text(str(label), classes)
+    return ImageClass(-1, NAMES, name)
 
 
 def class_of_text(text: str, classes: ClassList | None) -> ImageClass:

@@ -71,6 +71,8 @@ class SourceFiles:
             else:
                 rows.append([item, *(_size_and_mtime(item) or (-1, -1))])
         folders = {(Path(tar).parent, Path(root)) for tar, root in self.roots.items()}
+        roots = {item.root for item in self.items if isinstance(item, ImageFile)}
+        folders |= {(Path(root), Path(root)) for root in roots}
         lists = [find_class_list(*folder) for folder in sorted(folders)]
         rows += [[classes.path, classes.space] for classes in lists if classes is not None]
         return hash_json(rows)

@@ -71,7 +71,8 @@ def list_files(files: SourceFiles, *, unpacked: Path) -> Listing:
     keys: dict[str, UniqueKeys] = defaultdict(UniqueKeys)  # by root
     for item in files.items:
         if isinstance(item, ImageFile):
-            _append(columns, _row_of_file(item, keys[item.root]))
+            image_class = lists.class_of_folder(item.root, _class_folder(item))
+            _append(columns, _row_of_file(item, keys[item.root], image_class))
             continue
         tar = plain_tar(Path(item), unpacked)
         if tar != Path(item):
@@ -91,18 +92,27 @@ def list_files(files: SourceFiles, *, unpacked: Path) -> Listing:
 
 
 class _ClassLists:
-    """The lists of classes of tars, each read once, when the first label needs it."""
+    """The lists of classes of a source, each read once, when the first label needs it."""
 
     def __init__(self, files: SourceFiles) -> None:
         self.by_space: dict[str, ClassList] = {}
         self._roots = files.roots
         self._find = cache(find_class_list)
+        self.class_of_folder = cache(self._class_of_folder)
+
+    def _class_of_folder(self, root: str, name: str) -> ImageClass:
+        if not name:
+            return UNLABELED
+        classes = self._find(Path(root), Path(root))
+        return self._used(class_of_folder(name, classes), classes)
 
     def class_of(self, tar: str, text: str) -> ImageClass:
         if not text:
             return UNLABELED
         classes = self._find(Path(tar).parent, Path(self._roots[tar]))
-        image_class = class_of_text(text, classes)
+        return self._used(class_of_text(text, classes), classes)
+
+    def _used(self, image_class: ImageClass, classes: ClassList | None) -> ImageClass:
         if classes is not None and image_class.space == classes.space:
             self.by_space.setdefault(classes.space, classes)
         return image_class
@@ -131,11 +141,11 @@ def _class_folder(image: ImageFile) -> str:
     return path_text(parts[0]) if len(parts) > 1 else ""
 
 
-def _row_of_file(image: ImageFile, keys: UniqueKeys) -> _Row:
+def _row_of_file(image: ImageFile, keys: UniqueKeys, image_class: ImageClass) -> _Row:
     relative = PurePosixPath(Path(image.path).relative_to(image.root).as_posix())
     suffix = path_text(relative.suffix.removeprefix("."))
     key = keys.take(path_text(relative.with_suffix("")), suffix)
-    label, space, name = class_of_folder(_class_folder(image))
+    label, space, name = image_class
     return [key, path_text(image.path), "", 0, image.size, label, name, space]
 
 

@@ -7,7 +7,7 @@ apart; what the rules cannot decide is an error that names both spaces.
 import itertools
 import logging
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -104,7 +104,7 @@ def unite_classes(
     numbers = {use.label for use in uses if use.space == NUMBERS}
     union.add_numbers(numbers, used_lists[0] if used_lists else None)
     names = {use.name: use.where for use in uses if use.space == NAMES}
-    union.add_names(names, are_numbers=bool(numbers) or not used_lists)
+    union.add_names(names, has_numbers=bool(numbers))
     if len(spaces) > 1:
         count = len(union.used)
         _log.info("%d classes of %d class spaces: %s", count, len(spaces), _describe(uses, lists))
@@ -230,12 +230,12 @@ class _Union:
             name = classes.names[label] if classes is not None else str(label)
             self._add(Member(label, NUMBERS, label, name))
 
-    def add_names(self, names: Mapping[str, str], *, are_numbers: bool) -> None:
-        """Add names with the files that have them; ``are_numbers``: 10 and 007 are numbers."""
+    def add_names(self, names: Mapping[str, str], *, has_numbers: bool) -> None:
+        """Add names with the files that have them; 10 and 007 may be numbers."""
         numbers = {name: self._listed_number(name, where) for name, where in names.items()}
-        if are_numbers:
-            free = [name for name, number in numbers.items() if number is None]
-            numbers |= dict(self._decimal_numbers(free, names))
+        numbers |= self._decimal_numbers(
+            {name: where for name, where in names.items() if numbers[name] is None}, has_numbers
+        )
         for name in sorted(names, key=lambda name: (numbers[name] is None, name)):
             number = numbers[name]
             self._add(Member(self._free() if number is None else number, NAMES, -1, name))
@@ -251,20 +251,24 @@ class _Union:
             raise _ambiguous(what, f"{where}, {', '.join(self._paths)}")
         return None
 
-    def _decimal_numbers(
-        self, free: Sequence[str], where: Mapping[str, str]
-    ) -> Iterator[tuple[str, int]]:
-        values: dict[int, list[str]] = {}
-        for name in free:
-            value = parse_label(name)
-            if isinstance(value, int) and (value in self._taken or not self._paths):
-                values.setdefault(value, []).append(name)
-        for value, same in values.items():
-            if len(same) == 1:
-                yield same[0], value
-            elif value in self._taken:
+    def _decimal_numbers(self, names: Mapping[str, str], has_numbers: bool) -> dict[str, int]:
+        """Return the names that are numbers: of the only list, if there is one."""
+        values = {name: value for name in names if isinstance(value := parse_label(name), int)}
+        if self._paths and not has_numbers:
+            # Folders 0 to 9 beside a list of ten names: its ids, if all of them are.
+            has_decimal_names = any(isinstance(parse_label(name), int) for name in self._listed)
+            is_each_an_id = self._taken.issuperset(values.values())
+            if len(self._paths) > 1 or has_decimal_names or not is_each_an_id:
+                return {}
+        numbers: dict[str, int] = {}
+        for value in set(values.values()):
+            same = [name for name, other in values.items() if other == value]
+            if len(same) > 1 and value in self._taken:
                 what = f"number {value} could be several classes: {_some(sorted(same))}"
-                raise _ambiguous(what, ", ".join(where[name] for name in same))
+                raise _ambiguous(what, ", ".join(names[name] for name in same))
+            if len(same) == 1 and (value in self._taken or not self._paths):
+                numbers[same[0]] = value
+        return numbers
 
     def _add(self, member: Member, *, is_used: bool = True) -> None:
         self.members.append(member)

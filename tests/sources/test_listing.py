@@ -235,6 +235,17 @@ def test_no_images_at_all_shows_why(tmp_path):
         open_images([str(tmp_path / "x.tar")], cache=tmp_path / "cache")
 
 
+def test_a_list_beside_class_folders_names_those_that_are_its_numbers(tmp_path):
+    for name in ("0", "2", "7", "dog", "03"):
+        put(tmp_path / "pool" / name / "1.png", png())
+    put(tmp_path / "pool/classes.txt", b"cat\ndog\ncow\nowl\n")
+    classes = dict(rows(listed(tmp_path, tmp_path / "pool"), "key", "class_name"))
+    assert classes == {"0/1": "cat", "2/1": "cow", "7/1": "7", "dog/1": "dog", "03/1": "owl"}
+    put(tmp_path / "pool/classes.txt", b"0\n2\n03\n7\n")  # names of folders, numbered
+    listing = listed(tmp_path, tmp_path / "pool")
+    assert dict(rows(listing, "key", "class_name"))["2/1"] == "2"
+
+
 def test_an_edited_list_of_classes_is_a_change_of_the_source(tmp_path):
     put(tmp_path / "a/x.tar", tar_of(SIX))
     marks = []

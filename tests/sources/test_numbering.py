@@ -42,6 +42,7 @@ def united(*classes, lists=()):
 
 A = class_list("a", "cat", "dog")
 B = class_list("b", "bird", "fish")
+TENS = class_list("tens", "10", "20")
 CRANES = class_list("cranes", "crane", "dog", "crane")
 
 
@@ -69,6 +70,11 @@ CRANES = class_list("cranes", "crane", "dog", "crane")
         (["dog", (A, 0), "cow"], [A], [1, 0, 2], {0: "cat", 1: "dog", 2: "cow"}),
         (["10", (A, 0)], [A], [2, 0], {0: "cat", 1: "dog", 2: "10"}),
         (["1", 0, (A, 0)], [A], [1, 0, 0], {0: "cat", 1: "dog"}),
+        # Folders 0, 1 beside a list: its ids, if all of them are and its names are not numbers.
+        (["1", "0", "cow", (A, 0)], [A], [1, 0, 2, 0], {0: "cat", 1: "dog", 2: "cow"}),
+        (["1", "7", (A, 0)], [A], [2, 3, 0], {0: "cat", 1: "dog", 2: "1", 3: "7"}),
+        ([(TENS, 0), "1"], [TENS], [0, 2], {0: "10", 1: "20", 2: "1"}),
+        ([(A, 0), (B, 0), "1"], [A, B], [0, 2, 3], {0: "cat", 1: "dog", 2: "bird", 3: "1"}),
         # Lists meet by name.
         ([(A, 0), (B, 0), (B, 1)], [A, B], [0, 2, 3], {0: "cat", 1: "dog", 2: "bird", 3: "fish"}),
         (
