@@ -7,7 +7,7 @@ from pathlib import Path
 from dinoforge.device import resolve_device
 from dinoforge.evaluation.collapse import measure_collapse
 from dinoforge.evaluation.config import EvaluationConfig
-from dinoforge.evaluation.data import EvalData, open_data
+from dinoforge.evaluation.data import EvalData, NothingToTestError, open_data
 from dinoforge.evaluation.features import Extracted, extract, open_extractor, rows_of
 from dinoforge.evaluation.knn import measure_knn
 from dinoforge.evaluation.logistic import measure_logistic
@@ -63,12 +63,22 @@ def evaluate(config: EvaluationConfig, folder: Path) -> list[Record]:
     outcomes += differences(outcomes)  # 7. trained minus each other model, paired
     records = [*with_intervals([*outcomes, *curve], config.bootstrap), *signs]  # 8. bootstrap
     write_records(folder / "records.jsonl", records)
-    for line in list_left_out(records, config.protocols):
-        _log.info("%s", line)
     _log.info("%d records in %s", len(records), folder / "records.jsonl")
     record_facts(folder, sources=account.as_json())
     account.log()  # 9. what the sources gave, and what they did not
+    _log_left_out(list_left_out(records, config.protocols), stop=not records)
     return records
+
+
+def _log_left_out(lines: Sequence[str], *, stop: bool) -> None:
+    if stop:
+        raise NothingToTestError(
+            what=f"nothing was measured: {'; '.join(lines)}",
+            where="`protocols`",
+            do="give what they need, or other protocols",
+        )
+    for line in lines:
+        _log.info("%s", line)
 
 
 _ACCURACIES = {"knn": measure_knn, "logistic": measure_logistic}

@@ -185,6 +185,9 @@ def test_if_nothing_decodes_the_ledger_is_written_before_the_run_stops(tmp_path)
             folders.curated()
     rows = pools.ledger(tmp_path / "run")
     assert [row["reason"] for row in rows] == ["undecodable"] * 2
+    assert "cannot be decoded: not_an_image" in explain(tmp_path / "run", 0).sentences[0]
+    page = make_report(tmp_path / "report", curation=tmp_path / "run").html.read_text()
+    assert "No image was kept, of 2: undecodable 2 (decode)." in page
 
 
 @pytest.mark.parametrize(

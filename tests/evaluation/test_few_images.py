@@ -98,6 +98,13 @@ def test_undecodable_test_images_are_reported_where_they_come_from(folder, measu
         measure(single)
 
 
+def test_without_a_record_the_needs_of_the_protocols_are_listed(folder, measure, tmp_path):
+    train, one = folder("train", red=2, blue=2), folder("test", red=1)
+    with pytest.raises(NothingToTestError, match="nothing was measured: no signs of collapse: "):
+        measure(train, [one], protocols=["collapse"])
+    assert read_records(tmp_path / "run/records.jsonl") == []
+
+
 @pytest.mark.parametrize(
     ("given", "ks", "num_test", "left_out"),
     [
