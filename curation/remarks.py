@@ -6,10 +6,10 @@ from collections.abc import Iterator, Mapping
 from dinoforge.curated import REASONS
 from dinoforge.curation.config import CurationConfig, PlantConfig
 
-__all__ = ["remarks"]
+__all__ = ["DECIDING_KEYS", "remarks"]
 
-# Reason of a dropped image -> what decides it.
-_DECIDES = {
+# Reason of a dropped image -> the recipe key that decides it.
+DECIDING_KEYS = {
     "undecodable": "decode",
     "too_small": "filter.min_side",
     "bad_aspect": "filter.max_aspect",
@@ -55,4 +55,4 @@ def _fewer_copies(plant: PlantConfig, pool: int, planted: int) -> Iterator[str]:
 def _listed(counts: Counter[str]) -> str:
     """List reasons, the commonest first: ``leak 6 (decontaminate.threshold), flat 3 (...)``."""
     ordered = sorted(counts.items(), key=lambda item: (-item[1], REASONS.index(item[0])))
-    return ", ".join(f"{r.replace('_', ' ')} {n} ({_DECIDES[r]})" for r, n in ordered if n)
+    return ", ".join(f"{r.replace('_', ' ')} {n} ({DECIDING_KEYS[r]})" for r, n in ordered if n)

@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from dinoforge.config import load_config
+from dinoforge.curated import REASONS
 from dinoforge.curation.config import CurationConfig
 from dinoforge.curation.explain import explain
+from dinoforge.curation.remarks import DECIDING_KEYS
 from dinoforge.errors import UsageError
 from dinoforge.evaluation.report.build import make_report
 from dinoforge.sources.image_set import open_images
@@ -156,6 +158,10 @@ def test_a_curation_that_keeps_nothing_ends_with_the_reasons(tmp_path, fates, mo
     check(summary, rows, tmp_path / "run")
     assert summary.kept == 0
     assert remark in summary.remarks[-1]
+
+
+def test_every_reason_of_a_dropped_image_has_its_key():
+    assert DECIDING_KEYS.keys() == set(REASONS) - {"as_is", "retrieved", "kept"}
 
 
 @pytest.fixture(scope="module")
