@@ -183,6 +183,8 @@ def _load_recipes(
             f"checkpoint={folders['training']}",
         ],
     }
+    if not test:  # of few images, few neighbors
+        paths["evaluation"].append("knn.k=[1,5,10,20,100,200]")
     if "seed" not in images:
         paths["curation"].append("retrieve.mode=none")
     loaded: dict[str, Loaded[Any]] = {}

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from dinoforge.evaluation.config import BootstrapConfig
 from dinoforge.evaluation.features import Rows
 from dinoforge.evaluation.models import Model
-from dinoforge.evaluation.scores import headline_k
+from dinoforge.evaluation.scores import headline_k, k_and_bank
 from dinoforge.intervals import (
     bootstrap_intervals,
     mcnemar_exact,
@@ -124,7 +124,7 @@ def _like_pairs(
 
 
 def _best_pair(main: Sequence[Outcome], other: Sequence[Outcome]) -> list[Outcome]:
-    k = headline_k(o.setting("k") for o in main)
+    k = headline_k(k_and_bank(o.record) for o in main)
     if k is None:
         return []
     # The largest value, the first of equals: features are in the order of the report.

@@ -1,5 +1,6 @@
 """Records arranged for reading: tables of scores, paired differences, the headline."""
 
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,7 @@ __all__ = [
     "arrange",
     "headline",
     "headline_k",
+    "k_and_bank",
     "list_left_out",
     "step_of",
 ]
@@ -90,9 +92,14 @@ class Headline:
     differences: list[Difference]  # trained minus each other model
 
 
-def headline_k(ks: Iterable[int | None]) -> int | None:
-    """Return the k nearest to 20, the smaller of two; None if there is no k."""
-    return min((k for k in ks if k is not None), key=lambda k: (abs(k - _K), k), default=None)
+def headline_k(ks: Iterable[tuple[int | None, int]]) -> int | None:
+    """Return the k nearest to 20, the smaller of two; None if there is no k.
+
+    ``ks`` are numbers of neighbors and sizes of their banks. More than half of a bank votes by
+    the sizes of the classes, and under leave-one-out against the own class: such k come last.
+    """
+    known = ((2 * k > bank + 1, abs(k - _K), k) for k, bank in ks if k is not None)
+    return min(known, default=(None,))[-1]
 
 
 def arrange(records: Sequence[Record]) -> Scores:
@@ -100,7 +107,7 @@ def arrange(records: Sequence[Record]) -> Scores:
     newest = _newest(records)
     accuracies = [r for r in newest if r.metric == "accuracy"]
     others = [r for r in newest if r.metric != "accuracy" and not _is_difference(r)]
-    k = headline_k(_k(r) for r in newest if _is_knn(r))
+    k = headline_k(k_and_bank(r) for r in newest if _is_knn(r))
     return Scores(
         tables=[_table(group) for group in _by_benchmark(accuracies)],
         plain=[_table(group) for group in _by_benchmark(others)],
@@ -117,7 +124,7 @@ def headline(records: Sequence[Record]) -> Headline | None:
     if benchmark is None:
         return None
     knn = [r for r in newest if _is_knn(r) and r.benchmark == benchmark]
-    k = headline_k(map(_k, knn))
+    k = headline_k(map(k_and_bank, knn))
     best: dict[str, Record] = {}
     for record in sorted(knn, key=lambda r: (-r.value, _feature_order(_features(r)))):
         if _k(record) == k:
@@ -258,3 +265,8 @@ def _feature_order(features: str) -> int:
 def _k(record: Record) -> int | None:
     k = record.settings.get("k")
     return k if isinstance(k, int) else None
+
+
+def k_and_bank(record: Record) -> tuple[int | None, int]:
+    """Return the number of neighbors of a record, and the size of its bank, for `headline_k`."""
+    return _k(record), int(record.settings.get("bank", sys.maxsize))

@@ -118,7 +118,14 @@ def test_without_twenty_neighbors_the_headline_takes_the_nearest_number(measured
     ],
 )
 def test_headlines_speak_of_the_k_nearest_to_twenty(measured, chosen):
-    assert headline_k(measured) == chosen
+    assert headline_k((k, 1000) for k in measured) == chosen
+
+
+def test_a_headline_avoids_k_above_half_of_the_bank():
+    assert headline_k((k, 12) for k in (1, 5, 10)) == 5
+    assert headline_k((k, 40) for k in (10, 20)) == 20
+    assert headline_k((k, 30) for k in (10, 20)) == 10
+    assert headline_k([(2, 2)]) == 2
 
 
 def test_without_nearest_neighbors_there_is_no_headline():
