@@ -14,6 +14,7 @@ import argparse
 import bz2
 import collections
 import contextlib
+import functools
 import gzip
 import io
 import json
@@ -26,7 +27,7 @@ import tarfile
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -296,8 +297,15 @@ def rows_of(source: Source, shards: list[str], offsets: list[int], data: list[by
     return rows
 
 
-def list_curate(source: Source, work: Path) -> tuple[list[Any], list[Any]]:
+@functools.cache
+def load_once(config: type, *words: str, recipe: Path | None = None) -> Any:
+    """Load a recipe, which takes longer than to list a source."""
     from dinoforge.config import load_config
+
+    return load_config(config, recipe, list(words))
+
+
+def list_curate(source: Source, work: Path) -> tuple[list[Any], list[Any]]:
     from dinoforge.curated import resolve_shard
     from dinoforge.curation.config import CurationConfig
     from dinoforge.curation.pipeline import STAGES
@@ -306,8 +314,9 @@ def list_curate(source: Source, work: Path) -> tuple[list[Any], list[Any]]:
     from dinoforge.stages.pipeline import run_stages
     from dinoforge.tables import read_table
 
-    sources = json.dumps([{"role": "pool", "paths": [str(source.folder)]}])
-    config = load_config(CurationConfig, None, [f"sources={sources}", f"out={work}"])
+    base = load_once(CurationConfig, "sources=[{role: pool, paths: [x]}]", "out=x")
+    pool = replace(base.sources[0], paths=(str(source.folder),))
+    config = replace(base, sources=(pool,), out=str(work))
     run_stages("curation", STAGES[:1], work, config, make_executor("in-process"))
     inputs = make_inputs("curation", STAGES, work, config)
     index = read_table(inputs.file("ingest", "index.parquet"))
@@ -334,25 +343,24 @@ def list_embed(source: Source, work: Path) -> tuple[list[Any], list[Any]]:
 
 
 def list_evaluate(source: Source, work: Path) -> tuple[list[Any], list[Any]]:
-    from dinoforge.config import load_config
     from dinoforge.evaluation.config import EvaluationConfig
     from dinoforge.evaluation.data import open_data
 
-    words = [f"train={json.dumps([str(source.folder)])}", f"out={work}", "protocols=[knn]"]
-    data = open_data(load_config(EvaluationConfig, None, words), work / "cache")
+    base = load_once(EvaluationConfig, "train=[x]", "out=x", "protocols=[knn]")
+    data = open_data(replace(base, train=(str(source.folder),)), work / "cache")
     return of_set(source, data.bank.images)
 
 
 def list_train(source: Source, work: Path) -> tuple[list[Any], list[Any]]:
     import torch
 
-    from dinoforge.config import load_config
     from dinoforge.training.config import TrainingConfig
     from dinoforge.training.data.dataset import open_training_data
     from dinoforge.training.distributed.ranks import RankInfo
 
-    words = [f"data.paths={json.dumps([str(source.folder)])}", f"out={work}", "data.cache=none"]
-    config = load_config(TrainingConfig, TINY, [*words, "data.num_workers=0"])
+    words = ("data.paths=[x]", "out=x", "data.cache=none", "data.num_workers=0")
+    base = load_once(TrainingConfig, *words, recipe=TINY)
+    config = replace(base, data=replace(base.data, paths=(str(source.folder),)))
     data = open_training_data(config, work / "cache", RankInfo(), torch.device("cpu"))
     return of_set(source, data.images)
 
