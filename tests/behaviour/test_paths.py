@@ -103,3 +103,14 @@ def test_pictures_are_found_from_any_folder_and_after_a_move(tmp_path, monkeypat
         run(capsys, "report", "report", "--curation", curated)
         counts.append((num_pictures(Path("why.html")), num_pictures(Path("report/report.html"))))
     assert set(counts) == {(2, 4)}, counts
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "latin-1"])
+def test_any_name_is_printed_in_any_encoding(dinoforge, tmp_path, encoding):
+    make_images(tmp_path / "images", "x", count=1)
+    out = os.fsdecode(b"caf\xe9 \xe2\x82\xac\n")
+    env = {"PYTHONIOENCODING": encoding}
+    done = dinoforge("embed", "images", "--out", out, "-q", cwd=tmp_path, env=env)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "caf\\xe9 " in done.stdout
+    assert ("\N{EURO SIGN}" if encoding == "utf-8" else "\\u20ac") in done.stdout
