@@ -218,7 +218,8 @@ def shown(job: str) -> list[Row]:
 # The ids, the name, all other fields, and what people wrote. A name ends where the user follows;
 # a comment with a line break goes on in the next line.
 _DETAILS = re.compile(
-    r"(?P<ids>JobId=\d+ (?:\w+=\S* )*?)JobName=(?:.*?(?= UserId=)|\S*)(?P<fields>.*?)"
+    r"(?P<ids>JobId=\d+ (?:\w+=\S* )*?)"
+    r"JobName=(?:.*?(?= UserId=\S+\(\d+\) GroupId=)|.*?(?= UserId=)|\S*)(?P<fields>.*?)"
     r"(?: (?:Command|WorkDir|\w*Comment|Std(?:Err|In|Out))=.*)?"
 )
 

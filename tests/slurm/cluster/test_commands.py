@@ -63,6 +63,8 @@ LIE = (
         f"JobId=12 JobName=train {FAILED} AdminComment=a SystemComment={LIE}",
         f"JobId=12 JobName=a\tb | {LIE} {FAILED} Power=",
         f"JobId=12 JobName={LIE} {FAILED}",
+        f"JobId=12 JobName=a UserId=b {LIE} {FAILED}",
+        f"JobId=12 JobName=a {LIE} {FAILED.replace('(1000)', '')}",
         f"JobId=12 JobName=x {FAILED} Comment=a\n{LIE}\nJobId=13 {LIE}\nJobId=12 JobName=y {LIE}\n",
         f"JobId=12 JobName=x {FAILED.replace('/d/run.sh', f'/d/{LIE}/run.sh')}",
         f"JobId=12 JobName=x {FAILED.replace('WorkDir=/d', f'WorkDir=/d {LIE}')}",
