@@ -84,6 +84,13 @@ def print_state(state: "State", run: Path, *, wait: bool, as_json: bool) -> int:
         print_json(vars(state))
     elif not stopped:
         print(f"{run}: {state.state}" + (f", at {state.stage}" if state.stage else ""))
+        if state.state == "finished":
+            from dinoforge.runs import read_facts
+            from dinoforge.sources.accounting import Account
+
+            account = Account.recorded(read_facts(run))
+            for line in account.lines() if account else ():
+                print(line)
         if state.state == "running":
             from dinoforge.config.paths import quote_path
 

@@ -15,7 +15,9 @@ __all__ = ["COMMAND"]
 
 
 def _run(args: argparse.Namespace) -> int:
+    from dinoforge.runs import read_facts
     from dinoforge.slurm.status import read_status
+    from dinoforge.sources.accounting import Account
 
     status = read_status(Path(args.run))
     if args.json:
@@ -35,7 +37,8 @@ def _run(args: argparse.Namespace) -> int:
     if rows:
         unit = "partitions" if status.command != "train" else "steps"
         print_table(["stage", unit, "done", "running", "failed", "pending"], rows)
-    for line in (*_scores(status), *_details(status)):
+    account = Account.recorded(read_facts(Path(args.run)))
+    for line in (*_scores(status), *_details(status), *(account.lines() if account else ())):
         print(line)
     return 0
 

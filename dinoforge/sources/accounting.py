@@ -53,25 +53,28 @@ class Account:
             "incomplete": list(self.incomplete),
         }
 
-    def line(self) -> str:
-        """Format the counts in one line."""
-        counts = ", ".join(f"{count:,} {reason}" for reason, count in self.counts.items())
-        return f"{self.images:,} images read; " + (
-            f"problems: {counts}" if counts else "no problems"
-        )
+    @classmethod
+    def recorded(cls, facts: Mapping[str, Any]) -> "Account | None":
+        """Read the account from ``run.json``; None before the run has one."""
+        known: dict[str, Any] | None = facts.get("sources")
+        return None if known is None else cls(**known)
 
-    def log(self) -> None:
-        """Log the counts, and a warning for every source from which images may be missing."""
+    def lines(self) -> list[str]:
+        """Format every source from which images may be missing, then the counts."""
+        lines = []
         for entry in self.incomplete:
             where = " ".join(part for part in (entry["member"], entry["detail"]) if part)
-            _log.warning(
-                "%s is incomplete: %s (%s)%s",
-                entry["shard"],
-                entry["reason"],
-                _REASONS[entry["reason"]],
-                f", {where}" if where else "",
-            )
-        _log.log(logging.WARNING if self.incomplete else logging.INFO, "%s", self.line())
+            why = f"{entry['reason']} ({_REASONS[entry['reason']]})"
+            place = f", {where}" if where else ""
+            lines.append(f"{entry['shard']} is incomplete: {why}{place}")
+        counts = ", ".join(f"{count:,} {reason}" for reason, count in self.counts.items())
+        problems = f"problems: {counts}" if counts else "no problems"
+        return [*lines, f"{self.images:,} images read; {problems}"]
+
+    def log(self) -> None:
+        """Log the lines, as warnings if images may be missing."""
+        for line in self.lines():
+            _log.log(logging.WARNING if self.incomplete else logging.INFO, "%s", line)
 
 
 def merge_problems(listings: Iterable[Iterable[Problem]]) -> list[Problem]:
