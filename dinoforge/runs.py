@@ -229,14 +229,16 @@ def read_recipe(folder: Path) -> dict[str, Any]:
 def working_folders(folder: Path) -> list[Path]:
     """List the folders where relative paths of a run's recipe may start, the likeliest first.
 
-    Where its command ran, that folder moved together with the run, and the one of this process.
+    Where its command ran, that folder moved together with the run, and the one of this process. A
+    start from another folder may have failed: earlier ones count, too.
     """
     facts = read_facts(folder)
     folders = []
-    if "working_folder" in facts:
-        way = os.path.relpath(facts["working_folder"], facts["run_folder"])
-        moved = os.path.normpath(folder.absolute() / way)
-        folders = [Path(facts["working_folder"]), Path(moved)]
+    for start in (facts, *reversed(facts.get("earlier", []))):
+        if "working_folder" in start:
+            way = os.path.relpath(start["working_folder"], start["run_folder"])
+            moved = os.path.normpath(folder.absolute() / way)
+            folders += [Path(start["working_folder"]), Path(moved)]
     return list(dict.fromkeys([*folders, Path.cwd()]))
 
 

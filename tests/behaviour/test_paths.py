@@ -89,6 +89,9 @@ def test_pictures_are_found_from_any_folder_and_after_a_move(tmp_path, monkeypat
     sources = json.dumps([{"paths": ["photos"]}])
     run(capsys, "curate", f"sources={sources}", "plant.count=2", "out=runs/curated", "-q")
     moved, alone = tmp_path / "moved", tmp_path / "alone"
+    monkeypatch.chdir(elsewhere)
+    assert main(["curate", f"sources={sources}", f"out={project}/runs/curated", "-q"]) == 2
+    capsys.readouterr()
     counts = []
     for here, old, new, curated in (
         (project, project, project, project / "runs/curated"),
