@@ -153,6 +153,10 @@ class Generator:
         link = self._place(".png")
         Path(link).symlink_to("nowhere")
         self.source.images.append(Put(link, "", 0, b"", "problem"))
+        link = self._place(".png", "link")
+        Path(link).symlink_to(self.source.folder / "always.png")
+        # A row of its own, but for a curation, which has one row per file.
+        self.source.images.append(Put(link, "", 0, self.source.images[0].data, "either"))
         with contextlib.suppress(FileExistsError):
             (self.source.folder / "loop").symlink_to(self.source.folder)
 

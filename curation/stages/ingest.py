@@ -18,7 +18,7 @@ from dinoforge.curation.tables import CurationInputs, CurationStage
 from dinoforge.errors import Fault, UsageError
 from dinoforge.files import path_of_text, path_text
 from dinoforge.randomness import KeyedPermutation
-from dinoforge.shards.index import summarize_reasons
+from dinoforge.shards.index import Problem, problem, summarize_reasons
 from dinoforge.sources.accounting import Account, merge_problems
 from dinoforge.sources.classes import ClassList
 from dinoforge.sources.discover import discover_files
@@ -66,16 +66,19 @@ class IngestStage(CurationStage):
         listings = [list_files(discover_files(s.paths), unpacked=folder) for s in config.sources]
         seen: set[_Location] = set()
         listed: set[_Location] = set()
+        aliases: list[list[Problem]] = []
         for at, (source, listing) in enumerate(zip(config.sources, listings, strict=True)):
             key = f"sources[{at}].classes"
             named = rename_classes(listing.table, listing.class_lists, source.classes, key)
             locations = _locations(named)
+            aliases.append(_aliases(named, locations))
             listed.update(locations)
             rows = _choose(named, locations, source, seen, config.seed)
             table = _relative(named.take(rows), listing.unpacked, inputs.run_folder)
             indexed.append(_indexed(table, source))
         _stop_if_empty(config, indexed, listings)
         problems = merge_problems(listing.problems for listing in listings)
+        problems += merge_problems(aliases)
         numbering = _united(indexed, config.sources, [listing.class_lists for listing in listings])
         index = _numbered(pa.concat_tables(indexed), numbering)
         index = index.append_column("image_id", pa.array(np.arange(index.num_rows)))
@@ -115,6 +118,17 @@ def _locations(table: pa.Table) -> list[_Location]:
     real = cache(lambda shard: os.path.realpath(path_of_text(shard)))
     shards, offsets = (table.column(name).to_pylist() for name in ("shard", "offset"))
     return [(real(shard), offset) for shard, offset in zip(shards, offsets, strict=True)]
+
+
+def _aliases(table: pa.Table, locations: Sequence[_Location]) -> list[Problem]:
+    """Note the images of a source that are listed before under another name, by a link."""
+    first: dict[_Location, int] = {}
+    rows = [row for row, place in enumerate(locations) if first.setdefault(place, row) != row]
+    shards, members = (table.column(name).to_pylist() for name in ("shard", "member"))
+    return [
+        problem(shards[row], members[row], "same_file", f"as {shards[first[locations[row]]]}")
+        for row in rows
+    ]
 
 
 def _choose(

@@ -26,6 +26,7 @@ SOURCE_REASONS: Mapping[str, str] = {
     "unreadable": "it cannot be opened or read",
     "not_regular": "a pipe, socket or device: not opened",
     "hidden": "a folder, image or tar whose name begins with a dot: skipped",
+    "same_file": "a link to an image that the source lists, too: the image is one row",
     "missing_shard": "exported by the curation, but no longer there",
     "own_output": "written by dinoforge: skipped, unless its own path is given",
 }

@@ -111,6 +111,12 @@ def test_limits_take_so_many_and_leave_the_others_to_the_next_source(photos, tmp
         assert keys[0][:3] == sorted(keys[0][:3]), "the order inside a source stays"
 
 
+def test_a_link_to_an_image_of_the_source_is_named_and_not_counted_twice(photos, tmp_path):
+    (photos / "cat/again.png").symlink_to(next((photos / "dog").iterdir()))
+    summary, rows = run(tmp_path, [{"role": "pool", "paths": [str(photos)]}])
+    assert (len(rows), summary.problems) == (10, {"same_file": 1})
+
+
 def test_no_class_number_means_two_things_where_folders_and_tars_meet(photos, tmp_path):
     tar_of(tmp_path / "tars/x.tar", [0, 1, 2], ["bird", "cat", "boat"])
     sources = [{"role": "pool", "paths": [str(tmp_path / "tars"), str(photos)]}]
