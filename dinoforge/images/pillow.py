@@ -21,7 +21,7 @@ from dinoforge.images.metadata import read_icns, read_ico, read_jp2, read_pnm, r
 from dinoforge.images.orientation import read_orientation, upright
 from dinoforge.images.png import read_png
 from dinoforge.images.policy import DecodePolicy, Undecodable
-from dinoforge.images.quiet import quiet_pillow
+from dinoforge.images.quiet import quiet_pillow, silence_libtiff
 from dinoforge.images.tiff import read_tiff
 
 __all__ = ["check_pixels", "decode_through_pillow"]
@@ -100,6 +100,7 @@ def _open(data: bytes, name: str | None, policy: DecodePolicy) -> ImageFile.Imag
     assert isinstance(image, ImageFile.ImageFile)
     check_pixels(*image.size, policy)
     if image.format == "TIFF":
+        silence_libtiff()
         image.tile = _repaired(image)
     return image
 

@@ -1,11 +1,16 @@
 """Keep the log and the warnings of Pillow from users: `Undecodable` reports what is wrong."""
 
+import ctypes
 import logging
+import re
 import threading
 import warnings
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
 from typing import Any
 
-__all__ = ["quiet_pillow"]
+__all__ = ["quiet_pillow", "silence_libtiff"]
 
 logging.getLogger("PIL").setLevel(logging.CRITICAL)
 
@@ -38,3 +43,16 @@ class _Quiet:
 
 
 quiet_pillow = _Quiet()
+
+
+@cache
+def silence_libtiff() -> None:
+    """Stop libtiff from printing errors, without the name of the file, to stderr.
+
+    Pillow offers no way; the library that it has loaded does. Nothing happens where that library
+    is not found (no Linux, or linked into Pillow).
+    """
+    with suppress(OSError, AttributeError):
+        maps = Path("/proc/self/maps").read_text(encoding="utf-8", errors="surrogateescape")
+        for path in set(re.findall(r" (/.*/libtiff[^/]*\.so[^/]*)$", maps, re.MULTILINE)):
+            ctypes.CDLL(path).TIFFSetErrorHandler(None)

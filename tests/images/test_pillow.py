@@ -1,13 +1,17 @@
 """Around Pillow: orientation against its transpositions; its warnings stay inside."""
 
+import sys
 import threading
 import warnings
 
 import numpy as np
 import pytest
+from image_files import tiff
 from PIL import Image
 
+from dinoforge.images.decode import decode
 from dinoforge.images.orientation import read_orientation, upright
+from dinoforge.images.policy import Undecodable
 from dinoforge.images.quiet import quiet_pillow
 
 MOVES = {
@@ -52,6 +56,14 @@ def test_only_warnings_of_pillow_are_quiet():
             warn_as("elsewhere")
     with pytest.raises(UserWarning, match="odd file"):
         warn_as("PIL.Image")
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="libtiff is looked up in /proc")
+def test_libtiff_prints_nothing(capfd):
+    data = tiff([bytes(9)], (3, 1), [8] * 3, 6, compression=8)  # colors of half the size
+    with pytest.raises(Undecodable, match="damaged: decoder error"):
+        decode(data)
+    assert capfd.readouterr() == ("", "")
 
 
 def test_overlapping_threads_restore_the_filters():
