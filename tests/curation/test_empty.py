@@ -166,10 +166,12 @@ def test_every_reason_of_a_dropped_image_has_its_key():
 
 @pytest.fixture(scope="module")
 def nothing(tmp_path_factory):
-    """Folders of a curation that once kept an image and then, by another recipe, none."""
+    """Folders of a curation that by one recipe keeps an image and by another, the last, none."""
     folders = Folders(tmp_path_factory.mktemp("nothing")).fill({"pool": ["kept", "flat"]})
-    assert folders.curated()[0].kept == 1
-    assert folders.curated("filter.min_std=120")[0].kept == 0
+    for kept, more in ((1, []), (0, ["filter.min_std=120"])) * 2:
+        summary, rows = folders.curated(*more)
+        check(summary, rows, folders.root / "run")
+        assert summary.kept == kept
     return folders
 
 

@@ -98,11 +98,18 @@ def test_undecodable_test_images_are_reported_where_they_come_from(folder, measu
         measure(single)
 
 
-def test_without_a_record_the_needs_of_the_protocols_are_listed(folder, measure, tmp_path):
+def test_without_a_record_the_needs_of_the_protocols_are_listed(folder, tmp_path, capsys):
     train, one = folder("train", red=2, blue=2), folder("test", red=1)
-    with pytest.raises(NothingToTestError, match="nothing was measured: no signs of collapse: "):
-        measure(train, [one], protocols=["collapse"])
+    words = [f"train=[{train}]", f"test=[{one}]", "protocols=[collapse]", f"out={tmp_path / 'run'}"]
+    assert main(["evaluate", *words]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith(
+        "error: nothing was measured: no signs of collapse: they need a network"
+    )
     assert read_records(tmp_path / "run/records.jsonl") == []
+    page = make_report(tmp_path / "report", evaluation=tmp_path / "run").html.read_text()
+    assert "The evaluation measured nothing." in page
+    assert "No signs of collapse: they need a network and two test images." in page
 
 
 @pytest.mark.parametrize(
