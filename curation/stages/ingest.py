@@ -38,7 +38,7 @@ class IngestStage(CurationStage):
 
     name = "ingest"
     number = 10
-    version = "1.2.0"
+    version = "1.3.0"
     keys = ("sources", "seed")
 
     def plan(self, inputs: CurationInputs) -> list[Json]:

@@ -109,17 +109,19 @@ def discover_files(paths: Sequence[str]) -> SourceFiles:
 
 def _discover_path(path: str) -> SourceFiles:
     sources = SourceFiles()
-    names = [path] if _exists(path) else _expand(path, sources)
-    for name in names or [path]:
+    roots = {path: _own_root(path)} if _exists(path) else _expand(path, sources)
+    for name, root in (roots or {path: ""}).items():
         if not _exists(name):
             raise UsageError(what="no such file or folder", where=name, do="check the path")
-        if Path(name).is_dir():
-            folder = _shards_of_run(Path(name))
-            _add_folder(folder, sources)
-            if folder != Path(name):
-                _note_missing_shards(Path(name), sources)
+        if not Path(name).is_dir():
+            _add_file(name, root, sources)
+        elif (folder := _shards_of_run(Path(name))) == Path(name):
+            _add_folder(folder, root, sources)
         else:
-            _add_file(name, str(Path(name).parent), sources)
+            _add_folder(folder, str(folder), sources)
+            _note_missing_shards(Path(name), sources)
+    if path not in roots:
+        _raise_roots(sources, set(roots.values()), _start(path))
     # `**` matches a folder and the files in it.
     items: dict[str, ImageFile | str] = {}
     for item in sources.items:
@@ -128,14 +130,40 @@ def _discover_path(path: str) -> SourceFiles:
     return replace(sources, items=list(items.values()), problems=list(problems.values()))
 
 
+def _own_root(path: str) -> str:
+    is_folder = os.path.isdir(path)  # noqa: PTH112 - Path raises for long names
+    return str(Path(path) if is_folder else Path(path).parent)
+
+
+def _start(pattern: str) -> str:
+    """Return the folder before the first magic character or brace of a pattern."""
+    return str(Path(_existing_part(pattern)[0]))
+
+
+def _raise_roots(sources: SourceFiles, roots: Collection[str], start: str) -> None:
+    """Move the roots of what a pattern with braces matched up to its start.
+
+    Of ``train/{cat,dog}/*.jpg`` cat and dog are class folders; of ``{train,val}/*/*.jpg`` and of
+    ``{train,val}`` with folders inside, train and val are roots.
+    """
+    sources.roots = {tar: start if at in roots else at for tar, at in sources.roots.items()}
+    images = [item for item in sources.items if isinstance(item, ImageFile)]
+    if all(str(Path(image.path).parent) == image.root for image in images):
+        sources.items = [
+            replace(item, root=start) if isinstance(item, ImageFile) else item
+            for item in sources.items
+        ]
+
+
 def _exists(path: str) -> bool:
     """Return whether the path exists; ``os.path``, because `Path` raises for long names."""
     return bool(path) and os.path.exists(path)  # noqa: PTH110
 
 
-def _expand(pattern: str, sources: SourceFiles) -> list[str]:
+def _expand(pattern: str, sources: SourceFiles) -> dict[str, str]:
     """Expand braces as the shell does (missing files are kept), then ``*``, ``?`` and ``[``.
 
+    Returns the root of every match: the folder before the first ``*``, ``?`` or ``[``.
     Folders at the start that exist are taken as they are: ``run[1]/*.tar``.
     """
     folder, rest = _existing_part(pattern)
@@ -143,17 +171,21 @@ def _expand(pattern: str, sources: SourceFiles) -> list[str]:
         names = list(braceexpand(rest, escape=False))
     except ValueError as error:
         if names := _matches(folder, rest):
-            return names
+            return dict.fromkeys(names, _start(pattern))
         raise UsageError(
             what="no such file or folder, and its braces are unbalanced",
             where=pattern,
             do="write a range as {000000..000004}",
         ) from error
-    expanded: list[str] = []
+    roots: dict[str, str] = {}
     for name in names:
-        is_pattern = has_magic(name)
-        expanded += _without_outputs(folder, name, sources) if is_pattern else [folder + name]
-    return expanded
+        if has_magic(name):
+            matches = _without_outputs(folder, name, sources)
+            new = dict.fromkeys(matches, _start(folder + name))
+        else:
+            new = {folder + name: _own_root(folder + name)}
+        roots |= {match: root for match, root in new.items() if match not in roots}
+    return roots
 
 
 def _existing_part(pattern: str) -> tuple[str, str]:
@@ -224,16 +256,17 @@ def _note_missing_shards(run: Path, sources: SourceFiles) -> None:
             sources.add_problem(str(run / entry["shard"]), "missing_shard")
 
 
-def _add_folder(folder: Path, sources: SourceFiles) -> None:
+def _add_folder(folder: Path, root: str, sources: SourceFiles) -> None:
     """Walk a folder in the order of names; follow links, but visit no folder twice.
 
-    What dinoforge wrote below it is skipped, and reported once per folder.
+    What dinoforge wrote below it is skipped, and reported once per folder. ``root`` is the folder
+    or above it.
     """
     visited: set[tuple[int, int]] = set()
-    root = str(folder)
+    top = str(folder)
 
     def failed(error: OSError) -> None:
-        where = str(error.filename or root)
+        where = str(error.filename or top)
         sources.add_problem(where, "unreadable", error.strerror or str(error))
 
     for here, folders, files in os.walk(folder, followlinks=True, onerror=failed):
@@ -242,7 +275,7 @@ def _add_folder(folder: Path, sources: SourceFiles) -> None:
             folders.clear()
             continue
         visited.add((status.st_dev, status.st_ino))
-        if here != root and _is_output(here, files, root):
+        if here != top and _is_output(here, files, top):
             sources.add_problem(here, "own_output")
             folders.clear()
             continue
@@ -250,17 +283,19 @@ def _add_folder(folder: Path, sources: SourceFiles) -> None:
             if name.startswith("."):
                 sources.add_problem(os.path.join(here, name), "hidden")  # noqa: PTH118 - hot
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        _add_files(here, files, root, sources)
+        _add_files(here, files, root, sources, is_top=here == top)
 
 
-def _add_files(folder: str, names: Collection[str], root: str, sources: SourceFiles) -> None:
+def _add_files(
+    folder: str, names: Collection[str], root: str, sources: SourceFiles, *, is_top: bool
+) -> None:
     present, shards = set(names), 0
     for name in sorted(names):
         path = os.path.join(folder, name)  # noqa: PTH118 - hot
         if name.startswith("."):
             if has_image_suffix(name[1:]) or name.lower().endswith(_TAR_SUFFIXES):
                 sources.add_problem(path, "hidden")
-        elif folder != root and _is_exported(path, present):
+        elif not is_top and _is_exported(path, present):
             shards += 1
         elif not _belongs_to_tars(name, present):
             _add_file(path, root, sources)

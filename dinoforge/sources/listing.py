@@ -1,6 +1,5 @@
 """One row per image of a source: its key, its class, and where its bytes are."""
 
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache, partial
@@ -68,11 +67,11 @@ def list_files(files: SourceFiles, *, unpacked: Path) -> Listing:
     problems: list[Problem] = list(files.problems)
     copies: list[Path] = []
     lists = _ClassLists(files)
-    keys: dict[str, UniqueKeys] = defaultdict(UniqueKeys)  # by root
+    keys = UniqueKeys()  # of images in files of their own
     for item in files.items:
         if isinstance(item, ImageFile):
             image_class = lists.class_of_folder(item.root, _class_folder(item))
-            _append(columns, _row_of_file(item, keys[item.root], image_class))
+            _append(columns, _row_of_file(item, keys, image_class))
             continue
         tar = plain_tar(Path(item), unpacked)
         if tar != Path(item):

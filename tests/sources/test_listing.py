@@ -72,6 +72,47 @@ def test_class_folders_give_names_and_numbers_and_keys_keep_the_folders(tmp_path
     ]
 
 
+@pytest.mark.parametrize(
+    ("paths", "expected"),
+    [
+        # Class folders and keys are those below the part without magic characters.
+        (["*"], {"train/a/1": "train", "train/b/1": "train", "val/a/1": "val"}),
+        (["train"], {"a/1": "a", "b/1": "b"}),
+        (["train/*"], {"a/1": "a", "b/1": "b"}),
+        (["train/*/*.png"], {"a/1": "a", "b/1": "b"}),
+        (["./train/[ab]/?.png"], {"a/1": "a", "b/1": "b"}),
+        (["train/**"], {"a/1": "a", "b/1": "b"}),
+        (["train/**/1.png"], {"a/1": "a", "b/1": "b"}),
+        # Braces stand for paths: roots if they have class folders, else class folders.
+        (["{train,val}"], {"a/1": "a", "b/1": "b", "a/1.2": "a"}),
+        (["{train,val}/*/*.png"], {"a/1": "a", "b/1": "b", "a/1.2": "a"}),
+        (["train/{b,a}"], {"b/1": "b", "a/1": "a"}),
+        (["train/{b,a}/*.png"], {"b/1": "b", "a/1": "a"}),
+        (["train/{b,a}/1.png"], {"b/1": "b", "a/1": "a"}),
+        # Class folders given themselves are no class folders; keys stay distinct.
+        (["train/a", "train/b"], {"1": "", "1.2": ""}),
+        (["train/a/*.png", "train/b/1.png"], {"1": "", "1.2": ""}),
+        (["train", "val/*/*"], {"a/1": "a", "b/1": "b", "a/1.2": "a"}),
+    ],
+)
+def test_keys_and_classes_of_patterns(tmp_path, monkeypatch, paths, expected):
+    for name in ("train/a/1.png", "train/b/1.png", "val/a/1.png"):
+        put(tmp_path / "data" / name, png())
+    monkeypatch.chdir(tmp_path / "data")
+    for start in ("", f"{tmp_path}/data/"):
+        listing = list_images([start + path for path in paths], unpacked=tmp_path)
+        assert rows(listing, "key", "class_name") == list(expected.items())
+
+
+@pytest.mark.parametrize("path", ["data", "data/*", "data/*/*.tar", "data/{a,b}/t.tar"])
+def test_a_list_at_the_start_of_a_pattern_names_the_labels_of_tars(tmp_path, path):
+    for name in ("a", "b"):
+        put(tmp_path / "data" / name / "t.tar", tar_of(SIX[:4]))
+    put(tmp_path / "data/classes.txt", b"bird\nboat\n")
+    listing = listed(tmp_path, tmp_path / path)
+    assert rows(listing, "class_name") == [("bird",), ("boat",)] * 2
+
+
 def test_images_of_one_stem_have_keys_of_their_own(tmp_path):
     for name in ("a.jpg", "a.png", "a.2019.01.png", "a.2019.02.png", "b/a.png", "a.v1", "a.v2"):
         put(tmp_path / "pool" / name, png())
