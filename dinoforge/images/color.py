@@ -29,12 +29,17 @@ def to_rgb(
     Raises
     ------
     Undecodable
-        ``unsupported`` if its mode cannot be converted to RGB.
+        ``unsupported`` if its mode cannot be converted to RGB, or a range cannot be applied to it.
     """
+    if storage.gray_alpha:
+        return _from_gray_alpha(image, policy)
     if image.mode.startswith("I") or image.mode == "F":
         return _from_gray(image, policy, storage)
     if low is not None and image.mode in ("RGB", "RGBA"):
         return _from_wide_colors(image, low, policy)
+    if storage.wide and policy.range is not None:
+        detail = "decode.range cannot be applied to this storage of more than 8 bits"
+        raise Undecodable("unsupported", detail)
     if not image.has_transparency_data:
         return np.array(_convert(image, "RGB"))
     rgba = np.asarray(_convert(image, "RGBA"))
@@ -56,6 +61,14 @@ def _from_gray(image: Image.Image, policy: DecodePolicy, storage: Storage) -> ND
     if is_transparent is not None:
         gray[is_transparent] = policy.alpha_background
     return np.repeat(gray[:, :, None], 3, axis=2)
+
+
+def _from_gray_alpha(image: Image.Image, policy: DecodePolicy) -> NDArray[np.uint8]:
+    values = np.asarray(image).view(">u2")
+    gray, alpha = (_eight_bits(values[:, :, at], False) for at in (0, 1))
+    if policy.range is not None:
+        gray = _scaled(values[:, :, 0], *policy.range, False)
+    return _composite(np.repeat(gray[:, :, None], 3, axis=2), alpha, policy.alpha_background)
 
 
 def _eight_bits(values: NDArray, is_inverted: bool) -> NDArray[np.uint8]:

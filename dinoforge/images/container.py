@@ -11,12 +11,14 @@ __all__ = ["Container", "Storage"]
 
 @dataclass(frozen=True)
 class Storage:
-    """How gray values are stored, as far as Pillow leaves the conversion to its caller."""
+    """How values are stored, as far as Pillow leaves the conversion to its caller."""
 
     inverted: bool = False  # zero is white
     unsigned: bool = False  # unsigned 32-bit values, which Pillow reads as signed
     high: int | None = None  # largest value of the declared bit depth, if not 8 or 16 bits
     unit: float = 1.0  # factor by which Pillow multiplied the values of the file
+    wide: bool = False  # more than 8 bits, of which Pillow may keep only 8
+    gray_alpha: bool = False  # 16-bit gray and alpha, each in two channels of an RGBA image
 
 
 @dataclass(frozen=True)

@@ -28,8 +28,9 @@ _EXIF, _XMP = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0"
 _END_MARKER = b"\xff\xd9"
 _START_OF_SCAN, _END_OF_IMAGE = 0xDA, 0xD9
 _FRAMES = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})  # SOF0..15 less DHT, JPG, DAC
-# APP1 to APP15 and COM, except Adobe's APP14, which names the color space.
+# APP1 to APP15 and COM; JFIF and Adobe's APP14 name the color space if they are whole.
 _METADATA = frozenset({*range(0xE1, 0xF0), 0xFE} - {0xEE})
+_COLOR_BYTES = {0xE0: 14, 0xEE: 12}  # below which libjpeg ignores the segment
 _BARE = frozenset({0x01, *range(0xD0, 0xD8)})  # markers without a length
 _NEXT_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # what ends the data of a scan
 
@@ -200,7 +201,7 @@ def read_header(data: bytes) -> _JpegHeader | None:
             return None
         if marker in _FRAMES:
             frame = bytes([marker - 0xC0]) + content
-        if marker in _METADATA:
+        if marker in _METADATA or length - 2 < _COLOR_BYTES.get(marker, 0):
             metadata.append((marker, at, at + 2 + length))
         at += 2 + length
     raise Undecodable("truncated", f"ends inside the headers, after {len(data)} bytes")

@@ -47,6 +47,7 @@ _MAGIC: dict[str, tuple[bytes, ...]] = {
     "ICO": (b"\0\0\1\0",),
     "ICNS": (b"icns",),
     "DDS": (b"DDS ",),
+    "SGI": (b"\x01\xda\0\1", b"\x01\xda\0\2", b"\x01\xda\1\1", b"\x01\xda\1\2"),
     "SUN": (b"\x59\xa6\x6a\x95",),
     "XPM": (b"/* XPM */",),
     "EPS": (b"%!PS", b"\xc5\xd0\xd3\xc6"),
@@ -86,7 +87,7 @@ _HEIF_BRANDS = (
 def sniff(head: bytes) -> str | None:
     """Return the format (Pillow's name, or HEIF, JXL) of data that begins with ``head``.
 
-    None if no signature matches; formats without a distinctive one (TGA, CUR, SGI, XBM) can be
+    None if no signature matches; formats without a distinctive one (TGA, CUR, XBM) can be
     decoded but are not recognized here.
     """
     for name, signatures in _MAGIC.items():

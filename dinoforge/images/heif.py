@@ -52,7 +52,7 @@ def _decode(
     image = file.to_pillow()
     if image.has_transparency_data:
         notes.append("alpha")
-    storage = Storage(unit=2.0 ** (16 - bits) if bits > 8 else 1.0)
+    storage = Storage(unit=2.0 ** (16 - bits) if bits > 8 else 1.0, wide=bits > 8)
     return to_rgb(image, policy, storage), "HEIF", notes
 
 

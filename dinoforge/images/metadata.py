@@ -1,4 +1,4 @@
-"""WebP, JPEG 2000, PSD, icons and portable maps without metadata."""
+"""WebP, AVIF, JPEG 2000, PSD, SGI, icons and portable maps without metadata."""
 
 import re
 import struct
@@ -9,12 +9,26 @@ from dinoforge.images.orientation import orientation_in
 from dinoforge.images.png import PNG_SIGNATURE, read_png
 from dinoforge.images.policy import Undecodable
 
-__all__ = ["read_icns", "read_ico", "read_jp2", "read_pnm", "read_psd", "read_webp"]
+__all__ = [
+    "read_avif",
+    "read_icns",
+    "read_ico",
+    "read_jp2",
+    "read_pnm",
+    "read_psd",
+    "read_sgi",
+    "read_webp",
+]
 
 _PSD_VERSION = b"8BIM\x04\x21\0\0"  # then size and version, and whether the picture is real
 _WEBP_METADATA = frozenset({b"ICCP", b"EXIF", b"XMP "})
 _WEBP_METADATA_FLAGS = 0x20 | 0x08 | 0x04  # in the first byte of VP8X
+# The entry of an item in the list of an AVIF, and its configuration if it has more than 8 bits.
+_AVIF_METADATA = re.compile(rb"(infe(?:\x02.{5}|\x03.{7})..)(?:Exif|mime)", re.DOTALL)
+_AVIF_WIDE = re.compile(rb"av1C\x81.[\x40-\x7f\xc0-\xff]", re.DOTALL)
+_PSD_UNREAD = {0: "bitmap", 7: "multichannel"}
 _JP2_BOXES = frozenset({b"jP  ", b"ftyp", b"jp2h"})
+_JP2_HEADERS = frozenset({b"ihdr", b"bpcc", b"colr", b"pclr", b"cmap", b"cdef"})
 _CODESTREAM = b"\xff\x4f\xff\x51"
 _PNM_HEADER = re.compile(rb"(P[2356])((?:(?:\s|#[^\r\n]*[\r\n])+\d+){3})\s")
 _COMMENT = re.compile(rb"#[^\r\n]*")
@@ -58,29 +72,54 @@ def _webp_size(head: bytes) -> tuple[int, int]:
     return width & 0x3FFF, height & 0x3FFF
 
 
+def read_avif(data: bytes) -> Container:
+    """Rename the items of EXIF and XMP; the orientation of an AVIF is in its container."""
+    is_wide = _AVIF_WIDE.search(data) is not None
+    return Container(_AVIF_METADATA.sub(rb"\1free", data), storage=Storage(wide=is_wide))
+
+
+def read_sgi(data: bytes) -> Container:
+    """Read the number of bytes per value."""
+    return Container(data, 1, storage=Storage(wide=data[3] == 2))
+
+
 def read_psd(data: bytes) -> Container:
     """Remove the image resources: paths, thumbnails, ICC profiles.
 
     Raises
     ------
     Undecodable
-        ``unsupported`` if one of them declares that the flattened picture is a placeholder.
+        ``unsupported`` if one of them declares that the flattened picture is a placeholder, and for
+        colors that Pillow misreads or does not read.
     """
+    version, depth, mode = (int.from_bytes(data[at : at + 2], "big") for at in (4, 22, 24))
+    if version == 2:
+        raise Undecodable("unsupported", "PSB, the large variant of PSD")
+    if version != 1 or len(data) < 26:
+        return Container(data, 1)
+    if mode in _PSD_UNREAD:
+        raise Undecodable("unsupported", f"PSD in {_PSD_UNREAD[mode]} mode")
+    if depth != 8:
+        raise Undecodable("unsupported", f"PSD of {depth} bits per value")
     at = 26  # of the color mode data
     for _ in range(2):
         start, size = at, int.from_bytes(data[at : at + 4], "big")
         at += 4 + size
     if not size or at > len(data):
         return Container(data, 1)
-    version = data.find(_PSD_VERSION, start, at)
-    if version > 0 and data[version + 16 : version + 17] == b"\0":
+    version_at = data.find(_PSD_VERSION, start, at)
+    if version_at > 0 and data[version_at + 16 : version_at + 17] == b"\0":
         raise Undecodable("unsupported", "PSD saved without its flattened picture")
     return Container(b"".join([data[:start], bytes(4), data[at:]]), 1)
 
 
 def read_ico(data: bytes) -> Container:
-    """Append a copy of each PNG without its text, and point the directory to it."""
-    changed, unread = bytearray(data), len(data)
+    """Append a copy of each PNG without its text, and point the directory to it.
+
+    A bitmap of 32 bits whose alpha is 0 everywhere is declared as one of 24, so that Pillow takes
+    its mask.
+    """
+    changed, unread, is_wide = bytearray(data), len(data), False
     sizes: list[tuple[int, int]] = []
     for entry in range(6, 6 + 16 * int.from_bytes(data[4:6], "little"), 16):
         if entry + 16 > len(data):
@@ -90,27 +129,44 @@ def read_ico(data: bytes) -> Container:
         if unread < 0:  # overlapping entries, in no real icon
             break
         if data.startswith(PNG_SIGNATURE, at):
-            png = read_png(data[at : at + size])
+            png = read_png(data[at : at + size], is_inside=True)
+            is_wide |= png.storage.wide
             sizes.extend(png.sizes)
             struct.pack_into("<II", changed, entry + 8, len(png.data), len(changed))
             changed += png.data
         elif len(header := data[at : at + 12]) == 12:  # a bitmap and its mask
             width, height = struct.unpack("<ii", header[4:])
             sizes.append((abs(width), abs(height) // 2))
-    return Container(bytes(changed), 1, sizes=tuple(sizes))
+            if data[entry + 6 : entry + 8] == b"\x20\0" and _has_only_mask(data[at : at + size]):
+                changed[entry + 6] = 24
+    return Container(bytes(changed), 1, storage=Storage(wide=is_wide), sizes=tuple(sizes))
+
+
+def _has_only_mask(bitmap: bytes) -> bool:
+    """Return whether all alpha values are 0 and a mask of 1 bit per pixel follows."""
+    if len(bitmap) < 16:
+        return False
+    start, width, height, bits = struct.unpack_from("<Iii2xH", bitmap)
+    height = abs(height) // 2
+    end = start + 4 * abs(width) * height
+    has_mask = len(bitmap) >= end + (abs(width) + 31) // 32 * 4 * height
+    return bits == 32 and has_mask and not any(bitmap[start + 3 : end : 4])
 
 
 def read_icns(data: bytes) -> Container:
     """Remove the text of each PNG."""
     parts: list[bytes] = []
     sizes: list[tuple[int, int]] = []
+    is_wide = False
     for kind, block in _icns_blocks(data):
-        png = read_png(block) if block.startswith(PNG_SIGNATURE) else Container(block)
+        is_png = block.startswith(PNG_SIGNATURE)
+        png = read_png(block, is_inside=True) if is_png else Container(block)
+        is_wide |= png.storage.wide
         sizes.extend(png.sizes)
         parts.append(kind + struct.pack(">I", 8 + len(png.data)) + png.data)
     packed = b"".join(parts)
     icns = b"icns" + struct.pack(">I", 8 + len(packed)) + packed
-    return Container(icns, 1, sizes=tuple(sizes))
+    return Container(icns, 1, storage=Storage(wide=is_wide), sizes=tuple(sizes))
 
 
 def _icns_blocks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
@@ -128,14 +184,25 @@ def read_jp2(data: bytes) -> Container:
     """Keep the boxes of the picture; read size and bit depth from its codestream.
 
     The header boxes may declare another size.
+
+    Raises
+    ------
+    Undecodable
+        ``unsupported`` if Pillow would shift the values to 8 bits: white becomes gray or black.
     """
     if not data.startswith(_CODESTREAM):
-        data = b"".join(_jp2_boxes(data))
+        data = b"".join(_jp2_boxes(data, _JP2_BOXES))
     at = data.find(_CODESTREAM) + 4
     if at < 4 or len(data) < at + 39:
         return Container(data, 1)
     right, bottom, left, top = struct.unpack_from(">4I", data, at + 4)
-    bits = (data[at + 38] & 0x7F) + 1
+    (channels,) = struct.unpack_from(">H", data, at + 36)
+    depths = {(coded & 0x7F) + 1 for coded in data[at + 38 : at + 38 + 3 * channels : 3]}
+    bits = max(depths, default=8)
+    if depths - {8} and (channels > 1 or not 8 <= bits <= 16):
+        kind = "channel" if channels == 1 else "channels"
+        detail = " and ".join(map(str, sorted(depths)))
+        raise Undecodable("unsupported", f"JPEG 2000 of {channels} {kind} of {detail} bits")
     return Container(
         data,
         1,
@@ -144,22 +211,35 @@ def read_jp2(data: bytes) -> Container:
     )
 
 
-def _jp2_boxes(data: bytes) -> Iterator[bytes]:
+def _jp2_boxes(data: bytes, kinds: frozenset[bytes]) -> Iterator[bytes]:
     at = 0
     while at + 8 <= len(data):
         size, kind = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8]
+        head = 8
         if size == 1:  # the size follows, in 64 bits
-            size = int.from_bytes(data[at + 8 : at + 16], "big")
-        if size < 8 or kind == b"jp2c":  # the last one; size 0 means the rest of the file
+            size, head = int.from_bytes(data[at + 8 : at + 16], "big"), 16
+        if kind == b"jp2c":  # the last one
             yield data[at:]
+        if size < head or kind == b"jp2c":
             return
-        if kind in _JP2_BOXES:
+        if kind == b"jp2h" and at + size <= len(data):
+            body = b"".join(_jp2_boxes(data[at + head : at + size], _JP2_HEADERS))
+            yield struct.pack(">I4s", len(body) + 8, kind) + body
+        elif kind in kinds:
             yield data[at : at + size]
         at += size
 
 
 def read_pnm(data: bytes) -> Container:
-    """Remove comments; compute the factor by which Pillow scales wide gray values."""
+    """Remove comments; compute the factor by which Pillow scales wide gray values.
+
+    Raises
+    ------
+    Undecodable
+        ``unsupported`` for colors as floats.
+    """
+    if data.startswith(b"PF"):
+        raise Undecodable("unsupported", "portable float map in color is not read")
     header = _PNM_HEADER.match(data)
     if header is None:
         return Container(data, 1)
@@ -169,5 +249,5 @@ def read_pnm(data: bytes) -> Container:
     return Container(
         b" ".join([header[1], *numbers]) + b"\n" + data[header.end() :],
         1,
-        storage=Storage(unit=65_535 / maximum if is_wide else 1.0),
+        storage=Storage(unit=65_535 / maximum if is_wide else 1.0, wide=maximum > 255),
     )

@@ -12,7 +12,7 @@ from dinoforge.images.quiet import quiet_pillow
 __all__ = ["orientation_in", "read_orientation", "upright"]
 
 _ORIENTATION = 0x0112  # EXIF tag
-_XMP_ORIENTATION = re.compile(rb'tiff:Orientation(?:="|>)([0-9])')
+_XMP_ORIENTATION = re.compile(rb"tiff:Orientation(?:\s*=\s*[\"']|>)\s*([0-9])")
 # Orientation -> (exchange rows and columns, then flip rows, flip columns).
 _MOVES = {
     2: (False, False, True),

@@ -17,22 +17,33 @@ from PIL import Image, ImageFile, UnidentifiedImageError
 from dinoforge.images.color import to_rgb
 from dinoforge.images.container import Container
 from dinoforge.images.formats import SNIFF_BYTES, UNREAD, sniff
-from dinoforge.images.metadata import read_icns, read_ico, read_jp2, read_pnm, read_psd, read_webp
+from dinoforge.images.metadata import (
+    read_avif,
+    read_icns,
+    read_ico,
+    read_jp2,
+    read_pnm,
+    read_psd,
+    read_sgi,
+    read_webp,
+)
 from dinoforge.images.orientation import read_orientation, upright
 from dinoforge.images.png import read_png
 from dinoforge.images.policy import DecodePolicy, Undecodable
 from dinoforge.images.quiet import quiet_pillow, silence_libtiff
-from dinoforge.images.tiff import read_tiff
+from dinoforge.images.tiff import describe_tiff, read_tiff
 
 __all__ = ["check_pixels", "decode_through_pillow"]
 
 _READERS: dict[str | None, Callable[[bytes], Container]] = {
+    "AVIF": read_avif,
     "ICNS": read_icns,
     "ICO": read_ico,
     "JPEG2000": read_jp2,
     "PNG": read_png,
     "PPM": read_pnm,
     "PSD": read_psd,
+    "SGI": read_sgi,
     "TIFF": read_tiff,
     "WEBP": read_webp,
 }
@@ -40,9 +51,8 @@ _READERS: dict[str | None, Callable[[bytes], Container]] = {
 _NOT_READ = frozenset({"EPS", "WMF", "MPEG", "HDF5", "GRIB", "BUFR", "FITS", "IPTC"})
 # Further images in these are a gain map, a preview or layers, not frames.
 _NOT_ANIMATED = frozenset({"MPO", "PSD"})
-_UNSUPPORTED_MESSAGES = (
-    *("unknown pixel mode", "unsupported", "not support", "cannot handle", "not a ppm file"),
-)
+_UNSUPPORTED_MESSAGES = (*("unknown pixel mode", "unsupported", "not support", "cannot handle"),)
+_BITMAPS = frozenset({"BMP", "CUR", "DIB"})  # whose alpha many programs leave 0
 # Raw modes of 16-bit colors, of which Pillow keeps the upper bytes.
 _WIDE = re.compile("RGB[AX]?;16[BLN]")
 _OTHER_ORDER = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}
@@ -164,8 +174,7 @@ def _load(
         if policy.truncated == "refuse" or not _is_truncation(error):
             raise
     else:
-        is_opaque = image.format == "TGA" and image.mode == "RGBA" and _lacks_alpha(image, data)
-        return image.convert("RGB") if is_opaque else image, low
+        return image.convert("RGB") if _lacks_alpha(image, data) else image, low
     notes.append("truncated")
     # Pillow has one switch for the whole process; it is on for this image only.
     with _truncation_lock:
@@ -179,11 +188,15 @@ def _load(
 
 
 def _lacks_alpha(image: Any, data: bytes) -> bool:
-    """Return whether a 32-bit TGA declares no alpha bits and leaves them zero."""
-    return not data[17] & 15 and not any(image.getextrema()[3])
+    """Return whether all alpha values of a bitmap, or of a TGA that declares none, are 0."""
+    may_lack = image.format in _BITMAPS or (image.format == "TGA" and not data[17] & 15)
+    return image.mode == "RGBA" and may_lack and not any(image.getextrema()[3])
 
 
-def _has_wide_colors(image: ImageFile.ImageFile) -> bool:
+def _has_wide_colors(image: Any) -> bool:
+    """Return whether the lower bytes can be read, too: not where libtiff reads planes."""
+    if image.format == "TIFF" and image.tag_v2.get(_PLANAR) == 2:
+        return False
     return bool(image.tile) and all(_WIDE.fullmatch(_raw_mode(tile)) for tile in image.tile)
 
 
@@ -238,6 +251,8 @@ def _unidentified(data: bytes) -> Undecodable:
         return Undecodable("truncated", f"{name} header: {_first_line(error)}")
     except Exception as error:  # noqa: BLE001 - see _as_undecodable
         text = _first_line(error)
+        if text == "unknown pixel mode":
+            return Undecodable("unsupported", describe_tiff(data))
         unsupported = any(message in text.lower() for message in _UNSUPPORTED_MESSAGES)
         return Undecodable("unsupported" if unsupported else "damaged", f"{name}: {text}")
     return Undecodable("damaged", f"{name} that Pillow refuses")

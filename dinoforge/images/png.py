@@ -6,7 +6,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from dinoforge.images.container import Container
+from dinoforge.images.container import Container, Storage
 from dinoforge.images.orientation import orientation_in
 from dinoforge.images.policy import Undecodable
 
@@ -36,6 +36,7 @@ class _Chunks:
     is_default_animated: bool = False  # the image data is the first frame of the animation
     has_data: bool = False
     has_end: bool = False
+    is_inside: bool = False
 
     def add(self, kind: bytes, chunk: memoryview) -> None:
         body = chunk[8:-4]
@@ -62,7 +63,10 @@ class _Chunks:
             *self.size, self.depth, self.color = struct.unpack(">IIBB", body[:10])
         self.has_data |= kind == b"IDAT"
         self.has_end |= kind == b"IEND"
-        self.kept.append(self._transparency(chunk) if kind == b"tRNS" else chunk)
+        if kind == b"IHDR" and self.is_wide_gray_alpha and not self.is_inside:
+            self.kept.append(_chunk(kind, bytes([*body[:8], 8, 6, *body[10:]])))
+        else:
+            self.kept.append(self._transparency(chunk) if kind == b"tRNS" else chunk)
 
     def _transparency(self, chunk: memoryview) -> bytes | memoryview:
         """Convert the transparent color to the values that Pillow compares it with.
@@ -71,23 +75,33 @@ class _Chunks:
         and compares 2- and 4-bit values with gray values scaled to 8 bits.
         """
         depth, size = self.depth, {0: 2, 2: 6}.get(self.color, 0)
-        if depth not in (1, 2, 4, 8) or not size or len(chunk) < 12 + size:
+        if len(chunk) < 12 + size:
+            return b""  # as in libpng
+        if depth not in (1, 2, 4, 8) or not size:
             return chunk
         largest = (1 << depth) - 1
         values = struct.unpack(f">{size // 2}H", chunk[8 : 8 + size])
         scaled = [(value & largest) * 255 // largest for value in values]
-        body = b"tRNS" + struct.pack(f">{size // 2}H", *scaled)
-        return struct.pack(">I", size) + body + struct.pack(">I", zlib.crc32(body))
+        return _chunk(b"tRNS", struct.pack(f">{size // 2}H", *scaled))
 
     def frames(self) -> int:
         if self.num_animation_headers != 1 or not 0 < self.num_frames <= 1 << 31:
             return 1
         return self.num_frames + (not self.is_default_animated)
 
+    @property
+    def is_wide_gray_alpha(self) -> bool:
+        return (self.depth, self.color) == (16, 4)
 
-def read_png(data: bytes) -> Container:
-    """Keep critical chunks and transparency; a file truncated inside other chunks is complete."""
-    view, chunks, at = memoryview(data), _Chunks(), len(PNG_SIGNATURE)
+
+def read_png(data: bytes, is_inside: bool = False) -> Container:
+    """Keep critical chunks and transparency; a file truncated inside other chunks is complete.
+
+    16-bit gray with alpha, of which Pillow keeps the upper bytes, is declared as 8-bit RGBA, which
+    has the same bytes; not ``is_inside`` an icon.
+    """
+    view, chunks = memoryview(data), _Chunks(is_inside=is_inside)
+    at = len(PNG_SIGNATURE)
     for kind, start, end in _walk(data):
         chunks.add(kind, view[start:end])
         at = end
@@ -105,6 +119,9 @@ def read_png(data: bytes) -> Container:
         num_frames=chunks.frames(),
         has_end=chunks.has_end,
         fault=chunks.fault,
+        storage=Storage(
+            wide=chunks.depth == 16, gray_alpha=chunks.is_wide_gray_alpha and not is_inside
+        ),
         sizes=((chunks.size[0], chunks.size[1]),),
     )
 
@@ -119,6 +136,11 @@ def _walk(data: bytes) -> Iterator[tuple[bytes, int, int]]:
             return
         yield kind, at, end
         at = end
+
+
+def _chunk(kind: bytes, body: bytes) -> bytes:
+    checked = kind + body
+    return struct.pack(">I", len(body)) + checked + struct.pack(">I", zlib.crc32(checked))
 
 
 def _is_intact(chunk: memoryview) -> bool:

@@ -92,7 +92,8 @@ class DecodePolicy:
     # gray level under transparent pixels; 255 is white
     alpha_background: Annotated[int, Range(0, 255)] = 255
     # values shown as black and white in images of more than 8 bits or floats, e.g. [0,4095] for 12
-    # bits in 16; null: 16 bits span 0 to 65535, floats 0 to 1, all others their own range
+    # bits in 16; null: 16 bits span 0 to 65535, floats 0 to 1, all others their own range. Refuses
+    # images to which it cannot be applied
     range: tuple[float, float] | None = None
 
     def faults(self, at: str) -> Iterator[Fault]:

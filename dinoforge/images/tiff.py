@@ -12,10 +12,10 @@ from dinoforge.images.container import Container, Storage
 from dinoforge.images.orientation import orientation_in
 from dinoforge.images.policy import Undecodable
 
-__all__ = ["read_tiff"]
+__all__ = ["describe_tiff", "read_tiff"]
 
 _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC = 256, 257, 258, 259, 262
-_MAKE, _ORIENTATION, _SAMPLE_FORMAT, _SUBSAMPLING = 271, 274, 339, 530
+_MAKE, _ORIENTATION, _CHANNELS, _SAMPLE_FORMAT, _SUBSAMPLING = 271, 274, 277, 339, 530
 _NEW_SUBFILE, _SUBFILE, _SUBDIRECTORIES, _INK_SET = 254, 255, 330, 332
 _TILE_WIDTH, _TILE_HEIGHT, _XMP, _DNG_VERSION = 322, 323, 700, 50706
 # What Pillow and libtiff need for pixels: layout, bits, codecs and their tables, palette, colors.
@@ -29,10 +29,12 @@ _NEEDED = frozenset(
 _CODES = {1: "B", 2: "B", 3: "H", 4: "I", 6: "b", 7: "B", 8: "h", 9: "i", 13: "I", 16: "Q", 18: "Q"}
 _SHORT = 3
 _UNSIGNED, _SIGNED = 1, 2  # sample formats
+_FORMATS = {_UNSIGNED: "unsigned integers", _SIGNED: "signed integers", 3: "floats"}
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _CMYK, _YCBCR, _CFA, _LINEAR_RAW = 0, 1, 5, 6, 32803, 34892
 _COMPRESSIONS = frozenset(
     {*range(1, 9), 32771, 32773, 32809, 32946, 34676, 34677, 34925, 50000, 50001}
 )
+_THUMBNAIL = 15  # times as many pixels in the second page: the first one is a thumbnail
 _FEW = 16  # numbers of an entry, subdirectories of a directory
 
 
@@ -126,14 +128,13 @@ def read_tiff(data: bytes) -> Container:
         ``unsupported`` for files whose first picture is not the picture, and for storage that
         Pillow misreads.
     """
-    order = "<" if data[:2] == b"II" else ">"
     if data[2:4] == b"\0+":
         raise Undecodable("unsupported", "BigTIFF in big-endian order")
-    file = _File(data, order, is_big=data[2:3] == b"+")
+    file = _file(data)
     entries, following = file.directory(file.first)
     if not entries:
         return Container(data)
-    _refuse_previews(file, entries)
+    _refuse_previews(file, entries, following)
     _refuse_storage(file, entries)
     needed = {tag: entry for tag, entry in entries.items() if tag in _NEEDED}
     storage = _finish(file, needed)
@@ -146,13 +147,29 @@ def read_tiff(data: bytes) -> Container:
     )
 
 
-def _refuse_previews(file: _File, entries: _Directory) -> None:
+def describe_tiff(data: bytes) -> str:
+    """Return what the pixels of a TIFF are that Pillow does not read."""
+    file = _file(data)
+    entries, _ = file.directory(file.first)
+    kind = _FORMATS.get(file.number(entries, _SAMPLE_FORMAT, 1), "values")
+    bits, num = file.number(entries, _BITS, 1), file.number(entries, _CHANNELS, 1)
+    color = file.number(entries, _PHOTOMETRIC)
+    return f"TIFF of {bits}-bit {kind}, {num} per pixel, photometric {color}"
+
+
+def _file(data: bytes) -> _File:
+    return _File(data, "<" if data[:2] == b"II" else ">", is_big=data[2:3] == b"+")
+
+
+def _refuse_previews(file: _File, entries: _Directory, following: int) -> None:
     """Refuse camera raw, and files whose first picture is a copy or mask of another one."""
     maker = file.content(entries[_MAKE], 40) if _MAKE in entries else b""
     name = maker.split(b"\0")[0].decode("latin-1").strip()
     by = f" ({name})" if name.isprintable() and name else ""
     if _DNG_VERSION in entries:
         raise Undecodable("unsupported", f"DNG camera raw{by}")
+    if file.data[8:12] in (b"IIII", b"MMMM"):
+        raise Undecodable("unsupported", f"IIQ camera raw{by}")
     if file.data[8:10] == b"CR":
         raise Undecodable("unsupported", f"CR2 camera raw{by}")
     if file.number(entries, _PHOTOMETRIC) in (_CFA, _LINEAR_RAW):
@@ -164,10 +181,12 @@ def _refuse_previews(file: _File, entries: _Directory) -> None:
     if subfile & 1 or file.number(entries, _SUBFILE) == 2:
         detail = f"first page, {width} x {height}, is a reduced copy of another picture"
         raise Undecodable("unsupported", f"TIFF whose {detail}{by}")
-    for at in file.numbers(entries, _SUBDIRECTORIES):
-        inner, _ = file.directory(at)
+    # A page that follows may be larger, but not as a picture is larger than its thumbnail.
+    others = ((at, 1) for at in file.numbers(entries, _SUBDIRECTORIES))
+    for at, times in (*others, (following, _THUMBNAIL)):
+        inner, _ = file.directory(at) if at else ({}, 0)
         size = file.number(inner, _WIDTH), file.number(inner, _HEIGHT)
-        if size[0] * size[1] > width * height:
+        if size[0] * size[1] > width * height * times:
             detail = f"{width} x {height}, previews one of {size[0]} x {size[1]}"
             raise Undecodable("unsupported", f"TIFF whose first picture, {detail}{by}")
 
@@ -200,4 +219,5 @@ def _finish(file: _File, needed: dict[int, _Entry]) -> Storage:
         inverted=is_inverted,
         unsigned=is_unsigned and bits == {32},
         high=4095 if bits == {12} else None,
+        wide=max(bits) > 8,
     )

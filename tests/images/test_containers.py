@@ -62,6 +62,20 @@ def test_cr2_is_refused_by_its_signature():
     assert refusal(shifted) == "CR2 camera raw"
 
 
+def test_a_thumbnail_before_the_picture_is_refused():
+    data = page()
+    shifted = b"II*\0\x14\0\0\0IIIITWAR\0\0\0\0" + data[8:]
+    assert refusal(shifted) == "IIQ camera raw"
+    for size, is_refused in ((8, False), (100, True)):
+        file = io.BytesIO()
+        second = Image.new("RGB", (size, size))
+        Image.fromarray(PIXELS).save(file, "TIFF", save_all=True, append_images=[second])
+        if is_refused:
+            assert "previews one of 100 x 100" in refusal(file.getvalue())
+        else:
+            np.testing.assert_array_equal(decode(file.getvalue()), PIXELS)
+
+
 def test_pages_that_are_no_pictures_are_refused():
     assert "a reduced copy of another" in refusal(page((254, 4, [1])))
     assert "a reduced copy of another" in refusal(page((255, 3, [2])))
@@ -98,6 +112,20 @@ def test_a_psd_without_its_flattened_picture_is_refused(is_real):
         np.testing.assert_array_equal(decode(data), PIXELS)
     else:
         assert refusal(data) == "PSD saved without its flattened picture"
+
+
+@pytest.mark.parametrize(
+    ("version", "depth", "mode", "detail"),
+    [
+        (1, 1, 0, "PSD in bitmap mode"),
+        (1, 8, 7, "PSD in multichannel mode"),
+        (1, 16, 3, "PSD of 16 bits per value"),
+        (2, 8, 3, "PSB, the large variant of PSD"),
+    ],
+)
+def test_modes_of_a_psd_that_are_not_read_are_named(version, depth, mode, detail):
+    header = b"8BPS" + struct.pack(">H6xHIIHH", version, 3, 8, 8, depth, mode)
+    assert refusal(header + bytes(500)) == detail
 
 
 def ftyp(*brands):
@@ -145,7 +173,8 @@ def test_brands_are_found_behind_others_and_only_in_their_box():
 
 
 def test_color_portable_float_maps_and_iphone_pngs_are_unsupported():
-    assert "PF" not in refusal(b"PF\n1 1\n-1.0\n" + bytes(12))
+    color = refusal(b"PF\n1 1\n-1.0\n" + bytes(12))
+    assert color == "portable float map in color is not read"
     apple = b"\x89PNG\r\n\x1a\n" + chunk(b"CgBI", bytes(4)) + chunk(b"IHDR", bytes(13))
     assert refusal(apple) == "PNG in the CgBI variant of iPhone apps"
 

@@ -12,6 +12,7 @@ from image_files import chunk, png, tiff
 from PIL import Image, PngImagePlugin, features
 
 from dinoforge.images.decode import decode, decode_image
+from dinoforge.images.metadata import read_avif
 from dinoforge.images.policy import DecodePolicy, Undecodable
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (6, 8, 3)).astype(np.uint8)
@@ -98,6 +99,7 @@ def test_a_png_whose_data_is_interrupted_by_text_is_complete():
     [
         chunk(b"eXIf", exif_of(6)),
         itxt(xmp_of(6)),
+        itxt(b"<x:xmpmeta tiff:Orientation = '6'/>"),
         itxt(xmp_of(6, 3_000_000)),
         itxt(xmp_of(6, 3_000_000), packed=True),
         chunk(
@@ -127,6 +129,7 @@ JPEG_SEGMENTS = {
     "broken resources": segment(0xED, b"Photoshop 3.0\x008BIM\x03\xed\0\0\xff\xff\xff\xff"),
     "broken EXIF": segment(0xE1, b"Exif\0\0MM\0*\0\0\0\x08\xff\xff"),
     "comments": segment(0xFE, b"c" * 60_000) * 50 + segment(0xFE, b""),
+    "short JFIF and Adobe": segment(0xE0, b"JFIF\0\1") + segment(0xEE, b"Adobe\0"),
 }
 
 
@@ -262,6 +265,13 @@ def test_boxes_do_not_cost_the_pixels_of_a_jpeg_2000():
     at = whole.index(b"jp2c") - 4
     box = struct.pack(">I4s", 3_000_024, b"uuid") + bytes(3_000_016)
     np.testing.assert_array_equal(decode(whole[:at] + box + whole[at:]), PIXELS)
+    head, end = whole.index(b"jp2h") - 4, whole.index(b"jp2c") - 4
+    for box in (b"", b"\0\0\0\x0aresc\0\1", b"\0\0\0\x12resc" + bytes(10)):
+        resolution = struct.pack(">I4s", len(box) + 8, b"res ") + box
+        for odd in (resolution, struct.pack(">I4s", 9999, b"zzzz") + b"ab"):
+            boxes = whole[head + 8 : end] + odd
+            header = struct.pack(">I4s", len(boxes) + 8, b"jp2h") + boxes
+            np.testing.assert_array_equal(decode(whole[:head] + header + whole[end:]), PIXELS)
 
 
 def test_large_metadata_does_not_cost_the_pixels_of_an_avif():
@@ -270,6 +280,23 @@ def test_large_metadata_does_not_cost_the_pixels_of_an_avif():
     np.testing.assert_array_equal(decode(data), np.rot90(plain, -1))
     data = encoded("AVIF", quality=90, icc_profile=bytes(100_000))
     np.testing.assert_array_equal(decode(data), plain)
+
+
+def test_broken_metadata_does_not_cost_the_pixels_of_an_avif():
+    plain = decode(encoded("AVIF", quality=90))
+    data = encoded("AVIF", quality=90, exif=exif_of(1, b"comment"), xmp=xmp_of(6))
+    at = data.index(b"*\0\0\0\x08") if b"*\0\0\0\x08" in data else data.index(b"II*\0") + 2
+    for wrong in (data, data[: at - 2] + b"????" + data[at + 2 :]):
+        image = decode_image(wrong)
+        np.testing.assert_array_equal(image.pixels, plain)  # only the container's turns count
+        assert image.notes == ()
+
+
+def test_the_bits_of_an_avif_are_those_of_its_configuration():
+    data = bytearray(encoded("AVIF"))
+    assert not read_avif(bytes(data)).storage.wide
+    data[data.index(b"av1C") + 6] |= 0x40
+    assert read_avif(bytes(data)).storage.wide
 
 
 def test_pictures_inside_are_limited_as_the_file_is():

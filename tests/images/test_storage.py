@@ -180,8 +180,8 @@ def test_planes_one_after_the_other(order, compression, dtype, photometric):
         ([8], 1, [(339, 3, [2])], "8-bit values with a sign"),
         ([8] * 4, 5, [(332, 3, [2])], "inks other than"),
         ([8] * 3, 6, [], "subsampled colors"),
-        ([64], 1, [(339, 3, [3])], "unknown pixel mode"),
-        ([16] * 2, 1, [(338, 3, [2])], "unknown pixel mode"),
+        ([64], 1, [(339, 3, [3])], "TIFF of 64-bit floats, 1 per pixel, photometric 1"),
+        ([16] * 2, 1, [(338, 3, [2])], "TIFF of 16-bit unsigned integers, 2 per pixel"),
     ],
 )
 def test_storage_that_pillow_would_misread_is_unsupported(bits, photometric, tags, words):
@@ -223,6 +223,8 @@ def test_the_transparent_color_of_a_png_is_that_of_its_depth():
         [bytes([1, 2, 3, 1, 2, 4])], 8, 2, before=chunk(b"tRNS", struct.pack(">3H", 1, 2, 3))
     )
     assert row(data) == [WHITE, [1, 2, 4]]
+    short = png([bytes([1, 2, 3])], 8, 2, before=chunk(b"tRNS", b"\0\1"))
+    assert row(short) == [[1, 2, 3]]
     wrong = png([bytes([1, 2, 3])], 8, 2, before=chunk(b"tRNS", bytes(6), wrong=1))
     with pytest.raises(Undecodable, match="damaged"):
         decode(wrong)
@@ -302,3 +304,87 @@ def test_a_range_maps_wide_integers_and_floats_and_no_8_bits():
     assert gray(tiff([eight.tobytes()], (3, 1), [8], 1), range=(0, 100)) == [0, 100, 255]
     key = png([struct.pack(">3H", 0, 7, 4095)], 16, 0, before=chunk(b"tRNS", b"\0\7"))
     assert gray(key, range=(0, 4095), alpha_background=9) == [0, 9, 255]
+
+
+def test_a_range_applies_to_16_bit_gray_with_alpha():
+    values = struct.pack(">8H", 0, 65_535, 1024, 65_535, 4095, 65_535, 4095, 0)
+    data = png([values], 16, 4)
+    assert gray(data, range=(0, 4095)) == [0, 64, 255, 255]
+    assert gray(data, range=(0, 4095), alpha_background=9) == [0, 64, 255, 9]
+    rounded = png([struct.pack(">8H", 128, 65_535, 129, 65_535, 386, 65_535, 0, 32_896)], 16, 4)
+    assert gray(rounded) == [0, 1, 2, 127]
+
+
+PLANES = np.full((3, 2), 4095, np.uint16)
+WIDE = {
+    "map": b"P6\n2 1\n65535\n" + PLANES.tobytes(),
+    "text": b"P3\n2 1\n4095\n" + b"4095 " * 6,
+    "SGI": struct.pack(">HBBHHHH", 474, 0, 2, 3, 2, 1, 3).ljust(512, b"\0") + PLANES.tobytes(),
+    "SGI gray": struct.pack(">HBBHHHH", 474, 0, 2, 2, 2, 1, 1).ljust(512, b"\0") + PLANES.tobytes(),
+    "planes": tiff(list(map(bytes, PLANES)), (2, 1), [16] * 3, 2, tags=[(284, 3, [2])]),
+    "tiles": tiff(
+        [bytes(512)] * 3,
+        (16, 16),
+        [16] * 3,
+        2,
+        tags=[(284, 3, [2]), (322, 3, [16]), (323, 3, [16]), (324, 4, [8] * 3)],
+    ),
+    "CMYK": tiff([bytes(16)], (2, 1), [16] * 4, 5),
+}
+
+
+@pytest.mark.parametrize("name", WIDE)
+def test_a_range_that_cannot_be_applied_refuses_the_file(name):
+    with pytest.raises(Undecodable, match=r"unsupported: decode\.range cannot be applied"):
+        decode(WIDE[name], DecodePolicy(range=(0, 4095)))
+
+
+def test_a_range_does_not_refuse_8_bits():
+    sgi = struct.pack(">HBBHHHH", 474, 0, 1, 3, 2, 1, 3).ljust(512, b"\0") + bytes(6)
+    for data in (b"P6\n1 1\n255\n\xff\0\0", sgi, tiff([bytes(8)], (2, 1), [8] * 4, 5)):
+        np.testing.assert_array_equal(decode(data, DecodePolicy(range=(0, 4095))), decode(data))
+
+
+@pytest.mark.parametrize(
+    ("mode", "depths", "words"),
+    [
+        ("RGB", [16] * 3, "3 channels of 16 bits"),
+        ("RGBA", [8, 8, 8, 1], "4 channels of 1 and 8 bits"),
+        ("LA", [12, 12], "2 channels of 12 bits"),
+        ("L", [1], "1 channel of 1 bits"),
+        ("L", [24], "1 channel of 24 bits"),
+    ],
+)
+def test_depths_of_a_jpeg_2000_that_pillow_shifts_are_refused(mode, depths, words):
+    file = io.BytesIO()
+    Image.new(mode, (8, 8)).save(file, "JPEG2000")
+    data = bytearray(file.getvalue())
+    at = data.index(b"\xff\x4f\xff\x51") + 42
+    data[at : at + 3 * len(depths) : 3] = bytes(depth - 1 for depth in depths)
+    with pytest.raises(Undecodable, match=f"unsupported: JPEG 2000 of {words}"):
+        decode(bytes(data))
+
+
+PIXELS_32 = bytes([0, 0, 255, 0, 255, 255, 255, 0])  # red, white, with 0 as alpha
+
+
+@pytest.mark.parametrize("size", [56, 108, 124])
+@pytest.mark.parametrize("alpha", [0, 255])
+def test_a_bitmap_whose_alpha_is_0_everywhere_is_opaque(size, alpha):
+    header = struct.pack("<IiiHHIIiiII", size, 2, 1, 1, 32, 3, 8, 0, 0, 0, 0)
+    header += struct.pack("<IIII", 0xFF0000, 0xFF00, 0xFF, 0xFF000000)
+    body = header.ljust(size, b"\0") + PIXELS_32[:7] + bytes([alpha])
+    data = b"BM" + struct.pack("<IHHI", 14 + len(body), 0, 0, 14 + size) + body
+    assert row(data) == ([WHITE, WHITE] if alpha else [RED, WHITE])
+
+
+@pytest.mark.parametrize(("masked", "expected"), [(0, [RED, WHITE]), (0x80, [[9] * 3, WHITE])])
+def test_an_icon_whose_alpha_is_0_everywhere_has_its_mask(masked, expected):
+    body = struct.pack("<IiiHHIIiiII", 40, 2, 2, 1, 32, 0, 8, 0, 0, 0, 0) + PIXELS_32
+    body += bytes([masked, 0, 0, 0])
+    entry = struct.pack("<BBBBHHII", 2, 1, 0, 0, 1, 32, len(body), 22)
+    assert row(b"\0\0\1\0\1\0" + entry + body, alpha_background=9) == expected
+    if not masked:
+        assert row(b"\0\0\2\0\1\0" + entry + body) == expected  # a cursor
+    visible = body[:43] + b"\xff" + body[44:]
+    assert row(b"\0\0\1\0\1\0" + entry + visible) == [RED, WHITE]
