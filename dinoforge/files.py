@@ -24,6 +24,7 @@ __all__ = [
     "decode_text",
     "fsync_folder",
     "hash_json",
+    "open_regular",
     "path_of_text",
     "path_text",
     "read_regular",
@@ -60,19 +61,25 @@ def temporary_name(path: Path) -> Path:
     return path.with_name(f".{path.name}.tmp-{platform.node()}-{os.getpid()}")
 
 
-def read_regular(path: Path | str, limit: int = -1) -> bytes:
-    """Read a file, at most ``limit`` bytes, that may be anything: a pipe or device is not opened.
+def open_regular(path: Path | str) -> int:
+    """Open a file that may be anything for reading: return its descriptor, never wait.
 
     Raises
     ------
     OSError
-        If it is not a regular file or cannot be read.
+        If it is not a regular file or cannot be opened.
     """
     # A pipe would wait for a writer; without blocking, opening it has no effect.
     handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    with os.fdopen(handle, "rb") as file:
-        if not stat.S_ISREG(os.fstat(handle).st_mode):
-            raise OSError(errno.EINVAL, "not a regular file", os.fspath(path))
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise OSError(errno.EINVAL, "not a regular file", os.fspath(path))
+    return handle
+
+
+def read_regular(path: Path | str, limit: int = -1) -> bytes:
+    """Read a file, at most ``limit`` bytes, that may be anything; see `open_regular`."""
+    with os.fdopen(open_regular(path), "rb") as file:
         return file.read(limit)
 
 

@@ -26,7 +26,7 @@ import yaml
 from dinoforge import __version__
 from dinoforge.config import Config, changed_keys, config_yaml, to_plain
 from dinoforge.errors import Interrupted, UsageError, damaged, first_line
-from dinoforge.files import hash_json, write_json, write_text
+from dinoforge.files import hash_json, read_regular, write_json, write_text
 from dinoforge.log import log_to_folder, stop_logging
 
 __all__ = [
@@ -200,7 +200,7 @@ def record_facts(folder: Path, **facts: Any) -> None:
 def read_facts(folder: Path) -> dict[str, Any]:
     """Read ``run.json``; empty if there is none."""
     try:
-        facts: dict[str, Any] = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        facts: dict[str, Any] = json.loads(read_regular(folder / "run.json"))
     except (OSError, ValueError):
         return {}
     return facts
@@ -216,7 +216,7 @@ def read_recipe(folder: Path) -> dict[str, Any]:
     """
     path = folder / "config.yaml"
     try:
-        plain = yaml.safe_load(path.read_text(encoding="utf-8"))
+        plain = yaml.safe_load(read_regular(path).decode())
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, yaml.YAMLError) as error:
@@ -330,6 +330,10 @@ def recipe_changes(folder: Path, config: Config) -> list[str]:
 
 
 def _check_command(folder: Path, command: str) -> None:
+    record = folder / "run.json"
+    if record.exists() and not record.is_file():
+        what, do = "`run.json` is not a regular file", "choose another folder with out=FOLDER"
+        raise UsageError(what=what, where=str(folder), do=do)
     facts = read_facts(folder)
     if facts and facts.get("command") != command:
         raise UsageError(

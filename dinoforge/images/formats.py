@@ -1,5 +1,6 @@
 """Image formats by the first bytes of a file, and file names of images."""
 
+import re
 from collections.abc import Mapping
 
 __all__ = ["IMAGE_SUFFIXES", "SNIFF_BYTES", "UNREAD", "has_image_suffix", "image_suffix", "sniff"]
@@ -41,7 +42,7 @@ _MAGIC: dict[str, tuple[bytes, ...]] = {
     "PNG": (b"\x89PNG\r\n\x1a\n",),
     "GIF": (b"GIF87a", b"GIF89a"),
     "TIFF": (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"II\0*", b"MM*\0"),
-    "PSD": (b"8BPS",),
+    "PSD": (b"8BPS\0\1", b"8BPS\0\2"),
     "QOI": (b"qoif",),
     "JPEG2000": (b"\0\0\0\x0cjP  \r\n\x87\n", b"\xff\x4f\xff\x51"),
     "ICO": (b"\0\0\1\0",),
@@ -62,7 +63,7 @@ _MAGIC: dict[str, tuple[bytes, ...]] = {
     "EXR": (b"v/1\x01",),
     "HDR": (b"#?RADIANCE", b"#?RGBE"),
     "XCF": (b"gimp xcf ",),
-    "PAM": (b"P7\n", b"P7 "),
+    "PAM": (b"P7\n",),
 }
 # Formats that are recognized but not read.
 UNREAD: Mapping[str, str] = {
@@ -77,6 +78,10 @@ UNREAD: Mapping[str, str] = {
 }
 # Two letters do not distinguish a BMP from text: the size of its header must match, too.
 _BMP_HEADER_BYTES = (12, 16, 40, 52, 56, 64, 108, 124)
+# Nor is `P3` before a word a picture: its width follows, then its height.
+_PNM = re.compile(rb"P[1-6Ff]\s+(#|\d+(#|\s+[#\d-]))")
+# Files of text: captions may begin as pictures do (`GIF89a of a cat`).
+_TEXT_SUFFIXES = frozenset(("cls", "txt", "text", "caption", "cap", "json", "csv", "tsv", "md"))
 _AVIF_BRANDS = (b"avif", b"avis")
 _HEIF_BRANDS = (
     *(b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"hevm", b"hevs", b"mif1", b"mif2"),
@@ -84,12 +89,14 @@ _HEIF_BRANDS = (
 )
 
 
-def sniff(head: bytes) -> str | None:
+def sniff(head: bytes, suffix: str = "") -> str | None:
     """Return the format (Pillow's name, or HEIF, JXL) of data that begins with ``head``.
 
-    None if no signature matches; formats without a distinctive one (TGA, CUR, XBM) can be
-    decoded but are not recognized here.
+    None if no signature matches, or for text in a file with the ``suffix`` of text; formats without
+    a distinctive signature (TGA, CUR, XBM) can be decoded but are not recognized here.
     """
+    if suffix in _TEXT_SUFFIXES and head.isascii():
+        return None
     for name, signatures in _MAGIC.items():
         if head.startswith(signatures):
             return name
@@ -99,9 +106,7 @@ def sniff(head: bytes) -> str | None:
         return "BMP"
     if head[4:8] == b"ftyp":
         return _iso_media(head)
-    if len(head) > 2 and head[:1] == b"P" and head[1:2] in b"123456Ff" and head[2:3].isspace():
-        return "PPM"
-    return None
+    return "PPM" if _PNM.match(head) else None
 
 
 def _iso_media(head: bytes) -> str | None:

@@ -15,11 +15,12 @@ from typing import TypedDict
 from dinoforge.files import decode_text, sha256_file
 from dinoforge.images.formats import IMAGE_SUFFIXES, SNIFF_BYTES, sniff
 from dinoforge.shards.sidecar import read_sidecar
-from dinoforge.shards.tar import Entry, TarWalk, split_member_name
+from dinoforge.shards.tar import BLOCK, Entry, TarWalk, is_header, split_member_name
 
 __all__ = [
     "INCOMPLETE",
     "NOTES",
+    "NOT_READ",
     "SHARD_REASONS",
     "Member",
     "Problem",
@@ -39,12 +40,14 @@ SHARD_REASONS: Mapping[str, str] = {
     "not_regular": "a pipe, socket or device: not opened",
     "empty_file": "it has no bytes",
     "not_a_tar": "the first header is not a tar header",
-    "compressed": "gzip, bzip2, xz or zstd: cannot be read by offset; uncompress it",
+    "no_members": "an archive without files",
+    "compressed": "compressed in a way that is not read: uncompress it",
     # The end of the archive; samples before it are usable.
     "bad_header": "a header has a wrong checksum: nothing after it can be located",
     "truncated": "it ends inside a member or a header",
     "no_end_marker": "it has no end-of-archive marker: probably truncated between members",
     "data_after_end": "there is data after the end of the archive, which is not read",
+    "long_zeros": "more than 10 KiB of zeros where a member could be: data may be missing there",
     "damaged_stream": "the compressed stream is damaged or ends early",
     "count_mismatch": "the number of samples differs from the checksum file",
     "size_mismatch": "the number of bytes differs from the checksum file",
@@ -60,17 +63,23 @@ SHARD_REASONS: Mapping[str, str] = {
     "no_label": "a sample without .cls, or with an empty one, although others have one",
     "long_label": "a .cls of more than 256 bytes: not a label",
 }
+# Nobody knows what is in it.
+NOT_READ = frozenset({"unreadable", "not_regular", "hidden_folder"})
 # Samples may be missing, and nobody knows how many.
-INCOMPLETE = frozenset(
+INCOMPLETE = NOT_READ | frozenset(
     {"bad_header", "truncated", "no_end_marker", "data_after_end", "damaged_stream", "compressed"}
     | {"empty_file", "not_a_tar", "count_mismatch", "size_mismatch", "missing_shard"}
+    | {"no_members", "long_zeros"}
 )
 # Noted about samples that are used.
 NOTES = frozenset(
     {"unsafe_name", "split_sample", "duplicate_key", "appended_tar", "no_label", "long_label"}
 )
 
-_COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\0": "xz", b"(\xb5/\xfd": "zstd"}
+_COMPRESSED = {
+    **{b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\0": "xz", b"(\xb5/\xfd": "zstd"},
+    **{b"]\0\0": "lzma", b"LZIP": "lzip", b"\x1f\x9d": "compress", b'\4"M\x18': "lz4"},
+}
 _LABEL_BYTES = 256
 _LARGE = 16  # members; a sample with more is searched by a set
 _RANK = {suffix: rank for rank, suffix in enumerate(IMAGE_SUFFIXES)}
@@ -188,11 +197,11 @@ def index_shard(path: Path | str) -> ShardIndex:
         if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):
             return _empty_index(shard, 0, "not_regular", "")
         num_bytes = status.st_size
-        head = os.pread(descriptor, 8, 0)
+        head = os.pread(descriptor, BLOCK, 0)
         if not head:
             return _empty_index(shard, 0, "empty_file", "0 bytes")
         for magic, name in _COMPRESSED.items():
-            if head.startswith(magic):
+            if head.startswith(magic) and not is_header(head):  # a member may be named `BZh`
                 return _empty_index(shard, num_bytes, "compressed", name)
         walk, grouped = TarWalk(descriptor, num_bytes), _Samples(shard)
         for entry in walk:
@@ -258,7 +267,7 @@ class _Samples:
         stem, _, suffix = extension.rpartition(".")
         is_image = suffix in _RANK
         if not is_image and suffix != "cls":
-            is_image = sniff(entry.head[:SNIFF_BYTES]) is not None
+            is_image = sniff(entry.head[:SNIFF_BYTES], suffix) is not None
         if name is None or not (extension or is_image):
             self._note(entry.name, "no_key")
             return
@@ -297,11 +306,8 @@ class _Samples:
 
     def finish(self, walk: TarWalk) -> list[ShardImage]:
         """Note how the tar ends and what samples lack; drop a truncated one; return the images."""
-        for at in walk.appended:
-            self._note("", "appended_tar", f"at byte {at}")
+        self._note_end(walk)
         ending = walk.ending
-        if ending.reason is not None:
-            self._note(ending.member, ending.reason, f"at byte {ending.at}")
         cut = split_member_name(ending.member) if ending.reason == "truncated" else None
         last = self._latest.get(cut.key) if cut is not None else None
         if last is not None and last is self.samples[-1] and not last.images:
@@ -315,6 +321,16 @@ class _Samples:
                 if image.label is None:
                     self._note(image.member.name, "no_label", f"key {image.key}")
         return images
+
+    def _note_end(self, walk: TarWalk) -> None:
+        for at in walk.appended:
+            self._note("", "appended_tar", f"at byte {at}")
+        for at in walk.long_zeros:
+            self._note("", "long_zeros", f"at byte {at}")
+        if walk.ending.reason is not None:
+            self._note(walk.ending.member, walk.ending.reason, f"at byte {walk.ending.at}")
+        elif not (self.samples or self.problems):
+            self._note("", "no_members")
 
     def _note(self, member: str, reason: str, detail: str = "") -> None:
         self.problems.append(problem(self._shard, member, reason, detail))

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from dinoforge.files import path_of_text
+from dinoforge.files import open_regular, path_of_text
 from dinoforge.shards.index import Sample, ShardIndex, index_shard
 
 __all__ = ["RangeReader", "read_members", "read_samples"]
@@ -19,7 +19,7 @@ class _OpenFile:
 
     def __init__(self, path: str) -> None:
         self.descriptor = -1
-        self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self.descriptor = open_regular(path)
 
     def __del__(self) -> None:
         if self.descriptor >= 0:

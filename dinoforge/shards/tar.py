@@ -9,10 +9,20 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-__all__ = ["BLOCK", "Ending", "Entry", "MemberName", "TarWalk", "readable", "split_member_name"]
+__all__ = [
+    "BLOCK",
+    "Ending",
+    "Entry",
+    "MemberName",
+    "TarWalk",
+    "is_header",
+    "readable",
+    "split_member_name",
+]
 
 BLOCK = 512
 _ZEROS = bytes(BLOCK)
+_END_BYTES = 21 * BLOCK  # of zeros: an end marker, and padding to records of the usual 10 KiB
 _VOLUME_OFFSET = b"GNU.volume.offset"
 _NAME_LIMIT = 1 << 20  # bytes; a longer name is damage
 _PAX_LIMIT = 64 << 20  # bytes; the map of a sparse member may take megabytes
@@ -77,7 +87,8 @@ class TarWalk:
     """Iterate over the members of an open file; the rest is valid afterwards.
 
     ``ending`` is how it ends, ``appended`` where further archives begin, which are read, too
-    (``cat a.tar b.tar``; what ``tar -i`` does).
+    (``cat a.tar b.tar``; what ``tar -i`` does), ``long_zeros`` where more zeros begin than tools
+    write, as in a file that a download reserved and did not fill.
     """
 
     def __init__(self, descriptor: int, num_bytes: int) -> None:
@@ -85,6 +96,7 @@ class TarWalk:
         self._num_bytes = num_bytes
         self.ending = Ending("no_end_marker", 0)
         self.appended: list[int] = []
+        self.long_zeros: list[int] = []
 
     def __iter__(self) -> Iterator[Entry]:
         """Yield members in the order of the file."""
@@ -132,17 +144,19 @@ class TarWalk:
             return None
         if block[:BLOCK] == _ZEROS:
             after = self._first_nonzero(at + BLOCK)
+            if (self._num_bytes if after is None else after) - at > _END_BYTES:
+                self.long_zeros.append(at)
             if after is None:
                 self.ending = Ending(None, at)
                 return None
             start = after // BLOCK * BLOCK
             block = os.pread(self._descriptor, 2 * BLOCK, start)
-            if not _is_header(block):
+            if not is_header(block):
                 self.ending = Ending("data_after_end", after)
                 return None
             self.appended.append(start)
             return start, block
-        if not _is_header(block):
+        if not is_header(block):
             is_tar = at > 0 or block[257:262] == b"ustar"
             self.ending = Ending("bad_header" if is_tar else "not_a_tar", at)
             return None
@@ -176,7 +190,7 @@ class TarWalk:
         if not size or (kind not in _KINDS_WITHOUT_DATA and not name.endswith("/")):
             return True
         block = os.pread(self._descriptor, BLOCK, at)
-        return len(block) == BLOCK and block != _ZEROS and not _is_header(block)
+        return len(block) == BLOCK and block != _ZEROS and not is_header(block)
 
     def _first_nonzero(self, at: int) -> int | None:
         while piece := os.pread(self._descriptor, 1 << 20, at):
@@ -191,7 +205,8 @@ def _next(data_at: int, size: int) -> int:
     return data_at + (size + BLOCK - 1) // BLOCK * BLOCK
 
 
-def _is_header(block: bytes) -> bool:
+def is_header(block: bytes) -> bool:
+    """Return whether a block is the header of a member, by its checksum."""
     return len(block) >= BLOCK and _checksum_fits(block[:BLOCK]) and _is_number(block[124:136])
 
 

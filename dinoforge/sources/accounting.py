@@ -9,11 +9,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from dinoforge.shards.index import INCOMPLETE, SHARD_REASONS, Problem
+from dinoforge.shards.index import INCOMPLETE, NOT_READ, SHARD_REASONS, Problem
 from dinoforge.sources.discover import SOURCE_REASONS
 
 __all__ = ["Account", "merge_problems"]
 
+_NAMED = 20  # sources that were not read: there may be as many as files
 _REASONS = {**SHARD_REASONS, **SOURCE_REASONS}
 _log = logging.getLogger(__name__)
 
@@ -62,11 +63,18 @@ class Account:
     def lines(self) -> list[str]:
         """Format every source from which images may be missing, then the counts."""
         lines = []
+        not_read = 0
         for entry in self.incomplete:
+            not_read += entry["reason"] in NOT_READ
+            if entry["reason"] in NOT_READ and not_read > _NAMED:
+                continue
             where = " ".join(part for part in (entry["member"], entry["detail"]) if part)
             why = f"{entry['reason']} ({_REASONS[entry['reason']]})"
             place = f", {where}" if where else ""
-            lines.append(f"{entry['shard']} is incomplete: {why}{place}")
+            what = "was not read" if entry["reason"] in NOT_READ else "is incomplete"
+            lines.append(f"{entry['shard']} {what}: {why}{place}")
+        if not_read > _NAMED:
+            lines.append(f"{not_read - _NAMED:,} more were not read: see `run.json`")
         counts = ", ".join(f"{count:,} {reason}" for reason, count in self.counts.items())
         problems = f"problems: {counts}" if counts else "no problems"
         return [*lines, f"{self.images:,} images read; {problems}"]

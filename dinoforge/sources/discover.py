@@ -25,7 +25,8 @@ SOURCE_REASONS: Mapping[str, str] = {
     "other_file": "neither an image nor a tar, by name and by content: skipped",
     "unreadable": "it cannot be opened or read",
     "not_regular": "a pipe, socket or device: not opened",
-    "hidden": "a folder, image or tar whose name begins with a dot: skipped",
+    "hidden": "an image or tar whose name begins with a dot: skipped",
+    "hidden_folder": "its name begins with a dot: skipped, with all that is in it",
     "same_file": "a link to an image that the source lists, too: the image is one row",
     "missing_shard": "exported by the curation, but no longer there",
     "own_output": "written by dinoforge: skipped, unless its own path is given",
@@ -33,7 +34,12 @@ SOURCE_REASONS: Mapping[str, str] = {
 
 _TAR_SUFFIXES = tuple(
     f".{suffix}"
-    for suffix in ("tar", "tar.gz", "tgz", "tar.bz2", "tbz2", "tar.xz", "txz", "tar.zst", "tzst")
+    for suffix in (
+        *("tar", "tar.gz", "tgz", "taz", "tar.bz2", "tbz2", "tbz", "tb2", "tz2", "tar.xz", "txz"),
+        *("tar.zst", "tzst"),
+        # Refused by name.
+        *("tar.lzma", "tlz", "tar.lz", "tar.lz4", "tar.z"),
+    )
 )
 _TAR_MAGIC = slice(257, 262)  # of the first header
 
@@ -281,7 +287,7 @@ def _add_folder(folder: Path, root: str, sources: SourceFiles) -> None:
             continue
         for name in sorted(folders):
             if name.startswith("."):
-                sources.add_problem(os.path.join(here, name), "hidden")  # noqa: PTH118 - hot
+                sources.add_problem(os.path.join(here, name), "hidden_folder")  # noqa: PTH118 - hot
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         _add_files(here, files, root, sources, is_top=here == top)
 
@@ -332,16 +338,23 @@ def _belongs_to_tars(name: str, present: set[str]) -> bool:
 def _add_file(path: str, root: str, sources: SourceFiles) -> None:
     try:
         status = Path(path).stat()
-    except OSError:
+    except FileNotFoundError:
         sources.add_problem(path, "unreadable", "no file behind the name")
+        return
+    except OSError as error:
+        sources.add_problem(path, "unreadable", error.strerror or str(error))
         return
     if not stat.S_ISREG(status.st_mode):
         sources.add_problem(path, "not_regular")
         return
     is_tar, is_image = path.lower().endswith(_TAR_SUFFIXES), has_image_suffix(path)
     if not (is_tar or is_image):
-        head = _head(path)
-        is_image = sniff(head[:SNIFF_BYTES]) is not None
+        try:
+            head = read_regular(path, BLOCK)
+        except OSError as error:
+            sources.add_problem(path, "unreadable", error.strerror or str(error))
+            return
+        is_image = sniff(head[:SNIFF_BYTES], path.rpartition(".")[2].lower()) is not None
         is_tar = not is_image and head[_TAR_MAGIC] == b"ustar"
     if is_tar:
         sources.items.append(path)
@@ -358,10 +371,3 @@ def _size_and_mtime(path: str) -> tuple[int, int] | None:
     except OSError:
         return None
     return status.st_size, status.st_mtime_ns
-
-
-def _head(path: str) -> bytes:
-    try:
-        return read_regular(path, BLOCK)
-    except OSError:
-        return b""

@@ -10,6 +10,7 @@ from typing import Any
 import zstandard
 
 from dinoforge.files import read_regular, sha256_file, write_atomic, write_text
+from dinoforge.shards.tar import BLOCK, is_header
 
 __all__ = ["plain_tar", "stream_damage"]
 
@@ -42,11 +43,11 @@ def plain_tar(path: Path, unpacked: Path) -> Path:
         If the copy cannot be written.
     """
     try:
-        head = read_regular(path, 6)
+        head = read_regular(path, BLOCK)
     except OSError:
         return path  # the index reports it as unreadable
     new_stream = next((new for magic, new in _NEW_STREAMS.items() if head.startswith(magic)), None)
-    if new_stream is None:
+    if new_stream is None or is_header(head):  # the first member may be named `BZh`
         return path
     # Named by content: the same tar is uncompressed once, a replaced one again.
     target = unpacked / f"{path.name.partition('.')[0]}-{sha256_file(path)[:8]}.tar"

@@ -19,10 +19,30 @@ def test_what_pillow_writes_is_recognized(format_):
 
 
 @pytest.mark.parametrize(
-    "head", [b"", b"BMW", b"P", b"Plain text", b"\0" * 32, b"RIFF\0\0\0\0WAVE"]
+    "head",
+    [
+        *(b"", b"BMW", b"P", b"Plain text", b"\0" * 32, b"RIFF\0\0\0\0WAVE", b"P7 pistol", b"8BPS"),
+        *(b"P3 phone", b"P5\nmotorcycle", b"P6 3 wheels", b"Pf\tx", b"P1", b"P1 "),
+    ],
 )
 def test_other_bytes_are_not(head):
     assert sniff(head) is None
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"P1\n3 2\n",
+        b"P2 # a",
+        b"P3\n# a\n1 1",
+        b"P5 \r\n 10\t20 255 ",
+        b"Pf\n2 2\n-1",
+        b"P6 3# a\n",
+    ],
+)
+def test_headers_of_pnm_may_have_any_space_and_comments(head):
+    assert sniff(head) == "PPM"
+    assert sniff(head, "txt") is None
 
 
 def test_names():

@@ -1,6 +1,7 @@
 """Tars of every kind, sound and damaged, made here with `tarfile`."""
 
 import io
+import lzma
 import tarfile
 from collections import Counter
 
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from dinoforge.shards.index import index_shard
 from dinoforge.shards.reading import read_samples
+from dinoforge.sources.unpack import plain_tar
 
 SIX = [
     (f"{i:04d}.{extension}", data)
@@ -216,6 +218,10 @@ def test_a_wrong_header_checksum_ends_the_shard_aloud(tmp_path):
         (b"this is not a tar\n" * 200, "not_a_tar"),
         (b"\x1f\x8b" + b"x" * 2000, "compressed"),
         (b"BZh9" + b"x" * 2000, "compressed"),
+        (lzma.compress(b"x" * 9000, format=lzma.FORMAT_ALONE) + bytes(600), "compressed"),
+        (b"\x1f\x9d\x90" + b"x" * 2000, "compressed"),
+        (bytes(10240), "no_members"),
+        (bytes(30 * 512), "long_zeros"),
     ],
 )
 def test_what_is_no_tar_is_named(tmp_path, data, reason):
@@ -229,9 +235,34 @@ def test_a_missing_file_is_a_problem_not_an_error(tmp_path):
     assert reasons(index_shard(tmp_path)) == {"unreadable": 1}
 
 
-def test_an_empty_archive_is_whole(tmp_path):
-    index = indexed(tmp_path, tar_bytes([]))
-    assert (len(index.samples), index.complete, index.problems) == (0, True, [])
+@pytest.mark.parametrize("num", range(0, 7, 2))
+def test_zeros_in_place_of_the_rest_are_reported_where_they_begin(tmp_path, num):
+    data = tar_bytes([(name, data * 20) for name, data in SIX])
+    at = data.index(SIX[num][0].encode())
+    index = indexed(tmp_path, data[:at] + bytes(len(data) - at))
+    assert {"long_zeros": f"at byte {at}"}.items() <= {
+        entry["reason"]: entry["detail"] for entry in index.problems
+    }.items()
+    assert (len(index.images), index.complete) == (num // 2, False)
+    index = indexed(tmp_path, data[:at] + bytes(21 * 512))  # what tools write
+    assert index.complete == (num > 0)
+
+
+CAPTIONS = [b"P3 phone on a table", b"P5 motorcycle", b"P3 2 4 phones", b"8BPS", b"GIF89a of cats"]
+
+
+def test_a_caption_is_no_image_and_an_image_in_its_place_is_one(tmp_path):
+    members = [
+        m for n, text in enumerate(CAPTIONS) for m in ((f"{n}.jpg", b"x"), (f"{n}.txt", text))
+    ]
+    members += [
+        ("p.txt", b"\xff\xd8\xff\xe0"),
+        ("q.pixels", b"P5 1 1 255 x"),
+        ("r.note", b"P5 motor"),
+    ]
+    index = indexed(tmp_path, tar_bytes(members))
+    assert [image.key for image in index.images] == ["0", "1", "2", "3", "4", "p", "q"]
+    assert reasons(index) == {"no_image": 1}
 
 
 def test_interleaved_members_are_put_together_and_reported(tmp_path):
@@ -308,3 +339,10 @@ def test_no_damage_raises_and_kept_members_lie_inside_the_file(tmp_path, data):
 
 def data_end(content):
     return 512 if len(content) < 512 else 0
+
+
+@pytest.mark.parametrize("name", ["BZh.jpg", "LZIP.jpg"])
+def test_a_name_that_begins_as_a_compressed_file_does_is_a_name(tmp_path, name):
+    index = indexed(tmp_path, tar_bytes([(name, b"x")]))
+    assert (len(index.images), index.problems) == (1, [])
+    assert plain_tar(tmp_path / "a.tar", tmp_path / "unpacked") == tmp_path / "a.tar"

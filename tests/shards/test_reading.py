@@ -74,6 +74,9 @@ def test_files_that_vanish_or_shrink_are_errors_of_the_system(tmp_path, shards):
         reader.read(shards[0].path, 0, 1 << 20)
     with pytest.raises(FileNotFoundError):
         reader.read(str(tmp_path / "none"), 0, 1)
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OSError, match="not a regular file"):
+        reader.read(str(tmp_path / "pipe"), 0, 1)
     assert reader.read(shards[0].path, 5, 0) == b""
 
 

@@ -40,6 +40,18 @@ def test_counts_are_written_and_logged(caplog):
     ]
 
 
+def test_sources_that_were_not_read_are_named_up_to_a_limit():
+    entries = [problem(f"{n}.tar", "", "unreadable", "Permission denied") for n in range(23)]
+    lines = Account.of(1, [*entries, problem("p.tar", "", "no_members")]).lines()
+    why = "unreadable (it cannot be opened or read), Permission denied"
+    assert lines[0] == f"0.tar was not read: {why}"
+    assert lines[20:] == [
+        "p.tar is incomplete: no_members (an archive without files)",
+        "3 more were not read: see `run.json`",
+        "1 images read; problems: 1 no_members, 23 unreadable",
+    ]
+
+
 def test_a_tar_that_two_listings_share_counts_once_and_its_repeats_each():
     twice = [problem("a.tar", ".h.jpg", "no_key")] * 2
     assert merge_problems([[*twice, CUT], [*twice, CUT, *TEXTS]]) == [*twice, CUT, *TEXTS]

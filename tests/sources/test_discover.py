@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from dinoforge.errors import UsageError
+from dinoforge.sources import discover
 from dinoforge.sources.discover import SOURCE_REASONS, ImageFile, discover_files
 
 
@@ -57,7 +58,8 @@ def test_hidden_files_and_folders_are_left_out_and_others_are_reported(tmp_path)
     files = discover_files([str(tmp_path)])
     assert names(files, tmp_path) == ["seen.png"]
     assert reasons(files) == {
-        **dict.fromkeys([".hidden.png", ".cache", "._seen.png"], "hidden"),
+        **dict.fromkeys([".hidden.png", "._seen.png"], "hidden"),
+        ".cache": "hidden_folder",
         "notes.txt": "other_file",
         "gone.png": "unreadable",
     }
@@ -90,6 +92,40 @@ def test_what_is_no_regular_file_is_counted_and_never_opened(tmp_path):
     assert counted == {(name, "not_regular") for name in skipped}
     with pytest.raises(UsageError, match=r"no images and no tars \(1 not_regular\)"):
         discover_files([str(tmp_path / "y.tar")])
+
+
+def test_what_cannot_be_opened_is_unreadable_whatever_its_name(tmp_path, monkeypatch):
+    def refuse(path, limit=-1):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    for name in ("a.png", "no_suffix", "notes.txt"):
+        picture(tmp_path / "x.png").rename(tmp_path / name)
+    monkeypatch.setattr(discover, "read_regular", refuse)
+    files = discover_files([str(tmp_path)])
+    assert names(files, tmp_path) == ["a.png"]
+    assert reasons(files) == dict.fromkeys(["no_suffix", "notes.txt"], "unreadable")
+
+
+def test_suffixes_of_compressed_tars(tmp_path):
+    suffixes = [
+        "tar.gz",
+        "tgz",
+        "taz",
+        "tar.bz2",
+        "tbz2",
+        "tbz",
+        "tb2",
+        "tz2",
+        "tar.xz",
+        "txz",
+        "tar.zst",
+        "tzst",
+        "tar.lzma",
+        "TAR.Z",
+    ]
+    for suffix in suffixes:
+        (tmp_path / f"a.{suffix}").write_bytes(b"x")
+    assert len(discover_files([str(tmp_path)]).roots) == len(suffixes)
 
 
 def test_a_tar_is_one_by_content_where_the_name_is_not(tmp_path):
