@@ -1,4 +1,4 @@
-"""WebP, AVIF, JPEG 2000, PSD, SGI, icons and portable maps without metadata."""
+"""WebP, AVIF, JPEG 2000, PSD, DDS, SGI, icons and portable maps without metadata."""
 
 import re
 import struct
@@ -11,6 +11,7 @@ from dinoforge.images.policy import Undecodable
 
 __all__ = [
     "read_avif",
+    "read_dds",
     "read_icns",
     "read_ico",
     "read_jp2",
@@ -76,6 +77,12 @@ def read_avif(data: bytes) -> Container:
     """Rename the items of EXIF and XMP; the orientation of an AVIF is in its container."""
     is_wide = _AVIF_WIDE.search(data) is not None
     return Container(_AVIF_METADATA.sub(rb"\1free", data), storage=Storage(wide=is_wide))
+
+
+def read_dds(data: bytes) -> Container:
+    """Recognize compressed floats (BC6H)."""
+    is_wide = data[84:88] == b"DX10" and data[128:132] in (b"\x5f\0\0\0", b"\x60\0\0\0")
+    return Container(data, 1, storage=Storage(wide=is_wide))
 
 
 def read_sgi(data: bytes) -> Container:

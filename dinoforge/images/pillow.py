@@ -19,6 +19,7 @@ from dinoforge.images.container import Container
 from dinoforge.images.formats import SNIFF_BYTES, UNREAD, sniff
 from dinoforge.images.metadata import (
     read_avif,
+    read_dds,
     read_icns,
     read_ico,
     read_jp2,
@@ -37,6 +38,7 @@ __all__ = ["check_pixels", "decode_through_pillow"]
 
 _READERS: dict[str | None, Callable[[bytes], Container]] = {
     "AVIF": read_avif,
+    "DDS": read_dds,
     "ICNS": read_icns,
     "ICO": read_ico,
     "JPEG2000": read_jp2,

@@ -86,6 +86,9 @@ def test_more_than_8_bits_keep_their_ends(bits, monkeypatch):
         pillow_heif.encode(mode, (64, 192), wide.tobytes(), file, quality=-1, chroma=444)
         assert pillow_heif.open_heif(file.getvalue()).info["bit_depth"] == bits
         assert_close(decode(file.getvalue())[::64, 0, 0], np.array([0, 128, 255]))
+        if mode == "RGB;16":
+            with pytest.raises(Undecodable, match=r"decode\.range cannot be applied"):
+                decode(file.getvalue(), DecodePolicy(range=(0, 100)))
     half = decode(file.getvalue(), DecodePolicy(range=(0, 2 ** (bits - 1))))
     assert half[::64, 0, 0].tolist() == [0, 255, 255]
 

@@ -316,6 +316,7 @@ def test_a_range_applies_to_16_bit_gray_with_alpha():
 
 
 PLANES = np.full((3, 2), 4095, np.uint16)
+DDS_HEADER = struct.pack("<4s7I44x2I4s40x", b"DDS ", 124, 0x1007, 4, 4, 16, 0, 1, 32, 4, b"DX10")
 WIDE = {
     "map": b"P6\n2 1\n65535\n" + PLANES.tobytes(),
     "text": b"P3\n2 1\n4095\n" + b"4095 " * 6,
@@ -330,6 +331,7 @@ WIDE = {
         tags=[(284, 3, [2]), (322, 3, [16]), (323, 3, [16]), (324, 4, [8] * 3)],
     ),
     "CMYK": tiff([bytes(16)], (2, 1), [16] * 4, 5),
+    "floats": DDS_HEADER + struct.pack("<5I", 95, 3, 0, 1, 0) + bytes(16),
 }
 
 
