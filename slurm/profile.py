@@ -5,6 +5,7 @@ Later blocks override earlier ones: built-in values <- ``default`` <- ``cpu`` or
 the stage runs on) <- ``stages.NAME``.
 """
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Annotated, Any
@@ -23,16 +24,24 @@ _FIXED = {"chdir", "dependency", "error", "export", "job_name", "kill_on_invalid
 _FIXED |= {"open_mode", "output", "requeue", "signal"}
 
 _Line = Annotated[str, Allowed(lambda line: "\n" not in line, "text without a line break")]
+# A line break would end the comment of the batch script in which the option is.
+_Option = Annotated[
+    Any,
+    Allowed(
+        lambda value: not isinstance(value, dict | list) and "\n" not in str(value),
+        "a number, true, or text without a line break",
+    ),
+]
 
 
 @dataclass(frozen=True, kw_only=True)
 class JobBlock:
     """One block of a profile; null leaves a key to the blocks before it."""
 
-    partition: str | None = None  # partition of the cluster; null: its default one
-    account: str | None = None  # account to charge
-    qos: str | None = None  # quality of service
-    constraint: str | None = None  # features that a node must have, in sbatch's syntax
+    partition: _Line | None = None  # partition of the cluster; null: its default one
+    account: _Line | None = None  # account to charge
+    qos: _Line | None = None  # quality of service
+    constraint: _Line | None = None  # features that a node must have, in sbatch's syntax
     nodes: PositiveInt | None = None  # nodes of a training or evaluation job; built-in 1
     tasks_per_node: PositiveInt | None = None  # ranks per node: one per GPU; built-in 1
     gpus_per_node: NonNegativeInt | None = None  # GPUs per node; built-in 0
@@ -43,17 +52,20 @@ class JobBlock:
     array_parallelism: PositiveInt | None = None  # array elements running at once; built-in 256
     partitions_per_element: PositiveInt | None = None  # run one after the other; built-in 1
     setup: list[_Line] | None = None  # shell lines before the program: modules, venv, exports
-    python: str | None = None  # interpreter on the nodes, or a container call; null: this one
-    sbatch: dict[str, Any] | None = None  # further sbatch options, e.g. {reservation: night}
+    python: _Line | None = None  # interpreter on the nodes, or a container call; null: this one
+    sbatch: dict[str, _Option] | None = None  # further sbatch options, e.g. {reservation: night}
 
     def faults(self, at: str) -> Iterator[Fault]:
-        """Find sbatch options that dinoforge sets."""
+        """Find sbatch options that dinoforge sets, and names that are none."""
         for name in self.sbatch or {}:
             option = name.replace("-", "_")
             if option in _FIXED or option in _BLOCK_KEYS:
                 what = f"`{at}.sbatch.{name}` is set by dinoforge"
                 key = f", write `{_BLOCK_KEYS[option]}`" if option in _BLOCK_KEYS else ""
                 yield Fault(what, "recipe", f"remove it{key}")
+            if not re.fullmatch(r"[a-z][a-z0-9_-]*", name):
+                what = f"`{at}.sbatch` holds {name!r}, which is no option"
+                yield Fault(what, "recipe", "write a long option without --, such as reservation")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,6 +7,7 @@ import inspect
 import io
 import textwrap
 import tokenize
+import types
 import typing
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -14,7 +15,9 @@ from typing import Any
 
 from dinoforge.config.ranges import describe_range
 
-__all__ = ["KeyHelp", "describe_keys", "nearest"]
+__all__ = ["KeyHelp", "describe_keys", "describe_type", "nearest"]
+
+_SHOWN = 4  # keys of a section in the name of its type
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,7 @@ def describe_keys(cls: type, prefix: str = "") -> dict[str, KeyHelp]:
             continue
         keys[key] = KeyHelp(
             key=key,
-            type=_type_name(hint),
+            type=describe_type(hint),
             default=_default(field),
             range=describe_range(ranges[field.name]),
             meaning=comments.get(field.name, ""),
@@ -66,14 +69,19 @@ def describe_keys(cls: type, prefix: str = "") -> dict[str, KeyHelp]:
     return keys
 
 
-def _type_name(hint: Any) -> str:
-    """Name a type as people write it: ``int``, ``a | b``, ``list[str]``."""
-    if typing.get_origin(hint) is typing.Literal:
-        return " | ".join(str(value) for value in typing.get_args(hint))
-    if typing.get_origin(hint) is typing.Union:  # of `Annotated[float, ...] | None`
-        parts = typing.get_args(hint)
-        return " | ".join("None" if part is type(None) else _type_name(part) for part in parts)
-    return hint.__name__ if isinstance(hint, type) and not typing.get_args(hint) else str(hint)
+def describe_type(hint: Any) -> str:
+    """Name a type as people write it: ``int``, ``a | b``, ``list[str]``, ``{role, paths, ...}``."""
+    origin, parts = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Literal:
+        return " | ".join(str(value) for value in parts)
+    if origin in {typing.Union, types.UnionType}:
+        return " | ".join("None" if part is type(None) else describe_type(part) for part in parts)
+    if dataclasses.is_dataclass(hint):
+        names = [field.name for field in dataclasses.fields(hint)]
+        return f"{{{', '.join(names[:_SHOWN] + ['...'] * (len(names) > _SHOWN))}}}"
+    if parts:
+        return f"{origin.__name__}[{', '.join(map(describe_type, parts))}]"
+    return str(getattr(hint, "__name__", hint))
 
 
 def _default(field: dataclasses.Field[Any]) -> str:

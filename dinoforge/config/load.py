@@ -18,9 +18,10 @@ from typing import Any, Generic, TypeVar
 
 import yaml
 from omegaconf import OmegaConf
-from omegaconf.errors import ConfigKeyError, KeyValidationError, OmegaConfBaseException
+from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
 from dinoforge.config.keys import describe_keys, nearest
+from dinoforge.config.mismatch import REFUSALS, find_mismatch
 from dinoforge.config.paths import expand_home, expand_paths
 from dinoforge.config.ranges import Config, find_faults
 from dinoforge.config.values import dump_yaml, read_value, read_yaml
@@ -99,6 +100,10 @@ class _Leaf:
     value: Any
     where: str  # FILE:LINE of a recipe, or "command line"
 
+    def nested(self) -> Any:
+        parts = reversed(self.key.split("."))
+        return functools.reduce(lambda inner, part: {part: inner}, parts, self.value)
+
 
 def load_config(cls: type[C], recipe: Path | None = None, overrides: Sequence[str] = ()) -> C:
     """Resolve a recipe and ``key=value`` overrides into ``cls``; see `load_recipe`."""
@@ -140,12 +145,10 @@ def load_recipe(
         fault = loading.check_value(leaf)
         if fault is None:
             try:
-                parts = reversed(leaf.key.split("."))
-                nested = functools.reduce(lambda inner, part: {part: inner}, parts, leaf.value)
-                merged = OmegaConf.merge(merged, nested)
+                merged = OmegaConf.merge(merged, leaf.nested())
                 origins[leaf.key] = _COMMAND_LINE if leaf.where == _COMMAND_LINE else "recipe"
-            except OmegaConfBaseException as error:
-                fault = loading.explain(error, leaf)
+            except REFUSALS as error:
+                fault = loading.explain(error, leaf, cls)
         if fault is not None:
             loading.faults.append(fault)
     source = str(recipe) if recipe is not None else _COMMAND_LINE
@@ -281,13 +284,6 @@ class _Loading:
         for key, changed in self._changed_text(leaf.key, leaf.value):
             what = f"`{self.prefix}{key}` needs text, YAML read {changed!r}"
             return Fault(what, leaf.where, "put it in quotes")
-        if self._is_text_map(leaf.key) and isinstance(leaf.value, Mapping):
-            others = [
-                part for part in (*leaf.value, *leaf.value.values()) if not isinstance(part, str)
-            ]
-            if others:
-                what = f"{shown} needs texts, YAML read {others[0]!r}"
-                return Fault(what, leaf.where, "put it in quotes")
         return None
 
     def _changed_text(self, key: str, value: Any) -> Iterator[tuple[str, Any]]:
@@ -295,6 +291,9 @@ class _Loading:
         kind = self.keys[key].type if key in self.keys else ""
         if kind in _TEXT and not isinstance(value, str | None):
             yield key, value
+        if kind == _TEXT_MAP and isinstance(value, Mapping):
+            parts = (*value, *value.values())
+            yield from ((key, part) for part in parts if not isinstance(part, str))
         for part in value if isinstance(value, list) else ():
             if isinstance(part, dict):
                 for name, inner in part.items():
@@ -302,18 +301,20 @@ class _Loading:
             elif kind == "list[str]" and not isinstance(part, str):
                 yield key, part
 
-    def explain(self, error: OmegaConfBaseException, leaf: _Leaf) -> Fault:
+    def explain(self, error: Exception, leaf: _Leaf, cls: type[Config]) -> Fault:
         """Describe an unknown key or a value of the wrong type."""
         if isinstance(error, ConfigKeyError):
             return self._explain_unknown(str(error.full_key or ""), leaf)
-        what, known = f"`{self.prefix}{leaf.key}`", self.keys.get(leaf.key)
-        if isinstance(error, KeyValidationError):  # {255: ""}
-            return Fault(f"{what}: {first_line(error)}", leaf.where, "put it in quotes")
-        if known is None:
-            what += f": {first_line(error)}"
-        else:
-            what += f" got {leaf.value!r}, need {known.type}"
-        return Fault(what, leaf.where, f"see `dinoforge explain {leaf.key}`")
+        found = find_mismatch(leaf.nested(), cls)
+        assert found is not None, f"{leaf} is refused only beside other values: {error}"
+        key = re.sub(r"\[\d+\]", "[]", found.key).removesuffix("[]")
+        while not self._has_help(key):  # a name of the user's own
+            key = key.rpartition(".")[0]
+        what = f"`{self.prefix}{found.key}` {found}"
+        return Fault(what, leaf.where, f"see `dinoforge explain {key}`")
+
+    def _has_help(self, section: str) -> bool:
+        return any(re.match(rf"{re.escape(section)}(\.|\[|$)", name) for name in self.keys)
 
     def _explain_unknown(self, full_key: str, leaf: _Leaf) -> Fault:
         key = leaf.key
@@ -326,8 +327,7 @@ class _Loading:
             # The keys of a dictionary of sections are the user's own names.
             near = f"{head}.{key.removeprefix(f'{head}.').partition('.')[0]}.{tail}"
         hint = f" (did you mean `{self.prefix}{near}`?)" if near else ""
-        is_section = any(re.match(rf"{re.escape(section)}(\.|\[|$)", name) for name in self.keys)
-        do = f"see `dinoforge explain {section}`" if is_section else "remove it"
+        do = f"see `dinoforge explain {section}`" if self._has_help(section) else "remove it"
         return Fault(f"unknown key `{self.prefix}{key}`{hint}", leaf.where, do)
 
 

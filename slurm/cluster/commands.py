@@ -169,7 +169,7 @@ def cancel(jobs: Iterable[str], *, kill: bool = False) -> None:
 
 _COLUMNS = "JobID,State,ExitCode,DerivedExitCode,Reason,ElapsedRaw,TimelimitRaw,NodeList"
 _PARSABLE = ("-n", "--parsable2", f"--delimiter={_BAR}")
-_JOB_ID = re.compile(r"\d+(_(\d+|\[[^\]]*\]))?(\+\d+)?(\.\w+)?")
+_JOB_ID = re.compile(r"\d+(?:_(?:\d+|\[[^\]]*\]))?(?:\+\d+)?(?:\.\w+)?")
 
 
 def accounted(jobs: Sequence[str]) -> dict[str, list[Row]]:
@@ -198,9 +198,12 @@ def accounted_name(name: str) -> str | None:
 def parse_accounting(text: str, delimiter: str = "|") -> dict[str, list[Row]]:
     """Parse ``sacct -D -P``; of a job that was requeued, the last run counts."""
     rows: dict[str, list[Row]] = {}
-    for line in text.splitlines():
-        values = dict(zip(_COLUMNS.split(","), line.split(delimiter), strict=False))
+    # A reason may go on in the next line: a row ends where another one or a banner begins.
+    for part in re.split(rf"\n(?={_JOB_ID.pattern}{re.escape(delimiter)})", text):
+        values = dict(zip(_COLUMNS.split(","), part.split(delimiter), strict=False))
         if "NodeList" in values and _JOB_ID.fullmatch(values["JobID"]):  # else a banner
+            values["NodeList"] = values["NodeList"].split("\n")[0]
+            values["Reason"] = " ".join(values["Reason"].split())
             row = _row(values)
             earlier = rows.get(row.job, []) if row.step else []
             rows[row.job] = [*earlier, row]

@@ -23,7 +23,7 @@ _QUEUE_FULL = re.compile(
 )
 # With --parsable; wrappers of sites print lines of their own, and not all know the option.
 _SUBMITTED = re.compile(r"^Submitted batch job (\d+)(?: on cluster \S+)?\s*$", re.MULTILINE)
-_PARSABLE = re.compile(r"^(\d+)(?:;\S+)?\s*$", re.MULTILINE)
+_PARSABLE = re.compile(r"^(\d+)(;\S+)?\s*$", re.MULTILINE)
 # Keys of a profile that have the same name in submitit, which leaves out what is None.
 _KEYS = ("partition", "account", "qos", "constraint", "nodes", "cpus_per_task", "array_parallelism")
 
@@ -109,6 +109,12 @@ def send(script: Path) -> str:
 
 
 def job_id(answer: str) -> str | None:
-    """Find the id of the submitted job in what sbatch printed: on a line of its own, the last."""
-    ids = _SUBMITTED.findall(answer) or _PARSABLE.findall(answer)
-    return ids[-1] if ids else None
+    """Find the id of the submitted job in what sbatch printed, on a line of its own.
+
+    None if several numbers could be it: the job is searched by its name then.
+    """
+    if submitted := _SUBMITTED.findall(answer):
+        return str(submitted[-1])
+    found = _PARSABLE.findall(answer)
+    ids = {job for job, cluster in found if cluster} or {job for job, _ in found}
+    return ids.pop() if len(ids) == 1 else None

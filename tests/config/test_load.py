@@ -24,6 +24,7 @@ class Optimizer:
 class Source:
     role: Literal["pool", "seed"] = "pool"
     paths: list[str] = field(default_factory=list)
+    names: dict[str, str] = field(default_factory=dict)
 
     def faults(self, at):
         if "" in self.paths:
@@ -148,6 +149,57 @@ def test_keys_are_shown_as_the_user_writes_them():
     ]
 
 
+SECTIONS = "list[{role, paths, names}]"
+BETAS = "tuple[float, float]"
+
+
+@pytest.mark.parametrize(
+    ("given", "what", "key"),
+    [
+        ("sources={paths: [p]}", f"`sources` got {{'paths': ['p']}}, need {SECTIONS}", "sources"),
+        ("sources={a: {b: c}}", f"`sources` got {{'a': {{'b': 'c'}}}}, need {SECTIONS}", "sources"),
+        ("sources.0.role=seed", "`sources` got {'0': {'role': 'seed'}}", "sources"),
+        ("sources=p", f"`sources` got 'p', need {SECTIONS}", "sources"),
+        ("sources=null", f"`sources` got None, need {SECTIONS}", "sources"),
+        ("sources=[{}, p]", "`sources[1]` got 'p', need {role, paths, names}", "sources"),
+        (
+            "sources=[{role: pol}]",
+            "`sources[0].role` got 'pol', need pool | seed",
+            "sources[].role",
+        ),
+        ("sources=[{paths: p}]", "`sources[0].paths` got 'p', need list[str]", "sources[].paths"),
+        ("sources=[{paths: {a: p}}]", "`sources[0].paths` got {'a': 'p'}", "sources[].paths"),
+        (
+            "sources=[{names: [a]}]",
+            "`sources[0].names` got ['a'], need dict[str",
+            "sources[].names",
+        ),
+        ("aliases=[a]", "`aliases` got ['a'], need dict[str, str]", "aliases"),
+        ("optimizer=1", "`optimizer` got 1, need {lr, kind, betas}", "optimizer"),
+        ("optimizer=[{}]", "`optimizer` got [{}], need {lr, kind, betas}", "optimizer"),
+        ("optimizer.betas={a: 1}", f"`optimizer.betas` got {{'a': 1}}, need {BETAS}", None),
+        ("optimizer.betas.0=1", f"`optimizer.betas` got {{'0': 1}}, need {BETAS}", None),
+        ("optimizer={betas: [1, 2, 3]}", "`optimizer.betas` got [1, 2, 3], need tuple", None),
+        ("steps.more=1", "`steps` got {'more': 1}, need int", "steps"),
+        ("name.more=1", "`name` got {'more': 1}, need str", "name"),
+        (f"steps={'x' * 200}", f"`steps` got '{'x' * 99}..., need int", "steps"),
+    ],
+)
+def test_a_value_of_another_shape_is_named_with_its_key_and_what_it_needs(
+    tmp_path, given, what, key
+):
+    (line,) = error_lines("out=a", given)
+    assert line.startswith(what)
+    assert line.endswith(f" - command line - see `dinoforge explain {key or 'optimizer.betas'}`")
+    name, _, value = given.partition("=")
+    tree = value
+    for part in reversed(name.split(".")):
+        tree = f"{{{part}: {tree}}}"
+    (line,) = error_lines(file=recipe(tmp_path, f"{{out: a, {tree[1:]}\n"))
+    assert line.startswith(what)
+    assert f" - {tmp_path}/recipe.yaml:1 - see " in line
+
+
 def test_lists_of_sections_are_typed(tmp_path):
     file = recipe(tmp_path, "out: a\nsources:\n- role: seed\n  paths: [x]\n")
     assert load_config(Recipe, file).sources == [Source(role="seed", paths=["x"])]
@@ -165,8 +217,15 @@ def test_a_map_of_texts_keeps_its_keys_whatever_they_are(tmp_path):
 
 @pytest.mark.parametrize("given", ["{255: x}", "{no: x}", "{x: 010}", "{x: null}", "{x: {y: z}}"])
 def test_what_yaml_reads_as_no_text_in_a_map_is_refused(given):
-    with pytest.raises(UsageError, match=r"`aliases` needs texts, YAML read .* put it in quotes"):
+    with pytest.raises(UsageError, match=r"`aliases` needs text, YAML read .* put it in quotes"):
         load_config(Recipe, None, ["out=here", f"aliases={given}"])
+
+
+@pytest.mark.parametrize(("names", "read"), [("{0: cat}", "0"), ("{'0': null}", "None")])
+def test_a_map_of_texts_inside_a_list_is_no_exception(names, read):
+    assert error_lines("out=a", f"sources=[{{names: {names}}}]") == [
+        f"`sources[].names` needs text, YAML read {read} - command line - put it in quotes"
+    ]
 
 
 def test_the_resolved_recipe_reads_back_as_itself(tmp_path):

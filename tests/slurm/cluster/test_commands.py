@@ -107,6 +107,17 @@ def test_a_banner_and_odd_reasons_do_not_disturb_the_accounting():
     ]  # fmt: skip
 
 
+def test_a_reason_of_several_lines_belongs_to_its_row():
+    reason = "held by root:\nrack 3\n72 nodes are down"
+    rows = [(job, "FAILED", "1:0", "0:0", reason, "3", "5", "n1") for job in ("71_3", "71_4")]
+    text = "\n".join(map(US.join, rows))
+    for end in ("", "\n", "\nbye\n", f"\n{BANNER}"):
+        parsed = parse_accounting(f"{BANNER}{text}{end}", US)
+        assert list(parsed) == ["71_3", "71_4"]
+        for (row,) in parsed.values():
+            assert (row.reason, row.node) == (" ".join(reason.split()), "n1")
+
+
 @pytest.fixture
 def command(tmp_path, monkeypatch):
     """Put a command of SLURM into PATH that prints a text."""
