@@ -25,24 +25,36 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         "--batch-size", type=int, default=64, metavar="N", help="images per batch (default: 64)"
     )
     parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
+    parser.add_argument(
+        "--decode",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="as decode.KEY of a recipe, e.g. range=[0,4095]; may be repeated",
+    )
     add_output_arguments(parser)
 
 
 def _run(args: argparse.Namespace) -> int:
+    from dinoforge.config import load_config, to_plain
     from dinoforge.config.paths import EncoderSpec, expand_paths
-    from dinoforge.encoders.embedding import embed_images
+    from dinoforge.encoders.embedding import EmbedConfig, embed_images
     from dinoforge.runs import Run
     from dinoforge.sources.outputs import check_out
 
     check_out(args.paths, args.out)
-    settings = {name: getattr(args, name) for name in ("paths", "encoder", "batch_size", "device")}
+    words = [f"device={args.device}", *(f"decode.{word}" for word in args.decode)]
+    config = load_config(EmbedConfig, None, words)
+    settings = {name: getattr(args, name) for name in ("paths", "encoder", "batch_size")}
+    settings |= to_plain(config)
     with Run.start(Path(args.out), command="embed", settings=settings) as run:
         summary = embed_images(
             args.paths,
             encoder=expand_paths(args.encoder, EncoderSpec),
             out=run.folder,
             batch_size=args.batch_size,
-            device=args.device,
+            device=config.device,
+            decode=config.decode,
         )
         run.facts["sources"] = summary.sources
     if args.json:

@@ -123,6 +123,13 @@ def _run(args: argparse.Namespace) -> int:
         # The reader of our output has exited (`| head`): not an error.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except UnicodeEncodeError as error:
+        encoding = sys.getfilesystemencoding()
+        if encoding == "utf-8":
+            raise
+        what = f"a name cannot be written in {encoding}: {printable(error.object)}"
+        do = "export PYTHONUTF8=1, or choose a locale such as C.UTF-8"
+        return _report(UsageError(what=what, where="LC_ALL", do=do), as_json=as_json)
     except OSError as error:
         fault = _explain(error)
         if fault is None:

@@ -9,6 +9,8 @@ from dinoforge.errors import UsageError
 
 __all__ = ["COMMAND"]
 
+_COMMANDS = {"curation": "curate", "training": "train", "evaluation": "evaluate"}
+
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
     add = functools.partial(parser.add_argument, type=path_argument)
@@ -28,6 +30,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 def _run(args: argparse.Namespace) -> int:
     from dinoforge.evaluation.report.build import make_report
     from dinoforge.evaluation.report.facts import find_evaluations
+    from dinoforge.runs import read_facts
 
     runs = {"curation": args.curation, "training": args.training, "evaluation": args.evaluation}
     given = {name: Path(folder) for name, folder in runs.items() if folder}
@@ -38,6 +41,13 @@ def _run(args: argparse.Namespace) -> int:
             do="give at least one of --curation RUN, --training RUN, --evaluation RUN",
         )
     for name, folder in given.items():
+        command = read_facts(folder).get("command", _COMMANDS[name])
+        if command != _COMMANDS[name]:
+            raise UsageError(
+                what=f"the folder holds a run of `dinoforge {command}`",
+                where=f"--{name} {folder}",
+                do=f"give the out=FOLDER of a finished run of `dinoforge {_COMMANDS[name]}`",
+            )
         if (folder / "run.json").is_file():
             continue
         if name == "evaluation" and find_evaluations(folder):

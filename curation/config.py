@@ -14,6 +14,7 @@ from typing import Annotated, Literal
 from dinoforge.config.paths import EncoderSpec, PathText
 from dinoforge.config.ranges import (
     Allowed,
+    Device,
     Fraction,
     NonEmpty,
     NonNegativeInt,
@@ -40,7 +41,6 @@ __all__ = [
 EDITS = ("exact", "jpeg", "resize", "flip", "crop", "brightness", "text")
 
 Cosine = Annotated[float, Range(-1, 1)]
-Device = Annotated[str, Allowed(re.compile(r"cpu|cuda(:\d+)?").fullmatch, "cpu, cuda or cuda:N")]
 FileName = Annotated[str, Allowed(re.compile(r"[\w-]+").fullmatch, "letters, digits, - and _")]
 
 

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from dinoforge.config import nearest
+from dinoforge.config import config_of, nearest
 from dinoforge.curated import content_path, ledger_path, pairs_files, slots_path, summary_path
 from dinoforge.curation.sentences import Related, describe_decision
 from dinoforge.errors import UsageError, damaged
@@ -54,17 +54,18 @@ class Explanation:
     def write_html(self, path: Path) -> None:
         """Write the answer with pictures as one self-contained page."""
         from dinoforge.curation.tables import ImageReader
-        from dinoforge.images import Undecodable, decode
+        from dinoforge.images import DecodePolicy, Undecodable, decode
         from dinoforge.pages.thumbnails import Thumbnail, thumbnail
 
         run = Path(self.run)
         locations = read_table(ledger_path(run), ["shard", "offset", "size"])
         reader = ImageReader(run, working_folders(run))
+        policy = config_of(DecodePolicy, read_recipe(run).get("decode", {}))
 
         def picture(image_id: int, side: int) -> Thumbnail | None:
             try:
                 (data,) = reader.read_each(locations.slice(image_id, 1))
-                return None if data is None else thumbnail(decode(data), side=side)
+                return None if data is None else thumbnail(decode(data, policy), side=side)
             except (Undecodable, UsageError):
                 return None
 

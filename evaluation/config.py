@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
-from dinoforge.config.paths import EncoderSpec, PathText
+from dinoforge.config.paths import EncoderSpec, OptionalPath, PathText
 from dinoforge.config.ranges import (
     Allowed,
     NonEmpty,
@@ -114,7 +114,7 @@ class EvaluationConfig:
     test_classes: dict[str, str] = field(default_factory=dict)
     # a training run (its newest export is `trained`, that of step 0 `untrained`), or a
     # .safetensors or .pth file (`trained`)
-    checkpoint: PathText = ""
+    checkpoint: OptionalPath = ""
     # latest; all: also k-NN of every earlier export, for the curve; a step: that export instead of
     # the latest
     checkpoints: int | str = "latest"
@@ -131,7 +131,7 @@ class EvaluationConfig:
     )
     device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: cuda if there is one
     batch_size: NonNegativeInt = 0  # images per forward pass of a ViT; 0: 4 on a CPU, 64 on a GPU
-    cache: PathText = ""  # folder of extracted features; "": `cache` in the run folder
+    cache: OptionalPath = ""  # folder of extracted features; "": `cache` in the run folder
     decode: DecodePolicy = field(default_factory=DecodePolicy)
     split: SplitConfig = field(default_factory=SplitConfig)
     knn: KnnConfig = field(default_factory=KnnConfig)

@@ -1,7 +1,7 @@
 """Keys and arguments that are paths: declared by their type, ``~`` replaced in one place.
 
-A key is a path if its type is `PathText` or `EncoderSpec`: `load_recipe` replaces ``~`` and
-``~user`` at its start once. What a program passes on is absolute, or begins with ``./``.
+A key is a path if its type is `PathText`, `OptionalPath` or `EncoderSpec`: `load_recipe` replaces
+``~`` and ``~user`` at its start once. What a program passes on is absolute, or begins with ``./``.
 """
 
 import dataclasses
@@ -18,6 +18,7 @@ from dinoforge.config.ranges import Allowed, unwrap_type
 
 __all__ = [
     "EncoderSpec",
+    "OptionalPath",
     "PathText",
     "expand_home",
     "expand_paths",
@@ -73,7 +74,9 @@ class _PathRule(Allowed):
 
 _TEXT = "a path on this machine; for a name that begins with ~ write ./~"
 
-PathText = Annotated[str, _PathRule(_is_path, _TEXT, expand_home)]
+# An empty one, such as $OUT of a shell that does not have it, would be the working folder.
+PathText = Annotated[str, _PathRule(lambda path: path and _is_path(path), _TEXT, expand_home)]
+OptionalPath = Annotated[str, _PathRule(_is_path, _TEXT, expand_home)]  # "": none
 # An encoder, which may be a file: ``checkpoint:FILE``.
 EncoderSpec = Annotated[
     str, _PathRule(lambda spec: _is_path(_file_of(spec)), f"an encoder, or {_TEXT}", _expand_spec)
@@ -101,6 +104,6 @@ def expand_paths(value: T, hint: Any = None) -> T:
 
 def read_path(path: str) -> str:
     """Return a path as `load_recipe` reads that of a key; raises `ValueError` if it is none."""
-    if not _is_path(expanded := expand_home(path)):
+    if not path or not _is_path(expanded := expand_home(path)):
         raise ValueError(f"give {_TEXT}, not {path!r}")
     return expanded

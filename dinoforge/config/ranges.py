@@ -6,6 +6,7 @@ several keys is a method ``faults(at)`` of the config dataclass.
 
 import dataclasses
 import math
+import re
 import types
 import typing
 from collections.abc import Callable, Iterator, Sequence
@@ -17,6 +18,7 @@ from dinoforge.errors import Fault
 __all__ = [
     "Allowed",
     "Config",
+    "Device",
     "Fraction",
     "NonEmpty",
     "NonNegativeFloat",
@@ -83,6 +85,7 @@ PositiveFloat = Annotated[float, Range(0, exclude=(0,))]
 NonNegativeFloat = Annotated[float, Range(0)]
 Fraction = Annotated[float, Range(0, 1)]
 NonEmpty = Allowed(bool, "at least one")
+Device = Annotated[str, Allowed(re.compile(r"cpu|cuda(:\d+)?").fullmatch, "cpu, cuda or cuda:N")]
 
 
 def find_faults(value: Any, at: str = "", hint: Any = None, *, verb: str = "is") -> Iterator[Fault]:

@@ -70,6 +70,8 @@ class CheckpointEncoder:
             weights=sha256_file(path),
             features=features,
             transform=[TRANSFORM_VERSION, side, *self._transform.mean, *self._transform.std],
+            # Of a file with two sets of weights, the others were read before.
+            **{name: metadata[name] for name in ("averaged",) if name in metadata},
         )
 
     def encode(self, images: Images) -> Vectors:

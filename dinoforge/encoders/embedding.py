@@ -1,24 +1,34 @@
 """Embed the images behind some paths with one encoder, for ``dinoforge embed``."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from dinoforge.config.ranges import Device
 from dinoforge.encoders.encoder import Encoder
 from dinoforge.encoders.make import make_encoder
 from dinoforge.errors import UsageError
 from dinoforge.files import write_array
-from dinoforge.images import Undecodable
+from dinoforge.images import DecodePolicy, Undecodable
 from dinoforge.progress import Progress
 from dinoforge.sources.image_set import ImageSet, open_images
 from dinoforge.sources.listing import LISTING_SCHEMA
 from dinoforge.tables import write_table
 
-__all__ = ["EmbeddingSummary", "embed_images"]
+__all__ = ["EmbedConfig", "EmbeddingSummary", "embed_images"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbedConfig:
+    """What ``dinoforge embed`` checks as a recipe is checked."""
+
+    device: Device = "cpu"
+    decode: DecodePolicy = field(default_factory=DecodePolicy)
+
 
 # One row per input image; ``row`` is its row in the array of vectors, -1: undecodable.
 ROWS_SCHEMA = pa.schema([("row", pa.int64()), *LISTING_SCHEMA, ("problem", pa.string())])
@@ -40,7 +50,13 @@ class EmbeddingSummary:
 
 
 def embed_images(
-    paths: Sequence[str], *, encoder: str, out: Path, batch_size: int = 64, device: str = "cpu"
+    paths: Sequence[str],
+    *,
+    encoder: str,
+    out: Path,
+    batch_size: int = 64,
+    device: str = "cpu",
+    decode: DecodePolicy | None = None,
 ) -> EmbeddingSummary:
     """Embed every image behind ``paths`` (`discover_files`) that decodes.
 
@@ -54,7 +70,8 @@ def embed_images(
     """
     if batch_size < 1:
         raise UsageError(what=f"batch size {batch_size}", where="--batch-size", do="give 1 or more")
-    images, network = open_images(paths, cache=out / "cache"), make_encoder(encoder, device=device)
+    images = open_images(paths, cache=out / "cache", policy=decode)
+    network = make_encoder(encoder, device=device)
     problems: list[str | None] = [None] * len(images)
     parts = list(_vectors(images, network, batch_size, problems))
     if not parts:

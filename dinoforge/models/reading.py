@@ -21,7 +21,8 @@ __all__ = ["read_tensors"]
 _log = logging.getLogger(__name__)
 
 # Where training programs keep weights, in the order of preference.
-_KEYS = ("teacher", "model", "state_dict", "student")
+# Averages over the training (timm, torchvision) come before its last weights, as a teacher does.
+_KEYS = ("teacher", "state_dict_ema", "model_ema", "model", "state_dict", "student")
 
 # Records that training programs save beside their weights. They are passed over, not made.
 _RECORDS = re.compile(
@@ -31,9 +32,11 @@ _RECORDS = re.compile(
 )
 _REFUSED = re.compile(r"GLOBAL ([\w.]+)")
 _CONVERT = (
-    'import sys, torch; c = torch.load(sys.argv[1], "cpu", weights_only=False); '
-    'torch.save(c.state_dict() if hasattr(c, "state_dict") else '
-    "{k: v for k, v in c.items() if isinstance(v, (dict, torch.Tensor))}, sys.argv[2])"
+    "import sys, torch; "
+    'f = lambda c: f(c.state_dict()) if hasattr(c, "state_dict") else c if torch.is_tensor(c) else '
+    '{k: f(v) for k, v in c.items() if torch.is_tensor(v) or hasattr(v, "items") or '
+    'hasattr(v, "state_dict")}; '
+    'torch.save(f(torch.load(sys.argv[1], "cpu", weights_only=False)), sys.argv[2])'
 )
 _GIVE = "give a .safetensors or .pth file with the tensors of a ViT"
 _BEGINNINGS = {
@@ -70,8 +73,9 @@ _CONTAINERS = {"collections.defaultdict": _new_dict, "collections.deque": _new_l
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Read tensors and metadata of a weights file without executing its code.
 
-    Of a checkpoint, those under ``teacher``, ``model``, ``state_dict`` or ``student`` are returned,
-    else all, with the keys that lead to them as prefixes. Only safetensors have metadata.
+    Of a checkpoint, those under the first key of `_KEYS` that it has are returned, else all, with
+    the keys that lead to them as prefixes. Metadata are those of safetensors; ``averaged`` names
+    the key of an average that was preferred.
 
     Raises
     ------
@@ -90,17 +94,21 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise
     except Exception as error:  # each library has its own errors for a bad file
         raise _explain(path, error) from error
+    metadata: dict[str, str] = {}
     for key in _KEYS:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
             if key == "student":
                 _log.info("%s: the student's weights: there is no teacher", path)
+            if key.endswith("_ema"):
+                _log.info("%s: the averaged weights, %s", path, key)
+                metadata = {"averaged": key}
     tensors = dict(_flatten(content)) if isinstance(content, Mapping) else {}
     if not tensors:
         keys = ", ".join(map(str, content)) if isinstance(content, Mapping) else ""
         what = "the file has no state dict" + (f", only {keys}" if keys else "")
         raise UsageError(what=what, where=str(path), do="save model.state_dict()")
-    return tensors, {}
+    return tensors, metadata
 
 
 def _check_beginning(head: bytes, path: Path) -> None:

@@ -10,10 +10,11 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from dinoforge.config import config_of
 from dinoforge.curated import REASONS, ledger_path, resolve_shard
-from dinoforge.images import Undecodable, decode
+from dinoforge.images import DecodePolicy, Undecodable, decode
 from dinoforge.pages.thumbnails import Thumbnail, thumbnail
-from dinoforge.runs import working_folders
+from dinoforge.runs import read_recipe, working_folders
 from dinoforge.shards.reading import RangeReader
 from dinoforge.tables import read_table
 
@@ -77,6 +78,7 @@ class Ledger:
     columns: dict[str, NDArray[Any]]
     run_folder: Path  # shards that the run made are named relative to it
     folders: Sequence[Path] = ()  # where other relative names may start, see `resolve_shard`
+    policy: DecodePolicy = field(default_factory=DecodePolicy)  # the run's
     _reader: RangeReader = field(default_factory=RangeReader)
     _pictures: dict[tuple[int, int], Thumbnail | None] = field(default_factory=dict)
 
@@ -97,7 +99,7 @@ class Ledger:
         path = resolve_shard(self.run_folder, shard, self.folders)
         try:
             data = self._reader.read(path, offset, size)
-            return decode(data) if data else None
+            return decode(data, self.policy) if data else None
         except (OSError, Undecodable):
             return None
 
@@ -122,7 +124,8 @@ def read_ledger(run_folder: Path) -> Ledger | None:
         return None
     table = read_table(path, _COLUMNS)
     columns = {name: _values(table.column(name)) for name in _COLUMNS}
-    return Ledger(columns, run_folder, working_folders(run_folder))
+    policy = config_of(DecodePolicy, read_recipe(run_folder).get("decode", {}))
+    return Ledger(columns, run_folder, working_folders(run_folder), policy)
 
 
 def _values(column: pa.ChunkedArray) -> NDArray[Any]:

@@ -14,11 +14,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from dinoforge.config import config_of
 from dinoforge.errors import UsageError
 from dinoforge.evaluation.report.facts import Sources
 from dinoforge.evaluation.report.ledger import Ledger
 from dinoforge.exports import exported_steps
-from dinoforge.images import Undecodable, resize
+from dinoforge.images import DecodePolicy, Undecodable, resize
 from dinoforge.pages.thumbnails import Thumbnail, thumbnail
 from dinoforge.runs import read_recipe, working_folders
 
@@ -91,7 +92,8 @@ Chosen = tuple[list[str], list[NDArray[np.uint8]]]
 
 def _from_recipe(run: Path | None, key: str, origin: str, cache: Path) -> Chosen:
     """Images of a run's own recipe, evenly spread."""
-    paths = None if run is None else read_recipe(run).get(key)
+    recipe = {} if run is None else read_recipe(run)
+    paths = recipe.get(key)
     if isinstance(paths, dict):
         paths = paths.get("paths")
     if not paths or run is None:
@@ -99,10 +101,11 @@ def _from_recipe(run: Path | None, key: str, origin: str, cache: Path) -> Chosen
     from dinoforge.sources.image_set import open_images
 
     opened, reason = None, ""
+    policy = config_of(DecodePolicy, recipe.get("decode", {}))
     for folder in working_folders(run):
         placed = paths if folder == Path.cwd() else [str(folder / path) for path in paths]
         try:
-            pool = open_images(placed, cache=cache)
+            pool = open_images(placed, cache=cache, policy=policy)
             opened = pool, _evenly(len(pool), pool.labels)
             break
         except (UsageError, OSError) as error:

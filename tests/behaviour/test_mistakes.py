@@ -117,8 +117,10 @@ def test_too_many_undecodable_images_stop_the_run_and_a_higher_limit_goes_on(
         (["duplicates.threshold=0.5"], ["give duplicates.floor (0.85) to 1"]),
         (["sources=[]"], ["no sources"]),
         (["sources=[{role: pool, path: [x]}]"], ["did you mean `sources[].paths`?"]),
-        (["sources=[{role: pol, paths: [x]}]"], ["need"]),
-        (["sources=[{role: pool, paths: x}]"], ["need"]),
+        (["sources=[{role: pol, paths: [x]}]"], ["`sources[0].role` got 'pol', need pool | seed"]),
+        (["sources=[{role: pool, paths: x}]"], ["`sources[0].paths` got 'x', need list[str]"]),
+        (["sources={paths: [x]}"], ["need list[{role, paths, name, keys, ...}]"]),
+        (["sources=[{paths: ['']}]"], ["`sources[0].paths` holds ''"]),
         (["sources=[{role: pool, paths: []}]"], ["`sources[0].paths` is empty"]),
         (["sources=x"], ["`sources` got 'x'"]),
         (["duplicates.encoder=pixel"], ["did you mean `pixels`?"]),
@@ -168,6 +170,10 @@ def test_a_recipe_file_is_reported_with_its_line(capsys, tmp_path):
         (["curate", "--copy", "quickstart", "/proc/none/x.yaml"], "cannot write"),
         (["explain", "nowhere", "7"], "not a finished curation run"),
         (["embed", "/nowhere", "--out", "x"], "no such file or folder - /nowhere"),
+        (["embed", "x", "--out", ""], "argument --out: give a path"),
+        (["curate", "quickstart", "out="], "`out` is '' - command line - give a path"),
+        (["train", "quickstart", "out="], "`out` is '' - command line - give a path"),
+        (["report", "run", "--curation", ""], "argument --curation: give a path"),
     ],
     ids=lambda value: " ".join(value)[:40] if isinstance(value, list) else "",
 )
@@ -231,6 +237,26 @@ def test_a_run_folder_that_is_a_file_or_of_another_command_is_refused(capsys, ph
     code, lines = reported(capsys, "curate", sources(pool=photos), f"out={tmp_path / 'trained'}")
     assert (code, len(lines)) == (2, 1)
     assert lines[0].startswith("the folder holds a run of `dinoforge train`")
+
+
+def test_a_report_needs_runs_of_the_commands_that_it_is_told(capsys, tmp_path):
+    (tmp_path / "run.json").write_text('{"command": "curate"}')
+    for name, command in (("training", "train"), ("evaluation", "evaluate")):
+        code, lines = reported(capsys, "report", tmp_path / "r", f"--{name}", tmp_path)
+        assert (code, len(lines)) == (2, 1)
+        assert lines[0].startswith("the folder holds a run of `dinoforge curate` - ")
+        assert lines[0].endswith(f"of a finished run of `dinoforge {command}`")
+    assert not (tmp_path / "r").exists()
+
+
+def test_a_name_that_the_locale_cannot_hold_is_one_line(dinoforge, tmp_path):
+    (tmp_path / "r.yaml").write_text("sources: [{paths: [caf\u00e9]}]\n", encoding="utf-8")
+    ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = dinoforge("curate", "r.yaml", "out=run", cwd=tmp_path, env=ascii_only)
+    assert done.returncode == 2
+    (fault,) = faults(done.stderr)
+    assert "cannot be written in ascii: caf" in fault
+    assert "PYTHONUTF8=1" in fault
 
 
 def test_a_read_only_folder_is_one_line(capsys, photos, mount):

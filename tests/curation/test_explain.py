@@ -7,6 +7,7 @@ import shutil
 import pool as pools
 import pyarrow as pa
 import pytest
+import yaml
 
 from dinoforge.cli.main import main
 from dinoforge.curated import LEDGER_SCHEMA, REASONS, ledger_path
@@ -180,6 +181,16 @@ def test_the_page_holds_all_it_shows(example, tmp_path, capsys, reason):
     assert row["key"] in text
     pictures = text.count('src="data:image/')
     assert pictures == 0 if reason == "undecodable" else pictures >= 2
+
+
+def test_the_pictures_are_decoded_as_the_run_decoded_them(calm, tmp_path):
+    shutil.copytree(calm, tmp_path / "run")
+    recipe = yaml.safe_load((calm / "config.yaml").read_text())
+    recipe["decode"]["max_pixels"] = 1
+    (tmp_path / "run/config.yaml").write_text(yaml.safe_dump(recipe))
+    for run, has_picture in ((calm, True), (tmp_path / "run", False)):
+        explain(run, "0").write_html(tmp_path / "why.html")
+        assert ('src="data:image/' in (tmp_path / "why.html").read_text()) == has_picture
 
 
 def test_the_answer_as_json_is_strict_json(example, capsys):

@@ -46,6 +46,35 @@ def test_vectors_are_those_of_the_encoder_whatever_the_batches_are(photos, tmp_p
     assert np.array_equal(vectors, make_encoder("pixels").encode(images))
 
 
+def test_the_flag_decodes_as_the_section_of_a_recipe_does(tmp_path):
+    pixels = np.linspace(0, 4095, 900).reshape(30, 30).astype(np.uint16)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    words = ["embed", str(tmp_path / "a.png"), "--encoder", "pixels_raw", "--out"]
+    assert main([*words, str(tmp_path / "as-it-is")]) == 0
+    out = tmp_path / "with-range"
+    assert (
+        main([*words, str(out), "--decode", "range=[0,4095]", "--decode", "animated=reject"]) == 0
+    )
+    assert np.load(tmp_path / "as-it-is/embeddings.npy").max() < 0.1
+    assert np.load(out / "embeddings.npy").max() > 0.9
+    hashes = {json.loads(path.read_text())["config_hash"] for path in tmp_path.glob("*/run.json")}
+    assert len(hashes) == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["--device", "banana"], "`device` is 'banana' - command line - give cpu, cuda or cuda:N"),
+        (["--decode", "rang=1"], "unknown key `decode.rang` (did you mean `decode.range`?)"),
+        (["--decode", "range=5"], "`decode.range` got 5, need tuple[float, float] | None"),
+    ],
+)
+def test_a_wrong_flag_is_one_line(photos, tmp_path, capsys, words, line):
+    assert main(["embed", str(photos), "--out", str(tmp_path / "out"), *words]) == 2
+    assert capsys.readouterr().err.startswith(f"error: {line}")
+    assert not (tmp_path / "out").exists()
+
+
 def test_the_table_states_which_encoder_made_the_vectors(photos, tmp_path):
     summary = embed_images([str(photos)], encoder="pixels_centered", out=tmp_path / "out")
     notes = pq.read_schema(summary.rows).metadata

@@ -59,6 +59,9 @@ def test_records_beside_the_weights_are_passed_over(tmp_path, legacy):
         ({"student": STATE, "epoch": 3}, ["backbone.weight"]),
         ({"ema": {"net": STATE}, "epoch": 3}, ["ema.net.backbone.weight"]),
         ({"model": {"a": STATE}}, ["a.backbone.weight"]),
+        ({"model": {"a": STATE["backbone.weight"]}, "model_ema": STATE}, ["backbone.weight"]),
+        ({"state_dict": {"a": torch.ones(1)}, "state_dict_ema": STATE}, ["backbone.weight"]),
+        ({"model": STATE, "model_ema": None}, ["backbone.weight"]),
     ],
 )
 def test_weights_are_found_under_any_key(tmp_path, content, names):
@@ -75,6 +78,37 @@ def line(path):
     return text
 
 
+def convert(text, path, monkeypatch):
+    """Carry out the command of an error message; the names of the tensors in the new file."""
+    python, dash_c, code, source, target = shlex.split(text.partition("convert it: ")[2])
+    assert (python, dash_c, source) == ("python", "-c", str(path))
+    monkeypatch.chdir(path.parent)
+    monkeypatch.setattr(sys, "argv", [dash_c, source, target])
+    exec(code, {})
+    return list(read_tensors(path.parent / target)[0])
+
+
+LAYER = torch.nn.Linear(1, 1)
+
+
+@pytest.mark.parametrize(
+    ("content", "names"),
+    [
+        (LAYER, ["weight", "bias"]),
+        ({"model": LAYER, "epoch": 1, "args": Mine()}, ["weight", "bias"]),
+        ({"epoch": 1, "model": None, "ema": LAYER}, ["ema.weight", "ema.bias"]),
+        ({"teacher": {"net": LAYER, "note": Mine()}}, ["net.weight", "net.bias"]),
+        ({"a": LAYER.weight, "b": Mine()}, ["a"]),
+    ],
+)
+def test_the_command_keeps_the_weights_of_modules_wherever_they_are(
+    tmp_path, monkeypatch, content, names
+):
+    path = tmp_path / "full.pth"
+    torch.save(content, path)
+    assert convert(line(path), path, monkeypatch) == names
+
+
 @pytest.mark.parametrize("value", [Level.HIGH, Mine()])
 def test_another_class_is_named_with_the_command_that_converts_the_file(
     tmp_path, monkeypatch, value
@@ -84,12 +118,7 @@ def test_another_class_is_named_with_the_command_that_converts_the_file(
     text = line(path)
     name = f"{__name__}.{type(value).__name__}"
     assert f"it has objects of the class {name} - {path} - if you trust its author" in text
-    python, dash_c, code, source, target = shlex.split(text.partition("convert it: ")[2])
-    assert (python, dash_c, source) == ("python", "-c", str(path))
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", [dash_c, source, target])
-    exec(code, {})
-    assert list(read_tensors(tmp_path / target)[0]) == ["backbone.weight"]
+    assert convert(text, path, monkeypatch) == ["backbone.weight"]
 
 
 def zipped():

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pyarrow as pa
 import pytest
+from PIL import Image
 
 from dinoforge.curated import LEDGER_SCHEMA, ledger_path
 from dinoforge.evaluation.report.ledger import read_ledger
@@ -25,6 +26,21 @@ def rewritten(folder, rows):
     }
     write_table(ledger_path(folder), pa.table(columns), LEDGER_SCHEMA)
     return read_ledger(folder)
+
+
+def wide_gray(folder):
+    """Write a 16-bit picture that uses 12 bits, and the decode section that shows them."""
+    pixels = np.linspace(0, 4095, 64 * 64).reshape(64, 64).astype(np.uint16)
+    Image.fromarray(pixels).save(folder / "wide.png")
+    (folder / "config.yaml").write_text("decode: {range: [0, 4095]}\n")
+    return folder / "wide.png"
+
+
+def test_pictures_are_decoded_as_the_run_decoded_them(tmp_path):
+    path = wide_gray(tmp_path)
+    row = {"image_id": 0, "shard": str(path), "offset": 0, "size": path.stat().st_size}
+    image = rewritten(tmp_path, [row]).image(0)
+    assert (image.min(), image.max()) == (0, 255)
 
 
 def test_a_run_that_has_not_got_so_far_has_no_ledger(tmp_path):
