@@ -305,12 +305,12 @@ class _Loading:
         """Describe an unknown key or a value of the wrong type."""
         if isinstance(error, ConfigKeyError):
             return self._explain_unknown(str(error.full_key or ""), leaf)
-        found = find_mismatch(leaf.nested(), cls)
-        assert found is not None, f"{leaf} is refused only beside other values: {error}"
-        key = re.sub(r"\[\d+\]", "[]", found.key).removesuffix("[]")
+        mismatch = find_mismatch(leaf.nested(), cls)
+        assert mismatch is not None, f"{leaf} is refused only beside other values: {error}"
+        key = re.sub(r"\[\d+\]", "[]", mismatch.key).removesuffix("[]")
         while not self._has_help(key):  # a name of the user's own
             key = key.rpartition(".")[0]
-        what = f"`{self.prefix}{found.key}` {found}"
+        what = f"`{self.prefix}{mismatch.key}` {mismatch}"
         return Fault(what, leaf.where, f"see `dinoforge explain {key}`")
 
     def _has_help(self, section: str) -> bool:

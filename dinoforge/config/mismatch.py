@@ -42,8 +42,8 @@ def find_mismatch(value: Any, hint: Any, key: str = "") -> Mismatch | None:
     if _is_accepted(value, hint):
         return None
     for inner_key, inner, inner_hint in _parts(value, unwrap_type(hint)[0], key):
-        if found := find_mismatch(inner, inner_hint, inner_key):
-            return found
+        if mismatch := find_mismatch(inner, inner_hint, inner_key):
+            return mismatch
     return Mismatch(key, value, hint)
 
 

@@ -115,6 +115,6 @@ def job_id(answer: str) -> str | None:
     """
     if submitted := _SUBMITTED.findall(answer):
         return str(submitted[-1])
-    found = _PARSABLE.findall(answer)
-    ids = {job for job, cluster in found if cluster} or {job for job, _ in found}
+    lines = _PARSABLE.findall(answer)
+    ids = {job for job, cluster in lines if cluster} or {job for job, _ in lines}
     return ids.pop() if len(ids) == 1 else None
