@@ -17,7 +17,7 @@ from dinoforge.errors import UsageError
 from dinoforge.files import write_text
 from dinoforge.images import image_suffix
 from dinoforge.shards.writer import ShardWriter
-from dinoforge.sources.classes import CLASS_LISTS
+from dinoforge.sources.classes import CLASS_LISTS, read_numbered
 from dinoforge.stages import Json, Output
 from dinoforge.tables import iter_row_groups, read_table
 
@@ -109,21 +109,22 @@ def _write_ledger(inputs: CurationInputs, out: Output) -> Json:
 def _write_class_list(inputs: CurationInputs) -> Path | None:
     """Write the names of all classes beside the shards, if an exported image has one of them.
 
-    Classes numbered from 0 without a gap make a ``classes.txt``, others a ``classes.tsv``. The list
-    of an earlier recipe is removed.
+    Classes numbered from 0 without a gap make a ``classes.txt``; others, and names that would be
+    read with numbers of their own there, a ``classes.tsv``. The list of an earlier recipe is
+    removed.
     """
     groups = iter_row_groups(tables.exports_file(inputs), ["label"])
     has_any = any(pc.any(pc.greater_equal(group.column("label"), 0)).as_py() for group in groups)
     names = tables.read_class_names(inputs) if has_any else {}
     folder = shards_folder(inputs.run_folder)
-    has_gaps = list(names) != list(range(len(names)))
-    path = folder / CLASS_LISTS[has_gaps]
+    is_numbered = list(names) != list(range(len(names))) or bool(read_numbered([*names.values()]))
+    path = folder / CLASS_LISTS[is_numbered]
     for name in CLASS_LISTS:
         if not names or name != path.name:
             (folder / name).unlink(missing_ok=True)
     if not names:
         return None
-    rows = (f"{number}\t{name}\n" if has_gaps else f"{name}\n" for number, name in names.items())
+    rows = (f"{number}\t{name}\n" if is_numbered else f"{name}\n" for number, name in names.items())
     write_text(path, "".join(rows))
     return path
 

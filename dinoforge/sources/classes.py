@@ -9,7 +9,7 @@ how classes of several spaces meet is decided in `dinoforge.sources.numbering`.
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -30,6 +30,7 @@ __all__ = [
     "clean_name",
     "find_class_list",
     "parse_label",
+    "read_numbered",
 ]
 
 CLASS_LISTS = ("classes.txt", "classes.tsv")  # the first that is there and not empty is used
@@ -39,7 +40,18 @@ NUMBERS = "numbers"
 
 _LARGEST = (1 << 63) - 1
 _NUMBER = re.compile(r"([+-]?)([0-9]{1,300})(\.0*)?")
-_OUTSIDE = re.compile("^[\\s\ufeff\0]+|[\\s\ufeff\0]+$")
+_NEGATIVE = re.compile(r"-([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]+)?", re.IGNORECASE)
+# What pandas, numpy and others write for a missing number; -1 of an unsigned type.
+_MISSING = re.compile(
+    r"[+-]?nan|-inf|none|null|#?n/a|<na>|18446744073709551615(\.0*)?", re.IGNORECASE
+)
+_NUMBERED = re.compile(r"([0-9]{1,9})(?:[.):]?\s+|[:,;]\s*)(\S.*)")
+# Zero-width characters, marks of direction, soft hyphens.
+_OUTSIDE = "[\\s\0\xad\u200b-\u200f\u202a-\u202e\u2060\u2066-\u2069]+"
+_AT_ENDS = re.compile(f"^{_OUTSIDE}|{_OUTSIDE}$")
+# Look the same: spaces of other widths, and nothing. A joiner (U+200C, U+200D) inside may matter.
+_SPACES = "\xa0\u1680\u202f\u205f\u3000" + "".join(map(chr, range(0x2000, 0x200B)))
+_SAME = str.maketrans(dict.fromkeys(_SPACES, " ") | dict.fromkeys("\u200b\u2060\ufeff"))
 _UNPRINTABLE = re.compile("[\0-\x1f\x7f-\x9f\u2028\u2029]")
 _LINE_END = re.compile("\r\n|\n|\r")
 
@@ -77,23 +89,24 @@ class ClassList:
 def clean_name(text: str) -> str:
     r"""Return the form of a name that identifies a class.
 
-    Unicode form NFC, without a byte order mark, white space and NUL at the ends; control characters
-    inside become ``\n`` or ``\x07``, so that a name is one line of a list.
+    Unicode form NFC, with plain spaces and without zero-width spaces; without white space, NUL and
+    invisible marks at the ends. Control characters inside become ``\n`` or ``\x07``, so that a name
+    is one line of a list.
     """
-    name = _OUTSIDE.sub("", unicodedata.normalize("NFC", text))
+    name = _AT_ENDS.sub("", unicodedata.normalize("NFC", text.translate(_SAME)))
     return _UNPRINTABLE.sub(lambda m: m[0].encode("unicode_escape").decode("ascii"), name)
 
 
 def parse_label(text: str) -> int | str | None:
-    """Read the text of a ``.cls``: a number, a name, or None for no label.
+    """Read a label: a number, a name, or None for no label.
 
-    Negative numbers and empty texts are no labels; ``+3``, ``003`` and ``3.0`` are the number 3.
-    What is no int64 in ASCII digits is a name.
+    Negative numbers (``-1.5``, too) and empty texts are no labels; ``+3``, ``003`` and ``3.0`` are
+    the number 3. What is no int64 in ASCII digits is a name.
     """
     name = clean_name(text)
     match = _NUMBER.fullmatch(name)
     if match is None:
-        return name or None
+        return None if _NEGATIVE.fullmatch(name) else name or None
     number = int(match[1] + match[2])
     if number < 0:
         return None
@@ -115,7 +128,10 @@ def class_of_folder(name: str, classes: ClassList | None = None) -> ImageClass:
 
 
 def class_of_text(text: str, classes: ClassList | None) -> ImageClass:
-    """Return the class that the text of a ``.cls`` names, with the list of its tar if any."""
+    """Return the class that the text of a ``.cls`` names, with the list of its tar if any.
+
+    ``nan``, ``None``, ``null`` and the like are no labels, unless the list has the name.
+    """
     label = parse_label(text)
     if label is None:
         return UNLABELED
@@ -125,6 +141,8 @@ def class_of_text(text: str, classes: ClassList | None) -> ImageClass:
         return ImageClass(label, classes.space, classes.names.get(label, ""))
     listed = classes.only_id(label) if classes is not None else None
     if classes is None or listed is None:
+        if _MISSING.fullmatch(label) and (classes is None or label not in classes.names.values()):
+            return UNLABELED
         return ImageClass(-1, NAMES, label)
     return ImageClass(listed, classes.space, label)
 
@@ -172,7 +190,18 @@ def _unusable(path: Path, what: str, do: str) -> ClassList:
     return ClassList(f"list:{hash_json(str(path))[:8]}", str(path), {}, Fault(what, str(path), do))
 
 
+def read_numbered(lines: Sequence[str]) -> dict[int, str]:
+    """Read lines ``number name`` if all are, from 0 or 1 on without a gap; else return nothing."""
+    matches = [_NUMBERED.fullmatch(_AT_ENDS.sub("", line)) for line in lines]
+    names = {int(m[1]): clean_name(m[2].rpartition("\t")[2]) for m in matches if m is not None}
+    first = next(iter(names), 2)
+    is_each = len(lines) > 1 and first < 2 and all(names.values())
+    return names if is_each and list(names) == list(range(first, first + len(lines))) else {}
+
+
 def _one_per_line(lines: list[str]) -> dict[int, str]:
+    if names := read_numbered(lines):
+        return names
     names = {number: clean_name(line) for number, line in enumerate(lines)}
     blank = next((number for number, name in names.items() if not name), None)
     if blank is not None:

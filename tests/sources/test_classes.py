@@ -34,6 +34,7 @@ BOM = "\ufeff"
         ("5000000000", 5_000_000_000),
         ("9223372036854775807", 2**63 - 1),
         ("0000000000000000000000000000000007", 7),
+        ("\u200b3\u200e", 3),
         # No label.
         ("", None),
         (" \r\n", None),
@@ -42,6 +43,10 @@ BOM = "\ufeff"
         ("-7", None),
         ("-1.0", None),
         ("-99999999999999999999", None),
+        ("-1.5", None),
+        ("-.5", None),
+        ("-1e0", None),
+        ("-1.000000000000000000E+00", None),
         # Names.
         ("9223372036854775808", "9223372036854775808"),
         ("18446744073709551615", "18446744073709551615"),
@@ -54,6 +59,11 @@ BOM = "\ufeff"
         ("0x3", "0x3"),
         ("+", "+"),
         ("\u00a0cat\u3000", "cat"),
+        ("a\u00a0cat", "a cat"),
+        ("a\u2009\u3000cat", "a  cat"),
+        ("\u202acat\u200b \u2060", "cat"),
+        ("c\u200ba\ufefft", "cat"),
+        ("e\u200b\u0301", "\u00e9"),
         ("cafe\u0301", "caf\u00e9"),
         ("c\0a\nt\u2028", "c\\x00a\\nt"),
         ("c\u2028t", "c\\u2028t"),
@@ -65,12 +75,21 @@ def test_the_text_of_a_label_is_a_number_a_name_or_none(text, label):
 
 
 def test_a_clean_name_stays_as_it_is():
-    for text in ("cafe\u0301", "a\nb", f"{BOM} x\0", "\\n", "0"):
+    for text in (
+        "cafe\u0301",
+        "e\u200b\u0301",
+        " \u200b\u00a0x\u2060 ",
+        "a\nb",
+        f"{BOM} x\0",
+        "\\n",
+        "0",
+    ):
         assert clean_name(clean_name(text)) == clean_name(text)
 
 
 @pytest.mark.parametrize(
-    ("folder", "name"), [("cat", "cat"), ("007", "007"), ("-1", None), (BOM, None)]
+    ("folder", "name"),
+    [("cat", "cat"), ("007", "007"), ("-1", None), (BOM, None), ("-1.5", None), ("None", "None")],
 )
 def test_a_class_folder_is_its_name_and_minus_one_is_none(folder, name):
     assert class_of_folder(folder) == (UNLABELED if name is None else (-1, NAMES, name))
@@ -94,6 +113,10 @@ def write(folder, data, name="classes.txt"):
         ("classes.txt", codecs.BOM_UTF16_BE + "cat\r\ndog".encode("utf-16-be")),
         ("classes.tsv", "0\tn01\tcat\n1\tn02\tdog\n"),
         ("classes.tsv", f"{BOM}1\tdog\r\n\r\n0\tcat\r\n"),
+        ("classes.txt", "0 cat\n1 dog\n"),
+        ("classes.txt", f"{BOM}0: cat\r\n1: dog\r\n"),
+        ("classes.txt", "0,cat\n1,dog"),
+        ("classes.txt", "0\tn01\tcat\n1\tn02\tdog\n"),
     ],
 )
 def test_lists_with_the_same_classes_are_one_space(tmp_path, name, data):
@@ -119,6 +142,25 @@ def test_unicode_forms_of_a_name_are_one_name(tmp_path):
 def test_a_list_with_gaps_and_any_order_keeps_its_numbers(tmp_path):
     classes = write(tmp_path, "7\tdog\n5000000000\tcow\n3\tcat\n", "classes.tsv")
     assert classes.names == {7: "dog", 5_000_000_000: "cow", 3: "cat"}
+
+
+@pytest.mark.parametrize(
+    ("data", "names"),
+    [
+        ("1 cat\n2 dog\n", {1: "cat", 2: "dog"}),
+        ("01 001.cat\n02 002.dog\n", {1: "001.cat", 2: "002.dog"}),
+        # Parts of the names, not numbers of the classes.
+        ("001.cat\n002.dog\n", {0: "001.cat", 1: "002.dog"}),
+        ("1 cat\n3 dog\n", {0: "1 cat", 1: "3 dog"}),
+        ("2 cat\n1 dog\n", {0: "2 cat", 1: "1 dog"}),
+        ("2019 cat\n2020 dog\n", {0: "2019 cat", 1: "2020 dog"}),
+        ("1 cat\ndog\n", {0: "1 cat", 1: "dog"}),
+        ("1 cat\n", {0: "1 cat"}),
+        ("0\n1\n", {0: "0", 1: "1"}),
+    ],
+)
+def test_a_list_whose_lines_begin_with_consecutive_numbers_has_these(tmp_path, data, names):
+    assert write(tmp_path, data).names == names
 
 
 @pytest.mark.parametrize(
@@ -162,3 +204,15 @@ def test_labels_take_the_space_of_their_list(tmp_path):
     assert class_of_text("cow", classes) == (-1, NAMES, "cow")
     assert class_of_text("2", None) == (2, NUMBERS, "")
     assert class_of_text("-1", classes) == class_of_text("", None) == UNLABELED
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["nan", "NaN", "-nan", "None", "NULL", "n/a", "#N/A", "<NA>", "18446744073709551615", "-1.5"],
+)
+def test_what_other_tools_write_without_a_label_is_none_unless_the_list_has_it(tmp_path, text):
+    classes = write(tmp_path, "cat\nnone\nnone\nNULL\n")
+    assert class_of_text(text, None) == UNLABELED
+    expected = (3, classes.space, "NULL") if text == "NULL" else UNLABELED
+    assert class_of_text(text, classes) == expected
+    assert class_of_text("none", classes) == (-1, NAMES, "none"), "two classes have the name"

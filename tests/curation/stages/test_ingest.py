@@ -204,6 +204,16 @@ def test_what_is_exported_is_read_back_with_the_same_classes(tmp_path):
     assert by_key["cat/0"] == by_key["0000"]
 
 
+def test_names_that_begin_with_numbers_are_read_back_as_they_are(tmp_path):
+    for number, name in enumerate(("1 cat", "2 dog")):
+        path = tmp_path / f"photos/{name}/{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(png(number))
+    run(tmp_path, [{"paths": [str(tmp_path / "photos")]}])
+    images = open_images([str(tmp_path / "run")], cache=tmp_path / "cache")
+    assert images.table.column("class_name").to_pylist() == ["1 cat", "2 dog"]
+
+
 def test_a_recipe_renames_the_classes_of_a_source(photos, tmp_path):
     tar_of(tmp_path / "b/b.tar", [0, 1, 255])
     renames = {"0": "dog", "255": ""}
