@@ -23,7 +23,7 @@ from dinoforge.curation.stages.plant import PlantStage
 from dinoforge.curation.stages.retrieve import RetrieveStage
 from dinoforge.curation.stages.search import SearchStage
 from dinoforge.curation.stages.select import SelectStage
-from dinoforge.curation.summary import CurationSummary, make_account, summarize
+from dinoforge.curation.summary import CurationSummary, describe_unlabeled, make_account, summarize
 from dinoforge.curation.tables import CurationStage
 from dinoforge.neighbors.products import refuse_two_faiss
 from dinoforge.runs import Run, record_facts
@@ -82,6 +82,8 @@ def _finish(run_folder: Path, config: CurationConfig) -> CurationSummary:
     account = make_account(inputs, summary)
     record_facts(run_folder, sources=account.as_json())
     account.log()
+    if unlabeled := describe_unlabeled(inputs):
+        _log.info("images without a label: %s", unlabeled)
     for remark in summary.remarks:
         _log.warning("%s", remark)
     stop_if_too_many_bad(summary.undecodable, summary.images, config.max_bad_rate)

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from dinoforge.curated import KEPT_REASONS, REASONS, ROLES
@@ -17,7 +18,14 @@ from dinoforge.shards.index import NOTES
 from dinoforge.sources.accounting import Account
 from dinoforge.tables import read_table
 
-__all__ = ["CurationSummary", "FunnelRow", "make_account", "retrieval_quality", "summarize"]
+__all__ = [
+    "CurationSummary",
+    "FunnelRow",
+    "describe_unlabeled",
+    "make_account",
+    "retrieval_quality",
+    "summarize",
+]
 
 
 @dataclass(frozen=True)
@@ -128,6 +136,22 @@ def make_account(inputs: CurationInputs, summary: CurationSummary) -> Account:
     problems = read_table(inputs.file("ingest", "problems.parquet")).to_pylist()
     undecodable = sum(summary.undecodable.values())
     return Account.of(summary.images - summary.planted, problems, undecodable=undecodable)
+
+
+def describe_unlabeled(inputs: CurationInputs) -> str:
+    """Count the images of every source that have no label; "" if all have one, or none has."""
+    index = read_table(inputs.file("ingest", "index.parquet"), ["source", "class_space"])
+    unlabeled = index.filter(pc.equal(index.column("class_space"), ""))
+    if unlabeled.num_rows == index.num_rows:
+        return ""
+    total, missing = (
+        {
+            row["values"]: row["counts"]
+            for row in pc.value_counts(table.column("source")).to_pylist()
+        }
+        for table in (index, unlabeled)
+    )
+    return ", ".join(f"{missing[at]:,} of {total[at]:,} of source {at}" for at in missing)
 
 
 def _by_role(role: NDArray[np.int8], reason: NDArray[np.int8]) -> dict[str, dict[str, int]]:

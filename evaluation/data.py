@@ -90,6 +90,12 @@ def open_data(config: EvaluationConfig, cache: Path) -> EvalData:
     if not data.is_labeled:
         without = "test set" if data.bank.is_labeled else "bank"
         _log.info("no labels in the %s: recording only metrics without labels", without)
+    parts = {"bank": data.bank, "test set": data.test}
+    for name in ("bank",) if data.leave_one_out else parts:
+        unlabeled = int(np.count_nonzero(parts[name].labels < 0))
+        if 0 < unlabeled < len(parts[name].labels):
+            count = len(parts[name].labels)
+            _log.info("%d of %d images of the %s have no label", unlabeled, count, name)
     return data
 
 

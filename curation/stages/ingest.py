@@ -20,7 +20,7 @@ from dinoforge.files import path_of_text, path_text
 from dinoforge.randomness import KeyedPermutation
 from dinoforge.shards.index import Problem, problem, summarize_reasons
 from dinoforge.sources.accounting import Account, merge_problems
-from dinoforge.sources.classes import ClassList
+from dinoforge.sources.classes import NAMES, ClassList
 from dinoforge.sources.discover import discover_files
 from dinoforge.sources.listing import Listing, list_files
 from dinoforge.sources.numbering import Numbering, rename_classes, unite_classes
@@ -172,18 +172,40 @@ def _united(
     sources: Sequence[SourceConfig],
     lists: Sequence[Mapping[str, ClassList]],
 ) -> Numbering:
-    """Unite the classes of all sources; without those of reference images if they do not fit."""
+    """Unite the classes of all sources; without those of reference images if they do not fit.
+
+    References are compared by their pixels alone: their classes neither stop a curation nor give
+    other names to the classes of the images that it keeps.
+    """
+    sets = zip(tables, sources, strict=True)
+    others = [table for table, source in sets if source.role != "reference"]
+    numbering = unite_classes(others, lists)
+    if len(others) == len(tables):
+        return numbering
     try:
-        return unite_classes(tables, lists)
+        united = unite_classes(tables, lists)
     except UsageError as error:
-        # References are compared by their pixels alone: their classes do not stop a curation.
-        sets = zip(tables, sources, strict=True)
-        others = [table for table, source in sets if source.role != "reference"]
-        if len(others) == len(tables):
-            raise
-        numbering = unite_classes(others, lists)
         _log.warning("reference images get no class numbers: %s", error)
         return numbering
+    names, new_names = _names(numbering), _names(united)
+    renamed = [f"`{name}` `{new_names[at]}`" for at, name in names.items() if new_names[at] != name]
+    if not renamed:
+        return united
+    _log.warning(
+        "reference images get no class numbers: their list of classes would call %s%s",
+        ", ".join(renamed[:4]),
+        ", ..." if len(renamed) > 4 else "",
+    )
+    return numbering
+
+
+def _names(numbering: Numbering) -> dict[tuple[str, int | str], str]:
+    """Return the name of every class by space and id."""
+    names = numbering.names
+    return {
+        (space, name if space == NAMES else label): names.get(number, str(number))
+        for number, space, label, name in numbering.members
+    }
 
 
 def _numbered(index: pa.Table, numbering: Numbering) -> pa.Table:

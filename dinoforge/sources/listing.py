@@ -1,5 +1,6 @@
 """One row per image of a source: its key, its class, and where its bytes are."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache, partial
@@ -37,6 +38,8 @@ LISTING_SCHEMA = pa.schema(
     ]
 )
 
+_log = logging.getLogger(__name__)
+
 _Row = Sequence[str | int]
 
 
@@ -68,6 +71,7 @@ def list_files(files: SourceFiles, *, unpacked: Path) -> Listing:
     copies: list[Path] = []
     lists = _ClassLists(files)
     keys = UniqueKeys()  # of images in files of their own
+    in_folders = 0
     for item in files.items:
         if isinstance(item, ImageFile):
             image_class = lists.class_of_folder(item.root, _class_folder(item))
@@ -82,8 +86,14 @@ def list_files(files: SourceFiles, *, unpacked: Path) -> Listing:
         # Problems name the source file, which the user knows, not its uncompressed copy.
         problems.extend(entry | {"shard": item} for entry in index.problems)
         class_of = cache(partial(lists.class_of, item))
+        in_folders += _count_in_folders(index.images)
         for image in index.images:
             _append(columns, _row_of_image(image, shard, class_of(image.label or "")))
+    if in_folders:
+        _log.info(
+            "%d images in folders inside tars have no label: there, only .cls files are labels",
+            in_folders,
+        )
     arrays = [pa.array(c, f.type) for c, f in zip(columns, LISTING_SCHEMA, strict=True)]
     printable = [entry | {"shard": path_text(entry["shard"])} for entry in problems]
     table = _with_ids_of_names(pa.table(arrays, schema=LISTING_SCHEMA))
@@ -132,6 +142,13 @@ def _with_ids_of_names(table: pa.Table) -> pa.Table:
 def _append(columns: list[list[str | int]], row: _Row) -> None:
     for column, value in zip(columns, row, strict=True):
         column.append(value)
+
+
+def _count_in_folders(images: Sequence[ShardImage]) -> int:
+    """Count images whose folders look like class folders, in a tar without any label."""
+    if any(image.label for image in images):
+        return 0
+    return sum("/" in image.member.name.removeprefix("./") for image in images)
 
 
 def _class_folder(image: ImageFile) -> str:

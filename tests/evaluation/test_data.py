@@ -106,6 +106,21 @@ def test_a_recipe_maps_classes_and_the_records_change_their_name(tmp_path):
         opened(tmp_path, train_classes={"cta": "cat"})
 
 
+def test_images_without_a_label_are_counted(tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    write_set(tmp_path / "train", [0, 1, "null", -1.5])
+    write_set(tmp_path / "test", [0, -1])
+    opened(tmp_path)
+    assert "2 of 4 images of the bank have no label" in caplog.text
+    assert "1 of 2 images of the test set have no label" in caplog.text
+    # Folders that are given one by one are no class folders.
+    write_set(tmp_path / "folders", ["cat", "dog"], kind="folders")
+    paths = [str(tmp_path / name) for name in ("folders/cat", "folders/dog", "train")]
+    caplog.clear()
+    open_data(EvaluationConfig(train=paths, test=paths[2:]), tmp_path / "cache")
+    assert "4 of 6 images of the bank have no label" in caplog.text
+
+
 @given(st.lists(st.integers(-1, 3), max_size=40), st.floats(0.01, 0.99), st.integers(0, 5))
 def test_hold_out_takes_its_share_of_every_class_and_leaves_some(labels, share, seed):
     labels = np.array(labels, np.int64)

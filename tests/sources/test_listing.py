@@ -113,6 +113,20 @@ def test_a_list_at_the_start_of_a_pattern_names_the_labels_of_tars(tmp_path, pat
     assert rows(listing, "class_name") == [("bird",), ("boat",)] * 2
 
 
+def test_class_folders_inside_a_tar_are_no_labels_and_the_log_has_their_number(tmp_path, caplog):
+    caplog.set_level("INFO")
+    line = "2 images in folders inside tars have no label"
+    put(tmp_path / "a.tar", tar_of([("cat/1.png", png()), ("./dog/1.png", png())]))
+    listing = listed(tmp_path, tmp_path / "a.tar")
+    assert rows(listing, "class_name") == [("",)] * 2
+    assert line in caplog.text
+    put(tmp_path / "b.tar", tar_of([("cat/1.png", png()), ("cat/1.cls", b"3")]))
+    put(tmp_path / "c.tar", tar_of([("./1.png", png()), ("2.png", png())]))
+    caplog.clear()
+    listed(tmp_path, tmp_path / "b.tar", tmp_path / "c.tar")
+    assert "inside tars" not in caplog.text
+
+
 def test_images_of_one_stem_have_keys_of_their_own(tmp_path):
     for name in ("a.jpg", "a.png", "a.2019.01.png", "a.2019.02.png", "b/a.png", "a.v1", "a.v2"):
         put(tmp_path / "pool" / name, png())

@@ -239,6 +239,48 @@ def test_classes_of_reference_images_never_stop_a_curation(tmp_path):
         run(tmp_path, sources, name="other")
 
 
+@pytest.mark.parametrize("pool", ["numbers", "folders"])
+def test_the_list_of_reference_images_names_no_class_of_the_pool(tmp_path, caplog, pool):
+    tar_of(tmp_path / "pool/a.tar", [0, 1])
+    if pool == "folders":
+        (tmp_path / "pool/a.tar").unlink()
+        for number in range(2):
+            (tmp_path / f"pool/{number}").mkdir()
+            (tmp_path / f"pool/{number}/x.png").write_bytes(png(number))
+    tar_of(tmp_path / "test/t.tar", [0, 1], ["cat", "dog"])
+    sources = [
+        {"role": "reference", "paths": [str(tmp_path / "test")]},
+        {"paths": [str(tmp_path / "pool")]},
+    ]
+    _, rows = run(tmp_path, sources)
+    assert [row["label"] for row in rows] == [-1, -1, 0, 1]
+    assert exported(tmp_path / "run")[1] == ({0: "0", 1: "1"} if pool == "folders" else {})
+    assert "would call `0` `cat`, `1` `dog`" in caplog.text
+    # With a list of its own, the pool and the reference images share the classes.
+    (tmp_path / "pool/classes.txt").write_text("cat\ndog\n")
+    caplog.clear()
+    _, rows = run(tmp_path, sources, name="listed")
+    assert [row["label"] for row in rows] == [0, 1] * 2
+    assert exported(tmp_path / "listed")[1] == {0: "cat", 1: "dog"}
+    assert "would call" not in caplog.text
+
+
+def test_images_without_a_label_are_counted_by_source(photos, tmp_path, caplog):
+    caplog.set_level("INFO")
+    tar_of(tmp_path / "a/a.tar", [0, -1, "nan", "None", ""])
+    sources = [
+        {"name": "a", "paths": [str(tmp_path / "a")]},
+        {"name": "cats", "paths": [str(photos / "cat")]},
+    ]
+    cats = len(list((photos / "cat").glob("*")))
+    run(tmp_path, sources)
+    expected = f"without a label: 4 of 5 of source a, {cats} of {cats} of source cats"
+    assert expected in caplog.text
+    caplog.clear()
+    run(tmp_path, [sources[1]], name="none")
+    assert "without a label" not in caplog.text
+
+
 def test_a_label_outside_its_list_names_the_tar_and_the_list(tmp_path):
     tar_of(tmp_path / "a/a.tar", [1, 2], ["cat", "dog"])
     with pytest.raises(
