@@ -56,7 +56,6 @@ def _run(args: argparse.Namespace) -> int:
             device=config.device,
             decode=config.decode,
         )
-        run.facts["sources"] = summary.sources
     if args.json:
         print_json(asdict(summary))
     else:

@@ -4,7 +4,7 @@ Not here: pixels and features. Undecodable images are detected when features are
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +19,16 @@ from dinoforge.sources.accounting import Account, merge_problems
 from dinoforge.sources.image_set import ImageSet, open_images
 from dinoforge.sources.numbering import describe_classes, rename_classes, unite_classes
 
-__all__ = ["EvalData", "NothingToTestError", "Part", "hold_out", "open_data"]
+__all__ = [
+    "EvalData",
+    "NothingToTestError",
+    "Part",
+    "account_of",
+    "arrange",
+    "hold_out",
+    "open_data",
+    "open_sets",
+]
 
 _log = logging.getLogger(__name__)
 
@@ -64,28 +73,44 @@ class EvalData:
         sets = [self.bank.images]
         if self.test.images is not self.bank.images:
             sets.append(self.test.images)
-        problems = merge_problems(images.problems for images in sets)
-        return Account.of(sum(map(len, sets)), problems, undecodable=undecodable)
+        return account_of(sets, undecodable=undecodable)
+
+
+def account_of(sets: Sequence[ImageSet], *, undecodable: int = 0) -> Account:
+    """Count what the sources of some sets gave, and what they did not."""
+    problems = merge_problems(images.problems for images in sets)
+    return Account.of(sum(map(len, sets)), problems, undecodable=undecodable)
 
 
 def open_data(config: EvaluationConfig, cache: Path) -> EvalData:
-    """Open bank and test images; without test images, split them off the bank.
+    """Open bank and test images and arrange them; see `open_sets` and `arrange`."""
+    return arrange(open_sets(config, cache), config)
+
+
+def open_sets(config: EvaluationConfig, cache: Path) -> list[ImageSet]:
+    """Open the images of the bank and, if the recipe names any, the test images.
 
     ``cache`` is the folder for listings and unpacked archives.
 
     Raises
     ------
     UsageError
-        If a path is missing or holds no image, labels contradict each other, or no class of the
-        test images is in the bank; a `NothingToTestError` if the images are too few or the
-        protocols need labels that they lack.
+        If a path is missing or holds no image.
     """
-    train = open_images(config.train, cache=cache, policy=config.decode)
-    if config.test:
-        test = open_images(config.test, cache=cache, policy=config.decode)
-        data = _two_sets(train, test, config)
-    else:
-        data = _one_set(train, config)
+    paths = [config.train, *([config.test] if config.test else [])]
+    return [open_images(part, cache=cache, policy=config.decode) for part in paths]
+
+
+def arrange(sets: Sequence[ImageSet], config: EvaluationConfig) -> EvalData:
+    """Unite the classes of bank and test images; without test images, split them off the bank.
+
+    Raises
+    ------
+    UsageError
+        If labels contradict each other, or no class of the test images is in the bank; a
+        `NothingToTestError` if the images are too few or the protocols need labels that they lack.
+    """
+    data = _two_sets(sets[0], sets[1], config) if config.test else _one_set(sets[0], config)
     _stop_if_nothing_to_test(data, config)
     if not data.is_labeled:
         without = "test set" if data.bank.is_labeled else "bank"

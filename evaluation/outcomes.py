@@ -22,7 +22,6 @@ from dinoforge.intervals import (
     wilson_interval,
 )
 from dinoforge.records import Record
-from dinoforge.sources.accounting import Account
 
 __all__ = ["Measured", "Outcome", "differences", "with_intervals"]
 
@@ -38,7 +37,6 @@ class Measured:
     test: Rows
     facts: dict[str, Any]  # fields that all its records share
     device: str
-    account: Account  # of the sources
     leave_one_out: bool = False
 
     def labeled(self) -> "Measured":

@@ -105,6 +105,7 @@ def train(
         with (
             MetricsFile(folder, resume_at=trainer.step) as metrics,
             Progress(total, unit="images", label="train", done=done) as progress,
+            trainer.accounting(facts),
             trainer.saving(),
         ):
             for batch, waited_s in trainer.batches():
@@ -125,8 +126,6 @@ def train(
                     raise Interrupted(
                         f"{name} at step {trainer.step}: saved; start the same command again"
                     )
-    if facts is not None:
-        facts["sources"] = trainer.data.account().as_json()
     return trainer.summarize(seconds=time.monotonic() - started)
 
 
@@ -216,6 +215,18 @@ class Trainer:
     def save(self) -> None:
         """Write the checkpoint and the backbone of this step, in the background."""
         self.checkpoints.save(self.step, self.method, self.optimizer, before=self._export())
+
+    @contextlib.contextmanager
+    def accounting(self, facts: dict[str, Any] | None) -> Iterator[None]:
+        """Add what the sources gave to the run record, however the loop ends."""
+        try:
+            yield
+        finally:
+            if facts is not None:  # a start without a step left decodes nothing
+                account = self.data.account().joined(facts.get("earlier", []))
+                facts["sources"] = account.as_json()
+                if account.undecodable:  # else it was logged at the start
+                    account.log()
 
     @contextlib.contextmanager
     def saving(self) -> Iterator[None]:

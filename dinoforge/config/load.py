@@ -74,7 +74,8 @@ def find_recipe(kind: str, name: str) -> Path:
         If there is none; suggests the nearest.
     """
     path = Path(expand_home(name))
-    if os.path.isfile(path):  # noqa: PTH113 - Path raises for long names
+    is_open = name.startswith("/dev/fd/") and path.exists()  # as `<(...)` of the shell names a pipe
+    if is_open or os.path.isfile(path):  # noqa: PTH113 - Path raises for long names
         return path
     known = list_recipes(kind)
     if name in known:

@@ -15,6 +15,7 @@ from dinoforge.errors import UsageError
 from dinoforge.files import write_array
 from dinoforge.images import DecodePolicy, Undecodable
 from dinoforge.progress import Progress
+from dinoforge.runs import record_facts
 from dinoforge.sources.image_set import ImageSet, open_images
 from dinoforge.sources.listing import LISTING_SCHEMA
 from dinoforge.tables import write_table
@@ -74,6 +75,9 @@ def embed_images(
     network = make_encoder(encoder, device=device)
     problems: list[str | None] = [None] * len(images)
     parts = list(_vectors(images, network, batch_size, problems))
+    account = images.account(undecodable=sum(problem is not None for problem in problems))
+    record_facts(out, sources=account.as_json())
+    account.log()
     if not parts:
         raise UsageError(
             what=f"none of the {len(images)} images can be decoded ({problems[0]})",
@@ -88,8 +92,6 @@ def embed_images(
     write_array(out / "embeddings.npy", vectors)
     notes = {"encoder": network.name, "fingerprint": network.fingerprint}
     write_table(out / "rows.parquet", table, ROWS_SCHEMA, metadata=notes)
-    account = images.account(undecodable=len(images) - len(vectors))
-    account.log()
     return EmbeddingSummary(
         embeddings=str(out / "embeddings.npy"),
         rows=str(out / "rows.parquet"),

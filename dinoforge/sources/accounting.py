@@ -6,7 +6,7 @@ Members and files that look like images are rows or named problems; nothing is l
 import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from dinoforge.shards.index import INCOMPLETE, NOT_READ, SHARD_REASONS, Problem
@@ -59,6 +59,12 @@ class Account:
         """Read the account from ``run.json``; None before the run has one."""
         known: dict[str, Any] | None = facts.get("sources")
         return None if known is None else cls(**known)
+
+    def joined(self, starts: Iterable[Mapping[str, Any]]) -> "Account":
+        """Keep what earlier starts (of ``run.json``) decoded of the same images, if it is more."""
+        earlier = [account for start in starts if (account := Account.recorded(start))]
+        same = [a for a in earlier if (a.images, a.problems) == (self.images, self.problems)]
+        return replace(self, undecodable=max(a.undecodable for a in (self, *same)))
 
     def lines(self) -> list[str]:
         """Format every source from which images may be missing, then the counts."""

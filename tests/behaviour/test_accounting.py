@@ -83,7 +83,7 @@ COMMANDS = {
 def test_a_command_ends_with_the_account_of_its_sources(source, command, capsys):
     out = source / "run"  # inside the source: its own output is no input
     words = [word.format(source=source, out=out) for word in COMMANDS[command]]
-    for start in range(2):
+    for _ in range(2):
         assert main([command, *words, "-q"]) == 0
         screen = capsys.readouterr().err
         assert f"{source}/cut.tar is incomplete: truncated (" in screen
@@ -91,10 +91,11 @@ def test_a_command_ends_with_the_account_of_its_sources(source, command, capsys)
         if command == "embed":  # it has no run folder before it starts
             assert "own_output" in screen
         recorded = read_facts(out)["sources"]
-        (incomplete,) = recorded.pop("incomplete")
-        assert (incomplete["reason"], incomplete["member"]) == ("truncated", "c.4.jpg")
-        decodes = command != "train" or start == 0  # the second start has no step left
-        assert recorded == ACCOUNT | ({} if decodes else {"undecodable": 0})
+        incomplete = {(entry["reason"], entry["member"]) for entry in recorded.pop("incomplete")}
+        assert incomplete == {("truncated", "c.4.jpg"), ("not_regular", "")}
+        assert f"{source}/pipe.jpg was not read: not_regular (" in screen
+        assert recorded == ACCOUNT
+        assert "1 undecodable" in screen  # also of a training without a step left
     log = "".join(path.read_text() for path in (out / "log").iterdir())
     assert "is incomplete: truncated" in log
     if command == "evaluate":
@@ -108,6 +109,29 @@ def test_a_command_ends_with_the_account_of_its_sources(source, command, capsys)
         lost = sum(count for label, count in funnel.items() if label.startswith("no image"))
         assert funnel["entries of the sources"] - lost == funnel["images in"] == 12
         assert lost == 4
+
+
+@pytest.mark.parametrize(
+    ("command", "more", "why", "undecodable"),
+    [
+        ("embed", [], "none of the 4 images can be decoded", 4),
+        ("evaluate", [], "no labels", 0),
+        ("evaluate", ["protocols=[collapse]"], "none of the 4 images", 4),
+        ("train", [], "none of the 4 images decodes", 0),
+    ],
+)
+def test_a_command_that_fails_has_an_account_too(tmp_path, capsys, command, more, why, undecodable):
+    names = [f"{number}.jpg" for number in range(6)]
+    cut = tar_bytes(names).replace(b"\xff\xd8\xff", b"\0\0\0")
+    (tmp_path / "cut.tar").write_bytes(cut[: cut.index(b"4.jpg") + 700])
+    words = [w.format(source=tmp_path / "cut.tar", out=tmp_path / "run") for w in COMMANDS[command]]
+    assert main([command, *words, *more]) == 2
+    screen = capsys.readouterr().err
+    assert why in screen
+    assert "cut.tar is incomplete: truncated" in screen
+    recorded = read_facts(tmp_path / "run")["sources"]
+    assert (recorded["images"], recorded["undecodable"]) == (4, undecodable)
+    assert recorded["problems"] == {"truncated": 1}
 
 
 @pytest.mark.parametrize("command", COMMANDS)

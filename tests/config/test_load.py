@@ -1,3 +1,4 @@
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -5,7 +6,14 @@ from typing import Literal
 import pytest
 import yaml
 
-from dinoforge.config import changed_keys, config_yaml, describe_keys, load_config, load_recipe
+from dinoforge.config import (
+    changed_keys,
+    config_yaml,
+    describe_keys,
+    find_recipe,
+    load_config,
+    load_recipe,
+)
 from dinoforge.errors import Fault, UsageError
 
 
@@ -55,6 +63,17 @@ def test_defaults_recipe_and_command_line_win_in_this_order(tmp_path):
     assert loaded.config.optimizer.lr == 0.01
     assert loaded.config.optimizer.betas == (0.9, 0.999)
     assert loaded.origins == {"out": "recipe", "steps": "command line", "optimizer.lr": "recipe"}
+
+
+def test_a_recipe_may_be_an_open_pipe_but_no_other(tmp_path):
+    reading, writing = os.pipe()
+    os.close(writing)
+    assert find_recipe("training", f"/dev/fd/{reading}").exists()
+    os.close(reading)
+    os.mkfifo(tmp_path / "pipe.yaml")
+    for name in (f"/dev/fd/{reading}", str(tmp_path / "pipe.yaml")):
+        with pytest.raises(UsageError, match="no such recipe"):
+            find_recipe("training", name)
 
 
 def test_all_faults_are_reported_at_once(tmp_path):

@@ -8,7 +8,7 @@ import pytest
 from dinoforge import runs
 from dinoforge.errors import Interrupted, UsageError
 from dinoforge.evaluation.report.facts import read_run
-from dinoforge.runs import Run, read_recipe, run_folders
+from dinoforge.runs import Run, read_facts, read_recipe, run_folders
 
 
 @dataclass(frozen=True)
@@ -96,6 +96,16 @@ def test_another_command_and_a_second_writer_are_refused(tmp_path):
         Run.open(tmp_path, Recipe(), command="curate")
     with pytest.raises(UsageError, match="run of `dinoforge curate`"):
         Run.open(tmp_path, Recipe(), command="train")
+
+
+def test_a_pipe_in_place_of_the_record_is_refused_and_never_opened(tmp_path):
+    os.mkfifo(tmp_path / "run.json")
+    os.mkfifo(tmp_path / "config.yaml")
+    with pytest.raises(UsageError, match=r"`run\.json` is not a regular file"):
+        Run.start(tmp_path, command="embed", settings={})
+    assert read_facts(tmp_path) == {}
+    with pytest.raises(UsageError, match="not a regular file"):
+        read_recipe(tmp_path)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to mount a read-only file system")

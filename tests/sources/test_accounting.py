@@ -52,6 +52,15 @@ def test_sources_that_were_not_read_are_named_up_to_a_limit():
     ]
 
 
+def test_what_earlier_starts_decoded_of_the_same_images_is_kept():
+    def start(images, undecodable):
+        return {"sources": Account.of(images, [CUT], undecodable=undecodable).as_json()}
+
+    now = Account.of(9, [CUT], undecodable=1)
+    assert now.joined([]) == now.joined([{}, start(9, 0)]) == now.joined([start(8, 5)]) == now
+    assert now.joined([start(9, 2), start(9, 0)]).undecodable == 2
+
+
 def test_a_tar_that_two_listings_share_counts_once_and_its_repeats_each():
     twice = [problem("a.tar", ".h.jpg", "no_key")] * 2
     assert merge_problems([[*twice, CUT], [*twice, CUT, *TEXTS]]) == [*twice, CUT, *TEXTS]
