@@ -40,7 +40,7 @@ NUMBERS = "numbers"
 
 _LARGEST = (1 << 63) - 1
 _NUMBER = re.compile(r"([+-]?)([0-9]{1,300})(\.0*)?")
-_NEGATIVE = re.compile(r"-([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]+)?", re.IGNORECASE)
+_NEGATIVE = re.compile(r"[-\u2212]([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]+)?", re.IGNORECASE)
 # What pandas, numpy and others write for a missing number; -1 of an unsigned type.
 _MISSING = re.compile(
     r"[+-]?nan|-inf|none|null|#?n/a|<na>|18446744073709551615(\.0*)?", re.IGNORECASE
