@@ -51,7 +51,7 @@ TARS = {
     "shard_bad_image_inside.tar": (6, {}),
     "shard_dirs_and_dots.tar": (2, {}),
     "shard_duplicate_key.tar": (4, {"duplicate_key": 2}),
-    "shard_empty.tar": (0, {}),
+    "shard_empty.tar": (0, {"no_members": 1}),
     "shard_good.tar": (6, {}),
     "shard_gzip_named.tar": (6, {}),
     "shard_latin1_name.tar": (2, {}),
