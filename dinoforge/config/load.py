@@ -256,7 +256,7 @@ class _Loading:
             value: Any = text
             if not self._is_text(key):
                 value = read_value(text)
-            elif text in {"null", "None"} and self.keys[key].type == "str | None":
+            elif text in {"null", "None"} and self._type(key) == "str | None":
                 value = None
             for inner, part in self._flatten({key: value}):
                 yield _Leaf(inner, part, _COMMAND_LINE)
@@ -271,10 +271,13 @@ class _Loading:
                 yield key, value
 
     def _is_text_map(self, key: str) -> bool:
-        return key in self.keys and self.keys[key].type == _TEXT_MAP
+        return self._type(key) == _TEXT_MAP
 
     def _is_text(self, key: str) -> bool:
-        return key in self.keys and self.keys[key].type in _TEXT
+        return self._type(key) in _TEXT or self._is_text_map(key.rpartition(".")[0])
+
+    def _type(self, key: str) -> str:
+        return self.keys[key].type if key in self.keys else ""
 
     def check_value(self, leaf: _Leaf) -> Fault | None:
         """Refuse what OmegaConf would fill in, and text that YAML has changed."""
@@ -289,17 +292,16 @@ class _Loading:
 
     def _changed_text(self, key: str, value: Any) -> Iterator[tuple[str, Any]]:
         """Find values of text keys that are none: `no` becomes False, `12:00:00` 43200."""
-        kind = self.keys[key].type if key in self.keys else ""
-        if kind in _TEXT and not isinstance(value, str | None):
+        if self._is_text(key) and not isinstance(value, str | None):
             yield key, value
-        if kind == _TEXT_MAP and isinstance(value, Mapping):
+        if self._is_text_map(key) and isinstance(value, Mapping):
             parts = (*value, *value.values())
             yield from ((key, part) for part in parts if not isinstance(part, str))
         for part in value if isinstance(value, list) else ():
             if isinstance(part, dict):
                 for name, inner in part.items():
                     yield from self._changed_text(f"{key}[].{name}", inner)
-            elif kind == "list[str]" and not isinstance(part, str):
+            elif self._type(key) == "list[str]" and not isinstance(part, str):
                 yield key, part
 
     def explain(self, error: Exception, leaf: _Leaf, cls: type[Config]) -> Fault:
@@ -307,7 +309,8 @@ class _Loading:
         if isinstance(error, ConfigKeyError):
             return self._explain_unknown(str(error.full_key or ""), leaf)
         mismatch = find_mismatch(leaf.nested(), cls)
-        assert mismatch is not None, f"{leaf} is refused only beside other values: {error}"
+        if mismatch is None:  # it does not suit what another value has made of the section
+            return Fault(f"`{self.prefix}{leaf.key}`: {first_line(error)}", leaf.where, "remove it")
         key = re.sub(r"\[\d+\]", "[]", mismatch.key).removesuffix("[]")
         while not self._has_help(key):  # a name of the user's own
             key = key.rpartition(".")[0]

@@ -1,3 +1,4 @@
+import json
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -5,6 +6,8 @@ from typing import Literal
 
 import pytest
 import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from dinoforge.config import (
     changed_keys,
@@ -219,6 +222,28 @@ def test_a_value_of_another_shape_is_named_with_its_key_and_what_it_needs(
     assert f" - {tmp_path}/recipe.yaml:1 - see " in line
 
 
+scalars = st.sampled_from([None, True, 1, -1.5, "a", "", "seed", 1 << 70, float("nan")])
+names = st.sampled_from(["out", "role", "paths", "names", "lr", "betas", "0", "", "a.b", "1"])
+values = st.recursive(
+    scalars, lambda part: st.lists(part, max_size=3) | st.dictionaries(names, part, max_size=3)
+)
+keys = st.sampled_from(
+    ["out", "steps", "optimizer", "optimizer.betas", "sources", "sources.0", "aliases", "aliases.a"]
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.tuples(keys, values), max_size=3))
+def test_any_value_of_any_key_is_read_or_refused_in_lines(given):
+    words = [f"{key}={json.dumps(value)}" for key, value in given]
+    try:
+        load_config(Recipe, None, ["out=a", *words])
+    except UsageError as error:
+        for line in str(error).splitlines():
+            assert line.count(" - ") >= 2
+            assert "Config" not in line  # of OmegaConf's messages
+
+
 def test_lists_of_sections_are_typed(tmp_path):
     file = recipe(tmp_path, "out: a\nsources:\n- role: seed\n  paths: [x]\n")
     assert load_config(Recipe, file).sources == [Source(role="seed", paths=["x"])]
@@ -232,6 +257,11 @@ def test_a_map_of_texts_keeps_its_keys_whatever_they_are(tmp_path):
     aliases = {"St. Bernard": "dog", "255": "", "a.b.c": "d", "no": "yes it is"}
     assert loaded.config.aliases == aliases
     assert load_config(Recipe, recipe(tmp_path, config_yaml(loaded.config))).aliases == aliases
+
+
+@pytest.mark.parametrize("text", ["1", "[]", "{a: 1}", "no", "null"])
+def test_one_text_of_a_map_on_the_command_line_is_taken_as_typed(text):
+    assert load_config(Recipe, None, ["out=a", f"aliases.b={text}"]).aliases == {"b": text}
 
 
 @pytest.mark.parametrize("given", ["{255: x}", "{no: x}", "{x: 010}", "{x: null}", "{x: {y: z}}"])
