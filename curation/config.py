@@ -48,7 +48,8 @@ FileName = Annotated[str, Allowed(re.compile(r"[\w-]+").fullmatch, "letters, dig
 class SourceConfig:
     """Images that have one role in the curation."""
 
-    # pool: to curate; seed: examples; reference: must not leak into the result; as_is: kept
+    # pool: to curate; seed: examples; reference: must not leak into the result; as_is: kept.
+    # An image of several sources belongs to the first reference that selects it, else to the first
     role: Literal["pool", "seed", "reference", "as_is"] = "pool"
     # folders, images, tars, globs, `x-{000000..000004}.tar`, curation runs; relative to the
     # working directory

@@ -135,7 +135,12 @@ def make_account(inputs: CurationInputs, summary: CurationSummary) -> Account:
     """Count what the sources of a finished run gave, and name those that are incomplete."""
     problems = read_table(inputs.file("ingest", "problems.parquet")).to_pylist()
     undecodable = sum(summary.undecodable.values())
-    return Account.of(summary.images - summary.planted, problems, undecodable=undecodable)
+    return Account.of(
+        summary.images - summary.planted,
+        problems,
+        undecodable=undecodable,
+        not_selected=summary.not_selected,
+    )
 
 
 def describe_unlabeled(inputs: CurationInputs) -> str:

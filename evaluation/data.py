@@ -17,6 +17,7 @@ from dinoforge.files import hash_json
 from dinoforge.randomness import uniforms
 from dinoforge.sources.accounting import Account, merge_problems
 from dinoforge.sources.image_set import ImageSet, open_images
+from dinoforge.sources.listing import locate_images
 from dinoforge.sources.numbering import describe_classes, rename_classes, unite_classes
 
 __all__ = [
@@ -98,7 +99,9 @@ def open_sets(config: EvaluationConfig, cache: Path) -> list[ImageSet]:
         If a path is missing or holds no image.
     """
     paths = [config.train, *([config.test] if config.test else [])]
-    return [open_images(part, cache=cache, policy=config.decode) for part in paths]
+    sets = [open_images(part, cache=cache, policy=config.decode) for part in paths]
+    _warn_of_overlap(sets)
+    return sets
 
 
 def arrange(sets: Sequence[ImageSet], config: EvaluationConfig) -> EvalData:
@@ -122,6 +125,17 @@ def arrange(sets: Sequence[ImageSet], config: EvaluationConfig) -> EvalData:
             count = len(parts[name].labels)
             _log.info("%d of %d images of the %s have no label", unlabeled, count, name)
     return data
+
+
+def _warn_of_overlap(sets: Sequence[ImageSet]) -> None:
+    shared = set.intersection(*(set(locate_images(images.table)) for images in sets))
+    if len(sets) > 1 and shared:
+        _log.warning(
+            "%d of %d test images are also in the bank, which raises the scores - `train` and "
+            "`test` - give other files, or leave out `test`",
+            len(shared),
+            len(sets[1]),
+        )
 
 
 def _two_sets(train: ImageSet, test: ImageSet, config: EvaluationConfig) -> EvalData:

@@ -2,9 +2,7 @@
 
 import fnmatch
 import logging
-import os
 from collections.abc import Mapping, Sequence
-from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -16,13 +14,13 @@ from dinoforge.curation import tables
 from dinoforge.curation.config import CurationConfig, SourceConfig
 from dinoforge.curation.tables import CurationInputs, CurationStage
 from dinoforge.errors import Fault, UsageError
-from dinoforge.files import path_of_text, path_text
+from dinoforge.files import path_text
 from dinoforge.randomness import KeyedPermutation
-from dinoforge.shards.index import Problem, problem, summarize_reasons
+from dinoforge.shards.index import summarize_reasons
 from dinoforge.sources.accounting import Account, merge_problems
 from dinoforge.sources.classes import NAMES, ClassList
 from dinoforge.sources.discover import discover_files
-from dinoforge.sources.listing import Listing, list_files
+from dinoforge.sources.listing import Listing, list_files, locate_images
 from dinoforge.sources.numbering import Numbering, rename_classes, unite_classes
 from dinoforge.stages import Json, Output
 
@@ -34,7 +32,10 @@ _Location = tuple[str, int]
 
 
 class IngestStage(CurationStage):
-    """List the images of all sources; an image listed twice belongs to the first source."""
+    """List the images of all sources; one of several sources belongs to the first of them.
+
+    To the first reference, if there is one: what must not leak is never a pool image.
+    """
 
     name = "ingest"
     number = 10
@@ -64,21 +65,15 @@ class IngestStage(CurationStage):
         folder = out.folder / "unpacked"
         indexed: list[pa.Table] = []
         listings = [list_files(discover_files(s.paths), unpacked=folder) for s in config.sources]
-        seen: set[_Location] = set()
-        listed: set[_Location] = set()
-        aliases: list[list[Problem]] = []
+        locations = [locate_images(listing.table) for listing in listings]
+        chosen, not_selected = _choose(config, listings, locations)
         for at, (source, listing) in enumerate(zip(config.sources, listings, strict=True)):
             key = f"sources[{at}].classes"
             named = rename_classes(listing.table, listing.class_lists, source.classes, key)
-            locations = _locations(named)
-            aliases.append(_aliases(named, locations))
-            listed.update(locations)
-            rows = _choose(named, locations, source, seen, config.seed)
-            table = _relative(named.take(rows), listing.unpacked, inputs.run_folder)
+            table = _relative(named.take(chosen[at]), listing.unpacked, inputs.run_folder)
             indexed.append(_indexed(table, source))
         _stop_if_empty(config, indexed, listings)
         problems = merge_problems(listing.problems for listing in listings)
-        problems += merge_problems(aliases)
         numbering = _united(indexed, config.sources, [listing.class_lists for listing in listings])
         index = _numbered(pa.concat_tables(indexed), numbering)
         index = index.append_column("image_id", pa.array(np.arange(index.num_rows)))
@@ -92,7 +87,7 @@ class IngestStage(CurationStage):
         return {
             "images": index.num_rows,
             "images_by_source": [table.num_rows for table in indexed],
-            "not_selected": len(listed - seen),  # by `keys` and `limit` of every source
+            "not_selected": not_selected,  # by `keys` and `limit` of every source
             "problems": dict(Account.of(index.num_rows, problems).problems),
         }
 
@@ -113,47 +108,46 @@ def _relative(table: pa.Table, unpacked: Sequence[Path], run_folder: Path) -> pa
     return table.set_column(at, "shard", renamed.cast(pa.string()))
 
 
-def _locations(table: pa.Table) -> list[_Location]:
-    """Identify images by their file (without links) and offset, whatever path leads to them."""
-    real = cache(lambda shard: os.path.realpath(path_of_text(shard)))
-    shards, offsets = (table.column(name).to_pylist() for name in ("shard", "offset"))
-    return [(real(shard), offset) for shard, offset in zip(shards, offsets, strict=True)]
-
-
-def _aliases(table: pa.Table, locations: Sequence[_Location]) -> list[Problem]:
-    """Note the images of a source that are listed before under another name, by a link."""
-    first: dict[_Location, int] = {}
-    rows = [row for row, place in enumerate(locations) if first.setdefault(place, row) != row]
-    shards, members = (table.column(name).to_pylist() for name in ("shard", "member"))
-    return [
-        problem(shards[row], members[row], "same_file", f"as {shards[first[locations[row]]]}")
-        for row in rows
-    ]
-
-
 def _choose(
-    table: pa.Table,
-    locations: Sequence[_Location],
-    source: SourceConfig,
-    seen: set[_Location],
-    seed: int,
-) -> NDArray[np.int64]:
-    """Return the rows of a source: its key pattern, minus those in ``seen``, up to its limit."""
-    taken = set(seen)
-    rows = []
-    keys = table.column("key").to_pylist()
-    for row, (key, location) in enumerate(zip(keys, locations, strict=True)):
-        if location not in taken and (not source.keys or fnmatch.fnmatchcase(key, source.keys)):
-            taken.add(location)
-            rows.append(row)
-    if source.limit and source.limit < len(rows):
-        if source.pick == "random":
-            order = KeyedPermutation(len(rows), seed, f"limit {source.role} {source.name}")
-            rows = sorted(rows[at] for at in order[np.arange(source.limit)].tolist())
-        else:
-            rows = rows[: source.limit]
-    seen.update(locations[row] for row in rows)
-    return np.array(rows, np.int64)
+    config: CurationConfig, listings: Sequence[Listing], locations: Sequence[list[_Location]]
+) -> tuple[list[NDArray[np.int64]], int]:
+    """Return the rows of every source, each image once, and count what no source selects.
+
+    References choose first: what must not leak is no pool image because another source is listed
+    before.
+    """
+    sources = config.sources
+    order = sorted(range(len(sources)), key=lambda at: sources[at].role != "reference")
+    chosen = [np.array([], np.int64)] * len(sources)
+    owner: dict[_Location, str] = {}  # role
+    shared: set[_Location] = set()
+    for at in order:
+        source, where = sources[at], locations[at]
+        keys = listings[at].table.column("key").to_pylist()
+        rows = [
+            r for r, k in enumerate(keys) if not source.keys or fnmatch.fnmatchcase(k, source.keys)
+        ]
+        if source.role != "reference":
+            shared.update(where[row] for row in rows if owner.get(where[row]) == "reference")
+        rows = _limited([row for row in rows if where[row] not in owner], source, config.seed)
+        owner.update((where[row], source.role) for row in rows)
+        chosen[at] = np.array(rows, np.int64)
+    if shared:
+        _log.warning(
+            "%d images of other sources are also in a reference source: used as references only",
+            len(shared),
+        )
+    return chosen, len(set().union(*locations) - owner.keys())
+
+
+def _limited(rows: list[int], source: SourceConfig, seed: int) -> list[int]:
+    """Return at most the limit of a source."""
+    if not source.limit or source.limit >= len(rows):
+        return rows
+    if source.pick == "first":
+        return rows[: source.limit]
+    order = KeyedPermutation(len(rows), seed, f"limit {source.role} {source.name}")
+    return sorted(rows[at] for at in order[np.arange(source.limit)].tolist())
 
 
 def _indexed(table: pa.Table, source: SourceConfig) -> pa.Table:
@@ -228,7 +222,9 @@ def _stop_if_empty(
         if table.num_rows:
             continue
         pattern = f" under the key pattern {source.keys}" if source.keys else ""
-        do = "check the paths, `keys`, and that no earlier source lists the same images"
+        do = (
+            "check the paths, `keys`, and that no earlier or reference source lists the same images"
+        )
         what = f"no images{pattern}{summarize_reasons(listing.problems)}"
         faults.append(Fault(what, ", ".join(source.paths), do))
     if faults:

@@ -27,9 +27,17 @@ class Account:
     problems: Mapping[str, int] = field(default_factory=dict)  # reason -> files, members, sources
     incomplete: Sequence[Problem] = ()  # sources from which images may be missing
     undecodable: int = 0  # of ``images``, as far as they were decoded
+    not_selected: int = 0  # images of the sources that a recipe leaves out
 
     @classmethod
-    def of(cls, images: int, problems: Iterable[Problem], *, undecodable: int = 0) -> "Account":
+    def of(
+        cls,
+        images: int,
+        problems: Iterable[Problem],
+        *,
+        undecodable: int = 0,
+        not_selected: int = 0,
+    ) -> "Account":
         """Count images and problems."""
         entries = list(problems)
         reasons = Counter(entry["reason"] for entry in entries)
@@ -38,6 +46,7 @@ class Account:
             problems=dict(sorted(reasons.items())),
             incomplete=[entry for entry in entries if entry["reason"] in INCOMPLETE],
             undecodable=undecodable,
+            not_selected=not_selected,
         )
 
     @property
@@ -47,12 +56,13 @@ class Account:
 
     def as_json(self) -> dict[str, Any]:
         """JSON object, for ``run.json``."""
-        return {
+        facts = {
             "images": self.images,
             "undecodable": self.undecodable,
             "problems": dict(self.problems),
             "incomplete": list(self.incomplete),
         }
+        return facts | ({"not_selected": self.not_selected} if self.not_selected else {})
 
     @classmethod
     def recorded(cls, facts: Mapping[str, Any]) -> "Account | None":
@@ -83,7 +93,8 @@ class Account:
             lines.append(f"{not_read - _NAMED:,} more were not read: see `run.json`")
         counts = ", ".join(f"{count:,} {reason}" for reason, count in self.counts.items())
         problems = f"problems: {counts}" if counts else "no problems"
-        return [*lines, f"{self.images:,} images read; {problems}"]
+        rest = f", {self.not_selected:,} not selected" if self.not_selected else ""
+        return [*lines, f"{self.images:,} images read{rest}; {problems}"]
 
     def log(self) -> None:
         """Log the lines, as warnings if images may be missing."""

@@ -1,10 +1,12 @@
 """Discover the images and tars behind paths, in an order that no file system decides."""
 
+import contextlib
 import json
 import os
 import stat
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from glob import escape, glob, has_magic
 from pathlib import Path
 
@@ -19,7 +21,7 @@ from dinoforge.shards.tar import BLOCK
 from dinoforge.sources.classes import CLASS_LISTS, find_class_list
 from dinoforge.sources.outputs import is_output_folder, is_output_shard, output_above
 
-__all__ = ["SOURCE_REASONS", "ImageFile", "SourceFiles", "discover_files"]
+__all__ = ["SOURCE_REASONS", "ImageFile", "SourceFiles", "discover_files", "make_real_path"]
 
 SOURCE_REASONS: Mapping[str, str] = {
     "other_file": "neither an image nor a tar, by name and by content: skipped",
@@ -27,7 +29,7 @@ SOURCE_REASONS: Mapping[str, str] = {
     "not_regular": "a pipe, socket or device: not opened",
     "hidden": "an image or tar whose name begins with a dot: skipped",
     "hidden_folder": "its name begins with a dot: skipped, with all that is in it",
-    "same_file": "a link to an image that the source lists, too: the image is one row",
+    "same_file": "the same file or folder again, by a link or listed twice: read once",
     "missing_shard": "exported by the curation, but no longer there",
     "own_output": "written by dinoforge: skipped, unless its own path is given",
 }
@@ -88,6 +90,8 @@ class SourceFiles:
 def discover_files(paths: Sequence[str]) -> SourceFiles:
     """Find images and tars; paths are files, folders, patterns and curation runs.
 
+    A file is one item, whatever paths and links lead to it; repetitions are problems.
+
     Raises
     ------
     UsageError
@@ -110,7 +114,35 @@ def discover_files(paths: Sequence[str]) -> SourceFiles:
         sources.problems.extend(one.problems)
     if faults:
         raise UsageError(faults=faults)
+    _drop_repeats(sources)
     return sources
+
+
+def make_real_path() -> Callable[[str], str]:
+    """Make `os.path.realpath` for many files: the links of a folder are resolved once."""
+    real_folder = cache(os.path.realpath)
+
+    def real_path(path: str) -> str:
+        if os.path.islink(path):  # noqa: PTH114 - hot
+            return os.path.realpath(path)
+        folder, name = os.path.split(path)
+        return os.path.join(real_folder(folder), name)  # noqa: PTH118 - hot
+
+    return real_path
+
+
+def _drop_repeats(sources: SourceFiles) -> None:
+    real_path, items = make_real_path(), []
+    first: dict[str, str] = {}
+    for item in sources.items:
+        path = item if isinstance(item, str) else item.path
+        real = real_path(path)
+        if real in first:
+            sources.add_problem(path, "same_file", f"as {first[real]}")
+        else:
+            first[real] = path
+            items.append(item)
+    sources.items = items
 
 
 def _discover_path(path: str) -> SourceFiles:
@@ -176,7 +208,7 @@ def _expand(pattern: str, sources: SourceFiles) -> dict[str, str]:
     try:
         names = list(braceexpand(rest, escape=False))
     except ValueError as error:
-        if names := _matches(folder, rest):
+        if names := _matches(folder, rest, sources):
             return dict.fromkeys(names, _start(pattern))
         raise UsageError(
             what="no such file or folder, and its braces are unbalanced",
@@ -208,7 +240,7 @@ def _existing_part(pattern: str) -> tuple[str, str]:
 def _without_outputs(folder: str, pattern: str, sources: SourceFiles) -> list[str]:
     """Match a pattern in a folder, without what dinoforge wrote; unless that is all it matches."""
     base = folder.rstrip("/") or folder
-    outputs = {name: _output_of(name, base) for name in _matches(folder, pattern)}
+    outputs = {name: _output_of(name, base) for name in _matches(folder, pattern, sources)}
     if not all(outputs.values()):
         for output in dict.fromkeys(filter(None, outputs.values())):
             sources.add_problem(output, "own_output")
@@ -223,8 +255,20 @@ def _output_of(name: str, base: str) -> str | None:
     return above
 
 
-def _matches(folder: str, pattern: str) -> list[str]:
-    return sorted(glob(escape(folder) + pattern, recursive=True))  # noqa: PTH207 - absolute, too
+def _matches(folder: str, pattern: str, sources: SourceFiles) -> list[str]:
+    """Match a pattern in a folder; ``**`` enters no folder twice, as links may form loops."""
+    parts = pattern.split("/")
+    if "**" not in parts:
+        return sorted(glob(escape(folder) + pattern))  # noqa: PTH207 - absolute, too
+    at = parts.index("**")
+    head, rest = "".join(f"{part}/" for part in parts[:at]), "/".join(parts[at + 1 :]) or "*"
+    bases = glob(escape(folder) + head) if head else [folder]  # noqa: PTH207
+    names = set(bases) if at + 1 == len(parts) else set()
+    for base in bases:
+        for here, _, _ in _walk(base or ".", sources):
+            inside = os.path.join(here, "")  # noqa: PTH118
+            names.update(_matches(inside if base else inside.removeprefix("./"), rest, sources))
+    return sorted(names - {""})
 
 
 def _shards_of_run(folder: Path) -> Path:
@@ -262,51 +306,70 @@ def _note_missing_shards(run: Path, sources: SourceFiles) -> None:
             sources.add_problem(str(run / entry["shard"]), "missing_shard")
 
 
-def _add_folder(folder: Path, root: str, sources: SourceFiles) -> None:
-    """Walk a folder in the order of names; follow links, but visit no folder twice.
+def _walk(top: str, sources: SourceFiles) -> Iterator[tuple[str, list[str], list[str]]]:
+    """Walk a folder in the order of names; follow links, but enter no folder twice.
 
-    What dinoforge wrote below it is skipped, and reported once per folder. ``root`` is the folder
-    or above it.
+    Whoever clears the list of folders that it was given keeps the walk out of them.
     """
-    visited: set[tuple[int, int]] = set()
-    top = str(folder)
+    visited: dict[tuple[int, int], str] = {}
 
     def failed(error: OSError) -> None:
         where = str(error.filename or top)
         sources.add_problem(where, "unreadable", error.strerror or str(error))
 
-    for here, folders, files in os.walk(folder, followlinks=True, onerror=failed):
+    for here, folders, files in os.walk(top, followlinks=True, onerror=failed):
         status = Path(here).stat()
-        if (status.st_dev, status.st_ino) in visited:
+        first = visited.setdefault((status.st_dev, status.st_ino), here)
+        if first != here:
+            sources.add_problem(here, "same_file", f"as {first}")
             folders.clear()
             continue
-        visited.add((status.st_dev, status.st_ino))
-        if here != top and _is_output(here, files, top):
-            sources.add_problem(here, "own_output")
-            folders.clear()
-            continue
+        yield here, folders, files
         for name in sorted(folders):
             if name.startswith("."):
                 sources.add_problem(os.path.join(here, name), "hidden_folder")  # noqa: PTH118 - hot
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        _add_files(here, files, root, sources, is_top=here == top)
 
 
-def _add_files(
-    folder: str, names: Collection[str], root: str, sources: SourceFiles, *, is_top: bool
-) -> None:
-    present, shards = set(names), 0
+def _add_folder(folder: Path, root: str, sources: SourceFiles) -> None:
+    """Add what is in a folder, without what dinoforge wrote below it, reported once per folder.
+
+    Exported shards in the folder itself are read in a run, or if there is nothing else. ``root`` is
+    the folder or above it.
+    """
+    top, before = str(folder), len(sources.items)
+    own: list[str] = []
+    for here, folders, files in _walk(top, sources):
+        if here != top and _is_output(here, files, top):
+            sources.add_problem(here, "own_output")
+            folders.clear()
+            continue
+        shards = _add_files(here, files, root, sources)
+        if here == top:
+            own = shards
+        elif shards:
+            sources.add_problem(here, "own_output", f"exported shards: {len(shards)}")
+    if len(sources.items) == before or is_output_folder(str(Path(os.path.realpath(top)).parent)):
+        for path in own:
+            _add_file(path, root, sources)
+    elif own:
+        sources.add_problem(top, "own_output", f"exported shards: {len(own)}")
+
+
+def _add_files(folder: str, names: Collection[str], root: str, sources: SourceFiles) -> list[str]:
+    """Add the files of a folder, but exported shards: return them."""
+    present, shards = set(names), []
     for name in sorted(names):
         path = os.path.join(folder, name)  # noqa: PTH118 - hot
         if name.startswith("."):
-            if has_image_suffix(name[1:]) or name.lower().endswith(_TAR_SUFFIXES):
-                sources.add_problem(path, "hidden")
-        elif not is_top and _is_exported(path, present):
-            shards += 1
+            with contextlib.suppress(OSError):
+                if _kind(path) != "other_file":
+                    sources.add_problem(path, "hidden")
+        elif _is_exported(path, present):
+            shards.append(path)
         elif not _belongs_to_tars(name, present):
             _add_file(path, root, sources)
-    if shards:
-        sources.add_problem(folder, "own_output", f"exported shards: {shards}")
+    return shards
 
 
 def _is_output(folder: str, files: Collection[str], root: str) -> bool:
@@ -347,22 +410,30 @@ def _add_file(path: str, root: str, sources: SourceFiles) -> None:
     if not stat.S_ISREG(status.st_mode):
         sources.add_problem(path, "not_regular")
         return
-    is_tar, is_image = path.lower().endswith(_TAR_SUFFIXES), has_image_suffix(path)
-    if not (is_tar or is_image):
-        try:
-            head = read_regular(path, BLOCK)
-        except OSError as error:
-            sources.add_problem(path, "unreadable", error.strerror or str(error))
-            return
-        is_image = sniff(head[:SNIFF_BYTES], path.rpartition(".")[2].lower()) is not None
-        is_tar = not is_image and head[_TAR_MAGIC] == b"ustar"
-    if is_tar:
+    try:
+        kind = _kind(path)
+    except OSError as error:
+        sources.add_problem(path, "unreadable", error.strerror or str(error))
+        return
+    if kind == "tar":
         sources.items.append(path)
         sources.roots[path] = root
-    elif is_image:
+    elif kind == "image":
         sources.items.append(ImageFile(path, root, status.st_size, status.st_mtime_ns))
     else:
-        sources.add_problem(path, "other_file")
+        sources.add_problem(path, kind)
+
+
+def _kind(path: str) -> str:
+    """Return what a file is by its name, else by its content: tar, image or other_file."""
+    if path.lower().endswith(_TAR_SUFFIXES):
+        return "tar"
+    if has_image_suffix(path):
+        return "image"
+    head = read_regular(path, BLOCK)
+    if sniff(head[:SNIFF_BYTES], path.rpartition(".")[2].lower()) is not None:
+        return "image"
+    return "tar" if head[_TAR_MAGIC] == b"ustar" else "other_file"
 
 
 def _size_and_mtime(path: str) -> tuple[int, int] | None:

@@ -18,7 +18,6 @@ from dinoforge.sources.accounting import Account
 from dinoforge.sources.classes import ClassList
 from dinoforge.sources.listing import list_images
 from dinoforge.sources.numbering import unite_classes
-from dinoforge.sources.outputs import mark_cache
 
 __all__ = ["ImageSet", "open_images"]
 
@@ -119,7 +118,5 @@ def open_images(
             where=", ".join(paths),
             do="give a folder, tar or curation run that contains images",
         )
-    if listing.unpacked:
-        mark_cache(Path(cache))
     policy = policy or DecodePolicy()
     return ImageSet(listing.table, policy, listing.problems, listing.class_lists)

@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dinoforge.files import path_text
+from dinoforge.files import path_of_text, path_text
 from dinoforge.shards.index import Problem, ShardImage, UniqueKeys, index_shard, problem
 from dinoforge.sources.classes import (
     NAMES,
@@ -20,10 +20,10 @@ from dinoforge.sources.classes import (
     class_of_text,
     find_class_list,
 )
-from dinoforge.sources.discover import ImageFile, SourceFiles, discover_files
+from dinoforge.sources.discover import ImageFile, SourceFiles, discover_files, make_real_path
 from dinoforge.sources.unpack import plain_tar, stream_damage
 
-__all__ = ["LISTING_SCHEMA", "Listing", "list_files", "list_images"]
+__all__ = ["LISTING_SCHEMA", "Listing", "list_files", "list_images", "locate_images"]
 
 LISTING_SCHEMA = pa.schema(
     [
@@ -98,6 +98,13 @@ def list_files(files: SourceFiles, *, unpacked: Path) -> Listing:
     printable = [entry | {"shard": path_text(entry["shard"])} for entry in problems]
     table = _with_ids_of_names(pa.table(arrays, schema=LISTING_SCHEMA))
     return Listing(table, printable, copies, lists.by_space)
+
+
+def locate_images(table: pa.Table) -> list[tuple[str, int]]:
+    """Identify images by their file (without links) and offset, whatever path leads to them."""
+    real = cache(make_real_path())
+    shards, offsets = (table.column(name).to_pylist() for name in ("shard", "offset"))
+    return [(real(path_of_text(shard)), at) for shard, at in zip(shards, offsets, strict=True)]
 
 
 class _ClassLists:

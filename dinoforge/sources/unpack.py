@@ -2,6 +2,7 @@
 
 import bz2
 import lzma
+import os
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ import zstandard
 
 from dinoforge.files import read_regular, sha256_file, write_atomic, write_text
 from dinoforge.shards.tar import BLOCK, is_header
+from dinoforge.sources.outputs import mark_cache
 
 __all__ = ["plain_tar", "stream_damage"]
 
@@ -49,8 +51,10 @@ def plain_tar(path: Path, unpacked: Path) -> Path:
     new_stream = next((new for magic, new in _NEW_STREAMS.items() if head.startswith(magic)), None)
     if new_stream is None or is_header(head):  # the first member may be named `BZh`
         return path
-    # Named by content: the same tar is uncompressed once, a replaced one again.
-    target = unpacked / f"{path.name.partition('.')[0]}-{sha256_file(path)[:8]}.tar"
+    # Named by content: the same tar is uncompressed once, also behind a link, a replaced one again.
+    name = Path(os.path.realpath(path)).name.partition(".")[0]
+    target = unpacked / f"{name}-{sha256_file(path)[:8]}.tar"
+    mark_cache(unpacked)
     if not target.exists():
         damage: list[str] = []
 
