@@ -205,3 +205,13 @@ def test_a_missing_folder_is_named(pictures, tmp_path, missing):
     paths[missing] = [str(tmp_path / "nowhere")]
     with pytest.raises(UsageError, match="nowhere"):
         open_data(EvaluationConfig(**paths), tmp_path)
+
+
+def test_test_images_that_are_in_the_bank_are_counted_in_a_warning(tmp_path, caplog):
+    write_set(tmp_path / "train", [0, 1, 0])
+    write_set(tmp_path / "test", [0, 1])
+    opened(tmp_path)
+    assert "also in the bank" not in caplog.text
+    (tmp_path / "test/linked.tar").symlink_to(tmp_path / "train/x.tar")
+    opened(tmp_path)
+    assert "3 of 5 test images are also in the bank" in caplog.text

@@ -27,6 +27,7 @@ def test_counts_are_written_and_logged(caplog):
         logging.getLogger("dinoforge").addHandler(caplog.handler)
         account.log()
         Account.of(3, []).log()
+        Account.of(2, [], not_selected=1000).log()
         logging.getLogger("dinoforge").removeHandler(caplog.handler)
     lines = [(record.levelname, record.getMessage()) for record in caplog.records]
     assert list(dict.fromkeys(lines)) == [
@@ -37,6 +38,7 @@ def test_counts_are_written_and_logged(caplog):
         ),
         ("WARNING", "1,200 images read; problems: 2 other_file, 1 truncated, 2 undecodable"),
         ("INFO", "3 images read; no problems"),
+        ("INFO", "2 images read, 1,000 not selected; no problems"),
     ]
 
 

@@ -53,12 +53,16 @@ def test_hidden_files_and_folders_are_left_out_and_others_are_reported(tmp_path)
     picture(tmp_path / "seen.png")
     for name in (".hidden.png", ".cache/x.png", "._seen.png"):
         picture(tmp_path / name)
-    (tmp_path / "notes.txt").write_text("no image")
+    for name in (".jpg", "..jpg", ".by_content"):
+        shutil.copy(tmp_path / "seen.png", tmp_path / name)
+    for name in ("notes.txt", ".notes"):
+        (tmp_path / name).write_text("no image")
+    os.mkfifo(tmp_path / ".pipe")
     (tmp_path / "gone.png").symlink_to(tmp_path / "nowhere.png")
     files = discover_files([str(tmp_path)])
     assert names(files, tmp_path) == ["seen.png"]
     assert reasons(files) == {
-        **dict.fromkeys([".hidden.png", "._seen.png"], "hidden"),
+        **dict.fromkeys([".hidden.png", "._seen.png", ".jpg", "..jpg", ".by_content"], "hidden"),
         ".cache": "hidden_folder",
         "notes.txt": "other_file",
         "gone.png": "unreadable",
@@ -145,7 +149,63 @@ def test_links_are_followed_and_loops_end(tmp_path):
     (tmp_path / "in/linked").symlink_to(tmp_path / "elsewhere")
     files = discover_files([str(tmp_path / "in")])
     assert names(files, tmp_path / "in") == ["here/1.png", "linked/2.png"]
-    assert reasons(files) == {"self": "unreadable"}
+    assert reasons(files) == {"self": "unreadable", "loop": "same_file", "up": "same_file"}
+
+
+@pytest.mark.parametrize(
+    ("paths", "again"),
+    [
+        (["d", "d"], ["d/cat/1.png", "d/cat/2.png", "d/dog/3.png", "d/x.tar"]),
+        (["d", "./d/", "d/dog"], ["d/cat/1.png", "d/cat/2.png", *["d/dog/3.png"] * 2, "d/x.tar"]),
+        (["d", "link/dog"], ["link/dog/3.png"]),
+        (["d", "d/*/1.png"], ["d/cat/1.png"]),
+        (["d", "y.tar"], ["y.tar"]),
+        (["d/{cat,cat}/*", "d/dog", "d/x.tar"], []),
+    ],
+)
+def test_a_file_is_one_item_and_its_repetitions_are_named(tmp_path, monkeypatch, paths, again):
+    monkeypatch.chdir(tmp_path)
+    for name in ("cat/1", "cat/2", "dog/3"):
+        picture(tmp_path / f"d/{name}.png")
+    (tmp_path / "d/x.tar").write_bytes(b"")
+    (tmp_path / "y.tar").symlink_to("d/x.tar")
+    (tmp_path / "link").symlink_to("d")
+    files = discover_files(paths)
+    assert len(files.items) == 4
+    assert sorted(entry["shard"] for entry in files.problems) == sorted(again)
+    assert {entry["reason"] for entry in files.problems} <= {"same_file"}
+
+
+def test_a_class_folder_that_is_a_link_to_another_is_named(tmp_path):
+    picture(tmp_path / "a/1.png")
+    (tmp_path / "b").symlink_to("a")
+    files = discover_files([str(tmp_path)])
+    assert names(files, tmp_path) == ["a/1.png"]
+    (entry,) = files.problems
+    assert (entry["shard"], entry["detail"]) == (f"{tmp_path}/b", f"as {tmp_path}/a")
+
+
+@pytest.mark.parametrize("start", ["", "./", "{tmp}/", "g/../"])
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        ("g/**/*.png", ["g/1.png", "g/cat/2.png", "g/cat/deep/3.png"]),
+        ("**/g/**/deep/*.png", ["g/cat/deep/3.png"]),
+        ("g/*/**/3.png", ["g/cat/deep/3.png"]),
+        ("g/**/**/[12].png", ["g/1.png", "g/cat/2.png"]),
+        ("g/**", ["g/1.png", "g/cat/2.png", "g/cat/deep/3.png"]),
+    ],
+)
+def test_two_stars_end_where_links_form_loops(tmp_path, monkeypatch, start, pattern, expected):
+    monkeypatch.chdir(tmp_path)
+    for name in ("1", "cat/2", "cat/deep/3", ".hidden/4"):
+        picture(tmp_path / f"g/{name}.png")
+    for name in ("loop", "cat/up", "cat/deep/up"):  # each pair doubles what a blind walk visits
+        (tmp_path / "g" / name).symlink_to(tmp_path / "g")
+    start = start.format(tmp=tmp_path)
+    files = discover_files([start + pattern])
+    assert [Path(item.path) for item in files.items] == [Path(start, name) for name in expected]
+    assert {entry["reason"] for entry in files.problems} == {"same_file", "hidden_folder"}
 
 
 def test_ranges_and_patterns_name_their_files_in_order(tmp_path):

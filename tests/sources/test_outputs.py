@@ -1,6 +1,7 @@
 """What dinoforge wrote is no source, wherever it lies and by whatever way it is reached."""
 
 import json
+import tarfile
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from dinoforge.shards.writer import ShardWriter
 from dinoforge.sources.accounting import Account
 from dinoforge.sources.discover import discover_files
 from dinoforge.sources.outputs import check_out, mark_cache
+from dinoforge.sources.unpack import plain_tar
 
 FACTS = {"command": "train", "versions": {"dinoforge": "0.1", "python": "3"}}
 
@@ -79,10 +81,40 @@ def test_links_lead_into_no_output(photos):
     (photos / "to.tar").symlink_to(run / "shards/pool-000000.tar")
     (photos / "sub/to.tar").symlink_to(run / "shards/pool-000000.tar")
     names, problems = discovered(photos, photos)
-    # A link in the folder that was given counts as given.
-    assert names == ["1.png", "to.tar", "sub/2.png"]
-    assert {reason for _, reason in problems} == {"own_output"}
-    assert len(problems) == 3  # sub, to_cache, to_run, which `up` reaches again
+    assert names == ["1.png", "sub/2.png"]
+    expected = dict.fromkeys(["", "/sub", "/to_cache", "/to_run"], "own_output")
+    expected |= {"/up/photos": "same_file", "/up/run": "same_file"}
+    assert dict(problems) == {f"{photos}{name}": reason for name, reason in expected.items()}
+
+
+def test_shards_in_the_given_folder_are_read_if_there_is_nothing_else(photos):
+    run = make_run(photos.parent / "run")
+    picture(run / "shards/sheet.png")
+    assert discovered(run, run / "shards")[0] == ["shards/sheet.png", "shards/pool-000000.tar"]
+    alone = shards(photos.parent / "alone").parent
+    assert discovered(alone, alone) == (["pool-000000.tar"], [])
+    picture(alone / "cat/1.png")
+    assert discovered(alone, alone) == (["cat/1.png"], [(str(alone), "own_output")])
+    shards(photos)
+    assert discovered(photos, photos) == (["1.png", "sub/2.png"], [(str(photos), "own_output")])
+    # Several folders of shards are each read.
+    for name in ("one", "two"):
+        shards(photos.parent / "copies" / name)
+    names, problems = discovered(photos.parent / "copies", f"{photos.parent}/copies/*")
+    assert (names, problems) == (["one/pool-000000.tar", "two/pool-000000.tar"], [])
+
+
+def test_uncompressed_tars_are_recognized_without_their_run(photos):
+    packed = photos / "x.tar.gz"
+    with tarfile.open(packed, "w:gz") as tar:
+        tar.add(photos / "1.png", "1.png")
+    unpacked = photos / "lost/unpacked"
+    assert plain_tar(packed, unpacked) != packed
+    names, problems = discovered(photos, photos)
+    assert names == ["1.png", "x.tar.gz", "sub/2.png"]
+    assert problems == [(str(unpacked), "own_output")]
+    (photos.parent / "y.tgz").symlink_to(packed)
+    assert plain_tar(photos.parent / "y.tgz", unpacked) == plain_tar(packed, unpacked)
 
 
 def test_patterns_skip_output_unless_they_match_nothing_else(photos, monkeypatch):

@@ -15,6 +15,7 @@ from PIL import Image
 from dinoforge.config import load_config
 from dinoforge.curation.config import CurationConfig
 from dinoforge.errors import UsageError
+from dinoforge.runs import read_facts
 from dinoforge.shards.reading import read_samples
 from dinoforge.sources.image_set import open_images
 from dinoforge.tables import read_tables
@@ -75,8 +76,26 @@ def test_an_image_of_two_sources_belongs_to_the_first_whatever_path_leads_to_it(
 
 def test_a_source_that_another_has_emptied_is_reported(photos, tmp_path):
     sources = [{"role": role, "paths": [str(photos)]} for role in ("seed", "pool")]
-    with pytest.raises(UsageError, match=r"no images - .* no earlier source lists the same images"):
+    with pytest.raises(
+        UsageError, match=r"no images - .* no earlier or reference source lists the same images"
+    ):
         run(tmp_path, sources)
+
+
+@pytest.mark.parametrize("role", ["pool", "as_is"])
+def test_what_a_reference_selects_is_a_reference_whatever_the_order(photos, tmp_path, role, caplog):
+    reference = {"role": "reference", "paths": [f"{photos}/cat", str(photos)], "keys": "[0-2]"}
+    both = [{"role": role, "paths": [str(photos)], "keys": "*[0-7]"}, reference]
+    more = ("retrieve.mode=none",)
+    for sources in (both, both[::-1]):
+        summary, rows = run(tmp_path, sources, *more, on_change="update")
+        roles = {row["key"].rpartition("/")[2]: row["role"] for row in rows}
+        assert roles == {str(n): "reference" if n < 3 else role for n in range(8)}
+        assert summary.not_selected == 2
+        assert "3 images of other sources are also in a reference source" in caplog.text
+        caplog.clear()
+    facts = read_facts(tmp_path / "run")["sources"]
+    assert (facts["images"], facts["not_selected"], facts["problems"]) == (8, 2, {"same_file": 4})
 
 
 def test_key_patterns_choose_and_the_rest_is_left_to_the_next_source(photos, tmp_path):
