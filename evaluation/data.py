@@ -128,8 +128,10 @@ def arrange(sets: Sequence[ImageSet], config: EvaluationConfig) -> EvalData:
 
 
 def _warn_of_overlap(sets: Sequence[ImageSet]) -> None:
+    if len(sets) < 2:
+        return
     shared = set.intersection(*(set(locate_images(images.table)) for images in sets))
-    if len(sets) > 1 and shared:
+    if shared:
         _log.warning(
             "%d of %d test images are also in the bank, which raises the scores - `train` and "
             "`test` - give other files, or leave out `test`",
