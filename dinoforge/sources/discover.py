@@ -338,7 +338,7 @@ def _add_folder(folder: Path, root: str, sources: SourceFiles) -> None:
     the folder or above it.
     """
     top, before = str(folder), len(sources.items)
-    own: list[str] = []
+    exported: list[str] = []
     for here, folders, files in _walk(top, sources):
         if here != top and _is_output(here, files, top):
             sources.add_problem(here, "own_output")
@@ -346,14 +346,14 @@ def _add_folder(folder: Path, root: str, sources: SourceFiles) -> None:
             continue
         shards = _add_files(here, files, root, sources)
         if here == top:
-            own = shards
+            exported = shards
         elif shards:
             sources.add_problem(here, "own_output", f"exported shards: {len(shards)}")
     if len(sources.items) == before or is_output_folder(str(Path(os.path.realpath(top)).parent)):
-        for path in own:
+        for path in exported:
             _add_file(path, root, sources)
-    elif own:
-        sources.add_problem(top, "own_output", f"exported shards: {len(own)}")
+    elif exported:
+        sources.add_problem(top, "own_output", f"exported shards: {len(exported)}")
 
 
 def _add_files(folder: str, names: Collection[str], root: str, sources: SourceFiles) -> list[str]:

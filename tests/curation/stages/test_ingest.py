@@ -85,9 +85,9 @@ def test_a_source_that_another_has_emptied_is_reported(photos, tmp_path):
 @pytest.mark.parametrize("role", ["pool", "as_is"])
 def test_what_a_reference_selects_is_a_reference_whatever_the_order(photos, tmp_path, role, caplog):
     reference = {"role": "reference", "paths": [f"{photos}/cat", str(photos)], "keys": "[0-2]"}
-    both = [{"role": role, "paths": [str(photos)], "keys": "*[0-7]"}, reference]
+    given = [{"role": role, "paths": [str(photos)], "keys": "*[0-7]"}, reference]
     more = ("retrieve.mode=none",)
-    for sources in (both, both[::-1]):
+    for sources in (given, given[::-1]):
         summary, rows = run(tmp_path, sources, *more, on_change="update")
         roles = {row["key"].rpartition("/")[2]: row["role"] for row in rows}
         assert roles == {str(n): "reference" if n < 3 else role for n in range(8)}
