@@ -47,7 +47,7 @@ SHARD_REASONS: Mapping[str, str] = {
     "truncated": "it ends inside a member or a header",
     "no_end_marker": "it has no end-of-archive marker: probably truncated between members",
     "data_after_end": "there is data after the end of the archive, which is not read",
-    "long_zeros": "more than 10 KiB of zeros where a member could be: data may be missing there",
+    "long_zeros": "more than 20 KiB of zeros where a member could be: data may be missing there",
     "damaged_stream": "the compressed stream is damaged or ends early",
     "count_mismatch": "the number of samples differs from the checksum file",
     "size_mismatch": "the number of bytes differs from the checksum file",

@@ -22,7 +22,7 @@ __all__ = [
 
 BLOCK = 512
 _ZEROS = bytes(BLOCK)
-_END_BYTES = 21 * BLOCK  # of zeros: an end marker, and padding to records of the usual 10 KiB
+_END_BYTES = 41 * BLOCK  # of zeros: an end marker and padding to records of 10 KiB; twice by tar -A
 _VOLUME_OFFSET = b"GNU.volume.offset"
 _NAME_LIMIT = 1 << 20  # bytes; a longer name is damage
 _PAX_LIMIT = 64 << 20  # bytes; the map of a sparse member may take megabytes

@@ -280,7 +280,7 @@ def archive(*names, end=END):
     return b"".join(member(name, JPEG + name.encode()) for name in names) + end
 
 
-@pytest.mark.parametrize("between", [b"", bytes(BLOCK), bytes(16 * BLOCK)])
+@pytest.mark.parametrize("between", [b"", bytes(BLOCK), bytes(20 * BLOCK)])
 def test_appended_archives_are_read_as_tar_i_reads_them(tmp_path, between):
     path = tmp_path / "a.tar"
     path.write_bytes(archive("0.jpg", "1.jpg") + between + archive("2.jpg") + archive() + between)
