@@ -42,7 +42,7 @@ _MAGIC: dict[str, tuple[bytes, ...]] = {
     "PNG": (b"\x89PNG\r\n\x1a\n",),
     "GIF": (b"GIF87a", b"GIF89a"),
     "TIFF": (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"II\0*", b"MM*\0"),
-    "PSD": (b"8BPS\0\1", b"8BPS\0\2"),
+    "PSD": (b"8BPS",),
     "QOI": (b"qoif",),
     "JPEG2000": (b"\0\0\0\x0cjP  \r\n\x87\n", b"\xff\x4f\xff\x51"),
     "ICO": (b"\0\0\1\0",),
@@ -63,7 +63,7 @@ _MAGIC: dict[str, tuple[bytes, ...]] = {
     "EXR": (b"v/1\x01",),
     "HDR": (b"#?RADIANCE", b"#?RGBE"),
     "XCF": (b"gimp xcf ",),
-    "PAM": (b"P7\n",),
+    "PAM": (b"P7\n", b"P7 "),
 }
 # Formats that are recognized but not read.
 UNREAD: Mapping[str, str] = {
