@@ -45,7 +45,6 @@ class _Quiet:
 quiet_pillow = _Quiet()
 
 
-@cache
 def silence_libtiff() -> None:
     """Stop libtiff from printing errors, without the name of the file, to stderr.
 
@@ -53,6 +52,12 @@ def silence_libtiff() -> None:
     is not found (no Linux, or linked into Pillow).
     """
     with suppress(OSError, AttributeError):
-        maps = Path("/proc/self/maps").read_text(encoding="utf-8", errors="surrogateescape")
-        for path in set(re.findall(r" (/.*/libtiff[^/]*\.so[^/]*)$", maps, re.MULTILINE)):
-            ctypes.CDLL(path).TIFFSetErrorHandler(None)
+        for library in _loaded_libtiff():
+            library.TIFFSetErrorHandler(None)
+
+
+@cache  # what raises is not kept
+def _loaded_libtiff() -> list[ctypes.CDLL]:
+    maps = Path("/proc/self/maps").read_text(encoding="utf-8", errors="surrogateescape")
+    paths = set(re.findall(r" (/.*/libtiff[^/]*\.so[^/]*)$", maps, re.MULTILINE))
+    return [ctypes.CDLL(path) for path in sorted(paths)]
