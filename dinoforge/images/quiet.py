@@ -59,5 +59,5 @@ def silence_libtiff() -> None:
 @cache  # what raises is not kept
 def _loaded_libtiff() -> list[ctypes.CDLL]:
     maps = Path("/proc/self/maps").read_text(encoding="utf-8", errors="surrogateescape")
-    paths = set(re.findall(r" (/.*/libtiff[^/]*\.so[^/]*)$", maps, re.MULTILINE))
+    paths = set(re.findall(r" (/.*/libtiff[^/\n]*\.so[^/\n]*)$", maps, re.MULTILINE))
     return [ctypes.CDLL(path) for path in sorted(paths)]
