@@ -130,10 +130,7 @@ class Run:
         try:
             _check_unchanged(folder, config, command, on_change)
             write_text(folder / "config.yaml", config_yaml(config, origins))
-            facts = _facts(folder, command, to_plain(config), parents)
-            facts["earlier"] = _earlier_starts(folder)
-            write_json(folder / "run.json", facts)
-            return cls(folder, facts, _lock=lock, _handler=log_to_folder(folder / "log"))
+            return cls._begin(folder, lock, _facts(folder, command, to_plain(config), parents))
         except BaseException:
             lock.release()
             raise
@@ -150,13 +147,16 @@ class Run:
         lock = _lock(folder)
         try:
             _check_command(folder, command)
-            facts = _facts(folder, command, settings, ())
-            facts["earlier"] = _earlier_starts(folder)
-            write_json(folder / "run.json", facts)
-            return cls(folder, facts, _lock=lock, _handler=log_to_folder(folder / "log"))
+            return cls._begin(folder, lock, _facts(folder, command, settings, ()))
         except BaseException:
             lock.release()
             raise
+
+    @classmethod
+    def _begin(cls, folder: Path, lock: filelock.BaseFileLock, facts: dict[str, Any]) -> "Run":
+        facts["earlier"] = _earlier_starts(folder)
+        write_json(folder / "run.json", facts)
+        return cls(folder, facts, _lock=lock, _handler=log_to_folder(folder / "log"))
 
     def __enter__(self) -> "Run":
         return self

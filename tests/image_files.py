@@ -3,6 +3,19 @@
 import struct
 import zlib
 
+from PIL import Image
+
+# EXIF orientation -> what turns the stored picture upright.
+MOVES = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
 
 def chunk(kind, body=b"", wrong=0):
     """Make a PNG chunk; ``wrong`` falsifies its checksum."""

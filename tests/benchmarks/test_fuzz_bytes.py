@@ -1,20 +1,13 @@
 """The fuzzing in miniature: mutated inputs without atheris, of which none may fail."""
 
-import importlib.util
 import random
-from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks/fuzz_bytes.py"
-
 
 @pytest.fixture(scope="module")
-def fuzzing():
-    spec = importlib.util.spec_from_file_location("fuzz_bytes", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def fuzzing(load_benchmark):
+    return load_benchmark("fuzz_bytes")
 
 
 @pytest.mark.parametrize("target", ["decoder", "index"])

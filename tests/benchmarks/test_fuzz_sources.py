@@ -1,19 +1,11 @@
 """A hundred generated sources: every image put in is a row, or named by a problem."""
 
-import importlib.util
-from pathlib import Path
-
 import pytest
-
-SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks/fuzz_sources.py"
 
 
 @pytest.fixture(scope="module")
-def fuzzing():
-    spec = importlib.util.spec_from_file_location("fuzz_sources", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def fuzzing(load_benchmark):
+    return load_benchmark("fuzz_sources")
 
 
 @pytest.mark.parametrize("tenth", range(10))

@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pytest
 from hidden_packages import hide
+from image_files import MOVES
 from PIL import Image
 
 from dinoforge.images.decode import decode, decode_image
@@ -48,15 +49,7 @@ def test_orientation_is_applied_once(orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
     data = heic(exif=exif.tobytes())  # written as rotation and mirroring of the container
-    move = {
-        2: Image.Transpose.FLIP_LEFT_RIGHT,
-        3: Image.Transpose.ROTATE_180,
-        4: Image.Transpose.FLIP_TOP_BOTTOM,
-        5: Image.Transpose.TRANSPOSE,
-        6: Image.Transpose.ROTATE_270,
-        7: Image.Transpose.TRANSVERSE,
-        8: Image.Transpose.ROTATE_90,
-    }.get(orientation)
+    move = MOVES.get(orientation)
     image = Image.fromarray(PIXELS)
     assert_close(decode(data), np.asarray(image.transpose(move) if move is not None else image))
 

@@ -6,23 +6,13 @@ import warnings
 
 import numpy as np
 import pytest
-from image_files import tiff
+from image_files import MOVES, tiff
 from PIL import Image
 
 from dinoforge.images.decode import decode
 from dinoforge.images.orientation import read_orientation, upright
 from dinoforge.images.policy import Undecodable
 from dinoforge.images.quiet import quiet_pillow
-
-MOVES = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
