@@ -17,30 +17,26 @@ pytestmark = pytest.mark.golden
 KEPT = Path(__file__).parent / "data"
 
 
-def read(folder: Path, name: str):
-    return json.loads((folder / f"{name}.json").read_text()), load_file(
-        folder / f"{name}.safetensors"
-    )
+@pytest.fixture(scope="module")
+def knn(golden_eval):
+    return golden_eval("knn")
 
 
 @pytest.fixture(scope="module")
-def knn(shared):
-    return read(shared / "golden-eval", "knn")
+def probes(golden_eval):
+    return golden_eval("probes")
 
 
 @pytest.fixture(scope="module")
-def probes(shared):
-    return read(shared / "golden-eval", "probes")
-
-
-@pytest.fixture(scope="module")
-def signs(shared):
-    return read(shared / "golden-eval", "collapse")
+def signs(golden_eval):
+    return golden_eval("collapse")
 
 
 @pytest.fixture(scope="module")
 def logistic():
-    return read(KEPT, "logistic")
+    return json.loads((KEPT / "logistic.json").read_text()), load_file(
+        KEPT / "logistic.safetensors"
+    )
 
 
 def test_knn_accuracy_at_every_k_and_temperature(knn):
