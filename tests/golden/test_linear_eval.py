@@ -1,4 +1,4 @@
-"""The input of the published linear probe, from a backbone and from plain arrays."""
+"""The published linear probe: its input, and its optimization by SGD."""
 
 import json
 from pathlib import Path
@@ -8,6 +8,13 @@ import torch
 from safetensors.torch import load_file
 
 from dinoforge.evaluation.features import linear_input
+from dinoforge.evaluation.methods.linear_grid import (
+    LinearConfig,
+    LinearHeads,
+    Slots,
+    cached,
+    train_heads,
+)
 from dinoforge.models.config import VitConfig
 from dinoforge.models.vit import VisionTransformer
 
@@ -58,3 +65,30 @@ def test_input_from_plain_arrays(shared, blocks, average):
     result = linear_input(layers, blocks=blocks, average_patches=average)
     truth = golden[f"probe_input_n{blocks}_avg{int(average)}"]
     torch.testing.assert_close(result, truth, rtol=0, atol=1e-6)
+
+
+def test_sgd_of_three_rates_on_the_stored_batches(golden_eval):
+    facts, arrays = golden_eval("probes")
+    settings, x = facts["sgd"], torch.from_numpy(arrays["X"])[:, None]
+    config = LinearConfig(
+        rates=settings["lrs"],
+        blocks=[1],
+        average_patches=[False],
+        epochs=1,
+        epoch_steps=settings["iters"],
+        batch_size=settings["batch"],
+        momentum=settings["momentum"],
+    )
+    heads = LinearHeads(config, Slots(1, False, x.shape[2]), 5, seed=0, like=x)
+    for number in range(3):
+        heads.set_weights(number, torch.from_numpy(arrays["sgd_W0"]))
+    batches = iter(arrays["sgd_batches"])
+    assert list(train_heads(cached(x), arrays["y"], heads, config=config, batches=batches)) == [1]
+    right = heads.predict(torch.from_numpy(arrays["X_test"])[:, None]).numpy() == arrays["y_test"]
+    for number, rate in enumerate(settings["lrs"]):
+        result = heads.probe(number)
+        for name, tensor in (("W", result.weights), ("b", result.bias)):
+            # Float64 throughout: the orders of summation differ.
+            truth = torch.from_numpy(arrays[f"sgd_{name}_lr{rate}"])
+            torch.testing.assert_close(tensor, truth, rtol=0, atol=1e-14)
+        assert 100 * right[number].mean() == pytest.approx(settings["test_top1"][str(rate)])
