@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dinoforge.models.attention import Shapes, attend, attention_weights
+from dinoforge.models.attention import Shapes, attend
 from dinoforge.models.config import VitConfig
 
 __all__ = [
@@ -84,11 +84,10 @@ class Attention(nn.Module):
         out_TD: Tensor = self.proj(attend(self._heads(x_TD), shapes, self.backend).flatten(1))
         return out_TD
 
-    def weights(self, x_BND: Tensor) -> Tensor:
-        """Return the attention of every token on every token, ``[B, H, N, N]``, for plots."""
-        qkv_BN3HE = self._heads(x_BND)
-        q_BHNE, k_BHNE, _ = qkv_BN3HE.permute(2, 0, 3, 1, 4).unbind(0)
-        return attention_weights(q_BHNE, k_BHNE)
+    def queries_and_keys(self, x_BND: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the queries and keys of every head, ``[B, H, N, E]`` each."""
+        q_BHNE, k_BHNE, _ = self._heads(x_BND).permute(2, 0, 3, 1, 4).unbind(0)
+        return q_BHNE, k_BHNE
 
     def _heads(self, x: Tensor) -> Tensor:
         """Project to queries, keys and values, ``[..., 3, H, E]``."""

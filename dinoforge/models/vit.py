@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dinoforge.errors import UsageError
+from dinoforge.models.attention import attention_weights
 from dinoforge.models.config import VitConfig
 from dinoforge.models.init import draw_weights
 from dinoforge.models.layers import Block, BlockRows, PatchEmbed
@@ -135,11 +136,31 @@ class VisionTransformer(nn.Module):
 
     def last_attention(self, images_B3XY: Tensor) -> Tensor:
         """Return the attention weights of the last block, ``[B, H, 1 + R + N, 1 + R + N]``."""
+        x_BND = self._before_last(images_B3XY)
+        last = self._blocks()[-1]
+        return attention_weights(*last.attn.queries_and_keys(last.norm1(x_BND)))
+
+    def last_block(self, images_B3XY: Tensor) -> dict[str, Tensor]:
+        """Return what object discovery reads from the last block, in one forward pass.
+
+        ``keys [B, N, D]`` of the patches, heads side by side; ``attention [B, H, N]`` of the class
+        token on the patches (the softmax is over all tokens); the outputs of `forward_features`.
+        """
+        x_BND = self._before_last(images_B3XY)
+        last = self._blocks()[-1]
+        queries, keys = last.attn.queries_and_keys(last.norm1(x_BND))
+        first_patch = 1 + self.config.registers
+        return {
+            **self._outputs(last([x_BND])[0]),
+            "keys": keys[:, :, first_patch:].transpose(1, 2).flatten(2),
+            "attention": attention_weights(queries[:, :, :1], keys)[:, :, 0, first_patch:],
+        }
+
+    def _before_last(self, images_B3XY: Tensor) -> Tensor:
         x_BND = self.tokens(images_B3XY)
-        *before, last = self._blocks()
-        for block in before:
+        for block in self._blocks()[:-1]:
             (x_BND,) = block([x_BND])
-        return last.attn.weights(last.norm1(x_BND))
+        return x_BND
 
     def _blocks(self) -> list[Block]:
         return list(self.blocks)  # type: ignore[arg-type]

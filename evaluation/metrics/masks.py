@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from dinoforge.errors import UsageError
 
-__all__ = ["ObjectScores", "boundary_f", "decay", "jaccard", "pool", "score_sequence"]
+__all__ = ["VOID", "ObjectScores", "boundary_f", "decay", "jaccard", "pool", "score_sequence"]
 
 Floats = NDArray[np.float64]
 Mask = NDArray[Any]  # nonzero: inside
@@ -38,7 +38,7 @@ class ObjectScores:
 def jaccard(truth: Mask, predicted: Mask, void: Mask | None = None) -> Floats:
     """Compute intersection over union of masks ``[..., X, Y]``: ``[...]``, 1 if both are empty.
 
-    Pixels of ``void``, of the same shape, are in neither set.
+    Pixels of ``void`` are in neither set. Leading axes broadcast.
     """
     truth, predicted = np.asarray(truth, np.bool_), np.asarray(predicted, np.bool_)
     inner, outer = truth & predicted, truth | predicted

@@ -1,8 +1,10 @@
-"""Stored values of video evaluation: J, F and their statistics."""
+"""Stored values of video evaluation: J, F and their statistics, label propagation."""
 
 import numpy as np
 import pytest
+import torch
 
+from dinoforge.evaluation.methods.propagation import PropagationConfig, label_map, propagate
 from dinoforge.evaluation.metrics.masks import ObjectScores, boundary_f, jaccard, pool
 
 pytestmark = pytest.mark.golden
@@ -38,3 +40,23 @@ def test_mean_recall_and_decay_of_objects(video):
     assert numbers["J"] == pytest.approx(expected["J_mean"], abs=1e-12)
     assert numbers["F"] == pytest.approx(expected["F_mean"], abs=1e-12)
     assert numbers["J&F"] == pytest.approx(expected["JF_mean"], abs=1e-12)
+
+
+@pytest.mark.parametrize("name", ["prop_a", "prop_b", "prop_c"])
+def test_label_propagation(video, name):
+    facts, arrays = video
+    settings = facts["stats"][name]
+    config = PropagationConfig(
+        last_frames=settings["n_last_frames"],
+        window=settings["size_mask_neighborhood"],
+        top_k=settings["topk"],
+        temperature=settings["temperature"],
+    )
+    first = torch.nn.functional.one_hot(torch.from_numpy(arrays["prop_first_labels"])).float()
+    frames = torch.from_numpy(arrays["prop_features"])
+    soft = list(propagate(frames, first, config))
+    stacked = torch.stack(soft).permute(0, 3, 1, 2).numpy()
+    assert stacked == pytest.approx(arrays[f"{name}_soft"], abs=1e-5)
+    labels = np.stack([label_map(frame, settings["patch"], 80, 112) for frame in soft])
+    # Pixels where two labels are equal to rounding may go either way.
+    assert (labels != arrays[f"{name}_labels"]).mean() <= 0.001

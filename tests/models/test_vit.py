@@ -29,6 +29,26 @@ def test_attention_of_the_last_block_is_a_distribution_over_all_tokens():
     torch.testing.assert_close(weights.sum(dim=-1), torch.ones(2, 2, 29))
 
 
+@pytest.mark.parametrize("registers", [0, 4])
+def test_the_last_block_gives_keys_attention_and_the_usual_outputs(registers):
+    model = build_vit(VitConfig(**TINY, registers=registers)).eval()
+    images = torch.randn(2, 3, 28, 42)
+    inputs = []
+    hook = model.blocks[-1].attn.qkv.register_forward_hook(
+        lambda _, __, qkv: inputs.append(qkv.unflatten(0, (2, -1)))
+    )
+    outputs = model.forward_features(images)
+    hook.remove()
+    details = model.last_block(images)
+    for name, tensor in outputs.items():
+        assert torch.equal(details[name], tensor), name
+    # Columns of the projection: queries, keys, values of all heads.
+    assert details["keys"].shape == (2, 24, 32)
+    torch.testing.assert_close(details["keys"], inputs[0][:, 1 + registers :, 32:64])
+    attention = model.last_attention(images)[:, :, 0, 1 + registers :]
+    torch.testing.assert_close(details["attention"], attention)
+
+
 def test_masked_pixels_do_not_reach_the_features():
     model = build_vit(VitConfig(**TINY)).eval()
     images = torch.randn(1, 3, 28, 28)
