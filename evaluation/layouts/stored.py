@@ -4,8 +4,10 @@ Annotations are PNGs whose pixels are numbers: indices of a palette, or gray val
 """
 
 import io
+import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +18,7 @@ from dinoforge.files import read_regular
 from dinoforge.images import DecodePolicy, Undecodable, decode
 from dinoforge.shards.reading import RangeReader
 
-__all__ = ["StoredFile", "first_missing", "read_labels", "read_lines", "read_pixels"]
+__all__ = ["StoredFile", "first_missing", "read_json", "read_labels", "read_lines", "read_pixels"]
 
 _reader = RangeReader()
 
@@ -86,6 +88,22 @@ def read_lines(file: Path, *, layout: str) -> list[str]:
         what = f"empty list of {layout}"
         raise UsageError(what=what, where=str(file), do="restore the file")
     return lines
+
+
+def read_json(file: Path, *, layout: str) -> Any:
+    """Read a JSON file that is part of a data set.
+
+    Raises
+    ------
+    UsageError
+        If it is missing or not JSON.
+    """
+    first_missing([file], layout=layout)
+    try:
+        return json.loads(StoredFile(str(file)).read())
+    except ValueError as error:
+        what, do = f"not JSON: {first_line(error)}", "restore the file"
+        raise UsageError(what=what, where=str(file), do=do) from error
 
 
 def read_pixels(file: StoredFile, policy: DecodePolicy | None = None) -> NDArray[np.uint8]:

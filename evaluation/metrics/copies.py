@@ -8,7 +8,7 @@ Shapes: P pairs, Q queries, k pairs per query.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -44,8 +44,10 @@ class ScoredPairs:
     is_match: NDArray[np.bool_]  # [P]
     score: NDArray[np.float64]  # [P]
     num_true: Rows  # [Q]: true pairs of every query, retrieved or not
-    # The most pairs per query: micro-AP depends on it, so records name it. 0: no limit.
+    # The most pairs per query, and of all queries: micro-AP depends on them, so records name them.
+    # 0: no limit.
     list_length: int
+    max_pairs: int = 0
 
 
 class OperatingPoint(NamedTuple):
@@ -91,7 +93,12 @@ def sort_pairs(
 
 
 def pairs_of_lists(
-    ids_Qk: Rows, scores_Qk: NDArray[Any], matches: Sequence[Rows], *, list_length: int
+    ids_Qk: Rows,
+    scores_Qk: NDArray[Any],
+    matches: Sequence[Rows],
+    *,
+    list_length: int,
+    max_pairs: int = 0,
 ) -> ScoredPairs:
     """Make the pairs of the lists of all queries.
 
@@ -103,6 +110,9 @@ def pairs_of_lists(
         The true images of every query, empty for a query without a copy.
     list_length : int
         Pairs per query that count; at most k.
+    max_pairs : int
+        Keep only this many pairs, those of the highest scores: 500,000 in DISC21's challenge; 0:
+        all.
     """
     assert 1 <= list_length <= ids_Qk.shape[1], f"lists of {ids_Qk.shape[1]}, not {list_length}"
     ids, scores = ids_Qk[:, :list_length], scores_Qk[:, :list_length]
@@ -110,8 +120,16 @@ def pairs_of_lists(
     filled = ids >= 0
     query = np.repeat(np.arange(len(ids)), list_length).reshape(ids.shape)
     num_true = np.array([len(true) for true in matches], np.int64)
-    return sort_pairs(
+    pairs = sort_pairs(
         query[filled], is_match[filled], scores[filled], num_true, list_length=list_length
+    )
+    best = slice(max_pairs or None)
+    return replace(
+        pairs,
+        query=pairs.query[best],
+        is_match=pairs.is_match[best],
+        score=pairs.score[best],
+        max_pairs=max_pairs,
     )
 
 

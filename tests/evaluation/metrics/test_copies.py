@@ -124,3 +124,11 @@ def test_met_scores_of_a_hand_count():
     drawn = copies.met_scores(pairs, np.array([2, 0, 1, 1]))
     assert drawn.gap == pytest.approx((1 + 1 + 3 / 4) / 3)
     assert (drawn.gap_without_distractors, drawn.accuracy) == (1.0, 1.0)
+
+
+def test_a_limit_on_all_pairs_keeps_the_best_wrong_ones_first():
+    ids = np.array([[0, 1], [3, 2]])
+    scores = np.array([[0.9, 0.8], [0.8, 0.6]])
+    pairs = copies.pairs_of_lists(ids, scores, [[1], [2]], list_length=2, max_pairs=2)
+    assert pairs.is_match.tolist() == [False, False]
+    assert (pairs.max_pairs, copies.micro_average_precision(pairs)) == (2, 0.0)
