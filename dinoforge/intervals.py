@@ -18,6 +18,7 @@ from dinoforge.randomness import uniforms
 __all__ = [
     "bootstrap_indices",
     "bootstrap_intervals",
+    "clopper_pearson_interval",
     "mcnemar_exact",
     "percentile_interval",
     "resampled_means",
@@ -81,6 +82,17 @@ def wilson_interval(successes: int, n: int) -> tuple[float, float]:
     from scipy.stats import binomtest
 
     interval = binomtest(successes, n).proportion_ci(method="wilson")
+    return float(interval.low), float(interval.high)
+
+
+def clopper_pearson_interval(successes: int, n: int) -> tuple[float, float]:
+    """Return the 95 % exact interval of a fraction (Clopper and Pearson 1934).
+
+    Covers at least 95 % whatever the fraction is, so it is wider than Wilson's.
+    """
+    from scipy.stats import binomtest
+
+    interval = binomtest(successes, n).proportion_ci(method="exact")
     return float(interval.low), float(interval.high)
 
 

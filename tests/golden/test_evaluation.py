@@ -10,7 +10,23 @@ from safetensors.numpy import load_file
 from dinoforge.evaluation import collapse
 from dinoforge.evaluation.knn import find_neighbors, knn_classify, votes
 from dinoforge.evaluation.logistic import fit_logistic
-from dinoforge.intervals import mcnemar_exact, percentile_interval, resampled_means, wilson_interval
+from dinoforge.evaluation.metrics.classification import (
+    any_match,
+    average_precision_11,
+    class_means,
+    contains,
+    mean_of_present,
+    per_label,
+    select_classes,
+    top_classes,
+)
+from dinoforge.intervals import (
+    clopper_pearson_interval,
+    mcnemar_exact,
+    percentile_interval,
+    resampled_means,
+    wilson_interval,
+)
 
 pytestmark = pytest.mark.golden
 
@@ -129,7 +145,7 @@ def test_bootstrap_on_the_stored_resamples(probes):
     assert percentile_interval(means[:, 1]) == pytest.approx(truth["diff_ci"], abs=1e-12)
 
 
-def test_mcnemar_and_wilson(probes):
+def test_mcnemar_wilson_and_clopper_pearson(probes):
     facts, arrays = probes
     truth = facts["uncertainty"]
     a, b = arrays["correct_a"], arrays["correct_b"]
@@ -137,6 +153,46 @@ def test_mcnemar_and_wilson(probes):
     assert (wins, losses) == (truth["mcnemar_b"], truth["mcnemar_c"])
     assert mcnemar_exact(wins, losses) == pytest.approx(truth["mcnemar_exact_p"], abs=1e-12)
     assert wilson_interval(int(a.sum()), len(a)) == pytest.approx(truth["wilson95_a"], abs=1e-12)
+    exact = clopper_pearson_interval(int(a.sum()), len(a))
+    assert exact == pytest.approx(truth["clopper_pearson95_a"], abs=1e-12)
+
+
+@pytest.mark.parametrize("k", [1, 5])
+def test_micro_and_macro_accuracy(probes, k):
+    facts, arrays = probes
+    truth, labels = facts["metrics"], arrays["acc_target"]
+    named = top_classes(arrays["acc_probs"], k)
+    right = contains(named, labels)
+    # The reference's means are float32.
+    assert right.mean() == pytest.approx(truth["micro"][f"top-{k}"], abs=1e-6)
+    macro = class_means(right, labels, num_classes=8, predicted=named[:, 0] if k == 1 else None)
+    assert mean_of_present(macro)[0] == pytest.approx(truth["macro"][f"top-{k}"], abs=1e-6)
+    if k == 1:
+        present, num = mean_of_present(class_means(right, labels, num_classes=8))
+        assert present == pytest.approx(truth["macro_over_present_classes"], abs=1e-12)
+        assert num == 7
+
+
+def test_accuracy_against_sets_of_labels(probes):
+    facts, arrays = probes
+    for k in (1, 5):
+        right, has_set = any_match(top_classes(arrays["acc_probs"], k), arrays["acc_real"])
+        assert has_set.sum() == facts["metrics"]["real_images_counted"]
+        assert right.mean() == pytest.approx(facts["metrics"][f"real_top{k}"], abs=1e-6)
+
+
+def test_accuracy_among_mapped_classes(probes):
+    facts, arrays = probes
+    truth = facts["metrics"]["class_mapping"]
+    named = top_classes(select_classes(arrays["acc_probs"], truth["mapping"]), 1)
+    assert contains(named, arrays["acc_target_mapped"]).mean() == pytest.approx(truth["top1"])
+
+
+def test_average_precision_of_voc2007(probes):
+    facts, arrays = probes
+    values = per_label(average_precision_11, arrays["voc_scores"], arrays["voc_targets"])
+    assert values == pytest.approx(facts["metrics"]["voc07_11pt_ap"], abs=1e-12)
+    assert mean_of_present(values)[0] == pytest.approx(facts["metrics"]["voc07_map"], abs=1e-12)
 
 
 @pytest.mark.parametrize("case", ["healthy", "dimensional_collapse", "constant"])
