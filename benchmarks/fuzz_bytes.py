@@ -79,7 +79,7 @@ def check_index(data: bytes) -> None:
     if index != again:
         raise InvalidResult("two different indexes")
     for sample in index.samples:
-        for member in sample.members:
+        for member in sample.members.values():
             if not 0 <= member.offset <= member.offset + member.size <= len(data):
                 raise InvalidResult(f"{member.name!r} lies outside the file")
     keys = [image.key for image in index.images]

@@ -71,7 +71,7 @@ class _Copy(NamedTuple):
 
 def _index_of(copies: Sequence[_Copy], shard: Path, run_folder: Path, index: pa.Table) -> pa.Table:
     """Return the rows of the copies, numbered after the images of ``index``."""
-    members = [sample.members[0] for sample in index_shard(shard).samples]
+    members = [image.member for image in index_shard(shard).images]
     key, row, edit = zip(*copies, strict=True)
     originals = index.take(pa.array(row))
     count = len(copies)

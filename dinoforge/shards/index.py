@@ -5,14 +5,13 @@ every usable sample is kept.
 """
 
 import os
-import stat
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypedDict
 
-from dinoforge.files import decode_text, sha256_file
+from dinoforge.files import decode_text, open_regular, sha256_file
 from dinoforge.images.formats import IMAGE_SUFFIXES, SNIFF_BYTES, sniff
 from dinoforge.shards.sidecar import read_sidecar
 from dinoforge.shards.tar import BLOCK, Entry, TarWalk, is_header, split_member_name
@@ -37,7 +36,6 @@ __all__ = [
 SHARD_REASONS: Mapping[str, str] = {
     # The whole file.
     "unreadable": "it cannot be opened or read",
-    "not_regular": "a pipe, socket or device: not opened",
     "empty_file": "it has no bytes",
     "not_a_tar": "the first header is not a tar header",
     "no_members": "an archive without files",
@@ -81,7 +79,6 @@ _COMPRESSED = {
     **{b"]\0\0": "lzma", b"LZIP": "lzip", b"\x1f\x9d": "compress", b'\4"M\x18': "lz4"},
 }
 _LABEL_BYTES = 256
-_LARGE = 16  # members; a sample with more is searched by a set
 _RANK = {suffix: rank for rank, suffix in enumerate(IMAGE_SUFFIXES)}
 
 
@@ -129,16 +126,16 @@ class Member:
 
 @dataclass(slots=True)
 class Sample:
-    """Members with the same key, in the order of the tar, as WebDataset has them."""
+    """Members with the same key, as WebDataset has them."""
 
     key: str
-    members: list[Member] = field(default_factory=list)
+    members: dict[str, Member] = field(default_factory=dict)  # by extension, as in the tar
     labels: dict[str, str] = field(default_factory=dict)  # text of ``.cls`` by stem
 
     @property
     def images(self) -> list[Member]:
         """All members that are images, in the order of the tar."""
-        return [member for member in self.members if member.is_image]
+        return [member for member in self.members.values() if member.is_image]
 
     @property
     def image(self) -> Member | None:
@@ -166,18 +163,21 @@ class ShardImage:
 
 @dataclass(frozen=True)
 class ShardIndex:
-    """Content of a tar.
-
-    ``complete`` means that nothing is known to be missing: the archive ends properly and has as
-    many samples as its checksum file lists, if there is one.
-    """
+    """Content of a tar."""
 
     path: str
     num_bytes: int
     samples: list[Sample]  # usable ones, including those without an image
     images: list[ShardImage]  # all images of the samples
     problems: list[Problem]
-    complete: bool
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing is known to be missing.
+
+        The archive ends properly and has as many samples as its checksum file lists, if any.
+        """
+        return not any(entry["reason"] in INCOMPLETE for entry in self.problems)
 
 
 def index_shard(path: Path | str) -> ShardIndex:
@@ -188,32 +188,26 @@ def index_shard(path: Path | str) -> ShardIndex:
     """
     shard = os.fspath(path)
     try:
-        # Opening a pipe would wait for a writer.
-        descriptor = os.open(shard, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        with os.fdopen(open_regular(shard), "rb") as file:
+            return _index(shard, file.fileno())
     except OSError as error:
         return _empty_index(shard, 0, "unreadable", error.strerror or str(error))
-    try:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):
-            return _empty_index(shard, 0, "not_regular", "")
-        num_bytes = status.st_size
-        head = os.pread(descriptor, BLOCK, 0)
-        if not head:
-            return _empty_index(shard, 0, "empty_file", "0 bytes")
-        for magic, name in _COMPRESSED.items():
-            if head.startswith(magic) and not is_header(head):  # a member may be named `BZh`
-                return _empty_index(shard, num_bytes, "compressed", name)
-        walk, grouped = TarWalk(descriptor, num_bytes), _Samples(shard)
-        for entry in walk:
-            grouped.add(entry)
-        images = grouped.finish(walk)
-    except OSError as error:
-        return _empty_index(shard, 0, "unreadable", error.strerror or str(error))
-    finally:
-        os.close(descriptor)
+
+
+def _index(shard: str, descriptor: int) -> ShardIndex:
+    num_bytes = os.fstat(descriptor).st_size
+    head = os.pread(descriptor, BLOCK, 0)
+    if not head:
+        return _empty_index(shard, 0, "empty_file", "0 bytes")
+    for magic, name in _COMPRESSED.items():
+        if head.startswith(magic) and not is_header(head):  # a member may be named `BZh`
+            return _empty_index(shard, num_bytes, "compressed", name)
+    walk, grouped = TarWalk(descriptor, num_bytes), _Samples(shard)
+    for entry in walk:
+        grouped.add(entry)
+    images = grouped.finish(walk)
     problems = grouped.problems + _compare_sidecar(shard, len(grouped.samples), num_bytes)
-    complete = not any(entry["reason"] in INCOMPLETE for entry in problems)
-    return ShardIndex(shard, num_bytes, grouped.samples, images, problems, complete)
+    return ShardIndex(shard, num_bytes, grouped.samples, images, problems)
 
 
 def verify_shard(path: Path | str) -> list[Problem]:
@@ -225,9 +219,7 @@ def verify_shard(path: Path | str) -> list[Problem]:
 
 
 def _empty_index(shard: str, num_bytes: int, reason: str, detail: str) -> ShardIndex:
-    return ShardIndex(
-        shard, num_bytes, [], [], [problem(shard, "", reason, detail)], complete=False
-    )
+    return ShardIndex(shard, num_bytes, [], [], [problem(shard, "", reason, detail)])
 
 
 def _compare_sidecar(shard: str, samples: int, num_bytes: int) -> list[Problem]:
@@ -253,7 +245,6 @@ class _Samples:
         self.problems: list[Problem] = []
         self._shard = shard
         self._latest: dict[str, Sample] = {}  # by key
-        self._extensions: dict[str, set[str]] = {}  # by key, of large samples
         self._last_key: str | None = None
 
     def add(self, entry: Entry) -> None:
@@ -274,7 +265,8 @@ class _Samples:
         if not name.is_safe:
             self._note(entry.name, "unsafe_name", f"key {name.key}")
         sample = self._sample_of(name.key, extension, entry.name)
-        sample.members.append(Member(extension, entry.name, entry.offset, entry.size, is_image))
+        member = Member(extension, entry.name, entry.offset, entry.size, is_image)
+        sample.members[extension] = member
         if suffix == "cls" and entry.size > _LABEL_BYTES:
             self._note(entry.name, "long_label", f"{entry.size} bytes")
         elif suffix == "cls":
@@ -283,26 +275,15 @@ class _Samples:
 
     def _sample_of(self, key: str, extension: str, member: str) -> Sample:
         sample = self._latest.get(key)
+        if sample is not None and extension not in sample.members:
+            if key != self._last_key:
+                self._note(member, "split_sample", f"key {key}")
+            return sample
         if sample is not None:
-            if not self._has(sample, extension):
-                if key != self._last_key:
-                    self._note(member, "split_sample", f"key {key}")
-                return sample
             self._note(member, "duplicate_key", f"key {key}")
-            self._extensions.pop(key, None)
         self._latest[key] = sample = Sample(key)
         self.samples.append(sample)
         return sample
-
-    def _has(self, sample: Sample, extension: str) -> bool:
-        if len(sample.members) < _LARGE:
-            return any(member.extension == extension for member in sample.members)
-        extensions = self._extensions.get(sample.key)
-        if extensions is None:
-            extensions = self._extensions[sample.key] = {m.extension for m in sample.members}
-        is_there = extension in extensions
-        extensions.add(extension)
-        return is_there
 
     def finish(self, walk: TarWalk) -> list[ShardImage]:
         """Note how the tar ends and what samples lack; drop a truncated one; return the images."""
@@ -314,7 +295,8 @@ class _Samples:
             self.samples.pop()
         for sample in self.samples:
             if not sample.images:
-                self._note(sample.members[0].name, "no_image", f"key {sample.key}")
+                first = next(iter(sample.members.values()))
+                self._note(first.name, "no_image", f"key {sample.key}")
         images = _name_images(self.samples)
         if any(image.label is not None for image in images):
             for image in images:
@@ -347,15 +329,14 @@ def _name_images(samples: Iterable[Sample]) -> list[ShardImage]:
     named: list[ShardImage] = []
     keys = UniqueKeys()
     for sample in samples:
-        images = sample.images
-        key_of = {}
+        images, key_of = sample.images, {}
         for image in sorted(images, key=_preference) if len(images) > 1 else images:
             has_own = len(images) > 1 and image.stem
             name = f"{sample.key}.{image.stem}" if has_own else sample.key
-            key_of[image.offset] = keys.take(name, image.suffix)
+            key_of[image.extension] = keys.take(name, image.suffix)
         for image in images:
             label = sample.labels.get(image.stem, sample.label) or None
-            named.append(ShardImage(key_of[image.offset], image, label))
+            named.append(ShardImage(key_of[image.extension], image, label))
     return named
 
 

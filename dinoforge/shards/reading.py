@@ -89,8 +89,7 @@ def _open_named(path: str) -> _OpenFile:
 
 def read_members(reader: RangeReader, path: str, sample: Sample) -> dict[str, bytes]:
     """Read all members of one sample: extension -> bytes."""
-    members = sorted(sample.members, key=lambda member: member.offset)
-    return {m.extension: reader.read(path, m.offset, m.size) for m in members}
+    return {e: reader.read(path, m.offset, m.size) for e, m in sample.members.items()}
 
 
 def read_samples(shard: Path | str | ShardIndex) -> Iterator[tuple[str, dict[str, bytes]]]:

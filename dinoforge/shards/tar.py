@@ -94,6 +94,7 @@ class TarWalk:
     def __init__(self, descriptor: int, num_bytes: int) -> None:
         self._descriptor = descriptor
         self._num_bytes = num_bytes
+        self._extensions = _Extensions()
         self.ending = Ending("no_end_marker", 0)
         self.appended: list[int] = []
         self.long_zeros: list[int] = []
@@ -101,21 +102,17 @@ class TarWalk:
     def __iter__(self) -> Iterator[Entry]:
         """Yield members in the order of the file."""
         at = 0
-        extensions = _Extensions()
-        num_archives = 0
         while (header := self._header(at)) is not None:
             at, block = header
-            if len(self.appended) > num_archives:
-                num_archives, extensions = len(self.appended), _Extensions()
             kind, size, data_at = block[156:157], _number(block[124:136]), at + BLOCK
             if kind in _PAX_KINDS or kind in (b"L", b"K"):
                 data = self._extension(data_at, size, kind)
                 if data is None:
                     return
-                extensions.read(kind, data)
+                self._extensions.read(kind, data)
                 at = _next(data_at, size)
                 continue
-            pax, long_name = extensions.take()
+            pax, long_name = self._extensions.take()
             raw_name = long_name or _short_name(block)
             if pax:
                 size = int(pax.get(b"size", size))
@@ -155,6 +152,7 @@ class TarWalk:
                 self.ending = Ending("data_after_end", after)
                 return None
             self.appended.append(start)
+            self._extensions = _Extensions()
             return start, block
         if not is_header(block):
             is_tar = at > 0 or block[257:262] == b"ustar"

@@ -78,19 +78,19 @@ class Account:
 
     def lines(self) -> list[str]:
         """Format every source from which images may be missing, then the counts."""
-        lines = []
-        not_read = 0
+        lines: list[str] = []
+        num_unread = 0
         for entry in self.incomplete:
-            not_read += entry["reason"] in NOT_READ
-            if entry["reason"] in NOT_READ and not_read > _NAMED:
+            is_unread = entry["reason"] in NOT_READ
+            num_unread += is_unread
+            if is_unread and num_unread > _NAMED:
                 continue
-            where = " ".join(part for part in (entry["member"], entry["detail"]) if part)
+            what = "was not read" if is_unread else "is incomplete"
             why = f"{entry['reason']} ({_REASONS[entry['reason']]})"
-            place = f", {where}" if where else ""
-            what = "was not read" if entry["reason"] in NOT_READ else "is incomplete"
-            lines.append(f"{entry['shard']} {what}: {why}{place}")
-        if not_read > _NAMED:
-            lines.append(f"{not_read - _NAMED:,} more were not read: see `run.json`")
+            where = " ".join(filter(None, (entry["member"], entry["detail"])))
+            lines.append(f"{entry['shard']} {what}: {', '.join(filter(None, (why, where)))}")
+        if num_unread > _NAMED:
+            lines.append(f"{num_unread - _NAMED:,} more were not read: see `run.json`")
         counts = ", ".join(f"{count:,} {reason}" for reason, count in self.counts.items())
         problems = f"problems: {counts}" if counts else "no problems"
         rest = f", {self.not_selected:,} not selected" if self.not_selected else ""

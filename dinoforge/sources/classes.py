@@ -133,18 +133,17 @@ def class_of_text(text: str, classes: ClassList | None) -> ImageClass:
     ``nan``, ``None``, ``null`` and the like are no labels, unless the list has the name.
     """
     label = parse_label(text)
+    classes = classes or ClassList(NUMBERS, "")
     if label is None:
         return UNLABELED
     if isinstance(label, int):
-        if classes is None:
-            return ImageClass(label, NUMBERS, "")
         return ImageClass(label, classes.space, classes.names.get(label, ""))
-    listed = classes.only_id(label) if classes is not None else None
-    if classes is None or listed is None:
-        if _MISSING.fullmatch(label) and (classes is None or label not in classes.names.values()):
-            return UNLABELED
-        return ImageClass(-1, NAMES, label)
-    return ImageClass(listed, classes.space, label)
+    number = classes.only_id(label)
+    if number is not None:
+        return ImageClass(number, classes.space, label)
+    if _MISSING.fullmatch(label) and label not in classes.names.values():
+        return UNLABELED
+    return ImageClass(-1, NAMES, label)
 
 
 def find_class_list(folder: Path, root: Path) -> ClassList | None:

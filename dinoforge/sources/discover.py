@@ -13,7 +13,7 @@ from pathlib import Path
 from braceexpand import braceexpand
 
 from dinoforge.curated import shards_folder, shards_path, summary_path
-from dinoforge.errors import Fault, UsageError
+from dinoforge.errors import Fault, UsageError, damaged
 from dinoforge.files import hash_json, read_regular
 from dinoforge.images.formats import SNIFF_BYTES, has_image_suffix, sniff
 from dinoforge.shards.index import Problem, problem, summarize_reasons
@@ -21,7 +21,7 @@ from dinoforge.shards.tar import BLOCK
 from dinoforge.sources.classes import CLASS_LISTS, find_class_list
 from dinoforge.sources.outputs import is_output_folder, is_output_shard, output_above
 
-__all__ = ["SOURCE_REASONS", "ImageFile", "SourceFiles", "discover_files", "make_real_path"]
+__all__ = ["SOURCE_REASONS", "SourceFile", "SourceFiles", "discover_files", "make_real_path"]
 
 SOURCE_REASONS: Mapping[str, str] = {
     "other_file": "neither an image nor a tar, by name and by content: skipped",
@@ -34,55 +34,50 @@ SOURCE_REASONS: Mapping[str, str] = {
     "own_output": "written by dinoforge: skipped, unless its own path is given",
 }
 
-_TAR_SUFFIXES = tuple(
-    f".{suffix}"
-    for suffix in (
-        *("tar", "tar.gz", "tgz", "taz", "tar.bz2", "tbz2", "tbz", "tb2", "tz2", "tar.xz", "txz"),
-        *("tar.zst", "tzst"),
-        # Refused by name.
-        *("tar.lzma", "tlz", "tar.lz", "tar.lz4", "tar.z"),
-    )
+_TAR_SUFFIXES = (
+    *(".tar", ".tar.gz", ".tgz", ".taz", ".tar.bz2", ".tbz2", ".tbz", ".tb2", ".tz2", ".tar.xz"),
+    *(".txz", ".tar.zst", ".tzst"),
+    *(".tar.lzma", ".tlz", ".tar.lz", ".tar.lz4", ".tar.z"),  # refused by name
 )
 _TAR_MAGIC = slice(257, 262)  # of the first header
 
 
 @dataclass(frozen=True, slots=True)
-class ImageFile:
-    """An image in its own file; its key is its path below ``root``."""
+class SourceFile:
+    """An image in its own file, or a tar.
+
+    ``root`` is the folder it was found in: keys, class folders and lists of classes are below it.
+    """
 
     path: str
     root: str
     size: int
     mtime_ns: int
+    is_tar: bool = False
 
 
 @dataclass
 class SourceFiles:
     """Files behind some paths: sorted within each path, paths in the order given."""
 
-    items: list[ImageFile | str] = field(default_factory=list)  # a str is the path of a tar
+    items: list[SourceFile] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
-    roots: dict[str, str] = field(default_factory=dict)  # tar -> folder that it was found in
 
     def add_problem(self, path: str, reason: str, detail: str = "") -> None:
         """Note a file or folder that gives no image; ``reason`` is one of `SOURCE_REASONS`."""
         self.problems.append(problem(path, "", reason, detail))
 
     def fingerprint(self) -> str:
-        """Hash names, sizes and times of all files: changes when a file is added or replaced.
+        """Hash names, sizes and times of all files, and the lists of classes.
 
-        Lists of classes count, too.
+        It changes when a file is added, removed or replaced.
         """
-        rows: list[list[str | int]] = []
-        for item in self.items:
-            if isinstance(item, ImageFile):
-                rows.append([item.path, item.size, item.mtime_ns])
-            else:
-                rows.append([item, *(_size_and_mtime(item) or (-1, -1))])
-        folders = {(Path(tar).parent, Path(root)) for tar, root in self.roots.items()}
-        roots = {item.root for item in self.items if isinstance(item, ImageFile)}
-        folders |= {(Path(root), Path(root)) for root in roots}
-        lists = [find_class_list(*folder) for folder in sorted(folders)]
+        rows: list[list[str | int]] = [[at.path, at.size, at.mtime_ns] for at in self.items]
+        places = set()
+        for file in self.items:
+            root = Path(file.root)
+            places.add((Path(file.path).parent if file.is_tar else root, root))
+        lists = [find_class_list(*place) for place in sorted(places)]
         rows += [[classes.path, classes.space] for classes in lists if classes is not None]
         return hash_json(rows)
 
@@ -99,6 +94,7 @@ def discover_files(paths: Sequence[str]) -> SourceFiles:
     """
     sources = SourceFiles()
     faults: list[Fault] = []
+    known: set[str] = set()  # paths with a problem: they may be inside several of ``paths``
     for path in paths:
         try:
             one = _discover_path(path)
@@ -110,8 +106,8 @@ def discover_files(paths: Sequence[str]) -> SourceFiles:
             do = "give a folder, a tar or a pattern that contains images"
             faults.append(Fault(what, path, do))
         sources.items.extend(one.items)
-        sources.roots = one.roots | sources.roots
-        sources.problems.extend(one.problems)
+        sources.problems.extend(entry for entry in one.problems if entry["shard"] not in known)
+        known.update(entry["shard"] for entry in one.problems)
     if faults:
         raise UsageError(faults=faults)
     _drop_repeats(sources)
@@ -132,40 +128,35 @@ def make_real_path() -> Callable[[str], str]:
 
 
 def _drop_repeats(sources: SourceFiles) -> None:
-    real_path, items = make_real_path(), []
-    first: dict[str, str] = {}
-    for item in sources.items:
-        path = item if isinstance(item, str) else item.path
-        real = real_path(path)
-        if real in first:
-            sources.add_problem(path, "same_file", f"as {first[real]}")
-        else:
-            first[real] = path
-            items.append(item)
-    sources.items = items
+    real_path, first = make_real_path(), dict[str, SourceFile]()
+    for file in sources.items:
+        earlier = first.setdefault(real_path(file.path), file)
+        if earlier is not file:
+            sources.add_problem(file.path, "same_file", f"as {earlier.path}")
+    sources.items = list(first.values())
 
 
 def _discover_path(path: str) -> SourceFiles:
     sources = SourceFiles()
-    roots = {path: _own_root(path)} if _exists(path) else _expand(path, sources)
+    is_pattern = not _exists(path)
+    roots = _expand(path, sources) if is_pattern else {path: _own_root(path)}
     for name, root in (roots or {path: ""}).items():
         if not _exists(name):
             raise UsageError(what="no such file or folder", where=name, do="check the path")
         if not Path(name).is_dir():
             _add_file(name, root, sources)
-        elif (folder := _shards_of_run(Path(name))) == Path(name):
-            _add_folder(folder, root, sources)
+        elif _is_curation(Path(name)):
+            _add_curation(Path(name), sources)
         else:
-            _add_folder(folder, str(folder), sources)
-            _note_missing_shards(Path(name), sources)
-    if path not in roots:
+            _add_folder(str(Path(name)), root, sources)
+    if is_pattern:
         _raise_roots(sources, set(roots.values()), _start(path))
     # `**` matches a folder and the files in it.
-    items: dict[str, ImageFile | str] = {}
-    for item in sources.items:
-        items.setdefault(item if isinstance(item, str) else item.path, item)
+    items: dict[str, SourceFile] = {}
+    for file in sources.items:
+        items.setdefault(file.path, file)
     problems = {(entry["shard"], entry["reason"]): entry for entry in sources.problems}
-    return replace(sources, items=list(items.values()), problems=list(problems.values()))
+    return SourceFiles(list(items.values()), list(problems.values()))
 
 
 def _own_root(path: str) -> str:
@@ -184,18 +175,16 @@ def _raise_roots(sources: SourceFiles, roots: Collection[str], start: str) -> No
     Of ``train/{cat,dog}/*.jpg`` cat and dog are class folders; of ``{train,val}/*/*.jpg`` and of
     ``{train,val}`` with folders inside, train and val are roots.
     """
-    sources.roots = {tar: start if at in roots else at for tar, at in sources.roots.items()}
-    images = [item for item in sources.items if isinstance(item, ImageFile)]
-    if all(str(Path(image.path).parent) == image.root for image in images):
-        sources.items = [
-            replace(item, root=start) if isinstance(item, ImageFile) else item
-            for item in sources.items
-        ]
+    images = (file for file in sources.items if not file.is_tar)
+    is_flat = all(str(Path(image.path).parent) == image.root for image in images)
+    sources.items = [
+        replace(file, root=start) if (file.root in roots if file.is_tar else is_flat) else file
+        for file in sources.items
+    ]
 
 
 def _exists(path: str) -> bool:
-    """Return whether the path exists; ``os.path``, because `Path` raises for long names."""
-    return bool(path) and os.path.exists(path)  # noqa: PTH110
+    return os.path.exists(path)  # noqa: PTH110 - Path raises for long names
 
 
 def _expand(pattern: str, sources: SourceFiles) -> dict[str, str]:
@@ -205,24 +194,25 @@ def _expand(pattern: str, sources: SourceFiles) -> dict[str, str]:
     Folders at the start that exist are taken as they are: ``run[1]/*.tar``.
     """
     folder, rest = _existing_part(pattern)
+    roots: dict[str, str] = {}
     try:
         names = list(braceexpand(rest, escape=False))
     except ValueError as error:
-        if names := _matches(folder, rest, sources):
-            return dict.fromkeys(names, _start(pattern))
+        if roots := dict.fromkeys(_matches(folder, rest, sources), _start(pattern)):
+            return roots
         raise UsageError(
             what="no such file or folder, and its braces are unbalanced",
             where=pattern,
             do="write a range as {000000..000004}",
         ) from error
-    roots: dict[str, str] = {}
     for name in names:
+        path = folder + name
         if has_magic(name):
-            matches = _without_outputs(folder, name, sources)
-            new = dict.fromkeys(matches, _start(folder + name))
+            root, matches = _start(path), _without_outputs(folder, name, sources)
         else:
-            new = {folder + name: _own_root(folder + name)}
-        roots |= {match: root for match, root in new.items() if match not in roots}
+            root, matches = _own_root(path), [path]
+        for match in matches:
+            roots.setdefault(match, root)
     return roots
 
 
@@ -240,19 +230,23 @@ def _existing_part(pattern: str) -> tuple[str, str]:
 def _without_outputs(folder: str, pattern: str, sources: SourceFiles) -> list[str]:
     """Match a pattern in a folder, without what dinoforge wrote; unless that is all it matches."""
     base = folder.rstrip("/") or folder
-    outputs = {name: _output_of(name, base) for name in _matches(folder, pattern, sources)}
-    if not all(outputs.values()):
-        for output in dict.fromkeys(filter(None, outputs.values())):
-            sources.add_problem(output, "own_output")
-        return [name for name, output in outputs.items() if output is None]
-    return list(outputs)
+    output_of_folder = cache(lambda here: output_above(here, base))
 
+    def output_of(name: str) -> str | None:
+        parent = os.path.dirname(name)  # noqa: PTH120 - hot
+        if above := output_of_folder(parent):
+            return above
+        if is_output_folder(name):
+            return name
+        is_tar = name.lower().endswith(_TAR_SUFFIXES)
+        return str(Path(parent)) if is_tar and is_output_shard(name) else None
 
-def _output_of(name: str, base: str) -> str | None:
-    above = output_above(name, base)
-    if above is None and name.lower().endswith(_TAR_SUFFIXES) and is_output_shard(name):
-        return str(Path(name).parent)
-    return above
+    outputs = {name: output_of(name) for name in _matches(folder, pattern, sources)}
+    if all(outputs.values()):
+        return list(outputs)
+    for output in dict.fromkeys(filter(None, outputs.values())):
+        sources.add_problem(output, "own_output")
+    return [name for name, output in outputs.items() if output is None]
 
 
 def _matches(folder: str, pattern: str, sources: SourceFiles) -> list[str]:
@@ -271,39 +265,38 @@ def _matches(folder: str, pattern: str, sources: SourceFiles) -> list[str]:
     return sorted(names - {""})
 
 
-def _shards_of_run(folder: Path) -> Path:
-    """Replace the run folder of a curation by the folder of its shards."""
+def _is_curation(folder: Path) -> bool:
     try:
         facts = json.loads(read_regular(folder / "run.json"))
     except (OSError, ValueError):
-        return folder
-    if not isinstance(facts, dict) or facts.get("command") != "curate":
-        return folder
-    summary = summary_path(folder)
-    if not summary.is_file():
+        return False
+    return isinstance(facts, dict) and facts.get("command") == "curate"
+
+
+def _add_curation(run: Path, sources: SourceFiles) -> None:
+    """Add the shards of a curation; note those that are no longer there."""
+    try:
+        kept = json.loads(read_regular(summary_path(run)))["kept"]
+        exported = [run / entry["shard"] for entry in json.loads(read_regular(shards_path(run)))]
+    except FileNotFoundError as error:
         raise UsageError(
             what="the curation is not finished",
-            where=str(folder),
+            where=str(run),
             do="rerun its command; it resumes where it stopped",
-        )
-    if not json.loads(summary.read_text(encoding="utf-8"))["kept"]:
+        ) from error
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise damaged(run, error, kind="curation") from error
+    if not kept:
         raise UsageError(
             what="the curation kept no image",
-            where=str(folder),
+            where=str(run),
             do="change its recipe: `dinoforge report` and `dinoforge explain RUN IMAGE` show why",
         )
-    return shards_folder(folder)
-
-
-def _note_missing_shards(run: Path, sources: SourceFiles) -> None:
-    """Note the shards that a curation exported and that are no longer there."""
-    try:
-        listed = json.loads(read_regular(shards_path(run)))
-    except (OSError, ValueError):
-        return
-    for entry in listed:
-        if not (run / entry["shard"]).is_file():
-            sources.add_problem(str(run / entry["shard"]), "missing_shard")
+    folder = str(shards_folder(run))
+    _add_folder(folder, folder, sources)
+    for shard in exported:
+        if not shard.is_file():
+            sources.add_problem(str(shard), "missing_shard")
 
 
 def _walk(top: str, sources: SourceFiles) -> Iterator[tuple[str, list[str], list[str]]]:
@@ -331,13 +324,13 @@ def _walk(top: str, sources: SourceFiles) -> Iterator[tuple[str, list[str], list
         folders[:] = sorted(name for name in folders if not name.startswith("."))
 
 
-def _add_folder(folder: Path, root: str, sources: SourceFiles) -> None:
+def _add_folder(top: str, root: str, sources: SourceFiles) -> None:
     """Add what is in a folder, without what dinoforge wrote below it, reported once per folder.
 
     Exported shards in the folder itself are read in a run, or if there is nothing else. ``root`` is
     the folder or above it.
     """
-    top, before = str(folder), len(sources.items)
+    before = len(sources.items)
     exported: list[str] = []
     for here, folders, files in _walk(top, sources):
         if here != top and _is_output(here, files, top):
@@ -401,27 +394,17 @@ def _belongs_to_tars(name: str, present: set[str]) -> bool:
 def _add_file(path: str, root: str, sources: SourceFiles) -> None:
     try:
         status = Path(path).stat()
+        kind = _kind(path) if stat.S_ISREG(status.st_mode) else "not_regular"
     except FileNotFoundError:
         sources.add_problem(path, "unreadable", "no file behind the name")
-        return
     except OSError as error:
         sources.add_problem(path, "unreadable", error.strerror or str(error))
-        return
-    if not stat.S_ISREG(status.st_mode):
-        sources.add_problem(path, "not_regular")
-        return
-    try:
-        kind = _kind(path)
-    except OSError as error:
-        sources.add_problem(path, "unreadable", error.strerror or str(error))
-        return
-    if kind == "tar":
-        sources.items.append(path)
-        sources.roots[path] = root
-    elif kind == "image":
-        sources.items.append(ImageFile(path, root, status.st_size, status.st_mtime_ns))
     else:
-        sources.add_problem(path, kind)
+        if kind in ("tar", "image"):
+            size, mtime = status.st_size, status.st_mtime_ns
+            sources.items.append(SourceFile(path, root, size, mtime, is_tar=kind == "tar"))
+        else:
+            sources.add_problem(path, kind)
 
 
 def _kind(path: str) -> str:
@@ -434,11 +417,3 @@ def _kind(path: str) -> str:
     if sniff(head[:SNIFF_BYTES], path.rpartition(".")[2].lower()) is not None:
         return "image"
     return "tar" if head[_TAR_MAGIC] == b"ustar" else "other_file"
-
-
-def _size_and_mtime(path: str) -> tuple[int, int] | None:
-    try:
-        status = Path(path).stat()
-    except OSError:
-        return None
-    return status.st_size, status.st_mtime_ns

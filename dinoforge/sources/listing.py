@@ -1,10 +1,10 @@
 """One row per image of a source: its key, its class, and where its bytes are."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import cache, partial
-from pathlib import Path, PurePosixPath
+from functools import cache
+from pathlib import Path, PurePath
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -20,7 +20,7 @@ from dinoforge.sources.classes import (
     class_of_text,
     find_class_list,
 )
-from dinoforge.sources.discover import ImageFile, SourceFiles, discover_files, make_real_path
+from dinoforge.sources.discover import SourceFile, SourceFiles, discover_files, make_real_path
 from dinoforge.sources.unpack import plain_tar, stream_damage
 
 __all__ = ["LISTING_SCHEMA", "Listing", "list_files", "list_images", "locate_images"]
@@ -33,14 +33,12 @@ LISTING_SCHEMA = pa.schema(
         ("offset", pa.int64()),
         ("size", pa.int64()),
         ("label", pa.int64()),  # id of the class in its space; -1: none
-        ("class_name", pa.string()),  # "" if unknown
         ("class_space", pa.string()),  # "", names, numbers or list:HASH, see `classes`
+        ("class_name", pa.string()),  # "" if unknown
     ]
 )
 
 _log = logging.getLogger(__name__)
-
-_Row = Sequence[str | int]
 
 
 @dataclass(frozen=True)
@@ -69,26 +67,27 @@ def list_files(files: SourceFiles, *, unpacked: Path) -> Listing:
     columns: list[list[str | int]] = [[] for _ in LISTING_SCHEMA]
     problems: list[Problem] = list(files.problems)
     copies: list[Path] = []
-    lists = _ClassLists(files)
+    lists = _ClassLists()
     keys = UniqueKeys()  # of images in files of their own
     in_folders = 0
-    for item in files.items:
-        if isinstance(item, ImageFile):
-            image_class = lists.class_of_folder(item.root, _class_folder(item))
-            _append(columns, _row_of_file(item, keys, image_class))
+    for file in files.items:
+        if not file.is_tar:
+            _append(columns, _row_of_file(file, keys, lists))
             continue
-        tar = plain_tar(Path(item), unpacked)
-        if tar != Path(item):
+        tar = plain_tar(Path(file.path), unpacked)
+        if tar != Path(file.path):
             copies.append(tar)
             if damage := stream_damage(tar):
-                problems.append(problem(item, "", "damaged_stream", damage))
-        index, shard = index_shard(tar), path_text(tar)
+                problems.append(problem(file.path, "", "damaged_stream", damage))
+        index, shard, folder = index_shard(tar), path_text(tar), str(Path(file.path).parent)
         # Problems name the source file, which the user knows, not its uncompressed copy.
-        problems.extend(entry | {"shard": item} for entry in index.problems)
-        class_of = cache(partial(lists.class_of, item))
+        problems.extend(entry | {"shard": file.path} for entry in index.problems)
         in_folders += _count_in_folders(index.images)
         for image in index.images:
-            _append(columns, _row_of_image(image, shard, class_of(image.label or "")))
+            member = image.member
+            image_class = lists.class_of(class_of_text, image.label or "", folder, file.root)
+            place = (image.key, shard, member.name, member.offset, member.size)
+            _append(columns, (*place, *image_class))
     if in_folders:
         _log.info(
             "%d images in folders inside tars have no label: there, only .cls files are labels",
@@ -110,25 +109,19 @@ def locate_images(table: pa.Table) -> list[tuple[str, int]]:
 class _ClassLists:
     """The lists of classes of a source, each read once, when the first label needs it."""
 
-    def __init__(self, files: SourceFiles) -> None:
+    def __init__(self) -> None:
         self.by_space: dict[str, ClassList] = {}
-        self._roots = files.roots
         self._find = cache(find_class_list)
-        self.class_of_folder = cache(self._class_of_folder)
+        self.class_of = cache(self._class_of)
 
-    def _class_of_folder(self, root: str, name: str) -> ImageClass:
-        if not name:
-            return UNLABELED
-        classes = self._find(Path(root), Path(root))
-        return self._used(class_of_folder(name, classes), classes)
-
-    def class_of(self, tar: str, text: str) -> ImageClass:
+    def _class_of(
+        self, read: Callable[[str, ClassList | None], ImageClass], text: str, folder: str, root: str
+    ) -> ImageClass:
+        """Read the class of a label with the list for the files in ``folder``."""
         if not text:
             return UNLABELED
-        classes = self._find(Path(tar).parent, Path(self._roots[tar]))
-        return self._used(class_of_text(text, classes), classes)
-
-    def _used(self, image_class: ImageClass, classes: ClassList | None) -> ImageClass:
+        classes = self._find(Path(folder), Path(root))
+        image_class = read(text, classes)
         if classes is not None and image_class.space == classes.space:
             self.by_space.setdefault(classes.space, classes)
         return image_class
@@ -146,7 +139,7 @@ def _with_ids_of_names(table: pa.Table) -> pa.Table:
     return table.set_column(at, LISTING_SCHEMA.field(at), labels)
 
 
-def _append(columns: list[list[str | int]], row: _Row) -> None:
+def _append(columns: list[list[str | int]], row: Iterable[str | int]) -> None:
     for column, value in zip(columns, row, strict=True):
         column.append(value)
 
@@ -158,21 +151,10 @@ def _count_in_folders(images: Sequence[ShardImage]) -> int:
     return sum("/" in image.member.name.removeprefix("./") for image in images)
 
 
-def _class_folder(image: ImageFile) -> str:
-    """Name the class of an image: the first folder below the root; "" without one."""
-    parts = Path(image.path).relative_to(image.root).parts
-    return path_text(parts[0]) if len(parts) > 1 else ""
-
-
-def _row_of_file(image: ImageFile, keys: UniqueKeys, image_class: ImageClass) -> _Row:
-    relative = PurePosixPath(Path(image.path).relative_to(image.root).as_posix())
-    suffix = path_text(relative.suffix.removeprefix("."))
-    key = keys.take(path_text(relative.with_suffix("")), suffix)
-    label, space, name = image_class
-    return [key, path_text(image.path), "", 0, image.size, label, name, space]
-
-
-def _row_of_image(image: ShardImage, shard: str, image_class: ImageClass) -> _Row:
-    member = image.member
-    label, space, name = image_class
-    return [image.key, shard, member.name, member.offset, member.size, label, name, space]
+def _row_of_file(file: SourceFile, keys: UniqueKeys, lists: _ClassLists) -> Iterable[str | int]:
+    """Return the row of an image in its own file; its class is the first folder below the root."""
+    relative = PurePath(file.path).relative_to(file.root)
+    key = keys.take(path_text(relative.with_suffix("")), path_text(relative.suffix[1:]))
+    class_folder = path_text(relative.parts[0]) if len(relative.parts) > 1 else ""
+    image_class = lists.class_of(class_of_folder, class_folder, file.root, file.root)
+    return (key, path_text(file.path), "", 0, file.size, *image_class)

@@ -6,7 +6,6 @@ apart; what the rules cannot decide is an error that names both spaces.
 
 import itertools
 import logging
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -62,7 +61,7 @@ class Numbering:
 
     def labels(self, table: pa.Table) -> NDArray[np.int64]:
         """Return the number of the class of every row of a listing; -1: none."""
-        numbers = {_key(m.space, m.label, m.name): m.number for m in self.members}
+        numbers = {_key(*member[1:]): member.number for member in self.members}
         keys = _keys(table)
         each = [numbers.get(key, -1) for key in keys.dictionary.to_pylist()]
         return np.array(each, np.int64)[keys.indices.to_numpy()]
@@ -166,24 +165,21 @@ def _called(name: str, uses: Sequence[_Use], key: str) -> tuple[set[str], Fault 
     by_name = [use for use in uses if use.name == name]
     by_id = [use for use in uses if use.space != NAMES and str(use.label) == name]
     bare = [use for use in by_id if use.space == NUMBERS]
-    chosen = by_name or bare or by_id
-    keys: dict[str, _Use] = {}
-    for use in chosen:
-        keys.setdefault(_key(use.space, use.label, use.name), use)
-    spaces = Counter(use.space for use in keys.values())
-    if by_name and len(keys) > len(spaces):
-        ids = _some(sorted(use.label for use in keys.values()))
-        what = f"`{name}` is the name of several classes of {chosen[0].where}"
+    called = {_key(*use[:3]): use for use in reversed(by_name or bare or by_id)}
+    num_spaces = len({use.space for use in called.values()})
+    if not called:
+        known = _some(dict.fromkeys(use.name or use.label for use in uses))
+        do = f"choose from: {known or 'no image has a class'}"
+        return set(), Fault(f"there is no class `{name}`", f"`{key}`", do)
+    if by_name and len(called) > num_spaces:
+        ids = _some(sorted(use.label for use in called.values()))
+        what = f"`{name}` is the name of several classes of {by_name[0].where}"
         return set(), Fault(what, f"`{key}`", f"give a number: {ids}")
-    if not by_name and len(spaces) > 1:
-        paths = ", ".join(use.where for use in keys.values())
-        return set(), Fault(
-            f"`{name}` is a number of {len(spaces)} lists: {paths}", f"`{key}`", "give a name"
-        )
-    if keys:
-        return set(keys), None
-    known = _some(dict.fromkeys(use.name or use.label for use in uses)) or "no image has a class"
-    return set(), Fault(f"there is no class `{name}`", f"`{key}`", f"choose from: {known}")
+    if not by_name and num_spaces > 1:
+        paths = ", ".join(use.where for use in reversed(called.values()))
+        what = f"`{name}` is a number of {num_spaces} lists: {paths}"
+        return set(), Fault(what, f"`{key}`", "give a name")
+    return set(called), None
 
 
 def _target(text: str) -> ImageClass:
@@ -203,42 +199,42 @@ class _Union:
         self.used: set[int] = set()  # numbers of classes that images have
         self._taken: set[int] = set()
         self._largest = -1
+        self._small = itertools.count()  # candidates for free numbers once the largest is taken
         self._listed: dict[str, set[int]] = {}  # numbers of the listed classes of a name
         self._paths: list[str] = []  # of the lists
 
     def add_list(self, classes: ClassList, used: set[int]) -> None:
         """Add a list: the first one whole, with its own ids; of others the classes in use."""
         is_first = not self._paths
-        twins = Counter(classes.names.values())
-        matched = {  # before any is added: classes of one list are never one
-            label: self._listed_number(name, classes.path, is_single=twins[name] == 1)
-            for label, name in sorted(classes.names.items())
-            if not is_first and label in used
+        names = {at: name for at, name in sorted(classes.names.items()) if is_first or at in used}
+        # Matched before any is added: classes of one list are never one.
+        numbers = {
+            label: label
+            if is_first
+            else self._listed_number(
+                name, classes.path, is_single=classes.only_id(name) is not None
+            )
+            for label, name in names.items()
         }
-        for label, name in sorted(classes.names.items()):
-            if not is_first and label not in used:
-                continue
-            number = label if is_first else matched[label]
-            member = Member(self._free() if number is None else number, classes.space, label, name)
-            self._add(member, is_used=label in used)
-            self._listed.setdefault(name, set()).add(member.number)
+        for label, name in names.items():
+            is_used = label in used
+            number = self._add(numbers[label], classes.space, label, name, is_used=is_used)
+            self._listed.setdefault(name, set()).add(number)
         self._paths.append(classes.path)
 
     def add_numbers(self, numbers: set[int], classes: ClassList | None) -> None:
         """Add numbers without a list: ids of the only list, or themselves."""
         for label in sorted(numbers):
             name = classes.names[label] if classes is not None else str(label)
-            self._add(Member(label, NUMBERS, label, name))
+            self._add(label, NUMBERS, label, name)
 
     def add_names(self, names: Mapping[str, str], *, has_numbers: bool) -> None:
         """Add names with the files that have them; 10 and 007 may be numbers."""
         numbers = {name: self._listed_number(name, where) for name, where in names.items()}
-        numbers |= self._decimal_numbers(
-            {name: where for name, where in names.items() if numbers[name] is None}, has_numbers
-        )
+        apart = {name: where for name, where in names.items() if numbers[name] is None}
+        numbers |= self._decimal_numbers(apart, has_numbers)
         for name in sorted(names, key=lambda name: (numbers[name] is None, name)):
-            number = numbers[name]
-            self._add(Member(self._free() if number is None else number, NAMES, -1, name))
+            self._add(numbers[name], NAMES, -1, name)
 
     def _listed_number(self, name: str, where: str, *, is_single: bool = True) -> int | None:
         """Return the number of the listed class of this name; None for a class of its own."""
@@ -253,16 +249,17 @@ class _Union:
 
     def _decimal_numbers(self, names: Mapping[str, str], has_numbers: bool) -> dict[str, int]:
         """Return the names that are numbers: of the only list, if there is one."""
-        values = {name: value for name in names if isinstance(value := parse_label(name), int)}
+        named: dict[int, list[str]] = {}
+        for name in names:
+            if isinstance(value := parse_label(name), int):
+                named.setdefault(value, []).append(name)
         if self._paths and not has_numbers:
             # Folders 0 to 9 beside a list of ten names: its ids, if all of them are.
             has_decimal_names = any(isinstance(parse_label(name), int) for name in self._listed)
-            is_each_an_id = self._taken.issuperset(values.values())
-            if len(self._paths) > 1 or has_decimal_names or not is_each_an_id:
+            if len(self._paths) > 1 or has_decimal_names or not self._taken.issuperset(named):
                 return {}
         numbers: dict[str, int] = {}
-        for value in set(values.values()):
-            same = [name for name, other in values.items() if other == value]
+        for value, same in named.items():
             if len(same) > 1 and value in self._taken:
                 what = f"number {value} could be several classes: {_some(sorted(same))}"
                 raise _ambiguous(what, ", ".join(names[name] for name in same))
@@ -270,18 +267,20 @@ class _Union:
                 numbers[same[0]] = value
         return numbers
 
-    def _add(self, member: Member, *, is_used: bool = True) -> None:
-        self.members.append(member)
-        self._taken.add(member.number)
-        self._largest = max(self._largest, member.number)
+    def _add(
+        self, number: int | None, space: str, label: int, name: str, *, is_used: bool = True
+    ) -> int:
+        """Add a class under a number, by default the one after the largest; return it."""
+        if number is None:
+            is_last = self._largest == (1 << 63) - 1
+            free = (n for n in self._small if n not in self._taken)
+            number = next(free) if is_last else self._largest + 1
+        self.members.append(Member(number, space, label, name))
+        self._taken.add(number)
+        self._largest = max(self._largest, number)
         if is_used:
-            self.used.add(member.number)
-
-    def _free(self) -> int:
-        """Return the number after the largest; the smallest free one at the end of int64."""
-        if self._largest < (1 << 63) - 1:
-            return self._largest + 1
-        return next(n for n in itertools.count() if n not in self._taken)
+            self.used.add(number)
+        return number
 
 
 def _check(uses: Sequence[_Use], lists: Sequence[ClassList]) -> None:

@@ -51,7 +51,7 @@ def output_above(path: str, base: str) -> str | None:
 
     Neither ``base`` nor what is above it counts: the user named it.
     """
-    parts = Path(os.path.relpath(path, base or ".")).parts
+    parts = Path(os.path.relpath(path or ".", base or ".")).parts
     folders = (os.path.join(base, *parts[: at + 1]) for at in range(len(parts)))  # noqa: PTH118
     return next((folder for folder in folders if is_output_folder(folder)), None)
 

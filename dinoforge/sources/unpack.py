@@ -46,14 +46,18 @@ def plain_tar(path: Path, unpacked: Path) -> Path:
     """
     try:
         head = read_regular(path, BLOCK)
+        new_stream = next(
+            (new for magic, new in _NEW_STREAMS.items() if head.startswith(magic)), None
+        )
+        if new_stream is None or is_header(head):  # the first member may be named `BZh`
+            return path
+        digest = sha256_file(path)
     except OSError:
         return path  # the index reports it as unreadable
-    new_stream = next((new for magic, new in _NEW_STREAMS.items() if head.startswith(magic)), None)
-    if new_stream is None or is_header(head):  # the first member may be named `BZh`
-        return path
     # Named by content: the same tar is uncompressed once, also behind a link, a replaced one again.
-    name = Path(os.path.realpath(path)).name.partition(".")[0]
-    target = unpacked / f"{name}-{sha256_file(path)[:8]}.tar"
+    # Cut: the name of the tar may be as long as the file system allows.
+    name = Path(os.path.realpath(path)).name.partition(".")[0][:40]
+    target = unpacked / f"{name}-{digest[:8]}.tar"
     mark_cache(unpacked)
     if not target.exists():
         damage: list[str] = []

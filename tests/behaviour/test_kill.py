@@ -117,7 +117,7 @@ def test_a_run_that_is_being_changed_is_not_taken_for_finished(pool, run):
     with pytest.raises(UsageError, match="the curation is not finished"):
         discover_files([str(run)])
     pools.curated(changed)
-    names = [path.rsplit("/", 1)[1] for path in discover_files([str(run)]).items]
+    names = [item.path.rsplit("/", 1)[1] for item in discover_files([str(run)]).items]
     assert names == ["other-000000.tar", "other-000001.tar", "other-000002.tar"]
 
 

@@ -48,7 +48,7 @@ def test_members_are_found_where_tarfile_finds_them(tmp_path):
     index = indexed(tmp_path, data)
     with tarfile.open(fileobj=io.BytesIO(data)) as tar:
         expected = [(m.name, m.offset_data, m.size) for m in tar]
-    members = [(m.name, m.offset, m.size) for s in index.samples for m in s.members]
+    members = [(m.name, m.offset, m.size) for s in index.samples for m in s.members.values()]
     assert members == expected
     assert [sample.key for sample in index.samples] == [f"{i:04d}" for i in range(6)]
     assert [sample.label for sample in index.samples] == ["0", "1", "2", "0", "1", "2"]
@@ -97,7 +97,7 @@ def test_numbers_beyond_octal_are_read(tmp_path):
             file.truncate(end + 1024)
         index = index_shard(tmp_path / "big.tar")
         assert index.complete
-        assert index.samples[0].members[0].size == 9 << 30
+        assert index.images[0].member.size == 9 << 30
 
 
 def test_the_key_ends_at_the_first_dot_of_the_base_name(tmp_path):
@@ -331,7 +331,7 @@ def test_no_damage_raises_and_kept_members_lie_inside_the_file(tmp_path, data):
     content = content[: data.draw(st.integers(0, len(content)))]
     index = indexed(tmp_path, bytes(content))
     for sample in index.samples:
-        for member in sample.members:
+        for member in sample.members.values():
             assert 0 <= member.offset <= member.offset + member.size <= len(content)
     if len(content) < data_end(bytes(content)):
         assert not index.complete

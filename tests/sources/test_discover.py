@@ -12,7 +12,7 @@ from PIL import Image
 
 from dinoforge.errors import UsageError
 from dinoforge.sources import discover
-from dinoforge.sources.discover import SOURCE_REASONS, ImageFile, discover_files
+from dinoforge.sources.discover import SOURCE_REASONS, discover_files
 
 
 def picture(path, value=0):
@@ -23,8 +23,7 @@ def picture(path, value=0):
 
 
 def names(files, root):
-    paths = [item.path if isinstance(item, ImageFile) else item for item in files.items]
-    return [Path(name).relative_to(root).as_posix() for name in paths]
+    return [Path(item.path).relative_to(root).as_posix() for item in files.items]
 
 
 def reasons(files):
@@ -129,7 +128,7 @@ def test_suffixes_of_compressed_tars(tmp_path):
     ]
     for suffix in suffixes:
         (tmp_path / f"a.{suffix}").write_bytes(b"x")
-    assert len(discover_files([str(tmp_path)]).roots) == len(suffixes)
+    assert sum(item.is_tar for item in discover_files([str(tmp_path)]).items) == len(suffixes)
 
 
 def test_a_tar_is_one_by_content_where_the_name_is_not(tmp_path):
@@ -137,7 +136,7 @@ def test_a_tar_is_one_by_content_where_the_name_is_not(tmp_path):
         tar.add(picture(tmp_path / "a.png"), "a.png")
     files = discover_files([str(tmp_path)])
     assert names(files, tmp_path) == ["a.png", "shard_0"]
-    assert isinstance(files.items[1], str)
+    assert [item.is_tar for item in files.items] == [False, True]
 
 
 def test_links_are_followed_and_loops_end(tmp_path):
@@ -174,6 +173,17 @@ def test_a_file_is_one_item_and_its_repetitions_are_named(tmp_path, monkeypatch,
     assert len(files.items) == 4
     assert sorted(entry["shard"] for entry in files.problems) == sorted(again)
     assert {entry["reason"] for entry in files.problems} <= {"same_file"}
+
+
+def test_a_problem_inside_several_paths_counts_once(tmp_path):
+    picture(tmp_path / "d/sub/1.png")
+    (tmp_path / "d/sub/notes.txt").write_text("no image")
+    files = discover_files([f"{tmp_path}/d", f"{tmp_path}/d/sub", f"{tmp_path}/d/**"])
+    assert sorted(entry["reason"] for entry in files.problems) == [
+        "other_file",
+        "same_file",
+        "same_file",
+    ]
 
 
 def test_a_class_folder_that_is_a_link_to_another_is_named(tmp_path):

@@ -47,7 +47,7 @@ def photos(tmp_path):
 def discovered(root, *paths):
     """Names below ``root``, and problems by path."""
     files = discover_files([str(path) for path in paths])
-    names = [getattr(item, "path", item) for item in files.items]
+    names = [item.path for item in files.items]
     problems = [(p["shard"], p["reason"]) for p in files.problems]
     return [name.removeprefix(f"{root}/") for name in names], problems
 
@@ -172,3 +172,7 @@ def test_a_shard_that_a_curation_lacks_is_named(tmp_path):
     assert problems == [(str(run / "shards/pool-000001.tar"), "missing_shard")]
     account = Account.of(1, discover_files([str(run)]).problems)
     assert [entry["reason"] for entry in account.incomplete] == ["missing_shard"]
+    for damage in ("", "{}", "[]", "{"):
+        (run / "published/summary.json").write_text(damage)
+        with pytest.raises(UsageError, match=f"curation unreadable: .* - {run} - rerun"):
+            discover_files([str(run)])
