@@ -1,10 +1,10 @@
 """What a person should know about a finished curation, one line each: what it left out, and why."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 from dinoforge.curated import REASONS
-from dinoforge.curation.config import CurationConfig, PlantConfig
+from dinoforge.curation.config import CurationConfig
 
 __all__ = ["DECIDING_KEYS", "remarks"]
 
@@ -30,26 +30,20 @@ def remarks(
 
     ``roles`` counts the images by role and reason, ``planted`` the copies among the pool.
     """
-    pool = sum(roles.get("pool", {}).values()) - planted
-    lines = list(_fewer_copies(config.plant, pool, planted))
+    lines = []
+    plant, pool = config.plant, sum(roles.get("pool", {}).values()) - planted
+    if planted < plant.count:
+        why = f"pool images {pool}, plant.max_share {plant.max_share:g}"
+        if planted < plant.num_copies(pool):
+            why = f"{planted} of {pool} pool images decode"
+        lines.append(f"planted {planted} of {plant.count} copies (plant.count): {why}")
     seeds = Counter(roles.get("seed", {}))
     if config.retrieve.mode == "seeds" and not seeds["seed"]:
         lines.append(f"no seed was left, so no image was retrieved: {_listed(seeds)}")
     if not kept:
-        total: Counter[str] = Counter()
-        for counts in roles.values():
-            total.update(counts)
+        total = sum(map(Counter, roles.values()), Counter[str]())
         lines.append(f"no image was kept, of {total.total()}: {_listed(total)}")
     return lines
-
-
-def _fewer_copies(plant: PlantConfig, pool: int, planted: int) -> Iterator[str]:
-    if planted == plant.count:
-        return
-    why = f"pool images {pool}, plant.max_share {plant.max_share:g}"
-    if planted < plant.num_copies(pool):
-        why = f"{planted} of {pool} pool images decode"
-    yield f"planted {planted} of {plant.count} copies (plant.count): {why}"
 
 
 def _listed(counts: Counter[str]) -> str:

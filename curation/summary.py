@@ -59,9 +59,7 @@ class CurationSummary:
 
     def funnel(self) -> list[FunnelRow]:
         """From all images to the kept ones; the dropped ones are subtracted, kept ones split."""
-        total: Counter[str] = Counter()
-        for counts in self.roles.values():
-            total.update(counts)
+        total = sum(map(Counter, self.roles.values()), Counter[str]())
         planted = f" (with {self.planted:,} planted copies)" if self.planted else ""
         rows = [
             *self._read(),
@@ -134,11 +132,10 @@ def summarize(inputs: CurationInputs) -> CurationSummary:
 def make_account(inputs: CurationInputs, summary: CurationSummary) -> Account:
     """Count what the sources of a finished run gave, and name those that are incomplete."""
     problems = read_table(inputs.file("ingest", "problems.parquet")).to_pylist()
-    undecodable = sum(summary.undecodable.values())
     return Account.of(
         summary.images - summary.planted,
         problems,
-        undecodable=undecodable,
+        undecodable=sum(summary.undecodable.values()),
         not_selected=summary.not_selected,
     )
 
@@ -149,14 +146,8 @@ def describe_unlabeled(inputs: CurationInputs) -> str:
     unlabeled = index.filter(pc.equal(index.column("class_space"), ""))
     if unlabeled.num_rows == index.num_rows:
         return ""
-    total, missing = (
-        {
-            row["values"]: row["counts"]
-            for row in pc.value_counts(table.column("source")).to_pylist()
-        }
-        for table in (index, unlabeled)
-    )
-    return ", ".join(f"{missing[at]:,} of {total[at]:,} of source {at}" for at in missing)
+    total, missing = (Counter(t.column("source").to_pylist()) for t in (index, unlabeled))
+    return ", ".join(f"{n:,} of {total[name]:,} of source {name}" for name, n in missing.items())
 
 
 def _by_role(role: NDArray[np.int8], reason: NDArray[np.int8]) -> dict[str, dict[str, int]]:

@@ -13,7 +13,7 @@ Not for: bad samples. Those are counted by reason and recorded in the ledger, ne
 import functools
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -28,6 +28,7 @@ __all__ = [
     "damaged",
     "first_line",
     "printable",
+    "some_of",
 ]
 
 _COLORS = re.compile(r"\x1b\[[0-9;]*m")
@@ -56,6 +57,12 @@ def _escape(character: str) -> str:
     if "\udc80" <= character <= "\udcff":  # a byte that is not UTF-8
         return f"\\x{ord(character) - 0xDC00:02x}"
     return character.encode("unicode_escape").decode()
+
+
+def some_of(values: Iterable[object], limit: int = 4) -> str:
+    """List the first values for a message: ``a, b, c, d, ...``."""
+    texts = [str(value) for value in values]
+    return ", ".join(texts[:limit]) + (", ..." if len(texts) > limit else "")
 
 
 class DinoforgeError(Exception):

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from dinoforge.errors import UsageError
+from dinoforge.errors import UsageError, some_of
 from dinoforge.evaluation.config import EvaluationConfig
 from dinoforge.files import hash_json
 from dinoforge.randomness import uniforms
@@ -159,8 +159,7 @@ def _two_sets(train: ImageSet, test: ImageSet, config: EvaluationConfig) -> Eval
     if len(missing):
         count = int(np.isin(test_labels, missing).sum())
         names = numbering.names
-        shown = ", ".join(names.get(number, str(number)) for number in missing[:5].tolist())
-        shown += ", ..." if len(missing) > 5 else ""
+        shown = some_of((names.get(number, str(number)) for number in missing.tolist()), 5)
         _log.warning("%d test images belong to classes that the bank lacks: %s", count, shown)
     return EvalData(
         Part(train, np.arange(len(train)), labels),

@@ -116,13 +116,12 @@ def _write_class_list(inputs: CurationInputs) -> Path | None:
     groups = iter_row_groups(tables.exports_file(inputs), ["label"])
     has_any = any(pc.any(pc.greater_equal(group.column("label"), 0)).as_py() for group in groups)
     names = tables.read_class_names(inputs) if has_any else {}
-    folder = shards_folder(inputs.run_folder)
     is_numbered = list(names) != list(range(len(names))) or bool(read_numbered([*names.values()]))
-    path = folder / CLASS_LISTS[is_numbered]
-    for name in CLASS_LISTS:
-        if not names or name != path.name:
-            (folder / name).unlink(missing_ok=True)
+    lists = [shards_folder(inputs.run_folder) / name for name in CLASS_LISTS]  # .txt, .tsv
+    path, other = reversed(lists) if is_numbered else lists
+    other.unlink(missing_ok=True)
     if not names:
+        path.unlink(missing_ok=True)
         return None
     rows = (f"{number}\t{name}\n" if is_numbered else f"{name}\n" for number, name in names.items())
     write_text(path, "".join(rows))

@@ -13,7 +13,7 @@ from dinoforge.curated import MADE_BY_RUN
 from dinoforge.curation import tables
 from dinoforge.curation.config import CurationConfig, SourceConfig
 from dinoforge.curation.tables import CurationInputs, CurationStage
-from dinoforge.errors import Fault, UsageError
+from dinoforge.errors import Fault, UsageError, some_of
 from dinoforge.files import path_text
 from dinoforge.randomness import KeyedPermutation
 from dinoforge.shards.index import summarize_reasons
@@ -117,11 +117,10 @@ def _choose(
     before.
     """
     sources = config.sources
-    order = sorted(range(len(sources)), key=lambda at: sources[at].role != "reference")
     chosen = [np.array([], np.int64)] * len(sources)
     owner: dict[_Location, str] = {}  # role
     shared: set[_Location] = set()
-    for at in order:
+    for at in sorted(range(len(sources)), key=lambda at: sources[at].role != "reference"):
         source, where = sources[at], locations[at]
         keys = listings[at].table.column("key").to_pylist()
         rows = [
@@ -179,17 +178,16 @@ def _united(
     try:
         united = unite_classes(tables, lists)
     except UsageError as error:
-        _log.warning("reference images get no class numbers: %s", error)
-        return numbering
-    names, new_names = _names(numbering), _names(united)
-    renamed = [f"`{name}` `{new_names[at]}`" for at, name in names.items() if new_names[at] != name]
-    if not renamed:
-        return united
-    _log.warning(
-        "reference images get no class numbers: their list of classes would call %s%s",
-        ", ".join(renamed[:4]),
-        ", ..." if len(renamed) > 4 else "",
-    )
+        why = str(error)
+    else:
+        names, new_names = _names(numbering), _names(united)
+        renamed = [
+            f"`{name}` `{new_names[c]}`" for c, name in names.items() if new_names[c] != name
+        ]
+        if not renamed:
+            return united
+        why = f"their list of classes would call {some_of(renamed)}"
+    _log.warning("reference images get no class numbers: %s", why)
     return numbering
 
 
@@ -217,15 +215,12 @@ def _stop_if_empty(
     config: CurationConfig, indexed: list[pa.Table], listings: list[Listing]
 ) -> None:
     """Report the sources that gave no image."""
+    do = "check the paths, `keys`, and that no earlier or reference source lists the same images"
     faults = []
     for source, table, listing in zip(config.sources, indexed, listings, strict=True):
-        if table.num_rows:
-            continue
-        pattern = f" under the key pattern {source.keys}" if source.keys else ""
-        do = (
-            "check the paths, `keys`, and that no earlier or reference source lists the same images"
-        )
-        what = f"no images{pattern}{summarize_reasons(listing.problems)}"
-        faults.append(Fault(what, ", ".join(source.paths), do))
+        if not table.num_rows:
+            pattern = f" under the key pattern {source.keys}" if source.keys else ""
+            what = f"no images{pattern}{summarize_reasons(listing.problems)}"
+            faults.append(Fault(what, ", ".join(source.paths), do))
     if faults:
         raise UsageError(faults=faults)

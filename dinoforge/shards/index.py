@@ -113,16 +113,6 @@ class Member:
     size: int
     is_image: bool = False  # by its suffix or its content
 
-    @property
-    def stem(self) -> str:
-        """The extension without its last part: ``seg`` of ``seg.png``, empty of ``png``."""
-        return self.extension.rpartition(".")[0]
-
-    @property
-    def suffix(self) -> str:
-        """The last part of the extension."""
-        return self.extension.rpartition(".")[2]
-
 
 @dataclass(slots=True)
 class Sample:
@@ -130,7 +120,7 @@ class Sample:
 
     key: str
     members: dict[str, Member] = field(default_factory=dict)  # by extension, as in the tar
-    labels: dict[str, str] = field(default_factory=dict)  # text of ``.cls`` by stem
+    labels: dict[str, str] = field(default_factory=dict)  # `seg`: text of ``.seg.cls``
 
     @property
     def images(self) -> list[Member]:
@@ -139,17 +129,8 @@ class Sample:
 
     @property
     def image(self) -> Member | None:
-        """The member that is preferred as the image of the key, or None.
-
-        Plain extensions precede dotted ones (``jpg`` before ``seg.png``), then the order of
-        `IMAGE_SUFFIXES` decides, which lists the formats of photographs first.
-        """
+        """The member that is preferred as the image of the key, or None; see `_preference`."""
         return min(self.images, key=_preference, default=None)
-
-    @property
-    def label(self) -> str | None:
-        """The text of ``.cls``, or None."""
-        return self.labels.get("")
 
 
 @dataclass(frozen=True, slots=True)
@@ -331,11 +312,12 @@ def _name_images(samples: Iterable[Sample]) -> list[ShardImage]:
     for sample in samples:
         images, key_of = sample.images, {}
         for image in sorted(images, key=_preference) if len(images) > 1 else images:
-            has_own = len(images) > 1 and image.stem
-            name = f"{sample.key}.{image.stem}" if has_own else sample.key
-            key_of[image.extension] = keys.take(name, image.suffix)
+            stem, _, suffix = image.extension.rpartition(".")
+            name = f"{sample.key}.{stem}" if stem and len(images) > 1 else sample.key
+            key_of[image.extension] = keys.take(name, suffix)
         for image in images:
-            label = sample.labels.get(image.stem, sample.label) or None
+            stem = image.extension.rpartition(".")[0]
+            label = sample.labels.get(stem, sample.labels.get("")) or None
             named.append(ShardImage(key_of[image.extension], image, label))
     return named
 
@@ -360,5 +342,6 @@ class UniqueKeys:
 
 
 def _preference(image: Member) -> tuple[int, int, str]:
-    rank = _RANK.get(image.suffix, len(_RANK))
+    """Sort plain extensions before dotted ones, then by `IMAGE_SUFFIXES`: photographs first."""
+    rank = _RANK.get(image.extension.rpartition(".")[2], len(_RANK))
     return image.extension.count("."), rank, image.extension

@@ -19,7 +19,12 @@ from dinoforge.images.formats import SNIFF_BYTES, has_image_suffix, sniff
 from dinoforge.shards.index import Problem, problem, summarize_reasons
 from dinoforge.shards.tar import BLOCK
 from dinoforge.sources.classes import CLASS_LISTS, find_class_list
-from dinoforge.sources.outputs import is_output_folder, is_output_shard, output_above
+from dinoforge.sources.outputs import (
+    command_of_run,
+    is_output_folder,
+    is_output_shard,
+    output_above,
+)
 
 __all__ = ["SOURCE_REASONS", "SourceFile", "SourceFiles", "discover_files", "make_real_path"]
 
@@ -145,7 +150,7 @@ def _discover_path(path: str) -> SourceFiles:
             raise UsageError(what="no such file or folder", where=name, do="check the path")
         if not Path(name).is_dir():
             _add_file(name, root, sources)
-        elif _is_curation(Path(name)):
+        elif command_of_run(name) == "curate":
             _add_curation(Path(name), sources)
         else:
             _add_folder(str(Path(name)), root, sources)
@@ -265,14 +270,6 @@ def _matches(folder: str, pattern: str, sources: SourceFiles) -> list[str]:
     return sorted(names - {""})
 
 
-def _is_curation(folder: Path) -> bool:
-    try:
-        facts = json.loads(read_regular(folder / "run.json"))
-    except (OSError, ValueError):
-        return False
-    return isinstance(facts, dict) and facts.get("command") == "curate"
-
-
 def _add_curation(run: Path, sources: SourceFiles) -> None:
     """Add the shards of a curation; note those that are no longer there."""
     try:
@@ -354,13 +351,16 @@ def _add_files(folder: str, names: Collection[str], root: str, sources: SourceFi
     present, shards = set(names), []
     for name in sorted(names):
         path = os.path.join(folder, name)  # noqa: PTH118 - hot
+        stem, _, suffix = name.rpartition(".")
         if name.startswith("."):
             with contextlib.suppress(OSError):
                 if _kind(path) != "other_file":
                     sources.add_problem(path, "hidden")
-        elif _is_exported(path, present):
+        elif suffix == "tar" and is_output_shard(path):
             shards.append(path)
-        elif not _belongs_to_tars(name, present):
+        elif name in CLASS_LISTS or (suffix == "json" and f"{stem}.tar" in present):
+            continue  # read together with tars
+        else:
             _add_file(path, root, sources)
     return shards
 
@@ -374,21 +374,6 @@ def _is_output(folder: str, files: Collection[str], root: str) -> bool:
     top, real = os.path.realpath(root), os.path.realpath(folder)
     base = os.path.commonpath([top, real])
     return base != real and output_above(real, base) is not None
-
-
-def _is_exported(path: str, present: set[str]) -> bool:
-    """Return whether a tar is an exported shard: its checksum file lies beside it."""
-    stem, _, suffix = path.rpartition(".")
-    if suffix != "tar":
-        return False
-    has_sidecar = f"{os.path.basename(stem)}.json" in present  # noqa: PTH119 - hot
-    return (has_sidecar or os.path.islink(path)) and is_output_shard(path)  # noqa: PTH114
-
-
-def _belongs_to_tars(name: str, present: set[str]) -> bool:
-    """Return whether a file is read together with tars: a list of classes or a checksum file."""
-    stem, _, suffix = name.rpartition(".")
-    return name in CLASS_LISTS or (suffix == "json" and f"{stem}.tar" in present)
 
 
 def _add_file(path: str, root: str, sources: SourceFiles) -> None:

@@ -101,9 +101,10 @@ def list_files(files: SourceFiles, *, unpacked: Path) -> Listing:
 
 def locate_images(table: pa.Table) -> list[tuple[str, int]]:
     """Identify images by their file (without links) and offset, whatever path leads to them."""
-    real = cache(make_real_path())
+    real_path = make_real_path()
+    place = cache(lambda shard: real_path(path_of_text(shard)))
     shards, offsets = (table.column(name).to_pylist() for name in ("shard", "offset"))
-    return [(real(path_of_text(shard)), at) for shard, at in zip(shards, offsets, strict=True)]
+    return [(place(shard), at) for shard, at in zip(shards, offsets, strict=True)]
 
 
 class _ClassLists:

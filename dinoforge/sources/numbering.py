@@ -6,7 +6,7 @@ apart; what the rules cannot decide is an error that names both spaces.
 
 import itertools
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from dinoforge.errors import Fault, UsageError
+from dinoforge.errors import Fault, UsageError, some_of
 from dinoforge.sources.classes import (
     NAMES,
     NUMBERS,
@@ -30,7 +30,6 @@ __all__ = ["Member", "Numbering", "describe_classes", "rename_classes", "unite_c
 
 _log = logging.getLogger(__name__)
 
-_SHOWN = 4  # examples in messages
 _RENAME = "rename classes: `sources[].classes` (curate), `train_classes`, `test_classes` (evaluate)"
 
 
@@ -168,11 +167,11 @@ def _called(name: str, uses: Sequence[_Use], key: str) -> tuple[set[str], Fault 
     called = {_key(*use[:3]): use for use in reversed(by_name or bare or by_id)}
     num_spaces = len({use.space for use in called.values()})
     if not called:
-        known = _some(dict.fromkeys(use.name or use.label for use in uses))
+        known = some_of(dict.fromkeys(use.name or use.label for use in uses))
         do = f"choose from: {known or 'no image has a class'}"
         return set(), Fault(f"there is no class `{name}`", f"`{key}`", do)
     if by_name and len(called) > num_spaces:
-        ids = _some(sorted(use.label for use in called.values()))
+        ids = some_of(sorted(use.label for use in called.values()))
         what = f"`{name}` is the name of several classes of {by_name[0].where}"
         return set(), Fault(what, f"`{key}`", f"give a number: {ids}")
     if not by_name and num_spaces > 1:
@@ -243,7 +242,7 @@ class _Union:
             return next(iter(same))
         # Classes of one name that no image has do no harm.
         if not self.used.isdisjoint(same):
-            what = f"class `{name}` could be several classes: numbers {_some(sorted(same))}"
+            what = f"class `{name}` could be several classes: numbers {some_of(sorted(same))}"
             raise _ambiguous(what, f"{where}, {', '.join(self._paths)}")
         return None
 
@@ -261,7 +260,7 @@ class _Union:
         numbers: dict[str, int] = {}
         for value, same in named.items():
             if len(same) > 1 and value in self._taken:
-                what = f"number {value} could be several classes: {_some(sorted(same))}"
+                what = f"number {value} could be several classes: {some_of(sorted(same))}"
                 raise _ambiguous(what, ", ".join(names[name] for name in same))
             if len(same) == 1 and (value in self._taken or not self._paths):
                 numbers[same[0]] = value
@@ -289,7 +288,7 @@ def _check(uses: Sequence[_Use], lists: Sequence[ClassList]) -> None:
     for classes in lists:
         own = [u for u in uses if u.space == classes.space and u.label not in classes.names]
         if own and classes.fault is None:
-            what = f"labels that are not in the list of classes: {_some(u.label for u in own)}"
+            what = f"labels that are not in the list of classes: {some_of(u.label for u in own)}"
             do = f"complete the list, or {_RENAME}"
             faults.append(Fault(what, f"{own[0].where}, {classes.path}", do))
     bare = [use for use in uses if use.space == NUMBERS]
@@ -298,17 +297,17 @@ def _check(uses: Sequence[_Use], lists: Sequence[ClassList]) -> None:
         numbers, where = [use.label for use in bare], f"{bare[0].where}, {paths}"
         if len(lists) > 1:
             what = f"numbers without a list of classes could belong to any of {len(lists)} lists"
-            raise _ambiguous(f"{what}: {_some(numbers)}", where)
+            raise _ambiguous(f"{what}: {some_of(numbers)}", where)
         names = lists[0].names
         missing = [number for number in numbers if number not in names]
         if missing:
-            what = f"numbers that are not in the only list of classes: {_some(missing)}"
+            what = f"numbers that are not in the only list of classes: {some_of(missing)}"
             raise _ambiguous(what, where)
         # A list of the names of numbered folders, in the order of text: 0, 1, 10, 2.
         values = {parse_label(name): label for label, name in names.items()}
         unclear = [number for number in numbers if values.get(number, number) != number]
         if unclear:
-            what = f"numbers that could be ids or names of the list: {_some(unclear)}"
+            what = f"numbers that could be ids or names of the list: {some_of(unclear)}"
             raise _ambiguous(what, where)
     if faults:
         raise UsageError(faults=faults)
@@ -324,13 +323,8 @@ def _describe(uses: Sequence[_Use], lists: Mapping[str, ClassList]) -> str:
     for space in dict.fromkeys(use.space for use in uses):
         own = [use for use in uses if use.space == space]
         where = lists[space].path if space in lists else f"{space} in {own[0].where}"
-        parts.append(f"{_some(use.name or use.label for use in own)} ({where})")
+        parts.append(f"{some_of(use.name or use.label for use in own)} ({where})")
     return "; ".join(parts)
-
-
-def _some(values: Iterable[object]) -> str:
-    texts = [str(value) for value in values]
-    return ", ".join(texts[:_SHOWN]) + (", ..." if len(texts) > _SHOWN else "")
 
 
 def _uses(tables: Sequence[pa.Table]) -> list[_Use]:

@@ -13,7 +13,14 @@ from dinoforge.errors import Fault, UsageError
 from dinoforge.files import read_regular, write_text
 from dinoforge.shards.sidecar import read_sidecar
 
-__all__ = ["check_out", "is_output_folder", "is_output_shard", "mark_cache", "output_above"]
+__all__ = [
+    "check_out",
+    "command_of_run",
+    "is_output_folder",
+    "is_output_shard",
+    "mark_cache",
+    "output_above",
+]
 
 _TAG, _RUN = "CACHEDIR.TAG", "run.json"
 _TAG_TEXT = """Signature: 8a477f597d28d172789f06886806bc55
@@ -31,14 +38,18 @@ def is_output_folder(folder: str, names: Collection[str] | None = None) -> bool:
     """Return whether dinoforge wrote a folder; ``names`` are those of its files, if known."""
     if (names is None or _TAG in names) and _text(folder, _TAG).startswith(_TAG_TEXT[:80]):
         return True
-    if names is not None and _RUN not in names:
-        return False
+    return (names is None or _RUN in names) and bool(command_of_run(folder))
+
+
+def command_of_run(folder: str) -> str:
+    """Return the command that wrote a run folder; "" for any other folder."""
     try:
         facts = json.loads(_text(folder, _RUN))
     except ValueError:
-        return False
+        return ""
     versions = facts.get("versions") if isinstance(facts, dict) else None
-    return isinstance(versions, dict) and "dinoforge" in versions and "command" in facts
+    is_ours = isinstance(versions, dict) and "dinoforge" in versions
+    return str(facts.get("command", "")) if is_ours else ""
 
 
 def is_output_shard(tar: str) -> bool:

@@ -286,7 +286,7 @@ def test_appended_archives_are_read_as_tar_i_reads_them(tmp_path, between):
     path.write_bytes(archive("0.jpg", "1.jpg") + between + archive("2.jpg") + archive() + between)
     listing = run(tool("tar"), "-itf", path, cwd=tmp_path).decode().split()
     index = index_shard(path)
-    assert [sample.image.name for sample in index.samples] == listing == ["0.jpg", "1.jpg", "2.jpg"]
+    assert [image.member.name for image in index.images] == listing == ["0.jpg", "1.jpg", "2.jpg"]
     assert [entry["reason"] for entry in index.problems] == ["appended_tar"]
     assert index.complete
 
@@ -319,4 +319,4 @@ def test_python_reads_the_same_members_of_an_appended_archive(tmp_path):
     with tarfile.open(fileobj=io.BytesIO(data), ignore_zeros=True) as tar:
         offsets = [entry.offset_data for entry in tar]
     (tmp_path / "a.tar").write_bytes(data)
-    assert [s.image.offset for s in index_shard(tmp_path / "a.tar").samples] == offsets
+    assert [i.member.offset for i in index_shard(tmp_path / "a.tar").images] == offsets

@@ -51,8 +51,8 @@ def test_members_are_found_where_tarfile_finds_them(tmp_path):
     members = [(m.name, m.offset, m.size) for s in index.samples for m in s.members.values()]
     assert members == expected
     assert [sample.key for sample in index.samples] == [f"{i:04d}" for i in range(6)]
-    assert [sample.label for sample in index.samples] == ["0", "1", "2", "0", "1", "2"]
-    assert [sample.image.extension for sample in index.samples] == ["jpg"] * 6
+    assert [image.label for image in index.images] == ["0", "1", "2", "0", "1", "2"]
+    assert [image.member.extension for image in index.images] == ["jpg"] * 6
     assert (index.complete, index.problems, index.num_bytes) == (True, [], len(data))
 
 
@@ -104,7 +104,7 @@ def test_the_key_ends_at_the_first_dot_of_the_base_name(tmp_path):
     names = ["a.b/0000.jpg", "a.b/0000.cls", "a.b/0001.v2.JPG", "./0002.jpg"]
     index = indexed(tmp_path, tar_bytes([(name, b"1") for name in names]))
     assert [sample.key for sample in index.samples] == ["a.b/0000", "a.b/0001", "0002"]
-    assert index.samples[1].image.extension == "v2.jpg"  # one image: the key stays WebDataset's
+    assert index.images[1].member.extension == "v2.jpg"  # one image: the key stays WebDataset's
 
 
 # Members -> key of each image, in their order.
@@ -310,7 +310,7 @@ def test_missing_parts_of_samples_are_counted(tmp_path):
     index = indexed(tmp_path, tar_bytes([m for m in SIX if m[0] not in ("0002.cls", "0004.jpg")]))
     assert len(index.samples) == 6
     assert reasons(index) == {"no_image": 1, "no_label": 1}
-    assert index.samples[2].label is None
+    assert index.images[2].label is None
     assert index.complete
     only_images = indexed(tmp_path, tar_bytes([m for m in SIX if m[0].endswith("jpg")]))
     assert only_images.problems == []

@@ -50,7 +50,7 @@ def read_in_child(reader, path, member, queue):
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_a_reader_with_open_files_works_in_child_processes(shards, method):
     reader = RangeReader()
-    member = shards[1].samples[2].image
+    member = shards[1].images[2].member
     assert reader.read(shards[1].path, member.offset, member.size) == content(7)["jpg"]
     context = multiprocessing.get_context(method)
     queue = context.SimpleQueue()

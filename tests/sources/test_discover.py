@@ -111,20 +111,8 @@ def test_what_cannot_be_opened_is_unreadable_whatever_its_name(tmp_path, monkeyp
 
 def test_suffixes_of_compressed_tars(tmp_path):
     suffixes = [
-        "tar.gz",
-        "tgz",
-        "taz",
-        "tar.bz2",
-        "tbz2",
-        "tbz",
-        "tb2",
-        "tz2",
-        "tar.xz",
-        "txz",
-        "tar.zst",
-        "tzst",
-        "tar.lzma",
-        "TAR.Z",
+        *("tar.gz", "tgz", "taz", "tar.bz2", "tbz2", "tbz", "tb2", "tz2", "tar.xz", "txz"),
+        *("tar.zst", "tzst", "tar.lzma", "TAR.Z"),
     ]
     for suffix in suffixes:
         (tmp_path / f"a.{suffix}").write_bytes(b"x")
@@ -179,11 +167,7 @@ def test_a_problem_inside_several_paths_counts_once(tmp_path):
     picture(tmp_path / "d/sub/1.png")
     (tmp_path / "d/sub/notes.txt").write_text("no image")
     files = discover_files([f"{tmp_path}/d", f"{tmp_path}/d/sub", f"{tmp_path}/d/**"])
-    assert sorted(entry["reason"] for entry in files.problems) == [
-        "other_file",
-        "same_file",
-        "same_file",
-    ]
+    assert sorted(p["reason"] for p in files.problems) == ["other_file", *["same_file"] * 2]
 
 
 def test_a_class_folder_that_is_a_link_to_another_is_named(tmp_path):
