@@ -110,10 +110,13 @@ class _Outcome:
 def _decode_jpeg(data: bytes, header: _JpegHeader, policy: DecodePolicy) -> DecodedImage:
     outcome = decode_strictly(data, header)
     notes: list[str] = []
-    if outcome.fault == "truncated" and _lacks_only_end_marker(data, header, policy):
-        notes.append("missing_end_marker")
-        data += _END_MARKER
-        outcome = decode_strictly(data, header)
+    # In a file of several scans, a whole scan may be missing, too.
+    may_lack_only_end = header.is_single_scan and policy.missing_end == "accept"
+    if outcome.fault == "truncated" and may_lack_only_end:
+        completed = decode_strictly(data + _END_MARKER, header)
+        if completed.fault is None:
+            notes.append("missing_end_marker")
+            data, outcome = data + _END_MARKER, completed
     if outcome.fault == "truncated":
         return _truncated_jpeg(data, header, policy, outcome)
     if outcome.fault == "damaged":
@@ -124,16 +127,6 @@ def _decode_jpeg(data: bytes, header: _JpegHeader, policy: DecodePolicy) -> Deco
         pixels, _, more = decode_through_pillow(data, policy, _container(data, header))
         return DecodedImage(pixels, "JPEG", (*notes, *more))
     return _upright_jpeg(data, header, outcome.pixels, notes)
-
-
-def _lacks_only_end_marker(data: bytes, header: _JpegHeader, policy: DecodePolicy) -> bool:
-    """Return whether an end marker alone makes the file valid.
-
-    Only for single-scan files: in others a whole scan may be missing, too.
-    """
-    if policy.missing_end == "refuse" or not header.is_single_scan:
-        return False
-    return decode_strictly(data + _END_MARKER, header).fault is None
 
 
 def _truncated_jpeg(

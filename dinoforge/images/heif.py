@@ -10,6 +10,7 @@ from types import ModuleType
 import numpy as np
 from numpy.typing import NDArray
 
+from dinoforge.errors import first_line
 from dinoforge.images.color import to_rgb
 from dinoforge.images.container import Storage
 from dinoforge.images.pillow import check_pixels
@@ -33,7 +34,7 @@ def decode_heif(data: bytes, policy: DecodePolicy) -> tuple[NDArray[np.uint8], s
     except Undecodable:
         raise
     except Exception as error:
-        text = (str(error).splitlines() or [type(error).__name__])[0]
+        text = first_line(error)
         raise Undecodable(_reason(error, text), f"HEIF: {text}") from error
 
 

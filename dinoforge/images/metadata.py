@@ -2,24 +2,14 @@
 
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 from dinoforge.images.container import Container, Storage
 from dinoforge.images.orientation import orientation_in
 from dinoforge.images.png import PNG_SIGNATURE, read_png
 from dinoforge.images.policy import Undecodable
 
-__all__ = [
-    "read_avif",
-    "read_dds",
-    "read_icns",
-    "read_ico",
-    "read_jp2",
-    "read_pnm",
-    "read_psd",
-    "read_sgi",
-    "read_webp",
-]
+__all__ = ["READERS", "read_avif"]
 
 _PSD_VERSION = b"8BIM\x04\x21\0\0"  # then size and version, and whether the picture is real
 _WEBP_METADATA = frozenset({b"ICCP", b"EXIF", b"XMP "})
@@ -210,12 +200,8 @@ def read_jp2(data: bytes) -> Container:
         kind = "channel" if channels == 1 else "channels"
         detail = " and ".join(map(str, sorted(depths)))
         raise Undecodable("unsupported", f"JPEG 2000 of {channels} {kind} of {detail} bits")
-    return Container(
-        data,
-        1,
-        storage=Storage(unit=2.0 ** (16 - bits) if bits > 8 else 1.0),
-        sizes=((right - left, bottom - top),),
-    )
+    storage = Storage(unit=2.0 ** (16 - bits) if bits > 8 else 1.0)
+    return Container(data, 1, storage=storage, sizes=((right - left, bottom - top),))
 
 
 def _jp2_boxes(data: bytes, kinds: frozenset[bytes]) -> Iterator[bytes]:
@@ -258,3 +244,17 @@ def read_pnm(data: bytes) -> Container:
         1,
         storage=Storage(unit=65_535 / maximum if is_wide else 1.0, wide=maximum > 255),
     )
+
+
+# By Pillow's name of the format.
+READERS: Mapping[str, Callable[[bytes], Container]] = {
+    "AVIF": read_avif,
+    "DDS": read_dds,
+    "ICNS": read_icns,
+    "ICO": read_ico,
+    "JPEG2000": read_jp2,
+    "PPM": read_pnm,
+    "PSD": read_psd,
+    "SGI": read_sgi,
+    "WEBP": read_webp,
+}

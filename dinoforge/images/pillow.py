@@ -5,7 +5,7 @@ import re
 import struct
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from typing import Any
@@ -14,20 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile, UnidentifiedImageError
 
+from dinoforge.errors import first_line
 from dinoforge.images.color import to_rgb
 from dinoforge.images.container import Container
 from dinoforge.images.formats import SNIFF_BYTES, UNREAD, sniff
-from dinoforge.images.metadata import (
-    read_avif,
-    read_dds,
-    read_icns,
-    read_ico,
-    read_jp2,
-    read_pnm,
-    read_psd,
-    read_sgi,
-    read_webp,
-)
+from dinoforge.images.metadata import READERS
 from dinoforge.images.orientation import read_orientation, upright
 from dinoforge.images.png import read_png
 from dinoforge.images.policy import DecodePolicy, Undecodable
@@ -36,24 +27,12 @@ from dinoforge.images.tiff import describe_tiff, read_tiff
 
 __all__ = ["check_pixels", "decode_through_pillow"]
 
-_READERS: dict[str | None, Callable[[bytes], Container]] = {
-    "AVIF": read_avif,
-    "DDS": read_dds,
-    "ICNS": read_icns,
-    "ICO": read_ico,
-    "JPEG2000": read_jp2,
-    "PNG": read_png,
-    "PPM": read_pnm,
-    "PSD": read_psd,
-    "SGI": read_sgi,
-    "TIFF": read_tiff,
-    "WEBP": read_webp,
-}
+_READERS = {**READERS, "PNG": read_png, "TIFF": read_tiff}
 # EPS starts another program; the others are not images in themselves, or only identified.
 _NOT_READ = frozenset({"EPS", "WMF", "MPEG", "HDF5", "GRIB", "BUFR", "FITS", "IPTC"})
 # Further images in these are a gain map, a preview or layers, not frames.
 _NOT_ANIMATED = frozenset({"MPO", "PSD"})
-_UNSUPPORTED_MESSAGES = (*("unknown pixel mode", "unsupported", "not support", "cannot handle"),)
+_UNSUPPORTED_MESSAGES = ("unsupported", "not support", "cannot handle")
 _BITMAPS = frozenset({"BMP", "CUR", "DIB"})  # whose alpha many programs leave 0
 # Raw modes of 16-bit colors, of which Pillow keeps the upper bytes.
 _WIDE = re.compile("RGB[AX]?;16[BLN]")
@@ -82,9 +61,9 @@ def decode_through_pillow(
     """
     notes: list[str] = []
     with quiet_pillow, _as_undecodable(data):
-        name = sniff(data[:SNIFF_BYTES])
-        if name is not None and (name in UNREAD or name in _NOT_READ):
-            raise Undecodable("unsupported", UNREAD.get(name, f"{name} is not read"))
+        name = sniff(data[:SNIFF_BYTES]) or ""  # in which case all formats are tried
+        if name in UNREAD:
+            raise Undecodable("unsupported", UNREAD[name])
         container = container or _READERS.get(name, Container)(data)
         for size in container.sizes:
             check_pixels(*size, policy)
@@ -106,7 +85,7 @@ def decode_through_pillow(
         return upright(pixels, orientation), image.format or "", notes
 
 
-def _open(data: bytes, name: str | None, policy: DecodePolicy) -> ImageFile.ImageFile:
+def _open(data: bytes, name: str, policy: DecodePolicy) -> ImageFile.ImageFile:
     formats = _readable_formats()
     image = Image.open(io.BytesIO(data), formats=[name] if name in formats else formats)
     assert isinstance(image, ImageFile.ImageFile)
@@ -159,11 +138,7 @@ def _check_frames(
 
 
 def _load(
-    image: ImageFile.ImageFile,
-    data: bytes,
-    name: str | None,
-    policy: DecodePolicy,
-    notes: list[str],
+    image: ImageFile.ImageFile, data: bytes, name: str, policy: DecodePolicy, notes: list[str]
 ) -> tuple[Image.Image, Image.Image | None]:
     """Load the pixels, and the lower bytes of 16-bit colors as a second image."""
     low = _open(data, name, policy) if _has_wide_colors(image) else None
@@ -233,10 +208,10 @@ def _as_undecodable(data: bytes) -> Iterator[None]:
         raise _unidentified(data) from error
     except (OSError, EOFError) as error:
         reason = "truncated" if _is_truncation(error) else "damaged"
-        raise Undecodable(reason, _first_line(error)) from error
+        raise Undecodable(reason, first_line(error)) from error
     except Exception as error:
         # Plugins index, unpack and divide by values of the file: any exception is possible.
-        raise Undecodable("damaged", _first_line(error)) from error
+        raise Undecodable("damaged", first_line(error)) from error
 
 
 def _unidentified(data: bytes) -> Undecodable:
@@ -250,16 +225,11 @@ def _unidentified(data: bytes) -> Undecodable:
     try:
         Image.OPEN[name][0](io.BytesIO(data), "")
     except (IndexError, struct.error, EOFError) as error:
-        return Undecodable("truncated", f"{name} header: {_first_line(error)}")
+        return Undecodable("truncated", f"{name} header: {first_line(error)}")
     except Exception as error:  # noqa: BLE001 - see _as_undecodable
-        text = _first_line(error)
+        text = first_line(error)
         if text == "unknown pixel mode":
             return Undecodable("unsupported", describe_tiff(data))
         unsupported = any(message in text.lower() for message in _UNSUPPORTED_MESSAGES)
         return Undecodable("unsupported" if unsupported else "damaged", f"{name}: {text}")
     return Undecodable("damaged", f"{name} that Pillow refuses")
-
-
-def _first_line(error: BaseException) -> str:
-    text = (str(error).splitlines() or [""])[0]
-    return text or type(error).__name__

@@ -35,6 +35,7 @@ _COMPRESSIONS = frozenset(
     {*range(1, 9), 32771, 32773, 32809, 32946, 34676, 34677, 34925, 50000, 50001}
 )
 _THUMBNAIL = 15  # times as many pixels in the second page: the first one is a thumbnail
+_MOST_ENTRIES = 1 << 16  # of a directory: one per tag; BigTIFF may claim any number
 _FEW = 16  # numbers of an entry, subdirectories of a directory
 
 
@@ -57,16 +58,21 @@ class _File:
     is_big: bool
 
     @property
+    def codes(self) -> tuple[str, str, str]:
+        """Codes of `struct` for the number of entries, an entry, and an offset."""
+        return ("Q", "HHQ8s", "Q") if self.is_big else ("H", "HHI4s", "I")
+
+    @property
     def first(self) -> int:
-        return self._number("Q" if self.is_big else "I", 8 if self.is_big else 4)
+        return self._number(self.codes[2], 8 if self.is_big else 4)
 
     def directory(self, at: int) -> tuple[dict[int, _Entry], int]:
         """Return the entries of a directory and the offset of the next, 0 for none."""
-        counter, layout, offset = ("Q", "HHQ8s", "Q") if self.is_big else ("H", "HHI4s", "I")
+        counter, layout, offset = self.codes
         count = self._number(counter, at)
         at += struct.calcsize(counter)
         step = struct.calcsize(self.order + layout)
-        held = max(0, min(count, (len(self.data) - at) // step))
+        held = max(0, min(count, _MOST_ENTRIES, (len(self.data) - at) // step))
         entries: dict[int, _Entry] = {}
         for tag, *rest in struct.iter_unpack(self.order + layout, self.data[at : at + held * step]):
             entries.setdefault(tag, _Entry(*rest))
@@ -77,7 +83,7 @@ class _File:
         size = struct.calcsize(_CODES.get(entry.kind, "B"))
         if entry.count * size <= len(entry.value):
             return entry.value[: entry.count * size]
-        (at,) = struct.unpack(self.order + ("Q" if self.is_big else "I"), entry.value)
+        (at,) = struct.unpack(self.order + self.codes[2], entry.value)
         return self.data[at : at + min(entry.count, limit) * size]
 
     def numbers(self, entries: _Directory, tag: int) -> tuple[int, ...]:
@@ -95,7 +101,7 @@ class _File:
 
     def with_first(self, entries: _Directory, following: int) -> bytes:
         """Return the file with another first directory, appended to it."""
-        counter, layout, offset = ("Q", "HHQ8s", "Q") if self.is_big else ("H", "HHI4s", "I")
+        counter, layout, offset = self.codes
         head = 8 if self.is_big else 4
         body = self.data + bytes(-len(self.data) % 8)
         parts = [struct.pack(self.order + counter, len(entries))]

@@ -101,6 +101,14 @@ def test_pyramids_and_later_thumbnails_do_not_cost_the_picture():
     assert decode_image(file.getvalue()).notes == ("first_frame",)
 
 
+def test_no_more_entries_are_read_than_there_are_tags():
+    entries = struct.pack("<HHQ8s", 271, 4, 1, bytes(8)) * 65_536
+    entries += struct.pack("<HHQ8s", 50706, 4, 1, bytes(8))
+    head = b"II+\0\x08\0\0\0" + struct.pack("<QQ", 16, 65_537)
+    with pytest.raises(Undecodable, match="Missing dimensions"):  # not: DNG
+        decode(head + entries)
+
+
 @pytest.mark.parametrize("is_real", [False, True])
 def test_a_psd_without_its_flattened_picture_is_refused(is_real):
     version = struct.pack(">IB", 1, is_real) + struct.pack(">I", 0) * 2 + b"\0"
