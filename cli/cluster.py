@@ -83,14 +83,9 @@ def print_state(state: "State", run: Path, *, wait: bool, as_json: bool) -> int:
     if as_json:
         print_json(vars(state))
     elif not stopped:
-        print(f"{run}: {state.state}" + (f", at {state.stage}" if state.stage else ""))
+        print_headline(state, run)
         if state.state == "finished":
-            from dinoforge.runs import read_facts
-            from dinoforge.sources.accounting import Account
-
-            account = Account.recorded(read_facts(run))
-            for line in account.lines() if account else ():
-                print(line)
+            print_account(run)
         if state.state == "running":
             from dinoforge.config.paths import quote_path
 
@@ -98,6 +93,20 @@ def print_state(state: "State", run: Path, *, wait: bool, as_json: bool) -> int:
     if not stopped:
         return 0
     raise DinoforgeError(f"{'; '.join(state.why) or state.state} - {run} - {state.do}")
+
+
+def print_headline(state: "State", run: Path) -> None:
+    """Print the state of a run, and its stage."""
+    print(f"{run}: {state.state}" + (f", at {state.stage}" if state.stage else ""))
+
+
+def print_account(run: Path) -> None:
+    """Print what the sources of a run gave, if it is recorded."""
+    from dinoforge.runs import read_facts
+    from dinoforge.sources.accounting import Account
+
+    if account := Account.recorded(read_facts(run)):
+        print("\n".join(account.lines()))
 
 
 def refuse_live(run: Path) -> None:

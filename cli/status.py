@@ -15,18 +15,14 @@ __all__ = ["COMMAND"]
 
 
 def _run(args: argparse.Namespace) -> int:
-    from dinoforge.runs import read_facts
+    from dinoforge.cli.cluster import print_account, print_headline
     from dinoforge.slurm.status import read_status
-    from dinoforge.sources.accounting import Account
 
     status = read_status(Path(args.run))
     if args.json:
         print_json(asdict(status))
         return 0
-    print(
-        f"{status.run}: {status.state.state}"
-        + (f", at {status.state.stage}" if status.state.stage else "")
-    )
+    print_headline(status.state, Path(args.run))
     for line in status.state.why:
         print(f"  why: {line}")
     if status.state.do:
@@ -37,9 +33,9 @@ def _run(args: argparse.Namespace) -> int:
     if rows:
         unit = "partitions" if status.command != "train" else "steps"
         print_table(["stage", unit, "done", "running", "failed", "pending"], rows)
-    account = Account.recorded(read_facts(Path(args.run)))
-    for line in (*_scores(status), *_details(status), *(account.lines() if account else ())):
+    for line in (*_scores(status), *_details(status)):
         print(line)
+    print_account(Path(args.run))
     return 0
 
 

@@ -46,14 +46,12 @@ def printable(text: str) -> str:
     r"""Make text fit one line of a terminal: ``\n`` for a line break, ``\xNN`` for other bytes."""
     if text.isprintable():
         return text
-    return "".join(c if c.isprintable() or _is_space(c) else _escape(c) for c in text)
+    return "".join(map(_shown, text))
 
 
-def _is_space(character: str) -> bool:
-    return unicodedata.category(character) == "Zs"
-
-
-def _escape(character: str) -> str:
+def _shown(character: str) -> str:
+    if character.isprintable() or unicodedata.category(character) == "Zs":
+        return character
     if "\udc80" <= character <= "\udcff":  # a byte that is not UTF-8
         return f"\\x{ord(character) - 0xDC00:02x}"
     return character.encode("unicode_escape").decode()

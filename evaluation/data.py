@@ -69,12 +69,11 @@ class EvalData:
         """Whether accuracies can be measured."""
         return self.bank.is_labeled and self.test.is_labeled
 
-    def account(self, *, undecodable: int = 0) -> Account:
-        """Count what the sources of bank and test images gave, and what they did not."""
-        sets = [self.bank.images]
-        if self.test.images is not self.bank.images:
-            sets.append(self.test.images)
-        return account_of(sets, undecodable=undecodable)
+    @property
+    def sets(self) -> list[ImageSet]:
+        """The images of the bank and, if they are others, the test images."""
+        is_one = self.test.images is self.bank.images
+        return [self.bank.images] if is_one else [self.bank.images, self.test.images]
 
 
 def account_of(sets: Sequence[ImageSet], *, undecodable: int = 0) -> Account:
@@ -118,26 +117,24 @@ def arrange(sets: Sequence[ImageSet], config: EvaluationConfig) -> EvalData:
     if not data.is_labeled:
         without = "test set" if data.bank.is_labeled else "bank"
         _log.info("no labels in the %s: recording only metrics without labels", without)
-    parts = {"bank": data.bank, "test set": data.test}
-    for name in ("bank",) if data.leave_one_out else parts:
-        unlabeled = int(np.count_nonzero(parts[name].labels < 0))
-        if 0 < unlabeled < len(parts[name].labels):
-            count = len(parts[name].labels)
-            _log.info("%d of %d images of the %s have no label", unlabeled, count, name)
+    parts = [("bank", data.bank), ("test set", data.test)]
+    for name, part in parts[: 1 if data.leave_one_out else 2]:
+        unlabeled = int(np.count_nonzero(part.labels < 0))
+        if 0 < unlabeled < len(part.labels):
+            text = "%d of %d images of the %s have no label"
+            _log.info(text, unlabeled, len(part.labels), name)
     return data
 
 
 def _warn_of_overlap(sets: Sequence[ImageSet]) -> None:
     if len(sets) < 2:
         return
-    shared = set.intersection(*(set(locate_images(images.table)) for images in sets))
-    if shared:
-        _log.warning(
+    if shared := set.intersection(*(set(locate_images(images.table)) for images in sets)):
+        text = (
             "%d of %d test images are also in the bank, which raises the scores - `train` and "
-            "`test` - give other files, or leave out `test`",
-            len(shared),
-            len(sets[1]),
+            "`test` - give other files, or leave out `test`"
         )
+        _log.warning(text, len(shared), len(sets[1]))
 
 
 def _two_sets(train: ImageSet, test: ImageSet, config: EvaluationConfig) -> EvalData:
@@ -180,9 +177,8 @@ def _one_set(train: ImageSet, config: EvaluationConfig) -> EvalData:
     is_few = split.mode == "auto" and 0 < np.count_nonzero(is_test) < _FEW_TEST_IMAGES
     if is_few or split.mode == "leave_one_out":
         _log.info("no test set: leave-one-out over %d images", len(train))
-        if alone := int(
-            np.count_nonzero(np.unique(labels[labels >= 0], return_counts=True)[1] == 1)
-        ):
+        _, counts = np.unique(labels[labels >= 0], return_counts=True)
+        if alone := int((counts == 1).sum()):
             _log.warning("%d images are alone in their class: leave-one-out gets them wrong", alone)
         return EvalData(every, every, fingerprint, leave_one_out=True)
     bank, test = np.flatnonzero(~is_test), np.flatnonzero(is_test)

@@ -167,7 +167,7 @@ def rows_of(
 
 
 def _stop_if_none_decodes(data: EvalData, bank: Rows, test: Rows) -> None:
-    is_held_out = data.test.images is data.bank.images
+    is_held_out = len(data.sets) == 1
     test_images = "images held out for the test" if is_held_out else "test images"
     for rows, part, images, key in (
         (bank, data.bank, "images of the bank", "`train`"),

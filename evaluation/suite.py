@@ -111,14 +111,12 @@ def _measure(
     for number, model in enumerate(models):
         extractor = open_extractor(model, device=device, batch_size=config.batch_size)
         label = model.name if model.step is None else f"{model.name}, step {model.step}"
-        bank = extract(extractor, data.bank.images, cache, label)
-        is_one_set = data.test.images is data.bank.images
-        test = bank if is_one_set else extract(extractor, data.test.images, cache, label)
+        parts = [extract(extractor, images, cache, label) for images in data.sets]
+        bank, test = parts[0], parts[-1]
         if number == 0:
             _log_undecodable(data, bank, test)
-        parts = [bank] if is_one_set else [bank, test]
         undecodable = sum(int((~part.is_decoded).sum()) for part in parts)
-        accounts.append(data.account(undecodable=undecodable))
+        accounts.append(account_of(data.sets, undecodable=undecodable))
         facts = {
             "model": model.name,
             "checkpoint": extractor.checkpoint,

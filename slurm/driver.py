@@ -20,6 +20,7 @@ from dinoforge.config import Config, load_config, to_plain
 from dinoforge.config.paths import quote_path
 from dinoforge.errors import DinoforgeError
 from dinoforge.exports import is_trained, reached_step
+from dinoforge.pages.formatting import counted
 from dinoforge.runs import record_end, succeeded
 from dinoforge.slurm.cluster.commands import Queued, SlurmUnavailableError, queue
 from dinoforge.slurm.cluster.executor import JobRefusedError
@@ -212,7 +213,7 @@ class Driver:
         ]
         count = sum(len(decided.submit) for _, decided in decisions)
         if count and self.on_node and not self.jobs.profile.nodes_may_submit:
-            text = f"{count} partition{'s' if count > 1 else ''} of {stage} to submit"
+            text = f"{counted(count, 'partition')} of {stage} to submit"
             do = f"dinoforge retry {quote_path(self.run)}"
             return State(state="waiting", stage=stage, why=[text, *why], do=do)
         if not count and not live:
@@ -265,4 +266,4 @@ class Driver:
             self.submitter.submit(self.jobs.gate(name, sorted(after)), entry)
         except JobRefusedError as error:
             text = "SLURM refused the gate (%s): when the jobs have ended, dinoforge retry %s"
-            _log.warning(text, error.reason, self.run)
+            _log.warning(text, error.reason, quote_path(self.run))

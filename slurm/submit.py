@@ -14,6 +14,7 @@ from dinoforge.config import Config, config_yaml
 from dinoforge.config.paths import quote_path
 from dinoforge.errors import Fault, UsageError
 from dinoforge.files import write_text
+from dinoforge.pages.formatting import counted
 from dinoforge.runs import OnChange, Run, recipe_changes
 from dinoforge.slurm.cluster.commands import SlurmError, has_slurm, need_slurm
 from dinoforge.slurm.cluster.executor import Request, sbatch_text
@@ -291,7 +292,7 @@ _Planned = tuple[str, str, Sequence[Request]]
 def _plan_ranks(request: SubmitRequest, jobs: Jobs) -> Iterator[_Planned]:
     for stage, job in request.jobs(jobs.profile).items():
         if stage == request.command:
-            ranks = _count(job.nodes * job.tasks_per_node, "rank")
+            ranks = counted(job.nodes * job.tasks_per_node, "rank")
             text = f"one job of {ranks}, requeued until it is done"
             yield stage, text, [jobs.ranks(jobs.name(stage, 0), job)]
         else:
@@ -304,14 +305,14 @@ def _plan_stages(request: SubmitRequest, jobs: Jobs) -> Iterator[_Planned]:
     for work in stage_works(jobs.profile, request.pipeline, request.run, request.config):
         stage, missing, done = work.stage, len(work.missing), work.progress
         if not missing:
-            yield stage, f"done: {_count(done, 'partition')}", []
+            yield stage, f"done: {counted(done, 'partition')}", []
             continue
         limits = dict.fromkeys(work.missing, Limits(work.job.memory_gb, work.job.minutes))
         sizes = [part.elements for part in work.plans(limits, array_size)]
         are_done = f" ({done} are done)" if done else ""
         listed = ", ".join(map(str, sizes[:8])) + (" ..." if len(sizes) > 8 else "")
         text = (
-            f"{_count(missing, 'partition')}{are_done} in {_count(len(sizes), 'array')} of "
+            f"{counted(missing, 'partition')}{are_done} in {counted(len(sizes), 'array')} of "
             f"{listed} elements, then a gate after all of them"
         )
         after = [f"ARRAY{number}" for number in range(len(sizes))]
@@ -320,17 +321,13 @@ def _plan_stages(request: SubmitRequest, jobs: Jobs) -> Iterator[_Planned]:
         return  # later stages are planned from the outputs of this one
 
 
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
 def _resources(job: Job) -> str:
     parts = [job.partition or "default partition"]
     if job.nodes * job.tasks_per_node > 1:
         parts.append(f"{job.nodes} x {job.tasks_per_node} tasks")
-    parts.append(_count(job.cpus_per_task, "CPU"))
+    parts.append(counted(job.cpus_per_task, "CPU"))
     if job.gpus_per_node:
-        parts.append(f"{_count(job.gpus_per_node, 'GPU')} per node")
+        parts.append(f"{counted(job.gpus_per_node, 'GPU')} per node")
     parts += [f"{job.memory_gb:g} GB", f"{job.minutes} min"]
     if job.partitions_per_element > 1:
         parts.append(f"{job.partitions_per_element} partitions per element")

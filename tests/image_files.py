@@ -19,12 +19,8 @@ MOVES = {
 
 def chunk(kind, body=b"", wrong=0):
     """Make a PNG chunk; ``wrong`` falsifies its checksum."""
-    return (
-        struct.pack(">I", len(body))
-        + kind
-        + body
-        + struct.pack(">I", zlib.crc32(kind + body) ^ wrong)
-    )
+    checksum = zlib.crc32(kind + body) ^ wrong
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", checksum)
 
 
 def png(rows, depth, color, *, before=b"", after=b"", width=None):
@@ -52,18 +48,10 @@ def tiff(strips, size, bits, photometric, *, order="<", compression=1, tags=(), 
     codes = {1: "B", 2: "B", 3: "H", 4: "I", 6: "b", 7: "B", 8: "h", 9: "i", 11: "f", 13: "I"}
     packed = {}
     for tag, (kind, values) in entries.items():
-        body = (
-            values
-            if isinstance(values, bytes)
-            else struct.pack(f"{order}{len(values)}{codes[kind]}", *values)
-        )
-        packed[tag] = [
-            kind,
-            len(values)
-            if not isinstance(values, bytes)
-            else len(body) // struct.calcsize(codes.get(kind, "B")),
-            body,
-        ]
+        body = values
+        if not isinstance(values, bytes):
+            body = struct.pack(f"{order}{len(values)}{codes[kind]}", *values)
+        packed[tag] = [kind, len(body) // struct.calcsize(codes.get(kind, "B")), body]
     at = 8 + 2 + 12 * len(packed) + 4
     tail = b""
     for tag, (_, _, body) in packed.items():
@@ -82,12 +70,6 @@ def tiff(strips, size, bits, photometric, *, order="<", compression=1, tags=(), 
         struct.pack(order + "HHI", tag, kind, count) + value.ljust(4, b"\0")
         for tag, (kind, count, value) in sorted(packed.items())
     )
-    magic = b"II*\0" if order == "<" else b"MM\0*"
-    return (
-        magic
-        + struct.pack(order + "IH", 8, len(packed))
-        + body
-        + struct.pack(order + "I", following)
-        + tail
-        + b"".join(strips)
-    )
+    head = b"II*\0" if order == "<" else b"MM\0*"
+    head += struct.pack(order + "IH", 8, len(packed))
+    return head + body + struct.pack(order + "I", following) + tail + b"".join(strips)

@@ -10,7 +10,7 @@ import operator
 import os
 import re
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -199,12 +199,16 @@ def changed_keys(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     return [key for key in flat_new | flat_old if flat_old.get(key) != flat_new.get(key)]
 
 
-def _flatten(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def _flatten(
+    node: Mapping[str, Any], prefix: str = "", is_leaf: Callable[[str], bool] = lambda _: False
+) -> Iterator[tuple[str, Any]]:
+    """Yield dotted keys and values; a mapping whose key ``is_leaf`` is one value."""
     for name, value in node.items():
-        if isinstance(value, Mapping) and value:
-            yield from _flatten(value, f"{prefix}{name}.")
+        key = f"{prefix}{name}"
+        if isinstance(value, Mapping) and value and not is_leaf(key):
+            yield from _flatten(value, f"{key}.", is_leaf)
         else:
-            yield f"{prefix}{name}", value
+            yield key, value
 
 
 class _Loading:
@@ -242,7 +246,7 @@ class _Loading:
             self.faults.append(Fault("recipe is not a mapping", str(recipe), do))
             return
         lines = dict(_key_lines(tree))
-        for key, value in self._flatten(typing.cast("dict[str, Any]", values)):
+        for key, value in _flatten(values, is_leaf=self._is_text_map):
             yield _Leaf(key, value, f"{recipe}:{lines.get(key, 1)}")
 
     def read_overrides(self, overrides: Sequence[str]) -> Iterator[_Leaf]:
@@ -258,19 +262,11 @@ class _Loading:
                 value = read_value(text)
             elif text in {"null", "None"} and self._type(key) == "str | None":
                 value = None
-            for inner, part in self._flatten({key: value}):
+            for inner, part in _flatten({key: value}, is_leaf=self._is_text_map):
                 yield _Leaf(inner, part, _COMMAND_LINE)
 
-    def _flatten(self, node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-        """Yield dotted keys and values; a map of texts is one value, as its keys may have dots."""
-        for name, value in node.items():
-            key = f"{prefix}{name}"
-            if isinstance(value, Mapping) and value and not self._is_text_map(key):
-                yield from self._flatten(value, f"{key}.")
-            else:
-                yield key, value
-
     def _is_text_map(self, key: str) -> bool:
+        """Return whether a key is a map of texts: one value, as its keys may have dots."""
         return self._type(key) == _TEXT_MAP
 
     def _is_text(self, key: str) -> bool:

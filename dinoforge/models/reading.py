@@ -7,7 +7,7 @@ import logging
 import re
 import shlex
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -58,16 +58,11 @@ class _Record:
     def __setstate__(self, state: object) -> None: ...
 
 
-def _new_dict(*_args: object) -> dict[object, object]:
-    return {}
-
-
-def _new_list(*_args: object) -> list[object]:
-    return []
-
-
 # torch fills only plain dictionaries and lists.
-_CONTAINERS = {"collections.defaultdict": _new_dict, "collections.deque": _new_list}
+_CONTAINERS: Mapping[str, Callable[..., object]] = {
+    "collections.defaultdict": lambda *_: {},
+    "collections.deque": lambda *_: [],
+}
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

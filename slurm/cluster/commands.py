@@ -179,7 +179,7 @@ def accounted(jobs: Sequence[str]) -> dict[str, list[Row]]:
     """
     words = ["sacct", "-D", *_PARSABLE, "-o", _COLUMNS, "-j", ",".join(jobs)]
     try:
-        return parse_accounting(ask(words, timeout_s=60), _BAR)
+        return parse_accounting(ask(words, timeout_s=60))
     except SlurmError:
         return {}
 
@@ -195,12 +195,12 @@ def accounted_name(name: str) -> str | None:
     return re.split(r"\D", ids[-1])[0] or None if ids else None
 
 
-def parse_accounting(text: str, delimiter: str = "|") -> dict[str, list[Row]]:
-    """Parse ``sacct -D -P``; of a job that was requeued, the last run counts."""
+def parse_accounting(text: str) -> dict[str, list[Row]]:
+    """Parse ``sacct -D``; of a job that was requeued, the last run counts."""
     rows: dict[str, list[Row]] = {}
     # A reason may go on in the next line: a row ends where another one or a banner begins.
-    for part in re.split(rf"\n(?={_JOB_ID.pattern}{re.escape(delimiter)})", text):
-        values = dict(zip(_COLUMNS.split(","), part.split(delimiter), strict=False))
+    for part in re.split(rf"\n(?={_JOB_ID.pattern}{_BAR})", text):
+        values = dict(zip(_COLUMNS.split(","), part.split(_BAR), strict=False))
         if "NodeList" in values and _JOB_ID.fullmatch(values["JobID"]):  # else a banner
             values["NodeList"] = values["NodeList"].split("\n")[0]
             values["Reason"] = " ".join(values["Reason"].split())

@@ -46,5 +46,5 @@ def test_headers_of_pnm_may_have_any_space_and_comments(head):
 
 
 def test_names():
-    assert all(map(has_image_suffix, ["a.jpg", "A.JPEG", "b/c.d.Png", "x.heic"]))
+    assert all(map(has_image_suffix, ["a.jpg", "A.JPEG", "b/c.d.Png", "x.heic", "a.NEF", "a.RW2"]))
     assert not any(map(has_image_suffix, ["jpg", ".jpg", "a.txt", "a.jpg.json", "a.cls"]))

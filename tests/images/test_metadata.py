@@ -235,16 +235,8 @@ def test_resources_do_not_cost_the_pixels_of_a_psd():
     header = b"8BPS\0\1" + bytes(6) + struct.pack(">HIIHH", 3, 6, 8, 8, 3)
     planes = PIXELS.transpose(2, 0, 1).tobytes()
     for resources in (b"", b"\xff" * 3_000_001, b"8BIM\x04\x0f\0\0\xff\xff\xff\xff"):
-        data = (
-            header
-            + bytes(4)
-            + struct.pack(">I", len(resources))
-            + resources
-            + bytes(4)
-            + b"\0\0"
-            + planes
-        )
-        np.testing.assert_array_equal(decode(data), PIXELS)
+        sections = bytes(4) + struct.pack(">I", len(resources)) + resources + bytes(6)
+        np.testing.assert_array_equal(decode(header + sections + planes), PIXELS)
 
 
 def test_text_does_not_cost_the_pixels_of_an_icon():
@@ -302,12 +294,8 @@ def test_the_bits_of_an_avif_are_those_of_its_configuration():
 def test_pictures_inside_are_limited_as_the_file_is():
     """A small header may stand before a large picture: an icon, a tile, a codestream."""
     header = struct.pack(">IIBBBBB", 9000, 9000, 8, 2, 0, 0, 0)
-    inner = (
-        b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", header)
-        + chunk(b"IDAT", zlib.compress(b""))
-        + chunk(b"IEND")
-    )
+    parts = chunk(b"IHDR", header), chunk(b"IDAT", zlib.compress(b"")), chunk(b"IEND")
+    inner = b"\x89PNG\r\n\x1a\n" + b"".join(parts)
     icon = b"\0\0\1\0\1\0" + struct.pack("<BBBBHHII", 6, 6, 0, 0, 1, 32, len(inner), 22) + inner
     tiled = tiff([b"\0"], (8, 6), [8], 1, tags=[(322, 4, [9000]), (323, 4, [9000])])
     canvas = webp((b"VP8X", bytes(4) + (8999).to_bytes(3, "little") * 2), (b"VP8L", bytes(9)))

@@ -120,12 +120,16 @@ RECORDED = [
 ]
 
 
+def accounting(lines):
+    return parse_accounting(lines.replace("|", "\x1f")).get("5", [])
+
+
 @pytest.mark.parametrize(
     ("name", "lines", "log", "outcome"), RECORDED, ids=[r[0] for r in RECORDED]
 )
 def test_a_recorded_end_gets_its_class_and_an_advice(name, lines, log, outcome):
     started = not any(word in name for word in ("not found", "waited", "not see", "accounting"))
-    rows = parse_accounting(lines).get("5", [])
+    rows = accounting(lines)
     verdict = classify(Attempt(plan="df-x", starts=int(started)), rows, log)
     assert verdict.outcome is outcome, verdict
     assert verdict.message
@@ -135,7 +139,7 @@ def test_a_recorded_end_gets_its_class_and_an_advice(name, lines, log, outcome):
 def test_names_of_files_in_the_log_are_no_evidence(start):
     quoted = ("oom-kill.png", "out of memory", "DUE TO TIME LIMIT", "task 0: Killed", "NCCL abort")
     log = "".join(f"{start}skipped {name}\n" for name in quoted)
-    rows = parse_accounting("5|FAILED|1:0|0:0|None|3|5|node1")["5"]
+    rows = accounting("5|FAILED|1:0|0:0|None|3|5|node1")
     attempt = Attempt(plan="df-x", starts=1)
     assert classify(attempt, rows, log).outcome is Outcome.NO_MARKER
     log += "srun: error: node1: task 0: Out Of Memory\n"
@@ -145,7 +149,7 @@ def test_names_of_files_in_the_log_are_no_evidence(start):
 
 
 def test_what_the_job_recorded_weighs_more_than_what_slurm_reports():
-    rows = parse_accounting("5|FAILED|0:9|0:0|None|3|5|node1")["5"]
+    rows = accounting("5|FAILED|0:9|0:0|None|3|5|node1")
     reported = classify(Attempt(plan="df-x", outcome="exception", message="ValueError: x"), rows)
     assert (reported.outcome, reported.message) == (Outcome.EXCEPTION, "ValueError: x")
 

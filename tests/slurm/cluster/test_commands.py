@@ -100,7 +100,7 @@ def test_a_banner_and_odd_names_do_not_disturb_the_queue():
 def test_a_banner_and_odd_reasons_do_not_disturb_the_accounting():
     line = US.join(("71_3", "CANCELLED by 5", "0:15", "0:0", "a | b", "3", "5", "n1"))
     steps = US.join(("71_3.batch", "FAILED", "9:0", "", "", "3", "", "n1"))
-    rows = parse_accounting(f"{BANNER}{line}\n{steps}\n7 jobs{US * 8}\n", US)
+    rows = parse_accounting(f"{BANNER}{line}\n{steps}\n7 jobs{US * 8}\n")
     assert list(rows) == ["71_3"]
     assert [(r.state, r.reason, r.step) for r in rows["71_3"]] == [
         ("CANCELLED", "a | b", ""), ("FAILED", "", "batch"),
@@ -112,7 +112,7 @@ def test_a_reason_of_several_lines_belongs_to_its_row():
     rows = [(job, "FAILED", "1:0", "0:0", reason, "3", "5", "n1") for job in ("71_3", "71_4")]
     text = "\n".join(map(US.join, rows))
     for end in ("", "\n", "\nbye\n", f"\n{BANNER}"):
-        parsed = parse_accounting(f"{BANNER}{text}{end}", US)
+        parsed = parse_accounting(f"{BANNER}{text}{end}")
         assert list(parsed) == ["71_3", "71_4"]
         for (row,) in parsed.values():
             assert (row.reason, row.node) == (" ".join(reason.split()), "n1")
