@@ -154,7 +154,6 @@ class Run:
 
     @classmethod
     def _begin(cls, folder: Path, lock: filelock.BaseFileLock, facts: dict[str, Any]) -> "Run":
-        facts["earlier"] = _earlier_starts(folder)
         write_json(folder / "run.json", facts)
         return cls(folder, facts, _lock=lock, _handler=log_to_folder(folder / "log"))
 
@@ -250,8 +249,11 @@ def succeeded(folder: Path) -> bool:
 def _facts(
     folder: Path, command: str, settings: Mapping[str, Any], parents: Sequence[Path]
 ) -> dict[str, Any]:
+    last = read_facts(folder)
     return {
         "command": command,
+        # Earlier starts, oldest first: they contributed to the results.
+        "earlier": [*last.pop("earlier", []), last] if last else [],
         "argv": sys.argv[1:],
         "working_folder": str(Path.cwd()),  # relative paths of the recipe start there
         "run_folder": str(folder.absolute()),
@@ -265,12 +267,6 @@ def _facts(
         "stopped": None,
         "exit_code": None,
     }
-
-
-def _earlier_starts(folder: Path) -> list[dict[str, Any]]:
-    """Return the records of earlier starts, oldest first: they contributed to the results."""
-    last = read_facts(folder)
-    return [*last.pop("earlier", []), last] if last else []
 
 
 def run_folders(paths: Sequence[Path | str]) -> list[Path]:

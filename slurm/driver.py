@@ -241,12 +241,12 @@ class Driver:
 
     def decide(self, work: StageWork) -> Decisions:
         """Decide about every missing partition that is in no live job."""
-        counted = [
+        entries = [
             entry
             for entry in self.submissions
             if entry.is_work and entry.stage == work.stage and entry.job and not entry.forgiven
         ]
-        history = History(self.jobs.folder, work.stage, counted, work.missing, work.progress)
+        history = History(self.jobs.folder, work.stage, entries, work.missing, work.progress)
         endings = history.endings(self.queued)
         if work.ranks:
             endings = {index: since_progress(ended) for index, ended in endings.items()}

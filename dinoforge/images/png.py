@@ -28,7 +28,7 @@ class _Chunks:
     fault: str | None = None
     exif: bytes = b""
     texts: dict[bytes, bytes] = field(default_factory=dict)
-    size: list[int] = field(default_factory=lambda: [0, 0])
+    size: tuple[int, int] = (0, 0)
     depth: int = 8
     color: int = 2
     num_frames: int = 1
@@ -60,10 +60,11 @@ class _Chunks:
         if self.fault is None and not _is_intact(chunk):
             self.fault = f"checksum of chunk {kind.decode('latin-1')!r}"
         if kind == b"IHDR" and len(body) >= 10:
-            *self.size, self.depth, self.color = struct.unpack(">IIBB", body[:10])
+            width, height, self.depth, self.color = struct.unpack(">IIBB", body[:10])
+            self.size = width, height
         self.has_data |= kind == b"IDAT"
         self.has_end |= kind == b"IEND"
-        if kind == b"IHDR" and self.is_wide_gray_alpha and not self.is_inside:
+        if kind == b"IHDR" and self.splits_gray:
             self.kept.append(_chunk(kind, bytes([*body[:8], 8, 6, *body[10:]])))
         else:
             self.kept.append(self._transparency(chunk) if kind == b"tRNS" else chunk)
@@ -90,8 +91,9 @@ class _Chunks:
         return self.num_frames + (not self.is_default_animated)
 
     @property
-    def is_wide_gray_alpha(self) -> bool:
-        return (self.depth, self.color) == (16, 4)
+    def splits_gray(self) -> bool:
+        """Whether 16-bit gray with alpha is declared as 8-bit RGBA; see `read_png`."""
+        return (self.depth, self.color) == (16, 4) and not self.is_inside
 
 
 def read_png(data: bytes, is_inside: bool = False) -> Container:
@@ -119,10 +121,8 @@ def read_png(data: bytes, is_inside: bool = False) -> Container:
         num_frames=chunks.frames(),
         has_end=chunks.has_end,
         fault=chunks.fault,
-        storage=Storage(
-            wide=chunks.depth == 16, gray_alpha=chunks.is_wide_gray_alpha and not is_inside
-        ),
-        sizes=((chunks.size[0], chunks.size[1]),),
+        storage=Storage(wide=chunks.depth == 16, gray_alpha=chunks.splits_gray),
+        sizes=(chunks.size,),
     )
 
 
