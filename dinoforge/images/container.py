@@ -1,4 +1,4 @@
-"""A file reduced to what its pixels need.
+"""A file reduced to what its pixels need, and what becomes of it.
 
 Pillow reads text, ICC profiles and EXIF first and fails if one of them is broken or large. So they
 are removed before Pillow gets the file, without being uncompressed; only the orientation is read.
@@ -6,7 +6,10 @@ are removed before Pillow gets the file, without being uncompressed; only the or
 
 from dataclasses import dataclass
 
-__all__ = ["Container", "Storage"]
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["Container", "DecodedImage", "Storage"]
 
 
 @dataclass(frozen=True)
@@ -36,3 +39,12 @@ class Container:
     fault: str | None = None  # why the pixels cannot be trusted
     storage: Storage = Storage()
     sizes: tuple[tuple[int, int], ...] = ()
+
+
+@dataclass(frozen=True)
+class DecodedImage:
+    """Upright RGB ``[H, W, 3]`` uint8, Pillow's name of the format, and notes (see `NOTES`)."""
+
+    pixels: NDArray[np.uint8]
+    format: str
+    notes: tuple[str, ...]

@@ -13,7 +13,7 @@ import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
 
-from dinoforge.images.container import Container
+from dinoforge.images.container import Container, DecodedImage
 from dinoforge.images.formats import SNIFF_BYTES, sniff
 from dinoforge.images.heif import decode_heif
 from dinoforge.images.orientation import orientation_in, upright
@@ -33,15 +33,6 @@ _METADATA = frozenset({*range(0xE1, 0xF0), 0xFE} - {0xEE})
 _COLOR_BYTES = {0xE0: 14, 0xEE: 12}  # below which libjpeg ignores the segment
 _BARE = frozenset({0x01, *range(0xD0, 0xD8)})  # markers without a length
 _NEXT_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # what ends the data of a scan
-
-
-@dataclass(frozen=True)
-class DecodedImage:
-    """Upright RGB ``[H, W, 3]`` uint8, Pillow's name of the format, and notes (see `NOTES`)."""
-
-    pixels: NDArray[np.uint8]
-    format: str
-    notes: tuple[str, ...]
 
 
 def decode(data: bytes, policy: DecodePolicy = _DEFAULT) -> NDArray[np.uint8]:
@@ -64,8 +55,7 @@ def decode_image(data: bytes, policy: DecodePolicy = _DEFAULT) -> DecodedImage:
     header = read_header(data) if data[:3] == b"\xff\xd8\xff" else None
     if header is None:
         is_heif = sniff(data[:SNIFF_BYTES]) == "HEIF"
-        pixels, name, notes = (decode_heif if is_heif else decode_through_pillow)(data, policy)
-        return DecodedImage(pixels, name, tuple(notes))
+        return (decode_heif if is_heif else decode_through_pillow)(data, policy)
     check_pixels(header.width, header.height, policy)
     return _decode_jpeg(data, header, policy)
 
@@ -124,8 +114,8 @@ def _decode_jpeg(data: bytes, header: _JpegHeader, policy: DecodePolicy) -> Deco
             raise Undecodable("damaged", outcome.message)
         notes.append("damaged")
     if outcome.pixels is None:  # damaged, or a kind that only Pillow decodes (CMYK, ...)
-        pixels, _, more = decode_through_pillow(data, policy, _container(data, header))
-        return DecodedImage(pixels, "JPEG", (*notes, *more))
+        image = decode_through_pillow(data, policy, _container(data, header))
+        return DecodedImage(image.pixels, "JPEG", (*notes, *image.notes))
     return _upright_jpeg(data, header, outcome.pixels, notes)
 
 
@@ -135,8 +125,8 @@ def _truncated_jpeg(
     if policy.truncated == "refuse":
         raise Undecodable("truncated", outcome.message)
     if not header.is_common:
-        pixels, _, notes = decode_through_pillow(data, policy, _container(data, header))
-        return DecodedImage(pixels, "JPEG", ("truncated", *notes))
+        image = decode_through_pillow(data, policy, _container(data, header))
+        return DecodedImage(image.pixels, "JPEG", ("truncated", *image.notes))
     try:
         pixels = simplejpeg.decode_jpeg(data, "RGB", strict=False)  # what is missing becomes gray
     except ValueError as error:

@@ -7,12 +7,9 @@ not applied again. 10 and 12 bits per color are reduced to their upper 8.
 from functools import cache
 from types import ModuleType
 
-import numpy as np
-from numpy.typing import NDArray
-
 from dinoforge.errors import first_line
 from dinoforge.images.color import to_rgb
-from dinoforge.images.container import Storage
+from dinoforge.images.container import DecodedImage, Storage
 from dinoforge.images.pillow import check_pixels
 from dinoforge.images.policy import DecodePolicy, Undecodable
 from dinoforge.images.quiet import quiet_pillow
@@ -23,8 +20,8 @@ __all__ = ["decode_heif"]
 _TRUNCATED = ("Unexpected end of file", "Insufficient input", "Cannot read full", "too small")
 
 
-def decode_heif(data: bytes, policy: DecodePolicy) -> tuple[NDArray[np.uint8], str, list[str]]:
-    """Decode the primary picture to upright RGB; also the format and the notes (`NOTES`)."""
+def decode_heif(data: bytes, policy: DecodePolicy) -> DecodedImage:
+    """Decode the primary picture to upright RGB."""
     library = _library()
     if library is None:
         raise Undecodable("unsupported", 'HEIF: run `pip install "dinoforge[heic]"` to read it')
@@ -38,9 +35,7 @@ def decode_heif(data: bytes, policy: DecodePolicy) -> tuple[NDArray[np.uint8], s
         raise Undecodable(_reason(error, text), f"HEIF: {text}") from error
 
 
-def _decode(
-    library: ModuleType, data: bytes, policy: DecodePolicy
-) -> tuple[NDArray[np.uint8], str, list[str]]:
+def _decode(library: ModuleType, data: bytes, policy: DecodePolicy) -> DecodedImage:
     notes: list[str] = []
     file = library.open_heif(data)
     width, height = file.size
@@ -54,7 +49,7 @@ def _decode(
     if image.has_transparency_data:
         notes.append("alpha")
     storage = Storage(unit=2.0 ** (16 - bits) if bits > 8 else 1.0, wide=bits > 8)
-    return to_rgb(image, policy, storage), "HEIF", notes
+    return DecodedImage(to_rgb(image, policy, storage), "HEIF", tuple(notes))
 
 
 @cache

@@ -10,13 +10,11 @@ from contextlib import contextmanager, suppress
 from functools import cache
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 from dinoforge.errors import first_line
 from dinoforge.images.color import to_rgb
-from dinoforge.images.container import Container
+from dinoforge.images.container import Container, DecodedImage
 from dinoforge.images.formats import SNIFF_BYTES, UNREAD, sniff
 from dinoforge.images.metadata import READERS
 from dinoforge.images.orientation import read_orientation, upright
@@ -54,8 +52,8 @@ def check_pixels(width: int, height: int, policy: DecodePolicy) -> None:
 
 def decode_through_pillow(
     data: bytes, policy: DecodePolicy, container: Container | None = None
-) -> tuple[NDArray[np.uint8], str, list[str]]:
-    """Decode the first frame to upright RGB; also the format and the notes (`NOTES`).
+) -> DecodedImage:
+    """Decode the first frame to upright RGB.
 
     ``container`` is what a caller has read already.
     """
@@ -82,7 +80,7 @@ def decode_through_pillow(
         pixels = to_rgb(loaded, policy, container.storage, low)
         if orientation != 1:
             notes.append("rotated")
-        return upright(pixels, orientation), image.format or "", notes
+        return DecodedImage(upright(pixels, orientation), image.format or "", tuple(notes))
 
 
 def _open(data: bytes, name: str, policy: DecodePolicy) -> ImageFile.ImageFile:
