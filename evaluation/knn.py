@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 
 from dinoforge.encoders.encoder import unit_rows
 from dinoforge.evaluation.config import EvaluationConfig
+from dinoforge.evaluation.metrics.classification import top_classes
 from dinoforge.evaluation.outcomes import Measured, Outcome
 from dinoforge.neighbors.products import backend_for
 from dinoforge.neighbors.search import Neighbors, top_k
 
-__all__ = ["find_neighbors", "knn_classify", "measure_knn", "usable_ks", "votes"]
+__all__ = ["find_neighbors", "knn_classify", "knn_rank", "measure_knn", "usable_ks", "votes"]
 
 _log = logging.getLogger(__name__)
 
@@ -105,19 +106,42 @@ def knn_classify(
     dict
         k -> int64 ``[q]``; -1 for a query without any neighbor.
     """
+    named = knn_rank(neighbors, labels, ks=ks, temperature=temperature, top=1)
+    return {k: classes[:, 0] for k, classes in named.items()}
+
+
+def knn_rank(
+    neighbors: Neighbors,
+    labels: NDArray[np.int64],
+    *,
+    ks: Sequence[int],
+    temperature: float,
+    top: int = 5,
+) -> dict[int, NDArray[np.int64]]:
+    """Name the ``top`` classes of most votes for every query and k, best first; see `votes`.
+
+    As published, at most k classes are named (of 1 neighbor only its own), and where fewer classes
+    have votes, the smallest others follow.
+
+    Returns
+    -------
+    dict
+        k -> int64 ``[q, min(top, k, c)]``; -1 for a query without any neighbor.
+    """
     present, labels = np.unique(
         labels, return_inverse=True
     )  # votes as wide as the bank has classes
-    predicted = {k: np.full(len(neighbors.ids), -1, np.int64) for k in ks}
+    named = {k: np.full((len(neighbors.ids), min(top, k, len(present))), -1, np.int64) for k in ks}
     for start in range(0, len(neighbors.ids), _QUERIES_AT_ONCE):
         part = slice(start, start + _QUERIES_AT_ONCE)
         some = Neighbors(neighbors.ids[part], neighbors.scores[part])
-        has_any = (some.ids >= 0).any(axis=1)
+        has_any = np.any(some.ids >= 0, axis=1, keepdims=True)
         for k, sums in votes(
             some, labels, ks=ks, temperature=temperature, num_classes=len(present)
         ):
-            predicted[k][part] = np.where(has_any, present[sums.argmax(axis=1)], -1)
-    return predicted
+            best = present[top_classes(sums, named[k].shape[1])]
+            named[k][part] = np.where(has_any, best, -1)
+    return named
 
 
 def measure_knn(measured: Measured, config: EvaluationConfig) -> list[Outcome]:

@@ -106,16 +106,17 @@ def fit_logistic(
     labels: NDArray[np.int64],
     cs: Sequence[float],
     *,
+    bias: bool = True,
     max_iterations: int = 1000,
     device: str = "cpu",
 ) -> list[Logistic]:
     """Fit one classifier per C, preferably ascending: each starts from the one before.
 
     ``x`` is ``[n, D]`` of any scale, copied in float64 to ``device``; ``labels`` are int64 ``[n]``,
-    and classes without a row are not fitted (their bias would diverge). ``max_iterations`` are of
-    L-BFGS, for each C; a fit that reaches them is logged and used.
+    and classes without a row are not fitted (their bias would diverge). Without ``bias`` it is 0.
+    ``max_iterations`` are of L-BFGS, for each C; a fit that reaches them is logged and used.
     """
-    problem = _Problem(x, labels, device)
+    problem = _Problem(x, labels, device, has_bias=bias)
     return [problem.fit(c, max_iterations) for c in cs]
 
 
@@ -163,11 +164,14 @@ def _principal_axes(centered_nD: Tensor) -> tuple[Tensor, Tensor]:
 class _Problem:
     """One set of rows, rotated once; keeps the last solution as the next start."""
 
-    def __init__(self, x: NDArray[Any], labels: NDArray[np.int64], device: str) -> None:
+    def __init__(
+        self, x: NDArray[Any], labels: NDArray[np.int64], device: str, *, has_bias: bool = True
+    ) -> None:
         self.classes, targets = np.unique(labels, return_inverse=True)
         self._targets = torch.from_numpy(targets.astype(np.int64)).to(device)
         x_nD = torch.from_numpy(np.array(x, np.float64)).to(device)
-        self._mean_D = x_nD.mean(dim=0)
+        self._has_bias = has_bias
+        self._mean_D = x_nD.mean(dim=0) if has_bias else torch.zeros_like(x_nD[0])
         x_nD -= self._mean_D
         self._values_R, self._axes_DR = _principal_axes(x_nD)
         self._rows_nR = x_nD @ self._axes_DR
@@ -221,6 +225,8 @@ class _Problem:
             [c * errors_nK.sum(dim=0)[:, None], c * (errors_nK.T @ self._rows_nR) + weights_KR],
             dim=1,
         )
+        if not self._has_bias:
+            slope[:, 0] = 0.0  # stays where it starts
         return float(value), (slope * scale).cpu().numpy().ravel()
 
     def _as_model(self, iterations: int) -> Logistic:

@@ -67,6 +67,8 @@ def top_classes(scores: NDArray[Any], k: int) -> NDArray[np.int64]:
 
     ``scores`` are ``[n, K]``; NaN comes last. With fewer than k classes all are named.
     """
+    if k == 1:
+        return np.where(np.isnan(scores), -np.inf, scores).argmax(axis=1)[:, None]
     parts = [
         np.argsort(-scores[start : start + _ROWS_AT_ONCE], axis=1, kind="stable")[:, :k]
         for start in range(0, len(scores), _ROWS_AT_ONCE)

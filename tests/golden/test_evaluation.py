@@ -8,8 +8,9 @@ import pytest
 from safetensors.numpy import load_file
 
 from dinoforge.evaluation import collapse
-from dinoforge.evaluation.knn import find_neighbors, knn_classify, votes
+from dinoforge.evaluation.knn import find_neighbors, knn_classify, knn_rank, votes
 from dinoforge.evaluation.logistic import fit_logistic
+from dinoforge.evaluation.methods.low_shot import draw_few, few_shot_knn
 from dinoforge.evaluation.metrics.classification import (
     any_match,
     average_precision_11,
@@ -79,14 +80,49 @@ def test_knn_votes_of_the_published_module(knn):
         np.testing.assert_allclose(sums, arrays[f"v2_votes_k{k}_T007"], rtol=0, atol=1e-6)
 
 
-def test_few_shot_knn_on_the_stored_draws(knn):
+def test_knn_top_5_at_every_k_and_temperature(knn):
     facts, arrays = knn
-    for row in facts["few_shot"]:
-        few = arrays[f"fewshot_npc{row['n_per_class']}_seed{row['seed']}"]
+    result = find_neighbors(arrays["train_features"], arrays["test_features"], k=200)
+    for row in facts["results"]:
+        k, temperature = row["k"], row["T"]
+        named = knn_rank(result, arrays["train_labels"], ks=[k], temperature=temperature)[k]
+        right = contains(named, arrays["test_labels"])
+        assert 100 * right.mean() == pytest.approx(row["top5"]), row
+
+
+def test_knn_means_per_class(knn):
+    facts, arrays = knn
+    labels = arrays["test_labels"]
+    result = find_neighbors(arrays["train_features"], arrays["test_features"], k=200)
+    for row in facts["v2_module"]:
         k = row["k"]
-        result = find_neighbors(arrays["train_features"][few], arrays["test_features"], k=k)
-        predicted = knn_classify(result, arrays["train_labels"][few], ks=[k], temperature=0.07)
-        accuracy = 100 * (predicted[k] == arrays["test_labels"]).mean()
+        named = knn_rank(result, arrays["train_labels"], ks=[k], temperature=0.07)[k]
+        # Of 10 neighbors some queries have fewer than 5 classes: torch's order of the rest is open.
+        for top in (1, 5) if k > 10 else (1,):
+            right = contains(named[:, :top], labels)
+            means = class_means(
+                right, labels, num_classes=12, predicted=named[:, 0] if top == 1 else None
+            )
+            value = right.mean() if row["metric"] == "mean_accuracy" else mean_of_present(means)[0]
+            assert 100 * value == pytest.approx(row[f"top{top}"], abs=1e-4), row  # float32
+
+
+def test_few_shot_knn_draws_the_stored_images(knn):
+    facts, arrays = knn
+    labels = arrays["train_labels"]
+    for row in facts["few_shot"]:
+        k, seed = row["n_per_class"], row["seed"]
+        stored = arrays[f"fewshot_npc{k}_seed{seed}"]
+        np.testing.assert_array_equal(draw_few(labels, k, seed), stored)
+        predicted = few_shot_knn(
+            arrays["train_features"],
+            labels,
+            arrays["test_features"],
+            [stored],
+            ks=[k],
+            temperature=0.07,
+        )
+        accuracy = 100 * (predicted[k][0] == arrays["test_labels"]).mean()
         assert accuracy == pytest.approx(row["top1"]), row
 
 
