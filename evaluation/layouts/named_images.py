@@ -8,14 +8,14 @@ from pathlib import Path
 import pyarrow as pa
 
 from dinoforge.errors import UsageError
-from dinoforge.evaluation.layouts.stored import first_missing
+from dinoforge.evaluation.layouts.stored import StoredFile, first_missing
 from dinoforge.files import path_text
 from dinoforge.images import DecodePolicy
 from dinoforge.images.formats import has_image_suffix
 from dinoforge.sources.image_set import ImageSet
 from dinoforge.sources.listing import LISTING_SCHEMA
 
-__all__ = ["images_in", "open_named"]
+__all__ = ["images_in", "open_named", "open_stored"]
 
 
 def open_named(
@@ -30,7 +30,7 @@ def open_named(
     UsageError
         That names the first missing file, or one that is no file.
     """
-    rows = []
+    rows: list[tuple[str | int, ...]] = []
     for name in names:
         path = root / name
         try:
@@ -44,6 +44,29 @@ def open_named(
             raise UsageError(what=what, where=str(path), do=do)
         key = path_text(name.removesuffix(Path(name).suffix))
         rows.append((key, path_text(path), "", 0, status.st_size, -1, "", ""))
+    return _image_set(rows, policy)
+
+
+def open_stored(files: Sequence[StoredFile], *, policy: DecodePolicy | None = None) -> ImageSet:
+    """Open files and members of tars in the given order; keys are their paths, labels are -1.
+
+    Raises
+    ------
+    UsageError
+        If a file is missing.
+    """
+    rows: list[tuple[str | int, ...]] = []
+    for file in files:
+        size = file.size
+        if not file.member:
+            first_missing([Path(file.path)], layout="the data set")
+            size = Path(file.path).stat().st_size
+        row = path_text(str(file)), path_text(file.path), file.member, file.offset, size, -1, "", ""
+        rows.append(row)
+    return _image_set(rows, policy)
+
+
+def _image_set(rows: list[tuple[str | int, ...]], policy: DecodePolicy | None) -> ImageSet:
     columns = list(zip(*rows, strict=True)) or [()] * len(LISTING_SCHEMA)
     arrays = [pa.array(c, f.type) for c, f in zip(columns, LISTING_SCHEMA, strict=True)]
     return ImageSet(pa.table(arrays, schema=LISTING_SCHEMA), policy or DecodePolicy())

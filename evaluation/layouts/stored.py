@@ -5,6 +5,8 @@ Annotations are PNGs whose pixels are numbers: indices of a palette, or gray val
 
 import io
 import json
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,9 +20,20 @@ from dinoforge.files import read_regular
 from dinoforge.images import DecodePolicy, Undecodable, decode
 from dinoforge.shards.reading import RangeReader
 
-__all__ = ["StoredFile", "first_missing", "read_json", "read_labels", "read_lines", "read_pixels"]
+__all__ = [
+    "StoredFile",
+    "first_missing",
+    "image_size",
+    "in_numeric_order",
+    "missing_file",
+    "read_json",
+    "read_labels",
+    "read_lines",
+    "read_pixels",
+]
 
 _reader = RangeReader()
+_DIGITS = re.compile(r"([0-9]+)")
 
 
 @dataclass(frozen=True)
@@ -52,8 +65,14 @@ class StoredFile:
         return f"{self.path}:{self.member}" if self.member else self.path
 
 
-def first_missing(files: "list[Path]", *, layout: str) -> None:
-    """Check that files exist; ``layout`` names what they are part of.
+def missing_file(file: Path | str, *, layout: str) -> UsageError:
+    """Return the error that names a missing file; ``layout`` names what it is part of."""
+    do = "give the root of the unpacked data set, complete"
+    return UsageError(what=f"missing file of {layout}", where=str(file), do=do)
+
+
+def first_missing(files: Iterable[Path], *, layout: str) -> None:
+    """Check that files exist.
 
     Raises
     ------
@@ -62,11 +81,12 @@ def first_missing(files: "list[Path]", *, layout: str) -> None:
     """
     for file in files:
         if not file.exists():
-            raise UsageError(
-                what=f"missing file of {layout}",
-                where=str(file),
-                do="give the root of the unpacked data set, complete",
-            )
+            raise missing_file(file, layout=layout)
+
+
+def in_numeric_order(name: str) -> list[str | int]:
+    """Return the key that sorts names by the numbers in them: frame 2 before frame 10."""
+    return [int(part) if part.isdigit() else part for part in _DIGITS.split(name)]
 
 
 def read_lines(file: Path, *, layout: str) -> list[str]:
@@ -119,6 +139,23 @@ def read_pixels(file: StoredFile, policy: DecodePolicy | None = None) -> NDArray
     except Undecodable as error:
         do = "restore the file from the data set"
         raise UsageError(what=f"undecodable image: {error}", where=str(file), do=do) from error
+
+
+def image_size(file: StoredFile) -> tuple[int, int]:
+    """Return height and width from the header of an image.
+
+    Raises
+    ------
+    UsageError
+        If it is no image.
+    """
+    try:
+        with Image.open(io.BytesIO(file.read())) as image:
+            width, height = image.size
+    except (OSError, SyntaxError, ValueError) as error:
+        do = "restore the file from the data set"
+        raise UsageError(what="undecodable image", where=str(file), do=do) from error
+    return height, width
 
 
 def read_labels(file: StoredFile) -> NDArray[np.uint8]:

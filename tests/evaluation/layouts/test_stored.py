@@ -8,9 +8,10 @@ import pytest
 from PIL import Image
 
 from dinoforge.errors import UsageError
+from dinoforge.evaluation.layouts.named_images import open_stored
 from dinoforge.evaluation.layouts.stored import (
     StoredFile,
-    first_missing,
+    image_size,
     read_labels,
     read_lines,
     read_pixels,
@@ -50,11 +51,19 @@ def test_members_of_a_tar_are_read_in_place(tmp_path):
             info = tarfile.TarInfo(name)
             info.size = len(data)
             tar.addfile(info, io.BytesIO(data))
-    (member,) = index_shard(tmp_path / "a.tar").samples[1].members
+    (member,) = index_shard(tmp_path / "a.tar").samples[1].members.values()
     file = StoredFile(str(tmp_path / "a.tar"), member.name, member.offset, member.size)
     assert str(file) == f"{tmp_path}/a.tar:y.png"
     assert read_labels(file).tolist() == LABELS.tolist()
     assert read_pixels(file).shape == (2, 3, 3)
+    assert image_size(file) == (2, 3)
+    (tmp_path / "b.png").write_bytes(png(LABELS, "L"))
+    images = open_stored([file, StoredFile(str(tmp_path / "b.png")), file])
+    assert images.decode(1)[0, :, 0].tolist() == LABELS[0].tolist()
+    assert (images.decode(0) == images.decode(2)).all()
+    assert images.table.column("key").to_pylist()[:2] == [str(file), f"{tmp_path}/b.png"]
+    with pytest.raises(UsageError, match=r"missing file of the data set - .*none"):
+        open_stored([StoredFile(str(tmp_path / "none"))])
 
 
 def test_what_cannot_be_read_is_named(tmp_path):
@@ -70,12 +79,12 @@ def test_what_cannot_be_read_is_named(tmp_path):
         (lambda: read_labels(file["none"]), "No such file.*none - complete the data set"),
         (lambda: read_lines(tmp_path / "empty.txt", layout="X"), "empty list of X - .*empty.txt"),
         (lambda: read_lines(tmp_path / "binary.txt", layout="X"), "no text - .*binary.txt"),
+        (lambda: image_size(file["none"]), "No such file.*none - complete the data set"),
         (
-            lambda: first_missing(
-                [tmp_path / "cut.png", tmp_path / "a", tmp_path / "b"], layout="X"
-            ),
-            "missing file of X - .*/a - give the root",
+            lambda: image_size(StoredFile(str(tmp_path / "binary.txt"))),
+            "undecodable image - .*binary",
         ),
+        (lambda: read_lines(tmp_path / "x.txt", layout="X"), "missing file of X - .*/x.txt - give"),
     ):
         with pytest.raises(UsageError, match=text) as caught:
             call()
