@@ -101,10 +101,6 @@ class _Leaf:
     value: Any
     where: str  # FILE:LINE of a recipe, or "command line"
 
-    def nested(self) -> Any:
-        parts = reversed(self.key.split("."))
-        return functools.reduce(lambda inner, part: {part: inner}, parts, self.value)
-
 
 def load_config(cls: type[C], recipe: Path | None = None, overrides: Sequence[str] = ()) -> C:
     """Resolve a recipe and ``key=value`` overrides into ``cls``; see `load_recipe`."""
@@ -146,7 +142,7 @@ def load_recipe(
         fault = loading.check_value(leaf)
         if fault is None:
             try:
-                merged = OmegaConf.merge(merged, leaf.nested())
+                merged = OmegaConf.merge(merged, loading.nest(leaf))
                 origins[leaf.key] = _COMMAND_LINE if leaf.where == _COMMAND_LINE else "recipe"
             except REFUSALS as error:
                 fault = loading.explain(error, leaf, cls)
@@ -265,12 +261,24 @@ class _Loading:
             for inner, part in _flatten({key: value}, is_leaf=self._is_text_map):
                 yield _Leaf(inner, part, _COMMAND_LINE)
 
+    def nest(self, leaf: _Leaf) -> Any:
+        """Write a value with the sections around it; below a map of texts, the rest is one key."""
+        above = self._map_around(leaf.key)
+        below = leaf.key.removeprefix(f"{above}.")
+        parts = [*above.split("."), below] if above else leaf.key.split(".")
+        return functools.reduce(lambda inner, part: {part: inner}, reversed(parts), leaf.value)
+
     def _is_text_map(self, key: str) -> bool:
         """Return whether a key is a map of texts: one value, as its keys may have dots."""
         return self._type(key) == _TEXT_MAP
 
+    def _map_around(self, key: str) -> str:
+        """Return the map of texts that a key is inside; "" for none."""
+        maps = (name for name in self.keys if self._is_text_map(name))
+        return next((name for name in maps if key.startswith(f"{name}.")), "")
+
     def _is_text(self, key: str) -> bool:
-        return self._type(key) in _TEXT or self._is_text_map(key.rpartition(".")[0])
+        return self._type(key) in _TEXT or bool(self._map_around(key))
 
     def _type(self, key: str) -> str:
         return self.keys[key].type if key in self.keys else ""
@@ -304,7 +312,7 @@ class _Loading:
         """Describe an unknown key or a value of the wrong type."""
         if isinstance(error, ConfigKeyError):
             return self._explain_unknown(str(error.full_key or ""), leaf)
-        mismatch = find_mismatch(leaf.nested(), cls)
+        mismatch = find_mismatch(self.nest(leaf), cls)
         if mismatch is None:  # it does not suit what another value has made of the section
             return Fault(f"`{self.prefix}{leaf.key}`: {first_line(error)}", leaf.where, "remove it")
         key = re.sub(r"\[\d+\]", "[]", mismatch.key).removesuffix("[]")

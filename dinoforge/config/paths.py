@@ -12,7 +12,7 @@ import typing
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, ClassVar, TypeVar
 
 from dinoforge.config.ranges import Allowed, unwrap_type
 
@@ -29,6 +29,7 @@ __all__ = [
 
 T = TypeVar("T")
 
+_NO_BYTES = re.compile("[\0\ud800-\udc7f\udd00-\udfff]")  # no name of a file holds these
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 # NAME=checkpoint:FILE; a name has no colon.
 _CHECKPOINT = re.compile(r"((?:[^:=]*=)?checkpoint:)(.*)", re.DOTALL)
@@ -50,7 +51,7 @@ def quote_path(path: Path) -> str:
 
 
 def _is_path(path: str) -> bool:
-    if "\0" in path or _URL.match(path):
+    if _NO_BYTES.search(path) or _URL.match(path):
         return False
     return not path.startswith("~") or os.path.lexists(path)  # `~name` without such a user
 
@@ -70,6 +71,7 @@ class _PathRule(Allowed):
     """Which paths a key admits, and how ``~`` in it is replaced."""
 
     expand: Callable[[str], str]
+    is_path: ClassVar[bool] = True
 
 
 _TEXT = "a path on this machine; for a name that begins with ~ write ./~"

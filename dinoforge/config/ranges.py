@@ -45,6 +45,7 @@ class Allowed:
 
     allows: Callable[[Any], object]
     text: str  # which values these are, e.g. "letters and digits"
+    is_path: ClassVar[bool] = False  # a path may have bytes that are not UTF-8
 
     def __str__(self) -> str:
         return self.text
@@ -99,6 +100,8 @@ def find_faults(value: Any, at: str = "", hint: Any = None, *, verb: str = "is")
     broken = [check for check in checks if value is not None and not check.allows(value)]
     if isinstance(value, float) and not math.isfinite(value):
         yield Fault(f"`{at}` {verb} {value}", "recipe", "give a finite number")
+    elif isinstance(value, str) and not _is_path(checks) and not _is_utf8(value):
+        yield Fault(f"`{at}` {verb} '{value}'", "recipe", "give text in UTF-8")
     elif broken:
         shown = "empty" if value == [] else repr(value)
         yield Fault(f"`{at}` {verb} {shown}", "recipe", f"give {broken[0]}")
@@ -109,9 +112,18 @@ def find_faults(value: Any, at: str = "", hint: Any = None, *, verb: str = "is")
             yield from find_faults(part, key, hints[min(index, len(hints) - 1)], verb="holds")
     elif isinstance(value, dict):
         for key, part in value.items():
+            yield from find_faults(key, at, verb="holds")
             yield from find_faults(part, f"{at}.{key}", (typing.get_args(hint) or (None,))[-1])
     elif dataclasses.is_dataclass(value) and not isinstance(value, type):
         yield from _find_section_faults(value, at)
+
+
+def _is_path(checks: Sequence[Allowed | Range]) -> bool:
+    return any(isinstance(check, Allowed) and check.is_path for check in checks)
+
+
+def _is_utf8(text: str) -> bool:
+    return not re.search("[\ud800-\udfff]", text)  # as which Python reads other bytes
 
 
 def _find_section_faults(config: Config, at: str) -> Iterator[Fault]:

@@ -264,6 +264,33 @@ def test_one_text_of_a_map_on_the_command_line_is_taken_as_typed(text):
     assert load_config(Recipe, None, ["out=a", f"aliases.b={text}"]).aliases == {"b": text}
 
 
+@pytest.mark.parametrize("name", ["001.Black_footed", "a.b.c", ".a", "a.", ""])
+def test_a_name_in_a_map_of_texts_may_have_dots_wherever_it_is_given(tmp_path, name):
+    loaded = load_recipe(Recipe, None, ["out=a", f"aliases.{name}=x"])
+    assert loaded.config.aliases == {name: "x"}
+    assert loaded.origins[f"aliases.{name}"] == "command line"
+    file = recipe(tmp_path, f"out: a\n'aliases.{name}': x\n")
+    assert load_config(Recipe, file).aliases == {name: "x"}
+    (line,) = error_lines("out=a", f"aliases.{name}=${{x}}")
+    assert line.startswith(f"`aliases.{name}` got '${{x}}'")
+
+
+@pytest.mark.parametrize(
+    ("given", "what"),
+    [
+        ("name=caf\udce9", r"`name` is 'caf\xe9'"),
+        ("aliases.cat=caf\udce9", r"`aliases.cat` is 'caf\xe9'"),
+        ("aliases.caf\udce9=cat", r"`aliases` holds 'caf\xe9'"),
+        ("aliases={'\udce9': cat}", r"`aliases` holds '\xe9'"),
+        (r'aliases={"cat": "\ud800"}', r"`aliases.cat` is '\ud800'"),
+        ("sources=[{names: {cat: '\udce9'}}]", r"`sources[0].names.cat` is '\xe9'"),
+        ("sources=[{paths: ['caf\udce9']}]", r"`sources[0].paths` holds 'caf\xe9'"),
+    ],
+)
+def test_text_that_is_not_utf8_is_refused(given, what):
+    assert error_lines("out=a", given) == [f"{what} - command line - give text in UTF-8"]
+
+
 @pytest.mark.parametrize("given", ["{255: x}", "{no: x}", "{x: 010}", "{x: null}", "{x: {y: z}}"])
 def test_what_yaml_reads_as_no_text_in_a_map_is_refused(given):
     with pytest.raises(UsageError, match=r"`aliases` needs text, YAML read .* put it in quotes"):

@@ -52,7 +52,7 @@ def test_the_home_folder_is_filled_in_once():
 
 
 @pytest.mark.parametrize(
-    "path", ["~no-such-user/x", "s3://bucket/x", "file:///x", "a\0b"], ids=repr
+    "path", ["~no-such-user/x", "s3://bucket/x", "file:///x", "a\0b", "\ud800"], ids=repr
 )
 def test_what_is_no_path_of_this_machine_is_refused_in_one_line(path):
     with pytest.raises(UsageError) as caught:
