@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from dinoforge.errors import UsageError
-from dinoforge.files import write_bytes
 from dinoforge.models.config import IMAGE_MEAN, IMAGE_STD, PositionMode, VitConfig
 from dinoforge.models.conversion import infer_config, released_names
 from dinoforge.models.reading import read_tensors
 from dinoforge.models.vit import VisionTransformer
+from dinoforge.models.writing import write_tensors
 
 __all__ = ["load_backbone", "save_backbone"]
 
@@ -36,9 +36,6 @@ def save_backbone(
     `VitConfig`), ``image_mean`` and ``image_std`` (JSON), ``image_size``, ``patch_size``,
     ``registers`` and ``positions``.
     """
-    # The library writes metadata in the order of a hash map, which differs between processes.
-    from safetensors.torch import save
-
     config = model.config
     notes = {
         "format": "pt",
@@ -51,17 +48,7 @@ def save_backbone(
         "positions": config.positions,
         **dict(metadata or {}),
     }
-    data = save(
-        {
-            name: tensor.detach().to("cpu", torch.float32).contiguous()
-            for name, tensor in model.state_dict().items()
-        }
-    )
-    end = 8 + int.from_bytes(data[:8], "little")
-    header = {"__metadata__": dict(sorted(notes.items())), **json.loads(data[8:end])}
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    write_bytes(path, b"".join((len(text).to_bytes(8, "little"), text, memoryview(data)[end:])))
+    write_tensors(path, model.state_dict(), notes)
 
 
 def load_backbone(
