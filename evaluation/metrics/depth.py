@@ -15,6 +15,8 @@ from dinoforge.evaluation.metrics.sizes import check_size
 __all__ = [
     "CROPS",
     "DEPTH_METRICS",
+    "MAX_DEPTH",
+    "MIN_DEPTH",
     "crop_mask",
     "depth_metrics",
     "kitti_benchmark_crop",
@@ -22,6 +24,9 @@ __all__ = [
 ]
 
 DEPTH_METRICS = ("a1", "a2", "a3", "abs_rel", "sq_rel", "rmse", "log10", "rmse_log", "silog")
+
+MIN_DEPTH = 1e-3  # meters
+MAX_DEPTH = {"nyu": 10.0, "kitti": 80.0}  # meters, by data set
 
 # Rows and columns that count: first, end, and the side that they refer to.
 CROPS: Mapping[str, tuple[tuple[float, float, int], tuple[float, float, int]]] = {
@@ -61,7 +66,7 @@ def depth_metrics(
     predicted: NDArray[Any],
     truth: NDArray[Any],
     *,
-    min_depth: float = 1e-3,
+    min_depth: float = MIN_DEPTH,
     max_depth: float,
     crop: str = "none",
     where: str = "depth map",

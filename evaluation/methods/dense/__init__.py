@@ -1,0 +1,1 @@
+"""Dense prediction on patch features: linear heads, nearest labeled patches, baselines."""
