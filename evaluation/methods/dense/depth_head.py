@@ -41,7 +41,7 @@ __all__ = [
 ]
 
 _LOG_EPS = 1e-3  # added to depths before logarithms in the losses
-_RELU_EPS = 0.1  # of the linear normalization: keeps gradients where all votes are negative
+_RELU_EPS = 0.1  # of the linear normalization: the sum stays positive without a positive vote
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +90,7 @@ def depth_input(form: Literal["v2", "v3"], num_blocks: Literal[1, 4], depth: int
     of the network, except that of 24 blocks the first is 4. ``v3`` (DINOv3): normed outputs of the
     last blocks, batch normalization, no class token.
     """
+    assert depth >= num_blocks, f"lin.{num_blocks} of {depth} blocks"
     last = tuple(range(depth - num_blocks, depth))
     if form == "v3":
         return DepthInput(last, final_norm=True, class_token=False, batch_norm=True)

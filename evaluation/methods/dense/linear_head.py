@@ -135,21 +135,19 @@ class PatchFeatures:
         return x
 
 
-def keyed_batches(
-    features: PatchFeatures, truths: NDArray[Any], *, batch_size: int, seed: int
-) -> Batches:
+def keyed_batches(features: PatchFeatures, truths: NDArray[Any], settings: HeadTraining) -> Batches:
     """Draw batches of cached features by keys: step s sees positions s * B and on of a shuffle.
 
     Every pass over the images has an order of its own. ``truths`` are ``[n, H, W]``.
     """
-    n = len(features)
+    n, size = len(features), settings.batch_size
 
     def batch(step: int) -> tuple[Tensor, Tensor]:
-        positions = np.arange(step * batch_size, (step + 1) * batch_size)
+        positions = np.arange(step * size, (step + 1) * size)
         epochs = positions // n
-        rows = np.empty(batch_size, np.int64)
+        rows = np.empty(size, np.int64)
         for epoch in np.unique(epochs).tolist():
-            order = KeyedPermutation(n, seed, "evaluation/dense", epoch)
+            order = KeyedPermutation(n, settings.seed, "evaluation/dense", epoch)
             rows[epochs == epoch] = order[positions[epochs == epoch] % n]
         return features.rows(rows), torch.from_numpy(truths[rows])
 

@@ -33,6 +33,6 @@ def upsample(maps_BKXY: Tensor, size: Sequence[int]) -> Tensor:
 def _weights(size_in: int, size_out: int, device: torch.device, dtype: torch.dtype) -> Tensor:
     """Return the weight of every input in every output, ``[size_out, size_in]``."""
     with torch.inference_mode(False), torch.no_grad():
-        each = torch.eye(size_in, dtype=dtype)[None]
+        each = torch.eye(size_in, dtype=torch.float64)[None]
         weights = F.interpolate(each, size=size_out, mode="linear", align_corners=False)[0]
-        return weights.T.contiguous().to(device)
+        return weights.T.contiguous().to(device, dtype)

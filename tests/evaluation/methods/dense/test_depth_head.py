@@ -103,7 +103,7 @@ def test_a_head_learns_depth_that_features_show():
     bins = DepthBins(max_depth=10, count=32, scale=1)
     settings = HeadTraining(steps=150, batch_size=8, lr=3e-2)
     head, losses = train_depth(
-        keyed_batches(features, depth, batch_size=8, seed=0),
+        keyed_batches(features, depth, settings),
         dim=12,
         bins=bins,
         settings=settings,

@@ -69,7 +69,7 @@ def test_layers_and_their_class_tokens_are_concatenated_in_order():
 def test_every_image_is_drawn_once_per_pass_and_batches_do_not_depend_on_history():
     features = PatchFeatures([np.arange(5.0).reshape(5, 1, 1, 1)])
     truths = np.arange(5)[:, None, None]
-    batches = keyed_batches(features, truths, batch_size=2, seed=0)
+    batches = keyed_batches(features, truths, HeadTraining(batch_size=2))
     drawn = [batches(step) for step in range(5)]
     values = torch.cat([x for x, _ in drawn]).flatten().tolist()
     assert sorted(values[:5]) == sorted(values[5:]) == [0, 1, 2, 3, 4]

@@ -52,10 +52,7 @@ def test_a_head_finds_the_classes_of_separable_patches():
     labels = truth.repeat(4, axis=1).repeat(4, axis=2).astype(np.uint8)
     settings = HeadTraining(steps=60, batch_size=8, lr=3e-2)
     head, losses = train_segmentation(
-        keyed_batches(features, labels, batch_size=8, seed=0),
-        dim=8,
-        num_classes=3,
-        settings=settings,
+        keyed_batches(features, labels, settings), dim=8, num_classes=3, settings=settings
     )
     assert losses[0] == pytest.approx(np.log(3), abs=0.05)
     with torch.no_grad():
