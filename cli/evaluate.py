@@ -17,21 +17,33 @@ if TYPE_CHECKING:
 __all__ = ["COMMAND", "evaluate_run", "low_high", "number"]
 
 
-def evaluate_run(loaded: "Loaded[EvaluationConfig]", *, change: "OnChange") -> "list[Record]":
+def evaluate_run(
+    loaded: "Loaded[EvaluationConfig]", *, on: str, change: "OnChange"
+) -> "list[Record]":
     """Open the run folder and measure every record; see `evaluation.suite.evaluate`.
 
-    ``change`` is the ``on_change`` of `Run.open`.
+    ``on`` is ``in-process`` or ``local:N``; ``change`` is the ``on_change`` of `Run.open`.
     """
     from dinoforge.evaluation.suite import evaluate
+    from dinoforge.stages import make_executor
 
     config = loaded.config
-    inputs = [config.checkpoint, *config.train, *config.test]
-    with open_run("evaluate", loaded, change, inputs) as run:
-        return evaluate(config, run.folder)
+    executor = make_executor(on)
+    try:
+        with open_run("evaluate", loaded, change, [config.checkpoint, *_sources(config)]) as run:
+            return evaluate(config, run.folder, executor)
+    finally:
+        executor.close()
 
 
 def _execute(args: argparse.Namespace, loaded: "Loaded[EvaluationConfig]") -> "list[Record]":
-    return evaluate_run(loaded, change=on_change(args))
+    return evaluate_run(loaded, on=args.on, change=on_change(args))
+
+
+def _sources(config: "EvaluationConfig") -> list[str]:
+    from dinoforge.evaluation.config import named_sets
+
+    return [path for one in named_sets(config).values() for path in (*one.train, *one.test)]
 
 
 def _show(records: "list[Record]", folder: Path) -> None:
@@ -64,9 +76,10 @@ COMMAND = RecipeCommand(
         "dinoforge evaluate cifar10_cpu checkpoint=runs/cifar10 out=runs/cifar10-eval",
         "dinoforge evaluate cifar10_cpu checkpoint=runs/cifar10 out=runs/cifar10-eval --json",
     ),
-    local=False,
+    pipeline="dinoforge.evaluation.suite:PIPELINE",
     execute=_execute,
     as_json=lambda records: [record.as_json() for record in records],
-    sources=lambda config: [*config.train, *config.test],
+    sources=_sources,
+    written=("cache", "evaluation"),
     show=_show,
 )

@@ -83,7 +83,7 @@ def _run(args: argparse.Namespace) -> int:
         train_run(recipes["training"], change=change)
         clock.lap("training")
         folders["training"] = out / "training"
-        records = _evaluate(recipes["evaluation"], change, left_out)
+        records = _evaluate(recipes["evaluation"], args.on, change, left_out)
         clock.lap("evaluation")
     else:
         left_out.append("no training and no evaluation: no image was kept")
@@ -109,7 +109,7 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _evaluate(
-    recipe: "Loaded[EvaluationConfig]", change: "OnChange", left_out: list[str]
+    recipe: "Loaded[EvaluationConfig]", on: str, change: "OnChange", left_out: list[str]
 ) -> "list[Record]":
     """Evaluate; without images to test, add the reason to ``left_out`` instead."""
     from dinoforge.cli.evaluate import evaluate_run
@@ -117,7 +117,7 @@ def _evaluate(
     from dinoforge.evaluation.scores import list_left_out
 
     try:
-        records = evaluate_run(recipe, change=change)
+        records = evaluate_run(recipe, on=on, change=change)
     except NothingToTestError as error:
         left_out.append(f"no evaluation: {error.faults[0].what}")
         return []

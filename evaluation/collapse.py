@@ -6,16 +6,10 @@ RankMe; features on a line show in RankMe and not in `feature_std`.
 Shapes: n images, D dimensions, q views.
 """
 
-import logging
 import math
 
 import numpy as np
 from numpy.typing import NDArray
-
-from dinoforge.evaluation.config import EvaluationConfig
-from dinoforge.evaluation.outcomes import Measured
-from dinoforge.randomness import KeyedPermutation
-from dinoforge.records import Record
 
 __all__ = [
     "alpha_req",
@@ -24,40 +18,15 @@ __all__ = [
     "feature_std",
     "lidar",
     "mean_cosine",
-    "measure_collapse",
     "participation_ratio",
     "rankme",
     "signs_of_collapse",
     "uniformity",
 ]
 
-_log = logging.getLogger(__name__)
-
 Floats = NDArray[np.float64]
 
 _ROWS_AT_ONCE = 512
-
-
-def measure_collapse(measured: Measured, config: EvaluationConfig) -> list[Record]:
-    """Measure the signs of collapse on the test images, or on a keyed choice of them."""
-    n = min(len(measured.test), config.collapse.max_images)
-    if n < 2:
-        _log.info("signs of collapse skipped: need at least 2 test images, got %d", n)
-        return []
-    order = KeyedPermutation(len(measured.test), config.seed, "evaluation/collapse")
-    rows = np.sort(order[np.arange(n)])
-    return [
-        Record(
-            benchmark=f"collapse/{config.data_name}",
-            metric=metric,
-            value=value,
-            n=n,
-            settings=measured.settings(kind),
-            **measured.facts,
-        )
-        for kind, features in measured.test.features.items()
-        for metric, value in signs_of_collapse(features[rows]).items()
-    ]
 
 
 def signs_of_collapse(rows: NDArray[np.float32]) -> dict[str, float]:

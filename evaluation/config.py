@@ -1,7 +1,7 @@
 """The recipe of an evaluation: meaning, unit and source of the default of every key."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -22,17 +22,53 @@ from dinoforge.images import DecodePolicy
 __all__ = [
     "FEATURES",
     "PROTOCOLS",
+    "SET_KEYS",
     "BootstrapConfig",
     "CollapseConfig",
+    "DataConfig",
     "EvaluationConfig",
     "KnnConfig",
     "LogisticConfig",
+    "SetConfig",
     "SplitConfig",
+    "named_sets",
+    "protocols_for",
+    "step_of",
 ]
 
 PROTOCOLS = ("knn", "logistic", "collapse")
 
 Share = Annotated[float, Range(0, 1, exclude=(0, 1))]
+_SetName = Allowed(lambda name: "/" not in name, "a name without /")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Where data sets are."""
+
+    root: OptionalPath = ""  # folder that relative paths of `sets` start in; "": the working folder
+
+
+@dataclass(frozen=True, kw_only=True)
+class SetConfig:
+    """One data set: a labeled bank and its test images."""
+
+    # images of the bank: folders, tars, globs, curation runs; relative to `data.root`
+    train: Annotated[list[PathText], NonEmpty] = field(default_factory=list)
+    # test images; empty: taken from the bank, see `split`
+    test: list[PathText] = field(default_factory=list)
+    # classes of the bank to rename, {FROM: TO}, as in `train_classes` of the recipe
+    train_classes: dict[str, str] = field(default_factory=dict)
+    test_classes: dict[str, str] = field(default_factory=dict)  # classes of the test images
+    # what to measure here; empty: the protocols of the recipe
+    protocols: list[Annotated[str, one_of(PROTOCOLS)]] = field(default_factory=list)
+
+    def faults(self, at: str) -> Iterator[Fault]:
+        """Find renames without images."""
+        if self.test_classes and not self.test:
+            name = f"{at}.test_classes".lstrip(".")
+            do = "write `train_classes`"
+            yield Fault(f"`{name}` without `test`", "recipe", do)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,13 +136,17 @@ class EvaluationConfig:
 
     out: PathText = "???"  # run folder
     # name of the data in benchmarks, as in "knn/cifar10"; "": the last part of a path
-    name: Annotated[str, Allowed(lambda name: "/" not in name, "a name without /")] = ""
+    name: Annotated[str, _SetName] = ""
     seed: int = 0  # keys every choice of images: hold-out, C's held-out share, collapse
     # labeled images of the bank: folders, tars, globs, curation runs; relative to the working
     # directory
-    train: Annotated[list[PathText], NonEmpty] = field(default_factory=list)
+    train: list[PathText] = field(default_factory=list)
     # labeled test images; empty: taken from the bank, see `split`
     test: list[PathText] = field(default_factory=list)
+    # several data sets by name, as in {cifar10: {train: [...], test: [...]}}; `train` and `test`
+    # of the recipe are one of their own
+    sets: dict[str, SetConfig] = field(default_factory=dict)
+    data: DataConfig = field(default_factory=DataConfig)
     # classes of the bank to rename, {FROM: TO}: a name or a number each; TO "": no class; FROM "*":
     # all others
     train_classes: dict[str, str] = field(default_factory=dict)
@@ -132,6 +172,7 @@ class EvaluationConfig:
     device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: cuda if there is one
     batch_size: NonNegativeInt = 0  # images per forward pass of a ViT; 0: 4 on a CPU, 64 on a GPU
     cache: OptionalPath = ""  # folder of extracted features; "": `cache` in the run folder
+    partition_images: PositiveInt = 1024  # images per partition of the extraction
     decode: DecodePolicy = field(default_factory=DecodePolicy)
     split: SplitConfig = field(default_factory=SplitConfig)
     knn: KnnConfig = field(default_factory=KnnConfig)
@@ -139,22 +180,56 @@ class EvaluationConfig:
     collapse: CollapseConfig = field(default_factory=CollapseConfig)
     bootstrap: BootstrapConfig = field(default_factory=BootstrapConfig)
 
-    @property
-    def data_name(self) -> str:
-        """Name of the data in the names of benchmarks."""
-        return self.name or Path((self.test or self.train)[0]).name.partition(".")[0] or "data"
-
-    @property
-    def step(self) -> int | None:
-        """The step in ``checkpoints``; None for latest and all."""
-        return None if isinstance(self.checkpoints, str) else self.checkpoints
-
     def faults(self, at: str) -> Iterator[Fault]:  # noqa: ARG002 - the root has no name
         """Find a recipe without models, unknown checkpoints, and renames without images."""
         if not self.checkpoint and not self.baselines:
             yield Fault("nothing to measure", "`checkpoint`", "add checkpoint=RUN or =FILE")
-        if self.checkpoints not in {"latest", "all"} and (self.step is None or self.step < 1):
+        if self.checkpoints not in {"latest", "all"} and (step_of(self.checkpoints) or 0) < 1:
             text = f"`checkpoints` is {self.checkpoints}"
             yield Fault(text, "recipe", "give latest, all, or the number of a step")
+        if not self.train and not self.sets:
+            yield Fault("`train` is empty", "recipe", "give paths of labeled images, or `sets`")
         if self.test_classes and not self.test:
             yield Fault("`test_classes` without `test`", "recipe", "write `train_classes`")
+        for name in self.sets:
+            if not name or "/" in name:
+                yield Fault(f"`sets` holds {name!r}", "recipe", "give a name without /")
+        if self.train and (name := next(iter(named_sets(self)))) in self.sets:
+            do = "give the recipe another `name`"
+            yield Fault(f"`{name}` is in `sets` and the name of `train`", "recipe", do)
+
+
+def step_of(checkpoints: int | str) -> int | None:
+    """Return the step that ``checkpoints`` names; None for latest and all."""
+    return None if isinstance(checkpoints, str) else checkpoints
+
+
+# What `named_sets` reads.
+SET_KEYS = ("name", "train", "test", "train_classes", "test_classes", "sets", "data.root")
+
+
+def named_sets(config: EvaluationConfig) -> dict[str, SetConfig]:
+    """Return the data sets of a recipe by name, in order, with paths from the working folder."""
+    sets: dict[str, SetConfig] = {}
+    root = config.data.root
+    if config.train:
+        name = config.name or Path((config.test or config.train)[0]).name.partition(".")[0]
+        sets[name or "data"] = SetConfig(
+            train=config.train,
+            test=config.test,
+            train_classes=config.train_classes,
+            test_classes=config.test_classes,
+        )
+    for name, one in config.sets.items():
+        train, test = ([_under(root, path) for path in p] for p in (one.train, one.test))
+        sets[name] = replace(one, train=train, test=test)
+    return sets
+
+
+def _under(root: str, path: str) -> str:
+    return path if not root or Path(path).is_absolute() else f"{root.rstrip('/')}/{path}"
+
+
+def protocols_for(config: EvaluationConfig, name: str) -> list[str]:
+    """Return what to measure on the data set of a name; reads `sets` and `protocols`."""
+    return (config.sets[name].protocols if name in config.sets else []) or config.protocols

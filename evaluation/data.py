@@ -4,7 +4,7 @@ Not here: pixels and features. Undecodable images are detected when features are
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,24 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dinoforge.errors import UsageError, some_of
-from dinoforge.evaluation.config import EvaluationConfig
-from dinoforge.files import hash_json
+from dinoforge.evaluation.config import SetConfig, SplitConfig
+from dinoforge.images import DecodePolicy
 from dinoforge.randomness import uniforms
-from dinoforge.sources.accounting import Account, merge_problems
 from dinoforge.sources.image_set import ImageSet, open_images
 from dinoforge.sources.listing import locate_images
 from dinoforge.sources.numbering import describe_classes, rename_classes, unite_classes
 
-__all__ = [
-    "EvalData",
-    "NothingToTestError",
-    "Part",
-    "account_of",
-    "arrange",
-    "hold_out",
-    "open_data",
-    "open_sets",
-]
+__all__ = ["EvalData", "NothingToTestError", "Part", "Rules", "arrange", "hold_out", "open_sets"]
 
 _log = logging.getLogger(__name__)
 
@@ -61,7 +51,6 @@ class EvalData:
 
     bank: Part
     test: Part
-    fingerprint: str  # of the test images and their selection
     leave_one_out: bool = False  # the test images are the bank's own
 
     @property
@@ -69,41 +58,33 @@ class EvalData:
         """Whether accuracies can be measured."""
         return self.bank.is_labeled and self.test.is_labeled
 
-    @property
-    def sets(self) -> list[ImageSet]:
-        """The images of the bank and, if they are others, the test images."""
-        is_one = self.test.images is self.bank.images
-        return [self.bank.images] if is_one else [self.bank.images, self.test.images]
+
+@dataclass(frozen=True)
+class Rules:
+    """How test images are found, and which protocols need them."""
+
+    split: SplitConfig
+    seed: int
+    protocols: Sequence[str]
 
 
-def account_of(sets: Sequence[ImageSet], *, undecodable: int = 0) -> Account:
-    """Count what the sources of some sets gave, and what they did not."""
-    problems = merge_problems(images.problems for images in sets)
-    return Account.of(sum(map(len, sets)), problems, undecodable=undecodable)
+def open_sets(one: SetConfig, cache: Path, policy: DecodePolicy) -> list[ImageSet]:
+    """Open the images of the bank and, if there are any of their own, the test images.
 
-
-def open_data(config: EvaluationConfig, cache: Path) -> EvalData:
-    """Open bank and test images and arrange them; see `open_sets` and `arrange`."""
-    return arrange(open_sets(config, cache), config)
-
-
-def open_sets(config: EvaluationConfig, cache: Path) -> list[ImageSet]:
-    """Open the images of the bank and, if the recipe names any, the test images.
-
-    ``cache`` is the folder for listings and unpacked archives.
+    ``cache`` is the folder for unpacked archives.
 
     Raises
     ------
     UsageError
         If a path is missing or holds no image.
     """
-    paths = [config.train, *([config.test] if config.test else [])]
-    sets = [open_images(part, cache=cache, policy=config.decode) for part in paths]
+    paths = [one.train, *([one.test] if one.test else [])]
+    sets = [open_images(part, cache=cache, policy=policy) for part in paths]
     _warn_of_overlap(sets)
     return sets
 
 
-def arrange(sets: Sequence[ImageSet], config: EvaluationConfig) -> EvalData:
+def arrange(sets: Sequence[ImageSet], one: SetConfig, rules: Rules) -> EvalData:
     """Unite the classes of bank and test images; without test images, split them off the bank.
 
     Raises
@@ -112,8 +93,8 @@ def arrange(sets: Sequence[ImageSet], config: EvaluationConfig) -> EvalData:
         If labels contradict each other, or no class of the test images is in the bank; a
         `NothingToTestError` if the images are too few or the protocols need labels that they lack.
     """
-    data = _two_sets(sets[0], sets[1], config) if config.test else _one_set(sets[0], config)
-    _stop_if_nothing_to_test(data, config)
+    data = _two_sets(sets[0], sets[1], one) if one.test else _one_set(sets[0], one, rules)
+    _stop_if_nothing_to_test(data, one, rules.protocols)
     if not data.is_labeled:
         without = "test set" if data.bank.is_labeled else "bank"
         _log.info("no labels in the %s: recording only metrics without labels", without)
@@ -137,10 +118,10 @@ def _warn_of_overlap(sets: Sequence[ImageSet]) -> None:
         _log.warning(text, len(shared), len(sets[1]))
 
 
-def _two_sets(train: ImageSet, test: ImageSet, config: EvaluationConfig) -> EvalData:
+def _two_sets(train: ImageSet, test: ImageSet, one: SetConfig) -> EvalData:
     tables = [
-        rename_classes(train.table, train.class_lists, config.train_classes, "train_classes"),
-        rename_classes(test.table, test.class_lists, config.test_classes, "test_classes"),
+        rename_classes(train.table, train.class_lists, one.train_classes, "train_classes"),
+        rename_classes(test.table, test.class_lists, one.test_classes, "test_classes"),
     ]
     numbering = unite_classes(tables, [train.class_lists, test.class_lists])
     labels, test_labels = (numbering.labels(table) for table in tables)
@@ -159,43 +140,31 @@ def _two_sets(train: ImageSet, test: ImageSet, config: EvaluationConfig) -> Eval
         shown = some_of((names.get(number, str(number)) for number in missing.tolist()), 5)
         _log.warning("%d test images belong to classes that the bank lacks: %s", count, shown)
     return EvalData(
-        Part(train, np.arange(len(train)), labels),
-        Part(test, np.arange(len(test)), test_labels),
-        _fingerprint(test, config.test_classes),
+        Part(train, np.arange(len(train)), labels), Part(test, np.arange(len(test)), test_labels)
     )
 
 
-def _one_set(train: ImageSet, config: EvaluationConfig) -> EvalData:
-    split, renames = config.split, config.train_classes
+def _one_set(train: ImageSet, one: SetConfig, rules: Rules) -> EvalData:
+    split, renames = rules.split, one.train_classes
     table = rename_classes(train.table, train.class_lists, renames, "train_classes")
     labels = unite_classes([table], [train.class_lists]).labels(table)
-    fingerprint = _fingerprint(train, renames)
     every = Part(train, np.arange(len(train)), labels)
     if not every.is_labeled:  # a split is for accuracies
-        return EvalData(every, every, fingerprint)
-    is_test = hold_out(labels, split.share, config.seed)
+        return EvalData(every, every)
+    is_test = hold_out(labels, split.share, rules.seed)
     is_few = split.mode == "auto" and 0 < np.count_nonzero(is_test) < _FEW_TEST_IMAGES
     if is_few or split.mode == "leave_one_out":
         _log.info("no test set: leave-one-out over %d images", len(train))
         _, counts = np.unique(labels[labels >= 0], return_counts=True)
         if alone := int((counts == 1).sum()):
             _log.warning("%d images are alone in their class: leave-one-out gets them wrong", alone)
-        return EvalData(every, every, fingerprint, leave_one_out=True)
+        return EvalData(every, every, leave_one_out=True)
     bank, test = np.flatnonzero(~is_test), np.flatnonzero(is_test)
     _log.info("no test set: %d of %d images held out of the bank", len(test), len(train))
-    chosen = {"set": fingerprint, "share": split.share, "seed": config.seed}
-    return EvalData(
-        Part(train, bank, labels[bank]), Part(train, test, labels[test]), hash_json(chosen)
-    )
+    return EvalData(Part(train, bank, labels[bank]), Part(train, test, labels[test]))
 
 
-def _fingerprint(images: ImageSet, renames: Mapping[str, str]) -> str:
-    if not renames:
-        return images.fingerprint
-    return hash_json({"set": images.fingerprint, "classes": dict(renames)})
-
-
-def _stop_if_nothing_to_test(data: EvalData, config: EvaluationConfig) -> None:
+def _stop_if_nothing_to_test(data: EvalData, one: SetConfig, protocols: Sequence[str]) -> None:
     num, num_test = len(data.bank.rows), len(data.test.rows)
     do = "add images, or give test images in `test`"
     if not num_test:
@@ -207,10 +176,10 @@ def _stop_if_nothing_to_test(data: EvalData, config: EvaluationConfig) -> None:
     if data.leave_one_out and num < 2:
         what = f"leave-one-out needs at least 2 images, got {num}"
         raise NothingToTestError(what=what, where="`train`", do=do)
-    if data.is_labeled or ("collapse" in config.protocols and num_test > 1):
+    if data.is_labeled or ("collapse" in protocols and num_test > 1):
         return
-    part = "`test`" if config.test and data.bank.is_labeled else "`train`"
-    if "collapse" in config.protocols:
+    part = "`test`" if one.test and data.bank.is_labeled else "`train`"
+    if "collapse" in protocols:
         what = f"signs of collapse need 2 images, got {num_test}, and other protocols need labels"
         raise NothingToTestError(what=what, where=part, do="add images, or labels")
     raise NothingToTestError(

@@ -4,23 +4,17 @@ Ties are broken: equal similarity by the smaller bank index, equal votes by the 
 Shapes: q queries, n bank rows, k neighbors, c classes, d dimensions.
 """
 
-import logging
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dinoforge.encoders.encoder import unit_rows
-from dinoforge.evaluation.config import EvaluationConfig
 from dinoforge.evaluation.metrics.classification import top_classes
-from dinoforge.evaluation.outcomes import Measured, Outcome
 from dinoforge.neighbors.products import backend_for
 from dinoforge.neighbors.search import Neighbors, top_k
 
-__all__ = ["find_neighbors", "knn_classify", "knn_rank", "measure_knn", "usable_ks", "votes"]
-
-_log = logging.getLogger(__name__)
+__all__ = ["find_neighbors", "knn_classify", "knn_rank", "usable_ks", "votes"]
 
 _QUERIES_AT_ONCE = 1024  # the table of votes is this times c
 
@@ -142,33 +136,3 @@ def knn_rank(
             best = present[top_classes(sums, named[k].shape[1])]
             named[k][part] = np.where(has_any, best, -1)
     return named
-
-
-def measure_knn(measured: Measured, config: EvaluationConfig) -> list[Outcome]:
-    """Measure weighted k-NN for every kind of features and k."""
-    labeled = measured.labeled()
-    bank, test = labeled.bank, labeled.test
-    ks = usable_ks(config.knn.k, len(bank), leave_one_out=labeled.leave_one_out)
-    if not len(test) or ks[-1] < 1:
-        _log.warning("%s: k-NN skipped: too few labeled images", labeled.model.name)
-        return []
-    shared: dict[str, Any] = {"temperature": config.knn.temperature, "bank": len(bank)}
-    if left_out := sorted({k for k in config.knn.k if k not in ks}):
-        shared["k_left_out"] = left_out
-    if labeled.leave_one_out:
-        shared["leave_one_out"] = True
-    outcomes = []
-    for kind, features in bank.features.items():
-        queries = None if labeled.leave_one_out else test.features[kind]
-        neighbors = find_neighbors(features, queries, k=ks[-1], device=labeled.device)
-        predicted = knn_classify(neighbors, bank.labels, ks=ks, temperature=config.knn.temperature)
-        outcomes += [
-            Outcome.of(
-                predicted[k] == test.labels,
-                benchmark=f"knn/{config.data_name}",
-                settings=labeled.settings(kind, k=k, **shared),
-                **labeled.facts,
-            )
-            for k in ks
-        ]
-    return outcomes

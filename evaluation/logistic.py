@@ -18,11 +18,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dinoforge.evaluation.config import EvaluationConfig, LogisticConfig
-from dinoforge.evaluation.outcomes import Measured, Outcome
+from dinoforge.evaluation.config import LogisticConfig
 from dinoforge.randomness import KeyedPermutation
 
-__all__ = ["Chosen", "Logistic", "choose_and_fit", "fit_logistic", "grid_of", "measure_logistic"]
+__all__ = ["Chosen", "Logistic", "choose_and_fit", "fit_logistic", "grid_of"]
 
 _log = logging.getLogger(__name__)
 
@@ -118,33 +117,6 @@ def fit_logistic(
     """
     problem = _Problem(x, labels, device, has_bias=bias)
     return [problem.fit(c, max_iterations) for c in cs]
-
-
-def measure_logistic(measured: Measured, config: EvaluationConfig) -> list[Outcome]:
-    """Measure logistic regression for every kind of features."""
-    if measured.model.is_pixels and not config.logistic.pixels:
-        return []
-    labeled = measured.labeled()
-    bank, test = labeled.bank, labeled.test
-    if labeled.leave_one_out or not len(test) or len(np.unique(bank.labels)) < 2:
-        name = labeled.model.name
-        _log.warning("%s: logistic regression skipped: needs test images and two classes", name)
-        return []
-    outcomes = []
-    for kind, features in bank.features.items():
-        chosen = choose_and_fit(
-            features, bank.labels, config=config.logistic, seed=config.seed, device=labeled.device
-        )
-        outcomes.append(
-            Outcome.of(
-                chosen.model.predict(test.features[kind]) == test.labels,
-                benchmark=f"logistic/{config.data_name}",
-                settings=labeled.settings(kind, C=float(f"{chosen.c:.6g}"), bank=len(bank)),
-                selection="val",
-                **labeled.facts,
-            )
-        )
-    return outcomes
 
 
 def _principal_axes(centered_nD: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,15 +1,19 @@
 """The models to measure: the backbones of a training run, or one file, and baselines."""
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from dinoforge.encoders.make import split_checkpoint
 from dinoforge.errors import UsageError
-from dinoforge.evaluation.config import FEATURES, EvaluationConfig
+from dinoforge.evaluation.config import FEATURES, EvaluationConfig, step_of
 from dinoforge.exports import exported_steps
+from dinoforge.files import path_of_text, path_text
 
-__all__ = ["Model", "find_models"]
+__all__ = ["MODEL_KEYS", "Model", "find_models"]
+
+MODEL_KEYS = ("checkpoint", "checkpoints", "baselines", "features")  # what `find_models` reads
 
 # Names of encoders in records; other encoders keep their own.
 _NAMES = {
@@ -29,6 +33,21 @@ class Model:
     file: Path | None = None  # weights of a ViT
     step: int | None = None  # training step of an exported backbone
     is_newest: bool = True  # False: an earlier step, for the curve
+    # Known once it was opened: a hash of weights, transform and decoder; file or encoder and the
+    # hash of its weights, for records.
+    fingerprint: str = ""
+    checkpoint: str = ""
+
+    def as_json(self) -> dict[str, Any]:
+        """JSON object of the model."""
+        file = None if self.file is None else path_text(self.file)
+        return asdict(self) | {"features": list(self.features), "file": file}
+
+    @classmethod
+    def from_json(cls, row: Mapping[str, Any]) -> "Model":
+        """Inverse of `as_json`."""
+        file = None if row["file"] is None else Path(path_of_text(row["file"]))
+        return cls(**{**row, "features": tuple(row["features"]), "file": file})
 
     @property
     def subtracts_mean(self) -> bool:
@@ -59,16 +78,17 @@ def find_models(config: EvaluationConfig) -> list[Model]:
 
 def _checkpoints(config: EvaluationConfig, kinds: tuple[str, ...]) -> list[Model]:
     path = Path(config.checkpoint)
+    step = step_of(config.checkpoints)
     if not path.is_dir():
-        if config.step is not None:
+        if step is not None:
             raise UsageError(
-                what=f"`checkpoints` is {config.step}, but `checkpoint` is not a training run",
+                what=f"`checkpoints` is {step}, but `checkpoint` is not a training run",
                 where=str(path),
                 do="give checkpoint=RUN, or remove `checkpoints`",
             )
         return [Model(name="trained", file=path, features=kinds)]
     steps = exported_steps(path)
-    trained = _trained_steps(config, path, steps)
+    trained = _trained_steps(step, path, steps)
     names = [("trained", step) for step in trained[:1]]
     names += [("untrained", 0)] if 0 in steps else []
     names += [("trained", step) for step in trained[1:] if config.checkpoints == "all"]
@@ -84,7 +104,7 @@ def _checkpoints(config: EvaluationConfig, kinds: tuple[str, ...]) -> list[Model
     ]
 
 
-def _trained_steps(config: EvaluationConfig, run: Path, steps: Collection[int]) -> list[int]:
+def _trained_steps(step: int | None, run: Path, steps: Collection[int]) -> list[int]:
     """List exported steps after step 0, newest first; or the one that the recipe names."""
     trained = sorted((step for step in steps if step > 0), reverse=True)
     if not trained:
@@ -93,15 +113,15 @@ def _trained_steps(config: EvaluationConfig, run: Path, steps: Collection[int]) 
             where=str(run / "export"),
             do="finish `dinoforge train`, or give the path of a .safetensors file",
         )
-    if config.step is None:
+    if step is None:
         return trained
-    if config.step not in trained:
+    if step not in trained:
         raise UsageError(
-            what=f"step {config.step} is not exported",
+            what=f"step {step} is not exported",
             where=str(run / "export"),
             do=f"choose from {', '.join(map(str, reversed(trained)))}",
         )
-    return [config.step]
+    return [step]
 
 
 def _baseline(text: str, kinds: tuple[str, ...]) -> Model:

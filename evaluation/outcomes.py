@@ -1,11 +1,12 @@
-"""What a protocol measures, image by image, and the records made of it.
+"""What a protocol measures, unit by unit, and the records made of it.
 
 `Measured` is one model with its features. An `Outcome` is a record together with its value on
-every test image, so that two outcomes on the same test set can be compared in pairs.
+every unit that is resampled (a test image, a query, a sequence), so that two outcomes on the same
+units can be compared in pairs.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -32,10 +33,11 @@ _MAIN = "trained"
 class Measured:
     """One model with its features of the bank and of the test images."""
 
+    data: str  # name of the data set
     model: Model
     bank: Rows
     test: Rows
-    facts: dict[str, Any]  # fields that all its records share
+    checkpoint: str  # of its records
     device: str
     leave_one_out: bool = False
 
@@ -43,25 +45,43 @@ class Measured:
         """Keep the images whose class is known."""
         return replace(self, bank=self.bank.labeled(), test=self.test.labeled())
 
-    def settings(self, kind: str, **more: Any) -> dict[str, Any]:
-        """Return the settings of a record, with the training step of an exported backbone."""
-        step = {} if self.model.step is None else {"step": self.model.step}
-        return {"features": kind, **more, **step}
+    def record(
+        self,
+        protocol: str,
+        metric: str,
+        value: float,
+        n: int,
+        *,
+        selection: str = "none",
+        **settings: Any,
+    ) -> Record:
+        """Make a record; its settings get the training step of an exported backbone."""
+        if self.model.step is not None:
+            settings["step"] = self.model.step
+        return Record(
+            benchmark=f"{protocol}/{self.data}",
+            model=self.model.name,
+            metric=metric,
+            value=value,
+            n=n,
+            settings=settings,
+            selection=selection,
+            checkpoint=self.checkpoint,
+        )
+
+    def accuracy(self, protocol: str, correct: NDArray[np.bool_], **facts: Any) -> "Outcome":
+        """Return the accuracy over test images; ``facts`` are those of `record`."""
+        record = self.record(protocol, "accuracy", float(correct.mean()), len(correct), **facts)
+        return Outcome(record, correct.astype(np.int8))
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """A record without an interval, and its value on every test image."""
+    """A record without an interval, and its value on every unit."""
 
     record: Record
-    values: NDArray[np.int8]  # [n]: 1 right, 0 wrong; of a difference -1, 0 or 1
-
-    @classmethod
-    def of(cls, correct: NDArray[np.bool_], **facts: Any) -> "Outcome":
-        """Return the accuracy of a model; ``facts`` are fields of `Record`."""
-        values = correct.astype(np.int8)
-        record = Record(metric="accuracy", value=float(correct.mean()), n=len(correct), **facts)
-        return cls(record, values)
+    # [n]: 1 right, 0 wrong; of a difference -1, 0 or 1. Empty: a number without an interval
+    values: NDArray[np.int8] = field(default_factory=lambda: np.zeros(0, np.int8))
 
     def setting(self, name: str) -> Any:
         """Return a setting of the record, or None."""

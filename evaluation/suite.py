@@ -1,40 +1,59 @@
-"""The evaluation, in order: this file is its table of contents."""
+"""The evaluation, in order: this file is its table of contents.
+
+Features are extracted once for each model and data set; protocols are cheap later stages, and
+records come last, so that a changed protocol extracts nothing.
+"""
 
 import contextlib
 import logging
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from dinoforge.device import resolve_device
 from dinoforge.errors import UsageError
-from dinoforge.evaluation.collapse import measure_collapse
-from dinoforge.evaluation.config import EvaluationConfig
-from dinoforge.evaluation.data import EvalData, NothingToTestError, account_of, arrange, open_sets
-from dinoforge.evaluation.features import Extracted, extract, open_extractor, rows_of
-from dinoforge.evaluation.knn import measure_knn
-from dinoforge.evaluation.logistic import measure_logistic
-from dinoforge.evaluation.models import Model, find_models
-from dinoforge.evaluation.outcomes import Measured, Outcome, differences, with_intervals
+from dinoforge.evaluation.config import EvaluationConfig, protocols_for
+from dinoforge.evaluation.data import NothingToTestError
+from dinoforge.evaluation.features import open_extractor
+from dinoforge.evaluation.models import find_models
+from dinoforge.evaluation.protocols.collapse import CollapseStage
+from dinoforge.evaluation.protocols.knn import KnnStage
+from dinoforge.evaluation.protocols.logistic import LogisticStage
 from dinoforge.evaluation.scores import list_left_out
-from dinoforge.records import Record, write_records
-from dinoforge.runs import git_commit, record_facts
-from dinoforge.sources.accounting import Account
-from dinoforge.sources.image_set import ImageSet
+from dinoforge.evaluation.stages.digest import DigestStage
+from dinoforge.evaluation.stages.features import FeaturesStage
+from dinoforge.evaluation.stages.listing import ListStage
+from dinoforge.evaluation.stages.models import ModelsStage
+from dinoforge.evaluation.stages.protocol import ProtocolStage
+from dinoforge.evaluation.stages.records import RecordsStage
+from dinoforge.evaluation.tables import EvaluationStage, read_undecodable
+from dinoforge.records import Record, read_records, write_records
+from dinoforge.runs import record_facts
+from dinoforge.sources.accounting import Account, merge_problems
+from dinoforge.stages import Executor, Pipeline, make_inputs, run_pipeline
 
-__all__ = ["evaluate"]
+__all__ = ["PIPELINE", "PROTOCOL_STAGES", "STAGES", "evaluate"]
 
 _log = logging.getLogger(__name__)
 
+PROTOCOL_STAGES: tuple[ProtocolStage, ...] = (
+    KnnStage(),  # 30  weighted k-NN
+    LogisticStage(),  # 31  logistic regression, C chosen on held-out images
+    CollapseStage(),  # 39  signs of collapse, without labels
+)
 
-def evaluate(config: EvaluationConfig, folder: Path) -> list[Record]:
-    """Measure every record that a recipe names.
+STAGES: tuple[EvaluationStage, ...] = (
+    ListStage(),  # 10  data sets -> images, classes, bank and test images
+    DigestStage(),  # 12  what the images are: hashes of their bytes
+    ModelsStage(),  # 14  which models, and their weights as they are now
+    FeaturesStage(),  # 20  every model on every image, once
+    *PROTOCOL_STAGES,
+    RecordsStage([stage.name for stage in PROTOCOL_STAGES]),  # 90  differences and intervals
+)
 
-    Features are extracted once and cached, so a killed run resumes where it stopped. Equal inputs
-    give equal bytes of ``records.jsonl``: it holds no times.
 
-    Writes ``records.jsonl`` into the run folder and, unless the recipe names another folder,
-    ``cache/``. Returns the records as written: accuracies, differences of models, signs of
-    collapse.
+def evaluate(config: EvaluationConfig, folder: Path, executor: Executor) -> list[Record]:
+    """Measure every record that a recipe names, continuing where an earlier start stopped.
+
+    Writes ``records.jsonl`` into the run folder: the same bytes whatever the executor, since it
+    holds no times. Returns the records: accuracies, differences of models, signs of collapse.
 
     Raises
     ------
@@ -42,51 +61,37 @@ def evaluate(config: EvaluationConfig, folder: Path) -> list[Record]:
         If there are no images, none decodes, or a checkpoint, encoder or device is missing; a
         `NothingToTestError` if they are too few to measure anything.
     """
-    cache = Path(config.cache) if config.cache else folder / "cache"
-    device = str(resolve_device(config.device))
-    models = find_models(config)  # 1. load every model once: fail early
-    for model in models:
-        open_extractor(model, device=device)
-    sets = open_sets(config, cache)
-    with _account(folder, sets) as accounts:  # what the sources gave, and what they did not
-        data = arrange(sets, config)  # 2. bank, test images, classes in common
-        outcomes: list[Outcome] = []
-        curve: list[Outcome] = []
-        signs: list[Record] = []
-        has_curve = data.is_labeled and "knn" in config.protocols  # earlier steps get k-NN only
-        models = [m for m in models if m.is_newest or has_curve]
-        measuring = _measure(models, config, data, cache, device, accounts)
-        for measured in measuring:  # 3. features, cached
-            if not measured.model.is_newest:
-                curve += measure_knn(measured, config)  # 4. earlier steps
-                continue
-            for protocol, measure in _ACCURACIES.items():
-                if data.is_labeled and protocol in config.protocols:
-                    outcomes += measure(measured, config)  # 5. k-NN, logistic regression
-            if "collapse" in config.protocols and not measured.model.is_pixels:
-                signs += measure_collapse(measured, config)  # 6. signs of collapse, without labels
-        outcomes += differences(outcomes)  # 7. trained minus each other model, paired
-        records = [*with_intervals([*outcomes, *curve], config.bootstrap), *signs]  # 8. bootstrap
-        write_records(folder / "records.jsonl", records)
-        _log.info("%d records in %s", len(records), folder / "records.jsonl")
-        _log_left_out(list_left_out(records, config.protocols), stop=not records)
+    try:
+        records: list[Record] = run_pipeline(PIPELINE, folder, config, executor)
+    except BaseException:
+        with contextlib.suppress(UsageError, OSError, ValueError):
+            _account(folder, config)
+        raise
     return records
 
 
-@contextlib.contextmanager
-def _account(folder: Path, sets: Sequence[ImageSet]) -> Iterator[list[Account]]:
-    """Record and log the last of the accounts, however the evaluation ends."""
-    accounts = [account_of(sets)]
-    try:
-        yield accounts
-    finally:
-        with contextlib.suppress(UsageError):  # a full disk is reported by what needs it
-            record_facts(folder, sources=accounts[-1].as_json())
-        accounts[-1].log()
+def _check(config: EvaluationConfig) -> None:
+    for model in find_models(config):
+        open_extractor(model, device="cpu")
 
 
-def _log_left_out(lines: Sequence[str], *, stop: bool) -> None:
-    if stop:
+def _finish(folder: Path, config: EvaluationConfig) -> list[Record]:
+    inputs = make_inputs(PIPELINE.name, STAGES, folder, config)
+    files = inputs.files("records", "records.jsonl")
+    by_set = {
+        facts["name"]: read_records(file)
+        for file, facts in zip(files, inputs.facts("records"), strict=True)
+    }
+    records = [record for some in by_set.values() for record in some]
+    write_records(folder / "records.jsonl", records)
+    _log.info("%d records in %s", len(records), folder / "records.jsonl")
+    _account(folder, config)
+    lines = [
+        line
+        for name, some in by_set.items()
+        for line in list_left_out(some, protocols_for(config, name))
+    ]
+    if not records:
         raise NothingToTestError(
             what=f"nothing was measured: {'; '.join(lines)}",
             where="`protocols`",
@@ -94,44 +99,33 @@ def _log_left_out(lines: Sequence[str], *, stop: bool) -> None:
         )
     for line in lines:
         _log.info("%s", line)
+    return records
 
 
-_ACCURACIES = {"knn": measure_knn, "logistic": measure_logistic}
+def _account(folder: Path, config: EvaluationConfig) -> None:
+    """Record and log what the sources gave, and what they did not."""
+    inputs = make_inputs(PIPELINE.name, STAGES, folder, config)
+    listed = inputs.facts("list")
+    problems = merge_problems(facts["problems"] for facts in listed)
+    undecodable = 0
+    with contextlib.suppress(OSError, ValueError):  # before anything was extracted
+        undecodable = sum(int(read_undecodable(inputs, at).sum()) for at in range(len(listed)))
+    images = sum(facts["images"] for facts in listed)
+    account = Account.of(images, problems, undecodable=undecodable)
+    record_facts(folder, sources=account.as_json())
+    account.log()
 
 
-def _measure(
-    models: Sequence[Model],
-    config: EvaluationConfig,
-    data: EvalData,
-    cache: Path,
-    device: str,
-    accounts: list[Account],
-) -> Iterator[Measured]:
-    commit = git_commit()
-    for number, model in enumerate(models):
-        extractor = open_extractor(model, device=device, batch_size=config.batch_size)
-        label = model.name if model.step is None else f"{model.name}, step {model.step}"
-        parts = [extract(extractor, images, cache, label) for images in data.sets]
-        bank, test = parts[0], parts[-1]
-        if number == 0:
-            _log_undecodable(data, bank, test)
-        undecodable = sum(int((~part.is_decoded).sum()) for part in parts)
-        accounts.append(account_of(data.sets, undecodable=undecodable))
-        facts = {
-            "model": model.name,
-            "checkpoint": extractor.checkpoint,
-            "data": data.fingerprint,
-            "commit": commit,
-            "problems": accounts[-1].counts,
-        }
-        rows = rows_of(model, data, bank, test)
-        yield Measured(model, *rows, facts, device, data.leave_one_out)
+def _reopen(folder: Path) -> None:
+    (folder / "records.jsonl").unlink(missing_ok=True)
 
 
-def _log_undecodable(data: EvalData, bank: Extracted, test: Extracted) -> None:
-    parts = [("bank", data.bank, bank), ("test set", data.test, test)]
-    for name, part, extracted in parts[: 1 if data.test is data.bank else 2]:
-        bad = int((~extracted.is_decoded[part.rows]).sum())
-        if bad:
-            total = len(part.rows)
-            _log.warning("%s: %d of %d images do not decode and are left out", name, bad, total)
+# `slurm` imports it by this name: jobs on other machines run the same stages.
+PIPELINE = Pipeline(
+    name="evaluation",
+    stages=STAGES,
+    config=EvaluationConfig,
+    check=_check,
+    reopen=_reopen,
+    finish=_finish,
+)

@@ -1,6 +1,5 @@
 """Random access to images: decoded by position, with keys and classes."""
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -86,19 +85,6 @@ class ImageSet:
         Raises a `UsageError` for labels that contradict each other; see `unite_classes`.
         """
         return unite_classes([self.table], [self.class_lists]).labels(self.table)
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """Hash of all keys, classes and image bytes, independent of paths. Reads every image."""
-        digest = hashlib.sha256()
-        columns = (self.table.column(name).to_pylist() for name in ("key", "class_name", "label"))
-        for index, row in enumerate(zip(*columns, strict=True)):
-            digest.update(repr(row).encode())
-            try:
-                digest.update(hashlib.sha256(self.read(index)).digest())
-            except Undecodable as error:
-                digest.update(error.reason.encode())
-        return digest.hexdigest()
 
 
 def open_images(

@@ -2,7 +2,7 @@ import pytest
 
 from dinoforge.config import load_config
 from dinoforge.errors import UsageError
-from dinoforge.evaluation.config import EvaluationConfig
+from dinoforge.evaluation.config import EvaluationConfig, named_sets, protocols_for, step_of
 
 
 def load(*overrides):
@@ -40,7 +40,6 @@ def test_defaults_are_the_published_protocols():
         ("split.share=0", "split.share"),
         ("batch_size=-1", "batch_size"),
         ("name=a/b", "name"),
-        ("train=[]", "train"),
         ("checkpoints=newest", "checkpoints"),
         ("checkpoints=0", "checkpoints"),
         ("checkpoints=-50", "checkpoints"),
@@ -53,14 +52,11 @@ def test_a_wrong_value_is_named_by_its_key(override, key):
 
 
 def test_checkpoints_are_a_word_or_a_step(tmp_path):
-    assert [load(f"checkpoints={text}").step for text in ("latest", "all", "5000")] == [
-        None,
-        None,
-        5000,
-    ]
+    words = [load(f"checkpoints={text}").checkpoints for text in ("latest", "all", "5000")]
+    assert [step_of(word) for word in words] == [None, None, 5000]
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("out: o\ntrain: [bank]\ncheckpoint: c\ncheckpoints: 5000\n")
-    assert load_config(EvaluationConfig, recipe).step == 5000
+    assert step_of(load_config(EvaluationConfig, recipe).checkpoints) == 5000
 
 
 def test_nothing_to_measure_is_a_fault():
@@ -73,4 +69,36 @@ def test_nothing_to_measure_is_a_fault():
     [(["name=mine"], "mine"), (["test=[data/cifar10-test.tar.gz]"], "cifar10-test"), ([], "bank")],
 )
 def test_data_are_named_after_the_test_images(overrides, name):
-    assert load(*overrides).data_name == name
+    assert list(named_sets(load(*overrides))) == [name]
+
+
+def test_data_sets_by_name_start_at_the_root():
+    config = load(
+        "train=[]",
+        "data.root=/data/",
+        "sets.pets={train: [pets/train], test: [/elsewhere/pets], protocols: [knn]}",
+        "sets.cars={train: [cars]}",
+    )
+    sets = named_sets(config)
+    assert {name: (one.train, one.test) for name, one in sets.items()} == {
+        "pets": (["/data/pets/train"], ["/elsewhere/pets"]),
+        "cars": (["/data/cars"], []),
+    }
+    assert protocols_for(config, "pets") == ["knn"]
+    assert protocols_for(config, "cars") == ["knn", "logistic", "collapse"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "what"),
+    [
+        (["train=[]"], "`train` is empty"),
+        (["sets.bank={train: [other]}"], "`bank` is in `sets` and the name of `train`"),
+        (["sets.a/b={train: [other]}"], "`sets` holds 'a/b'"),
+        (["sets.a={test: [other]}"], "`sets.a.train` is empty"),
+        (["sets.a={train: [other], test_classes: {x: y}}"], "`sets.a.test_classes` without `test`"),
+        (["sets.a={train: [other], protocols: [knm]}"], "`sets.a.protocols` holds 'knm'"),
+    ],
+)
+def test_data_sets_that_cannot_be_measured(overrides, what):
+    with pytest.raises(UsageError, match=what):
+        load(*overrides)

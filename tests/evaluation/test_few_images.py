@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from evaluations import evaluated, open_data
 
 from dinoforge.cli.main import main
 from dinoforge.evaluation.config import (
@@ -13,10 +14,9 @@ from dinoforge.evaluation.config import (
     LogisticConfig,
     SplitConfig,
 )
-from dinoforge.evaluation.data import NothingToTestError, open_data
+from dinoforge.evaluation.data import NothingToTestError
 from dinoforge.evaluation.report.build import make_report
 from dinoforge.evaluation.scores import list_left_out
-from dinoforge.evaluation.suite import evaluate
 from dinoforge.records import read_records
 
 LEAVE_ONE_OUT = SplitConfig(mode="leave_one_out")
@@ -56,7 +56,7 @@ def measure(run_folder, tmp_path):
             bootstrap=BootstrapConfig(resamples=100),
             **more,
         )
-        return evaluate(config, tmp_path / "run"), config
+        return evaluated(config, tmp_path / "run"), config
 
     return run
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from evaluations import evaluated
 
 from dinoforge.errors import UsageError
 from dinoforge.evaluation.config import (
@@ -15,7 +16,7 @@ from dinoforge.evaluation.config import (
     LogisticConfig,
     SplitConfig,
 )
-from dinoforge.evaluation.suite import evaluate
+from dinoforge.files import write_json
 from dinoforge.records import read_records
 
 
@@ -23,7 +24,7 @@ from dinoforge.records import read_records
 def _one_commit():
     """Someone may commit while the tests run."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("dinoforge.evaluation.suite.git_commit", lambda: "0123456789ab")
+        patch.setattr("dinoforge.evaluation.stages.records.git_commit", lambda: "0123456789ab")
         yield
 
 
@@ -45,7 +46,7 @@ def config(pictures, run_folder):
 @pytest.fixture(scope="module")
 def done(config, tmp_path_factory):
     folder = tmp_path_factory.mktemp("evaluation")
-    return folder, evaluate(config, folder)
+    return folder, evaluated(config, folder)
 
 
 def find(records, **wanted):
@@ -142,7 +143,7 @@ def test_logistic_regression_is_chosen_on_held_out_images(done):
 
 def test_logistic_regression_on_pixels_is_there_when_asked_for(config, tmp_path):
     asked = replace(config.logistic, pixels=True)
-    records = evaluate(
+    records = evaluated(
         replace(config, checkpoint="", protocols=["logistic"], logistic=asked), tmp_path
     )
     assert [(r.benchmark, r.model) for r in records] == [("logistic/colors", "pixels")]
@@ -170,25 +171,25 @@ def test_records_state_what_they_are_of(done, run_folder):
 
 
 def test_a_second_start_writes_the_same_bytes_and_extracts_nothing(done, config, monkeypatch):
-    import dinoforge.evaluation.features
+    import dinoforge.evaluation.stages.features
 
     folder, _ = done
     first = (folder / "records.jsonl").read_bytes()
     (folder / "records.jsonl").unlink()
-    monkeypatch.setattr(dinoforge.evaluation.features, "_make_part", None)  # a call would raise
-    evaluate(config, folder)
+    monkeypatch.setattr(dinoforge.evaluation.stages.features, "describe", None)  # would raise
+    evaluated(config, folder)
     assert (folder / "records.jsonl").read_bytes() == first
 
 
 def test_another_folder_gets_the_same_bytes(done, config, tmp_path):
-    evaluate(config, tmp_path)
+    evaluated(config, tmp_path)
     actual, reference = ((f / "records.jsonl").read_bytes() for f in (tmp_path, done[0]))
     assert actual == reference
 
 
 def test_the_cache_may_lie_elsewhere(done, config, tmp_path):
     folder, _ = done
-    evaluate(replace(config, cache=str(folder / "cache"), protocols=["knn"]), tmp_path)
+    evaluated(replace(config, cache=str(folder / "cache"), protocols=["knn"]), tmp_path)
     assert not (tmp_path / "cache").exists()
 
 
@@ -209,10 +210,28 @@ def test_the_report_reads_the_records(done):
     assert [d.model_b for d in head.differences] == ["untrained", "pixels"]
 
 
+def test_data_are_test_images_with_their_classes(done, config, pictures, tmp_path):
+    shutil.copytree(pictures / "test", tmp_path / "moved")
+    (same,) = {r.data for r in done[1]}
+    few = replace(config, checkpoint="", protocols=["knn"])
+    changes = {
+        "moved": {"test": [str(tmp_path / "moved")]},
+        "renamed": {"test_classes": {"red": "blue"}},
+        "held out": {"test": []},
+        "more of them": {"test": [], "split": SplitConfig(share=0.5)},
+    }
+    data = {}
+    for number, (name, change) in enumerate(changes.items()):
+        records = evaluated(replace(few, **change), tmp_path / str(number))
+        (data[name],) = {r.data for r in records}
+    assert data.pop("moved") == same
+    assert len({same, *data.values()}) == 4
+
+
 def test_all_checkpoints_give_the_curve(config, tmp_path, done):
     from dinoforge.evaluation.scores import arrange
 
-    records = evaluate(replace(config, checkpoints="all"), tmp_path)
+    records = evaluated(replace(config, checkpoints="all"), tmp_path)
     more = [r for r in records if r.settings.get("step") == 50]
     assert {r.metric for r in more} == {"accuracy"}
     assert len(records) == len(done[1]) + 6  # 3 kinds of features, 2 values of k
@@ -226,19 +245,21 @@ def test_images_without_labels_have_signs_of_collapse_alone(config, pictures, tm
     for path in (pictures / "bank").rglob("*.png"):
         shutil.copy(path, flat / path.name)
     with caplog.at_level(logging.INFO, logger="dinoforge.evaluation"):
-        records = evaluate(replace(config, train=[str(flat)], test=[], checkpoints="all"), tmp_path)
+        records = evaluated(
+            replace(config, train=[str(flat)], test=[], checkpoints="all"), tmp_path
+        )
     assert {r.benchmark for r in records} == {"collapse/colors"}
     assert caplog.text.count("no labels") == 1
 
 
 def test_without_test_images_some_are_held_out(config, tmp_path):
-    records = evaluate(replace(config, test=[], protocols=["knn"]), tmp_path)
+    records = evaluated(replace(config, test=[], protocols=["knn"]), tmp_path)
     assert {(r.n, r.settings["bank"]) for r in find(records, metric="accuracy")} == {(8, 31)}
 
 
 def test_leave_one_out_asks_every_image_and_fits_nothing(config, tmp_path, caplog):
     split = SplitConfig(mode="leave_one_out")
-    records = evaluate(replace(config, test=[], split=split), tmp_path)
+    records = evaluated(replace(config, test=[], split=split), tmp_path)
     knn = find(records, benchmark="knn/colors", metric="accuracy")
     assert {(r.n, r.settings["leave_one_out"]) for r in knn} == {(39, True)}
     assert {r.settings["k"] for r in knn} == {5, 20}
@@ -251,7 +272,7 @@ def test_undecodable_images_are_counted_in_one_line(config, pictures, tmp_path, 
     shutil.copytree(pictures / "test", test)
     victim = next((test / "green").glob("*.png"))
     victim.write_bytes(victim.read_bytes()[:300])
-    records = evaluate(replace(config, test=[str(test)], protocols=["knn"]), tmp_path / "out")
+    records = evaluated(replace(config, test=[str(test)], protocols=["knn"]), tmp_path / "out")
     assert {r.n for r in records} == {17}
     reported = [r.getMessage() for r in caplog.records if "decode" in r.getMessage()]
     assert reported == ["test set: 1 of 18 images do not decode and are left out"]
@@ -259,7 +280,7 @@ def test_undecodable_images_are_counted_in_one_line(config, pictures, tmp_path, 
 
 def test_a_single_file_is_compared_with_the_baseline(config, run_folder, tmp_path):
     file = run_folder / "export" / "step-000000050" / "model.safetensors"
-    records = evaluate(
+    records = evaluated(
         replace(config, checkpoint=str(file), protocols=["knn"], features=["cls"]), tmp_path
     )
     assert {r.model for r in records} == {"trained", "pixels", "trained - pixels"}
@@ -292,7 +313,7 @@ def test_the_command_prints_the_records(config, pictures, run_folder, tmp_path, 
 def test_a_bank_of_one_class_has_no_logistic_regression(config, pictures, tmp_path, caplog):
     bank = tmp_path / "bank"
     shutil.copytree(pictures / "bank" / "red", bank / "red")
-    records = evaluate(
+    records = evaluated(
         replace(config, train=[str(bank)], protocols=["knn", "logistic"]), tmp_path / "out"
     )
     assert {r.benchmark for r in records} == {"knn/colors"}
@@ -315,5 +336,12 @@ def test_a_mistake_is_reported_before_any_image_is_read(config, tmp_path, change
         pytest.skip("there is a GPU")
     cache = tmp_path / "cache"
     with pytest.raises(UsageError, match=reported):
-        evaluate(replace(config, cache=str(cache), **changed), tmp_path)
+        evaluated(replace(config, cache=str(cache), **changed), tmp_path)
     assert not cache.exists()
+
+
+def test_local_processes_write_the_same_bytes(done, config, tmp_path):
+    write_json(tmp_path / "run.json", {"commit": "0123456789ab"})
+    evaluated(replace(config, partition_images=16), tmp_path, on="local:2")
+    actual, reference = ((f / "records.jsonl").read_bytes() for f in (tmp_path, done[0]))
+    assert actual == reference

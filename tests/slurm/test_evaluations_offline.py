@@ -112,7 +112,7 @@ def test_an_evaluation_is_done_when_its_own_records_state_it(run):
 def test_a_recipe_is_kept_resolved_and_a_changed_one_is_refused_or_measured_anew(run, photos):
     evaluation = Evaluation(run, "waves")
     kept = load_config(EvaluationConfig, evaluation.recipe)
-    assert (kept.checkpoint, kept.knn.k, kept.step) == (str(run), [3], None)
+    assert (kept.checkpoint, kept.knn.k, kept.checkpoints) == (str(run), [3], "latest")
     finish(evaluation, 50)
     same, other = {"waves": recipe(photos)}, {"waves": recipe(photos, "knn.k=[5]")}
     check_unchanged(run, same)

@@ -310,16 +310,6 @@ def test_an_edited_list_of_classes_is_a_change_of_the_source(tmp_path):
     assert len(set(marks)) == 3
 
 
-def test_the_content_has_one_fingerprint_wherever_it_lies(tmp_path):
-    for folder in ("a", "b"):
-        put(tmp_path / folder / "cat/1.png", png(1))
-    one, two = (open_images([str(tmp_path / f)], cache=tmp_path / "c") for f in ("a", "b"))
-    assert one.fingerprint == two.fingerprint
-    put(tmp_path / "b/cat/1.png", png(2))
-    changed = open_images([str(tmp_path / "b")], cache=tmp_path / "c")
-    assert changed.fingerprint != one.fingerprint
-
-
 @pytest.mark.parametrize("compress", [gzip.compress, bz2.compress, lzma.compress, zstd])
 def test_streams_of_several_parts_are_read_to_the_end(tmp_path, compress):
     data = tar_of(SIX)

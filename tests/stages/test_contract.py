@@ -7,16 +7,24 @@ from dataclasses import dataclass, replace
 import pool as pools
 import pytest
 import toy
+from evaluations import evaluated
 
+from dinoforge.config import Config
 from dinoforge.curation.config import CurationConfig
+from dinoforge.curation.pipeline import PIPELINE as CURATION
 from dinoforge.curation.pipeline import STAGES
+from dinoforge.evaluation.config import EvaluationConfig
+from dinoforge.evaluation.suite import PIPELINE as EVALUATION
 from dinoforge.stages.executor import make_executor
-from dinoforge.stages.pipeline import make_inputs, run_stages
+from dinoforge.stages.pipeline import Pipeline, make_inputs, run_stages
 from dinoforge.stages.stage import Inputs, Output, UndeclaredReadError, stage_device
 
+PIPELINES = (CURATION, EVALUATION)
+
 # Stage -> what it declares but reads only under another recipe than that of this test: retrieval
-# uses the embeddings of the duplicates when no encoder of its own is set.
-ONLY_SOMETIMES = {"search": {("needs", "embed")}}
+# uses the embeddings of the duplicates when no encoder of its own is set; a step is one of a
+# training.
+ONLY_SOMETIMES = {"search": {("needs", "embed")}, "models": {("execution_keys", "checkpoints")}}
 
 
 def declared(stage):
@@ -32,15 +40,18 @@ def run_whole(stage, inputs):
 
 @dataclass
 class Recorded:
-    """A curation, and the keys and stages that each of its stages read."""
+    """A run of a pipeline, and the keys and stages that each of its stages read."""
 
-    config: CurationConfig
+    pipeline: Pipeline
+    config: Config
     reads: dict[str, set[tuple[str, str]]]
 
 
 @pytest.fixture(scope="module")
 def recorded(pool, tmp_path_factory):
-    reads = defaultdict(set)
+    """Run both pipelines; by name."""
+    reads = {pipeline.name: defaultdict(set) for pipeline in PIPELINES}
+    current = None
 
     def note_read(inputs, kind, name):
         stage = inputs.stage
@@ -48,26 +59,46 @@ def recorded(pool, tmp_path_factory):
             kind = (
                 "needs" if kind == "stage" else "keys" if name in stage.keys else "execution_keys"
             )
-            reads[stage.name].add((kind, name))
+            reads[current][stage.name].add((kind, name))
 
-    out = tmp_path_factory.mktemp("contract") / "run"
-    config = pools.recipe(pool.sources, out, "retrieve.encoder=pixels_centered")
+    out = tmp_path_factory.mktemp("contract")
+    configs = {
+        "curation": pools.recipe(pool.sources, out / "run", "retrieve.encoder=pixels_centered"),
+        "evaluation": EvaluationConfig(
+            out=str(out / "measured"),
+            train=[pool.sources[0]["paths"][0]],
+            baselines=["means=python:evaluations:mean_colors"],
+        ),
+    }
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Inputs, "note_read", note_read)
-        pools.curated(config)
-    return Recorded(config, reads)
+        current = "curation"
+        pools.curated(configs["curation"])
+        current = "evaluation"
+        evaluated(configs["evaluation"], out / "measured")
+    return {
+        pipeline.name: Recorded(pipeline, configs[pipeline.name], reads[pipeline.name])
+        for pipeline in PIPELINES
+    }
 
 
-@pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.name)
-def test_a_stage_of_the_curation_reads_exactly_what_it_declares(recorded, stage):
+EACH_STAGE = pytest.mark.parametrize(
+    ("pipeline", "stage"),
+    [(pipeline.name, stage) for pipeline in PIPELINES for stage in pipeline.stages],
+    ids=lambda value: value if isinstance(value, str) else value.name,
+)
+
+
+@EACH_STAGE
+def test_a_stage_reads_exactly_what_it_declares(recorded, pipeline, stage):
     unread = ONLY_SOMETIMES.get(stage.name, set())
-    assert recorded.reads[stage.name] == declared(stage) - unread
+    assert recorded[pipeline].reads[stage.name] == declared(stage) - unread
 
 
-@pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.name)
-def test_a_stage_that_declares_one_name_less_fails(recorded, stage):
-    config = recorded.config
-    inputs = make_inputs("curation", STAGES, pools.Path(config.out), config)
+@EACH_STAGE
+def test_a_stage_that_declares_one_name_less_fails(recorded, pipeline, stage):
+    config, stages = recorded[pipeline].config, recorded[pipeline].pipeline.stages
+    inputs = make_inputs(pipeline, stages, pools.Path(config.out), config)
     for kind, name in declared(stage) - ONLY_SOMETIMES.get(stage.name, set()):
         less = copy.copy(stage)
         setattr(less, kind, tuple(other for other in getattr(stage, kind) if other != name))

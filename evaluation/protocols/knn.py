@@ -1,0 +1,53 @@
+"""Weighted k-NN of the test images in the bank."""
+
+import logging
+from typing import Any
+
+from dinoforge.evaluation.config import EvaluationConfig
+from dinoforge.evaluation.knn import find_neighbors, knn_classify, usable_ks
+from dinoforge.evaluation.models import Model
+from dinoforge.evaluation.outcomes import Measured, Outcome
+from dinoforge.evaluation.stages.protocol import ProtocolStage
+from dinoforge.evaluation.tables import Items
+
+__all__ = ["KnnStage"]
+
+_log = logging.getLogger(__name__)
+
+
+class KnnStage(ProtocolStage):
+    """Weighted k-NN for every kind of features and k; also of earlier checkpoints."""
+
+    name = "knn"
+    number = 30
+    keys = ("knn", "device")
+
+    def suits(self, model: Model, items: Items) -> bool:  # noqa: ARG002
+        """Whether the images have classes."""
+        return items.is_labeled
+
+    def measure(self, measured: Measured, config: EvaluationConfig) -> list[Outcome]:
+        """Measure every kind of features and k."""
+        labeled = measured.labeled()
+        bank, test = labeled.bank, labeled.test
+        ks = usable_ks(config.knn.k, len(bank), leave_one_out=labeled.leave_one_out)
+        if not len(test) or ks[-1] < 1:
+            _log.warning("%s: k-NN skipped: too few labeled images", labeled.model.name)
+            return []
+        shared: dict[str, Any] = {"temperature": config.knn.temperature, "bank": len(bank)}
+        if left_out := sorted({k for k in config.knn.k if k not in ks}):
+            shared["k_left_out"] = left_out
+        if labeled.leave_one_out:
+            shared["leave_one_out"] = True
+        outcomes = []
+        for kind, features in bank.features.items():
+            queries = None if labeled.leave_one_out else test.features[kind]
+            neighbors = find_neighbors(features, queries, k=ks[-1], device=labeled.device)
+            predicted = knn_classify(
+                neighbors, bank.labels, ks=ks, temperature=config.knn.temperature
+            )
+            outcomes += [
+                labeled.accuracy("knn", predicted[k] == test.labels, features=kind, k=k, **shared)
+                for k in ks
+            ]
+        return outcomes

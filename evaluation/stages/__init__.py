@@ -1,0 +1,1 @@
+"""The stages of an evaluation, one module each."""

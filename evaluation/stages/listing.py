@@ -1,0 +1,84 @@
+"""Data sets to tables: one row per image, with its class and the part that it belongs to."""
+
+import numpy as np
+import pyarrow as pa
+
+from dinoforge.errors import Fault, UsageError
+from dinoforge.evaluation.config import SET_KEYS, named_sets
+from dinoforge.evaluation.data import EvalData, Rules, arrange, open_sets
+from dinoforge.evaluation.tables import (
+    ITEMS_SCHEMA,
+    EvaluationInputs,
+    EvaluationStage,
+    cache_folder,
+)
+from dinoforge.runs import record_facts
+from dinoforge.sources.accounting import Account, merge_problems
+from dinoforge.sources.discover import discover_files
+from dinoforge.sources.image_set import ImageSet
+from dinoforge.stages import Json, Output
+
+__all__ = ["ListStage"]
+
+
+class ListStage(EvaluationStage):
+    """List the images of every data set and find its test images; no pixel is read."""
+
+    name = "list"
+    number = 10
+    keys = (*SET_KEYS, "split", "seed", "decode")
+    execution_keys = ("cache", "protocols")
+    needs = ()
+
+    def plan(self, inputs: EvaluationInputs) -> list[Json]:
+        """Plan one partition per set: names, sizes and times of its files are in the payload."""
+        payloads: list[Json] = []
+        faults: list[Fault] = []
+        for name, one in named_sets(inputs.config).items():
+            try:
+                marks = [
+                    discover_files(paths).fingerprint() for paths in (one.train, one.test) if paths
+                ]
+                payloads.append({"name": name, "files": marks})
+            except UsageError as error:
+                faults.extend(error.faults)
+        if faults:
+            raise UsageError(faults=faults)
+        return payloads
+
+    def run(self, payload: Json, inputs: EvaluationInputs, out: Output) -> Json:
+        """List one set."""
+        config = inputs.config
+        one = named_sets(config)[payload["name"]]
+        sets = open_sets(one, cache_folder(inputs), config.decode)
+        rules = Rules(config.split, config.seed, one.protocols or config.protocols)
+        problems = merge_problems(images.problems for images in sets)
+        try:
+            data = arrange(sets, one, rules)
+        except UsageError:  # the sources are accounted for all the same
+            account = Account.of(sum(map(len, sets)), problems)
+            record_facts(inputs.run_folder, sources=account.as_json())
+            account.log()
+            raise
+        table = pa.concat_tables(images.table for images in sets)
+        out.write_table("items", _with_parts(table, data, sets), ITEMS_SCHEMA)
+        return {
+            "name": payload["name"],
+            "images": table.num_rows,
+            "has_own_test": len(sets) > 1,
+            "leave_one_out": data.leave_one_out,
+            "problems": problems,
+        }
+
+
+def _with_parts(table: pa.Table, data: EvalData, sets: list[ImageSet]) -> pa.Table:
+    """Add number, in_bank and in_test; the rows of test images of their own follow the bank's."""
+    numbers = np.full(table.num_rows, -1, np.int64)
+    columns = {"number": numbers}
+    for name, part in (("in_bank", data.bank), ("in_test", data.test)):
+        rows = part.rows + (len(sets[0]) if part.images is not sets[0] else 0)
+        numbers[rows] = part.labels
+        columns[name] = np.isin(np.arange(table.num_rows), rows)
+    for name, values in columns.items():
+        table = table.append_column(name, pa.array(values))
+    return table

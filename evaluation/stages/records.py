@@ -1,0 +1,89 @@
+"""Outcomes of all protocols to records: differences of models, and 95 % intervals."""
+
+import hashlib
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from dinoforge.evaluation.outcomes import differences, with_intervals
+from dinoforge.evaluation.stages.protocol import read_outcomes
+from dinoforge.evaluation.tables import (
+    EvaluationInputs,
+    EvaluationStage,
+    Items,
+    num_sets,
+    read_digests,
+    read_items,
+    read_undecodable,
+    stop_if_none_decodes,
+)
+from dinoforge.records import write_records
+from dinoforge.runs import git_commit, read_facts
+from dinoforge.sources.accounting import Account
+from dinoforge.stages import Json, Output, part_name
+
+__all__ = ["RecordsStage"]
+
+_log = logging.getLogger(__name__)
+
+
+class RecordsStage(EvaluationStage):
+    """Make the records of each data set."""
+
+    name = "records"
+    number = 90
+    keys = ("bootstrap",)
+
+    def __init__(self, protocols: Sequence[str]) -> None:
+        self.protocols = tuple(protocols)  # in the order of the records
+        self.needs = ("list", "digest", "features", *protocols)
+
+    def plan(self, inputs: EvaluationInputs) -> list[Json]:
+        """Plan one partition per data set."""
+        return [{"set": at} for at in range(num_sets(inputs))]
+
+    def run(self, payload: Json, inputs: EvaluationInputs, out: Output) -> Json:
+        """Make the records of one data set."""
+        at = payload["set"]
+        items, bootstrap = read_items(inputs, at), inputs.config.bootstrap
+        found = [
+            (outcome, is_newest)
+            for stage in self.protocols
+            for of_set, is_newest, outcome in read_outcomes(inputs, stage)
+            if of_set == at
+        ]
+        counted = [o for o, is_newest in found if is_newest and len(o.values)]
+        curve = [o for o, is_newest in found if not is_newest]
+        plain = [o.record for o, _ in found if not len(o.values)]
+        records = with_intervals([*counted, *differences(counted), *curve], bootstrap) + plain
+        bad = read_undecodable(inputs, at)
+        stop_if_none_decodes(items, ~bad)  # also where no protocol suits the images
+        account = Account.of(len(items), items.facts["problems"], undecodable=int(bad.sum()))
+        facts = {
+            "data": _fingerprint(items, read_digests(inputs, at)),
+            # Of the command that opened the run: nodes may have a copy of the code without it.
+            "commit": read_facts(inputs.run_folder).get("commit", git_commit()),
+            "problems": account.counts,
+        }
+        _warn_of_undecodable(items, bad)
+        path = out.folder / f"{part_name(out.index)}.records.jsonl"
+        write_records(path, [replace(record, **facts) for record in records])
+        out.add(path, rows=len(records))
+        return {"name": items.name, "records": len(records)}
+
+
+def _fingerprint(items: Items, digests: np.ndarray) -> str:
+    """Hash the test images: their keys, classes and bytes, wherever they are."""
+    digest = hashlib.sha256()
+    table = items.table.select(["key", "class_name", "number"]).take(items.test)
+    for row, image in zip(table.to_pylist(), digests[items.test], strict=True):
+        digest.update(repr(list(row.values())).encode() + image.tobytes())
+    return digest.hexdigest()
+
+
+def _warn_of_undecodable(items: Items, is_bad: np.ndarray) -> None:
+    for name, rows in (("bank", items.bank), ("test set", items.test)):
+        if (bad := int(is_bad[rows].sum())) and not (name == "test set" and items.leave_one_out):
+            _log.warning("%s: %d of %d images do not decode and are left out", name, bad, len(rows))

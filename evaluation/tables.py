@@ -1,0 +1,186 @@
+"""What the stages of an evaluation write and read: schemas, and one reader per table."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from dinoforge.evaluation.config import EvaluationConfig
+from dinoforge.evaluation.data import NothingToTestError
+from dinoforge.evaluation.models import Model
+from dinoforge.sources.listing import LISTING_SCHEMA
+from dinoforge.stages import Inputs, Json, Stage
+from dinoforge.tables import read_table
+
+__all__ = [
+    "IS_DECODED",
+    "ITEMS_SCHEMA",
+    "EvaluationInputs",
+    "EvaluationStage",
+    "Extracted",
+    "Items",
+    "cache_folder",
+    "has_curve",
+    "num_sets",
+    "read_digests",
+    "read_features",
+    "read_items",
+    "read_models",
+    "read_payloads",
+    "read_undecodable",
+    "stop_if_none_decodes",
+]
+
+EvaluationInputs = Inputs[EvaluationConfig]
+EvaluationStage = Stage[EvaluationConfig]
+
+IS_DECODED = "is_decoded"  # name of an array among those of the features
+
+# list: one row per image of a set, the bank's first; number: of its class, one per class of bank
+# and test images, -1: none; an image may be in the bank, among the test images, or both
+ITEMS_SCHEMA = pa.schema(
+    [*LISTING_SCHEMA, ("number", pa.int64()), ("in_bank", pa.bool_()), ("in_test", pa.bool_())]
+)
+
+
+@dataclass(frozen=True)
+class Items:
+    """The images of one data set and what is known of them."""
+
+    name: str
+    table: pa.Table  # of `ITEMS_SCHEMA`
+    facts: dict[str, Any]  # of the stage `list`
+
+    def __len__(self) -> int:
+        """Count the images."""
+        return self.table.num_rows
+
+    @cached_property
+    def labels(self) -> NDArray[np.int64]:
+        """Number of the class of every image, -1: none."""
+        return self.table.column("number").to_numpy()
+
+    @cached_property
+    def bank(self) -> NDArray[np.int64]:
+        """Rows of the bank."""
+        return np.flatnonzero(self.table.column("in_bank").to_numpy())
+
+    @cached_property
+    def test(self) -> NDArray[np.int64]:
+        """Rows of the test images."""
+        return np.flatnonzero(self.table.column("in_test").to_numpy())
+
+    @property
+    def leave_one_out(self) -> bool:
+        """Whether the test images are the bank's own."""
+        return bool(self.facts["leave_one_out"])
+
+    @property
+    def is_labeled(self) -> bool:
+        """Whether accuracies can be measured."""
+        return all(bool((self.labels[rows] >= 0).any()) for rows in (self.bank, self.test))
+
+
+def has_curve(items: Items, protocols: Sequence[str]) -> bool:
+    """Whether earlier checkpoints are measured: by k-NN alone, for the curve over the steps."""
+    return items.is_labeled and "knn" in protocols
+
+
+def read_items(inputs: EvaluationInputs, at: int) -> Items:
+    """Read the data set at a place of the recipe."""
+    facts = inputs.facts("list")[at]
+    return Items(facts["name"], read_table(inputs.file("list", "items.parquet", at)), facts)
+
+
+def num_sets(inputs: EvaluationInputs) -> int:
+    """Count the data sets."""
+    return len(inputs.files("list", "items.parquet"))
+
+
+def read_digests(inputs: EvaluationInputs, at: int) -> NDArray[np.uint8]:
+    """Read the SHA-256 of the bytes of every image of a set, ``[n, 32]``."""
+    parts = [
+        np.load(inputs.file("digest", "digests.npy", index))
+        for index, payload in enumerate(read_payloads(inputs, "digest"))
+        if payload["set"] == at
+    ]
+    return np.concatenate(parts)
+
+
+def read_models(inputs: EvaluationInputs) -> list[Model]:
+    """Read the models to measure, in the order of the report."""
+    return [Model.from_json(row) for row in inputs.facts("models")[0]["models"]]
+
+
+def read_payloads(inputs: EvaluationInputs, stage: str) -> list[Json]:
+    """Read what the partitions of an earlier stage were given."""
+    plan = json.loads((inputs.folder(stage) / "plan.json").read_text(encoding="utf-8"))
+    payloads: list[Json] = plan["payloads"]
+    return payloads
+
+
+@dataclass(frozen=True)
+class Extracted:
+    """Features of every image of a set by one model; rows of undecodable images are zero."""
+
+    vectors: dict[str, NDArray[Any]]  # as the encoder gives them, [n, D]
+    is_decoded: NDArray[np.bool_]
+
+
+def read_features(inputs: EvaluationInputs, model: int, at: int) -> Extracted:
+    """Read the features that a model gave for the images of a set."""
+    parts = [
+        index
+        for index, payload in enumerate(read_payloads(inputs, "features"))
+        if (payload["model"], payload["set"]) == (model, at)
+    ]
+    facts = inputs.facts("features")
+    arrays = {
+        name: np.concatenate(
+            [np.load(inputs.file("features", f"{name}.npy", index)) for index in parts]
+        )
+        for name in facts[parts[0]]["arrays"]
+    }
+    return Extracted(arrays, arrays.pop(IS_DECODED))
+
+
+def read_undecodable(inputs: EvaluationInputs, at: int) -> NDArray[np.bool_]:
+    """Read which images of a set do not decode, whatever the model."""
+    payloads = read_payloads(inputs, "features")
+    first = next((p["model"] for p in payloads if p["set"] == at), None)
+    if first is None:
+        return np.zeros(len(read_items(inputs, at)), np.bool_)
+    return np.concatenate(
+        [
+            ~np.load(inputs.file("features", f"{IS_DECODED}.npy", index))
+            for index, p in enumerate(payloads)
+            if (p["model"], p["set"]) == (first, at)
+        ]
+    )
+
+
+def stop_if_none_decodes(items: Items, is_decoded: NDArray[np.bool_]) -> None:
+    """Raise `NothingToTestError` if no image of the bank, or no test image, decodes."""
+    is_held_out = not items.facts["has_own_test"]
+    test_images = "images held out for the test" if is_held_out else "test images"
+    for rows, images, key in (
+        (items.bank, "images of the bank", "`train`"),
+        (items.test, test_images, "`train`" if is_held_out else "`test`"),
+    ):
+        if not is_decoded[rows].any():
+            raise NothingToTestError(
+                what=f"none of the {len(rows)} {images} decodes",
+                where=key,
+                do="name folders or tars of images that decode",
+            )
+
+
+def cache_folder(inputs: EvaluationInputs) -> Path:
+    """Folder of unpacked tars and extracted features."""
+    return Path(inputs.config.cache) if inputs.config.cache else inputs.run_folder / "cache"

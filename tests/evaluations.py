@@ -1,0 +1,32 @@
+"""Evaluations as the command runs them, and the data of a recipe as its first stage opens it."""
+
+from pathlib import Path
+
+import numpy as np
+
+from dinoforge.evaluation.config import EvaluationConfig, named_sets
+from dinoforge.evaluation.data import EvalData, Rules, arrange, open_sets
+from dinoforge.evaluation.suite import evaluate
+from dinoforge.records import Record
+from dinoforge.stages import make_executor
+
+
+def mean_colors(images):
+    """Describe images by their mean colors: ``python:evaluations:mean_colors``."""
+    return np.array([image.mean(axis=(0, 1)) for image in images], np.float32).reshape(-1, 3)
+
+
+def evaluated(config: EvaluationConfig, folder: Path, on: str = "in-process") -> list[Record]:
+    """Run an evaluation to its end."""
+    executor = make_executor(on)
+    try:
+        return evaluate(config, folder, executor)
+    finally:
+        executor.close()
+
+
+def open_data(config: EvaluationConfig, cache: Path) -> EvalData:
+    """Open the only data set of a recipe."""
+    (one,) = named_sets(config).values()
+    rules = Rules(config.split, config.seed, config.protocols)
+    return arrange(open_sets(one, cache, config.decode), one, rules)
