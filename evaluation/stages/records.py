@@ -48,15 +48,15 @@ class RecordsStage(EvaluationStage):
         """Make the records of one data set."""
         at = payload["set"]
         items, bootstrap = read_items(inputs, at), inputs.config.bootstrap
-        found = [
+        outcomes = [
             (outcome, is_newest)
             for stage in self.protocols
             for of_set, is_newest, outcome in read_outcomes(inputs, stage)
             if of_set == at
         ]
-        counted = [o for o, is_newest in found if is_newest and len(o.values)]
-        curve = [o for o, is_newest in found if not is_newest]
-        plain = [o.record for o, _ in found if not len(o.values)]
+        counted = [o for o, is_newest in outcomes if is_newest and len(o.values)]
+        curve = [o for o, is_newest in outcomes if not is_newest]
+        plain = [o.record for o, _ in outcomes if not len(o.values)]
         records = with_intervals([*counted, *differences(counted), *curve], bootstrap) + plain
         bad = read_undecodable(inputs, at)
         stop_if_none_decodes(items, ~bad)  # also where no protocol suits the images
