@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from dinoforge.randomness import uniforms
 
 __all__ = [
+    "bootstrap_counts",
     "bootstrap_indices",
     "bootstrap_intervals",
     "clopper_pearson_interval",
@@ -52,6 +53,19 @@ def bootstrap_indices(
         which = np.arange(start, min(start + step, resamples))
         draws = uniforms(seed, purpose, which, count=n)
         yield (draws * n).astype(np.int64)
+
+
+def bootstrap_counts(
+    n: int, resamples: int, seed: int, purpose: str = "evaluation/bootstrap"
+) -> Iterator[NDArray[np.int64]]:
+    """Yield how often each of n units was drawn, int64 ``[n]``, for every resample.
+
+    The resamples of `bootstrap_indices`, for statistics that are no mean of the units: micro-AP,
+    mIoU of pooled pixels.
+    """
+    for index_rn in bootstrap_indices(n, resamples, seed, purpose):
+        for index_n in index_rn:
+            yield np.bincount(index_n, minlength=n)
 
 
 def resampled_means(values_nF: NDArray[Any], indices: Iterable[NDArray[np.int64]]) -> Floats:

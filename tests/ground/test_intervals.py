@@ -3,6 +3,7 @@ import pytest
 from scipy.stats import binomtest
 
 from dinoforge.intervals import (
+    bootstrap_counts,
     bootstrap_indices,
     bootstrap_intervals,
     mcnemar_exact,
@@ -52,6 +53,14 @@ def test_draws_are_even_and_keyed():
     assert np.abs(counts - 3000).max() < 250  # five standard deviations
     other = np.concatenate(list(bootstrap_indices(10, 3000, 1)))
     assert (index != other).mean() == pytest.approx(0.9, abs=0.02)
+
+
+def test_counts_are_those_of_the_indices():
+    values = np.random.default_rng(0).random(12)
+    index = np.concatenate(list(bootstrap_indices(12, 9, 4)))
+    counts = np.stack(list(bootstrap_counts(12, 9, 4)))
+    assert counts.shape == (9, 12)
+    np.testing.assert_allclose(counts @ values / 12, values[index].mean(axis=1))
 
 
 def test_steps_do_not_show(monkeypatch):

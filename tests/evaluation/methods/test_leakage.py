@@ -6,7 +6,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dinoforge.encoders.encoder import unit_rows
-from dinoforge.evaluation.methods.leakage import find_hits, score_without_hits, units_without_hits
+from dinoforge.evaluation.methods.leakage import (
+    find_hits,
+    score_without_hits,
+    search_views,
+    units_without_hits,
+)
 from dinoforge.evaluation.metrics.ranking import mean_of_queries
 
 
@@ -67,3 +72,36 @@ def test_the_score_without_hits_stands_beside_the_score():
     pair = score_without_hits(lambda drawn: mean_of_queries(values, drawn), counts)
     assert (pair.score, pair.num_units, pair.num_hit) == (0.5, 4, 1)
     assert pair.without_hits == pytest.approx(1 / 3)
+
+
+def test_views_are_the_image_its_mirror_image_and_its_parts():
+    image = np.arange(100 * 60 * 3, dtype=np.int64).astype(np.uint8).reshape(100, 60, 3)
+    (only,) = search_views(image, parts=False, mirrored=False)
+    np.testing.assert_array_equal(only, image)
+    views = search_views(image, parts=True, mirrored=True)
+    shapes = [view.shape[:2] for view in views]
+    assert shapes == [(100, 60)] * 2 + [(94, 56)] * 5 + [(85, 51)] * 5
+    np.testing.assert_array_equal(views[1], image[:, ::-1])
+    np.testing.assert_array_equal(views[5], image[6:, 4:])
+    np.testing.assert_array_equal(views[11], image[8:93, 4:55])
+    assert {view.shape for view in search_views(image[:1, :1], parts=True, mirrored=True)} == {
+        (1, 1, 3)
+    }
+
+
+def test_a_cropped_mirrored_copy_is_a_hit(shared, tmp_path):
+    from dinoforge.encoders.make import make_encoder
+    from dinoforge.sources.image_set import open_images
+
+    images = open_images([str(shared / "data/animals4")], cache=tmp_path)
+    pictures = [images.decode(row) for row in range(12)]
+    encode = make_encoder("pixels").encode
+    copies = [p[round(0.05 * len(p)) :, round(0.04 * p.shape[1]) :][:, ::-1] for p in pictures[:6]]
+    pool = encode(copies)
+    views = np.stack(
+        [encode(search_views(picture, parts=True, mirrored=False)) for picture in pictures], axis=1
+    )
+    hits = find_hits(list(views), [pool[:4], pool[4:]], threshold=0.925)
+    assert hits.is_hit.tolist() == [True] * 6 + [False] * 6
+    assert hits.best[:6].tolist() == [0, 1, 2, 3, 4, 5]
+    assert (hits.view[:6] > 0).all()
