@@ -14,11 +14,13 @@ import torch
 from dinoforge.errors import UsageError
 from dinoforge.evaluation.methods.dense.depth_head import DepthBins
 from dinoforge.evaluation.methods.dense.linear_head import LinearHead
+from dinoforge.evaluation.methods.dense.sliding import LogitsOf
 from dinoforge.models.config import IMAGE_MEAN, IMAGE_STD
 from dinoforge.models.reading import read_tensors
+from dinoforge.models.vit import VisionTransformer
 from dinoforge.models.writing import write_tensors
 
-__all__ = ["HeadNotes", "load_head", "save_head"]
+__all__ = ["HeadNotes", "apply_head", "load_head", "save_head"]
 
 FORMAT = "dense-head-1"
 
@@ -92,6 +94,27 @@ def load_head(path: Path, *, backbone: str, architecture: str = "") -> tuple[Lin
         head = LinearHead(dim, outputs, batch_norm="norm_weight" in tensors)
     head.load_state_dict(tensors, assign=True)
     return head.eval().requires_grad_(False), notes
+
+
+def apply_head(model: VisionTransformer, head: LinearHead, notes: HeadNotes) -> LogitsOf:
+    """Return the function from normalized images ``[B, 3, H, W]`` to logits ``[B, K, X, Y]``.
+
+    H and W are multiples of the patch size; see `padded` for other sizes.
+    """
+
+    @torch.no_grad()
+    def logits_of(images_B3HW: torch.Tensor) -> torch.Tensor:
+        outputs = model.get_intermediate_layers(
+            images_B3HW, notes.blocks, norm=notes.final_norm, reshape=True
+        )
+        parts = []
+        for patches_BDXY, cls_BD in outputs:
+            parts.append(patches_BDXY)
+            if notes.class_token:
+                parts.append(cls_BD[..., None, None].expand_as(patches_BDXY))
+        return head(torch.cat(parts, dim=1).permute(0, 2, 3, 1))
+
+    return logits_of
 
 
 def _notes(stored: dict[str, Any]) -> HeadNotes:

@@ -1,12 +1,22 @@
 """Heads on disk: what was written comes back; another backbone is refused."""
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 import torch
 
 from dinoforge.errors import UsageError
 from dinoforge.evaluation.methods.dense.depth_head import DepthBins
-from dinoforge.evaluation.methods.dense.head_files import HeadNotes, load_head, save_head
-from dinoforge.evaluation.methods.dense.linear_head import LinearHead
+from dinoforge.evaluation.methods.dense.head_files import (
+    HeadNotes,
+    apply_head,
+    load_head,
+    save_head,
+)
+from dinoforge.evaluation.methods.dense.linear_head import LinearHead, PatchFeatures
+from dinoforge.models.config import VitConfig
+from dinoforge.models.vit import build_vit
 from dinoforge.models.writing import write_tensors
 
 SEGMENTATION = HeadNotes(
@@ -68,3 +78,20 @@ def test_another_file_is_refused(tmp_path):
     write_tensors(path, {"weight": torch.zeros(2, 2)}, {"dinoforge": "backbone-1"})
     with pytest.raises(UsageError, match="not a dense head of this version of dinoforge"):
         load_head(path, backbone="f")
+
+
+@pytest.mark.parametrize("class_token", [False, True])
+def test_a_head_on_a_backbone_equals_the_head_on_cached_features(class_token):
+    config = VitConfig(width=16, depth=4, heads=2, patch_size=4, image_size=16, registers=2)
+    model = build_vit(config).eval()
+    notes = replace(SEGMENTATION, blocks=(1, 3), final_norm=False, class_token=class_token)
+    images = torch.randn(2, 3, 12, 20)
+    head = LinearHead(64 if class_token else 32, 3).eval()
+    with torch.no_grad():
+        outputs = model.get_intermediate_layers(images, (1, 3), norm=False)
+        patches = [patches.unflatten(1, (3, 5)).numpy() for patches, _ in outputs]
+        tokens = [cls.numpy() for _, cls in outputs] if class_token else []
+        expected = head(PatchFeatures(patches, tokens).rows(np.arange(2)))
+    result = apply_head(model, head, notes)(images)
+    assert result.shape == (2, 3, 3, 5)
+    torch.testing.assert_close(result, expected, rtol=1e-6, atol=1e-6)
