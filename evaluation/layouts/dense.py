@@ -73,7 +73,7 @@ class DenseSet:
         UsageError
             If it does not decode.
         """
-        return self._cropped(read_pixels(item.image, policy))
+        return self._cropped(read_pixels(item.image, policy), item)
 
     def read_labels(self, item: DenseItem) -> NDArray[np.uint8]:
         """Return classes ``[H, W]``, `IGNORED` where nothing counts.
@@ -97,7 +97,7 @@ class DenseSet:
                 where=str(item.labels),
                 do=f"{self.name} has the labels {_ranges(self.class_of)}",
             )
-        return self._cropped(labels.astype(np.uint8))
+        return self._cropped(labels.astype(np.uint8), item)
 
     def read_depth(self, item: DenseItem) -> NDArray[np.float32]:
         """Return depths in meters, ``[H, W]``, 0 where unknown.
@@ -110,12 +110,13 @@ class DenseSet:
         assert item.depth is not None, f"{self.name} has no depth"
         stored = read_depth_map(item.depth)
         check_size(stored.shape, _size_of(item.image), what="depth map", where=str(item.depth))
-        return self._cropped((stored / self.depth_scale).astype(np.float32))
+        return self._cropped((stored / self.depth_scale).astype(np.float32), item)
 
-    def _cropped(self, pixels: NDArray[Any]) -> NDArray[Any]:
+    def _cropped(self, pixels: NDArray[Any], item: DenseItem) -> NDArray[Any]:
         if not self.has_benchmark_crop:
             return pixels
-        return pixels[kitti_benchmark_crop(*pixels.shape[:2])]
+        height, width = pixels.shape[:2]
+        return pixels[kitti_benchmark_crop(height, width, str(item.image))]
 
 
 def read_depth_map(file: StoredFile) -> NDArray[np.int64]:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dinoforge.errors import UsageError
 from dinoforge.evaluation.metrics.sizes import check_size
 
 __all__ = [
@@ -53,12 +54,21 @@ def crop_mask(crop: str, height: int, width: int) -> NDArray[np.bool_]:
     return mask
 
 
-def kitti_benchmark_crop(height: int, width: int) -> tuple[slice, slice]:
-    """Return the 352 x 1216 pixels of a KITTI image that networks see: bottom, center."""
+def kitti_benchmark_crop(height: int, width: int, where: str = "image") -> tuple[slice, slice]:
+    """Return the 352 x 1216 pixels of a KITTI image that networks see: bottom, center.
+
+    Raises
+    ------
+    UsageError
+        If the image ``where`` is smaller.
+    """
     top, left = height - 352, (width - 1216) // 2
-    assert top >= 0 <= left, (
-        f"KITTI's crop needs at least 352 x 1216 pixels, got {height} x {width}"
-    )
+    if top < 0 or left < 0:
+        raise UsageError(
+            what=f"{height} x {width} pixels, less than KITTI's crop of 352 x 1216",
+            where=where,
+            do="give the original images of KITTI",
+        )
     return slice(top, height), slice(left, left + 1216)
 
 

@@ -85,6 +85,9 @@ def test_crops_follow_the_size(crop, size, rows, columns):
 
 def test_kittis_benchmark_crop_is_at_the_bottom():
     assert kitti_benchmark_crop(375, 1242) == (slice(23, 375), slice(13, 1229))
+    for size in ((351, 1216), (352, 1215)):
+        with pytest.raises(UsageError, match="less than KITTI's crop of 352 x 1216"):
+            kitti_benchmark_crop(*size)
 
 
 def test_a_depth_map_of_another_size_is_refused():
