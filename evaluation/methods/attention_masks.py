@@ -59,7 +59,7 @@ def score_heads(
 
 @dataclass(frozen=True)
 class HeadScores:
-    """Jaccard index per unit (image or object); both choices of heads are made on the truth."""
+    """Jaccard index per unit (image or object); both choices of heads peek at the truth."""
 
     best: NDArray[np.float64]  # of the best head of each unit
     one_head: NDArray[np.float64]  # of the head that is best on average

@@ -29,13 +29,19 @@ def plain_boundary(mask):
     return edges
 
 
-def plain_f(truth, predicted, void, tolerance=0.008):
+def plain_j(truth, predicted, void):
+    intersection = np.sum((truth & predicted) & np.logical_not(void))
+    union = np.sum((truth | predicted) & np.logical_not(void))
+    return intersection / union if union else 1.0
+
+
+def plain_f(truth, predicted, void, tolerance=0.008, *, dilate=ndimage.binary_dilation):
     reach = int(np.ceil(tolerance * np.linalg.norm(truth.shape)))
     y, x = np.mgrid[-reach : reach + 1, -reach : reach + 1]
     disk = y**2 + x**2 <= reach**2
     truth, predicted = plain_boundary(truth & ~void), plain_boundary(predicted & ~void)
-    matched = predicted & ndimage.binary_dilation(truth, disk)
-    recalled = truth & ndimage.binary_dilation(predicted, disk)
+    matched = predicted & dilate(truth, disk)
+    recalled = truth & dilate(predicted, disk)
     precision = matched.sum() / predicted.sum() if predicted.any() else float(truth.any())
     recall = recalled.sum() / truth.sum() if truth.any() else float(predicted.any())
     if not truth.any() and not predicted.any():
@@ -52,7 +58,7 @@ def blobs(rng, rows, columns, share):
 @pytest.mark.parametrize("size", [(1, 1), (1, 9), (9, 1), (2, 2), (40, 60), (130, 250)])
 @pytest.mark.parametrize("share", [0.05, 0.5, 0.95])
 @pytest.mark.parametrize("tolerance", [0.008, 0.05])
-def test_f_equals_the_published_formula(size, share, tolerance):
+def test_j_and_f_equal_the_published_formulas(size, share, tolerance):
     rng = np.random.default_rng([*size, int(100 * share)])
     truth, predicted = (
         np.stack([blobs(rng, *size, share) for _ in range(6)]).reshape(2, 3, *size)
@@ -65,6 +71,8 @@ def test_f_equals_the_published_formula(size, share, tolerance):
         for at in np.ndindex(2, 3):
             where = np.zeros(size, bool) if hidden is None else hidden[at]
             assert values[at] == plain_f(truth[at], predicted[at], where, tolerance)
+            index = jaccard(truth[at], predicted[at], None if hidden is None else where)
+            assert index == plain_j(truth[at], predicted[at], where)
 
 
 def test_scores_of_empty_and_full_masks():
