@@ -17,6 +17,8 @@ __all__ = ["Encoder", "Images", "Vectors", "fingerprint_of", "unit_rows"]
 Images = Sequence[NDArray[np.uint8]]
 Vectors = NDArray[np.float32]
 
+_ROWS_AT_ONCE = 256
+
 
 @runtime_checkable
 class Encoder(Protocol):
@@ -45,7 +47,11 @@ def fingerprint_of(**parts: Any) -> str:
 
 def unit_rows(rows: NDArray[Any]) -> Vectors:
     """Divide rows ``[B, D]`` by their Euclidean norm (float64 sums); zero rows stay zero."""
-    wide = np.asarray(rows, np.float64)
-    norms = np.sqrt(np.einsum("bd,bd->b", wide, wide))
-    scaled = wide / np.where(norms > 0, norms, 1.0)[:, None]
-    return np.ascontiguousarray(scaled, np.float32)
+    rows = np.asarray(rows)
+    scaled = np.empty(rows.shape, np.float32)
+    for start in range(0, len(rows), _ROWS_AT_ONCE):  # all at once take three times as long
+        part = slice(start, start + _ROWS_AT_ONCE)
+        wide = np.asarray(rows[part], np.float64)
+        norms = np.sqrt(np.einsum("bd,bd->b", wide, wide))
+        scaled[part] = wide / np.where(norms > 0, norms, 1.0)[:, None]
+    return scaled

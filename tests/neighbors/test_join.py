@@ -9,7 +9,7 @@ from hypothesis.extra import numpy as hnp
 from dinoforge.errors import UsageError
 from dinoforge.neighbors import join, products
 from dinoforge.neighbors.join import join_above
-from dinoforge.neighbors.products import exact_scores
+from dinoforge.neighbors.products import exact_lists, exact_scores
 
 BACKENDS = ("numpy", "torch", "faiss")
 
@@ -161,3 +161,13 @@ def test_a_pair_has_one_score_whichever_comes_first_and_however_many_are_asked()
     for at in range(0, 1770, 59):
         alone = exact_scores(rows, rows, i[at : at + 1], j[at : at + 1])
         assert alone[0] == forth[at]
+
+
+def test_a_list_of_pairs_has_the_scores_of_its_pairs_bit_for_bit():
+    rows = clustered(150, dim=77)
+    lists = np.random.default_rng(0).integers(0, 150, (150, 140))
+    counts = np.random.default_rng(1).integers(0, 141, 150)
+    scores = exact_lists(rows, rows, lists, counts)
+    i, at = np.nonzero(np.arange(140) < counts[:, None])
+    assert np.array_equal(scores[i, at], exact_scores(rows, rows, i, lists[i, at]))
+    assert np.isneginf(scores).sum() == scores.size - len(i)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from dinoforge.errors import UsageError
-from dinoforge.neighbors import search
+from dinoforge.neighbors import products, search
 from dinoforge.neighbors.products import backend_for
 from dinoforge.neighbors.search import Neighbors, merge_top_k, top_k
 
@@ -33,10 +33,8 @@ def brute(queries, base, k):
     for at, query in enumerate(queries):
         if not (np.isfinite(query).all() and query.any()):
             continue
-        products = [
-            float(query.astype(np.float64) @ base[row].astype(np.float64)) for row in usable
-        ]
-        best = sorted(zip(products, usable, strict=True), key=lambda pair: (-pair[0], pair[1]))
+        inner = [float(query.astype(np.float64) @ base[row].astype(np.float64)) for row in usable]
+        best = sorted(zip(inner, usable, strict=True), key=lambda pair: (-pair[0], pair[1]))
         for rank, (score, row) in enumerate(best[:k]):
             ids[at, rank], scores[at, rank] = row, score
     return ids, scores
@@ -45,6 +43,8 @@ def brute(queries, base, k):
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_the_nearest_are_those_of_brute_force(monkeypatch, backend):
     monkeypatch.setattr(search, "_PRODUCT_BYTES", 4 * 300 * 7)
+    monkeypatch.setattr(products, "_COLUMNS_AT_ONCE", 80)
+    monkeypatch.setattr(products, "_GROUPS", 11)
     queries, base = units(20), units(300, seed=1)
     neighbors = top_k(queries, base, k=9, backend=backend)
     ids, scores = brute(queries, base, 9)
@@ -52,10 +52,21 @@ def test_the_nearest_are_those_of_brute_force(monkeypatch, backend):
     np.testing.assert_allclose(neighbors.scores, scores, rtol=0, atol=6e-8)
 
 
-@given(whole(6), whole(15), st.integers(1, 20), st.integers(1, 7), st.sampled_from(BACKENDS))
-def test_ties_go_to_the_lowest_id_whatever_k_and_the_tiles_are(queries, base, k, tile, backend):
+@given(
+    whole(6),
+    whole(40),
+    st.integers(1, 20),
+    st.integers(1, 7),
+    st.integers(1, 9),
+    st.sampled_from(BACKENDS),
+)
+def test_ties_go_to_the_lowest_id_whatever_k_and_the_tiles_are(
+    queries, base, k, tile, columns, backend
+):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(search, "_PRODUCT_BYTES", 4 * 15 * tile)
+        patch.setattr(search, "_PRODUCT_BYTES", 4 * 40 * tile)
+        patch.setattr(products, "_COLUMNS_AT_ONCE", columns)
+        patch.setattr(products, "_GROUPS", 1 + columns // 3)
         neighbors = top_k(queries, base, k=k, backend=backend)
     ids, scores = brute(queries, base, k)
     assert np.array_equal(neighbors.ids, ids)
