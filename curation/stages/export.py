@@ -17,7 +17,7 @@ from dinoforge.errors import UsageError
 from dinoforge.files import write_text
 from dinoforge.images import image_suffix
 from dinoforge.shards.writer import ShardWriter
-from dinoforge.sources.classes import CLASS_LISTS, read_numbered
+from dinoforge.sources.classes import CLASS_LISTS, is_plain_list
 from dinoforge.stages import Json, Output
 from dinoforge.tables import iter_row_groups, read_table
 
@@ -110,13 +110,13 @@ def _write_class_list(inputs: CurationInputs) -> Path | None:
     """Write the names of all classes beside the shards, if an exported image has one of them.
 
     Classes numbered from 0 without a gap make a ``classes.txt``; others, and names that would be
-    read with numbers of their own there, a ``classes.tsv``. The list of an earlier recipe is
+    read otherwise there, a ``classes.tsv``. The list of an earlier recipe is
     removed.
     """
     groups = iter_row_groups(tables.exports_file(inputs), ["label"])
     has_any = any(pc.any(pc.greater_equal(group.column("label"), 0)).as_py() for group in groups)
     names = tables.read_class_names(inputs) if has_any else {}
-    is_numbered = list(names) != list(range(len(names))) or bool(read_numbered([*names.values()]))
+    is_numbered = list(names) != list(range(len(names))) or not is_plain_list([*names.values()])
     lists = [shards_folder(inputs.run_folder) / name for name in CLASS_LISTS]  # .txt, .tsv
     path, other = reversed(lists) if is_numbered else lists
     other.unlink(missing_ok=True)

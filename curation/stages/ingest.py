@@ -39,7 +39,7 @@ class IngestStage(CurationStage):
 
     name = "ingest"
     number = 10
-    version = "1.3.0"
+    version = "1.4.0"
     keys = ("sources", "seed")
 
     def plan(self, inputs: CurationInputs) -> list[Json]:

@@ -9,8 +9,8 @@ how classes of several spaces meet is decided in `dinoforge.sources.numbering`.
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -29,8 +29,8 @@ __all__ = [
     "class_of_text",
     "clean_name",
     "find_class_list",
+    "is_plain_list",
     "parse_label",
-    "read_numbered",
 ]
 
 CLASS_LISTS = ("classes.txt", "classes.tsv")  # the first that is there and not empty is used
@@ -46,6 +46,12 @@ _MISSING = re.compile(
     r"[+-]?nan|-inf|none|null|#?n/a|<na>|18446744073709551615(\.0*)?", re.IGNORECASE
 )
 _NUMBERED = re.compile(r"([0-9]{1,9})(?:[.):]?\s+|[:,;]\s*)(\S.*)")
+_NUMBER_LAST = re.compile(r".*\S(?:\s+|[:,;=]\s*)([0-9]{1,9})")
+_NO_CLASS = {  # first lines
+    "line 1 is a comment": re.compile(r"#+(\s|$)"),
+    "it is a Git LFS pointer, which `git lfs pull` replaces": re.compile("version https://git-lfs"),
+    "it is a web page or XML": re.compile(r"<(!doctype|html|\?xml)", re.IGNORECASE),
+}
 # Zero-width characters, marks of direction, soft hyphens.
 _OUTSIDE = "[\\s\0\xad\u200b-\u200f\u202a-\u202e\u2060\u2066-\u2069]+"
 _AT_ENDS = re.compile(f"^{_OUTSIDE}|{_OUTSIDE}$")
@@ -75,6 +81,7 @@ class ClassList:
     path: str
     names: Mapping[int, str] = field(default_factory=dict)
     fault: Fault | None = None  # why it cannot be used
+    rival: str = ""  # another list in its folder that has other classes
 
     def only_id(self, name: str) -> int | None:
         """Return the id of a name; None unless exactly one class has it."""
@@ -146,19 +153,26 @@ def class_of_text(text: str, classes: ClassList | None) -> ImageClass:
     return ImageClass(-1, NAMES, label)
 
 
-def find_class_list(folder: Path, root: Path) -> ClassList | None:
-    """Read the list of classes for the tars in ``folder``: the nearest one from it up to ``root``.
+def find_class_list(folders: Iterable[str]) -> ClassList | None:
+    """Read the list of classes that lies in the first of some folders that has one.
 
     A list that cannot be used has a ``fault``: whoever needs the classes reports it.
     """
-    for here in (folder, *folder.parents):
-        for name in CLASS_LISTS:
-            classes = _read_list(here / name)
-            if classes is not None:
-                return classes
-        if here == root:
-            break
+    for folder in folders:
+        read = (_read_list(Path(folder) / name) for name in CLASS_LISTS)
+        lists = [classes for classes in read if classes is not None]
+        if lists:
+            rivals = [other.path for other in lists[1:] if other.space != lists[0].space]
+            return replace(lists[0], rival="".join(rivals))
     return None
+
+
+def is_plain_list(names: Sequence[str]) -> bool:
+    """Return whether a ``classes.txt`` with these lines numbers them from 0."""
+    try:
+        return _one_per_line(names) == dict(enumerate(names))
+    except ValueError:
+        return False
 
 
 def _read_list(path: Path) -> ClassList | None:
@@ -171,9 +185,12 @@ def _read_list(path: Path) -> ClassList | None:
         what = f"list of classes unreadable: {error.strerror or error}"
         return _unusable(path, what, "make it readable")
     try:
-        lines = _LINE_END.split(decode_text(raw))
+        text = decode_text(raw)
     except UnicodeDecodeError:
+        text = "\0"
+    if "\0" in text:  # UTF-16 without a byte order mark, UTF-32
         return _unusable(path, "list of classes is not UTF-8 text", "save it as UTF-8")
+    lines = _LINE_END.split(text)
     while lines and not clean_name(lines[-1]):
         lines.pop()
     if not lines:
@@ -189,7 +206,7 @@ def _unusable(path: Path, what: str, do: str) -> ClassList:
     return ClassList(f"list:{hash_json(str(path))[:8]}", str(path), {}, Fault(what, str(path), do))
 
 
-def read_numbered(lines: Sequence[str]) -> dict[int, str]:
+def _read_numbered(lines: Sequence[str]) -> dict[int, str]:
     """Read lines ``number name`` if all are, from 0 or 1 on without a gap; else return nothing."""
     matches = [_NUMBERED.fullmatch(_AT_ENDS.sub("", line)) for line in lines]
     names = {int(m[1]): clean_name(m[2].rpartition("\t")[2]) for m in matches if m is not None}
@@ -198,9 +215,23 @@ def read_numbered(lines: Sequence[str]) -> dict[int, str]:
     return names if is_each and list(names) == list(range(first, first + len(lines))) else {}
 
 
-def _one_per_line(lines: list[str]) -> dict[int, str]:
-    if names := read_numbered(lines):
+def _check_order(lines: Sequence[str]) -> None:
+    """Refuse lines that all begin, or all end, with numbers that look like ids in another order."""
+    texts = [_AT_ENDS.sub("", line) for line in lines]
+    for pattern in (_NUMBERED, _NUMBER_LAST):
+        numbers = [int(match[1]) for text in texts if (match := pattern.fullmatch(text))]
+        is_each = len(set(numbers)) == len(lines) and min(numbers, default=2) < 2
+        if is_each and numbers != sorted(numbers):
+            raise ValueError("its numbers are not in order, write `number<TAB>name` in classes.tsv")
+
+
+def _one_per_line(lines: Sequence[str]) -> dict[int, str]:
+    for what, pattern in _NO_CLASS.items():
+        if lines and pattern.match(clean_name(lines[0])):
+            raise ValueError(what)
+    if names := _read_numbered(lines):
         return names
+    _check_order(lines)
     names = {number: clean_name(line) for number, line in enumerate(lines)}
     blank = next((number for number, name in names.items() if not name), None)
     if blank is not None:

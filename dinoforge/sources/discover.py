@@ -51,7 +51,7 @@ _TAR_MAGIC = slice(257, 262)  # of the first header
 class SourceFile:
     """An image in its own file, or a tar.
 
-    ``root`` is the folder it was found in: keys, class folders and lists of classes are below it.
+    ``root`` is the folder it was found in: keys and class folders are below it.
     """
 
     path: str
@@ -59,6 +59,7 @@ class SourceFile:
     size: int
     mtime_ns: int
     is_tar: bool = False
+    list_folders: tuple[str, ...] = ()  # of a tar: where its list of classes may be, nearest first
 
 
 @dataclass
@@ -78,11 +79,8 @@ class SourceFiles:
         It changes when a file is added, removed or replaced.
         """
         rows: list[list[str | int]] = [[at.path, at.size, at.mtime_ns] for at in self.items]
-        places = set()
-        for file in self.items:
-            root = Path(file.root)
-            places.add((Path(file.path).parent if file.is_tar else root, root))
-        lists = [find_class_list(*place) for place in sorted(places)]
+        folders = {file.list_folders or (file.root,) for file in self.items}
+        lists = map(find_class_list, sorted(folders))
         rows += [[classes.path, classes.space] for classes in lists if classes is not None]
         return hash_json(rows)
 
@@ -138,7 +136,30 @@ def _drop_repeats(sources: SourceFiles) -> None:
         earlier = first.setdefault(real_path(file.path), file)
         if earlier is not file:
             sources.add_problem(file.path, "same_file", f"as {earlier.path}")
-    sources.items = list(first.values())
+    tops = [os.path.realpath(root) for root in dict.fromkeys(file.root for file in sources.items)]
+    sources.items = [
+        replace(file, list_folders=_list_folders(file, real, tops)) if file.is_tar else file
+        for real, file in first.items()
+    ]
+
+
+def _list_folders(file: SourceFile, real: str, tops: Sequence[str]) -> tuple[str, ...]:
+    """Return its folder, then for a link those of the file behind it, then those above.
+
+    ``real`` is the path without links, ``tops`` the roots of all files without links.
+    """
+    folder = Path(real).parent
+    top = next((Path(top) for top in tops if folder.is_relative_to(top)), folder)
+    nearest, *above = _folders_up(Path(file.path).parent, Path(file.root))
+    own = {os.path.realpath(one) for one in (nearest, *above)}
+    behind = [one for one in _folders_up(folder, top) if one not in own]
+    return (nearest, *behind, *above)
+
+
+def _folders_up(folder: Path, root: Path) -> list[str]:
+    """List a folder and those above it, up to ``root``."""
+    folders = [folder, *folder.parents]
+    return [str(one) for one in folders[: folders.index(root) + 1]]
 
 
 def _discover_path(path: str) -> SourceFiles:

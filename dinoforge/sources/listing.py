@@ -79,13 +79,13 @@ def list_files(files: SourceFiles, *, unpacked: Path) -> Listing:
             copies.append(tar)
             if damage := stream_damage(tar):
                 problems.append(problem(file.path, "", "damaged_stream", damage))
-        index, shard, folder = index_shard(tar), path_text(tar), str(Path(file.path).parent)
+        index, shard = index_shard(tar), path_text(tar)
         # Problems name the source file, which the user knows, not its uncompressed copy.
         problems.extend(entry | {"shard": file.path} for entry in index.problems)
         in_folders += _count_in_folders(index.images)
         for image in index.images:
             member = image.member
-            image_class = lists.class_of(class_of_text, image.label or "", folder, file.root)
+            image_class = lists.class_of(class_of_text, image.label or "", file.list_folders)
             place = (image.key, shard, member.name, member.offset, member.size)
             _append(columns, (*place, *image_class))
     if in_folders:
@@ -116,14 +116,23 @@ class _ClassLists:
         self.class_of = cache(self._class_of)
 
     def _class_of(
-        self, read: Callable[[str, ClassList | None], ImageClass], text: str, folder: str, root: str
+        self,
+        read: Callable[[str, ClassList | None], ImageClass],
+        text: str,
+        folders: tuple[str, ...],
     ) -> ImageClass:
-        """Read the class of a label with the list for the files in ``folder``."""
+        """Read the class of a label with the list in the first of ``folders`` that has one."""
         if not text:
             return UNLABELED
-        classes = self._find(Path(folder), Path(root))
+        classes = self._find(folders)
         image_class = read(text, classes)
         if classes is not None and image_class.space == classes.space:
+            if classes.rival and classes.space not in self.by_space:
+                _log.warning(
+                    "two lists of classes differ: %s is used, %s is not - remove one of them",
+                    classes.path,
+                    classes.rival,
+                )
             self.by_space.setdefault(classes.space, classes)
         return image_class
 
@@ -157,5 +166,5 @@ def _row_of_file(file: SourceFile, keys: UniqueKeys, lists: _ClassLists) -> Iter
     relative = PurePath(file.path).relative_to(file.root)
     key = keys.take(path_text(relative.with_suffix("")), path_text(relative.suffix[1:]))
     class_folder = path_text(relative.parts[0]) if len(relative.parts) > 1 else ""
-    image_class = lists.class_of(class_of_folder, class_folder, file.root, file.root)
+    image_class = lists.class_of(class_of_folder, class_folder, (file.root,))
     return (key, path_text(file.path), "", 0, file.size, *image_class)

@@ -6,6 +6,7 @@ apart; what the rules cannot decide is an error that names both spaces.
 
 import itertools
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -22,6 +23,7 @@ from dinoforge.sources.classes import (
     UNLABELED,
     ClassList,
     ImageClass,
+    class_of_text,
     clean_name,
     parse_label,
 )
@@ -29,6 +31,8 @@ from dinoforge.sources.classes import (
 __all__ = ["Member", "Numbering", "describe_classes", "rename_classes", "unite_classes"]
 
 _log = logging.getLogger(__name__)
+
+_SPLIT = re.compile(r"(?i:(train|test)(ing)?|val(id|idation)?|eval|dev)[-_]?[0-9]*")
 
 _RENAME = "rename classes: `sources[].classes` (curate), `train_classes`, `test_classes` (evaluate)"
 
@@ -103,6 +107,12 @@ def unite_classes(
     union.add_numbers(numbers, used_lists[0] if used_lists else None)
     names = {use.name: use.where for use in uses if use.space == NAMES}
     union.add_names(names, has_numbers=bool(numbers))
+    if spaces == {NAMES} and all(_SPLIT.fullmatch(name) for name in names):
+        _log.warning(
+            "the classes are called like splits: %s - %s - give the folders of one split as paths",
+            some_of(names),
+            next(iter(names.values())),
+        )
     if len(spaces) > 1:
         count = len(union.used)
         _log.info("%d classes of %d class spaces: %s", count, len(spaces), _describe(uses, lists))
@@ -121,12 +131,12 @@ def rename_classes(
 
     ``renames`` maps a name, the number in a ``.cls`` without a list, or the number in a list, to a
     name or a number; to "" for no class. The first of these that there is counts. ``*`` stands for
-    all other classes. ``key`` is the recipe key.
+    all other classes. ``key`` is the recipe key. A class of a list gets a number of that list.
 
     Raises
     ------
     UsageError
-        If a class is not there, or a name or number stands for several classes.
+        If a class is not there or renamed twice, or a name or number stands for several classes.
     """
     if not renames:
         return table
@@ -138,18 +148,26 @@ def rename_classes(
         if space in spaces
         for label, name in classes.names.items()
     ]
-    targets: dict[str, ImageClass] = {}
+    names: dict[str, str] = {}  # class -> its key in ``renames``
     faults: list[Fault] = []
-    for old, new in renames.items():
+    for old in renames:
         if old != "*":
             called, fault = _called(clean_name(old), [*listed, *uses], key)
-            targets |= dict.fromkeys(called, _target(new))
+            twice = {names[one] for one in called if one in names}
+            if fault is None and twice:
+                what = f"`{twice.pop()}` and `{old}` are one class, renamed twice"
+                fault = Fault(what, f"`{key}`", "remove one of them")
+            names |= dict.fromkeys(called, old)
             faults += [fault] if fault is not None else []
     if faults:
         raise UsageError(faults=faults)
     keys = _keys(table)
-    others = _target(renames["*"]) if "*" in renames else None
-    each = [targets.get(k, others if k else None) for k in keys.dictionary.to_pylist()]
+    each = [
+        _target(renames[names.get(k, "*")], lists.get(k.partition("\t")[0]))
+        if k in names or (k and "*" in renames)
+        else None
+        for k in keys.dictionary.to_pylist()
+    ]
     is_new = pa.array([new is not None for new in each]).take(keys.indices)
     for at, name in enumerate(("label", "class_space", "class_name")):
         column = table.column(name)
@@ -181,13 +199,10 @@ def _called(name: str, uses: Sequence[_Use], key: str) -> tuple[set[str], Fault 
     return set(called), None
 
 
-def _target(text: str) -> ImageClass:
+def _target(text: str, classes: ClassList | None) -> ImageClass:
+    """Return the class that one of ``classes``, or of no list, is renamed to."""
     label = parse_label(text)
-    if label is None:
-        return UNLABELED
-    if isinstance(label, int):
-        return ImageClass(label, NUMBERS, "")
-    return ImageClass(-1, NAMES, label)
+    return ImageClass(-1, NAMES, label) if isinstance(label, str) else class_of_text(text, classes)
 
 
 class _Union:

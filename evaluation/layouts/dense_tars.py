@@ -109,7 +109,7 @@ def _lacks(tar: Path, sample: Sample, what: str) -> UsageError:
 
 
 def _classes(folder: Path) -> tuple[str, ...]:
-    listed = find_class_list(folder, folder)
+    listed = find_class_list([str(folder)])
     if listed is None:
         first_missing([folder / "classes.txt"], layout="a segmentation set")
     assert listed is not None, "checked above"

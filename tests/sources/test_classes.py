@@ -12,6 +12,7 @@ from dinoforge.sources.classes import (
     class_of_text,
     clean_name,
     find_class_list,
+    is_plain_list,
     parse_label,
 )
 
@@ -99,7 +100,7 @@ def test_a_class_folder_is_its_name_and_minus_one_is_none(folder, name):
 def write(folder, data, name="classes.txt"):
     folder.mkdir(parents=True, exist_ok=True)
     (folder / name).write_bytes(data if isinstance(data, bytes) else data.encode())
-    return find_class_list(folder, folder)
+    return find_class_list([folder])
 
 
 @pytest.mark.parametrize(
@@ -153,7 +154,12 @@ def test_a_list_with_gaps_and_any_order_keeps_its_numbers(tmp_path):
         # Parts of the names, not numbers of the classes.
         ("001.cat\n002.dog\n", {0: "001.cat", 1: "002.dog"}),
         ("1 cat\n3 dog\n", {0: "1 cat", 1: "3 dog"}),
-        ("2 cat\n1 dog\n", {0: "2 cat", 1: "1 dog"}),
+        ("2 cat\n3 dog\n1\n", {0: "2 cat", 1: "3 dog", 2: "1"}),
+        # Parts of the names in the order of their numbers, or numbers that are no ids.
+        ("room 1\nroom 2\n", {0: "room 1", 1: "room 2"}),
+        ("Audi 2012\nAcura 2001\n", {0: "Audi 2012", 1: "Acura 2001"}),
+        ("#1\n#tag\n", {0: "#1", 1: "#tag"}),
+        ("<3\n<htm\n", {0: "<3", 1: "<htm"}),
         ("2019 cat\n2020 dog\n", {0: "2019 cat", 1: "2020 dog"}),
         ("1 cat\ndog\n", {0: "1 cat", 1: "dog"}),
         ("1 cat\n", {0: "1 cat"}),
@@ -171,6 +177,18 @@ def test_a_list_whose_lines_begin_with_consecutive_numbers_has_these(tmp_path, d
         ("classes.txt", "\ncat\n", "line 1 is blank"),
         ("classes.txt", "cat\r\r\ndog\r\r\n", "line 2 is blank"),
         ("classes.txt", b"caf\xe9\n", "not UTF-8 text"),
+        ("classes.txt", "cat\ndog\n".encode("utf-16-le"), "not UTF-8 text"),
+        ("classes.txt", "cat\ndog\n".encode("utf-32"), "not UTF-8 text"),
+        ("classes.tsv", "0\tcat\n".encode("utf-16-be"), "not UTF-8 text"),
+        ("classes.txt", "# classes\ncat\n", "line 1 is a comment"),
+        ("classes.txt", f"{BOM}#\ncat\n", "line 1 is a comment"),
+        ("classes.txt", "version https://git-lfs.github.com/spec/v1\noid x\n", "Git LFS pointer"),
+        ("classes.txt", "<!DOCTYPE html>\n<html>\n", "web page"),
+        ("classes.txt", ' <?xml version="1.0"?>\n<a/>', "web page or XML"),
+        ("classes.txt", "1 dog\n0 cat\n", "numbers are not in order"),
+        ("classes.txt", "2: cow\n1: cat\n5: dog\n", "numbers are not in order"),
+        ("classes.txt", "dog 1\ncat 0\n", "numbers are not in order"),
+        ("classes.txt", "dog\t2\ncow,3\ncat:1\n", "numbers are not in order"),
         ("classes.tsv", "id\tname\n0\tcat\n", "line 1 is not `number<TAB>name`"),
         ("classes.tsv", "0\tcat\n1\n", "line 2 is not"),
         ("classes.tsv", "0\tcat\t\n", "line 1 is not"),
@@ -188,12 +206,39 @@ def test_the_nearest_list_inside_the_source_is_used(tmp_path):
     folder = tmp_path / "source/train/part"
     folder.mkdir(parents=True)
     write(tmp_path, "outside\n")
-    assert find_class_list(folder, tmp_path / "source") is None
+    folders = [folder, tmp_path / "source/train", tmp_path / "source"]
+    assert find_class_list(folders) is None
     write(tmp_path / "source", "cat\n")
     write(folder, "", "classes.txt")  # empty: no list
-    assert find_class_list(folder, tmp_path / "source").names == {0: "cat"}
+    assert find_class_list(folders).names == {0: "cat"}
     write(folder, "0\tdog\n", "classes.tsv")
-    assert find_class_list(folder, tmp_path / "source").names == {0: "dog"}
+    assert find_class_list(folders).names == {0: "dog"}
+
+
+@pytest.mark.parametrize(("table", "is_rival"), [("0\tcat\n1\tdog\n", 0), ("0\tcat\n", 1)])
+def test_two_lists_of_a_folder_that_differ_are_noted(tmp_path, table, is_rival):
+    write(tmp_path, "cat\ndog\n")
+    classes = write(tmp_path, table, "classes.tsv")
+    assert classes.path == str(tmp_path / "classes.txt")
+    assert classes.rival == is_rival * str(tmp_path / "classes.tsv")
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["cat", "dog"],
+        ["1 cat", "2 dog"],
+        ["1 cat", "0 dog"],
+        ["dog 1", "cat 0"],
+        ["# a"],
+        ["<html"],
+    ],
+)
+def test_a_plain_list_is_read_as_it_was_written(tmp_path, names):
+    assert is_plain_list(names) == (
+        write(tmp_path, "\n".join(names)).names == dict(enumerate(names))
+    )
+    assert is_plain_list(names) == (names == ["cat", "dog"])
 
 
 def test_labels_take_the_space_of_their_list(tmp_path):

@@ -113,6 +113,55 @@ def test_a_list_at_the_start_of_a_pattern_names_the_labels_of_tars(tmp_path, pat
     assert rows(listing, "class_name") == [("bird",), ("boat",)] * 2
 
 
+@pytest.mark.parametrize(
+    ("paths", "names"),
+    [
+        (["all"], ["cat", "bird", "fish"]),
+        (["all/y.tar"], ["bird"]),
+        (["deep", "b"], ["bird", "bird"]),  # up to the root of the file behind the link
+        (["deep"], [""]),
+        (["top"], ["cat"]),
+        (["near"], ["ant"]),
+    ],
+)
+def test_a_link_to_a_tar_has_the_list_beside_the_tar_itself(tmp_path, paths, names):
+    for name in ("a/x.tar", "b/y.tar", "b/deep/z.tar"):
+        put(tmp_path / name, tar_of(SIX[:2]))
+    for name, text in {
+        "a": "cat",
+        "b": "bird",
+        "top": "ox",
+        "near": "ant",
+        "all/z": "fish",
+    }.items():
+        put(tmp_path / name / "classes.txt", text.encode())
+    for name, link in {
+        "all/x.tar": "../a/x.tar",
+        "all/y.tar": "../b/y.tar",
+        "all/z/z.tar": "../../b/deep/z.tar",
+        "top/x/x.tar": "../../a/x.tar",  # the list above the link is farther than the tar's own
+        "near/x.tar": "../a/x.tar",
+        "deep/z.tar": "../b/deep/z.tar",
+    }.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).symlink_to(link)
+    listing = listed(tmp_path, *(tmp_path / path for path in paths))
+    assert rows(listing, "class_name") == [(name,) for name in names]
+    mark = discover_files([str(tmp_path / "all/x.tar")]).fingerprint()
+    put(tmp_path / "a/classes.txt", b"cow")
+    assert discover_files([str(tmp_path / "all/x.tar")]).fingerprint() != mark
+
+
+def test_two_lists_that_differ_are_reported_once_if_a_label_needs_them(tmp_path, caplog):
+    put(tmp_path / "x.tar", tar_of(SIX))
+    put(tmp_path / "y.tar", tar_of(SIX[:2]))
+    put(tmp_path / "classes.txt", b"a\nb\nc\nd\ne\nf\n")
+    put(tmp_path / "classes.tsv", b"0\ta\n")
+    listed(tmp_path, tmp_path)
+    line = f"{tmp_path}/classes.txt is used, {tmp_path}/classes.tsv is not"
+    assert caplog.text.count(line) == 1
+
+
 def test_class_folders_inside_a_tar_are_no_labels_and_the_log_has_their_number(tmp_path, caplog):
     caplog.set_level("INFO")
     line = "2 images in folders inside tars have no label"

@@ -162,12 +162,50 @@ def test_tables_share_numbers_however_each_is_ordered():
         ({"owl": "0"}, [0, 1, 2, 0, -1]),
         ({"*": ""}, [-1, -1, -1, -1, -1]),
         ({"*": "", "dog": "dog"}, [-1, 0, -1, -1, -1]),
+        # A class of a list gets a number of that list.
+        ({"cat": "1", "dog": "0"}, [1, 0, 2, 3, -1]),
+        ({"0": "1", "1": "0", "cow": "1"}, [1, 0, 1, 2, -1]),
+        ({"*": "0"}, [0, 0, 0, 0, -1]),
     ],
 )
 def test_a_recipe_renames_classes(renames, labels):
     lists = {A.space: A}
     rows = rename_classes(table((A, 0), (A, 1), "cow", "owl", None), lists, renames, "classes")
     assert unite_classes([rows], [lists]).labels(rows).tolist() == labels
+
+
+def test_numbers_for_the_classes_of_a_list_are_those_of_no_other_list():
+    lists = {A.space: A, B.space: B}
+    for renames, names in (
+        ({"cat": "1", "dog": "0"}, "dog cat bird"),
+        ({"cat": "1"}, "dog dog bird"),
+    ):
+        rows = rename_classes(table((A, 0), (A, 1), (B, 0)), lists, renames, "classes")
+        numbering = unite_classes([rows], [lists])
+        labels = numbering.labels(rows).tolist()
+        assert [numbering.names[at] for at in labels] == names.split()
+    rows = rename_classes(table((A, 0), (A, 1)), lists, {"cat": "7", "dog": "8"}, "classes")
+    with pytest.raises(
+        UsageError, match=r"not in the list of classes: 7, 8 - x.tar, a/classes.txt"
+    ):
+        unite_classes([rows], [lists])
+
+
+@pytest.mark.parametrize("renames", [{"0": "owl", "cat": "eagle"}, {"cat": "owl", " cat": "owl"}])
+def test_a_class_that_is_renamed_twice_is_an_error(renames):
+    with pytest.raises(
+        UsageError, match=r"`(0|cat)` and ` ?cat` are one class.*`classes` - remove"
+    ):
+        rename_classes(table((A, 0)), {A.space: A}, renames, "classes")
+
+
+@pytest.mark.parametrize(
+    ("classes", "is_warned"),
+    [(["train", "val"], 1), (["Test2017", "dev"], 1), (["train", "car"], 0), (["train", 0], 0)],
+)
+def test_classes_that_are_called_like_splits_are_reported(caplog, classes, is_warned):
+    united(*classes)
+    assert caplog.text.count("called like splits") == is_warned
 
 
 def test_a_name_of_several_classes_is_renamed_by_number():
