@@ -94,8 +94,8 @@ def read_copydays(
 ) -> Copies:
     """Read Copydays: ``original/`` and one block of attacks, ``strong/`` or ``jpegqual/5``.
 
-    The first four digits of a name number its original. Distractors are added by the caller, as
-    published: 10,000 images of another set after the originals.
+    The first four digits of a name number its original. Published results have 10,000 images of
+    another set among the references; add them by `with_distractors`.
 
     Raises
     ------

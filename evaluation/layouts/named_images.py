@@ -88,3 +88,11 @@ def images_in(folder: Path, *, layout: str) -> list[str]:
             return names
     what, do = f"no images for {layout}", "give the root of the unpacked data set, complete"
     raise UsageError(what=what, where=str(folder), do=do)
+
+
+def with_distractors(images: ImageSet, distractors: ImageSet) -> ImageSet:
+    """Append images that match no query, such as Oxford's million; indices of the others stay."""
+    table = pa.concat_tables([images.table, distractors.table])
+    problems = [*images.problems, *distractors.problems]
+    lists = distractors.class_lists | images.class_lists
+    return ImageSet(table, images.policy, problems, lists)

@@ -3,17 +3,18 @@
 Shapes: q queries, n database images, D dimensions, k neighbors.
 """
 
-from collections.abc import Iterable
-from itertools import islice
-from typing import Any
+from collections.abc import Iterable, Sequence
+from itertools import islice, product
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dinoforge.evaluation.metrics.copies import met_pairs, met_scores
 from dinoforge.evaluation.metrics.ranking import Judgment, Ranks, join_ranks, rank_positives
 from dinoforge.neighbors.search import Neighbors
 
-__all__ = ["classify_instances", "rank_database"]
+__all__ = ["InstanceSettings", "choose_instance_settings", "classify_instances", "rank_database"]
 
 _PRODUCT_BYTES = 1 << 27  # of one block: some queries times the whole database, in float64
 
@@ -70,8 +71,7 @@ def classify_instances(
     labels : ndarray
         Class of every database image, ``[n]``.
     scale : float
-        Factor before the exponential. Published values of k and scale are tuned for GAP on the
-        validation set.
+        Factor before the exponential.
     num_classes : int
         Classes in the database.
 
@@ -94,3 +94,37 @@ def classify_instances(
         predicted[query] = classes[winner]
         confidences[query] = weights[winner] / (weights.sum() + rest)
     return predicted, confidences
+
+
+class InstanceSettings(NamedTuple):
+    """Settings of `classify_instances`, and the GAP that they were chosen by."""
+
+    k: int
+    scale: float
+    gap: float
+
+
+def choose_instance_settings(
+    neighbors: Neighbors,
+    labels: NDArray[np.int64],
+    query_labels: NDArray[np.int64],
+    *,
+    grid: tuple[Sequence[int], Sequence[float]],
+    num_classes: int,
+) -> InstanceSettings:
+    """Choose k and scale by GAP on validation queries, as the Met benchmark does.
+
+    ``neighbors`` are of the validation queries, at least the largest k of them; ``query_labels``
+    are -1 for distractors. ``grid`` has the values of k and of scale; of equal scores the first
+    pair is taken. Records of a test with these settings are `val`-selected.
+    """
+    best = InstanceSettings(0, 0.0, -1.0)
+    for k, scale in product(*grid):
+        nearest = Neighbors(neighbors.ids[:, :k], neighbors.scores[:, :k])
+        predicted, confidences = classify_instances(
+            nearest, labels, scale=scale, num_classes=num_classes
+        )
+        gap = met_scores(met_pairs(query_labels, predicted, confidences)).gap
+        if gap > best.gap:
+            best = InstanceSettings(k, scale, gap)
+    return best

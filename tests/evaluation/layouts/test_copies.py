@@ -8,6 +8,8 @@ import pytest
 
 from dinoforge.errors import UsageError
 from dinoforge.evaluation.layouts import copies
+from dinoforge.evaluation.layouts.named_images import with_distractors
+from dinoforge.sources.image_set import open_images
 
 
 def matches(result):
@@ -75,6 +77,18 @@ def test_copydays_matches_by_the_number_of_the_original(tmp_path, draw):
     text = r"^missing original of strong/200301\.jpg in Copydays - .*original/200300\.jpg - "
     with pytest.raises(UsageError, match=text):
         copies.read_copydays(tmp_path)
+
+
+def test_distractors_follow_the_references(tmp_path, draw):
+    draw(tmp_path / "original", "200000.jpg", "200100.jpg")
+    draw(tmp_path / "strong", "200101.jpg")
+    draw(tmp_path / "others", "x.png", "y.png", "z.png")
+    result = copies.read_copydays(tmp_path)
+    others = open_images([str(tmp_path / "others")], cache=tmp_path / "cache")
+    joined = with_distractors(result.references, others)
+    assert joined.table.column("key").to_pylist() == ["200000", "200100", "x", "y", "z"]
+    assert joined.decode(4)[0, 0, 0] == 2
+    assert matches(result) == [[1]]
 
 
 @pytest.fixture

@@ -5,7 +5,11 @@ import pytest
 
 from dinoforge.errors import UsageError
 from dinoforge.evaluation.methods import retrieval
-from dinoforge.evaluation.methods.retrieval import classify_instances, rank_database
+from dinoforge.evaluation.methods.retrieval import (
+    choose_instance_settings,
+    classify_instances,
+    rank_database,
+)
 from dinoforge.evaluation.metrics.ranking import average_precisions, leave_one_out
 from dinoforge.neighbors.search import Neighbors
 
@@ -72,3 +76,20 @@ def test_a_large_scale_does_not_overflow():
     neighbors = Neighbors(np.array([[0, 1]]), np.array([[1.0, 0.5]], np.float32))
     _, confidences = classify_instances(neighbors, np.array([0, 1]), scale=1e4, num_classes=2)
     assert confidences.tolist() == [1.0]
+
+
+def test_k_and_scale_are_chosen_by_gap_on_validation_queries():
+    # Query 0 is right at any k. Of the distractor, the second neighbor is of another class, so with
+    # a small scale and k = 2 it is less certain than query 0; its best similarity is higher.
+    neighbors = Neighbors(
+        np.array([[0, 1], [2, 3]]), np.array([[0.8, 0.79], [0.85, 0.84]], np.float32)
+    )
+    labels, query_labels = np.array([4, 4, 5, 6]), np.array([4, -1])
+    chosen = choose_instance_settings(
+        neighbors, labels, query_labels, grid=([1, 2], [1.0, 50.0]), num_classes=3
+    )
+    assert chosen == (2, 1.0, 1.0)
+    alone = choose_instance_settings(
+        neighbors, labels, query_labels, grid=([1], [1.0]), num_classes=3
+    )
+    assert alone == (1, 1.0, 0.5)
