@@ -38,6 +38,7 @@ class Container:
     has_end: bool = True
     fault: str | None = None  # why the pixels cannot be trusted
     storage: Storage = Storage()
+    is_opaque: bool = False  # the channel that Pillow takes for alpha is none
     sizes: tuple[tuple[int, int], ...] = ()
 
 

@@ -17,7 +17,7 @@ from dinoforge.images.container import Container, DecodedImage
 from dinoforge.images.formats import SNIFF_BYTES, sniff
 from dinoforge.images.heif import decode_heif
 from dinoforge.images.orientation import orientation_in, upright
-from dinoforge.images.pillow import check_pixels, decode_through_pillow
+from dinoforge.images.pillow import check_pixels, check_scans, decode_through_pillow
 from dinoforge.images.policy import DecodePolicy, Undecodable
 
 __all__ = ["DecodedImage", "decode", "decode_image", "decode_strictly", "read_header"]
@@ -31,6 +31,7 @@ _FRAMES = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})  # SOF0..15 less 
 # APP1 to APP15 and COM; JFIF and Adobe's APP14 name the color space if they are whole.
 _METADATA = frozenset({*range(0xE1, 0xF0), 0xFE} - {0xEE})
 _COLOR_BYTES = {0xE0: 14, 0xEE: 12}  # below which libjpeg ignores the segment
+_JPEG_LS = 0xF7  # a frame of JPEG-LS
 _BARE = frozenset({0x01, *range(0xD0, 0xD8)})  # markers without a length
 _NEXT_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # what ends the data of a scan
 
@@ -57,6 +58,8 @@ def decode_image(data: bytes, policy: DecodePolicy = _DEFAULT) -> DecodedImage:
         is_heif = sniff(data[:SNIFF_BYTES]) == "HEIF"
         return (decode_heif if is_heif else decode_through_pillow)(data, policy)
     check_pixels(header.width, header.height, policy)
+    if not header.is_single_scan:
+        check_scans(data, header.width, header.height)
     return _decode_jpeg(data, header, policy)
 
 
@@ -165,7 +168,7 @@ def read_header(data: bytes) -> _JpegHeader | None:
     Raises
     ------
     Undecodable
-        ``truncated`` if the data ends before the first scan.
+        ``truncated`` if the data ends before the first scan, ``unsupported`` for JPEG-LS.
     """
     metadata: list[tuple[int, int, int]] = []
     at, frame = 2, b""
@@ -182,6 +185,8 @@ def read_header(data: bytes) -> _JpegHeader | None:
             return _header(frame, content, metadata, at)
         if marker == _END_OF_IMAGE or length < 2:
             return None
+        if marker == _JPEG_LS:
+            raise Undecodable("unsupported", "JPEG-LS is not read")
         if marker in _FRAMES:
             frame = bytes([marker - 0xC0]) + content
         if marker in _METADATA or length - 2 < _COLOR_BYTES.get(marker, 0):

@@ -9,7 +9,7 @@ from dinoforge.images.orientation import orientation_in
 from dinoforge.images.png import PNG_SIGNATURE, read_png
 from dinoforge.images.policy import Undecodable
 
-__all__ = ["READERS", "read_avif"]
+__all__ = ["READERS", "is_cut", "read_avif"]
 
 _PSD_VERSION = b"8BIM\x04\x21\0\0"  # then size and version, and whether the picture is real
 _WEBP_METADATA = frozenset({b"ICCP", b"EXIF", b"XMP "})
@@ -26,7 +26,15 @@ _COMMENT = re.compile(rb"#[^\r\n]*")
 
 
 def read_webp(data: bytes) -> Container:
-    """Remove ICC profile, EXIF and XMP, even if truncated."""
+    """Remove ICC profile, EXIF and XMP.
+
+    Raises
+    ------
+    Undecodable
+        ``truncated`` if the file is shorter than its header declares, as in libwebp.
+    """
+    if len(data) < 20 or 8 + int.from_bytes(data[4:8], "little") > len(data):
+        raise Undecodable("truncated", f"WebP that ends after {len(data)} bytes")
     view = memoryview(data)
     kept: list[bytes | memoryview] = []
     metadata: dict[bytes, bytes] = {}
@@ -102,12 +110,16 @@ def read_psd(data: bytes) -> Container:
     for _ in range(2):
         start, size = at, int.from_bytes(data[at : at + 4], "big")
         at += 4 + size
+    # Lengths of all layers and of their headers, then the number of layers: if it is negative, the
+    # fourth channel is transparency, else a selection that was saved.
+    (num_layers,) = struct.unpack(">h", data[at + 8 : at + 10].ljust(2, b"\0"))
+    is_opaque = num_layers >= 0 or not any(data[at : at + 4]) or not any(data[at + 4 : at + 8])
     if not size or at > len(data):
-        return Container(data, 1)
+        return Container(data, 1, is_opaque=is_opaque)
     version_at = data.find(_PSD_VERSION, start, at)
     if version_at > 0 and data[version_at + 16 : version_at + 17] == b"\0":
         raise Undecodable("unsupported", "PSD saved without its flattened picture")
-    return Container(b"".join([data[:start], bytes(4), data[at:]]), 1)
+    return Container(b"".join([data[:start], bytes(4), data[at:]]), 1, is_opaque=is_opaque)
 
 
 def read_ico(data: bytes) -> Container:
@@ -115,13 +127,18 @@ def read_ico(data: bytes) -> Container:
 
     A bitmap of 32 bits whose alpha is 0 everywhere is declared as one of 24, so that Pillow takes
     its mask.
+
+    Raises
+    ------
+    Undecodable
+        ``truncated`` if a picture lies behind the end: Pillow would read on into the copies.
     """
     changed, unread, is_wide = bytearray(data), len(data), False
     sizes: list[tuple[int, int]] = []
     for entry in range(6, 6 + 16 * int.from_bytes(data[4:6], "little"), 16):
-        if entry + 16 > len(data):
-            break
-        size, at = struct.unpack_from("<II", data, entry + 8)
+        size, at = struct.unpack("<II", data[entry + 8 : entry + 16].ljust(8, b"\xff"))
+        if at + size > len(data):
+            raise Undecodable("truncated", f"icon that ends after {len(data)} bytes")
         unread -= size
         if unread < 0:  # overlapping entries, in no real icon
             break
@@ -205,22 +222,30 @@ def read_jp2(data: bytes) -> Container:
 
 
 def _jp2_boxes(data: bytes, kinds: frozenset[bytes]) -> Iterator[bytes]:
-    at = 0
-    while at + 8 <= len(data):
-        size, kind = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8]
-        head = 8
-        if size == 1:  # the size follows, in 64 bits
-            size, head = int.from_bytes(data[at + 8 : at + 16], "big"), 16
+    for kind, at, start, end in _boxes(data):
         if kind == b"jp2c":  # the last one
             yield data[at:]
-        if size < head or kind == b"jp2c":
             return
-        if kind == b"jp2h" and at + size <= len(data):
-            body = b"".join(_jp2_boxes(data[at + head : at + size], _JP2_HEADERS))
+        if kind == b"jp2h" and end <= len(data):
+            body = b"".join(_jp2_boxes(data[start:end], _JP2_HEADERS))
             yield struct.pack(">I4s", len(body) + 8, kind) + body
         elif kind in kinds:
-            yield data[at : at + size]
-        at += size
+            yield data[at:end]
+
+
+def _boxes(data: bytes) -> Iterator[tuple[bytes, int, int, int]]:
+    """Yield kind, place, and start and end of the content of each box; it may end behind the data.
+
+    A box without a valid size is the last one.
+    """
+    at = 0
+    while at + 8 <= len(data):
+        size, start = int.from_bytes(data[at : at + 4], "big"), at + 8
+        if size == 1:  # the size follows, in 64 bits
+            size, start = int.from_bytes(data[at + 8 : at + 16], "big"), at + 16
+        end = at + size if start - at <= size else len(data)
+        yield data[at + 4 : at + 8], at, start, end
+        at = end
 
 
 def read_pnm(data: bytes) -> Container:
@@ -258,3 +283,12 @@ READERS: Mapping[str, Callable[[bytes], Container]] = {
     "SGI": read_sgi,
     "WEBP": read_webp,
 }
+
+
+def is_cut(name: str, data: bytes) -> bool:
+    """Return whether an AVIF, JPEG 2000 or ICNS is shorter than it declares."""
+    if name == "ICNS":
+        return int.from_bytes(data[4:8], "big") > len(data)
+    if name not in ("AVIF", "JPEG2000") or data.startswith(_CODESTREAM):
+        return False
+    return max((end for *_, end in _boxes(data)), default=0) != len(data)

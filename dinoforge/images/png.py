@@ -10,13 +10,19 @@ from dinoforge.images.container import Container, Storage
 from dinoforge.images.orientation import orientation_in
 from dinoforge.images.policy import Undecodable
 
-__all__ = ["PNG_SIGNATURE", "read_png"]
+__all__ = ["PNG_SIGNATURE", "lacks_rows", "read_png"]
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _NEEDED = frozenset({b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"})
 _TEXTS = frozenset({b"tEXt", b"zTXt", b"iTXt"})
 _TEXT_BYTES = 1 << 20  # of a text, uncompressed, that are searched for an orientation
 _EXIF_KEYWORD, _XMP_KEYWORD = b"Raw profile type exif", b"XML:com.adobe.xmp"
+_PIECE_BYTES = 1 << 20  # of image data uncompressed at a time
+# Left, top and steps of the pixels of each pass of an interlaced image.
+_PASSES = (
+    *((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2)),
+    (0, 1, 1, 2),
+)
 _is_kind = re.compile(rb"\w{4}").fullmatch
 
 
@@ -34,6 +40,7 @@ class _Chunks:
     num_frames: int = 1
     num_animation_headers: int = 0
     is_default_animated: bool = False  # the image data is the first frame of the animation
+    has_palette: bool = False
     has_data: bool = False
     has_end: bool = False
     is_inside: bool = False
@@ -62,6 +69,7 @@ class _Chunks:
         if kind == b"IHDR" and len(body) >= 10:
             width, height, self.depth, self.color = struct.unpack(">IIBB", body[:10])
             self.size = width, height
+        self.has_palette |= kind == b"PLTE"
         self.has_data |= kind == b"IDAT"
         self.has_end |= kind == b"IEND"
         if kind == b"IHDR" and self.splits_gray:
@@ -112,6 +120,8 @@ def read_png(data: bytes, is_inside: bool = False) -> Container:
     kind = data[at + 4 : at + 8]
     if not chunks.has_end and (not _is_kind(kind) or kind in _NEEDED or kind[:1].isupper()):
         chunks.kept.append(view[at:])
+    if chunks.color == 3 and not chunks.has_palette and chunks.fault is None:
+        chunks.fault = "PNG of palette colors without its palette"
     exif, xmp = chunks.exif, chunks.texts.get(_XMP_KEYWORD, b"")
     if not exif and _EXIF_KEYWORD in chunks.texts:
         exif = _from_hexadecimal(chunks.texts[_EXIF_KEYWORD])
@@ -124,6 +134,23 @@ def read_png(data: bytes, is_inside: bool = False) -> Container:
         storage=Storage(wide=chunks.depth == 16, gray_alpha=chunks.splits_gray),
         sizes=(chunks.size,),
     )
+
+
+def lacks_rows(data: bytes) -> bool:
+    """Return whether a complete stream of image data holds fewer rows than the header declares."""
+    width, height, depth, color, interlaced = struct.unpack_from(">IIBB2xB", data, 16)
+    bits = depth * {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[color]
+    unread = 0
+    for left, top, step_x, step_y in _PASSES if interlaced else ((0, 0, 1, 1),):
+        num_columns, num_rows = -((left - width) // step_x), -((top - height) // step_y)
+        unread += num_rows * (1 + (num_columns * bits + 7) // 8) if num_columns > 0 else 0
+    stream = zlib.decompressobj()
+    for kind, start, end in _walk(data):
+        packed = data[start + 8 : end - 4] if kind == b"IDAT" else b""
+        while packed and unread > 0 and not stream.eof:
+            unread -= len(stream.decompress(packed, min(unread, _PIECE_BYTES)))
+            packed = stream.unconsumed_tail
+    return unread > 0
 
 
 def _walk(data: bytes) -> Iterator[tuple[bytes, int, int]]:

@@ -29,7 +29,7 @@ def _heif_version() -> str:
 # is included only where it is installed: nobody else's fingerprints change, and installing it makes
 # a run read the images that it had counted as unsupported. (No stage knows before it has read its
 # images whether one of them is HEIF, so a run without HEIF is inspected again, too.)
-DECODER_VERSION = f"2.simplejpeg-{simplejpeg.__version__}.pillow-{PIL.__version__}{_heif_version()}"
+DECODER_VERSION = f"3.simplejpeg-{simplejpeg.__version__}.pillow-{PIL.__version__}{_heif_version()}"
 
 # Pillow refuses more pixels (2 x its warning limit) under any policy.
 PIXEL_CEILING = 178_956_970
