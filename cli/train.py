@@ -67,12 +67,12 @@ def _execute(args: argparse.Namespace, loaded: "Loaded[TrainingConfig]") -> "Tra
             do=f"remove it; then run dinoforge evaluate {args.evaluate[0]} "
             f"checkpoint={loaded.config.out}",
         )
-    place = re.fullmatch(r"in-process|local:([1-9]\d*)", args.on, re.ASCII)
+    place = re.fullmatch(r"in-process|local:([1-9]\d{0,3})", args.on, re.ASCII)
     if place is None:
         raise UsageError(
             what=f"unknown place to run `{args.on}`",
             where="--on",
-            do="write in-process, local:N with N processes, or slurm:PROFILE",
+            do="write in-process, local:N with 1 to 9999 processes, or slurm:PROFILE",
         )
     count = int(place[1] or 1)
     if count == 1:

@@ -24,6 +24,7 @@ __all__ = [
     "decode_text",
     "fsync_folder",
     "hash_json",
+    "is_temporary",
     "open_regular",
     "path_of_text",
     "path_text",
@@ -59,6 +60,14 @@ def temporary_name(path: Path) -> Path:
     It contains the host, because process ids repeat between the hosts of a shared folder.
     """
     return path.with_name(f".{path.name}.tmp-{platform.node()}-{os.getpid()}")
+
+
+_TEMPORARY = re.compile(r"\..+\.tmp-.+-\d+", re.ASCII | re.DOTALL)
+
+
+def is_temporary(path: Path) -> bool:
+    """Return whether a path has a name that `temporary_name` makes."""
+    return _TEMPORARY.fullmatch(path.name) is not None
 
 
 def open_regular(path: Path | str) -> int:

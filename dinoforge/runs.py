@@ -289,8 +289,10 @@ def _lock(folder: Path) -> filelock.BaseFileLock:
         probe.write_bytes(b"")
         probe.unlink()
     except OSError as error:
+        is_lost = any(p.is_symlink() and not p.exists() for p in (folder, *folder.parents))
+        why = "a link that leads nowhere" if is_lost else error.strerror
         raise UsageError(
-            what=f"run folder is not writable: {error.strerror}",
+            what=f"run folder is not writable: {why}",
             where=str(folder),
             do="choose another folder with out=FOLDER",
         ) from error
@@ -368,6 +370,13 @@ def _has_results(folder: Path) -> bool:
 
 
 def _rename_old(folder: Path, lock: filelock.BaseFileLock) -> None:
+    if Path.cwd().is_relative_to(folder.resolve()):
+        lock.release()
+        raise UsageError(
+            what="the working folder, or one above it, cannot be renamed",
+            where=str(folder),
+            do="start the command from another folder, or choose another with out=FOLDER",
+        )
     number = 1
     while (aside := folder.with_name(f"{folder.name}.old-{number}")).exists():
         number += 1

@@ -63,9 +63,7 @@ def cancel_run(run: Path) -> int:
         for entry in submissions.read():
             if entry.job in jobs:
                 submissions.outcome("cancelled", entry.name)
-        for path in folder.run.iterdir():
-            if path.is_dir() and path != folder.root:
-                remove_temporary_files(path)
+        remove_temporary_files(folder.run, folder.stage_folders())
     return len(jobs)
 
 

@@ -158,9 +158,7 @@ class Driver:
         """Yield the stages of a pipeline; finish it after the last."""
         run, path = self.run, self.jobs.launch.pipeline
         if not self.queued:
-            for entry in run.iterdir():
-                if entry.is_dir() and entry != self.jobs.folder.root:
-                    remove_temporary_files(entry)
+            remove_temporary_files(run, self.jobs.folder.stage_folders())
         pipeline = find_pipeline(path)
         config = load_config(pipeline.config, run / "config.yaml")
         for work in stage_works(self.jobs.profile, path, run, config):

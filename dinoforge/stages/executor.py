@@ -4,6 +4,7 @@ import concurrent.futures
 import logging
 import multiprocessing
 import os
+import re
 import signal
 from collections.abc import Callable, Sequence
 from concurrent.futures.process import BrokenProcessPool
@@ -112,15 +113,14 @@ def make_executor(on: str) -> Executor:
     UsageError
         If it is neither.
     """
-    kind, _, count = on.partition(":")
     if on == "in-process":
         return InProcess()
-    if kind == "local" and count.isdigit() and int(count) > 0:
-        return LocalProcesses(int(count))
+    if place := re.fullmatch(r"local:([1-9]\d{0,3})", on, re.ASCII):
+        return LocalProcesses(int(place[1]))
     raise UsageError(
         what=f"unknown place to run `{on}`",
         where="--on",
-        do="write in-process or local:N with N processes, or slurm:PROFILE",
+        do="write in-process or local:N with 1 to 9999 processes, or slurm:PROFILE",
     )
 
 

@@ -4,7 +4,7 @@ import importlib
 import logging
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Any
 
 from dinoforge.config import Config, pick_keys, to_plain
 from dinoforge.device import resolve_device
-from dinoforge.files import hash_json, write_json
+from dinoforge.files import hash_json, is_temporary, write_json
 from dinoforge.progress import Progress, as_duration
 from dinoforge.stages.executor import Executor
 from dinoforge.stages.stage import Inputs, Json, Stage, stage_device, stage_folder
@@ -31,6 +31,8 @@ __all__ = [
 ]
 
 _log = logging.getLogger(__name__)
+
+_OWN = ("run.json", "config.yaml", "published")  # beside which a run writes temporary files
 
 
 @dataclass(frozen=True)
@@ -130,9 +132,17 @@ def plan_in_order(
         fingerprints[stage.name] = [task.fingerprint for task in plan.tasks]
 
 
-def remove_temporary_files(run_folder: Path) -> None:
-    """Remove the temporary files that a kill left behind, while nobody writes to the run."""
-    for path in sorted(run_folder.rglob(".*.tmp-*")):
+def remove_temporary_files(run_folder: Path, stage_folders: Iterable[Path]) -> None:
+    """Remove the temporary files of stages that a kill left behind, while no stage runs.
+
+    Other folders are not entered: the run folder may be one of the user's, or have runs below it.
+    """
+    _remove(path for folder in stage_folders for path in folder.rglob(".*.tmp-*"))
+    _remove((run_folder / "shards").glob(".*.tmp-*"))
+
+
+def _remove(paths: Iterable[Path]) -> None:
+    for path in filter(is_temporary, sorted(paths)):
         if path.is_dir():
             shutil.rmtree(path)
         else:
@@ -190,8 +200,9 @@ def run_stages(
     DinoforgeError
         The first error of a partition, after the running ones have ended.
     """
-    remove_temporary_files(run_folder)
     inputs = make_inputs(pipeline, stages, run_folder, config)
+    remove_temporary_files(run_folder, inputs.folders.values())
+    _remove(path for name in _OWN for path in run_folder.glob(f".{name}.tmp-*"))
     results: dict[str, StageResult] = {}
     started = time.monotonic()
     for plan, missing in plan_in_order(stages, inputs):
@@ -199,7 +210,8 @@ def run_stages(
         results[plan.stage.name] = _run_stage(plan, missing, executor)
         _log_stage(plan, len(missing), time.monotonic() - started)
         started = time.monotonic()
-    remove_temporary_files(run_folder)  # of workers that died while this process went on
+    # Of workers that died while this process went on.
+    remove_temporary_files(run_folder, inputs.folders.values())
     return results
 
 

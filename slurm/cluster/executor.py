@@ -113,8 +113,7 @@ def job_id(answer: str) -> str | None:
 
     None if several numbers could be it: the job is searched by its name then.
     """
-    if submitted := _SUBMITTED.findall(answer):
-        return str(submitted[-1])
     lines = _PARSABLE.findall(answer)
     ids = {job for job, cluster in lines if cluster} or {job for job, _ in lines}
+    ids.update(_SUBMITTED.findall(answer))
     return ids.pop() if len(ids) == 1 else None

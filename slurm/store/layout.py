@@ -144,6 +144,10 @@ class SlurmFolder:
         parents = (folder for folder in self.run.parents if ":" not in str(folder))
         return next(parents) / ".dinoforge" if ":" in str(self.run) else self.root
 
+    def stage_folders(self) -> list[Path]:
+        """Folders of the stages of the run, in order; none without a pipeline."""
+        return [self.run / folder for folder in self.read_launch().stages.values()]
+
     def log(self, name: str, part: int | str = "") -> Path:
         """Output of a job, or of its array element ``3`` or rank ``rank3``."""
         return self.logs / (f"{name}.out" if part == "" else f"{name}_{part}.out")

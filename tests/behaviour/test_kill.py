@@ -67,10 +67,11 @@ def test_damaged_markers_are_no_proof(pool, calm, run, text):
 
 
 def test_halves_of_killed_writers_are_swept_up(pool, calm, run):
-    for folder in ("shards", "curation/10-ingest/unpacked", "curation/30-embed", "."):
-        (run / folder / ".pool-000000.tar.tmp-99").write_bytes(b"half")
-    (run / ".published.tmp-99/pairs").mkdir(parents=True)
-    (run / ".published.tmp-99/pairs/part-00000.pairs.parquet").write_bytes(b"half")
+    for folder in ("shards", "curation/10-ingest/unpacked", "curation/30-embed"):
+        (run / folder / ".pool-000000.tar.tmp-node-1-99").write_bytes(b"half")
+    (run / ".run.json.tmp-node-1-99").write_bytes(b"half")
+    (run / ".published.tmp-node-1-99/pairs").mkdir(parents=True)
+    (run / ".published.tmp-node-1-99/pairs/part-00000.pairs.parquet").write_bytes(b"half")
     (run / "shards/pool-000099.tar").write_bytes(b"of a recipe with more shards")
     (run / "shards/pool-000099.json").write_bytes(b"{}")
     pools.curated(pools.recipe(pool.sources, run))

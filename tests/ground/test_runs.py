@@ -2,6 +2,7 @@ import json
 import os
 import subprocess
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import pytest
 
@@ -88,6 +89,23 @@ def test_fresh_moves_the_old_run_aside(tmp_path):
         with Run.open(folder, Recipe(), command="curate", on_change="fresh"):
             (folder / "result").touch()
     assert (tmp_path / "run.old-1/result").exists()
+
+
+def test_fresh_does_not_move_the_working_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for folder in (Path(), tmp_path):
+        with Run.open(folder, Recipe(), command="curate"):
+            pass
+        with pytest.raises(UsageError, match="the working folder, or one above it, cannot be"):
+            Run.open(folder, Recipe(), command="curate", on_change="fresh")
+
+
+@pytest.mark.parametrize("target", ["nowhere", "link"])
+@pytest.mark.parametrize("out", ["link", "link/run"])
+def test_a_link_that_leads_nowhere_is_named(tmp_path, target, out):
+    (tmp_path / "link").symlink_to(target)
+    with pytest.raises(UsageError, match="not writable: a link that leads nowhere"):
+        Run.open(tmp_path / out, Recipe(), command="curate")
 
 
 def test_another_command_and_a_second_writer_are_refused(tmp_path):

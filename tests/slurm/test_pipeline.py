@@ -198,7 +198,7 @@ def test_submissions_without_progress_come_to_an_end(submit, run):
 def test_cancel_leaves_no_job_and_no_half_file_and_retry_goes_on(submit, run, tmp_path):
     submit({0: "hang", 1: "hang"}, numbers=30)
     wait_for(lambda: list(run.glob("began-0-*")), what="the start of partition 0")
-    half = run / "toy/10-square/.part-00000.values.npy.tmp-99"
+    half = run / "toy/10-square/.part-00000.values.npy.tmp-node-99"
     half.write_bytes(b"half")
     assert cancel_run(run) == 2  # the array and its gate
     prefix = f"df-{SlurmFolder(run).read_launch().run_id}-"

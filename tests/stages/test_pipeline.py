@@ -88,7 +88,22 @@ def test_local_processes_give_the_same_bytes_and_survive_a_killed_worker(tmp_pat
     assert state(tmp_path / "one") == state(tmp_path / "two")
 
 
-@pytest.mark.parametrize("on", ["local:0", "local", "slrum:x", "local:x"])
+def test_only_temporary_files_of_the_run_itself_are_removed(tmp_path):
+    run(tmp_path)
+    halves = ["toy/10-square/.a.tmp-node-1", "shards/.a.tar.tmp-node-1", ".run.json.tmp-node-1"]
+    others = ["mine/.draft.tmp-1/thesis.txt", "mine/.a.tmp-node-1", ".draft.tmp-node-1", ".a.tmp-b"]
+    others += ["runs/other/toy/10-square/.a.tmp-node-1", "toy/10-square/.a.tmp-b"]
+    for name in [*halves, *others]:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("y")
+    run(tmp_path)
+    assert [name for name in halves if (tmp_path / name).exists()] == []
+    assert [name for name in others if not (tmp_path / name).exists()] == []
+
+
+@pytest.mark.parametrize(
+    "on", ["local:0", "local", "slrum:x", "local:x", "local:２", f"local:{10**19}"]
+)
 def test_an_unknown_executor_is_named(on):
     with pytest.raises(UsageError, match="in-process or local:N"):
         make_executor(on)
