@@ -23,7 +23,12 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "what", type=path_argument, metavar="RUN|KEY", help="a curation run, or a recipe key"
     )
-    parser.add_argument("image", nargs="?", metavar="IMAGE", help="path, key or image id")
+    parser.add_argument(
+        "image",
+        nargs="?",
+        metavar="IMAGE",
+        help="path, key or image id; after -- if it begins with -",
+    )
     parser.add_argument(
         "--html",
         type=path_argument,
@@ -36,10 +41,9 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 def _run(args: argparse.Namespace) -> int:
     if args.image is None:
         return _explain_key(args)
-    from dinoforge.config.paths import expand_home
     from dinoforge.curation.explain import explain
 
-    answer = explain(Path(args.what), expand_home(args.image))
+    answer = explain(Path(args.what), args.image)
     if args.html:
         answer.write_html(Path(args.html))
     if args.json:

@@ -3,6 +3,7 @@
 Reads only what a finished run has published, so it reports exactly what was decided.
 """
 
+import itertools
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -15,6 +16,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from dinoforge.config import config_of, nearest
+from dinoforge.config.paths import expand_home
 from dinoforge.curated import content_path, ledger_path, pairs_files, slots_path, summary_path
 from dinoforge.curation.sentences import Related, describe_decision
 from dinoforge.errors import UsageError, damaged
@@ -88,7 +90,7 @@ def explain(run_folder: Path, image: str | int) -> Explanation:
     """Explain the decision of a finished curation run about one image.
 
     ``image`` is an image id, a key, or the path (or its end) of an image file; a number is an id
-    first.
+    first. ``~`` at the start is replaced if no image has that text.
 
     Raises
     ------
@@ -144,7 +146,8 @@ class _Evidence:
         number = int(image) if image.isascii() and image.isdigit() else num
         if str(number) == image and number < num:
             return number
-        for column, rows in self._matches(image):
+        texts = dict.fromkeys([image, expand_home(image)])  # literally, as in the ledger, first
+        for column, rows in itertools.chain.from_iterable(map(self._matches, texts)):
             if len(rows) == 1:
                 return int(rows[0])
             if len(rows) > 1:

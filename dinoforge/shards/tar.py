@@ -230,8 +230,8 @@ def _plain_kind(kind: bytes, name: str, pax: dict[bytes, bytes], *, has_data: bo
         return b"0"
     if kind in _OTHER_KINDS:
         return kind
-    # Unknown kinds are files in POSIX; v7 has folders without a kind of their own.
-    return b"5" if name.endswith("/") else b"0"
+    # Unknown kinds are files in POSIX; v7 has folders without a kind of their own, and no data.
+    return b"5" if name.endswith("/") and not has_data else b"0"
 
 
 def _is_number(field: bytes) -> bool:

@@ -25,6 +25,7 @@ from dinoforge.sources.outputs import (
     is_output_shard,
     output_above,
 )
+from dinoforge.sources.unpack import uncompressed_start
 
 __all__ = ["SOURCE_REASONS", "SourceFile", "SourceFiles", "discover_files", "make_real_path"]
 
@@ -422,4 +423,5 @@ def _kind(path: str) -> str:
     head = read_regular(path, BLOCK)
     if sniff(head[:SNIFF_BYTES], path.rpartition(".")[2].lower()) is not None:
         return "image"
-    return "tar" if head[_TAR_MAGIC] == b"ustar" else "other_file"
+    start = uncompressed_start(path, head)
+    return "tar" if start[_TAR_MAGIC] == b"ustar" else "other_file"

@@ -1,36 +1,67 @@
 """Uncompressed copies of compressed tars, as images are read by offset."""
 
 import bz2
+import collections
+import logging
 import lzma
 import os
 import zlib
 from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import zstandard
 
 from dinoforge.files import read_regular, sha256_file, write_atomic, write_text
-from dinoforge.shards.tar import BLOCK, is_header
+from dinoforge.shards.tar import BLOCK, TarWalk, is_header
 from dinoforge.sources.outputs import mark_cache
 
-__all__ = ["plain_tar", "stream_damage"]
+__all__ = ["plain_tar", "stream_damage", "uncompressed_start"]
+
+_log = logging.getLogger(__name__)
+
+
+def _new_zstd() -> Any:
+    return zstandard.ZstdDecompressor(max_window_size=1 << 31).decompressobj()  # of --long=31
+
 
 _NEW_STREAMS: dict[bytes, Callable[[], Any]] = {
     b"\x1f\x8b": lambda: zlib.decompressobj(zlib.MAX_WBITS | 16),
     b"BZh": bz2.BZ2Decompressor,
     b"\xfd7zXZ\0": lzma.LZMADecompressor,
-    b"(\xb5/\xfd": lambda: zstandard.ZstdDecompressor().decompressobj(),
+    b"(\xb5/\xfd": _new_zstd,
     # A frame to be skipped, with which pzstd begins.
-    **{
-        bytes([low]) + b"*M\x18": lambda: zstandard.ZstdDecompressor().decompressobj()
-        for low in range(0x50, 0x60)
-    },
+    **{bytes([low]) + b"*M\x18": _new_zstd for low in range(0x50, 0x60)},
 }
-_DAMAGE = (zlib.error, OSError, EOFError, lzma.LZMAError, zstandard.ZstdError)
+
+
+class _TrailingError(ValueError):
+    """There is something else after the end of a stream."""
+
+
+_DAMAGE = (zlib.error, OSError, EOFError, lzma.LZMAError, zstandard.ZstdError, _TrailingError)
+_MAGIC_BYTES = max(map(len, _NEW_STREAMS))
 # Damage costs the whole piece it is in; small pieces lose little.
 _PIECE_BYTES = 4096
 _OUTPUT_BYTES = 1 << 20  # at once, where the format allows a few bytes to stand for gigabytes
+_START_PIECES = 256  # 1 MiB: the first block of bzip2 may be that long
+
+
+def uncompressed_start(path: str, head: bytes) -> bytes:
+    """Return the first bytes of what a file that starts with ``head`` uncompresses to.
+
+    Of a file that is not compressed these are its own.
+    """
+    new_stream = _find_stream(head)
+    if new_stream is None:
+        return head
+    start = b""
+    for piece in islice(_uncompressed(Path(path), new_stream, []), _START_PIECES):
+        start += piece
+        if len(start) >= BLOCK:
+            break
+    return start
 
 
 def plain_tar(path: Path, unpacked: Path) -> Path:
@@ -46,9 +77,7 @@ def plain_tar(path: Path, unpacked: Path) -> Path:
     """
     try:
         head = read_regular(path, BLOCK)
-        new_stream = next(
-            (new for magic, new in _NEW_STREAMS.items() if head.startswith(magic)), None
-        )
+        new_stream = _find_stream(head)
         if new_stream is None or is_header(head):  # the first member may be named `BZh`
             return path
         digest = sha256_file(path)
@@ -60,21 +89,42 @@ def plain_tar(path: Path, unpacked: Path) -> Path:
     target = unpacked / f"{name}-{digest[:8]}.tar"
     mark_cache(unpacked)
     if not target.exists():
-        damage: list[str] = []
+        damage: list[Exception] = []
 
         def write(file: Any) -> None:
             file.writelines(_uncompressed(path, new_stream, damage))
-            if damage:  # the copy appears after it: a copy without a note is whole
-                write_text(_note(target), f"{damage[0]}\n")
+            for error in damage:  # the copy appears after it: a copy without a note is whole
+                is_harmless = isinstance(error, _TrailingError) and _has_end(file)
+                note = _remark(target) if is_harmless else _note(target)
+                write_text(note, f"{error}\n")
 
         write_atomic(target, write)
+    if remark := _read(_remark(target)):
+        _log.info("%s: %s", path, remark)
     return target
+
+
+def _find_stream(head: bytes) -> Callable[[], Any] | None:
+    return next((new for magic, new in _NEW_STREAMS.items() if head.startswith(magic)), None)
+
+
+def _has_end(copy: BinaryIO) -> bool:
+    """Return whether the archive that was written to a file ends as it should."""
+    copy.flush()
+    with Path(copy.name).open("rb") as file:
+        walk = TarWalk(file.fileno(), os.fstat(file.fileno()).st_size)
+        collections.deque(walk, maxlen=0)
+    return walk.ending.reason is None
 
 
 def stream_damage(copy: Path) -> str:
     """Return what was wrong with the compressed stream of a copy; empty if nothing."""
+    return _read(_note(copy))
+
+
+def _read(note: Path) -> str:
     try:
-        return _note(copy).read_text(encoding="utf-8").strip()
+        return note.read_text(encoding="utf-8").strip()
     except OSError:
         return ""
 
@@ -83,7 +133,13 @@ def _note(copy: Path) -> Path:
     return copy.with_suffix(".damage.txt")
 
 
-def _uncompressed(path: Path, new_stream: Callable[[], Any], damage: list[str]) -> Iterator[bytes]:
+def _remark(copy: Path) -> Path:
+    return copy.with_suffix(".remark.txt")
+
+
+def _uncompressed(
+    path: Path, new_stream: Callable[[], Any], damage: list[Exception]
+) -> Iterator[bytes]:
     """Yield the content up to its end or the first damage, which is added to ``damage``.
 
     Errors of the consumer, which writes, do not pass through here: they reach the caller.
@@ -91,7 +147,7 @@ def _uncompressed(path: Path, new_stream: Callable[[], Any], damage: list[str]) 
     try:
         yield from _contents(path, new_stream)
     except _DAMAGE as error:
-        damage.append(str(error))
+        damage.append(error)
 
 
 def _contents(path: Path, new_stream: Callable[[], Any]) -> Iterator[bytes]:
@@ -104,6 +160,11 @@ def _contents(path: Path, new_stream: Callable[[], Any]) -> Iterator[bytes]:
                     piece = piece.lstrip(b"\0")
                     if not piece:
                         break
+                    piece += file.read(_MAGIC_BYTES)  # a magic may begin at the end of a piece
+                    if _find_stream(piece) is not new_stream:
+                        rest = len(piece) + os.fstat(file.fileno()).st_size - file.tell()
+                        text = "after the end of the compressed data are not read"
+                        raise _TrailingError(f"{rest:,} bytes {text}")
                     stream = new_stream()
                 yield from _outputs(stream, piece)
                 piece = stream.unused_data if stream.eof else b""

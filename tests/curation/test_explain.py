@@ -161,6 +161,23 @@ def test_a_number_that_is_a_key_too_is_read_as_an_id_and_said(calm, tmp_path):
     )
 
 
+def test_a_name_that_begins_with_a_tilde_or_a_dash_is_found_as_the_ledger_has_it(
+    calm, tmp_path, monkeypatch, capsys
+):
+    run = tmp_path / "run"
+    shutil.copytree(calm, run)
+    table = read_table(ledger_path(run))
+    names = {name: table.column(name).to_pylist() for name in ("key", "shard")}
+    names["key"][3], names["shard"][4], names["shard"][5] = "-x", "~/a/0.jpg", "/home/b/0.jpg"
+    for name, values in names.items():
+        table = table.set_column(table.column_names.index(name), name, pa.array(values))
+    write_table(ledger_path(run), table, LEDGER_SCHEMA)
+    monkeypatch.setenv("HOME", "/home")
+    for words, image_id in ((["--", "-x"], 3), (["~/a/0.jpg"], 4), (["~/b/0.jpg"], 5)):
+        assert main(["explain", str(run), "--json", *words]) == 0
+        assert json.loads(capsys.readouterr().out)["image_id"] == image_id
+
+
 def test_an_unfinished_run_has_no_answers(calm, tmp_path):
     shutil.copytree(calm, tmp_path / "run")
     (tmp_path / "run/published/summary.json").unlink()

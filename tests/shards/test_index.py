@@ -322,6 +322,12 @@ def test_names_without_key_or_extension_are_skipped(tmp_path):
     assert reasons(index) == {"no_key": 2}
 
 
+def test_a_file_whose_name_ends_like_that_of_a_folder_is_named(tmp_path):
+    index = indexed(tmp_path, tar_bytes([("folder/", b""), ("a.jpg/", b"x"), ("b.jpg", b"y")]))
+    assert [image.key for image in index.images] == ["b"]
+    assert [(p["member"], p["reason"]) for p in index.problems] == [("a.jpg/", "no_key")]
+
+
 @settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_no_damage_raises_and_kept_members_lie_inside_the_file(tmp_path, data):

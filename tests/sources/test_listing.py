@@ -251,7 +251,6 @@ DAMAGE = {
     "cut": lambda data: data[:-30],
     "cut in the checksum": lambda data: data[:-2],
     "a flipped bit": lambda data: data[:90] + bytes([data[90] ^ 1]) + data[91:],
-    "text behind it": lambda data: data + b"text",
 }
 
 
@@ -265,6 +264,42 @@ def test_damage_of_a_stream_is_reported_each_time(tmp_path, compress, damage):
             # A checksum is optional in this format, and the frame is whole without it.
             compress is zstd and damage == "a flipped bit"
         )
+
+
+@pytest.mark.parametrize("compress", [gzip.compress, bz2.compress, lzma.compress, zstd])
+def test_what_follows_a_stream_is_damage_only_if_the_archive_has_not_ended(
+    tmp_path, compress, caplog
+):
+    caplog.set_level("INFO")
+    text = "1,004 bytes after the end of the compressed data are not read"
+    put(tmp_path / "x.tar", compress(tar_of(SIX)) + b"text" * 251)
+    for _ in range(2):  # the second time the copy is there
+        listing = listed(tmp_path, tmp_path / "x.tar")
+        assert (listing.table.num_rows, listing.problems) == (6, [])
+        assert f"{tmp_path}/x.tar: {text}" in caplog.messages
+        caplog.clear()
+    put(tmp_path / "y.tar", compress(tar_of(SIX)[:4096]) + b"text" * 251)
+    problems = listed(tmp_path, tmp_path / "y.tar").problems
+    assert [p["detail"] for p in problems if p["reason"] == "damaged_stream"] == [text]
+
+
+def test_zstd_with_its_longest_window_is_read(tmp_path):
+    how = zstandard.ZstdCompressionParameters(window_log=31, enable_ldm=False, hash_log=6)
+    stream = zstandard.ZstdCompressor(compression_params=how).compressobj()
+    put(tmp_path / "x.tar.zst", stream.compress(tar_of(SIX)) + stream.flush())
+    listing = listed(tmp_path, tmp_path / "x.tar.zst")
+    assert (listing.table.num_rows, listing.problems) == (6, [])
+
+
+@pytest.mark.parametrize("compress", [gzip.compress, bz2.compress, lzma.compress, zstd])
+def test_a_compressed_tar_without_a_suffix_is_found_by_its_content(tmp_path, compress):
+    put(tmp_path / "pool/batch", compress(tar_of(SIX)))
+    put(tmp_path / "pool/notes", compress(b"text" * 999))
+    put(tmp_path / "pool/cut", compress(tar_of(SIX))[:12])
+    listing = listed(tmp_path, tmp_path / "pool")
+    assert listing.table.num_rows == 6
+    found = [(p["shard"].rpartition("/")[2], p["reason"]) for p in listing.problems]
+    assert found == [("cut", "other_file"), ("notes", "other_file")]
 
 
 @pytest.mark.parametrize("compress", [gzip.compress, bz2.compress, lzma.compress, zstd])
