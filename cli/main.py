@@ -79,7 +79,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code, see `dinoforge.errors`."""
     parser = build_parser()
     args, rest = parser.parse_known_args(argv)
-    # argparse does not accept positionals after a flag: `curate r.yaml --on local:2 seed=1`.
+    # argparse does not accept positionals after a flag: `curate r.yaml --on local:2 seed=1`,
+    # `explain RUN --json -- -x`.
+    if getattr(args, "image", "") is None:
+        match rest:
+            case ["--", word]:
+                args.image, rest = word, []
+            case [word] if not word.startswith("-"):
+                args.image, rest = word, []
     if rest and not (hasattr(args, "overrides") and all(_is_override(word) for word in rest)):
         parser.error(f"unknown argument `{rest[0]}`")
     if rest:
