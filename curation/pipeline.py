@@ -4,7 +4,9 @@ Every stage is one module, reads tables of earlier stages and writes its own; po
 a changed threshold reruns only what is below it here.
 """
 
+import contextlib
 import logging
+from collections.abc import Collection
 from pathlib import Path
 
 from dinoforge.curation.config import CurationConfig
@@ -25,8 +27,10 @@ from dinoforge.curation.stages.search import SearchStage
 from dinoforge.curation.stages.select import SelectStage
 from dinoforge.curation.summary import CurationSummary, describe_unlabeled, make_account, summarize
 from dinoforge.curation.tables import CurationStage
+from dinoforge.errors import UsageError
 from dinoforge.neighbors.products import refuse_two_faiss
-from dinoforge.runs import Run, record_facts
+from dinoforge.runs import Run, read_facts, record_facts
+from dinoforge.sources.accounting import Account
 from dinoforge.stages import Executor, Pipeline, make_inputs, run_pipeline
 
 __all__ = ["PIPELINE", "STAGES", "curate"]
@@ -79,15 +83,26 @@ def _finish(run_folder: Path, config: CurationConfig) -> CurationSummary:
     summary = summarize(inputs)
     publish(inputs, summary)
     _log.info("kept %d of %d images in %d shards", summary.kept, summary.images, summary.shards)
-    account = make_account(inputs, summary)
-    record_facts(run_folder, sources=account.as_json())
-    account.log()
+    _account(run_folder, config, inputs.folders)
     if unlabeled := describe_unlabeled(inputs):
         _log.info("images without a label: %s", unlabeled)
     for remark in summary.remarks:
         _log.warning("%s", remark)
     stop_if_too_many_bad(summary.undecodable, summary.images, config.max_bad_rate)
     return summary
+
+
+def _account(run_folder: Path, config: CurationConfig, done: Collection[str]) -> None:
+    """Record and log what the sources gave, as far as the stages that are done know it."""
+    if "ingest" in done:
+        account = make_account(make_inputs(PIPELINE.name, STAGES, run_folder, config), done)
+    elif (recorded := Account.recorded(read_facts(run_folder))) is not None:
+        account = recorded  # by ingest, which has stopped
+    else:
+        return
+    with contextlib.suppress(UsageError):  # a full disk is reported by what needs it
+        record_facts(run_folder, sources=account.as_json())
+    account.log()
 
 
 # `slurm` imports it by this name: jobs on other machines run the same stages.
@@ -98,4 +113,5 @@ PIPELINE = Pipeline(
     check=_check,
     reopen=unpublish,
     finish=_finish,
+    account=_account,
 )

@@ -1,6 +1,7 @@
 """What a curation did, in numbers that add up: read from the tables of a finished run."""
 
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -129,14 +130,19 @@ def summarize(inputs: CurationInputs) -> CurationSummary:
     )
 
 
-def make_account(inputs: CurationInputs, summary: CurationSummary) -> Account:
-    """Count what the sources of a finished run gave, and name those that are incomplete."""
+def make_account(inputs: CurationInputs, done: Collection[str]) -> Account:
+    """Count what the sources gave, and name those that are incomplete.
+
+    Of the stages that are ``done``, which include `ingest`.
+    """
+    (ingested,) = inputs.facts("ingest")
+    inspected = inputs.facts("inspect") if "inspect" in done else []
     problems = read_table(inputs.file("ingest", "problems.parquet")).to_pylist()
     return Account.of(
-        summary.images - summary.planted,
+        ingested["images"],
         problems,
-        undecodable=sum(summary.undecodable.values()),
-        not_selected=summary.not_selected,
+        undecodable=sum(sum(facts["undecodable"].values()) for facts in inspected),
+        not_selected=ingested["not_selected"],
     )
 
 

@@ -360,7 +360,7 @@ def _check_unchanged(folder: Path, config: Config, command: str, on_change: OnCh
 
 def _has_results(folder: Path) -> bool:
     """Return whether there is anything to lose; a start that failed at once leaves only notes."""
-    notes = {"run.json", "config.yaml", ".lock", "plan.json", "recipe.yaml"}
+    notes = {"run.json", "config.yaml", ".lock", "plan.json", "recipe.yaml", "problems.csv"}
     return any(
         path.name not in notes and path.parent.name != "log" and path.is_file()
         for top in folder.iterdir()

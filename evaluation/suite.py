@@ -6,7 +6,10 @@ records come last, so that a changed protocol extracts nothing.
 
 import contextlib
 import logging
+from collections.abc import Collection
 from pathlib import Path
+
+import numpy as np
 
 from dinoforge.errors import UsageError
 from dinoforge.evaluation.config import EvaluationConfig, protocols_for
@@ -23,10 +26,10 @@ from dinoforge.evaluation.stages.listing import ListStage
 from dinoforge.evaluation.stages.models import ModelsStage
 from dinoforge.evaluation.stages.protocol import ProtocolStage
 from dinoforge.evaluation.stages.records import RecordsStage
-from dinoforge.evaluation.tables import EvaluationStage, read_undecodable
+from dinoforge.evaluation.tables import EvaluationStage, read_items, read_undecodable
 from dinoforge.records import Record, read_records, write_records
 from dinoforge.runs import record_facts
-from dinoforge.sources.accounting import Account, merge_problems
+from dinoforge.sources.accounting import Account, merge_problems, name_undecodable, write_problems
 from dinoforge.stages import Executor, Pipeline, make_inputs, run_pipeline
 
 __all__ = ["PIPELINE", "PROTOCOL_STAGES", "STAGES", "evaluate"]
@@ -61,12 +64,7 @@ def evaluate(config: EvaluationConfig, folder: Path, executor: Executor) -> list
         If there are no images, none decodes, or a checkpoint, encoder or device is missing; a
         `NothingToTestError` if they are too few to measure anything.
     """
-    try:
-        records: list[Record] = run_pipeline(PIPELINE, folder, config, executor)
-    except BaseException:
-        with contextlib.suppress(UsageError, OSError, ValueError):
-            _account(folder, config)
-        raise
+    records: list[Record] = run_pipeline(PIPELINE, folder, config, executor)
     return records
 
 
@@ -85,7 +83,7 @@ def _finish(folder: Path, config: EvaluationConfig) -> list[Record]:
     records = [record for some in by_set.values() for record in some]
     write_records(folder / "records.jsonl", records)
     _log.info("%d records in %s", len(records), folder / "records.jsonl")
-    _account(folder, config)
+    _account(folder, config, inputs.folders)
     lines = [
         line
         for name, some in by_set.items()
@@ -102,18 +100,27 @@ def _finish(folder: Path, config: EvaluationConfig) -> list[Record]:
     return records
 
 
-def _account(folder: Path, config: EvaluationConfig) -> None:
-    """Record and log what the sources gave, and what they did not."""
+def _account(folder: Path, config: EvaluationConfig, done: Collection[str]) -> None:
+    """Record and log what the sources gave, as far as the stages that are done know it."""
+    if "list" not in done:
+        return  # a set that cannot be arranged is accounted for there
     inputs = make_inputs(PIPELINE.name, STAGES, folder, config)
     listed = inputs.facts("list")
     problems = merge_problems(facts["problems"] for facts in listed)
-    undecodable = 0
-    with contextlib.suppress(OSError, ValueError):  # before anything was extracted
-        undecodable = sum(int(read_undecodable(inputs, at).sum()) for at in range(len(listed)))
+    undecodable = [
+        entry
+        for at in range(len(listed) if "features" in done else 0)
+        for entry in name_undecodable(
+            read_items(inputs, at).table,
+            dict.fromkeys(np.flatnonzero(read_undecodable(inputs, at)).tolist(), ""),
+        )
+    ]
     images = sum(facts["images"] for facts in listed)
-    account = Account.of(images, problems, undecodable=undecodable)
-    record_facts(folder, sources=account.as_json())
+    account = Account.of(images, problems, undecodable=len(undecodable))
     account.log()
+    with contextlib.suppress(UsageError):  # a full disk is reported by what needs it
+        record_facts(folder, sources=account.as_json())
+        write_problems(folder, [*problems, *undecodable])
 
 
 def _reopen(folder: Path) -> None:
@@ -128,4 +135,5 @@ PIPELINE = Pipeline(
     check=_check,
     reopen=_reopen,
     finish=_finish,
+    account=_account,
 )

@@ -219,6 +219,10 @@ class Driver:
                 _log.error("%s", line)
             if not works[0].ranks:  # ranks record their end themselves
                 record_end(self.run, 1 if self.jobs.launch.pipeline else 0)
+            if path := self.jobs.launch.pipeline:
+                pipeline, stages = find_pipeline(path), list(self.jobs.launch.stages)
+                config = load_config(pipeline.config, self.run / "config.yaml")
+                pipeline.account(self.run, config, stages[: stages.index(stage)])
             do = f"fix the cause, then dinoforge retry {quote_path(self.run)}"
             return State(state="stopped", stage=stage, why=why, do=do)
         jobs = set(live)

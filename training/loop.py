@@ -17,6 +17,7 @@ from dinoforge.exports import export_file
 from dinoforge.models.layers import BlockRows
 from dinoforge.pages.formatting import counted
 from dinoforge.progress import Progress, as_duration
+from dinoforge.sources.accounting import name_undecodable, write_problems
 from dinoforge.training.attention import remember, settle_attention
 from dinoforge.training.build import build_optimizer, choose_device
 from dinoforge.training.config import TrainingConfig
@@ -137,8 +138,8 @@ class Trainer:
         self.rank_info = RankInfo.of_environment()
         self.device = choose_device(config, self.rank_info)
         self.data = open_training_data(config, folder / "cache", self.rank_info, self.device)
-        if self.rank_info.rank == 0:  # not only at the end: a training takes long
-            self.data.account().log()
+        if self.rank_info.rank == 0 and self.data.images.problems:
+            self.data.account().log()  # not only at the end: a training takes long
         self.attention = settle_attention(config, self.device, folder)
         self.parallel = make_parallel(config, self.device, self.rank_info, self.attention)
         self.method = self.parallel.method
@@ -225,8 +226,13 @@ class Trainer:
             if facts is not None:  # a start without a step left decodes nothing
                 account = self.data.account().joined(facts.get("earlier", []))
                 facts["sources"] = account.as_json()
-                if account.undecodable:  # else it was logged at the start
+                if account.undecodable or not account.problems:  # else logged at the start
                     account.log()
+                undecodable = self.data.undecodable
+                if account.undecodable == len(undecodable):  # else an earlier start wrote more
+                    images = self.data.images
+                    named = name_undecodable(images.table, undecodable)
+                    write_problems(self.folder, [*images.problems, *named])
 
     @contextlib.contextmanager
     def saving(self) -> Iterator[None]:

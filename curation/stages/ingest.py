@@ -16,6 +16,7 @@ from dinoforge.curation.tables import CurationInputs, CurationStage
 from dinoforge.errors import Fault, UsageError, some_of
 from dinoforge.files import path_text
 from dinoforge.randomness import KeyedPermutation
+from dinoforge.runs import record_facts
 from dinoforge.shards.index import summarize_reasons
 from dinoforge.sources.accounting import Account, merge_problems
 from dinoforge.sources.classes import NAMES, ClassList
@@ -67,14 +68,19 @@ class IngestStage(CurationStage):
         listings = [list_files(discover_files(s.paths), unpacked=folder) for s in config.sources]
         locations = [locate_images(listing.table) for listing in listings]
         chosen, not_selected = _choose(config, listings, locations)
-        for at, (source, listing) in enumerate(zip(config.sources, listings, strict=True)):
-            key = f"sources[{at}].classes"
-            named = rename_classes(listing.table, listing.class_lists, source.classes, key)
-            table = _relative(named.take(chosen[at]), listing.unpacked, inputs.run_folder)
-            indexed.append(_indexed(table, source))
-        _stop_if_empty(config, indexed, listings)
         problems = merge_problems(listing.problems for listing in listings)
-        numbering = _united(indexed, config.sources, [listing.class_lists for listing in listings])
+        account = Account.of(sum(map(len, chosen)), problems, not_selected=not_selected)
+        try:
+            for at, (source, listing) in enumerate(zip(config.sources, listings, strict=True)):
+                key = f"sources[{at}].classes"
+                named = rename_classes(listing.table, listing.class_lists, source.classes, key)
+                table = _relative(named.take(chosen[at]), listing.unpacked, inputs.run_folder)
+                indexed.append(_indexed(table, source))
+            _stop_if_empty(config, indexed, listings)
+            numbering = _united(indexed, config.sources, [each.class_lists for each in listings])
+        except UsageError:
+            record_facts(inputs.run_folder, sources=account.as_json())  # there will be no table
+            raise
         index = _numbered(pa.concat_tables(indexed), numbering)
         index = index.append_column("image_id", pa.array(np.arange(index.num_rows)))
         out.write_table("index", index, tables.INDEX_SCHEMA)
@@ -88,7 +94,7 @@ class IngestStage(CurationStage):
             "images": index.num_rows,
             "images_by_source": [table.num_rows for table in indexed],
             "not_selected": not_selected,  # by `keys` and `limit` of every source
-            "problems": dict(Account.of(index.num_rows, problems).problems),
+            "problems": dict(account.problems),
         }
 
 

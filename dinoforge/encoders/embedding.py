@@ -16,6 +16,7 @@ from dinoforge.files import write_array
 from dinoforge.images import DecodePolicy, Undecodable
 from dinoforge.progress import Progress
 from dinoforge.runs import record_facts
+from dinoforge.sources.accounting import name_undecodable, write_problems
 from dinoforge.sources.image_set import ImageSet, open_images
 from dinoforge.sources.listing import LISTING_SCHEMA
 from dinoforge.tables import write_table
@@ -78,6 +79,8 @@ def embed_images(
     account = images.account(undecodable=sum(problem is not None for problem in problems))
     record_facts(out, sources=account.as_json())
     account.log()
+    reasons = {at: problem for at, problem in enumerate(problems) if problem is not None}
+    write_problems(out, [*images.problems, *name_undecodable(images.table, reasons)])
     if not parts:
         raise UsageError(
             what=f"none of the {len(images)} images can be decoded ({problems[0]})",

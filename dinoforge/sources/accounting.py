@@ -3,18 +3,25 @@
 Members and files that look like images are rows or named problems; nothing is lost in silence.
 """
 
+import csv
+import io
 import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
-from dinoforge.shards.index import INCOMPLETE, NOT_READ, SHARD_REASONS, Problem
+import pyarrow as pa
+
+from dinoforge.files import write_bytes
+from dinoforge.shards.index import INCOMPLETE, NOT_READ, SHARD_REASONS, Problem, problem
 from dinoforge.sources.discover import SOURCE_REASONS
 
-__all__ = ["Account", "merge_problems"]
+__all__ = ["Account", "merge_problems", "name_undecodable", "write_problems"]
 
 _NAMED = 20  # sources that were not read: there may be as many as files
+_LISTED = 100_000  # rows of ``problems.csv``
 _REASONS = {**SHARD_REASONS, **SOURCE_REASONS}
 _log = logging.getLogger(__name__)
 
@@ -100,6 +107,36 @@ class Account:
         """Log the lines, as warnings if images may be missing."""
         for line in self.lines():
             _log.log(logging.WARNING if self.incomplete else logging.INFO, "%s", line)
+
+
+def write_problems(folder: Path, problems: Sequence[Problem]) -> None:
+    """Name in ``problems.csv`` of a run folder what gave no pixels, or remove the file if nothing.
+
+    Raises
+    ------
+    UsageError
+        If it cannot be written.
+    """
+    path = folder / "problems.csv"
+    if not problems:
+        path.unlink(missing_ok=True)
+        return
+    text = io.StringIO()
+    writer = csv.DictWriter(text, ["shard", "member", "reason", "detail"], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(problems[:_LISTED])
+    write_bytes(path, text.getvalue().encode("utf-8", "backslashreplace"))
+    first = f"the first {_LISTED:,} of " if len(problems) > _LISTED else ""
+    _log.info("%s names %s%s problems", path, first, f"{len(problems):,}")
+
+
+def name_undecodable(images: pa.Table, reasons: Mapping[int, str]) -> list[Problem]:
+    """Make a problem of each image that does not decode: its row in the table -> why."""
+    rows = images.select(["shard", "member"]).take(pa.array(list(reasons), pa.int64()))
+    return [
+        problem(**row, reason="undecodable", detail=why)
+        for row, why in zip(rows.to_pylist(), reasons.values(), strict=True)
+    ]
 
 
 def merge_problems(listings: Iterable[Iterable[Problem]]) -> list[Problem]:

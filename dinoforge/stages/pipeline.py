@@ -4,7 +4,7 @@ import importlib
 import logging
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -32,7 +32,8 @@ __all__ = [
 
 _log = logging.getLogger(__name__)
 
-_OWN = ("run.json", "config.yaml", "published")  # beside which a run writes temporary files
+# Beside these a run writes temporary files.
+_OWN = ("run.json", "config.yaml", "records.jsonl", "problems.csv", "published")
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,8 @@ class Pipeline:
     check: Callable[[Any], None]
     reopen: Callable[[Path], None]  # (run folder) before a stage changes: no longer finished
     finish: Callable[[Path, Any], Any]  # (run folder, config) after the last stage: the summary
+    # (run folder, config, names of the stages that are done) if it stops before: what it has read
+    account: Callable[[Path, Any, Collection[str]], None] = lambda *_: None
 
 
 def find_pipeline(path: str) -> Pipeline:
@@ -167,6 +170,7 @@ def run_pipeline(pipeline: Pipeline, run_folder: Path, config: Config, executor:
         config,
         executor,
         reopen=lambda: pipeline.reopen(run_folder),
+        stopped=lambda done: pipeline.account(run_folder, config, done),
     )
     return pipeline.finish(run_folder, config)
 
@@ -188,12 +192,14 @@ def run_stages(
     executor: Executor,
     *,
     reopen: Callable[[], None] = lambda: None,
+    stopped: Callable[[Collection[str]], None] = lambda _: None,
 ) -> dict[str, StageResult]:
     """Run stages in order: plan each, skip what is proved done, run the rest.
 
     ``pipeline`` is the name of the folder inside the run, whose lock the caller holds. Outputs do
     not depend on the executor. ``reopen`` is called before a stage changes anything: see
-    `StagePlan.prepare`. Returns the result of each stage by name.
+    `StagePlan.prepare`; ``stopped`` with the stages that are done if another is not. Returns the
+    result of each stage by name.
 
     Raises
     ------
@@ -205,11 +211,15 @@ def run_stages(
     _remove(path for name in _OWN for path in run_folder.glob(f".{name}.tmp-*"))
     results: dict[str, StageResult] = {}
     started = time.monotonic()
-    for plan, missing in plan_in_order(stages, inputs):
-        plan.prepare(missing, reopen)
-        results[plan.stage.name] = _run_stage(plan, missing, executor)
-        _log_stage(plan, len(missing), time.monotonic() - started)
-        started = time.monotonic()
+    try:
+        for plan, missing in plan_in_order(stages, inputs):
+            plan.prepare(missing, reopen)
+            results[plan.stage.name] = _run_stage(plan, missing, executor)
+            _log_stage(plan, len(missing), time.monotonic() - started)
+            started = time.monotonic()
+    except BaseException:
+        stopped(results)
+        raise
     # Of workers that died while this process went on.
     remove_temporary_files(run_folder, inputs.folders.values())
     return results

@@ -13,7 +13,7 @@ from dinoforge.evaluation.tables import (
     cache_folder,
 )
 from dinoforge.runs import record_facts
-from dinoforge.sources.accounting import Account, merge_problems
+from dinoforge.sources.accounting import Account, merge_problems, write_problems
 from dinoforge.sources.discover import discover_files
 from dinoforge.sources.image_set import ImageSet
 from dinoforge.stages import Json, Output
@@ -58,6 +58,7 @@ class ListStage(EvaluationStage):
         except UsageError:  # the sources are accounted for all the same
             account = Account.of(sum(map(len, sets)), problems)
             record_facts(inputs.run_folder, sources=account.as_json())
+            write_problems(inputs.run_folder, problems)
             account.log()
             raise
         table = pa.concat_tables(images.table for images in sets)

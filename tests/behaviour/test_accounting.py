@@ -1,9 +1,11 @@
 """Every command accounts for what its sources hold: rows, or problems by reason."""
 
+import csv
 import io
 import json
 import os
 import tarfile
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +35,10 @@ def tar_bytes(names):
             entry.size = len(data)
             tar.addfile(entry, io.BytesIO(data))
     return file.getvalue()
+
+
+def read_csv(path):
+    return list(csv.DictReader(path.read_text().splitlines()))
 
 
 @pytest.fixture
@@ -98,6 +104,13 @@ def test_a_command_ends_with_the_account_of_its_sources(source, command, capsys)
         assert "1 undecodable" in screen  # also of a training without a step left
     log = "".join(path.read_text() for path in (out / "log").iterdir())
     assert "is incomplete: truncated" in log
+    if command != "curate":  # which has a table of them
+        rows = read_csv(out / "problems.csv")
+        counts = ACCOUNT["problems"] | {"undecodable": 1}
+        assert Counter(row["reason"] for row in rows) == counts
+        named = {row["reason"]: row["shard"] for row in rows}
+        assert named["other_file"] == f"{source}/notes.txt"
+        assert named["undecodable"] == f"{source}/cat/broken.jpg"
     if command == "evaluate":
         counts = ACCOUNT["problems"] | {"undecodable": 1}
         assert {json.dumps(r.problems) for r in read_records(out / "records.jsonl")} == {
@@ -117,7 +130,9 @@ def test_a_command_ends_with_the_account_of_its_sources(source, command, capsys)
         ("embed", [], "none of the 4 images can be decoded", 4),
         ("evaluate", [], "no labels", 0),
         ("evaluate", ["protocols=[collapse]"], "none of the 4 images", 4),
-        ("train", [], "none of the 4 images decodes", 0),
+        ("train", [], "none of the 4 images decodes", 4),
+        ("train", ["data.num_workers=1"], "none of the 4 images decodes", 4),
+        ("curate", [], "none of the 4 images decodes", 4),
     ],
 )
 def test_a_command_that_fails_has_an_account_too(tmp_path, capsys, command, more, why, undecodable):
@@ -131,6 +146,34 @@ def test_a_command_that_fails_has_an_account_too(tmp_path, capsys, command, more
     assert "cut.tar is incomplete: truncated" in screen
     recorded = read_facts(tmp_path / "run")["sources"]
     assert (recorded["images"], recorded["undecodable"]) == (4, undecodable)
+    assert recorded["problems"] == {"truncated": 1}
+    if command != "curate":
+        rows = read_csv(tmp_path / "run/problems.csv")
+        assert Counter(row["reason"] for row in rows) == Counter(
+            truncated=1, undecodable=undecodable
+        )
+        assert {row["shard"] for row in rows} == {str(tmp_path / "cut.tar")}
+
+
+@pytest.mark.parametrize("on", ["in-process", "local:1"])
+def test_a_curation_that_stops_early_has_an_account_too(tmp_path, capsys, on):
+    cut = tar_bytes([f"{number}.jpg" for number in range(6)])
+    cut = cut.replace(b"\xff\xd8\xff", b"\0\0\0", 3)
+    (tmp_path / "cut.tar").write_bytes(cut[: cut.index(b"4.jpg") + 700])
+    words = [f"sources=[{{paths: [{tmp_path}/cut.tar]}}]", f"out={tmp_path}/run", "--on", on]
+    assert main(["curate", *words]) == 2
+    screen = capsys.readouterr().err
+    assert "3 of 4 images do not decode (3 not_an_image)" in screen
+    assert "cut.tar is incomplete: truncated" in screen
+    recorded = read_facts(tmp_path / "run")["sources"]
+    assert (recorded["images"], recorded["undecodable"]) == (4, 3)
+    rename = words[0].replace("cut.tar]", "cut.tar], classes: {cat: dog}")
+    assert main(["curate", rename, *words[1:], "--update"]) == 2
+    screen = capsys.readouterr().err
+    assert "sources[0].classes" in screen
+    assert "cut.tar is incomplete: truncated" in screen
+    recorded = read_facts(tmp_path / "run")["sources"]
+    assert (recorded["images"], recorded["undecodable"]) == (4, 0)
     assert recorded["problems"] == {"truncated": 1}
 
 

@@ -18,7 +18,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from dinoforge.errors import UsageError
+from dinoforge.errors import Fault, UsageError
 from dinoforge.images import Undecodable
 from dinoforge.randomness import KeyedPermutation
 from dinoforge.sources.accounting import Account
@@ -70,6 +70,17 @@ class _CutBatch:
         return replace(self, global_crops=pinned[0], local_crops=pinned[1])
 
 
+class _NoneDecodesError(UsageError):
+    """No replacement was found; ``undecodable`` are the images known not to decode."""
+
+    def __init__(self, fault: Fault, undecodable: dict[int, str]) -> None:
+        super().__init__(faults=[fault])
+        self.undecodable = undecodable
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _NoneDecodesError, (self.faults[0], self.undecodable)
+
+
 class TrainingData:
     """The endless sequence of training images, as batches of crops.
 
@@ -113,7 +124,7 @@ class TrainingData:
             seed,
         )
         self._max_bad_share = data.max_bad_share
-        self._num_seen = 0
+        self._is_shown = np.zeros(len(images), np.bool_)
         self.undecodable: dict[int, str] = {}  # image -> reason, so far in this process
 
     def __len__(self) -> int:
@@ -130,7 +141,13 @@ class TrainingData:
 
     def batches(self, start: int, stop: int) -> Iterator[Batch]:
         """Yield the batches of steps ``start .. stop - 1``, prepared in advance by the workers."""
-        steps = range(start, stop)
+        try:
+            yield from self._batches(range(start, stop))
+        except _NoneDecodesError as error:
+            self.undecodable.update(error.undecodable)
+            raise
+
+    def _batches(self, steps: range) -> Iterator[Batch]:
         if self._context is None or not steps:
             yield from map(self.batch, steps)
             return
@@ -155,12 +172,13 @@ class TrainingData:
         return Batch(step, colored[0], colored[1], cut.shown, self._table)
 
     def _count_undecodable(self, cut: _CutBatch) -> None:
-        self._num_seen += len(cut.images)
+        self._is_shown[cut.shown] = True
         new = {n: reason for n, reason in cut.undecodable.items() if n not in self.undecodable}
         self.undecodable.update(new)
         for image, reason in new.items():
             _log.warning("replaced %s: %s", self._table["key"][image], reason)
-        bad, seen = len(self.undecodable), self._num_seen + len(self.undecodable)
+        bad = len(self.undecodable)
+        seen = bad + np.count_nonzero(self._is_shown)
         if new and bad > max(10, self._max_bad_share * seen):
             image, reason = next(iter(new.items()))
             raise UsageError(
@@ -221,11 +239,12 @@ class _Cutter:
         image, reason = next(iter(undecodable.items()))
         few = f"{len(undecodable)} images in a row do not decode"
         whole = f"none of the {num_images} images decodes"
-        raise UsageError(
-            what=f"{whole if len(undecodable) == num_images else few}, the first: {reason}",
-            where=str(self.images.table["key"][image]),
-            do="check these files, or drop them with `dinoforge curate`",
+        fault = Fault(
+            f"{whole if len(undecodable) == num_images else few}, the first: {reason}",
+            str(self.images.table["key"][image]),
+            "check these files, or drop them with `dinoforge curate`",
         )
+        raise _NoneDecodesError(fault, self.undecodable)
 
 
 @functools.lru_cache(maxsize=4)
