@@ -162,7 +162,9 @@ def _contents(path: Path, new_stream: Callable[[], Any]) -> Iterator[bytes]:
                         break
                     piece += file.read(_MAGIC_BYTES)  # a magic may begin at the end of a piece
                     if _find_stream(piece) is not new_stream:
-                        rest = len(piece) + os.fstat(file.fileno()).st_size - file.tell()
+                        rest = (
+                            len(piece) + os.fstat(file.fileno()).st_size - file.seek(0, os.SEEK_CUR)
+                        )
                         text = "after the end of the compressed data are not read"
                         raise _TrailingError(f"{rest:,} bytes {text}")
                     stream = new_stream()

@@ -298,8 +298,8 @@ def test_a_compressed_tar_without_a_suffix_is_found_by_its_content(tmp_path, com
     put(tmp_path / "pool/cut", compress(tar_of(SIX))[:12])
     listing = listed(tmp_path, tmp_path / "pool")
     assert listing.table.num_rows == 6
-    found = [(p["shard"].rpartition("/")[2], p["reason"]) for p in listing.problems]
-    assert found == [("cut", "other_file"), ("notes", "other_file")]
+    problems = [(p["shard"].rpartition("/")[2], p["reason"]) for p in listing.problems]
+    assert problems == [("cut", "other_file"), ("notes", "other_file")]
 
 
 @pytest.mark.parametrize("compress", [gzip.compress, bz2.compress, lzma.compress, zstd])
