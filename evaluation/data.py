@@ -185,7 +185,7 @@ def _stop_if_nothing_to_test(data: EvalData, one: SetConfig, protocols: Sequence
     raise NothingToTestError(
         what="no labels, and the protocols need them",
         where=part,
-        do="add class folders or .cls files, or set protocols=[collapse]",
+        do="add class folders, or .cls files in tars, or set protocols=[collapse]",
     )
 
 

@@ -159,8 +159,8 @@ def list_left_out(records: Sequence[Record], protocols: Iterable[str]) -> list[s
 
 # Why a protocol gives no record.
 _NEEDS = {
-    "knn": "no k-NN: it needs labels",
-    "logistic": "no logistic regression: it needs labels of two classes and separate test images",
+    "knn": "no k-NN: it needs labeled images that decode",
+    "logistic": "no logistic regression: it needs a network, two classes, separate test images",
     "collapse": "no signs of collapse: they need a network and two test images",
 }
 

@@ -87,3 +87,10 @@ def _warn_of_undecodable(items: Items, is_bad: np.ndarray) -> None:
     for name, rows in (("bank", items.bank), ("test set", items.test)):
         if (bad := int(is_bad[rows].sum())) and not (name == "test set" and items.leave_one_out):
             _log.warning("%s: %d of %d images do not decode and are left out", name, bad, len(rows))
+    known, good = (
+        np.unique(items.labels[rows]) for rows in (items.bank, items.bank[~is_bad[items.bank]])
+    )
+    lost = np.isin(items.labels[items.test], np.setdiff1d(known, [*good, -1]))
+    if lost.any():
+        text = "%d test images belong to classes of which no image of the bank decodes"
+        _log.warning(text, int(lost.sum()))

@@ -128,8 +128,8 @@ def test_own_pictures_without_classes_and_with_seeds_give_a_report_too(tmp_path)
             2,
             [
                 "planted 2 of 24 copies (plant.count): pool images 12, plant.max_share 0.2",
-                "no k-NN: it needs labels",
-                "no logistic regression: it needs labels of two classes and separate test images",
+                "no k-NN: it needs labeled images that decode",
+                "no logistic regression: it needs a network, two classes, separate test images",
             ],
         ),
         (
@@ -139,7 +139,7 @@ def test_own_pictures_without_classes_and_with_seeds_give_a_report_too(tmp_path)
             [
                 "planted 2 of 24 copies (plant.count): pool images 12, plant.max_share 0.2",
                 "no k-NN with k = 20, 100, 200: the size of the bank is 12",
-                "no logistic regression: it needs labels of two classes and separate test images",
+                "no logistic regression: it needs a network, two classes, separate test images",
             ],
         ),
         (

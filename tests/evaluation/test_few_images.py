@@ -121,7 +121,7 @@ def test_without_a_record_the_needs_of_the_protocols_are_listed(folder, tmp_path
             1,
             [
                 "no k-NN with k = 10, 20, 100, 200: the size of the bank is 1",
-                "no logistic regression: it needs labels of two classes and separate test images",
+                "no logistic regression: it needs a network, two classes, separate test images",
                 "no signs of collapse: they need a network and two test images",
             ],
         ),
@@ -137,7 +137,7 @@ def test_without_a_record_the_needs_of_the_protocols_are_listed(folder, tmp_path
             12,
             [
                 "no k-NN with k = 20, 100, 200: the size of the bank is 12",
-                "no logistic regression: it needs labels of two classes and separate test images",
+                "no logistic regression: it needs a network, two classes, separate test images",
             ],
         ),
         (
@@ -145,8 +145,8 @@ def test_without_a_record_the_needs_of_the_protocols_are_listed(folder, tmp_path
             set(),
             3,
             [
-                "no k-NN: it needs labels",
-                "no logistic regression: it needs labels of two classes and separate test images",
+                "no k-NN: it needs labeled images that decode",
+                "no logistic regression: it needs a network, two classes, separate test images",
             ],
         ),
     ],

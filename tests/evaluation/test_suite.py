@@ -278,6 +278,15 @@ def test_undecodable_images_are_counted_in_one_line(config, pictures, tmp_path, 
     assert reported == ["test set: 1 of 18 images do not decode and are left out"]
 
 
+def test_a_class_that_the_bank_lost_is_reported(config, pictures, tmp_path, caplog):
+    shutil.copytree(pictures / "bank", tmp_path / "bank")
+    for file in (tmp_path / "bank/green").iterdir():
+        file.write_bytes(file.read_bytes()[:100])
+    evaluated(replace(config, train=[str(tmp_path / "bank")], protocols=["knn"]), tmp_path / "out")
+    text = "7 test images belong to classes of which no image of the bank decodes"
+    assert text in caplog.text
+
+
 def test_a_single_file_is_compared_with_the_baseline(config, run_folder, tmp_path):
     file = run_folder / "export" / "step-000000050" / "model.safetensors"
     records = evaluated(
