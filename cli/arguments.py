@@ -97,11 +97,11 @@ def add_recipe_choice(parser: argparse.ArgumentParser) -> None:
 
 
 def add_launch_arguments(
-    parser: argparse.ArgumentParser, *, local: bool, cluster: bool, update: str = RERUN
+    parser: argparse.ArgumentParser, *, cluster: bool, update: str = RERUN
 ) -> None:
     """Add ``--on``, ``--dry-run``, ``--wait``, ``--update`` and ``--fresh``."""
     launch = parser.add_argument_group("launch")
-    places = ["in-process (default)", *["local:N"] * local, *["slurm:PROFILE"] * cluster]
+    places = ["in-process (default)", "local:N", *["slurm:PROFILE"] * cluster]
     launch.add_argument("--on", default="in-process", metavar="WHERE", help=", ".join(places))
     if cluster:
         dry_run = "with slurm: print what would be submitted, then exit"

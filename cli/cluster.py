@@ -19,17 +19,11 @@ __all__ = ["goes_to_cluster", "print_state", "refuse_live", "submit"]
 def goes_to_cluster(args: argparse.Namespace) -> bool:
     """Return whether ``--on`` names a cluster.
 
-    Raises a `UsageError` if the command cannot run there, or a flag works only with a cluster.
+    Raises a `UsageError` if a flag works only with a cluster.
     """
     kind, _, profile = args.on.partition(":")
     if kind == "slurm" and profile:
         return True
-    if args.command == "evaluate" and args.on != "in-process":
-        raise UsageError(
-            what=f"unknown place to run `{args.on}`",
-            where="--on",
-            do="write in-process or slurm:PROFILE",
-        )
     for flag, is_given in (("--dry-run", args.dry_run), ("--wait", args.wait)):
         if is_given:
             raise UsageError(

@@ -45,7 +45,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--seeds", help="examples of the images to retrieve")
     add("--out", default="runs/quickstart", help="run folder")
     update = f"{RERUN}; the training resumes with it"
-    add_launch_arguments(parser, local=True, cluster=False, update=update)
+    add_launch_arguments(parser, cluster=False, update=update)
     add_output_arguments(parser)
 
 

@@ -40,7 +40,6 @@ class RecipeCommand:
     show: Callable[[Any, Path], None]  # prints a result; the path is the run folder
     sources: Callable[[Any], Sequence[str]]  # recipe -> paths that it reads images from
     written: Sequence[str] = ("cache",)  # folders of a run in which it writes images
-    local: bool = True  # --on local:N
     update: str = RERUN  # what --update does
     pipeline: str = ""  # import path of the pipeline of stages; "": one job of ranks
     add_own_arguments: Callable[[argparse.ArgumentParser], None] = lambda _: None
@@ -50,7 +49,7 @@ class RecipeCommand:
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Add RECIPE, ``key=value`` and all flags."""
         add_recipe_choice(parser)
-        add_launch_arguments(parser, local=self.local, cluster=True, update=self.update)
+        add_launch_arguments(parser, cluster=True, update=self.update)
         add_output_arguments(parser)
         self.add_own_arguments(parser)
 

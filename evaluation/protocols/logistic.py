@@ -5,7 +5,6 @@ import logging
 import numpy as np
 
 from dinoforge.evaluation.config import EvaluationConfig
-from dinoforge.evaluation.logistic import choose_and_fit
 from dinoforge.evaluation.outcomes import Measured, Outcome
 from dinoforge.evaluation.stages.protocol import ProtocolStage
 
@@ -23,6 +22,8 @@ class LogisticStage(ProtocolStage):
 
     def measure(self, measured: Measured, config: EvaluationConfig) -> list[Outcome]:
         """Measure every kind of features."""
+        from dinoforge.evaluation.logistic import choose_and_fit
+
         if measured.model.is_pixels and not config.logistic.pixels:
             return []
         labeled = measured.labeled()

@@ -15,6 +15,9 @@ from waiting import wait_for, wait_for_end
 
 from dinoforge.cli.main import main
 from dinoforge.errors import UsageError
+from dinoforge.models.config import VitConfig
+from dinoforge.models.vit import build_vit
+from dinoforge.models.weights import save_backbone
 from dinoforge.runs import read_facts
 from dinoforge.slurm.status import read_status
 from dinoforge.slurm.store.events import read_attempts
@@ -167,6 +170,28 @@ retrieve: {{mode: seeds, k: 4, policy: fill}}
     }
     assert hosts <= {f"node{n}" for n in range(1, 5)}
     assert len(hosts) > 1
+
+
+def test_an_evaluation_from_a_login_node_without_torch_is_the_one_of_one_process(
+    bed, run, shared, tmp_path
+):
+    data, backbone = shared / "data/clothing", tmp_path / "backbone.safetensors"
+    tiny = VitConfig(width=24, depth=1, heads=2, patch_size=8, image_size=32, init="xavier")
+    save_backbone(backbone, build_vit(tiny, seed=1))
+    profile = tmp_path / "profile.yaml"
+    profile.write_text("default: {partition: cpu, memory_gb: 1.5, minutes: 10}\n")
+    words = [f"train=[{data}/clothing-validation-000000.tar]", f"checkpoint={backbone}"]
+    words += [f"test=[{data}/clothing-test-000000.tar]", "partition_images=100", "device=cpu"]
+    words += ["logistic.c_count=2", "bootstrap.resamples=100", "-q"]
+    submitted = ["evaluate", *words, f"out={run}", "--on", f"slurm:{profile}", "--wait"]
+    done = without_torch(*submitted)
+    assert done.returncode == 0, done.stderr
+    assert f"{run}: finished" in done.stdout
+    here = tmp_path / "here"
+    assert main(["evaluate", *words, f"out={here}", "--on", "local:2"]) == 0
+    assert (run / "records.jsonl").read_bytes() == (here / "records.jsonl").read_bytes()
+    assert read_facts(run)["sources"] == read_facts(here)["sources"]
+    assert len(list((run / "evaluation/20-features").glob("*.done"))) == 8
 
 
 def test_a_training_is_submitted_from_a_login_node_without_torch(bed, run, tmp_path):
