@@ -2,7 +2,7 @@
 
 Equal to `torch.nn.functional.interpolate` up to the last bits. With its backward pass it takes a
 quarter of the time on a CPU for 16 x 11 maps from 24 x 32 to 120 x 160 (7 against 27 ms,
-2026-11, one Zen 4 core). On a GPU the backward pass is deterministic, that of torch is not.
+2026-11, one core of a Xeon). On a GPU the backward pass is deterministic, that of torch is not.
 
 Shapes: B images, K maps each, X x Y in, H x W out.
 """
