@@ -64,7 +64,7 @@ class CheckpointEncoder:
         self._pick = FEATURES[features]
         side = min(config.image_size, _LARGEST_SIDE) // config.patch_size * config.patch_size
         side = max(config.patch_size, side)
-        self._transform = Transform(side, *normalization_of(metadata))
+        self._transform = Transform(side, *normalization_of(metadata, str(path)))
         self.fingerprint = fingerprint_of(
             encoder="checkpoint",
             weights=sha256_file(path),
@@ -85,6 +85,12 @@ class CheckpointEncoder:
         """
         dim, size = 2 * self._width, self._batch_size
         rows = run_batches(self._forward, images, self._transform, dim, self._device, size=size)
+        if not np.isfinite(rows).all():
+            raise UsageError(
+                what="the network gives numbers that are not finite",
+                where=self.name.removeprefix("checkpoint:"),
+                do="give a checkpoint from before the training diverged",
+            )
         return {"cls": rows[:, : self._width], "patch_mean": rows[:, self._width :]}
 
     def _forward(self, batch_B3SS: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from torch import Tensor
 from dinoforge.encoders.encoder import Images, Vectors
 from dinoforge.images import resize
 from dinoforge.models.config import IMAGE_MEAN, IMAGE_STD
+from dinoforge.models.weights import damaged_metadata
 
 __all__ = ["TRANSFORM_VERSION", "Transform", "normalization_of", "run_batches"]
 
@@ -87,13 +88,22 @@ def run_batches(
     return rows
 
 
-def normalization_of(metadata: Mapping[str, str]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def normalization_of(
+    metadata: Mapping[str, str], where: str
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return mean and standard deviation of RGB in [0, 1] from the metadata of a backbone.
 
-    JSON lists under ``image_mean`` and ``image_std``; missing ones are ImageNet's.
+    JSON lists of three numbers under ``image_mean`` and ``image_std``; missing ones are ImageNet's.
+    Others raise a `UsageError` that names the file ``where``.
     """
-    mean, std = (
-        tuple(map(float, json.loads(metadata[name]))) if name in metadata else otherwise
-        for name, otherwise in (("image_mean", IMAGE_MEAN), ("image_std", IMAGE_STD))
-    )
+    read = []
+    for name, values in (("image_mean", IMAGE_MEAN), ("image_std", IMAGE_STD)):
+        try:
+            numbers = tuple(map(float, json.loads(metadata[name]))) if name in metadata else values
+        except (ValueError, TypeError) as error:
+            raise damaged_metadata(name, where) from error
+        if len(numbers) != 3 or not np.isfinite(numbers).all():
+            raise damaged_metadata(name, where)
+        read.append(numbers)
+    mean, std = read
     return mean, std

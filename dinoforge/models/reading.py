@@ -3,6 +3,7 @@
 What is in a file decides how it is read, not its name.
 """
 
+import errno
 import logging
 import re
 import shlex
@@ -91,14 +92,18 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise _explain(path, error) from error
     metadata: dict[str, str] = {}
     for key in _KEYS:
-        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-            content = content[key]
+        inner = content.get(key) if isinstance(content, Mapping) else None
+        if isinstance(inner, Mapping) and inner:
+            content = inner
             if key == "student":
                 _log.info("%s: the student's weights: there is no teacher", path)
             if key.endswith("_ema"):
                 _log.info("%s: the averaged weights, %s", path, key)
                 metadata = {"averaged": key}
-    tensors = dict(_flatten(content)) if isinstance(content, Mapping) else {}
+    try:
+        tensors = dict(_flatten(content)) if isinstance(content, Mapping) else {}
+    except RecursionError as error:
+        raise _unreadable(path, "a dictionary in it contains itself", _GIVE) from error
     if not tensors:
         keys = ", ".join(map(str, content)) if isinstance(content, Mapping) else ""
         what = "the file has no state dict" + (f", only {keys}" if keys else "")
@@ -153,7 +158,8 @@ def _read_pickle(file: BinaryIO) -> Any:
 
 
 def _explain(path: Path, error: Exception) -> UsageError:
-    if isinstance(error, OSError) and error.strerror:
+    # In a file that is cut short, the reader of zip files seeks a place that is not there.
+    if isinstance(error, OSError) and error.strerror and error.errno != errno.EINVAL:
         return _unreadable(path, error.strerror.lower(), _GIVE)
     text = re.sub(r"\x1b\[[0-9;]*m", "", str(error))
     command = shlex.join(["python", "-c", _CONVERT, str(path), f"{path.stem}-weights.pth"])

@@ -8,19 +8,21 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, fields, replace
 from pathlib import Path
-from typing import Any
 
 import torch
+from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
 
-from dinoforge.errors import UsageError
+from dinoforge.config import config_of
+from dinoforge.config.ranges import find_faults
+from dinoforge.errors import UsageError, some_of
 from dinoforge.models.config import IMAGE_MEAN, IMAGE_STD, PositionMode, VitConfig
 from dinoforge.models.conversion import infer_config, released_names
 from dinoforge.models.reading import read_tensors
 from dinoforge.models.vit import VisionTransformer
 from dinoforge.models.writing import write_tensors
 
-__all__ = ["load_backbone", "save_backbone"]
+__all__ = ["damaged_metadata", "load_backbone", "save_backbone"]
 
 FORMAT = "backbone-1"
 
@@ -91,6 +93,7 @@ def load_backbone(
     with torch.device("meta"):
         model = VisionTransformer(config)
     _check_match(model.state_dict(), tensors, where)
+    _stop_if_not_finite(tensors, where)
     ready = {name: tensor.to(torch.float32) for name, tensor in tensors.items()}
     # Converters drop it: it is used in training only.
     ready.setdefault("mask_token", torch.zeros(1, config.width))
@@ -102,7 +105,10 @@ def _stored_config(metadata: Mapping[str, str], where: str) -> VitConfig | None:
     if "dinoforge" not in metadata:
         return None
     known = {field.name for field in fields(VitConfig)}
-    stored: dict[str, Any] = json.loads(metadata["config"])
+    try:
+        stored = dict(json.loads(metadata["config"]))
+    except (KeyError, ValueError, TypeError) as error:
+        raise damaged_metadata("config", where) from error
     if metadata["dinoforge"] != FORMAT or not stored.keys() <= known:
         new = ", ".join(sorted(stored.keys() - known)) or metadata["dinoforge"]
         raise UsageError(
@@ -110,7 +116,29 @@ def _stored_config(metadata: Mapping[str, str], where: str) -> VitConfig | None:
             where=where,
             do="pip install --upgrade dinoforge",
         )
-    return VitConfig(**stored)
+    try:
+        config = config_of(VitConfig, stored)
+    except OmegaConfBaseException as error:
+        raise damaged_metadata("config", where) from error
+    if any(find_faults(config)):
+        raise damaged_metadata("config", where)
+    return config
+
+
+def damaged_metadata(key: str, where: str) -> UsageError:
+    """Make the error for metadata of a backbone that make no sense."""
+    do = "download or copy it again"
+    return UsageError(what=f"the metadata `{key}` of the weights are damaged", where=where, do=do)
+
+
+def _stop_if_not_finite(tensors: Mapping[str, Tensor], where: str) -> None:
+    bad = [n for n, t in tensors.items() if t.is_floating_point() and not t.isfinite().all()]
+    if bad:
+        raise UsageError(
+            what=f"{len(bad)} of {len(tensors)} weights are not finite ({some_of(bad, 3)})",
+            where=where,
+            do="give a checkpoint from before the training diverged",
+        )
 
 
 def _check_match(model: Mapping[str, Tensor], stored: Mapping[str, Tensor], where: str) -> None:

@@ -171,7 +171,7 @@ def map_patches(
     from dinoforge.models.weights import load_backbone
 
     model, config, metadata = load_backbone(backbone)
-    mean, std = np.array(normalization_of(metadata), np.float32)
+    mean, std = np.array(normalization_of(metadata, str(backbone)), np.float32)
     patch = config.patch_size
     side = side or patch * min(16, 2 * max(1, config.image_size // patch))
     squares = np.stack([square(image, side) for image in images]).astype(np.float32) / 255

@@ -158,3 +158,22 @@ def test_a_device_that_is_not_there_is_reported_in_one_line(checkpoint):
         ) as caught:
             make_encoder(f"checkpoint:{checkpoint}", device=device)
         assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("mean", ["x", "[1]", "[0, 0, NaN]", '{"a": 1}'])
+def test_a_mean_that_makes_no_sense_is_named_with_the_file(checkpoint, tmp_path, mean):
+    model, _, _ = load_backbone(checkpoint)
+    save_backbone(tmp_path / "odd.safetensors", model, {"image_mean": mean})
+    with pytest.raises(UsageError, match=r"metadata `image_mean` .* damaged - .*odd.safetensors"):
+        CheckpointEncoder(tmp_path / "odd.safetensors")
+
+
+def test_a_network_that_overflows_is_named(checkpoint, tmp_path, picture):
+    model, _, _ = load_backbone(checkpoint)
+    with torch.no_grad():
+        model.patch_embed.proj.weight.mul_(1e38)
+        model.pos_embed.fill_(3e38)
+    save_backbone(tmp_path / "far.safetensors", model)
+    encoder = CheckpointEncoder(tmp_path / "far.safetensors")
+    with pytest.raises(UsageError, match=r"numbers that are not finite - .*far.safetensors - give"):
+        encoder.encode([picture(32, 32, 1)])

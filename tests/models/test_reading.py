@@ -178,3 +178,25 @@ def test_the_content_decides_not_the_suffix(tmp_path):
 def test_a_folder_and_a_missing_file_are_named(tmp_path):
     assert "is a directory" in line(tmp_path)
     assert "no such file" in line(tmp_path / "gone.pth")
+
+
+@pytest.mark.parametrize("share", [0.1, 0.3, 0.5, 0.8, 0.99])
+def test_a_file_of_many_tensors_that_is_cut_anywhere_is_cut_short(tmp_path, share):
+    file = io.BytesIO()
+    torch.save({f"layer.{number}": torch.ones(200) for number in range(40)}, file)
+    path = tmp_path / "cut.pth"
+    path.write_bytes(file.getvalue()[: int(len(file.getvalue()) * share)])
+    assert "it is cut short or damaged" in line(path)
+    assert "download or copy it again" in line(path)
+
+
+def test_an_empty_teacher_beside_a_model_is_passed_over(tmp_path):
+    torch.save({"teacher": {}, "model": STATE}, tmp_path / "w.pth")
+    assert list(read_tensors(tmp_path / "w.pth")[0]) == ["backbone.weight"]
+
+
+def test_a_dictionary_that_contains_itself_is_one_line(tmp_path):
+    content = {"a": torch.ones(1)}
+    content["self"] = content
+    torch.save(content, tmp_path / "w.pth")
+    assert "a dictionary in it contains itself" in line(tmp_path / "w.pth")

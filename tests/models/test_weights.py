@@ -246,3 +246,23 @@ def test_a_file_of_a_later_version_states_what_is_new(tmp_path):
     refused(path, "another version of dinoforge, with rope")
     save_file(tensors, path, {"dinoforge": "backbone-2", "config": "{}"})
     refused(path, "another version of dinoforge, with backbone-2")
+
+
+@pytest.mark.parametrize(
+    "config", [None, "", "{", "[1]", '{"width": "wide"}', '{"width": 64, "heads": 3}']
+)
+def test_metadata_that_make_no_sense_are_named(tmp_path, config):
+    path = tmp_path / "a.safetensors"
+    save_backbone(path, make())
+    metadata = {"dinoforge": "backbone-1"} | ({} if config is None else {"config": config})
+    save_file(load_file(path), path, metadata)
+    refused(path, "the metadata `config` of the weights are damaged")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_of_a_diverged_training_are_refused(tmp_path, value):
+    path, model = tmp_path / "a.safetensors", make()
+    with torch.no_grad():
+        model.blocks[1].mlp.fc1.weight[3, 4] = value
+    save_backbone(path, model)
+    refused(path, r"1 of \d+ weights are not finite \(blocks.1.mlp.fc1.weight\)")
