@@ -2,22 +2,23 @@
 
 LOST (Siméoni et al. 2021) grows a region from the patch that resembles fewest others; TokenCut
 (Wang et al. 2022) cuts the graph of similar patches in two. Both compare the patches of one image.
-If nearly all patches are linked, the graph carries no information and the box is arbitrary: see
-`Discovery.is_degenerate`.
+If nearly all patches are linked, or none, the graph carries no information and the box is
+arbitrary: see `Discovery.is_degenerate`.
 
 Shapes: X rows and Y columns of patches, N of them, D width.
 """
 
 import logging
+import warnings
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import scipy.linalg
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from dinoforge.config.ranges import PositiveInt
+from dinoforge.config.ranges import PositiveFloat, PositiveInt, Range
 from dinoforge.evaluation.metrics.boxes import mask_box
 from dinoforge.randomness import uniforms
 
@@ -55,8 +56,8 @@ class LostConfig:
 class TokenCutConfig:
     """Settings of TokenCut, as published, and how its eigenvectors are computed."""
 
-    tau: float = 0.2  # patches with a larger cosine are linked
-    epsilon: float = 1e-5  # weight of all other pairs
+    tau: Annotated[float, Range(-1, 1)] = 0.2  # patches with a larger cosine are linked
+    epsilon: PositiveFloat = 1e-5  # weight of all other pairs
     dense_up_to: PositiveInt = 2500  # patches; LOBPCG beyond, dense again if it does not converge
 
 
@@ -71,8 +72,8 @@ class Discovery:
 
     @property
     def is_degenerate(self) -> bool:
-        """Whether nearly all pairs are linked: the region is then arbitrary."""
-        return self.share_linked > DEGENERATE
+        """Whether nearly all pairs are linked, or none: the region is then arbitrary."""
+        return self.share_linked > DEGENERATE or self.share_linked == 0
 
 
 def choose_features(kind: FeatureKind, keys_XYD: Floats, tokens_XYD: Floats) -> Floats:
@@ -111,13 +112,18 @@ def tokencut(features_XYD: Floats, config: TokenCutConfig) -> Discovery:
     """Localize an object by TokenCut (section 3): a normalized cut of the graph of cosines.
 
     The side of the cut with the largest entry of the second eigenvector is the object. Of entries
-    that are equal to rounding, the first is the seed.
+    that are equal to rounding, the first is the seed. Where all pairs are linked or none, every
+    cut is as good: the whole image is returned.
     """
     size = features_XYD.shape[:2]
     flat_ND = features_XYD.reshape(-1, features_XYD.shape[-1]).astype(np.float64)
     norms = np.linalg.norm(flat_ND, axis=1, keepdims=True)
     unit_ND = flat_ND / np.maximum(norms, 1e-12)
     linked_NN = unit_ND @ unit_ND.T > config.tau
+    np.fill_diagonal(linked_NN, val=False)
+    share = _share(linked_NN)
+    if share in {0.0, 1.0}:
+        return Discovery(np.ones(size, np.bool_), 0, len(linked_NN), share)
     vector_N = second_eigenvector(linked_NN, config)
     sizes_N = np.abs(vector_N)
     leading = np.flatnonzero(sizes_N >= sizes_N.max() * (1 - _EQUAL))
@@ -125,17 +131,17 @@ def tokencut(features_XYD: Floats, config: TokenCutConfig) -> Discovery:
     is_foreground = vector_N > vector_N.mean()
     if not is_foreground[seed]:
         is_foreground = ~is_foreground
-    np.fill_diagonal(linked_NN, val=False)
-    mask_XY = _component(is_foreground.reshape(size), seed)
-    return Discovery(mask_XY, seed, len(leading), _share(linked_NN))
+    return Discovery(_component(is_foreground.reshape(size), seed), seed, len(leading), share)
 
 
 def second_eigenvector(linked_NN: NDArray[np.bool_], config: TokenCutConfig) -> Floats:
     """Solve (D - A) x = lambda D x for the second smallest lambda: ``[N]``, sign undefined.
 
-    A is 1 for linked pairs and ``epsilon`` for others, D its row sums (Shi and Malik 2000).
+    A is 1 for linked pairs and on the diagonal, ``epsilon`` for others, D its row sums (Shi and
+    Malik 2000).
     """
     weights_NN = np.where(linked_NN, 1.0, config.epsilon)
+    np.fill_diagonal(weights_NN, 1.0)
     roots_N = np.sqrt(weights_NN.sum(axis=1))
     # With y = D^1/2 x: the second largest eigenvalue of the symmetric D^-1/2 A D^-1/2.
     weights_NN /= roots_N
@@ -152,8 +158,6 @@ def second_eigenvector(linked_NN: NDArray[np.bool_], config: TokenCutConfig) -> 
 
 def _iterate(matrix_NN: Floats, roots_N: Floats, *, tolerance: float = 1e-7) -> Floats | None:
     """Find the second eigenvector by LOBPCG; None if its residual stays above ``tolerance``."""
-    import warnings
-
     from scipy.sparse.linalg import lobpcg
 
     count = len(matrix_NN)
@@ -177,7 +181,7 @@ def _component(mask_XY: NDArray[np.bool_], seed: int) -> NDArray[np.bool_]:
 
 def _share(linked_NN: NDArray[np.bool_]) -> float:
     count = len(linked_NN)
-    return np.count_nonzero(linked_NN) / max(count * (count - 1), 1)
+    return float(np.count_nonzero(linked_NN) / max(count * (count - 1), 1))
 
 
 def pixel_box(

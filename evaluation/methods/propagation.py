@@ -67,6 +67,7 @@ def propagate(
     """
     frames = iter(features)
     first_XYD = F.normalize(next(frames).float(), dim=-1)
+    assert first_XYC.shape[:2] == first_XYD.shape[:2], "labels and features on one grid of patches"
     first = first_XYD, first_XYC.to(first_XYD)
     recent: deque[tuple[Tensor, Tensor]] = deque(maxlen=config.last_frames)
     for frame in frames:

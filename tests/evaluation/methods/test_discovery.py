@@ -41,7 +41,11 @@ def test_features_that_all_resemble_each_other_are_degenerate():
     for result in (lost(features, LostConfig()), tokencut(features, TokenCutConfig())):
         assert result.share_linked == 1
         assert result.is_degenerate
-    assert lost(features, LostConfig()).mask_XY.all()  # the whole image, without any error
+        assert result.mask_XY.all()  # the whole image, without any error
+    apart = np.eye(12).reshape(3, 4, 12)  # no pair is linked
+    for result in (lost(apart, LostConfig()), tokencut(apart, TokenCutConfig())):
+        assert result.share_linked == 0
+        assert result.is_degenerate
     centered = choose_features("keys_centered", scene() + 100, features)
     assert centered.mean(axis=(0, 1)) == pytest.approx(np.zeros(16), abs=1e-9)
     assert not lost(centered, LostConfig(k_patches=30)).is_degenerate
