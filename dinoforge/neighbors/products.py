@@ -209,10 +209,12 @@ class _Largest:
         rest = maxima[:, : num - whole]
         np.maximum(rest, block[:, whole:], out=rest)
         bars = self._bars()
-        if k <= distance:
+        hits = np.flatnonzero(maxima >= bars)
+        if k <= distance and len(hits) > 2 * k * len(block):  # the first block, or rising products
             of_block = np.partition(maxima, -k, axis=1)[:, -k, None] - self._margin
             bars = np.maximum(bars, of_block)
-        rows, groups = np.divmod(np.flatnonzero(maxima >= bars), distance)
+            hits = np.flatnonzero(maxima >= bars)
+        rows, groups = np.divmod(hits, distance)
         starts = np.arange(0, num, distance)
         cells = (rows * num + groups)[:, None] + starts
         values = block.ravel().take(cells, mode="clip")

@@ -25,7 +25,7 @@ __all__ = ["Neighbors", "merge_top_k", "top_k"]
 
 # One tile is some queries times all base rows. Its bytes bound the candidates, of which there are
 # as many if all rows are copies; of few queries, a product takes up to a fifth longer.
-_PRODUCT_BYTES = 1 << 27
+_PRODUCT_BYTES = 1 << 28
 _QUERIES_AT_ONCE = 1536
 _SIGN = np.uint32(1 << 31)
 
