@@ -13,7 +13,7 @@ the mean of the last block's patch tokens (final LayerNorm applied to all).
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Annotated, Literal
@@ -38,6 +38,7 @@ __all__ = [
     "cached",
     "dino_v1",
     "keyed_batches",
+    "stack_slots",
     "train_heads",
 ]
 
@@ -249,6 +250,15 @@ class LinearHeads:
         """Gradient of the summed cross-entropies in the logits: ``[H K, B]``."""
         probabilities = torch.softmax(self.logits(rows_BF), dim=1)
         return probabilities.sub_(self._one_hot[:, labels_B]).flatten(0, 1)
+
+
+def stack_slots(layers: Sequence[tuple[Tensor, Tensor]], *, patch_mean: bool = True) -> Tensor:
+    """Make slots ``[B, S, D]`` of the last blocks' patch tokens and class tokens, oldest first.
+
+    ``layers`` as `VisionTransformer.get_intermediate_layers` returns them.
+    """
+    slots = [class_BD for _, class_BD in layers]
+    return torch.stack([*slots, layers[-1][0].mean(dim=1)] if patch_mean else slots, dim=1)
 
 
 def cached(slots_nSD: Tensor) -> Views:

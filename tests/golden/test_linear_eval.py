@@ -9,10 +9,12 @@ from safetensors.torch import load_file
 
 from dinoforge.evaluation.features import linear_input
 from dinoforge.evaluation.methods.linear_grid import (
+    Head,
     LinearConfig,
     LinearHeads,
     Slots,
     cached,
+    stack_slots,
     train_heads,
 )
 from dinoforge.models.config import VitConfig
@@ -56,6 +58,9 @@ def test_input_from_a_backbone(shared, layers, blocks, average):
     torch.testing.assert_close(
         result, truth[f"linear_input/n{blocks}_avgpool{average}"], rtol=0, atol=1e-11
     )
+    slots = stack_slots(layers)
+    columns = Slots(4, True, slots.shape[2]).columns(Head(0.1, blocks, average))
+    torch.testing.assert_close(slots.flatten(1)[:, columns], result, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize(("blocks", "average"), CASES)
