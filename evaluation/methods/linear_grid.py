@@ -149,23 +149,25 @@ class Probe:
     def scores(self, slots_nSD: Tensor) -> Tensor:
         """Return logits ``[n, K]``."""
         read = slots_nSD.flatten(1)[:, self.slots.columns(self.head)]
-        return torch.addmm(self.bias, read, self.weights.T)
+        return torch.addmm(self.bias, read.to(self.bias), self.weights.T)
 
 
 class LinearHeads:
     """The weights of all heads, stacked by the slots that they read; heads of one input adjoin.
 
     Weights start as N(0, 0.01), keyed by ``seed`` and input, so heads that differ only in their
-    rate start alike; biases are 0. ``like`` gives dtype and device.
+    rate start alike; biases are 0. ``like`` gives device and dtype, at least float32.
     """
 
     def __init__(
         self, config: LinearConfig, slots: Slots, num_classes: int, *, seed: int, like: Tensor
     ) -> None:
         slots.check(config)
-        self.slots, self.num_classes, self._like = slots, num_classes, like
+        self.slots, self.num_classes = slots, num_classes
+        # Features may be kept in half precision; heads are not.
+        self._like = like.new_empty(0, dtype=torch.promote_types(like.dtype, torch.float32))
         self.heads = [Head(r, b, a) for b, a in config.inputs for r in config.rates]
-        self.bias = like.new_zeros(len(self.heads) * num_classes)
+        self.bias = self._like.new_zeros(len(self.heads) * num_classes)
         self.parts = self._parts(config)
         self.weights = [self._zeros(*part) for part in self.parts]
         for at in range(0, len(self.heads), len(config.rates)):
@@ -236,7 +238,8 @@ class LinearHeads:
     def predict(self, slots_nSD: Tensor) -> Tensor:
         """Return the class of every image by every head, ``[H, n]``; of equals the smaller."""
         step = max(1, _SCORES_AT_ONCE // len(self.bias))
-        return torch.cat([self.logits(p).argmax(1) for p in slots_nSD.flatten(1).split(step)], 1)
+        parts = slots_nSD.flatten(1).split(step)
+        return torch.cat([self.logits(part.to(self.bias)).argmax(1) for part in parts], 1)
 
     def is_finite(self) -> Tensor:
         """Return which heads did not diverge, bool ``[H]``."""
@@ -311,7 +314,7 @@ def train_heads(
         done = step // steps if config.decay == "epoch" else step / steps
         factor = 0.5 * (1.0 + math.cos(math.pi * done / config.epochs))
         rows = next(batches)
-        flat = views(rows, step).flatten(1)
+        flat = views(rows, step).flatten(1).to(heads.bias)
         at = torch.from_numpy(rows).to(targets.device)
         errors = heads.errors(flat, targets[at])
         parts = zip(heads.parts, heads.weights, velocities, strict=True)

@@ -167,3 +167,17 @@ def test_slots_that_are_not_there(blocks, has_mean, text):
             seed=0,
             like=torch.zeros(1, blocks + has_mean, DIM),
         )
+
+
+def test_features_kept_in_half_precision_train_heads_in_float32():
+    slots, labels = slots_and_labels()
+    config = LinearConfig(rates=[0.1], epochs=1, epoch_steps=6, batch_size=16)
+    trained = []
+    for kept in (slots.half(), slots.half().float()):
+        heads = LinearHeads(config, Slots(BLOCKS, True, DIM), CLASSES, seed=0, like=kept)
+        batches = iter(first_batches(config))
+        list(train_heads(cached(kept), labels, heads, config=config, batches=batches))
+        assert heads.bias.dtype == torch.float32
+        assert heads.predict(kept).shape == (4, N)
+        trained.append(heads.probe(1).scores(kept))
+    assert torch.equal(*trained)
