@@ -53,6 +53,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--focus", type=Path, required=True)
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
+    parser.add_argument("--features", type=Path, help="folder that keeps the features")
     args = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
@@ -60,7 +61,7 @@ def main() -> None:
             result
             for name, parts in data_sets(args.data, Path(folder)).items()
             for model, extract, blocks in models(args.focus, name)
-            for result in score(name, model, parts, extract, blocks)
+            for result in score(name, model, features_of(parts, name, model, extract, args), blocks)
         ]
     missed = list(check(figures))
     rows = [[f[k] for k in ("data", "model", "protocol", "accuracy", "selection")] for f in figures]
@@ -76,8 +77,8 @@ def data_sets(data: Path, cache: Path) -> dict[str, tuple[ImageSet, ImageSet]]:
         "cifar10": [cifar / f"cifar10-{split}-000000.tar.gz" for split in ("train", "test")],
     }
     return {
-        name: tuple(open_images([str(path)], cache=cache) for path in both)
-        for name, both in paths.items()
+        name: tuple(open_images([str(path)], cache=cache) for path in files)
+        for name, files in paths.items()
     }
 
 
@@ -106,17 +107,24 @@ def vit_slots(model: VisionTransformer) -> Extract:
     return extract
 
 
-def score(
-    data: str, model: str, parts: Sequence[ImageSet], extract: Extract, blocks: int
-) -> Iterator[dict[str, Any]]:
-    counts = COUNTS[data]
-    started = time.process_time()
-    train, test = (
-        Images(extract([images.decode(i) for i in range(num)]), images.labels[:num])
-        for images, num in zip(parts, counts, strict=True)
-    )
-    seconds = time.process_time() - started
-    yield row(data, model, "features", np.zeros(1), "", seconds)
+def features_of(
+    parts: Sequence[ImageSet], data: str, model: str, extract: Extract, args: argparse.Namespace
+) -> list[Images]:
+    read = []
+    for part, images, num in zip(("train", "test"), parts, COUNTS[data], strict=True):
+        file = args.features and args.features / f"{data}-{model}-{part}.npy"
+        if file and file.exists():
+            slots = torch.from_numpy(np.load(file))
+        else:
+            slots = extract([images.decode(i) for i in range(num)])
+            if file:
+                np.save(file, slots.numpy())
+        read.append(Images(slots, images.labels[:num]))
+    return read
+
+
+def score(data: str, model: str, images: Sequence[Images], blocks: int) -> Iterator[dict[str, Any]]:
+    train, test = images
     for protocol, run in protocols(train, test, blocks).items():
         started = time.process_time()
         right, selection, more = run()
