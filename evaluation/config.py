@@ -6,17 +6,18 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from dinoforge.config.paths import EncoderSpec, OptionalPath, PathText
-from dinoforge.config.ranges import (
-    Allowed,
-    NonEmpty,
-    NonNegativeInt,
-    PositiveFloat,
-    PositiveInt,
-    Range,
-    one_of,
-)
+from dinoforge.config.ranges import Allowed, NonEmpty, NonNegativeInt, PositiveInt, Range, one_of
 from dinoforge.encoders.make import FEATURES
 from dinoforge.errors import Fault
+from dinoforge.evaluation.settings import (
+    ChoiceConfig,
+    CollapseConfig,
+    FewShotConfig,
+    KnnConfig,
+    LinearConfig,
+    LogisticConfig,
+    SplitConfig,
+)
 from dinoforge.images import DecodePolicy
 
 __all__ = [
@@ -24,21 +25,16 @@ __all__ = [
     "PROTOCOLS",
     "SET_KEYS",
     "BootstrapConfig",
-    "CollapseConfig",
     "DataConfig",
     "EvaluationConfig",
-    "KnnConfig",
-    "LogisticConfig",
     "SetConfig",
-    "SplitConfig",
     "named_sets",
     "protocols_for",
     "step_of",
 ]
 
-PROTOCOLS = ("knn", "logistic", "collapse")
+PROTOCOLS = ("knn", "few_shot", "linear", "logistic", "collapse")
 
-Share = Annotated[float, Range(0, 1, exclude=(0, 1))]
 _SetName = Allowed(lambda name: "/" not in name, "a name without /")
 
 
@@ -69,56 +65,6 @@ class SetConfig:
             name = f"{at}.test_classes".lstrip(".")
             do = "write `train_classes`"
             yield Fault(f"`{name}` without `test`", "recipe", do)
-
-
-@dataclass(frozen=True, kw_only=True)
-class SplitConfig:
-    """How test images are chosen when ``test`` is empty."""
-
-    # hold_out: a share of every class is removed from the bank; leave_one_out: every image is
-    # compared with all others (k-NN only); auto: hold_out, or leave_one_out if hold_out leaves
-    # fewer than 30 test images
-    mode: Literal["hold_out", "leave_one_out", "auto"] = "hold_out"
-    share: Share = 0.2  # of the images of each class, under hold_out
-
-
-@dataclass(frozen=True, kw_only=True)
-class KnnConfig:
-    """Weighted k-NN as published (DINOv2, section 7.1; Wu et al. 2018)."""
-
-    # neighbors that vote
-    k: Annotated[list[PositiveInt], NonEmpty] = field(default_factory=lambda: [10, 20, 100, 200])
-    temperature: PositiveFloat = 0.07  # weights: softmax(cosine / temperature) over the largest k
-
-
-@dataclass(frozen=True, kw_only=True)
-class LogisticConfig:
-    """Logistic regression on frozen features; C is the weight of the data against the penalty."""
-
-    c_min: PositiveFloat = 1e-6  # smallest C of the grid, which is even in log10 (DINOv2: 1e-6)
-    c_max: PositiveFloat = 1e5  # largest C of the grid (DINOv2: 1e5)
-    c_count: PositiveInt = 45  # values of C in the grid (DINOv2: 45)
-    # stop after this many larger C in a row that are worse than the best on the held-out share
-    # (12 are three decades); 0: try all
-    patience: NonNegativeInt = 12
-    held_out: Share = 0.1  # share of the bank on which C is chosen
-    max_iterations: PositiveInt = 1000  # of L-BFGS, for each C
-    # also on raw pixels; 3,072 dimensions take ten times as long as those of a small ViT
-    pixels: bool = False
-
-    def faults(self, at: str) -> Iterator[Fault]:
-        """Find an empty grid."""
-        if self.c_min > self.c_max:
-            text = f"`{at}.c_min` is {self.c_min}"
-            yield Fault(text, "recipe", f"give at most {at}.c_max ({self.c_max})")
-
-
-@dataclass(frozen=True, kw_only=True)
-class CollapseConfig:
-    """Signs of collapse, without labels."""
-
-    # a keyed choice of this many; RankMe's paper takes 25,600
-    max_images: Annotated[int, Range(2)] = 4096
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,7 +109,7 @@ class EvaluationConfig:
     baselines: list[EncoderSpec] = field(default_factory=lambda: ["pixels_centered"])
     # what to measure
     protocols: Annotated[list[Annotated[str, one_of(PROTOCOLS)]], NonEmpty] = field(
-        default_factory=lambda: list(PROTOCOLS)
+        default_factory=lambda: ["knn", "logistic", "collapse"]
     )
     # of each ViT
     features: Annotated[list[Annotated[str, one_of(FEATURES)]], NonEmpty] = field(
@@ -173,9 +119,13 @@ class EvaluationConfig:
     batch_size: NonNegativeInt = 0  # images per forward pass of a ViT; 0: 4 on a CPU, 64 on a GPU
     cache: OptionalPath = ""  # folder of extracted features; "": `cache` in the run folder
     partition_images: PositiveInt = 1024  # images per partition of the extraction
+    storage: Literal["float32", "float16"] = "float32"  # features on disk; float16 takes half
     decode: DecodePolicy = field(default_factory=DecodePolicy)
     split: SplitConfig = field(default_factory=SplitConfig)
     knn: KnnConfig = field(default_factory=KnnConfig)
+    few_shot: FewShotConfig = field(default_factory=FewShotConfig)
+    linear: LinearConfig = field(default_factory=LinearConfig)
+    linear_choice: ChoiceConfig = field(default_factory=ChoiceConfig)
     logistic: LogisticConfig = field(default_factory=LogisticConfig)
     collapse: CollapseConfig = field(default_factory=CollapseConfig)
     bootstrap: BootstrapConfig = field(default_factory=BootstrapConfig)

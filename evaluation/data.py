@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dinoforge.errors import UsageError, some_of
-from dinoforge.evaluation.config import SetConfig, SplitConfig
+from dinoforge.evaluation.config import SetConfig
+from dinoforge.evaluation.settings import SplitConfig
 from dinoforge.images import DecodePolicy
 from dinoforge.randomness import uniforms
 from dinoforge.sources.image_set import ImageSet, open_images

@@ -6,7 +6,7 @@ Shapes: n images, B images per batch, N patch tokens, D dimensions.
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -46,6 +46,8 @@ class Rows:
 
     features: dict[str, Vectors]  # kind -> [n, D], not normalized
     labels: NDArray[np.int64]  # -1: not known
+    # class tokens of the last blocks, oldest first, then the patch mean: [n, S, D]; none of others
+    slots: Vectors | None = None
 
     def __len__(self) -> int:
         """Count the images."""
@@ -54,14 +56,17 @@ class Rows:
     def labeled(self) -> "Rows":
         """Keep the images whose class is known."""
         keep = self.labels >= 0
-        return Rows({kind: rows[keep] for kind, rows in self.features.items()}, self.labels[keep])
+        features = {kind: rows[keep] for kind, rows in self.features.items()}
+        slots = None if self.slots is None else self.slots[keep]
+        return Rows(features, self.labels[keep], slots)
 
 
 @lru_cache(maxsize=2)  # weights are loaded once per process, not once per partition
-def open_extractor(model: Model, *, device: str, batch_size: int = 0) -> Extractor:
+def open_extractor(model: Model, *, device: str, batch_size: int = 0, blocks: int = 1) -> Extractor:
     """Load a model's encoder; a ViT gives its class token and patch mean in one forward pass.
 
     ``batch_size`` is the images per forward pass of a ViT; 0 takes the default of the device.
+    ``blocks`` above 1 adds the class tokens of that many last blocks.
 
     Raises
     ------
@@ -79,13 +84,16 @@ def open_extractor(model: Model, *, device: str, batch_size: int = 0) -> Extract
     vit = CheckpointEncoder(model.file, device=device, batch_size=batch_size)
     name = model.file.parent.name if model.step is not None else model.file.name
     weights = sha256_file(model.file)[:12]
-    return Extractor(vit.encode_tokens, vit.fingerprint, f"{name}:{weights}")
+    tokens = partial(vit.encode_tokens, blocks=blocks)
+    return Extractor(tokens, vit.fingerprint, f"{name}:{weights}")
 
 
-def describe(extractor: Extractor, images: ImageSet) -> dict[str, NDArray[Any]]:
-    """Extract the features of every image: arrays ``[n, D]``, and which images decode.
+def describe(
+    extractor: Extractor, images: ImageSet, storage: str = "float32"
+) -> dict[str, NDArray[Any]]:
+    """Extract the features of every image: arrays ``[n, ...]``, and which images decode.
 
-    Rows of undecodable images are zero.
+    Rows of undecodable images are zero; ``storage`` is the dtype of the features.
     """
     is_decoded = np.zeros(len(images), np.bool_)
     batches = []
@@ -102,7 +110,7 @@ def describe(extractor: Extractor, images: ImageSet) -> dict[str, NDArray[Any]]:
         batches.append(extractor.vectors_of(pictures))
     arrays: dict[str, NDArray[Any]] = {IS_DECODED: is_decoded}
     for name, vectors in batches[0].items():
-        arrays[name] = np.zeros((len(images), *vectors.shape[1:]), vectors.dtype)
+        arrays[name] = np.zeros((len(images), *vectors.shape[1:]), storage)
         arrays[name][is_decoded] = np.concatenate([batch[name] for batch in batches])
     return arrays
 
@@ -123,13 +131,16 @@ def rows_of(model: Model, items: Items, extracted: Extracted) -> tuple[Rows, Row
 
 def _rows_of(model: Model, items: Items, part: NDArray[np.int64], extracted: Extracted) -> Rows:
     rows = part[extracted.is_decoded[part]]
-    vectors = {name: array[rows] for name, array in extracted.vectors.items()}
+    vectors = {name: array[rows].astype(np.float32) for name, array in extracted.vectors.items()}
     if model.file is None:
         (only,) = vectors.values()
         return Rows({model.features[0]: only}, items.labels[rows])
     from dinoforge.encoders.checkpoint import FEATURES
 
-    return Rows({kind: FEATURES[kind](vectors) for kind in model.features}, items.labels[rows])
+    features = {kind: FEATURES[kind](vectors) for kind in model.features}
+    blocks = vectors.get("cls_blocks", vectors["cls"][:, None])
+    slots = np.concatenate([blocks, vectors["patch_mean"][:, None]], axis=1)
+    return Rows(features, items.labels[rows], slots)
 
 
 def linear_input(

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dinoforge.evaluation.config import LogisticConfig
+from dinoforge.evaluation.settings import LogisticConfig
 from dinoforge.randomness import KeyedPermutation
 
 __all__ = ["Chosen", "Logistic", "choose_and_fit", "fit_logistic", "grid_of"]

@@ -80,8 +80,9 @@ class Outcome:
     """A record without an interval, and its value on every unit."""
 
     record: Record
-    # [n]: 1 right, 0 wrong; of a difference -1, 0 or 1. Empty: a number without an interval
-    values: NDArray[np.int8] = field(default_factory=lambda: np.zeros(0, np.int8))
+    # [n]: int8 1 right, 0 wrong, of a difference -1, 0 or 1; float64 means of several tries. Empty:
+    # a number without an interval
+    values: NDArray[Any] = field(default_factory=lambda: np.zeros(0, np.int8))
 
     def setting(self, name: str) -> Any:
         """Return a setting of the record, or None."""
@@ -103,11 +104,15 @@ def with_intervals(outcomes: Sequence[Outcome], config: BootstrapConfig) -> list
         if record.metric == "accuracy" and record.value in {0.0, 1.0}:
             wilson = wilson_interval(round(record.value * record.n), record.n)
             record = replace(record, interval=wilson)
-        elif record.metric != "accuracy" and len(set(outcome.values.tolist())) == 1:
+        elif record.metric != "accuracy" and _is_unanimous(outcome.values):
             equal = unanimous_interval(int(outcome.values[0]), record.n)
             record = replace(record, interval=equal)
         records.append(record)
     return records
+
+
+def _is_unanimous(values: NDArray[Any]) -> bool:
+    return len(set(values.tolist())) == 1 and values[0] in {-1, 0, 1}
 
 
 def differences(outcomes: Sequence[Outcome]) -> list[Outcome]:
@@ -167,8 +172,9 @@ def _difference(a: Outcome, b: Outcome) -> Outcome:
         "features_b": b.setting("features"),
         "wins": wins,
         "losses": losses,
-        "mcnemar_p": mcnemar_exact(wins, losses),
     }
+    if values.dtype == np.int8:  # else an image may be half right
+        settings["mcnemar_p"] = mcnemar_exact(wins, losses)
     if a.setting("k") is not None:
         settings["k"] = a.setting("k")
     record = replace(

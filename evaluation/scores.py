@@ -154,13 +154,16 @@ def list_left_out(records: Sequence[Record], protocols: Iterable[str]) -> list[s
     """List, one line each, what an evaluation was to measure and did not, and why."""
     ks = sorted({_ks_left_out(record) for record in records} - {""})
     names = {record.benchmark.partition("/")[0] for record in records}
-    return ks + [_NEEDS[name] for name in protocols if name not in names]
+    is_there = {name: any(other.startswith(name) for other in names) for name in protocols}
+    return ks + [_NEEDS[name] for name in protocols if not is_there[name]]
 
 
 # Why a protocol gives no record.
 _NEEDS = {
     "knn": "no k-NN: it needs labeled images that decode",
     "logistic": "no logistic regression: it needs a network, two classes, separate test images",
+    "few_shot": "no few-shot k-NN: it needs labels and separate test images",
+    "linear": "no linear probe: it needs a network, two classes, separate test images",
     "collapse": "no signs of collapse: they need a network and two test images",
 }
 

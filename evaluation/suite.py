@@ -17,7 +17,9 @@ from dinoforge.evaluation.data import NothingToTestError
 from dinoforge.evaluation.features import open_extractor
 from dinoforge.evaluation.models import find_models
 from dinoforge.evaluation.protocols.collapse import CollapseStage
+from dinoforge.evaluation.protocols.few_shot import FewShotStage
 from dinoforge.evaluation.protocols.knn import KnnStage
+from dinoforge.evaluation.protocols.linear import LinearStage
 from dinoforge.evaluation.protocols.logistic import LogisticStage
 from dinoforge.evaluation.scores import list_left_out
 from dinoforge.evaluation.stages.digest import DigestStage
@@ -39,6 +41,8 @@ _log = logging.getLogger(__name__)
 PROTOCOL_STAGES: tuple[ProtocolStage, ...] = (
     KnnStage(),  # 30  weighted k-NN
     LogisticStage(),  # 31  logistic regression, C chosen on held-out images
+    FewShotStage(),  # 32  k-NN with few images per class, several draws
+    LinearStage(),  # 33  the linear grid, one head chosen
     CollapseStage(),  # 39  signs of collapse, without labels
 )
 

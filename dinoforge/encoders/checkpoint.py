@@ -1,6 +1,7 @@
 """Any backbone on disk that `load_backbone` reads, as an encoder."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -58,7 +59,7 @@ class CheckpointEncoder:
         resolve_device(device)
         self.name = f"checkpoint:{path_text(path)}" + ("" if features == "cls" else f"#{features}")
         self.dim = config.width * (2 if features == "both" else 1)
-        self._width = config.width
+        self._width, self._depth = config.width, config.depth
         self._device, self._batch_size = device, batch_size
         self._model: VisionTransformer = model.to(device)
         self._pick = FEATURES[features]
@@ -78,22 +79,28 @@ class CheckpointEncoder:
         """Encode images; see `Encoder.encode`."""
         return unit_rows(self._pick(self.encode_tokens(images)))
 
-    def encode_tokens(self, images: Images) -> dict[str, Vectors]:
+    def encode_tokens(self, images: Images, *, blocks: int = 1) -> dict[str, Vectors]:
         """Return ``cls`` and ``patch_mean`` of one forward pass, float32 ``[B, D]`` each.
 
         Outputs of the final LayerNorm, not normalized: `FEATURES` derives all kinds of features.
+        With ``blocks`` above 1 also ``cls_blocks``: the class tokens of that many last blocks (at
+        most all), oldest first, ``[B, blocks, D]``.
         """
-        dim, size = 2 * self._width, self._batch_size
-        rows = run_batches(self._forward, images, self._transform, dim, self._device, size=size)
+        blocks = min(blocks, self._depth)
+        dim, size = (1 + blocks) * self._width, self._batch_size
+        forward = partial(self._forward, blocks=blocks)
+        rows = run_batches(forward, images, self._transform, dim, self._device, size=size)
         if not np.isfinite(rows).all():
             raise UsageError(
                 what="the network gives numbers that are not finite",
                 where=self.name.removeprefix("checkpoint:"),
                 do="give a checkpoint from before the training diverged",
             )
-        return {"cls": rows[:, : self._width], "patch_mean": rows[:, self._width :]}
+        parts = rows.reshape(len(rows), 1 + blocks, self._width)
+        vectors = {"cls": parts[:, -2], "patch_mean": parts[:, -1]}
+        return vectors if blocks == 1 else vectors | {"cls_blocks": parts[:, :-1]}
 
-    def _forward(self, batch_B3SS: Tensor) -> Tensor:
-        tokens = self._model.forward_features(batch_B3SS)
-        parts = [tokens["x_norm_clstoken"], tokens["x_norm_patchtokens"].mean(dim=1)]
-        return torch.cat(parts, dim=1)
+    def _forward(self, batch_B3SS: Tensor, *, blocks: int) -> Tensor:
+        layers = self._model.get_intermediate_layers(batch_B3SS, blocks)
+        patches_BND = layers[-1][0]
+        return torch.cat([*(cls_BD for _, cls_BD in layers), patches_BND.mean(dim=1)], dim=1)

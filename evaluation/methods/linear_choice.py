@@ -10,18 +10,16 @@ Shapes: n images, S slots, D dimensions, H heads, E epochs after which heads are
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dinoforge.config.ranges import NonNegativeInt, Range
 from dinoforge.errors import UsageError
 from dinoforge.evaluation.methods.linear_grid import (
     Head,
-    LinearConfig,
     LinearHeads,
     Probe,
     Slots,
@@ -30,25 +28,12 @@ from dinoforge.evaluation.methods.linear_grid import (
     keyed_batches,
     train_heads,
 )
+from dinoforge.evaluation.settings import ChoiceConfig, LinearConfig
 from dinoforge.randomness import uniforms
 
-__all__ = ["Choice", "ChoiceConfig", "Images", "choose_probe", "stratified_folds"]
+__all__ = ["Choice", "Images", "choose_probe", "stratified_folds"]
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ChoiceConfig:
-    """What the head is chosen on."""
-
-    # paper: the test images themselves; val-selected: images held out of train
-    select: Literal["paper", "val-selected"] = "val-selected"
-    held_out: Annotated[float, Range(0, 1, exclude=(0, 1))] = 0.1  # share of each class
-    # below this many images of train, cross-validation instead of one share: on 140 held-out
-    # images the choice can be 12 points worse than the best head
-    cross_validate_below: NonNegativeInt = 1000
-    folds: Annotated[int, Range(2)] = 5  # of the cross-validation
-    retrain: bool = True  # on all of train with the chosen head; always after cross-validation
 
 
 @dataclass(frozen=True)

@@ -14,23 +14,20 @@ the mean of the last block's patch tokens (final LayerNorm applied to all).
 import hashlib
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Annotated, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dinoforge.config.ranges import NonEmpty, PositiveFloat, PositiveInt, Range
 from dinoforge.errors import UsageError
+from dinoforge.evaluation.settings import LinearConfig
 from dinoforge.randomness import KeyedPermutation
 
 __all__ = [
-    "DINOV2_RATES",
     "Head",
-    "LinearConfig",
     "LinearHeads",
     "Probe",
     "Slots",
@@ -45,40 +42,7 @@ __all__ = [
 # (rows, step) -> slots [B, S, D] of these training images; another step may give other crops.
 Views = Callable[[NDArray[np.int64], int], Tensor]
 
-DINOV2_RATES = (1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1)
 _SCORES_AT_ONCE = 1 << 24  # when predicting: heads x classes x images
-
-
-@dataclass(frozen=True, kw_only=True)
-class LinearConfig:
-    """Heads and schedule; the defaults are DINOv2's grid of 52."""
-
-    # learning rates, each times batch_size / 256
-    rates: Annotated[list[PositiveFloat], NonEmpty] = field(
-        default_factory=lambda: list(DINOV2_RATES)
-    )
-    # class tokens of how many last blocks
-    blocks: Annotated[list[PositiveInt], NonEmpty] = field(default_factory=lambda: [1, 4])
-    # without and with the mean of the last block's patch tokens
-    average_patches: Annotated[list[bool], NonEmpty] = field(default_factory=lambda: [False, True])
-    epochs: PositiveInt = 10
-    epoch_steps: Annotated[int, Range(0)] = 1250  # steps per epoch; 0: one pass over the images
-    batch_size: PositiveInt = 1024  # images per step (DINOv2: 8 GPUs x 128)
-    momentum: Annotated[float, Range(0, 1, exclude=(1,))] = 0.9
-    decay: Literal["step", "epoch"] = "step"  # how often the cosine to 0 lowers the rate
-    # after which epochs the heads are candidates: the last, or every one (DINO v1)
-    candidates: Literal["last", "every_epoch"] = "last"
-
-    @property
-    def inputs(self) -> list[tuple[int, bool]]:
-        """Pairs of blocks and average_patches, so ordered that readers of a slot are adjacent."""
-        order = sorted({*self.blocks})
-        plain = [(blocks, False) for blocks in order if False in self.average_patches]
-        return plain + [(blocks, True) for blocks in order[::-1] if True in self.average_patches]
-
-    def steps_per_epoch(self, num_images: int) -> int:
-        """Return the steps per epoch for this many training images."""
-        return self.epoch_steps or math.ceil(num_images / self.batch_size)
 
 
 def dino_v1(*, blocks: int = 4, average_patches: bool = False, epochs: int = 100) -> LinearConfig:

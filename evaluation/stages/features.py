@@ -43,8 +43,8 @@ class FeaturesStage(EvaluationStage):
 
     name = "features"
     number = 20
-    keys = ("decode", "device", "batch_size")
-    execution_keys = ("cache", "partition_images", "protocols", "sets")
+    keys = ("decode", "device", "batch_size", "storage")
+    execution_keys = ("cache", "partition_images", "protocols", "sets", "linear")
     needs = ("list", "digest", "models")
     runs_on = "gpu"
 
@@ -54,7 +54,8 @@ class FeaturesStage(EvaluationStage):
             (read_items(inputs, at), read_digests(inputs, at)) for at in range(num_sets(inputs))
         ]
         size = inputs.config.partition_images
-        curves = [has_curve(i, protocols_for(inputs.config, i.name)) for i, _ in sets]
+        protocols = [protocols_for(inputs.config, items.name) for items, _ in sets]
+        most = max(inputs.config.linear.blocks)
         return [
             {
                 "model": number,
@@ -63,10 +64,11 @@ class FeaturesStage(EvaluationStage):
                 "stop": min(start + size, len(items)),
                 "images": hash_json(digests[start : start + size].tobytes().hex()),
                 "encoder": model.fingerprint,
+                "blocks": most if model.file and "linear" in protocols[at] else 1,
             }
             for number, model in enumerate(read_models(inputs))
             for at, (items, digests) in enumerate(sets)
-            if model.is_newest or curves[at]
+            if model.is_newest or has_curve(items, protocols[at])
             for start in range(0, len(items), size)
         ]
 
@@ -74,18 +76,23 @@ class FeaturesStage(EvaluationStage):
         """Extract one range, or take it from the cache."""
         config, cache = inputs.config, cache_folder(inputs)
         start, stop = payload["start"], payload["stop"]
-        depends_on = {name: payload[name] for name in ("images", "encoder")}
+        depends_on = {name: payload[name] for name in ("images", "encoder", "blocks")}
         depends_on |= {"format": _FORMAT, "decode": asdict(config.decode)}
         depends_on |= {"device": config.device, "batch_size": config.batch_size}
+        depends_on |= {"storage": config.storage}
         folder = cache / "features" / hash_json(depends_on)[:32]
         arrays = _read(folder)
         if arrays is None:
             model = read_models(inputs)[payload["model"]]
             device = str(resolve_device(config.device))
-            extractor = open_extractor(model, device=device, batch_size=config.batch_size)
+            extractor = open_extractor(
+                model, device=device, batch_size=config.batch_size, blocks=payload["blocks"]
+            )
             table = read_items(inputs, payload["set"]).table.slice(start, stop - start)
             mark_cache(cache)
-            arrays = _write(folder, describe(extractor, ImageSet(table, config.decode)))
+            arrays = _write(
+                folder, describe(extractor, ImageSet(table, config.decode), config.storage)
+            )
         for name in arrays:
             _link(folder / f"{name}.npy", out.folder / f"{part_name(out.index)}.{name}.npy")
             out.add(out.folder / f"{part_name(out.index)}.{name}.npy")

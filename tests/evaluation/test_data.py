@@ -76,7 +76,7 @@ def test_sources_with_and_without_names_lose_no_label(tmp_path):
         write_set(tmp_path / "numbers", [0, 1]),
         write_set(tmp_path / "folders", ["bird", "fish"], kind="folders"),
     ]
-    from dinoforge.evaluation.config import SplitConfig
+    from dinoforge.evaluation.settings import SplitConfig
 
     split = SplitConfig(mode="leave_one_out")
     data = open_data(EvaluationConfig(train=train, split=split), tmp_path / "cache")
@@ -160,7 +160,7 @@ def test_without_test_images_bank_and_test_share_none(pictures, tmp_path):
 
 
 def test_leave_one_out_asks_every_image(pictures, tmp_path):
-    from dinoforge.evaluation.config import SplitConfig
+    from dinoforge.evaluation.settings import SplitConfig
 
     data = open_data(config(pictures, split=SplitConfig(mode="leave_one_out")), tmp_path)
     assert data.leave_one_out

@@ -11,9 +11,10 @@ from PIL import Image
 import dinoforge.evaluation.stages.features as stage
 from dinoforge.encoders.encoder import unit_rows
 from dinoforge.encoders.make import make_encoder
-from dinoforge.evaluation.config import EvaluationConfig, KnnConfig
+from dinoforge.evaluation.config import EvaluationConfig
 from dinoforge.evaluation.features import describe, open_extractor, rows_of
 from dinoforge.evaluation.models import find_models
+from dinoforge.evaluation.settings import KnnConfig
 from dinoforge.evaluation.suite import STAGES
 from dinoforge.evaluation.tables import read_features, read_items, read_models
 from dinoforge.sources.image_set import open_images

@@ -8,15 +8,11 @@ import pytest
 from evaluations import evaluated, open_data
 
 from dinoforge.cli.main import main
-from dinoforge.evaluation.config import (
-    BootstrapConfig,
-    EvaluationConfig,
-    LogisticConfig,
-    SplitConfig,
-)
+from dinoforge.evaluation.config import BootstrapConfig, EvaluationConfig
 from dinoforge.evaluation.data import NothingToTestError
 from dinoforge.evaluation.report.build import make_report
 from dinoforge.evaluation.scores import list_left_out
+from dinoforge.evaluation.settings import LogisticConfig, SplitConfig
 from dinoforge.records import read_records
 
 LEAVE_ONE_OUT = SplitConfig(mode="leave_one_out")

@@ -4,8 +4,8 @@ import warnings
 import numpy as np
 import pytest
 
-from dinoforge.evaluation.config import LogisticConfig
 from dinoforge.evaluation.logistic import choose_and_fit, fit_logistic, grid_of
+from dinoforge.evaluation.settings import LogisticConfig
 
 
 def blobs(n=120, dim=6, classes=4, seed=0, spread=1.0):

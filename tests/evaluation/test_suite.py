@@ -9,13 +9,8 @@ import torch
 from evaluations import evaluated
 
 from dinoforge.errors import UsageError
-from dinoforge.evaluation.config import (
-    BootstrapConfig,
-    EvaluationConfig,
-    KnnConfig,
-    LogisticConfig,
-    SplitConfig,
-)
+from dinoforge.evaluation.config import BootstrapConfig, EvaluationConfig
+from dinoforge.evaluation.settings import KnnConfig, LogisticConfig, SplitConfig
 from dinoforge.files import write_json
 from dinoforge.records import read_records
 

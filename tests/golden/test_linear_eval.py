@@ -10,13 +10,13 @@ from safetensors.torch import load_file
 from dinoforge.evaluation.features import linear_input
 from dinoforge.evaluation.methods.linear_grid import (
     Head,
-    LinearConfig,
     LinearHeads,
     Slots,
     cached,
     stack_slots,
     train_heads,
 )
+from dinoforge.evaluation.settings import LinearConfig
 from dinoforge.models.config import VitConfig
 from dinoforge.models.vit import VisionTransformer
 

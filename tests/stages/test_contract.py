@@ -14,6 +14,7 @@ from dinoforge.curation.config import CurationConfig
 from dinoforge.curation.pipeline import PIPELINE as CURATION
 from dinoforge.curation.pipeline import STAGES
 from dinoforge.evaluation.config import EvaluationConfig
+from dinoforge.evaluation.settings import LinearConfig
 from dinoforge.evaluation.suite import PIPELINE as EVALUATION
 from dinoforge.stages.executor import make_executor
 from dinoforge.stages.pipeline import Pipeline, make_inputs, run_stages
@@ -68,6 +69,8 @@ def recorded(pool, tmp_path_factory):
             out=str(out / "measured"),
             train=[pool.sources[0]["paths"][0]],
             baselines=["means=python:evaluations:mean_colors"],
+            protocols=["knn", "few_shot", "linear", "logistic", "collapse"],
+            linear=LinearConfig(epochs=1, epoch_steps=2, batch_size=4),
         ),
     }
     with pytest.MonkeyPatch.context() as patch:

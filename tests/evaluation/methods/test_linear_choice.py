@@ -5,13 +5,9 @@ import pytest
 import torch
 
 from dinoforge.errors import UsageError
-from dinoforge.evaluation.methods.linear_choice import (
-    ChoiceConfig,
-    Images,
-    choose_probe,
-    stratified_folds,
-)
-from dinoforge.evaluation.methods.linear_grid import LinearConfig, cached
+from dinoforge.evaluation.methods.linear_choice import Images, choose_probe, stratified_folds
+from dinoforge.evaluation.methods.linear_grid import cached
+from dinoforge.evaluation.settings import ChoiceConfig, LinearConfig
 
 CLASSES, DIM = 4, 6
 GRID = LinearConfig(rates=[1e-7, 0.5, 2.0], blocks=[1, 2], epochs=2, epoch_steps=25, batch_size=32)

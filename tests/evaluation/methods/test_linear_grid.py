@@ -10,7 +10,6 @@ from torch.nn import functional as F
 from dinoforge.errors import UsageError
 from dinoforge.evaluation.features import linear_input
 from dinoforge.evaluation.methods.linear_grid import (
-    LinearConfig,
     LinearHeads,
     Slots,
     cached,
@@ -18,6 +17,7 @@ from dinoforge.evaluation.methods.linear_grid import (
     keyed_batches,
     train_heads,
 )
+from dinoforge.evaluation.settings import LinearConfig
 
 N, BLOCKS, DIM, CLASSES = 60, 4, 3, 5
 

@@ -1,0 +1,91 @@
+"""Linear probes and few-shot k-NN of the suite, on features that it has extracted."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from evaluations import evaluated
+
+from dinoforge.evaluation.config import BootstrapConfig, EvaluationConfig
+from dinoforge.evaluation.methods.low_shot import draw_few, few_shot_knn
+from dinoforge.evaluation.settings import ChoiceConfig, FewShotConfig, LinearConfig
+from dinoforge.evaluation.suite import STAGES
+from dinoforge.evaluation.tables import read_features, read_items
+from dinoforge.stages import make_inputs
+
+
+@pytest.fixture(scope="module")
+def config(pictures, run_folder):
+    return EvaluationConfig(
+        name="colors",
+        train=[str(pictures / "bank")],
+        test=[str(pictures / "test")],
+        checkpoint=str(run_folder),
+        baselines=["means=python:evaluations:mean_colors", "pixels_centered"],
+        protocols=["linear", "few_shot"],
+        device="cpu",
+        few_shot=FewShotConfig(per_class=[1, 5], tries=3),
+        linear=LinearConfig(rates=[1e-3, 0.1], epochs=1, epoch_steps=30, batch_size=32),
+        bootstrap=BootstrapConfig(resamples=100),
+    )
+
+
+@pytest.fixture(scope="module")
+def done(config, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("classification")
+    return folder, evaluated(config, folder)
+
+
+def of(records, benchmark, model):
+    return [
+        r
+        for r in records
+        if (r.benchmark, r.model, r.metric) == (f"{benchmark}/colors", model, "accuracy")
+    ]
+
+
+def test_one_head_of_the_grid_is_kept_for_every_network(done):
+    _, records = done
+    assert {r.model for r in records if r.benchmark == "linear/colors"} == {
+        *("trained", "untrained", "means", "trained - untrained", "trained - means")
+    }
+    (trained,), (means,) = (of(records, "linear", name) for name in ("trained", "means"))
+    assert (trained.selection, trained.n) == ("val", 18)
+    # One block is all that there is: 2 rates, with and without the mean of the patches.
+    assert (trained.settings["heads"], means.settings["heads"]) == (4, 2)
+    assert trained.settings["features"] in {"1 cls", "1 cls + patch_mean"}
+    assert "5-fold cross-validation" in trained.settings["chosen_on"]
+    assert trained.settings["training"] == "cached"
+    assert means.value > 0.8
+
+
+def test_the_published_choice_is_called_a_peek(config, tmp_path):
+    paper = replace(
+        config, checkpoint="", protocols=["linear"], linear_choice=ChoiceConfig(select="paper")
+    )
+    (record,) = evaluated(paper, tmp_path)
+    assert record.selection == "test-peek"
+
+
+def test_few_shot_accuracy_is_the_mean_over_draws(done, config):
+    folder, records = done
+    (one,) = of(records, "few_shot_1", "means")
+    assert {r.settings["k"] for r in of(records, "few_shot_5", "means")} == {5}
+    assert (one.settings["bank"], one.settings["tries"], one.settings["k"]) == (3, 3, 1)
+    inputs = make_inputs("evaluation", STAGES, folder, config)
+    items, vectors = read_items(inputs, 0), read_features(inputs, 2, 0).vectors["vectors"]
+    labels = items.labels[items.bank]
+    draws = [draw_few(labels, 1, seed) for seed in range(3)]
+    bank, test = vectors[items.bank], vectors[items.test]
+    predicted = few_shot_knn(bank, labels, test, draws, ks=[1], temperature=0.07)[1]
+    each = (predicted == items.labels[items.test]).mean(axis=1)
+    assert one.value == pytest.approx(each.mean())
+    assert one.settings["deviation"] == pytest.approx(np.std(each, ddof=1))
+    assert one.interval[0] <= one.value <= one.interval[1]
+
+
+def test_features_on_disk_may_take_half_the_room(config, tmp_path):
+    half = replace(config, checkpoint="", protocols=["linear"], storage="float16")
+    evaluated(half, tmp_path)
+    dtypes = {np.load(path).dtype for path in tmp_path.rglob("*.vectors.npy")}
+    assert dtypes == {np.dtype("float16")}
