@@ -23,13 +23,13 @@ from recording import write_result
 
 from dinoforge.encoders.mobilenetv2 import MobileNetV2Encoder
 from dinoforge.encoders.network import Transform, run_batches
-from dinoforge.evaluation.config import LogisticConfig
 from dinoforge.evaluation.knn import find_neighbors, knn_rank
 from dinoforge.evaluation.logistic import choose_and_fit
-from dinoforge.evaluation.methods.linear_choice import ChoiceConfig, Images, choose_probe
-from dinoforge.evaluation.methods.linear_grid import LinearConfig, dino_v1, stack_slots
+from dinoforge.evaluation.methods.linear_choice import Images, choose_probe
+from dinoforge.evaluation.methods.linear_grid import dino_v1, stack_slots
 from dinoforge.evaluation.methods.low_shot import draw_few, few_shot_knn, msn_low_shot
 from dinoforge.evaluation.metrics.classification import contains
+from dinoforge.evaluation.settings import ChoiceConfig, LinearConfig, LogisticConfig
 from dinoforge.intervals import bootstrap_intervals
 from dinoforge.models.vit import VisionTransformer, build_vit
 from dinoforge.models.weights import load_backbone

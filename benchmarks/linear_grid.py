@@ -19,7 +19,6 @@ from torch.nn import functional as F
 
 from dinoforge.evaluation.features import linear_input
 from dinoforge.evaluation.methods.linear_grid import (
-    LinearConfig,
     LinearHeads,
     Probe,
     Slots,
@@ -27,6 +26,7 @@ from dinoforge.evaluation.methods.linear_grid import (
     keyed_batches,
     train_heads,
 )
+from dinoforge.evaluation.settings import LinearConfig
 
 BLOCKS, DIM, BATCH = 4, 384, 128
 COMPARED = 500  # images whose predictions have to be equal
