@@ -347,12 +347,15 @@ def list_embed(source: Source, work: Path) -> tuple[list[Any], list[Any]]:
 
 
 def list_evaluate(source: Source, work: Path) -> tuple[list[Any], list[Any]]:
-    from dinoforge.evaluation.config import EvaluationConfig
-    from dinoforge.evaluation.data import open_data
+    from dinoforge.evaluation.config import SetConfig
+    from dinoforge.evaluation.data import Rules, arrange, open_sets
+    from dinoforge.evaluation.settings import SplitConfig
+    from dinoforge.images import DecodePolicy
 
-    base = load_once(EvaluationConfig, "train=[x]", "out=x", "protocols=[knn]")
-    data = open_data(replace(base, train=(str(source.folder),)), work / "cache")
-    return of_set(source, data.bank.images)
+    one = SetConfig(train=[str(source.folder)])
+    sets = open_sets(one, work / "cache", DecodePolicy())
+    arrange(sets, one, Rules(SplitConfig(), 0, ["knn"]))
+    return of_set(source, sets[0])
 
 
 def list_train(source: Source, work: Path) -> tuple[list[Any], list[Any]]:
