@@ -86,10 +86,10 @@ class LinearConfig:
     blocks: Annotated[list[PositiveInt], NonEmpty] = field(default_factory=lambda: [1, 4])
     # without and with the mean of the last block's patch tokens
     average_patches: Annotated[list[bool], NonEmpty] = field(default_factory=lambda: [False, True])
-    epochs: PositiveInt = 10
+    epochs: PositiveInt = 10  # parts of the schedule; DINO v1 lowers the rate after each
     epoch_steps: Annotated[int, Range(0)] = 1250  # steps per epoch; 0: one pass over the images
     batch_size: PositiveInt = 1024  # images per step (DINOv2: 8 GPUs x 128)
-    momentum: Annotated[float, Range(0, 1, exclude=(1,))] = 0.9
+    momentum: Annotated[float, Range(0, 1, exclude=(1,))] = 0.9  # of SGD, without weight decay
     decay: Literal["step", "epoch"] = "step"  # how often the cosine to 0 lowers the rate
     # after which epochs the heads are candidates: the last, or every one (DINO v1)
     candidates: Literal["last", "every_epoch"] = "last"

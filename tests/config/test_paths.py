@@ -23,7 +23,7 @@ RECIPES = {"curation": CurationConfig, "training": TrainingConfig, "evaluation":
 
 # Keys with text that is no path.
 TEXT = {"name", "sources[].name", "sources[].keys", "device", "export.name", "plant.kinds"}
-TEXT |= {"protocols", "features"}
+TEXT |= {"protocols", "features", "sets[].protocols"}
 
 
 @pytest.fixture(autouse=True)

@@ -91,7 +91,7 @@ def test_the_same_command_writes_the_same_bytes_and_replaces_the_old(photos, tmp
         written.append([(out / name).read_bytes() for name in names])
     assert written[0] == written[2]
     assert written[0][0] != written[1][0]
-    assert {path.name for path in out.iterdir()} <= {*names, "cache"}
+    assert {path.name for path in out.iterdir()} <= {*names, "problems.csv", "cache"}
 
 
 @pytest.mark.parametrize(

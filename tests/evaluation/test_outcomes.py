@@ -3,15 +3,23 @@ import pytest
 
 from dinoforge.evaluation.config import BootstrapConfig
 from dinoforge.evaluation.outcomes import Outcome, differences, with_intervals
+from dinoforge.records import Record
 
 FEW = BootstrapConfig(resamples=200)
 
 
 def outcome(model, features, right, *, k=20, benchmark="knn/x"):
     settings = {"features": features} | ({} if k is None else {"k": k})
-    return Outcome.of(
-        np.array(right, np.bool_), model=model, benchmark=benchmark, settings=settings
+    values = np.array(right, np.int8)
+    record = Record(
+        benchmark=benchmark,
+        model=model,
+        metric="accuracy",
+        value=float(values.mean()),
+        n=len(values),
+        settings=settings,
     )
+    return Outcome(record, values)
 
 
 def pairs(result):
