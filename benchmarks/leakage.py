@@ -123,8 +123,12 @@ def encode_all(encode: Callable, images: ImageSet) -> Iterator[np.ndarray]:
 
 
 def encode_views(encode: Callable, images: ImageSet, **which: bool) -> list[np.ndarray]:
-    rows = [encode(search_views(images.decode(i), **which)) for i in range(len(images))]
-    return list(np.stack(rows, axis=1))
+    parts = []
+    for start in range(0, len(images), 32):
+        pictures = [images.decode(i) for i in range(start, min(start + 32, len(images)))]
+        views = zip(*(search_views(picture, **which) for picture in pictures), strict=True)
+        parts.append(np.stack([encode(view) for view in views]))
+    return list(np.concatenate(parts, axis=1))
 
 
 def encode_planted(
@@ -136,7 +140,7 @@ def encode_planted(
         edited(tests, int(row), kinds[place % len(kinds)], Draws(seed, "leakage", int(row)))
         for place, row in enumerate(chosen)
     ]
-    return chosen, np.concatenate([encode([copy]) for copy in copies])
+    return chosen, encode(copies)
 
 
 def edited(images: ImageSet, row: int, kind: str, draws: Draws) -> np.ndarray:
