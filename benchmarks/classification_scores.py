@@ -9,6 +9,7 @@ part of CIFAR-10 (2,000 / 1,000), one seed. Reports which bars are missed.
 """
 
 import argparse
+import json
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -53,21 +54,40 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--focus", type=Path, required=True)
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
-    parser.add_argument("--features", type=Path, help="folder that keeps the features")
+    parser.add_argument("--kept", type=Path, help="folder that keeps features and scores")
+    parser.add_argument("--data-sets", nargs="+", default=list(COUNTS))
+    parser.add_argument("--models", nargs="+", help="compute only these, record nothing")
     args = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         figures = [
             result
             for name, parts in data_sets(args.data, Path(folder)).items()
+            if name in args.data_sets
             for model, extract, blocks in models(args.focus, name)
-            for result in score(name, model, features_of(parts, name, model, extract, args), blocks)
+            if not args.models or model in args.models
+            for result in kept(
+                args.kept and args.kept / f"{name}-{model}.json",
+                lambda name=name, model=model, parts=parts, extract=extract, blocks=blocks: list(
+                    score(name, model, features_of(parts, name, model, extract, args), blocks)
+                ),
+            )
         ]
+    if args.models:
+        return
     missed = list(check(figures))
     rows = [[f[k] for k in ("data", "model", "protocol", "accuracy", "selection")] for f in figures]
     print_table(["data", "model", "protocol", "accuracy", "chosen on"], rows)
     print("\n".join(missed) or "all bars met")
     print(write_result("classification_scores", {"scores": figures, "missed": missed}).name)
+
+
+def kept(file: Path | None, compute: Callable[[], list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    if file is None:
+        return compute()
+    if not file.exists():
+        file.write_text(json.dumps(compute()))
+    return json.loads(file.read_text())
 
 
 def data_sets(data: Path, cache: Path) -> dict[str, tuple[ImageSet, ImageSet]]:
@@ -112,7 +132,7 @@ def features_of(
 ) -> list[Images]:
     read = []
     for part, images, num in zip(("train", "test"), parts, COUNTS[data], strict=True):
-        file = args.features and args.features / f"{data}-{model}-{part}.npy"
+        file = args.kept and args.kept / f"{data}-{model}-{part}.npy"
         if file and file.exists():
             slots = torch.from_numpy(np.load(file))
         else:
