@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from dinoforge.config.paths import PathText
 from dinoforge.errors import UsageError
 from dinoforge.files import write_json
 from dinoforge.stages import Inputs, Output, Pipeline, Stage, make_inputs
@@ -22,7 +23,7 @@ from dinoforge.stages import Inputs, Output, Pipeline, Stage, make_inputs
 
 @dataclass(frozen=True)
 class ToyConfig:
-    out: str = "???"
+    out: PathText = "???"
     numbers: int = 20
     per_partition: int = 5
     threshold: int = 3
