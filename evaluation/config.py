@@ -104,6 +104,10 @@ class EvaluationConfig:
     # latest; all: also k-NN of every earlier export, for the curve; a step: that export instead of
     # the latest
     checkpoints: int | str = "latest"
+    # how the checkpoint resamples its positions, if its file lacks it: offset (DINO, DINOv2),
+    # size_antialias (DINOv2 with registers, timm), size (transformers), offset_antialias; "": of
+    # the file, else assumed from its names; those of a baseline: checkpoint:FILE#offset
+    positions: Literal["", "offset", "offset_antialias", "size_antialias", "size"] = ""
     # encoders to compare with, ENCODER or NAME=ENCODER; pixels_centered is named `pixels`; the mean
     # of the bank is subtracted from pixels_raw
     baselines: list[EncoderSpec] = field(default_factory=lambda: ["pixels_centered"])
@@ -134,6 +138,9 @@ class EvaluationConfig:
         """Find a recipe without models, unknown checkpoints, and renames without images."""
         if not self.checkpoint and not self.baselines:
             yield Fault("nothing to measure", "`checkpoint`", "add checkpoint=RUN or =FILE")
+        if self.positions and not self.checkpoint:
+            do = "write checkpoint:FILE#MODE in `baselines`"
+            yield Fault("`positions` without `checkpoint`", "recipe", do)
         if self.checkpoints not in {"latest", "all"} and (step_of(self.checkpoints) or 0) < 1:
             text = f"`checkpoints` is {self.checkpoints}"
             yield Fault(text, "recipe", "give latest, all, or the number of a step")

@@ -81,7 +81,9 @@ def open_extractor(model: Model, *, device: str, batch_size: int = 0, blocks: in
         )
     from dinoforge.encoders.checkpoint import CheckpointEncoder
 
-    vit = CheckpointEncoder(model.file, device=device, batch_size=batch_size)
+    vit = CheckpointEncoder(
+        model.file, positions=model.positions, device=device, batch_size=batch_size
+    )
     name = model.file.parent.name if model.step is not None else model.file.name
     weights = sha256_file(model.file)[:12]
     tokens = partial(vit.encode_tokens, blocks=blocks)

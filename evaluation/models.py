@@ -10,10 +10,12 @@ from dinoforge.errors import UsageError
 from dinoforge.evaluation.config import FEATURES, EvaluationConfig, step_of
 from dinoforge.exports import exported_steps
 from dinoforge.files import path_of_text, path_text
+from dinoforge.models.config import PositionMode
 
 __all__ = ["MODEL_KEYS", "Model", "find_models"]
 
-MODEL_KEYS = ("checkpoint", "checkpoints", "baselines", "features")  # what `find_models` reads
+# What `find_models` reads.
+MODEL_KEYS = ("checkpoint", "checkpoints", "positions", "baselines", "features")
 
 # Names of encoders in records; other encoders keep their own.
 _NAMES = {
@@ -31,6 +33,7 @@ class Model:
     features: tuple[str, ...]  # kinds of features
     encoder: str = ""  # see `dinoforge.encoders.make_encoder`; "" for a file
     file: Path | None = None  # weights of a ViT
+    positions: PositionMode | None = None  # named by the user for the file
     step: int | None = None  # training step of an exported backbone
     is_newest: bool = True  # False: an earlier step, for the curve
     # Known once it was opened: a hash of weights, transform and decoder; file or encoder and the
@@ -78,7 +81,7 @@ def find_models(config: EvaluationConfig) -> list[Model]:
 
 def _checkpoints(config: EvaluationConfig, kinds: tuple[str, ...]) -> list[Model]:
     path = Path(config.checkpoint)
-    step = step_of(config.checkpoints)
+    step, mode = step_of(config.checkpoints), config.positions or None
     if not path.is_dir():
         if step is not None:
             raise UsageError(
@@ -86,7 +89,7 @@ def _checkpoints(config: EvaluationConfig, kinds: tuple[str, ...]) -> list[Model
                 where=str(path),
                 do="give checkpoint=RUN, or remove `checkpoints`",
             )
-        return [Model(name="trained", file=path, features=kinds)]
+        return [Model(name="trained", file=path, features=kinds, positions=mode)]
     steps = exported_steps(path)
     trained = _trained_steps(step, path, steps)
     names = [("trained", step) for step in trained[:1]]
@@ -97,6 +100,7 @@ def _checkpoints(config: EvaluationConfig, kinds: tuple[str, ...]) -> list[Model
             name=name,
             file=steps[step],
             features=kinds,
+            positions=mode,
             step=step,
             is_newest=step in {0, trained[0]},
         )
@@ -129,8 +133,9 @@ def _baseline(text: str, kinds: tuple[str, ...]) -> Model:
     if not equals or ":" in name:  # in `checkpoint:a=b.pth` it belongs to the path
         name, encoder = _NAMES.get(text, text), text
     if (checkpoint := split_checkpoint(encoder)) is not None:
-        path, chosen = checkpoint
-        return Model(name=name, file=Path(path), features=(chosen,) if chosen else kinds)
+        path, chosen, positions = checkpoint
+        features = (chosen,) if chosen else kinds
+        return Model(name=name, file=Path(path), features=features, positions=positions)
     return Model(name=name, encoder=encoder, features=(name,))
 
 

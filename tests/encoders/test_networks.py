@@ -74,6 +74,22 @@ def test_kinds_of_features_and_other_weights_have_other_fingerprints(checkpoint,
     assert make_encoder(f"checkpoint:{moved}").fingerprint in fingerprints
 
 
+def test_the_mode_of_positions_is_an_option_and_part_of_the_fingerprint(tmp_path):
+    torch.manual_seed(0)
+    file = tmp_path / "a#b.pth"
+    torch.save(
+        VisionTransformer(VitConfig.named("small", depth=1, image_size=28)).state_dict(), file
+    )
+    assumed, offset, size = (
+        make_encoder(f"checkpoint:{file}{text}") for text in ("", "#offset", "#size,patch_mean")
+    )
+    assert offset.fingerprint == assumed.fingerprint
+    cls = make_encoder(f"checkpoint:{file}#size")
+    assert len({encoder.fingerprint for encoder in (offset, size, cls)}) == 3
+    assert offset.name == f"checkpoint:{file}#offset"
+    assert size.name == f"checkpoint:{file}#patch_mean,size"
+
+
 def test_the_mean_and_spread_of_the_file_are_those_of_the_input(checkpoint, tmp_path, picture):
     model, _, _ = load_backbone(checkpoint)
     path, image = tmp_path / "m.safetensors", picture(32, 32, 1)

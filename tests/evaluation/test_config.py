@@ -94,6 +94,7 @@ def test_data_sets_by_name_start_at_the_root():
         (["train=[]"], "`train` is empty"),
         (["sets.bank={train: [other]}"], "`bank` is in `sets` and the name of `train`"),
         (["sets.a/b={train: [other]}"], "`sets` holds 'a/b'"),
+        (["checkpoint=", "positions=size"], "`positions` without `checkpoint`"),
         (["sets.a={test: [other]}"], "`sets.a.train` is empty"),
         (["sets.a={train: [other], test_classes: {x: y}}"], "`sets.a.test_classes` without `test`"),
         (["sets.a={train: [other], protocols: [knm]}"], "`sets.a.protocols` holds 'knm'"),

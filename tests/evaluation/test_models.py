@@ -2,7 +2,7 @@ import pytest
 
 from dinoforge.errors import UsageError
 from dinoforge.evaluation.config import EvaluationConfig
-from dinoforge.evaluation.models import find_models
+from dinoforge.evaluation.models import Model, find_models
 
 
 def names(models):
@@ -61,6 +61,16 @@ def test_baselines_have_names_that_reports_know():
     assert [m.subtracts_mean for m in models] == [False, True, False, False]
     assert models[3].features == ("cls",)
     assert str(models[3].file) == "a.pth"
+
+
+def test_the_mode_of_positions_belongs_to_its_file(run_folder):
+    path = run_folder / "export" / "step-000000050" / "model.safetensors"
+    baselines = ["a=checkpoint:a.pth#size", "b=checkpoint:b.pth#size_antialias,cls"]
+    config = EvaluationConfig(checkpoint=str(path), positions="offset", baselines=baselines)
+    models = find_models(config)
+    assert [m.positions for m in models] == ["offset", "size", "size_antialias"]
+    assert models[2].features == ("cls",)
+    assert Model.from_json(models[1].as_json()) == models[1]
 
 
 def test_two_models_of_one_name_are_refused():

@@ -163,11 +163,36 @@ def test_files_with_the_names_of_transformers(tmp_path, changes):
     assert torch.equal(features(loaded), features(model))
 
 
-def test_the_way_with_positions_can_be_chosen(tmp_path):
-    save_backbone(tmp_path / "a.safetensors", make())
-    loaded, config, _ = load_backbone(tmp_path / "a.safetensors", positions="size_antialias")
+def test_files_of_dino_have_no_mask_token_and_no_layer_scale(tmp_path, caplog):
+    model = make(layer_scale=0.0)
+    tensors = {n: t for n, t in model.state_dict().items() if n != "mask_token"}
+    with caplog.at_level("INFO"):
+        loaded, config, _ = load_backbone(write(tmp_path / "dino.pth", tensors), heads=2)
+    assert config.positions == "offset"
+    assert "positions: offset (assumed for DINO files)" in caplog.text
+    assert torch.equal(features(loaded), features(model))
+
+
+def test_the_mode_of_positions_is_named_for_a_file_that_does_not_say_it(tmp_path, caplog):
+    path = write(tmp_path / "plain.pth", make().state_dict())
+    with caplog.at_level("INFO"):
+        load_backbone(path, heads=2)
+        for _ in range(2):
+            loaded, config, _ = load_backbone(path, heads=2, positions="size_antialias")
     assert config.positions == "size_antialias"
     assert (features(loaded) - features(make())).abs().max() > 1e-3
+    assert f"{path}: positions: offset (assumed for DINOv2 files)" in caplog.text
+    assert caplog.text.count(f"{path}: positions: size_antialias (named by the user)") == 1
+
+
+def test_the_mode_of_positions_in_a_file_is_not_overruled(tmp_path, caplog):
+    path = tmp_path / "a.safetensors"
+    save_backbone(path, make(positions="size"))
+    with caplog.at_level("INFO"):
+        assert load_backbone(path)[1] == load_backbone(path, positions="size")[1]
+    assert f"{path}: positions: size (of the file)" in caplog.text
+    with pytest.raises(UsageError, match="positions `offset` contradict the file, whose"):
+        load_backbone(path, positions="offset")
 
 
 # What does not fit
