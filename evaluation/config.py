@@ -19,6 +19,7 @@ from dinoforge.evaluation.settings import (
     SplitConfig,
 )
 from dinoforge.images import DecodePolicy
+from dinoforge.models.config import PositionMode
 
 __all__ = [
     "FEATURES",
@@ -105,9 +106,10 @@ class EvaluationConfig:
     # the latest
     checkpoints: int | str = "latest"
     # how the checkpoint resamples its positions, if its file lacks it: offset (DINO, DINOv2),
-    # size_antialias (DINOv2 with registers, timm), size (transformers), offset_antialias; "": of
-    # the file, else assumed from its names; those of a baseline: checkpoint:FILE#offset
-    positions: Literal["", "offset", "offset_antialias", "size_antialias", "size"] = ""
+    # size_antialias (DINOv2 with registers, timm), size (transformers), offset_antialias, rope
+    # (DINOv3); "": of the file, else assumed from its names; a baseline is named with its own, as
+    # in checkpoint:FILE#offset
+    positions: Literal["", PositionMode] = ""
     # encoders to compare with, ENCODER or NAME=ENCODER; pixels_centered is named `pixels`; the mean
     # of the bank is subtracted from pixels_raw
     baselines: list[EncoderSpec] = field(default_factory=lambda: ["pixels_centered"])

@@ -22,7 +22,7 @@ from dinoforge.config.ranges import (
 )
 from dinoforge.errors import Fault, UsageError
 from dinoforge.images import DecodePolicy
-from dinoforge.models.config import ARCHITECTURES, PositionMode, VitConfig
+from dinoforge.models.config import ARCHITECTURES, ResamplingMode, VitConfig
 from dinoforge.training.data.crops import CropsConfig
 from dinoforge.training.data.masks import MaskConfig
 
@@ -74,7 +74,7 @@ class ModelConfig:
     ffn: Literal["auto", "mlp", "swiglu"] = "auto"  # auto: swiglu for giant, else mlp
     registers: NonNegativeInt = 0  # register tokens (Darcet et al. 2023)
     layer_scale: NonNegativeFloat = 1e-5  # initial LayerScale; 0: none
-    positions: PositionMode = "offset"  # how positions are resampled to other crop sizes
+    positions: ResamplingMode = "offset"  # how positions are resampled to other crop sizes
     drop_path: BelowOne = 0.0  # share of samples that skip each residual branch (by subset)
     init: Literal["published", "xavier"] = "published"  # xavier: for a width below 384
     # back end; auto: the fastest (measured on a GPU, by rule on a CPU), kept when a run resumes

@@ -14,13 +14,16 @@ __all__ = [
     "POSITION_MODES",
     "Architecture",
     "PositionMode",
+    "ResamplingMode",
     "VitConfig",
 ]
 
 IMAGE_MEAN = (0.485, 0.456, 0.406)  # of ImageNet, RGB in [0, 1]; what every released ViT expects
 IMAGE_STD = (0.229, 0.224, 0.225)
 
-PositionMode = Literal["offset", "offset_antialias", "size_antialias", "size"]
+# How learned positions are resampled; "rope": rotary positions instead, see `rope`.
+ResamplingMode = Literal["offset", "offset_antialias", "size_antialias", "size"]
+PositionMode = Literal[ResamplingMode, "rope"]
 POSITION_MODES: tuple[PositionMode, ...] = get_args(PositionMode)
 
 
@@ -57,8 +60,10 @@ class VitConfig:
     bias: bool = True  # biases of qkv, projection and feed-forward layers
     image_size: PositiveInt = 224  # side, pixels, of the position embedding's native grid
     # how positions are resampled to another grid: "offset" (grid + 0.1, no antialias) is
-    # DINOv2; "size_antialias" is DINOv2 with registers and timm; "size" is transformers
+    # DINOv2; "size_antialias" is DINOv2 with registers and timm; "size" is transformers;
+    # "rope", rotary positions without a table, is DINOv3
     positions: PositionMode = "offset"
+    norm_eps: PositiveFloat = 1e-6  # added to the variance in every LayerNorm; DINOv3 has 1e-5
     # "published": trunc_normal(0.02), for width >= 384; "xavier": for narrower nets
     init: Literal["published", "xavier"] = "published"
 
@@ -91,10 +96,14 @@ class VitConfig:
         if size == "custom":
             size = f"d{self.width}x{self.depth}" + ("_swiglu" if self.ffn == "swiglu" else "")
         registers = f"_reg{self.registers}" if self.registers else ""
-        return f"vit_{size}_patch{self.patch_size}{registers}"
+        rope = "_rope" if self.positions == "rope" else ""
+        return f"vit_{size}_patch{self.patch_size}{registers}{rope}"
 
     def faults(self, at: str) -> Iterator[Fault]:
         """Find sizes that do not divide."""
+        if self.positions == "rope" and self.width % (4 * self.heads):
+            text = f"`{at}.width` {self.width} is not a multiple of 4 x {self.heads} heads"
+            yield Fault(text, "recipe", f"change {at}.heads, or {at}.positions")
         for size, part in (("width", "heads"), ("image_size", "patch_size")):
             value, divisor = getattr(self, size), getattr(self, part)
             if value % divisor:

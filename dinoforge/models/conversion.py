@@ -1,7 +1,8 @@
 """Backbones of others: tensor names brought to the released ones, sizes inferred from shapes.
 
-Understands the prefixes of training checkpoints (``teacher.backbone.``) and of wrappers
-(``module.``), blocks numbered inside chunks (``blocks.0.5.``), timm and transformers.
+Of DINO, DINOv2 and DINOv3 (see `dinov3`). Understands the prefixes of training checkpoints
+(``teacher.backbone.``) and of wrappers (``module.``), blocks numbered inside chunks
+(``blocks.0.5.``), timm and transformers.
 """
 
 import logging
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from dinoforge.errors import UsageError
+from dinoforge.models import dinov3
 from dinoforge.models.config import ARCHITECTURES, PositionMode, VitConfig
 
 __all__ = ["infer_config", "released_names"]
@@ -38,16 +40,21 @@ _TRANSFORMERS = (
     (r"\.mlp\.weights_out\.", ".mlp.w3."),
 )
 
-_HEADS_OF_WIDTH = {192: 3} | {size.width: size.heads for size in ARCHITECTURES.values()}
+# 1280 and 4096: DINOv3 H+ and 7B.
+_HEADS_OF_WIDTH = {192: 3, 1280: 20, 4096: 32} | {
+    size.width: size.heads for size in ARCHITECTURES.values()
+}
+_SIDE = 224  # of images of a model without a table of positions, pixels
 # How positions are resampled, by the origin of the names; with registers always size_antialias.
 _POSITIONS: Mapping[str, PositionMode] = {
     "DINO": "offset",
     "DINOv2": "offset",
+    "DINOv3": "rope",
     "timm": "size_antialias",
     "transformers": "size",
 }
 # Tensor -> number of its dimensions.
-_EVERY_VIT = {"cls_token": 3, "pos_embed": 3, _PATCH_EMBED: 4, "blocks.0.norm1.weight": 1}
+_EVERY_VIT = {"cls_token": 3, _PATCH_EMBED: 4, "blocks.0.norm1.weight": 1}
 
 
 def released_names(tensors: Mapping[str, Tensor], where: str) -> tuple[dict[str, Tensor], str]:
@@ -55,8 +62,9 @@ def released_names(tensors: Mapping[str, Tensor], where: str) -> tuple[dict[str,
 
     Of several backbones, the teacher's is taken; the heads of a training checkpoint are left out.
     ``where`` is the file, for errors. Also returns the origin of the names, and so of the way
-    positions are resampled: ``DINO``, ``DINOv2``, ``timm`` or ``transformers``. DINO's files are
-    those without mask token, LayerScale and registers: timm gives some models the same names.
+    positions are resampled: ``DINO``, ``DINOv2``, ``DINOv3`` (of Meta or transformers), ``timm`` or
+    ``transformers``. DINO's files are those without mask token, LayerScale and registers: timm
+    gives some models the same names.
 
     Raises
     ------
@@ -67,15 +75,19 @@ def released_names(tensors: Mapping[str, Tensor], where: str) -> tuple[dict[str,
         ".".join(part for part in name.split(".") if part not in _WRAPPERS): tensor
         for name, tensor in tensors.items()
     }
-    prefix, is_transformers = _find_backbone(plain, where)
+    prefix, anchor = _find_backbone(plain, where)
     backbone = {
         name.removeprefix(prefix): tensor
         for name, tensor in plain.items()
         if name.startswith(prefix) and not name.removeprefix(prefix).startswith(_HEADS)
     }
-    if is_transformers:
+    if anchor == dinov3.TRANSFORMERS_PATCH_EMBED:
+        return dinov3.from_transformers(backbone), "DINOv3"
+    if anchor == _TRANSFORMERS_PATCH_EMBED:
         return _from_transformers(backbone), "transformers"
     backbone = {_CHUNKED_BLOCK.sub(r"blocks.\1.", n): tensor for n, tensor in backbone.items()}
+    if dinov3.is_meta(backbone):
+        return dinov3.from_meta(backbone, where), "DINOv3"
     if "mask_token" in backbone:
         return backbone, "DINOv2"
     if "blocks.0.ls1.gamma" not in backbone and "reg_token" not in backbone:
@@ -83,16 +95,16 @@ def released_names(tensors: Mapping[str, Tensor], where: str) -> tuple[dict[str,
     return _from_timm(backbone), "timm"
 
 
-def _find_backbone(tensors: Mapping[str, Tensor], where: str) -> tuple[str, bool]:
-    """Return the prefix of the backbone, and whether its names are those of transformers."""
-    for anchor in (_PATCH_EMBED, _TRANSFORMERS_PATCH_EMBED):
+def _find_backbone(tensors: Mapping[str, Tensor], where: str) -> tuple[str, str]:
+    """Return the prefix of the backbone, and the name of its patch embedding."""
+    for anchor in (_PATCH_EMBED, _TRANSFORMERS_PATCH_EMBED, dinov3.TRANSFORMERS_PATCH_EMBED):
         prefixes = sorted(n.removesuffix(anchor) for n in tensors if f".{n}".endswith(f".{anchor}"))
         teachers = [prefix for prefix in prefixes if "teacher" in prefix]
         if len(prefixes) > 1 and len(teachers) == 1:
             _log.info("%s: took the teacher of %s", where, ", ".join(prefixes))
             prefixes = teachers
         if len(prefixes) == 1:
-            return prefixes[0], anchor == _TRANSFORMERS_PATCH_EMBED
+            return prefixes[0], anchor
         if prefixes:
             raise UsageError(
                 what=f"the file contains several backbones: {', '.join(prefixes)}",
@@ -103,7 +115,7 @@ def _find_backbone(tensors: Mapping[str, Tensor], where: str) -> tuple[str, bool
     raise UsageError(
         what=f"no ViT among {len(tensors)} tensors: no {_PATCH_EMBED}, but {first}, ...",
         where=where,
-        do="give a checkpoint of a ViT with released, timm or transformers names",
+        do="give a checkpoint of a ViT with names of Meta, timm or transformers",
     )
 
 
@@ -150,14 +162,17 @@ def infer_config(
     UsageError
         If these are not the tensors of a ViT, or the number of heads is unknown.
     """
-    missing = [n for n, ndim in _EVERY_VIT.items() if n not in tensors or tensors[n].ndim != ndim]
+    has_rope = origin == "DINOv3"
+    expected = _EVERY_VIT | ({} if has_rope else {"pos_embed": 3})
+    missing = [n for n, ndim in expected.items() if n not in tensors or tensors[n].ndim != ndim]
     if missing:
         raise UsageError(
-            what=f"not a ViT with a class token and learned positions: no {', '.join(missing)}",
+            what=f"not a ViT with a class token and positions: no {', '.join(missing)}",
             where=where,
-            do="give a checkpoint of the DINOv2 family",
+            do="give a checkpoint of the DINO family",
         )
     width, _, patch, _ = tensors[_PATCH_EMBED].shape
+    side = _SIDE // patch if has_rope else math.isqrt(tensors["pos_embed"].shape[1] - 1)
     heads = heads or _HEADS_OF_WIDTH.get(width)
     if heads is None:
         raise UsageError(
@@ -173,12 +188,23 @@ def infer_config(
         heads=heads,
         patch_size=patch,
         ffn="swiglu" if fc1 is None else "mlp",
-        ffn_ratio=4.0 if fc1 is None else fc1.shape[0] / width,
+        ffn_ratio=_ffn_ratio(tensors, width),
         registers=registers,
         layer_scale=1e-5 if "blocks.0.ls1.gamma" in tensors else 0.0,
         bias="blocks.0.attn.qkv.bias" in tensors,
-        image_size=patch * math.isqrt(tensors["pos_embed"].shape[1] - 1),
-        positions="size_antialias" if registers else _POSITIONS[origin],
+        image_size=patch * max(side, 1),
+        positions="size_antialias" if registers and not has_rope else _POSITIONS[origin],
+        norm_eps=1e-5 if has_rope else 1e-6,
     )
     _log.info("%s: %s, %s names", where, config.name, origin)
     return config
+
+
+def _ffn_ratio(tensors: Mapping[str, Tensor], width: int) -> float:
+    """Return hidden width over width; of SwiGLU the usual 4 if it explains the rounded width."""
+    if (fc1 := tensors.get("blocks.0.mlp.fc1.weight")) is not None:
+        return fc1.shape[0] / width
+    gate = tensors.get("blocks.0.mlp.w12.weight")
+    hidden = 0 if gate is None else gate.shape[0] // 2
+    usual = VitConfig(width=width, ffn="swiglu").ffn_width
+    return 4.0 if hidden in {0, usual} else 1.5 * hidden / width

@@ -8,14 +8,15 @@ block, so a block is a function of tensors only: it compiles whole, and activati
 recomputes the same subset.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dinoforge.models.attention import Shapes, attend
+from dinoforge.models.attention import Shapes, attend, token_counts
 from dinoforge.models.config import VitConfig
+from dinoforge.models.rope import rotate
 
 __all__ = [
     "Attention",
@@ -32,6 +33,8 @@ __all__ = [
 # Rows (int64, distinct) of the attention branch and of the feed-forward branch of a block: one
 # tensor per batch.
 BlockRows = tuple[list[Tensor], list[Tensor]]
+# A rotation per crop size, see `rope`; None: positions are in the tokens.
+Rotations = Sequence[Tensor] | None
 
 
 def kept_samples(batch: int, drop_path: float) -> int:
@@ -79,13 +82,16 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(config.width, 3 * config.width, bias=config.bias)
         self.proj = nn.Linear(config.width, config.width, bias=config.bias)
 
-    def forward(self, x_TD: Tensor, shapes: Shapes) -> Tensor:
+    def forward(self, x_TD: Tensor, shapes: Shapes, rotations: Rotations = None) -> Tensor:
         """Attend within each sequence."""
-        out_TD: Tensor = self.proj(attend(self._heads(x_TD), shapes, self.backend).flatten(1))
+        qkv_T3HE = self._heads(x_TD)
+        if rotations is not None:
+            qkv_T3HE = _rotate_patches(qkv_T3HE, shapes, rotations)
+        out_TD: Tensor = self.proj(attend(qkv_T3HE, shapes, self.backend).flatten(1))
         return out_TD
 
     def queries_and_keys(self, x_BND: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the queries and keys of every head, ``[B, H, N, E]`` each."""
+        """Return the queries and keys of every head, ``[B, H, N, E]`` each, before rotation."""
         q_BHNE, k_BHNE, _ = self._heads(x_BND).permute(2, 0, 3, 1, 4).unbind(0)
         return q_BHNE, k_BHNE
 
@@ -94,6 +100,18 @@ class Attention(nn.Module):
         qkv: Tensor = self.qkv(x)
         channels = qkv.shape[-1] // (3 * self.heads)  # not -1: a batch may be empty
         return qkv.unflatten(-1, (3, self.heads, channels))
+
+
+def _rotate_patches(qkv_T3HE: Tensor, shapes: Shapes, rotations: Sequence[Tensor]) -> Tensor:
+    """Rotate queries and keys of the patches of every sequence."""
+    parts = []
+    sizes = zip(qkv_T3HE.split(token_counts(shapes)), shapes, rotations, strict=True)
+    for part_T3HE, shape, rotation_2NP in sizes:
+        qkv_B3HNE = part_T3HE.unflatten(0, shape).permute(0, 2, 3, 1, 4)
+        turned = rotate(qkv_B3HNE[:, :2], rotation_2NP)
+        qkv_B3HNE = torch.cat([turned, qkv_B3HNE[:, 2:]], dim=1)
+        parts.append(qkv_B3HNE.permute(0, 3, 1, 2, 4).flatten(0, 1))
+    return torch.cat(parts)
 
 
 class Mlp(nn.Module):
@@ -131,15 +149,20 @@ class Block(nn.Module):
     def __init__(self, config: VitConfig) -> None:
         super().__init__()
         scale = config.layer_scale
-        self.norm1 = nn.LayerNorm(config.width, eps=1e-6)
+        self.norm1 = nn.LayerNorm(config.width, eps=config.norm_eps)
         self.attn = Attention(config)
         self.ls1 = LayerScale(config.width, scale) if scale else nn.Identity()
-        self.norm2 = nn.LayerNorm(config.width, eps=1e-6)
+        self.norm2 = nn.LayerNorm(config.width, eps=config.norm_eps)
         self.mlp = SwiGlu(config) if config.ffn == "swiglu" else Mlp(config)
         self.ls2 = LayerScale(config.width, scale) if scale else nn.Identity()
 
     def forward(
-        self, xs: list[Tensor], rows: BlockRows | None = None, *, packed: bool = False
+        self,
+        xs: list[Tensor],
+        rows: BlockRows | None = None,
+        *,
+        packed: bool = False,
+        rotations: Rotations = None,
     ) -> list[Tensor]:
         """Add both branches to every batch, or to a subset of it (stochastic depth).
 
@@ -151,32 +174,40 @@ class Block(nn.Module):
         """
         for number, branch in enumerate((self._attention_branch, self._ffn_branch)):
             if rows is None:
-                xs = [x + r for x, r in zip(xs, _run(branch, xs, packed), strict=True)]
+                xs = [x + r for x, r in zip(xs, _run(branch, xs, packed, rotations), strict=True)]
             else:
                 subsets = [x[r] for x, r in zip(xs, rows[number], strict=True)]
-                residuals = _run(branch, subsets, packed)
+                residuals = _run(branch, subsets, packed, rotations)
                 xs = [_add_rows(*parts) for parts in zip(xs, rows[number], residuals, strict=True)]
         return xs
 
-    def _attention_branch(self, x_TD: Tensor, shapes: Shapes) -> Tensor:
-        out_TD: Tensor = self.ls1(self.attn(self.norm1(x_TD), shapes))
+    def _attention_branch(
+        self, x_TD: Tensor, shapes: Shapes, rotations: Rotations = None
+    ) -> Tensor:
+        out_TD: Tensor = self.ls1(self.attn(self.norm1(x_TD), shapes, rotations))
         return out_TD
 
-    def _ffn_branch(self, x_TD: Tensor, shapes: Shapes) -> Tensor:  # noqa: ARG002 - one interface
+    # One interface for both.
+    def _ffn_branch(self, x_TD: Tensor, _shapes: Shapes, _rotations: Rotations = None) -> Tensor:
         out_TD: Tensor = self.ls2(self.mlp(self.norm2(x_TD)))
         return out_TD
 
 
 def _run(
-    branch: Callable[[Tensor, Shapes], Tensor], xs: list[Tensor], packed: bool
+    branch: Callable[[Tensor, Shapes, Rotations], Tensor],
+    xs: list[Tensor],
+    packed: bool,
+    rotations: Rotations,
 ) -> list[Tensor]:
     """Run a branch on all batches in one call, or on each in turn."""
     shapes = [(x.shape[0], x.shape[1]) for x in xs]
     tokens = [x.flatten(0, 1) for x in xs]
     if packed and len(xs) > 1:
-        out = branch(torch.cat(tokens), shapes).split([len(x) for x in tokens])
+        out = branch(torch.cat(tokens), shapes, rotations).split([len(x) for x in tokens])
     else:
-        out = tuple(branch(x, [shape]) for x, shape in zip(tokens, shapes, strict=True))
+        each = [[rotation] for rotation in rotations] if rotations else [None] * len(xs)
+        parts = zip(tokens, shapes, each, strict=True)
+        out = tuple(branch(x, [shape], rotation) for x, shape, rotation in parts)
     return [x.unflatten(0, shape) for x, shape in zip(out, shapes, strict=True)]
 
 

@@ -1,4 +1,6 @@
-"""The vision transformer: any size, any H x W, registers, masks; released tensor names.
+"""The vision transformer: any size, any H x W, registers, masks, learned or rotary positions.
+
+Tensors have the names of the DINOv2 release, also those of DINOv3 (see `conversion`).
 
 Parallelism, compilation and activation checkpointing are applied from outside.
 Shapes: B images, N patches, R registers, D width, H heads, X and Y pixels.
@@ -15,12 +17,16 @@ from dinoforge.models.config import VitConfig
 from dinoforge.models.init import draw_weights
 from dinoforge.models.layers import Block, BlockRows, PatchEmbed
 from dinoforge.models.position import interpolate_positions
+from dinoforge.models.rope import rotate, rotation
 
 __all__ = ["VisionTransformer", "build_vit"]
 
 
 class VisionTransformer(nn.Module):
     """ViT of DINOv2 (Oquab et al. 2023), optionally with registers (Darcet et al. 2023).
+
+    With ``positions="rope"`` that of DINOv3 (Siméoni et al. 2025), whose storage tokens are our
+    register tokens.
 
     Between blocks, tokens keep the dtype of the parameters even under autocast. The weights are
     meaningless until drawn, see `build_vit`.
@@ -31,13 +37,14 @@ class VisionTransformer(nn.Module):
         self.config = config
         width = config.width
         self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
-        self.pos_embed = nn.Parameter(torch.zeros(1, 1 + config.grid**2, width))
+        if config.positions != "rope":
+            self.pos_embed = nn.Parameter(torch.zeros(1, 1 + config.grid**2, width))
         if config.registers:
             self.register_tokens = nn.Parameter(torch.zeros(1, config.registers, width))
         self.mask_token = nn.Parameter(torch.zeros(1, width))
         self.patch_embed = PatchEmbed(config)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
-        self.norm = nn.LayerNorm(width, eps=1e-6)
+        self.norm = nn.LayerNorm(width, eps=config.norm_eps)
 
     def init_weights(self, seed: int) -> None:
         """Draw the initial weights in place; see `draw_weights`."""
@@ -55,12 +62,15 @@ class VisionTransformer(nn.Module):
         class token and have no position.
         """
         rows, columns = self._grid(images_B3XY)
-        x_BND = self.patch_embed(images_B3XY).to(self.pos_embed.dtype)
+        x_BND = self.patch_embed(images_B3XY).to(self.cls_token.dtype)
         if masks_BN is not None:
             x_BND = torch.where(masks_BN[..., None], self.mask_token, x_BND)
-        positions = interpolate_positions(self.pos_embed, rows, columns, self.config.positions)
-        cls_B1D = (self.cls_token + positions[:, :1]).expand(len(x_BND), -1, -1)
-        parts = [cls_B1D, x_BND + positions[:, 1:]]
+        cls_11D: Tensor = self.cls_token
+        if self.config.positions != "rope":
+            mode = self.config.positions
+            positions = interpolate_positions(self.pos_embed, rows, columns, mode)
+            cls_11D, x_BND = cls_11D + positions[:, :1], x_BND + positions[:, 1:]
+        parts = [cls_11D.expand(len(x_BND), -1, -1), x_BND]
         if self.config.registers:
             parts.insert(1, self.register_tokens.expand(len(x_BND), -1, -1))
         return torch.cat(parts, dim=1)
@@ -100,8 +110,9 @@ class VisionTransformer(nn.Module):
         layers run once over the tokens of all batches: fewer, larger products; no faster on CPUs.
         """
         xs = [self.tokens(x, mask) for x, mask in zip(images, masks, strict=True)]
+        rotations = self._rotations(images)
         for number, block in enumerate(self._blocks()):
-            xs = block(xs, rows and rows[number], packed=packed)
+            xs = block(xs, rows and rows[number], packed=packed, rotations=rotations)
         return [self._outputs(x) for x in xs]
 
     def get_intermediate_layers(
@@ -121,11 +132,11 @@ class VisionTransformer(nn.Module):
         depth = len(self.blocks)
         wanted = range(depth - layers, depth) if isinstance(layers, int) else layers
         assert all(0 <= index < depth for index in wanted), f"blocks are 0 .. {depth - 1}"
-        grid = self._grid(images_B3XY)
+        grid, rotations = self._grid(images_B3XY), self._rotations([images_B3XY])
         x_BND = self.tokens(images_B3XY)
         outputs = []
         for index, block in enumerate(self._blocks()):
-            (x_BND,) = block([x_BND])
+            (x_BND,) = block([x_BND], rotations=rotations)
             if index in wanted:
                 out_BND = self.norm(x_BND) if norm else x_BND
                 patches = out_BND[:, 1 + self.config.registers :]
@@ -138,29 +149,47 @@ class VisionTransformer(nn.Module):
         """Return the attention weights of the last block, ``[B, H, 1 + R + N, 1 + R + N]``."""
         x_BND = self._before_last(images_B3XY)
         last = self._blocks()[-1]
-        return attention_weights(*last.attn.queries_and_keys(last.norm1(x_BND)))
+        queries, keys = last.attn.queries_and_keys(last.norm1(x_BND))
+        queries, keys = (self._rotated(x, images_B3XY) for x in (queries, keys))
+        return attention_weights(queries, keys)
 
     def last_block(self, images_B3XY: Tensor) -> dict[str, Tensor]:
         """Return what object discovery reads from the last block, in one forward pass.
 
-        ``keys [B, N, D]`` of the patches, heads side by side; ``attention [B, H, N]`` of the class
-        token on the patches (the softmax is over all tokens); the outputs of `forward_features`.
+        ``keys [B, N, D]`` of the patches, heads side by side, before rotation; ``attention
+        [B, H, N]`` of the class token on the patches (the softmax is over all tokens); the outputs
+        of `forward_features`.
         """
         x_BND = self._before_last(images_B3XY)
         last = self._blocks()[-1]
         queries, keys = last.attn.queries_and_keys(last.norm1(x_BND))
         first_patch = 1 + self.config.registers
+        # The class token is not rotated.
+        weights_BH1N = attention_weights(queries[:, :, :1], self._rotated(keys, images_B3XY))
         return {
-            **self._outputs(last([x_BND])[0]),
+            **self._outputs(last([x_BND], rotations=self._rotations([images_B3XY]))[0]),
             "keys": keys[:, :, first_patch:].transpose(1, 2).flatten(2),
-            "attention": attention_weights(queries[:, :, :1], keys)[:, :, 0, first_patch:],
+            "attention": weights_BH1N[:, :, 0, first_patch:],
         }
 
     def _before_last(self, images_B3XY: Tensor) -> Tensor:
         x_BND = self.tokens(images_B3XY)
+        rotations = self._rotations([images_B3XY])
         for block in self._blocks()[:-1]:
-            (x_BND,) = block([x_BND])
+            (x_BND,) = block([x_BND], rotations=rotations)
         return x_BND
+
+    def _rotations(self, images: Sequence[Tensor]) -> list[Tensor] | None:
+        """Return the rotation of each crop size, None with learned positions."""
+        if self.config.positions != "rope":
+            return None
+        channels, like = self.config.width // self.config.heads, self.cls_token
+        dtype = torch.promote_types(like.dtype, torch.float32)
+        return [rotation(*self._grid(x), channels, like.device, dtype) for x in images]
+
+    def _rotated(self, x_BHNE: Tensor, images_B3XY: Tensor) -> Tensor:
+        rotations = self._rotations([images_B3XY])
+        return x_BHNE if rotations is None else rotate(x_BHNE, rotations[0])
 
     def _blocks(self) -> list[Block]:
         return list(self.blocks)  # type: ignore[arg-type]

@@ -93,7 +93,7 @@ def load_backbone(
     stated = "of the file"
     if config is None:
         config = infer_config(tensors, where, heads=heads, origin=origin)
-        stated = ""
+        stated = "of the file" if config.positions == "rope" else ""
     config = _with_positions(config, positions, where, stated=stated, origin=origin)
     with torch.device("meta"):
         model = VisionTransformer(config)
@@ -113,7 +113,7 @@ def _with_positions(
     if named is None:
         _log_positions(where, config.positions, stated or f"assumed for {origin} files")
         return config
-    if stated and named != config.positions:
+    if named != config.positions and (stated or named == "rope"):
         raise UsageError(
             what=f"positions `{named}` contradict the file, whose mode is `{config.positions}`",
             where=where,

@@ -67,6 +67,7 @@ CASES = {
     "drop path": (SQUARE, {}, 0.4),
     "registers, SwiGLU": (SQUARE, {"registers": 4, "ffn": "swiglu"}, 0.3),
     "not square, three sizes": (((2, (28, 42)), (3, (14, 7)), (1, (21, 35))), {}, 0.4),
+    "rotary positions": (((2, (28, 42)), (3, (14, 7)), (0, (7, 7))), {"positions": "rope"}, 0.4),
     "no local crops": (((6, (28, 28)), (0, (14, 14))), {}, 0.4),
     "no global crops": (((0, (28, 28)), (5, (14, 14))), {}, 0.4),
     "one image": (((2, (28, 28)), (8, (14, 14))), {"layer_scale": 0.0}, 0.4),
@@ -122,8 +123,8 @@ def test_recomputing_a_block_meets_the_same_subset():
 def recompute_blocks(model):
     def recomputed(original):
         # Our function around `checkpoint`: the compiler skips a call that begins in torch.
-        def forward(xs, rows=None, *, packed=False):
-            return checkpoint(original, xs, rows, packed=packed, use_reentrant=False)
+        def forward(xs, rows=None, **options):
+            return checkpoint(original, xs, rows, use_reentrant=False, **options)
 
         return forward
 

@@ -89,6 +89,7 @@ def test_narrow_nets_start_wider_with_xavier():
 
 def test_sizes_that_do_not_divide_are_refused_with_ones_that_do():
     assert faults() == []
+    assert "is not a multiple of 4 x 16 heads" in faults(heads=16, positions="rope")[0]
     assert faults(heads=3) == [
         "`model.width` 32 is not a multiple of `model.heads` 3 - recipe - model.width=33"
     ]

@@ -77,6 +77,7 @@ VARIANTS = [
     {"ffn": "swiglu"},
     {"bias": False, "layer_scale": 0.0},
     {"positions": "offset_antialias"},
+    {"positions": "rope", "norm_eps": 1e-5, "registers": 2},
 ]
 
 
@@ -230,7 +231,10 @@ def test_an_unknown_width_asks_for_the_heads(tmp_path):
     ("content", "match"),
     [
         ({"weight": torch.ones(2, 2)}, "no ViT among 1 tensors"),
-        ({"patch_embed.proj.weight": torch.ones(2, 3, 7, 7)}, "no cls_token, pos_embed"),
+        (
+            {"patch_embed.proj.weight": torch.ones(2, 3, 7, 7)},
+            "no cls_token, blocks.0.norm1.weight, pos_embed",
+        ),
     ],
 )
 def test_other_networks_are_refused(tmp_path, content, match):
