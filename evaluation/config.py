@@ -1,9 +1,9 @@
 """The recipe of an evaluation: meaning, unit and source of the default of every key."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 from dinoforge.config.paths import EncoderSpec, OptionalPath, PathText
 from dinoforge.config.ranges import Allowed, NonEmpty, NonNegativeInt, PositiveInt, Range, one_of
@@ -16,6 +16,7 @@ from dinoforge.evaluation.settings import (
     KnnConfig,
     LinearConfig,
     LogisticConfig,
+    SegmentationConfig,
     SplitConfig,
 )
 from dinoforge.images import DecodePolicy
@@ -23,6 +24,7 @@ from dinoforge.models.config import PositionMode
 
 __all__ = [
     "FEATURES",
+    "LAYOUTS",
     "PROTOCOLS",
     "SET_KEYS",
     "BootstrapConfig",
@@ -34,7 +36,40 @@ __all__ = [
     "step_of",
 ]
 
-PROTOCOLS = ("knn", "few_shot", "linear", "logistic", "collapse")
+# Protocol -> what data sets must give for it.
+PROTOCOLS: Mapping[str, tuple[str, ...]] = {
+    "knn": ("classes",),
+    "few_shot": ("classes",),
+    "linear": ("classes",),
+    "logistic": ("classes",),
+    "collapse": ("classes",),
+    "segmentation": ("masks",),
+}
+
+
+class Layout(NamedTuple):
+    """What a data set of a published layout gives, and the names of bank and test images."""
+
+    gives: tuple[str, ...]
+    splits: tuple[str, str]
+
+
+# Layout -> what it gives; `evaluation.published` opens them. "" are images with classes.
+LAYOUTS: Mapping[str, Layout] = {
+    "": Layout(("classes",), ("", "")),
+    "ade20k": Layout(("masks",), ("training", "validation")),
+    "voc12": Layout(("masks",), ("train", "val")),
+    "cityscapes": Layout(("masks",), ("train", "val")),
+    "camvid": Layout(("masks",), ("train", "test")),
+    "camvid_tars": Layout(("masks",), ("train", "test")),
+    "nyu_depth": Layout(("depth",), ("train", "test")),
+    "nyu_40": Layout(("masks",), ("train", "test")),
+    "nyu_tars": Layout(("masks", "depth"), ("train", "test")),
+    "kitti": Layout(("depth",), ("train", "test")),
+    "davis2016": Layout(("videos",), ("", "val")),
+    "davis2017": Layout(("videos",), ("", "val")),
+    "video_tars": Layout(("videos",), ("", "")),
+}
 
 _SetName = Allowed(lambda name: "/" not in name, "a name without /")
 
@@ -51,17 +86,40 @@ class SetConfig:
     """One data set: a labeled bank and its test images."""
 
     # images of the bank: folders, tars, globs, curation runs; relative to `data.root`
-    train: Annotated[list[PathText], NonEmpty] = field(default_factory=list)
+    train: list[PathText] = field(default_factory=list)
     # test images; empty: taken from the bank, see `split`
     test: list[PathText] = field(default_factory=list)
     # classes of the bank to rename, {FROM: TO}, as in `train_classes` of the recipe
     train_classes: dict[str, str] = field(default_factory=dict)
     test_classes: dict[str, str] = field(default_factory=dict)  # classes of the test images
-    # what to measure here; empty: the protocols of the recipe
-    protocols: list[Annotated[str, one_of(PROTOCOLS)]] = field(default_factory=list)
+    # instead of `train` and `test`: the published layout of a data set with a truth of its own
+    layout: Annotated[str, one_of(tuple(LAYOUTS))] = ""
+    root: OptionalPath = ""  # folder of that data set, relative to `data.root`
+    # names of the parts for training and for the test, as the data set has them; empty: the usual
+    splits: list[str] = field(default_factory=list)
+    # what to measure here; empty: those of the recipe that suit, or else all that suit
+    protocols: list[Annotated[str, one_of(tuple(PROTOCOLS))]] = field(default_factory=list)
 
     def faults(self, at: str) -> Iterator[Fault]:
-        """Find renames without images."""
+        """Find sets without images, renames without images, and protocols that do not suit."""
+        yield from self._source_faults(at)
+        gives = LAYOUTS[self.layout].gives if self.layout in LAYOUTS else ()
+        for name in self.protocols:
+            if gives and not set(PROTOCOLS.get(name, gives)) & set(gives):
+                what = f"`{at}.protocols` has {name}, which needs {' or '.join(PROTOCOLS[name])}"
+                yield Fault(what, "recipe", f"the set gives {' and '.join(gives)}")
+
+    def _source_faults(self, at: str) -> Iterator[Fault]:
+        if bool(self.layout) != bool(self.root):
+            key, other = ("root", "layout") if self.layout else ("layout", "root")
+            yield Fault(f"`{at}.{other}` without `{key}`", "recipe", f"give `{at}.{key}`")
+        elif not self.layout and not self.train and at:
+            yield Fault(f"`{at}.train` is empty", "recipe", "give paths of images, or a `layout`")
+        if self.layout and (self.train or self.test):
+            yield Fault(f"`{at}` has a layout and images of its own", "recipe", "give either")
+        if len(self.splits) not in {0, 2} or (self.splits and not self.layout):
+            do = "give two names, for training and for the test, with a layout"
+            yield Fault(f"`{at}.splits` is {self.splits}", "recipe", do)
         if self.test_classes and not self.test:
             name = f"{at}.test_classes".lstrip(".")
             do = "write `train_classes`"
@@ -74,6 +132,8 @@ class BootstrapConfig:
 
     # with 10,000 the ends move by about 1 % of the width between seeds
     resamples: Annotated[int, Range(100)] = 10_000
+    # of numbers that are no mean over units, such as mIoU of pooled pixels or micro-AP
+    pooled_resamples: Annotated[int, Range(100)] = 1000
     seed: int = 0  # keys the resamples
 
 
@@ -114,7 +174,7 @@ class EvaluationConfig:
     # of the bank is subtracted from pixels_raw
     baselines: list[EncoderSpec] = field(default_factory=lambda: ["pixels_centered"])
     # what to measure
-    protocols: Annotated[list[Annotated[str, one_of(PROTOCOLS)]], NonEmpty] = field(
+    protocols: Annotated[list[Annotated[str, one_of(tuple(PROTOCOLS))]], NonEmpty] = field(
         default_factory=lambda: ["knn", "logistic", "collapse"]
     )
     # of each ViT
@@ -133,6 +193,7 @@ class EvaluationConfig:
     linear: LinearConfig = field(default_factory=LinearConfig)
     linear_choice: ChoiceConfig = field(default_factory=ChoiceConfig)
     logistic: LogisticConfig = field(default_factory=LogisticConfig)
+    segmentation: SegmentationConfig = field(default_factory=SegmentationConfig)
     collapse: CollapseConfig = field(default_factory=CollapseConfig)
     bootstrap: BootstrapConfig = field(default_factory=BootstrapConfig)
 
@@ -181,7 +242,8 @@ def named_sets(config: EvaluationConfig) -> dict[str, SetConfig]:
         )
     for name, one in config.sets.items():
         train, test = ([_under(root, path) for path in p] for p in (one.train, one.test))
-        sets[name] = replace(one, train=train, test=test)
+        where = _under(root, one.root) if one.root else ""
+        sets[name] = replace(one, train=train, test=test, root=where)
     return sets
 
 
@@ -191,4 +253,9 @@ def _under(root: str, path: str) -> str:
 
 def protocols_for(config: EvaluationConfig, name: str) -> list[str]:
     """Return what to measure on the data set of a name; reads `sets` and `protocols`."""
-    return (config.sets[name].protocols if name in config.sets else []) or config.protocols
+    one = config.sets.get(name, SetConfig())
+    if one.protocols:
+        return one.protocols
+    gives = LAYOUTS[one.layout].gives
+    suited = [name for name, needs in PROTOCOLS.items() if set(needs) & set(gives)]
+    return [name for name in config.protocols if name in suited] or suited

@@ -22,7 +22,17 @@ from dinoforge.sources.image_set import ImageSet
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["Extractor", "Rows", "describe", "linear_input", "open_extractor", "rows_of"]
+    from dinoforge.encoders.checkpoint import CheckpointEncoder
+
+__all__ = [
+    "Extractor",
+    "Rows",
+    "VectorRequest",
+    "describe",
+    "linear_input",
+    "open_extractor",
+    "rows_of",
+]
 
 _log = logging.getLogger(__name__)
 
@@ -32,12 +42,20 @@ _IMAGES_IN_MEMORY = 64  # decoded at once; a multiple of the usual batch sizes
 
 
 @dataclass(frozen=True)
+class VectorRequest:
+    """Vectors of whole images that a protocol needs."""
+
+    blocks: int = 1  # class tokens of how many last blocks of a ViT
+
+
+@dataclass(frozen=True)
 class Extractor:
     """Turns decoded images into named vectors."""
 
     vectors_of: Callable[[Sequence[NDArray[np.uint8]]], dict[str, Vectors]]
     fingerprint: str  # of weights, transform and decoder; the last bits depend on the device, too
     checkpoint: str  # for records: file or encoder, and the hash of its weights
+    vit: "CheckpointEncoder | None" = None  # None: there are no tokens of patches
 
 
 @dataclass(frozen=True)
@@ -87,7 +105,7 @@ def open_extractor(model: Model, *, device: str, batch_size: int = 0, blocks: in
     name = model.file.parent.name if model.step is not None else model.file.name
     weights = sha256_file(model.file)[:12]
     tokens = partial(vit.encode_tokens, blocks=blocks)
-    return Extractor(tokens, vit.fingerprint, f"{name}:{weights}")
+    return Extractor(tokens, vit.fingerprint, f"{name}:{weights}", vit)
 
 
 def describe(

@@ -40,6 +40,8 @@ class Model:
     # hash of its weights, for records.
     fingerprint: str = ""
     checkpoint: str = ""
+    depth: int = 0  # blocks of a ViT; 0: no tokens of patches
+    patch_size: int = 0
 
     def as_json(self) -> dict[str, Any]:
         """JSON object of the model."""

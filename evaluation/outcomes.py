@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dinoforge.evaluation.combining import resample
 from dinoforge.evaluation.config import BootstrapConfig
 from dinoforge.evaluation.features import Rows
 from dinoforge.evaluation.models import Model
@@ -19,31 +20,24 @@ from dinoforge.evaluation.scores import headline_k, k_and_bank
 from dinoforge.intervals import (
     bootstrap_intervals,
     mcnemar_exact,
+    percentile_interval,
     unanimous_interval,
     wilson_interval,
 )
 from dinoforge.records import Record
 
-__all__ = ["Measured", "Outcome", "differences", "with_intervals"]
+__all__ = ["Measured", "Outcome", "Subject", "with_intervals"]
 
 _MAIN = "trained"
 
 
-@dataclass(frozen=True)
-class Measured:
-    """One model with its features of the bank and of the test images."""
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """What is measured: a model on a data set."""
 
     data: str  # name of the data set
     model: Model
-    bank: Rows
-    test: Rows
-    checkpoint: str  # of its records
     device: str
-    leave_one_out: bool = False
-
-    def labeled(self) -> "Measured":
-        """Keep the images whose class is known."""
-        return replace(self, bank=self.bank.labeled(), test=self.test.labeled())
 
     def record(
         self,
@@ -66,8 +60,25 @@ class Measured:
             n=n,
             settings=settings,
             selection=selection,
-            checkpoint=self.checkpoint,
+            checkpoint=self.model.checkpoint,
         )
+
+    def of(self, name: str) -> "Subject":
+        """Return another subject for a baseline without a network, under its own name."""
+        return replace(self, model=replace(self.model, name=name))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured(Subject):
+    """One model with its features of the bank and of the test images."""
+
+    bank: Rows
+    test: Rows
+    leave_one_out: bool = False
+
+    def labeled(self) -> "Measured":
+        """Keep the images whose class is known."""
+        return replace(self, bank=self.bank.labeled(), test=self.test.labeled())
 
     def accuracy(self, protocol: str, correct: NDArray[np.bool_], **facts: Any) -> "Outcome":
         """Return the accuracy over test images; ``facts`` are those of `record`."""
@@ -77,62 +88,98 @@ class Measured:
 
 @dataclass(frozen=True)
 class Outcome:
-    """A record without an interval, and its value on every unit."""
+    """A record without an interval, and its values on every unit (image, video, query)."""
 
     record: Record
-    # [n]: int8 1 right, 0 wrong, of a difference -1, 0 or 1; float64 means of several tries. Empty:
-    # a number without an interval
+    # [U, ...], a row per unit. Of accuracies int8 1 right, 0 wrong, of their differences -1, 0
+    # or 1; float64 means of several tries. Empty: a number without an interval.
     values: NDArray[Any] = field(default_factory=lambda: np.zeros(0, np.int8))
+    rule: str = "mean"  # how values of units become the number, one of `combining.RULES`
+    # the unit of every image of the data set, -1: of none; equal for outcomes that are compared
+    units: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
 
     def setting(self, name: str) -> Any:
         """Return a setting of the record, or None."""
         return self.record.settings.get(name)
 
 
-def with_intervals(outcomes: Sequence[Outcome], config: BootstrapConfig) -> list[Record]:
-    """Give every outcome its 95 % interval: by bootstrap, or by formula if all values are equal.
+def with_intervals(
+    outcomes: Sequence[Outcome], config: BootstrapConfig, unpaired: Sequence[Outcome] = ()
+) -> list[Record]:
+    """Give outcomes and their paired differences 95 % intervals: differences, then ``unpaired``.
 
-    The outcomes are of the same test images in the same order, and share their resamples.
+    Outcomes on the same units share their resamples. Means are bootstrapped, or get an interval by
+    formula if all values are equal; other rules are bootstrapped with fewer resamples.
     """
-    if not outcomes:
-        return []
-    table = np.stack([outcome.values for outcome in outcomes], axis=1)
-    intervals = bootstrap_intervals(table, resamples=config.resamples, seed=config.seed)
-    records = []
-    for outcome, interval in zip(outcomes, intervals, strict=True):
-        record = replace(outcome.record, interval=interval)
-        if record.metric == "accuracy" and record.value in {0.0, 1.0}:
-            wilson = wilson_interval(round(record.value * record.n), record.n)
-            record = replace(record, interval=wilson)
-        elif record.metric != "accuracy" and _is_unanimous(outcome.values):
-            equal = unanimous_interval(int(outcome.values[0]), record.n)
-            record = replace(record, interval=equal)
-        records.append(record)
-    return records
+    pairs = _pairs(outcomes)
+    of_means = [_difference(*pair) for pair in pairs if pair[0].rule == "mean"]
+    of_means += unpaired
+    means = [o for o in outcomes if o.rule == "mean"]
+    done = _of_means([*means, *of_means], config)
+    records = {id(o): record for o, record in zip(means, done, strict=False)}
+    resampled: dict[int, NDArray[np.float64]] = {}
+    for o in outcomes:
+        if o.rule != "mean":
+            drawn = resample(o.rule, o.values, resamples=config.pooled_resamples, seed=config.seed)
+            resampled[id(o)] = drawn
+            records[id(o)] = replace(o.record, interval=percentile_interval(drawn))
+    pooled = [
+        replace(
+            _between(a, b, selection),
+            value=a.record.value - b.record.value,
+            interval=percentile_interval(resampled[id(a)] - resampled[id(b)]),
+            settings=_compared(a, b),
+        )
+        for a, b, selection in pairs
+        if a.rule != "mean"
+    ]
+    return [records[id(o)] for o in outcomes] + done[len(means) :] + pooled
+
+
+def _of_means(outcomes: Sequence[Outcome], config: BootstrapConfig) -> list[Record]:
+    records: dict[int, Record] = {}
+    for size in dict.fromkeys(len(o.values) for o in outcomes):
+        some = [o for o in outcomes if len(o.values) == size]
+        table = np.stack([o.values for o in some], axis=1)
+        intervals = bootstrap_intervals(table, resamples=config.resamples, seed=config.seed)
+        for outcome, interval in zip(some, intervals, strict=True):
+            record = replace(outcome.record, interval=interval)
+            if record.metric == "accuracy" and record.value in {0.0, 1.0}:
+                wilson = wilson_interval(round(record.value * record.n), record.n)
+                record = replace(record, interval=wilson)
+            elif record.metric != "accuracy" and _is_unanimous(outcome.values):
+                equal = unanimous_interval(int(outcome.values[0]), record.n)
+                record = replace(record, interval=equal)
+            records[id(outcome)] = record
+    return [records[id(o)] for o in outcomes]
 
 
 def _is_unanimous(values: NDArray[Any]) -> bool:
-    return len(set(values.tolist())) == 1 and values[0] in {-1, 0, 1}
+    return values.dtype == np.int8 and len(set(values.tolist())) == 1
 
 
-def differences(outcomes: Sequence[Outcome]) -> list[Outcome]:
-    """Compare ``trained`` with every other model on the same test images.
+Pair = tuple[Outcome, Outcome, str]  # and what the choice of the two was made on
 
-    For each protocol and k: the same features of the two models, or each kind with the only kind
-    of the other model. For k-NN at the headline's k also the best kind of each, if they differ.
+
+def _pairs(outcomes: Sequence[Outcome]) -> list[Pair]:
+    """Pair ``trained`` with every other model on the same units.
+
+    For each benchmark, metric and k: the same features of the two models, or each kind with the
+    only kind of the other model. For k-NN at the headline's k also the best kind of each, if they
+    differ.
     """
-    compared = []
-    for benchmark in dict.fromkeys(outcome.record.benchmark for outcome in outcomes):
-        of_benchmark = [o for o in outcomes if o.record.benchmark == benchmark]
-        names = dict.fromkeys(o.record.model for o in of_benchmark)
+    pairs: list[Pair] = []
+    for key in dict.fromkeys((o.record.benchmark, o.record.metric) for o in outcomes):
+        some = [o for o in outcomes if (o.record.benchmark, o.record.metric) == key]
+        names = dict.fromkeys(o.record.model for o in some)
         main, *others = (
-            [o for o in of_benchmark if o.record.model == name]
+            [o for o in some if o.record.model == name]
             for name in (_MAIN, *(name for name in names if name != _MAIN))
         )
         for other in others:
-            compared += [_difference(a, b) for a, b in _like_pairs(main, other)]
-            compared += _best_pair(main, other)
-    return compared
+            pairs += [(a, b, "") for a, b in _like_pairs(main, other)]
+            pairs += _best_pair(main, other)
+    return pairs
 
 
 def _like_pairs(
@@ -142,11 +189,11 @@ def _like_pairs(
     for a in main:
         for b in other:
             same = has_one_kind or a.setting("features") == b.setting("features")
-            if same and a.setting("k") == b.setting("k"):
+            if same and a.setting("k") == b.setting("k") and np.array_equal(a.units, b.units):
                 yield a, b
 
 
-def _best_pair(main: Sequence[Outcome], other: Sequence[Outcome]) -> list[Outcome]:
+def _best_pair(main: Sequence[Outcome], other: Sequence[Outcome]) -> list[Pair]:
     k = headline_k(k_and_bank(o.record) for o in main)
     if k is None:
         return []
@@ -157,31 +204,34 @@ def _best_pair(main: Sequence[Outcome], other: Sequence[Outcome]) -> list[Outcom
     )
     if a is None or b is None or (a, b) in list(_like_pairs([a], other)):
         return []
-    difference = _difference(a, b)
     # The kinds of features were chosen by the very scores that are compared.
-    return [replace(difference, record=replace(difference.record, selection="test-peek"))]
+    return [(a, b, "test-peek")]
 
 
-def _difference(a: Outcome, b: Outcome) -> Outcome:
+def _difference(a: Outcome, b: Outcome, selection: str) -> Outcome:
     values = a.values - b.values
     wins, losses = int((values > 0).sum()), int((values < 0).sum())
+    settings = _compared(a, b) | {"wins": wins, "losses": losses}
+    if values.dtype == np.int8:  # else an image may be half right
+        settings["mcnemar_p"] = mcnemar_exact(wins, losses)
+    record = _between(a, b, selection)
+    return Outcome(replace(record, value=float(values.mean()), settings=settings), values)
+
+
+def _between(a: Outcome, b: Outcome, selection: str) -> Record:
+    return replace(
+        a.record,
+        model=f"{a.record.model} - {b.record.model}",
+        metric=f"{a.record.metric}_difference",
+        selection=selection or a.record.selection,
+    )
+
+
+def _compared(a: Outcome, b: Outcome) -> dict[str, Any]:
     settings = {
         "model_a": a.record.model,
         "model_b": b.record.model,
         "features_a": a.setting("features"),
         "features_b": b.setting("features"),
-        "wins": wins,
-        "losses": losses,
     }
-    if values.dtype == np.int8:  # else an image may be half right
-        settings["mcnemar_p"] = mcnemar_exact(wins, losses)
-    if a.setting("k") is not None:
-        settings["k"] = a.setting("k")
-    record = replace(
-        a.record,
-        model=f"{a.record.model} - {b.record.model}",
-        metric="accuracy_difference",
-        value=float(values.mean()),
-        settings=settings,
-    )
-    return Outcome(record, values)
+    return settings if a.setting("k") is None else settings | {"k": a.setting("k")}

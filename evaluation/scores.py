@@ -165,6 +165,7 @@ _NEEDS = {
     "few_shot": "no few-shot k-NN: it needs labels and separate test images",
     "linear": "no linear probe: it needs a network, two classes, separate test images",
     "collapse": "no signs of collapse: they need a network and two test images",
+    "segmentation": "no linear segmentation: it needs a ViT and images with masks",
 }
 
 

@@ -5,7 +5,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
-from dinoforge.config.ranges import NonEmpty, NonNegativeInt, PositiveFloat, PositiveInt, Range
+from dinoforge.config.ranges import (
+    Allowed,
+    NonEmpty,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Range,
+)
 from dinoforge.errors import Fault
 
 __all__ = [
@@ -13,9 +21,11 @@ __all__ = [
     "ChoiceConfig",
     "CollapseConfig",
     "FewShotConfig",
+    "HeadConfig",
     "KnnConfig",
     "LinearConfig",
     "LogisticConfig",
+    "SegmentationConfig",
     "SplitConfig",
 ]
 
@@ -118,6 +128,36 @@ class ChoiceConfig:
     cross_validate_below: NonNegativeInt = 1000
     folds: Annotated[int, Range(2)] = 5  # of the cross-validation
     retrain: bool = True  # on all of train with the chosen head; always after cross-validation
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadConfig:
+    """Training of a dense head: AdamW, linear warm-up, cosine to 0; several seeds, one mean."""
+
+    steps: PositiveInt = 300
+    batch_size: PositiveInt = 16  # images
+    lr: PositiveFloat = 0.01  # short trainings of batch norm and linear layer need 1e-2
+    weight_decay: NonNegativeFloat = 0.001
+    warmup: Annotated[float, Range(0, 1, exclude=(1,))] = 0.05  # share of the steps
+    seeds: Annotated[list[int], NonEmpty] = field(default_factory=lambda: [0])
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmentationConfig:
+    """Linear segmentation: batch norm and 1 x 1 convolution (DINOv2, section 7.4)."""
+
+    # height and width of images in the network, rounded down to whole patches
+    size: Annotated[list[PositiveInt], Allowed(lambda size: len(size) == 2, "two numbers")] = field(
+        default_factory=lambda: [518, 518]
+    )
+    # patch tokens of how many last blocks, a head each
+    blocks: Annotated[list[PositiveInt], NonEmpty] = field(default_factory=lambda: [1, 4])
+    head: HeadConfig = field(default_factory=HeadConfig)
+    loss_scale: PositiveInt = 5  # labels per side of a patch in the loss
+    # whole: test images at `size`, from cached features; sliding: windows of that size over images
+    # of that shorter side; multi_scale: sliding at six scales, mirrored, too
+    test: Literal["whole", "sliding", "multi_scale"] = "whole"
+    stride: Share = 0.66  # of sliding windows, in windows
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,6 +21,7 @@ from dinoforge.evaluation.protocols.few_shot import FewShotStage
 from dinoforge.evaluation.protocols.knn import KnnStage
 from dinoforge.evaluation.protocols.linear import LinearStage
 from dinoforge.evaluation.protocols.logistic import LogisticStage
+from dinoforge.evaluation.protocols.segmentation import SegmentationStage
 from dinoforge.evaluation.scores import list_left_out
 from dinoforge.evaluation.stages.digest import DigestStage
 from dinoforge.evaluation.stages.features import FeaturesStage
@@ -44,13 +45,14 @@ PROTOCOL_STAGES: tuple[ProtocolStage, ...] = (
     FewShotStage(),  # 32  k-NN with few images per class, several draws
     LinearStage(),  # 33  the linear grid, one head chosen
     CollapseStage(),  # 39  signs of collapse, without labels
+    SegmentationStage(),  # 40  dense heads on the tokens of the last blocks
 )
 
 STAGES: tuple[EvaluationStage, ...] = (
     ListStage(),  # 10  data sets -> images, classes, bank and test images
     DigestStage(),  # 12  what the images are: hashes of their bytes
     ModelsStage(),  # 14  which models, and their weights as they are now
-    FeaturesStage(),  # 20  every model on every image, once
+    FeaturesStage(PROTOCOL_STAGES),  # 20  every model on every image, once
     *PROTOCOL_STAGES,
     RecordsStage([stage.name for stage in PROTOCOL_STAGES]),  # 90  differences and intervals
 )

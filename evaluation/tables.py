@@ -1,7 +1,6 @@
 """What the stages of an evaluation write and read: schemas, and one reader per table."""
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 from dinoforge.evaluation.config import EvaluationConfig
 from dinoforge.evaluation.data import NothingToTestError
 from dinoforge.evaluation.models import Model
+from dinoforge.evaluation.tokens import GRIDS, TokenRequest, Tokens
 from dinoforge.sources.listing import LISTING_SCHEMA
 from dinoforge.stages import Inputs, Json, Stage
 from dinoforge.tables import read_table
@@ -26,13 +26,13 @@ __all__ = [
     "Extracted",
     "Items",
     "cache_folder",
-    "has_curve",
     "num_sets",
     "read_digests",
     "read_features",
     "read_items",
     "read_models",
     "read_payloads",
+    "read_tokens",
     "read_undecodable",
     "stop_if_none_decodes",
 ]
@@ -82,14 +82,14 @@ class Items:
         return bool(self.facts["leave_one_out"])
 
     @property
+    def layout(self) -> str:
+        """The published layout of a set with a truth of its own; "": images with classes."""
+        return str(self.facts["layout"])
+
+    @property
     def is_labeled(self) -> bool:
         """Whether accuracies can be measured."""
         return all(bool((self.labels[rows] >= 0).any()) for rows in (self.bank, self.test))
-
-
-def has_curve(items: Items, protocols: Sequence[str]) -> bool:
-    """Whether earlier checkpoints are measured: by k-NN alone, for the curve over the steps."""
-    return items.is_labeled and "knn" in protocols
 
 
 def read_items(inputs: EvaluationInputs, at: int) -> Items:
@@ -125,6 +125,26 @@ def read_payloads(inputs: EvaluationInputs, stage: str) -> list[Json]:
     return payloads
 
 
+def read_tokens(
+    inputs: EvaluationInputs, model: int, at: int, request: TokenRequest
+) -> tuple[Tokens, NDArray[np.bool_]]:
+    """Open the tokens of every image of a set by one model, and which images decode."""
+    parts = [
+        index
+        for index, payload in enumerate(read_payloads(inputs, "features"))
+        if (payload["model"], payload["set"]) == (model, at)
+        and payload["tokens"] is not None
+        and request.is_part_of(TokenRequest.from_json(payload["tokens"]))
+    ]
+
+    def read(index: int, name: str) -> NDArray[Any]:
+        array: NDArray[Any] = np.load(inputs.file("features", f"{name}.npy", index), mmap_mode="r")
+        return array
+
+    tokens = Tokens([{n: read(i, n) for n in (GRIDS, *request.arrays)} for i in parts])
+    return tokens, np.concatenate([read(index, IS_DECODED) for index in parts])
+
+
 @dataclass(frozen=True)
 class Extracted:
     """Features of every image of a set by one model; rows of undecodable images are zero."""
@@ -138,7 +158,7 @@ def read_features(inputs: EvaluationInputs, model: int, at: int) -> Extracted:
     parts = [
         index
         for index, payload in enumerate(read_payloads(inputs, "features"))
-        if (payload["model"], payload["set"]) == (model, at)
+        if (payload["model"], payload["set"]) == (model, at) and payload["tokens"] is None
     ]
     facts = inputs.facts("features")
     arrays = {
@@ -153,14 +173,14 @@ def read_features(inputs: EvaluationInputs, model: int, at: int) -> Extracted:
 def read_undecodable(inputs: EvaluationInputs, at: int) -> NDArray[np.bool_]:
     """Read which images of a set do not decode, whatever the model."""
     payloads = read_payloads(inputs, "features")
-    first = next((p["model"] for p in payloads if p["set"] == at), None)
+    first = next(((p["model"], p["set"], p["tokens"]) for p in payloads if p["set"] == at), None)
     if first is None:
         return np.zeros(len(read_items(inputs, at)), np.bool_)
     return np.concatenate(
         [
             ~np.load(inputs.file("features", f"{IS_DECODED}.npy", index))
             for index, p in enumerate(payloads)
-            if (p["model"], p["set"]) == (first, at)
+            if (p["model"], p["set"], p["tokens"]) == first
         ]
     )
 

@@ -1,13 +1,15 @@
 """Any backbone on disk that `load_backbone` reads, as an encoder."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional
 
 from dinoforge.device import resolve_device
 from dinoforge.encoders.encoder import Images, Vectors, fingerprint_of, unit_rows
@@ -70,7 +72,7 @@ class CheckpointEncoder:
         self.dim = config.width * (2 if features == "both" else 1)
         self._width, self._depth = config.width, config.depth
         self._device, self._batch_size = device, batch_size
-        self._model: VisionTransformer = model.to(device)
+        self.model: VisionTransformer = model.to(device)
         self._pick = FEATURES[features]
         side = min(config.image_size, _LARGEST_SIDE) // config.patch_size * config.patch_size
         side = max(config.patch_size, side)
@@ -110,7 +112,48 @@ class CheckpointEncoder:
         vectors = {"cls": parts[:, -2], "patch_mean": parts[:, -1]}
         return vectors if blocks == 1 else vectors | {"cls_blocks": parts[:, :-1]}
 
+    @property
+    def patch_size(self) -> int:
+        """Pixels a side of a patch."""
+        return self.model.config.patch_size
+
+    @property
+    def depth(self) -> int:
+        """Number of blocks."""
+        return self._depth
+
+    def normalized(self, image: NDArray[np.uint8]) -> Tensor:
+        """Return an image ``[H, W, 3]`` as the network takes it, ``[1, 3, H, W]``, on the CPU."""
+        pixels = torch.from_numpy(np.ascontiguousarray(image)).to(torch.float32).div_(255)
+        mean, std = torch.tensor(self._transform.mean), torch.tensor(self._transform.std)
+        return pixels.sub_(mean).div_(std).permute(2, 0, 1)[None]
+
+    def encode_patches(
+        self, image: NDArray[np.uint8], arrays: Collection[str]
+    ) -> dict[str, NDArray[np.float32]]:
+        """Return tokens of one image ``[H, W, 3]``, padded at right and bottom to whole patches.
+
+        ``arrays`` are named as in ``evaluation.tokens.TokenRequest``: ``[N, D]`` of the patches,
+        ``[1, D]`` of class tokens, ``[N, heads]`` of the attention.
+        """
+        patch = self.patch_size
+        down, right = (-side % patch for side in image.shape[:2])
+        batch_13XY = functional.pad(self.normalized(image), (0, right, 0, down))
+        outputs: dict[str, Tensor] = {}
+        with torch.inference_mode():
+            batch_13XY = batch_13XY.to(self._device)
+            if {"keys", "attention"} & set(arrays):
+                last = self.model.last_block(batch_13XY)
+                outputs |= {"keys": last["keys"], "attention": last["attention"].transpose(1, 2)}
+            blocks = sorted({int(name.rpartition("-")[2]) for name in arrays if "-" in name})
+            layers = self.model.get_intermediate_layers(batch_13XY, blocks, norm=False)
+            for block, (patches, cls) in zip(blocks, layers, strict=True):
+                outputs |= {f"raw-{block}": patches, f"raw_cls-{block}": cls[:, None]}
+                outputs |= {f"patches-{block}": self.model.norm(patches)}
+                outputs |= {f"cls-{block}": self.model.norm(cls[:, None])}
+        return {name: outputs[name][0].float().cpu().numpy() for name in sorted(arrays)}
+
     def _forward(self, batch_B3SS: Tensor, *, blocks: int) -> Tensor:
-        layers = self._model.get_intermediate_layers(batch_B3SS, blocks)
+        layers = self.model.get_intermediate_layers(batch_B3SS, blocks)
         patches_BND = layers[-1][0]
         return torch.cat([*(cls_BD for _, cls_BD in layers), patches_BND.mean(dim=1)], dim=1)

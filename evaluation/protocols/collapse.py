@@ -8,7 +8,7 @@ from dinoforge.evaluation.collapse import signs_of_collapse
 from dinoforge.evaluation.config import EvaluationConfig
 from dinoforge.evaluation.models import Model
 from dinoforge.evaluation.outcomes import Measured, Outcome
-from dinoforge.evaluation.stages.protocol import ProtocolStage
+from dinoforge.evaluation.stages.protocol import VectorStage
 from dinoforge.evaluation.tables import Items
 from dinoforge.randomness import KeyedPermutation
 
@@ -17,7 +17,7 @@ __all__ = ["CollapseStage"]
 _log = logging.getLogger(__name__)
 
 
-class CollapseStage(ProtocolStage):
+class CollapseStage(VectorStage):
     """Signs of collapse of networks, on the test images or a keyed choice of them."""
 
     name = "collapse"

@@ -6,14 +6,14 @@ import numpy as np
 
 from dinoforge.evaluation.config import EvaluationConfig
 from dinoforge.evaluation.outcomes import Measured, Outcome
-from dinoforge.evaluation.stages.protocol import ProtocolStage
+from dinoforge.evaluation.stages.protocol import VectorStage
 
 __all__ = ["FewShotStage"]
 
 _log = logging.getLogger(__name__)
 
 
-class FewShotStage(ProtocolStage):
+class FewShotStage(VectorStage):
     """Weighted k-NN in n images of each class, for every n, kind of features and k up to n."""
 
     name = "few_shot"

@@ -7,7 +7,7 @@ from dinoforge.evaluation.config import EvaluationConfig
 from dinoforge.evaluation.knn import find_neighbors, knn_classify, usable_ks
 from dinoforge.evaluation.models import Model
 from dinoforge.evaluation.outcomes import Measured, Outcome
-from dinoforge.evaluation.stages.protocol import ProtocolStage
+from dinoforge.evaluation.stages.protocol import VectorStage
 from dinoforge.evaluation.tables import Items
 
 __all__ = ["KnnStage"]
@@ -15,7 +15,7 @@ __all__ = ["KnnStage"]
 _log = logging.getLogger(__name__)
 
 
-class KnnStage(ProtocolStage):
+class KnnStage(VectorStage):
     """Weighted k-NN for every kind of features and k; also of earlier checkpoints."""
 
     name = "knn"

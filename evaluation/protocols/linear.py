@@ -6,9 +6,10 @@ from dataclasses import replace
 import numpy as np
 
 from dinoforge.evaluation.config import EvaluationConfig
+from dinoforge.evaluation.features import VectorRequest
 from dinoforge.evaluation.models import Model
 from dinoforge.evaluation.outcomes import Measured, Outcome
-from dinoforge.evaluation.stages.protocol import ProtocolStage
+from dinoforge.evaluation.stages.protocol import VectorStage
 from dinoforge.evaluation.tables import Items
 
 __all__ = ["LinearStage"]
@@ -16,7 +17,7 @@ __all__ = ["LinearStage"]
 _log = logging.getLogger(__name__)
 
 
-class LinearStage(ProtocolStage):
+class LinearStage(VectorStage):
     """Linear heads on class tokens and patch means, or on the only vector of other encoders."""
 
     name = "linear"
@@ -26,6 +27,15 @@ class LinearStage(ProtocolStage):
     def suits(self, model: Model, items: Items) -> bool:
         """Whether the model is a network and the images have classes."""
         return super().suits(model, items) and not model.is_pixels
+
+    def request(
+        self,
+        config: EvaluationConfig,
+        model: Model,
+        items: Items,  # noqa: ARG002
+    ) -> VectorRequest:
+        """Ask for the class tokens of the last blocks of a ViT."""
+        return VectorRequest(max(config.linear.blocks) if model.file else 1)
 
     def measure(self, measured: Measured, config: EvaluationConfig) -> list[Outcome]:
         """Train the grid, choose a head, and measure it."""

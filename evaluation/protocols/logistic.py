@@ -6,14 +6,14 @@ import numpy as np
 
 from dinoforge.evaluation.config import EvaluationConfig
 from dinoforge.evaluation.outcomes import Measured, Outcome
-from dinoforge.evaluation.stages.protocol import ProtocolStage
+from dinoforge.evaluation.stages.protocol import VectorStage
 
 __all__ = ["LogisticStage"]
 
 _log = logging.getLogger(__name__)
 
 
-class LogisticStage(ProtocolStage):
+class LogisticStage(VectorStage):
     """Logistic regression for every kind of features."""
 
     name = "logistic"

@@ -6,7 +6,7 @@ depend on: the bytes of the images, the decoder, weights and transform, the devi
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,27 +15,33 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dinoforge.device import resolve_device
-from dinoforge.evaluation.config import protocols_for
-from dinoforge.evaluation.features import describe, open_extractor
+from dinoforge.errors import UsageError
+from dinoforge.evaluation.config import SET_KEYS, EvaluationConfig, protocols_for
+from dinoforge.evaluation.features import Extractor, VectorRequest, describe, open_extractor
+from dinoforge.evaluation.models import Model
+from dinoforge.evaluation.stages.protocol import PROTOCOL_KEYS, ProtocolStage
 from dinoforge.evaluation.tables import (
     IS_DECODED,
     EvaluationInputs,
     EvaluationStage,
+    Items,
     cache_folder,
-    has_curve,
     num_sets,
     read_digests,
     read_items,
     read_models,
 )
+from dinoforge.evaluation.tokens import GRIDS, TokenRequest, describe_tokens, merge_requests
 from dinoforge.files import hash_json, sha256_file, write_array, write_json
 from dinoforge.sources.image_set import ImageSet
+from dinoforge.sources.listing import locate_images
 from dinoforge.sources.outputs import mark_cache
 from dinoforge.stages import Json, Output, part_name
 
 __all__ = ["FeaturesStage"]
 
-_FORMAT = 2
+_FORMAT = 3
+_VECTORS_PER_TOKENS = 16  # a partition of tokens has that many times fewer images
 
 
 class FeaturesStage(EvaluationStage):
@@ -44,18 +50,20 @@ class FeaturesStage(EvaluationStage):
     name = "features"
     number = 20
     keys = ("decode", "device", "batch_size", "storage")
-    execution_keys = ("cache", "partition_images", "protocols", "sets", "linear")
     needs = ("list", "digest", "models")
     runs_on = "gpu"
 
+    def __init__(self, protocols: Sequence[ProtocolStage]) -> None:
+        self.protocols = tuple(protocols)
+        # What the protocols ask for is in the payload.
+        own = ("cache", "partition_images", *SET_KEYS, *PROTOCOL_KEYS)
+        self.execution_keys = tuple({*own, *(key for stage in protocols for key in stage.keys)})
+
     def plan(self, inputs: EvaluationInputs) -> list[Json]:
-        """Plan ranges of each set for every model; earlier checkpoints only where a curve is."""
+        """Plan ranges of each set for what the protocols ask of every model."""
         sets = [
             (read_items(inputs, at), read_digests(inputs, at)) for at in range(num_sets(inputs))
         ]
-        size = inputs.config.partition_images
-        protocols = [protocols_for(inputs.config, items.name) for items, _ in sets]
-        most = max(inputs.config.linear.blocks)
         return [
             {
                 "model": number,
@@ -64,19 +72,38 @@ class FeaturesStage(EvaluationStage):
                 "stop": min(start + size, len(items)),
                 "images": hash_json(digests[start : start + size].tobytes().hex()),
                 "encoder": model.fingerprint,
-                "blocks": most if model.file and "linear" in protocols[at] else 1,
+                "blocks": 0 if tokens else blocks,
+                "tokens": tokens,
             }
             for number, model in enumerate(read_models(inputs))
             for at, (items, digests) in enumerate(sets)
-            if model.is_newest or has_curve(items, protocols[at])
+            for blocks, tokens, size in self._requests(inputs.config, model, items)
             for start in range(0, len(items), size)
         ]
+
+    def _requests(
+        self, config: EvaluationConfig, model: Model, items: Items
+    ) -> list[tuple[int, Json | None, int]]:
+        """List what is extracted: blocks or tokens, and the images of a partition."""
+        asked = [
+            stage.request(config, model, items)
+            for stage in self.protocols
+            if stage.name in protocols_for(config, items.name) and stage.suits(model, items)
+        ]
+        if not items.layout and model.is_newest:
+            asked.append(VectorRequest())  # also tells which images decode
+        size = config.partition_images
+        blocks = [one.blocks for one in asked if isinstance(one, VectorRequest)]
+        requests: list[tuple[int, Json | None, int]] = [(max(blocks), None, size)] if blocks else []
+        tokens = merge_requests([one for one in asked if isinstance(one, TokenRequest)])
+        few = max(1, size // _VECTORS_PER_TOKENS)
+        return requests + [(0, one.as_json(), few) for one in tokens]
 
     def run(self, payload: Json, inputs: EvaluationInputs, out: Output) -> Json:
         """Extract one range, or take it from the cache."""
         config, cache = inputs.config, cache_folder(inputs)
         start, stop = payload["start"], payload["stop"]
-        depends_on = {name: payload[name] for name in ("images", "encoder", "blocks")}
+        depends_on = {name: payload[name] for name in ("images", "encoder", "blocks", "tokens")}
         depends_on |= {"format": _FORMAT, "decode": asdict(config.decode)}
         depends_on |= {"device": config.device, "batch_size": config.batch_size}
         depends_on |= {"storage": config.storage}
@@ -88,16 +115,39 @@ class FeaturesStage(EvaluationStage):
             extractor = open_extractor(
                 model, device=device, batch_size=config.batch_size, blocks=payload["blocks"]
             )
-            table = read_items(inputs, payload["set"]).table.slice(start, stop - start)
+            items = read_items(inputs, payload["set"])
+            images = ImageSet(items.table.slice(start, stop - start), config.decode)
             mark_cache(cache)
-            arrays = _write(
-                folder, describe(extractor, ImageSet(table, config.decode), config.storage)
-            )
+            arrays = _write(folder, _extract(extractor, images, payload["tokens"], config.storage))
+            _stop_if_undecodable(items, start, np.load(folder / f"{IS_DECODED}.npy"))
         for name in arrays:
             _link(folder / f"{name}.npy", out.folder / f"{part_name(out.index)}.{name}.npy")
             out.add(out.folder / f"{part_name(out.index)}.{name}.npy")
         is_decoded = np.load(folder / f"{IS_DECODED}.npy")
         return {"arrays": arrays, "undecodable": int((~is_decoded).sum())}
+
+
+def _extract(
+    extractor: Extractor, images: ImageSet, tokens: Json | None, storage: str
+) -> dict[str, NDArray[Any]]:
+    if tokens is None:
+        return describe(extractor, images, storage)
+    assert extractor.vit is not None, "tokens of a model that has none"
+    request = TokenRequest.from_json(tokens)
+    arrays = describe_tokens(extractor.vit, images, request, storage)
+    return {IS_DECODED: np.all(arrays[GRIDS] > 0, axis=1), **arrays}
+
+
+def _stop_if_undecodable(items: Items, start: int, is_decoded: NDArray[np.bool_]) -> None:
+    """Refuse a benchmark with damaged images: it has none to skip."""
+    if not items.layout or is_decoded.all():
+        return
+    bad = start + int(np.flatnonzero(~is_decoded)[0])
+    raise UsageError(
+        what=f"undecodable image of {items.name}",
+        where=locate_images(items.table.slice(bad, 1))[0][0],
+        do="restore the file from the data set",
+    )
 
 
 def _write(folder: Path, arrays: Mapping[str, NDArray[Any]]) -> list[str]:

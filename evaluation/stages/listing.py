@@ -1,11 +1,14 @@
 """Data sets to tables: one row per image, with its class and the part that it belongs to."""
 
+import hashlib
+
 import numpy as np
 import pyarrow as pa
 
 from dinoforge.errors import Fault, UsageError
-from dinoforge.evaluation.config import SET_KEYS, named_sets
+from dinoforge.evaluation.config import SET_KEYS, SetConfig, named_sets
 from dinoforge.evaluation.data import EvalData, Rules, arrange, open_sets
+from dinoforge.evaluation.published import fingerprint_files, open_published
 from dinoforge.evaluation.tables import (
     ITEMS_SCHEMA,
     EvaluationInputs,
@@ -36,9 +39,12 @@ class ListStage(EvaluationStage):
         faults: list[Fault] = []
         for name, one in named_sets(inputs.config).items():
             try:
-                marks = [
-                    discover_files(paths).fingerprint() for paths in (one.train, one.test) if paths
-                ]
+                if one.layout:
+                    open_published(one, inputs.config.decode)
+                    marks = [fingerprint_files(one.root)]
+                else:
+                    parts = [paths for paths in (one.train, one.test) if paths]
+                    marks = [discover_files(paths).fingerprint() for paths in parts]
                 payloads.append({"name": name, "files": marks})
             except UsageError as error:
                 faults.extend(error.faults)
@@ -50,6 +56,8 @@ class ListStage(EvaluationStage):
         """List one set."""
         config = inputs.config
         one = named_sets(config)[payload["name"]]
+        if one.layout:
+            return _list_published(payload["name"], one, inputs, out)
         sets = open_sets(one, cache_folder(inputs), config.decode)
         rules = Rules(config.split, config.seed, one.protocols or config.protocols)
         problems = merge_problems(images.problems for images in sets)
@@ -69,7 +77,30 @@ class ListStage(EvaluationStage):
             "has_own_test": len(sets) > 1,
             "leave_one_out": data.leave_one_out,
             "problems": problems,
+            "layout": "",
+            "truth": "",
         }
+
+
+def _list_published(name: str, one: SetConfig, inputs: EvaluationInputs, out: Output) -> Json:
+    """List a set with a truth of its own; its images have no classes."""
+    opened = open_published(one, inputs.config.decode)
+    table = opened.table.append_column("number", pa.array(np.full(len(opened.in_test), -1)))
+    for column, values in (("in_bank", opened.in_bank), ("in_test", opened.in_test)):
+        table = table.append_column(column, pa.array(values))
+    out.write_table("items", table, ITEMS_SCHEMA)
+    truth = hashlib.sha256()
+    for data in opened.truth_bytes():
+        truth.update(hashlib.sha256(data).digest())
+    return {
+        "name": name,
+        "images": table.num_rows,
+        "has_own_test": True,
+        "leave_one_out": False,
+        "problems": [],
+        "layout": one.layout,
+        "truth": truth.hexdigest(),
+    }
 
 
 def _with_parts(table: pa.Table, data: EvalData, sets: list[ImageSet]) -> pa.Table:

@@ -26,6 +26,8 @@ class ModelsStage(EvaluationStage):
             known = replace(
                 model, fingerprint=extractor.fingerprint, checkpoint=extractor.checkpoint
             )
+            if (vit := extractor.vit) is not None:
+                known = replace(known, depth=vit.depth, patch_size=vit.patch_size)
             models.append(known.as_json())
         return [{"models": models}]
 

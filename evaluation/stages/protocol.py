@@ -2,15 +2,27 @@
 
 import json
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dinoforge.device import resolve_device
-from dinoforge.evaluation.config import EvaluationConfig, protocols_for
-from dinoforge.evaluation.features import rows_of
+from dinoforge.evaluation.config import (
+    LAYOUTS,
+    PROTOCOLS,
+    SET_KEYS,
+    EvaluationConfig,
+    named_sets,
+    protocols_for,
+)
+from dinoforge.evaluation.features import VectorRequest, rows_of
 from dinoforge.evaluation.models import Model
-from dinoforge.evaluation.outcomes import Measured, Outcome
+from dinoforge.evaluation.outcomes import Measured, Outcome, Subject
+from dinoforge.evaluation.published import Published, open_published
 from dinoforge.evaluation.tables import (
     EvaluationInputs,
     EvaluationStage,
@@ -19,19 +31,25 @@ from dinoforge.evaluation.tables import (
     read_features,
     read_items,
     read_models,
+    read_tokens,
     stop_if_none_decodes,
 )
+from dinoforge.evaluation.tokens import TokenRequest, Tokens
 from dinoforge.files import write_bytes
 from dinoforge.records import Record
 from dinoforge.stages import Json, Output, part_name
 
-__all__ = ["ProtocolStage", "read_outcomes"]
+__all__ = ["PROTOCOL_KEYS", "ProtocolStage", "Task", "TruthStage", "VectorStage", "read_outcomes"]
+
+PROTOCOL_KEYS = ("protocols", "sets")  # what decides which protocols measure a set
+
+Units = NDArray[np.int64]  # the unit of every image of a set, -1: of none; intervals resample them
 
 
 class ProtocolStage(EvaluationStage):
     """One protocol; its name is that of the stage and of its benchmarks."""
 
-    execution_keys = ("protocols", "sets")
+    execution_keys = tuple({*PROTOCOL_KEYS, *SET_KEYS, "decode"})
     needs = ("list", "models", "features")
     runs_on = "gpu"
 
@@ -49,6 +67,58 @@ class ProtocolStage(EvaluationStage):
 
     def run(self, payload: Json, inputs: EvaluationInputs, out: Output) -> Json:
         """Measure one model on one data set."""
+        outcomes, units = self.measure_partition(payload, inputs, out)
+        rows = [outcome.record.as_json() | {"rule": outcome.rule} for outcome in outcomes]
+        path = out.folder / f"{part_name(out.index)}.outcomes.json"
+        write_bytes(path, json.dumps(rows, sort_keys=True).encode())
+        out.add(path)
+        out.write_array("units", units)
+        for number, outcome in enumerate(outcomes):
+            out.write_array(f"values-{number}", outcome.values)
+        number = payload["model"]
+        is_newest = number < 0 or read_models(inputs)[number].is_newest
+        return {"set": payload["set"], "is_newest": is_newest, "records": len(outcomes)}
+
+    @abstractmethod
+    def suits(self, model: Model, items: Items) -> bool:
+        """Whether the protocol measures a model on a data set."""
+
+    @abstractmethod
+    def request(
+        self, config: EvaluationConfig, model: Model, items: Items
+    ) -> VectorRequest | TokenRequest:
+        """Return what features the protocol needs; reads ``keys`` of the recipe."""
+
+    @abstractmethod
+    def measure_partition(
+        self, payload: Json, inputs: EvaluationInputs, out: Output
+    ) -> tuple[list[Outcome], Units]:
+        """Measure one model on one data set; all outcomes have one row per unit, or none."""
+
+
+class VectorStage(ProtocolStage):
+    """A protocol on vectors of images with classes: a bank and test images."""
+
+    def suits(self, model: Model, items: Items) -> bool:
+        """Whether the images have classes, and the checkpoint is the newest."""
+        return model.is_newest and items.is_labeled
+
+    def request(
+        self,
+        config: EvaluationConfig,  # noqa: ARG002
+        model: Model,  # noqa: ARG002
+        items: Items,  # noqa: ARG002
+    ) -> VectorRequest:
+        """Ask for the last block."""
+        return VectorRequest()
+
+    def measure_partition(
+        self,
+        payload: Json,
+        inputs: EvaluationInputs,
+        out: Output,  # noqa: ARG002
+    ) -> tuple[list[Outcome], Units]:
+        """Measure the test images whose class is known; each is a unit."""
         items = read_items(inputs, payload["set"])
         model = read_models(inputs)[payload["model"]]
         extracted = read_features(inputs, payload["model"], payload["set"])
@@ -59,36 +129,104 @@ class ProtocolStage(EvaluationStage):
             model=model,
             bank=bank,
             test=test,
-            checkpoint=model.checkpoint,
             device=str(resolve_device(inputs.config.device)),
             leave_one_out=items.leave_one_out,
         )
-        outcomes = self.measure(measured, inputs.config)
-        _write_outcomes(out, outcomes)
-        return {"set": payload["set"], "is_newest": model.is_newest, "records": len(outcomes)}
-
-    def suits(self, model: Model, items: Items) -> bool:
-        """Whether the protocol measures a model on a data set."""
-        return model.is_newest and items.is_labeled
+        asked = items.test[extracted.is_decoded[items.test] & (items.labels[items.test] >= 0)]
+        units = np.full(len(items), -1)
+        units[asked] = np.arange(len(asked))
+        return self.measure(measured, inputs.config), units
 
     @abstractmethod
     def measure(self, measured: Measured, config: EvaluationConfig) -> list[Outcome]:
         """Measure one model on one data set; the recipe is restricted to ``keys``."""
 
 
-def _write_outcomes(out: Output, outcomes: Sequence[Outcome]) -> None:
-    rows = [outcome.record.as_json() for outcome in outcomes]
-    path = out.folder / f"{part_name(out.index)}.outcomes.json"
-    write_bytes(path, json.dumps(rows, sort_keys=True).encode())
-    out.add(path)
-    for number, outcome in enumerate(outcomes):
-        out.write_array(f"values-{number}", outcome.values)
+@dataclass(frozen=True, kw_only=True)
+class Task(Subject):
+    """One model on a data set with a truth of its own; rows are those of `Items`."""
+
+    items: Items
+    opened: Published
+    tokens: Tokens | None  # of all images; None for what needs no network
+    output: Output  # for files that are kept, such as heads
+
+    @property
+    def truth(self) -> Any:
+        """What the layout says of the images, see `Published`."""
+        return self.opened.truth
+
+
+class TruthStage(ProtocolStage):
+    """A protocol on patch tokens of a data set with a truth of its own."""
+
+    keys: tuple[str, ...] = ("device",)
+    has_baselines = False  # whether `measure_baselines` measures what needs no network
+
+    def plan(self, inputs: EvaluationInputs) -> list[Json]:
+        """Plan also the trivial baselines of each data set, as model -1."""
+        planned = super().plan(inputs)
+        sets = dict.fromkeys(payload["set"] for payload in planned)
+        return planned + [{"set": at, "model": -1} for at in sets if self.has_baselines]
+
+    def suits(self, model: Model, items: Items) -> bool:
+        """Whether the model gives tokens and the set what the protocol needs."""
+        gives = LAYOUTS[items.layout].gives
+        return bool(model.is_newest and model.depth and set(PROTOCOLS[self.name]) & set(gives))
+
+    @abstractmethod
+    def request(self, config: EvaluationConfig, model: Model, items: Items) -> TokenRequest:
+        """Return what tokens the protocol needs."""
+
+    def measure_partition(
+        self, payload: Json, inputs: EvaluationInputs, out: Output
+    ) -> tuple[list[Outcome], Units]:
+        """Measure one model, or what needs none."""
+        config, number = inputs.config, payload["model"]
+        items = read_items(inputs, payload["set"])
+        opened = open_published(named_sets(config)[items.name], config.decode)
+        tokens = None
+        model = Model(name="", features=())
+        if number >= 0:
+            model = read_models(inputs)[number]
+            request = self.request(config, model, items)
+            tokens, _ = read_tokens(inputs, number, payload["set"], request)
+        task = Task(
+            data=items.name,
+            model=model,
+            device=str(resolve_device(config.device)),
+            items=items,
+            opened=opened,
+            tokens=tokens,
+            output=out,
+        )
+        measured = self.measure if number >= 0 else self.measure_baselines
+        return measured(task, config), self.units(task)
+
+    @abstractmethod
+    def measure(self, task: Task, config: EvaluationConfig) -> list[Outcome]:
+        """Measure one model on one data set; the recipe is restricted to ``keys``."""
+
+    def measure_baselines(self, task: Task, config: EvaluationConfig) -> list[Outcome]:
+        """Measure what needs no network, such as the most frequent answer at each position."""
+        raise NotImplementedError
+
+    def units(self, task: Task) -> Units:
+        """Return the unit of every image; by default every test image is one."""
+        units = np.full(len(task.items), -1)
+        units[task.items.test] = np.arange(len(task.items.test))
+        return units
 
 
 def read_outcomes(inputs: EvaluationInputs, stage: str) -> Iterator[tuple[int, bool, Outcome]]:
     """Yield data set, whether the checkpoint is the newest, and outcome, for each of a protocol."""
     for path, facts in zip(inputs.files(stage, "outcomes.json"), inputs.facts(stage), strict=True):
+
+        def read(name: str, path: Path = path) -> Any:
+            return np.load(path.with_name(path.name.replace("outcomes.json", f"{name}.npy")))
+
+        units = read("units")
         for number, row in enumerate(json.loads(path.read_text(encoding="utf-8"))):
-            file = path.with_name(path.name.replace("outcomes.json", f"values-{number}.npy"))
-            outcome = Outcome(Record.from_json(row), np.load(file))
+            rule = row.pop("rule")
+            outcome = Outcome(Record.from_json(row), read(f"values-{number}"), rule, units)
             yield facts["set"], facts["is_newest"], outcome

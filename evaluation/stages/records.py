@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from dinoforge.evaluation.outcomes import differences, with_intervals
+from dinoforge.evaluation.outcomes import with_intervals
 from dinoforge.evaluation.stages.protocol import read_outcomes
 from dinoforge.evaluation.tables import (
     EvaluationInputs,
@@ -57,7 +57,7 @@ class RecordsStage(EvaluationStage):
         counted = [o for o, is_newest in outcomes if is_newest and len(o.values)]
         curve = [o for o, is_newest in outcomes if not is_newest]
         plain = [o.record for o, _ in outcomes if not len(o.values)]
-        records = with_intervals([*counted, *differences(counted), *curve], bootstrap) + plain
+        records = with_intervals(counted, bootstrap, curve) + plain
         bad = read_undecodable(inputs, at)
         stop_if_none_decodes(items, ~bad)  # also where no protocol suits the images
         account = Account.of(len(items), items.facts["problems"], undecodable=int(bad.sum()))
@@ -76,7 +76,7 @@ class RecordsStage(EvaluationStage):
 
 def _fingerprint(items: Items, digests: np.ndarray) -> str:
     """Hash the test images: their keys, classes and bytes, wherever they are."""
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(items.facts["truth"].encode())
     table = items.table.select(["key", "class_name", "number"]).take(items.test)
     for row, image in zip(table.to_pylist(), digests[items.test], strict=True):
         digest.update(repr(list(row.values())).encode() + image.tobytes())

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from dinoforge.evaluation.config import BootstrapConfig
-from dinoforge.evaluation.outcomes import Outcome, differences, with_intervals
+from dinoforge.evaluation.outcomes import Outcome, with_intervals
 from dinoforge.records import Record
 
 FEW = BootstrapConfig(resamples=200)
@@ -22,23 +22,19 @@ def outcome(model, features, right, *, k=20, benchmark="knn/x"):
     return Outcome(record, values)
 
 
+def differences(outcomes):
+    return with_intervals(outcomes, FEW)[len(outcomes) :]
+
+
 def pairs(result):
-    return [
-        (
-            o.record.settings["model_b"],
-            o.record.settings["features_a"],
-            o.record.settings["features_b"],
-            o.record.settings.get("k"),
-        )
-        for o in result
-    ]
+    names = ("model_b", "features_a", "features_b", "k")
+    return [tuple(record.settings.get(name) for name in names) for record in result]
 
 
 def test_a_difference_names_both_and_counts_both_ways():
     a = outcome("trained", "cls", [1, 1, 1, 0, 1])
     b = outcome("untrained", "cls", [1, 0, 0, 1, 1])
-    (result,) = differences([a, b])
-    record = result.record
+    (record,) = differences([a, b])
     assert record.model == "trained - untrained"
     assert record.metric == "accuracy_difference"
     assert record.benchmark == "knn/x"
@@ -71,7 +67,7 @@ def test_like_is_compared_with_like_and_at_the_headline_best_with_best():
         ("untrained", "both", "both", 20),
         ("untrained", "both", "cls", 20),
     ]
-    assert [o.record.selection for o in result] == ["none"] * 4 + ["test-peek"]
+    assert [r.selection for r in result] == ["none"] * 4 + ["test-peek"]
 
 
 def test_every_kind_is_compared_with_the_only_kind_of_a_baseline():
@@ -106,11 +102,8 @@ def test_protocols_are_not_mixed():
             outcome("untrained", "cls", [0, 0], k=None, benchmark="logistic/x"),
         ]
     )
-    assert [(o.record.benchmark, o.record.value) for o in result] == [
-        ("knn/x", 0.0),
-        ("logistic/x", 1.0),
-    ]
-    assert "k" not in result[1].record.settings
+    assert [(r.benchmark, r.value) for r in result] == [("knn/x", 0.0), ("logistic/x", 1.0)]
+    assert "k" not in result[1].settings
 
 
 def test_nothing_is_compared_without_a_trained_model():
@@ -120,7 +113,7 @@ def test_nothing_is_compared_without_a_trained_model():
 def test_intervals_hold_their_values():
     right = np.arange(60) % 3 > 0
     a, b = outcome("trained", "cls", right), outcome("untrained", "cls", ~right)
-    records = with_intervals([a, b, *differences([a, b])], FEW)
+    records = with_intervals([a, b], FEW)
     assert [record.n for record in records] == [60, 60, 60]
     for record in records:
         low, high = record.interval

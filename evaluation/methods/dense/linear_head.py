@@ -108,11 +108,9 @@ class PatchFeatures:
     ``class_tokens`` ``[n, D]``, none or one per layer, are repeated beside its patches.
     """
 
-    def __init__(
-        self, layers: Sequence[NDArray[Any]], class_tokens: Sequence[NDArray[Any]] = ()
-    ) -> None:
+    def __init__(self, layers: Sequence[Any], class_tokens: Sequence[Any] = ()) -> None:
         assert len(class_tokens) in {0, len(layers)}, "one class token per layer"
-        parts = []
+        parts: list[Any] = []
         for number, layer in enumerate(layers):
             parts.append(layer)
             parts += [tokens[:, None, None] for tokens in class_tokens[number : number + 1]]

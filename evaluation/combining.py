@@ -1,0 +1,53 @@
+"""How values per unit (image, block of frames, video, query) become one number.
+
+Every rule takes ``values [U, ...]``, one row per unit, and how often each unit counts, ``[U]``:
+ones for the number itself, draws for its interval, zeros for units that are left out.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dinoforge.evaluation.metrics.segmentation import mean_iou
+from dinoforge.intervals import bootstrap_counts
+
+__all__ = ["RULES", "combine", "resample"]
+
+Counts = NDArray[np.int64]
+
+
+def _mean(values: NDArray[Any], counts: Counts) -> float:
+    return float(counts @ values.astype(np.float64) / counts.sum())
+
+
+def _ratio(values: NDArray[Any], counts: Counts) -> float:
+    above, below = counts @ values.astype(np.float64)
+    return float(above / below) if below else float("nan")
+
+
+def _mean_iou(values: NDArray[Any], counts: Counts) -> float:
+    return float(mean_iou(np.tensordot(counts, values, axes=1)).mean())
+
+
+# Rule -> function. mean: values [U]; ratio: numerators and denominators, [U, 2] (the mean over
+# objects of videos, a share of all pairs); mean_iou: areas of S seeds
+# (`metrics.segmentation`), [U, S, 3, K].
+RULES: Mapping[str, Callable[[NDArray[Any], Counts], float]] = {
+    "mean": _mean,
+    "ratio": _ratio,
+    "mean_iou": _mean_iou,
+}
+
+
+def combine(rule: str, values: NDArray[Any], counts: Counts | None = None) -> float:
+    """Return the number of all units, or of those with counts; NaN of none."""
+    counts = np.ones(len(values), np.int64) if counts is None else counts
+    return RULES[rule](values, counts) if counts.any() else float("nan")
+
+
+def resample(rule: str, values: NDArray[Any], *, resamples: int, seed: int) -> NDArray[np.float64]:
+    """Return the number in every resample, ``[R]``: equal draws for an equal number of units."""
+    draws = bootstrap_counts(len(values), resamples, seed)
+    return np.array([combine(rule, values, counts) for counts in draws])

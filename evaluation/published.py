@@ -1,0 +1,124 @@
+"""Data sets by their published layouts, with a truth other than one class per image.
+
+Opening one lists files and reads no image; a protocol opens it again for its truth.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from dinoforge.evaluation.config import LAYOUTS, SetConfig
+from dinoforge.evaluation.layouts.dense import DenseSet
+from dinoforge.evaluation.layouts.dense_tars import open_camvid_tars, open_nyu_tars
+from dinoforge.evaluation.layouts.depth import open_kitti, open_nyu_depth
+from dinoforge.evaluation.layouts.named_images import open_stored
+from dinoforge.evaluation.layouts.segmentation import (
+    open_ade20k,
+    open_camvid,
+    open_cityscapes,
+    open_nyu_segmentation,
+    open_voc,
+)
+from dinoforge.evaluation.layouts.stored import missing_file
+from dinoforge.evaluation.layouts.video import VideoSequence, open_davis, open_video_tars
+from dinoforge.files import hash_json
+from dinoforge.images import DecodePolicy
+
+__all__ = ["Published", "fingerprint_files", "open_published"]
+
+
+@dataclass(frozen=True)
+class Published:
+    """The images of a data set, the bank's first, and what is known of the test images."""
+
+    table: pa.Table  # of `LISTING_SCHEMA`
+    in_bank: NDArray[np.bool_]
+    in_test: NDArray[np.bool_]
+    truth: Any  # what its protocols take: see the functions below
+    truth_bytes: Callable[[], Iterable[bytes]]  # of the test images, for the hash in records
+
+
+def open_published(one: SetConfig, policy: DecodePolicy) -> Published:
+    """Open the data set of a recipe that names a layout; its paths start in the working folder.
+
+    Raises
+    ------
+    UsageError
+        If the layout is another one: names the first missing file.
+    """
+    root = Path(one.root)
+    if not root.exists():
+        raise missing_file(root, layout=one.layout)
+    bank, test = one.splits or LAYOUTS[one.layout].splits
+    return _OPEN[one.layout](root, bank, test, policy)
+
+
+def fingerprint_files(root: str) -> str:
+    """Hash names, sizes and times of all files below a folder."""
+    paths = sorted(path for path in Path(root).rglob("*") if path.is_file())
+    stats = [(str(path), path.stat()) for path in paths]
+    return hash_json([[path, stat.st_size, stat.st_mtime_ns] for path, stat in stats])
+
+
+def _dense(
+    open_split: Callable[[Path, str], DenseSet], root: Path, splits: Sequence[str]
+) -> Published:
+    """Truth: a `DenseSet` for each split."""
+    bank, test = (open_split(root, split) for split in splits)
+    files = [item.image for data in (bank, test) for item in data.items]
+    in_bank = np.arange(len(files)) < len(bank.items)
+
+    def truth_bytes() -> Iterable[bytes]:
+        yield repr(sorted(test.class_of.items())).encode()
+        for item in test.items:
+            yield from (file.read() for file in (item.labels, item.depth) if file is not None)
+
+    return Published(open_stored(files).table, in_bank, ~in_bank, (bank, test), truth_bytes)
+
+
+def _videos(videos: Sequence[VideoSequence]) -> Published:
+    """Truth: the videos; the rows of images are their frames, video after video."""
+    frames = [frame for video in videos for frame in video.frames]
+    every = np.ones(len(frames), np.bool_)
+
+    def truth_bytes() -> Iterable[bytes]:
+        return (file.read() for video in videos for file in video.annotations)
+
+    return Published(open_stored(frames).table, ~every, every, list(videos), truth_bytes)
+
+
+def _davis(year: Literal[2016, 2017]) -> "_Open":
+    def open_split(root: Path, bank: str, test: str, policy: DecodePolicy) -> Published:  # noqa: ARG001
+        return _videos(open_davis(root, year=year, subset=test))
+
+    return open_split
+
+
+def _both_splits(open_split: Callable[[Path, str], DenseSet]) -> "_Open":
+    def open_both(root: Path, bank: str, test: str, policy: DecodePolicy) -> Published:  # noqa: ARG001
+        return _dense(open_split, root, (bank, test))
+
+    return open_both
+
+
+_Open = Callable[[Path, str, str, DecodePolicy], Published]
+
+_OPEN: dict[str, _Open] = {
+    "ade20k": _both_splits(open_ade20k),
+    "voc12": _both_splits(open_voc),
+    "cityscapes": _both_splits(open_cityscapes),
+    "camvid": _both_splits(open_camvid),
+    "camvid_tars": _both_splits(open_camvid_tars),
+    "nyu_depth": _both_splits(open_nyu_depth),
+    "nyu_40": _both_splits(open_nyu_segmentation),
+    "nyu_tars": _both_splits(open_nyu_tars),
+    "kitti": _both_splits(open_kitti),
+    "davis2016": _davis(2016),
+    "davis2017": _davis(2017),
+    "video_tars": lambda root, *_: _videos(open_video_tars(sorted(root.glob("*.tar")))),
+}
