@@ -134,11 +134,12 @@ class ChoiceConfig:
 class HeadConfig:
     """Training of a dense head: AdamW, linear warm-up, cosine to 0; several seeds, one mean."""
 
-    steps: PositiveInt = 300
+    steps: PositiveInt = 300  # of the optimizer
     batch_size: PositiveInt = 16  # images
     lr: PositiveFloat = 0.01  # short trainings of batch norm and linear layer need 1e-2
-    weight_decay: NonNegativeFloat = 0.001
+    weight_decay: NonNegativeFloat = 0.001  # of AdamW
     warmup: Annotated[float, Range(0, 1, exclude=(1,))] = 0.05  # share of the steps
+    # of initial weights and batches; the score is the mean over them
     seeds: Annotated[list[int], NonEmpty] = field(default_factory=lambda: [0])
 
 

@@ -7,6 +7,7 @@ import numpy as np
 from dinoforge.evaluation.config import EvaluationConfig, named_sets
 from dinoforge.evaluation.data import EvalData, Rules, arrange, open_sets
 from dinoforge.evaluation.suite import evaluate
+from dinoforge.exports import export_file
 from dinoforge.records import Record
 from dinoforge.stages import make_executor
 
@@ -30,3 +31,16 @@ def open_data(config: EvaluationConfig, cache: Path) -> EvalData:
     (one,) = named_sets(config).values()
     rules = Rules(config.split, config.seed, config.protocols)
     return arrange(open_sets(one, cache, config.decode), one, rules)
+
+
+def write_run(folder: Path, steps=(0, 50, 100)):
+    """Write backbones with other random weights at every step."""
+    from dinoforge.models.config import VitConfig
+    from dinoforge.models.vit import build_vit
+    from dinoforge.models.weights import save_backbone
+
+    config = VitConfig(width=24, depth=1, heads=2, patch_size=8, image_size=24, init="xavier")
+    for step in steps:
+        path = export_file(folder, step)
+        save_backbone(path, build_vit(config, seed=step), {"step": str(step)})
+    return folder

@@ -23,6 +23,7 @@ class LinearStage(VectorStage):
     name = "linear"
     number = 33
     keys = ("linear", "linear_choice", "seed", "device")
+    request_keys = ("linear",)
 
     def suits(self, model: Model, items: Items) -> bool:
         """Whether the model is a network and the images have classes."""

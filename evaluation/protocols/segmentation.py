@@ -42,7 +42,8 @@ class SegmentationStage(TruthStage):
 
     name = "segmentation"
     number = 40
-    keys = ("segmentation", "device", "batch_size")
+    keys = ("segmentation", "device")
+    request_keys = ("segmentation",)
     has_baselines = True
 
     def request(
@@ -205,7 +206,7 @@ def _in_windows(
     from dinoforge.evaluation.methods.dense.sliding import multi_scale, padded, slide
 
     settings, test = config.segmentation, task.truth[1]
-    vit = open_extractor(task.model, device=task.device, batch_size=config.batch_size).vit
+    vit = open_extractor(task.model, device=task.device).vit
     assert vit is not None, "a network gives tokens"
     crop = min(notes.input_size)
     logits_of = padded(apply_head(vit.model, head, notes), task.model.patch_size)

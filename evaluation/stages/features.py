@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from dinoforge.device import resolve_device
 from dinoforge.errors import UsageError
-from dinoforge.evaluation.config import SET_KEYS, EvaluationConfig, protocols_for
+from dinoforge.evaluation.config import EvaluationConfig, protocols_for
 from dinoforge.evaluation.features import Extractor, VectorRequest, describe, open_extractor
 from dinoforge.evaluation.models import Model
 from dinoforge.evaluation.stages.protocol import PROTOCOL_KEYS, ProtocolStage
@@ -56,8 +56,8 @@ class FeaturesStage(EvaluationStage):
     def __init__(self, protocols: Sequence[ProtocolStage]) -> None:
         self.protocols = tuple(protocols)
         # What the protocols ask for is in the payload.
-        own = ("cache", "partition_images", *SET_KEYS, *PROTOCOL_KEYS)
-        self.execution_keys = tuple({*own, *(key for stage in protocols for key in stage.keys)})
+        asked = (key for stage in protocols for key in stage.request_keys)
+        self.execution_keys = ("cache", "partition_images", *PROTOCOL_KEYS, *dict.fromkeys(asked))
 
     def plan(self, inputs: EvaluationInputs) -> list[Json]:
         """Plan ranges of each set for what the protocols ask of every model."""
@@ -91,7 +91,7 @@ class FeaturesStage(EvaluationStage):
             if stage.name in protocols_for(config, items.name) and stage.suits(model, items)
         ]
         if not items.layout and model.is_newest:
-            asked.append(VectorRequest())  # also tells which images decode
+            asked.append(VectorRequest())  # also shows which images decode
         size = config.partition_images
         blocks = [one.blocks for one in asked if isinstance(one, VectorRequest)]
         requests: list[tuple[int, Json | None, int]] = [(max(blocks), None, size)] if blocks else []

@@ -49,7 +49,8 @@ Units = NDArray[np.int64]  # the unit of every image of a set, -1: of none; inte
 class ProtocolStage(EvaluationStage):
     """One protocol; its name is that of the stage and of its benchmarks."""
 
-    execution_keys = tuple({*PROTOCOL_KEYS, *SET_KEYS, "decode"})
+    execution_keys: tuple[str, ...] = PROTOCOL_KEYS
+    request_keys: tuple[str, ...] = ()  # of `keys`, those that `request` reads
     needs = ("list", "models", "features")
     runs_on = "gpu"
 
@@ -87,7 +88,7 @@ class ProtocolStage(EvaluationStage):
     def request(
         self, config: EvaluationConfig, model: Model, items: Items
     ) -> VectorRequest | TokenRequest:
-        """Return what features the protocol needs; reads ``keys`` of the recipe."""
+        """Return what features the protocol needs; reads ``request_keys``."""
 
     @abstractmethod
     def measure_partition(
@@ -153,14 +154,14 @@ class Task(Subject):
 
     @property
     def truth(self) -> Any:
-        """What the layout says of the images, see `Published`."""
+        """What the layout gives beside the images, see `Published`."""
         return self.opened.truth
 
 
 class TruthStage(ProtocolStage):
     """A protocol on patch tokens of a data set with a truth of its own."""
 
-    keys: tuple[str, ...] = ("device",)
+    execution_keys = (*dict.fromkeys((*PROTOCOL_KEYS, *SET_KEYS, "decode")),)
     has_baselines = False  # whether `measure_baselines` measures what needs no network
 
     def plan(self, inputs: EvaluationInputs) -> list[Json]:

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from dinoforge.evaluation.outcomes import with_intervals
+from dinoforge.evaluation.stages.guards import find_warnings
 from dinoforge.evaluation.stages.protocol import read_outcomes
 from dinoforge.evaluation.tables import (
     EvaluationInputs,
@@ -58,6 +59,8 @@ class RecordsStage(EvaluationStage):
         curve = [o for o, is_newest in outcomes if not is_newest]
         plain = [o.record for o, _ in outcomes if not len(o.values)]
         records = with_intervals(counted, bootstrap, curve) + plain
+        for line in find_warnings(records):
+            _log.warning("%s", line)
         bad = read_undecodable(inputs, at)
         stop_if_none_decodes(items, ~bad)  # also where no protocol suits the images
         account = Account.of(len(items), items.facts["problems"], undecodable=int(bad.sum()))

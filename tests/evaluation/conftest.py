@@ -4,9 +4,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from evaluations import write_run
 from PIL import Image
-
-from dinoforge.exports import export_file
 
 COLORS = {"blue": (40, 60, 200), "green": (50, 190, 60), "red": (200, 50, 40)}
 
@@ -24,19 +23,6 @@ def write_classes(folder: Path, counts, *, first=0):
         for number in range(count):
             picture = draw(COLORS.get(name, (128, 128, 128)), seed=[first + number, len(name)])
             Image.fromarray(picture).save(folder / name / f"{name}-{number:03d}.png")
-    return folder
-
-
-def write_run(folder: Path, steps=(0, 50, 100)):
-    """Write backbones with other random weights at every step."""
-    from dinoforge.models.config import VitConfig
-    from dinoforge.models.vit import build_vit
-    from dinoforge.models.weights import save_backbone
-
-    config = VitConfig(width=24, depth=1, heads=2, patch_size=8, image_size=24, init="xavier")
-    for step in steps:
-        path = export_file(folder, step)
-        save_backbone(path, build_vit(config, seed=step), {"step": str(step)})
     return folder
 
 

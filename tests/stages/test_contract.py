@@ -7,25 +7,26 @@ from dataclasses import dataclass, replace
 import pool as pools
 import pytest
 import toy
-from evaluations import evaluated
+from benchmark_sets import write_nyu
+from evaluations import evaluated, write_run
 
 from dinoforge.config import Config
 from dinoforge.curation.config import CurationConfig
 from dinoforge.curation.pipeline import PIPELINE as CURATION
 from dinoforge.curation.pipeline import STAGES
-from dinoforge.evaluation.config import EvaluationConfig
-from dinoforge.evaluation.settings import LinearConfig
+from dinoforge.evaluation.config import EvaluationConfig, SetConfig
+from dinoforge.evaluation.settings import HeadConfig, LinearConfig, SegmentationConfig
 from dinoforge.evaluation.suite import PIPELINE as EVALUATION
 from dinoforge.stages.executor import make_executor
 from dinoforge.stages.pipeline import Pipeline, make_inputs, run_stages
 from dinoforge.stages.stage import Inputs, Output, UndeclaredReadError, stage_device
 
 PIPELINES = (CURATION, EVALUATION)
+FEW = HeadConfig(steps=2, batch_size=2)
 
 # Stage -> what it declares but reads only under another recipe than that of this test: retrieval
-# uses the embeddings of the duplicates when no encoder of its own is set; a step is one of a
-# training.
-ONLY_SOMETIMES = {"search": {("needs", "embed")}, "models": {("execution_keys", "checkpoints")}}
+# uses the embeddings of the duplicates when no encoder of its own is set.
+ONLY_SOMETIMES = {"search": {("needs", "embed")}}
 
 
 def declared(stage):
@@ -68,9 +69,12 @@ def recorded(pool, tmp_path_factory):
         "evaluation": EvaluationConfig(
             out=str(out / "measured"),
             train=[pool.sources[0]["paths"][0]],
+            checkpoint=str(write_run(out / "trained", steps=(1,))),
             baselines=["means=python:evaluations:mean_colors"],
             protocols=["knn", "few_shot", "linear", "logistic", "collapse"],
             linear=LinearConfig(epochs=1, epoch_steps=2, batch_size=4),
+            sets={"nyu": SetConfig(layout="nyu_tars", root=str(write_nyu(out / "nyu")))},
+            segmentation=SegmentationConfig(size=[24, 24], head=FEW, test="sliding"),
         ),
     }
     with pytest.MonkeyPatch.context() as patch:

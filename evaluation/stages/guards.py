@@ -1,0 +1,46 @@
+"""Warnings about numbers that are not what they seem, found in the records of a data set."""
+
+from collections.abc import Iterator, Sequence
+
+from dinoforge.records import Record
+
+__all__ = ["find_warnings"]
+
+LOWER_IS_BETTER = {"rmse", "abs_rel", "silog", "mce"}
+
+
+def find_warnings(records: Sequence[Record]) -> Iterator[str]:
+    """Yield a line for every benchmark whose numbers call for a second look.
+
+    A network that is not above a baseline without one (`settings.baseline`) is a failed fit. All
+    networks near chance (`settings.chance`) are a sign of wrong labels.
+    """
+    for benchmark, metric in dict.fromkeys((r.benchmark, r.metric) for r in records):
+        some = [r for r in records if (r.benchmark, r.metric) == (benchmark, metric)]
+        networks = [r for r in some if not r.settings.get("baseline")]
+        baselines = [r for r in some if r.settings.get("baseline")]
+        for record in networks if baselines else ():
+            yield from _below(record, baselines)
+        chance = [r.settings["chance"] for r in networks if "chance" in r.settings]
+        if chance and all(_is_near(r, max(chance)) for r in networks):
+            yield (
+                f"{benchmark}: {metric} of every model is near chance, {max(chance):.4g}: check "
+                "the labels"
+            )
+
+
+def _below(record: Record, baselines: Sequence[Record]) -> Iterator[str]:
+    sign = -1 if record.metric in LOWER_IS_BETTER else 1
+    best = max(baselines, key=lambda r: sign * r.value)
+    if not sign * record.value > sign * best.value:
+        yield (
+            f"{record.benchmark}: {record.metric} of {record.model}, {record.value:.4g}, is no "
+            f"better than that of `{best.model}`, {best.value:.4g}: the fit failed, or the "
+            "features know less; try a larger learning rate (1e-2 for a few hundred steps)"
+        )
+
+
+def _is_near(record: Record, chance: float) -> bool:
+    """Whether chance is inside the interval, or the value is below it."""
+    low = record.interval[0] if record.interval else record.value
+    return low <= chance
