@@ -1,4 +1,4 @@
-"""Linear segmentation in the pipeline: three colors, which even an untrained network can tell."""
+"""Linear segmentation in the pipeline: three colors, which an untrained network separates."""
 
 from dataclasses import replace
 from pathlib import Path
