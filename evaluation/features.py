@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from dinoforge.encoders.make import make_encoder
 from dinoforge.evaluation.models import Model
 from dinoforge.evaluation.tables import IS_DECODED, Extracted, Items
-from dinoforge.files import sha256_file
 from dinoforge.images import Undecodable
 from dinoforge.sources.image_set import ImageSet
 
@@ -97,13 +96,14 @@ def open_extractor(model: Model, *, device: str, batch_size: int = 0, blocks: in
         return Extractor(
             lambda images: {"vectors": encoder.encode(images)}, encoder.fingerprint, name
         )
+    from dinoforge.encoders.backbone import weights_hash
     from dinoforge.encoders.checkpoint import CheckpointEncoder
 
     vit = CheckpointEncoder(
         model.file, positions=model.positions, device=device, batch_size=batch_size
     )
     name = model.file.parent.name if model.step is not None else model.file.name
-    weights = sha256_file(model.file)[:12]
+    weights = weights_hash(model.file)[:12]
     tokens = partial(vit.encode_tokens, blocks=blocks)
     return Extractor(tokens, vit.fingerprint, f"{name}:{weights}", vit)
 

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from dinoforge.encoders.make import split_checkpoint
+from dinoforge.encoders.make import is_vit, split_vit
 from dinoforge.errors import UsageError
 from dinoforge.evaluation.config import FEATURES, EvaluationConfig, step_of
 from dinoforge.exports import exported_steps
@@ -134,10 +134,9 @@ def _baseline(text: str, kinds: tuple[str, ...]) -> Model:
     name, equals, encoder = text.partition("=")
     if not equals or ":" in name:  # in `checkpoint:a=b.pth` it belongs to the path
         name, encoder = _NAMES.get(text, text), text
-    if (checkpoint := split_checkpoint(encoder)) is not None:
-        path, chosen, positions = checkpoint
-        features = (chosen,) if chosen else kinds
-        return Model(name=name, file=Path(path), features=features, positions=positions)
+    if (vit := split_vit(encoder)) is not None and is_vit(vit):
+        features = (vit.features,) if vit.features else kinds
+        return Model(name=name, file=Path(vit.path), features=features, positions=vit.positions)
     return Model(name=name, encoder=encoder, features=(name,))
 
 

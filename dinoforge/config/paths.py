@@ -32,7 +32,7 @@ T = TypeVar("T")
 _NO_BYTES = re.compile("[\0\ud800-\udc7f\udd00-\udfff]")  # no name of a file holds these
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 # NAME=checkpoint:FILE; a name has no colon.
-_CHECKPOINT = re.compile(r"((?:[^:=]*=)?checkpoint:)(.*)", re.DOTALL)
+_FILE_SPEC = re.compile(r"((?:[^:=]*=)?(?:checkpoint|hf|torchscript|onnx):)(.*)", re.DOTALL)
 
 
 def expand_home(path: str) -> str:
@@ -57,12 +57,12 @@ def _is_path(path: str) -> bool:
 
 
 def _file_of(spec: str) -> str:
-    match = _CHECKPOINT.fullmatch(spec)
+    match = _FILE_SPEC.fullmatch(spec)
     return match[2] if match else ""
 
 
 def _expand_spec(spec: str) -> str:
-    match = _CHECKPOINT.fullmatch(spec)
+    match = _FILE_SPEC.fullmatch(spec)
     return match[1] + expand_home(match[2]) if match else spec
 
 

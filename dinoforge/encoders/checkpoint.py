@@ -1,4 +1,4 @@
-"""Any backbone on disk that `load_backbone` reads, as an encoder."""
+"""Any ViT on disk that `open_backbone` opens, as an encoder."""
 
 from collections.abc import Callable, Collection, Mapping
 from functools import partial
@@ -12,12 +12,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from dinoforge.device import resolve_device
+from dinoforge.encoders.backbone import open_backbone
 from dinoforge.encoders.encoder import Images, Vectors, fingerprint_of, unit_rows
 from dinoforge.encoders.network import TRANSFORM_VERSION, Transform, normalization_of, run_batches
 from dinoforge.errors import UsageError
-from dinoforge.files import path_text, sha256_file
+from dinoforge.files import path_text
 from dinoforge.models.config import POSITION_MODES, PositionMode
-from dinoforge.models.weights import load_backbone
+from dinoforge.models.huggingface import is_vit_folder
 
 if TYPE_CHECKING:
     from dinoforge.models.vit import VisionTransformer
@@ -39,14 +40,14 @@ FEATURES: dict[str, Callable[[Mapping[str, Vectors]], Vectors]] = {
 class CheckpointEncoder:
     """Class token, mean of the patch tokens, or both (each of norm 1) of a ViT.
 
-    ``path`` is a ``.safetensors``, ``.pth`` or ``.pt`` file, ``features`` a key of `FEATURES`,
-    ``positions`` the mode of a file without metadata, see `load_backbone`;
+    ``path`` is a ``.safetensors``, ``.pth`` or ``.pt`` file or a folder of transformers,
+    ``features`` a key of `FEATURES`, ``positions`` the mode of a file without metadata;
     ``batch_size`` counts the images per forward pass, 0: the default of the device.
 
     Raises
     ------
     UsageError
-        If the file has no backbone or other positions, or the device is unavailable.
+        If there is no ViT or one with other positions, or the device is unavailable.
     """
 
     def __init__(
@@ -58,17 +59,18 @@ class CheckpointEncoder:
         device: str = "cpu",
         batch_size: int = 0,
     ) -> None:
-        if not path.is_file():
+        if not path.is_file() and not is_vit_folder(path):
             what, do = "no such checkpoint", "give the path of a .safetensors or .pth file"
             _, hash_sign, option = str(path).rpartition("#")
             if hash_sign:
                 what += f", or unknown option `{option}`"
                 do += f", options are {', '.join([*FEATURES, *POSITION_MODES])}"
             raise UsageError(what=what, where=str(path), do=do)
-        model, config, metadata = load_backbone(path, positions=positions)
+        model, config, metadata, weights = open_backbone(path, positions=positions)
         resolve_device(device)
         options = [features] * (features != "cls") + ([positions] if positions else [])
-        self.name = f"checkpoint:{path_text(path)}" + "#" * bool(options) + ",".join(options)
+        kind = "hf" if path.is_dir() else "checkpoint"
+        self.name = f"{kind}:{path_text(path)}" + "#" * bool(options) + ",".join(options)
         self.dim = config.width * (2 if features == "both" else 1)
         self._width, self._depth = config.width, config.depth
         self._device, self._batch_size = device, batch_size
@@ -79,12 +81,9 @@ class CheckpointEncoder:
         self._transform = Transform(side, *normalization_of(metadata, str(path)))
         self.fingerprint = fingerprint_of(
             encoder="checkpoint",
-            weights=sha256_file(path),
+            weights=weights,
             features=features,
-            positions=config.positions,
             transform=[TRANSFORM_VERSION, side, *self._transform.mean, *self._transform.std],
-            # Of a file with two sets of weights, the others were read before.
-            **{name: metadata[name] for name in ("averaged",) if name in metadata},
         )
 
     def encode(self, images: Images) -> Vectors:
@@ -105,7 +104,7 @@ class CheckpointEncoder:
         if not np.isfinite(rows).all():
             raise UsageError(
                 what="the network gives numbers that are not finite",
-                where=self.name.removeprefix("checkpoint:"),
+                where=self.name.partition(":")[2],
                 do="give a checkpoint from before the training diverged",
             )
         parts = rows.reshape(len(rows), 1 + blocks, self._width)

