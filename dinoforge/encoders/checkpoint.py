@@ -14,7 +14,7 @@ from torch.nn import functional
 from dinoforge.device import resolve_device
 from dinoforge.encoders.backbone import open_backbone
 from dinoforge.encoders.encoder import Images, Vectors, fingerprint_of, unit_rows
-from dinoforge.encoders.network import TRANSFORM_VERSION, Transform, normalization_of, run_batches
+from dinoforge.encoders.network import Transform, normalization_of, run_batches
 from dinoforge.errors import UsageError
 from dinoforge.files import path_text
 from dinoforge.models.config import POSITION_MODES, PositionMode
@@ -83,7 +83,7 @@ class CheckpointEncoder:
             encoder="checkpoint",
             weights=weights,
             features=features,
-            transform=[TRANSFORM_VERSION, side, *self._transform.mean, *self._transform.std],
+            transform=self._transform.facts,
         )
 
     def encode(self, images: Images) -> Vectors:

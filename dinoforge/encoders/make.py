@@ -1,6 +1,7 @@
 """Make an encoder from the spec in a recipe."""
 
 import difflib
+import logging
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
     from dinoforge.models.config import PositionMode
 
 __all__ = ["ENCODERS", "FEATURES", "VitSpec", "is_vit", "make_encoder", "split_vit"]
+
+_log = logging.getLogger(__name__)
 
 # Kinds of features of a ViT; `both` joins the other two, each of norm 1.
 FEATURES = ("cls", "patch_mean", "both")
@@ -27,6 +30,8 @@ ENCODERS: Mapping[str, str] = {
     "sscd_distilled": "the same by a smaller network",
     "checkpoint:FILE": "a ViT on disk; #patch_mean, #both: other features; #size: positions",
     "hf:FOLDER": "a folder of transformers; options as of checkpoint (extra `hf` if not DINO)",
+    "torchscript:FILE": "a network with its program, as SSCD is released; #224,crop: its images",
+    "onnx:FILE": "the same, run by onnxruntime (extra `onnx`)",
     "python:MODULE:FUNCTION": "your own function from images to vectors",
 }
 
@@ -139,6 +144,20 @@ def _vit(kind: str, rest: str, device: str) -> "Encoder":
     return transformers_encoder(path, device=device)
 
 
+def _torchscript(rest: str, device: str) -> "Encoder":
+    from dinoforge.encoders.programs import split_program, torchscript_encoder
+
+    return torchscript_encoder(split_program(rest), device=device)
+
+
+def _onnx(rest: str, device: str) -> "Encoder":
+    from dinoforge.encoders.programs import onnx_encoder, split_program
+
+    if device != "cpu":
+        _log.info("onnx:%s runs on the CPU", rest)
+    return onnx_encoder(split_program(rest))
+
+
 def _mobilenetv2(option: str, device: str) -> "Encoder":
     from dinoforge.encoders.mobilenetv2 import MobileNetV2Encoder
 
@@ -154,5 +173,7 @@ def _mobilenetv2(option: str, device: str) -> "Encoder":
 
 # What is after the colon of a spec, and the device -> encoder.
 _MAKERS: Mapping[str, Callable[[str, str], "Encoder"]] = {
-    **{kind: partial(_vit, kind) for kind in _VIT_KINDS}
+    **{kind: partial(_vit, kind) for kind in _VIT_KINDS},
+    "torchscript": _torchscript,
+    "onnx": _onnx,
 }

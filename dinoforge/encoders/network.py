@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dinoforge.encoders.encoder import Images, Vectors
+from dinoforge.encoders.pixels import small_picture
 from dinoforge.images import resize
 from dinoforge.models.config import IMAGE_MEAN, IMAGE_STD
 from dinoforge.models.weights import damaged_metadata
@@ -33,14 +34,26 @@ TRANSFORM_VERSION = "1"
 
 @dataclass(frozen=True)
 class Transform:
-    """Shorter side to ``side`` pixels (bicubic, antialiased), center square, normalized."""
+    """Shorter side to ``side`` pixels (bicubic, antialiased), center square, normalized.
+
+    Not ``crop``: the whole image is resized to the square, which changes its aspect.
+    """
 
     side: int
     mean: tuple[float, ...] = IMAGE_MEAN  # of RGB in [0, 1]
     std: tuple[float, ...] = IMAGE_STD
+    crop: bool = True
+
+    @property
+    def facts(self) -> list[float | str]:
+        """What a fingerprint covers."""
+        whole = [] if self.crop else ["whole"]
+        return [TRANSFORM_VERSION, self.side, *self.mean, *self.std, *whole]
 
     def fitted(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Return the square ``[S, S, 3]`` uint8 that the network gets."""
+        if not self.crop:
+            return small_picture(image, self.side)
         most = _LONGEST * min(image.shape[:2])
         top, left = (max(0, side - most) // 2 for side in image.shape[:2])
         image = image[top : top + most, left : left + most]

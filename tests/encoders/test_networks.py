@@ -58,7 +58,7 @@ def test_features_of_a_checkpoint_are_the_tokens_of_its_model(checkpoint, pictur
 
 def test_another_version_of_the_transform_is_another_fingerprint(checkpoint, monkeypatch):
     before = make_encoder(f"checkpoint:{checkpoint}").fingerprint
-    monkeypatch.setattr("dinoforge.encoders.checkpoint.TRANSFORM_VERSION", "next")
+    monkeypatch.setattr("dinoforge.encoders.network.TRANSFORM_VERSION", "next")
     assert make_encoder(f"checkpoint:{checkpoint}").fingerprint != before
 
 
