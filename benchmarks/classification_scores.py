@@ -27,10 +27,10 @@ from dinoforge.encoders.network import Transform, run_batches
 from dinoforge.evaluation.knn import find_neighbors, knn_rank
 from dinoforge.evaluation.logistic import choose_and_fit
 from dinoforge.evaluation.methods.linear_choice import Images, choose_probe
-from dinoforge.evaluation.methods.linear_grid import dino_v1, stack_slots
-from dinoforge.evaluation.methods.low_shot import draw_few, few_shot_knn, msn_low_shot
+from dinoforge.evaluation.methods.linear_grid import stack_slots
+from dinoforge.evaluation.methods.low_shot import center_rows, draw_few, few_shot_knn, msn_low_shot
 from dinoforge.evaluation.metrics.classification import contains
-from dinoforge.evaluation.settings import ChoiceConfig, LinearConfig, LogisticConfig
+from dinoforge.evaluation.settings import ChoiceConfig, LinearConfig, LogisticConfig, dino_v1
 from dinoforge.intervals import bootstrap_intervals
 from dinoforge.models.vit import VisionTransformer, build_vit
 from dinoforge.models.weights import load_backbone
@@ -217,7 +217,8 @@ def protocols(train: Images, test: Images, blocks: int) -> dict[str, Protocol]:
             if kind == "knn":
                 predicted = few_shot_knn(x, labels, y, draws, ks=[SHOTS], temperature=0.07)[SHOTS]
             else:
-                predicted = msn_low_shot(x, labels, y, draws)
+                fits = msn_low_shot(x, labels, draws)
+                predicted = np.stack([fit.predict(center_rows(y)) for fit in fits])
             return (predicted == truth).mean(axis=0), "none", {}  # per image, over the draws
 
         return run

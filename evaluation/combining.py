@@ -31,12 +31,20 @@ def _mean_iou(values: NDArray[Any], counts: Counts) -> float:
     return float(mean_iou(np.tensordot(counts, values, axes=1)).mean())
 
 
+def _class_mean(values: NDArray[Any], counts: Counts) -> float:
+    labels = values[:, 1].astype(np.int64)
+    right, images = (np.bincount(labels, weights) for weights in (counts * values[:, 0], counts))
+    return float((right[images > 0] / images[images > 0]).mean())
+
+
 # Rule -> function. mean: values [U]; ratio: numerators and denominators, [U, 2] (the mean over
-# objects of videos, a share of all pairs); mean_iou: areas of S seeds
+# objects of videos, a share of all pairs); class_mean: the share that is right and the class,
+# [U, 2], the mean over classes of their means; mean_iou: areas of S seeds
 # (`metrics.segmentation`), [U, S, 3, K].
 RULES: Mapping[str, Callable[[NDArray[Any], Counts], float]] = {
     "mean": _mean,
     "ratio": _ratio,
+    "class_mean": _class_mean,
     "mean_iou": _mean_iou,
 }
 

@@ -16,8 +16,10 @@ from dinoforge.evaluation.settings import (
     KnnConfig,
     LinearConfig,
     LogisticConfig,
+    LowShotConfig,
     SegmentationConfig,
     SplitConfig,
+    dino_v1,
 )
 from dinoforge.images import DecodePolicy
 from dinoforge.models.config import PositionMode
@@ -41,6 +43,8 @@ PROTOCOLS: Mapping[str, tuple[str, ...]] = {
     "knn": ("classes",),
     "few_shot": ("classes",),
     "linear": ("classes",),
+    "linear_v1": ("classes",),
+    "low_shot": ("classes",),
     "logistic": ("classes",),
     "collapse": ("classes",),
     "segmentation": ("masks",),
@@ -191,7 +195,9 @@ class EvaluationConfig:
     knn: KnnConfig = field(default_factory=KnnConfig)
     few_shot: FewShotConfig = field(default_factory=FewShotConfig)
     linear: LinearConfig = field(default_factory=LinearConfig)
+    linear_v1: LinearConfig = field(default_factory=dino_v1)
     linear_choice: ChoiceConfig = field(default_factory=ChoiceConfig)
+    low_shot: LowShotConfig = field(default_factory=LowShotConfig)
     logistic: LogisticConfig = field(default_factory=LogisticConfig)
     segmentation: SegmentationConfig = field(default_factory=SegmentationConfig)
     collapse: CollapseConfig = field(default_factory=CollapseConfig)

@@ -5,7 +5,7 @@ Shapes: n images, B images per batch, N patch tokens, D dimensions.
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
@@ -65,6 +65,8 @@ class Rows:
     labels: NDArray[np.int64]  # -1: not known
     # class tokens of the last blocks, oldest first, then the patch mean: [n, S, D]; none of others
     slots: Vectors | None = None
+    # of the images in the data set, ascending
+    rows: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
 
     def __len__(self) -> int:
         """Count the images."""
@@ -75,7 +77,7 @@ class Rows:
         keep = self.labels >= 0
         features = {kind: rows[keep] for kind, rows in self.features.items()}
         slots = None if self.slots is None else self.slots[keep]
-        return Rows(features, self.labels[keep], slots)
+        return Rows(features, self.labels[keep], slots, self.rows[keep])
 
 
 @lru_cache(maxsize=2)  # weights are loaded once per process, not once per partition
@@ -154,13 +156,13 @@ def _rows_of(model: Model, items: Items, part: NDArray[np.int64], extracted: Ext
     vectors = {name: array[rows].astype(np.float32) for name, array in extracted.vectors.items()}
     if model.file is None:
         (only,) = vectors.values()
-        return Rows({model.features[0]: only}, items.labels[rows])
+        return Rows({model.features[0]: only}, items.labels[rows], rows=rows)
     from dinoforge.encoders.checkpoint import FEATURES
 
     features = {kind: FEATURES[kind](vectors) for kind in model.features}
     blocks = vectors.get("cls_blocks", vectors["cls"][:, None])
     slots = np.concatenate([blocks, vectors["patch_mean"][:, None]], axis=1)
-    return Rows(features, items.labels[rows], slots)
+    return Rows(features, items.labels[rows], slots, rows)
 
 
 def linear_input(

@@ -91,15 +91,27 @@ def votes(
 
 
 def knn_classify(
-    neighbors: Neighbors, labels: NDArray[np.int64], *, ks: Sequence[int], temperature: float
+    neighbors: Neighbors,
+    labels: NDArray[np.int64],
+    *,
+    ks: Sequence[int],
+    temperature: float,
+    kept: Sequence[int] | None = None,
 ) -> dict[int, NDArray[np.int64]]:
     """Predict the class of every query from its neighbors, for every k; see `votes`.
+
+    With ``kept`` only votes for these classes count.
 
     Returns
     -------
     dict
-        k -> int64 ``[q]``; -1 for a query without any neighbor.
+        k -> int64 ``[q]``; -1 for a query without any neighbor, of ``kept`` classes if given.
     """
+    if kept is not None:  # neighbors of the others have no vote
+        is_kept = np.isin(labels, kept)[neighbors.ids] & (neighbors.ids >= 0)
+        neighbors = Neighbors(
+            np.where(is_kept, neighbors.ids, -1), np.where(is_kept, neighbors.scores, -np.inf)
+        )
     named = knn_rank(neighbors, labels, ks=ks, temperature=temperature, top=1)
     return {k: classes[:, 0] for k, classes in named.items()}
 
@@ -129,10 +141,10 @@ def knn_rank(
     for start in range(0, len(neighbors.ids), _QUERIES_AT_ONCE):
         part = slice(start, start + _QUERIES_AT_ONCE)
         some = Neighbors(neighbors.ids[part], neighbors.scores[part])
-        has_any = np.any(some.ids >= 0, axis=1, keepdims=True)
         for k, sums in votes(
             some, labels, ks=ks, temperature=temperature, num_classes=len(present)
         ):
             best = present[top_classes(sums, named[k].shape[1])]
+            has_any = np.any(some.ids[:, :k] >= 0, axis=1, keepdims=True)
             named[k][part] = np.where(has_any, best, -1)
     return named

@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dinoforge.evaluation.metrics.classification import most_likely
 from dinoforge.evaluation.settings import LogisticConfig
 from dinoforge.randomness import KeyedPermutation
 
@@ -46,9 +47,10 @@ class Logistic:
     classes: NDArray[np.int64]  # [K], ascending
     iterations: int
 
-    def predict(self, x: NDArray[Any]) -> NDArray[np.int64]:
-        """Return the class of every row; of equal scores the smaller class."""
-        return self.classes[(np.asarray(x, np.float64) @ self.weights.T + self.bias).argmax(axis=1)]
+    def predict(self, x: NDArray[Any], kept: Sequence[int] | None = None) -> NDArray[np.int64]:
+        """Return the class of every row, one of ``kept`` if given; of equal scores the smaller."""
+        scores = np.asarray(x, np.float64) @ self.weights.T + self.bias
+        return most_likely(scores, self.classes, kept)
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from dinoforge.evaluation.combining import resample
 from dinoforge.evaluation.config import BootstrapConfig
 from dinoforge.evaluation.features import Rows
+from dinoforge.evaluation.layouts.classified import Grading
 from dinoforge.evaluation.models import Model
 from dinoforge.evaluation.scores import headline_k, k_and_bank
 from dinoforge.intervals import (
@@ -74,16 +75,13 @@ class Measured(Subject):
 
     bank: Rows
     test: Rows
+    num_images: int  # of the data set
+    gradings: Sequence[Grading] = ()  # without any, nothing about classes is known
     leave_one_out: bool = False
 
     def labeled(self) -> "Measured":
-        """Keep the images whose class is known."""
-        return replace(self, bank=self.bank.labeled(), test=self.test.labeled())
-
-    def accuracy(self, protocol: str, correct: NDArray[np.bool_], **facts: Any) -> "Outcome":
-        """Return the accuracy over test images; ``facts`` are those of `record`."""
-        record = self.record(protocol, "accuracy", float(correct.mean()), len(correct), **facts)
-        return Outcome(record, correct.astype(np.int8))
+        """Keep the images of the bank whose class is known; gradings name those of the test."""
+        return replace(self, bank=self.bank.labeled())
 
 
 @dataclass(frozen=True)
@@ -95,7 +93,8 @@ class Outcome:
     # or 1; float64 means of several tries. Empty: a number without an interval.
     values: NDArray[Any] = field(default_factory=lambda: np.zeros(0, np.int8))
     rule: str = "mean"  # how values of units become the number, one of `combining.RULES`
-    # the unit of every image of the data set, -1: of none; equal for outcomes that are compared
+    # the unit of every image of the data set, -1: of none; equal for outcomes that are compared;
+    # empty: those of the stage
     units: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
 
     def setting(self, name: str) -> Any:

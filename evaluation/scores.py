@@ -154,7 +154,8 @@ def list_left_out(records: Sequence[Record], protocols: Iterable[str]) -> list[s
     """List, one line each, what an evaluation was to measure and did not, and why."""
     ks = sorted({_ks_left_out(record) for record in records} - {""})
     names = {record.benchmark.partition("/")[0] for record in records}
-    is_there = {name: any(other.startswith(name) for other in names) for name in protocols}
+    counted = {name.rstrip("0123456789") for name in names}  # few_shot_5
+    is_there = {name: name in names or f"{name}_" in counted for name in protocols}
     return ks + [_NEEDS[name] for name in protocols if not is_there[name]]
 
 
@@ -164,6 +165,8 @@ _NEEDS = {
     "logistic": "no logistic regression: it needs a network, two classes, separate test images",
     "few_shot": "no few-shot k-NN: it needs labels and separate test images",
     "linear": "no linear probe: it needs a network, two classes, separate test images",
+    "linear_v1": "no linear probe of DINO v1: it needs what `linear` needs",
+    "low_shot": "no low-shot: it needs a network, two classes, separate test images",
     "collapse": "no signs of collapse: they need a network and two test images",
     "segmentation": "no linear segmentation: it needs a ViT and images with masks",
 }

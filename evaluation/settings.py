@@ -25,8 +25,10 @@ __all__ = [
     "KnnConfig",
     "LinearConfig",
     "LogisticConfig",
+    "LowShotConfig",
     "SegmentationConfig",
     "SplitConfig",
+    "dino_v1",
 ]
 
 DINOV2_RATES = (1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1)
@@ -103,6 +105,8 @@ class LinearConfig:
     decay: Literal["step", "epoch"] = "step"  # how often the cosine to 0 lowers the rate
     # after which epochs the heads are candidates: the last, or every one (DINO v1)
     candidates: Literal["last", "every_epoch"] = "last"
+    # of initial weights, batches and held-out images; the score is the mean over them
+    seeds: Annotated[list[int], NonEmpty] = field(default_factory=lambda: [0])
 
     @property
     def inputs(self) -> list[tuple[int, bool]]:
@@ -114,6 +118,23 @@ class LinearConfig:
     def steps_per_epoch(self, num_images: int) -> int:
         """Return the steps per epoch for this many training images."""
         return self.epoch_steps or math.ceil(num_images / self.batch_size)
+
+
+def dino_v1(*, blocks: int = 4, average_patches: bool = False, epochs: int = 100) -> LinearConfig:
+    """Return the linear protocol of DINO (v1), ``eval_linear.py``: one head, best of all epochs.
+
+    ViT-S reads 4 blocks, ViT-B 1 block and the mean of its patch tokens. The published passes end
+    with a smaller batch; here the next pass fills it.
+    """
+    return LinearConfig(
+        rates=[1e-3],
+        blocks=[blocks],
+        average_patches=[average_patches],
+        epochs=epochs,
+        epoch_steps=0,
+        decay="epoch",
+        candidates="every_epoch",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,3 +189,13 @@ class FewShotConfig:
     # images of each class
     per_class: Annotated[list[PositiveInt], NonEmpty] = field(default_factory=lambda: [1, 2, 5, 10])
     tries: PositiveInt = 5  # draws; the accuracy is their mean
+
+
+@dataclass(frozen=True, kw_only=True)
+class LowShotConfig:
+    """Logistic regression on few labeled images per class (MSN, Assran et al. 2022)."""
+
+    # images of each class
+    per_class: Annotated[list[PositiveInt], NonEmpty] = field(default_factory=lambda: [1, 2, 5])
+    splits: PositiveInt = 3  # draws; the accuracy is their mean
+    penalty: PositiveFloat = 0.0025  # of the squared weights, divided by the number of images

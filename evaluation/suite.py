@@ -19,8 +19,9 @@ from dinoforge.evaluation.models import find_models
 from dinoforge.evaluation.protocols.collapse import CollapseStage
 from dinoforge.evaluation.protocols.few_shot import FewShotStage
 from dinoforge.evaluation.protocols.knn import KnnStage
-from dinoforge.evaluation.protocols.linear import LinearStage
+from dinoforge.evaluation.protocols.linear import LinearStage, LinearV1Stage
 from dinoforge.evaluation.protocols.logistic import LogisticStage
+from dinoforge.evaluation.protocols.low_shot import LowShotStage
 from dinoforge.evaluation.protocols.segmentation import SegmentationStage
 from dinoforge.evaluation.scores import list_left_out
 from dinoforge.evaluation.stages.digest import DigestStage
@@ -44,6 +45,8 @@ PROTOCOL_STAGES: tuple[ProtocolStage, ...] = (
     LogisticStage(),  # 31  logistic regression, C chosen on held-out images
     FewShotStage(),  # 32  k-NN with few images per class, several draws
     LinearStage(),  # 33  the linear grid, one head chosen
+    LinearV1Stage(),  # 34  one linear head, of the best epoch
+    LowShotStage(),  # 35  logistic regression on few images per class, several splits
     CollapseStage(),  # 39  signs of collapse, without labels
     SegmentationStage(),  # 40  dense heads on the tokens of the last blocks
 )

@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,9 @@ from dinoforge.evaluation.layouts.named_images import images_in
 from dinoforge.evaluation.layouts.stored import first_missing
 from dinoforge.sources.image_set import ImageSet
 
-__all__ = ["Classified", "folders_in", "images_of_folders", "read_matlab"]
+__all__ = ["Classified", "Grading", "Metric", "folders_in", "images_of_folders", "read_matlab"]
+
+Metric = Literal["accuracy", "mean_per_class", "mce", "map_11", "map"]
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,20 @@ class Classified:
     # classes whose scores compete (ImageNet-A and -R: 200 of 1,000); None: all
     kept: tuple[int, ...] | None = None
     left_out: Mapping[str, int] = field(default_factory=dict)  # reason -> images
+
+
+@dataclass(frozen=True)
+class Grading:
+    """Some test images of a data set, and which answers for them are right."""
+
+    rows: NDArray[np.int64]  # [n], of the images of the data set
+    # [n, m] classes of which any is right, filled up with -1; multi-label: [n, K], as `targets`
+    truths: NDArray[np.int64]
+    name: str = ""  # part of the name of the benchmark; "": that of the data set alone
+    metric: Metric = "accuracy"
+    kept: tuple[int, ...] | None = None  # classes whose scores compete, None: all
+    # mCE: [n, 2] number of the undistorted image, and of the corruption in `ALEXNET_ERRORS`
+    variants: NDArray[np.int64] | None = None
 
 
 def folders_in(folder: Path, *, layout: str) -> list[str]:

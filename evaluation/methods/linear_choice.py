@@ -103,7 +103,7 @@ def choose_probe(
         epoch=epoch,
         selection=("test-peek" if choice.select == "paper" else "val") if is_choice else "none",
         chosen_on=chosen_on if is_choice else "",
-        training="cached" if train.views is None else "augmented",
+        training="cached features" if train.views is None else "augmented views",
         heads=heads,
         accuracies=accuracies,
     )

@@ -33,7 +33,6 @@ __all__ = [
     "Slots",
     "Views",
     "cached",
-    "dino_v1",
     "keyed_batches",
     "stack_slots",
     "train_heads",
@@ -43,23 +42,6 @@ __all__ = [
 Views = Callable[[NDArray[np.int64], int], Tensor]
 
 _SCORES_AT_ONCE = 1 << 24  # when predicting: heads x classes x images
-
-
-def dino_v1(*, blocks: int = 4, average_patches: bool = False, epochs: int = 100) -> LinearConfig:
-    """Return the linear protocol of DINO (v1), ``eval_linear.py``: one head, best of all epochs.
-
-    ViT-S reads 4 blocks, ViT-B 1 block and the mean of its patch tokens. The published passes end
-    with a smaller batch; here the next pass fills it.
-    """
-    return LinearConfig(
-        rates=[1e-3],
-        blocks=[blocks],
-        average_patches=[average_patches],
-        epochs=epochs,
-        epoch_steps=0,
-        decay="epoch",
-        candidates="every_epoch",
-    )
 
 
 @dataclass(frozen=True)

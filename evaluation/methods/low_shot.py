@@ -12,13 +12,12 @@ from numpy.typing import NDArray
 
 from dinoforge.encoders.encoder import unit_rows
 from dinoforge.evaluation.knn import find_neighbors, knn_classify
-from dinoforge.evaluation.logistic import fit_logistic
+from dinoforge.evaluation.logistic import Logistic, fit_logistic
+from dinoforge.evaluation.settings import LowShotConfig
 
-__all__ = ["MSN_PENALTY", "center_rows", "draw_few", "few_shot_knn", "few_shot_ks", "msn_low_shot"]
+__all__ = ["center_rows", "draw_few", "few_shot_knn", "few_shot_ks", "msn_low_shot"]
 
 _log = logging.getLogger(__name__)
-
-MSN_PENALTY = 0.0025  # of their README, divided by the number of images as their code does
 
 
 def draw_few(labels: NDArray[np.int64], per_class: int, seed: int) -> NDArray[np.int64]:
@@ -45,7 +44,7 @@ def few_shot_ks(ks: Sequence[int], per_class: int) -> list[int]:
     return sorted({k for k in ks if k <= per_class} | {per_class})
 
 
-def few_shot_knn(
+def few_shot_knn(  # noqa: PLR0913 - two sets of rows, the draws, and the parameters of k-NN
     bank: NDArray[np.float32],
     labels: NDArray[np.int64],
     queries: NDArray[np.float32],
@@ -53,12 +52,13 @@ def few_shot_knn(
     *,
     ks: Sequence[int],
     temperature: float,
+    kept: Sequence[int] | None = None,
     device: str = "cpu",
 ) -> dict[int, NDArray[np.int64]]:
     """Classify queries by the nearest of a few images of each class, for T draws of them.
 
     ``bank`` is ``[n, D]``, ``queries`` ``[q, D]``; ``draws`` are rows of the bank (`draw_few`),
-    ``ks`` at most as many (`few_shot_ks`).
+    ``ks`` at most as many (`few_shot_ks`). With ``kept`` only these classes compete.
 
     Returns
     -------
@@ -69,7 +69,7 @@ def few_shot_knn(
     predicted: dict[int, list[NDArray[np.int64]]] = {k: [] for k in ks}
     for rows in draws:
         neighbors = find_neighbors(bank[rows], queries, k=max(ks), device=device)
-        of_draw = knn_classify(neighbors, labels[rows], ks=ks, temperature=temperature)
+        of_draw = knn_classify(neighbors, labels[rows], ks=ks, temperature=temperature, kept=kept)
         for k in ks:
             predicted[k].append(of_draw[k])
     return {k: np.stack(each) for k, each in predicted.items()}
@@ -88,36 +88,35 @@ def center_rows(features: NDArray[np.float32]) -> NDArray[np.float32]:
 def msn_low_shot(
     train: NDArray[np.float32],
     labels: NDArray[np.int64],
-    test: NDArray[np.float32],
     splits: Sequence[NDArray[np.int64]],
     *,
-    penalty: float = MSN_PENALTY,
+    penalty: float = LowShotConfig.penalty,
     device: str = "cpu",
-) -> NDArray[np.int64]:
-    """Predict test images from few labeled ones (Assran et al. 2022, ``logistic_eval.py``).
+) -> list[Logistic]:
+    """Fit classifiers to few labeled images (Assran et al. 2022, ``logistic_eval.py``).
 
     Multinomial logistic regression without bias on centered rows of norm 1: the mean of the
     cross-entropies + penalty / N * |W|^2 / 2 is minimized, to its optimum (published: to a relative
-    duality gap of 1e-3).
+    duality gap of 1e-3). The default penalty is that of their README, divided by the number of
+    images as their code does.
 
     Parameters
     ----------
-    train, test : ndarray of float32
-        ``[n, D]`` and ``[q, D]``.
+    train : ndarray of float32
+        ``[n, D]``.
     splits : sequence of ndarray of int64
         Rows of train, one array per split: three are published for each number of shots.
 
     Returns
     -------
-    ndarray of int64
-        ``[T, q]``; the published number is the mean of the accuracies of the splits.
+    list of Logistic
+        One per split, for test images that `center_rows` prepared; the published number is the mean
+        of their accuracies.
     """
-    rows, queries = center_rows(train), center_rows(test)
-    predicted = []
-    for split in splits:
-        # Divided by the penalty, times N: the sum of the cross-entropies has weight 1 / penalty.
-        (fit,) = fit_logistic(
-            rows[split], labels[split], [1.0 / penalty], bias=False, device=device
-        )
-        predicted.append(fit.predict(queries))
-    return np.stack(predicted)
+    rows = center_rows(train)
+    # Divided by the penalty, times N: the sum of the cross-entropies has weight 1 / penalty.
+    fits = [
+        fit_logistic(rows[split], labels[split], [1.0 / penalty], bias=False, device=device)
+        for split in splits
+    ]
+    return [fit for (fit,) in fits]

@@ -28,6 +28,7 @@ __all__ = [
     "contains",
     "mean_corruption_error",
     "mean_of_present",
+    "most_likely",
     "multiclass_auroc",
     "per_label",
     "resampled_interval",
@@ -96,6 +97,20 @@ def select_classes(scores: NDArray[Any], classes: Sequence[int]) -> NDArray[Any]
             do="give every class once, from 0 on",
         )
     return scores[:, list(classes)]
+
+
+def most_likely(
+    scores: NDArray[Any], classes: NDArray[np.int64], kept: Sequence[int] | None = None
+) -> NDArray[np.int64]:
+    """Name the class of largest score of every image, ``[n]``; of equal scores the first.
+
+    ``classes`` ``[K]`` are the numbers of the columns of ``scores`` ``[n, K]``, of which only those
+    in ``kept`` compete, if given; -1 without any of them.
+    """
+    if kept is not None:
+        columns = np.flatnonzero(np.isin(classes, kept)).tolist()
+        scores, classes = select_classes(scores, columns), classes[columns]
+    return classes[scores.argmax(axis=1)] if len(classes) else np.full(len(scores), -1)
 
 
 def contains(named: NDArray[np.int64], labels: NDArray[np.int64]) -> Bools:

@@ -1,20 +1,26 @@
-"""The linear grid: all heads in one optimization, one of them chosen."""
+"""Linear heads: DINOv2's grid in one optimization, one head chosen; DINO v1's single head."""
 
-import logging
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dinoforge.evaluation.config import EvaluationConfig
-from dinoforge.evaluation.features import VectorRequest
+from dinoforge.evaluation.features import Rows, VectorRequest
+from dinoforge.evaluation.metrics.classification import most_likely
 from dinoforge.evaluation.models import Model
 from dinoforge.evaluation.outcomes import Measured, Outcome
+from dinoforge.evaluation.protocols.classification import can_train, grade, test_rows
+from dinoforge.evaluation.settings import LinearConfig
 from dinoforge.evaluation.stages.protocol import VectorStage
 from dinoforge.evaluation.tables import Items
 
-__all__ = ["LinearStage"]
+if TYPE_CHECKING:
+    from dinoforge.evaluation.methods.linear_choice import Choice
 
-_log = logging.getLogger(__name__)
+__all__ = ["LinearStage", "LinearV1Stage"]
 
 
 class LinearStage(VectorStage):
@@ -22,8 +28,12 @@ class LinearStage(VectorStage):
 
     name = "linear"
     number = 33
-    keys = ("linear", "linear_choice", "seed", "device")
+    keys = ("linear", "linear_choice", "device")
     request_keys = ("linear",)
+
+    def settings(self, config: EvaluationConfig) -> LinearConfig:
+        """Return the section of this protocol."""
+        return config.linear
 
     def suits(self, model: Model, items: Items) -> bool:
         """Whether the model is a network and the images have classes."""
@@ -36,61 +46,111 @@ class LinearStage(VectorStage):
         items: Items,  # noqa: ARG002
     ) -> VectorRequest:
         """Ask for the class tokens of the last blocks of a ViT."""
-        return VectorRequest(max(config.linear.blocks) if model.file else 1)
+        return VectorRequest(max(self.settings(config).blocks) if model.file else 1)
 
     def measure(self, measured: Measured, config: EvaluationConfig) -> list[Outcome]:
-        """Train the grid, choose a head, and measure it."""
+        """Train the heads with every seed, choose one of each, and measure it."""
+        import torch
+
+        if not can_train(measured, "linear probe"):
+            return []
+        bank, test = measured.labeled().bank, measured.test
+        classes = np.unique(bank.labels)
+        choices = self._choose(measured, bank, classes, config)
+        slots = torch.from_numpy(_slots(test))
+        outcomes = []
+        for grading in measured.gradings:
+            asked = slots[test_rows(test, grading)].to(measured.device)
+            scores = [choice.probe.scores(asked).cpu().numpy() for choice in choices]
+            outcomes.append(
+                grade(
+                    measured,
+                    self.name,
+                    grading,
+                    np.stack([most_likely(one, classes, grading.kept) for one in scores]),
+                    runs="seeds" if len(choices) > 1 else "",
+                    selection=choices[0].selection,
+                    bank=len(bank),
+                    **_facts(choices),
+                )
+            )
+        return outcomes
+
+    def _choose(
+        self, measured: Measured, bank: Rows, classes: NDArray[np.int64], config: EvaluationConfig
+    ) -> "list[Choice]":
         import torch
 
         from dinoforge.evaluation.methods.linear_choice import Images, choose_probe
 
-        labeled = measured.labeled()
-        bank, test = labeled.bank, labeled.test
-        classes = np.unique(bank.labels)
-        if labeled.leave_one_out or not len(test) or len(classes) < 2:
-            name = labeled.model.name
-            _log.warning("%s: linear probe skipped: needs test images and two classes", name)
-            return []
-        slots = [
-            part.slots if part.slots is not None else next(iter(part.features.values()))[:, None]
-            for part in (bank, test)
-        ]
-        has_mean = bank.slots is not None
-        blocks = slots[0].shape[1] - has_mean
-        grid = replace(
-            config.linear,
-            blocks=sorted({min(count, blocks) for count in config.linear.blocks}),
-            average_patches=config.linear.average_patches if has_mean else [False],
-        )
+        # In mode `paper` the first test images, the set's own, choose the head.
+        own = test_rows(measured.test, measured.gradings[0])
+        labels = measured.test.labels[own]
         # A class that the bank lacks is never predicted.
-        labels = [np.searchsorted(classes, part.labels) for part in (bank, test)]
-        labels[1] = np.where(np.isin(test.labels, classes), labels[1], -1)
-        train, held = (
-            Images(torch.from_numpy(rows).to(labeled.device), of_rows.astype(np.int64))
-            for rows, of_rows in zip(slots, labels, strict=True)
-        )
-        choice = choose_probe(
-            train,
-            held,
-            blocks=blocks,
-            num_classes=len(classes),
-            config=grid,
-            choice=config.linear_choice,
-            seed=config.seed,
-        )
-        head = choice.probe.head
-        predicted = choice.probe.scores(held.slots).argmax(dim=1).cpu().numpy()
-        return [
-            labeled.accuracy(
-                "linear",
-                predicted == held.labels,
-                selection=choice.selection,
-                features=f"{head.blocks} cls" + (" + patch_mean" if head.average_patches else ""),
-                rate=head.rate,
-                epoch=choice.epoch,
-                heads=len(choice.heads),
-                chosen_on=choice.chosen_on,
-                training=choice.training,
-                bank=len(bank),
+        test_labels = np.where(np.isin(labels, classes), np.searchsorted(classes, labels), -1)
+        train, test = (
+            Images(torch.from_numpy(slots).to(measured.device), of_rows)
+            for slots, of_rows in (
+                (_slots(bank), np.searchsorted(classes, bank.labels)),
+                (_slots(measured.test)[own], test_labels),
             )
+        )
+        has_mean = bank.slots is not None
+        blocks = train.slots.shape[1] - has_mean
+        settings = self.settings(config)
+        grid = replace(
+            settings,
+            blocks=sorted({min(count, blocks) for count in settings.blocks}),
+            average_patches=settings.average_patches if has_mean else [False],
+        )
+        return [
+            choose_probe(
+                train,
+                test,
+                blocks=blocks,
+                num_classes=len(classes),
+                config=grid,
+                choice=config.linear_choice,
+                seed=seed,
+            )
+            for seed in settings.seeds
         ]
+
+
+class LinearV1Stage(LinearStage):
+    """The linear protocol of DINO v1: one head, of the best epoch."""
+
+    name = "linear_v1"
+    number = 34
+    keys = ("linear_v1", "linear_choice", "device")
+    request_keys = ("linear_v1",)
+
+    def settings(self, config: EvaluationConfig) -> LinearConfig:
+        """Return the section of this protocol."""
+        return config.linear_v1
+
+
+def _slots(rows: Rows) -> NDArray[np.float32]:
+    """Return what heads read, ``[n, S, D]``, of norm about sqrt(D), for which the rates are.
+
+    That is the norm after a LayerNorm; other encoders give rows of norm 1.
+    """
+    if rows.slots is not None:
+        return rows.slots
+    (vectors,) = rows.features.values()
+    return vectors[:, None] * np.float32(vectors.shape[1] ** 0.5)
+
+
+def _facts(choices: "Sequence[Choice]") -> dict[str, Any]:
+    heads = [choice.probe.head for choice in choices]
+    names = [f"{h.blocks} cls" + (" + patch_mean" if h.average_patches else "") for h in heads]
+    rates, epochs = [head.rate for head in heads], [choice.epoch for choice in choices]
+    first = choices[0]
+    return {
+        "features": ", ".join(dict.fromkeys(names)),
+        "rate": rates if len(rates) > 1 else rates[0],
+        "epoch": epochs if len(epochs) > 1 else epochs[0],
+        "heads": len(first.heads),
+        "chosen_on": first.chosen_on,
+        "training": first.training,
+    }

@@ -19,7 +19,8 @@ from dinoforge.evaluation.config import (
     named_sets,
     protocols_for,
 )
-from dinoforge.evaluation.features import VectorRequest, rows_of
+from dinoforge.evaluation.features import Rows, VectorRequest, rows_of
+from dinoforge.evaluation.layouts.classified import Grading
 from dinoforge.evaluation.models import Model
 from dinoforge.evaluation.outcomes import Measured, Outcome, Subject
 from dinoforge.evaluation.published import Published, open_published
@@ -69,11 +70,19 @@ class ProtocolStage(EvaluationStage):
     def run(self, payload: Json, inputs: EvaluationInputs, out: Output) -> Json:
         """Measure one model on one data set."""
         outcomes, units = self.measure_partition(payload, inputs, out)
-        rows = [outcome.record.as_json() | {"rule": outcome.rule} for outcome in outcomes]
+        each = [outcome.units if len(outcome.units) else units for outcome in outcomes]
+        # Every array once: outcomes on the same images have equal ones.
+        kinds = {of_one.tobytes(): of_one for of_one in each}
+        rows = [
+            outcome.record.as_json()
+            | {"rule": outcome.rule, "units": list(kinds).index(of_one.tobytes())}
+            for outcome, of_one in zip(outcomes, each, strict=True)
+        ]
         path = out.folder / f"{part_name(out.index)}.outcomes.json"
         write_bytes(path, json.dumps(rows, sort_keys=True).encode())
         out.add(path)
-        out.write_array("units", units)
+        for number, of_some in enumerate(kinds.values()):
+            out.write_array(f"units-{number}", of_some)
         for number, outcome in enumerate(outcomes):
             out.write_array(f"values-{number}", outcome.values)
         number = payload["model"]
@@ -94,7 +103,7 @@ class ProtocolStage(EvaluationStage):
     def measure_partition(
         self, payload: Json, inputs: EvaluationInputs, out: Output
     ) -> tuple[list[Outcome], Units]:
-        """Measure one model on one data set; all outcomes have one row per unit, or none."""
+        """Measure one model on one data set; returns the units of outcomes without their own."""
 
 
 class VectorStage(ProtocolStage):
@@ -119,7 +128,7 @@ class VectorStage(ProtocolStage):
         inputs: EvaluationInputs,
         out: Output,  # noqa: ARG002
     ) -> tuple[list[Outcome], Units]:
-        """Measure the test images whose class is known; each is a unit."""
+        """Measure the bank and the test images that decode."""
         items = read_items(inputs, payload["set"])
         model = read_models(inputs)[payload["model"]]
         extracted = read_features(inputs, payload["model"], payload["set"])
@@ -130,17 +139,22 @@ class VectorStage(ProtocolStage):
             model=model,
             bank=bank,
             test=test,
+            num_images=len(items),
+            gradings=_gradings(test),
             device=str(resolve_device(inputs.config.device)),
             leave_one_out=items.leave_one_out,
         )
-        asked = items.test[extracted.is_decoded[items.test] & (items.labels[items.test] >= 0)]
-        units = np.full(len(items), -1)
-        units[asked] = np.arange(len(asked))
-        return self.measure(measured, inputs.config), units
+        return self.measure(measured, inputs.config), np.full(len(items), -1)
 
     @abstractmethod
     def measure(self, measured: Measured, config: EvaluationConfig) -> list[Outcome]:
         """Measure one model on one data set; the recipe is restricted to ``keys``."""
+
+
+def _gradings(test: Rows) -> list[Grading]:
+    """Grade all test images whose class is known."""
+    known = test.labels >= 0
+    return [Grading(test.rows[known], test.labels[known][:, None])] if known.any() else []
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -226,8 +240,8 @@ def read_outcomes(inputs: EvaluationInputs, stage: str) -> Iterator[tuple[int, b
         def read(name: str, path: Path = path) -> Any:
             return np.load(path.with_name(path.name.replace("outcomes.json", f"{name}.npy")))
 
-        units = read("units")
         for number, row in enumerate(json.loads(path.read_text(encoding="utf-8"))):
             rule = row.pop("rule")
+            units = read(f"units-{row.pop('units')}")
             outcome = Outcome(Record.from_json(row), read(f"values-{number}"), rule, units)
             yield facts["set"], facts["is_newest"], outcome

@@ -15,7 +15,7 @@ from dinoforge.curation.config import CurationConfig
 from dinoforge.curation.pipeline import PIPELINE as CURATION
 from dinoforge.curation.pipeline import STAGES
 from dinoforge.evaluation.config import EvaluationConfig, SetConfig
-from dinoforge.evaluation.settings import HeadConfig, LinearConfig, SegmentationConfig
+from dinoforge.evaluation.settings import HeadConfig, LinearConfig, SegmentationConfig, dino_v1
 from dinoforge.evaluation.suite import PIPELINE as EVALUATION
 from dinoforge.stages.executor import make_executor
 from dinoforge.stages.pipeline import Pipeline, make_inputs, run_stages
@@ -71,8 +71,11 @@ def recorded(pool, tmp_path_factory):
             train=[pool.sources[0]["paths"][0]],
             checkpoint=str(write_run(out / "trained", steps=(1,))),
             baselines=["means=python:evaluations:mean_colors"],
-            protocols=["knn", "few_shot", "linear", "logistic", "collapse"],
+            protocols=[
+                *("knn", "few_shot", "linear", "linear_v1", "low_shot", "logistic", "collapse")
+            ],
             linear=LinearConfig(epochs=1, epoch_steps=2, batch_size=4),
+            linear_v1=dino_v1(epochs=1),
             sets={"nyu": SetConfig(layout="nyu_tars", root=str(write_nyu(out / "nyu")))},
             segmentation=SegmentationConfig(size=[24, 24], head=FEW, test="sliding"),
         ),

@@ -53,7 +53,7 @@ def test_the_published_way_keeps_the_best_head_on_the_test_images(train, test):
     kept = choose(train, test, select="paper")
     assert (kept.selection, kept.training, kept.chosen_on) == (
         "test-peek",
-        "cached",
+        "cached features",
         "the test images",
     )
     assert kept.accuracies.shape == (1, 12)
@@ -130,7 +130,7 @@ def test_crops_train_and_the_own_crop_is_held_out(train, test):
     views = cached(train.slots)
     augmented = Images(train.slots, train.labels, views)
     kept = choose(augmented, test, cross_validate_below=0)
-    assert kept.training == "augmented"
+    assert kept.training == "augmented views"
     # The crops here are the cached features, so nothing else may differ.
     assert torch.equal(
         kept.probe.weights, choose(train, test, cross_validate_below=0).probe.weights

@@ -13,11 +13,10 @@ from dinoforge.evaluation.methods.linear_grid import (
     LinearHeads,
     Slots,
     cached,
-    dino_v1,
     keyed_batches,
     train_heads,
 )
-from dinoforge.evaluation.settings import LinearConfig
+from dinoforge.evaluation.settings import LinearConfig, dino_v1
 
 N, BLOCKS, DIM, CLASSES = 60, 4, 3, 5
 

@@ -61,7 +61,8 @@ def test_scikit_learn_agrees_on_the_regression_of_msn():
     train, labels = blobs(60, 2)
     test, truth = blobs(200, 3)
     splits = [draw_few(labels, 5, seed) for seed in range(3)]
-    predicted = msn_low_shot(train, labels, test, splits)
+    fits = msn_low_shot(train, labels, splits)
+    predicted = np.stack([fit.predict(center_rows(test)) for fit in fits])
     for split, result in zip(splits, predicted, strict=True):
         peer = LogisticRegression(C=1 / 0.0025, fit_intercept=False, tol=1e-10, max_iter=5000)
         peer.fit(center_rows(train[split]).astype(np.float64), labels[split])

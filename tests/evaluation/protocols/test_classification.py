@@ -7,8 +7,14 @@ import pytest
 from evaluations import evaluated
 
 from dinoforge.evaluation.config import BootstrapConfig, EvaluationConfig
-from dinoforge.evaluation.methods.low_shot import draw_few, few_shot_knn
-from dinoforge.evaluation.settings import ChoiceConfig, FewShotConfig, LinearConfig
+from dinoforge.evaluation.methods.low_shot import center_rows, draw_few, few_shot_knn, msn_low_shot
+from dinoforge.evaluation.settings import (
+    ChoiceConfig,
+    FewShotConfig,
+    LinearConfig,
+    LowShotConfig,
+    dino_v1,
+)
 from dinoforge.evaluation.suite import STAGES
 from dinoforge.evaluation.tables import read_features, read_items
 from dinoforge.stages import make_inputs
@@ -22,10 +28,12 @@ def config(pictures, run_folder):
         test=[str(pictures / "test")],
         checkpoint=str(run_folder),
         baselines=["means=python:evaluations:mean_colors", "pixels_centered"],
-        protocols=["linear", "few_shot"],
+        protocols=["linear", "linear_v1", "few_shot", "low_shot"],
         device="cpu",
         few_shot=FewShotConfig(per_class=[1, 5], tries=3),
         linear=LinearConfig(rates=[1e-3, 0.1], epochs=1, epoch_steps=30, batch_size=32),
+        linear_v1=replace(dino_v1(blocks=1, epochs=3), batch_size=8, seeds=[0, 1]),
+        low_shot=LowShotConfig(per_class=[2], splits=3),
         bootstrap=BootstrapConfig(resamples=100),
     )
 
@@ -55,7 +63,7 @@ def test_one_head_of_the_grid_is_kept_for_every_network(done):
     assert (trained.settings["heads"], means.settings["heads"]) == (4, 2)
     assert trained.settings["features"] in {"1 cls", "1 cls + patch_mean"}
     assert "5-fold cross-validation" in trained.settings["chosen_on"]
-    assert trained.settings["training"] == "cached"
+    assert trained.settings["training"] == "cached features"
     assert means.value > 0.8
 
 
@@ -82,6 +90,38 @@ def test_few_shot_accuracy_is_the_mean_over_draws(done, config):
     assert one.value == pytest.approx(each.mean())
     assert one.settings["deviation"] == pytest.approx(np.std(each, ddof=1))
     assert one.interval[0] <= one.value <= one.interval[1]
+
+
+def test_low_shot_accuracy_is_the_mean_over_splits(done, config):
+    folder, records = done
+    (record,) = of(records, "low_shot_2", "means")
+    inputs = make_inputs("evaluation", STAGES, folder, config)
+    items, vectors = read_items(inputs, 0), read_features(inputs, 2, 0).vectors["vectors"]
+    bank, labels, test = vectors[items.bank], items.labels[items.bank], vectors[items.test]
+    fits = msn_low_shot(bank, labels, [draw_few(labels, 2, seed) for seed in range(3)])
+    each = [(f.predict(center_rows(test)) == items.labels[items.test]).mean() for f in fits]
+    assert record.value == pytest.approx(np.mean(each))
+    assert record.settings["deviation"] == pytest.approx(np.std(each, ddof=1))
+    assert (record.settings["splits"], record.settings["bank"]) == (3, 6)
+
+
+def test_the_protocol_of_dino_chooses_an_epoch_with_every_seed(done):
+    _, records = done
+    (trained,) = of(records, "linear_v1", "trained")
+    assert (trained.settings["seeds"], trained.settings["heads"]) == (2, 1)
+    assert len(trained.settings["epoch"]) == 2
+    assert set(trained.settings["epoch"]) <= {1, 2, 3}
+    assert trained.settings["deviation"] >= 0
+    assert trained.selection == "val"
+
+
+def test_unit_rows_are_scaled_to_the_norm_that_the_rates_are_for(done, config):
+    from dinoforge.evaluation.features import Rows
+    from dinoforge.evaluation.protocols.linear import _slots
+
+    rows = np.array([[0.6, 0.8, 0.0, 0.0]], np.float32)
+    slots = _slots(Rows({"vectors": rows}, np.zeros(1, np.int64)))
+    np.testing.assert_allclose(np.linalg.norm(slots, axis=2), [[2.0]])
 
 
 def test_features_on_disk_may_take_half_the_room(config, tmp_path):
