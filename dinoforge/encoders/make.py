@@ -30,6 +30,7 @@ ENCODERS: Mapping[str, str] = {
     "sscd_distilled": "the same by a smaller network",
     "checkpoint:FILE": "a ViT on disk; #patch_mean, #both: other features; #size: positions",
     "hf:FOLDER": "a folder of transformers; options as of checkpoint (extra `hf` if not DINO)",
+    "timm:NAME@FILE": "a model of timm (extra `timm`); without @FILE weights of its local caches",
     "torchscript:FILE": "a network with its program, as SSCD is released; #224,crop: its images",
     "onnx:FILE": "the same, run by onnxruntime (extra `onnx`)",
     "python:MODULE:FUNCTION": "your own function from images to vectors",
@@ -150,6 +151,12 @@ def _torchscript(rest: str, device: str) -> "Encoder":
     return torchscript_encoder(split_program(rest), device=device)
 
 
+def _timm(rest: str, device: str) -> "Encoder":
+    from dinoforge.encoders.timm_models import split_timm, timm_encoder
+
+    return timm_encoder(split_timm(rest, FEATURES), device=device)
+
+
 def _onnx(rest: str, device: str) -> "Encoder":
     from dinoforge.encoders.programs import onnx_encoder, split_program
 
@@ -176,4 +183,5 @@ _MAKERS: Mapping[str, Callable[[str, str], "Encoder"]] = {
     **{kind: partial(_vit, kind) for kind in _VIT_KINDS},
     "torchscript": _torchscript,
     "onnx": _onnx,
+    "timm": _timm,
 }

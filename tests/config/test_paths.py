@@ -45,10 +45,10 @@ def test_the_home_folder_is_filled_in_once():
     sources = "sources=[{paths: [~/p, ./~/q, a~]}]"
     config = load_config(CurationConfig, None, ["out=~", sources, "duplicates.encoder=pixels"])
     assert (config.out, config.sources[0].paths) == ("/home/me", ["/home/me/p", "./~/q", "a~"])
-    words = ["out=~root/e", "train=['~']", "baselines=[a=checkpoint:~/b#cls, 'hf:~/c']"]
+    words = ["out=~root/e", "train=['~']", "baselines=[a=checkpoint:~/b#cls, 'hf:~/c', timm:n@~/d]"]
     config = load_config(EvaluationConfig, None, words)
     assert (config.out, config.train) == (str(Path("~root/e").expanduser()), ["/home/me"])
-    assert config.baselines == ["a=checkpoint:/home/me/b#cls", "hf:/home/me/c"]
+    assert config.baselines == ["a=checkpoint:/home/me/b#cls", "hf:/home/me/c", "timm:n@/home/me/d"]
 
 
 @pytest.mark.parametrize(
