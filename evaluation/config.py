@@ -13,6 +13,7 @@ from dinoforge.evaluation.settings import (
     ChoiceConfig,
     CollapseConfig,
     FewShotConfig,
+    InputConfig,
     KnnConfig,
     LinearConfig,
     LogisticConfig,
@@ -181,10 +182,11 @@ class EvaluationConfig:
     protocols: Annotated[list[Annotated[str, one_of(tuple(PROTOCOLS))]], NonEmpty] = field(
         default_factory=lambda: ["knn", "logistic", "collapse"]
     )
-    # of each ViT
+    # of each ViT; cls_gem is the descriptor of copy detection
     features: Annotated[list[Annotated[str, one_of(FEATURES)]], NonEmpty] = field(
-        default_factory=lambda: list(FEATURES)
+        default_factory=lambda: list(FEATURES[:3])
     )
+    input: InputConfig = field(default_factory=InputConfig)
     device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: cuda if there is one
     batch_size: NonNegativeInt = 0  # images per forward pass of a ViT; 0: 4 on a CPU, 64 on a GPU
     cache: OptionalPath = ""  # folder of extracted features; "": `cache` in the run folder

@@ -5,14 +5,15 @@ Shapes: n images, B images per batch, N patch tokens, D dimensions.
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import lru_cache, partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dinoforge.encoders.make import make_encoder
+from dinoforge.evaluation.layouts.retrieval import crop_to_box
 from dinoforge.evaluation.models import Model
 from dinoforge.evaluation.tables import IS_DECODED, Extracted, Items
 from dinoforge.images import Undecodable
@@ -42,9 +43,22 @@ _IMAGES_IN_MEMORY = 64  # decoded at once; a multiple of the usual batch sizes
 
 @dataclass(frozen=True)
 class VectorRequest:
-    """Vectors of whole images that a protocol needs."""
+    """Vectors of whole images that protocols need, and how images enter a ViT."""
 
     blocks: int = 1  # class tokens of how many last blocks of a ViT
+    gem: bool = False  # also the generalized mean of its patch tokens
+    side: int = 0  # of its input in pixels; 0: that of the checkpoint
+    fit: Literal["center", "stretch"] = "center"
+    boxes: bool = False  # of a query only the box that the data set gives
+
+    def as_json(self) -> dict[str, Any]:
+        """JSON object of the request."""
+        return asdict(self)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """Settings of records whose input is not the usual one."""
+        return {"side": self.side, "fit": self.fit} if self.side or self.fit != "center" else {}
 
 
 @dataclass(frozen=True)
@@ -81,11 +95,14 @@ class Rows:
 
 
 @lru_cache(maxsize=2)  # weights are loaded once per process, not once per partition
-def open_extractor(model: Model, *, device: str, batch_size: int = 0, blocks: int = 1) -> Extractor:
+def open_extractor(
+    model: Model, *, device: str, batch_size: int = 0, request: VectorRequest | None = None
+) -> Extractor:
     """Load a model's encoder; a ViT gives its class token and patch mean in one forward pass.
 
     ``batch_size`` is the images per forward pass of a ViT; 0 takes the default of the device.
-    ``blocks`` above 1 adds the class tokens of that many last blocks.
+    ``request`` is what a ViT gives and how images enter it; other encoders have one vector and
+    an input of their own.
 
     Raises
     ------
@@ -101,21 +118,31 @@ def open_extractor(model: Model, *, device: str, batch_size: int = 0, blocks: in
     from dinoforge.encoders.backbone import weights_hash
     from dinoforge.encoders.checkpoint import CheckpointEncoder
 
+    request = request or VectorRequest()
     vit = CheckpointEncoder(
-        model.file, positions=model.positions, device=device, batch_size=batch_size
+        model.file,
+        positions=model.positions,
+        device=device,
+        batch_size=batch_size,
+        side=request.side,
+        crop=request.fit == "center",
     )
     name = model.file.parent.name if model.step is not None else model.file.name
     weights = weights_hash(model.file)[:12]
-    tokens = partial(vit.encode_tokens, blocks=blocks)
+    tokens = partial(vit.encode_tokens, blocks=request.blocks, gem=request.gem)
     return Extractor(tokens, vit.fingerprint, f"{name}:{weights}", vit)
 
 
 def describe(
-    extractor: Extractor, images: ImageSet, storage: str = "float32"
+    extractor: Extractor,
+    images: ImageSet,
+    storage: str = "float32",
+    boxes: Sequence[Sequence[float] | None] | None = None,
 ) -> dict[str, NDArray[Any]]:
     """Extract the features of every image: arrays ``[n, ...]``, and which images decode.
 
     Rows of undecodable images are zero; ``storage`` is the dtype of the features.
+    ``boxes`` are the parts of images that are encoded, None: the whole (`crop_to_box`).
     """
     is_decoded = np.zeros(len(images), np.bool_)
     batches = []
@@ -123,11 +150,13 @@ def describe(
         pictures = []
         for index in range(low, min(low + _IMAGES_IN_MEMORY, len(images))):
             try:
-                pictures.append(images.decode(index))
+                picture = images.decode(index)
             except Undecodable as reason:
                 _log.debug("image %d: %s", index, reason)
                 continue
             is_decoded[index] = True
+            box = boxes[index] if boxes else None
+            pictures.append(picture if box is None else crop_to_box(picture, np.array(box)))
         # Even without any picture: an empty result still has the names and dimensions.
         batches.append(extractor.vectors_of(pictures))
     arrays: dict[str, NDArray[Any]] = {IS_DECODED: is_decoded}

@@ -5,7 +5,7 @@ every unit that is resampled (a test image, a query, a sequence), so that two ou
 units can be compared in pairs.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -39,6 +39,7 @@ class Subject:
     data: str  # name of the data set
     model: Model
     device: str
+    facts: Mapping[str, Any] = field(default_factory=dict)  # settings of every record
 
     def record(
         self,
@@ -51,6 +52,7 @@ class Subject:
         **settings: Any,
     ) -> Record:
         """Make a record; its settings get the training step of an exported backbone."""
+        settings = {**settings, **self.facts}
         if self.model.step is not None:
             settings["step"] = self.model.step
         return Record(

@@ -41,6 +41,7 @@ class Published:
     in_test: NDArray[np.bool_]
     truth: Any  # what its protocols take: see the functions below
     truth_bytes: Callable[[], Iterable[bytes]]  # of the test images, for the hash in records
+    boxes: Sequence[list[float] | None] | None = None  # what queries show of their images
 
 
 def open_published(one: SetConfig, policy: DecodePolicy) -> Published:

@@ -22,7 +22,13 @@ __all__ = [
     "step_of",
 ]
 
-FEATURES = {"cls": "class token", "patch_mean": "patch mean", "both": "both", "pixels": "pixels"}
+FEATURES = {
+    "cls": "class token",
+    "patch_mean": "patch mean",
+    "both": "both",
+    "cls_gem": "class token and GeM",
+    "pixels": "pixels",
+}
 _MODELS = ("trained", "untrained", "pixels")  # order of rows; other models follow
 _K = 20  # what DINOv2 reports (section 7.1)
 

@@ -22,6 +22,7 @@ __all__ = [
     "CollapseConfig",
     "FewShotConfig",
     "HeadConfig",
+    "InputConfig",
     "KnnConfig",
     "LinearConfig",
     "LogisticConfig",
@@ -45,6 +46,15 @@ class SplitConfig:
     # fewer than 30 test images
     mode: Literal["hold_out", "leave_one_out", "auto"] = "hold_out"
     share: Share = 0.2  # of the images of each class, under hold_out
+
+
+@dataclass(frozen=True, kw_only=True)
+class InputConfig:
+    """How whole images enter a ViT; other encoders have an input of their own."""
+
+    side: NonNegativeInt = 0  # pixels, rounded down to whole patches; 0: the file's, at most 224
+    # center: the shorter side to `side`, then the center square; stretch: the whole image, squashed
+    fit: Literal["center", "stretch"] = "center"
 
 
 @dataclass(frozen=True, kw_only=True)

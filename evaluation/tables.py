@@ -43,9 +43,16 @@ EvaluationStage = Stage[EvaluationConfig]
 IS_DECODED = "is_decoded"  # name of an array among those of the features
 
 # list: one row per image of a set, the bank's first; number: of its class, one per class of bank
-# and test images, -1: none; an image may be in the bank, among the test images, or both
+# and test images, -1: none; an image may be in the bank, among the test images, or both;
+# box: left, top, right, bottom of what a query shows of its image, in pixels; null: all of it
 ITEMS_SCHEMA = pa.schema(
-    [*LISTING_SCHEMA, ("number", pa.int64()), ("in_bank", pa.bool_()), ("in_test", pa.bool_())]
+    [
+        *LISTING_SCHEMA,
+        ("number", pa.int64()),
+        ("in_bank", pa.bool_()),
+        ("in_test", pa.bool_()),
+        ("box", pa.list_(pa.float64())),
+    ]
 )
 
 
@@ -75,6 +82,12 @@ class Items:
     def test(self) -> NDArray[np.int64]:
         """Rows of the test images."""
         return np.flatnonzero(self.table.column("in_test").to_numpy())
+
+    @property
+    def boxes(self) -> list[list[float] | None]:
+        """What a query shows of its image, see `ITEMS_SCHEMA`."""
+        boxes: list[list[float] | None] = self.table.column("box").to_pylist()
+        return boxes
 
     @property
     def leave_one_out(self) -> bool:
@@ -151,14 +164,16 @@ class Extracted:
 
     vectors: dict[str, NDArray[Any]]  # as the encoder gives them, [n, D]
     is_decoded: NDArray[np.bool_]
+    request: Json  # a `VectorRequest`
 
 
 def read_features(inputs: EvaluationInputs, model: int, at: int) -> Extracted:
     """Read the features that a model gave for the images of a set."""
+    payloads = read_payloads(inputs, "features")
     parts = [
         index
-        for index, payload in enumerate(read_payloads(inputs, "features"))
-        if (payload["model"], payload["set"]) == (model, at) and payload["tokens"] is None
+        for index, payload in enumerate(payloads)
+        if (payload["model"], payload["set"]) == (model, at) and payload["vectors"]
     ]
     facts = inputs.facts("features")
     arrays = {
@@ -167,7 +182,7 @@ def read_features(inputs: EvaluationInputs, model: int, at: int) -> Extracted:
         )
         for name in facts[parts[0]]["arrays"]
     }
-    return Extracted(arrays, arrays.pop(IS_DECODED))
+    return Extracted(arrays, arrays.pop(IS_DECODED), payloads[parts[0]]["vectors"])
 
 
 def read_undecodable(inputs: EvaluationInputs, at: int) -> NDArray[np.bool_]:

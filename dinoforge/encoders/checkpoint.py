@@ -23,7 +23,7 @@ from dinoforge.models.huggingface import is_vit_folder
 if TYPE_CHECKING:
     from dinoforge.models.vit import VisionTransformer
 
-__all__ = ["FEATURES", "CheckpointEncoder"]
+__all__ = ["FEATURES", "CheckpointEncoder", "gem_pool"]
 
 # The cost of attention grows with the fourth power of the side.
 _LARGEST_SIDE = 224
@@ -34,15 +34,27 @@ FEATURES: dict[str, Callable[[Mapping[str, Vectors]], Vectors]] = {
     "cls": lambda tokens: tokens["cls"],
     "patch_mean": lambda tokens: tokens["patch_mean"],
     "both": lambda tokens: np.hstack([unit_rows(tokens[k]) for k in ("cls", "patch_mean")]),
+    # The descriptor of DINO's copy detection (Caron et al. 2021, section 4.2.1).
+    "cls_gem": lambda tokens: np.hstack([tokens["cls"], tokens["gem"]]),
 }
 
 
+def gem_pool(patches_BND: Tensor, *, p: float = 4.0, floor: float = 1e-6) -> Tensor:
+    """Pool patch tokens by their generalized mean (Radenovic et al. 2018, eq. 3), ``[B, D]``.
+
+    Values below ``floor`` count as ``floor``. DINO's copy detection has p = 4 and 1e-6.
+    """
+    return patches_BND.clamp(min=floor).pow(p).mean(dim=1).pow(1.0 / p)
+
+
 class CheckpointEncoder:
-    """Class token, mean of the patch tokens, or both (each of norm 1) of a ViT.
+    """Class token of a ViT, mean of its patch tokens, both, or class token and `gem_pool`.
 
     ``path`` is a ``.safetensors``, ``.pth`` or ``.pt`` file or a folder of transformers,
     ``features`` a key of `FEATURES`, ``positions`` the mode of a file without metadata;
-    ``batch_size`` counts the images per forward pass, 0: the default of the device.
+    ``batch_size`` counts the images per forward pass, 0: the default of the device; ``side`` is
+    that of its square input in pixels, rounded down to whole patches, 0: the side of the
+    checkpoint, at most 224; ``crop`` is that of `Transform`.
 
     Raises
     ------
@@ -58,6 +70,8 @@ class CheckpointEncoder:
         positions: PositionMode | None = None,
         device: str = "cpu",
         batch_size: int = 0,
+        side: int = 0,
+        crop: bool = True,
     ) -> None:
         if not path.is_file() and not is_vit_folder(path):
             what, do = "no such checkpoint", "give the path of a .safetensors or .pth file"
@@ -71,14 +85,16 @@ class CheckpointEncoder:
         options = [features] * (features != "cls") + ([positions] if positions else [])
         kind = "hf" if path.is_dir() else "checkpoint"
         self.name = f"{kind}:{path_text(path)}" + "#" * bool(options) + ",".join(options)
-        self.dim = config.width * (2 if features == "both" else 1)
+        self.dim = config.width * (2 if features in {"both", "cls_gem"} else 1)
         self._width, self._depth = config.width, config.depth
         self._device, self._batch_size = device, batch_size
         self.model: VisionTransformer = model.to(device)
-        self._pick = FEATURES[features]
-        side = min(config.image_size, _LARGEST_SIDE) // config.patch_size * config.patch_size
+        self._pick, self._has_gem = FEATURES[features], features == "cls_gem"
+        side = (
+            (side or min(config.image_size, _LARGEST_SIDE)) // config.patch_size * config.patch_size
+        )
         side = max(config.patch_size, side)
-        self._transform = Transform(side, *normalization_of(metadata, str(path)))
+        self._transform = Transform(side, *normalization_of(metadata, str(path)), crop)
         self.fingerprint = fingerprint_of(
             encoder="checkpoint",
             weights=weights,
@@ -88,18 +104,20 @@ class CheckpointEncoder:
 
     def encode(self, images: Images) -> Vectors:
         """Encode images; see `Encoder.encode`."""
-        return unit_rows(self._pick(self.encode_tokens(images)))
+        return unit_rows(self._pick(self.encode_tokens(images, gem=self._has_gem)))
 
-    def encode_tokens(self, images: Images, *, blocks: int = 1) -> dict[str, Vectors]:
+    def encode_tokens(
+        self, images: Images, *, blocks: int = 1, gem: bool = False
+    ) -> dict[str, Vectors]:
         """Return ``cls`` and ``patch_mean`` of one forward pass, float32 ``[B, D]`` each.
 
         Outputs of the final LayerNorm, not normalized: `FEATURES` derives all kinds of features.
         With ``blocks`` above 1 also ``cls_blocks``: the class tokens of that many last blocks (at
-        most all), oldest first, ``[B, blocks, D]``.
+        most all), oldest first, ``[B, blocks, D]``; with ``gem`` also ``gem``: `gem_pool`.
         """
         blocks = min(blocks, self._depth)
-        dim, size = (1 + blocks) * self._width, self._batch_size
-        forward = partial(self._forward, blocks=blocks)
+        dim, size = (1 + blocks + gem) * self._width, self._batch_size
+        forward = partial(self._forward, blocks=blocks, gem=gem)
         rows = run_batches(forward, images, self._transform, dim, self._device, size=size)
         if not np.isfinite(rows).all():
             raise UsageError(
@@ -107,9 +125,11 @@ class CheckpointEncoder:
                 where=self.name.partition(":")[2],
                 do="give a checkpoint from before the training diverged",
             )
-        parts = rows.reshape(len(rows), 1 + blocks, self._width)
-        vectors = {"cls": parts[:, -2], "patch_mean": parts[:, -1]}
-        return vectors if blocks == 1 else vectors | {"cls_blocks": parts[:, :-1]}
+        parts = rows.reshape(len(rows), 1 + blocks + gem, self._width)
+        vectors = {"cls": parts[:, blocks - 1], "patch_mean": parts[:, blocks]}
+        if gem:
+            vectors["gem"] = parts[:, -1]
+        return vectors if blocks == 1 else vectors | {"cls_blocks": parts[:, :blocks]}
 
     @property
     def patch_size(self) -> int:
@@ -152,7 +172,8 @@ class CheckpointEncoder:
                 outputs |= {f"cls-{block}": self.model.norm(cls[:, None])}
         return {name: outputs[name][0].float().cpu().numpy() for name in sorted(arrays)}
 
-    def _forward(self, batch_B3SS: Tensor, *, blocks: int) -> Tensor:
+    def _forward(self, batch_B3SS: Tensor, *, blocks: int, gem: bool) -> Tensor:
         layers = self.model.get_intermediate_layers(batch_B3SS, blocks)
         patches_BND = layers[-1][0]
-        return torch.cat([*(cls_BD for _, cls_BD in layers), patches_BND.mean(dim=1)], dim=1)
+        pooled = [patches_BND.mean(dim=1), *([gem_pool(patches_BND)] if gem else [])]
+        return torch.cat([*(cls_BD for _, cls_BD in layers), *pooled], dim=1)

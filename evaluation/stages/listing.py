@@ -88,6 +88,8 @@ def _list_published(name: str, one: SetConfig, inputs: EvaluationInputs, out: Ou
     table = opened.table.append_column("number", pa.array(np.full(len(opened.in_test), -1)))
     for column, values in (("in_bank", opened.in_bank), ("in_test", opened.in_test)):
         table = table.append_column(column, pa.array(values))
+    boxes = opened.boxes or [None] * table.num_rows
+    table = table.append_column("box", pa.array(boxes, ITEMS_SCHEMA.field("box").type))
     out.write_table("items", table, ITEMS_SCHEMA)
     truth = hashlib.sha256()
     for data in opened.truth_bytes():
@@ -113,4 +115,4 @@ def _with_parts(table: pa.Table, data: EvalData, sets: list[ImageSet]) -> pa.Tab
         columns[name] = np.isin(np.arange(table.num_rows), rows)
     for name, values in columns.items():
         table = table.append_column(name, pa.array(values))
-    return table
+    return table.append_column("box", pa.nulls(table.num_rows, ITEMS_SCHEMA.field("box").type))

@@ -143,6 +143,7 @@ class VectorStage(ProtocolStage):
             gradings=_gradings(test),
             device=str(resolve_device(inputs.config.device)),
             leave_one_out=items.leave_one_out,
+            facts=VectorRequest(**extracted.request).facts,
         )
         return self.measure(measured, inputs.config), np.full(len(items), -1)
 

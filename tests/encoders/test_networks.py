@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from dinoforge.encoders.checkpoint import CheckpointEncoder
+from dinoforge.encoders.checkpoint import CheckpointEncoder, gem_pool
 from dinoforge.encoders.encoder import unit_rows
 from dinoforge.encoders.make import make_encoder
 from dinoforge.encoders.network import Transform, run_batches
@@ -32,24 +32,27 @@ def mobilenetv2():
 
 
 def tokens(path, image, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)):
-    """The two kinds of features of one 32 x 32 picture, by the model alone."""
+    """Class token, patch mean and GeM of one 32 x 32 picture, by the model alone."""
     model, _, _ = load_backbone(path)
     pixels = torch.from_numpy(image.copy()).permute(2, 0, 1)[None] / 255
     mean, std = torch.tensor(mean), torch.tensor(std)
     with torch.no_grad():
         out = model.forward_features((pixels - mean[:, None, None]) / std[:, None, None])
-    return out["x_norm_clstoken"].numpy(), out["x_norm_patchtokens"].mean(dim=1).numpy()
+    patches = out["x_norm_patchtokens"]
+    pooled = patches.clamp(min=1e-6).pow(4).mean(dim=1) ** 0.25
+    return out["x_norm_clstoken"].numpy(), patches.mean(dim=1).numpy(), pooled.numpy()
 
 
 def test_features_of_a_checkpoint_are_the_tokens_of_its_model(checkpoint, picture):
     image = picture(32, 32, 1)
-    cls, patch_mean = tokens(checkpoint, image)
+    cls, patch_mean, gem = tokens(checkpoint, image)
     joined = np.concatenate([unit_rows(cls), unit_rows(patch_mean)], axis=1)
     for suffix, wanted in {
         "": cls,
         "#cls": cls,
         "#patch_mean": patch_mean,
         "#both": joined,
+        "#cls_gem": np.concatenate([cls, gem], axis=1),
     }.items():
         encoder = make_encoder(f"checkpoint:{checkpoint}{suffix}")
         assert encoder.dim == wanted.shape[1]
@@ -94,7 +97,7 @@ def test_the_mean_and_spread_of_the_file_are_those_of_the_input(checkpoint, tmp_
     model, _, _ = load_backbone(checkpoint)
     path, image = tmp_path / "m.safetensors", picture(32, 32, 1)
     save_backbone(path, model, {"image_mean": "[0.5, 0.5, 0.5]", "image_std": "[0.25, 0.3, 0.35]"})
-    wanted, _ = tokens(path, image, (0.5, 0.5, 0.5), (0.25, 0.3, 0.35))
+    wanted, *_ = tokens(path, image, (0.5, 0.5, 0.5), (0.25, 0.3, 0.35))
     vectors = make_encoder(f"checkpoint:{path}").encode([image])
     np.testing.assert_allclose(vectors, unit_rows(wanted), rtol=0, atol=1e-5)
     plain = make_encoder(f"checkpoint:{checkpoint}").encode([image])
@@ -104,6 +107,33 @@ def test_the_mean_and_spread_of_the_file_are_those_of_the_input(checkpoint, tmp_
 def test_the_batch_size_changes_no_more_than_rounding(checkpoint, pictures):
     one, many = (CheckpointEncoder(checkpoint, batch_size=n).encode(pictures) for n in (1, 7))
     np.testing.assert_allclose(one, many, rtol=0, atol=1e-5)
+
+
+def test_gem_lies_between_mean_and_maximum():
+    tokens = torch.tensor([[[1.0, -3.0], [2.0, -1.0], [4.0, 0.5]]], dtype=torch.float64)
+    assert gem_pool(tokens, p=1.0)[0, 0] == pytest.approx(7 / 3)
+    assert gem_pool(tokens)[0, 0] == pytest.approx(((1 + 16 + 256) / 3) ** 0.25)
+    # Negative values count as the floor.
+    assert gem_pool(tokens)[0, 1] == pytest.approx((0.5**4 / 3) ** 0.25)
+    assert gem_pool(tokens, p=400.0)[0, 0] == pytest.approx(4.0, rel=0.01)
+
+
+def test_side_and_fit_change_what_the_network_gets(checkpoint, picture):
+    wide = picture(32, 64, 1)
+    encoders = {
+        fit: CheckpointEncoder(checkpoint, side=20, crop=fit == "center")
+        for fit in ("center", "stretch")
+    }
+    small = CheckpointEncoder(checkpoint, side=16)  # 20 pixels are two patches of 8
+    assert encoders["center"].fingerprint == small.fingerprint
+    assert encoders["center"].fingerprint != CheckpointEncoder(checkpoint).fingerprint
+    assert encoders["stretch"].fingerprint != small.fingerprint
+    for fit, part in (("center", wide[:, 16:48]), ("stretch", wide)):
+        squashed = resize(np.ascontiguousarray(part), 16, 16)
+        actual, wanted = encoders[fit].encode([wide]), small.encode([squashed])
+        # Beside the center, resizing sees the pixels that are then cut off.
+        tolerance = 1e-6 if fit == "stretch" else 0.1
+        np.testing.assert_allclose(actual, wanted, rtol=0, atol=tolerance)
 
 
 @pytest.mark.parametrize("size", [(64, 64), (40, 90), (90, 40), (32, 33), (7, 5)])

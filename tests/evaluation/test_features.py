@@ -45,11 +45,11 @@ def seen(monkeypatch):
     """Count the images that are described; with `stop_after`, be interrupted then."""
     counts = {"images": 0, "stop_after": 1_000}
 
-    def counting(extractor, images, storage):
+    def counting(extractor, images, *others):
         if counts["images"] >= counts["stop_after"]:
             raise KeyboardInterrupt
         counts["images"] += len(images)
-        return describe(extractor, images, storage)
+        return describe(extractor, images, *others)
 
     monkeypatch.setattr(stage, "describe", counting)
     return counts

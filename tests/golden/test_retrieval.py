@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dinoforge.evaluation.methods.descriptors import cls_and_gem, learn_whitening
+from dinoforge.evaluation.methods.descriptors import learn_whitening
 from dinoforge.evaluation.metrics import copies, ranking
 
 pytestmark = pytest.mark.golden
@@ -77,9 +77,11 @@ def test_recognition_of_met(retrieval):
 def test_descriptor_of_class_token_and_gem_and_its_whitening(golden_eval):
     import torch
 
+    from dinoforge.encoders.checkpoint import FEATURES, gem_pool
+
     _, arrays = golden_eval("demo")
     patches = torch.from_numpy(arrays["features"]).flatten(1, 2)
-    rows = cls_and_gem(torch.from_numpy(arrays["cls"]), patches).numpy()
+    rows = FEATURES["cls_gem"]({"cls": arrays["cls"], "gem": gem_pool(patches).numpy()})
     np.testing.assert_allclose(rows, arrays["gem4_descriptor"], rtol=0, atol=1e-5)
     whitening = learn_whitening(arrays["whiten_train"], form="uncentered", learned_on="stored")
     unit = whitening.apply(rows)

@@ -1,33 +1,16 @@
-"""Pooling and whitening: formulas, invariants, and what cannot be learned."""
+"""Whitening: formulas, invariants, and what cannot be learned."""
 
 import numpy as np
 import pytest
-import torch
 from sklearn.decomposition import PCA
 
 from dinoforge.errors import UsageError
-from dinoforge.evaluation.methods.descriptors import cls_and_gem, gem_pool, learn_whitening
+from dinoforge.evaluation.methods.descriptors import learn_whitening
 
 
 def correlated(seed=0, n=200, d=6):
     rng = np.random.default_rng(seed)
     return rng.normal(size=(n, d)) @ rng.normal(size=(d, d)) + rng.normal(size=d)
-
-
-def test_gem_lies_between_mean_and_maximum():
-    tokens = torch.tensor([[[1.0, -3.0], [2.0, -1.0], [4.0, 0.5]]], dtype=torch.float64)
-    assert gem_pool(tokens, p=1.0)[0, 0] == pytest.approx(7 / 3)
-    assert gem_pool(tokens)[0, 0] == pytest.approx(((1 + 16 + 256) / 3) ** 0.25)
-    # Negative values count as the floor.
-    assert gem_pool(tokens)[0, 1] == pytest.approx((0.5**4 / 3) ** 0.25)
-    assert gem_pool(tokens, p=400.0)[0, 0] == pytest.approx(4.0, rel=0.01)
-
-
-def test_the_descriptor_is_the_class_token_and_then_gem():
-    cls, patches = torch.ones(2, 3), torch.full((2, 5, 3), 2.0)
-    torch.testing.assert_close(
-        cls_and_gem(cls, patches), torch.tensor([[1.0, 1, 1, 2, 2, 2]]).expand(2, 6)
-    )
 
 
 @pytest.mark.parametrize("dim", [None, 3])
