@@ -133,10 +133,11 @@ def choose_positions(
         _log_positions(where, config.positions, reason)
         return config
     if named != config.positions and (not assumed_for or named == "rope"):
+        actual = "learned" if assumed_for else f"`{config.positions}`"
         raise UsageError(
-            what=f"positions `{named}` contradict the file, whose mode is `{config.positions}`",
+            what=f"positions `{named}` contradict the file, whose positions are {actual}",
             where=where,
-            do=f"leave them out, or name {config.positions}",
+            do="name another mode, or none" if assumed_for else "name none",
         )
     _log_positions(where, named, "named by the user")
     return replace(config, positions=named)
