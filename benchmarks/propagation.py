@@ -57,7 +57,8 @@ def run(way: str, rows: int, columns: int) -> None:
     import torch
     import torch.nn.functional as F
 
-    from dinoforge.evaluation.methods.propagation import PropagationConfig, propagate
+    from dinoforge.evaluation.methods.propagation import propagate
+    from dinoforge.evaluation.settings import PropagationConfig
 
     torch.set_num_threads(1)
     torch.manual_seed(0)

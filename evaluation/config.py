@@ -10,14 +10,18 @@ from dinoforge.config.ranges import Allowed, NonEmpty, NonNegativeInt, PositiveI
 from dinoforge.encoders.make import FEATURES
 from dinoforge.errors import Fault
 from dinoforge.evaluation.settings import (
+    AttentionConfig,
     ChoiceConfig,
+    ClipsConfig,
     CollapseConfig,
+    DiscoveryConfig,
     FewShotConfig,
     InputConfig,
     KnnConfig,
     LinearConfig,
     LogisticConfig,
     LowShotConfig,
+    PropagationConfig,
     SegmentationConfig,
     SplitConfig,
     dino_v1,
@@ -49,6 +53,10 @@ PROTOCOLS: Mapping[str, tuple[str, ...]] = {
     "logistic": ("classes",),
     "collapse": ("classes",),
     "segmentation": ("masks",),
+    "propagation": ("videos",),
+    "attention": ("objects", "videos"),
+    "discovery": ("boxes", "videos"),
+    "clips": ("clips",),
 }
 
 
@@ -63,7 +71,8 @@ class Layout(NamedTuple):
 LAYOUTS: Mapping[str, Layout] = {
     "": Layout(("classes",), ("", "")),
     "ade20k": Layout(("masks",), ("training", "validation")),
-    "voc12": Layout(("masks",), ("train", "val")),
+    "voc07": Layout(("masks", "objects"), ("train", "val")),
+    "voc12": Layout(("masks", "objects"), ("train", "val")),
     "cityscapes": Layout(("masks",), ("train", "val")),
     "camvid": Layout(("masks",), ("train", "test")),
     "camvid_tars": Layout(("masks",), ("train", "test")),
@@ -74,6 +83,10 @@ LAYOUTS: Mapping[str, Layout] = {
     "davis2016": Layout(("videos",), ("", "val")),
     "davis2017": Layout(("videos",), ("", "val")),
     "video_tars": Layout(("videos",), ("", "")),
+    "voc07_boxes": Layout(("boxes",), ("", "trainval")),
+    "voc12_boxes": Layout(("boxes",), ("", "trainval")),
+    "coco20k": Layout(("boxes",), ("", "coco_20k_filenames.txt")),
+    "clips": Layout(("clips",), ("train", "test")),
 }
 
 _SetName = Allowed(lambda name: "/" not in name, "a name without /")
@@ -202,6 +215,10 @@ class EvaluationConfig:
     low_shot: LowShotConfig = field(default_factory=LowShotConfig)
     logistic: LogisticConfig = field(default_factory=LogisticConfig)
     segmentation: SegmentationConfig = field(default_factory=SegmentationConfig)
+    propagation: PropagationConfig = field(default_factory=PropagationConfig)
+    attention: AttentionConfig = field(default_factory=AttentionConfig)
+    discovery: DiscoveryConfig = field(default_factory=DiscoveryConfig)
+    clips: ClipsConfig = field(default_factory=ClipsConfig)
     collapse: CollapseConfig = field(default_factory=CollapseConfig)
     bootstrap: BootstrapConfig = field(default_factory=BootstrapConfig)
 

@@ -5,6 +5,7 @@ Opening one lists files and reads no image; a protocol opens it again for its tr
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +14,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from dinoforge.evaluation.config import LAYOUTS, SetConfig
+from dinoforge.evaluation.layouts.boxes import BoxedImage, open_coco20k, open_voc_boxes
+from dinoforge.evaluation.layouts.clips import open_split
 from dinoforge.evaluation.layouts.dense import DenseSet
 from dinoforge.evaluation.layouts.dense_tars import open_camvid_tars, open_nyu_tars
 from dinoforge.evaluation.layouts.depth import open_kitti, open_nyu_depth
@@ -26,6 +29,7 @@ from dinoforge.evaluation.layouts.segmentation import (
 )
 from dinoforge.evaluation.layouts.stored import missing_file
 from dinoforge.evaluation.layouts.video import VideoSequence, open_davis, open_video_tars
+from dinoforge.evaluation.methods.clips import frame_indices
 from dinoforge.files import hash_json
 from dinoforge.images import DecodePolicy
 
@@ -93,6 +97,34 @@ def _videos(videos: Sequence[VideoSequence]) -> Published:
     return Published(open_stored(frames).table, ~every, every, list(videos), truth_bytes)
 
 
+def _boxed(images: Sequence[BoxedImage]) -> Published:
+    """Truth: the images with their boxes."""
+    every = np.ones(len(images), np.bool_)
+
+    def truth_bytes() -> Iterable[bytes]:
+        return (repr((one.name, one.boxes.tolist())).encode() for one in images)
+
+    table = open_stored([one.image for one in images]).table
+    return Published(table, ~every, every, list(images), truth_bytes)
+
+
+def _clips(root: Path, bank: str, test: str, policy: DecodePolicy) -> Published:  # noqa: ARG001
+    """Truth: the clips of both splits; rows are the frames that are chosen of each, in order."""
+    known = open_split(root, bank)
+    asked = open_split(root, test, classes=known.classes)
+    frames = [
+        [clip.frames[at] for clip in part.clips for at in frame_indices(len(clip.frames))]
+        for part in (known, asked)
+    ]
+    in_bank = np.repeat([True, False], [len(part) for part in frames])
+
+    def truth_bytes() -> Iterable[bytes]:
+        return (repr((clip.name, clip.label)).encode() for clip in asked.clips)
+
+    table = open_stored([*frames[0], *frames[1]]).table
+    return Published(table, in_bank, ~in_bank, (known, asked), truth_bytes)
+
+
 def _davis(year: Literal[2016, 2017]) -> "_Open":
     def open_split(root: Path, bank: str, test: str, policy: DecodePolicy) -> Published:  # noqa: ARG001
         return _videos(open_davis(root, year=year, subset=test))
@@ -111,6 +143,7 @@ _Open = Callable[[Path, str, str, DecodePolicy], Published]
 
 _OPEN: dict[str, _Open] = {
     "ade20k": _both_splits(open_ade20k),
+    "voc07": _both_splits(partial(open_voc, year=2007)),
     "voc12": _both_splits(open_voc),
     "cityscapes": _both_splits(open_cityscapes),
     "camvid": _both_splits(open_camvid),
@@ -122,4 +155,8 @@ _OPEN: dict[str, _Open] = {
     "davis2016": _davis(2016),
     "davis2017": _davis(2017),
     "video_tars": lambda root, *_: _videos(open_video_tars(sorted(root.glob("*.tar")))),
+    "voc07_boxes": lambda root, _, test, __: _boxed(open_voc_boxes(root, year=2007, subset=test)),
+    "voc12_boxes": lambda root, _, test, __: _boxed(open_voc_boxes(root, year=2012, subset=test)),
+    "coco20k": lambda root, _, test, __: _boxed(open_coco20k(root, root / test)),
+    "clips": _clips,
 }

@@ -174,6 +174,10 @@ _NEEDS = {
     "linear_v1": "no linear probe of DINO v1: it needs what `linear` needs",
     "low_shot": "no low-shot: it needs a network, two classes, separate test images",
     "collapse": "no signs of collapse: they need a network and two test images",
+    "propagation": "no label propagation: it needs a ViT and videos with masks",
+    "attention": "no attention masks: they need a ViT and images with masks of objects",
+    "discovery": "no object discovery: it needs a ViT and images with boxes or masks of objects",
+    "clips": "no classification of videos: it needs two classes in the training videos",
     "segmentation": "no linear segmentation: it needs a ViT and images with masks",
 }
 

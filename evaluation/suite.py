@@ -23,6 +23,10 @@ from dinoforge.evaluation.protocols.linear import LinearStage, LinearV1Stage
 from dinoforge.evaluation.protocols.logistic import LogisticStage
 from dinoforge.evaluation.protocols.low_shot import LowShotStage
 from dinoforge.evaluation.protocols.segmentation import SegmentationStage
+from dinoforge.evaluation.protocols.video.attention import AttentionStage
+from dinoforge.evaluation.protocols.video.clips import ClipsStage
+from dinoforge.evaluation.protocols.video.discovery import DiscoveryStage
+from dinoforge.evaluation.protocols.video.propagation import PropagationStage
 from dinoforge.evaluation.scores import list_left_out
 from dinoforge.evaluation.stages.digest import DigestStage
 from dinoforge.evaluation.stages.features import FeaturesStage
@@ -49,6 +53,10 @@ PROTOCOL_STAGES: tuple[ProtocolStage, ...] = (
     LowShotStage(),  # 35  logistic regression on few images per class, several splits
     CollapseStage(),  # 39  signs of collapse, without labels
     SegmentationStage(),  # 40  dense heads on the tokens of the last blocks
+    PropagationStage(),  # 60  labels of a video's first frame propagated
+    AttentionStage(),  # 61  attention maps against masks
+    DiscoveryStage(),  # 62  LOST and TokenCut, one box per image
+    ClipsStage(),  # 63  videos classified by features of their frames
 )
 
 STAGES: tuple[EvaluationStage, ...] = (

@@ -208,7 +208,7 @@ def stop_if_none_decodes(items: Items, is_decoded: NDArray[np.bool_]) -> None:
         (items.bank, "images of the bank", "`train`"),
         (items.test, test_images, "`train`" if is_held_out else "`test`"),
     ):
-        if not is_decoded[rows].any():
+        if not is_decoded[rows].any() and (len(rows) or not items.layout):
             raise NothingToTestError(
                 what=f"none of the {len(rows)} {images} decodes",
                 where=key,

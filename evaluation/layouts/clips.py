@@ -16,7 +16,7 @@ from dinoforge.evaluation.layouts.stored import (
 )
 from dinoforge.images.formats import has_image_suffix
 
-__all__ = ["Clip", "Clips", "open_clips"]
+__all__ = ["Clip", "Clips", "open_clips", "open_split"]
 
 _VIDEO_SUFFIXES = {".avi", ".mkv", ".mov", ".mp4", ".mpg", ".webm"}
 
@@ -79,6 +79,20 @@ def open_clips(
             )
         clips.append(Clip(name, tuple(StoredFile(str(frame)) for frame in frames), label))
     return Clips(clips, list(known))
+
+
+def open_split(root: Path, split: str, *, classes: Sequence[str] | None = None) -> Clips:
+    """Open a part of a data set: its folder ``root/split``, or a list of that name in ``root``.
+
+    Raises
+    ------
+    UsageError
+        See `open_clips`.
+    """
+    part = root / split
+    if part.is_file():
+        return open_clips(root, listed=part, classes=classes)
+    return open_clips(part, classes=classes)
 
 
 def _names(root: Path) -> list[str]:

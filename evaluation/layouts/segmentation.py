@@ -80,26 +80,25 @@ def open_ade20k(root: Path, split: str) -> DenseSet:
     )
 
 
-def open_voc(root: Path, split: str) -> DenseSet:
-    """List Pascal VOC 2012, 21 classes: ``train``, ``val``, ``trainval`` or ``trainaug``.
+def open_voc(root: Path, split: str, *, year: int = 2012) -> DenseSet:
+    """List Pascal VOC, 21 classes: ``train``, ``val``, ``trainval`` or (2012) ``trainaug``.
 
-    ``root`` is ``VOCdevkit/VOC2012``. ``trainaug`` are the 10,582 images with the masks of SBD
-    (Hariharan et al. 2011) in ``SegmentationClassAug``. Lines of the lists are keys, or pairs of
-    paths.
+    ``root`` is ``VOCdevkit/VOC2012``, or that of 2007. ``trainaug`` are the 10,582 images with the
+    masks of SBD (Hariharan et al. 2011) in ``SegmentationClassAug``. Lines of the lists are keys,
+    or pairs of paths.
 
     Raises
     ------
     UsageError
         That names the first missing file.
     """
-    listed = root / "ImageSets" / "Segmentation" / f"{split}.txt"
-    keys = [Path(line.split()[0]).stem for line in read_lines(listed, layout="VOC 2012")]
+    layout, listed = f"VOC {year}", root / "ImageSets" / "Segmentation" / f"{split}.txt"
+    keys = [Path(line.split()[0]).stem for line in read_lines(listed, layout=layout)]
     masks = root / ("SegmentationClassAug" if split == "trainaug" else "SegmentationClass")
     items = [_item(key, root / "JPEGImages" / f"{key}.jpg", masks / f"{key}.png") for key in keys]
-    _check_files(items, "VOC 2012")
-    return DenseSet(
-        name="voc12", items=items, classes=VOC_CLASSES, class_of={k: k for k in range(21)} | _VOID
-    )
+    _check_files(items, layout)
+    class_of = {k: k for k in range(21)} | _VOID
+    return DenseSet(name=f"voc{year % 100:02}", items=items, classes=VOC_CLASSES, class_of=class_of)
 
 
 def open_cityscapes(root: Path, split: str) -> DenseSet:

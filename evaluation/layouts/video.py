@@ -48,20 +48,32 @@ class VideoSequence:
         UsageError
             If one is unreadable, or has another size than its frame or the first frame.
         """
-        size = image_size(self.frames[0])
-        maps = []
-        for frame, annotation in zip(self.frames, self.annotations, strict=True):
-            labels = read_labels(annotation)
-            check_size(labels.shape, image_size(frame), what="annotation", where=str(annotation))
-            if labels.shape != size:
+        first = self.read_annotation(0)
+        maps = np.empty((len(self.frames), *first.shape), np.uint8)
+        for number, frame in enumerate(self.frames):
+            labels = self.read_annotation(number)
+            if labels.shape != first.shape:
                 raise UsageError(
                     what=f"frame of {labels.shape[0]} x {labels.shape[1]} pixels, the first one of "
-                    f"this video has {size[0]} x {size[1]}",
+                    f"this video has {first.shape[0]} x {first.shape[1]}",
                     where=str(frame),
                     do="give frames of one size",
                 )
-            maps.append(labels > 0 if self.is_binary else labels)
-        return np.stack(maps).astype(np.uint8)
+            maps[number] = labels
+        return maps
+
+    def read_annotation(self, number: int) -> NDArray[np.uint8]:
+        """Read the annotation of one frame, ``[X, Y]``, with the labels of `read_annotations`.
+
+        Raises
+        ------
+        UsageError
+            If it is unreadable, or has another size than its frame.
+        """
+        frame, annotation = self.frames[number], self.annotations[number]
+        labels = read_labels(annotation)
+        check_size(labels.shape, image_size(frame), what="annotation", where=str(annotation))
+        return (labels > 0).astype(np.uint8) if self.is_binary else labels
 
 
 def open_davis(

@@ -11,54 +11,26 @@ Shapes: X rows and Y columns of patches, N of them, D width.
 import logging
 import warnings
 from dataclasses import dataclass
-from typing import Annotated, Literal
 
 import numpy as np
 import scipy.linalg
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from dinoforge.config.ranges import PositiveFloat, PositiveInt, Range
 from dinoforge.evaluation.metrics.boxes import mask_box
+from dinoforge.evaluation.settings import FeatureKind, LostConfig, TokenCutConfig
 from dinoforge.randomness import uniforms
 
-__all__ = [
-    "DEGENERATE",
-    "Discovery",
-    "FeatureKind",
-    "LostConfig",
-    "TokenCutConfig",
-    "choose_features",
-    "lost",
-    "pixel_box",
-    "tokencut",
-]
+__all__ = ["DEGENERATE", "Discovery", "choose_features", "lost", "pixel_box", "tokencut"]
 
 _log = logging.getLogger(__name__)
 
 Floats = NDArray[np.floating]
-FeatureKind = Literal["keys", "keys_centered", "tokens"]
 
 # All of DINOv2-like keys have positive products (measured on a ViT-S/14: 1.0).
 DEGENERATE = 0.99
 # Equal entries of an eigenvector differ by rounding, which must not decide.
 _EQUAL = 1e-6
-
-
-@dataclass(frozen=True, kw_only=True)
-class LostConfig:
-    """Settings of LOST, as published."""
-
-    k_patches: PositiveInt = 100  # patches of lowest degree among which the seed is expanded
-
-
-@dataclass(frozen=True, kw_only=True)
-class TokenCutConfig:
-    """Settings of TokenCut, as published, and how its eigenvectors are computed."""
-
-    tau: Annotated[float, Range(-1, 1)] = 0.2  # patches with a larger cosine are linked
-    epsilon: PositiveFloat = 1e-5  # weight of all other pairs
-    dense_up_to: PositiveInt = 2500  # patches; LOBPCG beyond, dense again if it does not converge
 
 
 @dataclass(frozen=True)

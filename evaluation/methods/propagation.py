@@ -12,7 +12,6 @@ Shapes: X rows and Y columns of patches, D width, C labels, S sources of a tile,
 
 from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -20,23 +19,13 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dinoforge.config.ranges import NonNegativeInt, PositiveFloat, PositiveInt
 from dinoforge.evaluation.methods.grids import resize_nearest
 from dinoforge.evaluation.metrics.masks import VOID
+from dinoforge.evaluation.settings import PropagationConfig
 
-__all__ = ["PropagationConfig", "label_map", "propagate", "soft_labels", "vanished_objects"]
+__all__ = ["label_map", "propagate", "soft_labels", "vanished_objects"]
 
 _TILE = 12  # side of a tile of targets, patches; at 60 x 107 patches 8 and 16 are slower
-
-
-@dataclass(frozen=True, kw_only=True)
-class PropagationConfig:
-    """Settings of the propagation; defaults are those of DINO's script."""
-
-    last_frames: NonNegativeInt = 7  # latest frames used as sources, besides the first one
-    window: NonNegativeInt = 12  # sources lie at most this many patches away; 0: anywhere
-    top_k: PositiveInt = 5  # most similar source patches, of all frames together
-    temperature: PositiveFloat = 0.1  # weights: exp(cosine / temperature), normalized
 
 
 def soft_labels(labels_XY: NDArray[np.integer], rows: int, columns: int) -> Tensor:

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from dinoforge.evaluation.methods.propagation import PropagationConfig, label_map, propagate
+from dinoforge.evaluation.methods.propagation import label_map, propagate
 from dinoforge.evaluation.metrics.masks import ObjectScores, boundary_f, jaccard, pool
+from dinoforge.evaluation.settings import PropagationConfig
 
 pytestmark = pytest.mark.golden
 

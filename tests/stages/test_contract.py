@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import pool as pools
 import pytest
 import toy
-from benchmark_sets import write_nyu
+from benchmark_sets import write_clips, write_nyu, write_videos
 from evaluations import evaluated, write_run
 
 from dinoforge.config import Config
@@ -76,7 +76,11 @@ def recorded(pool, tmp_path_factory):
             ],
             linear=LinearConfig(epochs=1, epoch_steps=2, batch_size=4),
             linear_v1=dino_v1(epochs=1),
-            sets={"nyu": SetConfig(layout="nyu_tars", root=str(write_nyu(out / "nyu")))},
+            sets={
+                "nyu": SetConfig(layout="nyu_tars", root=str(write_nyu(out / "nyu"))),
+                "videos": SetConfig(layout="video_tars", root=str(write_videos(out / "videos"))),
+                "clips": SetConfig(layout="clips", root=str(write_clips(out / "clips"))),
+            },
             segmentation=SegmentationConfig(size=[24, 24], head=FEW, test="sliding"),
         ),
     }

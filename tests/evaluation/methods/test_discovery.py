@@ -5,15 +5,9 @@ import pytest
 import scipy.linalg
 
 from dinoforge.evaluation.methods import discovery
-from dinoforge.evaluation.methods.discovery import (
-    LostConfig,
-    TokenCutConfig,
-    choose_features,
-    lost,
-    pixel_box,
-    tokencut,
-)
+from dinoforge.evaluation.methods.discovery import choose_features, lost, pixel_box, tokencut
 from dinoforge.evaluation.metrics.boxes import mask_box
+from dinoforge.evaluation.settings import LostConfig, TokenCutConfig
 
 
 def scene(rows=14, columns=20, *, noise=0.3, seed=0):

@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 
 from dinoforge.evaluation.methods import propagation
 from dinoforge.evaluation.methods.propagation import (
-    PropagationConfig,
     label_map,
     propagate,
     soft_labels,
     vanished_objects,
 )
+from dinoforge.evaluation.settings import PropagationConfig
 
 
 def plain(features, first, config):

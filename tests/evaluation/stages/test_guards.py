@@ -37,3 +37,31 @@ def test_all_models_near_chance_are_a_sign_of_wrong_labels():
     (line,) = find_warnings(weak)
     assert "near chance, 0.25: check the labels" in line
     assert not list(find_warnings([*weak, record("sscd", 0.7, interval=(0.6, 0.8), chance=0.25)]))
+
+
+def test_boxes_from_a_graph_without_information_are_arbitrary():
+    facts = {"degenerate": 45, "share_linked": 1.0, "features": "LOST, keys"}
+    (line,) = find_warnings([record("trained", 0.0, metric="corloc", **facts)])
+    assert "LOST, keys of trained: on 45 of" in line
+    assert "measure `discovery.features` keys_centered or tokens" in line
+
+
+def test_objects_smaller_than_a_patch_are_named_once():
+    facts = {"vanished": {"goat": [2, 3]}}
+    some = [record("trained", 0.3, metric=metric, **facts) for metric in ("J&F", "J")]
+    (line,) = find_warnings(some)
+    assert "no patch of the first frame of goat has the objects 2, 3" in line
+    assert not list(find_warnings([record("color", 0.3, metric="J&F", baseline=True, **facts)]))
+
+
+def test_decay_is_not_compared_with_that_of_a_baseline():
+    base = record("copied mask", 0.2, metric="J_decay", baseline=True)
+    assert not list(find_warnings([record("trained", 0.1, metric="J_decay"), base]))
+
+
+def test_only_what_was_fitted_has_a_learning_rate_to_change():
+    base = record("color and position", 0.3, baseline=True)
+    (fitted,) = find_warnings([record("trained", 0.2, lr=0.001), base])
+    (free,) = find_warnings([record("trained", 0.2), base])
+    assert "try a larger learning rate" in fitted
+    assert free.endswith("the features know less")

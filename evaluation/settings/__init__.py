@@ -15,20 +15,36 @@ from dinoforge.config.ranges import (
     Range,
 )
 from dinoforge.errors import Fault
+from dinoforge.evaluation.settings.video import (
+    AttentionConfig,
+    ClipsConfig,
+    DiscoveryConfig,
+    FeatureKind,
+    LostConfig,
+    PropagationConfig,
+    TokenCutConfig,
+)
 
 __all__ = [
     "DINOV2_RATES",
+    "AttentionConfig",
     "ChoiceConfig",
+    "ClipsConfig",
     "CollapseConfig",
+    "DiscoveryConfig",
+    "FeatureKind",
     "FewShotConfig",
     "HeadConfig",
     "InputConfig",
     "KnnConfig",
     "LinearConfig",
     "LogisticConfig",
+    "LostConfig",
     "LowShotConfig",
+    "PropagationConfig",
     "SegmentationConfig",
     "SplitConfig",
+    "TokenCutConfig",
     "dino_v1",
 ]
 

@@ -1,0 +1,1 @@
+"""Protocols on videos, and on objects in images and frames."""
