@@ -14,8 +14,10 @@ from dinoforge.evaluation.settings import (
     ChoiceConfig,
     ClipsConfig,
     CollapseConfig,
+    DepthConfig,
     DiscoveryConfig,
     FewShotConfig,
+    InContextConfig,
     InputConfig,
     KnnConfig,
     LinearConfig,
@@ -53,6 +55,8 @@ PROTOCOLS: Mapping[str, tuple[str, ...]] = {
     "logistic": ("classes",),
     "collapse": ("classes",),
     "segmentation": ("masks",),
+    "in_context": ("masks",),
+    "depth": ("depth",),
     "propagation": ("videos",),
     "attention": ("objects", "videos"),
     "discovery": ("boxes", "videos"),
@@ -215,6 +219,8 @@ class EvaluationConfig:
     low_shot: LowShotConfig = field(default_factory=LowShotConfig)
     logistic: LogisticConfig = field(default_factory=LogisticConfig)
     segmentation: SegmentationConfig = field(default_factory=SegmentationConfig)
+    in_context: InContextConfig = field(default_factory=InContextConfig)
+    depth: DepthConfig = field(default_factory=DepthConfig)
     propagation: PropagationConfig = field(default_factory=PropagationConfig)
     attention: AttentionConfig = field(default_factory=AttentionConfig)
     discovery: DiscoveryConfig = field(default_factory=DiscoveryConfig)

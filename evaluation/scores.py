@@ -179,6 +179,8 @@ _NEEDS = {
     "discovery": "no object discovery: it needs a ViT and images with boxes or masks of objects",
     "clips": "no classification of videos: it needs two classes in the training videos",
     "segmentation": "no linear segmentation: it needs a ViT and images with masks",
+    "in_context": "no in-context segmentation: it needs a ViT and images with masks",
+    "depth": "no depth: it needs a ViT and images with depth maps",
 }
 
 

@@ -17,7 +17,9 @@ from dinoforge.evaluation.data import NothingToTestError
 from dinoforge.evaluation.features import open_extractor
 from dinoforge.evaluation.models import find_models
 from dinoforge.evaluation.protocols.collapse import CollapseStage
+from dinoforge.evaluation.protocols.depth import DepthStage
 from dinoforge.evaluation.protocols.few_shot import FewShotStage
+from dinoforge.evaluation.protocols.in_context import InContextStage
 from dinoforge.evaluation.protocols.knn import KnnStage
 from dinoforge.evaluation.protocols.linear import LinearStage, LinearV1Stage
 from dinoforge.evaluation.protocols.logistic import LogisticStage
@@ -53,6 +55,8 @@ PROTOCOL_STAGES: tuple[ProtocolStage, ...] = (
     LowShotStage(),  # 35  logistic regression on few images per class, several splits
     CollapseStage(),  # 39  signs of collapse, without labels
     SegmentationStage(),  # 40  dense heads on the tokens of the last blocks
+    InContextStage(),  # 41  classes of the nearest labeled patches, without training
+    DepthStage(),  # 42  dense heads that vote for depths
     PropagationStage(),  # 60  labels of a video's first frame propagated
     AttentionStage(),  # 61  attention maps against masks
     DiscoveryStage(),  # 62  LOST and TokenCut, one box per image

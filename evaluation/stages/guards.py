@@ -6,23 +6,26 @@ from dinoforge.records import Record
 
 __all__ = ["find_warnings"]
 
-LOWER_IS_BETTER = {"rmse", "abs_rel", "silog", "mce"}
+LOWER_IS_BETTER = {"rmse", "mce"}
 
 
 def find_warnings(records: Sequence[Record]) -> Iterator[str]:
     """Yield a line for every benchmark whose numbers call for a second look.
 
-    A network that is not above a baseline without one (`settings.baseline`) is a failed fit. All
-    networks near chance (`settings.chance`) are a sign of wrong labels. Of graphs whose patches are
-    all linked (`settings.degenerate`), boxes are arbitrary.
+    A network that is not above a baseline without one (`settings.baseline`) is a failed fit, by the
+    metrics that have intervals: others stand beside those. All networks near chance
+    (`settings.chance`) are a sign of wrong labels. Of graphs whose patches are all linked
+    (`settings.degenerate`), boxes are arbitrary.
     """
     yield from _degenerate(records)
     for benchmark, metric in dict.fromkeys((r.benchmark, r.metric) for r in records):
         some = [r for r in records if (r.benchmark, r.metric) == (benchmark, metric)]
         networks = [r for r in some if not r.settings.get("baseline")]
         baselines = [r for r in some if r.settings.get("baseline")]
-        for record in networks if baselines and not metric.endswith("_decay") else ():
-            yield from _below(record, baselines)
+        is_compared = bool(baselines) and not metric.endswith("_decay")
+        for record in networks:
+            if is_compared and record.interval is not None:
+                yield from _below(record, baselines)
         chance = [r.settings["chance"] for r in networks if "chance" in r.settings]
         if chance and all(_is_near(r, max(chance)) for r in networks):
             yield (

@@ -15,7 +15,13 @@ from dinoforge.curation.config import CurationConfig
 from dinoforge.curation.pipeline import PIPELINE as CURATION
 from dinoforge.curation.pipeline import STAGES
 from dinoforge.evaluation.config import EvaluationConfig, SetConfig
-from dinoforge.evaluation.settings import HeadConfig, LinearConfig, SegmentationConfig, dino_v1
+from dinoforge.evaluation.settings import (
+    DepthConfig,
+    HeadConfig,
+    LinearConfig,
+    SegmentationConfig,
+    dino_v1,
+)
 from dinoforge.evaluation.suite import PIPELINE as EVALUATION
 from dinoforge.stages.executor import make_executor
 from dinoforge.stages.pipeline import Pipeline, make_inputs, run_stages
@@ -82,6 +88,7 @@ def recorded(pool, tmp_path_factory):
                 "clips": SetConfig(layout="clips", root=str(write_clips(out / "clips"))),
             },
             segmentation=SegmentationConfig(size=[24, 24], head=FEW, test="sliding"),
+            depth=DepthConfig(head=FEW),
         ),
     }
     with pytest.MonkeyPatch.context() as patch:

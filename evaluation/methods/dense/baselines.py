@@ -15,13 +15,7 @@ from numpy.typing import NDArray
 
 from dinoforge.images import resize
 
-__all__ = [
-    "ClassesByPosition",
-    "color_features",
-    "explain_below_baseline",
-    "median_depths",
-    "position_features",
-]
+__all__ = ["ClassesByPosition", "color_features", "median_depths", "position_features"]
 
 
 class ClassesByPosition:
@@ -79,16 +73,3 @@ def position_features(grid: tuple[int, int]) -> NDArray[np.float32]:
     )
     powers = [(i, j) for i in range(4) for j in range(4) if 1 <= i + j <= 3]
     return np.stack([down**i * right**j for i, j in powers], axis=-1).astype(np.float32)
-
-
-def explain_below_baseline(
-    name: str, value: float, baseline: float, *, higher_is_better: bool
-) -> str:
-    """Return a warning if a trained head is not better than the baseline per position; else ""."""
-    if (value > baseline) if higher_is_better else (value < baseline):
-        return ""
-    return (
-        f"{name}: {value:.4g} is no better than the baseline per position, {baseline:.4g}: the fit "
-        "failed, or the features hold less than the position; try a larger learning rate (1e-2 for "
-        "a few hundred steps) or more steps"
-    )

@@ -29,10 +29,8 @@ from dinoforge.evaluation.methods.dense.upsampling import upsample
 
 __all__ = [
     "DepthBins",
-    "DepthInput",
     "DepthLoss",
     "average_with_mirrored",
-    "depth_input",
     "expected_depth",
     "gradient_loss",
     "predict_depth",
@@ -71,34 +69,6 @@ class DepthLoss:
 
     warmup: NonNegativeFloat = 0.1  # share of the steps with the warm-up form (DINOv2: 100 steps)
     gradient_weight: NonNegativeFloat = 0.0  # DINOv2's DPT heads: 0.5
-
-
-@dataclass(frozen=True)
-class DepthInput:
-    """Which features a depth head sees."""
-
-    blocks: tuple[int, ...]
-    final_norm: bool  # the backbone's last LayerNorm on the features of every block
-    class_token: bool  # repeated beside every patch
-    batch_norm: bool
-
-
-def depth_input(form: Literal["v2", "v3"], num_blocks: Literal[1, 4], depth: int) -> DepthInput:
-    """Return the input of lin.1 or lin.4 for a backbone of ``depth`` blocks.
-
-    ``v2`` (DINOv2): raw outputs with class tokens, no normalization; the four blocks end quarters
-    of the network, except that of 24 blocks the first is 4. ``v3`` (DINOv3): normed outputs of the
-    last blocks, batch normalization, no class token.
-    """
-    assert depth >= num_blocks, f"lin.{num_blocks} of {depth} blocks"
-    last = tuple(range(depth - num_blocks, depth))
-    if form == "v3":
-        return DepthInput(last, final_norm=True, class_token=False, batch_norm=True)
-    quarters = tuple((part + 1) * depth // 4 - 1 for part in range(4))
-    if depth == 24:
-        quarters = (4, 11, 17, 23)  # as released
-    blocks = quarters if num_blocks == 4 else last
-    return DepthInput(blocks, final_norm=False, class_token=True, batch_norm=False)
 
 
 def expected_depth(logits_BKHW: Tensor, bins: DepthBins) -> Tensor:

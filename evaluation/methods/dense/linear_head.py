@@ -113,7 +113,7 @@ class PatchFeatures:
         parts: list[Any] = []
         for number, layer in enumerate(layers):
             parts.append(layer)
-            parts += [tokens[:, None, None] for tokens in class_tokens[number : number + 1]]
+            parts += class_tokens[number : number + 1]
         self._parts = parts
         self.grid: tuple[int, int] = layers[0].shape[1:3]
         self.dim: int = sum(part.shape[-1] for part in parts)
@@ -128,7 +128,8 @@ class PatchFeatures:
         start = 0
         for part in self._parts:
             end = start + part.shape[-1]
-            x[..., start:end] = torch.from_numpy(part[rows])
+            values = torch.from_numpy(part[rows])
+            x[..., start:end] = values if values.ndim == 4 else values[:, None, None]
             start = end
         return x
 

@@ -8,7 +8,6 @@ Shapes: B images, X x Y patches, C inputs, K classes, H x W pixels.
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -24,16 +23,7 @@ from dinoforge.evaluation.methods.dense.linear_head import (
 )
 from dinoforge.evaluation.methods.dense.upsampling import upsample
 
-__all__ = ["predict_labels", "resize_labels", "segmentation_loss", "train_segmentation"]
-
-
-def resize_labels(labels: NDArray[Any], height: int, width: int) -> NDArray[Any]:
-    """Resample a mask ``[H, W]`` to another size: the label at the center of every new pixel."""
-    rows, columns = (
-        ((np.arange(new) + 0.5) * old / new).astype(np.int64)
-        for new, old in zip((height, width), labels.shape, strict=True)
-    )
-    return labels[rows[:, None], columns]
+__all__ = ["predict_labels", "segmentation_loss", "train_segmentation"]
 
 
 def segmentation_loss(logits_BKXY: Tensor, labels_BHW: Tensor, ignore_index: int = 255) -> Tensor:

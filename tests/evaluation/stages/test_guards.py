@@ -2,7 +2,7 @@ from dinoforge.evaluation.stages.guards import find_warnings
 from dinoforge.records import Record
 
 
-def record(model, value, *, metric="mean_iou", interval=None, **settings):
+def record(model, value, *, metric="mean_iou", interval=(0.0, 1.0), **settings):
     return Record(
         benchmark="segmentation/x",
         model=model,
@@ -23,6 +23,11 @@ def test_of_errors_the_lower_one_is_better():
     base = record("median per position", 1.13, metric="rmse", baseline=True)
     assert not list(find_warnings([record("trained", 0.9, metric="rmse"), base]))
     assert list(find_warnings([record("trained", 1.4, metric="rmse"), base]))
+
+
+def test_metrics_without_intervals_are_not_compared():
+    base = record("median per position", 0.4, metric="a1", interval=None, baseline=True)
+    assert not list(find_warnings([record("trained", 0.3, metric="a1", interval=None), base]))
 
 
 def test_not_a_number_is_not_better():

@@ -5,7 +5,6 @@ import numpy as np
 from dinoforge.evaluation.methods.dense.baselines import (
     ClassesByPosition,
     color_features,
-    explain_below_baseline,
     median_depths,
     position_features,
 )
@@ -42,11 +41,3 @@ def test_positions_are_monomials_up_to_the_third_degree():
     y, x = -0.5, 0.75
     expected = sorted([x, x**2, x**3, y, y * x, y * x**2, y**2, y**2 * x, y**3])
     np.testing.assert_allclose(np.sort(features[0, 3]), expected, rtol=1e-6)
-
-
-def test_a_head_below_the_baseline_is_explained():
-    assert not explain_below_baseline("camvid", 0.2, 0.169, higher_is_better=True)
-    assert not explain_below_baseline("nyu", 0.9, 1.13, higher_is_better=False)
-    text = explain_below_baseline("camvid mIoU", 0.165, 0.169, higher_is_better=True)
-    assert text.startswith("camvid mIoU: 0.165 is no better than the baseline per position, 0.169:")
-    assert explain_below_baseline("nyu", float("nan"), 1.13, higher_is_better=False)

@@ -8,13 +8,13 @@ from dinoforge.evaluation.methods.dense.depth_head import (
     DepthBins,
     DepthLoss,
     average_with_mirrored,
-    depth_input,
     expected_depth,
     gradient_loss,
     predict_depth,
     sig_loss,
     train_depth,
 )
+from dinoforge.evaluation.methods.dense.depth_inputs import depth_input
 from dinoforge.evaluation.methods.dense.linear_head import (
     HeadTraining,
     PatchFeatures,
@@ -86,6 +86,7 @@ def test_gradients_equal_finite_differences():
         ("v2", 1, 12, (11,)),
         ("v3", 4, 12, (8, 9, 10, 11)),
         ("v3", 1, 24, (23,)),
+        ("v2", 4, 3, (0, 1, 2)),
     ],
 )
 def test_inputs_of_the_published_heads(form, count, depth, blocks):

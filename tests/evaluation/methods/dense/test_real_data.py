@@ -20,11 +20,8 @@ from dinoforge.evaluation.methods.dense.linear_head import (
     PatchFeatures,
     keyed_batches,
 )
-from dinoforge.evaluation.methods.dense.segmentation_head import (
-    predict_labels,
-    resize_labels,
-    train_segmentation,
-)
+from dinoforge.evaluation.methods.dense.segmentation_head import predict_labels, train_segmentation
+from dinoforge.evaluation.methods.grids import resize_nearest
 from dinoforge.evaluation.metrics.depth import depth_metrics, mean_depth_metrics
 from dinoforge.evaluation.metrics.segmentation import confusion_matrix, score_segmentation
 
@@ -67,7 +64,7 @@ def test_camvid(shared):
     head, _ = train_segmentation(
         keyed_batches(
             features_of(data["train"]),
-            np.stack([resize_labels(mask, 60, 80) for mask in train]),
+            np.stack([resize_nearest(mask, 60, 80) for mask in train]),
             settings,
         ),
         dim=57,

@@ -1,4 +1,4 @@
-"""Training a segmentation head on features with a known answer; labels and windows resampled."""
+"""Training a segmentation head on features with a known answer; windows."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,6 @@ from dinoforge.evaluation.methods.dense.linear_head import (
 )
 from dinoforge.evaluation.methods.dense.segmentation_head import (
     predict_labels,
-    resize_labels,
     segmentation_loss,
     train_segmentation,
 )
@@ -25,13 +24,6 @@ def test_upsampling_equals_torch(size):
     maps = torch.randn(2, 3, 3, 4, dtype=torch.float64)
     expected = F.interpolate(maps, size=size, mode="bilinear", align_corners=False)
     torch.testing.assert_close(upsample(maps, size), expected)
-
-
-def test_labels_are_taken_at_pixel_centers():
-    labels = np.arange(12).reshape(2, 6)
-    np.testing.assert_array_equal(resize_labels(labels, 1, 3), [[7, 9, 11]])
-    np.testing.assert_array_equal(resize_labels(labels, 2, 6), labels)
-    np.testing.assert_array_equal(resize_labels(labels[:, :1], 4, 1)[:, 0], [0, 0, 6, 6])
 
 
 def test_the_loss_leaves_ignored_pixels_out():
