@@ -43,7 +43,12 @@ def _execute(args: argparse.Namespace, loaded: "Loaded[EvaluationConfig]") -> "l
 def _sources(config: "EvaluationConfig") -> list[str]:
     from dinoforge.evaluation.config import named_sets
 
-    return [path for one in named_sets(config).values() for path in (*one.train, *one.test)]
+    return [
+        path
+        for one in named_sets(config).values()
+        for path in (*one.train, *one.test, one.root)
+        if path
+    ]
 
 
 def _show(records: "list[Record]", folder: Path) -> None:

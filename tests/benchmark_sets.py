@@ -28,19 +28,37 @@ def write_tar(path: Path, members) -> Path:
     return path
 
 
+def scene(number: int, split: str, blocks=(6, 6), cell=(8, 8)):
+    """Draw blocks of three classes, each with a color and a depth: image and labels.
+
+    ``cell`` are the height and width of a block in pixels.
+    """
+    rng = np.random.default_rng([number, len(split)])
+    labels = rng.integers(0, 3, blocks).repeat(cell[0], 0).repeat(cell[1], 1).astype(np.uint8)
+    noise = rng.normal(0, 20, (*labels.shape, 3))
+    return (COLORS[labels] + noise).clip(0, 255).astype(np.uint8), labels
+
+
+def depth_of(labels, steps=1000):
+    """Give the three classes depths of 1, 3 and 5 times some stored steps."""
+    return (steps * (1 + 2 * labels.astype(np.int64))).astype(np.uint16)
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Write a file and the folders above it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+
+
 def write_nyu(folder: Path, *, train=8, test=4, side=48) -> Path:
-    """Write ``nyu_tars``: three classes in blocks of 8 pixels, each with a color and a depth."""
+    """Write ``nyu_tars``: masks of three classes, and depth."""
     for split, count in (("train", train), ("test", test)):
         members = {}
         for number in range(count):
-            rng = np.random.default_rng([number, len(split)])
-            labels = rng.integers(0, 3, (side // 8, side // 8)).repeat(8, 0).repeat(8, 1)
-            noise = rng.normal(0, 20, (side, side, 3))
-            picture = (COLORS[labels] + noise).clip(0, 255).astype(np.uint8)
-            depth = (1000 + 2000 * labels).astype(np.uint16)
+            picture, labels = scene(number, split, (side // 8, side // 8))
             members[f"{number:03d}.jpg"] = encode(picture, "JPEG")
-            members[f"{number:03d}.seg.png"] = encode(labels.astype(np.uint8))
-            members[f"{number:03d}.depth.png"] = encode(depth)
+            members[f"{number:03d}.seg.png"] = encode(labels)
+            members[f"{number:03d}.depth.png"] = encode(depth_of(labels))
         write_tar(folder / f"nyu-{split}-000000.tar", members)
     (folder / "classes.txt").write_text("blue\ngreen\nred\n")
     return folder
@@ -116,4 +134,68 @@ def write_clips(folder: Path, *, train=4, test=2, frames=3) -> Path:
                     noise = rng.normal(0, 20, (24, 24, 3))
                     picture = (COLORS[label] + noise).clip(0, 255).astype(np.uint8)
                     (place / f"{number}.jpg").write_bytes(encode(picture, "JPEG"))
+    return folder
+
+
+def write_camvid(folder: Path, *, train=8, test=4) -> Path:
+    """Write ``camvid_tars``: two drives of neighboring frames."""
+    for split, count in (("train", train), ("test", test)):
+        members = {}
+        for number in range(count):
+            picture, labels = scene(number, split)
+            members[f"drive{number % 2}_{number:03d}.jpg"] = encode(picture, "JPEG")
+            members[f"drive{number % 2}_{number:03d}.png"] = encode(labels)
+        write_tar(folder / f"camvid-{split}-000000.tar", members)
+    (folder / "classes.txt").write_text("blue\ngreen\nred\n")
+    return folder
+
+
+# Layout -> images and masks of image N of a split, and what the masks store for the three classes.
+_MASKED = {
+    "ade20k": ("images/{split}/{key}.jpg", "annotations/{split}/{key}.png", (1, 2, 3)),
+    "voc12": ("JPEGImages/{split}{key}.jpg", "SegmentationClass/{split}{key}.png", (0, 1, 2)),
+    "cityscapes": (
+        "leftImg8bit/{split}/city/{key}_leftImg8bit.png",
+        "gtFine/{split}/city/{key}_gtFine_labelIds.png",
+        (7, 8, 11),
+    ),
+    "camvid": ("{split}/{key}.png", "{split}annot/{key}.png", (0, 1, 2)),
+}
+
+
+def write_masked(folder: Path, layout: str, splits, *, train=8, test=4) -> Path:
+    """Write a published layout of masks with images of several sizes."""
+    image_at, mask_at, stored = _MASKED[layout]
+    for split, count in zip(splits, (train, test), strict=True):
+        for number in range(count):
+            picture, labels = scene(number, split, cell=(8 + 2 * (number % 2), 8 + number % 3))
+            names = {"split": split, "key": f"{number:03d}"}
+            is_png = image_at.endswith("png")
+            write_file(
+                folder / image_at.format(**names), encode(picture, "PNG" if is_png else "JPEG")
+            )
+            write_file(folder / mask_at.format(**names), encode(np.array(stored, np.uint8)[labels]))
+        if layout == "voc12":
+            lines = "".join(f"{split}{number:03d}\n" for number in range(count))
+            write_file(folder / f"ImageSets/Segmentation/{split}.txt", lines.encode())
+    return folder
+
+
+def write_depth(folder: Path, layout: str, *, train=8, test=4) -> Path:
+    """Write ``nyu_depth``, or ``kitti`` of wide images in which few pixels have a depth, to 50 m."""
+    is_kitti = layout == "kitti"
+    blocks, cell = ((6, 20), (60, 61)) if is_kitti else ((6, 8), (8, 8))
+    for split, count in (("train", train), ("test", test)):
+        lines = ""
+        for number in range(count):
+            picture, labels = scene(number, split, blocks, cell)
+            depth = depth_of(labels, 2560 if is_kitti else 1000)
+            if is_kitti:
+                depth[np.arange(len(depth)) % 5 > 0] = 0
+            image, truth = f"{split}/{number:03d}.jpg", f"{split}/{number:03d}.png"
+            write_file(folder / image, encode(picture, "JPEG"))
+            write_file(folder / truth, encode(depth))
+            lines += f"{image} {truth} 518.8\n"
+        name = f"kitti_eigen_{split}.txt" if is_kitti else f"nyu_{split}.txt"
+        write_file(folder / name, lines.encode())
     return folder

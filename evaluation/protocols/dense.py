@@ -16,7 +16,6 @@ from dinoforge.evaluation.models import Model
 from dinoforge.evaluation.outcomes import Outcome, Subject
 from dinoforge.evaluation.settings import HeadConfig
 from dinoforge.evaluation.stages.protocol import Task, Units
-from dinoforge.files import sha256_file
 from dinoforge.stages import part_name
 
 if TYPE_CHECKING:
@@ -94,13 +93,14 @@ def head_training(settings: HeadConfig, seed: int, **changes: Any) -> "HeadTrain
 
 def head_notes(task: Task, **notes: Any) -> "HeadNotes":
     """Return what is written beside a head: the backbone, and ``notes`` of `HeadNotes`."""
+    from dinoforge.encoders.backbone import weights_hash
     from dinoforge.evaluation.methods.dense.head_files import HeadNotes
 
     vit = open_extractor(task.model, device=task.device).vit
     assert task.model.file is not None, "a ViT is a file"
     assert vit is not None, "a network gives tokens"
     return HeadNotes(
-        backbone=sha256_file(task.model.file),
+        backbone=weights_hash(task.model.file),
         architecture=vit.model.config.name,
         positions=vit.model.config.positions,
         **notes,

@@ -4,11 +4,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from benchmark_sets import write_nyu
+from benchmark_sets import write_masked, write_nyu
 from evaluations import evaluated, write_run
 
 from dinoforge.errors import UsageError
-from dinoforge.evaluation.config import BootstrapConfig, EvaluationConfig, SetConfig
+from dinoforge.evaluation.config import LAYOUTS, BootstrapConfig, EvaluationConfig, SetConfig
 from dinoforge.evaluation.methods.dense.head_files import load_head
 from dinoforge.evaluation.settings import HeadConfig, SegmentationConfig
 from dinoforge.exports import export_file
@@ -87,6 +87,32 @@ def test_images_can_be_seen_in_windows(config, done, tmp_path, test):
         assert trained.value == pytest.approx(whole.value, abs=0.01)
     else:  # halved, a patch has several colors
         assert 0.5 < trained.value < whole.value
+
+
+@pytest.fixture(scope="module")
+def published(config, tmp_path_factory):
+    """Measure four layouts with images of several sizes."""
+    root = tmp_path_factory.mktemp("published")
+    splits = {name: LAYOUTS[name].splits for name in ("ade20k", "voc12", "cityscapes", "camvid")}
+    sets = {
+        name: SetConfig(layout=name, root=str(write_masked(root / name, name, of)))
+        for name, of in splits.items()
+    }
+    few = replace(config.segmentation, head=HeadConfig(steps=60, batch_size=4))
+    settings = replace(config, sets=sets, baselines=[], segmentation=few)
+    return evaluated(settings, root / "run")
+
+
+@pytest.mark.parametrize(
+    ("layout", "units"), [("ade20k", 4), ("voc12", 4), ("cityscapes", 4), ("camvid", 1)]
+)
+def test_images_of_several_sizes_in_published_layouts(published, layout, units):
+    by_model = scores([r for r in published if r.benchmark == f"segmentation/{layout}"])
+    assert by_model["trained"].value > 0.6
+    assert by_model["trained"].value > by_model["majority per position"].value + 0.3
+    assert by_model["trained"].settings["classes"] == 3
+    assert by_model["trained"].settings["units"] == units
+    assert by_model["trained"].n == 4
 
 
 def test_a_set_without_masks_is_refused(config):
