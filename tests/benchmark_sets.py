@@ -182,7 +182,7 @@ def write_masked(folder: Path, layout: str, splits, *, train=8, test=4) -> Path:
 
 
 def write_depth(folder: Path, layout: str, *, train=8, test=4) -> Path:
-    """Write ``nyu_depth``, or ``kitti`` of wide images in which few pixels have a depth, to 50 m."""
+    """Write ``nyu_depth``, or ``kitti`` of wide images in which few pixels have a depth."""
     is_kitti = layout == "kitti"
     blocks, cell = ((6, 20), (60, 61)) if is_kitti else ((6, 8), (8, 8))
     for split, count in (("train", train), ("test", test)):
