@@ -96,13 +96,13 @@ def test_the_flip_test_and_the_gradient_loss_change_the_depth(config, done, tmp_
         config.depth, heads=["v3-lin1"], flip=False, head=replace(config.depth.head, seeds=[0])
     )
     with_gradient = replace(plain, gradient_weight=0.5)
-    both = [
+    records = [
         find(evaluated(replace(config, depth=depth), tmp_path / name), "rmse")["v3-lin1"]
         for name, depth in (("plain", plain), ("gradient", with_gradient))
     ]
-    values = {record.value for record in [*both, find(done[1], "rmse")["v3-lin1"]]}
+    values = {record.value for record in [*records, find(done[1], "rmse")["v3-lin1"]]}
     assert len(values) == 3
-    assert both[0].settings["flip"] is False
+    assert records[0].settings["flip"] is False
     assert max(values) < 1.4
 
 
