@@ -76,7 +76,11 @@ def _load(folder: Path) -> tuple[Any, bool]:
         ) from error
     try:
         model, report = load(
-            str(folder), local_files_only=True, output_loading_info=True, dtype="float32"
+            str(folder),
+            local_files_only=True,
+            trust_remote_code=False,  # without it transformers asks the user
+            output_loading_info=True,
+            dtype="float32",
         )
     except Exception as error:  # each architecture has its own errors
         raise UsageError(

@@ -60,18 +60,7 @@ def timm_encoder(spec: TimmSpec, *, device: str = "cpu") -> NetworkEncoder:
     """
     timm = _import(spec)
     resolve_device(device)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of names that timm has replaced
-            model = timm.create_model(spec.model, pretrained=False, num_classes=0)
-    except (RuntimeError, ValueError) as error:
-        near = difflib.get_close_matches(spec.model, timm.list_models(), n=1)
-        hint = f" (did you mean `{near[0]}`?)" if near else ""
-        raise UsageError(
-            what=f"timm has no model `{spec.model}`{hint}: {first_line(error)}",
-            where=spec.name,
-            do="choose from timm.list_models()",
-        ) from error
+    model = _build(timm, spec)
     facts = dict(model.pretrained_cfg)
     path = spec.path or _cached(facts, spec)
     if not path.is_file():
@@ -107,6 +96,23 @@ def _import(spec: TimmSpec) -> Any:
             where=spec.name,
             do='pip install "dinoforge[timm]", with a torchvision built for the installed torch',
         ) from error
+
+
+def _build(timm: Any, spec: TimmSpec) -> Any:
+    try:
+        # Of `hf-hub:...` timm would download the settings.
+        is_known = ":" not in spec.model and timm.is_model(spec.model)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of names that timm has replaced
+            if is_known:
+                return timm.create_model(spec.model, pretrained=False, num_classes=0)
+        reason = "unknown"
+    except (RuntimeError, ValueError) as error:  # an unknown tag
+        reason = first_line(error)
+    near = difflib.get_close_matches(spec.model, timm.list_models(), n=1)
+    hint = f" (did you mean `{near[0]}`?)" if near else ""
+    what = f"timm has no model `{spec.model}`{hint}: {reason}"
+    raise UsageError(what=what, where=spec.name, do="choose from timm.list_models()")
 
 
 def _cached(facts: Mapping[str, Any], spec: TimmSpec) -> Path:

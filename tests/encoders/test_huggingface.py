@@ -135,6 +135,13 @@ def test_another_network_needs_the_package_and_takes_no_option(folder, monkeypat
     assert "`patch_mean` is an option of the ViTs of DINO" in error_line(folder, "#patch_mean")
 
 
+def test_code_of_a_folder_is_not_run(folder):
+    pytest.importorskip("transformers", reason='needs "dinoforge[hf]"')
+    edit(folder / "config.json", model_type="own", auto_map={"AutoConfig": "own.C"})
+    (folder / "own.py").write_text("raise SystemExit('it ran')\n")
+    assert "transformers cannot load the folder: " in error_line(folder)
+
+
 def networks(transformers):
     """Small networks of four kinds, and the vector that each is to give."""
     sizes = {"hidden_size": 32, "num_attention_heads": 2, "num_hidden_layers": 2}

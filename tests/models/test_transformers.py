@@ -5,6 +5,7 @@ import warnings
 import pytest
 import torch
 
+from dinoforge.models.huggingface import load_folder
 from dinoforge.models.weights import load_backbone
 
 with warnings.catch_warnings():
@@ -42,8 +43,11 @@ def test_the_files_of_transformers_give_its_tokens(name, size, tmp_path):
             parameter.add_(0.2 * torch.randn_like(parameter))
     model.save_pretrained(tmp_path)
     images = torch.randn(2, 3, *size)
-    ready, _, _ = load_backbone(tmp_path / "model.safetensors", heads=4)
     with torch.inference_mode():
         expected = model(images).last_hidden_state
-        actual = ready.norm(ready.forward_features(images)["x_prenorm"])
-    torch.testing.assert_close(actual, expected, rtol=0, atol=5e-5)
+    file, folder = load_backbone(tmp_path / "model.safetensors", heads=4), load_folder(tmp_path)
+    assert file[1].positions == folder[1].positions
+    for ready, _, _ in (file, folder):
+        with torch.inference_mode():
+            actual = ready.norm(ready.forward_features(images)["x_prenorm"])
+        torch.testing.assert_close(actual, expected, rtol=0, atol=5e-5)
