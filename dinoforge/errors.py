@@ -31,14 +31,15 @@ __all__ = [
     "some_of",
 ]
 
-_COLORS = re.compile(r"\x1b\[[0-9;]*m")
+# Colors, and objects by their address, as in `file <_io.BytesIO object at 0x7f...>`.
+_NOISE = re.compile(r"\x1b\[[0-9;]*m| ?<[^<>]* at 0x[0-9a-f]+>")
 
 
 def first_line(error: BaseException) -> str:
     """Return the first line of an error of another library: plain text, without a full stop."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    lines = _COLORS.sub("", str(error)).strip().splitlines()
+    lines = _NOISE.sub("", str(error)).strip().splitlines()
     return lines[0].rstrip(".") if lines else type(error).__name__
 
 

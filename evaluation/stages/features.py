@@ -114,6 +114,7 @@ class FeaturesStage(EvaluationStage):
         depends_on |= {"device": config.device, "batch_size": config.batch_size}
         depends_on |= {"storage": config.storage}
         folder = cache / "features" / hash_json(depends_on)[:32]
+        items = read_items(inputs, payload["set"])
         arrays = _read(folder)
         if arrays is None:
             model = read_models(inputs)[payload["model"]]
@@ -122,15 +123,14 @@ class FeaturesStage(EvaluationStage):
             extractor = open_extractor(
                 model, device=device, batch_size=config.batch_size, request=request
             )
-            items = read_items(inputs, payload["set"])
             images = ImageSet(items.table.slice(start, stop - start), config.decode)
             mark_cache(cache)
             arrays = _write(folder, _extract(extractor, images, payload, config.storage))
-            _stop_if_undecodable(items, start, np.load(folder / f"{IS_DECODED}.npy"))
         for name in arrays:
             _link(folder / f"{name}.npy", out.folder / f"{part_name(out.index)}.{name}.npy")
             out.add(out.folder / f"{part_name(out.index)}.{name}.npy")
         is_decoded = np.load(folder / f"{IS_DECODED}.npy")
+        _stop_if_undecodable(items, start, is_decoded)
         return {"arrays": arrays, "undecodable": int((~is_decoded).sum())}
 
 

@@ -20,6 +20,7 @@ def test_usage_errors_survive_the_way_between_processes():
         (ValueError("\x1b[1mWeights only\x1b[0m load failed.\nmore"), "Weights only load failed"),
         (ValueError(), "ValueError"),
         (ValueError(" \n "), "ValueError"),
+        (OSError(f"cannot identify image file {object()}"), "cannot identify image file"),
         (FileNotFoundError(2, "No such file or directory", "/x"), "No such file or directory"),
         (OSError("Parquet magic bytes not found in footer."), "Parquet magic bytes not found in "),
     ],
