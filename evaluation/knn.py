@@ -42,8 +42,9 @@ def find_neighbors(
     rows = unit_rows(bank)
     backend = backend_for(device)
     if queries is not None:
-        return top_k(unit_rows(queries), rows, k=k, backend=backend, device=device)
-    neighbors = top_k(rows, rows, k=k + 1, backend=backend, device=device)
+        asks = unit_rows(queries)
+        return top_k(asks, rows, k=k, backend=backend, device=device, rescore=False)
+    neighbors = top_k(rows, rows, k=k + 1, backend=backend, device=device, rescore=False)
     is_self = neighbors.ids == np.arange(len(rows))[:, None]
     # A row with k + 1 exact duplicates before it is not in its own list: drop the last one.
     is_self[~is_self.any(axis=1), -1] = True

@@ -31,6 +31,7 @@ __all__ = [
 ]
 
 Rows = NDArray[np.float32]
+Products = NDArray[np.float32]
 
 BACKENDS = ("numpy", "torch", "faiss")
 
@@ -153,8 +154,8 @@ class TileProduct:
 
     def top(
         self, a: Rows, b: Any, k: int, margin: float
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return the pairs (i, j) that may be among the k best of their row, sorted by i.
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], Products]:
+        """Return pairs (i, j) that may be among the k best of their row, sorted by i, and products.
 
         ``b`` comes from `place`; ``margin`` bounds the error of a product (`slack`). The k largest
         products are exactly at least the k-th minus one margin, so a row of the k best has a
@@ -164,7 +165,7 @@ class TileProduct:
             products = self.place(a) @ b.T
             bars = products.topk(k, dim=1).values[:, -1:] - 2 * margin
             i, j = (products >= bars).nonzero(as_tuple=True)
-            return i.cpu().numpy(), j.cpu().numpy()
+            return i.cpu().numpy(), j.cpu().numpy(), products[i, j].cpu().numpy()
         best = _Largest(len(a), k, margin)
         # Blocks stay in the cache, and the bar rises from one to the next.
         width = max(_COLUMNS_AT_ONCE, 8 * k)
@@ -226,13 +227,13 @@ class _Largest:
         together = np.hstack([self._largest, _as_table(rows, values, len(block))])
         self._largest = np.partition(together, -k, axis=1)[:, -k:]
 
-    def pairs(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return rows and columns of the cells above the last bar, sorted by row."""
+    def pairs(self) -> tuple[NDArray[np.int64], NDArray[np.int64], Products]:
+        """Return rows, columns and values of the cells above the last bar, sorted by row."""
         rows, columns, values = map(np.concatenate, zip(*self._kept, strict=True))
         is_above = values >= self._bars()[rows, 0]
-        rows, columns = rows[is_above], columns[is_above]
+        rows, columns, values = rows[is_above], columns[is_above], values[is_above]
         order = np.argsort(rows, kind="stable")
-        return rows[order], columns[order]
+        return rows[order], columns[order], values[order]
 
     def _bars(self) -> NDArray[np.float32]:
         return self._largest.min(axis=1, keepdims=True) - self._margin
@@ -303,10 +304,11 @@ class FaissProduct:
 
     def top(
         self, a: Rows, b: Any, k: int, margin: float
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], Products]:
         """Return the pairs that may be among the k best of their row; see `TileProduct.top`."""
         nearest, _ = b.search(a, k)
         bars = nearest[:, -1] - 2 * margin
-        columns = [b.range_search(a[i : i + 1], float(bar))[2] for i, bar in enumerate(bars)]
-        rows = np.repeat(np.arange(len(a)), [len(ids) for ids in columns])
-        return rows, np.concatenate(columns).astype(np.int64)
+        found = [b.range_search(a[i : i + 1], float(bar)) for i, bar in enumerate(bars)]
+        rows = np.repeat(np.arange(len(a)), [len(ids) for _, _, ids in found])
+        columns = np.concatenate([ids for _, _, ids in found]).astype(np.int64)
+        return rows, columns, np.concatenate([values for _, values, _ in found])

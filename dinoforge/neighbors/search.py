@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from dinoforge.errors import UsageError
 from dinoforge.neighbors.products import (
     FaissProduct,
-    Rows,
     TileProduct,
     check_backend,
     exact_lists,
@@ -45,6 +44,7 @@ def top_k(
     k: int,
     backend: str = "numpy",
     device: str = "cpu",
+    rescore: bool = True,
 ) -> Neighbors:
     """Find the k base rows with the largest inner product for every query.
 
@@ -61,6 +61,9 @@ def top_k(
         At least 1; may exceed n.
     backend, device : str
         As in `join_above`.
+    rescore : bool
+        False: score by the float32 products themselves, at the cost of a plain search; their last
+        bits depend on the machine, which no vote of neighbors notices.
 
     Raises
     ------
@@ -77,13 +80,19 @@ def top_k(
     if not len(b):
         return best
     product = FaissProduct() if backend == "faiss" else TileProduct(backend, device)
-    margin = slack(q[asks], b)
+    margin = slack(q[asks], b) if rescore else 0.0
     placed = product.place(b)
     step = min(_QUERIES_AT_ONCE, max(1, _PRODUCT_BYTES // (4 * len(b))))
     for start in range(0, len(asks), step):
         tile = q[asks[start : start + step]]
-        rows, columns = product.top(tile, placed, min(k, len(b)), margin)
-        part = _best_lists(tile, b, rows, columns, k)
+        rows, columns, products = product.top(tile, placed, min(k, len(b)), margin)
+        counts = np.bincount(rows, minlength=len(tile))
+        lists, scores = (_as_lists(rows, counts, cells) for cells in (columns, products))
+        if rescore:
+            scores = exact_lists(tile, b, lists, counts)
+        else:
+            scores[np.arange(lists.shape[1]) >= counts[:, None]] = -np.inf
+        part = _best_lists(lists, scores, min(k, len(b)))
         width = part.ids.shape[1]
         best.ids[asks[start : start + step], :width] = ids[part.ids]
         best.scores[asks[start : start + step], :width] = part.scores
@@ -110,25 +119,25 @@ def _padded(num: int, k: int) -> Neighbors:
     return Neighbors(np.full((num, k), -1, np.int64), np.full((num, k), -np.inf, np.float32))
 
 
-def _best_lists(
-    queries: Rows, base: Rows, rows: NDArray[np.int64], columns: NDArray[np.int64], k: int
-) -> Neighbors:
-    """Score the candidates (row, column), sorted by row, and list the best k of each, best first.
+def _as_lists(
+    rows: NDArray[np.int64], counts: NDArray[np.int64], cells: NDArray[Any]
+) -> NDArray[Any]:
+    """Place the cells of every row, which are sorted by row, in one row of a table."""
+    lists = np.zeros((len(counts), counts.max()), cells.dtype)
+    lists[rows, np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)] = cells
+    return lists
 
-    Every query has at least as many candidates as the lists are long.
-    """
-    counts = np.bincount(rows, minlength=len(queries))
-    ranks = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
-    lists = np.zeros((len(queries), counts.max()), np.int64)
-    lists[rows, ranks] = columns
+
+def _best_lists(lists: NDArray[np.int64], scores: NDArray[np.float32], k: int) -> Neighbors:
+    """List the best k of candidates, ids and scores ``[n, at least k]``, best first."""
     # Adding 0 makes -0 the same score as 0.
-    bits = (exact_lists(queries, base, lists, counts) + np.float32(0)).view(np.uint32)
+    bits = (scores + np.float32(0)).view(np.uint32)
     # Whole numbers in the order of (-score, column): sorting numbers is ten times as fast as
     # sorting positions by two keys.
     ascending = np.where(bits >> 31, ~bits, bits | _SIGN)
     keys = (~ascending).astype(np.uint64) << 32 | lists.astype(np.uint64)
     keys.sort(axis=1)
-    keys = keys[:, : min(k, len(base))]
+    keys = keys[:, :k]
     ascending = ~(keys >> 32).astype(np.uint32)
     scores = np.where(ascending >> 31, ascending ^ _SIGN, ~ascending).view(np.float32)
     return Neighbors((keys & np.uint64(0xFFFFFFFF)).astype(np.int64), scores)
