@@ -308,7 +308,7 @@ class FaissProduct:
         """Return the pairs that may be among the k best of their row; see `TileProduct.top`."""
         nearest, _ = b.search(a, k)
         bars = nearest[:, -1] - 2 * margin
-        found = [b.range_search(a[i : i + 1], float(bar)) for i, bar in enumerate(bars)]
-        rows = np.repeat(np.arange(len(a)), [len(ids) for _, _, ids in found])
-        columns = np.concatenate([ids for _, _, ids in found]).astype(np.int64)
-        return rows, columns, np.concatenate([values for _, values, _ in found])
+        ranges = [b.range_search(a[i : i + 1], float(bar)) for i, bar in enumerate(bars)]
+        rows = np.repeat(np.arange(len(a)), [len(ids) for _, _, ids in ranges])
+        columns = np.concatenate([ids for _, _, ids in ranges]).astype(np.int64)
+        return rows, columns, np.concatenate([values for _, values, _ in ranges])
