@@ -10,6 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dinoforge.evaluation.metrics.classification import (
+    auroc,
+    average_precision,
+    average_precision_11,
+    mean_of_present,
+)
 from dinoforge.evaluation.metrics.segmentation import mean_iou
 from dinoforge.intervals import bootstrap_counts
 
@@ -37,14 +43,30 @@ def _class_mean(values: NDArray[Any], counts: Counts) -> float:
     return float((right[images > 0] / images[images > 0]).mean())
 
 
+def _mean_over_labels(metric: Callable[..., float]) -> Callable[[NDArray[Any], Counts], float]:
+    def mean(values: NDArray[Any], counts: Counts) -> float:
+        scores, truths = values[:, 0].T, values[:, 1].T
+        each = [
+            metric(of_label[truth >= 0], truth[truth >= 0], counts[truth >= 0])
+            for of_label, truth in zip(scores, truths, strict=True)
+        ]
+        return mean_of_present(np.array(each))[0]
+
+    return mean
+
+
 # Rule -> function. mean: values [U]; ratio: numerators and denominators, [U, 2] (the mean over
 # objects of videos, a share of all pairs); class_mean: the share that is right and the class,
-# [U, 2], the mean over classes of their means; mean_iou: areas of S seeds
-# (`metrics.segmentation`), [U, S, 3, K].
+# [U, 2], the mean over classes of their means; map, map_11 (VOC2007) and auroc: scores and truths
+# (1, 0, -1: does not count) of K labels, [U, 2, K], the mean over labels; mean_iou: areas of S
+# seeds (`metrics.segmentation`), [U, S, 3, K].
 RULES: Mapping[str, Callable[[NDArray[Any], Counts], float]] = {
     "mean": _mean,
     "ratio": _ratio,
     "class_mean": _class_mean,
+    "map": _mean_over_labels(average_precision),
+    "map_11": _mean_over_labels(average_precision_11),
+    "auroc": _mean_over_labels(auroc),
     "mean_iou": _mean_iou,
 }
 

@@ -36,6 +36,7 @@ __all__ = [
     "LAYOUTS",
     "PROTOCOLS",
     "SET_KEYS",
+    "TESTS",
     "BootstrapConfig",
     "DataConfig",
     "EvaluationConfig",
@@ -52,7 +53,7 @@ PROTOCOLS: Mapping[str, tuple[str, ...]] = {
     "linear": ("classes",),
     "linear_v1": ("classes",),
     "low_shot": ("classes",),
-    "logistic": ("classes",),
+    "logistic": ("classes", "targets"),
     "collapse": ("classes",),
     "segmentation": ("masks",),
     "in_context": ("masks",),
@@ -71,6 +72,13 @@ class Layout(NamedTuple):
     splits: tuple[str, str]
 
 
+# Of `layouts.fine_grained`; voc2007 has several labels per image.
+_FINE_GRAINED = (
+    *("food101", "sun397", "cars", "aircraft", "dtd", "pets", "caltech101", "flowers102", "cub200"),
+)
+# Of `layouts.robustness`: what tests a classifier of ImageNet elsewhere.
+TESTS = ("real", "v2", "a", "r", "sketch", "objectnet", "c")
+
 # Layout -> what it gives; `evaluation.published` opens them. "" are images with classes.
 LAYOUTS: Mapping[str, Layout] = {
     "": Layout(("classes",), ("", "")),
@@ -84,6 +92,10 @@ LAYOUTS: Mapping[str, Layout] = {
     "nyu_40": Layout(("masks",), ("train", "test")),
     "nyu_tars": Layout(("masks", "depth"), ("train", "test")),
     "kitti": Layout(("depth",), ("train", "test")),
+    "imagenet": Layout(("classes",), ("train", "val")),
+    **dict.fromkeys(_FINE_GRAINED, Layout(("classes",), ("train", "test"))),
+    "multi_label": Layout(("targets",), ("train", "test")),
+    "voc2007": Layout(("targets",), ("train", "test")),
     "davis2016": Layout(("videos",), ("", "val")),
     "davis2017": Layout(("videos",), ("", "val")),
     "video_tars": Layout(("videos",), ("", "")),
@@ -119,6 +131,12 @@ class SetConfig:
     root: OptionalPath = ""  # folder of that data set, relative to `data.root`
     # names of the parts for training and for the test, as the data set has them; empty: the usual
     splits: list[str] = field(default_factory=list)
+    # layout imagenet: what else its classifiers are tested on, {NAME: PATH} relative to
+    # `data.root`: v2, a, r, sketch, objectnet, c (all corruptions and severities: mCE), and real
+    # (the file real.json)
+    tests: dict[str, PathText] = field(default_factory=dict)
+    # lists of images of the bank, one for each split of low-shot; empty: the images are drawn
+    subsets: list[PathText] = field(default_factory=list)
     # what to measure here; empty: those of the recipe that suit, or else all that suit
     protocols: list[Annotated[str, one_of(tuple(PROTOCOLS))]] = field(default_factory=list)
 
@@ -142,6 +160,11 @@ class SetConfig:
         if len(self.splits) not in {0, 2} or (self.splits and not self.layout):
             do = "give two names, for training and for the test, with a layout"
             yield Fault(f"`{at}.splits` is {self.splits}", "recipe", do)
+        if self.tests and self.layout != "imagenet":
+            do = "give the layout imagenet, whose classes they have"
+            yield Fault(f"`{at}.tests` without that layout", "recipe", do)
+        for name in sorted({*self.tests} - {*TESTS}):
+            yield Fault(f"`{at}.tests` has {name}", "recipe", f"give {', '.join(TESTS)}")
         if self.test_classes and not self.test:
             name = f"{at}.test_classes".lstrip(".")
             do = "write `train_classes`"
@@ -273,8 +296,10 @@ def named_sets(config: EvaluationConfig) -> dict[str, SetConfig]:
         )
     for name, one in config.sets.items():
         train, test = ([_under(root, path) for path in p] for p in (one.train, one.test))
+        subsets = [_under(root, path) for path in one.subsets]
+        tests = {of: _under(root, path) for of, path in one.tests.items()}
         where = _under(root, one.root) if one.root else ""
-        sets[name] = replace(one, train=train, test=test, root=where)
+        sets[name] = replace(one, train=train, test=test, subsets=subsets, tests=tests, root=where)
     return sets
 
 

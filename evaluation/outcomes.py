@@ -80,6 +80,10 @@ class Measured(Subject):
     num_images: int  # of the data set
     gradings: Sequence[Grading] = ()  # without any, nothing about classes is known
     leave_one_out: bool = False
+    num_val: int = 0  # rows at the end of the bank on which choices are made; 0: a share of it
+    subsets: Sequence[NDArray[np.int64]] = ()  # few images of the bank, instead of draws of them
+
+    targets: NDArray[np.int8] | None = None  # several labels of each image of the bank, [n, K]
 
     def labeled(self) -> "Measured":
         """Keep the images of the bank whose class is known; gradings name those of the test."""

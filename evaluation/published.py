@@ -3,7 +3,7 @@
 Opening one lists files and reads no image; a protocol opens it again for its truth.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,11 +15,14 @@ from numpy.typing import NDArray
 
 from dinoforge.evaluation.config import LAYOUTS, SetConfig
 from dinoforge.evaluation.layouts.boxes import BoxedImage, open_coco20k, open_voc_boxes
+from dinoforge.evaluation.layouts.classified import Classified, Grading, Tested, read_multi_label
 from dinoforge.evaluation.layouts.clips import open_split
 from dinoforge.evaluation.layouts.dense import DenseSet
 from dinoforge.evaluation.layouts.dense_tars import open_camvid_tars, open_nyu_tars
 from dinoforge.evaluation.layouts.depth import open_kitti, open_nyu_depth
+from dinoforge.evaluation.layouts.fine_grained import FINE_GRAINED, read_splits
 from dinoforge.evaluation.layouts.named_images import open_stored
+from dinoforge.evaluation.layouts.robustness import imagenet_classes, read_imagenet, read_tests
 from dinoforge.evaluation.layouts.segmentation import (
     open_ade20k,
     open_camvid,
@@ -46,6 +49,11 @@ class Published:
     truth: Any  # what its protocols take: see the functions below
     truth_bytes: Callable[[], Iterable[bytes]]  # of the test images, for the hash in records
     boxes: Sequence[list[float] | None] | None = None  # what queries show of their images
+    # of images with classes:
+    labels: NDArray[np.int64] | None = None  # the class of each, -1: none, or several
+    targets: NDArray[np.int8] | None = None  # of the bank, see `Classified`
+    gradings: Sequence[Grading] = ()
+    num_val: int = 0  # images at the end of the bank on which choices are made
 
 
 def open_published(one: SetConfig, policy: DecodePolicy) -> Published:
@@ -60,6 +68,10 @@ def open_published(one: SetConfig, policy: DecodePolicy) -> Published:
     if not root.exists():
         raise missing_file(root, layout=one.layout)
     bank, test = one.splits or LAYOUTS[one.layout].splits
+    if one.layout == "imagenet":
+        return _imagenet(root, (bank, test), one.tests, policy)
+    if one.layout in FINE_GRAINED:
+        return _classified(*read_splits(one.layout, root, (bank, test), policy))
     return _OPEN[one.layout](root, bank, test, policy)
 
 
@@ -68,6 +80,55 @@ def fingerprint_files(root: str) -> str:
     paths = sorted(path for path in Path(root).rglob("*") if path.is_file())
     stats = [(str(path), path.stat()) for path in paths]
     return hash_json([[path, stat.st_size, stat.st_mtime_ns] for path, stat in stats])
+
+
+def _classified(train: Classified, num_val: int, *tests: Tested) -> Published:
+    """No truth: the classes are known with the images."""
+    tables, labels = [train.images.table], [train.labels]
+    boxes: list[list[float] | None] = [None] * len(train.labels)
+    first: dict[int, int] = {}  # identity of images -> row of the first: some are tested twice
+    gradings = []
+    for tested in tests:
+        images = tested.images.images
+        if id(images) not in first:
+            first[id(images)] = sum(map(len, labels))
+            tables.append(images.table)
+            labels.append(tested.images.labels)
+            boxes += tested.boxes()
+        gradings.append(tested.grading(first[id(images)]))
+    in_bank = np.arange(sum(map(len, labels))) < len(labels[0])
+
+    def truth_bytes() -> Iterable[bytes]:
+        for one in gradings:
+            yield repr((one.name, one.metric, one.kept)).encode()
+            yield one.truths.tobytes()
+
+    return Published(
+        pa.concat_tables(tables),
+        in_bank,
+        ~in_bank,
+        None,
+        truth_bytes,
+        boxes=boxes,
+        labels=np.concatenate(labels),
+        targets=train.targets,
+        gradings=gradings,
+        num_val=num_val,
+    )
+
+
+def _multi_label(root: Path, bank: str, test: str, policy: DecodePolicy) -> Published:
+    train = read_multi_label(root, bank, policy=policy)
+    asked = read_multi_label(root, test, train.classes, policy=policy)
+    return _classified(train, 0, Tested(asked, metric="map"))
+
+
+def _imagenet(
+    root: Path, splits: tuple[str, str], tests: Mapping[str, str], policy: DecodePolicy
+) -> Published:
+    classes = imagenet_classes(root)
+    train, val = (read_imagenet(root, split, classes, policy=policy) for split in splits)
+    return _classified(train, 0, Tested(val), *read_tests(tests, val, policy))
 
 
 def _dense(
@@ -142,6 +203,7 @@ def _both_splits(open_split: Callable[[Path, str], DenseSet]) -> "_Open":
 _Open = Callable[[Path, str, str, DecodePolicy], Published]
 
 _OPEN: dict[str, _Open] = {
+    "multi_label": _multi_label,
     "ade20k": _both_splits(open_ade20k),
     "voc07": _both_splits(partial(open_voc, year=2007)),
     "voc12": _both_splits(open_voc),

@@ -30,6 +30,7 @@ FEATURES = {
     "pixels": "pixels",
 }
 _MODELS = ("trained", "untrained", "pixels")  # order of rows; other models follow
+_ACCURACIES = ("accuracy", "mean_per_class")
 _K = 20  # what DINOv2 reports (section 7.1)
 
 
@@ -111,8 +112,8 @@ def headline_k(ks: Iterable[tuple[int | None, int]]) -> int | None:
 def arrange(records: Sequence[Record]) -> Scores:
     """Sort records into tables; their values are not changed."""
     newest = _newest(records)
-    accuracies = [r for r in newest if r.metric == "accuracy"]
-    others = [r for r in newest if r.metric != "accuracy" and not _is_difference(r)]
+    accuracies = [r for r in newest if r.metric in _ACCURACIES]
+    others = [r for r in newest if r.metric not in _ACCURACIES and not _is_difference(r)]
     k = headline_k(k_and_bank(r) for r in newest if _is_knn(r))
     return Scores(
         tables=[_table(group) for group in _by_benchmark(accuracies)],
@@ -243,7 +244,7 @@ def _by_benchmark(records: Sequence[Record]) -> list[list[Record]]:
 
 def _table(records: Sequence[Record]) -> Table:
     """Scores of one benchmark by k; without k, one column per metric."""
-    ks = sorted({k for r in records if r.metric == "accuracy" and (k := _k(r)) is not None})
+    ks = sorted({k for r in records if r.metric in _ACCURACIES and (k := _k(r)) is not None})
     columns: list[Any] = ks or list(dict.fromkeys(r.metric for r in records))
     cells = {(r.model, _features(r), _k(r) if ks else r.metric): r for r in records}
     models = _model_names(records)

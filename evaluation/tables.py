@@ -1,6 +1,7 @@
 """What the stages of an evaluation write and read: schemas, and one reader per table."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,10 +13,11 @@ from numpy.typing import NDArray
 
 from dinoforge.evaluation.config import EvaluationConfig
 from dinoforge.evaluation.data import NothingToTestError
+from dinoforge.evaluation.layouts.classified import Grading
 from dinoforge.evaluation.models import Model
 from dinoforge.evaluation.tokens import GRIDS, TokenRequest, Tokens
 from dinoforge.sources.listing import LISTING_SCHEMA
-from dinoforge.stages import Inputs, Json, Stage
+from dinoforge.stages import Inputs, Json, Output, Stage
 from dinoforge.tables import read_table
 
 __all__ = [
@@ -29,12 +31,16 @@ __all__ = [
     "num_sets",
     "read_digests",
     "read_features",
+    "read_gradings",
     "read_items",
     "read_models",
     "read_payloads",
+    "read_subsets",
+    "read_targets",
     "read_tokens",
     "read_undecodable",
     "stop_if_none_decodes",
+    "write_gradings",
 ]
 
 EvaluationInputs = Inputs[EvaluationConfig]
@@ -84,6 +90,11 @@ class Items:
         return np.flatnonzero(self.table.column("in_test").to_numpy())
 
     @property
+    def has_boxes(self) -> bool:
+        """Whether any image is shown in part."""
+        return bool(self.table.column("box").null_count < len(self))
+
+    @cached_property
     def boxes(self) -> list[list[float] | None]:
         """What a query shows of its image, see `ITEMS_SCHEMA`."""
         boxes: list[list[float] | None] = self.table.column("box").to_pylist()
@@ -100,6 +111,16 @@ class Items:
         return str(self.facts["layout"])
 
     @property
+    def num_val(self) -> int:
+        """How many images at the end of the bank are for choices; 0: none are set apart."""
+        return int(self.facts["num_val"])
+
+    @property
+    def has_targets(self) -> bool:
+        """Whether images have several labels."""
+        return bool(self.facts["has_targets"])
+
+    @property
     def is_labeled(self) -> bool:
         """Whether accuracies can be measured."""
         return all(bool((self.labels[rows] >= 0).any()) for rows in (self.bank, self.test))
@@ -114,6 +135,50 @@ def read_items(inputs: EvaluationInputs, at: int) -> Items:
 def num_sets(inputs: EvaluationInputs) -> int:
     """Count the data sets."""
     return len(inputs.files("list", "items.parquet"))
+
+
+def write_gradings(out: Output, gradings: Sequence[Grading]) -> list[Json]:
+    """Write down how the test images of a set are graded; returns facts for `read_gradings`."""
+    facts = []
+    for number, one in enumerate(gradings):
+        for name in ("rows", "truths", "variants"):
+            if (array := getattr(one, name)) is not None:
+                out.write_array(f"{name}-{number}", array)
+        plain = {"name": one.name, "metric": one.metric, "facts": dict(one.facts)}
+        facts.append(plain | {"kept": one.kept, "has_variants": one.variants is not None})
+    return facts
+
+
+def read_gradings(inputs: EvaluationInputs, at: int) -> list[Grading]:
+    """Read how the test images of a set of a published layout are graded."""
+
+    def read(name: str, number: int) -> NDArray[np.int64]:
+        array: NDArray[np.int64] = np.load(inputs.file("list", f"{name}-{number}.npy", at))
+        return array
+
+    return [
+        Grading(
+            rows=read("rows", number),
+            truths=read("truths", number),
+            variants=read("variants", number) if facts.pop("has_variants") else None,
+            **facts,
+        )
+        for number, facts in enumerate(read_items(inputs, at).facts["gradings"])
+    ]
+
+
+def read_subsets(inputs: EvaluationInputs, at: int) -> list[NDArray[np.int64]]:
+    """Read the rows of the lists of images of the bank that the recipe names."""
+    count = read_items(inputs, at).facts["subsets"]
+    return [np.load(inputs.file("list", f"subset-{n}.npy", at)) for n in range(count)]
+
+
+def read_targets(inputs: EvaluationInputs, at: int) -> NDArray[np.int8] | None:
+    """Read the labels of the images of the bank of a set whose images have several."""
+    if not read_items(inputs, at).has_targets:
+        return None
+    targets: NDArray[np.int8] = np.load(inputs.file("list", "targets.npy", at))
+    return targets
 
 
 def read_digests(inputs: EvaluationInputs, at: int) -> NDArray[np.uint8]:

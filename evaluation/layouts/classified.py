@@ -8,13 +8,25 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from dinoforge.errors import UsageError, first_line
-from dinoforge.evaluation.layouts.named_images import images_in
-from dinoforge.evaluation.layouts.stored import first_missing
+from dinoforge.evaluation.layouts.named_images import images_in, open_named
+from dinoforge.evaluation.layouts.stored import first_missing, read_lines
+from dinoforge.files import path_of_text
+from dinoforge.images import DecodePolicy
 from dinoforge.sources.image_set import ImageSet
 
-__all__ = ["Classified", "Grading", "Metric", "folders_in", "images_of_folders", "read_matlab"]
+__all__ = [
+    "Classified",
+    "Grading",
+    "Metric",
+    "Tested",
+    "folders_in",
+    "images_of_folders",
+    "read_matlab",
+    "read_multi_label",
+]
 
 Metric = Literal["accuracy", "mean_per_class", "mce", "map_11", "map"]
 
@@ -36,6 +48,57 @@ class Classified:
 
 
 @dataclass(frozen=True)
+class Tested:
+    """Test images, and the name and metric of what they are tested for."""
+
+    images: Classified
+    name: str = ""  # see `Grading`
+    metric: Metric = "accuracy"
+    variants: NDArray[np.int64] | None = None
+    border: int = 0  # pixels at each side that are cut off
+
+    def grading(self, first: int) -> "Grading":
+        """Return how answers are graded if the images are rows ``first`` and on of a data set."""
+        images = self.images
+        if images.targets is not None:
+            truths = images.targets.astype(np.int64)
+        elif images.truths is None:
+            truths = images.labels[:, None]
+        else:
+            truths = np.full((len(images.truths), max(map(len, images.truths))), -1)
+            for row, classes in zip(truths, images.truths, strict=True):
+                row[: len(classes)] = classes
+        # An image without a class that is right does not count.
+        counts = np.any(truths >= 0, axis=1)
+        rows = first + np.flatnonzero(counts)
+        variants = None if self.variants is None else self.variants[counts]
+        facts: dict[str, Any] = {"border": self.border} if self.border else {}
+        if any(images.left_out.values()):
+            facts["left_out"] = dict(images.left_out)
+        return Grading(
+            rows,
+            truths[counts],
+            name=self.name,
+            metric=self.metric,
+            kept=images.kept,
+            variants=variants,
+            facts=facts,
+        )
+
+    def boxes(self) -> list[list[float] | None]:
+        """Return left, top, right and bottom of what is shown of each image; None: all."""
+        if not self.border:
+            return [None] * len(self.images.labels)
+        boxes: list[list[float] | None] = []
+        for path in self.images.images.table.column("shard").to_pylist():
+            with Image.open(path_of_text(path)) as image:  # its header
+                width, height = image.size
+            inside = [self.border, self.border, width - self.border, height - self.border]
+            boxes.append([float(side) for side in inside])
+        return boxes
+
+
+@dataclass(frozen=True)
 class Grading:
     """Some test images of a data set, and which answers for them are right."""
 
@@ -47,6 +110,7 @@ class Grading:
     kept: tuple[int, ...] | None = None  # classes whose scores compete, None: all
     # mCE: [n, 2] number of the undistorted image, and of the corruption in `ALEXNET_ERRORS`
     variants: NDArray[np.int64] | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)  # settings of records
 
 
 def folders_in(folder: Path, *, layout: str) -> list[str]:
@@ -77,6 +141,32 @@ def images_of_folders(
         images += [f"{name}/{image}" for image in inside]
         positions += [position] * len(inside)
     return images, positions
+
+
+def read_multi_label(
+    root: Path, split: str, classes: Sequence[str] = (), *, policy: DecodePolicy | None = None
+) -> Classified:
+    """Read ``SPLIT.csv``, whose lines are a file below ``root`` and its labels: ``a.jpg,cat,dog``.
+
+    ``classes`` are the labels that there are; without, those of the file, sorted.
+
+    Raises
+    ------
+    UsageError
+        That names the first missing file, or a label that is none of the classes.
+    """
+    file = root / f"{split}.csv"
+    lines = [line.split(",") for line in read_lines(file, layout="multi_label")]
+    names = classes or sorted({label for line in lines for label in line[1:]})
+    at = {name: number for number, name in enumerate(names)}
+    targets = np.zeros((len(lines), len(names)), np.int8)
+    for row, (image, *labels) in zip(targets, lines, strict=True):
+        if unknown := [label for label in labels if label not in at]:
+            what = f"`{unknown[0]}`, a label of {image}, is none of the {len(names)} of train"
+            raise UsageError(what=what, where=str(file), do="correct the list")
+        row[[at[label] for label in labels]] = 1
+    images = open_named(root, [line[0] for line in lines], layout="multi_label", policy=policy)
+    return Classified(images, np.full(len(lines), -1), tuple(names), targets=targets)
 
 
 def read_matlab(file: Path, *, layout: str) -> dict[str, Any]:

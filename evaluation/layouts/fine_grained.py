@@ -7,15 +7,18 @@ share of train takes its place. Files are those that the authors' archives unpac
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from dinoforge.errors import UsageError
 from dinoforge.evaluation.layouts.classified import (
     Classified,
+    Metric,
+    Tested,
     folders_in,
     images_of_folders,
     read_matlab,
@@ -24,10 +27,10 @@ from dinoforge.evaluation.layouts.named_images import open_named
 from dinoforge.evaluation.layouts.stored import read_lines
 from dinoforge.images import DecodePolicy
 from dinoforge.randomness import uniforms
+from dinoforge.sources.image_set import ImageSet
 
-__all__ = ["FINE_GRAINED", "VOC_CLASSES", "FineGrained", "read_fine_grained"]
+__all__ = ["FINE_GRAINED", "VOC_CLASSES", "FineGrained", "read_fine_grained", "read_splits"]
 
-Metric = Literal["accuracy", "mean per class", "11-point mAP"]
 _Named = tuple[list[str], list[int], Sequence[str]]  # files below the root, labels, classes
 
 # fmt: off
@@ -72,14 +75,39 @@ def read_fine_grained(
             do=f"choose from {', '.join(choices)}",
         )
     files, labels, classes = known.read(root, split)
-    lowest = -1 if known.metric == "11-point mAP" else 0
+    lowest = -1 if known.metric == "map_11" else 0
     is_beyond = min(labels) < lowest or max(labels) >= known.classes
     if len(classes) != known.classes or is_beyond:
         what = f"{len(classes)} classes of {name}, or labels beyond them; need {known.classes}"
         raise UsageError(what=what, where=str(root), do="restore the lists of the data set")
     images = open_named(root, files, layout=name, policy=policy)
-    targets = _voc_targets(root, split, len(files)) if known.metric == "11-point mAP" else None
+    targets = _voc_targets(root, split, len(files)) if known.metric == "map_11" else None
     return Classified(images, np.array(labels, np.int64), tuple(classes), targets=targets)
+
+
+def read_splits(
+    name: str, root: Path, splits: tuple[str, str], policy: DecodePolicy
+) -> tuple[Classified, int, Tested]:
+    """Read train with the published val behind it, how many images those are, and test.
+
+    Raises
+    ------
+    UsageError
+        As `read_fine_grained`.
+    """
+    known = FINE_GRAINED[name]
+    read = partial(read_fine_grained, name, root, policy=policy)
+    train, test = (read(split) for split in splits)
+    if "val" not in known.splits or "val" in splits:
+        return train, 0, Tested(test, metric=known.metric)
+    val = read("val")
+    targets = train.targets
+    if targets is not None and val.targets is not None:
+        targets = np.concatenate([targets, val.targets])
+    images = ImageSet(pa.concat_tables([train.images.table, val.images.table]), policy)
+    labels = np.concatenate([train.labels, val.labels])
+    train_val = Classified(images, labels, train.classes, targets=targets)
+    return train_val, len(val.labels), Tested(test, metric=known.metric)
 
 
 def _food(root: Path, split: str) -> _Named:
@@ -213,11 +241,11 @@ FINE_GRAINED: Mapping[str, FineGrained] = {
     "cifar100": FineGrained(100, "accuracy", _TRAIN_TEST, None, "Krizhevsky 2009"),
     "sun397": FineGrained(397, "accuracy", _TRAIN_TEST, _sun, "Xiao et al. 2010"),
     "cars": FineGrained(196, "accuracy", _TRAIN_TEST, _cars, "Krause et al. 2013"),
-    "aircraft": FineGrained(100, "mean per class", _THREE, _aircraft, "Maji et al. 2013"),
-    "voc2007": FineGrained(20, "11-point mAP", _THREE, _voc, "Everingham et al. 2010"),
+    "aircraft": FineGrained(100, "mean_per_class", _THREE, _aircraft, "Maji et al. 2013"),
+    "voc2007": FineGrained(20, "map_11", _THREE, _voc, "Everingham et al. 2010"),
     "dtd": FineGrained(47, "accuracy", _THREE, _textures, "Cimpoi et al. 2014"),
-    "pets": FineGrained(37, "mean per class", _TRAIN_TEST, _pets, "Parkhi et al. 2012"),
-    "caltech101": FineGrained(102, "mean per class", _TRAIN_TEST, _caltech, "Fei-Fei et al. 2004"),
-    "flowers102": FineGrained(102, "mean per class", _THREE, _flowers, "Nilsback et al. 2008"),
+    "pets": FineGrained(37, "mean_per_class", _TRAIN_TEST, _pets, "Parkhi et al. 2012"),
+    "caltech101": FineGrained(102, "mean_per_class", _TRAIN_TEST, _caltech, "Fei-Fei et al. 2004"),
+    "flowers102": FineGrained(102, "mean_per_class", _THREE, _flowers, "Nilsback et al. 2008"),
     "cub200": FineGrained(200, "accuracy", _TRAIN_TEST, _birds, "Wah et al. 2011"),
 }

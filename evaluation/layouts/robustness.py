@@ -6,32 +6,42 @@ which scores compete, and which answers are right, is part of `Classified`.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from dinoforge.errors import UsageError
-from dinoforge.evaluation.layouts.classified import Classified, folders_in, images_of_folders
+from dinoforge.evaluation.layouts.classified import (
+    Classified,
+    Tested,
+    folders_in,
+    images_of_folders,
+)
 from dinoforge.evaluation.layouts.named_images import images_in, open_named
 from dinoforge.evaluation.layouts.stored import first_missing, read_json, read_lines
 from dinoforge.evaluation.metrics.classification import ALEXNET_ERRORS, SEVERITIES
 from dinoforge.images import DecodePolicy
+from dinoforge.sources.image_set import ImageSet
 
 __all__ = [
     "OBJECTNET_BORDER",
     "imagenet_classes",
     "read_corruption",
+    "read_corruptions",
     "read_imagenet",
     "read_imagenet_v2",
     "read_objectnet",
     "read_subset",
+    "read_tests",
     "read_wordnet_folders",
     "with_real_labels",
 ]
 
 _COUNT = 1000
+_SOME = 200  # classes of ImageNet-A and of ImageNet-R
 _VAL_NAME = re.compile(r"ILSVRC2012_val_(\d{8})")
 # Groups of tars that some keep as folders above the corruptions of ImageNet-C.
 _GROUPS = ("", "noise", "blur", "weather", "digital")
@@ -171,6 +181,38 @@ def read_corruption(
     return read_wordnet_folders(folder, classes, layout="ImageNet-C", policy=policy)
 
 
+def read_corruptions(
+    root: Path, classes: Sequence[str], *, policy: DecodePolicy | None = None
+) -> Tested:
+    """Read all of ImageNet-C, each corruption and severity of the same images.
+
+    Raises
+    ------
+    UsageError
+        That names the first missing folder, or one with other images than the first.
+    """
+    parts: list[Classified] = []
+    variants: list[tuple[int, int]] = []
+    keys: list[str] = []
+    for number, corruption in enumerate(ALEXNET_ERRORS):
+        for severity in range(1, SEVERITIES + 1):
+            part = read_corruption(root, corruption, severity, classes, policy=policy)
+            names = part.images.table.column("key").to_pylist()
+            keys = keys or names
+            if names != keys:
+                raise UsageError(
+                    what=f"other images than those of `{next(iter(ALEXNET_ERRORS))}`, severity 1",
+                    where=f"ImageNet-C, `{corruption}`, severity {severity}",
+                    do="complete the data set",
+                )
+            parts.append(part)
+            variants += [(image, number) for image in range(len(keys))]
+    table = pa.concat_tables(part.images.table for part in parts)
+    labels = np.concatenate([part.labels for part in parts])
+    images = ImageSet(table, parts[0].images.policy)
+    return Tested(Classified(images, labels, tuple(classes)), "c", "mce", np.array(variants))
+
+
 def with_real_labels(val: Classified, file: Path) -> Classified:
     """Give the validation images the label sets of ImageNet-ReaL (``real.json``).
 
@@ -241,15 +283,16 @@ def read_objectnet(
     )
 
 
-def read_subset(file: Path, train: Classified) -> NDArray[np.int64]:
+def read_subset(file: Path, keys: Sequence[str]) -> NDArray[np.int64]:
     """Read rows of train from a list of file names, as MSN's ``imagenet_subsets1/1imgs_class.txt``.
+
+    ``keys`` are those of the images of train.
 
     Raises
     ------
     UsageError
         If the list is missing, or names an image that train lacks.
     """
-    keys = train.images.table.column("key").to_pylist()
     at = {key.rpartition("/")[2]: row for row, key in enumerate(keys)}
     rows = []
     for line in read_lines(file, layout="a labeled subset"):
@@ -259,6 +302,47 @@ def read_subset(file: Path, train: Classified) -> NDArray[np.int64]:
             raise UsageError(what=what, where=str(file), do=do)
         rows.append(at[name])
     return np.array(rows, np.int64)
+
+
+def _folders(layout: str, *, is_part: bool = False) -> "_Read":
+    def read(path: Path, val: Classified, policy: DecodePolicy) -> Classified:
+        count = _SOME if is_part else None
+        return read_wordnet_folders(path, val.classes, layout=layout, count=count, policy=policy)
+
+    return read
+
+
+_Read = Callable[[Path, Classified, DecodePolicy], Classified]
+
+# Name -> reader of images that test a classifier of ImageNet elsewhere, beside `c`.
+_READ: Mapping[str, _Read] = {
+    "real": lambda path, val, policy: with_real_labels(val, path),  # noqa: ARG005
+    "v2": lambda path, val, policy: read_imagenet_v2(path, val.classes, policy=policy),
+    "a": _folders("ImageNet-A", is_part=True),
+    "r": _folders("ImageNet-R", is_part=True),
+    "sketch": _folders("ImageNet-Sketch"),
+    "objectnet": lambda path, val, policy: read_objectnet(path, val.classes, policy=policy),
+}
+
+
+def read_tests(paths: Mapping[str, str], val: Classified, policy: DecodePolicy) -> list[Tested]:
+    """Read what else tests a classifier of ImageNet, by ``config.TESTS``: file or folder.
+
+    Raises
+    ------
+    UsageError
+        That names the first missing file.
+    """
+    return [
+        read_corruptions(Path(path), val.classes, policy=policy)
+        if name == "c"
+        else Tested(
+            _READ[name](Path(path), val, policy),
+            name,
+            border=OBJECTNET_BORDER if name == "objectnet" else 0,
+        )
+        for name, path in paths.items()
+    ]
 
 
 def _class_of(name: str, at: dict[str, int], where: Path) -> int:

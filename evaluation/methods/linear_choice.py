@@ -43,6 +43,7 @@ class Images:
     slots: Tensor  # [n, S, D] of the evaluation's own crop
     labels: NDArray[np.int64]  # [n], 0 .. K - 1
     views: Views | None = None
+    num_val: int = 0  # the last of them are for the choice; 0: a share of all
 
     def __len__(self) -> int:
         """Count the images."""
@@ -86,7 +87,7 @@ def choose_probe(
     if choice.select == "paper":
         runs, chosen_on = [trial.run(train, test, config)], "the test images"
     else:
-        rounds, chosen_on = _rounds(train.labels, choice, seed)
+        rounds, chosen_on = _rounds(train, choice, seed)
         runs = [trial.run(_part(train, ~held), _part(train, held), config) for held in rounds]
     correct = np.sum([run.correct for run in runs], axis=0)
     accuracies = correct / sum(run.num for run in runs)
@@ -181,11 +182,13 @@ def stratified_folds(labels: NDArray[np.int64], folds: int, seed: int) -> NDArra
     return (ranks + starts[classes]) % folds
 
 
-def _rounds(
-    labels: NDArray[np.int64], choice: ChoiceConfig, seed: int
-) -> tuple[list[NDArray[np.bool_]], str]:
+def _rounds(train: Images, choice: ChoiceConfig, seed: int) -> tuple[list[NDArray[np.bool_]], str]:
     """Masks of held-out images, one per training of all heads, and how to call them."""
-    if len(labels) < choice.cross_validate_below:
+    labels = train.labels
+    if train.num_val:
+        rounds = [np.arange(len(train)) >= len(train) - train.num_val]
+        text = f"{train.num_val} images of val"
+    elif len(labels) < choice.cross_validate_below:
         folds = stratified_folds(labels, choice.folds, seed)
         rounds = [folds == fold for fold in range(choice.folds)]
         text = f"{choice.folds}-fold cross-validation"

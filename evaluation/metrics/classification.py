@@ -208,52 +208,67 @@ def mean_corruption_error(errors: Mapping[str, Sequence[float]]) -> tuple[float,
     return float(np.mean(list(relative.values()))), relative
 
 
-def average_precision_11(scores: NDArray[Any], truth: NDArray[Any]) -> float:
+def average_precision_11(
+    scores: NDArray[Any], truth: NDArray[Any], counts: NDArray[np.int64] | None = None
+) -> float:
     """Return the 11-point AP of VOC2007: mean of the best precision at recall >= 0, 0.1, ..., 1.
 
-    ``scores`` ``[n]``, ``truth`` ``[n]`` of 0 and 1; leave difficult images out. Equal scores keep
-    their order. NaN without a positive image.
+    ``scores`` ``[n]``, ``truth`` ``[n]`` of 0 and 1, ``counts`` ``[n]`` how often each image is
+    there (in a resample; default: once); leave difficult images out. Equal scores keep their order.
+    NaN without a positive image.
     """
-    precision, recall = _curve(scores, truth)
-    if not len(recall):
+    hits, images, _ = _curve(scores, truth, counts)
+    if not len(hits):
         return float("nan")
     # Thresholds as counts: 0.3 * 10 positives is a recall of 3 / 10, whatever floats say.
-    hits, num = np.rint(recall * truth.sum()), int(truth.sum())
-    best = [precision[hits * 10 >= tenth * num].max(initial=0.0) for tenth in range(11)]
+    best = [(hits / images)[hits * 10 >= tenth * hits[-1]].max(initial=0.0) for tenth in range(11)]
     return float(np.mean(best))
 
 
-def average_precision(scores: NDArray[Any], truth: NDArray[Any]) -> float:
+def average_precision(
+    scores: NDArray[Any], truth: NDArray[Any], counts: NDArray[np.int64] | None = None
+) -> float:
     """Return AP without interpolation: sum of precision times step of recall, as scikit-learn.
 
-    Equal scores are one step. NaN without a positive image.
+    Equal scores are one step; ``counts`` as in `average_precision_11`. NaN without a positive
+    image.
     """
-    precision, recall = _curve(scores, truth)
-    if not len(recall):
+    hits, images, ordered = _curve(scores, truth, counts)
+    if not len(hits):
         return float("nan")
-    ordered = -np.sort(-np.asarray(scores))
     last = np.append(ordered[1:] != ordered[:-1], True)
-    return float((np.diff(recall[last], prepend=0.0) * precision[last]).sum())
+    steps = np.diff(hits[last] / hits[-1], prepend=0.0)
+    return float((steps * hits[last] / images[last]).sum())
 
 
-def _curve(scores: NDArray[Any], truth: NDArray[Any]) -> tuple[Floats, Floats]:
-    """Precision and recall after each image, best score first; empty without a positive one."""
-    hits = np.cumsum(np.asarray(truth, np.int64)[np.argsort(-scores, kind="stable")])
+def _curve(
+    scores: NDArray[Any], truth: NDArray[Any], counts: NDArray[np.int64] | None
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[Any]]:
+    """Positive images and images up to each, best score first, and scores; empty without any."""
+    order = np.argsort(-scores, kind="stable")
+    if counts is None:
+        counts = np.ones(len(scores), np.int64)
+    order = order[counts[order] > 0]
+    hits = np.cumsum((np.asarray(truth, np.int64) * counts)[order])
     if not len(hits) or hits[-1] == 0:
-        return np.empty(0), np.empty(0)
-    return hits / np.arange(1, len(hits) + 1), hits / hits[-1]
+        return hits[:0], hits[:0], scores[:0]
+    return hits, np.cumsum(counts[order]), scores[order]
 
 
-def auroc(scores: NDArray[Any], truth: NDArray[Any]) -> float:
-    """Return the area under the ROC curve: the share of pairs in order, ties half; NaN: no pair."""
-    from scipy.stats import rankdata
+def auroc(
+    scores: NDArray[Any], truth: NDArray[Any], counts: NDArray[np.int64] | None = None
+) -> float:
+    """Return the area under the ROC curve: the share of pairs in order, ties half; NaN: no pair.
 
+    ``counts`` as in `average_precision_11`.
+    """
+    counts = np.ones(len(scores), np.int64) if counts is None else counts
+    _, at = np.unique(scores, return_inverse=True)
     is_positive = np.asarray(truth, np.bool_)
-    positives, negatives = int(is_positive.sum()), int((~is_positive).sum())
-    if not positives or not negatives:
-        return float("nan")
-    below = rankdata(scores)[is_positive].sum() - positives * (positives + 1) / 2
-    return float(below / (positives * negatives))
+    positives, negatives = (np.bincount(at, counts * kind) for kind in (is_positive, ~is_positive))
+    pairs = positives.sum() * negatives.sum()
+    in_order = positives * (np.cumsum(negatives) - negatives / 2)
+    return float(in_order.sum() / pairs) if pairs else float("nan")
 
 
 def multiclass_auroc(scores: NDArray[Any], labels: NDArray[np.int64]) -> Floats:

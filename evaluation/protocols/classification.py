@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 from dinoforge.evaluation.combining import combine
 from dinoforge.evaluation.features import Rows
 from dinoforge.evaluation.layouts.classified import Grading
+from dinoforge.evaluation.metrics.classification import ALEXNET_ERRORS
 from dinoforge.evaluation.outcomes import Measured, Outcome
 
-__all__ = ["can_train", "grade", "test_rows"]
+__all__ = ["can_train", "grade", "grade_labels", "test_rows"]
 
 _log = logging.getLogger(__name__)
 
@@ -58,21 +59,76 @@ def grade(
         numbers = [combine(rule, one) for one in by_run]
         deviation = float(np.std(numbers, ddof=1)) if len(numbers) > 1 else 0.0
         settings |= {runs: len(numbers), "deviation": deviation}
+    settings |= _facts(grading, is_right)
     data = f"{measured.data}/{grading.name}" if grading.name else measured.data
     record = replace(measured, data=data).record(
         protocol,
         grading.metric,
         combine(rule, values),
-        len(values),
+        len(grading.rows),
         selection=selection,
         **settings,
     )
     units = np.full(measured.num_images, -1)
-    units[grading.rows] = np.arange(len(grading.rows))
+    is_of = np.arange(len(grading.rows)) if grading.variants is None else grading.variants[:, 0]
+    units[grading.rows] = is_of
     return Outcome(record, values, rule, units)
 
 
+def grade_labels(
+    measured: Measured,
+    protocol: str,
+    grading: Grading,
+    scores: NDArray[Any],
+    *,
+    selection: str,
+    **settings: Any,
+) -> list[Outcome]:
+    """Compare scores ``[n, K]`` of K labels with which of them images have: mean AP and AUROC."""
+    values = np.stack([scores, grading.truths], axis=1)
+    units = np.full(measured.num_images, -1)
+    units[grading.rows] = np.arange(len(grading.rows))
+    outcomes = []
+    for metric in (grading.metric, "auroc"):
+        each = [combine(metric, values[:, :, [label]]) for label in range(scores.shape[1])]
+        present = [value for value in each if np.isfinite(value)]
+        record = measured.record(
+            protocol,
+            metric,
+            combine(metric, values),
+            len(values),
+            selection=selection,
+            per_label=[None if np.isnan(value) else value for value in each],
+            labels=len(present),
+            **settings,
+        )
+        outcomes.append(Outcome(record, values, metric, units))
+    return outcomes
+
+
 def _values(grading: Grading, is_right: NDArray[np.bool_]) -> NDArray[Any]:
+    """Return what an image, or of mCE an undistorted image, contributes."""
     if grading.metric == "mean_per_class":
         return np.stack([is_right, grading.truths[:, 0]], axis=1).astype(np.float64)
+    if grading.variants is not None:
+        images, corruptions = grading.variants.T
+        alexnet = np.array([*ALEXNET_ERRORS.values()])[corruptions]
+        return np.bincount(images, ~is_right / alexnet) / np.bincount(images)
     return is_right.astype(np.int8)
+
+
+def _facts(grading: Grading, is_right: NDArray[np.bool_]) -> dict[str, Any]:
+    """Return settings: classes that compete, images left out, parts of mCE."""
+    facts = dict(grading.facts)
+    if grading.kept is not None:
+        facts["classes"] = len(grading.kept)
+    if grading.metric == "mean_per_class":
+        facts["classes"] = len(np.unique(grading.truths))
+    if grading.variants is not None:
+        of = grading.variants[:, 1]
+        errors = np.bincount(of, (~is_right).mean(axis=0)) / np.bincount(of)
+        facts["relative_errors"] = {
+            name: float(error / base)
+            for error, (name, base) in zip(errors, ALEXNET_ERRORS.items(), strict=True)
+        }
+    return facts

@@ -39,14 +39,10 @@ class LinearStage(VectorStage):
         """Whether the model is a network and the images have classes."""
         return super().suits(model, items) and not model.is_pixels
 
-    def request(
-        self,
-        config: EvaluationConfig,
-        model: Model,
-        items: Items,  # noqa: ARG002
-    ) -> VectorRequest:
+    def request(self, config: EvaluationConfig, model: Model, items: Items) -> VectorRequest:
         """Ask for the class tokens of the last blocks of a ViT."""
-        return VectorRequest(max(self.settings(config).blocks) if model.file else 1)
+        blocks = max(self.settings(config).blocks) if model.file else 1
+        return VectorRequest(blocks, boxes=items.has_boxes)
 
     def measure(self, measured: Measured, config: EvaluationConfig) -> list[Outcome]:
         """Train the heads with every seed, choose one of each, and measure it."""
@@ -89,10 +85,10 @@ class LinearStage(VectorStage):
         # A class that the bank lacks is never predicted.
         test_labels = np.where(np.isin(labels, classes), np.searchsorted(classes, labels), -1)
         train, test = (
-            Images(torch.from_numpy(slots).to(measured.device), of_rows)
-            for slots, of_rows in (
-                (_slots(bank), np.searchsorted(classes, bank.labels)),
-                (_slots(measured.test)[own], test_labels),
+            Images(torch.from_numpy(slots).to(measured.device), of_rows, num_val=num_val)
+            for slots, of_rows, num_val in (
+                (_slots(bank), np.searchsorted(classes, bank.labels), measured.num_val),
+                (_slots(measured.test)[own], test_labels, 0),
             )
         )
         has_mean = bank.slots is not None

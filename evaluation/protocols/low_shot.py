@@ -1,6 +1,7 @@
 """Logistic regression on few labeled images per class: the mean over several splits."""
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dinoforge.evaluation.config import EvaluationConfig
 from dinoforge.evaluation.outcomes import Measured, Outcome
@@ -25,9 +26,18 @@ class LowShotStage(VectorStage):
         if measured.model.is_pixels or not can_train(measured, "low-shot"):
             return []
         bank = measured.labeled().bank
+        splits_of: dict[int, list[NDArray[np.int64]]] = {}
+        for listed in measured.subsets:
+            split = np.flatnonzero(np.isin(bank.rows, listed))
+            per_class = round(len(split) / len(np.unique(bank.labels[split])))
+            splits_of.setdefault(per_class, []).append(split)
+        if not measured.subsets:
+            splits_of = {
+                count: [draw_few(bank.labels, count, seed) for seed in range(settings.splits)]
+                for count in settings.per_class
+            }
         outcomes = []
-        for per_class in settings.per_class:
-            splits = [draw_few(bank.labels, per_class, seed) for seed in range(settings.splits)]
+        for per_class, splits in splits_of.items():
             for kind, rows in bank.features.items():
                 fits = msn_low_shot(
                     rows, bank.labels, splits, penalty=settings.penalty, device=measured.device
@@ -46,6 +56,7 @@ class LowShotStage(VectorStage):
                             features=kind,
                             penalty=settings.penalty,
                             bank=len(splits[0]),
+                            images="listed" if measured.subsets else "drawn",
                         )
                     )
         return outcomes

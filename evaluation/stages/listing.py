@@ -1,6 +1,7 @@
 """Data sets to tables: one row per image, with its class and the part that it belongs to."""
 
 import hashlib
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -8,13 +9,17 @@ import pyarrow as pa
 from dinoforge.errors import Fault, UsageError
 from dinoforge.evaluation.config import SET_KEYS, SetConfig, named_sets
 from dinoforge.evaluation.data import EvalData, Rules, arrange, open_sets
+from dinoforge.evaluation.layouts.robustness import read_subset
+from dinoforge.evaluation.layouts.stored import first_missing
 from dinoforge.evaluation.published import fingerprint_files, open_published
 from dinoforge.evaluation.tables import (
     ITEMS_SCHEMA,
     EvaluationInputs,
     EvaluationStage,
     cache_folder,
+    write_gradings,
 )
+from dinoforge.files import sha256_file
 from dinoforge.runs import record_facts
 from dinoforge.sources.accounting import Account, merge_problems, write_problems
 from dinoforge.sources.discover import discover_files
@@ -45,6 +50,7 @@ class ListStage(EvaluationStage):
                 else:
                     parts = [paths for paths in (one.train, one.test) if paths]
                     marks = [discover_files(paths).fingerprint() for paths in parts]
+                marks += [sha256_file(Path(path)) for path in _existing(one.subsets)]
                 payloads.append({"name": name, "files": marks})
             except UsageError as error:
                 faults.extend(error.faults)
@@ -57,7 +63,8 @@ class ListStage(EvaluationStage):
         config = inputs.config
         one = named_sets(config)[payload["name"]]
         if one.layout:
-            return _list_published(payload["name"], one, inputs, out)
+            facts, table = _list_published(payload["name"], one, inputs, out)
+            return facts | {"subsets": _write_subsets(one, table, out)}
         sets = open_sets(one, cache_folder(inputs), config.decode)
         rules = Rules(config.split, config.seed, one.protocols or config.protocols)
         problems = merge_problems(images.problems for images in sets)
@@ -70,8 +77,10 @@ class ListStage(EvaluationStage):
             account.log()
             raise
         table = pa.concat_tables(images.table for images in sets)
-        out.write_table("items", _with_parts(table, data, sets), ITEMS_SCHEMA)
+        table = _with_parts(table, data, sets)
+        out.write_table("items", table, ITEMS_SCHEMA)
         return {
+            "subsets": _write_subsets(one, table, out),
             "name": payload["name"],
             "images": table.num_rows,
             "has_own_test": len(sets) > 1,
@@ -79,22 +88,44 @@ class ListStage(EvaluationStage):
             "problems": problems,
             "layout": "",
             "truth": "",
+            "gradings": [],
+            "num_val": 0,
+            "has_targets": False,
         }
 
 
-def _list_published(name: str, one: SetConfig, inputs: EvaluationInputs, out: Output) -> Json:
-    """List a set with a truth of its own; its images have no classes."""
+def _existing(lists: list[str]) -> list[str]:
+    first_missing(map(Path, lists), layout="a labeled subset")
+    return lists
+
+
+def _write_subsets(one: SetConfig, table: pa.Table, out: Output) -> int:
+    """Write the rows of each list of images of the bank; returns how many lists there are."""
+    bank = np.flatnonzero(table.column("in_bank").to_numpy())
+    keys = table.column("key").take(bank).to_pylist() if one.subsets else []
+    for number, file in enumerate(one.subsets):
+        out.write_array(f"subset-{number}", bank[read_subset(Path(file), keys)])
+    return len(one.subsets)
+
+
+def _list_published(
+    name: str, one: SetConfig, inputs: EvaluationInputs, out: Output
+) -> tuple[Json, pa.Table]:
+    """List a set of a published layout."""
     opened = open_published(one, inputs.config.decode)
-    table = opened.table.append_column("number", pa.array(np.full(len(opened.in_test), -1)))
+    labels = np.full(len(opened.in_test), -1) if opened.labels is None else opened.labels
+    table = opened.table.append_column("number", pa.array(labels))
     for column, values in (("in_bank", opened.in_bank), ("in_test", opened.in_test)):
         table = table.append_column(column, pa.array(values))
     boxes = opened.boxes or [None] * table.num_rows
     table = table.append_column("box", pa.array(boxes, ITEMS_SCHEMA.field("box").type))
     out.write_table("items", table, ITEMS_SCHEMA)
+    if opened.targets is not None:
+        out.write_array("targets", opened.targets)
     truth = hashlib.sha256()
     for data in opened.truth_bytes():
         truth.update(hashlib.sha256(data).digest())
-    return {
+    facts = {
         "name": name,
         "images": table.num_rows,
         "has_own_test": True,
@@ -102,7 +133,11 @@ def _list_published(name: str, one: SetConfig, inputs: EvaluationInputs, out: Ou
         "problems": [],
         "layout": one.layout,
         "truth": truth.hexdigest(),
+        "gradings": write_gradings(out, opened.gradings),
+        "num_val": opened.num_val,
+        "has_targets": opened.targets is not None,
     }
+    return facts, table
 
 
 def _with_parts(table: pa.Table, data: EvalData, sets: list[ImageSet]) -> pa.Table:

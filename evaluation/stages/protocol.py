@@ -30,8 +30,11 @@ from dinoforge.evaluation.tables import (
     Items,
     num_sets,
     read_features,
+    read_gradings,
     read_items,
     read_models,
+    read_subsets,
+    read_targets,
     read_tokens,
     stop_if_none_decodes,
 )
@@ -117,10 +120,10 @@ class VectorStage(ProtocolStage):
         self,
         config: EvaluationConfig,  # noqa: ARG002
         model: Model,  # noqa: ARG002
-        items: Items,  # noqa: ARG002
+        items: Items,
     ) -> VectorRequest:
         """Ask for the last block."""
-        return VectorRequest()
+        return VectorRequest(boxes=items.has_boxes)
 
     def measure_partition(
         self,
@@ -140,7 +143,10 @@ class VectorStage(ProtocolStage):
             bank=bank,
             test=test,
             num_images=len(items),
-            gradings=_gradings(test),
+            num_val=items.num_val,
+            subsets=read_subsets(inputs, payload["set"]),
+            targets=read_targets(inputs, payload["set"]),
+            gradings=read_gradings(inputs, payload["set"]) if items.layout else _gradings(test),
             device=str(resolve_device(inputs.config.device)),
             leave_one_out=items.leave_one_out,
             facts=VectorRequest(**extracted.request).facts,

@@ -23,7 +23,8 @@ RECIPES = {"curation": CurationConfig, "training": TrainingConfig, "evaluation":
 
 # Keys with text that is no path.
 TEXT = {"name", "sources[].name", "sources[].keys", "device", "export.name", "plant.kinds"}
-TEXT |= {"protocols", "features", "sets[].protocols"}
+TEXT |= {"protocols", "features", "sets[].protocols", "sets[].layout", "sets[].splits"}
+TEXT |= {"depth.heads"}
 
 
 @pytest.fixture(autouse=True)

@@ -129,3 +129,26 @@ def test_the_grid_is_even_in_its_logarithm():
     assert grid[0] == pytest.approx(1e-6)
     assert grid[-1] == pytest.approx(1e5)
     np.testing.assert_allclose(np.diff(np.log10(grid)), 0.25)
+
+
+def test_scikit_learn_agrees_on_several_labels_less_the_difficult_images():
+    from sklearn.linear_model import LogisticRegression
+
+    from dinoforge.evaluation.logistic import choose_and_fit_labels
+    from dinoforge.evaluation.metrics.classification import average_precision
+
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(120, 5))
+    targets = (x[:, :3] + rng.normal(size=(120, 3)) > 0).astype(np.int8)
+    targets[::7, 0] = -1
+    targets[:, 2] = 0  # never there
+    config = LogisticConfig(c_min=0.5, c_max=0.5, c_count=1)
+    chosen = choose_and_fit_labels(x, targets, average_precision, config=config, seed=0)
+    scores = chosen.scores(x)
+    for label in range(2):
+        keep = targets[:, label] >= 0
+        # Both classes have weights here, whose penalty is half as large.
+        peer = LogisticRegression(C=2 * 0.5, tol=1e-10, max_iter=1000)
+        peer.fit(x[keep], targets[keep, label])
+        np.testing.assert_allclose(scores[:, label], peer.decision_function(x), atol=1e-3)
+    assert not scores[:, 2].any()
