@@ -93,10 +93,11 @@ class VitSpec(NamedTuple):
 def split_vit(spec: str) -> VitSpec | None:
     """Split ``checkpoint:FILE#FEATURES,POSITIONS``, or ``hf:``; each option may be left out.
 
-    A ``#`` belongs to the path unless options follow it to the end. None for other encoders.
+    A ``#`` belongs to the path unless options follow it to the end. None for other encoders, and
+    without a path.
     """
     kind, _, rest = spec.partition(":")
-    if kind not in _VIT_KINDS:
+    if kind not in _VIT_KINDS or not rest:
         return None
     from dinoforge.models.config import POSITION_MODES
 
@@ -127,7 +128,7 @@ def is_vit(spec: VitSpec) -> bool:
 
 def _vit(kind: str, rest: str, device: str) -> "Encoder":
     spec = split_vit(f"{kind}:{rest}")
-    assert spec is not None, "of one of these kinds"
+    assert spec is not None, "of one of these kinds, with a path"
     path = Path(spec.path)
     if is_vit(spec):
         from dinoforge.encoders.checkpoint import CheckpointEncoder

