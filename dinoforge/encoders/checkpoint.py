@@ -159,14 +159,19 @@ class CheckpointEncoder:
         down, right = (-side % patch for side in image.shape[:2])
         batch_13XY = functional.pad(self.normalized(image), (0, right, 0, down))
         outputs: dict[str, Tensor] = {}
+        layers: dict[int, tuple[Tensor, Tensor]] = {}  # block -> patches and class token
         with torch.inference_mode():
             batch_13XY = batch_13XY.to(self._device)
             if {"keys", "attention"} & set(arrays):
                 last = self.model.last_block(batch_13XY)
                 outputs |= {"keys": last["keys"], "attention": last["attention"].transpose(1, 2)}
-            blocks = sorted({int(name.rpartition("-")[2]) for name in arrays if "-" in name})
-            layers = self.model.get_intermediate_layers(batch_13XY, blocks, norm=False)
-            for block, (patches, cls) in zip(blocks, layers, strict=True):
+                tokens, first_patch = last["x_prenorm"], 1 + self.model.config.registers
+                layers[len(self.model.blocks) - 1] = tokens[:, first_patch:], tokens[:, 0]
+            asked = {int(name.rpartition("-")[2]) for name in arrays if "-" in name}
+            if blocks := sorted(asked - set(layers)):
+                inner = self.model.get_intermediate_layers(batch_13XY, blocks, norm=False)
+                layers |= dict(zip(blocks, inner, strict=True))
+            for block, (patches, cls) in layers.items():
                 outputs |= {f"raw-{block}": patches, f"raw_cls-{block}": cls[:, None]}
                 outputs |= {f"patches-{block}": self.model.norm(patches)}
                 outputs |= {f"cls-{block}": self.model.norm(cls[:, None])}

@@ -136,6 +136,27 @@ def test_side_and_fit_change_what_the_network_gets(checkpoint, picture):
         np.testing.assert_allclose(actual, wanted, rtol=0, atol=tolerance)
 
 
+def test_all_arrays_of_the_last_block_take_one_pass(checkpoint, picture):
+    encoder = CheckpointEncoder(checkpoint)
+    image, names = picture(20, 32, 1), ("keys", "attention", "patches-1", "cls-1", "raw-1")
+    calls = []
+    hook = encoder.model.blocks[0].register_forward_hook(lambda *_: calls.append(1))
+    together = encoder.encode_patches(image, names)
+    assert len(calls) == 1
+    hook.remove()
+    assert {name: array.shape for name, array in together.items()} == {
+        "attention": (12, 2),
+        "cls-1": (1, 32),
+        "keys": (12, 32),
+        "patches-1": (12, 32),
+        "raw-1": (12, 32),
+    }
+    for name in names:
+        alone = encoder.encode_patches(image, [name])[name]
+        np.testing.assert_array_equal(together[name], alone)
+    assert encoder.encode_patches(image, ("keys", "raw-0"))["raw-0"].shape == (12, 32)
+
+
 @pytest.mark.parametrize("size", [(64, 64), (40, 90), (90, 40), (32, 33), (7, 5)])
 def test_the_input_is_the_middle_square_of_the_resized_picture(picture, size):
     image = picture(*size, 1)
