@@ -44,9 +44,9 @@ def jaccard(truth: Mask, predicted: Mask, void: Mask | None = None) -> Floats:
     truth, predicted = _inside(truth, predicted, void)
     pairs = np.broadcast_arrays(truth, predicted)
     shape = pairs[0].shape[:-2]
-    both, total = np.array([_areas(*(m[at] for m in pairs)) for at in np.ndindex(shape)]).T
-    union = total - both
-    return np.where(union == 0, 1.0, both / np.maximum(union, 1)).reshape(shape)
+    common, total = np.array([_areas(*(m[at] for m in pairs)) for at in np.ndindex(shape)]).T
+    union = total - common
+    return np.where(union == 0, 1.0, common / np.maximum(union, 1)).reshape(shape)
 
 
 def _inside(truth: Mask, predicted: Mask, void: Mask | None) -> tuple[Bools, Bools]:
@@ -58,7 +58,7 @@ def _inside(truth: Mask, predicted: Mask, void: Mask | None) -> tuple[Bools, Boo
 
 
 def _areas(truth_XY: Bools, predicted_XY: Bools) -> tuple[int, int]:
-    """Count the pixels of both masks, and the sum of theirs; frame by frame, in the cache."""
+    """Count the pixels in both masks, and the sum of the two counts; one frame fits the cache."""
     total = np.count_nonzero(truth_XY) + np.count_nonzero(predicted_XY)
     return int(np.count_nonzero(truth_XY & predicted_XY)), int(total)
 
