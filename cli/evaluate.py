@@ -52,15 +52,36 @@ def _sources(config: "EvaluationConfig") -> list[str]:
 
 
 def _show(records: "list[Record]", folder: Path) -> None:
-    rows = []
-    for record in records:
-        settings = ", ".join(f"{name}={value}" for name, value in record.settings.items())
-        names = [record.benchmark, record.model, record.metric]
-        rows.append(
-            [*names, number(record.value, ".4f"), low_high(record.interval, ".4f"), settings]
-        )
-    print_table(["benchmark", "model", "metric", "value", "95 %", "settings"], rows)
-    print(f"records: {folder / 'records.jsonl'}")
+    from dinoforge.evaluation.scores import arrange
+
+    scores = arrange(records)
+    for table in (*scores.tables, *scores.plain):
+        columns = [f"{table.column_name} = {c}" if table.column_name else c for c in table.columns]
+        rows = [[row.model, row.features, *map(_cell, row.cells)] for row in table.rows]
+        title = f"{table.benchmark}, {table.n} images"
+        print_table(["model", "features", *columns], rows, title=title)
+    rows = [
+        [
+            d.record.benchmark,
+            f"{d.model_a} - {d.model_b}",
+            d.features_a + ("" if d.k is None else f", k = {d.k}"),
+            d.record.metric.removesuffix("_difference"),
+            number(d.record.value, "+.4f"),
+            low_high(d.record.interval, "+.4f"),
+        ]
+        for d in scores.differences
+    ]
+    if rows:
+        names = ["benchmark", "models", "features", "metric", "difference", "95 % interval"]
+        print_table(names, rows, title="Paired differences")
+    print(f"records, with their settings: {folder / 'records.jsonl'}")
+
+
+def _cell(record: "Record | None") -> str:
+    if record is None:
+        return "–"
+    interval = low_high(record.interval, ".3f").replace(" .. ", "–")
+    return f"{number(record.value, '.4f')}\n{interval}".rstrip()
 
 
 def number(value: float, form: str) -> str:

@@ -54,6 +54,11 @@ class Table:
     n: int  # test images
     left_out: str = ""  # k-NN: numbers of neighbors that the bank does not have
 
+    @property
+    def is_unlabeled(self) -> bool:
+        """Whether it holds signs of collapse, which need no truth."""
+        return self.benchmark.startswith("collapse")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
@@ -249,8 +254,8 @@ def _table(records: Sequence[Record]) -> Table:
     cells = {(r.model, _features(r), _k(r) if ks else r.metric): r for r in records}
     models = _model_names(records)
     keys = sorted(
-        {(r.model, _features(r)) for r in records},
-        key=lambda key: (models.index(key[0]), _feature_order(key[1]), key[1]),
+        dict.fromkeys((r.model, _features(r)) for r in records),
+        key=lambda key: (models.index(key[0]), _feature_order(key[1])),
     )
     return Table(
         benchmark=records[0].benchmark,

@@ -16,6 +16,7 @@ from typing import Any
 
 from dinoforge.curated import summary_path
 from dinoforge.errors import damaged
+from dinoforge.evaluation.config import EvaluationConfig, SetConfig, named_sets, protocols_for
 from dinoforge.evaluation.report.curves import Curves, make_curves
 from dinoforge.evaluation.report.ledger import Funnel, Ledger, make_funnel, read_ledger
 from dinoforge.evaluation.report.sheets import Sheets, make_sheets
@@ -154,9 +155,21 @@ def _left_out(curation: CurationFacts | None, sources: Sources) -> list[str]:
     lines = [] if curation is None else list(curation.summary.get("remarks", []))
     for folder in sources.newest_evaluations():
         if (folder / _RECORDS).is_file():
-            protocols = read_recipe(folder).get("protocols", [])
-            lines += list_left_out(read_records(folder / _RECORDS), protocols)
+            config, records = _sets_of(read_recipe(folder)), read_records(folder / _RECORDS)
+            for name in named_sets(config):
+                some = [r for r in records if r.benchmark.partition("/")[2] == name]
+                lines += list_left_out(some, protocols_for(config, name))
     return list(dict.fromkeys(lines))
+
+
+def _sets_of(recipe: Mapping[str, Any]) -> EvaluationConfig:
+    """Return the data sets of a recipe: their names, and what is measured on them."""
+    sets = {
+        name: SetConfig(**{key: one[key] for key in ("layout", "protocols") if key in one})
+        for name, one in recipe.get("sets", {}).items()
+    }
+    known = ("name", "train", "test", "protocols")
+    return EvaluationConfig(sets=sets, **{key: recipe[key] for key in known if key in recipe})
 
 
 def _curation(folder: Path | None, ledger: Ledger | None) -> CurationFacts | None:

@@ -9,6 +9,7 @@ from dinoforge.evaluation.report.facts import ReportFacts
 from dinoforge.evaluation.report.ledger import Funnel, Ledger
 from dinoforge.evaluation.report.maps import FeatureMaps
 from dinoforge.evaluation.scores import FEATURES, Difference, Headline, Scores, Table, step_of
+from dinoforge.evaluation.stages.guards import find_warnings
 from dinoforge.pages.charts import (
     IntervalPlot,
     IntervalRow,
@@ -63,7 +64,8 @@ def make_page(facts: ReportFacts, ledger: Ledger | None, maps: FeatureMaps | Non
         clock_panels=[_line_panel(panel) for panel in curves.clock] if curves else [],
         checkpoint_panels=_checkpoint_panels(facts.scores),
         score_panels={table.benchmark: _score_panels(table) for table in facts.scores.tables},
-        difference_panel=_difference_panel(facts.scores),
+        difference_panels=_difference_panels(facts.scores),
+        warnings=list(find_warnings(facts.records)),
         versions=_versions(facts),
     )
 
@@ -193,27 +195,34 @@ def _score_panels(table: Table) -> Sequence[str]:
     return panels
 
 
-def _difference_panel(scores: Scores) -> str:
-    """Differences at the headline's k; the table holds the others."""
-    rows = [
-        _interval_row(d.model_b, d.features_a, d.record)
-        for d in scores.differences
-        if d.k == scores.k and d.model_a == "trained"
-    ]
-    if not rows:
-        return ""
-    title = "Trained minus …" + (f", k = {scores.k}" if scores.k else "")
-    return interval_plot(IntervalPlot(title=title, unit="points", rows=rows, zero=True))
+def _difference_panels(scores: Scores) -> Sequence[str]:
+    """Draw each benchmark and metric, k-NN at the headline's k; the table holds the others."""
+    shown = [d for d in scores.differences if d.model_a == "trained" and d.k in {None, scores.k}]
+    keys = dict.fromkeys((d.record.benchmark, d.record.metric, d.k) for d in shown)
+    panels = []
+    for benchmark, metric, k in keys:
+        scale = 100 if metric == "accuracy_difference" else 1
+        rows = [
+            _interval_row(d.model_b, d.features_a, d.record, scale)
+            for d in shown
+            if (d.record.benchmark, d.record.metric) == (benchmark, metric)
+        ]
+        title = "Trained minus …" + (f", k = {k}" if k else "")
+        unit = "points" if scale == 100 else metric.removesuffix("_difference").replace("_", " ")
+        if len(keys) > 1:
+            title = f"{benchmark}: {title[0].lower()}{title[1:]}"
+        panels.append(interval_plot(IntervalPlot(title=title, unit=unit, rows=rows, zero=True)))
+    return panels
 
 
-def _interval_row(model: str, features: str, record: Record) -> IntervalRow:
+def _interval_row(model: str, features: str, record: Record, scale: float = 100) -> IntervalRow:
     names = [model_name(model), feature_name(features, model)]
     interval = None
     if record.interval is not None:
-        interval = (100 * record.interval[0], 100 * record.interval[1])
+        interval = (scale * record.interval[0], scale * record.interval[1])
     return IntervalRow(
         label=", ".join(filter(None, names)),
-        value=100 * record.value,
+        value=scale * record.value,
         interval=interval,
         color=_COLORS.get(model, 2),
     )

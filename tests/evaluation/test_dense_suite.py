@@ -7,6 +7,7 @@ import pytest
 from benchmark_sets import write_camvid, write_nyu
 from evaluations import write_run
 
+from dinoforge.cli.evaluate import _show
 from dinoforge.cli.main import main
 from dinoforge.records import read_records
 
@@ -65,3 +66,16 @@ def test_kills_at_random_moments_change_nothing(words, tmp_path):
     assert result["kills"] == 2
     assert result["different"] == []
     assert result["files"] > 30
+
+
+def test_the_command_prints_a_table_for_each_benchmark_and_differences(done, capsys):
+    _show(read_records(done / "records.jsonl"), done)
+    lines = capsys.readouterr().out.splitlines()
+    assert "depth/nyu, 4 images" in [line.strip() for line in lines]
+    (header,) = [line.split() for line in lines if "abs_rel" in line]
+    assert header[:6] == ["model", "features", "rmse", "a1", "a2", "a3"]
+    pair = next(line.split() for line in lines if "trained - median depth" in line)
+    assert pair[0] == "depth/nyu"
+    assert {"v2-lin1", "rmse", ".."} <= set(pair)
+    assert max(map(len, lines)) <= 120
+    assert len(lines) < 130

@@ -137,3 +137,49 @@ def test_the_curve_and_the_differences_are_there_when_no_k_is_twenty(tmp_path, r
     assert "k-NN accuracy, k = 4" not in page_of(steps, tmp_path)
     others = [r for r in records if r.settings.get("k") != 20]
     assert "Trained minus …, k = 10" in page_of(others, tmp_path)
+
+
+def test_errors_in_meters_have_tables_differences_and_warnings_of_their_own(tmp_path):
+    def depth(model, value, interval, metric="rmse", **settings):
+        return Record(
+            benchmark="depth/nyu",
+            model=model,
+            metric=metric,
+            value=value,
+            interval=interval,
+            n=80,
+            settings=settings,
+        )
+
+    pair = {"model_a": "trained", "model_b": "median depth", "features_a": "v3-lin1"}
+    records = [
+        depth("trained", 1.25, (1.11, 1.35), features="v3-lin1"),
+        depth("median depth", 1.23, (1.12, 1.34), baseline=True),
+        depth(
+            "trained - median depth",
+            0.02,
+            (-0.01, 0.0512),
+            "rmse_difference",
+            **pair,
+            features_b="",
+        ),
+    ]
+    text = page_of([knn(100), *records], tmp_path)
+    Page(text)
+    assert "<h3>Depth <span" in text
+    assert "Without labels" not in text
+    assert "1.25<small>1.11–1.35</small>" in text
+    assert "Trained minus …" in text
+    assert "\N{MINUS SIGN}0.0100 to 0.0512" in text
+    assert "rmse of trained, 1.25, is no better than that of `median depth`, 1.23" in text
+
+
+def test_what_a_set_was_not_asked_for_is_not_missing(tmp_path):
+    sets = "{toy: {layout: nyu_tars, protocols: [depth, segmentation]}}"
+    recipe = f"sets: {sets}\ntrain: []\nprotocols: [knn, logistic, collapse]\n"
+    (tmp_path / "config.yaml").write_text(recipe)
+    record = Record(benchmark="depth/toy", model="trained", metric="rmse", value=1.0)
+    text = page_of([record], tmp_path)
+    assert "No linear segmentation: it needs a ViT" in text
+    assert "No k-NN" not in text
+    assert "No depth" not in text
