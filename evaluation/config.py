@@ -126,6 +126,8 @@ class SetConfig:
     # classes of the bank to rename, {FROM: TO}, as in `train_classes` of the recipe
     train_classes: dict[str, str] = field(default_factory=dict)
     test_classes: dict[str, str] = field(default_factory=dict)  # classes of the test images
+    # at most so many images of the bank and test images, a keyed choice; empty: all
+    max_images: list[PositiveInt] = field(default_factory=list)
     # instead of `train` and `test`: the published layout of a data set with a truth of its own
     layout: Annotated[str, one_of(tuple(LAYOUTS))] = ""
     root: OptionalPath = ""  # folder of that data set, relative to `data.root`
@@ -157,6 +159,9 @@ class SetConfig:
             yield Fault(f"`{at}.train` is empty", "recipe", "give paths of images, or a `layout`")
         if self.layout and (self.train or self.test):
             yield Fault(f"`{at}` has a layout and images of its own", "recipe", "give either")
+        if len(self.max_images) not in {0, 2} or (self.max_images and not self.test):
+            do = "give two numbers, for images of `train` and of `test`"
+            yield Fault(f"`{at}.max_images` is {self.max_images}", "recipe", do)
         if len(self.splits) not in {0, 2} or (self.splits and not self.layout):
             do = "give two names, for training and for the test, with a layout"
             yield Fault(f"`{at}.splits` is {self.splits}", "recipe", do)

@@ -82,6 +82,8 @@ def open_sets(one: SetConfig, cache: Path, policy: DecodePolicy) -> list[ImageSe
     paths = [one.train, *([one.test] if one.test else [])]
     sets = [open_images(part, cache=cache, policy=policy) for part in paths]
     _warn_of_overlap(sets)
+    for at, most in enumerate(one.max_images):
+        sets[at] = _choose(sets[at], most)
     return sets
 
 
@@ -106,6 +108,13 @@ def arrange(sets: Sequence[ImageSet], one: SetConfig, rules: Rules) -> EvalData:
             text = "%d of %d images of the %s have no label"
             _log.info(text, unlabeled, len(part.labels), name)
     return data
+
+
+def _choose(images: ImageSet, most: int) -> ImageSet:
+    """Keep a choice of images, by a keyed draw per image, in their order."""
+    draws = uniforms(0, "evaluation/max-images", np.arange(len(images)))[:, 0]
+    rows = np.sort(np.argsort(draws, kind="stable")[:most])
+    return ImageSet(images.table.take(rows), images.policy, images.problems, images.class_lists)
 
 
 def _warn_of_overlap(sets: Sequence[ImageSet]) -> None:
