@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from dinoforge.encoders.make import make_encoder
 from dinoforge.evaluation.layouts.retrieval import crop_to_box
+from dinoforge.evaluation.methods.views import cut_view
 from dinoforge.evaluation.models import Model
 from dinoforge.evaluation.tables import IS_DECODED, Extracted, Items
 from dinoforge.images import Undecodable
@@ -32,6 +33,7 @@ __all__ = [
     "linear_input",
     "open_extractor",
     "rows_of",
+    "rows_of_view",
 ]
 
 _log = logging.getLogger(__name__)
@@ -50,6 +52,8 @@ class VectorRequest:
     side: int = 0  # of its input in pixels; 0: that of the checkpoint
     fit: Literal["center", "stretch"] = "center"
     boxes: bool = False  # of a query only the box that the data set gives
+    views: int = 0  # also so many augmented views of the images of the bank
+    view: int = -1  # this one of them; -1: the images themselves
 
     def as_json(self) -> dict[str, Any]:
         """JSON object of the request."""
@@ -138,11 +142,13 @@ def describe(
     images: ImageSet,
     storage: str = "float32",
     boxes: Sequence[Sequence[float] | None] | None = None,
+    draws: NDArray[np.float64] | None = None,
 ) -> dict[str, NDArray[Any]]:
     """Extract the features of every image: arrays ``[n, ...]``, and which images decode.
 
     Rows of undecodable images are zero; ``storage`` is the dtype of the features.
-    ``boxes`` are the parts of images that are encoded, None: the whole (`crop_to_box`).
+    ``boxes`` are the parts of images that are encoded, None: the whole (`crop_to_box`); with
+    ``draws`` a random view of each (`random_views`).
     """
     is_decoded = np.zeros(len(images), np.bool_)
     batches = []
@@ -156,7 +162,8 @@ def describe(
                 continue
             is_decoded[index] = True
             box = boxes[index] if boxes else None
-            pictures.append(picture if box is None else crop_to_box(picture, np.array(box)))
+            picture = picture if box is None else crop_to_box(picture, np.array(box))
+            pictures.append(picture if draws is None else cut_view(picture, draws[index]))
         # Even without any picture: an empty result still has the names and dimensions.
         batches.append(extractor.vectors_of(pictures))
     arrays: dict[str, NDArray[Any]] = {IS_DECODED: is_decoded}
@@ -180,9 +187,23 @@ def rows_of(model: Model, items: Items, extracted: Extracted) -> tuple[Rows, Row
     return bank, test
 
 
-def _rows_of(model: Model, items: Items, part: NDArray[np.int64], extracted: Extracted) -> Rows:
-    rows = part[extracted.is_decoded[part]]
-    vectors = {name: array[rows].astype(np.float32) for name, array in extracted.vectors.items()}
+def rows_of_view(model: Model, items: Items, extracted: Extracted) -> Rows:
+    """Select the features of a view of the bank."""
+    return _rows_of(model, items, items.bank, extracted, np.arange(len(items.bank)))
+
+
+def _rows_of(
+    model: Model,
+    items: Items,
+    part: NDArray[np.int64],
+    extracted: Extracted,
+    at: NDArray[np.int64] | None = None,
+) -> Rows:
+    """Select some images of a set, which are ``at`` these rows of what was extracted."""
+    at = part if at is None else at
+    is_decoded = extracted.is_decoded[at]
+    rows, at = part[is_decoded], at[is_decoded]
+    vectors = {name: array[at].astype(np.float32) for name, array in extracted.vectors.items()}
     if model.file is None:
         (only,) = vectors.values()
         return Rows({model.features[0]: only}, items.labels[rows], rows=rows)

@@ -83,6 +83,7 @@ class Measured(Subject):
     num_val: int = 0  # rows at the end of the bank on which choices are made; 0: a share of it
     subsets: Sequence[NDArray[np.int64]] = ()  # few images of the bank, instead of draws of them
 
+    views: Sequence[Rows] = ()  # augmented views of the bank
     targets: NDArray[np.int8] | None = None  # several labels of each image of the bank, [n, K]
 
     def labeled(self) -> "Measured":

@@ -232,13 +232,14 @@ class Extracted:
     request: Json  # a `VectorRequest`
 
 
-def read_features(inputs: EvaluationInputs, model: int, at: int) -> Extracted:
-    """Read the features that a model gave for the images of a set."""
+def read_features(inputs: EvaluationInputs, model: int, at: int, view: int = -1) -> Extracted:
+    """Read the features that a model gave for the images of a set, or for a view of the bank."""
     payloads = read_payloads(inputs, "features")
     parts = [
         index
         for index, payload in enumerate(payloads)
-        if (payload["model"], payload["set"]) == (model, at) and payload["vectors"]
+        if (payload["model"], payload["set"]) == (model, at)
+        and (payload["vectors"] or {}).get("view") == view
     ]
     facts = inputs.facts("features")
     arrays = {
@@ -261,6 +262,7 @@ def read_undecodable(inputs: EvaluationInputs, at: int) -> NDArray[np.bool_]:
             ~np.load(inputs.file("features", f"{IS_DECODED}.npy", index))
             for index, p in enumerate(payloads)
             if (p["model"], p["set"], p["tokens"]) == first
+            and (p["vectors"] or {"view": -1})["view"] < 0
         ]
     )
 

@@ -18,7 +18,10 @@ from dinoforge.evaluation.stages.protocol import VectorStage
 from dinoforge.evaluation.tables import Items
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from dinoforge.evaluation.methods.linear_choice import Choice
+    from dinoforge.evaluation.methods.linear_grid import Views
 
 __all__ = ["LinearStage", "LinearV1Stage"]
 
@@ -42,7 +45,12 @@ class LinearStage(VectorStage):
     def request(self, config: EvaluationConfig, model: Model, items: Items) -> VectorRequest:
         """Ask for the class tokens of the last blocks of a ViT."""
         blocks = max(self.settings(config).blocks) if model.file else 1
-        return VectorRequest(blocks, boxes=items.has_boxes)
+        views = self.settings(config).views
+        return VectorRequest(blocks, boxes=items.has_boxes, views=views)
+
+    def num_views(self, config: EvaluationConfig) -> int:
+        """Return how many augmented views the heads are trained on."""
+        return self.settings(config).views
 
     def measure(self, measured: Measured, config: EvaluationConfig) -> list[Outcome]:
         """Train the heads with every seed, choose one of each, and measure it."""
@@ -67,7 +75,7 @@ class LinearStage(VectorStage):
                     runs="seeds" if len(choices) > 1 else "",
                     selection=choices[0].selection,
                     bank=len(bank),
-                    **_facts(choices),
+                    **_facts(choices, len(measured.views)),
                 )
             )
         return outcomes
@@ -91,6 +99,9 @@ class LinearStage(VectorStage):
                 (_slots(measured.test)[own], test_labels, 0),
             )
         )
+        if measured.views:
+            views = np.stack([_slots(view.labeled()) for view in measured.views])
+            train = replace(train, views=_in_turn(views, measured.device))
         has_mean = bank.slots is not None
         blocks = train.slots.shape[1] - has_mean
         settings = self.settings(config)
@@ -137,7 +148,20 @@ def _slots(rows: Rows) -> NDArray[np.float32]:
     return vectors[:, None] * np.float32(vectors.shape[1] ** 0.5)
 
 
-def _facts(choices: "Sequence[Choice]") -> dict[str, Any]:
+def _in_turn(views_VnSD: NDArray[np.float32], device: str) -> "Views":
+    """Return the views of images, another one in each pass over them."""
+    import torch
+
+    num_views, num = views_VnSD.shape[:2]
+
+    def views(rows: NDArray[np.int64], step: int) -> "Tensor":
+        of_pass = (step * len(rows) // num) % num_views
+        return torch.from_numpy(views_VnSD[of_pass, rows]).to(device)
+
+    return views
+
+
+def _facts(choices: "Sequence[Choice]", views: int) -> dict[str, Any]:
     heads = [choice.probe.head for choice in choices]
     names = [f"{h.blocks} cls" + (" + patch_mean" if h.average_patches else "") for h in heads]
     rates, epochs = [head.rate for head in heads], [choice.epoch for choice in choices]
@@ -148,5 +172,5 @@ def _facts(choices: "Sequence[Choice]") -> dict[str, Any]:
         "epoch": epochs if len(epochs) > 1 else epochs[0],
         "heads": len(first.heads),
         "chosen_on": first.chosen_on,
-        "training": first.training,
+        "training": f"{views} {first.training}" if views else first.training,
     }

@@ -131,6 +131,9 @@ class LinearConfig:
     decay: Literal["step", "epoch"] = "step"  # how often the cosine to 0 lowers the rate
     # after which epochs the heads are candidates: the last, or every one (DINO v1)
     candidates: Literal["last", "every_epoch"] = "last"
+    # augmented views (random resized crop, mirrored or not) of every training image, extracted
+    # once; passes take them in turn; 0: the image itself in every pass
+    views: NonNegativeInt = 0
     # of initial weights, batches and held-out images; the score is the mean over them
     seeds: Annotated[list[int], NonEmpty] = field(default_factory=lambda: [0])
 

@@ -7,7 +7,7 @@ depend on: the bytes of the images, the decoder, weights and transform, the devi
 import json
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from dinoforge.device import resolve_device
 from dinoforge.errors import UsageError
 from dinoforge.evaluation.config import EvaluationConfig, protocols_for
 from dinoforge.evaluation.features import Extractor, VectorRequest, describe, open_extractor
+from dinoforge.evaluation.methods.views import random_views
 from dinoforge.evaluation.models import Model
 from dinoforge.evaluation.settings import InputConfig
 from dinoforge.evaluation.stages.protocol import PROTOCOL_KEYS, ProtocolStage
@@ -71,17 +72,19 @@ class FeaturesStage(EvaluationStage):
                 "model": number,
                 "set": at,
                 "start": start,
-                "stop": min(start + size, len(items)),
-                "images": hash_json(digests[start : start + size].tobytes().hex()),
+                "stop": start + len(some),
+                "images": hash_json(digests[some].tobytes().hex()),
                 "encoder": model.fingerprint,
                 "vectors": vectors,
-                "boxes": items.boxes[start : start + size] if vectors and vectors["boxes"] else [],
+                "boxes": [items.boxes[row] for row in some] if vectors and vectors["boxes"] else [],
                 "tokens": tokens,
             }
             for number, model in enumerate(read_models(inputs))
             for at, (items, digests) in enumerate(sets)
             for vectors, tokens, size in self._requests(inputs.config, model, items)
-            for start in range(0, len(items), size)
+            for rows in [_rows(items, vectors)]
+            for start in range(0, len(rows), size)
+            for some in [rows[start : start + size]]
         ]
 
     def _requests(
@@ -98,7 +101,12 @@ class FeaturesStage(EvaluationStage):
         size = config.partition_images
         requests: list[tuple[Json | None, Json | None, int]] = []
         if vectors := [one for one in asked if isinstance(one, VectorRequest)]:
-            requests.append((_one_request(vectors, config.input, model).as_json(), None, size))
+            one = _one_request(vectors, config.input, model)
+            requests.append((one.as_json(), None, size))
+            for view in range(max(asked.views for asked in vectors)):
+                # Crops of any aspect are resized to the square input.
+                of_view = replace(one, view=view, fit="stretch", gem=False, boxes=False)
+                requests.append((of_view.as_json(), None, size))
         tokens = merge_requests([one for one in asked if isinstance(one, TokenRequest)])
         few = max(1, size // _VECTORS_PER_TOKENS)
         return requests + [(None, one.as_json(), few) for one in tokens]
@@ -123,9 +131,13 @@ class FeaturesStage(EvaluationStage):
             extractor = open_extractor(
                 model, device=device, batch_size=config.batch_size, request=request
             )
-            images = ImageSet(items.table.slice(start, stop - start), config.decode)
+            rows = _rows(items, payload["vectors"])[start:stop]
+            images = ImageSet(items.table.take(rows), config.decode)
+            draws = None
+            if request is not None and request.view >= 0:
+                draws = random_views(read_digests(inputs, payload["set"])[rows], request.view)
             mark_cache(cache)
-            arrays = _write(folder, _extract(extractor, images, payload, config.storage))
+            arrays = _write(folder, _extract(extractor, images, payload, config.storage, draws))
         for name in arrays:
             _link(folder / f"{name}.npy", out.folder / f"{part_name(out.index)}.{name}.npy")
             out.add(out.folder / f"{part_name(out.index)}.{name}.npy")
@@ -148,11 +160,20 @@ def _one_request(asked: Sequence[VectorRequest], own: InputConfig, model: Model)
     )
 
 
+def _rows(items: Items, vectors: Json | None) -> NDArray[np.int64]:
+    """Rows of the images that a request is for: views are only of the bank."""
+    return items.bank if vectors and vectors["view"] >= 0 else np.arange(len(items))
+
+
 def _extract(
-    extractor: Extractor, images: ImageSet, payload: Json, storage: str
+    extractor: Extractor,
+    images: ImageSet,
+    payload: Json,
+    storage: str,
+    draws: NDArray[np.float64] | None,
 ) -> dict[str, NDArray[Any]]:
     if payload["tokens"] is None:
-        return describe(extractor, images, storage, payload["boxes"])
+        return describe(extractor, images, storage, payload["boxes"], draws)
     assert extractor.vit is not None, "tokens of a model that has none"
     request = TokenRequest.from_json(payload["tokens"])
     arrays = describe_tokens(extractor.vit, images, request, storage)

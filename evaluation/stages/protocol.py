@@ -19,7 +19,7 @@ from dinoforge.evaluation.config import (
     named_sets,
     protocols_for,
 )
-from dinoforge.evaluation.features import Rows, VectorRequest, rows_of
+from dinoforge.evaluation.features import Rows, VectorRequest, rows_of, rows_of_view
 from dinoforge.evaluation.layouts.classified import Grading
 from dinoforge.evaluation.models import Model
 from dinoforge.evaluation.outcomes import Measured, Outcome, Subject
@@ -125,6 +125,10 @@ class VectorStage(ProtocolStage):
         """Ask for the last block."""
         return VectorRequest(boxes=items.has_boxes)
 
+    def num_views(self, config: EvaluationConfig) -> int:  # noqa: ARG002
+        """Return how many augmented views of the images of the bank the protocol takes."""
+        return 0
+
     def measure_partition(
         self,
         payload: Json,
@@ -146,6 +150,11 @@ class VectorStage(ProtocolStage):
             num_val=items.num_val,
             subsets=read_subsets(inputs, payload["set"]),
             targets=read_targets(inputs, payload["set"]),
+            views=[
+                rows_of_view(model, items, read_features(*of, view))
+                for of in [(inputs, payload["model"], payload["set"])]
+                for view in range(self.num_views(inputs.config))
+            ],
             gradings=read_gradings(inputs, payload["set"]) if items.layout else _gradings(test),
             device=str(resolve_device(inputs.config.device)),
             leave_one_out=items.leave_one_out,

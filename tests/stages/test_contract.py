@@ -80,7 +80,7 @@ def recorded(pool, tmp_path_factory):
             protocols=[
                 *("knn", "few_shot", "linear", "linear_v1", "low_shot", "logistic", "collapse")
             ],
-            linear=LinearConfig(epochs=1, epoch_steps=2, batch_size=4),
+            linear=LinearConfig(epochs=1, epoch_steps=2, batch_size=4, views=1),
             linear_v1=dino_v1(epochs=1),
             sets={
                 "nyu": SetConfig(layout="nyu_tars", root=str(write_nyu(out / "nyu"))),

@@ -4,10 +4,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from evaluations import evaluated
+from evaluations import evaluated, mean_colors
 
 from dinoforge.evaluation.config import BootstrapConfig, EvaluationConfig
 from dinoforge.evaluation.methods.low_shot import center_rows, draw_few, few_shot_knn, msn_low_shot
+from dinoforge.evaluation.methods.views import cut_view, random_views
 from dinoforge.evaluation.settings import (
     ChoiceConfig,
     FewShotConfig,
@@ -16,7 +17,8 @@ from dinoforge.evaluation.settings import (
     dino_v1,
 )
 from dinoforge.evaluation.suite import STAGES
-from dinoforge.evaluation.tables import read_features, read_items
+from dinoforge.evaluation.tables import read_digests, read_features, read_items
+from dinoforge.sources.image_set import ImageSet
 from dinoforge.stages import make_inputs
 
 
@@ -122,6 +124,23 @@ def test_unit_rows_are_scaled_to_the_norm_that_the_rates_are_for(done, config):
     rows = np.array([[0.6, 0.8, 0.0, 0.0]], np.float32)
     slots = _slots(Rows({"vectors": rows}, np.zeros(1, np.int64)))
     np.testing.assert_allclose(np.linalg.norm(slots, axis=2), [[2.0]])
+
+
+def test_heads_may_be_trained_on_augmented_views(config, tmp_path, pictures):
+    views = replace(config.linear, views=2)
+    changed = replace(config, checkpoint="", protocols=["linear"], linear=views)
+    (record,) = evaluated(changed, tmp_path)
+    assert record.settings["training"] == "2 augmented views"
+    assert record.value > 0.8
+    inputs = make_inputs("evaluation", STAGES, tmp_path, changed)
+    items, digests = read_items(inputs, 0), read_digests(inputs, 0)
+    view = read_features(inputs, 0, 0, 1).vectors["vectors"]
+    images = ImageSet(items.table.take(items.bank), config.decode)
+    draws = random_views(digests[items.bank], 1)
+    for row in (0, 20):
+        expected = mean_colors([cut_view(images.decode(row), draws[row])])[0]
+        np.testing.assert_allclose(view[row], expected / np.linalg.norm(expected), rtol=1e-5)
+    assert len(view) == 39
 
 
 def test_features_on_disk_may_take_half_the_room(config, tmp_path):
