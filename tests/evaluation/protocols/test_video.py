@@ -91,6 +91,21 @@ def test_every_object_is_followed_better_than_by_copying_the_first_mask(records)
     assert paired.interval[0] > 0
 
 
+def test_an_object_smaller_than_a_patch_is_reported_and_scores_0(config, tmp_path):
+    members = {}
+    for number, (picture, labels) in enumerate(moving_square(4)):
+        labels[2:4, 2:4] = 2  # centers of patches are at 4, 12, ...
+        members[f"dots_{number:05d}.jpg"] = encode(picture, "JPEG")
+        members[f"dots_{number:05d}.png"] = encode(labels)
+    write_tar(tmp_path / "data/dots.tar", members)
+    one = SetConfig(layout="video_tars", root=str(tmp_path / "data"), protocols=["propagation"])
+    records = evaluated(replace(config, sets={"dots": one}), tmp_path / "out")
+    (record,) = (r for r in records if (r.model, r.metric) == ("trained", "J"))
+    assert record.settings["vanished"] == {"dots": [2]}
+    assert record.settings["objects"] == 2
+    assert 0.2 < record.value < 0.5  # the mean of the square's and 0
+
+
 def test_both_choices_of_heads_peek_at_the_truth(records):
     scores = values(records, "attention/squares", "jaccard")
     assert scores["whole image", None] == pytest.approx(1 / 9)
