@@ -165,6 +165,11 @@ class SetConfig:
         if len(self.splits) not in {0, 2} or (self.splits and not self.layout):
             do = "give two names, for training and for the test, with a layout"
             yield Fault(f"`{at}.splits` is {self.splits}", "recipe", do)
+        elif self.layout in LAYOUTS:
+            usual = LAYOUTS[self.layout].splits
+            if any(name and not known for name, known in zip(self.splits, usual, strict=False)):
+                do = f"write '' for it, as in {list(usual)}"
+                yield Fault(f"`{at}.splits` names a part that {self.layout} lacks", "recipe", do)
         if self.tests and self.layout != "imagenet":
             do = "give the layout imagenet, whose classes they have"
             yield Fault(f"`{at}.tests` without that layout", "recipe", do)

@@ -194,3 +194,11 @@ def test_masks_without_any_object_are_refused(config, tmp_path, protocol):
     one = SetConfig(layout="video_tars", root=str(tmp_path / "data"), protocols=[protocol])
     with pytest.raises(UsageError, match=r"none of \d images has an object - void - give masks"):
         evaluated(replace(config, sets={"void": one}), tmp_path / "out")
+
+
+def test_a_part_that_a_layout_lacks_is_named():
+    assert not list(SetConfig(layout="davis2017", root="x", splits=["", "train"]).faults("sets.x"))
+    one = SetConfig(layout="davis2017", root="x", splits=["train", "val"])
+    (fault,) = one.faults("sets.x")
+    assert fault.what == "`sets.x.splits` names a part that davis2017 lacks"
+    assert fault.do == "write '' for it, as in ['', 'val']"
