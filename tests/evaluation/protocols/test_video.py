@@ -18,6 +18,7 @@ from benchmark_sets import (
 from evaluations import evaluated, write_run
 
 from dinoforge.cli.main import main
+from dinoforge.config import list_recipes, load_config
 from dinoforge.errors import UsageError
 from dinoforge.evaluation.config import BootstrapConfig, EvaluationConfig, SetConfig
 from dinoforge.evaluation.settings import (
@@ -202,3 +203,16 @@ def test_a_part_that_a_layout_lacks_is_named():
     (fault,) = one.faults("sets.x")
     assert fault.what == "`sets.x.splits` names a part that davis2017 lacks"
     assert fault.do == "write '' for it, as in ['', 'val']"
+
+
+def test_the_suite_runs_in_small(config, tmp_path):
+    write_videos(tmp_path / "data/davis")
+    given = {"data.root": tmp_path / "data", "sets.davis.root": "davis", "device": "cpu"}
+    given |= {"checkpoint": config.checkpoint, "bootstrap.pooled_resamples": 100}
+    given |= dict.fromkeys(("propagation.side", "attention.side", "discovery.side"), 48)
+    overrides = [f"{key}={value}" for key, value in given.items()]
+    suite = load_config(EvaluationConfig, list_recipes("evaluation")["video"], overrides)
+    records = evaluated(suite, tmp_path / "out")
+    benchmarks = {record.benchmark for record in records}
+    assert benchmarks == {f"{name}/davis" for name in ("propagation", "attention", "discovery")}
+    assert len(values(records, "discovery/davis", "corloc")) == 2 * 6 + 2
