@@ -1,7 +1,12 @@
-"""``dinoforge plan``: what a training needs before anything is bought."""
+"""``dinoforge plan``: what a training or an evaluation needs before anything is bought."""
 
 import argparse
+import contextlib
+import dataclasses
 import functools
+import math
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dinoforge.cli.arguments import (
@@ -13,17 +18,27 @@ from dinoforge.cli.arguments import (
     print_table,
     recipe_requests,
 )
+from dinoforge.errors import UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from dinoforge.evaluation.plan import Extraction
+    from dinoforge.models.config import VitConfig
     from dinoforge.training.plan import Plan
 
 __all__ = ["COMMAND"]
 
 _DEFAULT_GPU = "h100"
+_KINDS = ("training", "evaluation")
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
     add_recipe_choice(parser)
+    kind = "what the recipe is for; default: training, if there is one of that name or those keys"
+    parser.add_argument("--kind", choices=_KINDS, help=kind)
+    model = "evaluation: a ViT that need not exist yet instead of the recipe's models, as large/16"
+    parser.add_argument("--model", metavar="SIZE/PATCH", help=model)
     hardware = parser.add_argument_group("hardware")
     add = functools.partial(hardware.add_argument, type=int, metavar="N")
     add("--ranks", default=1, help="processes, one per GPU (default 1)")
@@ -32,15 +47,109 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     gpus = "a100-40, a100, h100 (default), h200, l40s, or GB of memory"
     gpu = f"{gpus}; if given, a plan that does not fit is an error"
     add("--gpu", type=str, metavar="GPU", help=gpu)
-    mfu = "assumed MFU (0 to 1); default: the closest published run"
+    mfu = "assumed MFU (0 to 1); default: the closest published run, 0.4 for an evaluation"
     add("--mfu", type=float, metavar="SHARE", help=mfu)
-    add("--images", help="images in the data set, for the number of epochs")
+    images = "training: images in the data set, for epochs; evaluation: of each set, if not there"
+    add("--images", help=images)
     add_output_arguments(parser)
 
 
 def _run(args: argparse.Namespace) -> int:
-    if recipe_requests(args, "training"):
+    kind = args.kind or _kind_of(args.recipe)
+    if recipe_requests(args, kind):
         return 0
+    return _plan_evaluation(args) if kind == "evaluation" else _plan_training(args)
+
+
+def _kind_of(recipe: str | None) -> str:
+    """Return the kind of a recipe by its name, or by the first key that only one kind has."""
+    from dinoforge.cli.arguments import config_class
+    from dinoforge.config import find_recipe, list_recipes
+
+    if recipe is None or recipe in list_recipes("training") or "=" in recipe:
+        return "training"
+    if recipe in list_recipes("evaluation"):
+        return "evaluation"
+    with contextlib.suppress(UsageError, OSError, UnicodeDecodeError):
+        lines = find_recipe("training", recipe).read_text(encoding="utf-8").splitlines()
+        keys = {line.partition(":")[0] for line in lines}
+        names = [{f.name for f in dataclasses.fields(config_class(kind))} for kind in _KINDS]
+        if keys & (names[1] - names[0]) and not keys & (names[0] - names[1]):
+            return "evaluation"
+    return "training"
+
+
+def _plan_evaluation(args: argparse.Namespace) -> int:
+    from dinoforge.evaluation.config import EvaluationConfig, named_sets
+    from dinoforge.evaluation.plan import GPU_SHARE, count_images, plan_extraction
+    from dinoforge.hardware import find_gpu
+
+    config = load(args, "evaluation", EvaluationConfig).config
+    for key, number in (("--images", args.images), ("--mfu", args.mfu)):
+        if number is not None and not 0 < number <= (1 if key == "--mfu" else math.inf):
+            do = "give 0 < MFU <= 1" if key == "--mfu" else "give 1 or more"
+            raise UsageError(what=f"{key} {number}", where="command line", do=do)
+    if args.images is None:
+        with tempfile.TemporaryDirectory() as unpacked:
+            images = count_images(config, Path(unpacked))
+    else:
+        images = dict.fromkeys(named_sets(config), args.images)
+    plans = plan_extraction(
+        config,
+        images,
+        gpu=find_gpu(args.gpu or _DEFAULT_GPU),
+        share=args.mfu or GPU_SHARE,
+        vit=_vit(args.model) if args.model else None,
+    )
+    if args.json:
+        print_json([plan.as_json() for plan in plans])
+    else:
+        _show_extraction(plans, args.gpu or _DEFAULT_GPU, args.mfu or GPU_SHARE)
+    return 0
+
+
+def _vit(text: str) -> "VitConfig":
+    from dinoforge.models.config import ARCHITECTURES, VitConfig
+
+    size, _, patch = text.partition("/")
+    if size in ARCHITECTURES and patch in {"8", "14", "16"}:
+        return VitConfig.named(size, patch_size=int(patch))
+    do = f"give one of {', '.join(ARCHITECTURES)}, then /8, /14 or /16, as large/16"
+    raise UsageError(what=f"unknown model `{text}`", where="--model", do=do)
+
+
+def _show_extraction(plans: "Sequence[Extraction]", gpu: str, mfu: float) -> None:
+    def hours(value: float | None) -> str:
+        if value is None:
+            return "-"
+        return f"{value:,.0f}" if value >= 100 else f"{value:.2g}"
+
+    rows: list[list[object]] = [
+        [
+            plan.data,
+            plan.model,
+            plan.output,
+            plan.images,
+            plan.partitions,
+            _gb(plan.bytes),
+            hours(plan.gpu_hours),
+            hours(plan.core_hours),
+            hours(plan.decode_core_hours),
+        ]
+        for plan in plans
+    ]
+    names = ("data", "model", "output", "images", "partitions", "GB")
+    print_table([*names, f"{gpu}-hours", "or core-hours", "decoding, core-hours"], rows)
+    total = sum(plan.bytes for plan in plans)
+    known = [plan.gpu_hours for plan in plans if plan.gpu_hours is not None]
+    print(
+        f"{sum(plan.partitions for plan in plans):,} partitions, {_gb(total)} GB, "
+        f"{hours(sum(known))} {gpu}-hours at an assumed MFU of {mfu} of the float32 rate"
+    )
+    print("without protocols, and with features once in the cache; images as large as ImageNet's")
+
+
+def _plan_training(args: argparse.Namespace) -> int:
     from dinoforge.training.config import TrainingConfig
     from dinoforge.training.plan import plan_of
 

@@ -89,6 +89,16 @@ class VitConfig:
         hidden = int(round(self.width * self.ffn_ratio, 6))  # a ratio of 8 / 3 must not lose one
         return hidden if self.ffn != "swiglu" else (int(hidden * 2 / 3) + 7) // 8 * 8
 
+    def forward_flops(self, patches: int) -> int:
+        """Count the operations of products in one forward pass over so many patches.
+
+        A product of ``[n, k]`` and ``[k, m]`` takes 2 n k m; softmax and norms are left out.
+        """
+        tokens, width = 1 + self.registers + patches, self.width
+        hidden = self.ffn_width * (3 if self.ffn == "swiglu" else 2)
+        block = 2 * tokens * width * (4 * width + hidden) + 4 * tokens**2 * width
+        return 2 * patches * 3 * self.patch_size**2 * width + self.depth * block
+
     @property
     def name(self) -> str:
         """Name in the style of timm: ``vit_small_patch14_reg4``."""

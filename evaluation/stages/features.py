@@ -81,13 +81,13 @@ class FeaturesStage(EvaluationStage):
             }
             for number, model in enumerate(read_models(inputs))
             for at, (items, digests) in enumerate(sets)
-            for vectors, tokens, size in self._requests(inputs.config, model, items)
+            for vectors, tokens, size in self.requests(inputs.config, model, items)
             for rows in [_rows(items, vectors)]
             for start in range(0, len(rows), size)
             for some in [rows[start : start + size]]
         ]
 
-    def _requests(
+    def requests(
         self, config: EvaluationConfig, model: Model, items: Items
     ) -> list[tuple[Json | None, Json | None, int]]:
         """List what is extracted: vectors or tokens, and the images of a partition."""

@@ -8,10 +8,11 @@ from typing import Any
 import torch
 
 from dinoforge.errors import Fault, UsageError
+from dinoforge.hardware import Gpu, find_gpu
 from dinoforge.models.config import VitConfig
 from dinoforge.models.vit import VisionTransformer
 from dinoforge.training.config import TrainingConfig
-from dinoforge.training.plan.hardware import Gpu, Speed, find_gpu, speed_of_run
+from dinoforge.training.plan.hardware import Speed, speed_of_run
 from dinoforge.training.plan.placement import Placement, held_by_rank_0, student_parameters
 from dinoforge.training.plan.simulation import Flops, Simulation
 from dinoforge.training.plan.sizes import Memory, Storage, memory_of_rank, storage_of_run

@@ -5,7 +5,7 @@ ranks that share them. All else that a step allocates was seen in a simulated on
 (`training.plan.simulation`), but for what FSDP2 gathers: blocks in the dtype of the products, all
 else in float32; gradients are reduced in float32 (`training.distributed.parallel`).
 
-Not counted: the CUDA context, communication buffers, fragmentation. `training.plan.hardware` keeps
+Not counted: the CUDA context, communication buffers, fragmentation. `dinoforge.hardware` keeps
 room for them.
 """
 

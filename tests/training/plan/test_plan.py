@@ -8,9 +8,10 @@ import pytest
 
 from dinoforge.config import find_recipe, list_recipes, load_config
 from dinoforge.errors import UsageError
+from dinoforge.hardware import GPUS, find_gpu
 from dinoforge.training.config import TrainingConfig
 from dinoforge.training.plan import Placement, plan_of
-from dinoforge.training.plan.hardware import GPUS, find_gpu, published_run
+from dinoforge.training.plan.hardware import published_run
 
 pytestmark = pytest.mark.timeout(400)  # simulations of large networks
 
