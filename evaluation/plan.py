@@ -143,13 +143,13 @@ def _models(
             patch_size=vit.patch_size,
         )
         return [(planned, vit)]
-    found: list[tuple[Model, VitConfig | None]] = []
+    models: list[tuple[Model, VitConfig | None]] = []
     for model in find_models(config):
         encoder = open_extractor(model, device="cpu").vit
         known = encoder.model.config if encoder is not None else None
         depth, patch = (known.depth, known.patch_size) if known else (0, 0)
-        found.append((Model(**{**vars(model), "depth": depth, "patch_size": patch}), known))
-    return found
+        models.append((Model(**{**vars(model), "depth": depth, "patch_size": patch}), known))
+    return models
 
 
 def _stub(name: str, one: SetConfig) -> Items:
