@@ -19,7 +19,7 @@ from dinoforge.evaluation.models import Model, find_models
 from dinoforge.evaluation.published import open_published
 from dinoforge.evaluation.stages.features import FeaturesStage
 from dinoforge.evaluation.suite import PROTOCOL_STAGES
-from dinoforge.evaluation.tables import Items
+from dinoforge.evaluation.tables import ITEMS_SCHEMA, Items
 from dinoforge.evaluation.tokens import TokenRequest
 from dinoforge.hardware import Gpu
 from dinoforge.models.config import VitConfig
@@ -41,7 +41,7 @@ class Extraction:
     model: str
     data: str
     output: str  # vectors, or tokens of so many patches
-    images: int
+    images: int  # of a set; of augmented views, which are of its bank alone, at most
     partitions: int
     bytes_per_image: int
     flops_per_image: float  # 0: an encoder whose operations are not known
@@ -154,7 +154,9 @@ def _models(
 
 def _stub(name: str, one: SetConfig) -> Items:
     """Return two images that stand for a data set: which requests there are depends on no more."""
-    table = pa.table({"number": [0, 0], "in_bank": [True, False], "in_test": [False, True]})
+    known = {"number": [0, 0], "in_bank": [True, False], "in_test": [False, True]}
+    columns = [pa.array(known.get(f.name, [None, None]), f.type) for f in ITEMS_SCHEMA]
+    table = pa.table(columns, schema=ITEMS_SCHEMA)
     facts = {"layout": one.layout, "leave_one_out": False, "truth": "", "problems": []}
     return Items(name, table, facts)
 
@@ -168,7 +170,8 @@ def _vectors(request: VectorRequest, model: Model, vit: VitConfig | None) -> tup
     side = request.side or min(vit.image_size, 224)
     blocks = min(request.blocks, vit.depth)
     outputs = 2 + request.gem + (blocks if blocks > 1 else 0)
-    return "vectors", (side // vit.patch_size) ** 2, outputs * vit.width
+    output = f"vectors, view {request.view}" if request.view >= 0 else "vectors"
+    return output, (side // vit.patch_size) ** 2, outputs * vit.width
 
 
 def _tokens(request: TokenRequest, vit: VitConfig) -> tuple[str, int, int]:
