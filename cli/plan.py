@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from dinoforge.models.config import VitConfig
     from dinoforge.training.plan import Plan
 
-__all__ = ["COMMAND"]
+__all__ = ["COMMAND", "kind_of"]
 
 _DEFAULT_GPU = "h100"
 _KINDS = ("training", "evaluation")
@@ -55,13 +55,13 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(args: argparse.Namespace) -> int:
-    kind = args.kind or _kind_of(args.recipe)
+    kind = args.kind or kind_of(args.recipe)
     if recipe_requests(args, kind):
         return 0
     return _plan_evaluation(args) if kind == "evaluation" else _plan_training(args)
 
 
-def _kind_of(recipe: str | None) -> str:
+def kind_of(recipe: str | None) -> str:
     """Return the kind of a recipe by its name, or by the first key that only one kind has."""
     from dinoforge.cli.arguments import config_class
     from dinoforge.config import find_recipe, list_recipes

@@ -10,6 +10,7 @@ import pytest
 
 from dinoforge.cli.arguments import config_class
 from dinoforge.cli.main import build_parser
+from dinoforge.cli.plan import kind_of
 from dinoforge.config import RECIPE_KINDS, describe_keys, find_recipe
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -27,7 +28,7 @@ def keys() -> dict[str, set[str]]:
     result = {
         command: set(describe_keys(config_class(kind))) for command, kind in RECIPE_KINDS.items()
     }
-    return result | {"plan": result["train"]}
+    return result | {"plan": result["train"] | result["evaluate"]}
 
 
 @pytest.fixture(scope="session")
@@ -51,7 +52,7 @@ def check_command(keys: dict[str, set[str]]) -> Callable[[str], argparse.Namespa
                 assert key in keys[args.command], f"{key} is no key of {line}"
         recipe = getattr(args, "recipe", None)
         if recipe and not re.search(r"[/.=]", recipe):
-            find_recipe((RECIPE_KINDS | {"plan": "training"})[args.command], recipe)
+            find_recipe((RECIPE_KINDS | {"plan": kind_of(recipe)})[args.command], recipe)
         if (
             args.command == "explain"
             and args.image is None
