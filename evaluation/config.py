@@ -145,7 +145,6 @@ class SetConfig:
     def faults(self, at: str) -> Iterator[Fault]:
         """Find sets without images, renames without images, and protocols that do not suit."""
         yield from self._source_faults(at)
-        yield from self._split_faults(at)
         gives = LAYOUTS[self.layout].gives if self.layout in LAYOUTS else ()
         for name in self.protocols:
             if gives and not set(PROTOCOLS.get(name, gives)) & set(gives):
@@ -163,6 +162,9 @@ class SetConfig:
         if len(self.max_images) not in {0, 2} or (self.max_images and not self.test):
             do = "give two numbers, for images of `train` and of `test`"
             yield Fault(f"`{at}.max_images` is {self.max_images}", "recipe", do)
+        if len(self.splits) not in {0, 2} or (self.splits and not self.layout):
+            do = "give two names, for training and for the test, with a layout"
+            yield Fault(f"`{at}.splits` is {self.splits}", "recipe", do)
         if self.tests and self.layout != "imagenet":
             do = "give the layout imagenet, whose classes they have"
             yield Fault(f"`{at}.tests` without that layout", "recipe", do)
@@ -172,16 +174,6 @@ class SetConfig:
             name = f"{at}.test_classes".lstrip(".")
             do = "write `train_classes`"
             yield Fault(f"`{name}` without `test`", "recipe", do)
-
-    def _split_faults(self, at: str) -> Iterator[Fault]:
-        if len(self.splits) not in {0, 2} or (self.splits and not self.layout):
-            do = "give two names, for training and for the test, with a layout"
-            yield Fault(f"`{at}.splits` is {self.splits}", "recipe", do)
-        elif self.layout in LAYOUTS:
-            usual = LAYOUTS[self.layout].splits
-            if any(name and not known for name, known in zip(self.splits, usual, strict=False)):
-                do = f"write '' for it, as in {list(usual)}"
-                yield Fault(f"`{at}.splits` names a part that {self.layout} lacks", "recipe", do)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,6 +17,8 @@ __all__ = ["can_train", "grade", "grade_labels", "test_rows"]
 
 _log = logging.getLogger(__name__)
 
+_FEW_IMAGES = 30  # the interval of fewer test images nearly always includes chance
+
 
 def can_train(measured: Measured, what: str) -> bool:
     """Whether there are test images of their own and two classes; else logs what is skipped."""
@@ -59,6 +61,8 @@ def grade(
         numbers = [combine(rule, one) for one in by_run]
         deviation = float(np.std(numbers, ddof=1)) if len(numbers) > 1 else 0.0
         settings |= {runs: len(numbers), "deviation": deviation}
+    if runs in {"", "seeds"} and len(grading.rows) >= _FEW_IMAGES:  # few labels may give no more
+        settings |= _chance(grading)
     settings |= _facts(grading, is_right)
     data = f"{measured.data}/{grading.name}" if grading.name else measured.data
     record = replace(measured, data=data).record(
@@ -73,6 +77,16 @@ def grade(
     is_of = np.arange(len(grading.rows)) if grading.variants is None else grading.variants[:, 0]
     units[grading.rows] = is_of
     return Outcome(record, values, rule, units)
+
+
+def _chance(grading: Grading) -> dict[str, float]:
+    """Return what the answer that is right most often would score."""
+    if grading.metric == "mce":
+        return {}
+    classes, counts = np.unique(grading.truths[grading.truths >= 0], return_counts=True)
+    if grading.metric == "mean_per_class":
+        return {"chance": 1 / len(classes)}
+    return {"chance": float(counts.max() / len(grading.rows))}
 
 
 def grade_labels(

@@ -3,7 +3,7 @@
 import pytest
 
 from dinoforge.errors import UsageError
-from dinoforge.evaluation.layouts.clips import open_clips, open_split
+from dinoforge.evaluation.layouts.clips import open_clips
 
 
 @pytest.fixture
@@ -37,16 +37,6 @@ def test_a_split_is_a_list_as_ucf_101_has_it(videos, tmp_path):
     listed.write_text("Archery/v_3.avi 1\n")
     with pytest.raises(UsageError, match=r"missing file of videos as .* - .*/Archery/v_3 - give"):
         open_clips(videos, listed=listed)
-
-
-def test_a_part_is_a_folder_or_a_list_beside_the_classes(videos):
-    (videos / "testlist01.txt").write_text("Biking/v_1 2\n")
-    by_list = open_split(videos, "testlist01.txt")
-    assert [(clip.name, clip.label) for clip in by_list.clips] == [("Biking/v_1", 1)]
-    by_folder = open_split(videos.parent, "frames", classes=by_list.classes)
-    assert [clip.label for clip in by_folder.clips] == [0, 0, 1]
-    with pytest.raises(UsageError, match=r"missing file of videos as .*/frames/test - give"):
-        open_split(videos, "test")
 
 
 def test_classes_of_another_part_number_the_labels(videos):

@@ -4,16 +4,20 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from benchmark_sets import COLORS
+from classified_sets import color_picture, write_files
 from evaluations import evaluated, mean_colors
 
-from dinoforge.evaluation.config import BootstrapConfig, EvaluationConfig
+from dinoforge.evaluation.config import BootstrapConfig, EvaluationConfig, SetConfig
 from dinoforge.evaluation.methods.low_shot import center_rows, draw_few, few_shot_knn, msn_low_shot
 from dinoforge.evaluation.methods.views import cut_view, random_views
 from dinoforge.evaluation.settings import (
     ChoiceConfig,
     FewShotConfig,
+    KnnConfig,
     LinearConfig,
     LowShotConfig,
+    SplitConfig,
     dino_v1,
 )
 from dinoforge.evaluation.suite import STAGES
@@ -141,6 +145,41 @@ def test_heads_may_be_trained_on_augmented_views(config, tmp_path, pictures):
         expected = mean_colors([cut_view(images.decode(row), draws[row])])[0]
         np.testing.assert_allclose(view[row], expected / np.linalg.norm(expected), rtol=1e-5)
     assert len(view) == 39
+
+
+def test_a_set_without_test_images_may_leave_one_out(config, tmp_path, pictures):
+    inside = replace(
+        config,
+        **{"checkpoint": "", "train": [], "test": [], "protocols": ["knn", "few_shot"]},
+        sets={"inside": SetConfig(train=[str(pictures / "bank")])},
+        split=SplitConfig(mode="leave_one_out"),
+        knn=KnnConfig(k=[3]),
+    )
+    records = [r for r in evaluated(inside, tmp_path) if r.model == "means"]
+    (record,) = records  # few-shot needs test images of its own
+    assert (record.benchmark, record.n) == ("knn/inside", 39)
+    assert record.settings["leave_one_out"]
+
+
+def test_wrong_labels_are_suspected_if_no_model_is_above_chance(config, tmp_path, caplog):
+    for number in range(80):
+        name = f"{('x', 'y')[number % 2]}/{number:02d}.png"
+        shown = color_picture(COLORS[(number // 2) % 2], number)  # the class does not show
+        write_files(tmp_path, {f"{('bank', 'test')[number < 40]}/{name}": shown})
+    paths = {"train": [str(tmp_path / "bank")], "test": [str(tmp_path / "test")]}
+    changed = replace(config, **paths, checkpoint="", protocols=["knn"], knn=KnnConfig(k=[5]))
+    records = evaluated(changed, tmp_path / "run")
+    assert {r.settings["chance"] for r in records} == {0.5}
+    assert "every model is near chance, 0.5: check the labels" in caplog.text
+
+
+def test_a_choice_of_images_is_the_same_wherever_they_are(config, tmp_path, pictures):
+    some = SetConfig(
+        train=[str(pictures / "bank")], test=[str(pictures / "test")], max_images=[20, 9]
+    )
+    few = replace(config, checkpoint="", train=[], test=[], protocols=["knn"], knn=KnnConfig(k=[3]))
+    records = evaluated(replace(few, sets={"some": some}), tmp_path)
+    assert {(r.n, r.settings["bank"]) for r in records} == {(9, 20)}
 
 
 def test_features_on_disk_may_take_half_the_room(config, tmp_path):

@@ -18,7 +18,6 @@ from benchmark_sets import (
 from evaluations import evaluated, write_run
 
 from dinoforge.cli.main import main
-from dinoforge.config import list_recipes, load_config
 from dinoforge.errors import UsageError
 from dinoforge.evaluation.config import BootstrapConfig, EvaluationConfig, SetConfig
 from dinoforge.evaluation.settings import (
@@ -90,21 +89,6 @@ def test_every_object_is_followed_better_than_by_copying_the_first_mask(records)
     paired = of["trained - copied mask", "J&F_difference"]
     assert paired.value == pytest.approx(record.value - of["copied mask", "J&F"].value)
     assert paired.interval[0] > 0
-
-
-def test_an_object_smaller_than_a_patch_is_reported_and_scores_0(config, tmp_path):
-    members = {}
-    for number, (picture, labels) in enumerate(moving_square(4)):
-        labels[2:4, 2:4] = 2  # centers of patches are at 4, 12, ...
-        members[f"dots_{number:05d}.jpg"] = encode(picture, "JPEG")
-        members[f"dots_{number:05d}.png"] = encode(labels)
-    write_tar(tmp_path / "data/dots.tar", members)
-    one = SetConfig(layout="video_tars", root=str(tmp_path / "data"), protocols=["propagation"])
-    records = evaluated(replace(config, sets={"dots": one}), tmp_path / "out")
-    (record,) = (r for r in records if (r.model, r.metric) == ("trained", "J"))
-    assert record.settings["vanished"] == {"dots": [2]}
-    assert record.settings["objects"] == 2
-    assert 0.2 < record.value < 0.5  # the mean of the square's and 0
 
 
 def test_both_choices_of_heads_peek_at_the_truth(records):
@@ -195,24 +179,3 @@ def test_masks_without_any_object_are_refused(config, tmp_path, protocol):
     one = SetConfig(layout="video_tars", root=str(tmp_path / "data"), protocols=[protocol])
     with pytest.raises(UsageError, match=r"none of \d images has an object - void - give masks"):
         evaluated(replace(config, sets={"void": one}), tmp_path / "out")
-
-
-def test_a_part_that_a_layout_lacks_is_named():
-    assert not list(SetConfig(layout="davis2017", root="x", splits=["", "train"]).faults("sets.x"))
-    one = SetConfig(layout="davis2017", root="x", splits=["train", "val"])
-    (fault,) = one.faults("sets.x")
-    assert fault.what == "`sets.x.splits` names a part that davis2017 lacks"
-    assert fault.do == "write '' for it, as in ['', 'val']"
-
-
-def test_the_suite_runs_in_small(config, tmp_path):
-    write_videos(tmp_path / "data/davis")
-    given = {"data.root": tmp_path / "data", "sets.davis.root": "davis", "device": "cpu"}
-    given |= {"checkpoint": config.checkpoint, "bootstrap.pooled_resamples": 100}
-    given |= dict.fromkeys(("propagation.side", "attention.side", "discovery.side"), 48)
-    overrides = [f"{key}={value}" for key, value in given.items()]
-    suite = load_config(EvaluationConfig, list_recipes("evaluation")["video"], overrides)
-    records = evaluated(suite, tmp_path / "out")
-    benchmarks = {record.benchmark for record in records}
-    assert benchmarks == {f"{name}/davis" for name in ("propagation", "attention", "discovery")}
-    assert len(values(records, "discovery/davis", "corloc")) == 2 * 6 + 2
