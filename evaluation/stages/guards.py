@@ -37,9 +37,11 @@ def find_warnings(records: Sequence[Record]) -> Iterator[str]:
 def _below(record: Record, baselines: Sequence[Record]) -> Iterator[str]:
     sign = -1 if record.metric in LOWER_IS_BETTER else 1
     best = max(baselines, key=lambda r: sign * r.value)
+    features = record.settings.get("features")
+    name = f"{record.model} ({features})" if features else record.model
     if not sign * record.value > sign * best.value:
         yield (
-            f"{record.benchmark}: {record.metric} of {record.model}, {record.value:.4g}, is no "
+            f"{record.benchmark}: {record.metric} of {name}, {record.value:.4g}, is no "
             f"better than that of `{best.model}`, {best.value:.4g}: "
             + (_FAILED_FIT if "lr" in record.settings else "the features know less")
         )

@@ -1,6 +1,7 @@
 """Data sets to tables: one row per image, with its class and the part that it belongs to."""
 
 import hashlib
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,8 @@ from dinoforge.sources.image_set import ImageSet
 from dinoforge.stages import Json, Output
 
 __all__ = ["ListStage"]
+
+_log = logging.getLogger(__name__)
 
 
 class ListStage(EvaluationStage):
@@ -68,6 +71,8 @@ class ListStage(EvaluationStage):
         sets = open_sets(one, cache_folder(inputs), config.decode)
         rules = Rules(config.split, config.seed, one.protocols or config.protocols)
         problems = merge_problems(images.problems for images in sets)
+        if len(named_sets(config)) > 1:  # what is logged next is of this one
+            _log.info("data set %s: %d images", payload["name"], sum(map(len, sets)))
         try:
             data = arrange(sets, one, rules)
         except UsageError:  # the sources are accounted for all the same
