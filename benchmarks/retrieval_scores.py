@@ -24,8 +24,8 @@ from recording import write_result
 from dinoforge.encoders.encoder import unit_rows
 from dinoforge.encoders.make import make_encoder
 from dinoforge.evaluation.knn import find_neighbors, knn_classify
-from dinoforge.evaluation.layouts.copies import Copies, read_ground_truth
-from dinoforge.evaluation.layouts.retrieval import Groups, read_groups
+from dinoforge.evaluation.layouts.searches.copies import Copies, read_ground_truth
+from dinoforge.evaluation.layouts.searches.retrieval import Groups, read_groups
 from dinoforge.evaluation.methods.descriptors import cls_and_gem, learn_whitening
 from dinoforge.evaluation.methods.retrieval import rank_database
 from dinoforge.evaluation.metrics import copies, ranking

@@ -16,10 +16,16 @@ from dinoforge.evaluation.metrics.classification import (
     average_precision_11,
     mean_of_present,
 )
+from dinoforge.evaluation.metrics.copies import (
+    ScoredPairs,
+    micro_average_precision,
+    recall_at_precision,
+    unpack_pairs,
+)
 from dinoforge.evaluation.metrics.segmentation import mean_iou
 from dinoforge.intervals import bootstrap_counts
 
-__all__ = ["RULES", "combine", "resample"]
+__all__ = ["PAIR_RULES", "RULES", "combine", "resample"]
 
 Counts = NDArray[np.int64]
 
@@ -71,13 +77,29 @@ RULES: Mapping[str, Callable[[NDArray[Any], Counts], float]] = {
 }
 
 
+# Rule -> function of pairs of all queries in one list; values are those of `pack_pairs`.
+PAIR_RULES: Mapping[str, Callable[[ScoredPairs, Counts], float]] = {
+    "micro_ap": micro_average_precision,
+    "recall_at_p90": lambda pairs, counts: recall_at_precision(pairs, 0.9, counts).recall,
+}
+
+
+def _statistic(rule: str, values: NDArray[Any]) -> Callable[[Counts], float]:
+    """Return the number as a function of counts; pairs are sorted once for all counts."""
+    if rule in PAIR_RULES:
+        pairs = unpack_pairs(values)
+        return lambda counts: PAIR_RULES[rule](pairs, counts)
+    return lambda counts: RULES[rule](values, counts)
+
+
 def combine(rule: str, values: NDArray[Any], counts: Counts | None = None) -> float:
     """Return the number of all units, or of those with counts; NaN of none."""
     counts = np.ones(len(values), np.int64) if counts is None else counts
-    return RULES[rule](values, counts) if counts.any() else float("nan")
+    return _statistic(rule, values)(counts) if counts.any() else float("nan")
 
 
 def resample(rule: str, values: NDArray[Any], *, resamples: int, seed: int) -> NDArray[np.float64]:
     """Return the number in every resample, ``[R]``: equal draws for an equal number of units."""
     draws = bootstrap_counts(len(values), resamples, seed)
-    return np.array([combine(rule, values, counts) for counts in draws])
+    statistic = _statistic(rule, values)
+    return np.array([statistic(counts) for counts in draws])

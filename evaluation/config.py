@@ -14,16 +14,19 @@ from dinoforge.evaluation.settings import (
     ChoiceConfig,
     ClipsConfig,
     CollapseConfig,
+    CopiesConfig,
     DepthConfig,
     DiscoveryConfig,
     FewShotConfig,
     InContextConfig,
     InputConfig,
+    InstancesConfig,
     KnnConfig,
     LinearConfig,
     LogisticConfig,
     LowShotConfig,
     PropagationConfig,
+    RankingConfig,
     SegmentationConfig,
     SplitConfig,
     dino_v1,
@@ -62,6 +65,9 @@ PROTOCOLS: Mapping[str, tuple[str, ...]] = {
     "attention": ("objects", "videos"),
     "discovery": ("boxes", "videos"),
     "clips": ("clips",),
+    "ranking": ("classes", "ranking"),
+    "instances": ("instances",),
+    "copies": ("copies",),
 }
 
 
@@ -70,6 +76,7 @@ class Layout(NamedTuple):
 
     gives: tuple[str, ...]
     splits: tuple[str, str]
+    enlarges: bool = False  # whether `train` of a set adds images to the bank
 
 
 # Of `layouts.fine_grained`; voc2007 has several labels per image.
@@ -103,6 +110,14 @@ LAYOUTS: Mapping[str, Layout] = {
     "voc12_boxes": Layout(("boxes",), ("", "trainval")),
     "coco20k": Layout(("boxes",), ("", "coco_20k_filenames.txt")),
     "clips": Layout(("clips",), ("train", "test")),
+    "roxford5k": Layout(("ranking",), ("", ""), enlarges=True),
+    "rparis6k": Layout(("ranking",), ("", ""), enlarges=True),
+    "amstertime": Layout(("ranking",), ("", "")),
+    "ukbench": Layout(("ranking",), ("", "")),
+    "met": Layout(("instances",), ("database", "test")),  # or mini_database
+    "disc21": Layout(("copies",), ("references", "dev_queries_25k"), enlarges=True),
+    "copydays": Layout(("copies",), ("original", "strong"), enlarges=True),  # or jpegqual/5
+    "ground_truth": Layout(("copies",), ("", ""), enlarges=True),
 }
 
 _SetName = Allowed(lambda name: "/" not in name, "a name without /")
@@ -119,7 +134,8 @@ class DataConfig:
 class SetConfig:
     """One data set: a labeled bank and its test images."""
 
-    # images of the bank: folders, tars, globs, curation runs; relative to `data.root`
+    # images of the bank: folders, tars, globs, curation runs; relative to `data.root`; of layouts
+    # of retrieval distractors, of `ground_truth` the references
     train: list[PathText] = field(default_factory=list)
     # test images; empty: taken from the bank, see `split`
     test: list[PathText] = field(default_factory=list)
@@ -157,7 +173,8 @@ class SetConfig:
             yield Fault(f"`{at}.{other}` without `{key}`", "recipe", f"give `{at}.{key}`")
         elif not self.layout and not self.train and at:
             yield Fault(f"`{at}.train` is empty", "recipe", "give paths of images, or a `layout`")
-        if self.layout and (self.train or self.test):
+        enlarges = self.layout in LAYOUTS and LAYOUTS[self.layout].enlarges
+        if self.layout and ((self.train and not enlarges) or self.test):
             yield Fault(f"`{at}` has a layout and images of its own", "recipe", "give either")
         if len(self.max_images) not in {0, 2} or (self.max_images and not self.test):
             do = "give two numbers, for images of `train` and of `test`"
@@ -165,6 +182,8 @@ class SetConfig:
         if len(self.splits) not in {0, 2} or (self.splits and not self.layout):
             do = "give two names, for training and for the test, with a layout"
             yield Fault(f"`{at}.splits` is {self.splits}", "recipe", do)
+        if self.layout == "ground_truth" and not self.train:
+            yield Fault(f"`{at}.train` is empty", "recipe", "give paths of the references")
         if self.tests and self.layout != "imagenet":
             do = "give the layout imagenet, whose classes they have"
             yield Fault(f"`{at}.tests` without that layout", "recipe", do)
@@ -253,6 +272,9 @@ class EvaluationConfig:
     attention: AttentionConfig = field(default_factory=AttentionConfig)
     discovery: DiscoveryConfig = field(default_factory=DiscoveryConfig)
     clips: ClipsConfig = field(default_factory=ClipsConfig)
+    ranking: RankingConfig = field(default_factory=RankingConfig)
+    instances: InstancesConfig = field(default_factory=InstancesConfig)
+    copies: CopiesConfig = field(default_factory=CopiesConfig)
     collapse: CollapseConfig = field(default_factory=CollapseConfig)
     bootstrap: BootstrapConfig = field(default_factory=BootstrapConfig)
 
@@ -270,12 +292,21 @@ class EvaluationConfig:
             yield Fault("`train` is empty", "recipe", "give paths of labeled images, or `sets`")
         if self.test_classes and not self.test:
             yield Fault("`test_classes` without `test`", "recipe", "write `train_classes`")
+        yield from self._whitening_faults()
         for name in self.sets:
             if not name or "/" in name:
                 yield Fault(f"`sets` holds {name!r}", "recipe", "give a name without /")
         if self.train and (name := next(iter(named_sets(self)))) in self.sets:
             do = "give the recipe another `name`"
             yield Fault(f"`{name}` is in `sets` and the name of `train`", "recipe", do)
+
+    def _whitening_faults(self) -> Iterator[Fault]:
+        if not (name := self.copies.whitening.set):
+            return
+        sets = named_sets(self)
+        if name not in sets or sets[name].layout:
+            do = "name a set of images without a layout that is not the test set"
+            yield Fault(f"`copies.whitening.set` is {name}", "recipe", do)
 
 
 def step_of(checkpoints: int | str) -> int | None:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dinoforge.encoders.make import make_encoder
-from dinoforge.evaluation.layouts.retrieval import crop_to_box
+from dinoforge.evaluation.layouts.searches.retrieval import crop_to_box
 from dinoforge.evaluation.methods.views import cut_view
 from dinoforge.evaluation.models import Model
 from dinoforge.evaluation.tables import IS_DECODED, Extracted, Items
@@ -30,6 +30,7 @@ __all__ = [
     "Rows",
     "VectorRequest",
     "describe",
+    "every_row",
     "linear_input",
     "open_extractor",
     "rows_of",
@@ -179,12 +180,22 @@ def rows_of(model: Model, items: Items, extracted: Extracted) -> tuple[Rows, Row
     The model names the kinds of features to keep, and whether to subtract the mean of the bank.
     """
     bank, test = (_rows_of(model, items, rows, extracted) for rows in (items.bank, items.test))
-    if model.subtracts_mean:
-        for kind, vectors in bank.features.items():
-            mean = vectors.mean(axis=0, dtype=np.float64)
-            for part in (bank, test):
-                part.features[kind] = (part.features[kind] - mean).astype(np.float32)
+    _subtract_mean(model, bank, bank, test)
     return bank, test
+
+
+def every_row(model: Model, items: Items, extracted: Extracted) -> Rows:
+    """Select the features of every image that decodes, as `rows_of` does."""
+    rows = _rows_of(model, items, np.arange(len(items)), extracted)
+    _subtract_mean(model, _rows_of(model, items, items.bank, extracted), rows)
+    return rows
+
+
+def _subtract_mean(model: Model, bank: Rows, *parts: Rows) -> None:
+    for kind, vectors in bank.features.items() if model.subtracts_mean else ():
+        mean = vectors.mean(axis=0, dtype=np.float64)
+        for part in parts:
+            part.features[kind] = (part.features[kind] - mean).astype(np.float32)
 
 
 def rows_of_view(model: Model, items: Items, extracted: Extracted) -> Rows:

@@ -23,6 +23,7 @@ from dinoforge.evaluation.layouts.depth import open_kitti, open_nyu_depth
 from dinoforge.evaluation.layouts.fine_grained import FINE_GRAINED, read_splits
 from dinoforge.evaluation.layouts.named_images import open_stored
 from dinoforge.evaluation.layouts.robustness import imagenet_classes, read_imagenet, read_tests
+from dinoforge.evaluation.layouts.searches.opening import OPENERS, Opened, Sources
 from dinoforge.evaluation.layouts.segmentation import (
     open_ade20k,
     open_camvid,
@@ -56,8 +57,10 @@ class Published:
     num_val: int = 0  # images at the end of the bank on which choices are made
 
 
-def open_published(one: SetConfig, policy: DecodePolicy) -> Published:
+def open_published(one: SetConfig, policy: DecodePolicy, cache: Path | None = None) -> Published:
     """Open the data set of a recipe that names a layout; its paths start in the working folder.
+
+    ``cache`` is a folder for uncompressed tars, needed where `train` adds images to the bank.
 
     Raises
     ------
@@ -72,6 +75,9 @@ def open_published(one: SetConfig, policy: DecodePolicy) -> Published:
         return _imagenet(root, (bank, test), one.tests, policy)
     if one.layout in FINE_GRAINED:
         return _classified(*read_splits(one.layout, root, (bank, test), policy))
+    if one.layout in OPENERS:
+        sources = Sources(root, one.train, bank, test, policy, cache or root)
+        return _search(OPENERS[one.layout](sources))
     return _OPEN[one.layout](root, bank, test, policy)
 
 
@@ -129,6 +135,25 @@ def _imagenet(
     classes = imagenet_classes(root)
     train, val = (read_imagenet(root, split, classes, policy=policy) for split in splits)
     return _classified(train, 0, Tested(val), *read_tests(tests, val, policy))
+
+
+def _search(opened: Opened) -> Published:
+    """Truth: that of the opener."""
+    parts = [part for part in (opened.bank, opened.test, opened.others) if part is not None]
+    table = pa.concat_tables([part.table for part in parts])
+    rows, num_bank = np.arange(table.num_rows), len(opened.bank)
+    in_bank = in_test = rows < num_bank
+    if opened.test is not None:
+        in_test = (rows >= num_bank) & (rows < num_bank + len(opened.test))
+    boxes: list[list[float] | None] | None = None
+    if opened.boxes is not None:
+        boxes = [None] * table.num_rows
+        boxes[num_bank : num_bank + len(opened.boxes)] = opened.boxes.tolist()
+
+    def truth_bytes() -> Iterable[bytes]:
+        return (repr(fact).encode() for fact in opened.facts)
+
+    return Published(table, in_bank, in_test, opened.truth, truth_bytes, boxes)
 
 
 def _dense(

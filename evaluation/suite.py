@@ -17,13 +17,16 @@ from dinoforge.evaluation.data import NothingToTestError
 from dinoforge.evaluation.features import open_extractor
 from dinoforge.evaluation.models import find_models
 from dinoforge.evaluation.protocols.collapse import CollapseStage
+from dinoforge.evaluation.protocols.copies import CopiesStage
 from dinoforge.evaluation.protocols.depth import DepthStage
 from dinoforge.evaluation.protocols.few_shot import FewShotStage
 from dinoforge.evaluation.protocols.in_context import InContextStage
+from dinoforge.evaluation.protocols.instances import InstancesStage
 from dinoforge.evaluation.protocols.knn import KnnStage
 from dinoforge.evaluation.protocols.linear import LinearStage, LinearV1Stage
 from dinoforge.evaluation.protocols.logistic import LogisticStage
 from dinoforge.evaluation.protocols.low_shot import LowShotStage
+from dinoforge.evaluation.protocols.ranking import RankingStage
 from dinoforge.evaluation.protocols.segmentation import SegmentationStage
 from dinoforge.evaluation.protocols.video.attention import AttentionStage
 from dinoforge.evaluation.protocols.video.clips import ClipsStage
@@ -61,6 +64,9 @@ PROTOCOL_STAGES: tuple[ProtocolStage, ...] = (
     AttentionStage(),  # 61  attention maps against masks
     DiscoveryStage(),  # 62  LOST and TokenCut, one box per image
     ClipsStage(),  # 63  videos classified by features of their frames
+    RankingStage(),  # 70  ranked lists: Oxford and Paris, groups, classes
+    InstancesStage(),  # 71  recognition of instances among distractors
+    CopiesStage(),  # 72  copy detection
 )
 
 STAGES: tuple[EvaluationStage, ...] = (

@@ -3,7 +3,7 @@
 Shapes: q queries, n database images, D dimensions, k neighbors.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice, product
 from typing import Any, NamedTuple
 
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dinoforge.evaluation.metrics.copies import met_pairs, met_scores
-from dinoforge.evaluation.metrics.ranking import Judgment, Ranks, join_ranks, rank_positives
+from dinoforge.evaluation.metrics.ranking import Judgment, Ranks, rank_positives
 from dinoforge.neighbors.search import Neighbors
 
 __all__ = ["InstanceSettings", "choose_instance_settings", "classify_instances", "rank_database"]
@@ -21,8 +21,8 @@ _PRODUCT_BYTES = 1 << 27  # of one block: some queries times the whole database,
 
 def rank_database(
     queries: NDArray[Any], database: NDArray[Any], judgments: Iterable[Judgment]
-) -> Ranks:
-    """Rank the positives of every query by cosine.
+) -> Iterator[Ranks]:
+    """Rank the positives of every query by cosine; yields blocks of queries, in order.
 
     Cosines are computed in float64 and rounded to 12 digits: untrained networks have cosines that
     differ by less than float32 resolves, and copies of an image stay equal.
@@ -41,12 +41,11 @@ def rank_database(
     """
     rows_nD, asked_qD = (_unit(rows) for rows in (database, queries))
     step = max(1, _PRODUCT_BYTES // (8 * max(1, len(rows_nD))))
-    left, parts = iter(judgments), []
+    left = iter(judgments)
     for start in range(0, len(asked_qD), step):
         block_bD = asked_qD[start : start + step]
         cosines_bn = np.round(block_bD @ rows_nD.T, 12)
-        parts.append(rank_positives(cosines_bn, list(islice(left, len(block_bD)))))
-    return join_ranks(parts)
+        yield rank_positives(cosines_bn, list(islice(left, len(block_bD))))
 
 
 def _unit(rows: NDArray[Any]) -> NDArray[np.float64]:

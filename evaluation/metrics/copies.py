@@ -24,10 +24,12 @@ __all__ = [
     "met_pairs",
     "met_scores",
     "micro_average_precision",
+    "pack_pairs",
     "pairs_of_lists",
     "pooled_recall",
     "recall_at_precision",
     "sort_pairs",
+    "unpack_pairs",
 ]
 
 Rows = NDArray[np.int64]
@@ -131,6 +133,30 @@ def pairs_of_lists(
         score=pairs.score[best],
         max_pairs=max_pairs,
     )
+
+
+def pack_pairs(pairs: ScoredPairs) -> NDArray[np.float64]:
+    """Arrange pairs by query, ``[Q, 1 + L, 2]``, L being the most pairs of a query.
+
+    First the number of true pairs (and 0), then score and 1 for a match or 0, best first; NaN fills
+    up.
+    """
+    order = np.argsort(pairs.query, kind="stable")  # keeps the order by score
+    query = pairs.query[order]
+    place = np.arange(len(query)) - np.searchsorted(query, query)
+    packed = np.full((len(pairs.num_true), 2 + place.max(initial=-1), 2), np.nan)
+    packed[:, 0, 0], packed[:, 0, 1] = pairs.num_true, 0
+    packed[query, 1 + place, 0] = pairs.score[order]
+    packed[query, 1 + place, 1] = pairs.is_match[order]
+    return packed
+
+
+def unpack_pairs(packed: NDArray[np.float64]) -> ScoredPairs:
+    """Inverse of `pack_pairs`, except for the lengths of lists."""
+    query, place = np.nonzero(np.isfinite(packed[:, 1:, 0]))
+    scores, is_match = packed[query, 1 + place].T
+    num_true = packed[:, 0, 0].astype(np.int64)
+    return sort_pairs(query, is_match > 0, scores, num_true)
 
 
 def micro_average_precision(pairs: ScoredPairs, counts: Counts = None) -> float:

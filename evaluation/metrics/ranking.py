@@ -7,7 +7,7 @@ similarities rank by index.
 Shapes: q queries, n images in the database.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -23,8 +23,8 @@ __all__ = [
     "average_precisions",
     "chance_average_precisions",
     "hits_at",
-    "join_ranks",
     "judge",
+    "judge_by_class",
     "leave_one_out",
     "mean_of_queries",
     "ns_scores",
@@ -52,6 +52,7 @@ class Ranks:
 
     positions: tuple[Rows, ...]  # per query, ascending, from 0, without junk
     num_positives: Rows  # [q]
+    num_ranked: Rows  # [q]: images of the list, junk removed
 
     def __len__(self) -> int:
         """Count the queries."""
@@ -84,6 +85,14 @@ def leave_one_out(labels: Rows, queries: Rows | None = None) -> Iterator[Judgmen
         yield Judgment(own[own != query], np.array([query]))
 
 
+def judge_by_class(labels: Rows, query_labels: Rows) -> Iterator[Judgment]:
+    """Judge a database by class: ``[n]``, of queries that are not part of it, ``[q]``."""
+    nothing = np.zeros(0, np.int64)
+    rows_of = {label: np.flatnonzero(labels == label) for label in np.unique(query_labels)}
+    for label in query_labels:
+        yield Judgment(rows_of[label] if label >= 0 else nothing, nothing)
+
+
 def rank_positives(similarities_qn: NDArray[Any], judgments: Iterable[Judgment]) -> Ranks:
     """Rank the positives of every query by descending similarity.
 
@@ -93,21 +102,15 @@ def rank_positives(similarities_qn: NDArray[Any], judgments: Iterable[Judgment])
         If a similarity is not finite: NaN would be sorted to one end.
     """
     refuse_non_finite(similarities_qn)
-    positions, counts = [], []
+    positions, counts, lengths = [], [], []
     for similarities, (positives, junk) in zip(similarities_qn, judgments, strict=True):
         place = np.empty(len(similarities), np.int64)
         place[np.argsort(-similarities, kind="stable")] = np.arange(len(similarities))
         ranks, ignored = np.sort(place[positives]), np.sort(place[junk])
         positions.append(ranks - np.searchsorted(ignored, ranks))
         counts.append(len(positives))
-    return Ranks(tuple(positions), np.array(counts, np.int64))
-
-
-def join_ranks(parts: Sequence[Ranks]) -> Ranks:
-    """Join the ranks of blocks of queries."""
-    positions = tuple(positions for part in parts for positions in part.positions)
-    counts = [part.num_positives for part in parts]
-    return Ranks(positions, np.concatenate([*counts, np.zeros(0, np.int64)]))
+        lengths.append(len(similarities) - len(junk))
+    return Ranks(tuple(positions), np.array(counts, np.int64), np.array(lengths, np.int64))
 
 
 def refuse_non_finite(similarities_qn: NDArray[Any]) -> None:

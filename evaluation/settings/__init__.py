@@ -13,6 +13,12 @@ from dinoforge.evaluation.settings.dense import (
     InContextConfig,
     SegmentationConfig,
 )
+from dinoforge.evaluation.settings.retrieval import (
+    CopiesConfig,
+    InstancesConfig,
+    RankingConfig,
+    WhiteningConfig,
+)
 from dinoforge.evaluation.settings.video import (
     AttentionConfig,
     ClipsConfig,
@@ -29,6 +35,7 @@ __all__ = [
     "ChoiceConfig",
     "ClipsConfig",
     "CollapseConfig",
+    "CopiesConfig",
     "DepthConfig",
     "DiscoveryConfig",
     "FeatureKind",
@@ -36,15 +43,18 @@ __all__ = [
     "HeadConfig",
     "InContextConfig",
     "InputConfig",
+    "InstancesConfig",
     "KnnConfig",
     "LinearConfig",
     "LogisticConfig",
     "LostConfig",
     "LowShotConfig",
     "PropagationConfig",
+    "RankingConfig",
     "SegmentationConfig",
     "SplitConfig",
     "TokenCutConfig",
+    "WhiteningConfig",
     "dino_v1",
 ]
 
@@ -58,7 +68,7 @@ class SplitConfig:
     """How test images are chosen when ``test`` is empty."""
 
     # hold_out: a share of every class is removed from the bank; leave_one_out: every image is
-    # compared with all others (k-NN only); auto: hold_out, or leave_one_out if hold_out leaves
+    # compared with all others (k-NN, ranking); auto: hold_out, or leave_one_out if hold_out leaves
     # fewer than 30 test images
     mode: Literal["hold_out", "leave_one_out", "auto"] = "hold_out"
     share: Share = 0.2  # of the images of each class, under hold_out

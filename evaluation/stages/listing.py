@@ -48,8 +48,9 @@ class ListStage(EvaluationStage):
         for name, one in named_sets(inputs.config).items():
             try:
                 if one.layout:
-                    open_published(one, inputs.config.decode)
+                    open_published(one, inputs.config.decode, cache_folder(inputs))
                     marks = [fingerprint_files(one.root)]
+                    marks += [discover_files(one.train).fingerprint()] if one.train else []
                 else:
                     parts = [paths for paths in (one.train, one.test) if paths]
                     marks = [discover_files(paths).fingerprint() for paths in parts]
@@ -117,7 +118,7 @@ def _list_published(
     name: str, one: SetConfig, inputs: EvaluationInputs, out: Output
 ) -> tuple[Json, pa.Table]:
     """List a set of a published layout."""
-    opened = open_published(one, inputs.config.decode)
+    opened = open_published(one, inputs.config.decode, cache_folder(inputs))
     labels = np.full(len(opened.in_test), -1) if opened.labels is None else opened.labels
     table = opened.table.append_column("number", pa.array(labels))
     for column, values in (("in_bank", opened.in_bank), ("in_test", opened.in_test)):

@@ -22,7 +22,13 @@ HEADER = ("recipe", "command", "needs", "expect", "source")
 # Recipes of the published sizes are for GPUs: training alone, and planned rather than run.
 PUBLISHED = {name for name in list_recipes("training") if re.match(r"vit[sblg]\d+_", name)}
 
-SUITES = {"classification", "dense", "full", "video"}  # evaluations on several data sets
+SUITES = {
+    "classification",
+    "dense",
+    "full",
+    "retrieval",
+    "video",
+}  # evaluations on several data sets
 
 # What `dinoforge quickstart` fills in.
 FILLED_IN = {

@@ -44,7 +44,9 @@ def test_holidays_and_copydays_average_precision(retrieval):
     facts, _ = retrieval
     rows = facts["holidays_ap"]
     positions = tuple(np.array(row["ranks"], np.int64) for row in rows)
-    ranks = ranking.Ranks(positions, np.array([row["n_positives"] for row in rows]))
+    ranks = ranking.Ranks(
+        positions, np.array([row["n_positives"] for row in rows]), np.zeros(len(rows))
+    )
     values = ranking.average_precisions(ranks, rule="trapezoid", depth=20)
     assert values == pytest.approx([row["ap"] for row in rows], **EXACT)
 

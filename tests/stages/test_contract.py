@@ -9,6 +9,7 @@ import pytest
 import toy
 from benchmark_sets import write_clips, write_nyu, write_videos
 from evaluations import evaluated, write_run
+from searched_sets import write_edited, write_met, write_oxford
 
 from dinoforge.config import Config
 from dinoforge.curation.config import CurationConfig
@@ -70,6 +71,7 @@ def recorded(pool, tmp_path_factory):
             reads[current][stage.name].add((kind, name))
 
     out = tmp_path_factory.mktemp("contract")
+    queries, references = map(str, write_edited(out / "edited"))
     configs = {
         "curation": pools.recipe(pool.sources, out / "run", "retrieve.encoder=pixels_centered"),
         "evaluation": EvaluationConfig(
@@ -85,6 +87,9 @@ def recorded(pool, tmp_path_factory):
             sets={
                 "nyu": SetConfig(layout="nyu_tars", root=str(write_nyu(out / "nyu"))),
                 "videos": SetConfig(layout="video_tars", root=str(write_videos(out / "videos"))),
+                "oxford": SetConfig(layout="roxford5k", root=str(write_oxford(out / "oxford"))),
+                "met": SetConfig(layout="met", root=str(write_met(out / "met"))),
+                "edited": SetConfig(layout="ground_truth", root=queries, train=[references]),
                 "clips": SetConfig(layout="clips", root=str(write_clips(out / "clips"))),
             },
             segmentation=SegmentationConfig(size=[24, 24], head=FEW, test="sliding"),

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from dinoforge.errors import UsageError
-from dinoforge.evaluation.layouts import copies
 from dinoforge.evaluation.layouts.named_images import with_distractors
+from dinoforge.evaluation.layouts.searches import copies
 from dinoforge.sources.image_set import open_images
 
 

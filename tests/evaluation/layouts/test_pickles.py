@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dinoforge.errors import UsageError
-from dinoforge.evaluation.layouts.pickles import read_plain_pickle
+from dinoforge.evaluation.layouts.searches.pickles import read_plain_pickle
 
 
 class Call:

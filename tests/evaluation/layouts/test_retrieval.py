@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dinoforge.errors import UsageError
-from dinoforge.evaluation.layouts import retrieval
+from dinoforge.evaluation.layouts.searches import retrieval
 
 
 def keys(images):
@@ -43,10 +43,8 @@ def test_revisited_oxford(oxford):
         ("medium", [([1, 2], []), ([0, 3], [1])]),
         ("hard", [([2], [1]), ([0, 3], [1])]),
     ]
-    assert result.query_region == "box"
     crop = retrieval.crop_to_box(result.queries.decode(0), result.boxes[0])
     assert crop.shape == (6, 5, 3)  # rows 2 to 7, columns 1 to 5
-    assert retrieval.read_revisited(oxford, crop_queries=False).query_region == "whole image"
 
 
 def test_a_box_outside_the_image_leaves_one_pixel():
@@ -137,17 +135,3 @@ def test_met_reads_its_lists(tmp_path, draw):
     (lists / "testset.json").write_text("{")
     with pytest.raises(UsageError, match=r"^not JSON: .*testset\.json - restore"):
         retrieval.read_met(tmp_path)
-
-
-def test_groups_are_class_folders_or_labeled_tars(tmp_path, draw):
-    draw(tmp_path / "set", "x/0.png", "y/0.png", "y/1.png", "z.png")
-    result = retrieval.read_groups([str(tmp_path / "set")], cache=tmp_path / "cache")
-    assert result.groups.tolist() == [-1, 0, 1, 1]
-    (tmp_path / "set" / "y" / "1.png").unlink()
-    with pytest.raises(UsageError, match="no group of two or more images among 3"):
-        retrieval.read_groups([str(tmp_path / "set")], cache=tmp_path / "cache")
-
-
-def test_animals4_as_groups(shared, tmp_path):
-    result = retrieval.read_groups([str(shared / "data/animals4")], cache=tmp_path)
-    assert np.bincount(result.groups).tolist() == [116, 100, 104, 160]

@@ -21,10 +21,12 @@ def features(n=30, d=8):
 def test_blocks_do_not_change_the_ranking(monkeypatch):
     rows, labels = features(), np.arange(30) % 4
     rows[7] = 2 * rows[3]  # an equal direction: a tie
-    whole = rank_database(rows, rows, leave_one_out(labels))
+    (whole,) = rank_database(rows, rows, leave_one_out(labels))
     monkeypatch.setattr(retrieval, "_PRODUCT_BYTES", 8 * 30 * 4)
-    blocks = rank_database(rows, rows, leave_one_out(labels))
-    for one, other in zip(whole.positions, blocks.positions, strict=True):
+    blocks = list(rank_database(rows, rows, leave_one_out(labels)))
+    assert [len(block) for block in blocks] == [4] * 7 + [2]
+    joined = [positions for block in blocks for positions in block.positions]
+    for one, other in zip(whole.positions, joined, strict=True):
         np.testing.assert_array_equal(one, other)
 
 
@@ -35,7 +37,7 @@ def test_cosines_that_float32_cannot_tell_apart_are_ranked():
     labels = np.arange(12) % 3
     wide = rows.astype(np.float64)
     unit = wide / np.linalg.norm(wide, axis=1, keepdims=True)
-    ranks = rank_database(rows, rows, leave_one_out(labels))
+    (ranks,) = rank_database(rows, rows, leave_one_out(labels))
     for query, positions in enumerate(ranks.positions):
         others = np.delete(np.arange(12), query)
         order = others[np.argsort(-(unit[others] @ unit[query]), kind="stable")]
@@ -46,10 +48,9 @@ def test_cosines_that_float32_cannot_tell_apart_are_ranked():
 def test_a_blank_image_ranks_everything_by_index():
     rows = features(4)
     rows[2] = 0
-    values = average_precisions(
-        rank_database(rows[2:3], rows, leave_one_out(np.array([1, 0, 1, 0]), np.array([2]))),
-        rule="step",
-    )
+    judgments = leave_one_out(np.array([1, 0, 1, 0]), np.array([2]))
+    (ranks,) = rank_database(rows[2:3], rows, judgments)
+    values = average_precisions(ranks, rule="step")
     assert values.tolist() == [1.0]
 
 
@@ -57,7 +58,7 @@ def test_features_that_are_not_finite_are_refused():
     rows = features(4)
     rows[1, 0] = np.nan
     with pytest.raises(UsageError, match="not finite"):
-        rank_database(rows, rows, leave_one_out(np.zeros(4, int)))
+        next(rank_database(rows, rows, leave_one_out(np.zeros(4, int))))
 
 
 def test_the_class_with_the_best_similarity_wins_and_absent_classes_share_the_confidence():

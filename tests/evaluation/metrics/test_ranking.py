@@ -82,7 +82,7 @@ def test_difficulties_take_their_positives_and_junk_from_the_three_lists():
 
 
 def test_positives_below_the_depth_count_as_not_retrieved():
-    ranks = Ranks((rows(0, 25), rows(19), rows(20)), rows(2, 1, 1))
+    ranks = Ranks((rows(0, 25), rows(19), rows(20)), rows(2, 1, 1), rows(30, 30, 30))
     values = ranking.average_precisions(ranks, rule="trapezoid", depth=20)
     assert values == pytest.approx([0.5, 1 / 40, 0.0])
 
@@ -117,15 +117,6 @@ def test_similarities_that_are_not_finite_are_refused(value):
         ranking.rank_positives(similarities, judgments)
 
 
-def test_blocks_of_queries_join_to_the_whole():
-    similarities, judgments = made(1)
-    whole = ranking.rank_positives(similarities, judgments)
-    parts = [ranking.rank_positives(similarities[a:b], judgments[a:b]) for a, b in ((0, 2), (2, 5))]
-    joined = ranking.join_ranks(parts)
-    assert joined.num_positives.tolist() == whole.num_positives.tolist()
-    assert [p.tolist() for p in joined.positions] == [p.tolist() for p in whole.positions]
-
-
 def test_ns_score_counts_the_group_among_four():
     groups = np.arange(8) // 4
     neighbors = np.array([[0, 1, 2, 3], [1, 4, 5, 6], [2, 0, -1, -1], [3, 0, 1, 4]])
@@ -136,7 +127,11 @@ def test_expected_average_precision_of_chance_is_the_mean_over_random_orders():
     rng = np.random.default_rng(0)
     positives, n = 6, 30
     orders = [rng.permutation(n)[:positives] for _ in range(20_000)]
-    ranks = Ranks(tuple(np.sort(order) for order in orders), np.full(len(orders), positives))
+    ranks = Ranks(
+        tuple(np.sort(order) for order in orders),
+        np.full(len(orders), positives),
+        np.full(len(orders), n),
+    )
     mean = ranking.average_precisions(ranks, rule="step").mean()
     expected = ranking.chance_average_precisions(rows(positives, 0, 1), rows(n, n, 1))
     assert mean == pytest.approx(expected[0], abs=0.003)

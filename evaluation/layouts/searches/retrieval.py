@@ -1,4 +1,4 @@
-"""Published layouts of retrieval sets: Oxford and Paris, UKBench, AmsterTime, Met, groups.
+"""Published layouts of retrieval sets: Oxford and Paris, UKBench, AmsterTime, Met.
 
 Shapes: q queries, n images in the database.
 """
@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 
 from dinoforge.errors import UsageError
 from dinoforge.evaluation.layouts.named_images import images_in, open_named
-from dinoforge.evaluation.layouts.pickles import read_plain_pickle
+from dinoforge.evaluation.layouts.searches.pickles import read_plain_pickle
 from dinoforge.evaluation.layouts.stored import read_json
 from dinoforge.evaluation.metrics.ranking import Difficulty, Judgment, judge
 from dinoforge.images import DecodePolicy
-from dinoforge.sources.image_set import ImageSet, open_images
+from dinoforge.sources.image_set import ImageSet
 
 __all__ = [
     "Groups",
@@ -26,7 +26,6 @@ __all__ = [
     "Retrieval",
     "crop_to_box",
     "read_amstertime",
-    "read_groups",
     "read_met",
     "read_revisited",
     "read_ukbench",
@@ -46,14 +45,8 @@ class Retrieval:
     queries: ImageSet  # [q]
     # One judgment per query, over the database; by difficulty, or under "all".
     judgments: Mapping[str, Sequence[Judgment]]
-    # What a query shows of its image, in pixels: left, top, right, bottom; [q, 4]. None: the whole
-    # image. Records state which (`query_region`).
+    # What a query shows of its image, in pixels: left, top, right, bottom; [q, 4]. None: all of it.
     boxes: NDArray[np.float64] | None = None
-
-    @property
-    def query_region(self) -> str:
-        """``box`` or ``whole image``."""
-        return "whole image" if self.boxes is None else "box"
 
 
 @dataclass(frozen=True)
@@ -74,14 +67,12 @@ class Instances:
     query_labels: Rows  # [q]
 
 
-def read_revisited(
-    root: Path, *, crop_queries: bool = True, policy: DecodePolicy | None = None
-) -> Retrieval:
+def read_revisited(root: Path, *, policy: DecodePolicy | None = None) -> Retrieval:
     """Read revisited Oxford or Paris (Radenovic et al. 2018).
 
     ``root`` is ``roxford5k`` or ``rparis6k`` with ``gnd_<name>.pkl`` and ``jpg/``; the name is that
     of the only such file. The protocol crops queries to their boxes; DINO's published script does
-    not (``crop_queries=False``).
+    not.
 
     Raises
     ------
@@ -119,7 +110,7 @@ def read_revisited(
             d: [judge(easy, hard, junk, d) for easy, hard, junk in lists]
             for d in get_args(Difficulty)
         },
-        boxes if crop_queries else None,
+        boxes,
     )
 
 
@@ -213,26 +204,6 @@ def read_met(
         raise UsageError(what=what, where=f"{database}, {queries.name}", do=do) from error
     opened = [open_named(root / "images", some, layout="Met", policy=policy) for some in paths]
     return Instances(opened[0], labels, opened[1], query_labels)
-
-
-def read_groups(paths: Sequence[str], *, cache: Path, policy: DecodePolicy | None = None) -> Groups:
-    """Read groups from class folders or labeled tars: anything that `open_images` opens.
-
-    Raises
-    ------
-    UsageError
-        If a path is missing, or no group has two images.
-    """
-    images = open_images(paths, cache=cache, policy=policy)
-    groups = images.labels
-    _, counts = np.unique(groups[groups >= 0], return_counts=True)
-    if not (counts > 1).any():
-        raise UsageError(
-            what=f"no group of two or more images among {len(images)}",
-            where=", ".join(paths),
-            do="give class folders, or tars with .cls members",
-        )
-    return Groups(images, groups)
 
 
 def _indices(values: Any) -> Rows:

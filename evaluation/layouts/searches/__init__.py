@@ -1,0 +1,1 @@
+"""Data sets in which images are looked up: retrieval, recognition of objects, copy detection."""
