@@ -46,7 +46,7 @@ def _sources(config: "EvaluationConfig") -> list[str]:
     return [
         path
         for one in named_sets(config).values()
-        for path in (*one.train, *one.test, one.root)
+        for path in (*one.train, *one.test, one.root, *one.tests.values(), *one.subsets)
         if path
     ]
 

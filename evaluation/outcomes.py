@@ -77,8 +77,9 @@ class Measured(Subject):
 
     bank: Rows
     test: Rows
-    num_images: int  # of the data set
     gradings: Sequence[Grading] = ()  # without any, nothing about classes is known
+    # name of a grading -> unit of every image of the data set, shared by outcomes
+    units: Mapping[str, NDArray[np.int64]] = field(default_factory=dict)
     leave_one_out: bool = False
     num_val: int = 0  # rows at the end of the bank on which choices are made; 0: a share of it
     subsets: Sequence[NDArray[np.int64]] = ()  # few images of the bank, instead of draws of them

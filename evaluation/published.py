@@ -82,8 +82,8 @@ def open_published(one: SetConfig, policy: DecodePolicy, cache: Path | None = No
 
 
 def fingerprint_files(root: str) -> str:
-    """Hash names, sizes and times of all files below a folder."""
-    paths = sorted(path for path in Path(root).rglob("*") if path.is_file())
+    """Hash names, sizes and times of a file, or of all files below a folder."""
+    paths = sorted(path for path in [Path(root), *Path(root).rglob("*")] if path.is_file())
     stats = [(str(path), path.stat()) for path in paths]
     return hash_json([[path, stat.st_size, stat.st_mtime_ns] for path, stat in stats])
 

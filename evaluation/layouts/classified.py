@@ -112,6 +112,15 @@ class Grading:
     variants: NDArray[np.int64] | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)  # settings of records
 
+    def units(self, num_images: int) -> NDArray[np.int64]:
+        """Return the unit of every image of the data set, -1: of none; of mCE the undistorted."""
+        units = np.full(num_images, -1)
+        if self.variants is None:
+            units[self.rows] = np.arange(len(self.rows))
+        else:
+            units[self.rows] = self.variants[:, 0]
+        return units
+
 
 def folders_in(folder: Path, *, layout: str) -> list[str]:
     """Name the folders in a folder, sorted; hidden ones are left out.

@@ -73,10 +73,7 @@ def grade(
         selection=selection,
         **settings,
     )
-    units = np.full(measured.num_images, -1)
-    is_of = np.arange(len(grading.rows)) if grading.variants is None else grading.variants[:, 0]
-    units[grading.rows] = is_of
-    return Outcome(record, values, rule, units)
+    return Outcome(record, values, rule, measured.units[grading.name])
 
 
 def _chance(grading: Grading) -> dict[str, float]:
@@ -100,8 +97,6 @@ def grade_labels(
 ) -> list[Outcome]:
     """Compare scores ``[n, K]`` of K labels with which of them images have: mean AP and AUROC."""
     values = np.stack([scores, grading.truths], axis=1)
-    units = np.full(measured.num_images, -1)
-    units[grading.rows] = np.arange(len(grading.rows))
     outcomes = []
     for metric in (grading.metric, "auroc"):
         each = [combine(metric, values[:, :, [label]]) for label in range(scores.shape[1])]
@@ -116,7 +111,7 @@ def grade_labels(
             labels=len(present),
             **settings,
         )
-        outcomes.append(Outcome(record, values, metric, units))
+        outcomes.append(Outcome(record, values, metric, measured.units[grading.name]))
     return outcomes
 
 

@@ -49,7 +49,7 @@ class ListStage(EvaluationStage):
             try:
                 if one.layout:
                     open_published(one, inputs.config.decode, cache_folder(inputs))
-                    marks = [fingerprint_files(one.root)]
+                    marks = [*map(fingerprint_files, [one.root, *one.tests.values()])]
                     marks += [discover_files(one.train).fingerprint()] if one.train else []
                 else:
                     parts = [paths for paths in (one.train, one.test) if paths]

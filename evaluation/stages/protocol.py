@@ -4,6 +4,7 @@ import json
 from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -74,11 +75,10 @@ class ProtocolStage(EvaluationStage):
         """Measure one model on one data set."""
         outcomes, units = self.measure_partition(payload, inputs, out)
         each = [outcome.units if len(outcome.units) else units for outcome in outcomes]
-        # Every array once: outcomes on the same images have equal ones.
-        kinds = {of_one.tobytes(): of_one for of_one in each}
+        kinds = {id(of_one): of_one for of_one in each}  # outcomes on the same images share one
         rows = [
             outcome.record.as_json()
-            | {"rule": outcome.rule, "units": list(kinds).index(of_one.tobytes())}
+            | {"rule": outcome.rule, "units": list(kinds).index(id(of_one))}
             for outcome, of_one in zip(outcomes, each, strict=True)
         ]
         path = out.folder / f"{part_name(out.index)}.outcomes.json"
@@ -141,12 +141,13 @@ class VectorStage(ProtocolStage):
         extracted = read_features(inputs, payload["model"], payload["set"])
         stop_if_none_decodes(items, extracted.is_decoded)
         bank, test = rows_of(model, items, extracted)
+        gradings = read_gradings(inputs, payload["set"]) if items.layout else _gradings(test)
         measured = Measured(
             data=items.name,
             model=model,
             bank=bank,
             test=test,
-            num_images=len(items),
+            units={one.name: one.units(len(items)) for one in gradings},
             num_val=items.num_val,
             subsets=read_subsets(inputs, payload["set"]),
             targets=read_targets(inputs, payload["set"]),
@@ -155,7 +156,7 @@ class VectorStage(ProtocolStage):
                 for of in [(inputs, payload["model"], payload["set"])]
                 for view in range(self.num_views(inputs.config))
             ],
-            gradings=read_gradings(inputs, payload["set"]) if items.layout else _gradings(test),
+            gradings=gradings,
             device=str(resolve_device(inputs.config.device)),
             leave_one_out=items.leave_one_out,
             facts=VectorRequest(**extracted.request).facts,
@@ -253,6 +254,7 @@ def read_outcomes(inputs: EvaluationInputs, stage: str) -> Iterator[tuple[int, b
     """Yield data set, whether the checkpoint is the newest, and outcome, for each of a protocol."""
     for path, facts in zip(inputs.files(stage, "outcomes.json"), inputs.facts(stage), strict=True):
 
+        @lru_cache  # outcomes on the same images share their units
         def read(name: str, path: Path = path) -> Any:
             return np.load(path.with_name(path.name.replace("outcomes.json", f"{name}.npy")))
 
