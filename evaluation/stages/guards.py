@@ -22,9 +22,10 @@ def find_warnings(records: Sequence[Record]) -> Iterator[str]:
         some = [r for r in records if (r.benchmark, r.metric) == (benchmark, metric)]
         networks = [r for r in some if not r.settings.get("baseline")]
         baselines = [r for r in some if r.settings.get("baseline")]
-        is_compared = bool(baselines) and not metric.endswith("_decay")
+        is_compared = bool(baselines) and not metric.endswith(("_recall", "_decay"))  # beside J, F
         for record in networks:
-            if is_compared and record.interval is not None:
+            is_arbitrary = record.settings.get("degenerate", 0) > record.n / 2
+            if is_compared and record.interval is not None and not is_arbitrary:
                 yield from _below(record, baselines)
         chance = [r.settings["chance"] for r in networks if "chance" in r.settings]
         if chance and all(_is_near(r, max(chance)) for r in networks):

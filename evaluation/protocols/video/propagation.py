@@ -11,7 +11,6 @@ from dinoforge.evaluation.config import EvaluationConfig
 from dinoforge.evaluation.layouts.stored import image_size, read_pixels
 from dinoforge.evaluation.layouts.video import VideoSequence
 from dinoforge.evaluation.methods.dense.baselines import color_features
-from dinoforge.evaluation.methods.grids import frame_size
 from dinoforge.evaluation.metrics.masks import ObjectScores, pool, score_sequence
 from dinoforge.evaluation.models import Model
 from dinoforge.evaluation.outcomes import Outcome, Subject
@@ -25,7 +24,8 @@ if TYPE_CHECKING:
 
 __all__ = ["PropagationStage"]
 
-_CELL = 14  # pixels a side of the cells whose colors are a baseline
+_CELL = 8  # pixels a side of the cells whose colors are a baseline
+_GRAY = np.float32(0.5)  # without it all cosines of colors are near 1
 _METRICS = ("J&F", "J", "F", "J_recall", "F_recall", "J_decay", "F_decay")
 
 Scores = list[list[ObjectScores]]  # the objects of every video
@@ -83,13 +83,14 @@ class PropagationStage(TruthStage):
 
         def colors(number: int) -> "tuple[tuple[int, int], Iterator[Tensor]]":
             frames = videos[number].frames
-            size = frame_size(*image_size(frames[0]), _CELL, short=max(settings.side, _CELL))
-            grid = (size[0] // _CELL, size[1] // _CELL)
+            height, width = image_size(frames[0])
+            cells = settings.side / min(height, width) / _CELL
+            grid = (max(round(height * cells), 1), max(round(width * cells), 1))
             images = (read_pixels(frame, config.decode) for frame in frames)
-            return grid, (torch.from_numpy(color_features(image, grid)) for image in images)
+            return grid, (torch.from_numpy(color_features(image, grid) - _GRAY) for image in images)
 
         scores, facts = _score(videos, colors, _CELL, settings)
-        facts |= {"features": "colors of 4 x 4 cells per patch", "baseline": True}
+        facts |= {"features": "colors", "baseline": True}
         return outcomes + _outcomes(task.of("color"), videos, scores, **facts)
 
 

@@ -72,7 +72,7 @@ def test_every_object_is_followed_better_than_by_copying_the_first_mask(records)
         ("trained", "last block"),
         ("untrained", "last block"),
         ("copied mask", None),
-        ("color", "colors of 4 x 4 cells per patch"),
+        ("color", "colors"),
     ]
     # The square of 16 pixels moves by 2 per frame: IoU 7/9, 6/10, 5/11, 4/12 in frames 2 to 5.
     copied = values(records, "propagation/squares", "J")["copied mask", None]

@@ -171,7 +171,7 @@ def test_errors_in_meters_have_tables_differences_and_warnings_of_their_own(tmp_
     assert "1.25<small>1.11–1.35</small>" in text
     assert "Trained minus …" in text
     assert "\N{MINUS SIGN}0.0100 to 0.0512" in text
-    assert "rmse of trained, 1.25, is no better than that of `median depth`, 1.23" in text
+    assert "rmse of trained (v3-lin1), 1.25, is no better than that of `median depth`, 1.23" in text
 
 
 def test_what_a_set_was_not_asked_for_is_not_missing(tmp_path):

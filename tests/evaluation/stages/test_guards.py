@@ -1,3 +1,7 @@
+from dataclasses import replace
+
+import pytest
+
 from dinoforge.evaluation.stages.guards import find_warnings
 from dinoforge.records import Record
 
@@ -49,6 +53,11 @@ def test_boxes_from_a_graph_without_information_are_arbitrary():
     (line,) = find_warnings([record("trained", 0.0, metric="corloc", **facts)])
     assert "LOST, keys of trained: on 45 of" in line
     assert "measure `discovery.features` keys_centered or tokens" in line
+    # Compared with a baseline is what is not arbitrary.
+    base = record("center box", 0.2, metric="corloc", baseline=True)
+    some = [replace(record("trained", 0.0, metric="corloc", **facts), n=n) for n in (45, 100)]
+    assert len(list(find_warnings([some[0], base]))) == 1
+    assert len(list(find_warnings([some[1], base]))) == 2
 
 
 def test_objects_smaller_than_a_patch_are_named_once():
@@ -59,9 +68,10 @@ def test_objects_smaller_than_a_patch_are_named_once():
     assert not list(find_warnings([record("color", 0.3, metric="J&F", baseline=True, **facts)]))
 
 
-def test_decay_is_not_compared_with_that_of_a_baseline():
-    base = record("copied mask", 0.2, metric="J_decay", baseline=True)
-    assert not list(find_warnings([record("trained", 0.1, metric="J_decay"), base]))
+@pytest.mark.parametrize("metric", ["J_decay", "F_recall"])
+def test_what_stands_beside_j_and_f_is_not_compared_with_a_baseline(metric):
+    base = record("copied mask", 0.2, metric=metric, baseline=True)
+    assert not list(find_warnings([record("trained", 0.1, metric=metric), base]))
 
 
 def test_only_what_was_fitted_has_a_learning_rate_to_change():
