@@ -160,7 +160,9 @@ _MASKED = {
         (7, 8, 11),
     ),
     "camvid": ("{split}/{key}.png", "{split}annot/{key}.png", (0, 1, 2)),
+    "nyu_40": ("RGB/{split}{key}.jpg", "Label/{split}{key}.png", (1, 2, 40)),
 }
+_LISTS = {"voc12": "ImageSets/Segmentation/{split}.txt", "nyu_40": "{split}.txt"}
 
 
 def write_masked(folder: Path, layout: str, splits, *, train=8, test=4) -> Path:
@@ -175,9 +177,9 @@ def write_masked(folder: Path, layout: str, splits, *, train=8, test=4) -> Path:
                 folder / image_at.format(**names), encode(picture, "PNG" if is_png else "JPEG")
             )
             write_file(folder / mask_at.format(**names), encode(np.array(stored, np.uint8)[labels]))
-        if layout == "voc12":
+        if layout in _LISTS:
             lines = "".join(f"{split}{number:03d}\n" for number in range(count))
-            write_file(folder / f"ImageSets/Segmentation/{split}.txt", lines.encode())
+            write_file(folder / _LISTS[layout].format(split=split), lines.encode())
     return folder
 
 

@@ -14,6 +14,8 @@ from dinoforge.evaluation.settings import HeadConfig, SegmentationConfig
 from dinoforge.exports import export_file
 from dinoforge.files import sha256_file
 
+MASKED = ("ade20k", "voc12", "cityscapes", "camvid", "nyu_40")
+
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory):
@@ -91,9 +93,9 @@ def test_images_can_be_seen_in_windows(config, done, tmp_path, test):
 
 @pytest.fixture(scope="module")
 def published(config, tmp_path_factory):
-    """Measure four layouts with images of several sizes."""
+    """Measure five layouts with images of several sizes."""
     root = tmp_path_factory.mktemp("published")
-    splits = {name: LAYOUTS[name].splits for name in ("ade20k", "voc12", "cityscapes", "camvid")}
+    splits = {name: LAYOUTS[name].splits for name in MASKED}
     sets = {
         name: SetConfig(layout=name, root=str(write_masked(root / name, name, of)))
         for name, of in splits.items()
@@ -104,7 +106,7 @@ def published(config, tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    ("layout", "units"), [("ade20k", 4), ("voc12", 4), ("cityscapes", 4), ("camvid", 1)]
+    ("layout", "units"), [(name, 1 if name == "camvid" else 4) for name in MASKED]
 )
 def test_images_of_several_sizes_in_published_layouts(published, layout, units):
     by_model = scores([r for r in published if r.benchmark == f"segmentation/{layout}"])
