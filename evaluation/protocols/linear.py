@@ -62,10 +62,16 @@ class LinearStage(VectorStage):
         classes = np.unique(bank.labels)
         choices = self._choose(measured, bank, classes, config)
         slots = torch.from_numpy(_slots(test))
+        own = measured.gradings[0].rows
         outcomes = []
         for grading in measured.gradings:
             asked = slots[test_rows(test, grading)].to(measured.device)
             scores = [choice.probe.scores(asked).cpu().numpy() for choice in choices]
+            facts = _facts(choices, len(measured.views))
+            selection = choices[0].selection
+            if selection == "test-peek" and not np.isin(grading.rows, own).any():
+                # These images were not looked at.
+                selection, facts["chosen_on"] = "val", f"the test images of {measured.data}"
             outcomes.append(
                 grade(
                     measured,
@@ -73,9 +79,9 @@ class LinearStage(VectorStage):
                     grading,
                     np.stack([most_likely(one, classes, grading.kept) for one in scores]),
                     runs="seeds" if len(choices) > 1 else "",
-                    selection=choices[0].selection,
+                    selection=selection,
                     bank=len(bank),
-                    **_facts(choices, len(measured.views)),
+                    **facts,
                 )
             )
         return outcomes

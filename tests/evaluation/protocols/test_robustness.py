@@ -12,6 +12,7 @@ from dinoforge.evaluation.config import TESTS, BootstrapConfig, EvaluationConfig
 from dinoforge.evaluation.layouts import robustness
 from dinoforge.evaluation.metrics.classification import ALEXNET_ERRORS
 from dinoforge.evaluation.settings import (
+    ChoiceConfig,
     FewShotConfig,
     KnnConfig,
     LinearConfig,
@@ -88,6 +89,22 @@ def test_one_classifier_is_tested_on_every_set(done, protocol):
     assert records["/objectnet"].settings["left_out"] == {"no ImageNet class": 1}
     assert records["/objectnet"].settings["border"] == 2
     assert records[""].interval is not None
+
+
+def test_only_the_images_that_chose_a_head_are_a_peek(config, tmp_path):
+    one = replace(config.sets["imagenet"], protocols=["linear"])
+    one = replace(one, tests={name: one.tests[name] for name in ("v2", "real")})
+    paper = replace(
+        config,
+        sets={"imagenet": one},
+        linear=replace(config.linear, rates=[0.1, 0.2]),
+        linear_choice=ChoiceConfig(select="paper"),
+    )
+    records = {r.benchmark: r for r in evaluated(paper, tmp_path)}
+    assert records["linear/imagenet"].selection == "test-peek"
+    assert records["linear/imagenet/real"].selection == "test-peek"
+    assert records["linear/imagenet/v2"].selection == "val"
+    assert records["linear/imagenet/v2"].settings["chosen_on"] == "the test images of imagenet"
 
 
 def test_lists_of_images_take_the_place_of_draws(config, tmp_path):
