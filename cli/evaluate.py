@@ -81,7 +81,15 @@ def _cell(record: "Record | None") -> str:
     if record is None:
         return "–"
     interval = low_high(record.interval, ".3f").replace(" .. ", "–")
-    return f"{number(record.value, '.4f')}\n{interval}".rstrip()
+    return "\n".join(filter(None, [number(record.value, ".4f"), interval, _without_leaked(record)]))
+
+
+def _without_leaked(record: "Record") -> str:
+    """Format the score without the test images that the models were trained on."""
+    if not record.settings.get("units_dropped"):
+        return ""
+    value = record.settings["without_leaked"]
+    return f"{'–' if value is None else number(value, '.4f')} without leaked"
 
 
 def number(value: float, form: str) -> str:

@@ -22,6 +22,7 @@ from dinoforge.evaluation.settings import (
     InputConfig,
     InstancesConfig,
     KnnConfig,
+    LeakageConfig,
     LinearConfig,
     LogisticConfig,
     LowShotConfig,
@@ -276,6 +277,7 @@ class EvaluationConfig:
     instances: InstancesConfig = field(default_factory=InstancesConfig)
     copies: CopiesConfig = field(default_factory=CopiesConfig)
     collapse: CollapseConfig = field(default_factory=CollapseConfig)
+    leakage: LeakageConfig = field(default_factory=LeakageConfig)
     bootstrap: BootstrapConfig = field(default_factory=BootstrapConfig)
 
     def faults(self, at: str) -> Iterator[Fault]:  # noqa: ARG002 - the root has no name

@@ -241,4 +241,8 @@ def _compared(a: Outcome, b: Outcome) -> dict[str, Any]:
         "features_a": a.setting("features"),
         "features_b": b.setting("features"),
     }
+    numbers = [o.setting("without_leaked") for o in (a, b)]
+    if None not in numbers:
+        settings |= {"without_leaked": numbers[0] - numbers[1]}
+        settings |= {name: a.setting(name) for name in ("units_left", "units_dropped")}
     return settings if a.setting("k") is None else settings | {"k": a.setting("k")}

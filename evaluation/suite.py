@@ -35,6 +35,12 @@ from dinoforge.evaluation.protocols.video.propagation import PropagationStage
 from dinoforge.evaluation.scores import list_left_out
 from dinoforge.evaluation.stages.digest import DigestStage
 from dinoforge.evaluation.stages.features import FeaturesStage
+from dinoforge.evaluation.stages.leakage import (
+    LeakageStage,
+    TrainingImagesStage,
+    TrainingVectorsStage,
+    write_leaked,
+)
 from dinoforge.evaluation.stages.listing import ListStage
 from dinoforge.evaluation.stages.models import ModelsStage
 from dinoforge.evaluation.stages.protocol import ProtocolStage
@@ -75,6 +81,9 @@ STAGES: tuple[EvaluationStage, ...] = (
     ModelsStage(),  # 14  which models, and their weights as they are now
     FeaturesStage(PROTOCOL_STAGES),  # 20  every model on every image, once
     *PROTOCOL_STAGES,
+    TrainingImagesStage(),  # 76  what the models were trained on, if the recipe names it
+    TrainingVectorsStage(),  # 78  copy descriptors of those images
+    LeakageStage(),  # 80  test images looked up among them
     RecordsStage([stage.name for stage in PROTOCOL_STAGES]),  # 90  differences and intervals
 )
 
@@ -109,6 +118,7 @@ def _finish(folder: Path, config: EvaluationConfig) -> list[Record]:
     }
     records = [record for some in by_set.values() for record in some]
     write_records(folder / "records.jsonl", records)
+    write_leaked(inputs, folder / "leaked.csv")
     _log.info("%d records in %s", len(records), folder / "records.jsonl")
     _account(folder, config, inputs.folders)
     lines = [
@@ -151,7 +161,8 @@ def _account(folder: Path, config: EvaluationConfig, done: Collection[str]) -> N
 
 
 def _reopen(folder: Path) -> None:
-    (folder / "records.jsonl").unlink(missing_ok=True)
+    for name in ("records.jsonl", "leaked.csv"):
+        (folder / name).unlink(missing_ok=True)
 
 
 # `slurm` imports it by this name: jobs on other machines run the same stages.

@@ -3,11 +3,8 @@
 import logging
 from typing import Any
 
-import numpy as np
-
 from dinoforge.evaluation.config import EvaluationConfig
 from dinoforge.evaluation.knn import find_neighbors, knn_classify, usable_ks
-from dinoforge.evaluation.layouts.classified import Grading
 from dinoforge.evaluation.models import Model
 from dinoforge.evaluation.outcomes import Measured, Outcome
 from dinoforge.evaluation.protocols.classification import grade, test_rows
@@ -55,26 +52,8 @@ class KnnStage(VectorStage):
                     temperature=config.knn.temperature,
                     kept=grading.kept,
                 )
-                of_class: dict[str, Any] = {}
-                if grading.metric == "accuracy":
-                    of_class["chance"] = _chance(grading)
                 outcomes += [
-                    grade(
-                        measured,
-                        self.name,
-                        grading,
-                        predicted[k],
-                        features=kind,
-                        k=k,
-                        **shared,
-                        **of_class,
-                    )
+                    grade(measured, self.name, grading, predicted[k], features=kind, k=k, **shared)
                     for k in ks
                 ]
         return outcomes
-
-
-def _chance(grading: Grading) -> float:
-    """Return the share of test images whose class is the most frequent one."""
-    _, counts = np.unique(grading.truths[:, 0], return_counts=True)
-    return float(counts.max() / len(grading.truths))

@@ -14,8 +14,10 @@ from dinoforge.evaluation.settings.dense import (
     SegmentationConfig,
 )
 from dinoforge.evaluation.settings.retrieval import (
+    LEAKAGE_THRESHOLDS,
     CopiesConfig,
     InstancesConfig,
+    LeakageConfig,
     RankingConfig,
     WhiteningConfig,
 )
@@ -31,6 +33,7 @@ from dinoforge.evaluation.settings.video import (
 
 __all__ = [
     "DINOV2_RATES",
+    "LEAKAGE_THRESHOLDS",
     "AttentionConfig",
     "ChoiceConfig",
     "ClipsConfig",
@@ -45,6 +48,7 @@ __all__ = [
     "InputConfig",
     "InstancesConfig",
     "KnnConfig",
+    "LeakageConfig",
     "LinearConfig",
     "LogisticConfig",
     "LostConfig",

@@ -3,9 +3,24 @@
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
-from dinoforge.config.ranges import NonEmpty, NonNegativeInt, PositiveFloat, PositiveInt
+from dinoforge.config.paths import OptionalPath
+from dinoforge.config.ranges import (
+    NonEmpty,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Range,
+    one_of,
+)
 
-__all__ = ["CopiesConfig", "InstancesConfig", "RankingConfig", "WhiteningConfig"]
+__all__ = [
+    "LEAKAGE_THRESHOLDS",
+    "CopiesConfig",
+    "InstancesConfig",
+    "LeakageConfig",
+    "RankingConfig",
+    "WhiteningConfig",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,3 +66,21 @@ class CopiesConfig:
     # references per query whose pairs count; micro-AP depends on it
     list_length: PositiveInt = 100
     whitening: WhiteningConfig = field(default_factory=WhiteningConfig)
+
+
+# Encoder -> similarity from which an image counts as a copy: of pixels that without a false hit in
+# benchmarks/leakage.py, of SSCD its authors' high-precision threshold.
+LEAKAGE_THRESHOLDS = {"pixels": 0.925, "sscd": 0.75, "sscd_distilled": 0.75}
+
+
+@dataclass(frozen=True, kw_only=True)
+class LeakageConfig:
+    """Test images that a model was trained on, found by a copy descriptor."""
+
+    # what it was trained on: a curation run (the images that it kept), or a folder or tars of
+    # images; "": not looked up
+    curation: OptionalPath = ""
+    # copy descriptor: pixels tolerates slight crops, sscd also others
+    encoder: Annotated[str, one_of(tuple(LEAKAGE_THRESHOLDS))] = "pixels"
+    # cosine from which a test image counts as leaked; 0: 0.925 for pixels, 0.75 for sscd
+    threshold: Annotated[float, Range(0, 1)] = 0.0

@@ -7,8 +7,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from dinoforge.evaluation.outcomes import with_intervals
+from dinoforge.evaluation.combining import combine
+from dinoforge.evaluation.methods.leakage import units_without_hits
+from dinoforge.evaluation.outcomes import Outcome, with_intervals
 from dinoforge.evaluation.stages.guards import find_warnings
+from dinoforge.evaluation.stages.leakage import Leaked, read_leaked
 from dinoforge.evaluation.stages.protocol import read_outcomes
 from dinoforge.evaluation.tables import (
     EvaluationInputs,
@@ -20,7 +23,7 @@ from dinoforge.evaluation.tables import (
     read_undecodable,
     stop_if_none_decodes,
 )
-from dinoforge.records import write_records
+from dinoforge.records import Record, write_records
 from dinoforge.runs import git_commit, read_facts
 from dinoforge.sources.accounting import Account
 from dinoforge.stages import Json, Output, part_name
@@ -39,7 +42,7 @@ class RecordsStage(EvaluationStage):
 
     def __init__(self, protocols: Sequence[str]) -> None:
         self.protocols = tuple(protocols)  # in the order of the records
-        self.needs = ("list", "digest", "features", *protocols)
+        self.needs = ("list", "digest", "features", "training-images", "leakage", *protocols)
 
     def plan(self, inputs: EvaluationInputs) -> list[Json]:
         """Plan one partition per data set."""
@@ -55,10 +58,15 @@ class RecordsStage(EvaluationStage):
             for of_set, is_newest, outcome in read_outcomes(inputs, stage)
             if of_set == at
         ]
+        leaked = read_leaked(inputs, at)
+        if leaked is not None:
+            outcomes = [(_without_leaked(o, items, leaked), is_new) for o, is_new in outcomes]
         counted = [o for o, is_newest in outcomes if is_newest and len(o.values)]
         curve = [o for o, is_newest in outcomes if not is_newest]
         plain = [o.record for o, _ in outcomes if not len(o.values)]
         records = with_intervals(counted, bootstrap, curve) + plain
+        if leaked is not None and records:
+            records.append(_count_of(items, leaked))
         for line in find_warnings(records):
             _log.warning("%s", line)
         bad = read_undecodable(inputs, at)
@@ -75,6 +83,36 @@ class RecordsStage(EvaluationStage):
         write_records(path, [replace(record, **facts) for record in records])
         out.add(path, rows=len(records))
         return {"name": items.name, "records": len(records)}
+
+
+def _without_leaked(outcome: Outcome, items: Items, leaked: Leaked) -> Outcome:
+    """Give a record its number without the units that contain a leaked test image."""
+    if not len(outcome.values):
+        return outcome
+    is_hit = np.zeros(len(items), np.bool_)
+    is_hit[items.test] = leaked.is_hit
+    rows = outcome.units >= 0
+    counts = units_without_hits(is_hit[rows], outcome.units[rows], len(outcome.values))
+    left = int(counts.sum())
+    settings = {
+        "without_leaked": combine(outcome.rule, outcome.values, counts) if left else None,
+        "units_left": left,
+        "units_dropped": len(counts) - left,
+    }
+    record = replace(outcome.record, settings=outcome.record.settings | settings)
+    return replace(outcome, record=record)
+
+
+def _count_of(items: Items, leaked: Leaked) -> Record:
+    """Record how many test images were found among the training images."""
+    return Record(
+        benchmark=f"leakage/{items.name}",
+        model="training images",
+        metric="leaked_images",
+        value=float(leaked.is_hit.sum()),
+        n=len(leaked.is_hit),
+        settings=leaked.facts,
+    )
 
 
 def _fingerprint(items: Items, digests: np.ndarray) -> str:

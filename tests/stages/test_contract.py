@@ -19,6 +19,7 @@ from dinoforge.evaluation.config import EvaluationConfig, SetConfig
 from dinoforge.evaluation.settings import (
     DepthConfig,
     HeadConfig,
+    LeakageConfig,
     LinearConfig,
     SegmentationConfig,
     dino_v1,
@@ -94,6 +95,7 @@ def recorded(pool, tmp_path_factory):
             },
             segmentation=SegmentationConfig(size=[24, 24], head=FEW, test="sliding"),
             depth=DepthConfig(head=FEW),
+            leakage=LeakageConfig(curation=references),
         ),
     }
     with pytest.MonkeyPatch.context() as patch:
