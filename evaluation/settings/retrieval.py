@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
-from dinoforge.config.paths import OptionalPath
+from dinoforge.config.paths import PathText
 from dinoforge.config.ranges import (
     NonEmpty,
     NonNegativeInt,
@@ -77,9 +77,9 @@ LEAKAGE_THRESHOLDS = {"pixels": 0.925, "sscd": 0.75, "sscd_distilled": 0.75}
 class LeakageConfig:
     """Test images that a model was trained on, found by a copy descriptor."""
 
-    # what it was trained on: a curation run (the images that it kept), or a folder or tars of
-    # images; "": not looked up
-    curation: OptionalPath = ""
+    # what it was trained on: curation runs (the images that they kept), folders or tars of images;
+    # empty: nothing is looked up
+    curation: list[PathText] = field(default_factory=list)
     # copy descriptor: pixels tolerates slight crops, sscd also others
     encoder: Annotated[str, one_of(tuple(LEAKAGE_THRESHOLDS))] = "pixels"
     # cosine from which a test image counts as leaked; 0: 0.925 for pixels, 0.75 for sscd

@@ -61,13 +61,13 @@ class TrainingImagesStage(EvaluationStage):
 
     def plan(self, inputs: EvaluationInputs) -> list[Json]:
         """Plan one partition; names, sizes and times of the files are in the payload."""
-        path = inputs.config.leakage.curation
-        return [{"files": discover_files([path]).fingerprint()}] if path else []
+        paths = inputs.config.leakage.curation
+        return [{"files": discover_files(paths).fingerprint()}] if paths else []
 
     def run(self, payload: Json, inputs: EvaluationInputs, out: Output) -> Json:  # noqa: ARG002
         """List them."""
         config = inputs.config
-        paths = [config.leakage.curation]
+        paths = config.leakage.curation
         images = open_images(paths, cache=cache_folder(inputs), policy=config.decode)
         Account.of(len(images), images.problems).log()
         out.write_table("images", images.table, LISTING_SCHEMA)

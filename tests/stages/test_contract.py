@@ -95,7 +95,7 @@ def recorded(pool, tmp_path_factory):
             },
             segmentation=SegmentationConfig(size=[24, 24], head=FEW, test="sliding"),
             depth=DepthConfig(head=FEW),
-            leakage=LeakageConfig(curation=references),
+            leakage=LeakageConfig(curation=[references]),
         ),
     }
     with pytest.MonkeyPatch.context() as patch:

@@ -35,7 +35,7 @@ def config(tmp_path_factory):
         split=SplitConfig(mode="leave_one_out"),
         protocols=["knn", "copies"],
         knn=KnnConfig(k=[1]),
-        leakage=LeakageConfig(curation=str(root / "trained")),
+        leakage=LeakageConfig(curation=[str(root / "trained")]),
         partition_images=5,
         device="cpu",
         bootstrap=BootstrapConfig(resamples=100, pooled_resamples=100),
@@ -101,9 +101,9 @@ def test_the_score_without_them_stands_beside_the_score(done):
 
 
 def test_a_clean_pool_gives_none_and_the_features_stay(config, tmp_path, caplog):
-    clean = config.leakage.curation.replace("trained", "clean")
+    clean = config.leakage.curation[0].replace("trained", "clean")
     caplog.set_level(logging.INFO)
-    records = evaluated(replace(config, leakage=LeakageConfig(curation=clean)), tmp_path)
+    records = evaluated(replace(config, leakage=LeakageConfig(curation=[clean])), tmp_path)
     assert pairs(tmp_path) == []
     assert {r.value for r in records if r.metric == "leaked_images"} == {0.0}
     scores = [r for r in records if r.metric != "leaked_images"]
