@@ -78,7 +78,7 @@ def describe_tokens(
     grids = np.zeros((len(images), 2), np.int64)
     rows: dict[str, list[NDArray[Any]]] = {name: [] for name in request.arrays}
     for index, pixels in _fitted(images, request, encoder.patch_size):
-        grids[index] = [side // encoder.patch_size for side in pixels.shape[:2]]
+        grids[index] = [-(-side // encoder.patch_size) for side in pixels.shape[:2]]  # padded
         outputs = encoder.encode_patches(pixels, request.arrays)
         for name, array in outputs.items():
             rows[name].append(array.astype(storage))

@@ -87,12 +87,12 @@ def write_videos(folder: Path, *, videos=2, frames=6) -> Path:
 
 
 def write_boxes(folder: Path, *, images=3) -> Path:
-    """Write ``voc07_boxes``: a square in each image."""
+    """Write ``voc07_boxes``: a square in each image, whose sides are no multiple of a patch."""
     root = folder / "VOC2007"
     for name in ("JPEGImages", "Annotations", "ImageSets/Main"):
         (root / name).mkdir(parents=True)
     for number in range(images):
-        ((picture, labels),) = moving_square(1, seed=number)
+        ((picture, labels),) = moving_square(1, seed=number, side=45)
         (root / f"JPEGImages/{number:06d}.jpg").write_bytes(encode(picture, "JPEG"))
         rows, columns = (np.flatnonzero(labels.any(axis=axis)) for axis in (1, 0))
         sides = {"xmin": columns[0], "ymin": rows[0], "xmax": columns[-1], "ymax": rows[-1]}
