@@ -72,7 +72,7 @@ class NetworkEncoder:
     def _checked(self, batch_B3SS: Tensor) -> Tensor:
         try:
             rows = self._forward(batch_B3SS)
-        except (RuntimeError, ValueError, TypeError, AttributeError) as error:
+        except (RuntimeError, ValueError, TypeError, AttributeError, LookupError) as error:
             side = self._transform.side
             what = f"the network fails on images of {side} x {side}: {first_line(error)}"
             raise self._refused(what) from error

@@ -7,6 +7,7 @@ and standard deviation. The files may contain others, as `normalization_of` read
 """
 
 import importlib
+import re
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,12 +20,13 @@ from dinoforge.device import resolve_device
 from dinoforge.encoders.network import Transform, normalization_of
 from dinoforge.encoders.network_encoder import NetworkEncoder
 from dinoforge.errors import UsageError, first_line
-from dinoforge.files import path_text, sha256_file
+from dinoforge.files import hash_json, path_text, sha256_file
 from dinoforge.models.weights import damaged_metadata
 
 __all__ = ["ProgramSpec", "onnx_encoder", "split_program", "torchscript_encoder"]
 
 _SIDE = 320
+_LARGEST_SIDE = 4096
 _KEYS = ("image_size", "image_mean", "image_std")
 _DTYPES = {
     "tensor(float)": torch.float32,
@@ -33,6 +35,9 @@ _DTYPES = {
 }
 # Its scale is that of the whole batch: the vector of an image would depend on the others.
 _DYNAMIC = b"DynamicQuantizeLinear"
+# A string of protocol buffers: where the weights are if not in the ONNX file itself. Its length is
+# one byte, or two if the first is above 127.
+_LOCATION = re.compile(rb"\n\x08location\x12([\x80-\xff]?[\x00-\x7f])", re.DOTALL)
 
 
 class ProgramSpec(NamedTuple):
@@ -72,7 +77,7 @@ def torchscript_encoder(spec: ProgramSpec, *, device: str = "cpu") -> NetworkEnc
     """
     _check_file(spec.path)
     resolve_device(device)
-    notes = dict.fromkeys(_KEYS, "")
+    notes: dict[str, Any] = dict.fromkeys(_KEYS, "")  # becomes bytes
     try:
         with warnings.catch_warnings(), spec.path.open("rb") as file:
             warnings.simplefilter("ignore")  # that TorchScript is deprecated: the files exist
@@ -90,8 +95,8 @@ def torchscript_encoder(spec: ProgramSpec, *, device: str = "cpu") -> NetworkEnc
         with torch.jit.optimized_execution(False):
             return network(batch_B3SS)
 
-    texts = {k: v.decode() if isinstance(v, bytes) else v for k, v in notes.items()}
-    transform = _transform(spec, {k: v for k, v in texts.items() if v})
+    texts = {k: v.decode(errors="replace") for k, v in notes.items() if v}
+    transform = _transform(spec, texts)
     name, weights = spec.name("torchscript"), sha256_file(spec.path)
     return NetworkEncoder(name, forward, transform, weights=weights, device=device)
 
@@ -137,7 +142,8 @@ def onnx_encoder(spec: ProgramSpec) -> NetworkEncoder:
             (rows,) = session.run([output], {name: batch.contiguous().numpy()})
         except Exception as error:  # classes of its own, which are not public
             raise RuntimeError(str(error)) from error
-        return torch.from_numpy(rows).float().flatten(1)
+        vectors = torch.from_numpy(rows).float()
+        return vectors.flatten(1) if vectors.ndim > 2 else vectors
 
     notes = {**session.get_modelmeta().custom_metadata_map}
     if fixed:
@@ -146,7 +152,7 @@ def onnx_encoder(spec: ProgramSpec) -> NetworkEncoder:
     if dtype == torch.uint8:
         transform = Transform(transform.side, (0.0,) * 3, (1 / 255,) * 3, crop=transform.crop)
     size = shape[0] if isinstance(shape[0], int) else 1 if _is_dynamic(spec.path) else 0
-    weights = sha256_file(spec.path)
+    weights = _weights_hash(spec.path)
     return NetworkEncoder(spec.name("onnx"), forward, transform, weights=weights, batch_size=size)
 
 
@@ -180,6 +186,9 @@ def _transform(spec: ProgramSpec, notes: Mapping[str, str]) -> Transform:
         raise damaged_metadata("image_size", where) from error
     if side < 1:
         raise damaged_metadata("image_size", where)
+    if side > _LARGEST_SIDE:
+        do = f"give a side of at most {_LARGEST_SIDE}"
+        raise UsageError(what=f"images of {side} x {side} pixels", where=where, do=do)
     return Transform(side, *normalization_of(notes, where), crop=spec.crop)
 
 
@@ -190,6 +199,18 @@ def _names(shape: list[Any]) -> list[Any]:
 
 def _is_dynamic(path: Path) -> bool:
     return _DYNAMIC in path.read_bytes()
+
+
+def _weights_hash(path: Path) -> str:
+    """Return the SHA-256 of an ONNX file, or one of it and the files that its weights are in."""
+    program = path.read_bytes()
+    names = set()
+    for match in _LOCATION.finditer(program):
+        low, *high = match[1]
+        length = (low & 0x7F) | (high[0] << 7 if high else 0)
+        names.add(program[match.end() : match.end() + length].decode())
+    sums = [sha256_file(path.parent / name) for name in sorted(names)]
+    return hash_json([sha256_file(path), *sums]) if sums else sha256_file(path)
 
 
 def _check_file(path: Path) -> None:

@@ -124,6 +124,16 @@ def test_a_network_that_gives_no_vectors_is_refused(tmp_path, kind, message):
     assert message in error_line(f"torchscript:{path}#32")
 
 
+def test_sides_that_make_no_sense_are_refused(tmp_path, network):
+    for notes, message in (
+        ({"image_size": b"\xff"}, "the metadata `image_size` of the weights are damaged"),
+        ({"image_size": "-5"}, "the metadata `image_size` of the weights are damaged"),
+        ({"image_size": "99999"}, "images of 99999 x 99999 pixels"),
+    ):
+        path = script(tmp_path / "n.pt", network, notes)
+        assert message in error_line(f"torchscript:{path}")
+
+
 @pytest.mark.parametrize("kind", ["torchscript", "onnx"])
 def test_what_is_no_such_file_is_refused(tmp_path, kind):
     if kind == "onnx":
@@ -145,7 +155,7 @@ def test_onnx_without_its_package_is_refused(tmp_path, monkeypatch):
     assert 'pip install "dinoforge[onnx]"' in error_line(f"onnx:{tmp_path}/n.onnx")
 
 
-def write_onnx(path, shape, *, uint8=False, notes=None, dynamic=False):
+def write_onnx(path, shape, *, uint8=False, notes=None, dynamic=False, reduced=False, outside=""):
     """A convolution with a stride, then its mean over the map."""
     onnx = pytest.importorskip("onnx")
     from onnx import TensorProto, helper, numpy_helper
@@ -166,18 +176,20 @@ def write_onnx(path, shape, *, uint8=False, notes=None, dynamic=False):
         helper.make_node("Conv", [image, "weight"], ["map"], strides=[4, 4]),
         helper.make_node("GlobalAveragePool", ["map"], ["mean"]),
     ]
+    if reduced:
+        nodes[-1] = helper.make_node("ReduceMean", ["map"], ["mean"], axes=[1, 2, 3], keepdims=0)
     kind = TensorProto.UINT8 if uint8 else TensorProto.FLOAT
     graph = helper.make_graph(
         nodes,
         "network",
         [helper.make_tensor_value_info("image", kind, shape)],
-        [helper.make_tensor_value_info("mean", TensorProto.FLOAT, ["batch", 6, 1, 1])],
+        [helper.make_tensor_value_info("mean", TensorProto.FLOAT, None)],
         [numpy_helper.from_array(weight, "weight")],
     )
     opset = [helper.make_opsetid("", 17)]
     model = helper.make_model(graph, opset_imports=opset, ir_version=8)
     helper.set_model_props(model, notes or {})
-    onnx.save(model, path)
+    onnx.save(model, path, save_as_external_data=bool(outside), location=outside, size_threshold=0)
     weight = torch.from_numpy(weight)
     return lambda x: nn.functional.conv2d(x, weight, stride=4).mean(dim=[2, 3])
 
@@ -221,6 +233,17 @@ def test_a_scale_of_the_whole_batch_is_that_of_one_image(tmp_path, pictures):
         assert np.array_equal(encoder.encode(pictures[at : at + 1])[0], rows[at])
 
 
+@pytest.mark.parametrize("name", ["n.data", "n" * 200], ids=["short", "long"])
+def test_weights_beside_an_onnx_file_are_part_of_the_fingerprint(tmp_path, name):
+    write_onnx(tmp_path / "n.onnx", ["b", 3, "h", "w"], outside=name)
+    before = make_encoder(f"onnx:{tmp_path}/n.onnx").fingerprint
+    weights = np.fromfile(tmp_path / name, np.float32)
+    (tmp_path / "other").write_bytes(b"x")
+    assert make_encoder(f"onnx:{tmp_path}/n.onnx").fingerprint == before
+    (-weights).tofile(tmp_path / name)
+    assert make_encoder(f"onnx:{tmp_path}/n.onnx").fingerprint != before
+
+
 def test_onnx_networks_of_other_inputs_are_refused(tmp_path):
     spec = f"onnx:{tmp_path}/n.onnx"
     write_onnx(tmp_path / "n.onnx", ["batch", 3, 96, 96])
@@ -229,6 +252,8 @@ def test_onnx_networks_of_other_inputs_are_refused(tmp_path):
     assert "images of the network have 96 x 64 pixels" in error_line(spec)
     write_onnx(tmp_path / "n.onnx", ["batch", 1, 96, 96])
     assert "not a network of images: inputs image tensor(float)" in error_line(spec)
+    write_onnx(tmp_path / "n.onnx", ["batch", 3, 96, 96], reduced=True)
+    assert "the network returns [4] for 4 images" in error_line(spec)
 
 
 def test_sscd_as_a_file_is_sscd(pictures, tmp_path):
