@@ -13,7 +13,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from dinoforge.errors import UsageError
+from dinoforge.errors import UsageError, first_line
 from dinoforge.models import dinov3
 from dinoforge.models.config import ARCHITECTURES, PositionMode, VitConfig
 
@@ -22,6 +22,7 @@ __all__ = ["infer_config", "released_names"]
 _log = logging.getLogger(__name__)
 
 _WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
+_BLOCK = re.compile(r"^blocks\.(\d+)\.")
 _CHUNKED_BLOCK = re.compile(r"^blocks\.\d+\.(\d+)\.")
 _PATCH_EMBED = "patch_embed.proj.weight"
 _TRANSFORMERS_PATCH_EMBED = "embeddings.patch_embeddings.projection.weight"
@@ -55,6 +56,7 @@ _POSITIONS: Mapping[str, PositionMode] = {
 }
 # Tensor -> number of its dimensions.
 _EVERY_VIT = {"cls_token": 3, _PATCH_EMBED: 4, "blocks.0.norm1.weight": 1}
+_SOME_VITS = {"register_tokens": 3, "blocks.0.mlp.fc1.weight": 2, "blocks.0.mlp.w12.weight": 2}
 
 
 def released_names(tensors: Mapping[str, Tensor], where: str) -> tuple[dict[str, Tensor], str]:
@@ -69,7 +71,8 @@ def released_names(tensors: Mapping[str, Tensor], where: str) -> tuple[dict[str,
     Raises
     ------
     UsageError
-        If there is no backbone, or several and none is the teacher's.
+        If there is no backbone, several and none is the teacher's, or one with shapes that do not
+        belong together.
     """
     plain = {
         ".".join(part for part in name.split(".") if part not in _WRAPPERS): tensor
@@ -81,6 +84,19 @@ def released_names(tensors: Mapping[str, Tensor], where: str) -> tuple[dict[str,
         for name, tensor in plain.items()
         if name.startswith(prefix) and not name.removeprefix(prefix).startswith(_HEADS)
     }
+    try:
+        return _converted(backbone, anchor, where)
+    except RuntimeError as error:  # projections that cannot be joined
+        raise UsageError(
+            what=f"not the tensors of a ViT: {first_line(error)}",
+            where=where,
+            do="give a complete checkpoint of this architecture",
+        ) from error
+
+
+def _converted(
+    backbone: dict[str, Tensor], anchor: str, where: str
+) -> tuple[dict[str, Tensor], str]:
     if anchor == dinov3.TRANSFORMERS_PATCH_EMBED:
         return dinov3.from_transformers(backbone), "DINOv3"
     if anchor == _TRANSFORMERS_PATCH_EMBED:
@@ -164,6 +180,7 @@ def infer_config(
     """
     has_rope = origin == "DINOv3"
     expected = _EVERY_VIT | ({} if has_rope else {"pos_embed": 3})
+    expected |= {name: ndim for name, ndim in _SOME_VITS.items() if name in tensors}
     missing = [n for n, ndim in expected.items() if n not in tensors or tensors[n].ndim != ndim]
     if missing:
         raise UsageError(
@@ -172,7 +189,7 @@ def infer_config(
             do="give a checkpoint of the DINO family",
         )
     width, _, patch, _ = tensors[_PATCH_EMBED].shape
-    side = _SIDE // patch if has_rope else math.isqrt(tensors["pos_embed"].shape[1] - 1)
+    side = _SIDE // patch if has_rope else math.isqrt(max(tensors["pos_embed"].shape[1] - 1, 0))
     heads = heads or _HEADS_OF_WIDTH.get(width)
     if heads is None:
         raise UsageError(
@@ -184,7 +201,7 @@ def infer_config(
     fc1 = tensors.get("blocks.0.mlp.fc1.weight")
     config = VitConfig(
         width=width,
-        depth=1 + max(int(n.split(".")[1]) for n in tensors if n.startswith("blocks.")),
+        depth=1 + max(int(match[1]) for n in tensors if (match := _BLOCK.match(n))),
         heads=heads,
         patch_size=patch,
         ffn="swiglu" if fc1 is None else "mlp",

@@ -80,8 +80,8 @@ def from_transformers(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
             name = re.sub(pattern, replacement, name)
         ready[name] = tensor
     if "mask_token" in ready:
-        ready["mask_token"] = ready["mask_token"].flatten(0, 1)  # [1, 1, D] there
-    if ready["register_tokens"].shape[1] == 0:
+        ready["mask_token"] = ready["mask_token"].reshape(1, -1)  # [1, 1, D] there
+    if "register_tokens" in ready and ready["register_tokens"].numel() == 0:
         del ready["register_tokens"]
     names = {"gate_proj": "w1", "up_proj": "w2", "down_proj": "w3"}
     if "blocks.0.mlp.gate_proj.weight" not in ready:
@@ -97,16 +97,17 @@ def _join(tensors: Mapping[str, Tensor], joined: str, layers: tuple[str, ...]) -
     ready = dict(tensors)
     for name in [name for name in tensors if name.endswith(f".{layers[0]}.weight")]:
         block = name.removesuffix(f"{layers[0]}.weight")
-        weights = [ready.pop(f"{block}{layer}.weight", None) for layer in layers]
-        biases = [ready.pop(f"{block}{layer}.bias", None) for layer in layers]
-        known = [weight for weight in weights if weight is not None]
-        ready[f"{block}{joined}.weight"] = torch.cat(
-            known
-        )  # a missing one is reported by its shape
-        if any(bias is not None for bias in biases):
-            zeros = [weight.new_zeros(len(weight)) for weight in known]
-            filled = [zero if b is None else b for b, zero in zip(biases, zeros, strict=True)]
-            ready[f"{block}{joined}.bias"] = torch.cat(filled)
+        parts = [
+            (ready.pop(f"{block}{layer}.weight", None), ready.pop(f"{block}{layer}.bias", None))
+            for layer in layers
+        ]
+        # A missing layer is reported by the shape.
+        known = [(weight, bias) for weight, bias in parts if weight is not None]
+        ready[f"{block}{joined}.weight"] = torch.cat([weight for weight, _ in known])
+        if any(bias is not None for _, bias in known):
+            ready[f"{block}{joined}.bias"] = torch.cat(
+                [weight.new_zeros(len(weight)) if b is None else b for weight, b in known]
+            )
     return ready
 
 

@@ -241,6 +241,24 @@ def test_other_networks_are_refused(tmp_path, content, match):
     refused(write(tmp_path / "other.pth", content), match)
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "match"),
+    [
+        ("blocks.x.weight", torch.ones(1), r"1 unexpected \(blocks\.x\.weight\)"),
+        ("blocks.0.mlp.fc1.weight", torch.tensor(1.0), r"no blocks\.0\.mlp\.fc1\.weight"),
+        ("pos_embed", torch.ones(1, 0, 64), r"pos_embed: file \[1, 0, 64\]"),
+    ],
+)
+def test_tensors_of_odd_names_and_shapes_are_named(tmp_path, name, value, match):
+    refused(write(tmp_path / "odd.pth", make().state_dict() | {name: value}), match, heads=2)
+
+
+def test_projections_that_do_not_belong_together_are_refused(tmp_path):
+    tensors = transformers_names(make())
+    tensors["encoder.layer.0.attention.attention.key.weight"] = torch.ones(3, 5)
+    refused(write(tmp_path / "odd.pth", tensors), "not the tensors of a ViT: Sizes of tensors")
+
+
 def test_a_file_that_holds_no_state_dict_is_refused(tmp_path):
     torch.save(torch.ones(3), tmp_path / "tensor.pt")
     refused(tmp_path / "tensor.pt", "has no state dict")
