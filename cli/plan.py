@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import dataclasses
+import difflib
 import functools
 import math
 import tempfile
@@ -41,9 +42,11 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", metavar="SIZE/PATCH", help=model)
     hardware = parser.add_argument_group("hardware")
     add = functools.partial(hardware.add_argument, type=int, metavar="N")
-    add("--ranks", default=1, help="processes, one per GPU (default 1)")
-    per_node = "ranks per machine (default 8); parallel.shard=0 means this number under hsdp"
-    add("--ranks-per-node", default=8, help=per_node)
+    add("--ranks", help="training: processes, one per GPU (default 1)")
+    per_node = (
+        "training: ranks per machine (default 8); parallel.shard=0 means this number under hsdp"
+    )
+    add("--ranks-per-node", help=per_node)
     gpus = "a100-40, a100, h100 (default), h200, l40s, or GB of memory"
     gpu = f"{gpus}; if given, a plan that does not fit is an error"
     add("--gpu", type=str, metavar="GPU", help=gpu)
@@ -58,7 +61,18 @@ def _run(args: argparse.Namespace) -> int:
     kind = args.kind or kind_of(args.recipe)
     if recipe_requests(args, kind):
         return 0
+    _refuse_options(args, kind)
     return _plan_evaluation(args) if kind == "evaluation" else _plan_training(args)
+
+
+def _refuse_options(args: argparse.Namespace, kind: str) -> None:
+    """Refuse options that the other kind of plan has."""
+    others = {"evaluation": ("ranks", "ranks_per_node"), "training": ("model",)}
+    for name in others[kind]:
+        if getattr(args, name) is not None:
+            option = f"--{name.replace('_', '-')}"
+            what = f"{option} has no meaning for a recipe of kind {kind}"
+            raise UsageError(what=what, where="command line", do=f"remove {option}")
 
 
 def kind_of(recipe: str | None) -> str:
@@ -68,7 +82,8 @@ def kind_of(recipe: str | None) -> str:
 
     if recipe is None or recipe in list_recipes("training") or "=" in recipe:
         return "training"
-    if recipe in list_recipes("evaluation"):
+    evaluations = list_recipes("evaluation")
+    if recipe in evaluations:
         return "evaluation"
     with contextlib.suppress(UsageError, OSError, UnicodeDecodeError):
         lines = find_recipe("training", recipe).read_text(encoding="utf-8").splitlines()
@@ -76,7 +91,8 @@ def kind_of(recipe: str | None) -> str:
         names = [{f.name for f in dataclasses.fields(config_class(kind))} for kind in _KINDS]
         if keys & (names[1] - names[0]) and not keys & (names[0] - names[1]):
             return "evaluation"
-    return "training"
+    near = difflib.get_close_matches(recipe, [*list_recipes("training"), *evaluations], n=1)
+    return "evaluation" if near and near[0] in evaluations else "training"
 
 
 def _plan_evaluation(args: argparse.Namespace) -> int:
@@ -94,17 +110,18 @@ def _plan_evaluation(args: argparse.Namespace) -> int:
             images = count_images(config, Path(unpacked))
     else:
         images = dict.fromkeys(named_sets(config), args.images)
+    gpu = find_gpu(args.gpu or _DEFAULT_GPU)
     plans = plan_extraction(
         config,
         images,
-        gpu=find_gpu(args.gpu or _DEFAULT_GPU),
+        gpu=gpu,
         share=args.mfu or GPU_SHARE,
         vit=_vit(args.model) if args.model else None,
     )
     if args.json:
         print_json([plan.as_json() for plan in plans])
     else:
-        _show_extraction(plans, args.gpu or _DEFAULT_GPU, args.mfu or GPU_SHARE)
+        _show_extraction(plans, gpu.name, args.mfu or GPU_SHARE)
     return 0
 
 
@@ -142,9 +159,11 @@ def _show_extraction(plans: "Sequence[Extraction]", gpu: str, mfu: float) -> Non
     print_table([*names, f"{gpu}-hours", "or core-hours", "decoding, core-hours"], rows)
     total = sum(plan.bytes for plan in plans)
     known = [plan.gpu_hours for plan in plans if plan.gpu_hours is not None]
+    at_least = "at least " if known and len(known) < len(plans) else ""
+    needed = f"{at_least}{hours(sum(known) if known else None)} {gpu}-hours"
     print(
         f"{sum(plan.partitions for plan in plans):,} partitions, {_gb(total)} GB, "
-        f"{hours(sum(known))} {gpu}-hours at an assumed MFU of {mfu} of the float32 rate"
+        f"{needed} at an assumed MFU of {mfu} of the float32 rate"
     )
     print("without protocols, and with features once in the cache; images as large as ImageNet's")
 
@@ -156,8 +175,8 @@ def _plan_training(args: argparse.Namespace) -> int:
     config = load(args, "training", TrainingConfig).config
     plan = plan_of(
         config,
-        args.ranks,
-        ranks_per_node=args.ranks_per_node,
+        1 if args.ranks is None else args.ranks,
+        ranks_per_node=8 if args.ranks_per_node is None else args.ranks_per_node,
         gpu=args.gpu or _DEFAULT_GPU,
         mfu=args.mfu,
         images_in_set=args.images,

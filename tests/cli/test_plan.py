@@ -76,6 +76,9 @@ def test_mistakes_end_with_2_and_one_line_each(capsys):
         (["vitg14_lang"], "did you mean `vitg14_long`?"),
         (["vitg14_long", "model.drop_pat=0"], "did you mean `model.drop_path`?"),
         (["vitg14_long", "--gpu", "h101"], "unknown GPU `h101`"),
+        (["vitg14_long", "--model", "large/16"], "--model has no meaning for a recipe of kind"),
+        (["dense", "--ranks", "8"], "--ranks has no meaning for a recipe of kind evaluation"),
+        (["dens"], "did you mean `dense`?"),
         ([], "no recipe given"),
     ):
         assert main(["plan", *words]) == 2

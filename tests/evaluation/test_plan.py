@@ -92,6 +92,8 @@ def test_the_command_plans_a_model_and_data_that_are_not_there(tmp_path, capsys)
     assert "1,300 partitions, 32.7 GB, 1.7 h100-hours at an assumed MFU of 0.4" in text
     assert main(["plan", str(recipe), "--model", "huge/16", "--images", "3"]) == 2
     assert "unknown model `huge/16`" in capsys.readouterr().err
+    assert main([*words, "--gpu", "24"]) == 0
+    assert "GB, - 24 GB-hours at" in capsys.readouterr().out  # of a GPU whose rate is not known
     assert main(["plan", str(recipe), "--model", "large/16"]) == 2
     assert "nowhere/train" in capsys.readouterr().err
     assert main(["plan", str(recipe), "--images", "0"]) == 2
