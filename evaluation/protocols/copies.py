@@ -62,7 +62,7 @@ class CopiesStage(SearchStage):
                 outcomes.append(
                     searched.outcome(
                         protocol,
-                        "mean_average_precision",
+                        "map",
                         _average_precisions(queries, references, truth),
                         test,
                         average_precision="trapezoid",

@@ -58,12 +58,12 @@ class RankingStage(SearchStage):
             for part, search in rankings.searches.items():
                 settings = _facts(searched, search, config.ranking) | {"features": kind}
                 values, chance = _measure(searched, search, rankings, kind, config.ranking)
-                if not np.isfinite(values["mean_average_precision"]).any():
+                if not np.isfinite(values["map"]).any():
                     continue  # no query has a relevant image
                 protocol = f"{self.name}_{part}" if part else self.name
                 for metric, of_queries in values.items():
                     more: dict[str, Any] = {}
-                    if metric == "mean_average_precision":
+                    if metric == "map":
                         more = {"chance": chance, "average_precision": rankings.rule}
                     outcomes.append(
                         searched.outcome(
@@ -94,7 +94,7 @@ def _measure(
     blocks: dict[str, list[NDArray[np.float64]]] = {}
     for ranks in rank_database(queries, database, search.judgments()):
         of_block = {
-            "mean_average_precision": average_precisions(ranks, rule=rankings.rule),
+            "map": average_precisions(ranks, rule=rankings.rule),
             "top_1": hits_at(ranks, 1),
             "chance": chance_average_precisions(ranks.num_positives, ranks.num_ranked),
         }
