@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import toys
+from benchmark_sets import write_nyu, write_videos
 from hidden_packages import NO_TORCH
 from PIL import Image
 from waiting import wait_for, wait_for_end
@@ -182,7 +183,11 @@ def test_an_evaluation_from_a_login_node_without_torch_is_the_one_of_one_process
     profile.write_text("default: {partition: cpu, memory_gb: 1.5, minutes: 10}\n")
     words = [f"train=[{data}/clothing-validation-000000.tar]", f"checkpoint={backbone}"]
     words += [f"test=[{data}/clothing-test-000000.tar]", "partition_images=100", "device=cpu"]
-    words += ["logistic.c_count=2", "bootstrap.resamples=100", "-q"]
+    nyu, videos = write_nyu(tmp_path / "nyu"), write_videos(tmp_path / "videos")
+    words += [f"sets.nyu={{layout: nyu_tars, root: {nyu}, protocols: [segmentation]}}"]
+    words += [f"sets.videos={{layout: video_tars, root: {videos}, protocols: [propagation]}}"]
+    words += ["segmentation={size: [24, 24], blocks: [1], head: {steps: 2, batch_size: 2}}"]
+    words += ["protocols=[knn, logistic]", "logistic.c_count=2", "bootstrap.resamples=100", "-q"]
     submitted = ["evaluate", *words, f"out={run}", "--on", f"slurm:{profile}", "--wait"]
     done = without_torch(*submitted)
     assert done.returncode == 0, done.stderr
@@ -191,7 +196,7 @@ def test_an_evaluation_from_a_login_node_without_torch_is_the_one_of_one_process
     assert main(["evaluate", *words, f"out={here}", "--on", "local:2"]) == 0
     assert (run / "records.jsonl").read_bytes() == (here / "records.jsonl").read_bytes()
     assert read_facts(run)["sources"] == read_facts(here)["sources"]
-    assert len(list((run / "evaluation/20-features").glob("*.done"))) == 8
+    assert len(list((run / "evaluation/20-features").glob("*.done"))) == 12
 
 
 def test_a_training_is_submitted_from_a_login_node_without_torch(bed, run, tmp_path):
