@@ -142,6 +142,8 @@ def _baseline(text: str, kinds: tuple[str, ...]) -> Model:
 
 def _check_names(models: Sequence[Model]) -> None:
     names = [model.name for model in models]
+    if "" in names:
+        raise UsageError(what="a model has no name", where="`baselines`", do="write NAME=ENCODER")
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise UsageError(

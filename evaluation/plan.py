@@ -70,7 +70,7 @@ def count_images(config: EvaluationConfig, cache: Path) -> dict[str, int]:
     counts = {}
     for name, one in named_sets(config).items():
         if one.layout:
-            counts[name] = open_published(one, config.decode).table.num_rows
+            counts[name] = open_published(one, config.decode, cache).table.num_rows
         else:
             counts[name] = sum(map(len, open_sets(one, cache, config.decode)))
     return counts

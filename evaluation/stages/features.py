@@ -119,14 +119,14 @@ class FeaturesStage(EvaluationStage):
             name: payload[name] for name in ("images", "encoder", "vectors", "boxes", "tokens")
         }
         depends_on |= {"format": _FORMAT, "decode": asdict(config.decode)}
-        depends_on |= {"device": config.device, "batch_size": config.batch_size}
+        device = str(resolve_device(config.device))  # machines with and without a GPU differ
+        depends_on |= {"device": device, "batch_size": config.batch_size}
         depends_on |= {"storage": config.storage}
         folder = cache / "features" / hash_json(depends_on)[:32]
         items = read_items(inputs, payload["set"])
         arrays = _read(folder)
         if arrays is None:
             model = read_models(inputs)[payload["model"]]
-            device = str(resolve_device(config.device))
             request = VectorRequest(**payload["vectors"]) if payload["vectors"] else None
             extractor = open_extractor(
                 model, device=device, batch_size=config.batch_size, request=request

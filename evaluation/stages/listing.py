@@ -11,7 +11,7 @@ from dinoforge.errors import Fault, UsageError
 from dinoforge.evaluation.config import SET_KEYS, SetConfig, named_sets
 from dinoforge.evaluation.data import EvalData, Rules, arrange, open_sets
 from dinoforge.evaluation.layouts.robustness import read_subset
-from dinoforge.evaluation.layouts.stored import first_missing
+from dinoforge.evaluation.layouts.stored import missing_file
 from dinoforge.evaluation.published import fingerprint_files, open_published
 from dinoforge.evaluation.tables import (
     ITEMS_SCHEMA,
@@ -37,6 +37,7 @@ class ListStage(EvaluationStage):
 
     name = "list"
     number = 10
+    version = "2.0.0"
     keys = (*SET_KEYS, "split", "seed", "decode")
     execution_keys = ("cache", "protocols")
     needs = ()
@@ -101,7 +102,9 @@ class ListStage(EvaluationStage):
 
 
 def _existing(lists: list[str]) -> list[str]:
-    first_missing(map(Path, lists), layout="a labeled subset")
+    for path in map(Path, lists):
+        if not path.is_file():
+            raise missing_file(path, layout="a labeled subset")
     return lists
 
 

@@ -73,9 +73,11 @@ def test_the_mode_of_positions_belongs_to_its_file(run_folder):
     assert Model.from_json(models[1].as_json()) == models[1]
 
 
-def test_two_models_of_one_name_are_refused():
+def test_two_models_of_one_name_or_of_none_are_refused():
     with pytest.raises(UsageError, match="two models are named pixels"):
         find_models(EvaluationConfig(baselines=["pixels_centered", "pixels=pixels_raw"]))
+    with pytest.raises(UsageError, match="a model has no name - `baselines` - write NAME=ENCODER"):
+        find_models(EvaluationConfig(baselines=["=pixels_raw"]))
 
 
 def test_a_run_without_a_trained_backbone_is_refused(tmp_path):

@@ -1,6 +1,7 @@
 """What a plan of an evaluation states, against what a run of it extracts."""
 
 import json
+import tarfile
 from dataclasses import replace
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 import torch
 from benchmark_sets import write_nyu
 from evaluations import evaluated
+from searched_sets import write_oxford, write_scenes
 from torch.utils.flop_counter import FlopCounterMode
 
 from dinoforge.cli.main import main
@@ -65,6 +67,20 @@ def test_partitions_and_bytes_are_those_of_the_run(pictures, run_folder, tmp_pat
     assert len(payloads) == sum(plan.partitions for plan in plans)
     files = [file for file in folder.glob("*.npy") if "grids" not in file.name]
     assert sum(np.load(file).nbytes for file in files) == sum(plan.bytes for plan in plans)
+
+
+def test_counting_leaves_data_sets_as_they_are(tmp_path):
+    root = write_oxford(tmp_path / "oxford")
+    write_scenes(tmp_path / "more", {"a.jpg": 0, "b.jpg": 1})
+    with tarfile.open(tmp_path / "more.tar.gz", "w:gz") as archive:
+        archive.add(tmp_path / "more", "more")
+    before = sorted(root.rglob("*"))
+    one = SetConfig(layout="roxford5k", root=str(root), train=[str(tmp_path / "more.tar.gz")])
+    alone = replace(one, train=[])
+    config = EvaluationConfig(sets={"alone": alone, "more": one})
+    images = count_images(config, tmp_path / "cache")
+    assert images["more"] == images["alone"] + 2
+    assert sorted(root.rglob("*")) == before
 
 
 def test_hours_are_operations_over_the_rate(pictures):

@@ -9,7 +9,7 @@ import torch
 from evaluations import evaluated
 
 from dinoforge.errors import UsageError
-from dinoforge.evaluation.config import BootstrapConfig, EvaluationConfig
+from dinoforge.evaluation.config import BootstrapConfig, EvaluationConfig, SetConfig
 from dinoforge.evaluation.settings import KnnConfig, LogisticConfig, SplitConfig
 from dinoforge.files import write_json
 from dinoforge.records import read_records
@@ -184,8 +184,13 @@ def test_another_folder_gets_the_same_bytes(done, config, tmp_path):
 
 def test_the_cache_may_lie_elsewhere(done, config, tmp_path):
     folder, _ = done
-    evaluated(replace(config, cache=str(folder / "cache"), protocols=["knn"]), tmp_path)
-    assert not (tmp_path / "cache").exists()
+    entries = sorted((folder / "cache/features").iterdir())
+    other = replace(config, cache=str(folder / "cache"), protocols=["knn"])
+    evaluated(other, tmp_path / "first")
+    assert not (tmp_path / "first/cache").exists()
+    if not torch.cuda.is_available():  # the same device under another name
+        evaluated(replace(other, device="auto"), tmp_path / "second")
+    assert sorted((folder / "cache/features").iterdir()) == entries
 
 
 def test_the_report_reads_the_records(done):
@@ -345,6 +350,12 @@ def test_a_mistake_is_reported_before_any_image_is_read(config, tmp_path, change
     with pytest.raises(UsageError, match=reported):
         evaluated(replace(config, cache=str(cache), **changed), tmp_path)
     assert not cache.exists()
+
+
+def test_a_folder_is_no_list_of_images(config, pictures, tmp_path):
+    one = SetConfig(train=[str(pictures / "bank")], subsets=[str(pictures)])
+    with pytest.raises(UsageError, match="missing file of a labeled subset"):
+        evaluated(replace(config, sets={"few": one}), tmp_path)
 
 
 def test_local_processes_write_the_same_bytes(done, config, tmp_path):
