@@ -43,7 +43,7 @@ _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 
 def is_vit_folder(folder: Path) -> bool:
     """Return whether `load_folder` reads a folder; False without readable settings."""
-    return (folder / _SETTINGS).is_file() and folder_settings(folder).get("model_type") in _VITS
+    return (folder / _SETTINGS).is_file() and _model_type(folder_settings(folder)) in _VITS
 
 
 def folder_settings(folder: Path) -> dict[str, Any]:
@@ -77,8 +77,10 @@ def folder_files(folder: Path) -> list[Path]:
             return [folder / name]
         index = folder / f"{name}.index.json"
         if index.is_file():
-            shards = _read_json(index).get("weight_map", {}).values()
-            files = [folder / shard for shard in sorted(set(shards))]
+            shards = _read_json(index).get("weight_map")
+            if not isinstance(shards, dict):
+                raise damaged_metadata("weight_map", str(index))
+            files = [folder / shard for shard in sorted({*map(str, shards.values())})]
             missing = [file.name for file in files if not file.is_file()]
             if missing:
                 do = "download or copy the folder again"
@@ -115,7 +117,7 @@ def load_folder(
     """
     where = str(folder)
     settings = folder_settings(folder)
-    kind = str(settings.get("model_type"))
+    kind = _model_type(settings)
     if kind not in _VITS:
         do = f"give one of {', '.join(_VITS)}"
         raise UsageError(what=f"the folder holds a `{kind}`, not a ViT of DINO", where=where, do=do)
@@ -136,6 +138,10 @@ def load_folder(
     return assemble(tensors, config, where), config, normalization_notes(folder)
 
 
+def _model_type(settings: Mapping[str, Any]) -> str:
+    return str(settings.get("model_type"))
+
+
 def _with_settings(config: VitConfig, settings: Mapping[str, Any], kind: str) -> VitConfig:
     # transformers writes only what differs from its defaults.
     usual = 1e-5 if kind == "dinov3_vit" else 1e-6
@@ -148,7 +154,21 @@ def _with_settings(config: VitConfig, settings: Mapping[str, Any], kind: str) ->
 
 
 def _check_settings(config: VitConfig, settings: Mapping[str, Any], where: str) -> None:
-    """Refuse settings that transformers has and our ViT lacks."""
+    """Refuse settings that transformers has and our ViT lacks, and those of other weights."""
+    sizes = {
+        "hidden_size": config.width,
+        "num_hidden_layers": config.depth,
+        "num_attention_heads": config.heads,
+        "patch_size": config.patch_size,
+        "num_register_tokens": config.registers,
+    }
+    for name, size in sizes.items():
+        if (stated := settings.get(name, size)) != size:
+            raise UsageError(
+                what=f"`{name}` is {stated}, but the weights have {size}",
+                where=f"{where}/{_SETTINGS}",
+                do="download or copy the folder again",
+            )
     gated = config.positions == "rope" and config.ffn == "swiglu"
     activation = "silu" if gated else "gelu"
     usual = {"hidden_act": "gelu", "rope_theta": _ROPE_BASE}  # what transformers leaves out

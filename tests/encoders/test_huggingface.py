@@ -96,6 +96,8 @@ def test_weights_in_shards_are_read_together(folder):
     assert np.array_equal(before, after)
     (folder / "shard-1.safetensors").unlink()
     assert f"no shard-1.safetensors - {folder}" in error_line(folder)
+    (folder / "model.safetensors.index.json").write_text('{"weight_map": []}')
+    assert "the metadata `weight_map` of the weights are damaged" in error_line(folder)
 
 
 @pytest.mark.parametrize(
@@ -106,6 +108,8 @@ def test_weights_in_shards_are_read_together(folder):
         ({"num_attention_heads": 5}, "the metadata `config.json` of the weights are damaged"),
         ({"num_attention_heads": None}, "the metadata `config.json` of the weights are damaged"),
         ({"layer_norm_eps": "small"}, "the metadata `config.json` of the weights are damaged"),
+        ({"num_hidden_layers": 9}, "`num_hidden_layers` is 9, but the weights have "),
+        ({"num_register_tokens": 1}, "`num_register_tokens` is 1, but the weights have "),
     ],
     ids=str,
 )
