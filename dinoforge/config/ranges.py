@@ -77,7 +77,7 @@ class Range:
 
 def one_of(choices: Sequence[str]) -> Allowed:
     """Allow these words."""
-    return Allowed(choices.__contains__, f"one of {', '.join(choices)}")
+    return Allowed(choices.__contains__, f"one of {', '.join(filter(None, choices))}")
 
 
 PositiveInt = Annotated[int, Range(1)]

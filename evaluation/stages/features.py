@@ -151,10 +151,17 @@ def _one_request(asked: Sequence[VectorRequest], own: InputConfig, model: Model)
     boxes = any(one.boxes for one in asked)
     if model.file is None:
         return VectorRequest(boxes=boxes)
+    side = own.side // model.patch_size * model.patch_size
+    if own.side and not side:
+        raise UsageError(
+            what=f"`input.side` {own.side} is less than a patch",
+            where=model.name,
+            do=f"give {model.patch_size} or more",
+        )
     return VectorRequest(
         blocks=max(one.blocks for one in asked),
         gem="cls_gem" in model.features,
-        side=own.side,
+        side=side,
         fit=own.fit,
         boxes=boxes,
     )

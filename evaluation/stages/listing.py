@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from dinoforge.errors import Fault, UsageError
-from dinoforge.evaluation.config import SET_KEYS, SetConfig, named_sets
+from dinoforge.evaluation.config import SET_KEYS, SetConfig, named_sets, protocols_for
 from dinoforge.evaluation.data import EvalData, Rules, arrange, open_sets
 from dinoforge.evaluation.layouts.robustness import read_subset
 from dinoforge.evaluation.layouts.stored import missing_file
@@ -67,11 +67,15 @@ class ListStage(EvaluationStage):
         """List one set."""
         config = inputs.config
         one = named_sets(config)[payload["name"]]
+        protocols = protocols_for(config, payload["name"])
+        if not set(protocols) & {*one.protocols, *config.protocols}:
+            text = "data set %s: no protocol of the recipe suits; all that suit are measured: %s"
+            _log.info(text, payload["name"], ", ".join(protocols))
         if one.layout:
             facts, table = _list_published(payload["name"], one, inputs, out)
             return facts | {"subsets": _write_subsets(one, table, out)}
         sets = open_sets(one, cache_folder(inputs), config.decode)
-        rules = Rules(config.split, config.seed, one.protocols or config.protocols)
+        rules = Rules(config.split, config.seed, protocols)
         problems = merge_problems(images.problems for images in sets)
         if len(named_sets(config)) > 1:  # what is logged next is of this one
             _log.info("data set %s: %d images", payload["name"], sum(map(len, sets)))

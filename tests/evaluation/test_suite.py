@@ -10,7 +10,7 @@ from evaluations import evaluated
 
 from dinoforge.errors import UsageError
 from dinoforge.evaluation.config import BootstrapConfig, EvaluationConfig, SetConfig
-from dinoforge.evaluation.settings import KnnConfig, LogisticConfig, SplitConfig
+from dinoforge.evaluation.settings import InputConfig, KnnConfig, LogisticConfig, SplitConfig
 from dinoforge.files import write_json
 from dinoforge.records import read_records
 
@@ -248,8 +248,12 @@ def test_images_without_labels_have_signs_of_collapse_alone(config, pictures, tm
         records = evaluated(
             replace(config, train=[str(flat)], test=[], checkpoints="all"), tmp_path
         )
-    assert {r.benchmark for r in records} == {"collapse/colors"}
-    assert caplog.text.count("no labels") == 1
+        other = replace(config, train=[str(flat)], test=[], protocols=["depth"])
+        of_others = evaluated(other, tmp_path / "depth")
+    assert {r.benchmark for r in records + of_others} == {"collapse/colors"}
+    assert caplog.text.count("no labels") == 2
+    text = "data set colors: no protocol of the recipe suits; all that suit are measured: knn,"
+    assert caplog.text.count(text) == 1
 
 
 def test_without_test_images_some_are_held_out(config, tmp_path):
@@ -341,6 +345,7 @@ def test_a_bank_of_one_class_has_no_logistic_regression(config, pictures, tmp_pa
         ({"baselines": ["hf:facebook/dinov2-small"]}, "no such folder.* nothing is downloaded"),
         ({"checkpoint": "nowhere.safetensors"}, "no such checkpoint"),
         ({"device": "cuda"}, "device `cuda` cannot be used"),
+        ({"input": InputConfig(side=3)}, "`input.side` 3 is less than a patch"),
     ],
 )
 def test_a_mistake_is_reported_before_any_image_is_read(config, tmp_path, changed, reported):
