@@ -17,7 +17,6 @@ from measuring import blas, interleave, print_table, ratios, spread, start_clean
 from recording import write_result
 from torch.nn import functional as F
 
-from dinoforge.evaluation.features import linear_input
 from dinoforge.evaluation.methods.linear_grid import (
     LinearHeads,
     Probe,
@@ -90,9 +89,8 @@ def one_loop(
     head, targets = probe.head, torch.from_numpy(labels)
 
     def input_of(rows: torch.Tensor) -> torch.Tensor:
-        some = slots[rows]
-        layers = [(some[:, -1:], some[:, block]) for block in range(BLOCKS)]
-        return linear_input(layers, blocks=head.blocks, average_patches=head.average_patches)
+        read = range(BLOCKS - head.blocks, BLOCKS + head.average_patches)
+        return torch.cat([slots[rows, slot] for slot in read], dim=1)
 
     linear = torch.nn.Linear(*probe.weights.T.shape)
     with torch.no_grad():

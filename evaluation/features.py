@@ -21,8 +21,6 @@ from dinoforge.images import Undecodable
 from dinoforge.sources.image_set import ImageSet
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from dinoforge.encoders.checkpoint import CheckpointEncoder
 
 __all__ = [
@@ -31,7 +29,6 @@ __all__ = [
     "VectorRequest",
     "describe",
     "every_row",
-    "linear_input",
     "open_extractor",
     "rows_of",
     "rows_of_view",
@@ -224,24 +221,3 @@ def _rows_of(
     blocks = vectors.get("cls_blocks", vectors["cls"][:, None])
     slots = np.concatenate([blocks, vectors["patch_mean"][:, None]], axis=1)
     return Rows(features, items.labels[rows], slots, rows)
-
-
-def linear_input(
-    layers: "Sequence[tuple[Tensor, Tensor]]", *, blocks: int, average_patches: bool
-) -> "Tensor":
-    """Join features for a linear probe as DINOv2 does (its code; section 7.1).
-
-    For your own probes on several blocks; the suite's protocols read the last block's features.
-    ``layers`` are patch tokens ``[B, N, D]`` and class token ``[B, D]`` of the last blocks, oldest
-    first, as `VisionTransformer.get_intermediate_layers` returns them (final LayerNorm applied).
-
-    Returns the class tokens of the last ``blocks`` of them, ``[B, blocks * D]``; with
-    ``average_patches`` followed by the mean of the last block's patch tokens, without registers.
-    """
-    import torch
-
-    assert 1 <= blocks <= len(layers), f"{blocks} blocks of {len(layers)}"
-    parts = [class_BD for _, class_BD in layers[-blocks:]]
-    if average_patches:
-        parts.append(layers[-1][0].mean(dim=1))
-    return torch.cat(parts, dim=-1)

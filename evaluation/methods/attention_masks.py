@@ -15,18 +15,9 @@ from numpy.typing import NDArray
 from dinoforge.evaluation.methods.grids import resize_nearest
 from dinoforge.evaluation.metrics.masks import jaccard
 
-__all__ = ["HeadScores", "attention_masks", "class_attention", "combine_heads", "score_heads"]
+__all__ = ["HeadScores", "attention_masks", "combine_heads", "score_heads"]
 
 Floats = NDArray[np.floating]
-
-
-def class_attention(weights_HNN: Floats, rows: int, columns: int) -> Floats:
-    """Cut the attention of the class token on patches out of `last_attention`: ``[H, X, Y]``.
-
-    The patches are the last ``rows * columns`` tokens. What goes to the class token itself and to
-    registers is left out before anything is normalized.
-    """
-    return weights_HNN[:, 0, -rows * columns :].reshape(-1, rows, columns)
 
 
 def attention_masks(attention_HXY: Floats, *, mass: float = 0.6) -> NDArray[np.bool_]:

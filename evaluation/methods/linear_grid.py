@@ -62,7 +62,7 @@ class Slots:
     dim: int
 
     def columns(self, head: Head) -> slice:
-        """Columns of a flattened row that a head reads: those of `linear_input`."""
+        """Columns of a flattened row that a head reads: last blocks, then the patch mean."""
         end = self.blocks * self.dim
         return slice(end - head.blocks * self.dim, end + head.average_patches * self.dim)
 
@@ -89,7 +89,7 @@ class Probe:
 
     head: Head
     slots: Slots
-    weights: Tensor  # [K, columns read], in the order of `linear_input`
+    weights: Tensor  # [K, columns read]
     bias: Tensor  # [K]
 
     def scores(self, slots_nSD: Tensor) -> Tensor:
@@ -153,7 +153,7 @@ class LinearHeads:
         return (0.01 * torch.randn(shape, generator=generator)).to(self._like)
 
     def set_weights(self, number: int, weights: Tensor) -> None:
-        """Set the weights of a head, ``[K, columns read]``, in the order of `linear_input`."""
+        """Set the weights of a head, ``[K, columns read]``."""
         for into, part in self._blocks(number):
             into.copy_(weights[:, part])
 

@@ -2,16 +2,8 @@
 
 import numpy as np
 import pytest
-import torch
 
-from dinoforge.evaluation.methods.attention_masks import (
-    attention_masks,
-    class_attention,
-    combine_heads,
-    score_heads,
-)
-from dinoforge.models.config import VitConfig
-from dinoforge.models.vit import build_vit
+from dinoforge.evaluation.methods.attention_masks import attention_masks, combine_heads, score_heads
 
 
 def test_the_patches_with_most_of_the_mass_are_kept():
@@ -29,15 +21,6 @@ def test_of_equal_patches_the_first_are_left_out():
     assert attention_masks(np.ones((1, 1, 5)), mass=0.5).tolist() == [
         [[False, False, True, True, True]]
     ]
-
-
-def test_registers_do_not_enter_the_mass():
-    config = VitConfig(width=32, depth=1, heads=2, patch_size=7, image_size=28, registers=4)
-    weights = build_vit(config).last_attention(torch.randn(1, 3, 14, 21))[0].detach().numpy()
-    patches = class_attention(weights, 2, 3)
-    assert patches.tolist() == weights[:, 0, 5:].reshape(2, 2, 3).tolist()
-    weights[:, 0, 1:5] = 100
-    assert (attention_masks(class_attention(weights, 2, 3)) == attention_masks(patches)).all()
 
 
 def test_scores_of_heads_and_both_choices():

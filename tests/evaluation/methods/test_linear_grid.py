@@ -8,7 +8,6 @@ import torch
 from torch.nn import functional as F
 
 from dinoforge.errors import UsageError
-from dinoforge.evaluation.features import linear_input
 from dinoforge.evaluation.methods.linear_grid import (
     LinearHeads,
     Slots,
@@ -28,10 +27,10 @@ def slots_and_labels(seed=0):
 
 
 def plain_loop(probe, slots, labels, batches, config):
-    """One head with autograd, torch's optimizer and schedule, its input from `linear_input`."""
+    """One head with autograd, torch's optimizer and schedule."""
     head = probe.head
-    layers = [(slots[:, -1:], slots[:, block]) for block in range(BLOCKS)]
-    x = linear_input(layers, blocks=head.blocks, average_patches=head.average_patches)
+    read = range(BLOCKS - head.blocks, BLOCKS + head.average_patches)
+    x = torch.cat([slots[:, slot] for slot in read], dim=1)
     linear = torch.nn.Linear(x.shape[1], CLASSES, dtype=x.dtype)
     with torch.no_grad():
         linear.weight.copy_(probe.weights)
