@@ -202,6 +202,10 @@ def _raise_roots(sources: SourceFiles, roots: Collection[str], start: str) -> No
     Of ``train/{cat,dog}/*.jpg`` cat and dog are class folders; of ``{train,val}/*/*.jpg`` and of
     ``{train,val}`` with folders inside, train and val are roots.
     """
+    if not all(Path(root).is_relative_to(start) for root in roots):  # as of {/a,/b}
+        if len({Path(root).is_absolute() for root in roots}) > 1:
+            return
+        start = os.path.commonpath(roots)
     images = (file for file in sources.items if not file.is_tar)
     is_flat = all(str(Path(image.path).parent) == image.root for image in images)
     sources.items = [

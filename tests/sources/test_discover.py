@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from benchmark_sets import write_tar
 from PIL import Image
 
 from dinoforge.errors import UsageError
@@ -240,6 +241,15 @@ def test_braces_that_are_no_range_are_letters_of_a_name(tmp_path, name):
     picture(tmp_path / name)
     assert names(discover_files([f"{tmp_path}/{name}"]), tmp_path) == [name]
     assert names(discover_files([f"{tmp_path}/{name[:-4]}*"]), tmp_path) == [name]
+
+
+def test_braces_around_absolute_paths_have_the_folder_above_as_their_root(tmp_path):
+    for name in "ab":
+        write_tar(tmp_path / name / "x.tar", {"1.png": b"x"})
+    listed = discover_files([f"{{{tmp_path}/a,{tmp_path}/b}}"])
+    assert [(file.path, file.root) for file in listed.items] == [
+        (f"{tmp_path}/{name}/x.tar", str(tmp_path)) for name in "ab"
+    ]
 
 
 def test_unbalanced_braces_are_named_with_the_form_of_a_range(tmp_path):
