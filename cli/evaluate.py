@@ -1,4 +1,4 @@
-"""``dinoforge evaluate``: k-NN, logistic regression and label-free metrics, with intervals."""
+"""``dinoforge evaluate``: every protocol of a recipe, with intervals."""
 
 import argparse
 import math
@@ -104,7 +104,7 @@ def low_high(interval: tuple[float, float] | None, form: str) -> str:
 
 COMMAND = RecipeCommand(
     kind="evaluation",
-    sentence="measure a checkpoint: k-NN, logistic regression, signs of collapse, with intervals",
+    sentence="measure a checkpoint: classification, retrieval, dense tasks, videos; with intervals",
     examples=(
         "dinoforge evaluate --list",
         "dinoforge evaluate cifar10_cpu checkpoint=runs/cifar10 out=runs/cifar10-eval",

@@ -36,9 +36,9 @@ _KINDS = ("training", "evaluation")
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
     add_recipe_choice(parser)
-    kind = "what the recipe is for; default: training, if there is one of that name or those keys"
+    kind = "kind of the recipe (default: by its name or its keys)"
     parser.add_argument("--kind", choices=_KINDS, help=kind)
-    model = "evaluation: a ViT that need not exist yet instead of the recipe's models, as large/16"
+    model = "evaluation: plan for this ViT instead of the recipe's models, e.g. large/16"
     parser.add_argument("--model", metavar="SIZE/PATCH", help=model)
     hardware = parser.add_argument_group("hardware")
     add = functools.partial(hardware.add_argument, type=int, metavar="N")
@@ -52,7 +52,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--gpu", type=str, metavar="GPU", help=gpu)
     mfu = "assumed MFU (0 to 1); default: the closest published run, 0.4 for an evaluation"
     add("--mfu", type=float, metavar="SHARE", help=mfu)
-    images = "training: images in the data set, for epochs; evaluation: of each set, if not there"
+    images = "images in the data set, for epochs; evaluation: in each set, which need not exist yet"
     add("--images", help=images)
     add_output_arguments(parser)
 
@@ -165,7 +165,7 @@ def _show_extraction(plans: "Sequence[Extraction]", gpu: str, mfu: float) -> Non
         f"{sum(plan.partitions for plan in plans):,} partitions, {_gb(total)} GB, "
         f"{needed} at an assumed MFU of {mfu} of the float32 rate"
     )
-    print("without protocols, and with features once in the cache; images as large as ImageNet's")
+    print("extraction only, one copy of the features; assumes images as large as ImageNet's")
 
 
 def _plan_training(args: argparse.Namespace) -> int:
@@ -295,7 +295,7 @@ def _round(number: float) -> int | float:
 
 
 COMMAND = Command(
-    sentence="print what a training needs: memory, FLOPs, disk and hours, without a GPU",
+    sentence="print what a training or an evaluation needs: memory, FLOPs, disk and hours",
     examples=(
         "dinoforge plan vitl16_fast --ranks 32 --gpu a100",
         "dinoforge plan vitg14_long --ranks 64 batch_size=768 parallel.mode=hsdp",

@@ -1,1 +1,1 @@
-"""The evaluation of dinoforge: one module a protocol; every figure is a record."""
+"""The evaluation of dinoforge: one module per protocol; every figure is a record."""

@@ -176,7 +176,9 @@ class SetConfig:
             yield Fault(f"`{at}.train` is empty", "recipe", "give paths of images, or a `layout`")
         enlarges = self.layout in LAYOUTS and LAYOUTS[self.layout].enlarges
         if self.layout and ((self.train and not enlarges) or self.test):
-            yield Fault(f"`{at}` has a layout and images of its own", "recipe", "give either")
+            yield Fault(
+                f"`{at}` has a layout and images of its own", "recipe", "give one or the other"
+            )
         if len(self.max_images) not in {0, 2} or (self.max_images and not self.test):
             do = "give two numbers, for images of `train` and of `test`"
             yield Fault(f"`{at}.max_images` is {self.max_images}", "recipe", do)
@@ -202,7 +204,7 @@ class BootstrapConfig:
 
     # with 10,000 the ends move by about 1 % of the width between seeds
     resamples: Annotated[int, Range(100)] = 10_000
-    # of numbers that are no mean over units, such as mIoU of pooled pixels or micro-AP
+    # for numbers that are not means over units, such as mIoU of pooled pixels or micro-AP
     pooled_resamples: Annotated[int, Range(100)] = 1000
     seed: int = 0  # keys the resamples
 

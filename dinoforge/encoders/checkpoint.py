@@ -133,7 +133,7 @@ class CheckpointEncoder:
 
     @property
     def patch_size(self) -> int:
-        """Pixels a side of a patch."""
+        """Side of a patch, pixels."""
         return self.model.config.patch_size
 
     @property

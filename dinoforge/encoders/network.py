@@ -1,6 +1,6 @@
 """Shared by encoders with a network: pixels to tensors, in batches of one size.
 
-Shapes: B images, S pixels a side, D dimensions.
+Shapes: B images, S pixels per side, D dimensions.
 """
 
 import json

@@ -129,7 +129,7 @@ def onnx_encoder(spec: ProgramSpec) -> NetworkEncoder:
     fixed = [size for size in (shape[1:3] if channels_last else shape[2:]) if isinstance(size, int)]
     if len({*fixed, spec.side or (fixed or [0])[0]}) > 1:
         raise UsageError(
-            what=f"images of the network have {' x '.join(map(str, fixed))} pixels",
+            what=f"the network takes images of {' x '.join(map(str, fixed))} pixels",
             where=spec.name("onnx"),
             do="leave out the side, or export a network of any square size",
         )

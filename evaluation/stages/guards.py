@@ -44,13 +44,13 @@ def _below(record: Record, baselines: Sequence[Record]) -> Iterator[str]:
         yield (
             f"{record.benchmark}: {record.metric} of {name}, {record.value:.4g}, is no "
             f"better than that of `{best.model}`, {best.value:.4g}: "
-            + (_FAILED_FIT if "lr" in record.settings else "the features know less")
+            + (_FAILED_FIT if "lr" in record.settings else "the features carry less information")
         )
 
 
 _FAILED_FIT = (
-    "the fit failed, or the features know less; try a larger learning rate (1e-2 for a few hundred "
-    "steps)"
+    "the fit failed, or the features carry less information; try a larger learning rate (1e-2 for "
+    "a few hundred steps)"
 )
 
 

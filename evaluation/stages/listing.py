@@ -69,7 +69,7 @@ class ListStage(EvaluationStage):
         one = named_sets(config)[payload["name"]]
         protocols = protocols_for(config, payload["name"])
         if not set(protocols) & {*one.protocols, *config.protocols}:
-            text = "data set %s: no protocol of the recipe suits; all that suit are measured: %s"
+            text = "data set %s: none of the protocols of the recipe applies; measuring %s"
             _log.info(text, payload["name"], ", ".join(protocols))
         if one.layout:
             facts, table = _list_published(payload["name"], one, inputs, out)

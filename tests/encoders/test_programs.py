@@ -247,9 +247,9 @@ def test_weights_beside_an_onnx_file_are_part_of_the_fingerprint(tmp_path, name)
 def test_onnx_networks_of_other_inputs_are_refused(tmp_path):
     spec = f"onnx:{tmp_path}/n.onnx"
     write_onnx(tmp_path / "n.onnx", ["batch", 3, 96, 96])
-    assert "images of the network have 96 x 96 pixels" in error_line(f"{spec}#64")
+    assert "the network takes images of 96 x 96 pixels" in error_line(f"{spec}#64")
     write_onnx(tmp_path / "n.onnx", ["batch", 3, 96, 64])
-    assert "images of the network have 96 x 64 pixels" in error_line(spec)
+    assert "the network takes images of 96 x 64 pixels" in error_line(spec)
     write_onnx(tmp_path / "n.onnx", ["batch", 1, 96, 96])
     assert "not a network of images: inputs image tensor(float)" in error_line(spec)
     write_onnx(tmp_path / "n.onnx", ["batch", 3, 96, 96], reduced=True)

@@ -252,7 +252,7 @@ def test_images_without_labels_have_signs_of_collapse_alone(config, pictures, tm
         of_others = evaluated(other, tmp_path / "depth")
     assert {r.benchmark for r in records + of_others} == {"collapse/colors"}
     assert caplog.text.count("no labels") == 2
-    text = "data set colors: no protocol of the recipe suits; all that suit are measured: knn,"
+    text = "data set colors: none of the protocols of the recipe applies; measuring knn,"
     assert caplog.text.count(text) == 1
 
 

@@ -79,4 +79,4 @@ def test_only_what_was_fitted_has_a_learning_rate_to_change():
     (fitted,) = find_warnings([record("trained", 0.2, lr=0.001), base])
     (free,) = find_warnings([record("trained", 0.2), base])
     assert "try a larger learning rate" in fitted
-    assert free.endswith("the features know less")
+    assert free.endswith("the features carry less information")
