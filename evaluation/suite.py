@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from dinoforge.encoders.make import make_encoder
 from dinoforge.errors import UsageError
 from dinoforge.evaluation.config import EvaluationConfig, protocols_for
 from dinoforge.evaluation.data import NothingToTestError
@@ -49,6 +50,7 @@ from dinoforge.evaluation.tables import EvaluationStage, read_items, read_undeco
 from dinoforge.records import Record, read_records, write_records
 from dinoforge.runs import record_facts
 from dinoforge.sources.accounting import Account, merge_problems, name_undecodable, write_problems
+from dinoforge.sources.discover import discover_files
 from dinoforge.stages import Executor, Pipeline, make_inputs, run_pipeline
 
 __all__ = ["PIPELINE", "PROTOCOL_STAGES", "STAGES", "evaluate"]
@@ -107,6 +109,9 @@ def evaluate(config: EvaluationConfig, folder: Path, executor: Executor) -> list
 def _check(config: EvaluationConfig) -> None:
     for model in find_models(config):
         open_extractor(model, device="cpu")
+    if config.leakage.curation:  # looked up last, after hours of features
+        discover_files(config.leakage.curation)
+        make_encoder(config.leakage.encoder)
 
 
 def _finish(folder: Path, config: EvaluationConfig) -> list[Record]:

@@ -10,7 +10,13 @@ from evaluations import evaluated
 
 from dinoforge.errors import UsageError
 from dinoforge.evaluation.config import BootstrapConfig, EvaluationConfig, SetConfig
-from dinoforge.evaluation.settings import InputConfig, KnnConfig, LogisticConfig, SplitConfig
+from dinoforge.evaluation.settings import (
+    InputConfig,
+    KnnConfig,
+    LeakageConfig,
+    LogisticConfig,
+    SplitConfig,
+)
 from dinoforge.files import write_json
 from dinoforge.records import read_records
 
@@ -345,6 +351,7 @@ def test_a_bank_of_one_class_has_no_logistic_regression(config, pictures, tmp_pa
         ({"baselines": ["hf:facebook/dinov2-small"]}, "no such folder.* nothing is downloaded"),
         ({"checkpoint": "nowhere.safetensors"}, "no such checkpoint"),
         ({"device": "cuda"}, "device `cuda` cannot be used"),
+        ({"leakage": LeakageConfig(curation=["nowhere"])}, "no such file or folder - nowhere"),
         ({"input": InputConfig(side=3)}, "`input.side` 3 is less than a patch"),
     ],
 )
