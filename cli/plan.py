@@ -122,6 +122,8 @@ def _plan_evaluation(args: argparse.Namespace) -> int:
         print_json([plan.as_json() for plan in plans])
     else:
         _show_extraction(plans, gpu.name, args.mfu or GPU_SHARE)
+        if config.leakage.curation:
+            print("not included: the search for leaked images, which encodes the training images")
     return 0
 
 

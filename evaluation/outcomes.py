@@ -129,18 +129,30 @@ def with_intervals(
         if o.rule != "mean":
             drawn = resample(o.rule, o.values, resamples=config.pooled_resamples, seed=config.seed)
             resampled[id(o)] = drawn
-            records[id(o)] = replace(o.record, interval=percentile_interval(drawn))
+            records[id(o)] = _pooled(o.record, drawn)
     pooled = [
-        replace(
-            _between(a, b, selection),
-            value=a.record.value - b.record.value,
-            interval=percentile_interval(resampled[id(a)] - resampled[id(b)]),
-            settings=_compared(a, b),
+        _pooled(
+            replace(
+                _between(a, b, selection),
+                value=a.record.value - b.record.value,
+                settings=_compared(a, b),
+            ),
+            resampled[id(a)] - resampled[id(b)],
         )
         for a, b, selection in pairs
         if a.rule != "mean"
     ]
     return [records[id(o)] for o in outcomes] + done[len(means) :] + pooled
+
+
+def _pooled(record: Record, drawn: NDArray[np.float64]) -> Record:
+    """Give a record the interval of its resamples; those without any positive unit are counted."""
+    defined = drawn[np.isfinite(drawn)]
+    if not len(defined):
+        return record
+    if left_out := len(drawn) - len(defined):
+        record = replace(record, settings={**record.settings, "undefined_resamples": left_out})
+    return replace(record, interval=percentile_interval(defined))
 
 
 def _of_means(outcomes: Sequence[Outcome], config: BootstrapConfig) -> list[Record]:

@@ -3,6 +3,7 @@
 Opening one lists files and reads no image; a protocol opens it again for its truth.
 """
 
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -82,10 +83,19 @@ def open_published(one: SetConfig, policy: DecodePolicy, cache: Path | None = No
 
 
 def fingerprint_files(root: str) -> str:
-    """Hash names, sizes and times of a file, or of all files below a folder."""
-    paths = sorted(path for path in [Path(root), *Path(root).rglob("*")] if path.is_file())
-    stats = [(str(path), path.stat()) for path in paths]
+    """Hash names, sizes and times of a file, or of all files below a folder, behind links, too."""
+    paths = [root] if Path(root).is_file() else []
+    for folder, names, files in os.walk(root, followlinks=True):
+        names[:] = [] if _is_above(folder) else names
+        paths += [f"{folder}/{name}" for name in files]
+    stats = [(path, Path(path).stat()) for path in sorted(paths) if Path(path).is_file()]
     return hash_json([[path, stat.st_size, stat.st_mtime_ns] for path, stat in stats])
+
+
+def _is_above(folder: str) -> bool:
+    """Whether a folder is a link to one of those above it: a loop."""
+    real = Path(folder).resolve()
+    return Path(folder).is_symlink() and Path(folder).absolute().is_relative_to(real)
 
 
 def _classified(train: Classified, num_val: int, *tests: Tested) -> Published:

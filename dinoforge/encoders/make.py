@@ -69,7 +69,12 @@ def make_encoder(spec: str, *, device: str = "cpu") -> "Encoder":
         near = difflib.get_close_matches(kind.partition("#")[0], kinds, n=1)
         hint = f" (did you mean `{kinds[near[0]]}`?)" if near else ""
         what = f"unknown encoder `{spec}`{hint}"
-        raise UsageError(what=what, where="encoder", do=f"give {', '.join(ENCODERS)}")
+        from dinoforge.models.config import POSITION_MODES
+
+        do = f"give {', '.join(ENCODERS)}"
+        if spec in {*FEATURES, *POSITION_MODES}:  # the comma of checkpoint:FILE#both,offset
+            do = "put an encoder with a comma in quotes, as in ['checkpoint:FILE#both,offset']"
+        raise UsageError(what=what, where="encoder", do=do)
     if option:
         raise UsageError(what=f"`{name}` takes no option", where=spec, do=f"write {name}")
     if name.startswith("sscd"):

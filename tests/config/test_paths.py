@@ -24,7 +24,7 @@ RECIPES = {"curation": CurationConfig, "training": TrainingConfig, "evaluation":
 # Keys with text that is no path.
 TEXT = {"name", "sources[].name", "sources[].keys", "device", "export.name", "plant.kinds"}
 TEXT |= {"protocols", "features", "sets[].protocols", "sets[].layout", "sets[].splits"}
-TEXT |= {"depth.heads"}
+TEXT |= {"depth.heads", "leakage.encoder", "copies.whitening.set"}
 
 
 @pytest.fixture(autouse=True)

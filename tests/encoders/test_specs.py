@@ -71,6 +71,7 @@ def error_line(spec):
         ("checkpoints:x", "(did you mean `checkpoint:FILE`?)"),
         ("checkpoint", "(did you mean `checkpoint:FILE`?)"),
         ("", "unknown encoder `` - "),
+        ("offset", "put an encoder with a comma in quotes"),
         ("pixels#3", "`pixels` takes no option"),
         ("mobilenetv2#100", "`100` is not a side in pixels"),
         ("mobilenetv2#0", "`0` is not a side in pixels"),

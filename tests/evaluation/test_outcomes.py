@@ -5,7 +5,7 @@ from dinoforge.evaluation.config import BootstrapConfig
 from dinoforge.evaluation.outcomes import Outcome, with_intervals
 from dinoforge.records import Record
 
-FEW = BootstrapConfig(resamples=200)
+FEW = BootstrapConfig(resamples=200, pooled_resamples=100)
 
 
 def outcome(model, features, right, *, k=20, benchmark="knn/x"):
@@ -133,3 +133,14 @@ def test_all_right_and_all_wrong_have_intervals_of_some_width():
 
 def test_no_outcomes_no_records():
     assert with_intervals([], FEW) == []
+
+
+def test_resamples_without_a_positive_unit_are_left_out_and_counted():
+    # Of two queries only one has a true pair: a quarter of the resamples has none.
+    values = np.array([[1.0, 2.0], [0.0, 0.0]])
+    record = Record(benchmark="copies/x", model="trained", metric="recall", value=0.5, n=2)
+    (result,) = with_intervals([Outcome(record, values, "ratio")], FEW)
+    assert result.interval == (0.5, 0.5)
+    assert 5 < result.settings["undefined_resamples"] < 60
+    (result,) = with_intervals([Outcome(record, 0 * values, "ratio")], FEW)
+    assert result.interval is None
