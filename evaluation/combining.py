@@ -14,6 +14,7 @@ from dinoforge.evaluation.metrics.classification import (
     auroc,
     average_precision,
     average_precision_11,
+    class_means,
     mean_of_present,
 )
 from dinoforge.evaluation.metrics.copies import (
@@ -45,8 +46,8 @@ def _mean_iou(values: NDArray[Any], counts: Counts) -> float:
 
 def _class_mean(values: NDArray[Any], counts: Counts) -> float:
     labels = values[:, 1].astype(np.int64)
-    right, images = (np.bincount(labels, weights) for weights in (counts * values[:, 0], counts))
-    return float((right[images > 0] / images[images > 0]).mean())
+    means = class_means(values[:, 0], labels, num_classes=labels.max() + 1, counts=counts)
+    return mean_of_present(means)[0]
 
 
 def _mean_over_labels(metric: Callable[..., float]) -> Callable[[NDArray[Any], Counts], float]:

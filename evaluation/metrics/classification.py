@@ -1,8 +1,8 @@
 """Classification: which images are right, and the numbers that combine them.
 
 A mean over images (accuracy, ReaL, any match) comes as one value per image, which is what an
-interval resamples. A number that is no such mean (mean per class, AP, AUROC, F1) is a function of
-all images: give it resampled ones, see `resampled_interval`.
+interval resamples. A number that is no such mean (mean per class, AP, AUROC) is a function of all
+images and of how often each counts, see `combining`.
 
 Shapes: n images, K classes, k classes named per image.
 """
@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dinoforge.errors import UsageError
-from dinoforge.intervals import bootstrap_indices, percentile_interval
 
 __all__ = [
     "ALEXNET_ERRORS",
@@ -23,15 +22,11 @@ __all__ = [
     "auroc",
     "average_precision",
     "average_precision_11",
-    "class_f1",
     "class_means",
-    "contains",
-    "mean_corruption_error",
+    "corruption_errors",
     "mean_of_present",
     "most_likely",
-    "multiclass_auroc",
     "per_label",
-    "resampled_interval",
     "select_classes",
     "top_classes",
 ]
@@ -113,68 +108,42 @@ def most_likely(
     return classes[scores.argmax(axis=1)] if len(classes) else np.full(len(scores), -1)
 
 
-def contains(named: NDArray[np.int64], labels: NDArray[np.int64]) -> Bools:
-    """Return which images are right: their label is among the classes named; bool ``[n]``.
+def any_match(named: NDArray[np.int64], truths: NDArray[np.int64]) -> Bools:
+    """Return which images name a class that is right for them, bool ``[n]``.
 
-    ``named`` is ``[n, k]``, or ``[n]`` for one class per image; a negative one names no class.
+    ``named`` is ``[n, k]``, or ``[n]`` for one class per image; ``truths`` ``[n, m]``. Negative
+    ones, which fill up shorter rows, are no class. With several right classes the rule of
+    ImageNet-ReaL (Beyer et al. 2020, who drop images without any) and of ObjectNet.
     """
     named = named[:, None] if named.ndim == 1 else named
-    right: Bools = ((named == labels[:, None]) & (named >= 0)).any(axis=1)
+    equal = (named[:, :, None] == truths[:, None, :]) & (truths >= 0)[:, None, :]
+    right: Bools = np.any(equal, axis=(1, 2))
     return right
 
 
-def any_match(
-    named: NDArray[np.int64], truths: Sequence[Sequence[int]] | NDArray[np.int64]
-) -> tuple[Bools, Bools]:
-    """Return which images name any class of their set, and which have a set.
-
-    The rule of ImageNet-ReaL (Beyer et al. 2020: images without a label are dropped; count them)
-    and, with the set of ImageNet classes of each ObjectNet class, of ObjectNet.
-
-    Parameters
-    ----------
-    named : ndarray of int64
-        ``[n, k]``, or ``[n]``.
-    truths : sequence
-        n sets, or ``[n, m]`` padded with -1.
-
-    Returns
-    -------
-    right : ndarray of bool
-        ``[number with a set]``, in order.
-    has_set : ndarray of bool
-        ``[n]``.
-    """
-    named = named[:, None] if named.ndim == 1 else named
-    width = max((len(one) for one in truths), default=0)
-    table = np.full((len(named), max(width, 1)), -1, np.int64)
-    for row, one in zip(table, truths, strict=True):
-        row[: len(one)] = one
-    has_set: Bools = np.any(table >= 0, axis=1)
-    equal = (named[:, :, None] == table[:, None, :]) & (table >= 0)[:, None, :]
-    right: Bools = np.any(equal, axis=(1, 2))
-    return right[has_set], has_set
-
-
 def class_means(
-    right: Bools,
+    right: NDArray[Any],
     labels: NDArray[np.int64],
     *,
     num_classes: int,
     predicted: NDArray[np.int64] | None = None,
+    counts: NDArray[np.int64] | None = None,
 ) -> Floats:
     """Return the share of right images of each class, ``[K]``; NaN: the class has no image.
+
+    ``right`` ``[n]`` is bool, or a share of several tries; ``counts`` as in `average_precision_11`.
 
     With ``predicted`` ``[n]``, a class that has no image but is predicted for a wrong one counts
     as 0: the macro average of torchmetrics for top-1. Without, that over the classes present:
     of torchmetrics for top-k, of scikit-learn's balanced accuracy, of the fine-grained sets.
     """
-    counts = np.bincount(labels, minlength=num_classes)
-    sums = np.bincount(labels[right], minlength=num_classes)
-    means = np.divide(sums, counts, out=np.full(num_classes, np.nan), where=counts > 0)
+    counts = np.ones(len(labels), np.int64) if counts is None else counts
+    images = np.bincount(labels, counts, minlength=num_classes)
+    sums = np.bincount(labels, counts * right, minlength=num_classes)
+    means = np.divide(sums, images, out=np.full(num_classes, np.nan), where=images > 0)
     if predicted is not None:
-        wrongly = np.unique(predicted[~right & (predicted >= 0)])
-        means[wrongly[counts[wrongly] == 0]] = 0.0
+        wrongly = np.unique(predicted[(right == 0) & (predicted >= 0)])
+        means[wrongly[images[wrongly] == 0]] = 0.0
     return means
 
 
@@ -184,28 +153,31 @@ def mean_of_present(values: Floats) -> tuple[float, int]:
     return (float(present.mean()) if len(present) else float("nan")), len(present)
 
 
-def mean_corruption_error(errors: Mapping[str, Sequence[float]]) -> tuple[float, dict[str, float]]:
-    """Return mCE of ImageNet-C, and the error of each corruption relative to AlexNet's.
+def corruption_errors(
+    is_wrong: NDArray[Any], variants: NDArray[np.int64]
+) -> tuple[Floats, dict[str, float]]:
+    """Return errors of ImageNet-C relative to AlexNet's: of each image, and of each corruption.
 
-    ``errors`` has the top-1 error (a fraction) at the five severities of each of the 15
-    corruptions of `ALEXNET_ERRORS`. mCE is the mean over corruptions; 1 is AlexNet, lower is
-    better; published as 100 times that.
+    The mean over either is mCE: 1 is AlexNet, lower is better; published as 100 times that.
 
-    Raises
-    ------
-    UsageError
-        If a corruption or severity is missing.
+    Parameters
+    ----------
+    is_wrong : ndarray
+        ``[n]``, bool, or a share of several tries.
+    variants : ndarray of int64
+        ``[n, 2]``: the number of the undistorted image, and of the corruption in `ALEXNET_ERRORS`;
+        all of both occur.
+
+    Returns
+    -------
+    of_images : ndarray of float64
+        ``[undistorted images]``.
+    of_corruptions : dict
+        By name.
     """
-    for name in ALEXNET_ERRORS:
-        num = len(errors.get(name, ()))
-        if num != SEVERITIES:
-            raise UsageError(
-                what=f"mCE needs {SEVERITIES} severities of `{name}`, got {num}",
-                where="ImageNet-C",
-                do="add the missing folders: mCE is not defined for a part of the corruptions",
-            )
-    relative = {name: float(np.mean(errors[name])) / base for name, base in ALEXNET_ERRORS.items()}
-    return float(np.mean(list(relative.values()))), relative
+    relative = is_wrong / np.array([*ALEXNET_ERRORS.values()])[variants[:, 1]]
+    of_images, of_corruptions = (np.bincount(of, relative) / np.bincount(of) for of in variants.T)
+    return of_images, dict(zip(ALEXNET_ERRORS, of_corruptions.tolist(), strict=True))
 
 
 def average_precision_11(
@@ -271,11 +243,6 @@ def auroc(
     return float(in_order.sum() / pairs) if pairs else float("nan")
 
 
-def multiclass_auroc(scores: NDArray[Any], labels: NDArray[np.int64]) -> Floats:
-    """Return the AUROC of each class against the others, ``[K]``, from scores ``[n, K]``."""
-    return per_label(auroc, scores, labels[:, None] == np.arange(scores.shape[1]))
-
-
 def per_label(
     metric: Callable[[NDArray[Any], NDArray[Any]], float],
     scores: NDArray[Any],
@@ -291,30 +258,3 @@ def per_label(
     return np.array(
         [metric(s[k], t[k]) for s, t, k in zip(scores.T, truths.T, keep.T, strict=True)]
     )
-
-
-def class_f1(
-    predicted: NDArray[np.int64], labels: NDArray[np.int64], *, num_classes: int
-) -> Floats:
-    """Return F1 of each class, ``[K]``; NaN for a class that is neither labeled nor predicted.
-
-    Their mean over the others is the macro F1; the micro F1 of one class per image is accuracy.
-    A negative prediction names no class.
-    """
-    right = np.bincount(labels[predicted == labels], minlength=num_classes)
-    named = np.bincount(predicted[predicted >= 0], minlength=num_classes)
-    total = np.bincount(labels, minlength=num_classes) + named
-    return np.divide(2 * right, total, out=np.full(num_classes, np.nan), where=total > 0)
-
-
-def resampled_interval(
-    metric: Callable[[NDArray[np.int64]], float], n: int, *, resamples: int, seed: int
-) -> tuple[float, float]:
-    """Return the 95 % bootstrap interval of a metric that is no mean over its n images.
-
-    ``metric`` takes the rows of a resample, with repeats; the same resamples as those of
-    `bootstrap_intervals`. Resamples for which it is NaN are left out.
-    """
-    blocks = bootstrap_indices(n, resamples, seed)
-    values = np.array([metric(rows) for block in blocks for rows in block])
-    return percentile_interval(values[~np.isnan(values)])

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from dinoforge.evaluation.combining import combine
 from dinoforge.evaluation.features import Rows
 from dinoforge.evaluation.layouts.classified import Grading
-from dinoforge.evaluation.metrics.classification import ALEXNET_ERRORS
+from dinoforge.evaluation.metrics.classification import any_match, corruption_errors
 from dinoforge.evaluation.outcomes import Measured, Outcome
 
 __all__ = ["can_train", "grade", "grade_labels", "test_rows"]
@@ -51,9 +51,7 @@ def grade(
     number and whose standard deviation is a setting; -1 names none.
     """
     each = np.atleast_2d(predicted)
-    is_right = np.any(
-        (each[:, :, None] == grading.truths) & (grading.truths >= 0), axis=2
-    )  # [R, n]
+    is_right = np.stack([any_match(one, grading.truths) for one in each])  # [R, n]
     by_run = [_values(grading, right) for right in is_right]
     rule = "class_mean" if grading.metric == "mean_per_class" else "mean"
     values = by_run[0] if len(by_run) == 1 else np.mean(by_run, axis=0)
@@ -120,9 +118,7 @@ def _values(grading: Grading, is_right: NDArray[np.bool_]) -> NDArray[Any]:
     if grading.metric == "mean_per_class":
         return np.stack([is_right, grading.truths[:, 0]], axis=1).astype(np.float64)
     if grading.variants is not None:
-        images, corruptions = grading.variants.T
-        alexnet = np.array([*ALEXNET_ERRORS.values()])[corruptions]
-        return np.bincount(images, ~is_right / alexnet) / np.bincount(images)
+        return corruption_errors(~is_right, grading.variants)[0]
     return is_right.astype(np.int8)
 
 
@@ -134,10 +130,5 @@ def _facts(grading: Grading, is_right: NDArray[np.bool_]) -> dict[str, Any]:
     if grading.metric == "mean_per_class":
         facts["classes"] = len(np.unique(grading.truths))
     if grading.variants is not None:
-        of = grading.variants[:, 1]
-        errors = np.bincount(of, (~is_right).mean(axis=0)) / np.bincount(of)
-        facts["relative_errors"] = {
-            name: float(error / base)
-            for error, (name, base) in zip(errors, ALEXNET_ERRORS.items(), strict=True)
-        }
+        _, facts["relative_errors"] = corruption_errors((~is_right).mean(axis=0), grading.variants)
     return facts

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ColorRows", "baseline_grid", "class_constants", "color_and_position", "some_of"]
 
-_PATCH = 14  # pixels a side of the cells that baselines see
+_PATCH = 14  # side in pixels of the cells that baselines see
 # Training images that baselines see: 57 numbers per patch are learned from fewer than these.
 _MAX_ITEMS = 2048
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["PropagationStage"]
 
-_CELL = 8  # pixels a side of the cells whose colors are a baseline
+_CELL = 8  # side in pixels of the cells whose colors are a baseline
 _GRAY = np.float32(0.5)  # without it all cosines of colors are near 1
 _METRICS = ("J&F", "J", "F", "J_recall", "F_recall", "J_decay", "F_decay")
 

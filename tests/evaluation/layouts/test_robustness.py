@@ -7,13 +7,8 @@ import numpy as np
 import pytest
 
 from dinoforge.errors import UsageError
-from dinoforge.evaluation.layouts import robustness
-from dinoforge.evaluation.metrics.classification import (
-    any_match,
-    contains,
-    select_classes,
-    top_classes,
-)
+from dinoforge.evaluation.layouts import classified, robustness
+from dinoforge.evaluation.metrics.classification import any_match, select_classes, top_classes
 
 CLASSES = ("n01", "n02", "n03", "n04")
 
@@ -72,7 +67,7 @@ def test_of_a_set_with_some_classes_only_these_compete(tmp_path, draw):
     assert result.kept == (1, 3)
     scores = np.array([[9.0, 2.0, 9.0, 1.0], [9.0, 1.0, 9.0, 2.0], [9.0, 1.0, 9.0, 2.0]])
     named = np.array(result.kept)[top_classes(select_classes(scores, result.kept), 1)]
-    assert contains(named, result.labels).tolist() == [True, False, True]
+    assert any_match(named, result.labels[:, None]).tolist() == [True, False, True]
     with pytest.raises(UsageError, match="2 of 200 class folders of ImageNet-A"):
         robustness.read_wordnet_folders(tmp_path / "a", CLASSES, layout="ImageNet-A", count=200)
 
@@ -109,8 +104,9 @@ def test_label_sets_follow_the_numbers_of_the_images(tmp_path, draw):
     result = robustness.with_real_labels(val, tmp_path / "real.json")
     assert result.truths == ((0, 3), (2,), (), (1,))
     assert result.left_out == {"no label": 1}
-    right, has_set = any_match(np.array([3, 2, 2, 2]), result.truths)
-    assert (right.tolist(), has_set.tolist()) == ([True, True, False], [True, True, False, True])
+    grading = classified.Tested(result).grading(10)
+    assert grading.rows.tolist() == [10, 11, 13]
+    assert any_match(np.array([3, 2, 2]), grading.truths).tolist() == [True, True, False]
     (tmp_path / "real.json").write_text("[[2]]")
     with pytest.raises(UsageError, match="no label set for the image n01/ILSVRC2012_val_00000003"):
         robustness.with_real_labels(val, tmp_path / "real.json")
