@@ -1,4 +1,4 @@
-"""The leakage gate: test images that a model was trained on, and scores without them.
+"""The leakage gate: test images that a model was trained on, and the units without them.
 
 Every test image is compared with every training image by a copy descriptor; exact, with memory for
 the test images and one block. The search finds copies, not other photographs of the same thing.
@@ -6,9 +6,8 @@ the test images and one block. The search finds copies, not other photographs of
 Shapes: n test images, m training images per block, D dimensions.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,14 +15,7 @@ from numpy.typing import NDArray
 from dinoforge.neighbors.products import backend_for, usable_rows
 from dinoforge.neighbors.search import Neighbors, merge_top_k, top_k
 
-__all__ = [
-    "Hits",
-    "ScorePair",
-    "find_hits",
-    "score_without_hits",
-    "search_views",
-    "units_without_hits",
-]
+__all__ = ["Hits", "find_hits", "search_views", "units_without_hits"]
 
 Rows = NDArray[np.float32]
 Counts = NDArray[np.int64]
@@ -51,16 +43,6 @@ class Hits:
     def is_hit(self) -> NDArray[np.bool_]:
         """Whether the similarity is at least the threshold, ``[n]``."""
         return self.similarity >= np.float32(self.threshold)
-
-
-@dataclass(frozen=True)
-class ScorePair:
-    """A score, and the same score without the units that leaked."""
-
-    score: float
-    without_hits: float
-    num_units: int
-    num_hit: int
 
 
 def search_views(
@@ -145,13 +127,3 @@ def units_without_hits(
         return (~is_hit).astype(np.int64)
     hits = np.bincount(unit_of, weights=is_hit, minlength=num_units)
     return (hits == 0).astype(np.int64)
-
-
-def score_without_hits(statistic: Callable[[Any], float], counts: Counts) -> ScorePair:
-    """Compute a score with all units and with those of ``counts`` (see `units_without_hits`).
-
-    ``statistic`` maps counts per unit to the score, as for a bootstrap.
-    """
-    num = len(counts)
-    everything = statistic(np.ones(num, np.int64))
-    return ScorePair(everything, statistic(counts), num, num - int(counts.sum()))

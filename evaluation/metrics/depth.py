@@ -4,7 +4,7 @@ Definitions of Eigen et al. 2014 as the Monocular-Depth-Estimation-Toolbox compu
 evaluates with it). Depths are in meters. Shapes: H x W pixels, n images.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -116,14 +116,22 @@ def depth_metrics(
     return dict(zip(DEPTH_METRICS, map(float, values), strict=True))
 
 
-def mean_depth_metrics(images: Sequence[Mapping[str, float]]) -> tuple[dict[str, float], int]:
-    """Average metrics over images; also count the images without a valid pixel, which are skipped.
+def mean_depth_metrics(images: NDArray[np.float64]) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+    """Average metrics over images, without those that have no valid pixel.
 
-    All values are NaN if there is no other image.
+    Parameters
+    ----------
+    images : ndarray of float64
+        ``[n, ..., M]``, all NaN without a valid pixel.
+
+    Returns
+    -------
+    means : ndarray of float64
+        ``[..., M]``, NaN if no image has a valid pixel.
+    is_valid : ndarray of bool
+        ``[n]``.
     """
-    table = np.array([[image[name] for name in DEPTH_METRICS] for image in images], np.float64)
-    valid = ~np.isnan(table.reshape(len(images), len(DEPTH_METRICS))).all(axis=1)
-    if not valid.any():
-        return dict.fromkeys(DEPTH_METRICS, float("nan")), len(images)
-    means = table[valid].mean(axis=0)
-    return dict(zip(DEPTH_METRICS, means.tolist(), strict=True)), int((~valid).sum())
+    is_valid = ~np.isnan(images).all(axis=tuple(range(1, images.ndim)))
+    if not is_valid.any():
+        return np.full(images.shape[1:], np.nan), is_valid
+    return images[is_valid].mean(axis=0), is_valid

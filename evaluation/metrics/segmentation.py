@@ -8,7 +8,6 @@ Shapes: H x W pixels, K classes, U units.
 """
 
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,44 +16,10 @@ from numpy.typing import NDArray
 from dinoforge.errors import UsageError
 from dinoforge.evaluation.metrics.sizes import check_size
 
-__all__ = [
-    "SegmentationScores",
-    "areas_of",
-    "class_scores",
-    "confusion_matrix",
-    "mean_iou",
-    "pool",
-    "score_segmentation",
-    "shift_zero_label",
-]
+__all__ = ["areas_of", "class_scores", "confusion_matrix", "mean_iou", "pool"]
 
 Counts = NDArray[np.int64]
 Floats = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class SegmentationScores:
-    """Scores of a pooled confusion matrix; per class NaN where the denominator is 0.
-
-    ``mean_iou`` is over ``num_classes`` classes: those labeled or predicted anywhere. A class that
-    is predicted but never labeled counts as 0. ``mean_accuracy`` is over labeled classes.
-    """
-
-    mean_iou: float
-    mean_accuracy: float
-    pixel_accuracy: float
-    mean_dice: float
-    iou: Floats  # [K]
-    accuracy: Floats  # [K], share of a class's pixels that are right (recall)
-    dice: Floats  # [K]
-    num_classes: int
-
-
-def shift_zero_label(labels: NDArray[Any], ignore_index: int = 255) -> NDArray[Any]:
-    """Make label 0 (of ADE20K: everything else) the ignored one, and k the class k - 1."""
-    shifted = labels.astype(np.int64) - 1
-    shifted[(labels == 0) | (labels == ignore_index)] = ignore_index
-    return shifted.astype(labels.dtype)
 
 
 def confusion_matrix(
@@ -114,7 +79,11 @@ def areas_of(matrices: NDArray[Any]) -> NDArray[Any]:
 
 
 def class_scores(areas: NDArray[Any]) -> tuple[Floats, Floats, Floats]:
-    """Return IoU, accuracy and dice per class, ``[..., K]``, of areas ``[..., 3, K]``."""
+    """Return IoU, accuracy and dice per class, ``[..., K]``, of areas ``[..., 3, K]``.
+
+    Accuracy is the share of a class's pixels that are right (recall). NaN where the denominator is
+    0: a class that is predicted but never labeled has an IoU of 0 and no accuracy.
+    """
     right, labeled, predicted = (areas[..., i, :].astype(np.float64) for i in range(3))
     return (
         _ratio(right, labeled + predicted - right),
@@ -126,22 +95,6 @@ def class_scores(areas: NDArray[Any]) -> tuple[Floats, Floats, Floats]:
 def mean_iou(areas: NDArray[Any]) -> Floats:
     """Return mIoU ``[...]`` of areas ``[..., 3, K]``; NaN if no pixel is labeled or predicted."""
     return _mean_of_known(class_scores(areas)[0])
-
-
-def score_segmentation(matrix: Counts) -> SegmentationScores:
-    """Score a pooled confusion matrix ``[K, K]``."""
-    areas = areas_of(matrix)
-    iou, accuracy, dice = class_scores(areas)
-    return SegmentationScores(
-        mean_iou=float(_mean_of_known(iou)),
-        mean_accuracy=float(_mean_of_known(accuracy)),
-        pixel_accuracy=float(_ratio(areas[0].sum(), areas[1].sum())),
-        mean_dice=float(_mean_of_known(dice)),
-        iou=iou,
-        accuracy=accuracy,
-        dice=dice,
-        num_classes=int(np.isfinite(iou).sum()),
-    )
 
 
 def _ratio(part: Any, whole: Any) -> Floats:

@@ -15,7 +15,12 @@ from dinoforge.evaluation.layouts.dense import DenseSet
 from dinoforge.evaluation.methods.dense.baselines import median_depths
 from dinoforge.evaluation.methods.dense.depth_inputs import DepthInput, depth_input
 from dinoforge.evaluation.methods.grids import resize_nearest
-from dinoforge.evaluation.metrics.depth import DEPTH_METRICS, MIN_DEPTH, depth_metrics
+from dinoforge.evaluation.metrics.depth import (
+    DEPTH_METRICS,
+    MIN_DEPTH,
+    depth_metrics,
+    mean_depth_metrics,
+)
 from dinoforge.evaluation.models import Model
 from dinoforge.evaluation.outcomes import Outcome, Subject
 from dinoforge.evaluation.protocols.dense import (
@@ -299,7 +304,7 @@ def _outcomes(
     subject: Subject, table: NDArray[Any], test: DenseSet, facts: dict[str, Any]
 ) -> list[Outcome]:
     """Return RMSE with its value on every image, and the other metrics without an interval."""
-    is_valid = ~np.isnan(table).all(axis=(1, 2))
+    by_seed, is_valid = mean_depth_metrics(table)
     if not is_valid.any():
         raise UsageError(
             what=f"no test image has a depth below {test.max_depth:g} m inside the crop",
@@ -307,7 +312,6 @@ def _outcomes(
             do=f"give maps with {test.depth_scale:g} steps per meter",
         )
     n = int(is_valid.sum())
-    by_seed = table[is_valid].mean(axis=0)
     facts = facts | {"without_depth": len(table) - n}
     outcomes: list[Outcome] = []
     for number, metric in enumerate(DEPTH_METRICS):

@@ -5,7 +5,9 @@ The reference of segmentation is float32 in part, hence 1e-6; depth is float64 o
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from dinoforge.evaluation.layouts.segmentation import open_ade20k
 from dinoforge.evaluation.metrics.depth import (
     DEPTH_METRICS,
     crop_mask,
@@ -13,10 +15,12 @@ from dinoforge.evaluation.metrics.depth import (
     mean_depth_metrics,
 )
 from dinoforge.evaluation.metrics.segmentation import (
+    areas_of,
+    class_scores,
     confusion_matrix,
-    score_segmentation,
-    shift_zero_label,
+    mean_iou,
 )
+from dinoforge.evaluation.protocols.dense import areas_per_unit
 
 pytestmark = pytest.mark.golden
 
@@ -33,23 +37,29 @@ def test_segmentation_scores(golden_eval):
         confusion_matrix(predicted, labels, num_classes=facts["num_classes"])
         for predicted, labels in zip(arrays["seg_pred"], arrays["seg_label"], strict=True)
     )
-    scores = score_segmentation(matrix)
-    close(scores.iou, facts["iou"])
-    close(scores.accuracy, facts["class_acc"])
-    close(scores.dice, facts["dice"])
-    averages = [scores.mean_iou, scores.mean_accuracy, scores.pixel_accuracy]
+    areas = areas_of(matrix)
+    iou, accuracy, dice = class_scores(areas)
+    close(iou, facts["iou"])
+    close(accuracy, facts["class_acc"])
+    close(dice, facts["dice"])
+    right, labeled, _ = areas.sum(axis=1)
+    averages = [mean_iou(areas), np.nanmean(accuracy), right / labeled]
     close(averages, [facts["mIoU"], facts["mAcc"], facts["aAcc"]])
 
 
-def test_segmentation_with_label_0_ignored(golden_eval):
+def test_segmentation_with_label_0_ignored(golden_eval, tmp_path):
     facts, arrays = golden_eval("dense")
     facts = facts["segmentation"]
-    labels = shift_zero_label(arrays["seg0_label"])
-    scores = score_segmentation(
-        confusion_matrix(arrays["seg0_pred"], labels, num_classes=facts["num_classes"])
-    )
-    close(scores.iou, facts["reduce_zero_label"]["iou"])
-    close([scores.mean_iou], [facts["reduce_zero_label"]["mIoU"]])
+    mask = arrays["seg0_label"]
+    pictures = {"images": ("0.jpg", np.zeros((*mask.shape, 3), np.uint8))}
+    for folder, (name, pixels) in (pictures | {"annotations": ("0.png", mask)}).items():
+        (tmp_path / folder / "validation").mkdir(parents=True)
+        Image.fromarray(pixels).save(tmp_path / folder / "validation" / name)
+    test = open_ade20k(tmp_path, "validation")
+    (areas,) = areas_per_unit(lambda image, size: arrays["seg0_pred"], test)
+    iou = class_scores(areas)[0]
+    close(iou[: facts["num_classes"]], facts["reduce_zero_label"]["iou"])
+    close([mean_iou(areas)], [facts["reduce_zero_label"]["mIoU"]])
 
 
 def test_depth_of_each_image_and_their_mean(golden_eval):
@@ -63,9 +73,9 @@ def test_depth_of_each_image_and_their_mean(golden_eval):
         close(list(image.values()), [reference[names.get(n, n)] for n in DEPTH_METRICS])
     for crop, key in (("none", "mean_over_images"), ("kitti_garg", "garg_crop_mean")):
         images = [depth_metrics(p, t, crop=crop, **limits) for p, t in pairs]
-        means, skipped = mean_depth_metrics(images)
-        close(list(means.values()), [facts[key][names.get(n, n)] for n in DEPTH_METRICS])
-        assert skipped == 0
+        means, is_valid = mean_depth_metrics(np.array([[*image.values()] for image in images]))
+        close(means, [facts[key][names.get(n, n)] for n in DEPTH_METRICS])
+        assert is_valid.all()
 
 
 def test_garg_crop(golden_eval):

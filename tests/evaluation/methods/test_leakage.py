@@ -6,13 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dinoforge.encoders.encoder import unit_rows
-from dinoforge.evaluation.methods.leakage import (
-    find_hits,
-    score_without_hits,
-    search_views,
-    units_without_hits,
-)
-from dinoforge.evaluation.metrics.ranking import mean_of_queries
+from dinoforge.evaluation.combining import combine
+from dinoforge.evaluation.methods.leakage import find_hits, search_views, units_without_hits
 
 
 def unit(seed, n, d=16):
@@ -66,12 +61,11 @@ def test_a_unit_with_one_hit_is_left_out():
     assert units_without_hits(is_hit, videos, 3).tolist() == [0, 1, 1]
 
 
-def test_the_score_without_hits_stands_beside_the_score():
+def test_a_score_is_combined_without_the_units_of_hits():
     values = np.array([1.0, 1.0, 0.0, 0.0])
     counts = units_without_hits(np.array([True, False, False, False]))
-    pair = score_without_hits(lambda drawn: mean_of_queries(values, drawn), counts)
-    assert (pair.score, pair.num_units, pair.num_hit) == (0.5, 4, 1)
-    assert pair.without_hits == pytest.approx(1 / 3)
+    assert combine("mean", values) == 0.5
+    assert combine("mean", values, counts) == pytest.approx(1 / 3)
 
 
 def test_views_are_the_image_its_mirror_image_and_its_parts():

@@ -56,14 +56,16 @@ def test_pixels_at_or_beyond_the_range_do_not_count():
 
 
 def test_images_without_a_valid_pixel_are_counted_not_averaged():
-    good = depth_metrics(np.full((2, 2), 2.0), np.full((2, 2), 1.0), max_depth=10)
-    empty = depth_metrics(np.full((2, 2), 2.0), np.zeros((2, 2)), max_depth=10)
-    assert np.isnan(list(empty.values())).all()
-    means, skipped = mean_depth_metrics([good, empty, good])
-    assert (means["rmse"], skipped) == (1.0, 1)
-    means, skipped = mean_depth_metrics([empty])
-    assert np.isnan(means["rmse"])
-    assert skipped == 1
+    good, empty = (
+        [*depth_metrics(np.full((2, 2), 2.0), np.full((2, 2), depth), max_depth=10).values()]
+        for depth in (1.0, 0.0)
+    )
+    means, is_valid = mean_depth_metrics(np.array([good, empty, good]))
+    assert means.tolist() == good
+    assert is_valid.tolist() == [True, False, True]
+    means, is_valid = mean_depth_metrics(np.array([empty]))
+    assert np.isnan(means).all()
+    assert is_valid.tolist() == [False]
 
 
 @pytest.mark.parametrize(
