@@ -131,7 +131,8 @@ def mean_depth_metrics(images: NDArray[np.float64]) -> tuple[NDArray[Any], NDArr
     is_valid : ndarray of bool
         ``[n]``.
     """
-    is_valid = ~np.isnan(images).all(axis=tuple(range(1, images.ndim)))
+    axes = tuple(range(1, images.ndim))
+    is_valid: NDArray[np.bool_] = np.any(~np.isnan(images), axis=axes)
     if not is_valid.any():
         return np.full(images.shape[1:], np.nan), is_valid
     return images[is_valid].mean(axis=0), is_valid
