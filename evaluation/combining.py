@@ -26,7 +26,7 @@ from dinoforge.evaluation.metrics.copies import (
 from dinoforge.evaluation.metrics.segmentation import mean_iou
 from dinoforge.intervals import bootstrap_counts
 
-__all__ = ["PAIR_RULES", "RULES", "combine", "resample"]
+__all__ = ["PAIR_RULES", "RULES", "as_known", "combine", "resample"]
 
 Counts = NDArray[np.int64]
 
@@ -91,6 +91,14 @@ def _statistic(rule: str, values: NDArray[Any]) -> Callable[[Counts], float]:
         pairs = unpack_pairs(values)
         return lambda counts: PAIR_RULES[rule](pairs, counts)
     return lambda counts: RULES[rule](values, counts)
+
+
+def as_known(values: NDArray[Any]) -> tuple[str, NDArray[Any]]:
+    """Return the rule and the values of a mean over units ``[U]`` that leaves out those of NaN."""
+    known = np.isfinite(values)
+    if known.all():
+        return "mean", values
+    return "ratio", np.stack([np.where(known, values, 0), known], axis=1)
 
 
 def combine(rule: str, values: NDArray[Any], counts: Counts | None = None) -> float:

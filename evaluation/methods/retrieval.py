@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from dinoforge.evaluation.metrics.copies import met_pairs, met_scores
+from dinoforge.evaluation.metrics.copies import met_pairs, micro_average_precision
 from dinoforge.evaluation.metrics.ranking import Judgment, Ranks, rank_positives
 from dinoforge.neighbors.search import Neighbors
 
@@ -123,7 +123,7 @@ def choose_instance_settings(
         predicted, confidences = classify_instances(
             nearest, labels, scale=scale, num_classes=num_classes
         )
-        gap = met_scores(met_pairs(query_labels, predicted, confidences)).gap
+        gap = micro_average_precision(met_pairs(query_labels, predicted, confidences))
         if gap > best.gap:
             best = InstanceSettings(k, scale, gap)
     return best

@@ -17,16 +17,14 @@ from numpy.typing import NDArray
 from dinoforge.errors import UsageError
 
 __all__ = [
-    "MetScores",
     "OperatingPoint",
     "ScoredPairs",
     "found_within",
     "met_pairs",
-    "met_scores",
     "micro_average_precision",
     "pack_pairs",
     "pairs_of_lists",
-    "pooled_recall",
+    "pairs_of_objects",
     "recall_at_precision",
     "sort_pairs",
     "unpack_pairs",
@@ -57,14 +55,6 @@ class OperatingPoint(NamedTuple):
 
     recall: float  # 0.0 if no threshold has the precision
     threshold: float  # infinite if no threshold has the precision
-
-
-class MetScores(NamedTuple):
-    """Scores of the Met benchmark (Ypsilantis et al. 2021, section 4)."""
-
-    gap: float  # micro-AP over all queries
-    gap_without_distractors: float  # GAP-: distractor queries left out
-    accuracy: float  # of the queries that are not distractors
 
 
 def sort_pairs(
@@ -191,7 +181,7 @@ def recall_at_precision(
 def found_within(pairs: ScoredPairs, k: int) -> Rows:
     """Count the true pairs of every query among its first k, ``[Q]``; equal scores count before.
 
-    `pooled_recall` combines them: recall@1 for k = 1.
+    Their sum is a share of that of ``num_true``: recall@1 for k = 1, in Met the accuracy.
     """
     order = np.argsort(pairs.query, kind="stable")  # keeps the order by score
     query = pairs.query[order]
@@ -201,30 +191,22 @@ def found_within(pairs: ScoredPairs, k: int) -> Rows:
     return retrieved
 
 
-def pooled_recall(retrieved_Q: Rows, num_true_Q: Rows, counts: Counts = None) -> float:
-    """Return the share of all true pairs that was found; NaN without a true pair."""
-    weights = np.ones(len(retrieved_Q), np.int64) if counts is None else counts
-    total = (num_true_Q * weights).sum()
-    return float((retrieved_Q * weights).sum() / total) if total else float("nan")
-
-
 def met_pairs(labels: Rows, predicted: Rows, confidences: NDArray[Any]) -> ScoredPairs:
-    """Make one pair per query of its predicted class; label -1: a distractor, always wrong."""
+    """Make one pair per query of its predicted class; label -1: a distractor, always wrong.
+
+    Their micro-AP is the GAP of the Met benchmark (Ypsilantis et al. 2021, section 4).
+    """
     is_object = labels != DISTRACTOR
     is_match = is_object & (predicted == labels)
     query = np.arange(len(labels))
     return sort_pairs(query, is_match, confidences, is_object.astype(np.int64), list_length=1)
 
 
-def met_scores(pairs: ScoredPairs, counts: Counts = None) -> MetScores:
-    """Return GAP, GAP- and ACC of the pairs of `met_pairs`."""
-    weights = np.ones(len(pairs.num_true), np.int64) if counts is None else np.asarray(counts)
-    objects = weights * pairs.num_true
-    retrieved = found_within(pairs, 1)
-    return MetScores(
-        micro_average_precision(pairs, weights),
-        micro_average_precision(pairs, objects),
-        pooled_recall(retrieved, pairs.num_true, weights),
+def pairs_of_objects(pairs: ScoredPairs) -> ScoredPairs:
+    """Leave out the pairs of queries that show nothing of the database: GAP- is their micro-AP."""
+    keep = pairs.num_true[pairs.query] > 0
+    return replace(
+        pairs, query=pairs.query[keep], is_match=pairs.is_match[keep], score=pairs.score[keep]
     )
 
 

@@ -1,8 +1,8 @@
 """Metrics of ranked lists: Oxford and Paris, Holidays and Copydays, UKBench, categories.
 
-Every metric has one value per query, NaN for a query without positives; `mean_of_queries` combines
-them, so a bootstrap resamples queries. Ranks count from 0, after junk images are removed; equal
-similarities rank by index.
+Every metric has one value per query, NaN for a query without positives, which their mean leaves out
+(`combining.as_known`), so a bootstrap resamples queries. Ranks count from 0, after junk images are
+removed; equal similarities rank by index.
 
 Shapes: q queries, n images in the database.
 """
@@ -26,7 +26,6 @@ __all__ = [
     "judge",
     "judge_by_class",
     "leave_one_out",
-    "mean_of_queries",
     "ns_scores",
     "precisions_at",
     "rank_positives",
@@ -195,17 +194,6 @@ def ns_scores(neighbors_q4: Rows, groups_n: Rows, queries_q: Rows | None = None)
     own = groups_n if queries_q is None else groups_n[queries_q]
     same = (groups_n[neighbors_q4] == own[:, None]) & (neighbors_q4 >= 0)
     return same.sum(axis=1).astype(np.float64)
-
-
-def mean_of_queries(values_q: Floats, counts_q: NDArray[Any] | None = None) -> float:
-    """Combine values of queries: their mean, without those that have no positives (NaN).
-
-    ``counts_q`` are how often a resample drew each query, or 0 and 1 to leave queries out. NaN if
-    nothing is left.
-    """
-    counts = np.isfinite(values_q) * (1 if counts_q is None else counts_q)
-    total = counts.sum()
-    return float(np.nansum(values_q * counts) / total) if total else float("nan")
 
 
 def chance_average_precisions(num_positives_q: Rows, num_ranked_q: Rows) -> Floats:

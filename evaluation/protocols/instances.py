@@ -1,14 +1,17 @@
 """Recognition of instances with distractors: k-NN whose confidence ranks the queries of all."""
 
-from dataclasses import replace
-
 import numpy as np
 
 from dinoforge.encoders.encoder import unit_rows
 from dinoforge.evaluation.config import EvaluationConfig
 from dinoforge.evaluation.layouts.searches.opening import Recognition
 from dinoforge.evaluation.methods.retrieval import choose_instance_settings, classify_instances
-from dinoforge.evaluation.metrics.copies import ScoredPairs, found_within, met_pairs, pack_pairs
+from dinoforge.evaluation.metrics.copies import (
+    found_within,
+    met_pairs,
+    pack_pairs,
+    pairs_of_objects,
+)
 from dinoforge.evaluation.outcomes import Outcome
 from dinoforge.evaluation.stages.searching import Searched, SearchStage
 from dinoforge.neighbors.products import backend_for
@@ -71,16 +74,8 @@ class InstancesStage(SearchStage):
                 searched.outcome(self.name, metric, values, test, rule=rule, **settings)
                 for metric, values, rule in (
                     ("gap", pack_pairs(pairs), "micro_ap"),
-                    ("gap_without_distractors", pack_pairs(_of_objects(pairs)), "micro_ap"),
+                    ("gap_without_distractors", pack_pairs(pairs_of_objects(pairs)), "micro_ap"),
                     ("accuracy", right, "ratio"),
                 )
             ]
         return outcomes
-
-
-def _of_objects(pairs: ScoredPairs) -> ScoredPairs:
-    """Leave out the pairs of queries that show nothing of the database."""
-    keep = pairs.num_true[pairs.query] > 0
-    return replace(
-        pairs, query=pairs.query[keep], is_match=pairs.is_match[keep], score=pairs.score[keep]
-    )

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dinoforge.device import resolve_device
-from dinoforge.evaluation.combining import combine
+from dinoforge.evaluation.combining import as_known, combine
 from dinoforge.evaluation.config import LAYOUTS, PROTOCOLS, SET_KEYS, EvaluationConfig, named_sets
 from dinoforge.evaluation.features import Rows, VectorRequest, every_row
 from dinoforge.evaluation.models import Model
@@ -54,13 +54,13 @@ class Searched(Subject):
         **settings: Any,
     ) -> Outcome:
         """Combine the values of queries, rows of the set; of a mean NaN is no value."""
-        known = np.isfinite(values) if rule == "mean" else np.ones(len(values), np.bool_)
-        if not known.all():
-            rule, values = "ratio", np.stack([np.where(known, values, 0), known], axis=1)
+        count = len(values)
+        if rule == "mean":
+            count = int(np.isfinite(values).sum())
+            rule, values = as_known(values)
         units = np.full(len(self.items), -1)
         units[queries] = np.arange(len(queries))
-        value, count = combine(rule, values), int(known.sum())
-        record = self.record(protocol, metric, value, count, **settings)
+        record = self.record(protocol, metric, combine(rule, values), count, **settings)
         return Outcome(record, values, rule, units)
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, balanced_accuracy_score, roc_auc_score
 
-from dinoforge.evaluation.combining import combine
+from dinoforge.evaluation.combining import as_known, combine
 from dinoforge.evaluation.metrics.classification import average_precision_11
 
 RNG = np.random.default_rng(0)
@@ -46,3 +46,11 @@ def test_means_per_class_are_the_balanced_accuracy():
     values = np.stack([labels == predicted, labels], axis=1).astype(float)
     expected = balanced_accuracy_score(labels[DRAWN], predicted[DRAWN])
     assert combine("class_mean", values, COUNTS) == pytest.approx(expected)
+
+
+def test_units_without_a_value_leave_the_mean():
+    rule, values = as_known(np.array([0.5, np.nan, 1.0]))
+    assert combine(rule, values) == 0.75
+    assert combine(rule, values, np.array([3, 9, 1])) == pytest.approx(2.5 / 4)
+    assert np.isnan(combine(rule, values, np.array([0, 5, 0])))
+    assert as_known(np.arange(3))[0] == "mean"

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from dinoforge.evaluation.combining import as_known, combine
 from dinoforge.evaluation.methods.descriptors import learn_whitening
 from dinoforge.evaluation.metrics import copies, ranking
 
@@ -31,12 +32,12 @@ def test_revisited_oxford_and_paris(retrieval, difficulty):
     ranks = ranking.rank_positives(similarities, judgments(facts, difficulty))
     values = ranking.average_precisions(ranks, rule="trapezoid")
     np.testing.assert_allclose(values, np.array(truth["APs"], float), rtol=0, atol=1e-12)
-    assert ranking.mean_of_queries(values) == pytest.approx(truth["mAP"], **EXACT)
+    assert combine(*as_known(values)) == pytest.approx(truth["mAP"], **EXACT)
     per_query = np.array(truth["P_at_k"], float)
     for column, k in enumerate(facts["ks"]):
         precisions = ranking.precisions_at(ranks, k)
         np.testing.assert_allclose(precisions, per_query[:, column], rtol=0, atol=1e-12)
-        mean = ranking.mean_of_queries(precisions)
+        mean = combine(*as_known(precisions))
         assert mean == pytest.approx(truth["mP_at_k"][str(k)], **EXACT)
 
 
@@ -60,12 +61,14 @@ def test_copy_detection_of_disc(retrieval):
     num_true = np.bincount([names.index(pair[0]) for pair in truth["gt"]], minlength=len(names))
     scores = np.array([row[2] for row in truth["predictions"]])
     pairs = copies.sort_pairs(query, is_match, scores, num_true)
-    assert copies.micro_average_precision(pairs) == pytest.approx(truth["uAP"], **EXACT)
-    point = copies.recall_at_precision(pairs, 0.9)
-    assert point.recall == pytest.approx(truth["recall_at_p90"], **EXACT)
-    assert point.threshold == truth["threshold_at_p90"]
+    packed = copies.pack_pairs(pairs)
+    assert combine("micro_ap", packed) == pytest.approx(truth["uAP"], **EXACT)
+    recall = combine("recall_at_p90", packed)
+    assert recall == pytest.approx(truth["recall_at_p90"], **EXACT)
+    assert copies.recall_at_precision(pairs, 0.9).threshold == truth["threshold_at_p90"]
     for k in (1, 10):
-        recall = copies.pooled_recall(copies.found_within(pairs, k), num_true)
+        retrieved = copies.found_within(pairs, k)
+        recall = combine("ratio", np.stack([retrieved, num_true], axis=1))
         assert recall == pytest.approx(truth[f"recall_at_rank{k}"], **EXACT)
 
 
@@ -73,7 +76,12 @@ def test_recognition_of_met(retrieval):
     facts, arrays = retrieval
     pairs = copies.met_pairs(arrays["met_label"], arrays["met_pred"], arrays["met_conf"])
     truth = [facts["met"][name] for name in ("GAP", "GAP_no_distractor", "accuracy")]
-    assert list(copies.met_scores(pairs)) == pytest.approx(truth, **EXACT)
+    scores = [
+        combine("micro_ap", copies.pack_pairs(pairs)),
+        combine("micro_ap", copies.pack_pairs(copies.pairs_of_objects(pairs))),
+        combine("ratio", np.stack([copies.found_within(pairs, 1), pairs.num_true], axis=1)),
+    ]
+    assert scores == pytest.approx(truth, **EXACT)
 
 
 def test_descriptor_of_class_token_and_gem_and_its_whitening(golden_eval):

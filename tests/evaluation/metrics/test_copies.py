@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score
 
 from dinoforge.errors import UsageError
+from dinoforge.evaluation.combining import combine
 from dinoforge.evaluation.metrics import copies
 
 
@@ -90,19 +91,12 @@ def test_missing_neighbors_are_no_pairs():
     pairs = copies.pairs_of_lists(ids, scores, [[4, 7]], list_length=2)
     assert len(pairs.query) == 1
     assert copies.micro_average_precision(pairs) == 0.5
-    assert copies.pooled_recall(copies.found_within(pairs, 1), pairs.num_true) == 0.5
+    assert copies.found_within(pairs, 1).tolist() == [1]
 
 
 def test_no_threshold_reaches_the_precision():
     pairs = copies.pairs_of_lists(np.array([[1, 0]]), np.array([[0.9, 0.8]]), [[0]], list_length=2)
     assert copies.recall_at_precision(pairs) == (0.0, np.inf)
-
-
-def test_recall_pools_the_true_pairs_of_drawn_queries():
-    assert copies.pooled_recall(np.array([1, 0, 2]), np.array([1, 1, 4])) == 0.5
-    counts = np.array([2, 0, 1])
-    assert copies.pooled_recall(np.array([1, 0, 2]), np.array([1, 1, 4]), counts) == 4 / 6
-    assert np.isnan(copies.pooled_recall(np.array([0]), np.array([0])))
 
 
 def test_scores_that_are_not_finite_are_refused():
@@ -116,14 +110,15 @@ def test_met_scores_of_a_hand_count():
     labels = np.array([3, 4, -1, 5])
     predicted = np.array([3, 9, 3, 5])
     pairs = copies.met_pairs(labels, predicted, np.array([0.9, 0.8, 0.7, 0.6]))
-    scores = copies.met_scores(pairs)
-    assert scores.gap == pytest.approx((1 + 2 / 4) / 3)
-    assert scores.gap_without_distractors == pytest.approx((1 + 2 / 3) / 3)
-    assert scores.accuracy == pytest.approx(2 / 3)
-    # Resampled: query 0 twice, the distractor once, query 3 once.
-    drawn = copies.met_scores(pairs, np.array([2, 0, 1, 1]))
-    assert drawn.gap == pytest.approx((1 + 1 + 3 / 4) / 3)
-    assert (drawn.gap_without_distractors, drawn.accuracy) == (1.0, 1.0)
+    gap = copies.pack_pairs(pairs)
+    of_objects = copies.pack_pairs(copies.pairs_of_objects(pairs))
+    right = np.stack([copies.found_within(pairs, 1), pairs.num_true], axis=1)
+    assert combine("micro_ap", gap) == pytest.approx((1 + 2 / 4) / 3)
+    assert combine("micro_ap", of_objects) == pytest.approx((1 + 2 / 3) / 3)
+    assert combine("ratio", right) == pytest.approx(2 / 3)
+    drawn = np.array([2, 0, 1, 1])  # query 0 twice, the distractor once, query 3 once
+    assert combine("micro_ap", gap, drawn) == pytest.approx((1 + 1 + 3 / 4) / 3)
+    assert combine("micro_ap", of_objects, drawn) == combine("ratio", right, drawn) == 1.0
 
 
 def test_a_limit_on_all_pairs_keeps_the_best_wrong_ones_first():

@@ -102,13 +102,6 @@ def test_images_without_a_class_are_nobodys_positives():
     assert [judgment.positives.tolist() for judgment in judgments] == [[], [3], [], [1]]
 
 
-def test_queries_without_positives_leave_the_average():
-    values = np.array([0.5, np.nan, 1.0])
-    assert ranking.mean_of_queries(values) == 0.75
-    assert ranking.mean_of_queries(values, np.array([3, 9, 1])) == pytest.approx(2.5 / 4)
-    assert np.isnan(ranking.mean_of_queries(values, np.array([0, 5, 0])))
-
-
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_similarities_that_are_not_finite_are_refused(value):
     similarities, judgments = made(0)
