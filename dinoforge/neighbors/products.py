@@ -32,6 +32,7 @@ __all__ = [
 
 Rows = NDArray[np.float32]
 Products = NDArray[np.float32]
+_Cells = tuple[NDArray[np.int64], NDArray[np.int64], Products]  # rows, columns, values
 
 BACKENDS = ("numpy", "torch", "faiss")
 
@@ -40,6 +41,7 @@ _PAIRS_AT_ONCE = 64
 _FAISS_QUERIES_AT_ONCE = 4096
 _COLUMNS_AT_ONCE = 16384  # of a search for the largest of a row
 _GROUPS = 1024  # of these columns
+_MANY = 64  # largest of a row; for so many, every cell is compared
 
 
 def check_backend(backend: str, where: str) -> None:
@@ -192,28 +194,31 @@ class _Largest:
     """Collects the cells that may be among the k largest of their row, from blocks of columns.
 
     In a block, columns a fixed distance apart are one group. The k-th largest maximum of the groups
-    is at most the k-th largest cell, and so is that of the cells kept before. One pass finds all
-    maxima; only groups with a maximum above this bar are opened.
+    is at most the k-th largest cell, and so is that of the cells kept before: this is the bar.
     """
 
     def __init__(self, num_rows: int, k: int, margin: float) -> None:
         self._largest = np.full((num_rows, k), -np.inf, np.float32)
         self._margin = np.float32(2 * margin)
-        self._kept: list[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]] = []
+        self._kept: list[_Cells] = []
 
     def add(self, block: NDArray[np.float32], first_column: int) -> None:
         """Take the cells of a block, ``[rows, columns]``, that are above the bar."""
+        k = self._largest.shape[1]
+        rows, columns, values = (self._few_cells if k < _MANY else self._many_cells)(block)
+        self._kept.append((rows, columns + first_column, values))
+        together = np.hstack([self._largest, _as_table(rows, values, len(block))])
+        self._largest = np.partition(together, -k, axis=1)[:, -k:]
+
+    def _few_cells(self, block: NDArray[np.float32]) -> _Cells:
+        """Open the groups whose maximum is above the bar."""
         num, k = block.shape[1], self._largest.shape[1]
-        distance = min(num, max(_GROUPS, 2 * k))
-        whole = num // distance * distance
-        maxima = block[:, :whole].reshape(len(block), -1, distance).max(axis=1)
-        rest = maxima[:, : num - whole]
-        np.maximum(rest, block[:, whole:], out=rest)
+        maxima = self._maxima(block)
+        distance = maxima.shape[1]
         bars = self._bars()
         hits = np.flatnonzero(maxima >= bars)
         if k <= distance and len(hits) > 2 * k * len(block):  # the first block, or rising products
-            of_block = np.partition(maxima, -k, axis=1)[:, -k, None] - self._margin
-            bars = np.maximum(bars, of_block)
+            bars = np.maximum(bars, self._bars_of(maxima))
             hits = np.flatnonzero(maxima >= bars)
         rows, groups = np.divmod(hits, distance)
         starts = np.arange(0, num, distance)
@@ -222,10 +227,35 @@ class _Largest:
         is_above = values >= bars[rows]
         is_above[:, -1] &= groups + starts[-1] < num  # the last part is narrower
         rows, columns = np.divmod(cells[is_above], num)
-        values = values[is_above]
-        self._kept.append((rows, columns + first_column, values))
-        together = np.hstack([self._largest, _as_table(rows, values, len(block))])
-        self._largest = np.partition(together, -k, axis=1)[:, -k:]
+        return rows, columns, values[is_above]
+
+    def _many_cells(self, block: NDArray[np.float32]) -> _Cells:
+        """Compare every cell with the bar: of so many groups most cells would be opened."""
+        k = self._largest.shape[1]
+        is_above = block >= self._bars() if self._kept else None
+        if is_above is None or np.count_nonzero(is_above) > 2 * k * len(block):
+            # The first block, or rising products.
+            maxima = self._maxima(block)
+            bars = self._bars_of(maxima) if k <= maxima.shape[1] else self._bars()
+            is_above = block >= np.maximum(self._bars(), bars)
+        cells = np.flatnonzero(is_above)
+        rows, columns = np.divmod(cells, block.shape[1])
+        return rows, columns, block.ravel().take(cells)
+
+    def _maxima(self, block: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the maximum of every group of columns, ``[rows, groups]``."""
+        num = block.shape[1]
+        distance = min(num, max(_GROUPS, 2 * self._largest.shape[1]))
+        whole = num // distance * distance
+        maxima: NDArray[np.float32] = block[:, :whole].reshape(len(block), -1, distance).max(axis=1)
+        rest = maxima[:, : num - whole]
+        np.maximum(rest, block[:, whole:], out=rest)
+        return maxima
+
+    def _bars_of(self, maxima: NDArray[np.float32]) -> NDArray[np.float32]:
+        k = self._largest.shape[1]
+        bars: NDArray[np.float32] = np.partition(maxima, -k, axis=1)[:, -k, None] - self._margin
+        return bars
 
     def pairs(self) -> tuple[NDArray[np.int64], NDArray[np.int64], Products]:
         """Return rows, columns and values of the cells above the last bar, sorted by row."""
