@@ -216,10 +216,11 @@ class _Largest:
         maxima = self._maxima(block)
         distance = maxima.shape[1]
         bars = self._bars()
-        hits = np.flatnonzero(maxima >= bars)
-        if k <= distance and len(hits) > 2 * k * len(block):  # the first block, or rising products
-            bars = np.maximum(bars, self._bars_of(maxima))
-            hits = np.flatnonzero(maxima >= bars)
+        is_hit = maxima >= bars if self._kept else None
+        if k <= distance and (is_hit is None or np.count_nonzero(is_hit) > 2 * k * len(block)):
+            bars = np.maximum(bars, self._bars_of(maxima))  # the first block, or rising products
+            is_hit = maxima >= bars
+        hits = np.flatnonzero(maxima >= bars if is_hit is None else is_hit)
         rows, groups = np.divmod(hits, distance)
         starts = np.arange(0, num, distance)
         cells = (rows * num + groups)[:, None] + starts
