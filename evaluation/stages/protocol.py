@@ -96,11 +96,14 @@ class ProtocolStage(EvaluationStage):
     def suits(self, model: Model, items: Items) -> bool:
         """Whether the protocol measures a model on a data set."""
 
-    @abstractmethod
     def request(
-        self, config: EvaluationConfig, model: Model, items: Items
+        self,
+        config: EvaluationConfig,  # noqa: ARG002
+        model: Model,  # noqa: ARG002
+        items: Items,  # noqa: ARG002
     ) -> VectorRequest | TokenRequest:
-        """Return what features the protocol needs; reads ``request_keys``."""
+        """Return what the protocol needs, by ``request_keys``: vectors of the last block."""
+        return VectorRequest()
 
     @abstractmethod
     def measure_partition(
@@ -240,7 +243,7 @@ class TruthStage(ProtocolStage):
         """Measure one model on one data set; the recipe is restricted to ``keys``."""
 
     def measure_baselines(self, task: Task, config: EvaluationConfig) -> list[Outcome]:
-        """Measure what needs no network, such as the most frequent answer at each position."""
+        """Measure what needs no network; a stage with ``has_baselines`` overrides it."""
         raise NotImplementedError
 
     def units(self, task: Task) -> Units:

@@ -74,15 +74,6 @@ class SearchStage(ProtocolStage):
         gives = set(PROTOCOLS[self.name]) & set(LAYOUTS[items.layout].gives)
         return bool(model.is_newest and gives and (items.is_labeled or gives != {"classes"}))
 
-    def request(
-        self,
-        config: EvaluationConfig,  # noqa: ARG002
-        model: Model,  # noqa: ARG002
-        items: Items,  # noqa: ARG002
-    ) -> VectorRequest:
-        """Ask for the last block."""
-        return VectorRequest()
-
     def measure_partition(
         self,
         payload: Json,

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from dinoforge.device import resolve_device
 from dinoforge.evaluation.config import LAYOUTS, PROTOCOLS, SET_KEYS, EvaluationConfig, named_sets
-from dinoforge.evaluation.features import Rows, VectorRequest, rows_of
+from dinoforge.evaluation.features import Rows, rows_of
 from dinoforge.evaluation.layouts.clips import Clips
 from dinoforge.evaluation.methods.clips import NUM_FRAMES, Join, join_frames
 from dinoforge.evaluation.models import Model
@@ -39,15 +39,6 @@ class ClipsStage(ProtocolStage):
     def suits(self, model: Model, items: Items) -> bool:
         """Whether the set has videos with classes, and the checkpoint is the newest."""
         return model.is_newest and bool({*PROTOCOLS[self.name]} & {*LAYOUTS[items.layout].gives})
-
-    def request(
-        self,
-        config: EvaluationConfig,  # noqa: ARG002
-        model: Model,  # noqa: ARG002
-        items: Items,  # noqa: ARG002
-    ) -> VectorRequest:
-        """Ask for the last block."""
-        return VectorRequest()
 
     def measure_partition(
         self,
