@@ -3,8 +3,6 @@
 The package itself runs them (extra `hf`), from local files only and without code of the folder.
 """
 
-import importlib
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ from dinoforge.encoders.network_encoder import NetworkEncoder
 from dinoforge.errors import UsageError, first_line
 from dinoforge.files import path_text, sha256_file
 from dinoforge.models.huggingface import folder_settings, normalization_notes, processor_settings
+from dinoforge.packages import import_extra
 
 __all__ = ["transformers_encoder"]
 
@@ -63,19 +62,10 @@ def transformers_encoder(folder: Path, *, device: str = "cpu") -> NetworkEncoder
 
 def _load(folder: Path) -> tuple[Any, bool]:
     """Load the model; also returns whether the weights of its pooled output are in the folder."""
+    note = "; the ViTs of DINOv2 and DINOv3 do without it"
+    transformers = import_extra("transformers", extra="hf", where=f"hf:{folder}", note=note)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of its optional parts
-            transformers = importlib.import_module("transformers")
-            load = transformers.AutoModel.from_pretrained
-    except ImportError as error:
-        raise UsageError(
-            what="this architecture needs transformers, which is not installed",
-            where=f"hf:{folder}",
-            do='pip install "dinoforge[hf]"; the ViTs of DINOv2 and DINOv3 do without it',
-        ) from error
-    try:
-        model, report = load(
+        model, report = transformers.AutoModel.from_pretrained(
             str(folder),
             local_files_only=True,
             trust_remote_code=False,  # without it transformers asks the user

@@ -6,7 +6,6 @@ and standard deviation. The files may contain others, as `normalization_of` read
 ``image_size``: TorchScript among the extra files of `torch.jit.save`, ONNX in its metadata.
 """
 
-import importlib
 import re
 import warnings
 from collections.abc import Mapping
@@ -22,6 +21,7 @@ from dinoforge.encoders.network_encoder import NetworkEncoder
 from dinoforge.errors import UsageError, first_line
 from dinoforge.files import hash_json, path_text, sha256_file
 from dinoforge.models.weights import damaged_metadata
+from dinoforge.packages import import_extra
 
 __all__ = ["ProgramSpec", "onnx_encoder", "split_program", "torchscript_encoder"]
 
@@ -157,14 +157,7 @@ def onnx_encoder(spec: ProgramSpec) -> NetworkEncoder:
 
 
 def _session(path: Path) -> Any:
-    try:
-        onnxruntime = importlib.import_module("onnxruntime")  # optional and untyped
-    except ImportError as error:
-        raise UsageError(
-            what="ONNX files need onnxruntime, which is not installed",
-            where=f"onnx:{path}",
-            do='pip install "dinoforge[onnx]"',
-        ) from error
+    onnxruntime: Any = import_extra("onnxruntime", extra="onnx", where=f"onnx:{path}")
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # its errors are raised, too
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")

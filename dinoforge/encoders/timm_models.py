@@ -21,6 +21,7 @@ from dinoforge.encoders.network_encoder import NetworkEncoder
 from dinoforge.errors import UsageError, first_line, some_of
 from dinoforge.files import path_text, sha256_file
 from dinoforge.models.reading import read_tensors
+from dinoforge.packages import import_extra
 
 __all__ = ["TimmSpec", "split_timm", "timm_encoder"]
 
@@ -58,7 +59,8 @@ def timm_encoder(spec: TimmSpec, *, device: str = "cpu") -> NetworkEncoder:
     UsageError
         If timm, the model, its weights or the features are missing.
     """
-    timm = _import(spec)
+    note = ", with a torchvision built for the installed torch"
+    timm = import_extra("timm", extra="timm", where=spec.name, note=note)
     resolve_device(device)
     model = _build(timm, spec)
     facts = dict(model.pretrained_cfg)
@@ -83,19 +85,6 @@ def timm_encoder(spec: TimmSpec, *, device: str = "cpu") -> NetworkEncoder:
         model=spec.model,
         features=features,
     )
-
-
-def _import(spec: TimmSpec) -> Any:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return importlib.import_module("timm")
-    except (ImportError, RuntimeError, OSError) as error:
-        raise UsageError(
-            what=f"timm cannot be imported: {first_line(error)}",
-            where=spec.name,
-            do='pip install "dinoforge[timm]", with a torchvision built for the installed torch',
-        ) from error
 
 
 def _build(timm: Any, spec: TimmSpec) -> Any:

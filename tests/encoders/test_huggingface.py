@@ -1,12 +1,12 @@
 """Folders of transformers: the ViTs of DINO without the package, other networks by it."""
 
 import json
-import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from optional import optional
 from safetensors.torch import load_file, save_file
 
 from dinoforge.encoders.backbone import open_backbone
@@ -140,7 +140,7 @@ def test_another_network_needs_the_package_and_takes_no_option(folder, monkeypat
 
 
 def test_code_of_a_folder_is_not_run(folder):
-    pytest.importorskip("transformers", reason='needs "dinoforge[hf]"')
+    optional("transformers", "hf")
     edit(folder / "config.json", model_type="own", auto_map={"AutoConfig": "own.C"})
     (folder / "own.py").write_text("raise SystemExit('it ran')\n")
     assert "transformers cannot load the folder: " in error_line(folder)
@@ -172,9 +172,7 @@ def networks(transformers):
 
 @pytest.mark.parametrize("name", ["clip", "resnet", "vit", "vit without pooler"])
 def test_other_networks_give_what_the_package_pools(tmp_path, pictures, name):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of its optional parts
-        transformers = pytest.importorskip("transformers", reason='needs "dinoforge[hf]"')
+    transformers = optional("transformers", "hf")
     torch.manual_seed(0)
     model, pool = networks(transformers)[name]
     model.eval().save_pretrained(tmp_path)

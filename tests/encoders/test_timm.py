@@ -1,11 +1,11 @@
 """Models of timm: their vectors, weights from files and caches, and what is refused."""
 
 import sys
-import warnings
 
 import numpy as np
 import pytest
 import torch
+from optional import optional
 from safetensors.torch import save_file
 
 from dinoforge.encoders.encoder import unit_rows
@@ -31,13 +31,7 @@ def test_without_timm_its_extra_is_named(monkeypatch):
 
 @pytest.fixture(scope="module")
 def timm():
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            import timm
-        except (ImportError, RuntimeError) as error:
-            pytest.skip(f'needs "dinoforge[timm]" and a torchvision that fits: {error}')
-    return timm
+    return optional("timm", "timm")
 
 
 def write(timm, name, path, **changes):

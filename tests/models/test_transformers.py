@@ -1,16 +1,13 @@
 """The ViTs of transformers, live: the same tokens from the files that it saves."""
 
-import warnings
-
 import pytest
 import torch
+from optional import optional
 
 from dinoforge.models.huggingface import load_folder
 from dinoforge.models.weights import load_backbone
 
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # of its optional parts
-    transformers = pytest.importorskip("transformers", reason='needs "dinoforge[hf]"')
+transformers = optional("transformers", "hf")
 
 SMALL = {
     "hidden_size": 64,

@@ -1,10 +1,10 @@
 """The exported backbone: names of the release, loads here and in timm, equal features."""
 
 import json
-import warnings
 
 import pytest
 import torch
+from optional import optional
 from safetensors import safe_open
 
 from dinoforge.errors import UsageError
@@ -73,9 +73,7 @@ def test_equal_weights_give_equal_bytes(tiny, tmp_path, method):
 
 @pytest.mark.parametrize("registers", [0, 4])
 def test_it_loads_in_timm_and_gives_the_same_features(tiny, tmp_path, registers):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        vision_transformer = pytest.importorskip("timm.models.vision_transformer")
+    vision_transformer = optional("timm.models.vision_transformer", "timm")
     config = tiny(f"model.registers={registers}")
     method = build_method(config)
     path = export_backbone(tmp_path, 1, method, config)
