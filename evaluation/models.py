@@ -8,9 +8,9 @@ from typing import Any
 from dinoforge.encoders.make import is_vit, split_vit
 from dinoforge.errors import UsageError
 from dinoforge.evaluation.config import FEATURES, EvaluationConfig, step_of
-from dinoforge.exports import exported_steps
 from dinoforge.files import path_of_text, path_text
 from dinoforge.models.config import PositionMode
+from dinoforge.steps import exported_steps
 
 __all__ = ["MODEL_KEYS", "Model", "find_models"]
 

@@ -19,7 +19,6 @@ from pathlib import Path
 from dinoforge.config import Config, load_config, to_plain
 from dinoforge.config.paths import quote_path
 from dinoforge.errors import DinoforgeError
-from dinoforge.exports import is_trained, reached_step
 from dinoforge.pages.formatting import counted
 from dinoforge.runs import record_end, succeeded
 from dinoforge.slurm.cluster.commands import Queued, SlurmUnavailableError, queue
@@ -45,6 +44,7 @@ from dinoforge.stages import (
     remove_temporary_files,
     stage_device,
 )
+from dinoforge.steps import is_trained, reached_step
 
 __all__ = ["Driver", "advance", "stage_works", "submit_evaluations"]
 

@@ -10,12 +10,12 @@ from pathlib import Path
 
 from dinoforge.config.paths import quote_path
 from dinoforge.errors import UsageError
-from dinoforge.exports import kept_exports
 from dinoforge.slurm.cluster.commands import Queued, SlurmError, accounted, queue
 from dinoforge.slurm.outcomes import Outcome, Row, classify
 from dinoforge.slurm.store.evaluations import Evaluation
 from dinoforge.slurm.store.events import Attempt, Submission, read_attempts
 from dinoforge.slurm.store.layout import Launch, SlurmFolder, State, log_tail
+from dinoforge.steps import kept_exports
 
 __all__ = ["Failure", "RunStatus", "StageStatus", "find_logs", "read_status"]
 

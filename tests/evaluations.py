@@ -7,9 +7,9 @@ import numpy as np
 from dinoforge.evaluation.config import EvaluationConfig, named_sets
 from dinoforge.evaluation.data import EvalData, Rules, arrange, open_sets
 from dinoforge.evaluation.suite import evaluate
-from dinoforge.exports import export_file
 from dinoforge.records import Record
 from dinoforge.stages import make_executor
+from dinoforge.steps import export_file
 
 
 def mean_colors(images):

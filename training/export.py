@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from dinoforge.exports import export_file, step_name, steps_in
 from dinoforge.models.vit import VisionTransformer
 from dinoforge.models.weights import save_backbone
+from dinoforge.steps import export_file, step_name, steps_in
 from dinoforge.training.config import TrainingConfig
 from dinoforge.training.distributed.ranks import rank
 from dinoforge.training.method import Method

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from dinoforge.errors import Interrupted, RankStopped, UsageError
-from dinoforge.exports import export_file
 from dinoforge.models.layers import BlockRows
 from dinoforge.pages.formatting import counted
 from dinoforge.progress import Progress, as_duration
 from dinoforge.sources.accounting import name_undecodable, write_problems
+from dinoforge.steps import export_file
 from dinoforge.training.attention import remember, settle_attention
 from dinoforge.training.build import build_optimizer, choose_device
 from dinoforge.training.config import TrainingConfig

@@ -21,9 +21,9 @@ from dinoforge.evaluation.report.curves import Curves, make_curves
 from dinoforge.evaluation.report.ledger import Funnel, Ledger, make_funnel, read_ledger
 from dinoforge.evaluation.report.sheets import Sheets, make_sheets
 from dinoforge.evaluation.scores import Headline, Scores, arrange, headline, list_left_out, step_of
-from dinoforge.exports import step_name, steps_in
 from dinoforge.records import Record, read_records
 from dinoforge.runs import read_recipe
+from dinoforge.steps import step_name, steps_in
 
 __all__ = [
     "CurationFacts",

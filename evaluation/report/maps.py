@@ -18,10 +18,10 @@ from dinoforge.config import config_of
 from dinoforge.errors import UsageError
 from dinoforge.evaluation.report.facts import Sources
 from dinoforge.evaluation.report.ledger import Ledger
-from dinoforge.exports import exported_steps
 from dinoforge.images import DecodePolicy, Undecodable, resize
 from dinoforge.pages.thumbnails import Thumbnail, thumbnail
 from dinoforge.runs import read_recipe, working_folders
+from dinoforge.steps import exported_steps
 
 __all__ = [
     "FeatureMaps",

@@ -38,7 +38,6 @@ from dinoforge import stages
 from dinoforge.config import config_of, load_config
 from dinoforge.config.paths import quote_path
 from dinoforge.errors import DinoforgeError, Interrupted, RankLost, UsageError
-from dinoforge.exports import reached_step
 from dinoforge.log import set_up_logging
 from dinoforge.slurm.cluster.commands import SlurmError, ask
 from dinoforge.slurm.driver import submit_evaluations
@@ -48,6 +47,7 @@ from dinoforge.slurm.store.evaluations import Evaluation
 from dinoforge.slurm.store.events import AttemptWriter, read_attempts
 from dinoforge.slurm.store.layout import DUPLICATE, JobPlan, SlurmFolder, State, last_error
 from dinoforge.slurm.store.lease import LeaseBusyError, hold_lease
+from dinoforge.steps import reached_step
 
 __all__ = ["main"]
 

@@ -14,9 +14,9 @@ import yaml
 
 from dinoforge.config import Config, changed_keys, config_yaml, to_plain
 from dinoforge.errors import UsageError
-from dinoforge.exports import kept_exports, step_name
 from dinoforge.files import write_text
 from dinoforge.runs import succeeded
+from dinoforge.steps import kept_exports, step_name
 
 __all__ = ["Evaluation", "check_unchanged", "write_recipes"]
 

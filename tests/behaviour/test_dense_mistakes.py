@@ -6,7 +6,7 @@ from benchmark_sets import encode, write_depth, write_masked
 from evaluations import write_run
 
 from dinoforge.cli.main import main
-from dinoforge.exports import export_file
+from dinoforge.steps import export_file
 
 SETTINGS = (
     *("baselines=[]", "device=cpu", "bootstrap.pooled_resamples=100"),

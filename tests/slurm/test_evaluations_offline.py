@@ -16,7 +16,6 @@ from dinoforge.cli.main import main
 from dinoforge.config import config_yaml, load_config
 from dinoforge.errors import UsageError
 from dinoforge.evaluation.config import EvaluationConfig
-from dinoforge.exports import kept_exports
 from dinoforge.models.config import VitConfig
 from dinoforge.models.vit import build_vit
 from dinoforge.models.weights import save_backbone
@@ -28,6 +27,7 @@ from dinoforge.slurm.profile import Profile
 from dinoforge.slurm.store.evaluations import Evaluation, check_unchanged, write_recipes
 from dinoforge.slurm.store.events import AttemptWriter, Submission, read_attempts, read_lines
 from dinoforge.slurm.store.layout import JobPlan, Launch, SlurmFolder, State
+from dinoforge.steps import kept_exports
 from dinoforge.training.config import TrainingConfig
 
 KEYS = ("model.architecture=custom", "log_every=10", *TRAINING)

@@ -14,8 +14,8 @@ import pytest
 import torch
 
 from dinoforge.errors import DinoforgeError, Interrupted
-from dinoforge.exports import step_name
 from dinoforge.runs import Run
+from dinoforge.steps import step_name
 from dinoforge.training import loop
 from dinoforge.training.distributed.checkpoint import read_whole
 from dinoforge.training.loop import Trainer, train

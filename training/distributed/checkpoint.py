@@ -24,8 +24,8 @@ from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.tensor import DTensor
 
 from dinoforge.errors import UsageError, first_line
-from dinoforge.exports import step_name, steps_in
 from dinoforge.files import fsync_folder, sha256_file, write_json
+from dinoforge.steps import step_name, steps_in
 from dinoforge.training.config import CheckpointConfig
 from dinoforge.training.distributed.ranks import (
     all_gather_objects,

@@ -12,8 +12,8 @@ from dinoforge.errors import UsageError
 from dinoforge.evaluation.config import BootstrapConfig, EvaluationConfig, SetConfig
 from dinoforge.evaluation.methods.dense.head_files import load_head
 from dinoforge.evaluation.settings import DepthConfig, HeadConfig
-from dinoforge.exports import export_file
 from dinoforge.files import sha256_file
+from dinoforge.steps import export_file
 
 HEADS = ["v2-lin1", "v2-lin4", "v3-lin1", "v3-lin4"]
 

@@ -11,8 +11,8 @@ from dinoforge.errors import UsageError
 from dinoforge.evaluation.config import LAYOUTS, BootstrapConfig, EvaluationConfig, SetConfig
 from dinoforge.evaluation.methods.dense.head_files import load_head
 from dinoforge.evaluation.settings import HeadConfig, SegmentationConfig
-from dinoforge.exports import export_file
 from dinoforge.files import sha256_file
+from dinoforge.steps import export_file
 
 MASKED = ("ade20k", "voc12", "cityscapes", "camvid", "nyu_40")
 

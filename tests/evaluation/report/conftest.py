@@ -14,8 +14,8 @@ from PIL import Image
 
 from dinoforge.curated import LEDGER_SCHEMA, ledger_path, pairs_folder, summary_path
 from dinoforge.curation.tables import PAIRS_SCHEMA
-from dinoforge.exports import export_file
 from dinoforge.records import Record, write_records
+from dinoforge.steps import export_file
 from dinoforge.tables import write_table
 
 EDITS = ("jpeg", "resize", "flip", "crop", "brightness")

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from dinoforge.errors import UsageError
-from dinoforge.exports import step_name
+from dinoforge.steps import step_name
 from dinoforge.training.build import build_method, build_optimizer
 from dinoforge.training.config import CheckpointConfig
 from dinoforge.training.distributed.checkpoint import Checkpoints, read_whole

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from dinoforge.exports import step_name
+from dinoforge.steps import step_name
 from dinoforge.training.distributed.checkpoint import read_whole
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from dinoforge.config import load_config
 from dinoforge.errors import UsageError
-from dinoforge.exports import step_name
+from dinoforge.steps import step_name
 from dinoforge.training.config import TrainingConfig
 from dinoforge.training.distributed.checkpoint import read_whole
 

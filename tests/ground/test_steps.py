@@ -2,7 +2,7 @@
 
 import pytest
 
-from dinoforge.exports import export_file, exported_steps, step_name, steps_in
+from dinoforge.steps import export_file, exported_steps, step_name, steps_in
 
 
 def make(folder, *names):

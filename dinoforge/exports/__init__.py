@@ -1,0 +1,1 @@
+"""Backbones written for other libraries: timm, transformers, torch.hub, ONNX, TorchScript."""
