@@ -1,0 +1,1 @@
+"""Several models in one table: intervals, paired differences, significance, seeds, curves."""
