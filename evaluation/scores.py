@@ -59,6 +59,13 @@ class Table:
         """Whether it holds signs of collapse, which need no truth."""
         return self.benchmark.startswith("collapse")
 
+    @property
+    def units_dropped(self) -> int | None:
+        """How many test units (images, queries, videos) are leaked; None: not looked up."""
+        cells = (cell for row in self.rows for cell in row.cells if cell is not None)
+        dropped = [c.settings["units_dropped"] for c in cells if "units_dropped" in c.settings]
+        return max(dropped, default=None)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:

@@ -183,3 +183,21 @@ def test_what_a_set_was_not_asked_for_is_not_missing(tmp_path):
     assert "No linear segmentation: it needs a ViT" in text
     assert "No k-NN" not in text
     assert "No depth" not in text
+
+
+def test_numbers_without_leaked_images_stand_below_those_with_them(tmp_path):
+    from dataclasses import replace
+
+    def leaked(value, dropped):
+        settings = {"without_leaked": value, "units_left": 100 - dropped, "units_dropped": dropped}
+        record = knn(50)
+        return replace(record, settings=record.settings | settings)
+
+    text = page_of([leaked(0.4321, 3)], tmp_path)
+    assert "<small>† 43.2</small>" in text
+    assert "† without 3 test units with leaked images" in text
+    assert "<small>† –</small>" in page_of([leaked(None, 100)], tmp_path)  # none is left
+    text = page_of([leaked(0.5, 0)], tmp_path)
+    assert "no test image is leaked" in text
+    assert "†" not in text
+    assert "leaked" not in page_of([knn(50)], tmp_path)
