@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check install --quiet --constraint requirements/constraints-cpu.txt
 SPEC := pyproject.toml requirements/constraints-cpu.txt
 
-.PHONY: quickstart test test-slurm check format bench bench-gpu constraints clean
+.PHONY: quickstart test test-slurm check docs format bench bench-gpu constraints clean
 
 quickstart: $(VENV)/.quickstart  ## from real images to a report, in minutes and without a GPU
 	@DINOFORGE_SETUP_SECONDS=$$(cat $(VENV)/.quickstart) $(BIN)/dinoforge quickstart
@@ -18,9 +18,13 @@ test: $(VENV)/.dev  ## all tests; warnings are errors
 test-slurm: $(VENV)/.dev  ## only the tests that run on a real SLURM; see tests/slurm/README.md
 	$(BIN)/python -m pytest -m slurm
 
-check: $(VENV)/.dev  ## format, lint, strict types, import contracts, unused dependencies, spelling
+check: $(VENV)/.dev  ## format, lint, strict types, import contracts, unused dependencies, spelling, documentation
 	$(BIN)/ruff format --check . && $(BIN)/ruff check .
 	$(BIN)/mypy && $(BIN)/lint-imports && $(BIN)/deptry . && $(BIN)/codespell
+	$(MAKE) docs
+
+docs: $(VENV)/.dev  ## the site, in docs/_build; warnings are errors; no network
+	$(BIN)/python -m sphinx -E -W --keep-going -q docs docs/_build
 
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix . ; $(BIN)/ruff format .

@@ -17,7 +17,7 @@ IMAGES = 1_281_167  # of the guide
 
 @pytest.fixture(scope="module")
 def guide(root):
-    return (root / "docs/cluster.md").read_text()
+    return (root / "docs/howto/cluster.md").read_text()
 
 
 def rows(text, head):

@@ -127,7 +127,7 @@ def test_every_recipe_key_that_is_named_exists(name, keys):
 
 
 def test_every_function_that_is_named_can_be_imported_and_is_public():
-    text = (ROOT / "docs/architecture.md").read_text()
+    text = (ROOT / "docs/reference/python.md").read_text()
     named = re.findall(r"^\| `([a-z_.]+)\.([a-z_]+)` \|", text, re.MULTILINE)
     result = [pair for pair in named if pair[1] != "py"]
     assert len(result) >= 3
@@ -136,7 +136,7 @@ def test_every_function_that_is_named_can_be_imported_and_is_public():
 
 
 def test_every_exit_code_is_documented():
-    text = (ROOT / "docs/architecture.md").read_text()
+    text = (ROOT / "docs/explanation/architecture.md").read_text()
     (row,) = (line for line in text.splitlines() if line.startswith("| `cli/`"))
     reported = {int(code) for code in re.findall(r"\b(\d+) [a-z]", row)}
     kinds = [dinoforge.errors.DinoforgeError, *dinoforge.errors.DinoforgeError.__subclasses__()]
@@ -148,7 +148,7 @@ def test_every_exit_code_is_documented():
 
 
 def test_every_room_of_the_ground_floor_is_in_the_table_of_the_architecture():
-    text = (ROOT / "docs/architecture.md").read_text()
+    text = (ROOT / "docs/explanation/architecture.md").read_text()
     rooms = {path.parent.name for path in (ROOT / "dinoforge").glob("*/__init__.py")}
     assert {room for room in rooms if f"`{room}/`" not in text} == set()
 

@@ -58,6 +58,7 @@ NAMES = {"ours", "theirs", "mine", "found", "told", "both"}
 
 def texts():
     paths = [path for folder in SOURCES for path in (ROOT / folder).rglob("*")]
+    paths = [path for path in paths if ROOT / "docs/_build" not in path.parents]
     paths += ROOT.glob("*.md")
     for path in sorted(paths):
         name = path.relative_to(ROOT).as_posix()

@@ -1,0 +1,189 @@
+"""The reference as Markdown, read from the code: recipe keys, commands, recipes, errors, functions.
+
+Nothing here is written by hand, and no page of it is committed: `site_pages` puts the texts into
+the pages when the site is built.
+"""
+
+import argparse
+import ast
+import functools
+import importlib
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import dinoforge.errors
+from dinoforge.cli.arguments import config_class
+from dinoforge.cli.main import COMMANDS, build_parser, load_command
+from dinoforge.config import RECIPE_KINDS, KeyHelp, describe_keys, list_recipes
+from dinoforge.records import Record
+from dinoforge.slurm.profile import Profile
+
+__all__ = ["KEYS", "TEXTS", "error_classes", "escape"]
+
+ROOT = Path(__file__).resolve().parents[2]
+
+# Kind of object of the site -> what it describes.
+KEYS: dict[str, Callable[[], dict[str, KeyHelp]]] = {
+    **{
+        f"{command}-key": functools.partial(lambda kind: describe_keys(config_class(kind)), kind)
+        for command, kind in RECIPE_KINDS.items()
+    },
+    "profile-key": lambda: describe_keys(Profile),
+    "record-field": lambda: describe_keys(Record),
+}
+
+
+def escape(text: str) -> str:
+    """Make plain text with code between back ticks safe for Markdown."""
+    parts = re.split(r"(`[^`]*`)", text)
+    parts[::2] = [re.sub(r"([\\*_\[\]<>{}|#$])", r"\\\1", part) for part in parts[::2]]
+    return "".join(parts)
+
+
+def sentence(text: str) -> str:
+    """End a comment or a help text of the code like a sentence."""
+    return text and text.rstrip(".") + "."
+
+
+def first_sentence(docstring: str | None) -> str:
+    """First paragraph of a docstring, on one line, in Markdown."""
+    paragraph = (docstring or "").strip().split("\n\n")[0]
+    return escape(" ".join(paragraph.replace("``", "`").split()))
+
+
+def keys(kind: str) -> str:
+    """Describe every key of one kind, below a heading per section."""
+    lines, section = [], None
+    for help_ in KEYS[kind]().values():
+        owner = help_.key.rpartition(".")[0]
+        if owner != section and kind != "record-field":
+            section = owner
+            lines += ["", f"## {section or 'Top level'}".replace("[]", "\\[\\]"), _owner(help_)]
+        body = " ".join([sentence(help_.meaning)] + [f"Range: {help_.range}."] * bool(help_.range))
+        lines += ["", f"```{{{kind}}} {help_.key}", escape(body), "```"]
+    return "\n".join(lines)
+
+
+def _owner(help_: KeyHelp) -> str:
+    module, _, name = help_.where.rpartition(".")
+    docstring = getattr(importlib.import_module(module), name).__doc__
+    return f"{first_sentence(docstring)}\n(`{help_.where}`)"
+
+
+def commands() -> str:
+    """Describe every command: usage, examples, options by group."""
+    subparsers = build_parser()._subparsers
+    assert subparsers is not None, "dinoforge has sub-commands"
+    (action,) = subparsers._group_actions
+    parsers: dict[str, argparse.ArgumentParser] = dict(action.choices or {})
+    return "\n".join(line for name in COMMANDS for line in _command(name, parsers[name]))
+
+
+def _command(name: str, parser: argparse.ArgumentParser) -> Iterator[str]:
+    parser.formatter_class = functools.partial(argparse.HelpFormatter, width=76)
+    about = load_command(name)
+    yield f"\n(command-{name})=\n## dinoforge {name}\n\n{escape(parser.description or '')}\n"
+    yield "\n".join(["```sh", *about.examples, "```\n"])
+    yield f"```\n{parser.format_usage().strip()}\n```\n"
+    yield f"```{{program}} dinoforge {name}\n```\n"
+    formatter = argparse.HelpFormatter(parser.prog)
+    for action in parser._actions:
+        if "--help" not in action.option_strings:
+            text = sentence(escape(formatter._expand_help(action)))
+            yield f"```{{option}} {', '.join(_spellings(action))}\n{text}\n```\n"
+
+
+def _spellings(action: argparse.Action) -> list[str]:
+    """Write an argument as in the help: ``--copy NAME FILE``, ``RECIPE``."""
+    metavar = action.metavar or (
+        "" if action.choices is None else f"{{{','.join(action.choices)}}}"
+    )
+    values = " ".join(metavar) if isinstance(metavar, tuple) else metavar or action.dest.upper()
+    if not action.option_strings:
+        return [values]
+    return [name if action.nargs == 0 else f"{name} {values}" for name in action.option_strings]
+
+
+def recipes() -> str:
+    """Show every installed recipe, with the lines of its header as a list."""
+    lines = []
+    titles = {kind: kind.capitalize() for kind in RECIPE_KINDS.values()}
+    for kind, title in (titles | {"slurm": "SLURM profiles"}).items():
+        lines.append(f"\n## {title}")
+        for name, path in list_recipes(kind).items():
+            text = path.read_text(encoding="utf-8")
+            head = re.match(r"(?:# .*\n)*", text)
+            assert head is not None, path
+            rows = [line.lstrip("# ").partition(":") for line in head[0].splitlines()]
+            lines += [f"\n(recipe-{kind}-{name})=\n### {name}\n"]
+            lines += [f"- **{word}**: {escape(rest.strip())}" for word, _, rest in rows]
+            lines += ["", "```yaml", text[head.end() :].rstrip(), "```"]
+    return "\n".join(lines)
+
+
+def error_classes() -> list[type[dinoforge.errors.DinoforgeError]]:
+    """Error classes of `dinoforge.errors` that end a command, in their order there."""
+    kinds = dinoforge.errors.DinoforgeError.__subclasses__()
+    return [kind for kind in kinds if kind.__module__ == "dinoforge.errors"]
+
+
+def errors() -> str:
+    """Describe every exit code, and the error class behind it."""
+    tree = dinoforge.errors.__doc__ or ""
+    lines = []
+    for kind in error_classes():
+        drawn = re.search(rf"{kind.__name__} +exit (\d+) +(.*)", tree)
+        assert drawn is not None, f"{kind.__name__} is not in the tree of dinoforge.errors"
+        name = kind.__name__
+        lines.append(f"\n(error-{name})=\n## Exit code {drawn[1]}: {name}\n\n{escape(drawn[2])}.")
+        lines.append(f"{first_sentence(kind.__doc__)}\n(`dinoforge.errors.{name}`)")
+    return "\n".join(lines)
+
+
+def functions() -> str:
+    """List the public functions and classes of every module with their first sentences."""
+    lines: list[str] = []
+    package = ""
+    for path in _modules():
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        module = ".".join(parts if parts[0] == "dinoforge" else ("dinoforge", *parts))
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        rows = list(_public(tree))
+        if not rows or parts[0] == "cli":
+            continue
+        if module.rpartition(".")[0] != package:
+            package = module.rpartition(".")[0]
+            lines += [f"\n### {package}\n", "| module | name | what it does |", "|---|---|---|"]
+        for name, text in rows:
+            lines.append(f"| `{module.rpartition('.')[2]}` | `{name}` | {text} |")
+    return "\n".join(lines)
+
+
+def _modules() -> list[Path]:
+    rooms = ("dinoforge", "curation", "training", "evaluation", "slurm")
+    # The rooms are linked into `dinoforge/`; `rglob` does not follow links.
+    return [path for room in rooms for path in sorted((ROOT / room).rglob("*.py"))]
+
+
+def _public(tree: ast.Module) -> Iterator[tuple[str, str]]:
+    listed = [
+        ast.literal_eval(node.value)
+        for node in tree.body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"
+    ]
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name in {
+            name for names in listed for name in names
+        }:
+            yield node.name, first_sentence(ast.get_docstring(node))
+
+
+# What a page asks for by a line `<!-- generated: NAME -->`.
+TEXTS: dict[str, Callable[[], str]] = {
+    **{kind: functools.partial(keys, kind) for kind in KEYS},
+    "commands": commands,
+    "recipes": recipes,
+    "errors": errors,
+    "functions": functions,
+}
