@@ -21,7 +21,7 @@ from dinoforge.evaluation.report.curves import Curves, make_curves
 from dinoforge.evaluation.report.ledger import Funnel, Ledger, make_funnel, read_ledger
 from dinoforge.evaluation.report.sheets import Sheets, make_sheets
 from dinoforge.evaluation.scores import Headline, Scores, arrange, headline, list_left_out, step_of
-from dinoforge.records import Record, read_records
+from dinoforge.records import RECORDS, Record, read_records
 from dinoforge.runs import read_recipe
 from dinoforge.steps import step_name, steps_in
 
@@ -38,8 +38,6 @@ __all__ = [
     "read_run",
     "recipe_value",
 ]
-
-_RECORDS = "records.jsonl"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,8 +152,8 @@ def collect(
 def _left_out(curation: CurationFacts | None, sources: Sources) -> list[str]:
     lines = [] if curation is None else list(curation.summary.get("remarks", []))
     for folder in sources.newest_evaluations():
-        if (folder / _RECORDS).is_file():
-            config, records = _sets_of(read_recipe(folder)), read_records(folder / _RECORDS)
+        if (folder / RECORDS).is_file():
+            config, records = _sets_of(read_recipe(folder)), read_records(folder / RECORDS)
             for name in named_sets(config):
                 some = [r for r in records if r.benchmark.partition("/")[2] == name]
                 lines += list_left_out(some, protocols_for(config, name))
@@ -248,7 +246,7 @@ def find_evaluations(folder: Path) -> dict[str, list[Path]]:
     Returns name of a recipe -> run folders that have records, newest step first. The name is ""
     for a run or for the steps of one recipe.
     """
-    if (folder / _RECORDS).is_file():
+    if (folder / RECORDS).is_file():
         return {"": [folder]}
     subfolders = sorted(path for path in folder.glob("*") if path.is_dir())
     by_recipe = {"": _by_step(folder)}
@@ -259,7 +257,7 @@ def find_evaluations(folder: Path) -> dict[str, list[Path]]:
 
 def _by_step(folder: Path) -> list[Path]:
     runs = [folder / step_name(step) for step in reversed(steps_in(folder))]
-    return [run for run in runs if (run / _RECORDS).is_file()]
+    return [run for run in runs if (run / RECORDS).is_file()]
 
 
 def gather_records(evaluations: Mapping[str, Sequence[Path]]) -> list[Record]:
@@ -271,7 +269,7 @@ def gather_records(evaluations: Mapping[str, Sequence[Path]]) -> list[Record]:
     """
     by_recipe = {}
     for name, runs in evaluations.items():
-        newest, *earlier = (read_records(run / _RECORDS) for run in runs)
+        newest, *earlier = (read_records(run / RECORDS) for run in runs)
         curve = [r for rs in earlier for r in rs if r.model == "trained" and step_of(r) is not None]
         by_recipe[name] = [*newest, *curve]
     uses = Counter(b for records in by_recipe.values() for b in {r.benchmark for r in records})

@@ -1,0 +1,87 @@
+"""Time to load many records into pandas, and to list many runs.
+
+``python benchmarks/records.py`` writes 1,000 evaluations of 100 records each into a temporary
+folder, which `dinoforge.records.load` reads (CPU seconds without the import of pandas).
+"""
+
+import argparse
+import random
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from measuring import print_table, spread, start_clean
+from recording import write_result
+
+from dinoforge.records import Record, load, write_records
+
+MODELS = ("trained", "untrained", "pixels", "mobilenetv2")
+FEATURES = ("cls", "patch_mean", "both")
+KS = (1, 5, 10, 20, 100)
+
+
+def write_evaluation(folder: Path, rng: random.Random, num_records: int) -> None:
+    """Write records of the length that the command writes."""
+    keys = [(m, f, k, d) for d in range(20) for m in MODELS for f in FEATURES for k in KS]
+    write_records(
+        folder / "records.jsonl",
+        [
+            Record(
+                benchmark=f"knn/set{data}",
+                model=model,
+                metric="accuracy",
+                value=(value := rng.random()),
+                interval=(value - 0.02, value + 0.02),
+                n=10_000,
+                settings={
+                    "features": features,
+                    "k": k,
+                    "bank": 50_000,
+                    "temperature": 0.07,
+                    "chance": 0.1,
+                    "step": 12_500,
+                    "without_leaked": value,
+                    "units_left": 10_000,
+                    "units_dropped": 0,
+                },
+                checkpoint="step-000012500:0123456789ab",
+                data=f"{rng.getrandbits(256):064x}",
+                commit="0123456789ab",
+            )
+            for model, features, k, data in keys[:num_records]
+        ],
+    )
+
+
+def measure(function: Callable[[], Any], rounds: int) -> list[float]:
+    seconds = []
+    for _ in range(rounds):
+        started = time.process_time()
+        function()
+        seconds.append(time.process_time() - started)
+    return seconds
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", type=int, default=1000)
+    parser.add_argument("--records", type=int, default=100, help="records per evaluation")
+    parser.add_argument("--rounds", type=int, default=5)
+    args = parser.parse_args()
+    start_clean()
+    rng = random.Random(0)
+    with tempfile.TemporaryDirectory() as folder:
+        for number in range(args.runs):
+            write_evaluation(Path(folder) / f"run{number:04d}", rng, args.records)
+        load([])  # imports pandas
+        loading = measure(lambda: load(folder), args.rounds)
+        rows = len(load(folder))
+    print_table(["what", "median CPU s", "min", "max"], [["load", *spread(loading).values()]])
+    figures = {"load": {"records": rows, "files": args.runs, "cpu_s": spread(loading)}}
+    print(write_result("records", figures))
+
+
+if __name__ == "__main__":
+    main()
