@@ -30,7 +30,7 @@ __all__ = ["build_parser", "main"]
 # In the order in which a newcomer needs them.
 COMMANDS = (
     *("quickstart", "curate", "plan", "train", "evaluate", "embed", "report", "explain"),
-    *("status", "logs", "retry", "cancel"),
+    *("status", "runs", "logs", "retry", "cancel"),
 )
 
 _log = logging.getLogger(__name__)

@@ -270,10 +270,11 @@ def _facts(
 
 
 def run_folders(paths: Sequence[Path | str]) -> list[Path]:
-    """Return the paths that are run folders, each once."""
-    folders = dict.fromkeys(Path(path) for path in paths if str(path))
+    """Return the run folders among paths, each once; for an exported backbone, its training."""
+    folders = [Path(path) for path in paths if str(path)]
+    runs = [f.parents[2] if f.parts[-3:-2] == ("export",) else f for f in folders]
     # `Path.is_file` raises for long names.
-    return [f for f in folders if os.path.isfile(f / "run.json")]  # noqa: PTH113
+    return [f for f in dict.fromkeys(runs) if os.path.isfile(f / "run.json")]  # noqa: PTH113
 
 
 def now() -> str:
