@@ -28,9 +28,10 @@ from dinoforge.errors import (
 __all__ = ["build_parser", "main"]
 
 # In the order in which a newcomer needs them.
+_ON_CLUSTER = ("status", "logs", "retry", "cancel")
 COMMANDS = (
-    *("quickstart", "curate", "plan", "train", "evaluate", "embed", "report", "explain"),
-    *("status", "runs", "logs", "retry", "cancel"),
+    *("quickstart", "curate", "plan", "train", "evaluate", "embed", "report", "explain", "runs"),
+    *_ON_CLUSTER,
 )
 
 _log = logging.getLogger(__name__)
@@ -70,7 +71,8 @@ def _is_override(word: str) -> bool:
 
 def load_command(name: str) -> Command:
     """Import the module of one sub-command."""
-    module = importlib.import_module(f"dinoforge.cli.{name}")
+    room = "cli.cluster" if name in _ON_CLUSTER else "cli"
+    module = importlib.import_module(f"dinoforge.{room}.{name}")
     command: Command = module.COMMAND
     return command
 

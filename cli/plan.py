@@ -96,9 +96,9 @@ def kind_of(recipe: str | None) -> str:
 
 
 def _plan_evaluation(args: argparse.Namespace) -> int:
+    from dinoforge.device import find_gpu
     from dinoforge.evaluation.config import EvaluationConfig, named_sets
     from dinoforge.evaluation.plan import GPU_SHARE, count_images, plan_extraction
-    from dinoforge.hardware import find_gpu
 
     config = load(args, "evaluation", EvaluationConfig).config
     for key, number in (("--images", args.images), ("--mfu", args.mfu)):

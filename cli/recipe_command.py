@@ -16,7 +16,7 @@ from dinoforge.cli.arguments import (
     print_json,
     recipe_requests,
 )
-from dinoforge.cli.cluster import goes_to_cluster, refuse_live, submit
+from dinoforge.cli.cluster.launch import goes_to_cluster, refuse_live, submit
 
 if TYPE_CHECKING:
     from dinoforge.config import Config, Loaded

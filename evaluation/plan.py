@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from dinoforge.device import Gpu
 from dinoforge.evaluation.config import EvaluationConfig, SetConfig, named_sets
 from dinoforge.evaluation.data import open_sets
 from dinoforge.evaluation.features import VectorRequest, open_extractor
@@ -21,7 +22,6 @@ from dinoforge.evaluation.stages.features import FeaturesStage
 from dinoforge.evaluation.suite import PROTOCOL_STAGES
 from dinoforge.evaluation.tables import ITEMS_SCHEMA, Items
 from dinoforge.evaluation.tokens import TokenRequest
-from dinoforge.hardware import Gpu
 from dinoforge.models.config import VitConfig
 
 __all__ = ["CORE_FLOPS", "GPU_SHARE", "Extraction", "count_images", "plan_extraction"]

@@ -13,11 +13,11 @@ from searched_sets import write_oxford, write_scenes
 from torch.utils.flop_counter import FlopCounterMode
 
 from dinoforge.cli.main import main
+from dinoforge.device import GPUS
 from dinoforge.evaluation.config import BootstrapConfig, EvaluationConfig, SetConfig
 from dinoforge.evaluation.plan import CORE_FLOPS, count_images, plan_extraction
 from dinoforge.evaluation.settings import LinearConfig, LogisticConfig
 from dinoforge.evaluation.settings.dense import HeadConfig, SegmentationConfig
-from dinoforge.hardware import GPUS
 from dinoforge.models.config import VitConfig
 from dinoforge.models.vit import build_vit
 

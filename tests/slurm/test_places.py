@@ -292,7 +292,7 @@ def test_a_dry_run_shows_chunks_and_scripts_and_writes_nothing(bed, run, tmp_pat
 
 
 def test_a_run_whose_jobs_are_in_the_queue_is_not_written_to_from_here(submit, run):
-    from dinoforge.cli.cluster import refuse_live
+    from dinoforge.cli.cluster.launch import refuse_live
 
     submit({0: "hang"}, numbers=5)
     with pytest.raises(UsageError, match="jobs on a cluster are writing to this run"):

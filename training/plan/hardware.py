@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from dinoforge.hardware import Gpu
+from dinoforge.device import Gpu
 from dinoforge.training.config import TrainingConfig
 from dinoforge.training.plan.simulation import Flops
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
+from dinoforge.device import Gpu, find_gpu
 from dinoforge.errors import Fault, UsageError
-from dinoforge.hardware import Gpu, find_gpu
 from dinoforge.models.config import VitConfig
 from dinoforge.models.vit import VisionTransformer
 from dinoforge.training.config import TrainingConfig

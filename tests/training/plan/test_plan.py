@@ -7,8 +7,8 @@ import re
 import pytest
 
 from dinoforge.config import find_recipe, list_recipes, load_config
+from dinoforge.device import GPUS, find_gpu
 from dinoforge.errors import UsageError
-from dinoforge.hardware import GPUS, find_gpu
 from dinoforge.training.config import TrainingConfig
 from dinoforge.training.plan import Placement, plan_of
 from dinoforge.training.plan.hardware import published_run

@@ -14,7 +14,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(args: argparse.Namespace) -> int:
-    from dinoforge.cli.cluster import print_state
+    from dinoforge.cli.cluster.launch import print_state
     from dinoforge.slurm.control import retry_run
 
     run = Path(args.run)

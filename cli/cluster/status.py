@@ -15,7 +15,7 @@ __all__ = ["COMMAND"]
 
 
 def _run(args: argparse.Namespace) -> int:
-    from dinoforge.cli.cluster import print_account, print_headline
+    from dinoforge.cli.cluster.launch import print_account, print_headline
     from dinoforge.slurm.status import read_status
 
     status = read_status(Path(args.run))

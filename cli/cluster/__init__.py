@@ -1,0 +1,1 @@
+"""``--on slurm:PROFILE``, and the commands of runs on a cluster."""
