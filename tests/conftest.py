@@ -57,3 +57,12 @@ def calm(pool: "pools.Pool", tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("calm") / "run"
     pools.curated(pools.recipe(pool.sources, out))
     return out
+
+
+@pytest.fixture(scope="session")
+def small_quickstart(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """Folder ``runs/quickstart`` of a quickstart of a few steps, and what it printed."""
+    from quickstarts import run_small
+
+    pytest.importorskip("skimage", reason="the photographs come with scikit-image")
+    return run_small(tmp_path_factory.mktemp("small") / "runs/quickstart", [])

@@ -6,44 +6,17 @@ import re
 import numpy as np
 import pytest
 from PIL import Image
+from quickstarts import run_small
 
 from dinoforge.cli.main import main
-
-SMALL = [
-    "curation.plant.count=24",
-    "training.steps=12",
-    "training.batch_size=8",
-    "training.log_every=2",
-    "training.threads=1",
-    "evaluation.bootstrap.resamples=200",
-    "evaluation.logistic.c_count=2",
-    "evaluation.logistic.max_iterations=20",
-]
 
 
 def report_of(out):
     return json.loads((out / "report.json").read_text(encoding="utf-8"))
 
 
-@pytest.fixture(scope="module")
-def small(tmp_path_factory):
-    """A quickstart of a few steps, and what it printed."""
-    pytest.importorskip("skimage", reason="the photographs come with scikit-image")
-    return run_small(tmp_path_factory.mktemp("small") / "quickstart", [])
-
-
-def run_small(out, words):
-    from contextlib import redirect_stdout
-    from io import StringIO
-
-    printed = StringIO()
-    with redirect_stdout(printed):
-        assert main(["quickstart", "--out", str(out), "-q", *words, *SMALL]) == 0
-    return out, printed.getvalue()
-
-
-def test_it_ends_with_counts_scores_times_and_the_path_of_the_report(small):
-    out, printed = small
+def test_it_ends_with_counts_scores_times_and_the_path_of_the_report(small_quickstart):
+    out, printed = small_quickstart
     for word in ("images in", "dropped: near duplicate", "kept", "trained", "untrained", "pixels"):
         assert word in printed
     assert "95 % interval" in printed
@@ -51,8 +24,8 @@ def test_it_ends_with_counts_scores_times_and_the_path_of_the_report(small):
     assert printed.strip().endswith(str(out / "report.html"))
 
 
-def test_the_report_carries_every_record_in_the_agreed_form(small):
-    report = report_of(small[0])
+def test_the_report_carries_every_record_in_the_agreed_form(small_quickstart):
+    report = report_of(small_quickstart[0])
     knn = [r for r in report["records"] if r["benchmark"].startswith("knn")]
     accuracies = [r for r in knn if r["metric"] == "accuracy"]
     assert {r["model"] for r in accuracies} >= {"trained", "untrained", "pixels"}
@@ -67,15 +40,15 @@ def test_the_report_carries_every_record_in_the_agreed_form(small):
     )
 
 
-def test_the_report_asks_the_network_for_nothing(small):
-    html = (small[0] / "report.html").read_text(encoding="utf-8")
+def test_the_report_asks_the_network_for_nothing(small_quickstart):
+    html = (small_quickstart[0] / "report.html").read_text(encoding="utf-8")
     assert not re.findall(r"""(?:src|href)\s*=\s*["']?(?:https?:)?//""", html)
     assert "url(http" not in html
     assert "@import" not in html
 
 
-def test_started_again_it_does_nothing_twice_and_states_the_same(small):
-    out, _ = small
+def test_started_again_it_does_nothing_twice_and_states_the_same(small_quickstart):
+    out, _ = small_quickstart
     names = ["evaluation/records.jsonl", "training/metrics.jsonl", "report.json"]
     before = [(out / name).read_bytes() for name in names[:2]]
     run_small(out, [])

@@ -11,9 +11,16 @@ import pytest
 from dinoforge.cli.arguments import config_class
 from dinoforge.cli.main import build_parser
 from dinoforge.cli.plan import kind_of
-from dinoforge.config import RECIPE_KINDS, describe_keys, find_recipe
+from dinoforge.config import RECIPE_KINDS, describe_keys, find_recipe, load_config
 
 ROOT = Path(__file__).resolve().parents[2]
+
+# The least that a recipe of each kind must have.
+LEAST = {
+    "curation": ("out=runs/x", "sources=[{role: pool, paths: [x]}]"),
+    "training": ("out=runs/x", "data.paths=[x]"),
+    "evaluation": ("out=runs/x", "train=[x]"),
+}
 
 
 @pytest.fixture(scope="session")
@@ -33,7 +40,7 @@ def keys() -> dict[str, set[str]]:
 
 @pytest.fixture(scope="session")
 def check_command(keys: dict[str, set[str]]) -> Callable[[str], argparse.Namespace]:
-    """Parse a command as it is written: arguments, recipe and keys must be known."""
+    """Parse a command as it is written: arguments, recipe, keys and their values must be valid."""
     parser = build_parser()
 
     def check(line: str) -> argparse.Namespace:
@@ -51,6 +58,10 @@ def check_command(keys: dict[str, set[str]]) -> Callable[[str], argparse.Namespa
             else:
                 assert key in keys[args.command], f"{key} is no key of {line}"
         recipe = getattr(args, "recipe", None)
+        if args.command in RECIPE_KINDS and overrides:
+            kind = RECIPE_KINDS[args.command]
+            given = [word for word in overrides if "..." not in word]
+            load_config(config_class(kind), None, [*LEAST[kind], *given])
         if recipe and not re.search(r"[/.=]", recipe):
             find_recipe((RECIPE_KINDS | {"plan": kind_of(recipe)})[args.command], recipe)
         if (

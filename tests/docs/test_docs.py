@@ -6,6 +6,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 
 import dinoforge.errors
 from dinoforge.cli.main import COMMANDS
@@ -56,6 +57,7 @@ def test_the_readme_shows_the_commands_that_a_newcomer_needs():
     [
         ("dinoforge report runs/x --on local:2", "no argument of"),
         ("dinoforge train cifar10_cpu optimzer.lr=1", "no key of"),
+        ("dinoforge train my.yaml optimizer.lr=fast", "optimizer.lr"),
         ("dinoforge curate cifar11_cpu", "no such recipe"),
         ("dinoforge explain optimizer.lrr", "explain optimizer.lrr"),
     ],
@@ -156,3 +158,23 @@ def test_every_room_of_the_ground_floor_is_in_the_table_of_the_architecture():
 def test_the_version_of_the_package_is_that_of_the_project():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert dinoforge.__version__ == project["version"]
+
+
+def test_the_citation_is_valid_and_of_this_version():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert citation["cff-version"] == "1.2.0"
+    assert citation["version"] == dinoforge.__version__
+    assert citation["message"]
+    assert citation["title"]
+    assert citation["authors"]
+    papers = citation["references"]
+    assert {paper["notes"] for paper in papers} == {
+        *("DINO", "DINOv2", "DINOv3", "iBOT", "KoLeo", "PAWS")
+    }
+    for entry in [citation, *papers]:
+        for author in entry["authors"]:
+            assert set(author) in ({"name"}, {"family-names", "given-names"}), author
+    for paper in papers:
+        assert paper["type"] in {"article", "conference-paper"}
+        assert 2018 < paper["year"] < 2030
+        assert re.fullmatch(r"https://arxiv\.org/abs/\d{4}\.\d{5}", paper["url"])
