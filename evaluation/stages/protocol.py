@@ -2,7 +2,7 @@
 
 import json
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -253,8 +253,13 @@ class TruthStage(ProtocolStage):
         return units
 
 
-def read_outcomes(inputs: EvaluationInputs, stage: str) -> Iterator[tuple[int, bool, Outcome]]:
-    """Yield data set, whether the checkpoint is the newest, and outcome, for each of a protocol."""
+def read_outcomes(
+    inputs: EvaluationInputs, stage: str, is_wanted: Callable[[Record], bool] = lambda _: True
+) -> Iterator[tuple[int, bool, Outcome]]:
+    """Yield data set, whether the checkpoint is the newest, and outcome, for each of a protocol.
+
+    Of records that are not wanted no values are read.
+    """
     for path, facts in zip(inputs.files(stage, "outcomes.json"), inputs.facts(stage), strict=True):
 
         @lru_cache  # outcomes on the same images share their units
@@ -262,7 +267,9 @@ def read_outcomes(inputs: EvaluationInputs, stage: str) -> Iterator[tuple[int, b
             return np.load(path.with_name(path.name.replace("outcomes.json", f"{name}.npy")))
 
         for number, row in enumerate(json.loads(path.read_text(encoding="utf-8"))):
-            rule = row.pop("rule")
-            units = read(f"units-{row.pop('units')}")
-            outcome = Outcome(Record.from_json(row), read(f"values-{number}"), rule, units)
-            yield facts["set"], facts["is_newest"], outcome
+            rule, units = row.pop("rule"), row.pop("units")
+            record = Record.from_json(row)
+            if is_wanted(record):
+                values = read(f"values-{number}")
+                outcome = Outcome(record, values, rule, read(f"units-{units}"))
+                yield facts["set"], facts["is_newest"], outcome

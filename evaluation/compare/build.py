@@ -1,0 +1,90 @@
+"""Runs to a comparison: what is shown, its intervals, differences and curves."""
+
+from collections.abc import Sequence
+
+from dinoforge.config import nearest
+from dinoforge.errors import UsageError, some_of
+from dinoforge.evaluation.compare.cells import Numbers
+from dinoforge.evaluation.compare.columns import Filters, choose, choose_columns
+from dinoforge.evaluation.compare.comparison import Comparison
+from dinoforge.evaluation.compare.models import find_models
+from dinoforge.evaluation.compare.significance import find_differences
+from dinoforge.evaluation.compare.sources import read_runs
+
+__all__ = ["compare"]
+
+
+def compare(
+    runs: Sequence[str],
+    *,
+    baseline: str = "",
+    filters: Filters | None = None,
+    free_keys: Sequence[str] = ("seed", "out"),
+) -> Comparison:
+    """Compare models x benchmarks.
+
+    Parameters
+    ----------
+    runs : sequence of str
+        ``[NAME=]PATH``, see `sources`; paths of one NAME are seeds of a model.
+    baseline : str
+        Row that differences are against; "" the first, ``none`` no differences.
+    filters : Filters, optional
+        What to show.
+    free_keys : sequence of str
+        Keys of a training's recipe in which seeds of one model may differ.
+
+    Returns
+    -------
+    Comparison
+        Without published rows.
+
+    Raises
+    ------
+    UsageError
+        If there are no records below a path, records are damaged, a filter matches nothing, the
+        baseline is unknown, or one benchmark was measured on different test images.
+    """
+    notes: dict[str, None] = {}  # in order, each once
+
+    def note(line: str) -> None:
+        notes.setdefault(line)
+
+    filters = filters or Filters()
+    given = read_runs(runs)
+    models = find_models(given, free_keys, note)
+    columns = choose_columns(given, models, filters, note)
+    chosen = [choose(models, column, filters, note) for column in columns]
+    has_cells = [any(of_column[row] for of_column in chosen) for row in range(len(models))]
+    if hidden := [m.name for m, has in zip(models, has_cells, strict=True) if not has]:
+        note(f"no number to show of {', '.join(hidden)}")
+    numbers = Numbers(
+        [model for model, has in zip(models, has_cells, strict=True) if has],
+        columns,
+        [[one for one, has in zip(some, has_cells, strict=True) if has] for some in chosen],
+    )
+    at = _find_baseline([model.name for model in numbers.models], baseline)
+    cells, differences = find_differences(numbers, at, note)
+    return Comparison(
+        rows=tuple(numbers.rows(at)),
+        columns=tuple(columns),
+        cells=cells,
+        differences=differences,
+        curves=tuple(numbers.curves()),
+        notes=tuple(notes),
+    )
+
+
+def _find_baseline(names: Sequence[str], baseline: str) -> int | None:
+    if baseline == "none":
+        return None
+    if not baseline:
+        return 0
+    if baseline in names:
+        return names.index(baseline)
+    near = nearest(baseline, names)
+    raise UsageError(
+        what=f"there is no model `{baseline}`" + (f" (did you mean `{near}`?)" if near else ""),
+        where="--baseline",
+        do=f"choose from {some_of(names, 20)}, or none",
+    )
