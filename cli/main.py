@@ -30,7 +30,8 @@ __all__ = ["build_parser", "main"]
 # In the order in which a newcomer needs them.
 _ON_CLUSTER = ("status", "logs", "retry", "cancel")
 COMMANDS = (
-    *("quickstart", "curate", "plan", "train", "evaluate", "embed", "report", "explain", "runs"),
+    *("quickstart", "curate", "plan", "train", "evaluate", "embed"),
+    *("report", "compare", "explain", "runs"),
     *_ON_CLUSTER,
 )
 

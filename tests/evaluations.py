@@ -33,8 +33,8 @@ def open_data(config: EvaluationConfig, cache: Path) -> EvalData:
     return arrange(open_sets(one, cache, config.decode), one, rules)
 
 
-def write_run(folder: Path, steps=(0, 50, 100)):
-    """Write backbones with other random weights at every step."""
+def write_run(folder: Path, steps=(0, 50, 100), seed=0):
+    """Write backbones with other random weights at every step, and for every seed."""
     from dinoforge.models.config import VitConfig
     from dinoforge.models.vit import build_vit
     from dinoforge.models.weights import save_backbone
@@ -42,5 +42,5 @@ def write_run(folder: Path, steps=(0, 50, 100)):
     config = VitConfig(width=24, depth=1, heads=2, patch_size=8, image_size=24, init="xavier")
     for step in steps:
         path = export_file(folder, step)
-        save_backbone(path, build_vit(config, seed=step), {"step": str(step)})
+        save_backbone(path, build_vit(config, seed=step + seed), {"step": str(step)})
     return folder

@@ -1,6 +1,7 @@
 """Runs to a comparison: what is shown, its intervals, differences and curves."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from dinoforge.config import nearest
 from dinoforge.errors import UsageError, some_of
@@ -9,9 +10,10 @@ from dinoforge.evaluation.compare.columns import Filters, choose, choose_columns
 from dinoforge.evaluation.compare.comparison import Comparison
 from dinoforge.evaluation.compare.models import find_models
 from dinoforge.evaluation.compare.significance import find_differences
-from dinoforge.evaluation.compare.sources import read_runs
+from dinoforge.evaluation.compare.sources import TRAINED, as_run, read_runs
+from dinoforge.records import Record
 
-__all__ = ["compare"]
+__all__ = ["compare", "compare_records"]
 
 
 def compare(
@@ -70,6 +72,33 @@ def compare(
         columns=tuple(columns),
         cells=cells,
         differences=differences,
+        curves=tuple(numbers.curves()),
+        notes=tuple(notes),
+    )
+
+
+def compare_records(records: Sequence[Record]) -> Comparison:
+    """Arrange the records of one evaluation as models x benchmarks, without differences.
+
+    For a model card (`documents.records_table`) and the end of ``dinoforge evaluate``
+    (`terminal.print_comparison`): a number per model and benchmark, that of the headline's k and
+    the best kind of features, and notes of what that leaves out. Nothing is read from disk.
+    """
+    notes: dict[str, None] = {}
+
+    def note(line: str) -> None:
+        notes.setdefault(line)
+
+    run = as_run(records)
+    models = [replace(m, name=TRAINED) if m.is_trained else m for m in find_models([run], (), note)]
+    columns = choose_columns([run], models, Filters(), note)
+    numbers = Numbers(models, columns, [choose(models, c, Filters(), note) for c in columns])
+    places = [[(row, at) for at in range(len(columns))] for row in range(len(models))]
+    return Comparison(
+        rows=tuple(numbers.rows(None)),
+        columns=tuple(columns),
+        cells=tuple(tuple(numbers.cell(place, None, note) for place in row) for row in places),
+        differences=tuple((None,) * len(columns) for _ in models),
         curves=tuple(numbers.curves()),
         notes=tuple(notes),
     )

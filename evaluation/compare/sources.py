@@ -19,7 +19,7 @@ from dinoforge.evaluation.scores import step_of
 from dinoforge.records import Record, read_records
 from dinoforge.runs import read_facts, read_recipe, working_folders
 
-__all__ = ["TRAINED", "Measurement", "Run", "read_runs"]
+__all__ = ["TRAINED", "Measurement", "Run", "as_run", "read_runs"]
 
 TRAINED = "trained"  # how records name the model that an evaluation is about
 _GENERIC = ("evaluation", "evaluations")  # folders that say nothing about a run
@@ -85,6 +85,12 @@ def read_runs(arguments: Sequence[str]) -> list[Run]:
             )
         )
     return runs
+
+
+def as_run(records: Sequence[Record]) -> Run:
+    """Return the records of one evaluation as a run that is nowhere on disk."""
+    some = tuple(Measurement(r, TRAINED, Path()) for r in records if not _is_difference(r))
+    return Run(name=TRAINED, is_named=True, path=Path(), measurements=some, recipe={})
 
 
 def _split(text: str) -> tuple[str, Path]:
