@@ -227,7 +227,7 @@ def test_other_test_images_are_not_compared(project, tmp_path):
         ({"filters": Filters(benchmarks=("knn/birds",))}, "there are knn/colors"),
         ({"filters": Filters(ks=(7,))}, "there are 5, 20"),
         ({"filters": Filters(features=("both",))}, "there are cls, patch_mean, pixels"),
-        ({"filters": Filters(metrics=("acuracy",))}, "did you mean accuracy?"),
+        ({"filters": Filters(metrics=("accurate",))}, "did you mean accuracy?"),
         ({"filters": Filters(metrics=("rankme",), ks=(5,), benchmarks=("knn/*",))}, "all filters"),
     ],
 )
