@@ -15,7 +15,7 @@ from dinoforge.evaluation.scores import headline_k, k_and_bank
 from dinoforge.evaluation.stages.guards import LOWER_IS_BETTER
 from dinoforge.records import Record
 
-__all__ = ["Chosen", "Filters", "choose", "choose_columns", "direction_of", "is_fraction"]
+__all__ = ["Chosen", "Filters", "choose", "choose_columns", "note_features"]
 
 _LOWER = LOWER_IS_BETTER | {"abs_rel", "sq_rel", "log10", "rmse_log", "silog", "J_decay", "F_decay"}
 _IN_UNITS = {"rmse", "abs_rel", "sq_rel", "log10", "rmse_log", "silog", "ns_score"}
@@ -81,16 +81,16 @@ def _matches(name: str, patterns: Sequence[str]) -> bool:
     return not patterns or any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
-def direction_of(record: Record) -> Direction:
+def _direction_of(record: Record) -> Direction:
     """Return which values of a metric are better."""
     if record.benchmark.startswith((_SIGNS, _COUNTS)):
         return ""
     return "lower" if record.metric in _LOWER else "higher"
 
 
-def is_fraction(record: Record) -> bool:
+def _is_fraction(record: Record) -> bool:
     """Whether a metric is a share, from 0 to 1, that is shown in percent."""
-    return record.metric not in _IN_UNITS and direction_of(record) != ""
+    return record.metric not in _IN_UNITS and _direction_of(record) != ""
 
 
 def choose_columns(
@@ -110,7 +110,7 @@ def choose_columns(
     measured = [m for run in runs for m in run.measurements if filters.accept(m.record)]
     wanted = [m for m in measured if not m.record.benchmark.startswith(_COUNTS)]
     if not (filters.benchmarks or filters.metrics):
-        scores = [m for m in wanted if direction_of(m.record)]
+        scores = [m for m in wanted if _direction_of(m.record)]
         if scores and len(scores) < len(wanted):
             note("signs of collapse are left out: add --benchmark 'collapse/*'")
         wanted = scores or wanted
@@ -156,9 +156,9 @@ def _column(benchmark: str, metric: str, measurements: Sequence[Measurement]) ->
         metric=metric,
         n=max(m.record.n for m in some),
         data=known[0].record.data if known else "",
-        direction=direction_of(first.record),
+        direction=_direction_of(first.record),
         chance=chances.pop() if len(chances) == 1 else None,
-        is_fraction=is_fraction(first.record),
+        is_fraction=_is_fraction(first.record),
     )
 
 
@@ -244,13 +244,22 @@ def _note_protocols(
                 f"{value} of {some_of(dict.fromkeys(names))}" for value, names in by_value.items()
             )
             note(f"{column.title}: the models were measured with different `{name}`: {each}")
-    kinds = [
-        f"{model.name} {one.measurements[0].key[2]} (of {one.kinds})"
-        for model, one in zip(models, chosen, strict=True)
-        if one is not None and one.kinds > 1 and column.direction
-    ]
-    if kinds:
-        note(
-            f"{column.title}: the kind of features was chosen on the test images: "
-            f"{', '.join(kinds)}"
-        )
+
+
+def note_features(
+    models: Sequence[ModelRuns],
+    columns: Sequence[Column],
+    chosen: Sequence[Sequence[Chosen | None]],
+    note: Callable[[str], None],
+) -> None:
+    """Name the kinds of features that were chosen by the very scores that are shown."""
+    for row, model in enumerate(models):
+        by_kind: dict[str, list[str]] = {}
+        for column, of_column in zip(columns, chosen, strict=True):
+            one = of_column[row]
+            if one is not None and one.kinds > 1 and column.direction:
+                kind = one.measurements[0].key[2]
+                by_kind.setdefault(kind, []).append(f"{column.title} (of {one.kinds})")
+        if by_kind:
+            each = "; ".join(f"{kind} of {', '.join(names)}" for kind, names in by_kind.items())
+            note(f"{model.name}: the best kind of features, chosen on the test images: {each}")

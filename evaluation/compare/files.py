@@ -74,8 +74,8 @@ def _names_of(entry: Cell | Difference) -> tuple[str, ...]:
 def as_json(comparison: Comparison) -> dict[str, Any]:
     """Return everything, `Comparison` by its own names, as JSON values."""
     facts: dict[str, Any] = plain(comparison)
-    for of_row, told in zip(comparison.differences, facts["differences"], strict=True):
-        for difference, row in zip(of_row, told, strict=True):
+    for of_row, plain_differences in zip(comparison.differences, facts["differences"], strict=True):
+        for difference, row in zip(of_row, plain_differences, strict=True):
             if difference is not None:
                 row["is_clear"] = difference.is_clear
     return facts | {"baseline": comparison.baseline, "tests": comparison.tests}

@@ -35,7 +35,7 @@ class Measurement:
 
     @property
     def key(self) -> tuple[str, str, str, int | None]:
-        """What tells apart the numbers of one model: benchmark, metric, features, k."""
+        """What distinguishes the numbers of one model: benchmark, metric, features, k."""
         settings = self.record.settings
         features, k = str(settings.get("features") or ""), settings.get("k")
         return self.record.benchmark, self.record.metric, features, k
@@ -105,7 +105,7 @@ def _split(text: str) -> tuple[str, Path]:
 
 
 def _unique_names(paths: Sequence[Path]) -> dict[Path, str]:
-    """Name every path by as few of its last folders as tell them apart."""
+    """Name every path by as few of its last folders as make it unique."""
     parts = {}
     for path in paths:
         folder = path.absolute()
@@ -132,20 +132,20 @@ def _measurements(path: Path, run: str) -> list[Measurement]:
             recipe: [(folder, folder / "records.jsonl") for folder in folders]
             for recipe, folders in _evaluations(path).items()
         }
-    found: dict[str, list[Measurement]] = {}
+    measured: dict[str, list[Measurement]] = {}
     for recipe, files in by_recipe.items():
-        found[recipe] = []
+        measured[recipe] = []
         for number, (folder, file) in enumerate(files):
             records = [r for r in _read(file) if not _is_difference(r)]
             if number:  # of earlier steps; what is not trained is the same at every step
                 records = [r for r in records if r.model == TRAINED and step_of(r) is not None]
-            found[recipe] += [Measurement(record, run, folder) for record in records]
-    uses = Counter(b for some in found.values() for b in {m.record.benchmark for m in some})
+            measured[recipe] += [Measurement(record, run, folder) for record in records]
+    uses = Counter(b for some in measured.values() for b in {m.record.benchmark for m in some})
     measurements = [
         replace(m, record=replace(m.record, benchmark=f"{m.record.benchmark} ({recipe})"))
         if uses[m.record.benchmark] > 1
         else m
-        for recipe, some in found.items()
+        for recipe, some in measured.items()
         for m in some
     ]
     if not measurements:
@@ -159,8 +159,8 @@ def _measurements(path: Path, run: str) -> list[Measurement]:
 
 
 def _evaluations(path: Path) -> dict[str, list[Path]]:
-    if read_facts(path).get("command") != "train" and (found := find_evaluations(path)):
-        return found
+    if read_facts(path).get("command") != "train" and (runs := find_evaluations(path)):
+        return runs
     return find_evaluations(path / "evaluation")
 
 

@@ -1,6 +1,5 @@
 """A comparison on a terminal: the orientation that fits, differences as a second table."""
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from dinoforge.evaluation.compare.comparison import Comparison
@@ -12,7 +11,7 @@ if TYPE_CHECKING:
 __all__ = ["print_comparison"]
 
 _NAMES = 28  # characters of the first column; longer names are folded
-_HEADER = 9  # narrowest column whose header is folded
+_HEADERS = (20, 9)  # characters of a column's header before it is folded: tried in order
 _PADDING = 2  # between two columns
 
 
@@ -22,28 +21,33 @@ def print_comparison(comparison: Comparison, console: "Console") -> None:
     Bold numbers also have a star, for terminals and files that are not bold.
     """
     for table in text_tables(comparison):
-        for part in _fitting(table, console.width):
-            _print(part, console)
+        parts, header = _fitting(table, console.width)
+        for part in parts:
+            _print(part, header, console)
     for line in legend(comparison):
         console.print(line.replace("bold", "*", 1), markup=False)
     for line in comparison.notes:
         console.print(f"- {line}", markup=False)
 
 
-def _fitting(table: TextTable, width: int) -> Iterator[TextTable]:
-    """Yield the table as it fits: benchmarks as rows, models as rows, or some models at a time."""
+def _fitting(table: TextTable, width: int) -> tuple[list[TextTable], int]:
+    """Return the table as it fits, in parts if it does not, and the width of names in its header.
+
+    Benchmarks are rows if all models fit beside each other, else models if all benchmarks do.
+    """
     turned = table.turned()
-    if _width(turned) <= width or _width(table) > width:
-        wide = turned
-    else:
-        wide = table
-    start = 0
-    while start < len(wide.columns):
-        stop = len(wide.columns)
-        while stop > start + 1 and _width(_part(wide, start, stop)) > width:
+    for header in _HEADERS:
+        for one in (turned, table):
+            if _width(one, header) <= width:
+                return [one], header
+    parts, start = [], 0
+    while start < len(turned.columns):
+        stop = len(turned.columns)
+        while stop > start + 1 and _width(_part(turned, start, stop), _HEADERS[-1]) > width:
             stop -= 1
-        yield _part(wide, start, stop)
+        parts.append(_part(turned, start, stop))
         start = stop
+    return parts, _HEADERS[-1]
 
 
 def _part(table: TextTable, start: int, stop: int) -> TextTable:
@@ -51,12 +55,16 @@ def _part(table: TextTable, start: int, stop: int) -> TextTable:
     return TextTable(table.title, table.rows, table.columns[start:stop], body)
 
 
-def _width(table: TextTable) -> int:
-    names = min(_NAMES, max(map(len, table.rows)))
-    columns = [
-        max(min(_HEADER, len(name)), *(len(line) for row in table.body for line in _lines(row[at])))
+def _widths(table: TextTable, header: int) -> list[int]:
+    return [
+        max(min(header, len(name)), *(len(line) for row in table.body for line in _lines(row[at])))
         for at, name in enumerate(table.columns)
     ]
+
+
+def _width(table: TextTable, header: int) -> int:
+    columns = _widths(table, header)
+    names = min(_NAMES, max(map(len, table.rows)))
     return sum(columns) + names + _PADDING * (len(columns) + 1)
 
 
@@ -64,16 +72,14 @@ def _lines(cell: TextCell) -> list[str]:
     return [cell.value + "*" * cell.is_bold, *filter(None, [cell.interval, cell.more])]
 
 
-def _print(table: TextTable, console: "Console") -> None:
+def _print(table: TextTable, header: int, console: "Console") -> None:
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
     shown = Table(title=Text(table.title), title_justify="left", box=box.SIMPLE_HEAD)
     shown.add_column("", overflow="fold", max_width=_NAMES)
-    for at, name in enumerate(table.columns):
-        widths = [len(line) for row in table.body for line in _lines(row[at])]
-        width = max(min(_HEADER, len(name)), *widths)
+    for name, width in zip(table.columns, _widths(table, header), strict=True):
         shown.add_column(Text(name), justify="right", overflow="fold", width=width)
     for name, row in zip(table.rows, table.body, strict=True):
         cells = [

@@ -154,7 +154,7 @@ def legend(comparison: Comparison) -> list[str]:
         ),
         "no score is clearly better than all others of its benchmark": bool(comparison.tests)
         and not any(c.is_bold for c in cells),
-        "±: standard deviation over seeds": any(
+        "±: standard deviation over seeds, or draws of images; intervals are over test images": any(
             c.deviation is not None and c.seeds > 1 for c in cells
         ),
         f"{TEST_PEEK} chosen on the test images": any("test-peek" in c.selection for c in cells),

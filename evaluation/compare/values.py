@@ -47,13 +47,13 @@ def read_values(measurements: Sequence[Measurement]) -> list[Unitwise | None]:
     by_stage: dict[tuple[Path, str], list[int]] = {}
     for at, m in enumerate(measurements):
         by_stage.setdefault((m.folder, _stage_of(m.record)), []).append(at)
-    found: list[Unitwise | None] = [None] * len(measurements)
+    values: list[Unitwise | None] = [None] * len(measurements)
     for (folder, stage), numbers in by_stage.items():
         wanted = [measurements[at].record for at in numbers]
         with contextlib.suppress(OSError, ValueError, KeyError):  # removed, or of other records
             for which, unitwise in _read(folder, stage, wanted):
-                found[numbers[which]] = unitwise
-    return found
+                values[numbers[which]] = unitwise
+    return values
 
 
 def _read(folder: Path, stage: str, records: Sequence[Record]) -> Iterator[tuple[int, Unitwise]]:

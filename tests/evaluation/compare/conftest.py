@@ -60,8 +60,10 @@ def project(pictures, tmp_path_factory):
     write_evaluation(replace(config, checkpoints="all"), root / "a")
     write_evaluation(replace(config, checkpoint=str(seeds[1])), root / "b")
     other = f"second=checkpoint:{export_file(seeds[1], 100)}"
-    both = replace(config, baselines=[other, "pixels_centered"], protocols=["knn", "logistic"])
-    write_evaluation(both, root / "both")
+    config_both = replace(
+        config, baselines=[other, "pixels_centered"], protocols=["knn", "logistic"]
+    )
+    write_evaluation(config_both, root / "both")
     (root / "alone").mkdir()
     shutil.copy(root / "b" / "records.jsonl", root / "alone" / "records.jsonl")
     return root

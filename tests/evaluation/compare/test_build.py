@@ -18,12 +18,13 @@ CLS = Filters(features=("cls",))
 
 def records_of(folder, **wanted):
     """Records of an evaluation with these fields or settings."""
-    records = read_records(folder / "records.jsonl")
-    found = [
-        r for r in records if all(getattr(r, k, r.settings.get(k)) == v for k, v in wanted.items())
+    records = [
+        r
+        for r in read_records(folder / "records.jsonl")
+        if all(getattr(r, k, r.settings.get(k)) == v for k, v in wanted.items())
     ]
-    assert found
-    return found
+    assert records
+    return records
 
 
 def cell_of(comparison, model, benchmark="knn/colors"):

@@ -99,13 +99,13 @@ def test_csv_and_json(comparison):
         read = [100 * float(row[name]) for name in ("value", "low", "high")]
         assert read == numbers[row["model"], row["benchmark"]]
     facts = json.loads(json.dumps(as_json(comparison), allow_nan=False))
-    for row, cells, told in zip(comparison.rows, comparison.cells, facts["cells"], strict=True):
-        assert [cell and cell["value"] for cell in told] == [cell and cell.value for cell in cells]
+    for row, cells, plain in zip(comparison.rows, comparison.cells, facts["cells"], strict=True):
+        assert [cell and cell["value"] for cell in plain] == [cell and cell.value for cell in cells]
         assert row.name in {one["name"] for one in facts["rows"]}
     differences = [row for row in rows if row["kind"] == "difference"]
-    told = [d for row in facts["differences"] for d in row if d is not None]
-    assert [float(row["holm_p"]) for row in differences] == [d["holm_p"] for d in told]
-    assert [row["is_clear"] == "True" for row in differences] == [d["is_clear"] for d in told]
+    plain = [d for row in facts["differences"] for d in row if d is not None]
+    assert [float(row["holm_p"]) for row in differences] == [d["holm_p"] for d in plain]
+    assert [row["is_clear"] == "True" for row in differences] == [d["is_clear"] for d in plain]
 
 
 def test_mieb(comparison, tmp_path):
