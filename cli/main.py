@@ -30,7 +30,7 @@ __all__ = ["build_parser", "main"]
 # In the order in which a newcomer needs them.
 _ON_CLUSTER = ("status", "logs", "retry", "cancel")
 COMMANDS = (
-    *("quickstart", "curate", "plan", "train", "evaluate", "embed"),
+    *("quickstart", "curate", "plan", "train", "evaluate", "embed", "export"),
     *("report", "compare", "explain", "runs"),
     *_ON_CLUSTER,
 )

@@ -31,7 +31,8 @@ ENCODERS: Mapping[str, str] = {
     "sscd_distilled": "the same by a smaller network",
     "checkpoint:FILE": "a ViT on disk; #patch_mean, #both, #cls_gem: features; #size: positions",
     "hf:FOLDER": "a folder of transformers; options as of checkpoint (extra `hf` if not DINO)",
-    "timm:NAME@FILE": "a model of timm (extra `timm`); without @FILE weights of its local caches",
+    "timm:NAME@FILE": "a model of timm (extra `timm`), its weights from its caches without @FILE; "
+    "or timm:FOLDER",
     "torchscript:FILE": "a network with its program, as SSCD is released; #224,crop: its images",
     "onnx:FILE": "the same, run by onnxruntime (extra `onnx`)",
     "python:MODULE:FUNCTION": "your own function from images to vectors",

@@ -1,4 +1,4 @@
-"""Models of timm (extra `timm`), with weights from a file or from the local caches.
+"""Models of timm (extra `timm`), with weights from a file, a folder or the local caches.
 
 Nothing is downloaded. timm also imports torchvision, which has to fit the installed torch.
 """
@@ -19,19 +19,21 @@ from dinoforge.device import resolve_device
 from dinoforge.encoders.network import Transform
 from dinoforge.encoders.network_encoder import NetworkEncoder
 from dinoforge.errors import UsageError, first_line, some_of
-from dinoforge.files import path_text, sha256_file
+from dinoforge.files import hash_json, path_text, sha256_file
+from dinoforge.models.huggingface import folder_settings
 from dinoforge.models.reading import read_tensors
 from dinoforge.packages import import_extra
 
 __all__ = ["TimmSpec", "split_timm", "timm_encoder"]
 
 _HUB_FILES = ("model.safetensors", "pytorch_model.bin")
+_SETTINGS = "config.json"  # of a folder
 
 
 class TimmSpec(NamedTuple):
-    """The parts of ``timm:NAME@FILE#FEATURES``."""
+    """The parts of ``timm:NAME@FILE#FEATURES``, or of ``timm:FOLDER#FEATURES``."""
 
-    model: str
+    model: str  # or a folder with its settings and weights
     path: Path | None = None  # None: pretrained weights of the local caches
     features: str = ""  # "": the class token of a ViT that has one, else what timm pools
 
@@ -43,12 +45,21 @@ class TimmSpec(NamedTuple):
 
 
 def split_timm(text: str, features: tuple[str, ...]) -> TimmSpec:
-    """Split ``NAME@FILE#FEATURES``; file and one of ``features`` may be left out."""
+    """Split ``NAME@FILE#FEATURES`` or ``FOLDER#FEATURES``.
+
+    The file and one of ``features`` may be left out.
+    """
     before, _, option = text.rpartition("#")
-    rest = before if option in features else text
+    rest, option = (before, option) if option in features else (text, "")
+    if _is_folder(rest):
+        return TimmSpec(rest, features=option)
     model, at_sign, file = rest.partition("@")
-    path = Path(file) if at_sign else None
-    return TimmSpec(model, path, option if option in features else "")
+    return TimmSpec(model, Path(file) if at_sign else None, option)
+
+
+def _is_folder(model: str) -> bool:
+    """Return whether a model is a folder that timm opens, as `dinoforge export` writes them."""
+    return (Path(model) / _SETTINGS).is_file() and "architecture" in folder_settings(Path(model))
 
 
 def timm_encoder(spec: TimmSpec, *, device: str = "cpu") -> NetworkEncoder:
@@ -64,7 +75,8 @@ def timm_encoder(spec: TimmSpec, *, device: str = "cpu") -> NetworkEncoder:
     resolve_device(device)
     model = _build(timm, spec)
     facts = dict(model.pretrained_cfg)
-    path = spec.path or _cached(facts, spec)
+    is_folder = _is_folder(spec.model)
+    path = Path(spec.model) / _HUB_FILES[0] if is_folder else spec.path or _cached(facts, spec)
     if not path.is_file():
         do = "write timm:NAME@FILE, or timm:NAME for the local caches"
         raise UsageError(what="no such file", where=str(path), do=do)
@@ -82,21 +94,27 @@ def timm_encoder(spec: TimmSpec, *, device: str = "cpu") -> NetworkEncoder:
         Transform(height, tuple(facts["mean"]), tuple(facts["std"])),
         weights=sha256_file(path),
         device=device,
-        model=spec.model,
+        model=hash_json(folder_settings(Path(spec.model))) if is_folder else spec.model,
         features=features,
     )
 
 
 def _build(timm: Any, spec: TimmSpec) -> Any:
     try:
+        is_folder = _is_folder(spec.model)
         # Of `hf-hub:...` timm would download the settings.
-        is_known = ":" not in spec.model and timm.is_model(spec.model)
+        is_known = is_folder or (":" not in spec.model and timm.is_model(spec.model))
+        name = f"local-dir:{spec.model}" if is_folder else spec.model
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of names that timm has replaced
             if is_known:
-                return timm.create_model(spec.model, pretrained=False, num_classes=0)
+                return timm.create_model(name, pretrained=False, num_classes=0)
         reason = "unknown"
-    except (RuntimeError, ValueError) as error:  # an unknown tag
+    except (
+        RuntimeError,
+        ValueError,
+        TypeError,
+    ) as error:  # an unknown tag, or argument of a folder
         reason = first_line(error)
     near = difflib.get_close_matches(spec.model, timm.list_models(), n=1)
     hint = f" (did you mean `{near[0]}`?)" if near else ""

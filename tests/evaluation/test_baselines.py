@@ -6,13 +6,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from evaluations import evaluated
+from evaluations import evaluated, write_run
+from optional import optional
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from dinoforge.errors import UsageError
 from dinoforge.evaluation.config import BootstrapConfig, EvaluationConfig
 from dinoforge.evaluation.settings import KnnConfig
+from dinoforge.exports.export import export_backbone
+from dinoforge.exports.source import open_source
 from dinoforge.files import sha256_file
 from dinoforge.models.config import VitConfig
 from dinoforge.models.vit import build_vit
@@ -69,6 +72,33 @@ def test_a_folder_of_transformers_gives_every_kind_of_features(evaluate, tmp_pat
     assert values["mean", "patch_mean"] == values["all", "patch_mean"]
     digest = sha256_file(folder / "model.safetensors")[:12]
     assert {encoder for _, encoder in values.values()} == {f"dinov3:{digest}"}
+
+
+def test_exports_for_timm_and_transformers_have_the_records_of_the_checkpoint(pictures, tmp_path):
+    optional("timm", "timm")
+    optional("transformers", "hf")
+    run = write_run(tmp_path / "training", steps=(50,))
+    for name in ("timm", "hf"):
+        export_backbone(open_source(run), name, tmp_path / name)
+    config = EvaluationConfig(
+        name="colors",
+        checkpoint=str(run),
+        train=[str(pictures / "bank")],
+        test=[str(pictures / "test")],
+        baselines=[f"{name}={name}:{tmp_path / name}" for name in ("timm", "hf")],
+        features=["cls"],
+        protocols=["knn"],
+        knn=KnnConfig(k=[1, 5, 10]),
+        device="cpu",
+        bootstrap=BootstrapConfig(resamples=100),
+    )
+    values = {}
+    for record in evaluated(config, tmp_path / "run"):
+        if record.metric == "accuracy":
+            of_k = values.setdefault(record.model, {})
+            of_k[record.settings["k"]] = record.value, record.interval
+    assert values["trained"].keys() == {1, 5, 10}
+    assert values["timm"] == values["hf"] == values["trained"]
 
 
 def test_a_network_with_its_program(evaluate, tmp_path):

@@ -1,0 +1,201 @@
+"""Write a backbone for another library, and prove that it gives the same features there."""
+
+import contextlib
+import functools
+import importlib.metadata
+import json
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from dinoforge import __version__
+from dinoforge.config.keys import nearest
+from dinoforge.errors import DinoforgeError, UsageError, cannot_write
+from dinoforge.exports import hub, programs, timm_folder, transformers_folder
+from dinoforge.exports.comparison import TOLERANCE, Difference, Tokens, compare
+from dinoforge.exports.images import made_images
+from dinoforge.exports.source import Source
+from dinoforge.files import fsync_folder, is_temporary, temporary_name, write_json
+from dinoforge.models.config import PositionMode, VitConfig
+from dinoforge.packages import import_extra
+
+__all__ = ["FORMATS", "Exported", "export_backbone", "find_format"]
+
+_RECORD = "export.json"
+
+
+@dataclass(frozen=True)
+class Format:
+    """A library or file format to export to."""
+
+    write: Callable[[Source, Path], None]
+    load: Callable[[Path, bool], Callable[[Tensor], Tokens]]  # see `compare`
+    use: str  # how to open it, with FOLDER and NAME
+    extra: str = ""
+    packages: tuple[str, ...] = ()  # of this extra
+    find_obstacles: Callable[[VitConfig], Iterable[str]] = lambda _: ()
+    # How the library resamples learned positions.
+    positions: Callable[[VitConfig], PositionMode] = lambda config: config.positions
+
+
+FORMATS: Mapping[str, Format] = {
+    "timm": Format(
+        timm_folder.write_timm,
+        timm_folder.load_timm,
+        'timm.create_model("local-dir:FOLDER", pretrained=True)',
+        "timm",
+        ("timm",),
+        timm_folder.find_timm_obstacles,
+        lambda _: "size_antialias",
+    ),
+    "hf": Format(
+        transformers_folder.write_transformers,
+        transformers_folder.load_transformers,
+        'transformers.AutoModel.from_pretrained("FOLDER")',
+        "hf",
+        ("transformers",),
+        transformers_folder.find_transformers_obstacles,
+        transformers_folder.transformers_positions,
+    ),
+    "hub": Format(hub.write_hub, hub.load_hub, 'torch.hub.load("FOLDER", "NAME", source="local")'),
+    "onnx": Format(
+        programs.write_onnx,
+        programs.load_onnx,
+        'onnxruntime.InferenceSession("FOLDER/model.onnx")',
+        "onnx",
+        ("onnx", "onnxscript", "onnxruntime"),
+    ),
+    "torchscript": Format(
+        programs.write_torchscript, programs.load_torchscript, 'torch.jit.load("FOLDER/model.pt")'
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written, and how far its features are from ours; stored as ``export.json``."""
+
+    dinoforge: str  # version
+    format: str
+    use: str
+    backbone: str
+    source: dict[str, str]
+    positions: str
+    resampled_as: str  # by the library; another mode than `positions`: equal at the native size
+    image_size: int  # pixels, native
+    images: int  # compared
+    tolerance: float
+    differences: list[dict[str, Any]]  # of `Difference`
+    versions: dict[str, str]
+
+
+def find_format(name: str) -> Format:
+    """Return a format; raise a `UsageError` that names the most similar if there is none."""
+    if name not in FORMATS:
+        near = nearest(name, FORMATS)
+        hint = f" (did you mean `{near}`?)" if near else ""
+        do = f"choose from {', '.join(FORMATS)}"
+        raise UsageError(what=f"unknown format `{name}`{hint}", where="--to", do=do)
+    return FORMATS[name]
+
+
+def export_backbone(
+    source: Source, name: str, out: Path, *, images: list[NDArray[np.uint8]] | None = None
+) -> Exported:
+    """Export to the folder ``out`` in a format of `FORMATS`; complete or not there at all.
+
+    The result is loaded by its library and compared with ours on ``images`` (default: made ones).
+    An earlier export in ``out`` is replaced.
+
+    Raises
+    ------
+    UsageError
+        If the format cannot hold the backbone, its extra is missing, or ``out`` is something else.
+    DinoforgeError
+        If the features differ by more than `TOLERANCE`; nothing is written then.
+    """
+    form = find_format(name)
+    for package in form.packages:
+        import_extra(package, extra=form.extra, where=f"--to {name}")
+    if obstacles := list(form.find_obstacles(source.config)):
+        raise UsageError(
+            what=f"{name} has no {', no '.join(obstacles)}",
+            where=str(source.path),
+            do=f"choose from {', '.join(other for other in FORMATS if other != name)}",
+        )
+    _check_out(out)
+    with _complete_folder(out) as folder:
+        form.write(source, folder)
+        load = functools.partial(form.load, folder)
+        resampled_as = form.positions(source.config)
+        every_size = resampled_as == source.config.positions
+        images = images or made_images()
+        differences = compare(source, load, images, every_size=every_size)
+        _check(differences, name, source)
+        exported = Exported(
+            dinoforge=__version__,
+            format=name,
+            use=form.use.replace("NAME", hub.entry_name(source.config)),
+            backbone=source.config.name,
+            source={"name": source.path.name, **source.facts},
+            positions=source.config.positions,
+            resampled_as=resampled_as,
+            image_size=source.config.image_size,
+            images=len(images),
+            tolerance=TOLERANCE,
+            differences=[asdict(difference) for difference in differences],
+            versions={p: importlib.metadata.version(p) for p in ("torch", *form.packages)},
+        )
+        write_json(folder / _RECORD, asdict(exported))
+    return exported
+
+
+def _check(differences: list[Difference], name: str, source: Source) -> None:
+    for one in differences:
+        if one.expected and not one.equal:
+            text = (
+                f"{name} gives other features: {one.output} differs by {one.largest:.3g} at "
+                f"{one.height} x {one.width}, {one.relative:.3g} of its scale (at most "
+                f"{TOLERANCE:g}, or {one.rounding:.3g} of rounding) - {source.path} - nothing was "
+                "written; report it with the sizes of this backbone"
+            )
+            raise DinoforgeError(text)
+
+
+def _check_out(out: Path) -> None:
+    is_export = False
+    with contextlib.suppress(OSError, ValueError):
+        is_export = "dinoforge" in json.loads((out / _RECORD).read_text(encoding="utf-8"))
+    is_empty = out.is_dir() and not any(out.iterdir())
+    if out.exists() and not is_export and not is_empty:
+        raise UsageError(
+            what="exists and is not an earlier export", where=str(out), do="choose another --out"
+        )
+
+
+@contextlib.contextmanager
+def _complete_folder(out: Path) -> Iterator[Path]:
+    """Give a temporary folder that becomes ``out`` at the end, and is removed after an error."""
+    folder, old = temporary_name(out), temporary_name(out.with_name(f"{out.name}.old"))
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        for left in out.parent.glob(f".{out.name}.*"):  # by a killed export
+            if is_temporary(left):
+                shutil.rmtree(left, ignore_errors=True)
+        folder.mkdir()
+        yield folder
+        if out.exists():
+            out.rename(old)
+        folder.rename(out)
+        fsync_folder(out.parent)
+    except OSError as error:
+        raise cannot_write(out, error) from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
