@@ -115,7 +115,8 @@ def recipes() -> str:
             text = path.read_text(encoding="utf-8")
             head = re.match(r"(?:# .*\n)*", text)
             assert head is not None, path
-            rows = [line.lstrip("# ").partition(":") for line in head[0].splitlines()]
+            header = re.sub(r" {2,}cost:", "\ncost:", head[0])
+            rows = [line.lstrip("# ").partition(":") for line in header.splitlines()]
             lines += [f"\n(recipe-{kind}-{name})=\n### {name}\n"]
             lines += [f"- **{word}**: {escape(rest.strip())}" for word, _, rest in rows]
             lines += ["", "```yaml", text[head.end() :].rstrip(), "```"]
@@ -130,43 +131,55 @@ def error_classes() -> list[type[dinoforge.errors.DinoforgeError]]:
 
 def errors() -> str:
     """Describe every exit code, and the error class behind it."""
-    tree = dinoforge.errors.__doc__ or ""
     lines = []
     for kind in error_classes():
-        drawn = re.search(rf"{kind.__name__} +exit (\d+) +(.*)", tree)
-        assert drawn is not None, f"{kind.__name__} is not in the tree of dinoforge.errors"
         name = kind.__name__
-        lines.append(f"\n(error-{name})=\n## Exit code {drawn[1]}: {name}\n\n{escape(drawn[2])}.")
-        lines.append(f"{first_sentence(kind.__doc__)}\n(`dinoforge.errors.{name}`)")
+        lines.append(f"\n(error-{name})=\n## Exit code {kind.exit_code}\n")
+        lines += _python("exception", f"dinoforge.errors.{name}", kind.__doc__)
     return "\n".join(lines)
 
 
 def functions() -> str:
-    """List the public functions and classes of every module with their first sentences."""
+    """Describe the public functions and classes of every module by their first sentences."""
     lines: list[str] = []
-    package = ""
     for path in _modules():
         parts = path.relative_to(ROOT).with_suffix("").parts
         module = ".".join(parts if parts[0] == "dinoforge" else ("dinoforge", *parts))
         tree = ast.parse(path.read_text(encoding="utf-8"))
-        rows = list(_public(tree))
-        if not rows or parts[0] == "cli":
-            continue
-        if module.rpartition(".")[0] != package:
-            package = module.rpartition(".")[0]
-            lines += [f"\n### {package}\n", "| module | name | what it does |", "|---|---|---|"]
-        for name, text in rows:
-            lines.append(f"| `{module.rpartition('.')[2]}` | `{name}` | {text} |")
+        nodes = list(_public(tree))
+        if nodes:
+            lines.append(f"\n### {module}\n\n{first_sentence(ast.get_docstring(tree))}\n")
+        for node in nodes:
+            docstring = ast.get_docstring(node)
+            if isinstance(node, ast.ClassDef):
+                lines += _python("class", f"{module}.{node.name}", docstring)
+            else:
+                lines += _python("function", f"{module}.{node.name}{_arguments(node)}", docstring)
     return "\n".join(lines)
 
 
+def _python(kind: str, signature: str, docstring: str | None) -> list[str]:
+    return [f"```{{py:{kind}}} {signature}", first_sentence(docstring), "```", ""]
+
+
+def _arguments(node: ast.FunctionDef) -> str:
+    """Names of the arguments, without types and defaults."""
+    given = node.args
+    names = [one.arg for one in (*given.posonlyargs, *given.args)]
+    names += [f"*{given.vararg.arg}"] if given.vararg else ["*"] * bool(given.kwonlyargs)
+    names += [one.arg for one in given.kwonlyargs]
+    names += [f"**{given.kwarg.arg}"] if given.kwarg else []
+    return f"({', '.join(names)})"
+
+
 def _modules() -> list[Path]:
-    rooms = ("dinoforge", "curation", "training", "evaluation", "slurm")
-    # The rooms are linked into `dinoforge/`; `rglob` does not follow links.
-    return [path for room in rooms for path in sorted((ROOT / room).rglob("*.py"))]
+    rooms = ("dinoforge", "curation", "training", "evaluation")
+    # The rooms are linked into `dinoforge/`; `rglob` does not follow links. Errors have a page.
+    paths = [path for room in rooms for path in sorted((ROOT / room).rglob("*.py"))]
+    return [path for path in paths if path != ROOT / "dinoforge/errors.py"]
 
 
-def _public(tree: ast.Module) -> Iterator[tuple[str, str]]:
+def _public(tree: ast.Module) -> Iterator[ast.FunctionDef | ast.ClassDef]:
     listed = [
         ast.literal_eval(node.value)
         for node in tree.body
@@ -176,7 +189,7 @@ def _public(tree: ast.Module) -> Iterator[tuple[str, str]]:
         if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name in {
             name for names in listed for name in names
         }:
-            yield node.name, first_sentence(ast.get_docstring(node))
+            yield node
 
 
 # What a page asks for by a line `<!-- generated: NAME -->`.

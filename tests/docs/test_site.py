@@ -106,7 +106,8 @@ def test_every_error_class_and_exit_code_is_an_anchor_of_the_site(site, pages, i
     text = (site / "reference/errors.html").read_text(encoding="utf-8")
     for kind in kinds:
         lead_somewhere(pages, [inventory["label", f"error-{kind.__name__.lower()}"]])
-        assert f"Exit code {kind.exit_code}: {kind.__name__}" in text
+        lead_somewhere(pages, [inventory["py:exception", f"dinoforge.errors.{kind.__name__}"]])
+        assert f"Exit code {kind.exit_code}<" in text
 
 
 def test_every_link_inside_the_site_leads_to_a_page_and_an_anchor(site, pages):
@@ -156,3 +157,13 @@ def test_a_newcomer_who_searches_is_led_to_the_page(site, words):
         if words in f"{prefix}.{entry[4]}".lower()
     }
     assert SEARCHES[words] <= titles | objects
+
+
+def test_public_functions_are_anchors_of_the_site(pages, inventory):
+    for kind, name in (
+        ("function", "dinoforge.training.losses.koleo.koleo_loss"),
+        ("function", "dinoforge.records.load"),
+        ("class", "dinoforge.models.vit.VisionTransformer"),
+    ):
+        lead_somewhere(pages, [inventory[f"py:{kind}", name]])
+    assert sum(kind == "py:function" for kind, _ in inventory) > 300
