@@ -30,4 +30,4 @@ html_show_sphinx = False
 html_theme_options = {"navigation_with_keys": True}
 html_static_path = ["_ext/static"]
 html_css_files = ["site.css"]
-html_search_scorer = "_ext/scorer.js"
+html_search_scorer = str(HERE / "_ext/scorer.js")

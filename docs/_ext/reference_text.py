@@ -144,6 +144,7 @@ def functions() -> str:
     lines: list[str] = []
     for path in _modules():
         parts = path.relative_to(ROOT).with_suffix("").parts
+        parts = parts[:-1] if parts[-1] == "__init__" else parts
         module = ".".join(parts if parts[0] == "dinoforge" else ("dinoforge", *parts))
         tree = ast.parse(path.read_text(encoding="utf-8"))
         nodes = list(_public(tree))

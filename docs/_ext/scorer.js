@@ -1,9 +1,10 @@
-// Ranks of search results: Sphinx's own, with the four doors before decisions and logs.
+// `var`: searchtools.js declares it again. Ranks of search results: Sphinx's own, with lessons and tasks first, functions, decisions and logs last.
 "use strict";
-const Scorer = {
+var Scorer = {
   score: (result) => {
     const [docname, , , , score] = result;
-    return /^(decisions\/|changelog|benchmarks|contributing|citation)/.test(docname) ? score - 20 : score;
+    if (/^(tutorial|howto)\//.test(docname)) return score + 3;
+    return /^(decisions|changelog|benchmarks|contributing|reference\/python)/.test(docname) ? score - 20 : score;
   },
   objNameMatch: 11,
   objPartialMatch: 6,

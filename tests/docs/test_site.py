@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import zlib
@@ -167,3 +168,19 @@ def test_public_functions_are_anchors_of_the_site(pages, inventory):
     ):
         lead_somewhere(pages, [inventory[f"py:{kind}", name]])
     assert sum(kind == "py:function" for kind, _ in inventory) > 300
+
+
+@pytest.mark.parametrize("words", SEARCHES)
+def test_the_search_page_lists_that_page_among_the_first_four(site, words):
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        pytest.skip("needs chromium")
+    address = f"{(site / 'search.html').as_uri()}?q={words.replace(' ', '+')}"
+    options = ["--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=5000"]
+    done = subprocess.run(
+        [chromium, *options, "--dump-dom", address], capture_output=True, text=True
+    )
+    results = re.findall(
+        r'<li[^>]*>\s*<a href="([\w/-]+)\.html', done.stdout.split("search-results")[1]
+    )
+    assert SEARCHES[words] <= set(results[:4]), results
