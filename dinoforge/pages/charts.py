@@ -7,7 +7,8 @@ readable on a phone. Not for: interaction beyond reading values.
 import json
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import groupby
 
 from markupsafe import Markup, escape
 
@@ -107,11 +108,12 @@ def _finite(values: Iterable[float]) -> list[float]:
 
 @dataclass(frozen=True)
 class Series:
-    """One line: ``y`` over ``x``, interrupted at non-finite values."""
+    """One line: ``y`` over ``x``, interrupted at non-finite values; ``band`` is shaded."""
 
     name: str
     x: Sequence[float]
     y: Sequence[float]
+    band: Sequence[tuple[float, float] | None] = ()  # low and high at every x; empty: none
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,7 +133,7 @@ def line_chart(chart: LineChart) -> Markup:
     # Steps begin near 0: an axis that starts at 10 of 5,000 would look odd.
     x_low = 0.0 if 0 < x_low < 0.1 * x_high else x_low
     levels = [level for _, level in chart.levels]
-    values = [v for s in chart.series for v in s.y] + levels
+    values = [v for s in chart.series for v in (*s.y, *_bounds(s))] + levels
     y_low, y_high = _padded(*_range(values))
     if levels:
         # Room for the label above the line.
@@ -151,6 +153,10 @@ def line_chart(chart: LineChart) -> Markup:
         data_chart=_hover_data(chart, x),
     )
     return _panel(chart.title, chart.unit, drawing, _legend(chart))
+
+
+def _bounds(series: Series) -> list[float]:
+    return [bound for interval in series.band if interval is not None for bound in interval]
 
 
 def _range(values: Sequence[float]) -> tuple[float, float]:
@@ -198,17 +204,26 @@ def _line(series: Series, number: int, x: Scale, y: Scale) -> Markup:
         else:
             strokes.append("M" + "L".join(f"{px:.1f} {py:.1f}" for px, py in at))
     path = [element("path", class_=f"line {color}", d="".join(strokes))] if strokes else []
-    return Markup("").join([*path, *dots])
+    return Markup("").join([*_band(series, color, x, y), *path, *dots])
+
+
+def _band(series: Series, color: str, x: Scale, y: Scale) -> list[Markup]:
+    if not any(series.band):
+        return []
+    nothing = (math.nan, math.nan)
+    ends = [b if b and all(map(math.isfinite, b)) else nothing for b in series.band]
+    lows, highs = (_finite_runs(replace(series, y=side)) for side in zip(*ends, strict=True))
+    outlines = []
+    for low, high in zip(lows, highs, strict=True):
+        around = [(x(at), y(value)) for at, value in (*low, *reversed(high))]
+        outlines.append("M" + "L".join(f"{px:.1f} {py:.1f}" for px, py in around) + "Z")
+    return [element("path", class_=f"band {color}", d="".join(outlines))]
 
 
 def _finite_runs(series: Series) -> list[list[tuple[float, float]]]:
-    runs: list[list[tuple[float, float]]] = [[]]
-    for point in zip(series.x, series.y, strict=True):
-        if math.isfinite(point[1]):
-            runs[-1].append(point)
-        else:
-            runs.append([])
-    return [run for run in runs if run]
+    points = zip(series.x, series.y, strict=True)
+    groups = groupby(points, key=lambda point: math.isfinite(point[1]))
+    return [list(run) for is_finite, run in groups if is_finite]
 
 
 def _legend(chart: LineChart) -> Markup:
@@ -256,19 +271,21 @@ def _hover_data(chart: LineChart, x: Scale) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class IntervalRow:
-    """One value with its interval; ``color`` is 0 to 5."""
+    """One value with its interval, and small dots such as single seeds; ``color`` is 0 to 5."""
 
     label: str
     value: float
     interval: tuple[float, float] | None = None
     color: int = 0
+    dots: Sequence[float] = ()
+    is_hollow: bool = False  # a ring instead of a disk
 
 
 @dataclass(frozen=True, kw_only=True)
 class IntervalPlot:
     """A panel of rows; ``axis`` fixes the range so that several panels can be compared.
 
-    ``zero`` draws the line of no difference.
+    ``zero`` draws the line of no difference; ``levels`` are dashed lines, such as a baseline.
     """
 
     title: str
@@ -276,6 +293,7 @@ class IntervalPlot:
     axis: tuple[float, float] | None = None
     unit: str = ""
     zero: bool = False
+    levels: Sequence[tuple[str, float]] = ()
 
 
 def interval_plot(plot: IntervalPlot) -> Markup:
@@ -287,7 +305,7 @@ def interval_plot(plot: IntervalPlot) -> Markup:
     drawing = element(
         "svg",
         element("title", _describe_rows(plot)),
-        *_vertical_lines(x, bottom, zero=plot.zero),
+        *_vertical_lines(plot, x, bottom),
         *[_row(row, number, x) for number, row in enumerate(plot.rows)],
         class_="chart",
         viewBox=f"0 0 {_WIDTH} {bottom + _PLOT_BOTTOM}",
@@ -297,28 +315,33 @@ def interval_plot(plot: IntervalPlot) -> Markup:
 
 
 def _fitted(label: str) -> str:
-    """Truncate a long label; the summary of the plot has all of it."""
-    return label if len(label) <= _MAX_LETTERS else f"{label[: _MAX_LETTERS - 1]}…"
+    """Leave out the middle of a long label: names of runs differ at their ends, too."""
+    if len(label) <= _MAX_LETTERS:
+        return label
+    half = (_MAX_LETTERS - 1) // 2
+    return f"{label[:half].rstrip()}…{label[-half:].lstrip()}"
 
 
 def _axis_range(plot: IntervalPlot) -> tuple[float, float]:
-    values = _finite(v for row in plot.rows for v in (row.value, *(row.interval or ())))
-    values += [0.0] if plot.zero else []
+    values = _finite(v for r in plot.rows for v in (r.value, *(r.interval or ()), *r.dots))
+    values += [level for _, level in plot.levels] + ([0.0] if plot.zero else [])
     if not values:
         return 0.0, 1.0
     margin = 0.05 * (max(values) - min(values)) or 0.05
     return min(values) - margin, max(values) + margin
 
 
-def _vertical_lines(x: Scale, bottom: float, *, zero: bool) -> list[Markup]:
+def _vertical_lines(plot: IntervalPlot, x: Scale, bottom: float) -> list[Markup]:
     parts = []
     for value in round_ticks(x.low, x.high, 4):
         at = x(value)
         parts.append(element("line", class_="grid", x1=at, x2=at, y1=_PLOT_TOP, y2=bottom))
         label = significant(value, 4)
         parts.append(element("text", label, class_="tick middle", x=at, y=bottom + 16))
-    if zero:
-        parts.append(element("line", class_="axis", x1=x(0), x2=x(0), y1=_PLOT_TOP, y2=bottom))
+    lines = [("axis", 0.0)] if plot.zero else []
+    for kind, value in [*lines, *(("level", level) for _, level in plot.levels)]:
+        at = x(value)
+        parts.append(element("line", class_=kind, x1=at, x2=at, y1=_PLOT_TOP, y2=bottom))
     return parts
 
 
@@ -330,17 +353,21 @@ def _row(row: IntervalRow, number: int, x: Scale) -> Markup:
         low, high = (x(bound) for bound in row.interval)
         parts.append(element("line", class_=f"line {color}", x1=low, x2=high, y1=at, y2=at))
     if math.isfinite(row.value):
-        parts.append(element("circle", class_=f"dot {color}", cx=x(row.value), cy=at, r=4))
-    return element("g", *parts)
+        kind = "ring" if row.is_hollow else "dot"
+        parts.append(element("circle", class_=f"{kind} {color}", cx=x(row.value), cy=at, r=4))
+    seeds = map(x, _finite(row.dots))
+    parts += [element("circle", class_="seed", cx=at_x, cy=at, r=1.7) for at_x in seeds]
+    return element("g", element("title", _describe_row(row)), *parts)
+
+
+def _describe_row(row: IntervalRow) -> str:
+    interval = f" ({' to '.join(map(significant, row.interval))})" if row.interval else ""
+    return f"{row.label} {significant(row.value)}{interval}"
 
 
 def _describe_rows(plot: IntervalPlot) -> str:
-    rows = [
-        f"{row.label} {significant(row.value)}"
-        + (f" ({' to '.join(map(significant, row.interval))})" if row.interval else "")
-        for row in plot.rows
-    ]
-    return f"{plot.title}: {'; '.join(rows)}"
+    levels = [f"{label} is {significant(value)}" for label, value in plot.levels]
+    return f"{plot.title}: {'; '.join([*map(_describe_row, plot.rows), *levels])}"
 
 
 def share_bar(left: int, gone: int, total: int) -> Markup:

@@ -127,11 +127,45 @@ def test_a_long_label_is_cut_where_it_is_drawn_and_whole_where_it_is_reported():
     markup = interval_plot(IntervalPlot(title="t", rows=[IntervalRow(label=label, value=1.0)]))
     assert label in next(parsed(markup).iter("title")).text
     (text,) = (e for e in parsed(markup).iter("text") if "label" in e.get("class"))
-    assert text.text == "a model of a very long name,…"
+    assert text.text == "a model of a v…and patch mean"
     # At its end; 6.3 pixels a letter.
     assert float(text.get("x")) >= 6.3 * len(text.text)
     (dot,) = drawn(markup, "circle")
     assert float(text.get("x")) < float(dot.get("cx")) < 340
+
+
+def test_a_band_surrounds_its_line_and_stops_where_there_is_no_interval():
+    band = [(0.0, 2.0), (1.0, 3.0), None, (2.0, 4.0), (math.nan, 9.0)]
+    series = Series("a", [0, 10, 20, 30, 40], [1, 2, 3, 3, 3], band)
+    markup = line_chart(LineChart(title="t", series=[series]))
+    (path,) = (e for e in parsed(markup).iter("path") if e.get("class") == "band c0")
+    first, second = (points.split("L") for points in path.get("d")[1:-1].split("ZM"))
+    x, low, high = zip(
+        *(map(float, (*first[at].split(), first[-1 - at].split()[1])) for at in (0, 1)), strict=True
+    )
+    assert x[0] < x[1]
+    (line,) = drawn(markup, "path")
+    middle = [y for _, y in coordinates(line)[:2]]
+    # Pixels grow downward.
+    assert [(a + b) / 2 for a, b in zip(low, high, strict=True)] == pytest.approx(middle, abs=0.1)
+    assert len(second) == 2  # one step alone: low and high
+
+
+def test_seeds_are_small_dots_and_a_level_is_a_line_across_the_rows():
+    rows = [
+        IntervalRow(label="a", value=2.0, dots=[1.0, 3.0]),
+        IntervalRow(label="b", value=1.0, is_hollow=True),
+    ]
+    markup = interval_plot(IntervalPlot(title="t", rows=rows, levels=[("the baseline", 2.0)]))
+    circles = [(e.get("class"), float(e.get("cx"))) for e in parsed(markup).iter("circle")]
+    assert [kind for kind, _ in circles] == ["dot c0", "seed", "seed", "ring c0"]
+    mean, one, other, ring = (at for _, at in circles)
+    assert one < mean < other
+    assert ring == one
+    (level,) = (e for e in parsed(markup).iter("line") if e.get("class") == "level")
+    assert float(level.get("x1")) == float(level.get("x2")) == mean
+    titles = [title.text for title in parsed(markup).iter("title")]
+    assert titles == ["t: a 2; b 1; the baseline is 2", "a 2", "b 1"]
 
 
 @given(st.lists(NUMBERS, max_size=8), st.lists(NUMBERS, max_size=8))
