@@ -48,10 +48,10 @@ class PublishedNumber:
         """Whether a measured number has the settings of this one."""
         return all(str(record.settings.get(k)) == v for k, v in self.settings.items())
 
-    def as_record(self, benchmark: str) -> Record:
-        """Return it as a record; ``benchmark`` is the name that the comparison uses."""
+    def as_record(self) -> Record:
+        """Return it as a record, with remark and source among the settings."""
         return Record(
-            benchmark=benchmark,
+            benchmark=self.benchmark,
             model=self.model,
             metric=self.metric,
             value=self.value,
@@ -82,8 +82,8 @@ def with_published(comparison: Comparison) -> Comparison:
     """Add a row for every model of which a publication states a number of one of the columns.
 
     Protocol, data set, metric and the settings of the protocol must be the same, and the test sets
-    of about the same size; a note names what is left out for its settings or its size. The rows
-    have no differences and are never bold.
+    of about the same size; a note names what is left out for its settings or its size, and one the
+    sources. The rows have no differences and are never bold.
     """
     shown: dict[str, dict[int, PublishedNumber]] = {}
     notes: dict[str, list[str]] = {}
@@ -101,15 +101,22 @@ def with_published(comparison: Comparison) -> Comparison:
                 notes.setdefault(f"{column.title}: {reason}", []).append(number.model)
             else:
                 shown.setdefault(number.model, {})[at] = number
-    lines = [f"{reason}: {_listed(models)}" for reason, models in notes.items()]
+    sources: dict[str, list[str]] = {}
     for model, numbers in shown.items():
-        comparison = comparison.with_row(*_row(comparison, model, numbers))
+        row, cells = _row(model, numbers, len(comparison.columns))
+        comparison = comparison.with_row(row, cells)
+        sources.setdefault(row.source, []).append(model)
+    lines = [f"{reason}: {_listed(models)}" for reason, models in notes.items()]
+    lines += [
+        f"published, not measured here: {_listed(models)}: {source}"
+        for source, models in sources.items()
+    ]
     return replace(comparison, notes=(*comparison.notes, *lines))
 
 
 def _known_name(benchmark: str) -> str:
-    protocol, data, *rest = benchmark.split("/")
-    return "/".join([protocol, _SYNONYMS.get(data, data), *rest])
+    protocol, *names = benchmark.split("/")
+    return "/".join([protocol, *(_SYNONYMS.get(name, name) for name in names)])
 
 
 def _unlike(number: PublishedNumber, column: Column, measured: Sequence[Record]) -> str:
@@ -130,16 +137,15 @@ def _listed(models: Sequence[str]) -> str:
 
 
 def _row(
-    comparison: Comparison, model: str, numbers: Mapping[int, PublishedNumber]
+    model: str, numbers: Mapping[int, PublishedNumber], num_columns: int
 ) -> tuple[Row, list[Cell | None]]:
-    names = {row.name for row in comparison.rows}
     row = Row(
-        name=f"{model}, published" if model in names else model,
+        name=f"{model} (published)",
         source="; ".join(dict.fromkeys(number.source for number in numbers.values())),
         is_published=True,
     )
-    cells: list[Cell | None] = [None] * len(comparison.columns)
+    cells: list[Cell | None] = [None] * num_columns
     for at, number in numbers.items():
-        record = number.as_record(comparison.columns[at].benchmark)
+        record = number.as_record()
         cells[at] = Cell(value=number.value, selection=number.selection, records=(record,))
     return row, cells
