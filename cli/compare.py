@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 __all__ = ["COMMAND"]
 
-_FORMATS = ("terminal", "markdown", "latex", "csv", "json", "mieb")
+_FORMATS = ("terminal", "markdown", "latex", "csv", "json", "html", "mieb")
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,6 +32,8 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     several("--features", metavar="NAME", help="kinds of features: cls, patch_mean, ...")
     several("--k", metavar="K", type=int, help="neighbors of k-NN")
     several("--metric", metavar="NAME", help="metrics (default: the first of every benchmark)")
+    no_published = "leave out rows with numbers of publications"
+    parser.add_argument("--no-published", action="store_true", help=no_published)
     parser.add_argument("--format", choices=_FORMATS, default="terminal", help="on stdout")
     out = "write all formats into a folder"
     parser.add_argument("--out", type=path_argument, metavar="FOLDER", help=out)
@@ -42,6 +44,7 @@ def _run(args: argparse.Namespace) -> int:
     from dinoforge.evaluation.compare.build import compare
     from dinoforge.evaluation.compare.columns import Filters
     from dinoforge.evaluation.compare.files import write_comparison
+    from dinoforge.evaluation.compare.published import with_published
     from dinoforge.training.config import TrainingConfig
 
     comparison = compare(
@@ -55,6 +58,8 @@ def _run(args: argparse.Namespace) -> int:
         ),
         free_keys=("seed", *TrainingConfig.LAUNCH_KEYS),
     )
+    if not args.no_published:
+        comparison = with_published(comparison)
     _print(comparison, "json" if args.json else args.format)
     if args.out:
         for path in write_comparison(comparison, Path(args.out)):

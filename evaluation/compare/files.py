@@ -1,4 +1,4 @@
-"""A comparison as files: CSV and JSON at full precision, all formats in one folder."""
+"""A comparison as files: CSV and JSON at full precision, a page, all formats in one folder."""
 
 import csv
 import io
@@ -10,6 +10,7 @@ from typing import Any
 from dinoforge.evaluation.compare.comparison import Cell, Comparison, Difference
 from dinoforge.evaluation.compare.documents import as_latex, as_markdown
 from dinoforge.evaluation.compare.mieb import mieb_files
+from dinoforge.evaluation.compare.page import as_page, read_provenance
 from dinoforge.evaluation.report.facts import plain
 from dinoforge.files import write_text
 
@@ -87,13 +88,14 @@ FORMATS: Mapping[str, Callable[[Comparison], str]] = {
     "latex": as_latex,
     "csv": as_csv,
     "json": lambda comparison: json.dumps(as_json(comparison), indent=1, allow_nan=False) + "\n",
+    "html": lambda comparison: as_page(comparison, read_provenance(comparison)),
 }
 
-_SUFFIXES = {"markdown": "md", "latex": "tex", "csv": "csv", "json": "json"}
+_SUFFIXES = {"markdown": "md", "latex": "tex", "csv": "csv", "json": "json", "html": "html"}
 
 
 def write_comparison(comparison: Comparison, folder: Path) -> list[Path]:
-    """Write ``compare.md``, ``.tex``, ``.csv``, ``.json`` and ``mieb/``; returns the files."""
+    """Write ``compare.md``, ``.tex``, ``.csv``, ``.json``, ``.html`` and ``mieb/``; return them."""
     texts = {f"compare.{_SUFFIXES[name]}": write(comparison) for name, write in FORMATS.items()}
     for name, content in mieb_files(comparison).items():
         texts[f"mieb/{name}"] = json.dumps(content, indent=2, allow_nan=False) + "\n"

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from dinoforge.evaluation.compare.comparison import Cell, Column, Comparison, Curve, Difference, Row
-from dinoforge.evaluation.compare.texts import legend, number_text
+from dinoforge.evaluation.compare.texts import common_k, legend, number_text
 from dinoforge.evaluation.report.facts import RunFacts, find_evaluations, read_run
 from dinoforge.pages.charts import (
     IntervalPlot,
@@ -67,6 +67,7 @@ def as_page(
         number=_number,
         p_text=_p_text,
         unit=_unit,
+        ks=[common_k(comparison, at) for at in range(len(comparison.columns))],
         shown_name=_shown_name,
     )
 

@@ -12,6 +12,7 @@ from dinoforge.evaluation.compare.comparison import Cell, Column, Comparison, Di
 __all__ = [
     "TextCell",
     "TextTable",
+    "common_k",
     "difference_text",
     "interval_text",
     "legend",
@@ -135,11 +136,21 @@ def _column_titles(comparison: Comparison) -> list[str]:
     """Name the columns: with k where all models have the same, unit, and what is better."""
     titles = []
     for number, column in enumerate(comparison.columns):
-        ks = {cell.k for row in comparison.cells if (cell := row[number]) is not None}
-        k = f" k = {ks.pop()}" if len(ks) == 1 and ks != {None} else ""
+        common = common_k(comparison, number)
+        k = "" if common is None else f" k = {common}"
         lower = f" {LOWER}" if column.direction == "lower" else ""
         titles.append(column.title + k + " %" * column.is_fraction + lower)
     return titles
+
+
+def common_k(comparison: Comparison, number: int) -> int | None:
+    """Return the neighbors of all measured scores of a column; None if they differ or have none."""
+    ks = {
+        cell.k
+        for row, cells in zip(comparison.rows, comparison.cells, strict=True)
+        if (cell := cells[number]) is not None and not row.is_published
+    }
+    return ks.pop() if len(ks) == 1 else None
 
 
 def legend(comparison: Comparison) -> list[str]:

@@ -24,7 +24,7 @@ def folder(tmp_path):
     return tmp_path
 
 
-@pytest.mark.parametrize("form", ["terminal", "markdown", "latex", "csv", "json", "mieb"])
+@pytest.mark.parametrize("form", ["terminal", "markdown", "latex", "csv", "json", "html", "mieb"])
 def test_every_format_on_stdout(folder, capsys, form):
     assert main(["compare", str(folder / "a"), f"two={folder / 'b'}", "--format", form]) == 0
     out = capsys.readouterr().out
@@ -39,7 +39,7 @@ def test_json_and_files(folder, capsys):
     runs = [str(folder / "a"), str(folder / "b")]
     assert main(["compare", *runs, "--json", "--out", str(out)]) == 0
     assert [row["name"] for row in json.loads(capsys.readouterr().out)["rows"]] == ["a", "b"]
-    assert {"compare.md", "compare.tex", "compare.csv", "compare.json", "mieb"} <= {
+    assert {"compare.md", "compare.tex", "compare.csv", "compare.json", "compare.html", "mieb"} <= {
         path.name for path in out.iterdir()
     }
 
@@ -67,3 +67,23 @@ def test_an_unknown_format(folder, capsys):
 def test_a_folder_without_records(folder, capsys):
     assert main(["compare", str(folder)]) == 2
     assert capsys.readouterr().err.startswith(f"error: no records - {folder} - give the out=FOLDER")
+
+
+def test_published_numbers_stand_beside_measured_ones_unless_they_are_not_wanted(tmp_path, capsys):
+    record = Record(
+        benchmark="knn/imagenet",
+        model="trained",
+        metric="accuracy",
+        value=0.6,
+        interval=(0.59, 0.61),
+        n=50000,
+        settings={"k": 20, "features": "cls"},
+    )
+    write_records(tmp_path / "records.jsonl", [record])
+    assert main(["compare", f"new={tmp_path}", "--format", "markdown"]) == 0
+    out = capsys.readouterr().out
+    assert "| DINO ViT-S/16 (published) | 74.5 |" in out
+    assert "knn/imagenet k = 20 %" in out
+    assert "published, not measured here: DINO ViT-S/16 and 8 more: README of" in out
+    assert main(["compare", f"new={tmp_path}", "--format", "markdown", "--no-published"]) == 0
+    assert "published" not in capsys.readouterr().out

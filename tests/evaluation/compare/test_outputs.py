@@ -111,7 +111,7 @@ def test_csv_and_json(comparison):
 def test_mieb(comparison, tmp_path):
     files = write_comparison(comparison, tmp_path)
     assert {file.name for file in files if file.parent == tmp_path} == {
-        *("compare.md", "compare.tex", "compare.csv", "compare.json")
+        *("compare.md", "compare.tex", "compare.csv", "compare.json", "compare.html")
     }
     numbers = expected(comparison)
     results = [file for file in files if file.name == "knn__colors.json"]
