@@ -69,7 +69,7 @@ def compare(
     at = _find_baseline([model.name for model in numbers.models], baseline)
     cells, differences = find_differences(numbers, at, note)
     return Comparison(
-        rows=tuple(numbers.rows(at)),
+        rows=tuple(numbers.rows(at, note)),
         columns=tuple(columns),
         cells=cells,
         differences=differences,
@@ -98,7 +98,7 @@ def compare_records(records: Sequence[Record]) -> Comparison:
     numbers = Numbers(models, columns, chosen)
     places = [[(row, at) for at in range(len(columns))] for row in range(len(models))]
     return Comparison(
-        rows=tuple(numbers.rows(None)),
+        rows=tuple(numbers.rows(None, note)),
         columns=tuple(columns),
         cells=tuple(tuple(numbers.cell(place, None, note) for place in row) for row in places),
         differences=tuple((None,) * len(columns) for _ in models),

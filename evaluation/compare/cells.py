@@ -11,7 +11,6 @@ from dinoforge.evaluation.compare.models import ModelRuns
 from dinoforge.evaluation.compare.paired import Tested
 from dinoforge.evaluation.compare.values import Unitwise, read_bootstrap, read_values
 from dinoforge.evaluation.config import BootstrapConfig
-from dinoforge.evaluation.scores import step_of
 from dinoforge.intervals import wilson_interval
 
 __all__ = ["Numbers", "Place"]
@@ -93,17 +92,18 @@ class Numbers:
             records=tuple(records),
         )
 
-    def rows(self, baseline: int | None) -> Iterator[Row]:
+    def rows(self, baseline: int | None, note: Callable[[str], None]) -> Iterator[Row]:
         """Yield every row."""
         for number, model in enumerate(self.models):
-            records = [
-                m.record
-                for (row, _), one in self.places()
-                if row == number
-                for m in one.measurements
+            measurements = [
+                m for (row, _), one in self.places() if row == number for m in one.measurements
             ]
-            checkpoints = {record.checkpoint for record in records}
-            steps = [step for record in records if (step := step_of(record)) is not None]
+            checkpoints = {m.record.checkpoint for m in measurements}
+            steps = sorted({m.step for m in measurements if m.step is not None})
+            if len(steps) > 1:
+                note(
+                    f"{model.name}: its numbers are of training steps {', '.join(map(str, steps))}"
+                )
             yield Row(
                 name=model.name,
                 source=", ".join(dict.fromkeys(model.sources)),

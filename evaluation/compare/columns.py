@@ -191,7 +191,11 @@ def choose(
         if some and not any(c.measurements[0].key[3] == k for c in some):
             of_model = headline_k(k_and_bank(c.measurements[0].record) for c in some)
             note(f"{column.title}: {model.name} is at k = {of_model}, which not all models have")
-        result.append(_best([c for c in some if c.measurements[0].key[3] == of_model], column))
+        one = _best([c for c in some if c.measurements[0].key[3] == of_model], column)
+        if one is not None and len(one.members) < len(model.members):
+            seeds = f"{len(one.members)} of {len(model.members)}"
+            note(f"{column.title}: {model.name} was measured with {seeds} seeds")
+        result.append(one)
     _note_protocols(column, models, result, note)
     return result
 

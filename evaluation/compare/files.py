@@ -100,6 +100,5 @@ def write_comparison(comparison: Comparison, folder: Path) -> list[Path]:
     for name, content in mieb_files(comparison).items():
         texts[f"mieb/{name}"] = json.dumps(content, indent=2, allow_nan=False) + "\n"
     for name, text in texts.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
         write_text(folder / name, text)
     return [folder / name for name in texts]

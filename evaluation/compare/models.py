@@ -7,7 +7,6 @@ from itertools import takewhile
 from typing import Any
 
 from dinoforge.evaluation.compare.sources import TRAINED, Measurement, Run
-from dinoforge.evaluation.scores import step_of
 
 __all__ = ["Member", "ModelRuns", "find_models"]
 
@@ -137,10 +136,11 @@ def _members(
         some = [m for m in run.measurements if m.record.model == model]
         if not some:
             continue
-        newest = max(some, key=lambda m: step_of(m.record) or 0)
+        newest = max(some, key=lambda m: m.step or 0)
         member = members.setdefault(newest.record.checkpoint or f"run {number}", Member([run.name]))
         _add(member, Member([run.name], *_by_step(some)), name, note)
-    return _distinct(members.values())
+    # Two trainings may have equal numbers on few images.
+    return list(members.values()) if model == TRAINED else _distinct(members.values())
 
 
 def _distinct(members: Iterable[Member]) -> list[Member]:
@@ -173,12 +173,11 @@ def _by_step(
     steps: dict[Key, dict[int, Measurement]] = {}
     last: dict[str, int] = {}  # a benchmark's newest step
     for m in measurements:
-        step = step_of(m.record)
-        if step is not None:
+        if (step := m.step) is not None:
             steps.setdefault(m.key, {}).setdefault(step, m)
             last[m.record.benchmark] = max(step, last.get(m.record.benchmark, step))
     for m in measurements:
-        if step_of(m.record) in {None, last.get(m.record.benchmark)}:
+        if m.step in {None, last.get(m.record.benchmark)}:
             newest.setdefault(m.key, m)
     return newest, steps
 

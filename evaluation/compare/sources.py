@@ -18,6 +18,7 @@ from dinoforge.evaluation.report.facts import find_evaluations
 from dinoforge.evaluation.scores import step_of
 from dinoforge.records import Record, read_records
 from dinoforge.runs import read_facts, read_recipe, working_folders
+from dinoforge.steps import step_name
 
 __all__ = ["TRAINED", "Measurement", "Run", "as_run", "read_runs"]
 
@@ -40,6 +41,15 @@ class Measurement:
         features, k = str(settings.get("features") or ""), settings.get("k")
         return self.record.benchmark, self.record.metric, features, k
 
+    @property
+    def step(self) -> int | None:
+        """Training step: that of the record, or of a folder of the step that holds it."""
+        step = step_of(self.record)
+        digits = self.folder.name.removeprefix("step-")
+        if step is None and self.record.model == TRAINED and digits.isdecimal():
+            return int(digits) if step_name(int(digits)) == self.folder.name else None
+        return step
+
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
@@ -54,9 +64,9 @@ class Run:
     @property
     def checkpoint(self) -> str:
         """Newest checkpoint that it calls `trained`; "" if there is none."""
-        trained = [m.record for m in self.measurements if m.record.model == TRAINED]
-        newest = max(trained, key=lambda r: step_of(r) or 0, default=None)
-        return "" if newest is None else newest.checkpoint
+        trained = [m for m in self.measurements if m.record.model == TRAINED]
+        newest = max(trained, key=lambda m: m.step or 0, default=None)
+        return "" if newest is None else newest.record.checkpoint
 
 
 def read_runs(arguments: Sequence[str]) -> list[Run]:
@@ -136,10 +146,10 @@ def _measurements(path: Path, run: str) -> list[Measurement]:
     for recipe, files in by_recipe.items():
         measured[recipe] = []
         for number, (folder, file) in enumerate(files):
-            records = [r for r in _read(file) if not _is_difference(r)]
+            some = [Measurement(r, run, folder) for r in _read(file) if not _is_difference(r)]
             if number:  # of earlier steps; what is not trained is the same at every step
-                records = [r for r in records if r.model == TRAINED and step_of(r) is not None]
-            measured[recipe] += [Measurement(record, run, folder) for record in records]
+                some = [m for m in some if m.record.model == TRAINED and m.step is not None]
+            measured[recipe] += some
     uses = Counter(b for some in measured.values() for b in {m.record.benchmark for m in some})
     measurements = [
         replace(m, record=replace(m.record, benchmark=f"{m.record.benchmark} ({recipe})"))

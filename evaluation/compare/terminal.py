@@ -77,7 +77,9 @@ def _print(table: TextTable, header: int, console: "Console") -> None:
     from rich.table import Table
     from rich.text import Text
 
-    shown = Table(title=Text(table.title), title_justify="left", box=box.SIMPLE_HEAD)
+    shown = Table(
+        title=Text(table.title), title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0)
+    )
     shown.add_column("", overflow="fold", max_width=_NAMES)
     for name, width in zip(table.columns, _widths(table, header), strict=True):
         shown.add_column(Text(name), justify="right", overflow="fold", width=width)

@@ -111,7 +111,8 @@ def text_tables(comparison: Comparison) -> list[TextTable]:
             for cells in comparison.cells
         ],
     )
-    compared = [number for number, row in enumerate(comparison.differences) if any(row)]
+    compared = [row for row, of_row in enumerate(comparison.differences) if any(of_row)]
+    shown = [at for at in range(len(columns)) if any(row[at] for row in comparison.differences)]
     if not compared:
         return [scores]
     title = f"Differences to {comparison.baseline} with 95 % intervals"
@@ -119,14 +120,11 @@ def text_tables(comparison: Comparison) -> list[TextTable]:
         title += f"; p-values corrected for {comparison.tests} tests (Holm)"
     differences = TextTable(
         title,
-        [scores.rows[number] for number in compared],
-        titles,
+        [scores.rows[row] for row in compared],
+        [titles[at] for at in shown],
         [
-            [
-                difference_text(difference, column)
-                for difference, column in zip(comparison.differences[number], columns, strict=True)
-            ]
-            for number in compared
+            [difference_text(comparison.differences[row][at], columns[at]) for at in shown]
+            for row in compared
         ],
     )
     return [scores, differences]

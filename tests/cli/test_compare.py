@@ -87,3 +87,9 @@ def test_published_numbers_stand_beside_measured_ones_unless_they_are_not_wanted
     assert "published, not measured here: DINO ViT-S/16 and 8 more: README of" in out
     assert main(["compare", f"new={tmp_path}", "--format", "markdown", "--no-published"]) == 0
     assert "published" not in capsys.readouterr().out
+
+
+def test_a_place_that_cannot_be_written(folder, capsys):
+    (folder / "file").write_text("")
+    assert main(["compare", str(folder / "a"), "--out", str(folder / "file")]) == 2
+    assert capsys.readouterr().err.startswith("error: cannot write")

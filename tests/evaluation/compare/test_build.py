@@ -251,3 +251,37 @@ def test_no_records(tmp_path):
         compare([str(tmp_path)])
     with pytest.raises(UsageError, match="no such file"):
         compare([str(tmp_path / "nowhere")])
+
+
+def test_steps_of_folders_and_missing_seeds(project, tmp_path):
+    """Exports that were evaluated as files: their steps are those of the folders."""
+    from dataclasses import replace
+
+    def write(run, step, shift, benchmark="knn/colors"):
+        folder = tmp_path / run / "evaluation" / f"step-{step:09d}"
+        folder.mkdir(parents=True, exist_ok=True)
+        (record,) = (
+            r
+            for r in records_of(project / "b", benchmark="knn/colors", model="trained", k=20)
+            if r.settings["features"] == "cls"
+        )
+        settings = {key: value for key, value in record.settings.items() if key != "step"}
+        value, name = record.value + shift, f"{run} {step}"
+        row = replace(record, value=value, settings=settings, checkpoint=name, benchmark=benchmark)
+        known = folder / "records.jsonl"
+        write_records(known, [*(read_records(known) if known.is_file() else []), row])
+        return value
+
+    first = [write("one", 5, -0.1), write("one", 10, 0.0)]
+    second = [write("two", 5, -0.3), write("two", 10, -0.1)]
+    write("two", 10, 0.0, "knn/other")
+    comparison = compare([f"new={tmp_path / run}" for run in ("one", "two")])
+    (curve,) = comparison.curves
+    assert curve.steps == (5, 10)
+    assert curve.values == pytest.approx(
+        list(map(statistics.fmean, zip(first, second, strict=True)))
+    )
+    assert curve.deviations == pytest.approx([statistics.stdev([0, x]) for x in (0.2, 0.1)])
+    assert comparison.rows[0].step == 10
+    assert "knn/other: new was measured with 1 of 2 seeds" in comparison.notes
+    assert any("no interval of new" in line for line in comparison.notes)
