@@ -38,7 +38,7 @@ def _execute(args: argparse.Namespace, loaded: "Loaded[CurationConfig]") -> "Cur
     return curate_run(loaded, on=args.on, change=on_change(args))
 
 
-def _show(summary: Any, folder: Path) -> None:
+def _show(summary: Any, folder: Path, *_: object) -> None:
     from dinoforge.config.paths import quote_path
     from dinoforge.curated import ledger_path, shards_folder
 

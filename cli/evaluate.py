@@ -2,6 +2,7 @@
 
 import argparse
 import math
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -51,7 +52,37 @@ def _sources(config: "EvaluationConfig") -> list[str]:
     ]
 
 
-def _show(records: "list[Record]", folder: Path) -> None:
+def _show(records: "list[Record]", folder: Path, args: argparse.Namespace) -> None:
+    if args.all:
+        _show_all(records)
+    elif records:
+        _show_best(records)
+    print(f"records, with their settings: {folder / 'records.jsonl'}")
+
+
+def _show_best(records: "list[Record]") -> None:
+    """Print one number per model and benchmark, and differences that intervals do not settle."""
+    from rich.console import Console
+
+    from dinoforge.evaluation.compare.build import compare_records
+    from dinoforge.evaluation.compare.terminal import print_comparison
+    from dinoforge.evaluation.compare.texts import interval_text, number_text
+    from dinoforge.evaluation.report.against import against_others
+
+    comparison = compare_records(records)
+    if comparison.columns:  # else records of the leakage gate alone
+        width = None if sys.stdout.isatty() else 100
+        print_comparison(comparison, Console(width=width, highlight=False))
+    for one in against_others(records, comparison):
+        if one.is_close and one.difference is not None:
+            value = number_text(one.difference.record.value, one.column, sign=True)
+            interval = interval_text(one.difference.record.interval, one.column, sign=True)
+            verdict = "clear" if one.difference.is_clear else "not clear"
+            print(f"- {one.column.title}: trained - {one.model}: {value} {interval}, {verdict}")
+    print("every kind of features, k and metric, and all differences: add --all")
+
+
+def _show_all(records: "list[Record]") -> None:
     from dinoforge.evaluation.scores import arrange
 
     scores = arrange(records)
@@ -74,7 +105,6 @@ def _show(records: "list[Record]", folder: Path) -> None:
     if rows:
         names = ["benchmark", "models", "features", "metric", "difference", "95 % interval"]
         print_table(names, rows, title="Paired differences")
-    print(f"records, with their settings: {folder / 'records.jsonl'}")
 
 
 def _cell(record: "Record | None") -> str:
@@ -102,6 +132,11 @@ def low_high(interval: tuple[float, float] | None, form: str) -> str:
     return "" if interval is None else f"{interval[0]:{form}} .. {interval[1]:{form}}"
 
 
+def _add_own_arguments(parser: argparse.ArgumentParser) -> None:
+    text = "print every record, not only the best features of each model at one k"
+    parser.add_argument("--all", action="store_true", help=text)
+
+
 COMMAND = RecipeCommand(
     kind="evaluation",
     sentence="measure a checkpoint: classification, retrieval, dense tasks, videos; with intervals",
@@ -111,6 +146,7 @@ COMMAND = RecipeCommand(
         "dinoforge evaluate cifar10_cpu checkpoint=runs/cifar10 out=runs/cifar10-eval --json",
     ),
     pipeline="dinoforge.evaluation.suite:PIPELINE",
+    add_own_arguments=_add_own_arguments,
     execute=_execute,
     as_json=lambda records: [record.as_json() for record in records],
     sources=_sources,

@@ -37,7 +37,8 @@ class RecipeCommand:
     # (args, recipe) -> result, or the exit code of processes that have printed theirs
     execute: Callable[[argparse.Namespace, "Loaded[Any]"], Any]
     as_json: Callable[[Any], Any]
-    show: Callable[[Any, Path], None]  # prints a result; the path is the run folder
+    # prints a result; the path is the run folder
+    show: Callable[[Any, Path, argparse.Namespace], None]
     sources: Callable[[Any], Sequence[str]]  # recipe -> paths that it reads images from
     written: Sequence[str] = ("cache",)  # folders of a run in which it writes images
     update: str = RERUN  # what --update does
@@ -69,7 +70,7 @@ class RecipeCommand:
         if args.json:
             print_json(self.as_json(result))
         else:
-            self.show(result, Path(loaded.config.out))
+            self.show(result, Path(loaded.config.out), args)
         return 0
 
 

@@ -87,7 +87,7 @@ def _execute(args: argparse.Namespace, loaded: "Loaded[TrainingConfig]") -> "Tra
     return run_local_ranks(count, ["train", *words])
 
 
-def _show(summary: "TrainingSummary", _: Path) -> None:
+def _show(summary: "TrainingSummary", *_: object) -> None:
     print("\n".join(summary.lines()))
 
 

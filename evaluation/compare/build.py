@@ -1,5 +1,6 @@
 """Runs to a comparison: what is shown, its intervals, differences and curves."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -83,12 +84,13 @@ def compare_records(records: Sequence[Record]) -> Comparison:
 
     For a model card (`documents.records_table`) and the end of ``dinoforge evaluate``
     (`terminal.print_comparison`): a number per model and benchmark, that of the headline's k and
-    the best kind of features, and notes of what that leaves out. Nothing is read from disk.
+    the best kind of features, and notes of what that leaves out, without the flags of
+    ``dinoforge compare`` that show it. Nothing is read from disk.
     """
     notes: dict[str, None] = {}
 
     def note(line: str) -> None:
-        notes.setdefault(line)
+        notes.setdefault(re.sub(r": add --.*| \(--\w+\)$", "", line))
 
     run = as_run(records)
     models = [replace(m, name=TRAINED) if m.is_trained else m for m in find_models([run], (), note)]

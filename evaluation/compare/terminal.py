@@ -10,8 +10,9 @@ if TYPE_CHECKING:
 
 __all__ = ["print_comparison"]
 
-_NAMES = 28  # characters of the first column; longer names are folded
-_HEADERS = (20, 9)  # characters of a column's header before it is folded: tried in order
+# Characters of a column's header, and of names in the first column, before they are folded: tried
+# in order.
+_FOLDS = ((20, 28), (9, 28), (9, 18))
 _PADDING = 2  # between two columns
 
 
@@ -21,33 +22,33 @@ def print_comparison(comparison: Comparison, console: "Console") -> None:
     Bold numbers also have a star, for terminals and files that are not bold.
     """
     for table in text_tables(comparison):
-        parts, header = _fitting(table, console.width)
+        parts, folds = _fitting(table, console.width)
         for part in parts:
-            _print(part, header, console)
+            _print(part, folds, console)
     for line in legend(comparison):
         console.print(line.replace("bold", "*", 1), markup=False)
     for line in comparison.notes:
         console.print(f"- {line}", markup=False)
 
 
-def _fitting(table: TextTable, width: int) -> tuple[list[TextTable], int]:
-    """Return the table as it fits, in parts if it does not, and the width of names in its header.
+def _fitting(table: TextTable, width: int) -> tuple[list[TextTable], tuple[int, int]]:
+    """Return the table as it fits, in parts if it does not, and which of the folds it needs.
 
     Benchmarks are rows if all models fit beside each other, else models if all benchmarks do.
     """
     turned = table.turned()
-    for header in _HEADERS:
+    for folds in _FOLDS:
         for one in (turned, table):
-            if _width(one, header) <= width:
-                return [one], header
+            if _width(one, folds) <= width:
+                return [one], folds
     parts, start = [], 0
     while start < len(turned.columns):
         stop = len(turned.columns)
-        while stop > start + 1 and _width(_part(turned, start, stop), _HEADERS[-1]) > width:
+        while stop > start + 1 and _width(_part(turned, start, stop), _FOLDS[-1]) > width:
             stop -= 1
         parts.append(_part(turned, start, stop))
         start = stop
-    return parts, _HEADERS[-1]
+    return parts, _FOLDS[-1]
 
 
 def _part(table: TextTable, start: int, stop: int) -> TextTable:
@@ -62,9 +63,9 @@ def _widths(table: TextTable, header: int) -> list[int]:
     ]
 
 
-def _width(table: TextTable, header: int) -> int:
-    columns = _widths(table, header)
-    names = min(_NAMES, max(map(len, table.rows)))
+def _width(table: TextTable, folds: tuple[int, int]) -> int:
+    columns = _widths(table, folds[0])
+    names = min(folds[1], max(map(len, table.rows)))
     return sum(columns) + names + _PADDING * (len(columns) + 1)
 
 
@@ -72,16 +73,16 @@ def _lines(cell: TextCell) -> list[str]:
     return [cell.value + "*" * cell.is_bold, *filter(None, [cell.interval, cell.more])]
 
 
-def _print(table: TextTable, header: int, console: "Console") -> None:
+def _print(table: TextTable, folds: tuple[int, int], console: "Console") -> None:
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
-    shown = Table(
-        title=Text(table.title), title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0)
-    )
-    shown.add_column("", overflow="fold", max_width=_NAMES)
-    for name, width in zip(table.columns, _widths(table, header), strict=True):
+    title = Text(table.title)
+    padding = (0, 1, 0, 0)  # and one of the box: `_PADDING`
+    shown = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=padding)
+    shown.add_column("", overflow="fold", max_width=folds[1])
+    for name, width in zip(table.columns, _widths(table, folds[0]), strict=True):
         shown.add_column(Text(name), justify="right", overflow="fold", width=width)
     for name, row in zip(table.rows, table.body, strict=True):
         cells = [
