@@ -54,7 +54,7 @@ def write_evaluation(folder: Path, rng: random.Random, num_records: int) -> None
                     "units_dropped": 0,
                 },
                 checkpoint="step-000012500:0123456789ab",
-                data=f"{rng.getrandbits(256):064x}",
+                data=f"{data:064x}",
                 commit="0123456789ab",
             )
             for model, features, k, data in keys[:num_records]

@@ -3,22 +3,17 @@
 import argparse
 import datetime
 import functools
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from dinoforge.cli.arguments import (
-    Command,
-    add_output_arguments,
-    path_argument,
-    print_json,
-    print_table,
-)
+from dinoforge.cli.arguments import Command, add_output_arguments, path_argument, print_json
 from dinoforge.errors import UsageError
 
 if TYPE_CHECKING:
     from dinoforge.inventory import RunEntry
+    from dinoforge.records import Record
 
 __all__ = ["COMMAND"]
 
@@ -37,6 +32,8 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     add = functools.partial(parser.add_argument, action="append", default=[])
     add("--kind", choices=KINDS, help="list only runs of this command; repeatable")
     add("--state", choices=STATES, help="list only runs in this state; repeatable")
+    best_help = "benchmark of the best export of a training (default: the first k-NN benchmark)"
+    parser.add_argument("--best", default="", metavar="BENCHMARK", help=best_help)
     add_output_arguments(parser)
 
 
@@ -54,13 +51,14 @@ def _run(args: argparse.Namespace) -> int:
         if (not args.kind or entry.kind in args.kind)
         and (not args.state or entry.state in args.state)
     ]
+    best = _find_best(folder, entries, shown, args.best)
     if args.json:
-        print_json([asdict(entry) for entry in shown])
+        print_json([asdict(entry) | {"best": best.get(entry.path)} for entry in shown])
         return 0
     if shown:
         now = datetime.datetime.now(datetime.UTC)
-        header = ["run", "kind", "state", "progress", "host", "age", "size"]
-        print_table(header, [_row(entry, shown, now) for entry in shown])
+        header = ["run", "kind", "state", "progress", "best", "host", "age", "size"]
+        _print_columns([header, *(_row(entry, shown, now, best) for entry in shown)])
     if hidden := len(entries) - len(shown):
         print(f"{hidden:,} more runs do not match --kind and --state")
     if not entries:
@@ -91,7 +89,57 @@ class _Queue:
         return any(name.startswith(f"{JOB_PREFIX}{run_id}-") for name in self._names)
 
 
-def _row(entry: "RunEntry", shown: "Sequence[RunEntry]", now: datetime.datetime) -> list[str]:
+def _find_best(
+    folder: Path, entries: "Sequence[RunEntry]", shown: "Sequence[RunEntry]", benchmark: str
+) -> dict[str, dict[str, Any]]:
+    """Find the best export of every training that is shown: path -> what `best_export` returns.
+
+    Raises a `UsageError` if no evaluation has the benchmark.
+    """
+    from dinoforge.evaluation.report.against import best_export
+    from dinoforge.inventory import evaluations_of
+
+    paths = {entry.path for entry in shown}
+    records = {
+        training: [record for path in evaluations for record in _read_records(folder / path)]
+        for training, evaluations in evaluations_of(entries).items()
+        if training in paths
+    }
+    known = sorted({record.benchmark for some in records.values() for record in some})
+    if benchmark and benchmark not in known:
+        there = ", ".join(known) or "none"
+        do = f"choose one that evaluations of these trainings have: {there}"
+        raise UsageError(what="no such benchmark", where=f"--best {benchmark}", do=do)
+    exports = {path: best_export(some, benchmark) for path, some in records.items()}
+    return {path: asdict(export) for path, export in exports.items() if export is not None}
+
+
+def _read_records(evaluation: Path) -> "list[Record]":
+    """Read the records of an evaluation; none if they are damaged, which its own row may show."""
+    from dinoforge.evaluation.scores import step_of
+    from dinoforge.records import RECORDS, read_records
+    from dinoforge.steps import step_of_name
+
+    try:
+        records = read_records(evaluation / RECORDS)
+    except (OSError, UsageError):
+        return []
+    # That of a file of weights does not know the step; its folder may have the name.
+    step = step_of_name(evaluation.name)
+    if step is None:
+        return records
+    return [
+        replace(r, settings=r.settings | {"step": step}) if step_of(r) is None else r
+        for r in records
+    ]
+
+
+def _row(
+    entry: "RunEntry",
+    shown: "Sequence[RunEntry]",
+    now: datetime.datetime,
+    best: "Mapping[str, Mapping[str, Any]]",
+) -> list[str]:
     from dinoforge.pages.formatting import bytes_size
 
     state = entry.state
@@ -103,10 +151,19 @@ def _row(entry: "RunEntry", shown: "Sequence[RunEntry]", now: datetime.datetime)
         entry.kind or "?",
         state,
         " - ".join(filter(None, [_progress(entry), entry.why])),
+        _best_text(best.get(entry.path)),
         entry.host,
         "" if age is None else _as_age(age),
         bytes_size(entry.size),
     ]
+
+
+def _print_columns(rows: "Sequence[Sequence[str]]") -> None:
+    """Print a line per row, however wide: paths can be copied, and rich takes 1 ms per row."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        print("  ".join(cells).rstrip())
 
 
 def _indented(entry: "RunEntry", shown: "Sequence[RunEntry]") -> str:
@@ -125,10 +182,18 @@ def _progress(entry: "RunEntry") -> str:
     from dinoforge.pages.formatting import counted
 
     if entry.step is not None:
-        return f"step {entry.step:,}" + (f" of {entry.steps:,}" if entry.steps else "")
+        return f"{entry.step:,} of {'?' if entry.steps is None else format(entry.steps, ',')} steps"
     if entry.kept is not None:
-        return f"{counted(entry.kept, 'image')} kept"
+        return f"{entry.kept:,} kept"
     return "" if entry.records is None else counted(entry.records, "record")
+
+
+def _best_text(best: "Mapping[str, Any] | None") -> str:
+    if best is None:
+        return ""
+    step = "" if best["step"] is None else f" @ {best['step']:,}"
+    others = "" if best["test_sets"] == 1 else f", one of {best['test_sets']} test sets"
+    return f"{best['benchmark']} {best['value']:.3f}{step}{others}"
 
 
 def _as_age(seconds: float) -> str:
@@ -140,10 +205,10 @@ def _as_age(seconds: float) -> str:
 
 
 COMMAND = Command(
-    sentence="list all runs below a folder: state, progress, age, size",
+    sentence="list all runs below a folder: state, progress, best export, age, size",
     examples=(
         "dinoforge runs",
-        "dinoforge runs runs/birds --kind train --state running",
+        "dinoforge runs runs/birds --kind train --best knn/birds",
         "dinoforge runs /data/runs --json",
     ),
     add_arguments=_add_arguments,

@@ -8,7 +8,7 @@ import fcntl
 import json
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from dinoforge.files import path_text, read_regular
 from dinoforge.records import RECORDS
 from dinoforge.steps import reached_step
 
-__all__ = ["KINDS", "STATES", "RunEntry", "list_runs"]
+__all__ = ["KINDS", "STATES", "RunEntry", "evaluations_of", "list_runs"]
 
 KINDS = ("curate", "train", "evaluate", "embed")
 STATES = (
@@ -89,6 +89,23 @@ def list_runs(folder: Path, in_queue: InQueue = lambda _: None) -> list[RunEntry
             yield from in_order(entry.path)
 
     return list(in_order(""))
+
+
+def evaluations_of(entries: Sequence[RunEntry]) -> dict[str, list[str]]:
+    """Find the evaluations with records of every training: paths of `RunEntry`, in their order.
+
+    An evaluation names its training as a parent, by the path that it had then, or lies inside it.
+    """
+    trainings = {entry.path: entry for entry in entries if entry.kind == "train"}
+    by_folder = {entry.run_folder: path for path, entry in trainings.items()}
+    evaluations: dict[str, list[str]] = {path: [] for path in trainings}
+    for entry in entries:
+        if entry.kind == "evaluate" and entry.records is not None:
+            named = [by_folder[parent] for parent in entry.parents if parent in by_folder]
+            for path in dict.fromkeys([*named, *([entry.parent] if not named else [])]):
+                if path in evaluations:
+                    evaluations[path].append(entry.path)
+    return evaluations
 
 
 @dataclass

@@ -17,6 +17,7 @@ __all__ = [
     "kept_exports",
     "reached_step",
     "step_name",
+    "step_of_name",
     "steps_in",
 ]
 
@@ -28,13 +29,19 @@ def step_name(step: int) -> str:
     return f"step-{step:09d}"
 
 
+def step_of_name(name: str) -> int | None:
+    """Step of a folder by its name; None for another name."""
+    match = _NAME.fullmatch(name)
+    return None if match is None else int(match[1])
+
+
 def steps_in(folder: Path) -> list[int]:
     """List the steps that have an entry in a folder, in order; empty without a folder."""
     try:
         names = [path.name for path in folder.iterdir()]
     except OSError:
         return []
-    return sorted(int(match[1]) for name in names if (match := _NAME.fullmatch(name)))
+    return sorted(step for name in names if (step := step_of_name(name)) is not None)
 
 
 def export_file(run: Path, step: int) -> Path:

@@ -198,11 +198,11 @@ def test_the_table_indents_nested_runs_and_filters_name_what_is_hidden(tmp_path,
     assert main(["runs", str(tmp_path)]) == 0
     rows = [line.rstrip() for line in capsys.readouterr().out.splitlines() if " box" in line]
     assert [row.split()[0] for row in rows] == ["a", "evaluation/step-000000001", "b"]
-    assert [len(row) - len(row.lstrip()) for row in rows] == [2, 4, 2]
+    assert [len(row) - len(row.lstrip()) for row in rows] == [0, 2, 0]
     assert "failed (2)" in rows[1]
     assert main(["runs", str(tmp_path), "--kind", "evaluate", "--state", "failed"]) == 0
     text = capsys.readouterr().out
-    assert "  a/evaluation/step-000000001" in text
+    assert "\na/evaluation/step-000000001 " in text
     assert "2 more runs do not match" in text
     assert main(["runs", str(tmp_path), "--kind", "curate", "--json"]) == 0
     (row,) = json.loads(capsys.readouterr().out)
