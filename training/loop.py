@@ -85,8 +85,8 @@ def train(
     folder : Path
         The run folder, on a file system shared by all ranks.
     facts : dict, optional
-        Of the run record; the attention back end chosen for this machine is added, and what the
-        sources gave.
+        Of the run record; the attention back end chosen for this machine is added, the number of
+        ranks, and what the sources gave.
 
     Raises
     ------
@@ -102,6 +102,7 @@ def train(
         trainer = Trainer(config, folder)
         if facts is not None:
             facts["attention"] = asdict(trainer.attention)
+            facts["ranks"] = trainer.rank_info.world_size
         total, done = config.steps * config.batch_size, trainer.step * config.batch_size
         with (
             MetricsFile(folder, resume_at=trainer.step) as metrics,

@@ -1,4 +1,4 @@
-"""Fill templates: autoescaped, strict about missing values, one self-contained file."""
+"""Fill templates: autoescaped unless Markdown, strict about missing values, one file each."""
 
 import re
 from functools import cache
@@ -40,7 +40,7 @@ def _environment(folder: Path | None) -> jinja2.Environment:
     folders = [str(f) for f in (folder, _TEMPLATES) if f is not None]
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(folders),
-        autoescape=True,
+        autoescape=jinja2.select_autoescape(disabled_extensions=("md",), default=True),
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

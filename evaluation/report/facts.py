@@ -33,6 +33,7 @@ __all__ = [
     "StageTime",
     "collect",
     "find_evaluations",
+    "find_left_out",
     "gather_records",
     "plain",
     "read_run",
@@ -138,7 +139,7 @@ def collect(
     curation = _curation(sources.curation, ledger)
     facts = ReportFacts(
         title=title or "dinoforge report",
-        left_out=left_out or _left_out(curation, sources),
+        left_out=left_out or find_left_out(curation, sources),
         records=records,
         headline=headline(records),
         scores=arrange(records),
@@ -149,7 +150,8 @@ def collect(
     return facts, ledger
 
 
-def _left_out(curation: CurationFacts | None, sources: Sources) -> list[str]:
+def find_left_out(curation: CurationFacts | None, sources: Sources) -> list[str]:
+    """List what the curation and the newest evaluations were to do and did not, and why."""
     lines = [] if curation is None else list(curation.summary.get("remarks", []))
     for folder in sources.newest_evaluations():
         if (folder / RECORDS).is_file():
