@@ -67,7 +67,7 @@ def _print(exported: "Exported", out: str) -> None:
         )
         for one in exported.differences
     ]
-    print_table(["image", "output", "largest difference", "relative", "of rounding"], rows)
+    print_table(["image", "output", "largest difference", "relative", "rounding"], rows)
     if exported.resampled_as != exported.positions:
         side = exported.image_size
         print(

@@ -79,9 +79,7 @@ def compare(
         reference = _joined([_run(source.backbone.model, some) for some in pixels])
         exact: Tokens | None = None
         for at, output in enumerate(("class_token", "patch_tokens")):
-            assert reference[at].shape == exported[at].shape, (
-                f"{output}: {list(exported[at].shape)}"
-            )
+            assert reference[at].shape == exported[at].shape, output
             scale = float(reference[at].square().mean().sqrt())
             largest = _distance(exported[at], reference[at])
             rounding, equal = None, largest <= TOLERANCE * scale

@@ -118,7 +118,7 @@ def export_backbone(
     UsageError
         If the format cannot hold the backbone, its extra is missing, or ``out`` is something else.
     DinoforgeError
-        If the features differ by more than `TOLERANCE`; nothing is written then.
+        If the features differ by more than `TOLERANCE` and rounding; nothing is written then.
     """
     form = find_format(name)
     for package in form.packages:
@@ -185,8 +185,9 @@ def _complete_folder(out: Path) -> Iterator[Path]:
     folder, old = temporary_name(out), temporary_name(out.with_name(f"{out.name}.old"))
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        for left in out.parent.glob(f".{out.name}.*"):  # by a killed export
-            if is_temporary(left):
+        beginnings = tuple(path.name.rpartition("-")[0] for path in (folder, old))
+        for left in [path for path in out.parent.iterdir() if path.name.startswith(beginnings)]:
+            if is_temporary(left):  # of a killed export from this machine
                 shutil.rmtree(left, ignore_errors=True)
         folder.mkdir()
         yield folder

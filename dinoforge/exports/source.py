@@ -50,8 +50,7 @@ def open_source(path: Path, *, step: int | None = None, positions: str | None = 
         if mode is None:
             do = f"choose from {', '.join(POSITION_MODES)}"
             raise UsageError(what=f"unknown mode `{positions}`", where="--positions", do=do)
-    is_run = path.is_dir() and not (path / "config.json").is_file()
-    if is_run:
+    if path.is_dir() and not (path / "config.json").is_file():
         path = _exported(path, step)
     elif step is not None:
         do = "leave out --step, or give the folder of a run"

@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from dinoforge.exports.comparison import Tokens
@@ -108,8 +107,7 @@ def load_timm(folder: Path, native: bool) -> Callable[[Tensor], Tokens]:
     """Load a folder with timm; not ``native``: for any size of images."""
     timm: Any = import_extra("timm", extra="timm", where=str(folder))
     options = {} if native else {"dynamic_img_size": True}
-    with torch.random.fork_rng(devices=[]):
-        model = timm.create_model(f"local-dir:{folder}", pretrained=True, **options).eval()
+    model = timm.create_model(f"local-dir:{folder}", pretrained=True, **options).eval()
 
     def forward(images_B3XY: Tensor) -> Tokens:
         tokens_BND = model.forward_features(images_B3XY)

@@ -11,6 +11,7 @@ from safetensors import safe_open
 
 from dinoforge.cli.main import main
 from dinoforge.exports import comparison, export
+from dinoforge.files import temporary_name
 
 
 def error_of(capsys, *words, code=2):
@@ -115,7 +116,11 @@ def test_another_folder_is_kept_and_an_earlier_export_replaced(stored, tmp_path,
     out = tmp_path / "out"
     out.mkdir()
     words = ["export", str(stored("offset")), "--to", "hub", "--out", str(out)]
-    (tmp_path / ".out.tmp-host-1").mkdir()  # of a killed export
+    temporary = temporary_name(out).name.rpartition("-")[0]
+    (tmp_path / f"{temporary}-1").mkdir()  # of a killed export
+    others = [".out.timm.tmp-host-1", ".out.tmp-host-1"]  # of another folder and machine
+    for name in others:
+        (tmp_path / name).mkdir()
     assert main(words) == 0
     (out / "old").write_text("")
     assert main(words) == 0
@@ -125,7 +130,7 @@ def test_another_folder_is_kept_and_an_earlier_export_replaced(stored, tmp_path,
         "hubconf.py",
         "vit.py",
     ]
-    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [*others, "out"]
     (out / "export.json").write_text("{}")
     line = error_of(capsys, *words[1:])
     assert "exists and is not an earlier export" in line
