@@ -29,7 +29,7 @@ _LINES = 6  # of one panel: there are as many colors
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tally:
+class _Tally:
     """How the differences of one model came out."""
 
     model: str
@@ -41,7 +41,7 @@ class Tally:
 
 def as_page(
     comparison: Comparison,
-    runs: Mapping[str, RunFacts] | None = None,
+    runs: Mapping[str, RunFacts | None] | None = None,
     *,
     title: str = "dinoforge compare",
 ) -> str:
@@ -63,6 +63,7 @@ def as_page(
         measured=[e for e in _entries(comparison, comparison.cells) if not e[0].is_published],
         published=[e for e in _entries(comparison, comparison.cells) if e[0].is_published],
         differences=list(_entries(comparison, comparison.differences)),
+        has_seeds=any(_seeds(cell) for _, _, cell in _entries(comparison, comparison.cells)),
         runs=runs or {},
         number=_number,
         p_text=_p_text,
@@ -72,16 +73,22 @@ def as_page(
     )
 
 
-def read_provenance(comparison: Comparison) -> dict[str, RunFacts]:
-    """Read ``run.json`` of the evaluations of a comparison, by path; missing ones are left out."""
+def read_provenance(comparison: Comparison) -> dict[str, RunFacts | None]:
+    """Read ``run.json`` of the runs of a comparison and of their newest evaluations, by path.
+
+    None stands for a run without one, such as a file of records.
+    """
     sources = [row.source for row in comparison.rows if not row.is_published]
-    facts = {}
+    facts: dict[str, RunFacts | None] = {}
     for path in dict.fromkeys(path for source in sources for path in source.split(", ")):
-        folders = [Path(path), Path(path, "evaluation")]
+        folder = Path(path).parent if path.endswith(".jsonl") else Path(path)
+        folders = [folder, folder / "evaluation"]
         newest = [runs[0] for at in folders for runs in find_evaluations(at).values()]
-        for run in dict.fromkeys([folders[0], *newest]):
-            if (run / "run.json").is_file():
-                facts[str(run)] = read_run(run, "run")
+        runs = [r for r in dict.fromkeys([folders[0], *newest]) if (r / "run.json").is_file()]
+        for run in runs:
+            facts[str(run)] = read_run(run, "run")
+        if not runs:
+            facts[path] = None
     return facts
 
 
@@ -142,14 +149,14 @@ def _is_gain(difference: Difference, column: Column) -> bool:
     return (difference.value > 0) == (column.direction != "lower")
 
 
-def _tallies(comparison: Comparison) -> Iterator[Tally]:
+def _tallies(comparison: Comparison) -> Iterator[_Tally]:
     for row, differences in zip(comparison.rows, comparison.differences, strict=True):
         pairs = [(d, c) for d, c in zip(differences, comparison.columns, strict=True) if d]
         if not pairs:
             continue
         clear = [_is_gain(d, c) for d, c in pairs if d.is_clear and c.direction]
         untested = sum(d.p is None for d, _ in pairs)
-        yield Tally(
+        yield _Tally(
             model=row.name,
             better=sum(clear),
             worse=len(clear) - sum(clear),

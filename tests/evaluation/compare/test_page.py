@@ -280,7 +280,10 @@ def test_provenance_is_that_of_the_run_folders(tmp_path):
     rows = [replace(row, source=str(tmp_path / row.name)) for row in one.rows]
     one = replace(one, rows=tuple(rows))
     runs = read_provenance(one)
-    assert list(runs) == [str(run)]
-    (facts_of_run,) = Page(as_page(one, runs)).all("dl")
+    unknown = [str(tmp_path / "new"), str(tmp_path / "third")]
+    assert list(runs) == [str(run), *unknown]
+    page = Page(as_page(one, runs))
+    (facts_of_run,) = page.all("dl")
+    assert len([text for _, text in page.all("p") if text.startswith("No run.json")]) == 2
     for text in ("dinoforge evaluate quickstart out=x", "abc1234", "node7", "2026-11-24 10:01:10"):
         assert text in facts_of_run[1]
