@@ -5,14 +5,21 @@
 # another one.
 
 # %%
+import importlib.util
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
 from PIL import Image
 
 from dinoforge.encoders.make import make_encoder
+from dinoforge.encoders.network import normalization_of
+from dinoforge.exports.export import export_backbone
+from dinoforge.exports.source import open_source
 from dinoforge.images import decode
 from dinoforge.models.weights import load_backbone
 from dinoforge.neighbors.search import top_k
@@ -86,3 +93,55 @@ pd.Series(
     },
     name="nearest tile is of the same photograph",
 )
+
+# %% [markdown]
+# ## In other libraries
+#
+# `dinoforge export RUN --to hub --out FOLDER` writes the backbone for torch.hub, and `hf`, `timm`, `onnx` and `torchscript` for others. An export needs no dinoforge to be loaded, and was compared
+# with the original before it got its name. Here the same pixels go through each of them.
+
+# %%
+exports = Path(tempfile.mkdtemp())
+side = config.image_size
+pixels_B3XY = torch.tensor(
+    np.stack([np.asarray(Image.fromarray(x).resize((side, side))) for x in images[:8]])
+)
+mean, std = (torch.tensor(x)[:, None, None] for x in normalization_of(metadata, str(weights)))
+pixels_B3XY = (pixels_B3XY.movedim(3, 1) / 255 - mean) / std
+tokens = {}
+with torch.inference_mode():
+    tokens["dinoforge"] = model(pixels_B3XY)
+
+# %%
+exported = export_backbone(open_source(weights), "hub", exports / "hub")
+print(exported.use)
+network = torch.hub.load(str(exports / "hub"), f"dinoforge_{exported.backbone}", source="local")
+with torch.inference_mode():
+    tokens["torch.hub"] = network(pixels_B3XY)
+
+# %%
+if importlib.util.find_spec("transformers"):
+    import transformers
+
+    print(export_backbone(open_source(weights), "hf", exports / "hf").use)
+    network = transformers.AutoModel.from_pretrained(exports / "hf").eval()
+    with torch.inference_mode():
+        tokens["transformers"] = network(pixels_B3XY).pooler_output
+
+# %%
+if importlib.util.find_spec("timm"):
+    import timm
+
+    print(export_backbone(open_source(weights), "timm", exports / "timm").use)
+    network = timm.create_model(f"local-dir:{exports / 'timm'}", pretrained=True).eval()
+    with torch.inference_mode():
+        tokens["timm"] = network(pixels_B3XY)
+
+# %% [markdown]
+# The class tokens agree up to rounding. At other image sizes timm and transformers resample positions in their own way; `dinoforge export` prints by how much that changes the features.
+
+# %%
+shutil.rmtree(exports)
+difference = {name: (x - tokens["dinoforge"]).abs().max().item() for name, x in tokens.items()}
+assert max(difference.values()) < 1e-4
+pd.Series(difference, name="largest difference of class tokens")
