@@ -5,6 +5,7 @@ energy and carbon are estimates by a formula that is stated (`footprint`).
 """
 
 import json
+import math
 import re
 import struct
 from collections.abc import Iterator, Mapping, Sequence
@@ -142,13 +143,11 @@ def _as_cell(value: Any) -> str:
 
 def _parents(training: Path, facts: Mapping[str, Any]) -> list[Path]:
     """Find the curations that a training names as its parents, also after all were moved."""
-    starts = [
-        start / parent
-        for parent in facts.get("parents") or ()
-        for start in working_folders(training)
-    ]
-    places = {place.resolve(): place for place in starts}
-    return [p for p in places if read_facts(p).get("command") == "curate"]
+    curations = []
+    for parent in facts.get("parents") or ():
+        places = (start / parent for start in working_folders(training))
+        curations += [p for p in places if read_facts(p).get("command") == "curate"][:1]
+    return curations
 
 
 def _read_curation(folder: Path) -> _Curation:
@@ -179,14 +178,7 @@ def _read_backbone(training: Path) -> _Backbone | None:
         shapes = [tensor["shape"] for name, tensor in header.items() if name != "mask_token"]
     except (OSError, ValueError, KeyError, struct.error) as error:
         raise damaged(exports[step], error) from error
-    return _Backbone(step=step, metadata=notes, parameters=sum(map(_product, shapes)))
-
-
-def _product(shape: Sequence[int]) -> int:
-    size = 1
-    for length in shape:
-        size *= length
-    return size
+    return _Backbone(step=step, metadata=notes, parameters=sum(map(math.prod, shapes)))
 
 
 def _set_keys(training: Path, recipe: dict[str, Any]) -> Iterator[tuple[str, Any, str]]:
@@ -197,7 +189,7 @@ def _set_keys(training: Path, recipe: dict[str, Any]) -> Iterator[tuple[str, Any
         match = re.match(r"( *)([A-Za-z_]\w*):", line)
         if match is None:
             continue
-        outer = [*((depth, name) for depth, name in outer if depth < len(match[1]))]
+        outer = [(depth, name) for depth, name in outer if depth < len(match[1])]
         outer.append((len(match[1]), match[2]))
         key, origin = ".".join(name for _, name in outer), line.partition("  # ")[2]
         if origin and key not in _PRIVATE:
@@ -221,7 +213,7 @@ def _front_matter(name: str, options: CardOptions, comparison: Comparison | None
 def _results(comparison: Comparison) -> Iterator[dict[str, Any]]:
     """Yield the numbers of the trained network as the Hub's model-index has them."""
     for column, cell in zip(comparison.columns, row_of(comparison, TRAINED), strict=True):
-        if cell is None or cell.value != cell.value:
+        if cell is None or math.isnan(cell.value):
             continue
         protocol, _, data = column.benchmark.partition("/")
         base = re.sub(r"_?\d+$", "", protocol)

@@ -1,13 +1,14 @@
 """The recipe `dense` on tiny sets: what it measures, and the same bytes however it is run."""
 
 import random
+from argparse import Namespace
 
 import pool as pools
 import pytest
 from benchmark_sets import write_camvid, write_nyu
 from evaluations import write_run
 
-from dinoforge.cli.evaluate import _show
+from dinoforge.cli.evaluate import COMMAND
 from dinoforge.cli.main import main
 from dinoforge.records import read_records
 
@@ -69,7 +70,8 @@ def test_kills_at_random_moments_change_nothing(words, tmp_path):
 
 
 def test_the_command_prints_a_table_for_each_benchmark_and_differences(done, capsys):
-    _show(read_records(done / "records.jsonl"), done)
+    records = read_records(done / "records.jsonl")
+    COMMAND.show(records, done, Namespace(all=True))
     lines = capsys.readouterr().out.splitlines()
     assert "depth/nyu, 4 images" in [line.strip() for line in lines]
     (header,) = [line.split() for line in lines if "abs_rel" in line]
@@ -79,3 +81,8 @@ def test_the_command_prints_a_table_for_each_benchmark_and_differences(done, cap
     assert {"v2-lin1", "rmse", ".."} <= set(pair)
     assert max(map(len, lines)) <= 120
     assert len(lines) < 130
+    COMMAND.show(records, done, Namespace(all=False))
+    short = capsys.readouterr().out.splitlines()
+    assert "depth/nyu rmse" in "\n".join(short)
+    assert max(map(len, short)) <= 100
+    assert len(short) < len(lines)

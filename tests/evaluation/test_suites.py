@@ -55,4 +55,8 @@ def test_classification(data, tmp_path, capsys):
         assert {r.n for r in of_set if r.metric == "accuracy"} == {images}
         pixels = [r for r in of_set if (r.benchmark, r.model) == (f"knn/{name}", "pixels")]
         assert [r.value for r in pixels] == [1.0]  # three colors
+    text = capsys.readouterr().out
+    assert "24 to 36 test images per benchmark" in text
+    assert "linear/imagenette %" in text
+    assert main(["evaluate", "classification", *words, "--all"]) == 0
     assert "linear/imagenette, 33 images" in capsys.readouterr().out
