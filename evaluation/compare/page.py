@@ -151,10 +151,11 @@ def _is_gain(difference: Difference, column: Column) -> bool:
 
 def _tallies(comparison: Comparison) -> Iterator[_Tally]:
     for row, differences in zip(comparison.rows, comparison.differences, strict=True):
-        pairs = [(d, c) for d, c in zip(differences, comparison.columns, strict=True) if d]
+        columns = zip(differences, comparison.columns, strict=True)
+        pairs = [(d, c) for d, c in columns if d is not None and c.direction]
         if not pairs:
             continue
-        clear = [_is_gain(d, c) for d, c in pairs if d.is_clear and c.direction]
+        clear = [_is_gain(d, c) for d, c in pairs if d.is_clear]
         untested = sum(d.p is None for d, _ in pairs)
         yield _Tally(
             model=row.name,
@@ -219,10 +220,7 @@ def _difference_panels(comparison: Comparison) -> Iterator[tuple[str, str, str]]
         if kind == "benchmark":
             name, label, unit = column.title, row.name, _with_direction(unit, column)
         else:
-            name, label = (
-                row.name,
-                f"{column.title} ↓" if column.direction == "lower" else column.title,
-            )
+            name, label = row.name, column.title + " ↓" * (column.direction == "lower")
         panels.setdefault((name, unit), []).append(_difference_row(label, column, difference))
     axis = _shared_axis(
         [r for (_, unit), rows in panels.items() if unit.startswith("points") for r in rows]
@@ -241,7 +239,7 @@ def _shared_axis(rows: Sequence[IntervalRow]) -> tuple[float, float]:
 
 def _difference_row(label: str, column: Column, difference: Difference) -> IntervalRow:
     color = _UNCLEAR
-    if difference.is_clear:
+    if difference.is_clear and column.direction:
         color = _BETTER if _is_gain(difference, column) else _BASELINE
     return IntervalRow(
         label=label,

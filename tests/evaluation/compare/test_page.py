@@ -287,3 +287,12 @@ def test_provenance_is_that_of_the_run_folders(tmp_path):
     assert len([text for _, text in page.all("p") if text.startswith("No run.json")]) == 2
     for text in ("dinoforge evaluate quickstart out=x", "abc1234", "node7", "2026-11-24 10:01:10"):
         assert text in facts_of_run[1]
+
+
+def test_a_metric_that_is_neither_better_nor_worse_is_not_counted():
+    one = make()
+    columns = (replace(KNN, direction=""), DEPTH)
+    page = Page(as_page(replace(one, columns=columns)))
+    rows = page.all("div", **{"aria-label": "Differences by model"})[0][1]
+    assert "new0010" in "".join(rows.split())
+    assert "third" not in rows
