@@ -19,7 +19,7 @@ from dinoforge.config import RECIPE_KINDS, KeyHelp, describe_keys, list_recipes
 from dinoforge.records import Record
 from dinoforge.slurm.profile import Profile
 
-__all__ = ["KEYS", "TEXTS", "error_classes", "escape"]
+__all__ = ["KEYS", "TEXTS"]
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -43,11 +43,11 @@ def escape(text: str) -> str:
 
 def sentence(text: str) -> str:
     """End a comment or a help text of the code like a sentence."""
-    return text and text.rstrip(".") + "."
+    return text if not text or text.endswith(".") else f"{text}."
 
 
-def first_sentence(docstring: str | None) -> str:
-    """First paragraph of a docstring, on one line, in Markdown."""
+def summary(docstring: str | None) -> str:
+    """Return the first paragraph of a docstring on one line, in Markdown."""
     paragraph = (docstring or "").strip().split("\n\n")[0]
     return escape(" ".join(paragraph.replace("``", "`").split()))
 
@@ -68,28 +68,32 @@ def keys(kind: str) -> str:
 def _owner(help_: KeyHelp) -> str:
     module, _, name = help_.where.rpartition(".")
     docstring = getattr(importlib.import_module(module), name).__doc__
-    return f"{first_sentence(docstring)}\n(`{help_.where}`)"
+    return f"{summary(docstring)}\n(`{help_.where}`)"
 
 
 def commands() -> str:
     """Describe every command: usage, examples, options by group."""
-    subparsers = build_parser()._subparsers
-    assert subparsers is not None, "dinoforge has sub-commands"
-    (action,) = subparsers._group_actions
-    parsers: dict[str, argparse.ArgumentParser] = dict(action.choices or {})
-    return "\n".join(line for name in COMMANDS for line in _command(name, parsers[name]))
+    parser = build_parser()
+    (action,) = (a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
+    lines = ["## dinoforge", "", *_options(parser)]
+    for name in COMMANDS:
+        lines += [f"\n(command-{name})=", f"## dinoforge {name}\n", *_command(action.choices[name])]
+        lines += ["```sh", *load_command(name).examples, "```\n", *_options(action.choices[name])]
+    return "\n".join(lines)
 
 
-def _command(name: str, parser: argparse.ArgumentParser) -> Iterator[str]:
+def _command(parser: argparse.ArgumentParser) -> Iterator[str]:
     parser.formatter_class = functools.partial(argparse.HelpFormatter, width=76)
-    about = load_command(name)
-    yield f"\n(command-{name})=\n## dinoforge {name}\n\n{escape(parser.description or '')}\n"
-    yield "\n".join(["```sh", *about.examples, "```\n"])
+    yield f"{escape(parser.description or '')}\n"
     yield f"```\n{parser.format_usage().strip()}\n```\n"
-    yield f"```{{program}} dinoforge {name}\n```\n"
+
+
+def _options(parser: argparse.ArgumentParser) -> Iterator[str]:
+    yield f"```{{program}} {parser.prog}\n```\n"
     formatter = argparse.HelpFormatter(parser.prog)
+    hidden = argparse._HelpAction | argparse._SubParsersAction
     for action in parser._actions:
-        if "--help" not in action.option_strings:
+        if not isinstance(action, hidden):
             text = sentence(escape(formatter._expand_help(action)))
             yield f"```{{option}} {', '.join(_spellings(action))}\n{text}\n```\n"
 
@@ -123,16 +127,12 @@ def recipes() -> str:
     return "\n".join(lines)
 
 
-def error_classes() -> list[type[dinoforge.errors.DinoforgeError]]:
-    """Error classes of `dinoforge.errors` that end a command, in their order there."""
-    kinds = dinoforge.errors.DinoforgeError.__subclasses__()
-    return [kind for kind in kinds if kind.__module__ == "dinoforge.errors"]
-
-
 def errors() -> str:
     """Describe every exit code, and the error class behind it."""
     lines = []
-    for kind in error_classes():
+    for kind in dinoforge.errors.DinoforgeError.__subclasses__():
+        if kind.__module__ != "dinoforge.errors":
+            continue  # of a stage, with the code of its parent
         name = kind.__name__
         lines.append(f"\n(error-{name})=\n## Exit code {kind.exit_code}\n")
         lines += _python("exception", f"dinoforge.errors.{name}", kind.__doc__)
@@ -149,7 +149,7 @@ def functions() -> str:
         tree = ast.parse(path.read_text(encoding="utf-8"))
         nodes = list(_public(tree))
         if nodes:
-            lines.append(f"\n### {module}\n\n{first_sentence(ast.get_docstring(tree))}\n")
+            lines.append(f"\n### {module}\n\n{summary(ast.get_docstring(tree))}\n")
         for node in nodes:
             docstring = ast.get_docstring(node)
             if isinstance(node, ast.ClassDef):
@@ -160,7 +160,7 @@ def functions() -> str:
 
 
 def _python(kind: str, signature: str, docstring: str | None) -> list[str]:
-    return [f"```{{py:{kind}}} {signature}", first_sentence(docstring), "```", ""]
+    return [f"```{{py:{kind}}} {signature}", summary(docstring), "```", ""]
 
 
 def _arguments(node: ast.FunctionDef) -> str:
@@ -181,15 +181,11 @@ def _modules() -> list[Path]:
 
 
 def _public(tree: ast.Module) -> Iterator[ast.FunctionDef | ast.ClassDef]:
-    listed = [
-        ast.literal_eval(node.value)
-        for node in tree.body
-        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"
-    ]
+    listed: set[str] = set()
     for node in tree.body:
-        if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name in {
-            name for names in listed for name in names
-        }:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+            listed |= set(ast.literal_eval(node.value))
+        elif isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name in listed:
             yield node
 
 
