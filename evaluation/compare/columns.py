@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -108,13 +108,14 @@ def choose_columns(
     """
     filters.check(runs)
     measured = [m for run in runs for m in run.measurements if filters.accept(m.record)]
-    wanted = [m for m in measured if not m.record.benchmark.startswith(_COUNTS)]
+    wanted = measured
     if not (filters.benchmarks or filters.metrics):
-        scores = [m for m in wanted if _direction_of(m.record)]
-        if scores and len(scores) < len(wanted):
+        scores = [m for m in measured if _direction_of(m.record)]
+        wanted = scores or measured
+        if scores and any(m.record.benchmark.startswith(_SIGNS) for m in measured):
             note("signs of collapse are left out: add --benchmark 'collapse/*'")
-        wanted = scores or wanted
     _note_leaks(measured, note)
+    _note_filtered(runs, measured, filters, note)
     metrics: dict[str, list[str]] = {}
     for m in wanted:
         of_benchmark = metrics.setdefault(m.record.benchmark, [])
@@ -129,6 +130,21 @@ def choose_columns(
         columns += [_column(benchmark, metric, wanted) for metric in shown]
     keys = {key[:2] for model in models for member in model.members for key in member.newest}
     return [column for column in columns if (column.benchmark, column.metric) in keys]
+
+
+def _note_filtered(
+    runs: Sequence[Run],
+    measured: Sequence[Measurement],
+    filters: Filters,
+    note: Callable[[str], None],
+) -> None:
+    """Name the benchmarks of which the filters of features and k leave nothing."""
+    asked = replace(filters, features=(), ks=())
+    some = [m.record for run in runs for m in run.measurements if asked.accept(m.record)]
+    shown = {m.record.benchmark for m in measured}
+    left = dict.fromkeys(r.benchmark for r in some if r.benchmark not in shown)
+    if left:
+        note(f"nothing has the features and k that were asked for in {', '.join(left)}")
 
 
 def _note_leaks(measurements: Sequence[Measurement], note: Callable[[str], None]) -> None:
@@ -247,7 +263,7 @@ def _note_protocols(
             each = "; ".join(
                 f"{value} of {some_of(dict.fromkeys(names))}" for value, names in by_value.items()
             )
-            note(f"{column.title}: the models were measured with different `{name}`: {each}")
+            note(f"{column.benchmark}: measured with different `{name}`: {each}")
 
 
 def note_features(

@@ -8,7 +8,7 @@ from dinoforge.evaluation.compare.comparison import Comparison
 from dinoforge.evaluation.compare.texts import TextCell, TextTable, legend, text_tables
 from dinoforge.records import Record
 
-__all__ = ["as_latex", "as_markdown", "markdown_table", "records_table"]
+__all__ = ["as_latex", "as_markdown", "records_table"]
 
 _MOST_COLUMNS = 6  # of benchmarks beside each other; more are rows
 
@@ -16,7 +16,7 @@ _MOST_COLUMNS = 6  # of benchmarks beside each other; more are rows
 def as_markdown(comparison: Comparison) -> str:
     """Return the tables, what the marks mean, and the notes."""
     parts = [
-        f"**{_markdown(table.title)}**\n\n{markdown_table(_readable(table))}"
+        f"**{_markdown(table.title)}**\n\n{_markdown_table(_readable(table))}"
         for table in text_tables(comparison)
     ]
     lines = [*legend(comparison), *comparison.notes]
@@ -32,7 +32,7 @@ def records_table(records: Sequence[Record]) -> str:
     return as_markdown(compare_records(records))
 
 
-def markdown_table(table: TextTable) -> str:
+def _markdown_table(table: TextTable) -> str:
     """Return one table with a line per row."""
     header = ["", *map(_markdown, table.columns)]
     lines = [header, ["---", *["---:"] * len(table.columns)]]

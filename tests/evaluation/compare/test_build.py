@@ -11,7 +11,7 @@ from dinoforge.evaluation.compare.build import compare
 from dinoforge.evaluation.compare.columns import Filters
 from dinoforge.evaluation.compare.paired import holm
 from dinoforge.intervals import bootstrap_indices, percentile_interval
-from dinoforge.records import read_records, write_records
+from dinoforge.records import Record, read_records, write_records
 
 CLS = Filters(features=("cls",))
 
@@ -194,6 +194,27 @@ def test_metrics_and_collapse_on_request(project):
     assert {c.direction for c in signs.columns} == {""}
     one = compare([str(project / "a")], filters=Filters(ks=(5,), benchmarks=("knn/*",)))
     assert {cell.k for row in one.cells for cell in row} == {5}
+
+
+def test_what_a_filter_empties_is_named(project):
+    comparison = compare([str(project / "a")], filters=Filters(features=("patch_mean",), ks=(5,)))
+    assert {c.benchmark for c in comparison.columns} == {"knn/colors", "logistic/colors"}
+    pixels = compare([str(project / "a")], filters=Filters(features=("pixels",)))
+    assert [row.name for row in pixels.rows] == ["pixels"]
+    (line,) = [line for line in pixels.notes if line.startswith("nothing has the features")]
+    assert line.endswith("in logistic/colors, collapse/colors")
+
+
+def test_leaked_images_are_noted_and_shown_on_request(project, tmp_path):
+    count = Record(
+        benchmark="leakage/colors", model="training images", metric="leaked_images", value=3.0, n=18
+    )
+    write_records(tmp_path / "records.jsonl", [*read_records(project / "a/records.jsonl"), count])
+    comparison = compare([f"a={tmp_path}"])
+    assert "colors: 3 of 18 test images of a leaked into the training" in comparison.notes
+    assert [row.name for row in comparison.rows] == ["a", "untrained", "pixels"]
+    counted = compare([f"a={tmp_path}"], filters=Filters(benchmarks=("leakage/*",)))
+    assert [[cell.value for cell in row] for row in counted.cells] == [[3.0]]
 
 
 def test_without_a_baseline_there_are_no_differences(project):
