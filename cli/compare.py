@@ -62,8 +62,9 @@ def _run(args: argparse.Namespace) -> int:
         comparison = with_published(comparison)
     _print(comparison, "json" if args.json else args.format)
     if args.out:
-        for path in write_comparison(comparison, Path(args.out)):
-            print(path, file=sys.stderr)
+        out = Path(args.out)
+        files = (path.relative_to(out).parts[0] for path in write_comparison(comparison, out))
+        print(f"{out}: {', '.join(dict.fromkeys(files))}", file=sys.stderr)
     return 0
 
 
