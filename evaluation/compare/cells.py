@@ -49,10 +49,10 @@ class Numbers:
 
     def bootstrap_config(self, note: Callable[[str], None]) -> BootstrapConfig:
         """Return how the first evaluation resampled its units."""
-        folders = {m.folder: m.run for _, one in self.places() for m in one.measurements}
-        configs = {run: read_bootstrap(folder) for folder, run in folders.items()}
+        runs = {m.folder: m.run for _, one in self.places() for m in one.measurements}
+        configs = {folder: read_bootstrap(folder) for folder in runs}
         first = next(iter(configs.values()), BootstrapConfig())
-        if others := [run for run, config in configs.items() if config != first]:
+        if others := dict.fromkeys(runs[at] for at, config in configs.items() if config != first):
             unlike = ", ".join(others)
             note(
                 f"differences are resampled as in the first run ({first.resamples} resamples, seed "

@@ -118,7 +118,7 @@ def _unique_names(paths: Sequence[Path]) -> dict[Path, str]:
     """Name every path by as few of its last folders as make it unique."""
     parts = {}
     for path in paths:
-        folder = path.absolute()
+        folder = Path(os.path.normpath(path.absolute()))
         folder = folder.parent if folder.suffix == ".jsonl" else folder
         said = [part for part in folder.parts if part not in _GENERIC]
         parts[path] = said[1:] or [folder.name]
