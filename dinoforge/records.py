@@ -100,11 +100,11 @@ def _read_rows(path: Path) -> Iterator[dict[str, Any]]:
 def _checked(row: Any) -> dict[str, Any]:
     if not isinstance(row, dict):
         raise TypeError("not an object")
+    if _REQUIRED <= row.keys() <= _FIELDS:
+        return row
     if unknown := row.keys() - _FIELDS:
         raise ValueError(f"unknown field {min(unknown)}")
-    if missing := _REQUIRED - row.keys():
-        raise ValueError(f"no {min(missing)}")
-    return row
+    raise ValueError(f"no {min(_REQUIRED - row.keys())}")
 
 
 def find_records(path: Path) -> list[Path]:
@@ -193,6 +193,7 @@ def load(paths: str | Path | Iterable[str | Path]) -> "pd.DataFrame":
 def _flat(row: dict[str, Any], place: str) -> dict[str, Any]:
     low, high = row.pop("interval", None) or (math.nan, math.nan)
     settings = row.pop("settings", {})
-    for name in settings.keys() & _COLUMNS:
-        settings[f"settings.{name}"] = settings.pop(name)
+    if not settings.keys().isdisjoint(_COLUMNS):
+        for name in settings.keys() & set(_COLUMNS):
+            settings[f"settings.{name}"] = settings.pop(name)
     return {**_DEFAULTS, **settings, **row, "low": low, "high": high, "path": place}
