@@ -1,5 +1,6 @@
 """The site is built without a warning, asks no network for anything, and leads to everything."""
 
+import html
 import json
 import os
 import re
@@ -14,6 +15,7 @@ import pytest
 from filelock import FileLock
 
 import dinoforge.errors
+from dinoforge.cli.arguments import config_class
 from dinoforge.cli.main import COMMANDS
 from dinoforge.config import RECIPE_KINDS, describe_keys, list_recipes
 from dinoforge.slurm.profile import Profile
@@ -85,6 +87,21 @@ def test_every_recipe_key_is_an_anchor_of_the_site(keys, pages, inventory):
     for kind, names in known.items():
         assert {name for which, name in inventory if which == kind} == names
         lead_somewhere(pages, [inventory[kind, name] for name in names])
+
+
+@pytest.mark.parametrize("command", RECIPE_KINDS)
+def test_a_key_is_shown_with_type_default_range_and_meaning(site, command):
+    page = (site / f"reference/{command}-keys.html").read_text(encoding="utf-8")
+    text = " ".join(html.unescape(re.sub(r"<[^>]*>", "", page)).split())
+    for help_ in describe_keys(config_class(RECIPE_KINDS[command])).values():
+        shown = f"{help_.key}: {help_.type}"
+        shown += "" if help_.default in {"required", "???"} else f" = {help_.default or repr('')}"
+        shown = " ".join(shown.split())
+        assert shown in text, shown
+        parts = help_.meaning.replace("`", "").rstrip("."), help_.range
+        # The name of a key may end that of another: `sets[].train` and `train`.
+        bodies = [body[:2000] for body in text.split(shown)[1:]]
+        assert any(all(" ".join(p.split()) in body for p in parts) for body in bodies), help_.key
 
 
 def test_every_command_option_and_recipe_is_an_anchor_of_the_site(pages, inventory):
