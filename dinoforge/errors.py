@@ -103,7 +103,7 @@ def cannot_write(place: object, error: OSError) -> UsageError:
     return UsageError(
         what=f"cannot write: {error.strerror or error}",
         where=str(place),
-        do="free space there or choose another folder with out=FOLDER",
+        do="free space there or choose another folder",
     )
 
 

@@ -4,6 +4,7 @@ import contextlib
 import functools
 import importlib.metadata
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from dinoforge import __version__
 from dinoforge.config.keys import nearest
-from dinoforge.errors import DinoforgeError, UsageError, cannot_write
+from dinoforge.errors import DinoforgeError, UsageError, cannot_write, some_of
 from dinoforge.exports import hub, programs, timm_folder, transformers_folder
 from dinoforge.exports.comparison import TOLERANCE, Difference, Tokens, compare
 from dinoforge.exports.images import made_images
@@ -28,6 +29,7 @@ from dinoforge.packages import import_extra
 __all__ = ["FORMATS", "Exported", "export_backbone", "find_format"]
 
 _RECORD = "export.json"
+_CACHE = "__pycache__"  # torch.hub imports from the folder
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,7 @@ class Exported:
     tolerance: float
     differences: list[dict[str, Any]]  # of `Difference`
     versions: dict[str, str]
+    files: list[str]
 
 
 def find_format(name: str) -> Format:
@@ -111,12 +114,12 @@ def export_backbone(
     """Export to the folder ``out`` in a format of `FORMATS`; complete or not there at all.
 
     The result is loaded by its library and compared with ours on ``images`` (default: made ones).
-    An earlier export in ``out`` is replaced.
+    An earlier export in ``out`` is replaced; of a link, where it leads.
 
     Raises
     ------
     UsageError
-        If the format cannot hold the backbone, its extra is missing, or ``out`` is something else.
+        If the format cannot hold the backbone, its extra is missing, or ``out`` has other files.
     DinoforgeError
         If the features differ by more than `TOLERANCE` and rounding; nothing is written then.
     """
@@ -129,6 +132,7 @@ def export_backbone(
             where=str(source.path),
             do=f"choose from {', '.join(other for other in FORMATS if other != name)}",
         )
+    out = out.resolve()
     _check_out(out)
     with _complete_folder(out) as folder:
         form.write(source, folder)
@@ -151,6 +155,7 @@ def export_backbone(
             tolerance=TOLERANCE,
             differences=[asdict(difference) for difference in differences],
             versions={p: importlib.metadata.version(p) for p in ("torch", *form.packages)},
+            files=sorted({path.name for path in folder.iterdir()} - {_CACHE}),
         )
         write_json(folder / _RECORD, asdict(exported))
     return exported
@@ -169,14 +174,21 @@ def _check(differences: list[Difference], name: str, source: Source) -> None:
 
 
 def _check_out(out: Path) -> None:
-    is_export = False
-    with contextlib.suppress(OSError, ValueError):
-        is_export = "dinoforge" in json.loads((out / _RECORD).read_text(encoding="utf-8"))
-    is_empty = out.is_dir() and not any(out.iterdir())
-    if out.exists() and not is_export and not is_empty:
-        raise UsageError(
-            what="exists and is not an earlier export", where=str(out), do="choose another --out"
-        )
+    """Stop unless ``out`` can become a folder, or be replaced without a loss."""
+    own: set[str] = set()
+    with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+        files = json.loads((out / _RECORD).read_text(encoding="utf-8"))["files"]
+        own = {_RECORD, _CACHE, *files}
+    others = sorted({path.name for path in out.iterdir()} - own) if out.is_dir() else []
+    what = ""
+    if others:
+        what = f"holds files that no export wrote ({some_of(others, 3)})"
+    elif out == Path.cwd():
+        what = "the working folder cannot be replaced"
+    elif out.exists() and not out.is_dir():
+        what = "not a folder"
+    if what:
+        raise UsageError(what=what, where=str(out), do="choose another --out")
 
 
 @contextlib.contextmanager
@@ -187,8 +199,8 @@ def _complete_folder(out: Path) -> Iterator[Path]:
         out.parent.mkdir(parents=True, exist_ok=True)
         beginnings = tuple(path.name.rpartition("-")[0] for path in (folder, old))
         for left in [path for path in out.parent.iterdir() if path.name.startswith(beginnings)]:
-            if is_temporary(left):  # of a killed export from this machine
-                shutil.rmtree(left, ignore_errors=True)
+            if is_temporary(left) and not _is_alive(int(left.name.rpartition("-")[2])):
+                shutil.rmtree(left, ignore_errors=True)  # of a killed export from this machine
         folder.mkdir()
         yield folder
         if out.exists():
@@ -200,3 +212,13 @@ def _complete_folder(out: Path) -> Iterator[Path]:
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # of another user
+        pass
+    return True

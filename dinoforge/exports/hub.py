@@ -1,5 +1,6 @@
 """A folder that ``torch.hub.load(FOLDER, NAME, source="local")`` opens; it needs only torch."""
 
+import io
 from collections.abc import Callable
 from pathlib import Path
 
@@ -56,7 +57,7 @@ def entry_name(config: VitConfig) -> str:
     if config.architecture == "custom":
         return f"dinoforge_{config.name}"
     letter = _LETTERS[config.architecture]
-    registers = f"_reg{config.registers}".removesuffix("4") if config.registers else ""
+    registers = {0: "", 4: "_reg"}.get(config.registers, f"_reg{config.registers}")
     rope = "_rope" if config.positions == "rope" else ""
     return f"dinoforge_vit{letter}{config.patch_size}{registers}{rope}"
 
@@ -75,7 +76,9 @@ def write_hub(source: Source, folder: Path) -> None:
     write_text(folder / "hubconf.py", text)
     write_text(folder / "vit.py", Path(standalone.__file__).read_text(encoding="utf-8"))
     state = {name: tensor.clone() for name, tensor in source.backbone.model.state_dict().items()}
-    write_atomic(folder / f"{name}.pth", lambda file: torch.save(state, file))
+    buffer = io.BytesIO()  # on a full disk, torch.save has no OSError
+    torch.save(state, buffer)
+    write_atomic(folder / f"{name}.pth", lambda file: file.writelines([buffer.getbuffer()]))
 
 
 def load_hub(folder: Path, _native: bool) -> Callable[[Tensor], Tokens]:

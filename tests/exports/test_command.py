@@ -1,6 +1,8 @@
 """``dinoforge export``: runs and files, what is refused, whole folders or none."""
 
 import json
+import resource
+import subprocess
 import sys
 
 import pytest
@@ -112,29 +114,50 @@ def test_what_a_library_cannot_hold_is_named(stored, tmp_path, capsys):
     assert "hf has no SwiGLU of hidden width 72" in line
 
 
-def test_another_folder_is_kept_and_an_earlier_export_replaced(stored, tmp_path, capsys):
+def test_an_earlier_export_is_replaced_and_nothing_else(stored, tmp_path, capsys, monkeypatch):
+    (tmp_path / "real").mkdir()
     out = tmp_path / "out"
-    out.mkdir()
+    out.symlink_to("real")
     words = ["export", str(stored("offset")), "--to", "hub", "--out", str(out)]
-    temporary = temporary_name(out).name.rpartition("-")[0]
-    (tmp_path / f"{temporary}-1").mkdir()  # of a killed export
-    others = [".out.timm.tmp-host-1", ".out.tmp-host-1"]  # of another folder and machine
+    temporary = temporary_name(out.resolve()).name.rpartition("-")[0]
+    process = subprocess.Popen(["true"])
+    process.wait()
+    (tmp_path / f"{temporary}-{process.pid}").mkdir()  # of a killed export
+    # Of an export that runs, of another folder, of another machine.
+    others = [f"{temporary}-1", ".real.timm.tmp-host-1", ".real.tmp-host-1"]
     for name in others:
         (tmp_path / name).mkdir()
     assert main(words) == 0
-    (out / "old").write_text("")
+    (out / "hubconf.py").write_text("")
+    (out / "__pycache__").mkdir()
     assert main(words) == 0
-    assert sorted(path.name for path in out.iterdir()) == [
-        "dinoforge_vit_d32x2_patch8.pth",
-        "export.json",
-        "hubconf.py",
-        "vit.py",
-    ]
-    assert sorted(path.name for path in tmp_path.iterdir()) == [*others, "out"]
-    (out / "export.json").write_text("{}")
-    line = error_of(capsys, *words[1:])
-    assert "exists and is not an earlier export" in line
-    assert (out / "vit.py").is_file()
+    files = ["dinoforge_vit_d32x2_patch8.pth", "export.json", "hubconf.py", "vit.py"]
+    assert sorted(path.name for path in out.iterdir()) == files
+    assert (out / "hubconf.py").stat().st_size
+    assert {path.name for path in tmp_path.iterdir()} == {*others, "real", "out"}
+
+    (out / "README.md").write_text("a card")
+    assert "holds files that no export wrote (README.md) - " in error_of(capsys, *words[1:])
+    (out / "README.md").rename(tmp_path / "card")
+    assert "not a folder" in error_of(capsys, *words[1:-1], tmp_path / "card")
+    monkeypatch.chdir(out)
+    assert "the working folder cannot be replaced" in error_of(capsys, *words[1:-1], ".")
+    (out / "export.json").write_text("[]")
+    assert "(dinoforge_vit_d32x2_patch8.pth, export.json, hubconf.py, ...)" in error_of(
+        capsys, *words[1:]
+    )
+
+
+def test_a_full_disk_is_one_line_that_leaves_nothing(stored, tmp_path, capsys):
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, limit[1]))
+    try:
+        for name in ("hub", "torchscript"):
+            line = error_of(capsys, stored("offset"), "--to", name, "--out", tmp_path / "out")
+            assert "cannot write: File too large" in line
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert not list(tmp_path.iterdir())
 
 
 def test_other_features_are_an_error_that_leaves_nothing(stored, tmp_path, capsys, monkeypatch):
