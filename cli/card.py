@@ -1,6 +1,7 @@
 """``dinoforge card``: a model card for the Hub from the files of a training."""
 
 import argparse
+import contextlib
 import functools
 from pathlib import Path
 
@@ -42,10 +43,10 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _positive(text: str) -> float:
-    value = float(text)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"need a positive number, got {text}")
-    return value
+    with contextlib.suppress(ValueError):
+        if 0 < (value := float(text)) < float("inf"):
+            return value
+    raise argparse.ArgumentTypeError(f"need a positive number, got {text}")
 
 
 def _run(args: argparse.Namespace) -> int:

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dinoforge.cli.arguments import Command, add_output_arguments, path_argument, print_json
-from dinoforge.errors import UsageError
+from dinoforge.config.keys import nearest
+from dinoforge.errors import UsageError, some_of
 
 if TYPE_CHECKING:
     from dinoforge.inventory import RunEntry
@@ -94,7 +95,7 @@ def _find_best(
 ) -> dict[str, dict[str, Any]]:
     """Find the best export of every training that is shown: path -> what `best_export` returns.
 
-    Raises a `UsageError` if no evaluation has the benchmark.
+    Raises a `UsageError` if no evaluation has a number of the benchmark that can be ranked.
     """
     from dinoforge.evaluation.report.against import best_export
     from dinoforge.inventory import evaluations_of
@@ -105,13 +106,17 @@ def _find_best(
         for training, evaluations in evaluations_of(entries).items()
         if training in paths
     }
-    known = sorted({record.benchmark for some in records.values() for record in some})
-    if benchmark and benchmark not in known:
-        there = ", ".join(known) or "none"
-        do = f"choose one that evaluations of these trainings have: {there}"
-        raise UsageError(what="no such benchmark", where=f"--best {benchmark}", do=do)
     exports = {path: best_export(some, benchmark) for path, some in records.items()}
-    return {path: asdict(export) for path, export in exports.items() if export is not None}
+    best = {path: asdict(export) for path, export in exports.items() if export is not None}
+    if benchmark and not best:
+        known = sorted({record.benchmark for some in records.values() for record in some})
+        near = nearest(benchmark, known)
+        raise UsageError(
+            what="no number of a training to rank" + (f" (did you mean `{near}`?)" if near else ""),
+            where=f"--best {benchmark}",
+            do=f"choose from {some_of(known, 20) or 'none: no training here was evaluated'}",
+        )
+    return best
 
 
 def _read_records(evaluation: Path) -> "list[Record]":

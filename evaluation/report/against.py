@@ -51,7 +51,7 @@ class Export:
 
 
 def best_export(records: Sequence[Record], benchmark: str = "") -> Export | None:
-    """Return the best export by the number that is shown of it; None if none was measured.
+    """Return the best export by the number that is shown of it; None if there is none.
 
     ``records`` are those of all evaluations of a training; ``benchmark`` is by default their first
     with k-NN. Only numbers on the same test images are compared, those that most records are
@@ -69,7 +69,7 @@ def best_export(records: Sequence[Record], benchmark: str = "") -> Export | None
     for step, some in sorted(by_step.items(), key=lambda pair: pair[0] or 0):
         comparison = compare_records(some)
         for column, cell in zip(comparison.columns, row_of(comparison, TRAINED), strict=True):
-            if cell is None or math.isnan(cell.value):
+            if cell is None or math.isnan(cell.value) or not column.direction:
                 continue
             export = Export(
                 benchmark=benchmark,

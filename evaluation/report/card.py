@@ -223,7 +223,7 @@ def _results(comparison: Comparison) -> Iterator[dict[str, Any]]:
             "metrics": [
                 {
                     "type": column.metric,
-                    "value": cell.value,
+                    "value": round(cell.value, 6),
                     "name": _described(column.metric, cell),
                 }
             ],

@@ -32,24 +32,18 @@ class Compute:
     """Hours that a training used, over all its starts."""
 
     device: str  # "cpu", or the name of the GPU; "" if it is not recorded
-    ranks: int
+    ranks: Sequence[int]  # processes of the starts, each number once
     ranks_are_recorded: bool  # else counted from the logs
     starts: int
     unended: int  # starts that recorded no end: killed, or still running
-    seconds: float  # wall time of rank 0
+    seconds: float  # wall time
     is_of_starts: bool  # from starts and ends in run.json; else from the rows of metrics.jsonl
-    cpu_seconds: float  # of rank 0 in the steps that were kept
+    hours: float | None  # of all GPUs, or of all busy CPU cores; None if nothing was recorded
 
     @property
     def unit(self) -> str:
         """GPU-hours, or those of CPU cores."""
         return "CPU-core-hours" if self.device == "cpu" else "GPU-hours"
-
-    @property
-    def hours(self) -> float | None:
-        """Hours of all GPUs, or of all busy CPU cores; None if nothing was recorded."""
-        seconds = self.cpu_seconds if self.device == "cpu" else self.seconds
-        return seconds * self.ranks / 3600 if self.device and seconds else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,25 +70,37 @@ class Footprint:
 def measure_compute(run: Path, facts: Mapping[str, Any]) -> Compute:
     """Add up what a training recorded in ``run.json`` (its ``facts``) and ``metrics.jsonl``.
 
-    Work that a killed start lost is in neither; wall time is the larger of the two sums.
+    Work that a killed start lost is in neither; wall time is the larger of the two sums. The rows
+    of ``metrics.jsonl`` are those of rank 0, times the largest number of ranks.
     """
     starts: Sequence[Mapping[str, Any]] = [*(facts.get("earlier") or []), facts]
-    lengths = [seconds for start in starts if (seconds := _length(start)) is not None]
-    wall, cpu = _clocks(run / "metrics.jsonl")
     recorded = [int(start["ranks"]) for start in starts if start.get("ranks")]
-    logs = len(list((run / "log").glob("rank-*.txt")))
+    most = max(recorded, default=max(len(list((run / "log").glob("rank-*.txt"))), 1))
+    lengths = [
+        (seconds, int(start.get("ranks") or most))
+        for start in starts
+        if (seconds := _length(start)) is not None
+    ]
+    from_starts = sum(seconds for seconds, _ in lengths)
+    wall, cpu = _clocks(run / "metrics.jsonl")
     devices = [
         device for start in starts if (device := (start.get("attention") or {}).get("device"))
     ]
+    device = str(devices[-1]) if devices else ""
+    if device == "cpu":
+        busy = cpu * most
+    else:
+        of_ranks = sum(seconds * ranks for seconds, ranks in lengths)
+        busy = of_ranks if from_starts >= wall else wall * most
     return Compute(
-        device=str(devices[-1]) if devices else "",
-        ranks=max(recorded, default=max(logs, 1)),
+        device=device,
+        ranks=tuple(dict.fromkeys(recorded or [most])),
         ranks_are_recorded=bool(recorded),
         starts=len(starts),
         unended=len(starts) - len(lengths),
-        seconds=max(sum(lengths), wall),
-        is_of_starts=sum(lengths) >= wall,
-        cpu_seconds=cpu,
+        seconds=max(from_starts, wall),
+        is_of_starts=from_starts >= wall,
+        hours=busy / 3600 if device and busy else None,
     )
 
 

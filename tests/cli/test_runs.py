@@ -87,10 +87,14 @@ def test_the_table_has_the_benchmark_and_the_step(runs, capsys):
     assert "knn/birds 0.800 @ 200" in row
 
 
-def test_a_benchmark_that_nobody_measured_names_those_there_are(runs, capsys):
-    assert main(["runs", str(runs), "--best", "knn/fish"]) == 2
+@pytest.mark.parametrize("name", ["knn/fish", "collapse/birds"])
+def test_a_benchmark_without_a_rank_names_those_there_are(runs, capsys, name):
+    sign = record(3.0, "collapse/birds", "rankme")
+    evaluate(runs / "birds/evaluation/step-000000300", [sign])
+    assert main(["runs", str(runs), "--best", name]) == 2
     error = capsys.readouterr().err
-    assert error.startswith("error: no such benchmark - --best knn/fish - choose one")
+    assert error.startswith("error: no number of a training to rank")
+    assert f"--best {name} - choose from " in error
     assert "depth/rooms, knn/birds" in error
 
 

@@ -160,7 +160,7 @@ def test_every_number_is_that_of_a_file(project):
     assert row(text, "images seen") == [f"{600 * 64:,}"]
     assert row(text, "`optimizer.betas`") == ["[0.9, 0.99]", "recipe"]
     assert row(text, "seed") == ["7"]
-    assert row(text, "GPU-hours") == ["20", "measured: wall time, of process 0, times 8"]
+    assert row(text, "GPU-hours") == ["20", "measured: wall time x processes"]
     assert row(text, "energy")[0] == f"{20 * 0.4 * 1.1:.4g} kWh"
     assert row(text, "carbon")[0] == f"{20 * 0.4 * 1.1 * 0.385:.4g} kg CO2eq"
     assert "somebody" not in text  # no paths of a machine
@@ -278,8 +278,9 @@ def test_every_format_of_the_export_is_named(project):
     assert set(FORMATS) <= set(re.findall(r"\w+", line.partition("FORMAT is")[2]))
 
 
-def test_a_power_that_is_no_power_is_refused(capsys):
+@pytest.mark.parametrize("value", ["-1", "inf", "much"])
+def test_a_power_that_is_no_power_is_refused(capsys, value):
     with pytest.raises(SystemExit) as stopped:
-        main(["card", "runs/x", "--pue", "-1"])
+        main(["card", "runs/x", "--pue", value])
     assert stopped.value.code == 2
-    assert "need a positive number" in capsys.readouterr().err
+    assert f"need a positive number, got {value}" in capsys.readouterr().err
