@@ -34,6 +34,7 @@ __all__ = [
     "config_of",
     "config_yaml",
     "find_recipe",
+    "flatten",
     "list_recipes",
     "load_config",
     "load_recipe",
@@ -191,18 +192,18 @@ def pick_keys(plain: Mapping[str, Any], keys: Sequence[str]) -> dict[str, Any]:
 
 def changed_keys(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """List the dotted keys whose values differ between two plain configs."""
-    flat_old, flat_new = dict(_flatten(old)), dict(_flatten(new))
+    flat_old, flat_new = dict(flatten(old)), dict(flatten(new))
     return [key for key in flat_new | flat_old if flat_old.get(key) != flat_new.get(key)]
 
 
-def _flatten(
+def flatten(
     node: Mapping[str, Any], prefix: str = "", is_leaf: Callable[[str], bool] = lambda _: False
 ) -> Iterator[tuple[str, Any]]:
     """Yield dotted keys and values; a mapping whose key ``is_leaf`` is one value."""
     for name, value in node.items():
         key = f"{prefix}{name}"
         if isinstance(value, Mapping) and value and not is_leaf(key):
-            yield from _flatten(value, f"{key}.", is_leaf)
+            yield from flatten(value, f"{key}.", is_leaf)
         else:
             yield key, value
 
@@ -242,7 +243,7 @@ class _Loading:
             self.faults.append(Fault("recipe is not a mapping", str(recipe), do))
             return
         lines = dict(_key_lines(tree))
-        for key, value in _flatten(values, is_leaf=self._is_text_map):
+        for key, value in flatten(values, is_leaf=self._is_text_map):
             yield _Leaf(key, value, f"{recipe}:{lines.get(key, 1)}")
 
     def read_overrides(self, overrides: Sequence[str]) -> Iterator[_Leaf]:
@@ -258,7 +259,7 @@ class _Loading:
                 value = read_value(text)
             elif text in {"null", "None"} and self._type(key) == "str | None":
                 value = None
-            for inner, part in _flatten({key: value}, is_leaf=self._is_text_map):
+            for inner, part in flatten({key: value}, is_leaf=self._is_text_map):
                 yield _Leaf(inner, part, _COMMAND_LINE)
 
     def nest(self, leaf: _Leaf) -> Any:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from dinoforge.config import nearest
 from dinoforge.errors import UsageError, some_of
 from dinoforge.evaluation.compare.cells import Numbers
-from dinoforge.evaluation.compare.columns import Filters, choose, choose_columns, note_features
+from dinoforge.evaluation.compare.columns import Filters, choose, choose_columns, note_choices
 from dinoforge.evaluation.compare.comparison import Comparison
 from dinoforge.evaluation.compare.models import find_models
 from dinoforge.evaluation.compare.significance import find_differences
@@ -58,7 +58,7 @@ def compare(
     models = find_models(given, free_keys, note)
     columns = choose_columns(given, models, filters, note)
     chosen = [choose(models, column, filters, note) for column in columns]
-    note_features(models, columns, chosen, note)
+    note_choices(models, columns, chosen, note)
     has_cells = [any(of_column[row] for of_column in chosen) for row in range(len(models))]
     if hidden := [m.name for m, has in zip(models, has_cells, strict=True) if not has]:
         note(f"no number to show of {', '.join(hidden)}")
@@ -96,7 +96,7 @@ def compare_records(records: Sequence[Record]) -> Comparison:
     models = [replace(m, name=TRAINED) if m.is_trained else m for m in find_models([run], (), note)]
     columns = choose_columns([run], models, Filters(), note)
     chosen = [choose(models, column, Filters(), note) for column in columns]
-    note_features(models, columns, chosen, note)
+    note_choices(models, columns, chosen, note)
     numbers = Numbers(models, columns, chosen)
     places = [[(row, at) for at in range(len(columns))] for row in range(len(models))]
     return Comparison(

@@ -1,9 +1,11 @@
 """Which numbers a comparison shows: filters, columns, and one number per model and column."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 from dinoforge.config import nearest
@@ -11,11 +13,13 @@ from dinoforge.errors import UsageError, some_of
 from dinoforge.evaluation.compare.comparison import Column, Direction
 from dinoforge.evaluation.compare.models import ModelRuns
 from dinoforge.evaluation.compare.sources import Measurement, Run
+from dinoforge.evaluation.compare.values import protocol_keys
 from dinoforge.evaluation.scores import headline_k, k_and_bank
 from dinoforge.evaluation.stages.guards import LOWER_IS_BETTER
 from dinoforge.records import Record
+from dinoforge.runs import read_recipe
 
-__all__ = ["Chosen", "Filters", "choose", "choose_columns", "note_features"]
+__all__ = ["Chosen", "Filters", "choose", "choose_columns", "note_choices"]
 
 _LOWER = LOWER_IS_BETTER | {"abs_rel", "sq_rel", "log10", "rmse_log", "silog", "J_decay", "F_decay"}
 _IN_UNITS = {"rmse", "abs_rel", "sq_rel", "log10", "rmse_log", "silog", "ns_score"}
@@ -212,7 +216,6 @@ def choose(
             seeds = f"{len(one.members)} of {len(model.members)}"
             note(f"{column.title}: {model.name} was measured with {seeds} seeds")
         result.append(one)
-    _note_protocols(column, models, result, note)
     return result
 
 
@@ -245,41 +248,64 @@ def _best(candidates: Sequence[Chosen], column: Column) -> Chosen | None:
     return max(known, key=lambda chosen: sign * chosen.value)
 
 
-def _note_protocols(
-    column: Column,
-    models: Sequence[ModelRuns],
-    chosen: Sequence[Chosen | None],
-    note: Callable[[str], None],
-) -> None:
-    """Say where the models of a column were not measured in the same way."""
-    by_name: dict[str, dict[Any, list[str]]] = {}
-    for model, one in zip(models, chosen, strict=True):
-        for m in [] if one is None else one.measurements:
-            for name, value in m.record.settings.items():
-                if name not in _FOUND and isinstance(value, bool | int | float | str):
-                    by_name.setdefault(name, {}).setdefault(value, []).append(model.name)
-    for name, by_value in by_name.items():
-        if len(by_value) > 1:
-            each = "; ".join(
-                f"{value} of {some_of(dict.fromkeys(names))}" for value, names in by_value.items()
-            )
-            note(f"{column.benchmark}: measured with different `{name}`: {each}")
-
-
-def note_features(
+def note_choices(
     models: Sequence[ModelRuns],
     columns: Sequence[Column],
     chosen: Sequence[Sequence[Chosen | None]],
     note: Callable[[str], None],
 ) -> None:
-    """Name the kinds of features that were chosen by the very scores that are shown."""
+    """Name features that were chosen by the scores that are shown, and protocols that differ."""
     for row, model in enumerate(models):
         by_kind: dict[str, list[str]] = {}
         for column, of_column in zip(columns, chosen, strict=True):
             one = of_column[row]
             if one is not None and one.kinds > 1 and column.direction:
                 kind = one.measurements[0].key[2]
-                by_kind.setdefault(kind, []).append(f"{column.title} (of {one.kinds})")
+                by_kind.setdefault(kind, []).append(column.title)
         if by_kind:
-            each = "; ".join(f"{kind} of {', '.join(names)}" for kind, names in by_kind.items())
+            each = "; ".join(f"{kind} of {_in_short(names)}" for kind, names in by_kind.items())
             note(f"{model.name}: the best kind of features, chosen on the test images: {each}")
+    alike: dict[str, list[str]] = {}
+    recipes = cache(read_recipe)
+    for column, of_column in zip(columns, chosen, strict=True):
+        for line in _unlike_protocols(models, of_column, recipes):
+            alike.setdefault(line, []).append(column.title)
+    for line, titles in alike.items():
+        note(f"{_in_short(titles)}: measured with different {line}")
+
+
+def _in_short(titles: Sequence[str]) -> str:
+    return f"{len(titles)} benchmarks" if len(titles) > 4 else ", ".join(titles)
+
+
+def _unlike_protocols(
+    models: Sequence[ModelRuns],
+    chosen: Sequence[Chosen | None],
+    recipe_of: Callable[[Path], Mapping[str, Any]],
+) -> Iterator[str]:
+    """Say in what the numbers of a column were not measured in the same way."""
+    some = [
+        (model.name, m)
+        for model, one in zip(models, chosen, strict=True)
+        for m in ([] if one is None else one.measurements)
+    ]
+    are_apart = len({m.folder for _, m in some}) > 1  # else they have one recipe
+    by_name: dict[str, dict[str, list[str]]] = {}
+
+    def add(facts: Mapping[str, Any], of: str) -> None:
+        for name, value in facts.items():
+            by_name.setdefault(name, {}).setdefault(str(value), []).append(of)
+
+    for model, m in some:
+        settings = {k: v for k, v in m.record.settings.items() if k not in _FOUND}
+        add({k: v for k, v in settings.items() if isinstance(v, bool | int | float | str)}, model)
+        add({"number of test images": m.record.n}, model)
+        if are_apart:
+            add(protocol_keys(m.record, recipe_of(m.folder)), m.run)
+            add({"test images": m.record.data[:12] or "unknown"}, m.run)
+    for name, by_value in by_name.items():
+        if len(by_value) > 1:
+            each = (
+                f"{value} of {some_of(dict.fromkeys(names))}" for value, names in by_value.items()
+            )
+            yield f"`{name}`: {'; '.join(each)}"

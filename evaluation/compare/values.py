@@ -1,13 +1,15 @@
-"""Values per unit of the numbers that are shown, read from the stages of their evaluations."""
+"""Values per unit of the numbers that are shown, and their protocols, from their evaluations."""
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dinoforge.config.load import flatten
 from dinoforge.evaluation.compare.sources import Measurement
 from dinoforge.evaluation.config import BootstrapConfig, EvaluationConfig
 from dinoforge.evaluation.outcomes import Outcome
@@ -18,7 +20,7 @@ from dinoforge.records import Record
 from dinoforge.runs import read_recipe
 from dinoforge.stages import make_inputs
 
-__all__ = ["Unitwise", "read_bootstrap", "read_values"]
+__all__ = ["Unitwise", "protocol_keys", "read_bootstrap", "read_values"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,20 +39,42 @@ class Unitwise:
 
 def read_bootstrap(folder: Path) -> BootstrapConfig:
     """Read how the evaluation in a folder was resampled; the defaults if it does not say."""
-    said = read_recipe(folder).get("bootstrap", {})
+    said = read_recipe(folder).get("bootstrap") or {}
     known = {field.name for field in fields(BootstrapConfig)}
     return BootstrapConfig(**{name: value for name, value in said.items() if name in known})
 
 
+_READ = ("input", "storage", "decode", "split")  # what all protocols depend on
+_OF_BANK = ("train", "train_classes", "max_images", "subsets", "splits")
+_ADDING = {"k", "per_class", "precision_at", "device"}  # keys that change no number, or add some
+
+
+def protocol_keys(record: Record, recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """Pick the keys of an evaluation that a number depends on, but for models and test images.
+
+    Of paths of the bank the names, as data may have moved. Empty if the recipe is gone.
+    """
+    keys = next((one.keys for one in PROTOCOL_STAGES if one.name == _stage_of(record)), ())
+    facts = dict(flatten({key: recipe[key] for key in (*_READ, *keys) if key in recipe}))
+    name = record.benchmark.partition("/")[2].partition("/")[0].partition(" (")[0]
+    bank = recipe.get("sets", {}).get(name, recipe)
+    facts |= {key: bank[key] for key in _OF_BANK if key in bank}
+    if "train" in facts:
+        facts["train"] = [Path(path).name for path in facts["train"]]
+    return {key: value for key, value in facts.items() if key.rpartition(".")[2] not in _ADDING}
+
+
 def read_values(measurements: Sequence[Measurement]) -> list[Unitwise | None]:
-    """Read the values of numbers; None for those that have none, or whose evaluation is gone."""
+    """Read the values of numbers; None where there are none any more."""
     by_stage: dict[tuple[Path, str], list[int]] = {}
     for at, m in enumerate(measurements):
+        if not m.record.data:
+            continue  # whether two test sets are the same is not known
         by_stage.setdefault((m.folder, _stage_of(m.record)), []).append(at)
     values: list[Unitwise | None] = [None] * len(measurements)
     for (folder, stage), numbers in by_stage.items():
         wanted = [measurements[at].record for at in numbers]
-        with contextlib.suppress(OSError, ValueError, KeyError):  # removed, or of other records
+        with contextlib.suppress(OSError, EOFError, ValueError, KeyError):  # removed, or of others
             for which, unitwise in _read(folder, stage, wanted):
                 values[numbers[which]] = unitwise
     return values

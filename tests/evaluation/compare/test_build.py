@@ -2,9 +2,11 @@ import json
 import math
 import shutil
 import statistics
+from dataclasses import replace
 
 import numpy as np
 import pytest
+import yaml
 
 from dinoforge.errors import UsageError
 from dinoforge.evaluation.compare.build import compare
@@ -12,6 +14,7 @@ from dinoforge.evaluation.compare.columns import Filters
 from dinoforge.evaluation.compare.paired import holm
 from dinoforge.intervals import bootstrap_indices, percentile_interval
 from dinoforge.records import Record, read_records, write_records
+from dinoforge.runs import read_recipe
 
 CLS = Filters(features=("cls",))
 
@@ -224,8 +227,6 @@ def test_without_a_baseline_there_are_no_differences(project):
 
 
 def other_data(project, tmp_path):
-    from dataclasses import replace
-
     records = [replace(r, data="f" * 64) for r in read_records(project / "b" / "records.jsonl")]
     write_records(tmp_path / "records.jsonl", records)
     return str(tmp_path)
@@ -276,7 +277,6 @@ def test_no_records(tmp_path):
 
 def test_steps_of_folders_and_missing_seeds(project, tmp_path):
     """Exports that were evaluated as files: their steps are those of the folders."""
-    from dataclasses import replace
 
     def write(run, step, shift, benchmark="knn/colors"):
         folder = tmp_path / run / "evaluation" / f"step-{step:09d}"
@@ -306,3 +306,40 @@ def test_steps_of_folders_and_missing_seeds(project, tmp_path):
     assert comparison.rows[0].step == 10
     assert "knn/other: new was measured with 1 of 2 seeds" in comparison.notes
     assert any("no interval of new" in line for line in comparison.notes)
+
+
+def changed(project, folder, keys, **fields):
+    """Write the evaluation ``b`` again with other keys of its recipe and fields of its records."""
+    shutil.copytree(project / "b", folder)
+    (folder / "config.yaml").write_text(yaml.safe_dump(read_recipe(folder) | keys))
+    records = [replace(r, **fields) for r in read_records(folder / "records.jsonl")]
+    write_records(folder / "records.jsonl", records)
+    return f"b={folder}"
+
+
+@pytest.mark.parametrize(
+    ("keys", "fields", "line"),
+    [
+        ({"input": {"side": 448}}, {}, "`input.side`: 0 of a; 448 of b"),
+        ({"storage": "float16"}, {}, "`storage`: float32 of a; float16 of b"),
+        ({"train": ["elsewhere/other"]}, {}, "`train`: ['bank'] of a; ['other'] of b"),
+        ({}, {"n": 17}, "`number of test images`: 18 of a, untrained"),
+        ({}, {"data": ""}, "; unknown of b"),
+    ],
+)
+def test_other_protocols_of_one_name_are_noted_once(project, tmp_path, keys, fields, line):
+    runs = [f"a={project / 'a'}", changed(project, tmp_path / "b", keys, **fields)]
+    notes = compare(runs, filters=CLS).notes
+    unlike = [n for n in notes if "measured with different" in n]
+    assert any(line in n for n in unlike)
+    if keys:
+        (note,) = unlike
+        assert note.startswith("knn/colors, logistic/colors: ")
+    assert ("data" not in fields) or any("unpaired" in n for n in notes)
+
+
+def test_other_grids_of_one_protocol_are_no_difference_of_another(project, tmp_path):
+    keys = {"logistic": {"c_min": 1e-3, "c_max": 10.0, "c_count": 2}, "knn": {"k": [20]}}
+    runs = [f"a={project / 'a'}", changed(project, tmp_path / "b", keys)]
+    (note,) = [n for n in compare(runs, filters=CLS).notes if "measured with different" in n]
+    assert note.startswith("logistic/colors: measured with different `logistic.c_min`: 0.1 of a")
