@@ -1,6 +1,6 @@
 """Features of videos from features of their frames, for a linear classifier.
 
-DINOv2's protocol (Oquab et al. 2023, section 7.3): 8 frames evenly over the video; the mean of
+DINOv2's protocol (Oquab et al. 2023, section 7.2): 8 frames evenly over the video; the mean of
 their class tokens for UCF-101 and Kinetics-400, their concatenation for Something-Something v2,
 where the order matters. The classifier is that of images.
 """

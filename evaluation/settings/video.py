@@ -76,7 +76,7 @@ class DiscoveryConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ClipsConfig:
-    """Videos classified by features of 8 frames (DINOv2, section 7.3); see also `logistic`."""
+    """Videos classified by features of 8 frames (DINOv2, section 7.2); see also `logistic`."""
 
     # mean of the frames, or their features side by side, where the order matters
     join: Annotated[list[Literal["mean", "concatenate"]], NonEmpty] = field(
