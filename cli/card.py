@@ -13,7 +13,7 @@ __all__ = ["COMMAND"]
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
     add = functools.partial(parser.add_argument, type=path_argument)
-    add("training", metavar="RUN", help="run folder of dinoforge train")
+    add("training", metavar="RUN", help="run folder of dinoforge train, or of a quickstart")
     add(
         "--curation",
         metavar="RUN",
@@ -24,7 +24,8 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--evaluation",
         metavar="RUN",
-        help="run folder of dinoforge evaluate, or a folder of several (default: RUN/evaluation)",
+        help="run folder of dinoforge evaluate, or a folder of several (default: RUN/evaluation, "
+        "else the evaluation of this training beside it)",
     )
     add("--out", metavar="FILE", help="write the card there, usually README.md (default: stdout)")
     about = parser.add_argument_group("what no file of a run knows")
@@ -49,18 +50,36 @@ def _positive(text: str) -> float:
     raise argparse.ArgumentTypeError(f"need a positive number, got {text}")
 
 
+def _beside(training: Path) -> Path | None:
+    """Return the evaluation beside a training that has none below it, if it measured this one."""
+    from dinoforge.evaluation.report.facts import find_evaluations
+    from dinoforge.runs import read_facts, working_folders
+
+    evaluation = training.absolute().parent / "evaluation"
+    parents = read_facts(evaluation).get("parents", [])
+    starts = working_folders(evaluation)
+    is_parent = any(
+        (start / parent).resolve() == training.resolve() for start in starts for parent in parents
+    )
+    has_records = is_parent and find_evaluations(evaluation)
+    return evaluation if has_records and not find_evaluations(training / "evaluation") else None
+
+
 def _run(args: argparse.Namespace) -> int:
     from dinoforge.evaluation.report.card import CardOptions, make_card
     from dinoforge.evaluation.report.facts import find_evaluations
     from dinoforge.evaluation.report.footprint import Assumptions
     from dinoforge.files import write_text
 
-    evaluation = Path(args.evaluation) if args.evaluation else None
+    training = Path(args.training)
+    if not (training / "run.json").is_file() and (training / "training/run.json").is_file():
+        training = training / "training"  # of a quickstart
+    evaluation = Path(args.evaluation) if args.evaluation else _beside(training)
     if evaluation is not None and not find_evaluations(evaluation):
         do = "give the out=FOLDER of a finished run of `dinoforge evaluate`, or a folder of several"
         raise UsageError(what="no evaluation", where=f"--evaluation {evaluation}", do=do)
     card = make_card(
-        Path(args.training),
+        training,
         curations=[Path(folder) for folder in args.curation],
         evaluation=evaluation,
         options=CardOptions(
@@ -85,7 +104,7 @@ COMMAND = Command(
     sentence="write a model card for the Hub from a training, its data and its evaluations",
     examples=(
         "dinoforge card runs/trained --license apache-2.0 --out README.md",
-        "dinoforge card runs/quickstart/training --evaluation runs/quickstart/evaluation",
+        "dinoforge card runs/quickstart",
         "dinoforge card runs/trained --power-watts 350 --pue 1.3 --carbon-intensity 0.05",
     ),
     add_arguments=_add_arguments,

@@ -255,6 +255,18 @@ def test_other_runs_can_be_named(project, tmp_path):
     assert "not recorded: the curation has not finished" in text
 
 
+@pytest.mark.parametrize("measured", ["quick/training", "another"])
+def test_a_quickstart_has_its_evaluation_beside_the_training(
+    tmp_path, monkeypatch, capsys, measured
+):
+    monkeypatch.chdir(tmp_path)
+    write_training(tmp_path / "quick/training")
+    beside = write_run(tmp_path / "quick/evaluation", "evaluate", parents=[measured])
+    write_records(beside / "records.jsonl", RECORDS)
+    assert main(["card", "quick"]) == 0
+    assert ("knn/birds" in capsys.readouterr().out) == (measured == "quick/training")
+
+
 @pytest.mark.parametrize(
     ("words", "why"),
     [
