@@ -79,7 +79,7 @@ def _show_best(records: "list[Record]") -> None:
             interval = interval_text(one.difference.record.interval, one.column, sign=True)
             verdict = "clear" if one.difference.is_clear else "not clear"
             print(f"- {one.column.title}: trained - {one.model}: {value} {interval}, {verdict}")
-    print("every kind of features, k and metric, and all differences: add --all")
+    print("add --all for every kind of features, k, metric and difference")
 
 
 def _show_all(records: "list[Record]") -> None:

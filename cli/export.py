@@ -29,13 +29,15 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--out", required=True, metavar="FOLDER", help="output folder")
     parser.add_argument("--step", type=int, metavar="N", help="export of a run (default: newest)")
     parser.add_argument(
-        "--positions", metavar="MODE", help="how positions are resampled, if the file has no mode"
+        "--positions",
+        metavar="MODE",
+        help="how positions are resampled, for a file that does not specify it",
     )
     add(
         "--images",
         nargs="+",
         metavar="IMAGES",
-        help="compare on the first eight of these images (default: made ones)",
+        help="compare on the first eight of these images (default: generated ones)",
     )
     add_output_arguments(parser)
 
@@ -71,8 +73,8 @@ def _print(exported: "Exported", out: str) -> None:
     if exported.resampled_as != exported.positions:
         side = exported.image_size
         print(
-            f"equal at {side} x {side} pixels only: positions are resampled as "
-            f"`{exported.resampled_as}` there, this backbone has `{exported.positions}`"
+            f"equal only at {side} x {side} pixels: {exported.format} resamples positions as "
+            f"`{exported.resampled_as}`, this backbone as `{exported.positions}`"
         )
     print(f"{exported.backbone} for {exported.format}: {out}")
     print(f"open it: {exported.use.replace('FOLDER', out)}")

@@ -199,10 +199,10 @@ def record_facts(folder: Path, **facts: Any) -> None:
 def read_facts(folder: Path) -> dict[str, Any]:
     """Read ``run.json``; empty if there is none."""
     try:
-        facts: dict[str, Any] = json.loads(read_regular(folder / "run.json"))
+        facts = json.loads(read_regular(folder / "run.json"))
     except (OSError, ValueError):
         return {}
-    return facts
+    return facts if isinstance(facts, dict) else {}
 
 
 def read_recipe(folder: Path) -> dict[str, Any]:

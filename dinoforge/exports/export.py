@@ -128,7 +128,7 @@ def export_backbone(
         import_extra(package, extra=form.extra, where=f"--to {name}")
     if obstacles := list(form.find_obstacles(source.config)):
         raise UsageError(
-            what=f"{name} has no {', no '.join(obstacles)}",
+            what=f"{name} does not support {', or '.join(obstacles)}",
             where=str(source.path),
             do=f"choose from {', '.join(other for other in FORMATS if other != name)}",
         )
@@ -165,10 +165,10 @@ def _check(differences: list[Difference], name: str, source: Source) -> None:
     for one in differences:
         if one.expected and not one.equal:
             text = (
-                f"{name} gives other features: {one.output} differs by {one.largest:.3g} at "
-                f"{one.height} x {one.width}, {one.relative:.3g} of its scale (at most "
-                f"{TOLERANCE:g}, or {one.rounding:.3g} of rounding) - {source.path} - nothing was "
-                "written; report it with the sizes of this backbone"
+                f"{name} does not give the same features: {one.output} differs by "
+                f"{one.largest:.3g} at {one.height} x {one.width}, {one.relative:.3g} of its scale "
+                f"(tolerance {TOLERANCE:g}, rounding {one.rounding:.3g}) - {source.path} - nothing "
+                "was written; report it with the sizes of this backbone"
             )
             raise DinoforgeError(text)
 

@@ -20,11 +20,11 @@ _SIDE = 518  # pixels, of their images
 
 
 def find_timm_obstacles(config: VitConfig) -> Iterator[str]:
-    """Name what timm's VisionTransformer lacks."""
+    """Name what timm's VisionTransformer does not support."""
     if config.positions == "rope":
         yield "rotary positions"
     if config.norm_eps != 1e-6:
-        yield f"LayerNorm with norm_eps {config.norm_eps:g} instead of 1e-06"
+        yield f"a norm_eps of {config.norm_eps:g} (always 1e-06)"
 
 
 def write_timm(source: Source, folder: Path) -> None:

@@ -59,10 +59,10 @@ def transformers_positions(config: VitConfig) -> PositionMode:
 
 
 def find_transformers_obstacles(config: VitConfig) -> Iterator[str]:
-    """Name what the class of this backbone lacks."""
+    """Name what the class of this backbone does not support."""
     if config.positions != "rope" and _ratio(config) is None:
-        kind = "SwiGLU" if config.ffn == "swiglu" else "feed-forward layer"
-        yield f"{kind} of hidden width {config.ffn_width}: no whole `mlp_ratio` gives it"
+        kind = "SwiGLU" if config.ffn == "swiglu" else "a feed-forward layer"
+        yield f"{kind} of hidden width {config.ffn_width} (no integer `mlp_ratio` gives it)"
 
 
 def _ratio(config: VitConfig) -> int | None:

@@ -249,25 +249,25 @@ def _limits(
     if backbone is not None and steps is not None and backbone.step < int(steps):
         yield f"The training has not finished: step {backbone.step:,} of {int(steps):,}."
     if not values["curations"]:
-        yield "No curation is known: duplicates and leaks in the data were not examined."
+        yield "No curation is recorded: duplicates and leaks in the data were not examined."
     elif not any(c.summary.get("leaks", {}).get("references") for c in values["curations"]):
-        yield "The curation had no reference images: leaks of benchmarks were not searched."
+        yield "The curation had no reference images: leaks of benchmarks were not searched for."
     for curation in values["curations"]:
         for remark in curation.summary.get("remarks", []):
             yield f"Curation: {remark}."
     for source in (values["facts"].get("sources") or {}).get("incomplete") or []:
         yield f"A source may have given only part of its images: {source.get('reason', source)}."
     if comparison is None:
-        yield "No evaluation is known: the features were not measured."
+        yield "No evaluation is recorded: the features were not measured."
     else:
         if not values["leaks"]:
-            yield "Test images were not looked up in the training images (`leakage.curation`)."
+            yield "Test images were not checked against the training images (`leakage.curation`)."
         yield from _weak_spots(records, comparison)
     for line in left_out:
         yield f"Not measured: {line}."
     yield (
-        "What the images show was not examined: faces, persons, places, offensive content, and "
-        "social bias of the features."
+        "The content of the images was not examined (faces, people, places, offensive content), "
+        "nor was social bias of the features."
     )
 
 

@@ -46,8 +46,8 @@ def test_the_terminal_names_the_sizes_that_agree_and_the_call(stored, tmp_path, 
     text = capsys.readouterr().out
     assert "48 x 48   class_token" in text
     assert (
-        "equal at 48 x 48 pixels only: positions are resampled as `size_antialias` there, "
-        "this backbone has `offset`"
+        "equal only at 48 x 48 pixels: timm resamples positions as `size_antialias`, "
+        "this backbone as `offset`"
     ) in text
     assert f'timm.create_model("local-dir:{tmp_path}", pretrained=True)' in text
 
@@ -106,12 +106,12 @@ def test_what_a_library_cannot_hold_is_named(stored, tmp_path, capsys):
     optional("transformers", "hf")
     out = ["--out", tmp_path / "out"]
     line = error_of(capsys, stored("rope"), "--to", "timm", *out)
-    assert "timm has no rotary positions, no LayerNorm with norm_eps 1e-05" in line
+    assert "timm does not support rotary positions, or a norm_eps of 1e-05 (always 1e-06)" in line
     assert line.endswith("choose from hf, hub, onnx, torchscript")
     line = error_of(capsys, stored(ffn_ratio=3.3), "--to", "hf", *out)
-    assert "hf has no feed-forward layer of hidden width 105: no whole `mlp_ratio` gives" in line
+    assert "hf does not support a feed-forward layer of hidden width 105 (no integer" in line
     line = error_of(capsys, stored("gated", ffn_ratio=3.3), "--to", "hf", *out)
-    assert "hf has no SwiGLU of hidden width 72" in line
+    assert "hf does not support SwiGLU of hidden width 72" in line
 
 
 def test_an_earlier_export_is_replaced_and_nothing_else(stored, tmp_path, capsys, monkeypatch):
@@ -171,7 +171,7 @@ def test_other_features_are_an_error_that_leaves_nothing(stored, tmp_path, capsy
     monkeypatch.setattr(comparison, "_ROUNDINGS", 0)
     out.rename(tmp_path / "before")
     line = error_of(capsys, *words[1:], code=1)
-    assert "hub gives other features: class_token differs by " in line
+    assert "hub does not give the same features: class_token differs by " in line
     assert [path.name for path in tmp_path.iterdir()] == ["before"]
 
 
@@ -185,7 +185,7 @@ def test_a_format_that_writes_other_weights_is_found_out(source, tmp_path, monke
 
     changed = export.Format(write, export.hub.load_hub, "")
     monkeypatch.setitem(export.FORMATS, "hub", changed)
-    with pytest.raises(export.DinoforgeError, match="other features"):
+    with pytest.raises(export.DinoforgeError, match="the same features"):
         export.export_backbone(source("offset"), "hub", tmp_path / "out")
 
 

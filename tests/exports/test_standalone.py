@@ -1,5 +1,6 @@
 """The ViT in one file: our features at any size, as a module, in torch.hub, as a program."""
 
+import functools
 import json
 import subprocess
 import sys
@@ -13,7 +14,9 @@ from optional import optional
 from dinoforge.encoders.make import make_encoder
 from dinoforge.exports import programs, standalone
 from dinoforge.exports.export import export_backbone
+from dinoforge.exports.hub import entry_name
 from dinoforge.exports.source import standalone_vit
+from dinoforge.models.config import VitConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 # Native; one axis native; larger and smaller; one row.
@@ -120,10 +123,16 @@ def test_torch_hub_opens_a_clone_without_dinoforge(source, images, tokens, tmp_p
     assert_equal(actual.values(), tokens(backbone, batch))
 
 
-def test_released_sizes_have_names_as_those_of_dinov2(source, tmp_path):
-    small = {"width": 384, "depth": 12, "heads": 6, "patch_size": 14, "image_size": 28}
-    exported = export_backbone(source("registers", **small), "hub", tmp_path / "out")
-    assert '"dinoforge_vits14_reg"' in exported.use
+@pytest.mark.parametrize(
+    ("changes", "name"),
+    [
+        ({}, "dinoforge_vits14"),
+        ({"registers": 4, "patch_size": 16}, "dinoforge_vits16_reg"),
+        ({"registers": 14, "positions": "rope"}, "dinoforge_vits14_reg14_rope"),
+    ],
+)
+def test_released_sizes_have_names_as_those_of_dinov2(changes, name):
+    assert entry_name(VitConfig.named("small", **changes)) == name
 
 
 def test_a_clone_of_the_project_opens_any_backbone(stored, source, images, tokens, tmp_path):
@@ -163,17 +172,29 @@ def test_torchscript_is_an_encoder_and_has_all_tokens(stored, source, images, pi
         program(images(50, 48))
 
 
-# All ways to compute positions; `offset` is below.
+@pytest.fixture(scope="module")
+def onnx_file(source, tmp_path_factory):
+    """Export a model to ONNX, once: it takes ten seconds."""
+    optional("onnxruntime", "onnx")
+
+    @functools.cache
+    def export(name):
+        folder = tmp_path_factory.mktemp(name)
+        with pytest.MonkeyPatch.context() as patch:
+            if name == "gated":  # as a large model, whose weights are in a file of their own
+                patch.setattr(programs, "_ONE_FILE", 0)
+            export_backbone(source(name), "onnx", folder)
+        return folder / "model.onnx"
+
+    return export
+
+
+# All ways to compute positions: with an offset and antialiasing, without both, rotary.
 @pytest.mark.parametrize("name", ["antialias", "gated", "rope_gated"])
-def test_onnx_takes_any_size_and_number_of_images(
-    source, images, tokens, tmp_path, monkeypatch, name
-):
+def test_onnx_takes_any_size_and_number_of_images(source, images, tokens, onnx_file, name):
     onnxruntime = optional("onnxruntime", "onnx")
-    backbone = source(name)
-    if name == "gated":  # as a large model, whose weights are in a file of their own
-        monkeypatch.setattr(programs, "_ONE_FILE", 0)
-    export_backbone(backbone, "onnx", tmp_path / "out")
-    session = onnxruntime.InferenceSession(str(tmp_path / "out" / "model.onnx"))
+    backbone, path = source(name), onnx_file(name)
+    session = onnxruntime.InferenceSession(str(path))
     registers = ["register_tokens"] if backbone.config.registers else []
     outputs = [output.name for output in session.get_outputs()]
     assert outputs == ["class_token", "patch_tokens", *registers]
@@ -181,19 +202,17 @@ def test_onnx_takes_any_size_and_number_of_images(
         batch = images(height, width, count)
         actual = [torch.from_numpy(out) for out in session.run(None, {"images": batch.numpy()})]
         assert_equal(actual[:2], tokens(backbone, batch))
-    assert (tmp_path / "out" / "model.onnx.data").is_file() == (name == "gated")
+    assert path.with_name("model.onnx.data").is_file() == (name == "gated")
     with pytest.raises(Exception, match="Reshape"):
         session.run(None, {"images": images(50, 48).numpy()})
 
 
-def test_onnx_is_an_encoder_with_the_facts_of_the_backbone(stored, source, pictures, tmp_path):
-    onnxruntime = optional("onnxruntime", "onnx")
-    export_backbone(source("offset"), "onnx", tmp_path / "out")
-    path = tmp_path / "out" / "model.onnx"
+def test_onnx_is_an_encoder_with_the_facts_of_the_backbone(stored, onnx_file, pictures):
+    onnxruntime, path = optional("onnxruntime", "onnx"), onnx_file("antialias")
     facts = onnxruntime.InferenceSession(str(path)).get_modelmeta().custom_metadata_map
-    assert facts["positions"] == "offset"
+    assert facts["positions"] == "offset_antialias"
     assert (facts["image_size"], facts["patch_size"], facts["step"]) == ("48", "8", "7")
     assert json.loads(facts["image_std"]) == [0.25, 0.3, 0.35]
     encoder = make_encoder(f"onnx:{path}#48,crop")
-    checkpoint = make_encoder(f"checkpoint:{stored('offset')}")
+    checkpoint = make_encoder(f"checkpoint:{stored('antialias')}")
     assert encoder.encode(pictures) == pytest.approx(checkpoint.encode(pictures), abs=1e-5)

@@ -145,7 +145,7 @@ def test_every_number_is_that_of_a_file(project):
     training, parameters = project
     _, text = split(make_card(training))
     assert "Images: 1,323; undecodable and replaced: 2." in text
-    assert "Gave no image: 3 truncated tar." in text
+    assert 'Source problem "truncated tar": 3.' in text
     assert (row(text, "images in"), row(text, "kept")) == (["3,423"], ["1,323"])
     assert "Of 117 edited copies that were planted, 92 were found; 72 of 73 pairs" in text
     assert "31 images were dropped as leaks" in text
@@ -227,8 +227,8 @@ def test_what_is_unknown_is_not_recorded(tmp_path):
     assert "## Evaluation\n\nNot recorded.\n" in text
     for limit in (
         "The training has not finished: step 300 of 600.",
-        "No curation is known: duplicates and leaks in the data were not examined.",
-        "No evaluation is known: the features were not measured.",
+        "No curation is recorded: duplicates and leaks in the data were not examined.",
+        "No evaluation is recorded: the features were not measured.",
     ):
         assert f"- {limit}" in text
     assert "## License\n\nNot recorded." in text
@@ -272,12 +272,15 @@ def test_a_quickstart_has_its_evaluation_beside_the_training(
     [
         (["curated"], "the folder holds a run of `dinoforge curate`"),
         (["nothing"], "the folder holds no run"),
+        (["odd"], "the folder holds no run"),
         (["birds", "--curation", "birds"], "the folder holds no curation"),
         (["birds", "--evaluation", "curated"], "no evaluation"),
     ],
 )
 def test_a_wrong_folder_is_one_line(project, tmp_path, monkeypatch, capsys, words, why):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "odd").mkdir()
+    (tmp_path / "odd/run.json").write_text("[]")
     assert main(["card", *words]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"error: {why} - ")
