@@ -82,7 +82,8 @@ def _print(comparison: "Comparison", form: str) -> None:
         from dinoforge.evaluation.compare.terminal import print_comparison
 
         is_terminal = sys.stdout.isatty()
-        print_comparison(comparison, Console(width=None if is_terminal else 100, highlight=False))
+        console = Console(width=None if is_terminal else 100, highlight=False, emoji=False)
+        print_comparison(comparison, console)
 
 
 COMMAND = Command(

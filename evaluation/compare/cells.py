@@ -106,7 +106,7 @@ class Numbers:
                 )
             yield Row(
                 name=model.name,
-                source=", ".join(dict.fromkeys(model.sources)),
+                sources=tuple(dict.fromkeys(model.sources)),
                 checkpoint=checkpoints.pop() if len(checkpoints) == 1 else "",
                 runs=tuple(model.runs),
                 step=max(steps, default=None),

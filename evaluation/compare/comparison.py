@@ -22,7 +22,7 @@ class Row:
     """One model."""
 
     name: str  # unique in a comparison
-    source: str  # paths of its runs, comma-separated; of a published row the publication
+    sources: tuple[str, ...] = ()  # paths of its runs; of a published row the publications
     checkpoint: str = ""  # as in its records; "" if they disagree
     runs: tuple[str, ...] = ()  # names of the runs that are folded into it, or one
     step: int | None = None  # training step of the newest record
@@ -74,6 +74,7 @@ class Difference:
     p: float | None = None  # None: not tested
     holm_p: float | None = None  # corrected for all differences of the comparison (Holm 1979)
     how: str = ""  # "paired on 500 units", "unpaired: no values per image"
+    is_test_peek: bool = False  # either number was chosen on the test images: p is too small
 
     @property
     def is_paired(self) -> bool:

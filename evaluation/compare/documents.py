@@ -51,7 +51,7 @@ def _markdown_cell(cell: TextCell) -> str:
 
 
 def _markdown(text: str) -> str:
-    return re.sub(r"([\\`*_{}\[\]<>|~#])", r"\\\1", text)
+    return re.sub(r"([\\`*_{}\[\]<>|~#&$])", r"\\\1", text)
 
 
 _LATEX = {
@@ -73,29 +73,36 @@ _LATEX = {
 def as_latex(comparison: Comparison) -> str:
     """Return one table environment for the scores and one for the differences.
 
-    The caption states numbers of images, intervals and correction; notes are comments.
+    Tables wider than the text are scaled to it. The caption states numbers of images, intervals
+    and correction; notes are comments.
     """
-    parts = [
-        "% \\documentclass{article}\n% \\usepackage{booktabs}\n% \\begin{document}",
-        *(f"% {line}" for line in comparison.notes),
-    ]
     marks = "; ".join(legend(comparison))
-    parts += [_latex_table(_readable(table), marks) for table in text_tables(comparison)]
-    return "\n".join([*parts, "% \\end{document}"]) + "\n"
+    tables = [_latex_table(_readable(table), marks) for table in text_tables(comparison)]
+    other = {c for text in tables for c in text if ord(c) > 0x17F}  # pdfLaTeX has no glyphs
+    lines = [
+        r"\documentclass{article}",
+        r"\usepackage{booktabs,graphicx}",
+        r"\begin{document}",
+        *comparison.notes,
+        *([f"compile with lualatex and a font that has {' '.join(sorted(other))}"] * bool(other)),
+    ]
+    return "\n".join([*(f"% {line}" for line in lines), *tables, r"% \end{document}"]) + "\n"
 
 
 def _latex_table(table: TextTable, marks: str) -> str:
     lines = [
         "\\begin{table}",
-        f"\\caption{{{_latex(f'{table.title}. {marks}.')}}}",
+        f"\\caption{{{_latex(f'{table.title}; {marks}.')}}}",
+        r"\resizebox{\ifdim\width>\textwidth\textwidth\else\width\fi}{!}{%",
         f"\\begin{{tabular}}{{l{'r' * len(table.columns)}}}",
         "\\toprule",
         _latex_row(["", *map(_latex, table.columns)]),
         "\\midrule",
     ]
     for name, cells in zip(table.rows, table.body, strict=True):
-        lines.append(_latex_row([_latex(name), *map(_latex_cell, cells)]))
-    return "\n".join([*lines, "\\bottomrule", "\\end{tabular}", "\\end{table}"])
+        first = "{}" * name.startswith(("[", "*"))  # else an argument of the \\ before it
+        lines.append(_latex_row([first + _latex(name), *map(_latex_cell, cells)]))
+    return "\n".join([*lines, "\\bottomrule", "\\end{tabular}}", "\\end{table}"])
 
 
 def _latex_row(cells: Sequence[str]) -> str:

@@ -20,7 +20,7 @@ _CELL = (
     *("deviation", "seeds", "features", "k", "selection", "without_leaked", "units_dropped"),
     "is_bold",
 )
-_DIFFERENCE = ("p", "holm_p", "is_clear", "how")
+_DIFFERENCE = ("p", "holm_p", "is_clear", "is_test_peek", "how")
 _COLUMNS = (
     *("kind", "model", "baseline", "benchmark", "metric", "value", "low", "high"),
     *_CELL,
@@ -63,7 +63,7 @@ def _rows(comparison: Comparison) -> Iterator[dict[str, Any]]:
                     "checkpoint": row.checkpoint,
                     "step": row.step,
                     "runs": ", ".join(row.runs),
-                    "source": row.source,
+                    "source": "; ".join(row.sources),
                     "is_published": row.is_published,
                 }
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from dinoforge.evaluation.compare.comparison import Cell, Column, Comparison, Curve, Difference, Row
-from dinoforge.evaluation.compare.texts import common_k, legend, number_text
+from dinoforge.evaluation.compare.texts import common_k, legend, number_text, unit_text
 from dinoforge.evaluation.report.facts import RunFacts, find_evaluations, read_run
 from dinoforge.pages.charts import (
     IntervalPlot,
@@ -23,7 +23,6 @@ from dinoforge.pages.render import render
 __all__ = ["as_page", "read_provenance"]
 
 _TEMPLATES = Path(__file__).resolve().parent / "templates"
-_UNITS = {"rmse": "m"}  # of metrics that are no fractions
 _BETTER, _BASELINE, _MODEL, _UNCLEAR = 0, 1, 2, 5  # colors
 _LINES = 6  # of one panel: there are as many colors
 
@@ -67,7 +66,7 @@ def as_page(
         runs=runs or {},
         number=_number,
         p_text=_p_text,
-        unit=_unit,
+        unit=unit_text,
         ks=[common_k(comparison, at) for at in range(len(comparison.columns))],
         shown_name=_shown_name,
     )
@@ -78,9 +77,9 @@ def read_provenance(comparison: Comparison) -> dict[str, RunFacts | None]:
 
     None stands for a run without one, such as a file of records.
     """
-    sources = [row.source for row in comparison.rows if not row.is_published]
+    rows = [row for row in comparison.rows if not row.is_published]
     facts: dict[str, RunFacts | None] = {}
-    for path in dict.fromkeys(path for source in sources for path in source.split(", ")):
+    for path in dict.fromkeys(path for row in rows for path in row.sources):
         folder = Path(path).parent if path.endswith(".jsonl") else Path(path)
         folders = [folder, folder / "evaluation"]
         newest = [runs[0] for at in folders for runs in find_evaluations(at).values()]
@@ -120,10 +119,6 @@ def _lead(comparison: Comparison) -> str:
 def _shown_name(row: Row) -> str:
     """Name a model where it is clear otherwise that its row is published."""
     return row.name.removesuffix(" (published)")
-
-
-def _unit(column: Column) -> str:
-    return "%" if column.is_fraction else _UNITS.get(column.metric, "")
 
 
 def _scale(column: Column) -> float:
@@ -177,7 +172,7 @@ def _score_panel(comparison: Comparison, at: int) -> tuple[str, str]:
         rows.append(_score_row(row, cell, column))
         if row.is_baseline and math.isfinite(cell.value):
             levels.append((row.name, _scale(column) * cell.value))
-    unit = _with_direction(_unit(column), column)
+    unit = _with_direction(unit_text(column), column)
     plot = IntervalPlot(title=column.title, unit=unit, rows=rows, levels=levels)
     return column.title, interval_plot(plot)
 
@@ -216,7 +211,7 @@ def _difference_panels(comparison: Comparison) -> Iterator[tuple[str, str, str]]
     kind = "benchmark" if len(models) > len(comparison.columns) else "model"
     panels: dict[tuple[str, str], list[IntervalRow]] = {}
     for row, column, difference in entries:
-        unit = "points" if column.is_fraction else _unit(column) or column.metric
+        unit = "points" if column.is_fraction else unit_text(column) or column.metric
         if kind == "benchmark":
             name, label, unit = column.title, row.name, _with_direction(unit, column)
         else:
@@ -257,8 +252,8 @@ def _curve_panels(comparison: Comparison) -> Iterator[tuple[str, str]]:
         for start in range(0, len(curves), _LINES):
             some = curves[start : start + _LINES]
             series = [_series(comparison, curve, column) for curve in some]
-            part = f"{_unit(column)}, models {start + 1} to {start + len(some)}"
-            unit = part.lstrip(", ") if len(curves) > _LINES else _unit(column)
+            part = f"{unit_text(column)}, models {start + 1} to {start + len(some)}"
+            unit = part.lstrip(", ") if len(curves) > _LINES else unit_text(column)
             chart = LineChart(title=column.title, unit=unit, series=series)
             yield column.title, line_chart(chart)
 

@@ -25,7 +25,7 @@ from dinoforge.intervals import (
     unanimous_interval,
 )
 
-__all__ = ["Tested", "bootstrap", "holm", "unpaired_interval"]
+__all__ = ["Tested", "bootstrap", "holm", "smallest_p", "unpaired_interval"]
 
 Floats = NDArray[np.float64]
 Sample = Sequence[Unitwise]  # of one model on one benchmark: one per seed
@@ -123,9 +123,14 @@ def _tested(value: float, draws: Floats, units: int, num_differing: int) -> Test
     if not len(known) or math.isnan(value):
         return Tested(value, None, None, units)
     counts = [int((known <= _ROUNDING).sum()), int((known >= -_ROUNDING).sum())]
-    p = 2 * (min(counts) + 1) / (len(known) + 1)
+    p = (min(counts) + 1) * smallest_p(len(known))
     p = min(1.0, max(p, 2.0 ** (1 - num_differing)))
     return Tested(value, percentile_interval(known), p, units)
+
+
+def smallest_p(resamples: int) -> float:
+    """Return the smallest two-sided p-value of a bootstrap."""
+    return 2 / (resamples + 1)
 
 
 def holm(ps: Sequence[float | None]) -> list[float | None]:

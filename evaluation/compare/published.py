@@ -105,7 +105,7 @@ def with_published(comparison: Comparison) -> Comparison:
     for model, numbers in shown.items():
         row, cells = _row(model, numbers, len(comparison.columns))
         comparison = comparison.with_row(row, cells)
-        sources.setdefault(row.source, []).append(model)
+        sources.setdefault("; ".join(row.sources), []).append(model)
     lines = [f"{reason}: {_listed(models)}" for reason, models in notes.items()]
     lines += [
         f"published, not measured here: {_listed(models)}: {source}"
@@ -141,7 +141,7 @@ def _row(
 ) -> tuple[Row, list[Cell | None]]:
     row = Row(
         name=f"{model} (published)",
-        source="; ".join(dict.fromkeys(number.source for number in numbers.values())),
+        sources=tuple(dict.fromkeys(number.source for number in numbers.values())),
         is_published=True,
     )
     cells: list[Cell | None] = [None] * num_columns

@@ -10,7 +10,15 @@ from dataclasses import replace
 
 from dinoforge.evaluation.compare.cells import Numbers, Place
 from dinoforge.evaluation.compare.comparison import Cell, Difference
-from dinoforge.evaluation.compare.paired import Sample, Tested, bootstrap, holm, unpaired_interval
+from dinoforge.evaluation.compare.paired import (
+    Sample,
+    Tested,
+    bootstrap,
+    holm,
+    smallest_p,
+    unpaired_interval,
+)
+from dinoforge.evaluation.config import BootstrapConfig
 
 __all__ = ["find_differences"]
 
@@ -27,7 +35,8 @@ def find_differences(
     samples: list[tuple[Sample, Sample | None]] = [
         (numbers.samples[a], None if b is None else numbers.samples[b]) for a, b in pairs
     ]
-    tested = bootstrap(samples, numbers.bootstrap_config(note))
+    config = numbers.bootstrap_config(note)
+    tested = bootstrap(samples, config)
     tests = dict(zip(pairs, tested, strict=True))
     rows, columns = range(len(numbers.models)), range(len(numbers.columns))
     cells = [
@@ -40,7 +49,7 @@ def find_differences(
             cell = cells[best][at]
             cells[best][at] = None if cell is None else replace(cell, is_bold=True)
     differences = [[_difference(cells, (r, at), baseline, tests) for at in columns] for r in rows]
-    return tuple(map(tuple, cells)), _corrected(differences, note)
+    return tuple(map(tuple, cells)), _corrected(differences, config, note)
 
 
 def _pairs(numbers: Numbers, baseline: int | None) -> Iterator[tuple[Place, Place | None]]:
@@ -104,17 +113,20 @@ def _difference(
     a, b = cells[row][column], cells[baseline][column]
     if a is None or b is None or not math.isfinite(a.value - b.value):
         return None
+    is_test_peek = "test-peek" in a.selection + b.selection
     if (test := tests.get((place, (baseline, column)))) is not None:
-        return _as_difference(test, None)
+        return replace(_as_difference(test, None), is_test_peek=is_test_peek)
     interval = None
     if a.interval is not None and b.interval is not None:
         interval = unpaired_interval(a.value, a.interval, b.value, b.interval)
     how = "unpaired: no values on the same units"
-    return Difference(value=a.value - b.value, interval=interval, how=how)
+    return Difference(
+        value=a.value - b.value, interval=interval, how=how, is_test_peek=is_test_peek
+    )
 
 
 def _corrected(
-    differences: list[list[Difference | None]], note: Callable[[str], None]
+    differences: list[list[Difference | None]], config: BootstrapConfig, note: Callable[[str], None]
 ) -> _Differences:
     flat = [d for row in differences for d in row]
     ps = iter(holm([None if d is None else d.p for d in flat]))
@@ -129,6 +141,12 @@ def _corrected(
         note(
             f"{len(unclear)} of {tested} differences have an interval without 0 that is not clear "
             "after Holm's correction"
+        )
+    smallest = {smallest_p(config.resamples), smallest_p(config.pooled_resamples)}
+    if any(d.p in smallest for d in unclear):
+        note(
+            "some of these have the smallest p-value that so few resamples can give: raise "
+            "`bootstrap.resamples` or `bootstrap.pooled_resamples` of the first run"
         )
     if unpaired := len(known) - tested:
         note(

@@ -126,7 +126,7 @@ def _unique_names(paths: Sequence[Path]) -> dict[Path, str]:
     names: dict[Path, str] = {}
     for length in range(1, longest + 1):
         short = {path: "/".join(some[-length:]) for path, some in parts.items()}
-        uses = Counter(short.values())
+        uses = Counter("/".join(some[-length:]) for some in {*map(tuple, parts.values())})
         for path, name in short.items():
             if uses[name] == 1 or length == longest:
                 names.setdefault(path, name)

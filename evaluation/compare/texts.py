@@ -19,6 +19,7 @@ __all__ = [
     "number_text",
     "score_text",
     "text_tables",
+    "unit_text",
 ]
 
 TEST_PEEK = "†"  # after a score that was chosen on the test images
@@ -50,6 +51,11 @@ class TextTable:
         """Return it with benchmarks as rows."""
         body = list(zip(*self.body, strict=True))
         return TextTable(self.title, self.columns, self.rows, body)
+
+
+def unit_text(column: Column) -> str:
+    """Return the unit of a column as it is shown; "" for none."""
+    return "%" if column.is_fraction else {"rmse": "m", "sq_rel": "m"}.get(column.metric, "")
 
 
 def number_text(value: float | None, column: Column, *, sign: bool = False) -> str:
@@ -86,7 +92,7 @@ def difference_text(difference: Difference | None, column: Column) -> TextCell:
     if difference is None:
         return TextCell(NOTHING)
     value = number_text(difference.value, column, sign=True)
-    value += UNPAIRED * (not difference.is_paired)
+    value += TEST_PEEK * difference.is_test_peek + UNPAIRED * (not difference.is_paired)
     interval = interval_text(difference.interval, column, sign=True)
     return TextCell(value, interval, _p_text(difference.holm_p), difference.is_clear)
 
@@ -136,8 +142,9 @@ def _column_titles(comparison: Comparison) -> list[str]:
     for number, column in enumerate(comparison.columns):
         common = common_k(comparison, number)
         k = "" if common is None else f" k = {common}"
+        unit = f" ({unit_text(column)})" if unit_text(column) else ""
         lower = f" {LOWER}" if column.direction == "lower" else ""
-        titles.append(column.title + k + " %" * column.is_fraction + lower)
+        titles.append(column.title + k + unit + lower)
     return titles
 
 

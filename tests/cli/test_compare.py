@@ -83,7 +83,7 @@ def test_published_numbers_stand_beside_measured_ones_unless_they_are_not_wanted
     assert main(["compare", f"new={tmp_path}", "--format", "markdown"]) == 0
     out = capsys.readouterr().out
     assert "| DINO ViT-S/16 (published) | 74.5 |" in out
-    assert "knn/imagenet k = 20 %" in out
+    assert "knn/imagenet k = 20 (%)" in out
     assert "published, not measured here: DINO ViT-S/16 and 8 more: README of" in out
     assert main(["compare", f"new={tmp_path}", "--format", "markdown", "--no-published"]) == 0
     assert "published" not in capsys.readouterr().out

@@ -70,7 +70,7 @@ def test_one_number_per_model_and_benchmark_and_the_differences_that_decide(caps
     assert "k = 20" in row
     assert "[79.0, 85.0]" in text
     assert "† chosen on the test images" in text
-    assert "both of knn/birds (of 2)" in text
+    assert "both of knn/birds" in text
     # The interval of the pixels is far away: no difference is needed.
     assert [line for line in text.splitlines() if "trained - " in line] == [
         "- knn/birds: trained - untrained: +2.0 [+0.4, +3.6], clear"

@@ -151,7 +151,7 @@ def many(models, benchmarks, name="segmentation/a_long_name"):
         Column(benchmark=f"{name}_{at}", metric="mean_iou", n=100, data="") for at in benchmarks
     ]
     return Comparison(
-        rows=tuple(Row(name=f"model-{at}-small", source="") for at in models),
+        rows=tuple(Row(name=f"model-{at}-small") for at in models),
         columns=tuple(columns),
         cells=tuple((cell,) * len(columns) for _ in models),
         differences=tuple((None,) * len(columns) for _ in models),
@@ -188,3 +188,23 @@ def test_records_of_one_evaluation(project):
     for values in expected(comparison).values():
         assert f"{values[0]:.1f}" in text
     assert "collapse" in text
+
+
+def test_names_of_special_characters():
+    comparison = many(range(3), range(2))
+    names = ("[5]", r"a_b 100% & #1 $x$ ~^\{}", "日本 <b>|&lt;")
+    rows = [replace(row, name=n) for row, n in zip(comparison.rows, names, strict=True)]
+    comparison = replace(comparison, rows=tuple(rows), notes=("a note",))
+    latex = as_latex(comparison).splitlines()
+    assert latex[:3] == [
+        r"% \documentclass{article}",
+        r"% \usepackage{booktabs,graphicx}",
+        r"% \begin{document}",
+    ]
+    assert "% compile with lualatex and a font that has 日 本" in latex
+    assert any(line.startswith("{}[5] & 79.3") for line in latex)
+    escaped = r"a\_b 100\% \& \#1 \$x\$ \textasciitilde{}\textasciicircum{}\textbackslash{}\{\} & "
+    assert any(line.startswith(escaped) for line in latex)
+    markdown = as_markdown(comparison)
+    assert r"| a\_b 100% \& \#1 \$x\$ \~^\\\{\} | 79.3" in markdown
+    assert r"| 日本 \<b\>\|\&lt; | 79.3" in markdown

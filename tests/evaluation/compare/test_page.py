@@ -66,7 +66,7 @@ def record(column, value, **settings):
 def make(names=("old", "new", "third")):
     """Three models on two benchmarks; the third has no depth, `new` is two seeds."""
     rows = tuple(
-        Row(name=name, source=f"runs/{name}", checkpoint=f"{name}.pth", is_baseline=not at)
+        Row(name=name, sources=(f"runs/{name}",), checkpoint=f"{name}.pth", is_baseline=not at)
         for at, name in enumerate(names)
     )
     seeds = (record(KNN, 0.80), record(KNN, 0.83))
@@ -277,7 +277,7 @@ def test_provenance_is_that_of_the_run_folders(tmp_path):
     }
     (run / "run.json").write_text(json.dumps(facts))
     one = make()
-    rows = [replace(row, source=str(tmp_path / row.name)) for row in one.rows]
+    rows = [replace(row, sources=(str(tmp_path / row.name),)) for row in one.rows]
     one = replace(one, rows=tuple(rows))
     runs = read_provenance(one)
     unknown = [str(tmp_path / "new"), str(tmp_path / "third")]

@@ -158,3 +158,13 @@ def test_the_clearly_best_is_bold_and_a_tie_is_not():
     assert [row[0].is_bold for row in cells] == [False, False, False]
     cells, _ = find_differences(numbers_of([[good, bad]], "lower"), None, lambda _: None)
     assert [row[0].is_bold for row in cells] == [False, True]
+
+
+def test_too_few_resamples_for_so_many_tests_are_noted():
+    good, bad = np.linspace(0.5, 1, 24), np.linspace(0, 0.4, 24)
+    for count, is_noted in ((2, False), (3, True)):  # Holm: 3 x 2 / 101 > 0.05
+        numbers, notes = numbers_of([[good, bad]] * count), []
+        numbers.__dict__["bootstrap_config"] = lambda _: BootstrapConfig(resamples=100)
+        _, differences = find_differences(numbers, 0, notes.append)
+        assert [d.p for d in differences[1]] == [2 / 101] * count
+        assert any("bootstrap.resamples" in line for line in notes) == is_noted

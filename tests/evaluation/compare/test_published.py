@@ -26,7 +26,7 @@ def compared(benchmark, metric="accuracy", n=50000, name="trained", **settings):
         benchmark=benchmark, model=name, metric=metric, value=0.7, n=n, settings=settings
     )
     return Comparison(
-        rows=(Row(name=name, source="runs/trained"),),
+        rows=(Row(name=name, sources=("runs/trained",)),),
         columns=(Column(benchmark=benchmark, metric=metric, n=n, data=""),),
         cells=((Cell(value=0.7, records=(record,)),),),
         differences=((None,),),
@@ -88,7 +88,7 @@ def test_published_rows_are_set_apart_from_what_was_measured():
     after = with_published(before)
     assert after.rows[0] == before.rows[0]
     assert after.cells[0] == before.cells[0]
-    assert all(row.source for row in after.rows[1:])
+    assert all(row.sources for row in after.rows[1:])
     assert all(row == (None,) for row in after.differences)
     assert not any(cells[0].is_bold for cells in after.cells)
     assert after.tests == 0
