@@ -1,17 +1,18 @@
 """Runs to a comparison: what is shown, its intervals, differences and curves."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import compress
 
 from dinoforge.config import nearest
 from dinoforge.errors import UsageError, some_of
 from dinoforge.evaluation.compare.cells import Numbers
 from dinoforge.evaluation.compare.columns import Filters, choose, choose_columns, note_choices
 from dinoforge.evaluation.compare.comparison import Comparison
-from dinoforge.evaluation.compare.models import find_models
+from dinoforge.evaluation.compare.models import ModelRuns, find_models
 from dinoforge.evaluation.compare.significance import find_differences
-from dinoforge.evaluation.compare.sources import TRAINED, as_run, read_runs
+from dinoforge.evaluation.compare.sources import TRAINED, Run, as_run, read_runs
 from dinoforge.records import Record
 
 __all__ = ["compare", "compare_records"]
@@ -56,22 +57,12 @@ def compare(
     filters = filters or Filters()
     given = read_runs(runs)
     models = find_models(given, free_keys, note)
-    columns = choose_columns(given, models, filters, note)
-    chosen = [choose(models, column, filters, note) for column in columns]
-    note_choices(models, columns, chosen, note)
-    has_cells = [any(of_column[row] for of_column in chosen) for row in range(len(models))]
-    if hidden := [m.name for m, has in zip(models, has_cells, strict=True) if not has]:
-        note(f"no number to show of {', '.join(hidden)}")
-    numbers = Numbers(
-        [model for model, has in zip(models, has_cells, strict=True) if has],
-        columns,
-        [[one for one, has in zip(some, has_cells, strict=True) if has] for some in chosen],
-    )
+    numbers = _choose_numbers(given, models, filters, note)
     at = _find_baseline([model.name for model in numbers.models], baseline)
     cells, differences = find_differences(numbers, at, note)
     return Comparison(
         rows=tuple(numbers.rows(at, note)),
-        columns=tuple(columns),
+        columns=tuple(numbers.columns),
         cells=cells,
         differences=differences,
         curves=tuple(numbers.curves()),
@@ -94,18 +85,31 @@ def compare_records(records: Sequence[Record]) -> Comparison:
 
     run = as_run(records)
     models = [replace(m, name=TRAINED) if m.is_trained else m for m in find_models([run], (), note)]
-    columns = choose_columns([run], models, Filters(), note)
-    chosen = [choose(models, column, Filters(), note) for column in columns]
-    note_choices(models, columns, chosen, note)
-    numbers = Numbers(models, columns, chosen)
-    places = [[(row, at) for at in range(len(columns))] for row in range(len(models))]
+    numbers = _choose_numbers([run], models, Filters(), note)
+    rows, columns = range(len(numbers.models)), range(len(numbers.columns))
     return Comparison(
         rows=tuple(numbers.rows(None, note)),
-        columns=tuple(columns),
-        cells=tuple(tuple(numbers.cell(place, None, note) for place in row) for row in places),
-        differences=tuple((None,) * len(columns) for _ in models),
+        columns=tuple(numbers.columns),
+        cells=tuple(tuple(numbers.cell((r, at), None, note) for at in columns) for r in rows),
+        differences=tuple((None,) * len(columns) for _ in rows),
         curves=tuple(numbers.curves()),
         notes=tuple(notes),
+    )
+
+
+def _choose_numbers(
+    runs: Sequence[Run], models: Sequence[ModelRuns], filters: Filters, note: Callable[[str], None]
+) -> Numbers:
+    columns = choose_columns(runs, models, filters, note)
+    chosen = [choose(models, column, filters, note) for column in columns]
+    note_choices(models, columns, chosen, note)
+    has_cells = [any(of_column[row] for of_column in chosen) for row in range(len(models))]
+    if hidden := [m.name for m, has in zip(models, has_cells, strict=True) if not has]:
+        note(f"no number to show of {', '.join(hidden)}")
+    return Numbers(
+        list(compress(models, has_cells)),
+        columns,
+        [list(compress(some, has_cells)) for some in chosen],
     )
 
 

@@ -118,7 +118,7 @@ class Numbers:
         for (row, column), one in self.places():
             members = [self.models[row].members[number] for number in one.members]
             by_step = [
-                member.steps.get(m.key, {})
+                member.at_steps(m, is_own_choice=one.kinds == 1)
                 for member, m in zip(members, one.measurements, strict=True)
             ]
             steps = sorted(set.intersection(*map(set, by_step)))

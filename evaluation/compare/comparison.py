@@ -90,7 +90,10 @@ class Difference:
 
 @dataclass(frozen=True, kw_only=True)
 class Curve:
-    """One model on one benchmark over its training steps, with the features and k of its cell."""
+    """One model on one benchmark over its training steps, with the k and the features of its cell.
+
+    Features that the protocol itself chooses may be others at other steps.
+    """
 
     row: int
     column: int

@@ -27,6 +27,23 @@ class Member:
         pairs = [(self.newest[key].record, other.newest[key].record) for key in shared]
         return bool(pairs) and all(a.value == b.value and a.data == b.data for a, b in pairs)
 
+    def at_steps(self, newest: Measurement, *, is_own_choice: bool) -> dict[int, Measurement]:
+        """Return a number at all steps, of the same features and k.
+
+        If it chose its features itself, as the linear grid does, others at other steps are the
+        same number.
+        """
+        exact = self.steps.get(newest.key, {})
+        if not is_own_choice:
+            return exact
+        benchmark, metric, _, k = newest.key
+        by_step: dict[int, list[Measurement]] = {}
+        for key, of_key in self.steps.items():
+            if (*key[:2], key[3]) == (benchmark, metric, k):
+                for step, m in of_key.items():
+                    by_step.setdefault(step, []).append(m)
+        return {step: some[0] for step, some in by_step.items() if len(some) == 1} | exact
+
     def add(self, other: "Member") -> None:
         """Take over the numbers that are missing here."""
         self.runs = list(dict.fromkeys([*self.runs, *other.runs]))

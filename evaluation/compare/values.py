@@ -58,9 +58,9 @@ def protocol_keys(record: Record, recipe: Mapping[str, Any]) -> dict[str, Any]:
     facts = dict(flatten({key: recipe[key] for key in (*_READ, *keys) if key in recipe}))
     name = record.benchmark.partition("/")[2].partition("/")[0].partition(" (")[0]
     bank = recipe.get("sets", {}).get(name, recipe)
-    facts |= {key: bank[key] for key in _OF_BANK if key in bank}
-    if "train" in facts:
-        facts["train"] = [Path(path).name for path in facts["train"]]
+    facts |= {f"sets.{key}": bank[key] for key in _OF_BANK if key in bank}
+    if "train" in bank:
+        facts["sets.train"] = [Path(path).name for path in bank["train"]]
     return {key: value for key, value in facts.items() if key.rpartition(".")[2] not in _ADDING}
 
 

@@ -322,7 +322,7 @@ def changed(project, folder, keys, **fields):
     [
         ({"input": {"side": 448}}, {}, "`input.side`: 0 of a; 448 of b"),
         ({"storage": "float16"}, {}, "`storage`: float32 of a; float16 of b"),
-        ({"train": ["elsewhere/other"]}, {}, "`train`: ['bank'] of a; ['other'] of b"),
+        ({"train": ["elsewhere/other"]}, {}, "`sets.train`: ['bank'] of a; ['other'] of b"),
         ({}, {"n": 17}, "`number of test images`: 18 of a, untrained"),
         ({}, {"data": ""}, "; unknown of b"),
     ],
@@ -338,8 +338,29 @@ def test_other_protocols_of_one_name_are_noted_once(project, tmp_path, keys, fie
     assert ("data" not in fields) or any("unpaired" in n for n in notes)
 
 
+def test_seeds_of_one_recipe_have_one_protocol(project):
+    notes = compare([f"a={project / 'a'}", f"b={project / 'b'}"]).notes
+    assert not any("measured with different" in line for line in notes)
+
+
 def test_other_grids_of_one_protocol_are_no_difference_of_another(project, tmp_path):
     keys = {"logistic": {"c_min": 1e-3, "c_max": 10.0, "c_count": 2}, "knn": {"k": [20]}}
     runs = [f"a={project / 'a'}", changed(project, tmp_path / "b", keys)]
     (note,) = [n for n in compare(runs, filters=CLS).notes if "measured with different" in n]
     assert note.startswith("logistic/colors: measured with different `logistic.c_min`: 0.1 of a")
+
+
+def test_a_curve_of_a_protocol_that_chooses_its_features_has_all_steps(project, tmp_path):
+    (first, *_) = records_of(project / "b", benchmark="knn/colors", model="trained", k=20)
+    settings = {name: value for name, value in first.settings.items() if name not in {"k", "step"}}
+    rows = [
+        replace(first, benchmark="linear/colors", value=step / 100, settings=settings | more)
+        for step, more in (
+            (50, {"step": 50, "features": "1 cls"}),
+            (60, {"step": 60, "features": "4 cls"}),
+            (70, {"step": 70, "features": "4 cls"}),
+        )
+    ]
+    write_records(tmp_path / "records.jsonl", rows)
+    (curve,) = compare([str(tmp_path)]).curves
+    assert (curve.steps, curve.values) == ((50, 60, 70), (0.5, 0.6, 0.7))
