@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dinoforge.cli.arguments import Command, add_output_arguments, path_argument, print_json
-from dinoforge.config.keys import nearest
 from dinoforge.errors import UsageError, some_of
 
 if TYPE_CHECKING:
@@ -97,6 +96,7 @@ def _find_best(
 
     Raises a `UsageError` if no evaluation has a number of the benchmark that can be ranked.
     """
+    from dinoforge.config.keys import nearest
     from dinoforge.evaluation.report.against import best_export
     from dinoforge.inventory import evaluations_of
 
