@@ -7,6 +7,8 @@ import jupytext
 import nbclient
 import pytest
 
+pytestmark = pytest.mark.timeout(400)  # the quickstart is made by the first that needs it
+
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = sorted((ROOT / "docs/notebooks").glob("*.py"))
 PYTHON = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
@@ -23,7 +25,7 @@ def in_front_of_runs(small_quickstart, monkeypatch):
 def test_a_notebook_runs_and_shows_something_in_every_part(path, in_front_of_runs, monkeypatch):
     monkeypatch.setenv("DINOFORGE_SIDE", "64")
     notebook = jupytext.read(path, fmt="py:percent")
-    nbclient.NotebookClient(notebook, timeout=60, kernel_name="python3").execute(cwd=Path.cwd())
+    nbclient.NotebookClient(notebook, timeout=300, kernel_name="python3").execute(cwd=Path.cwd())
     shown = [
         kind
         for cell in notebook.cells

@@ -10,6 +10,8 @@ from quickstarts import run_small
 
 from dinoforge.cli.main import main
 
+pytestmark = pytest.mark.timeout(400)  # the quickstart is made by the first that needs it
+
 
 def report_of(out):
     return json.loads((out / "report.json").read_text(encoding="utf-8"))
