@@ -1,6 +1,5 @@
 """The ViT in one file: our features at any size, as a module, in torch.hub, as a program."""
 
-import functools
 import json
 import subprocess
 import sys
@@ -15,7 +14,7 @@ from dinoforge.encoders.make import make_encoder
 from dinoforge.exports import programs, standalone
 from dinoforge.exports.export import export_backbone
 from dinoforge.exports.hub import entry_name
-from dinoforge.exports.source import standalone_vit
+from dinoforge.exports.source import open_source, standalone_vit
 from dinoforge.models.config import VitConfig
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -172,28 +171,18 @@ def test_torchscript_is_an_encoder_and_has_all_tokens(stored, source, images, pi
         program(images(50, 48))
 
 
-@pytest.fixture(scope="module")
-def onnx_file(source, tmp_path_factory):
-    """Export a model to ONNX, once: it takes ten seconds."""
-    optional("onnxruntime", "onnx")
-
-    @functools.cache
-    def export(name):
-        folder = tmp_path_factory.mktemp(name)
-        with pytest.MonkeyPatch.context() as patch:
-            if name == "gated":  # as a large model, whose weights are in a file of their own
-                patch.setattr(programs, "_ONE_FILE", 0)
-            export_backbone(source(name), "onnx", folder)
-        return folder / "model.onnx"
-
-    return export
-
-
-# All ways to compute positions: with an offset and antialiasing, without both, rotary.
+# All ways to compute positions: with an offset and antialiasing, without both, rotary. One test
+# per export, which takes ten seconds.
 @pytest.mark.parametrize("name", ["antialias", "gated", "rope_gated"])
-def test_onnx_takes_any_size_and_number_of_images(source, images, tokens, onnx_file, name):
+def test_onnx_takes_any_size_and_is_an_encoder_with_the_facts_of_the_backbone(
+    stored, images, tokens, pictures, tmp_path, monkeypatch, name
+):
     onnxruntime = optional("onnxruntime", "onnx")
-    backbone, path = source(name), onnx_file(name)
+    backbone, path = open_source(stored(name)), tmp_path / "out" / "model.onnx"
+    if name == "gated":  # as a large model, whose weights are in a file of their own
+        monkeypatch.setattr(programs, "_ONE_FILE", 0)
+    export_backbone(backbone, "onnx", path.parent)
+    assert path.with_name("model.onnx.data").is_file() == (name == "gated")
     session = onnxruntime.InferenceSession(str(path))
     registers = ["register_tokens"] if backbone.config.registers else []
     outputs = [output.name for output in session.get_outputs()]
@@ -202,17 +191,13 @@ def test_onnx_takes_any_size_and_number_of_images(source, images, tokens, onnx_f
         batch = images(height, width, count)
         actual = [torch.from_numpy(out) for out in session.run(None, {"images": batch.numpy()})]
         assert_equal(actual[:2], tokens(backbone, batch))
-    assert path.with_name("model.onnx.data").is_file() == (name == "gated")
     with pytest.raises(Exception, match="Reshape"):
         session.run(None, {"images": images(50, 48).numpy()})
 
-
-def test_onnx_is_an_encoder_with_the_facts_of_the_backbone(stored, onnx_file, pictures):
-    onnxruntime, path = optional("onnxruntime", "onnx"), onnx_file("antialias")
-    facts = onnxruntime.InferenceSession(str(path)).get_modelmeta().custom_metadata_map
-    assert facts["positions"] == "offset_antialias"
+    facts = session.get_modelmeta().custom_metadata_map
+    assert facts["positions"] == backbone.config.positions
     assert (facts["image_size"], facts["patch_size"], facts["step"]) == ("48", "8", "7")
     assert json.loads(facts["image_std"]) == [0.25, 0.3, 0.35]
     encoder = make_encoder(f"onnx:{path}#48,crop")
-    checkpoint = make_encoder(f"checkpoint:{stored('antialias')}")
+    checkpoint = make_encoder(f"checkpoint:{stored(name)}")
     assert encoder.encode(pictures) == pytest.approx(checkpoint.encode(pictures), abs=1e-5)
