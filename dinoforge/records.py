@@ -3,6 +3,8 @@
 Reports draw their tables and curves from records alone; `load` reads them into pandas.
 """
 
+import contextlib
+import gc
 import json
 import math
 from collections.abc import Iterable, Iterator
@@ -90,9 +92,9 @@ def read_records(path: Path) -> list[Record]:
 def _read_rows(path: Path) -> Iterator[dict[str, Any]]:
     """Read the JSON objects of a file of records: all required fields, and no unknown ones."""
     try:
-        for line in Path(path).read_text(encoding="utf-8").splitlines():
-            if line:
-                yield _checked(json.loads(line))
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+        # At once: a call per line takes a third longer.
+        yield from map(_checked, json.loads(f"[{','.join(filter(None, lines))}]"))
     except (ValueError, TypeError, KeyError) as error:
         raise damaged(path, error) from error
 
@@ -182,12 +184,25 @@ def load(paths: str | Path | Iterable[str | Path]) -> "pd.DataFrame":
     import pandas as pd
 
     rows = []
-    for path in map(Path, [paths] if isinstance(paths, str | Path) else paths):
-        for file in find_records(path):
-            place = str(file if file == path else file.parent)
-            rows += [_flat(row, place) for row in _read_rows(file)]
-    frame = pd.DataFrame(rows, columns=None if rows else list(_COLUMNS))
+    with _without_collection():
+        for path in map(Path, [paths] if isinstance(paths, str | Path) else paths):
+            for file in find_records(path):
+                place = str(file if file == path else file.parent)
+                rows += [_flat(row, place) for row in _read_rows(file)]
+        frame = pd.DataFrame(rows, columns=None if rows else list(_COLUMNS))
     return frame[[*_COLUMNS, *(name for name in frame.columns if name not in _COLUMNS)]]
+
+
+@contextlib.contextmanager
+def _without_collection() -> Iterator[None]:
+    """Keep Python from looking for cycles among rows, which takes longer than reading them."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def _flat(row: dict[str, Any], place: str) -> dict[str, Any]:
