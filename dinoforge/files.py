@@ -28,6 +28,7 @@ __all__ = [
     "open_regular",
     "path_of_text",
     "path_text",
+    "read_object",
     "read_regular",
     "sha256_file",
     "temporary_name",
@@ -94,6 +95,15 @@ def read_regular(path: Path | str, limit: int = -1) -> bytes:
 
 _BACKSLASH = re.compile(rb"\\(?=x[0-9a-f]{2})")
 _ESCAPED = re.compile(rb"\\x([0-9a-f]{2})")
+
+
+def read_object(path: Path | str) -> dict[str, Any]:
+    """Read a JSON object; empty if there is none, or the file is damaged."""
+    try:
+        value = json.loads(read_regular(path))
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
 
 
 def path_text(path: PurePath | str) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from dinoforge.errors import Interrupted, first_line
-from dinoforge.files import path_text, read_regular
+from dinoforge.files import path_text, read_object, read_regular
 from dinoforge.records import RECORDS
 from dinoforge.steps import reached_step
 
@@ -213,10 +213,10 @@ def _text(facts: dict[str, Any], name: str) -> str:
 def _state(run: Path, entry: RunEntry, in_queue: InQueue) -> tuple[str, str]:
     if not entry.stopped and _is_locked(run):
         return "running", ""
-    on_cluster = _read_json(run / "slurm/state.json").get("state")
+    on_cluster = read_object(run / "slurm/state.json").get("state")
     has_jobs: bool | None = False
     if on_cluster == "running":
-        has_jobs = in_queue(str(_read_json(run / "slurm/launch.json").get("run_id")))
+        has_jobs = in_queue(str(read_object(run / "slurm/launch.json").get("run_id")))
     if has_jobs:
         return "running", ""
     if entry.stopped:
@@ -253,7 +253,7 @@ def _progress(run: Path, kind: str) -> dict[str, Any]:
     if kind == "curate":
         from dinoforge.curated import summary_path  # imports pyarrow, which help texts do without
 
-        kept = _read_json(summary_path(run)).get("kept")
+        kept = read_object(summary_path(run)).get("kept")
         return {"kept": kept if isinstance(kept, int) else None}
     if kind == "evaluate" and (run / RECORDS).is_file():
         return {"records": _read_text(run / RECORDS).count("\n")}
@@ -277,11 +277,3 @@ def _read_text(path: Path) -> str:
         return read_regular(path).decode(errors="replace")
     except OSError:
         return ""
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(read_regular(path))
-    except (OSError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}

@@ -1,4 +1,4 @@
-"""Settings of a process: ending with its parent, keeping freed memory."""
+"""Processes: whether one is alive, ending with a parent, keeping freed memory."""
 
 import contextlib
 import ctypes
@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 
-__all__ = ["end_with_parent", "keep_freed_memory"]
+__all__ = ["end_with_parent", "is_alive", "keep_freed_memory"]
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
@@ -22,6 +22,17 @@ def end_with_parent(parent: int) -> None:
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     threading.Thread(target=_watch, args=(parent,), daemon=True).start()
+
+
+def is_alive(process: int) -> bool:
+    """Return whether a process of this machine runs, whoever owns it."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass  # it is alive, of another user
+    return True
 
 
 def _watch(parent: int) -> None:

@@ -44,6 +44,11 @@ class Record:
     # What the sources did not give: reason -> files, members and sources, of bank and test images
     problems: dict[str, int] = field(default_factory=dict)
 
+    @property
+    def is_difference(self) -> bool:
+        """Whether it compares two models, which its settings name."""
+        return {"model_a", "model_b"} <= self.settings.keys()
+
     def as_json(self) -> dict[str, Any]:
         """JSON object of the record; non-finite numbers become null."""
         row = asdict(self)

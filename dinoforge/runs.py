@@ -8,7 +8,6 @@ lock is released when its process ends.
 import contextlib
 import datetime
 import importlib.metadata
-import json
 import logging
 import os
 import platform
@@ -26,7 +25,7 @@ import yaml
 from dinoforge import __version__
 from dinoforge.config import Config, changed_keys, config_yaml, to_plain
 from dinoforge.errors import Interrupted, UsageError, damaged, first_line
-from dinoforge.files import hash_json, read_regular, write_json, write_text
+from dinoforge.files import hash_json, read_object, read_regular, write_json, write_text
 from dinoforge.log import log_to_folder, stop_logging
 
 __all__ = [
@@ -198,11 +197,7 @@ def record_facts(folder: Path, **facts: Any) -> None:
 
 def read_facts(folder: Path) -> dict[str, Any]:
     """Read ``run.json``; empty if there is none."""
-    try:
-        facts = json.loads(read_regular(folder / "run.json"))
-    except (OSError, ValueError):
-        return {}
-    return facts if isinstance(facts, dict) else {}
+    return read_object(folder / "run.json")
 
 
 def read_recipe(folder: Path) -> dict[str, Any]:

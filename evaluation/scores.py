@@ -125,7 +125,7 @@ def arrange(records: Sequence[Record]) -> Scores:
     """Sort records into tables; their values are not changed."""
     newest = _newest(records)
     accuracies = [r for r in newest if r.metric in _ACCURACIES]
-    others = [r for r in newest if r.metric not in _ACCURACIES and not _is_difference(r)]
+    others = [r for r in newest if r.metric not in _ACCURACIES and not r.is_difference]
     k = headline_k(k_and_bank(r) for r in newest if _is_knn(r))
     return Scores(
         tables=[_table(group) for group in _by_benchmark(accuracies)],
@@ -239,16 +239,12 @@ def _is_knn(record: Record) -> bool:
     return record.benchmark.startswith("knn") and record.metric == "accuracy"
 
 
-def _is_difference(record: Record) -> bool:
-    return {"model_a", "model_b"} <= record.settings.keys()
-
-
 def _differences(records: Iterable[Record]) -> list[Difference]:
     names = ("model_a", "model_b", "features_a", "features_b")
     return [
         Difference(record=r, k=_k(r), **{name: str(r.settings[name]) for name in names})
         for r in records
-        if _is_difference(r)
+        if r.is_difference
     ]
 
 

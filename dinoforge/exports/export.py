@@ -4,7 +4,6 @@ import contextlib
 import functools
 import importlib.metadata
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -25,6 +24,7 @@ from dinoforge.exports.source import Source
 from dinoforge.files import fsync_folder, is_temporary, temporary_name, write_json
 from dinoforge.models.config import PositionMode, VitConfig
 from dinoforge.packages import import_extra
+from dinoforge.processes import is_alive
 
 __all__ = ["FORMATS", "Exported", "export_backbone", "find_format"]
 
@@ -199,7 +199,7 @@ def _complete_folder(out: Path) -> Iterator[Path]:
         out.parent.mkdir(parents=True, exist_ok=True)
         beginnings = tuple(path.name.rpartition("-")[0] for path in (folder, old))
         for left in [path for path in out.parent.iterdir() if path.name.startswith(beginnings)]:
-            if is_temporary(left) and not _is_alive(int(left.name.rpartition("-")[2])):
+            if is_temporary(left) and not is_alive(int(left.name.rpartition("-")[2])):
                 shutil.rmtree(left, ignore_errors=True)  # of a killed export from this machine
         folder.mkdir()
         yield folder
@@ -212,13 +212,3 @@ def _complete_folder(out: Path) -> Iterator[Path]:
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
-
-
-def _is_alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:  # of another user
-        pass
-    return True

@@ -1,5 +1,6 @@
 """The eight images that an export is compared on: made ones, or the first of the user's."""
 
+import logging
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +15,8 @@ from dinoforge.sources.image_set import open_images
 __all__ = ["NUM_IMAGES", "made_images", "read_images"]
 
 NUM_IMAGES = 8
+
+_log = logging.getLogger(__name__)
 
 
 def made_images() -> list[NDArray[np.uint8]]:
@@ -35,15 +38,20 @@ def read_images(paths: Sequence[str]) -> list[NDArray[np.uint8]]:
         If there are fewer.
     """
     images: list[NDArray[np.uint8]] = []
+    undecodable = 0
     with tempfile.TemporaryDirectory() as cache:
         listed = open_images(paths, cache=Path(cache))
         for index in range(len(listed)):
             try:
                 images.append(listed.decode(index))
             except Undecodable:
-                continue
+                undecodable += 1
             if len(images) == NUM_IMAGES:
-                return images
+                break
+    if undecodable:
+        _log.warning("%d images do not decode: the next ones are compared", undecodable)
+    if len(images) == NUM_IMAGES:
+        return images
     raise UsageError(
         what=f"need at least {NUM_IMAGES} images that can be decoded, got {len(images)}",
         where=", ".join(paths),

@@ -73,7 +73,7 @@ def compare(
 def compare_records(records: Sequence[Record]) -> Comparison:
     """Arrange the records of one evaluation as models x benchmarks, without differences.
 
-    For a model card (`documents.records_table`) and the end of ``dinoforge evaluate``
+    For a model card (`documents.as_markdown`) and the end of ``dinoforge evaluate``
     (`terminal.print_comparison`): a number per model and benchmark, that of the headline's k and
     the best kind of features, and notes of what that leaves out, without the flags of
     ``dinoforge compare`` that show it. Nothing is read from disk.

@@ -82,10 +82,15 @@ class Difference:
         return self.how.startswith("paired")
 
     @property
+    def excludes_0(self) -> bool:
+        """Whether there is a 95 % interval, without 0."""
+        return self.interval is not None and (self.interval[0] > 0 or self.interval[1] < 0)
+
+    @property
     def is_clear(self) -> bool:
         """Paired, the 95 % interval excludes 0, and Holm's p-value is below 0.05."""
-        excludes_0 = self.interval is not None and (self.interval[0] > 0 or self.interval[1] < 0)
-        return self.is_paired and excludes_0 and self.holm_p is not None and self.holm_p < 0.05
+        is_significant = self.holm_p is not None and self.holm_p < 0.05
+        return self.is_paired and self.excludes_0 and is_significant
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,12 +3,10 @@
 import re
 from collections.abc import Sequence
 
-from dinoforge.evaluation.compare.build import compare_records
 from dinoforge.evaluation.compare.comparison import Comparison
 from dinoforge.evaluation.compare.texts import TextCell, TextTable, legend, text_tables
-from dinoforge.records import Record
 
-__all__ = ["as_latex", "as_markdown", "records_table"]
+__all__ = ["as_latex", "as_markdown"]
 
 _MOST_COLUMNS = 6  # of benchmarks beside each other; more are rows
 
@@ -21,15 +19,6 @@ def as_markdown(comparison: Comparison) -> str:
     ]
     lines = [*legend(comparison), *comparison.notes]
     return "\n\n".join([*parts, "\n".join(f"- {_markdown(line)}" for line in lines)]) + "\n"
-
-
-def records_table(records: Sequence[Record]) -> str:
-    """Return the records of one evaluation in Markdown, for a model card: models x benchmarks.
-
-    One number per model and benchmark (`build.compare_records`), with 95 % intervals, and a list
-    of what was chosen and left out.
-    """
-    return as_markdown(compare_records(records))
 
 
 def _markdown_table(table: TextTable) -> str:

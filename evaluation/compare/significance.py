@@ -136,7 +136,7 @@ def _corrected(
         corrected.append(tuple(None if d is None else replace(d, holm_p=p) for d, p in each))
     known = [d for row in corrected for d in row if d is not None]
     tested = sum(d.p is not None for d in known)
-    unclear = [d for d in known if d.p is not None and not d.is_clear and _excludes_0(d)]
+    unclear = [d for d in known if d.p is not None and not d.is_clear and d.excludes_0]
     if unclear:
         note(
             f"{len(unclear)} of {tested} differences have an interval without 0 that is not clear "
@@ -155,8 +155,3 @@ def _corrected(
             "d -+ the root of the sum of both squared half-widths (Newcombe 1998, method 10)"
         )
     return tuple(corrected)
-
-
-def _excludes_0(difference: Difference) -> bool:
-    low, high = difference.interval or (0.0, 0.0)
-    return low > 0 or high < 0

@@ -18,7 +18,7 @@ from dinoforge.evaluation.report.facts import find_evaluations
 from dinoforge.evaluation.scores import step_of
 from dinoforge.records import Record, read_records
 from dinoforge.runs import read_facts, read_recipe, working_folders
-from dinoforge.steps import step_name
+from dinoforge.steps import step_of_name
 
 __all__ = ["TRAINED", "Measurement", "Run", "as_run", "read_runs"]
 
@@ -45,9 +45,8 @@ class Measurement:
     def step(self) -> int | None:
         """Training step: that of the record, or of a folder of the step that holds it."""
         step = step_of(self.record)
-        digits = self.folder.name.removeprefix("step-")
-        if step is None and self.record.model == TRAINED and digits.isdecimal():
-            return int(digits) if step_name(int(digits)) == self.folder.name else None
+        if step is None and self.record.model == TRAINED:
+            return step_of_name(self.folder.name)
         return step
 
 
@@ -99,7 +98,7 @@ def read_runs(arguments: Sequence[str]) -> list[Run]:
 
 def as_run(records: Sequence[Record]) -> Run:
     """Return the records of one evaluation as a run that is nowhere on disk."""
-    some = tuple(Measurement(r, TRAINED, Path()) for r in records if not _is_difference(r))
+    some = tuple(Measurement(r, TRAINED, Path()) for r in records if not r.is_difference)
     return Run(name=TRAINED, is_named=True, path=Path(), measurements=some, recipe={})
 
 
@@ -146,7 +145,7 @@ def _measurements(path: Path, run: str) -> list[Measurement]:
     for recipe, files in by_recipe.items():
         measured[recipe] = []
         for number, (folder, file) in enumerate(files):
-            some = [Measurement(r, run, folder) for r in _read(file) if not _is_difference(r)]
+            some = [Measurement(r, run, folder) for r in _read(file) if not r.is_difference]
             if number:  # of earlier steps; what is not trained is the same at every step
                 some = [m for m in some if m.record.model == TRAINED and m.step is not None]
             measured[recipe] += some
@@ -185,10 +184,6 @@ def _read(file: Path) -> list[Record]:
         if not (is_number and len(numbers) == 4 and isinstance(record.settings, dict)):
             raise damaged(file, ValueError(f"a record of {record.benchmark} has no number"))
     return records
-
-
-def _is_difference(record: Record) -> bool:
-    return {"model_a", "model_b"} <= record.settings.keys()
 
 
 def _training_recipe(folder: Path) -> Mapping[str, Any]:

@@ -70,7 +70,6 @@ class DepthStage(TruthStage):
     number = 42
     keys = ("depth", "device")
     request_keys = ("depth",)
-    has_baselines = True
 
     def request(self, config: EvaluationConfig, model: Model, items: Items) -> TokenRequest:
         """Ask for the blocks of all heads, normed or raw."""

@@ -44,7 +44,6 @@ class InContextStage(TruthStage):
     number = 41
     keys = ("in_context", "device")
     request_keys = ("in_context",)
-    has_baselines = True
 
     def request(
         self,

@@ -48,7 +48,6 @@ class SegmentationStage(TruthStage):
     number = 40
     keys = ("segmentation", "device")
     request_keys = ("segmentation",)
-    has_baselines = True
 
     def request(
         self,

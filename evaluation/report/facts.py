@@ -21,6 +21,7 @@ from dinoforge.evaluation.report.curves import Curves, make_curves
 from dinoforge.evaluation.report.ledger import Funnel, Ledger, make_funnel, read_ledger
 from dinoforge.evaluation.report.sheets import Sheets, make_sheets
 from dinoforge.evaluation.scores import Headline, Scores, arrange, headline, list_left_out, step_of
+from dinoforge.files import read_object
 from dinoforge.records import RECORDS, Record, read_records
 from dinoforge.runs import read_recipe
 from dinoforge.steps import step_name, steps_in
@@ -193,7 +194,7 @@ def _curation(folder: Path | None, ledger: Ledger | None) -> CurationFacts | Non
 
 def read_run(folder: Path, kind: str) -> RunFacts:
     """Read ``run.json``, ``config.yaml`` and the markers; missing values stay empty."""
-    facts = _read_json(folder / "run.json")
+    facts = read_object(folder / "run.json")
     config = folder / "config.yaml"
     argv = facts.get("argv")
     starts = [*(facts.get("earlier") or []), facts]
@@ -221,7 +222,7 @@ def recipe_value(config: dict[str, Any], key: str) -> Any:
 def _stage_times(folder: Path) -> list[StageTime]:
     times = []
     for stage in sorted({marker.parent for marker in folder.glob("*/*/part-*.done")}):
-        measured = [_read_json(m).get("measured") or {} for m in sorted(stage.glob("part-*.done"))]
+        measured = [read_object(m).get("measured") or {} for m in sorted(stage.glob("part-*.done"))]
         times.append(
             StageTime(
                 stage=f"{stage.parent.name}/{stage.name}",
@@ -232,14 +233,6 @@ def _stage_times(folder: Path) -> list[StageTime]:
             )
         )
     return times
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}
 
 
 def find_evaluations(folder: Path) -> dict[str, list[Path]]:

@@ -196,13 +196,12 @@ class TruthStage(ProtocolStage):
     """A protocol on patch tokens of a data set with a truth of its own."""
 
     execution_keys = (*dict.fromkeys((*PROTOCOL_KEYS, *SET_KEYS, "decode")),)
-    has_baselines = False  # whether `measure_baselines` measures what needs no network
 
     def plan(self, inputs: EvaluationInputs) -> list[Json]:
         """Plan also the trivial baselines of each data set, as model -1."""
         planned = super().plan(inputs)
         sets = dict.fromkeys(payload["set"] for payload in planned)
-        return planned + [{"set": at, "model": -1} for at in sets if self.has_baselines]
+        return planned + [{"set": at, "model": -1} for at in sets]
 
     def suits(self, model: Model, items: Items) -> bool:
         """Whether the model gives tokens and the set what the protocol needs."""
@@ -242,9 +241,9 @@ class TruthStage(ProtocolStage):
     def measure(self, task: Task, config: EvaluationConfig) -> list[Outcome]:
         """Measure one model on one data set; the recipe is restricted to ``keys``."""
 
+    @abstractmethod
     def measure_baselines(self, task: Task, config: EvaluationConfig) -> list[Outcome]:
-        """Measure what needs no network; a stage with ``has_baselines`` overrides it."""
-        raise NotImplementedError
+        """Measure what needs no network; the recipe is restricted to ``keys``."""
 
     def units(self, task: Task) -> Units:
         """Return the unit of every image; by default every test image is one."""

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from dinoforge.errors import DinoforgeError
+from dinoforge.processes import is_alive
 
 __all__ = ["Lease", "LeaseBusyError", "hold_lease"]
 
@@ -112,13 +113,9 @@ def _is_over(lease: Lease, jobs_are_gone: bool) -> bool:
     holder = lease.holder()
     if (lease.turn / "released").exists() or (jobs_are_gone and holder.get("job")):
         return True
-    if (holder.get("host"), holder.get("boot")) == (platform.node(), _boot_id()):
-        try:
-            os.kill(int(holder.get("pid", 0)), 0)
-        except ProcessLookupError:
-            return True
-        except PermissionError:
-            pass  # it is alive, of another user
+    is_here = (holder.get("host"), holder.get("boot")) == (platform.node(), _boot_id())
+    if is_here and not is_alive(int(holder.get("pid", 0))):
+        return True
     try:
         heartbeat = (lease.holder_file if holder else lease.turn).stat().st_mtime
     except OSError:

@@ -30,7 +30,6 @@ class AttentionStage(TruthStage):
     number = 61
     keys = ("attention", "device")
     request_keys = ("attention",)
-    has_baselines = True
 
     def request(
         self,

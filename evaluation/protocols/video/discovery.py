@@ -37,7 +37,6 @@ class DiscoveryStage(TruthStage):
     number = 62
     keys = ("discovery", "device")
     request_keys = ("discovery",)
-    has_baselines = True
 
     def request(
         self,

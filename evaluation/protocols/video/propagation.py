@@ -38,7 +38,6 @@ class PropagationStage(TruthStage):
     number = 60
     keys = ("propagation", "device")
     request_keys = ("propagation",)
-    has_baselines = True
 
     def request(
         self,

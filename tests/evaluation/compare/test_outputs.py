@@ -14,7 +14,7 @@ from rich.console import Console
 from dinoforge.evaluation.compare.build import compare, compare_records
 from dinoforge.evaluation.compare.columns import Filters
 from dinoforge.evaluation.compare.comparison import Cell, Column, Comparison, Row
-from dinoforge.evaluation.compare.documents import as_latex, as_markdown, records_table
+from dinoforge.evaluation.compare.documents import as_latex, as_markdown
 from dinoforge.evaluation.compare.files import as_csv, as_json, write_comparison
 from dinoforge.evaluation.compare.terminal import print_comparison
 from dinoforge.records import read_records
@@ -184,7 +184,7 @@ def test_records_of_one_evaluation(project):
     comparison = compare_records(records)
     assert [row.name for row in comparison.rows] == ["trained", "untrained", "pixels"]
     assert not any(d for row in comparison.differences for d in row)
-    text = records_table(records)
+    text = as_markdown(comparison)
     for values in expected(comparison).values():
         assert f"{values[0]:.1f}" in text
     assert "collapse" in text
