@@ -16,6 +16,8 @@ from rich_argparse import RawDescriptionRichHelpFormatter
 from dinoforge.errors import UsageError, printable
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from dinoforge.config import Config, Loaded
     from dinoforge.runs import OnChange
 
@@ -29,6 +31,7 @@ __all__ = [
     "add_run_argument",
     "config_class",
     "load",
+    "make_console",
     "on_change",
     "path_argument",
     "print_json",
@@ -186,13 +189,24 @@ def print_json(value: Any) -> None:
     print(json.dumps(value, indent=1, allow_nan=False))
 
 
+def make_console(width: int) -> "Console":
+    """Make a console on stdout, as wide as the terminal, in a file ``width`` columns."""
+    from rich.console import Console
+
+    class OfCommand(Console):
+        def on_broken_pipe(self) -> None:
+            raise  # noqa: PLE0704 - the error that rich handles; `main` knows whose pipe it is
+
+    is_terminal = sys.stdout.isatty()
+    return OfCommand(width=None if is_terminal else width, highlight=False, emoji=False)
+
+
 def print_table(header: Sequence[str], rows: Sequence[Sequence[object]], title: str = "") -> None:
     """Print a table on stdout: ruled on a terminal, plain columns in a file."""
     from rich import box
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
+    console = make_console(width=120)
     table = Table(title=title or None, title_justify="left", box=box.SIMPLE_HEAD)
     for index, name in enumerate(header):
         numeric = bool(rows) and all(isinstance(row[index], int | float) for row in rows)

@@ -6,7 +6,13 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dinoforge.cli.arguments import Command, add_output_arguments, path_argument, print_json
+from dinoforge.cli.arguments import (
+    Command,
+    add_output_arguments,
+    make_console,
+    path_argument,
+    print_json,
+)
 
 if TYPE_CHECKING:
     from dinoforge.evaluation.compare.comparison import Comparison
@@ -77,13 +83,9 @@ def _print(comparison: "Comparison", form: str) -> None:
     elif form != "terminal":
         print(FORMATS[form](comparison), end="")
     else:
-        from rich.console import Console
-
         from dinoforge.evaluation.compare.terminal import print_comparison
 
-        is_terminal = sys.stdout.isatty()
-        console = Console(width=None if is_terminal else 100, highlight=False, emoji=False)
-        print_comparison(comparison, console)
+        print_comparison(comparison, make_console(width=100))
 
 
 COMMAND = Command(

@@ -2,11 +2,10 @@
 
 import argparse
 import math
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dinoforge.cli.arguments import on_change, print_table
+from dinoforge.cli.arguments import make_console, on_change, print_table
 from dinoforge.cli.recipe_command import RecipeCommand, open_run
 
 if TYPE_CHECKING:
@@ -62,8 +61,6 @@ def _show(records: "list[Record]", folder: Path, args: argparse.Namespace) -> No
 
 def _show_best(records: "list[Record]") -> None:
     """Print one number per model and benchmark, and differences that intervals do not settle."""
-    from rich.console import Console
-
     from dinoforge.evaluation.compare.build import compare_records
     from dinoforge.evaluation.compare.terminal import print_comparison
     from dinoforge.evaluation.compare.texts import interval_text, number_text
@@ -71,8 +68,7 @@ def _show_best(records: "list[Record]") -> None:
 
     comparison = compare_records(records)
     if comparison.columns:  # else records of the leakage gate alone
-        width = None if sys.stdout.isatty() else 100
-        print_comparison(comparison, Console(width=width, highlight=False))
+        print_comparison(comparison, make_console(width=100))
     for one in against_others(records, comparison):
         if one.is_close and one.difference is not None:
             value = number_text(one.difference.record.value, one.column, sign=True)

@@ -41,13 +41,14 @@ def test_no_command_prints_help(capsys):
     assert "quickstart" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("words", [["--show", "cifar10_cpu"], ["--list"]], ids=["text", "table"])
 @pytest.mark.parametrize("unbuffered", ["", "1"])
-def test_a_reader_that_goes_away_is_no_error(unbuffered):
+def test_a_reader_that_goes_away_is_no_error(unbuffered, words):
     # A pipe that nobody reads from the start: the first byte cannot be written.
     read, write = os.pipe()
     os.close(read)
     done = subprocess.run(
-        [sys.executable, "-m", "dinoforge", "train", "--show", "cifar10_cpu"],
+        [sys.executable, "-m", "dinoforge", "train", *words],
         stdout=write,
         stderr=subprocess.PIPE,
         env=os.environ | {"PYTHONUNBUFFERED": unbuffered},
