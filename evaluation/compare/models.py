@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from itertools import takewhile
 from typing import Any
 
+from dinoforge.config.load import flatten
 from dinoforge.evaluation.compare.sources import TRAINED, Measurement, Run
 
 __all__ = ["Member", "ModelRuns", "find_models"]
@@ -126,14 +127,11 @@ def _without_versions(key: str, group: list[Run]) -> list[list[Run]]:
     return list(by_checkpoint.values())
 
 
-def _without(recipe: Mapping[str, Any], free_keys: Sequence[str], prefix: str = "") -> str:
-    def keep(node: Any, prefix: str) -> Any:
-        if not isinstance(node, Mapping):
-            return node
-        keys = {name: f"{prefix}{name}" for name in node}
-        return {n: keep(node[n], f"{at}.") for n, at in keys.items() if at not in free_keys}
-
-    return json.dumps(keep(recipe, prefix), sort_keys=True)
+def _without(recipe: Mapping[str, Any], free_keys: Sequence[str]) -> str:
+    """Write a recipe as text, without keys and sections."""
+    free = tuple(f"{key}." for key in free_keys)
+    kept = {key: value for key, value in flatten(recipe) if not f"{key}.".startswith(free)}
+    return json.dumps(kept, sort_keys=True)
 
 
 def _name(group: Sequence[Run]) -> str:

@@ -7,13 +7,13 @@ energy and carbon are estimates by a formula that is stated (`footprint`).
 import json
 import math
 import re
-import struct
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
+from safetensors import SafetensorError, safe_open
 
 from dinoforge.curated import summary_path
 from dinoforge.errors import UsageError, damaged
@@ -169,14 +169,13 @@ def _read_backbone(training: Path) -> _Backbone | None:
         return None
     step = max(exports)
     try:
-        with exports[step].open("rb") as file:
-            (length,) = struct.unpack("<Q", file.read(8))
-            header = json.loads(file.read(length))
-        notes = header.pop("__metadata__")
+        with safe_open(exports[step], framework="numpy") as file:
+            notes = dict(file.metadata())
+            names = [name for name in file.keys() if name != "mask_token"]  # noqa: SIM118
+            shapes = [file.get_slice(name).get_shape() for name in names]
         for name in ("config", "image_mean", "image_std"):
             notes[name] = json.loads(notes[name])
-        shapes = [tensor["shape"] for name, tensor in header.items() if name != "mask_token"]
-    except (OSError, ValueError, KeyError, struct.error) as error:
+    except (OSError, ValueError, TypeError, KeyError, SafetensorError) as error:
         raise damaged(exports[step], error) from error
     return _Backbone(step=step, metadata=notes, parameters=sum(map(math.prod, shapes)))
 
