@@ -57,6 +57,6 @@ def test_classification(data, tmp_path, capsys):
         assert [r.value for r in pixels] == [1.0]  # three colors
     text = capsys.readouterr().out
     assert "24 to 36 test images per benchmark" in text
-    assert "linear/imagenette %" in text
+    assert "linear/imagenette (%)" in text
     assert main(["evaluate", "classification", *words, "--all"]) == 0
     assert "linear/imagenette, 33 images" in capsys.readouterr().out

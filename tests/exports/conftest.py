@@ -34,9 +34,10 @@ def stored(tmp_path_factory):
             with torch.no_grad():
                 for parameter in model.parameters():
                     parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator))
-            files[key] = folder / f"{len(files)}.safetensors"
+            path = folder / f"{len(files)}.safetensors"
             notes = {"step": "7", "license": "Apache-2.0", "image_std": "[0.25, 0.3, 0.35]"}
-            save_backbone(files[key], model, notes)
+            save_backbone(path, model, notes)
+            files[key] = path
         return files[key]
 
     return path_of

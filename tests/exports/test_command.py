@@ -149,11 +149,11 @@ def test_an_earlier_export_is_replaced_and_nothing_else(stored, tmp_path, capsys
 
 
 def test_a_full_disk_is_one_line_that_leaves_nothing(stored, tmp_path, capsys):
-    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    path, limit = stored("offset"), resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, limit[1]))
     try:
         for name in ("hub", "torchscript"):
-            line = error_of(capsys, stored("offset"), "--to", name, "--out", tmp_path / "out")
+            line = error_of(capsys, path, "--to", name, "--out", tmp_path / "out")
             assert "cannot write: File too large" in line
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)
