@@ -11,14 +11,14 @@ from pathlib import Path
 
 from dinoforge.curation.config import CurationConfig
 from dinoforge.curation.publish import publish, unpublish
-from dinoforge.curation.stages.check import CheckStage
-from dinoforge.curation.stages.components import ComponentsStage
 from dinoforge.curation.stages.decontaminate import DecontaminateStage
+from dinoforge.curation.stages.duplicates.check import CheckStage
+from dinoforge.curation.stages.duplicates.components import ComponentsStage
+from dinoforge.curation.stages.duplicates.exact import ExactStage
+from dinoforge.curation.stages.duplicates.graph import GraphStage
 from dinoforge.curation.stages.embed import EmbedMeaningStage, EmbedStage, check_encoders
-from dinoforge.curation.stages.exact import ExactStage
 from dinoforge.curation.stages.export import ExportStage, remove_foreign_shards
 from dinoforge.curation.stages.filter import FilterStage, stop_if_too_many_bad
-from dinoforge.curation.stages.graph import GraphStage
 from dinoforge.curation.stages.ingest import IngestStage
 from dinoforge.curation.stages.inspect import InspectStage
 from dinoforge.curation.stages.plant import PlantStage

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from dinoforge.curation.stages.exact import content_of
+from dinoforge.curation.stages.duplicates.exact import content_of
 from dinoforge.curation.tables import read_facts
 
 

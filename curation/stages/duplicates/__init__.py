@@ -1,0 +1,1 @@
+"""Duplicates: equal pixels, candidate pairs, groups, and whether planted copies were found."""
