@@ -84,6 +84,12 @@ def _finish(run_folder: Path, config: CurationConfig) -> CurationSummary:
     publish(inputs, summary)
     _log.info("kept %d of %d images in %d shards", summary.kept, summary.images, summary.shards)
     _account(run_folder, config, inputs.folders)
+    for name, leaks in summary.leaks["references"].items():
+        _log.info(
+            "reference %s: %d of %d images occur; %d images dropped (direct %d, by component %d)",
+            *(name, leaks["images_hit"], leaks["images"], leaks["dropped"]),
+            *(leaks["images_direct"], leaks["images_by_component"]),
+        )
     if unlabeled := describe_unlabeled(inputs):
         _log.info("images without a label: %s", unlabeled)
     for remark in summary.remarks:

@@ -6,11 +6,13 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from dinoforge.curated import KEPT_REASONS, REASONS, ROLES
 from dinoforge.curation import tables
+from dinoforge.curation.policies.decisions import Decisions
 from dinoforge.curation.policies.intervals import bootstrap_mean, share
 from dinoforge.curation.policies.slots import Slots
 from dinoforge.curation.remarks import remarks
@@ -122,7 +124,7 @@ def summarize(inputs: CurationInputs) -> CurationSummary:
         exported=inputs.facts("select")[0]["exported"],
         shards=len(tables.list_shards(inputs)),
         duplicates=inputs.facts("components")[0],
-        leaks=inputs.facts("decontaminate")[0],
+        leaks=_leaks(inputs, decisions),
         retrieval=_retrieval(inputs),
         check=next(iter(inputs.facts("check")), None),
         keeps_seeds=inputs.config.retrieve.keep_seeds,
@@ -163,6 +165,17 @@ def _by_role(role: NDArray[np.int8], reason: NDArray[np.int8]) -> dict[str, dict
         if any(counts):
             table[name] = {r: count for r, count in zip(REASONS, counts, strict=True) if count}
     return table
+
+
+def _leaks(inputs: CurationInputs, decisions: Decisions) -> dict[str, Any]:
+    """Add what was dropped to the facts: per set of the most similar reference, so it adds up."""
+    facts = inputs.facts("decontaminate")[0]
+    reference = decisions.duplicate_of[decisions.reason == REASONS.index("leak")]
+    source = tables.read_index(inputs, ["source"]).column("source")
+    dropped = Counter(source.take(pa.array(reference[reference >= 0])).to_pylist())
+    sets = {name: one | {"dropped": dropped[name]} for name, one in facts["references"].items()}
+    through_others = int(np.count_nonzero(reference < 0))
+    return facts | {"references": sets, "dropped_through_others": through_others}
 
 
 def _retrieval(inputs: CurationInputs) -> dict[str, Any] | None:

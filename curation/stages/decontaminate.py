@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from dinoforge.curated import ROLES
 from dinoforge.curation import tables
-from dinoforge.curation.policies.leaks import Leaks, find_leaks
+from dinoforge.curation.policies.leaks import Leaks, find_leaks, nearest_references, pairs_to_show
 from dinoforge.curation.policies.pairs import Pairs, concat_pairs
 from dinoforge.curation.tables import CurationInputs, CurationStage
 from dinoforge.stages import Json, Output
@@ -23,6 +23,7 @@ class DecontaminateStage(CurationStage):
 
     name = "decontaminate"
     number = 60
+    version = "1.1.0"
     keys = ("decontaminate",)
     needs = ("ingest", "plant", "inspect", "filter", "exact", "graph")
 
@@ -44,15 +45,16 @@ class DecontaminateStage(CurationStage):
         columns = [ids, leaks.reference[at], leaks.similarity[at]]
         out.write_table("leaks", columns, tables.LEAKS_SCHEMA)
 
-        def num_images(leaks: Leaks) -> int:
-            return int(np.count_nonzero(np.isin(content, leaks.content) & ~is_reference))
-
         return {
             "images": len(ids),
-            "images_direct": num_images(direct),
-            "images_by_component": num_images(by_component),
-            "references": _per_reference_set(inputs, pairs.above(policy.threshold), content),
+            "images_direct": _num_images(direct, content, is_reference),
+            "images_by_component": _num_images(by_component, content, is_reference),
+            "references": _per_reference_set(inputs, pairs, content, is_reference),
         }
+
+
+def _num_images(leaks: Leaks, content: NDArray[np.int64], is_reference: NDArray[np.bool_]) -> int:
+    return int(np.count_nonzero(np.isin(content, leaks.content) & ~is_reference))
 
 
 def _same_pixels(
@@ -71,24 +73,49 @@ def _same_pixels(
 
 
 def _per_reference_set(
-    inputs: CurationInputs, near: Pairs, content: NDArray[np.int64]
-) -> dict[str, dict[str, int]]:
-    """Count per reference source: its images, how many are hit, how many contents hit them."""
+    inputs: CurationInputs,
+    pairs: Pairs,
+    content: NDArray[np.int64],
+    is_reference: NDArray[np.bool_],
+) -> dict[str, Json]:
+    """Report per reference source: its images, how many are hit, by what, and pairs to look at.
+
+    Both readings count the images of all contents that leak, also those that the filter or the
+    duplicates drop.
+    """
+    threshold = inputs.config.decontaminate.threshold
     index = tables.read_index(inputs, ["role", "source"])
     sources = index.filter(pc.equal(index.column("role"), "reference")).column("source")
-    report: dict[str, dict[str, int]] = {}
+    report: dict[str, Json] = {}
     for name in sorted(pc.unique(sources).to_pylist()):
-        in_set = pc.and_(
-            pc.equal(index.column("role"), "reference"), pc.equal(index.column("source"), name)
-        )
-        set_content = content[in_set.to_numpy(zero_copy_only=False)]
-        is_content = np.zeros(len(content), np.bool_)
-        is_content[set_content] = True
-        source, target, _ = near.both_ways()
-        touches = is_content[source]
+        is_named = pc.equal(index.column("source"), name).to_numpy(zero_copy_only=False)
+        ids = np.flatnonzero(is_reference & is_named)
+        in_set = np.zeros(len(content), np.bool_)
+        in_set[content[ids]] = True
+        direct, by_component = find_leaks(pairs, is_reference, threshold, in_set=in_set)
+        hit, _, _ = pairs.above(threshold).both_ways()
         report[name] = {
-            "images": len(set_content),
-            "images_hit": int(np.count_nonzero(np.isin(set_content, source[touches]))),
-            "hit_by": len(np.unique(target[touches])),
+            "images": len(ids),
+            "images_hit": int(np.count_nonzero(np.isin(content[ids], hit))),
+            "hit_by": len(direct.content),
+            "images_direct": _num_images(direct, content, is_reference),
+            "images_by_component": _num_images(by_component, content, is_reference),
+            "pairs": _pairs_to_show(
+                nearest_references(pairs, is_reference, in_set), content[ids], ids, threshold
+            ),
         }
     return report
+
+
+def _pairs_to_show(
+    closest: Leaks, set_content: NDArray[np.int64], ids: NDArray[np.int64], threshold: float
+) -> list[Json]:
+    """Name pairs by image: a content may belong to images of several sets."""
+    contents, first = np.unique(set_content, return_index=True)
+    rows = pairs_to_show(closest, threshold)
+    references = ids[first][np.searchsorted(contents, closest.reference[rows])]
+    columns = (closest.content[rows], references, closest.similarity[rows])
+    return [
+        {"image_id": image, "reference_id": reference, "similarity": round(similarity, 6)}
+        for image, reference, similarity in zip(*(c.tolist() for c in columns), strict=True)
+    ]

@@ -187,6 +187,8 @@ def _curation(folder: Path | None, ledger: Ledger | None) -> CurationFacts | Non
             ledger,
             threshold=recipe_value(config, "duplicates.threshold"),
             floor=recipe_value(config, "duplicates.floor"),
+            leak_threshold=recipe_value(config, "decontaminate.threshold"),
+            references=summary.get("leaks", {}).get("references", {}),
         ),
         summary=summary,
     )

@@ -4,8 +4,9 @@ Chooses and labels them; pictures are added when the page is made.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,9 +15,9 @@ from dinoforge.curated import pairs_files
 from dinoforge.evaluation.report.ledger import Ledger, LedgerRow
 from dinoforge.tables import read_table
 
-__all__ = ["Sheets", "Shown", "ShownGroup", "make_sheets"]
+__all__ = ["SetLeaks", "Sheets", "Shown", "ShownGroup", "make_sheets"]
 
-_GROUPS, _MISSES, _SEEDS, _LEAKS = 12, 12, 6, 8
+_GROUPS, _MISSES, _SEEDS = 12, 12, 6
 _IN_GROUP, _PER_SEED = 5, 7
 
 
@@ -39,6 +40,14 @@ class ShownGroup:
     more: int = 0  # members that are not shown
 
 
+@dataclass(frozen=True, kw_only=True)
+class SetLeaks:
+    """Images with the most similar image of one reference set, most similar first."""
+
+    above: list[ShownGroup]  # of the threshold: leaks
+    below: list[ShownGroup]
+
+
 @dataclass(frozen=True)
 class Sheets:
     """What is shown, out of how many."""
@@ -49,25 +58,35 @@ class Sheets:
     num_misses: int
     seeds: list[ShownGroup]
     num_seeds: int
-    leaks: list[ShownGroup]
+    leaks: dict[str, SetLeaks]  # by reference set
     num_leaks: int
     threshold: float | None
     floor: float | None
 
 
 def make_sheets(
-    ledger: Ledger, *, threshold: float | None = None, floor: float | None = None
+    ledger: Ledger,
+    *,
+    threshold: float | None = None,
+    floor: float | None = None,
+    leak_threshold: float | None = None,
+    references: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Sheets:
     """Choose the images to show from a curation; equal ledgers give equal sheets.
 
-    ``threshold`` and ``floor`` are those of the near-duplicates in the recipe; without a threshold
-    there are no misses.
+    ``threshold`` and ``floor`` are those of the near-duplicates in the recipe, ``leak_threshold``
+    that of the leaks; without a threshold there are no misses. ``references`` are the leaks per
+    reference set in the summary of the curation.
     """
     return Sheets(
         *_duplicates(ledger),
         *_misses(ledger, threshold),
         *_seeds(ledger),
-        *_leaks(ledger),
+        {
+            name: _set_leaks(ledger, leaks.get("pairs", []), leak_threshold or 0.0)
+            for name, leaks in (references or {}).items()
+        },
+        int(np.count_nonzero(ledger["reason"] == "leak")),
         threshold=threshold,
         floor=floor,
     )
@@ -181,20 +200,15 @@ def _seeds(ledger: Ledger) -> tuple[list[ShownGroup], int]:
     return shown, len(seeds)
 
 
-def _leaks(ledger: Ledger) -> tuple[list[ShownGroup], int]:
-    """Choose the most and the least similar leaks, half each."""
-    rows = np.flatnonzero(ledger["reason"] == "leak")
-    with_reference = rows[ledger["duplicate_of"][rows] >= 0]
-    similarity = np.nan_to_num(ledger["similarity"][with_reference], nan=1.0)
-    order = with_reference[np.lexsort((with_reference, -similarity))]
-    half = _LEAKS // 2
-    picked = order if len(order) <= _LEAKS else np.concatenate([order[:half], order[-half:]])
-    shown = []
-    for row in map(ledger.row, picked.tolist()):
-        reference = ledger.row(row.duplicate_of)
-        leak = _shown(row, _remarks(row) or [row.role], row.similarity)
-        shown.append(ShownGroup(head=_shown(reference, ["reference"]), members=[leak]))
-    return shown, len(rows)
+def _set_leaks(ledger: Ledger, pairs: Sequence[Mapping[str, Any]], threshold: float) -> SetLeaks:
+    sides: tuple[list[ShownGroup], list[ShownGroup]] = ([], [])
+    for pair in pairs:
+        reference, row = ledger.row(pair["reference_id"]), ledger.row(pair["image_id"])
+        fate = row.decision if row.decision == "kept" else row.reason.replace("_", " ")
+        leak = _shown(row, [*_remarks(row), fate], pair["similarity"])
+        group = ShownGroup(head=_shown(reference, ["reference"]), members=[leak])
+        sides[pair["similarity"] <= threshold].append(group)
+    return SetLeaks(above=sides[0], below=sides[1])
 
 
 def _spread(values: Sequence[int], limit: int) -> list[int]:

@@ -1,6 +1,7 @@
 import numpy as np
+import pytest
 
-from dinoforge.curation.policies.leaks import find_leaks
+from dinoforge.curation.policies.leaks import Leaks, find_leaks, nearest_references, pairs_to_show
 from dinoforge.curation.policies.pairs import Pairs
 
 # 0 - 1 - 2 with 9 a reference near 1 only; 5 - 6 apart from everything.
@@ -35,3 +36,27 @@ def test_no_pairs_no_leaks():
     none = PAIRS.where(np.zeros(5, bool))
     direct, component = find_leaks(none, IS_REFERENCE, 0.7)
     assert len(direct.content) == len(component.content) == 0
+
+
+def test_the_leaks_of_one_set_include_chains_through_another():
+    pairs = Pairs(np.array([1, 1, 2]), np.array([2, 9, 8]), np.full(3, 0.9, np.float32))
+    in_set = np.arange(10) == 8
+    direct, component = find_leaks(pairs, IS_REFERENCE, 0.7, in_set=in_set)
+    assert (direct.content.tolist(), direct.reference.tolist()) == ([2], [8])
+    assert component.content.tolist() == [1, 2]
+
+
+def test_the_closest_pairs_below_the_threshold_are_known():
+    closest = nearest_references(PAIRS, IS_REFERENCE, IS_REFERENCE)
+    assert closest.content.tolist() == [1, 2]
+    assert closest.reference.tolist() == [9, 8]
+    assert closest.similarity.tolist() == pytest.approx([0.8, 0.4])
+
+
+def test_the_surest_the_most_doubtful_and_the_next_pairs_are_shown():
+    similarity = np.linspace(0, 1, 101).astype(np.float32)
+    content = np.arange(101)
+    rows = pairs_to_show(Leaks(content, content, similarity), 0.5)
+    assert rows.tolist() == [*range(100, 88, -1), *range(58, 50, -1), *range(50, 46, -1)]
+    few = pairs_to_show(Leaks(content[:60], content[:60], similarity[:60]), 0.5)
+    assert few.tolist() == [*range(59, 46, -1)]

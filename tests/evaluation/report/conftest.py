@@ -135,7 +135,7 @@ def write_curation(folder: Path, photographs: list[bytes]) -> Path:
     draft.write()
     _write_pairs(folder, pool)
     _write_notes(folder, "curate", _CURATION_YAML)
-    summary_path(folder).write_text(json.dumps(_summary()))
+    summary_path(folder).write_text(json.dumps(_summary(_leaked_pairs(draft))))
     _write_markers(folder)
     return folder
 
@@ -199,11 +199,33 @@ def _share(hits: int, n: int) -> dict:
     return {"value": hits / n, "interval": [0.9 * hits / n, hits / n], "hits": hits, "n": n}
 
 
-def _summary() -> dict:
+def _leaked_pairs(draft: Draft) -> list[dict]:
+    """Pairs of the leaks, most similar first, and one below the threshold."""
+    leaks = [row for row in draft.rows if row["reason"] == "leak"]
+    pairs = [
+        {
+            "image_id": r["image_id"],
+            "reference_id": r["duplicate_of"],
+            "similarity": r["similarity"],
+        }
+        for r in leaks
+    ]
+    return [*pairs, {"image_id": 6, "reference_id": leaks[0]["duplicate_of"], "similarity": 0.92}]
+
+
+def _summary(pairs: list[dict]) -> dict:
     grid = np.linspace(0.85, 0.995, 30).tolist()
     return {
         "problems": {"truncated_tar": 1},
-        "leaks": {"references": {"reference": {"images": 4, "images_hit": 4, "hit_by": 4}}},
+        "leaks": {
+            "dropped_through_others": 0,
+            "references": {
+                "reference": {
+                    **{"images": 4, "images_hit": 4, "hit_by": 4, "images_direct": 4},
+                    **{"images_by_component": 4, "dropped": 4, "pairs": pairs},
+                }
+            },
+        },
         "retrieval": {
             "asked": 24,
             "slots": 24,

@@ -63,7 +63,9 @@ def test_a_real_curation_is_reported_as_its_own_summary_shows_it(calm):
     assert {"undecodable", "exact_duplicate", "near_duplicate", "leak", "seed"} <= reported.keys()
     sheets = result.sheets
     assert sheets.num_leaks == summary["leaks"]["images"]
-    for groups in (sheets.duplicates, sheets.misses, sheets.seeds, sheets.leaks):
+    leaks = sheets.leaks["reference"].above
+    assert len(leaks) == summary["leaks"]["references"]["reference"]["hit_by"]
+    for groups in (sheets.duplicates, sheets.misses, sheets.seeds, leaks):
         assert groups
         for shown in (image for group in groups for image in (group.head, *group.members)):
             assert ledger.picture(shown.image_id) is not None, shown.key

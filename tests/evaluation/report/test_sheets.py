@@ -1,8 +1,10 @@
 """Contact sheets: the decisions that a person should look at, with the number behind each."""
 
-import numpy as np
+import json
+
 import pytest
 
+from dinoforge.curated import summary_path
 from dinoforge.evaluation.report.ledger import Ledger, read_ledger
 from dinoforge.evaluation.report.sheets import make_sheets
 
@@ -107,25 +109,15 @@ def test_seeds_are_shown_with_what_they_got_by_rank(sheets, ledger):
         assert scores == sorted(scores, reverse=True)
 
 
-def test_leaks_stand_beside_the_reference_image_surest_first(sheets):
+def test_leaks_stand_beside_the_reference_image_surest_first(ledger, project):
+    summary = json.loads(summary_path(project["curation"]).read_text())
+    references = summary["leaks"]["references"]
+    sheets = make_sheets(ledger, leak_threshold=0.95, references=references)
     assert sheets.num_leaks == 4
-    assert [g.members[0].similarity for g in sheets.leaks] == pytest.approx(
-        [0.985, 0.975, 0.965, 0.955]
-    )
-    assert all(group.head.notes == ["reference"] for group in sheets.leaks)
-
-
-def test_of_many_leaks_the_surest_and_the_most_doubtful_are_shown(ledger):
-    reason, similarity = ledger["reason"].copy(), ledger["similarity"].copy()
-    duplicate_of = ledger["duplicate_of"].copy()
-    (reference, *_) = ledger["image_id"][ledger["reason"] == "reference"]
-    rows = np.arange(6, 46)
-    reason[rows], duplicate_of[rows] = "leak", reference
-    similarity[rows] = np.linspace(0.5, 0.9, len(rows))
-    sheets = make_sheets(
-        changed(ledger, reason=reason, similarity=similarity, duplicate_of=duplicate_of)
-    )
-    assert sheets.num_leaks == 44
-    result = [group.members[0].similarity for group in sheets.leaks]
-    assert result[:4] == pytest.approx([0.985, 0.975, 0.965, 0.955])
-    assert result[4:] == pytest.approx(similarity[rows[:4]][::-1].tolist())
+    shown = sheets.leaks["reference"]
+    similarities = [group.members[0].similarity for group in shown.above]
+    assert similarities == pytest.approx([0.985, 0.975, 0.965, 0.955])
+    assert all(group.head.notes == ["reference"] for group in shown.above)
+    assert all(group.members[0].notes == ["leak"] for group in shown.above)
+    (below,) = shown.below
+    assert (below.members[0].similarity, below.members[0].notes) == (0.92, ["kept"])
