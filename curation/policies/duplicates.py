@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dinoforge.curation.policies.pairs import Pairs
-from dinoforge.neighbors.join import connected_components
+from dinoforge.neighbors.components import Labels, connected_components
 
 __all__ = [
     "EXACT",
@@ -107,7 +107,7 @@ def _between_nodes(contents: NDArray[np.int64], pairs: Pairs) -> Pairs:
 
 def split_components(
     num_nodes: int, pairs: Pairs, threshold: float, max_size: int
-) -> tuple[NDArray[np.int64], int]:
+) -> tuple[Labels, int]:
     """Label connected components, splitting those of more than ``max_size`` nodes.
 
     A component that is too large is split again with the threshold halfway to 1, at most 8 times:
@@ -147,7 +147,7 @@ def _nearest_source(
 
 
 def _one_per_component(
-    labels: NDArray[np.int64], rank: NDArray[np.int64], protected: NDArray[np.bool_], pairs: Pairs
+    labels: Labels, rank: NDArray[np.int64], protected: NDArray[np.bool_], pairs: Pairs
 ) -> _Links:
     """Keep the best node of each component.
 
@@ -177,7 +177,7 @@ def _one_per_component(
 
 
 def _keep_direct(
-    labels: NDArray[np.int64],  # noqa: ARG001 - the same call for both rules
+    labels: Labels,  # noqa: ARG001 - the same call for both rules
     rank: NDArray[np.int64],
     protected: NDArray[np.bool_],
     pairs: Pairs,
@@ -214,7 +214,7 @@ def _to_images(
     candidates: Candidates,
     node_of: NDArray[np.int64],
     best: NDArray[np.int64],
-    labels: NDArray[np.int64],
+    labels: Labels,
     links: _Links,
     num_split: int,
 ) -> Groups:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dinoforge.curation.policies.pairs import Pairs
-from dinoforge.neighbors.join import connected_components
+from dinoforge.neighbors.components import connected_components
 
 __all__ = ["Leaks", "find_leaks", "nearest_references", "pairs_to_show"]
 

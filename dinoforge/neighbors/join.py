@@ -1,7 +1,7 @@
 """The exact thresholded join: every pair whose inner product is above a threshold.
 
 Not top-k: an image with more copies than k would lose edges, and selecting k costs more than
-comparing. `connected_components` groups the pairs. Shapes: n, m rows; d dimensions.
+comparing. Shapes: n, m rows; d dimensions.
 """
 
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ from dinoforge.neighbors.products import (
     usable_rows,
 )
 
-__all__ = ["Edges", "connected_components", "join_above"]
+__all__ = ["Edges", "join_above"]
 
 # A tile of 1024 x 2048 float32 is 8 MiB: it stays in a shared cache while it is compared.
 _TILE_ROWS = 1024
@@ -126,22 +126,3 @@ def _sorted(
     i, j, similarity = (np.concatenate(column) for column in zip(*parts, strict=True))
     order = np.lexsort((j, i))
     return Edges(i[order], j[order], similarity[order], excluded)
-
-
-def connected_components(n: int, i: NDArray[np.int64], j: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Label nodes ``0 .. n - 1`` by the smallest node of their connected component.
-
-    Edges ``i, j`` (int64) come in any order and direction, with or without repeats; the labels,
-    int64 ``[n]``, depend on the graph alone.
-    """
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components as label
-
-    if not n:
-        return np.zeros(0, np.int64)
-    graph = coo_array((np.ones(len(i), np.int8), (i, j)), shape=(n, n))
-    _, labels = label(graph, directed=False)
-    # The first node with a label is the smallest one of its component.
-    _, first = np.unique(labels, return_index=True)
-    named: NDArray[np.int64] = first[labels].astype(np.int64)
-    return named
