@@ -45,6 +45,7 @@ __all__ = [
     "PAIRS_SCHEMA",
     "PROBLEMS_SCHEMA",
     "SCREENED_SCHEMA",
+    "SHARED_SCHEMA",
     "SLOTS_SCHEMA",
     "CurationInputs",
     "CurationStage",
@@ -99,6 +100,9 @@ CLASSES_SCHEMA = _schema("label int64, class_space string, class_id int64, class
 
 # ingest: one row per shard, member or file that gave no image
 PROBLEMS_SCHEMA = _schema("shard string, member string, reason string, detail string")
+
+# ingest: one row per image of another source that is left out because it is a reference: image_id
+SHARED_SCHEMA = _schema("source string, key string, image_id int64")
 
 # inspect: one row per image. Upright width and height, 0 if undecodable; hashes of the file and of
 # size and decoded RGB (null if undecodable); std of the gray values 0..255 (NaN if undecodable);

@@ -59,7 +59,9 @@ def first_reason(
     reason = np.full(len(width), -1, np.int8)
     # The first rule in the funnel's order wins, so the last is written first.
     reason[judged & (std < policy.min_std)] = code["flat"]
-    reason[judged & (long > aspect * short.astype(np.float64))] = code["bad_aspect"]
+    # Undecodable images have no side; infinity times 0 would warn.
+    is_narrow = long > aspect * np.maximum(short, 1).astype(np.float64)
+    reason[judged & is_narrow] = code["bad_aspect"]
     reason[judged & (short < policy.min_side)] = code["too_small"]
     reason[width == 0] = code["undecodable"]
     return reason

@@ -40,7 +40,7 @@ class IngestStage(CurationStage):
 
     name = "ingest"
     number = 10
-    version = "1.4.0"
+    version = "1.5.0"
     keys = ("sources", "seed")
 
     def plan(self, inputs: CurationInputs) -> list[Json]:
@@ -67,7 +67,7 @@ class IngestStage(CurationStage):
         indexed: list[pa.Table] = []
         listings = [list_files(discover_files(s.paths), unpacked=folder) for s in config.sources]
         locations = [locate_images(listing.table) for listing in listings]
-        chosen, not_selected = _choose(config, listings, locations)
+        chosen, shared, not_selected = _choose(config, listings, locations)
         problems = merge_problems(listing.problems for listing in listings)
         account = Account.of(sum(map(len, chosen)), problems, not_selected=not_selected)
         try:
@@ -76,7 +76,7 @@ class IngestStage(CurationStage):
                 named = rename_classes(listing.table, listing.class_lists, source.classes, key)
                 table = _relative(named.take(chosen[at]), listing.unpacked, inputs.run_folder)
                 indexed.append(_indexed(table, source))
-            _stop_if_empty(config, indexed, listings)
+            _stop_if_empty(config, indexed, listings, shared)
             numbering = _united(indexed, config.sources, [each.class_lists for each in listings])
         except UsageError:
             record_facts(inputs.run_folder, sources=account.as_json())  # there will be no table
@@ -86,6 +86,8 @@ class IngestStage(CurationStage):
         out.write_table("index", index, tables.INDEX_SCHEMA)
         members = [[member[at] for member in numbering.members] for at in range(4)]
         out.write_table("classes", members, tables.CLASSES_SCHEMA)
+        table = _also_in_references(config, listings, locations, chosen, shared)
+        out.write_table("shared", table, tables.SHARED_SCHEMA)
         table = pa.Table.from_pylist(problems, tables.PROBLEMS_SCHEMA)
         out.write_table("problems", table, tables.PROBLEMS_SCHEMA)
         for tar in sorted({tar for listing in listings for tar in listing.unpacked}):
@@ -116,16 +118,17 @@ def _relative(table: pa.Table, unpacked: Sequence[Path], run_folder: Path) -> pa
 
 def _choose(
     config: CurationConfig, listings: Sequence[Listing], locations: Sequence[list[_Location]]
-) -> tuple[list[NDArray[np.int64]], int]:
-    """Return the rows of every source, each image once, and count what no source selects.
+) -> tuple[list[NDArray[np.int64]], list[list[int]], int]:
+    """Choose the images of every source, each image once.
 
-    References choose first: what must not leak is no pool image because another source is listed
-    before.
+    Returns the chosen rows of every source, its rows that a reference has, too, and the number of
+    images that no source selects. References choose first: what must not leak is no pool image
+    because another source is listed before.
     """
     sources = config.sources
     chosen = [np.array([], np.int64)] * len(sources)
     owner: dict[_Location, str] = {}  # role
-    shared: set[_Location] = set()
+    shared: list[list[int]] = [[] for _ in sources]
     for at in sorted(range(len(sources)), key=lambda at: sources[at].role != "reference"):
         source, where = sources[at], locations[at]
         keys = listings[at].table.column("key").to_pylist()
@@ -133,16 +136,41 @@ def _choose(
             r for r, k in enumerate(keys) if not source.keys or fnmatch.fnmatchcase(k, source.keys)
         ]
         if source.role != "reference":
-            shared.update(where[row] for row in rows if owner.get(where[row]) == "reference")
+            shared[at] = [row for row in rows if owner.get(where[row]) == "reference"]
         rows = _limited([row for row in rows if where[row] not in owner], source, config.seed)
         owner.update((where[row], source.role) for row in rows)
         chosen[at] = np.array(rows, np.int64)
-    if shared:
+    if num_shared := len({locations[at][row] for at, rows in enumerate(shared) for row in rows}):
         _log.warning(
             "%d images of other sources are also in a reference source: used as references only",
-            len(shared),
+            num_shared,
         )
-    return chosen, len(set().union(*locations) - owner.keys())
+    return chosen, shared, len(set().union(*locations) - owner.keys())
+
+
+def _also_in_references(
+    config: CurationConfig,
+    listings: Sequence[Listing],
+    locations: Sequence[list[_Location]],
+    chosen: Sequence[NDArray[np.int64]],
+    shared: Sequence[Sequence[int]],
+) -> pa.Table:
+    """Name the images that are left out because a reference source has them, too."""
+    where = [
+        place for at, rows in enumerate(chosen) for place in map(locations[at].__getitem__, rows)
+    ]
+    wanted = {locations[at][row] for at, rows in enumerate(shared) for row in rows}
+    image_id = {place: number for number, place in enumerate(where) if place in wanted}
+    parts = [tables.SHARED_SCHEMA.empty_table()]
+    for at, rows in enumerate(shared):
+        source = config.sources[at]
+        columns = [
+            pa.array([source.name or source.role] * len(rows), pa.string()),
+            listings[at].table.column("key").take(pa.array(rows, pa.int64())),
+            pa.array([image_id[locations[at][row]] for row in rows], pa.int64()),
+        ]
+        parts.append(pa.table(columns, schema=tables.SHARED_SCHEMA))
+    return pa.concat_tables(parts)
 
 
 def _limited(rows: list[int], source: SourceConfig, seed: int) -> list[int]:
@@ -218,13 +246,21 @@ def _numbered(index: pa.Table, numbering: Numbering) -> pa.Table:
 
 
 def _stop_if_empty(
-    config: CurationConfig, indexed: list[pa.Table], listings: list[Listing]
+    config: CurationConfig,
+    indexed: list[pa.Table],
+    listings: list[Listing],
+    shared: list[list[int]],
 ) -> None:
     """Report the sources that gave no image."""
     do = "check the paths, `keys`, and that no earlier or reference source lists the same images"
     faults = []
-    for source, table, listing in zip(config.sources, indexed, listings, strict=True):
-        if not table.num_rows:
+    rows = zip(config.sources, indexed, listings, shared, strict=True)
+    for source, table, listing, also in rows:
+        if also and len(also) == listing.table.num_rows:
+            what = f"{len(also):,} of {len(also):,} images are also in a reference source"
+            where = f"source {source.name or source.role}: {', '.join(source.paths)}"
+            faults.append(Fault(what, where, "leave them out of one of the two"))
+        elif not table.num_rows:
             pattern = f" under the key pattern {source.keys}" if source.keys else ""
             what = f"no images{pattern}{summarize_reasons(listing.problems)}"
             faults.append(Fault(what, ", ".join(source.paths), do))

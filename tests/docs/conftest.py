@@ -35,7 +35,8 @@ def keys() -> dict[str, set[str]]:
     result = {
         command: set(describe_keys(config_class(kind))) for command, kind in RECIPE_KINDS.items()
     }
-    return result | {"plan": result["train"] | result["evaluate"]}
+    both = result["train"] | result["evaluate"]
+    return result | {"plan": both, "leaks": result["curate"]}
 
 
 @pytest.fixture(scope="session")
@@ -63,7 +64,8 @@ def check_command(keys: dict[str, set[str]]) -> Callable[[str], argparse.Namespa
             given = [word for word in overrides if "..." not in word]
             load_config(config_class(kind), None, [*LEAST[kind], *given])
         if recipe and not re.search(r"[/.=]", recipe):
-            find_recipe((RECIPE_KINDS | {"plan": kind_of(recipe)})[args.command], recipe)
+            kinds = RECIPE_KINDS | {"plan": kind_of(recipe), "leaks": "curation"}
+            find_recipe(kinds[args.command], recipe)
         if (
             args.command == "explain"
             and args.image is None

@@ -30,7 +30,8 @@ SUITES = {
     "video",
 }  # evaluations on several data sets
 
-# What `dinoforge quickstart` fills in.
+FILLED_IN_BY_COMMANDS = {"quickstart", "leaks"}
+# What they fill in.
 FILLED_IN = {
     "curation": {"out": "x", "sources": "[{role: pool, paths: [x]}, {role: seed, paths: [y]}]"},
     "training": {"out": "x", "data.paths": "[x]"},
@@ -52,8 +53,8 @@ def test_a_recipe_loads_without_faults(kind, name):
     missing = [f"{k}={v}" for k, v in FILLED_IN[kind].items() if k.split(".")[0] not in given]
     config = load_config(CONFIGS[kind], path, missing)
     assert "???" not in str(config)
-    if name != "quickstart":
-        assert missing == [], "only quickstart is filled in by a command"
+    if name not in FILLED_IN_BY_COMMANDS:
+        assert missing == [], "only these are filled in by a command"
 
 
 @pytest.mark.parametrize(("kind", "name"), RECIPES)
@@ -72,8 +73,8 @@ def test_the_command_of_a_recipe_parses_and_runs_this_recipe(kind, name, check_c
     assert lines
     for line in lines:
         args = check_command(line)
-        if args.command == "quickstart":
-            assert name == "quickstart"
+        if args.command in FILLED_IN_BY_COMMANDS:
+            assert name == args.command
         else:
             assert (RECIPE_KINDS[args.command], args.recipe) == (kind, name)
 
@@ -88,7 +89,7 @@ def test_an_example_of_the_help_names_a_recipe_and_keys_that_there_are(line, che
 @pytest.mark.parametrize("kind", CONFIGS)
 def test_recipes_of_one_name_go_together(kind):
     # The published sizes are trained on what the reader has curated; suites measure any network.
-    own = {"training": PUBLISHED, "evaluation": SUITES}.get(kind, set())
+    own = {"training": PUBLISHED, "evaluation": SUITES, "curation": {"leaks"}}[kind]
     shared = {name for name in list_recipes("training") if name not in PUBLISHED}
     assert set(list_recipes(kind)) == shared | own
 

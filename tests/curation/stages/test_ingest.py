@@ -333,7 +333,7 @@ def test_as_is_images_are_kept_whatever_they_show(photos, tmp_path):
         {"role": "as_is", "paths": [str(copy.parent)]},
         {"role": "reference", "paths": [str(photos / "cat"), str(copy)], "name": "test"},
     ]
-    with pytest.raises(UsageError, match="no images - "):
+    with pytest.raises(UsageError, match="1 of 1 images are also in a reference source - "):
         run(tmp_path, sources)
     other = tmp_path / "test/x.png"
     other.parent.mkdir()
