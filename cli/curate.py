@@ -38,6 +38,14 @@ def _execute(args: argparse.Namespace, loaded: "Loaded[CurationConfig]") -> "Cur
     return curate_run(loaded, on=args.on, change=on_change(args))
 
 
+def _resolve(config: "CurationConfig") -> "CurationConfig":
+    if not config.duplicates.calibrated:
+        return config
+    from dinoforge.curation.calibration.calibration import apply_calibration
+
+    return apply_calibration(config)
+
+
 def _show(summary: Any, folder: Path, *_: object) -> None:
     from dinoforge.config.paths import quote_path
     from dinoforge.curated import ledger_path, shards_folder
@@ -58,6 +66,7 @@ COMMAND = RecipeCommand(
     ),
     pipeline="dinoforge.curation.pipeline:PIPELINE",
     execute=_execute,
+    resolve=_resolve,
     as_json=lambda summary: summary.as_json(),
     sources=lambda config: [path for source in config.sources for path in source.paths],
     written=("curation", "shards"),

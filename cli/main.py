@@ -31,7 +31,7 @@ __all__ = ["build_parser", "main"]
 _ON_CLUSTER = ("status", "logs", "retry", "cancel")
 COMMANDS = (
     *("quickstart", "curate", "plan", "train", "evaluate", "embed", "export"),
-    *("report", "card", "compare", "explain", "leaks", "runs"),
+    *("report", "card", "compare", "explain", "leaks", "calibrate", "runs"),
     *_ON_CLUSTER,
 )
 

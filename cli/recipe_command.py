@@ -2,7 +2,7 @@
 
 import argparse
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -42,6 +42,8 @@ class RecipeCommand:
     sources: Callable[[Any], Sequence[str]]  # recipe -> paths that it reads images from
     written: Sequence[str] = ("cache",)  # folders of a run in which it writes images
     update: str = RERUN  # what --update does
+    # recipe -> recipe, before anything is done with it: values that other runs determine
+    resolve: Callable[[Any], Any] = lambda config: config
     pipeline: str = ""  # import path of the pipeline of stages; "": one job of ranks
     add_own_arguments: Callable[[argparse.ArgumentParser], None] = lambda _: None
     # (args, recipe) -> recipes of evaluations that a cluster runs beside it, by name
@@ -61,6 +63,7 @@ class RecipeCommand:
         if recipe_requests(args, self.kind):
             return 0
         loaded: Loaded[Any] = load(args, self.kind, config_class(self.kind))
+        loaded = replace(loaded, config=self.resolve(loaded.config))
         check_out(self.sources(loaded.config), loaded.config.out, self.written)
         if goes_to_cluster(args):
             return submit(args, loaded, self.pipeline, self.evaluations(args, loaded.config))

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
-from dinoforge.config.paths import EncoderSpec, PathText
+from dinoforge.config.paths import EncoderSpec, OptionalPath, PathText
 from dinoforge.config.ranges import (
     Allowed,
     Device,
@@ -107,6 +107,9 @@ class DuplicatesConfig:
     # cosine above which a pair is a near-duplicate; calibrate it for each encoder with `plant`
     # (DINOv2 uses 0.6 on SSCD embeddings, section A.3)
     threshold: Cosine = 0.95
+    # run whose `dinoforge calibrate` gives the threshold, in place of the one above; refused for
+    # another encoder or decoder; "": none
+    calibrated: OptionalPath = ""
     # component: one image of each connected component is kept (DINOv2 section A.3);
     # direct: an image is dropped only if it is above the threshold to one that is kept
     rule: Literal["component", "direct"] = "component"
