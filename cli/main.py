@@ -28,10 +28,11 @@ from dinoforge.errors import (
 __all__ = ["build_parser", "main"]
 
 # In the order in which a newcomer needs them.
+_ON_CURATIONS = ("leaks", "calibrate")
 _ON_CLUSTER = ("status", "logs", "retry", "cancel")
 COMMANDS = (
     *("quickstart", "curate", "plan", "train", "evaluate", "embed", "export"),
-    *("report", "card", "compare", "explain", "leaks", "calibrate", "runs"),
+    *("report", "card", "compare", "explain", *_ON_CURATIONS, "runs"),
     *_ON_CLUSTER,
 )
 
@@ -72,7 +73,8 @@ def _is_override(word: str) -> bool:
 
 def load_command(name: str) -> Command:
     """Import the module of one sub-command."""
-    room = "cli.cluster" if name in _ON_CLUSTER else "cli"
+    rooms = dict.fromkeys(_ON_CLUSTER, "cli.cluster") | dict.fromkeys(_ON_CURATIONS, "cli.curated")
+    room = rooms.get(name, "cli")
     module = importlib.import_module(f"dinoforge.{room}.{name}")
     command: Command = module.COMMAND
     return command

@@ -66,7 +66,7 @@ def read_csv(path: Path) -> dict[PairIds, str]:
     Raises
     ------
     UsageError
-        If the file cannot be read, lacks a column, or a row is none of ours.
+        If the file cannot be read, lacks a column, or has a row without a pair and a label.
     """
     try:
         rows = list(csv.DictReader(io.StringIO(read_regular(path).decode("utf-8-sig"))))

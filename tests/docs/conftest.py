@@ -35,8 +35,8 @@ def keys() -> dict[str, set[str]]:
     result = {
         command: set(describe_keys(config_class(kind))) for command, kind in RECIPE_KINDS.items()
     }
-    both = result["train"] | result["evaluate"]
-    return result | {"plan": both, "leaks": result["curate"]}
+    planned = result["train"] | result["evaluate"]
+    return result | {"plan": planned, "leaks": result["curate"]}
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,1 @@
+"""Commands about what a curation found: leaks, calibration."""
