@@ -29,6 +29,8 @@ _TOLERANCES = (6.0, 4.0, 4.0)  # pixels, of the rounds of least squares
 _PLACE = 3.0  # pixels: closer keypoints are one place
 _CHECKED_PLACES = 4  # of which the details are compared
 _CLEAR_PLACES, _CLEAR_CORRELATION = 12, 0.6  # no need to try the other sense
+# Fewer places need more correlation: floor boards and white corners agree by chance.
+_FEW_PLACES, _MORE_CORRELATION = 12, 0.1
 
 _Complex = NDArray[np.complex128]
 
@@ -88,12 +90,13 @@ def is_copy(
     ``comparison`` is a `Comparison`, or anything with columns ``places``, ``correlation``,
     ``overlap_a`` and ``overlap_b`` (a pandas table); returns a bool or a column of them. The
     overlap must cover ``min_overlap`` of at least one of the two pictures: a picture inside
-    another is covered, not the other.
+    another is covered, not the other. Below 12 places, the correlation must be 0.1 higher.
     """
     overlap = np.maximum(comparison.overlap_a, comparison.overlap_b)
+    is_weak = comparison.places < _FEW_PLACES
     return (
         (comparison.places >= min_places)
-        & (comparison.correlation > min_correlation)
+        & (comparison.correlation > min_correlation + _MORE_CORRELATION * is_weak)
         & (overlap > min_overlap)
     )
 

@@ -40,7 +40,7 @@ _VERSION = "1"
 LEVELS = 512
 
 # Below these, a picture cannot be verified; measured in docs/decisions/0020-verification.md.
-MIN_POINTS = 20
+MIN_POINTS = 12
 MIN_SHORT_SIDE = 48  # pixels of the picture itself
 
 _CELLS, _DIRECTIONS = 4, 8  # of a descriptor: 4 x 4 cells with 8 directions

@@ -136,10 +136,11 @@ def test_a_picture_without_keypoints_compares_to_nothing(leaves):
 
 def test_the_rule_reads_columns():
     columns = SimpleNamespace(
-        places=np.array([6, 5, 30, 30]),
-        correlation=np.array([0.6, 0.9, 0.5, 0.9]),
-        overlap_a=np.array([0.2, 1.0, 1.0, 0.4]),
-        overlap_b=np.array([0.9, 1.0, 1.0, 0.3]),
+        places=np.array([6, 5, 30, 30, 12, 11]),
+        correlation=np.array([0.7, 0.9, 0.5, 0.9, 0.6, 0.6]),
+        overlap_a=np.array([0.2, 1.0, 1.0, 0.4, 1.0, 1.0]),
+        overlap_b=np.array([0.9, 1.0, 1.0, 0.3, 1.0, 1.0]),
     )
-    assert is_copy(columns).tolist() == [True, False, False, False]
-    assert is_copy(columns, min_places=5, min_overlap=0.3).tolist() == [True, True, False, True]
+    assert is_copy(columns).tolist() == [True, False, False, False, True, False]
+    loose = is_copy(columns, min_places=5, min_correlation=0.45, min_overlap=0.3)
+    assert loose.tolist() == [True, True, True, True, True, True]

@@ -1,0 +1,203 @@
+"""Duplicates on photographs: how many planted copies are joined, and how many strangers.
+
+    python benchmarks/duplicates.py --data ../shared/data --seed 1
+    python benchmarks/duplicates.py --data ../shared/data --seed 1 --distractors
+
+The pool (`duplicate_pool.py`): 1,300 photographs, of which 400 have 600 edited copies; with
+``--distractors`` also all others of the shared data. Candidates without a network: votes of local
+descriptors (top 5) and the pixel descriptor (top 3). Every candidate is verified; the accepted
+pairs join. *Joined*: a copy in one component with its original. *Wrong*: an image in a component
+whose most frequent picture is another one (components of distractors alone do not count: frames of
+one video are near-duplicates). CPU seconds of one thread.
+"""
+
+import argparse
+import time
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from duplicate_pool import KINDS, PooledImage, make_pool
+from measuring import print_table, start_clean
+from numpy.typing import NDArray
+from recording import write_result
+
+from dinoforge.encoders.pixels import PixelsEncoder
+from dinoforge.images import decode
+from dinoforge.neighbors.search import top_k
+from dinoforge.verification.compare import compare_pictures, is_copy
+from dinoforge.verification.features import (
+    LocalFeatures,
+    extract_features,
+    is_verifiable,
+    pack_features,
+)
+from dinoforge.verification.votes import (
+    add_to_index,
+    choose_training_pictures,
+    combine_votes,
+    count_votes,
+    strongest_descriptors,
+    train_index,
+)
+
+TOP_VOTES, TOP_PIXELS = 5, 3
+_RANGE = 500  # pictures whose votes are counted at once
+_ORIGINAL, _DISTRACTOR = "", "distractor"
+
+Pair = tuple[int, int]
+
+
+class Stopwatch:
+    """CPU seconds per step."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._last = time.process_time()
+
+    def lap(self, step: str) -> None:
+        now = time.process_time()
+        self.seconds[step] = now - self._last
+        self._last = now
+
+
+def main() -> None:
+    start_clean()
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True, help="folder of the shared data sets")
+    parser.add_argument("--seed", type=int, action="append", help="of the pool; may be repeated")
+    parser.add_argument("--distractors", action="store_true")
+    args = parser.parse_args()
+    figures = []
+    for seed in args.seed or [1]:
+        pool = make_pool(args.data, rng_seed=seed, distractors=args.distractors)
+        watch = Stopwatch()
+        edges, costs = find_copies(pool, watch)
+        figures.append({"seed": seed, **score(pool, components(len(pool), edges)), **costs})
+        show(figures[-1])
+    topic = "duplicates-distractors" if args.distractors else "duplicates"
+    print(write_result(topic, figures).name)
+
+
+def find_copies(pool: Sequence[PooledImage], watch: Stopwatch) -> tuple[list[Pair], dict[str, Any]]:
+    """Return the accepted pairs, and what finding them cost."""
+    pictures = [decode(image.data) for image in pool]
+    watch.lap("decode")
+    features = [extract_features(picture) for picture in pictures]
+    watch.lap("features")
+    pairs = vote(features)
+    watch.lap("votes")
+    vectors = PixelsEncoder().encode(pictures)
+    pairs = sorted(pairs | nearest_pixels(vectors))
+    watch.lap("pixels")
+    edges = [
+        (a, b)
+        for a, b in pairs
+        if is_verifiable(features[a])
+        and is_verifiable(features[b])
+        and is_copy(compare_pictures(features[a], features[b]))
+    ]
+    watch.lap("verify")
+    costs = {
+        "images": len(pool),
+        "not_verifiable": sum(not is_verifiable(part) for part in features),
+        "candidates_per_image": round(len(pairs) / len(pool), 2),
+        "candidate_recall": recall(pool, pairs),
+        "pairs_per_core_second": round(len(pairs) / watch.seconds["verify"]),
+        "cpu_ms_per_image": {
+            step: round(1000 * seconds / len(pool), 1) for step, seconds in watch.seconds.items()
+        },
+        "cpu_ms_per_image_all": round(1000 * sum(watch.seconds.values()) / len(pool), 1),
+    }
+    return edges, costs
+
+
+def vote(features: Sequence[LocalFeatures]) -> set[Pair]:
+    arrays = pack_features(features)
+    chosen = choose_training_pictures(len(features))
+    index = train_index(strongest_descriptors(arrays, chosen)[0], len(features))
+    add_to_index(index, arrays, 0)
+    parts = [
+        count_votes(index, pack_features(features[start : start + _RANGE]), start)
+        for start in range(0, len(features), _RANGE)
+    ]
+    votes = combine_votes(parts, top=TOP_VOTES)
+    return set(zip(votes.pictures.tolist(), votes.others.tolist(), strict=True))
+
+
+def nearest_pixels(vectors: NDArray[np.float32]) -> set[Pair]:
+    lists = top_k(vectors, vectors, k=TOP_PIXELS + 1).ids
+    return {
+        (min(a, b), max(a, b))
+        for a, others in enumerate(lists.tolist())
+        for b in [other for other in others if other not in (a, -1)][:TOP_PIXELS]
+    }
+
+
+def components(num: int, edges: Sequence[Pair]) -> list[int]:
+    """Label every image by the smallest number of its component."""
+    parents = list(range(num))
+
+    def root(image: int) -> int:
+        while parents[image] != image:
+            parents[image] = parents[parents[image]]
+            image = parents[image]
+        return image
+
+    for a, b in edges:
+        low, high = sorted((root(a), root(b)))
+        parents[high] = low
+    return [root(image) for image in range(num)]
+
+
+def score(pool: Sequence[PooledImage], labels: Sequence[int]) -> dict[str, Any]:
+    """Compare components, given by a label per image, with the truth."""
+    label_of = {
+        image.picture: label
+        for image, label in zip(pool, labels, strict=True)
+        if image.kind in (_ORIGINAL, _DISTRACTOR)
+    }
+    joined: Counter[str] = Counter()
+    groups: dict[int, list[PooledImage]] = defaultdict(list)
+    for image, label in zip(pool, labels, strict=True):
+        groups[label].append(image)
+        joined[image.kind] += label == label_of[image.picture]
+    planted = Counter(image.kind for image in pool)
+    of_pool = [g for g in groups.values() if any(i.kind != _DISTRACTOR for i in g)]
+    wrong = {}
+    for group in of_pool:
+        (most, _), *_ = Counter(image.picture for image in group).most_common(1)
+        wrong |= {image.name: most for image in group if image.picture != most}
+    return {
+        "planted": sum(planted[kind] for kind in KINDS),
+        "joined": sum(joined[kind] for kind in KINDS),
+        "wrong": len(wrong),
+        "wrong_images": wrong,
+        "largest_component": max(len(group) for group in of_pool),
+        "joined_by_kind": {kind: f"{joined[kind]}/{planted[kind]}" for kind in KINDS},
+    }
+
+
+def recall(pool: Sequence[PooledImage], pairs: Sequence[Pair]) -> int:
+    """Count the planted pairs among the candidates."""
+    original = {image.picture: at for at, image in enumerate(pool) if image.kind == _ORIGINAL}
+    candidates = set(pairs)
+    return sum(
+        tuple(sorted((at, original[image.picture]))) in candidates
+        for at, image in enumerate(pool)
+        if image.kind in KINDS
+    )
+
+
+def show(figures: dict[str, Any]) -> None:
+    rows = [[kind, *share.split("/")] for kind, share in figures["joined_by_kind"].items()]
+    print_table(["kind", "joined", "planted"], rows)
+    for name, value in figures.items():
+        if name != "joined_by_kind":
+            print(f"{name}: {value}")
+
+
+if __name__ == "__main__":
+    main()
