@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageEnhance, ImageFilter, ImageFont, ImageOps
 
-__all__ = ["KINDS", "PooledImage", "make_pool", "read_photographs"]
+__all__ = ["KINDS", "PooledImage", "make_pool", "read_photographs", "write_pool"]
 
 Edit = Callable[[Image.Image, np.random.Generator], Image.Image]
 

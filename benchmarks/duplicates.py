@@ -2,16 +2,23 @@
 
     python benchmarks/duplicates.py --data ../shared/data --seed 1
     python benchmarks/duplicates.py --data ../shared/data --seed 1 --distractors
+    python benchmarks/duplicates.py --data ../shared/data --seed 1 --recipe precise --out FOLDER
 
 The pool (`duplicate_pool.py`): 1,300 photographs, of which 400 have 600 edited copies; with
 ``--distractors`` also all others of the shared data. Candidates without a network: votes of local
 descriptors (top 5) and the pixel descriptor (top 3). Every candidate is verified; the accepted
-pairs join. *Joined*: a copy in one component with its original. *Wrong*: an image in a component
-whose most frequent picture is another one (components of distractors alone do not count: frames of
-one video are near-duplicates). CPU seconds of one thread.
+pairs join. By default in one loop, with the cost of every step; with ``--recipe`` by `dinoforge
+curate`, whose components are read from its ledger.
+
+*Joined*: a copy in one component with its original. *Wrong*: an image in a component whose most
+frequent picture is another one (components of distractors alone do not count: frames of one video
+are near-duplicates). CPU seconds of one thread.
 """
 
 import argparse
+import resource
+import subprocess
+import sys
 import time
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -19,14 +26,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from duplicate_pool import KINDS, PooledImage, make_pool
+from duplicate_pool import KINDS, PooledImage, make_pool, write_pool
 from measuring import print_table, start_clean
 from numpy.typing import NDArray
 from recording import write_result
 
+from dinoforge.curated import ledger_path
 from dinoforge.encoders.pixels import PixelsEncoder
 from dinoforge.images import decode
 from dinoforge.neighbors.search import top_k
+from dinoforge.tables import read_table
 from dinoforge.verification.compare import compare_pictures, is_copy
 from dinoforge.verification.features import (
     LocalFeatures,
@@ -69,20 +78,46 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder of the shared data sets")
     parser.add_argument("--seed", type=int, action="append", help="of the pool; may be repeated")
     parser.add_argument("--distractors", action="store_true")
+    parser.add_argument("--recipe", help="of `dinoforge curate`; needs --out")
+    parser.add_argument("--out", type=Path, help="folder of pools and runs of the recipe")
     args = parser.parse_args()
+    if args.recipe and not args.out:
+        parser.error("--recipe needs --out")
     figures = []
     for seed in args.seed or [1]:
         pool = make_pool(args.data, rng_seed=seed, distractors=args.distractors)
-        watch = Stopwatch()
-        edges, costs = find_copies(pool, watch)
-        figures.append({"seed": seed, **score(pool, components(len(pool), edges)), **costs})
+        if args.recipe:
+            labels, costs = find_by_recipe(pool, args.recipe, args.out / f"seed-{seed}")
+        else:
+            labels, costs = find_copies(pool, Stopwatch())
+        figures.append({"seed": seed, **score(pool, labels), **costs})
         show(figures[-1])
-    topic = "duplicates-distractors" if args.distractors else "duplicates"
-    print(write_result(topic, figures).name)
+    parts = ["duplicates", args.recipe, "distractors" if args.distractors else None]
+    print(write_result("-".join(part for part in parts if part), figures).name)
 
 
-def find_copies(pool: Sequence[PooledImage], watch: Stopwatch) -> tuple[list[Pair], dict[str, Any]]:
-    """Return the accepted pairs, and what finding them cost."""
+def find_by_recipe(
+    pool: Sequence[PooledImage], recipe: str, folder: Path
+) -> tuple[list[int], dict[str, Any]]:
+    """Curate the pool; return the component of every image, and CPU seconds."""
+    write_pool(pool, folder / "pool")
+    source = f"sources=[{{role: pool, paths: ['{(folder / 'pool').resolve()}']}}]"
+    before = _cpu_of_children()
+    command = [sys.executable, "-m", "dinoforge", "curate", recipe, source, f"out={folder / 'run'}"]
+    subprocess.run(command, check=True)
+    seconds = _cpu_of_children() - before
+    ledger = read_table(ledger_path(folder / "run"), ["key", "component"]).to_pydict()
+    component = {int(k): c for k, c in zip(ledger["key"], ledger["component"], strict=True)}
+    # An image that was dropped before has none.
+    labels = [component[at] for at in range(len(pool))]
+    labels = [-1 - at if label in (None, -1) else label for at, label in enumerate(labels)]
+    alone = sum(label < 0 for label in labels)
+    each = round(1000 * seconds / len(pool), 1)
+    return labels, {"images": len(pool), "not_admitted": alone, "cpu_ms_per_image_all": each}
+
+
+def find_copies(pool: Sequence[PooledImage], watch: Stopwatch) -> tuple[list[int], dict[str, Any]]:
+    """Return the component of every image, and what each step cost."""
     pictures = [decode(image.data) for image in pool]
     watch.lap("decode")
     features = [extract_features(picture) for picture in pictures]
@@ -111,7 +146,7 @@ def find_copies(pool: Sequence[PooledImage], watch: Stopwatch) -> tuple[list[Pai
         },
         "cpu_ms_per_image_all": round(1000 * sum(watch.seconds.values()) / len(pool), 1),
     }
-    return edges, costs
+    return components(len(pool), edges), costs
 
 
 def vote(features: Sequence[LocalFeatures]) -> set[Pair]:
@@ -189,6 +224,11 @@ def recall(pool: Sequence[PooledImage], pairs: Sequence[Pair]) -> int:
         for at, image in enumerate(pool)
         if image.kind in KINDS
     )
+
+
+def _cpu_of_children() -> float:
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 def show(figures: dict[str, Any]) -> None:
