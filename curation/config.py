@@ -113,8 +113,11 @@ class DuplicatesConfig:
     # component: one image of each connected component is kept (DINOv2 section A.3);
     # direct: an image is dropped only if it is above the threshold to one that is kept
     rule: Literal["component", "direct"] = "component"
-    # components with more distinct pictures are split at higher thresholds; 0: never
+    # components with more distinct pictures are taken apart, see on_large; 0: never
     max_component: Annotated[int, Range(0, exclude=(1,))] = 1000
+    # split: at higher thresholds, halfway to 1 each time; medoid: into stars, in which every image
+    # is above the threshold to the medoid (the image with the most such pairs), so nothing chains
+    on_large: Literal["split", "medoid"] = "split"
     # images below this gray standard deviation (0 to 255) are compared only by hash: their
     # embeddings are all similar
     flat_std: float = 1.0

@@ -31,7 +31,7 @@ from dinoforge.errors import UsageError
 from dinoforge.shards.reading import RangeReader
 from dinoforge.sources.numbering import Member, Numbering
 from dinoforge.stages import Inputs, Stage
-from dinoforge.tables import open_table, read_table, read_tables
+from dinoforge.tables import iter_row_groups, open_table, read_table, read_tables
 
 __all__ = [
     "CHECK_SCHEMA",
@@ -55,6 +55,7 @@ __all__ = [
     "export_key",
     "exports_file",
     "hash_column",
+    "iter_pairs",
     "list_shards",
     "num_images",
     "read_class_names",
@@ -315,6 +316,13 @@ def read_pairs(inputs: CurationInputs) -> Pairs:
     """Read all pairs of contents, sorted by ``(i, j)``."""
     tables = [read_table(path) for path in inputs.files("graph", "pairs.parquet")]
     return concat_pairs([Pairs(**_columns(table)) for table in tables])
+
+
+def iter_pairs(inputs: CurationInputs) -> Iterator[Pairs]:
+    """Yield all pairs of contents in blocks of up to 65,536."""
+    for path in inputs.files("graph", "pairs.parquet"):
+        for rows in iter_row_groups(path):
+            yield Pairs(**_columns(rows))
 
 
 def decide_before_retrieval(inputs: CurationInputs, screened: Screened) -> Decisions:

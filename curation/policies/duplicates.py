@@ -6,29 +6,30 @@ pixels, then more bytes, then the smaller id; never "the first seen". A dropped 
 representative and the pair that links it.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dinoforge.curation.policies.pairs import Pairs
-from dinoforge.neighbors.components import Labels, connected_components
+from dinoforge.curation.policies.links import (
+    Links,
+    best_of_components,
+    keep_greedily,
+    link_to_keepers,
+)
+from dinoforge.curation.policies.pairs import Blocks, Pairs, gather, inside_components
+from dinoforge.curation.policies.splitting import (
+    StrongestForest,
+    split_by_threshold,
+    split_into_stars,
+)
+from dinoforge.neighbors.components import Labels
 
-__all__ = [
-    "EXACT",
-    "NEAR",
-    "NONE",
-    "Candidates",
-    "Groups",
-    "best_first",
-    "group_duplicates",
-    "split_components",
-]
+__all__ = ["EXACT", "NEAR", "NONE", "Candidates", "Groups", "best_first", "group_duplicates"]
 
 NONE, EXACT, NEAR = 0, 1, 2
-
-_SPLIT_ROUNDS = 8  # each halves the distance of the threshold to 1
 
 
 @dataclass(frozen=True)
@@ -69,30 +70,46 @@ def best_first(
 
 def group_duplicates(
     candidates: Candidates,
-    pairs: Pairs,
+    blocks: Blocks,
     *,
     threshold: float,
     rule: Literal["component", "direct"] = "component",
     max_component: int = 0,
+    on_large: Literal["split", "medoid"] = "split",
 ) -> Groups:
     """Choose which of several duplicates to keep; rows are in the order of ``candidates``.
 
     Pairs are between *contents*, not images; those of contents without candidates are ignored.
     Strictly above ``threshold``, they are near-duplicates. Under the rule ``component``, one image
     of each connected component is kept. Under ``direct``, going from the best image to the worst,
-    one is dropped only if it is above the threshold to a kept one. Components of more than
-    ``max_component`` contents are split at higher thresholds; 0 never splits.
+    one is dropped only if it is above the threshold to a kept one of its component. Components of
+    more than ``max_component`` contents (0: none) are split at higher thresholds, or into stars
+    around medoids, see `splitting`.
+
+    The pairs are read block by block: twice for ``component`` with ``split``; the others hold
+    the pairs of some whole components, see `inside_components`. The order of the pairs and the
+    blocks do not change the result.
     """
     contents, node_of = np.unique(candidates.content, return_inverse=True)
     node_of = node_of.astype(np.int64).reshape(-1)
     by_rank = np.argsort(candidates.rank, kind="stable")
     _, first = np.unique(node_of[by_rank], return_index=True)
     best = by_rank[first].astype(np.int64)  # row of the best candidate of each node
-    inside = _between_nodes(contents, pairs.above(threshold))
-    labels, num_split = split_components(len(best), inside, threshold, max_component)
-    inside = inside.where(labels[inside.i] == labels[inside.j])
+
+    def near() -> Iterator[Pairs]:
+        return (_between_nodes(contents, block.above(threshold)) for block in blocks())
+
+    forest = StrongestForest(len(best))
+    for block in near():
+        forest.add(block)
+    joined, rank = forest.pairs(), candidates.rank[best]
+    if on_large == "split":
+        labels, num_split = split_by_threshold(len(best), joined, threshold, max_component)
+        joined = joined.where(labels[joined.i] == labels[joined.j])
+    else:
+        labels, joined, num_split = split_into_stars(joined, near, rank, max_component)
     choose = _one_per_component if rule == "component" else _keep_direct
-    links = choose(labels, candidates.rank[best], candidates.protected[best], inside)
+    links = choose(labels, rank, candidates.protected[best], joined, near)
     return _to_images(candidates, node_of, best, labels, links, num_split)
 
 
@@ -105,109 +122,37 @@ def _between_nodes(contents: NDArray[np.int64], pairs: Pairs) -> Pairs:
     return Pairs(i, j, pairs.similarity).where(is_inside)
 
 
-def split_components(
-    num_nodes: int, pairs: Pairs, threshold: float, max_size: int
-) -> tuple[Labels, int]:
-    """Label connected components, splitting those of more than ``max_size`` nodes.
-
-    A component that is too large is split again with the threshold halfway to 1, at most 8 times:
-    what is still connected then are true copies. Returns the label of each node (the smallest node
-    of its component), and how many components were split.
-    """
-    labels = connected_components(num_nodes, pairs.i, pairs.j)
-    num_split = 0
-    for turn in range(1, _SPLIT_ROUNDS + 1 if max_size else 1):
-        sizes = np.bincount(labels, minlength=num_nodes)
-        too_large = sizes[labels] > max_size
-        if not too_large.any():
-            break
-        num_split += int(np.count_nonzero(sizes > max_size)) if turn == 1 else 0
-        stricter = 1.0 - (1.0 - threshold) / 2**turn
-        inside = pairs.where(too_large[pairs.i] & (labels[pairs.i] == labels[pairs.j]))
-        inside = inside.above(stricter)
-        finer = connected_components(num_nodes, inside.i, inside.j)
-        labels = np.where(too_large, finer, labels)
-    return labels, num_split
-
-
-# Per node: the node that is kept in its place, the node that it is linked to (-1), the similarity.
-_Links = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]
-
-
-def _nearest_source(
-    rank: NDArray[np.int64],
-    source: NDArray[np.int64],
-    target: NDArray[np.int64],
-    similarity: NDArray[np.float32],
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return distinct targets and the edge to the most similar (then best) source of each."""
-    order = np.lexsort((rank[source], -similarity, target))
-    targets, first = np.unique(target[order], return_index=True)
-    return targets, order[first]
-
-
 def _one_per_component(
-    labels: Labels, rank: NDArray[np.int64], protected: NDArray[np.bool_], pairs: Pairs
-) -> _Links:
-    """Keep the best node of each component.
-
-    Links are a breadth-first forest from the kept nodes: fewest hops, then the best similarity.
-    """
-    num = len(rank)
-    by_rank = np.argsort(rank, kind="stable")
-    distinct, first = np.unique(labels[by_rank], return_index=True)
-    keeper = by_rank[first][np.searchsorted(distinct, labels)]
-    link, similarity = np.full(num, -1, np.int64), np.full(num, np.nan, np.float32)
-    reached = keeper == np.arange(num)
-    frontier = reached.copy()
-    source, target, value = pairs.both_ways()
-    while len(source):
-        usable = frontier[source] & ~reached[target]
-        from_, to, score = source[usable], target[usable], value[usable]
-        if not len(to):
-            break
-        new, edge = _nearest_source(rank, from_, to, score)
-        link[new], similarity[new] = from_[edge], score[edge]
-        reached[new] = True
-        frontier = np.zeros(num, np.bool_)
-        frontier[new] = True
-        left = ~reached[target]
-        source, target, value = source[left], target[left], value[left]
-    return np.where(protected, np.arange(num), keeper), link, similarity
+    labels: Labels,
+    rank: NDArray[np.int64],
+    protected: NDArray[np.bool_],
+    joined: Pairs,
+    near: Blocks,
+) -> Links:
+    """Keep the best node of each component; link others to it, by its pair if there is one."""
+    keeper = best_of_components(labels, rank)
+    to_keeper = (p.where((keeper[p.i] == p.j) | (keeper[p.j] == p.i)) for p in near())
+    links = link_to_keepers(keeper, rank, gather([joined, *to_keeper]))
+    return links._replace(keeper=np.where(protected, np.arange(len(rank)), keeper))
 
 
 def _keep_direct(
-    labels: Labels,  # noqa: ARG001 - the same call for both rules
+    labels: Labels,
     rank: NDArray[np.int64],
     protected: NDArray[np.bool_],
-    pairs: Pairs,
-) -> _Links:
-    """Keep greedily from the best rank on, in rounds that decide many nodes at once.
-
-    A node is kept when no undecided neighbor is better: the greedy result, whatever the order in
-    which independent nodes are decided.
-    """
+    joined: Pairs,  # noqa: ARG001 - the same call for both rules
+    near: Blocks,
+) -> Links:
+    """Keep greedily inside each component."""
     num = len(rank)
-    source, target, value = pairs.both_ways()
-    kept, dropped = protected.copy(), np.zeros(num, np.bool_)
-    while True:
-        dropped[target[kept[source]]] = True
-        dropped &= ~protected
-        open_ = ~(kept | dropped)
-        if not open_.any():
-            break
-        best_neighbor = np.full(num, np.iinfo(np.int64).max, np.int64)
-        undecided = open_[source] & open_[target]
-        np.minimum.at(best_neighbor, target[undecided], rank[source[undecided]])
-        kept |= open_ & (rank < best_neighbor)
     keeper = np.arange(num)
     link, similarity = np.full(num, -1, np.int64), np.full(num, np.nan, np.float32)
-    usable = kept[source] & dropped[target]
-    from_, to, score = source[usable], target[usable], value[usable]
-    to, edge = _nearest_source(rank, from_, to, score)
-    keeper[to] = link[to] = from_[edge]
-    similarity[to] = score[edge]
-    return keeper, link, similarity
+    for nodes, pairs in inside_components(near, labels, np.ones(num, np.bool_)):
+        part = keep_greedily(rank[nodes], protected[nodes], pairs)
+        keeper[nodes] = nodes[part.keeper]
+        link[nodes] = np.where(part.link < 0, -1, nodes[part.link])
+        similarity[nodes] = part.similarity
+    return Links(keeper, link, similarity)
 
 
 def _to_images(
@@ -215,7 +160,7 @@ def _to_images(
     node_of: NDArray[np.int64],
     best: NDArray[np.int64],
     labels: Labels,
-    links: _Links,
+    links: Links,
     num_split: int,
 ) -> Groups:
     """Carry the decisions about contents over to the images that have them."""

@@ -1,11 +1,19 @@
-"""Pairs of contents with their similarity: the edges of the duplicate graph as three arrays."""
+"""Pairs of contents with their similarity: the edges of the duplicate graph as three arrays.
 
+A graph can have more pairs than fit into memory: policies read them block by block, several times.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Pairs", "concat_pairs"]
+from dinoforge.neighbors.components import Labels
+
+__all__ = ["Blocks", "Pairs", "concat_pairs", "gather", "inside_components"]
+
+_BATCH_PAIRS = 1 << 22  # pairs of whole components that are in memory at once: 80 MB
 
 
 class Pairs(NamedTuple):
@@ -36,10 +44,46 @@ class Pairs(NamedTuple):
         )
 
 
+# Every call reads all pairs anew, in blocks of any size and order.
+Blocks = Callable[[], Iterable[Pairs]]
+
+
+def gather(parts: Iterable[Pairs]) -> Pairs:
+    """Concatenate pairs in the given order."""
+    nothing = Pairs(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32))
+    columns = zip(nothing, *parts, strict=True)
+    return Pairs(*(np.concatenate(column) for column in columns))
+
+
 def concat_pairs(parts: list[Pairs]) -> Pairs:
     """Concatenate the pairs of several partitions, sorted by ``(i, j)``."""
-    if not parts:
-        return Pairs(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32))
-    i, j, similarity = (np.concatenate(column) for column in zip(*parts, strict=True))
+    i, j, similarity = gather(parts)
     order = np.lexsort((j, i))
     return Pairs(i[order], j[order], similarity[order])
+
+
+def inside_components(
+    blocks: Blocks, labels: Labels, wanted: NDArray[np.bool_]
+) -> Iterator[tuple[NDArray[np.int64], Pairs]]:
+    """Yield nodes of whole components and the pairs inside these, as many as fit into memory.
+
+    ``labels`` and ``wanted`` have one row per node: its component, and whether to yield it. The
+    pairs number the nodes by their position among the yielded ones. The pairs are read once to
+    count them, and once per batch. Components without pairs are not yielded.
+    """
+    count = np.zeros(len(labels), np.int64)
+    for block in blocks():
+        same = labels[block.i] == labels[block.j]
+        np.add.at(count, labels[block.i[same]], 1)
+    batch = (np.cumsum(count) - count) // _BATCH_PAIRS  # by label
+    of_node = np.where(wanted & (count[labels] > 0), batch[labels], -1)
+    position = np.zeros(len(labels), np.int64)
+    for number in np.unique(of_node[of_node >= 0]).tolist():
+        chosen = of_node == number
+        nodes = np.flatnonzero(chosen)
+        position[nodes] = np.arange(len(nodes))
+        inside = gather(
+            block.where(chosen[block.i] & (labels[block.i] == labels[block.j]))
+            for block in blocks()
+        )
+        yield nodes, Pairs(position[inside.i], position[inside.j], inside.similarity)

@@ -10,7 +10,7 @@ Shapes: n nodes, m edges.
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Components", "Labels", "connected_components"]
+__all__ = ["Components", "Labels", "connected_components", "spanning_forest"]
 
 Ids = NDArray[np.int64]
 Labels = NDArray[np.int32] | NDArray[np.int64]
@@ -130,3 +130,40 @@ def connected_components(n: int, i: Ids, j: Ids) -> Labels:
     components = Components(n)
     components.add(i, j)
     return components.labels()
+
+
+def spanning_forest(n: int, i: Ids, j: Ids) -> NDArray[np.bool_]:
+    """Return which edges join two components of the edges before them (Kruskal's algorithm).
+
+    With edges sorted from strong to weak, this is the maximum spanning forest: at most n - 1 edges
+    whose components above *any* strength are those of all edges. Forests of parts can be merged:
+    the forest of their union is that of all edges. Computed in rounds, in each of which every
+    component takes its first edge to another one (Boruvka 1926).
+
+    Parameters
+    ----------
+    n : int
+        Number of nodes.
+    i, j : ndarray
+        Ends of the edges, int64 ``[m]``; repeats and loops are never taken twice.
+
+    Returns
+    -------
+    ndarray
+        bool ``[m]``.
+    """
+    components, taken = Components(n), np.zeros(len(i), np.bool_)
+    first = np.zeros(n, np.int64)
+    live = np.arange(len(i))
+    while True:
+        labels = components.labels()
+        ends = labels.take(np.stack([i.take(live), j.take(live)], axis=1))
+        between = np.flatnonzero(ends[:, 0] != ends[:, 1])
+        if not len(between):
+            return taken
+        live, ends = live.take(between), ends.take(between, axis=0)
+        # Backwards, because the last value that is assigned stays.
+        first[ends.ravel()[::-1]] = np.repeat(live, 2)[::-1]
+        chosen = live[(first.take(ends) == live[:, None]).any(axis=1)]
+        taken[chosen] = True
+        components.add(i.take(chosen), j.take(chosen))

@@ -96,6 +96,7 @@ RECIPE = st.fixed_dictionaries(
         "retrieve.keep_seeds": st.booleans(),
         "retrieve.encoder": st.sampled_from(["pixels", "pixels_centered"]),
         "duplicates.rule": st.sampled_from(["component", "direct"]),
+        "duplicates.on_large": st.sampled_from(["split", "medoid"]),
         "decontaminate.reading": st.sampled_from(["component", "direct"]),
         "plant.count": st.integers(0, 4),
         "partition_images": st.sampled_from([1, 2, 4096]),

@@ -21,6 +21,8 @@ from dinoforge.stages import Json, Output
 
 __all__ = ["ComponentsStage"]
 
+_COMPARED = 2048  # contents of the largest component that are compared with each other
+
 
 class ComponentsStage(CurationStage):
     """Connect pairs above the threshold, keep one representative per component by rule."""
@@ -31,9 +33,11 @@ class ComponentsStage(CurationStage):
         "duplicates.threshold",
         "duplicates.rule",
         "duplicates.max_component",
+        "duplicates.on_large",
         "retrieve.keep_seeds",
+        "partition_images",
     )
-    needs = ("ingest", "plant", "inspect", "filter", "exact", "graph")
+    needs = ("ingest", "plant", "inspect", "filter", "embed", "exact", "graph")
 
     def run(self, payload: Json, inputs: CurationInputs, out: Output) -> Json:
         """Group the candidates and choose which ones to keep."""
@@ -41,14 +45,15 @@ class ComponentsStage(CurationStage):
         candidates = _candidates(inputs)
         groups = group_duplicates(
             candidates,
-            tables.read_pairs(inputs),
+            lambda: tables.iter_pairs(inputs),
             threshold=policy.threshold,
             rule=policy.rule,
             max_component=policy.max_component,
+            on_large=policy.on_large,
         )
         columns = [getattr(groups, name) for name in tables.GROUPS_SCHEMA.names[1:]]
         out.write_table("groups", [candidates.image_id, *columns], tables.GROUPS_SCHEMA)
-        return _facts(groups)
+        return _facts(groups) | _describe_largest(inputs, candidates, groups)
 
 
 def _candidates(inputs: CurationInputs) -> Candidates:
@@ -77,7 +82,6 @@ def _facts(groups: Groups) -> dict[str, Any]:
         "components_of_size": {
             str(s): c for s, c in zip(size.tolist(), count.tolist(), strict=True)
         },
-        "largest_component": int(sizes.max(initial=0)),
         "share_in_components_above_1000": float(sizes[sizes > 1000].sum() / max(sizes.sum(), 1)),
         "components_split": groups.num_split,
         "kept": int(np.count_nonzero(groups.kept)),
@@ -85,3 +89,22 @@ def _facts(groups: Groups) -> dict[str, Any]:
         "near_duplicates": int(np.count_nonzero((groups.reason == NEAR) & ~groups.kept)),
         "protected_duplicates": int(np.count_nonzero((groups.reason > 0) & groups.kept)),
     }
+
+
+def _describe_largest(
+    inputs: CurationInputs, candidates: Candidates, groups: Groups
+) -> dict[str, Any]:
+    """Return the size of the largest component and how little two of its images resemble.
+
+    A threshold says nothing about the two ends of a chain. ``smallest_similarity`` is the smallest
+    cosine between two of the first 2,048 contents, 1 for a single one; None without embeddings.
+    """
+    names, sizes = np.unique(groups.component, return_counts=True)
+    if not len(names):
+        return {"largest_component": 0, "smallest_similarity": None}
+    members = groups.component == names[sizes.argmax()]
+    contents = np.unique(candidates.content[members])[:_COMPARED]
+    rows = tables.read_embeddings(inputs, "embed", contents)
+    rows = rows[rows.any(axis=1)]
+    smallest = round(float((rows @ rows.T).min()), 4) if len(rows) else None
+    return {"largest_component": int(sizes.max()), "smallest_similarity": smallest}

@@ -10,7 +10,6 @@ from dinoforge.curation.policies.duplicates import (
     Candidates,
     best_first,
     group_duplicates,
-    split_components,
 )
 from dinoforge.curation.policies.pairs import Pairs
 
@@ -18,6 +17,11 @@ from dinoforge.curation.policies.pairs import Pairs
 def pairs(*triples):
     i, j, similarity = zip(*triples, strict=True) if triples else ((), (), ())
     return Pairs(np.array(i, np.int64), np.array(j, np.int64), np.array(similarity, np.float32))
+
+
+def in_blocks(*triples, size=5):
+    """Return what reads the pairs in blocks of ``size``."""
+    return lambda: (pairs(*triples[k : k + size]) for k in range(0, len(triples), size))
 
 
 def images(num, *, content=None, rank=None, protected=()):
@@ -40,7 +44,9 @@ def test_the_best_image_has_the_first_role_then_more_pixels_then_more_bytes_then
 
 def test_a_component_keeps_its_best_image_and_names_the_linking_pair_of_the_others():
     result = group_duplicates(
-        images(4, rank=[1, 0, 2, 3]), pairs((0, 1, 0.97), (1, 2, 0.96), (2, 3, 0.5)), threshold=0.9
+        images(4, rank=[1, 0, 2, 3]),
+        in_blocks((0, 1, 0.97), (1, 2, 0.96), (2, 3, 0.5)),
+        threshold=0.9,
     )
     assert result.kept.tolist() == [False, True, False, True]
     assert result.duplicate_of.tolist() == [1, -1, 1, -1]
@@ -51,7 +57,7 @@ def test_a_component_keeps_its_best_image_and_names_the_linking_pair_of_the_othe
 
 
 def test_a_chain_is_one_component_but_the_direct_rule_keeps_both_ends():
-    chain = pairs((0, 1, 0.95), (1, 2, 0.95))
+    chain = in_blocks((0, 1, 0.95), (1, 2, 0.95))
     single_link = group_duplicates(images(3), chain, threshold=0.9)
     direct = group_duplicates(images(3), chain, threshold=0.9, rule="direct")
     assert single_link.kept.tolist() == [True, False, False]
@@ -62,7 +68,9 @@ def test_a_chain_is_one_component_but_the_direct_rule_keeps_both_ends():
 
 def test_images_with_one_content_are_exact_duplicates_of_its_best():
     result = group_duplicates(
-        images(5, content=[0, 0, 2, 2, 0], rank=[2, 0, 1, 3, 4]), pairs((0, 2, 0.99)), threshold=0.9
+        images(5, content=[0, 0, 2, 2, 0], rank=[2, 0, 1, 3, 4]),
+        in_blocks((0, 2, 0.99)),
+        threshold=0.9,
     )
     assert result.kept.tolist() == [False, True, False, False, False]
     assert result.reason.tolist() == [EXACT, NONE, NEAR, EXACT, EXACT]
@@ -73,7 +81,7 @@ def test_images_with_one_content_are_exact_duplicates_of_its_best():
 
 def test_protected_images_stay_and_stand_for_the_others():
     candidates = images(4, rank=[2, 3, 0, 1], protected=[2, 3])
-    crowd = pairs((0, 2, 0.99), (1, 2, 0.95), (2, 3, 0.99))
+    crowd = in_blocks((0, 2, 0.99), (1, 2, 0.95), (2, 3, 0.99))
     for rule in ("component", "direct"):
         result = group_duplicates(candidates, crowd, threshold=0.9, rule=rule)
         assert result.kept.tolist() == [False, False, True, True]
@@ -81,33 +89,20 @@ def test_protected_images_stay_and_stand_for_the_others():
 
 
 def test_a_pair_at_the_threshold_is_not_above_it():
-    result = group_duplicates(images(2), pairs((0, 1, 0.5)), threshold=0.5)
+    result = group_duplicates(images(2), in_blocks((0, 1, 0.5)), threshold=0.5)
     assert result.kept.all()
 
 
 def test_pairs_of_contents_that_do_not_take_part_are_ignored():
     candidates = Candidates(np.array([1, 3]), np.array([1, 3]), np.array([0, 1]), np.zeros(2, bool))
-    result = group_duplicates(candidates, pairs((1, 2, 0.99), (2, 3, 0.99)), threshold=0.9)
+    result = group_duplicates(candidates, in_blocks((1, 2, 0.99), (2, 3, 0.99)), threshold=0.9)
     assert result.kept.all()
     assert result.component.tolist() == [1, 3]
 
 
 def test_nothing_gives_nothing():
-    result = group_duplicates(images(0), pairs(), threshold=0.9)
+    result = group_duplicates(images(0), in_blocks(), threshold=0.9)
     assert len(result.kept) == 0
-
-
-def test_a_component_that_is_too_large_is_cut_at_a_higher_threshold():
-    chained = [(k, k + 1, 0.91 if k == 3 else 0.99) for k in range(7)]
-    labels, num_split = split_components(8, pairs(*chained), 0.9, 4)
-    assert labels.tolist() == [0, 0, 0, 0, 4, 4, 4, 4]
-    assert num_split == 1
-
-
-def test_a_crowd_of_true_copies_is_not_torn_apart():
-    crowd = [(a, b, 1.0) for a in range(6) for b in range(a + 1, 6)]
-    labels, _ = split_components(6, pairs(*crowd), 0.9, 2)
-    assert labels.tolist() == [0] * 6
 
 
 @st.composite
@@ -145,7 +140,7 @@ def greedy(candidates, triples, threshold):
 @given(problems())
 def test_the_direct_rule_is_the_greedy_walk_from_best_to_worst(problem):
     candidates, triples = problem
-    result = group_duplicates(candidates, pairs(*triples), threshold=0.9, rule="direct")
+    result = group_duplicates(candidates, in_blocks(*triples), threshold=0.9, rule="direct")
     assert set(np.flatnonzero(result.kept).tolist()) == greedy(candidates, triples, 0.9)
 
 
@@ -154,8 +149,8 @@ def test_the_result_does_not_depend_on_the_order_of_the_pairs(problem, rule, ran
     candidates, triples = problem
     shuffled = triples.copy()
     random.shuffle(shuffled)
-    one = group_duplicates(candidates, pairs(*triples), threshold=0.9, rule=rule)
-    other = group_duplicates(candidates, pairs(*shuffled), threshold=0.9, rule=rule)
+    one = group_duplicates(candidates, in_blocks(*triples), threshold=0.9, rule=rule)
+    other = group_duplicates(candidates, in_blocks(*shuffled), threshold=0.9, rule=rule)
     for name in ("kept", "reason", "component", "duplicate_of", "link", "similarity"):
         np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
 
@@ -166,7 +161,7 @@ def test_every_dropped_image_reaches_the_one_that_stays_through_its_links(
 ):
     candidates, triples = problem
     result = group_duplicates(
-        candidates, pairs(*triples), threshold=0.9, rule=rule, max_component=max_component
+        candidates, in_blocks(*triples), threshold=0.9, rule=rule, max_component=max_component
     )
     known = {(a, b): s for a, b, s in triples}
     for row in np.flatnonzero(~result.kept).tolist():
@@ -183,7 +178,7 @@ def test_every_dropped_image_reaches_the_one_that_stays_through_its_links(
 @given(problems())
 def test_one_image_of_each_component_stays_and_the_protected_ones(problem):
     candidates, triples = problem
-    result = group_duplicates(candidates, pairs(*triples), threshold=0.9)
+    result = group_duplicates(candidates, in_blocks(*triples), threshold=0.9)
     for component in np.unique(result.component):
         members = np.flatnonzero(result.component == component)
         best = members[np.argmin(candidates.rank[members])]

@@ -1,6 +1,7 @@
 """Groups of duplicates: who takes part, and counts that add up."""
 
 import numpy as np
+import pytest
 
 from dinoforge.tables import read_table
 
@@ -24,3 +25,14 @@ def test_images_above_the_threshold_share_a_component_and_counts_add_up(inputs, 
     assert sum(sizes.values()) == facts["components"]
     assert sum(size * count for size, count in sizes.items()) == len(rows)
     assert facts["largest_component"] == max(sizes)
+
+
+def test_the_largest_component_reports_its_least_similar_images(inputs, cosines):
+    table = read_table(inputs.file("components", "groups.parquet"))
+    component = table.column("component").to_numpy()
+    names, sizes = np.unique(component, return_counts=True)
+    members = table.column("image_id").to_numpy()[component == names[sizes.argmax()]]
+    (facts,) = inputs.facts("components")
+    inside = cosines.similarity[np.ix_(members, members)]
+    assert facts["largest_component"] == len(members) > 1
+    assert facts["smallest_similarity"] == pytest.approx(inside.min(), abs=1e-3)
