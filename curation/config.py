@@ -27,6 +27,7 @@ from dinoforge.images import DecodePolicy
 
 __all__ = [
     "EDITS",
+    "PREFERENCES",
     "CurationConfig",
     "DecontaminateConfig",
     "DuplicatesConfig",
@@ -39,6 +40,9 @@ __all__ = [
 
 # Edits of planted copies; `exact` copies the bytes, `text` adds something to the picture.
 EDITS = ("exact", "jpeg", "resize", "flip", "crop", "brightness", "text")
+
+# By what the representative of several duplicates is chosen.
+PREFERENCES = ("resolution", "least_recompressed", "score", "source")
 
 Cosine = Annotated[float, Range(-1, 1)]
 FileName = Annotated[str, Allowed(re.compile(r"[\w-]+").fullmatch, "letters, digits, - and _")]
@@ -118,6 +122,20 @@ class DuplicatesConfig:
     # split: at higher thresholds, halfway to 1 each time; medoid: into stars, in which every image
     # is above the threshold to the medoid (the image with the most such pairs), so nothing chains
     on_large: Literal["split", "medoid"] = "split"
+    # which of several duplicates stays: criteria, the most important first. resolution: pixels;
+    # least_recompressed: a lossless format, then the JPEG with the finest quantization;
+    # score: see scores; source: see prefer_sources. The role comes before them (as_is, seed,
+    # pool); pixels, bytes and the smaller id settle what they leave open
+    prefer: list[Annotated[str, one_of(PREFERENCES)]] = field(
+        default_factory=lambda: ["resolution"]
+    )
+    # CSV file with the columns `key` and `score` for prefer: score; the highest stays, images
+    # without a score come last; "": none
+    scores: OptionalPath = ""
+    # names of sources for prefer: source, the first is the best, others come last
+    prefer_sources: list[str] = field(default_factory=list)
+    # also keep the best image of every other source of a component, instead of one image overall
+    one_per_source: bool = False
     # images below this gray standard deviation (0 to 255) are compared only by hash: their
     # embeddings are all similar
     flat_std: float = 1.0
@@ -125,13 +143,22 @@ class DuplicatesConfig:
     blocks_per_partition: PositiveInt = 64  # pairs of blocks per partition of the join
 
     def faults(self, at: str) -> Iterator[Fault]:
-        """Find a threshold below the floor."""
+        """Find a threshold below the floor, and criteria without what they compare."""
         if self.threshold < self.floor:
             yield Fault(
                 f"`{at}.threshold` is {self.threshold}",
                 "recipe",
                 f"give {at}.floor ({self.floor}) to 1: pairs below the floor are not stored",
             )
+        for name, key, value in (
+            ("score", "scores", self.scores),
+            ("source", "prefer_sources", self.prefer_sources),
+        ):
+            if (name in self.prefer) != bool(value):
+                what, do = f"`{at}.{key}` is empty", f"give it, or remove {name} from {at}.prefer"
+                if value:
+                    what, do = f"`{at}.{key}` is not used", f"add {name} to {at}.prefer"
+                yield Fault(what, "recipe", do)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -210,6 +237,11 @@ class CurationConfig:
             yield Fault("no sources", "`sources`", "add sources=[{role: pool, paths: [FOLDER]}]")
         elif not roles & {"pool", "as_is"}:
             yield Fault("no images to curate", "`sources`", "add a source with role pool")
+        names = list(dict.fromkeys(source.name or source.role for source in self.sources))
+        for name in self.duplicates.prefer_sources:
+            if self.sources and name not in names:
+                what = f"`duplicates.prefer_sources` names `{name}`, which is no source"
+                yield Fault(what, "recipe", f"the sources are {', '.join(names)}")
         if self.retrieve.mode == "seeds" and self.sources and "seed" not in roles:
             yield Fault(
                 "no seeds", "`sources`", "add a source with role seed, or set retrieve.mode=none"

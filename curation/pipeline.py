@@ -11,6 +11,7 @@ from pathlib import Path
 
 from dinoforge.curation.config import CurationConfig
 from dinoforge.curation.publish import publish, unpublish
+from dinoforge.curation.scores import check_scores
 from dinoforge.curation.stages.decontaminate import DecontaminateStage
 from dinoforge.curation.stages.duplicates.check import CheckStage
 from dinoforge.curation.stages.duplicates.components import ComponentsStage
@@ -75,6 +76,7 @@ def curate(config: CurationConfig, run: Run, executor: Executor) -> CurationSumm
 def _check(config: CurationConfig) -> None:
     refuse_two_faiss()
     check_encoders(config)
+    check_scores(config)
 
 
 def _finish(run_folder: Path, config: CurationConfig) -> CurationSummary:

@@ -119,8 +119,11 @@ def _duplicate(row: Row, keeper: Row, row_of: Callable[[int], Row], policy: Row)
             f"{policy['encoder']})."
         )
     sizes = [f"{r['width']} x {r['height']}" for r in (keeper, row)]
+    prefer = policy.get("prefer", ["resolution"])
     if keeper["role"] != row["role"]:
         why = f"has the role {keeper['role']}"
+    elif not set(prefer) <= {"resolution"}:
+        why = f"comes first by {', '.join(prefer)} (duplicates.prefer)"
     elif keeper["width"] * keeper["height"] != row["width"] * row["height"]:
         why = f"has more pixels ({sizes[0]} versus {sizes[1]})"
     elif keeper["size"] != row["size"]:

@@ -107,11 +107,11 @@ SHARED_SCHEMA = _schema("source string, key string, image_id int64")
 
 # inspect: one row per image. Upright width and height, 0 if undecodable; hashes of the file and of
 # size and decoded RGB (null if undecodable); std of the gray values 0..255 (NaN if undecodable);
-# format as Pillow names it, "" if unknown; reason: why undecodable, null if it decodes; notes: what
-# was unusual and accepted, keys of `NOTES`, by commas
+# format as Pillow names it, "" if unknown; quality: see `compression_quality`; reason: why
+# undecodable, null if it decodes; notes: what was unusual and accepted, keys of `NOTES`, by commas
 FACTS_SCHEMA = _schema(
     "image_id int64, sha256 hash, pixels_sha256 hash, width int32, height int32, format string,"
-    "std float32, reason string, detail string, notes string"
+    "quality float32, std float32, reason string, detail string, notes string"
 )
 
 # filter: one row per image, codes as in `Screened`

@@ -1,12 +1,12 @@
 """Which of several duplicates is kept: exact copies, near-duplicates, one representative by rule.
 
 Images with the same decoded pixels (content) are one node; nodes are connected by pairs above a
-threshold. The representative is the best image by data alone: role (as_is, seed, pool), then more
-pixels, then more bytes, then the smaller id; never "the first seen". A dropped image has a
-representative and the pair that links it.
+threshold. The representative is the best image by data alone: role (as_is, seed, pool), then what
+the recipe prefers, then more pixels, more bytes, the smaller id; never "the first seen". A dropped
+image has a representative and the pair that links it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -40,6 +40,8 @@ class Candidates:
     content: NDArray[np.int64]  # equal for images with the same pixels
     rank: NDArray[np.int64]  # 0 is the best image; see `best_first`
     protected: NDArray[np.bool_]  # never dropped (as_is, seeds)
+    # If given, the best image of every source of a component is kept, too.
+    source: NDArray[np.int64] | None = None
 
 
 @dataclass(frozen=True)
@@ -60,9 +62,16 @@ def best_first(
     pixels: NDArray[np.int64],
     num_bytes: NDArray[np.int64],
     image_id: NDArray[np.int64],
+    *,
+    criteria: Sequence[NDArray[np.float64]] = (),
 ) -> NDArray[np.int64]:
-    """Rank images, 0 the best: smaller role number, more pixels, more bytes, smaller id."""
-    order = np.lexsort((image_id, -num_bytes, -pixels, role))
+    """Rank images, 0 the best: smaller role number, then ``criteria``, the first of them first.
+
+    A criterion is a number per image, the larger the better; NaN is the worst. Ties are settled by
+    more pixels, more bytes, the smaller id.
+    """
+    keys = (role, *(-values for values in criteria), -pixels, -num_bytes, image_id)
+    order = np.lexsort(keys[::-1])
     rank = np.empty(len(order), np.int64)
     rank[order] = np.arange(len(order))
     return rank
@@ -96,8 +105,11 @@ def group_duplicates(
     _, first = np.unique(node_of[by_rank], return_index=True)
     best = by_rank[first].astype(np.int64)  # row of the best candidate of each node
 
+    node_of_content = np.full(contents.max(initial=0) + 1, -1)
+    node_of_content[contents] = np.arange(len(contents))
+
     def near() -> Iterator[Pairs]:
-        return (_between_nodes(contents, block.above(threshold)) for block in blocks())
+        return (_between_nodes(node_of_content, block.above(threshold)) for block in blocks())
 
     forest = StrongestForest(len(best))
     for block in near():
@@ -113,13 +125,10 @@ def group_duplicates(
     return _to_images(candidates, node_of, best, labels, links, num_split)
 
 
-def _between_nodes(contents: NDArray[np.int64], pairs: Pairs) -> Pairs:
-    """Replace contents by node numbers; drop pairs of contents that are no node."""
-    if not len(contents):
-        return pairs.where(np.zeros(len(pairs.i), np.bool_))
-    i, j = (np.searchsorted(contents, end).clip(max=len(contents) - 1) for end in pairs[:2])
-    is_inside = (contents[i] == pairs.i) & (contents[j] == pairs.j)
-    return Pairs(i, j, pairs.similarity).where(is_inside)
+def _between_nodes(node: NDArray[np.int64], pairs: Pairs) -> Pairs:
+    """Replace contents by their nodes (-1: none); drop pairs of contents that are no node."""
+    i, j = (np.where(end < len(node), node.take(end, mode="clip"), -1) for end in pairs[:2])
+    return Pairs(i, j, pairs.similarity).where((i >= 0) & (j >= 0))
 
 
 def _one_per_component(
@@ -172,6 +181,13 @@ def _to_images(
     has_link = is_best & (link[node_of] >= 0)
     linked_row = best[np.maximum(link[node_of], 0)]
     _, first, component = np.unique(labels[node_of], return_index=True, return_inverse=True)
+    if candidates.source is not None:
+        # Of each component and source: one that is kept, else the best one.
+        order = np.lexsort((candidates.rank, ~kept, candidates.source, component.reshape(-1)))
+        ends = np.stack([component.reshape(-1), candidates.source])[:, order]
+        is_first = np.ones(len(order), np.bool_)
+        is_first[1:] = (ends[:, 1:] != ends[:, :-1]).any(axis=0)
+        kept[order[is_first]] = True
     return Groups(
         kept=kept,
         reason=np.where(is_best, np.where(has_link, NEAR, NONE), EXACT).astype(np.int8),

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from dinoforge.curation import tables
 from dinoforge.curation.tables import CurationInputs, CurationStage
 from dinoforge.images import DECODER_VERSION, DecodePolicy, Undecodable, decode_image
+from dinoforge.images.compression import compression_quality
 from dinoforge.stages import Json, Output
 
 __all__ = ["InspectStage"]
@@ -19,11 +20,11 @@ _STRIP_PIXELS = 1 << 20  # a picture of 144 Mpixel must not be held several time
 
 
 class InspectStage(CurationStage):
-    """Facts of every image: hashes, size, gray spread, why it does not decode, what was unusual."""
+    """Facts of every image: hashes, size, quality, gray spread, why it does not decode."""
 
     name = "inspect"
     number = 20
-    version = f"1.1.0+{DECODER_VERSION}"
+    version = f"1.2.0+{DECODER_VERSION}"
     keys = ("decode", "partition_images")
     needs = ("ingest", "plant")
 
@@ -54,6 +55,7 @@ class InspectStage(CurationStage):
 def _facts(image_id: int, data: bytes | None, policy: DecodePolicy) -> dict[str, Any]:
     facts: dict[str, Any] = {"image_id": image_id, "sha256": hashlib.sha256(data or b"").digest()}
     nothing = {"pixels_sha256": None, "width": 0, "height": 0, "format": "", "std": np.nan}
+    nothing |= {"quality": np.nan}
     if data is None:
         detail = "the bytes cannot be read"
         return facts | nothing | {"reason": "unreadable", "detail": detail, "notes": ""}
@@ -67,6 +69,7 @@ def _facts(image_id: int, data: bytes | None, policy: DecodePolicy) -> dict[str,
         "width": width,
         "height": height,
         "format": image.format,
+        "quality": compression_quality(data, image.format),
         "std": _gray_std(image.pixels),
         "reason": None,
         "detail": None,

@@ -113,6 +113,18 @@ def test_too_many_undecodable_images_stop_the_run_and_a_higher_limit_goes_on(
         (["zzz=0.9"], ["unknown key `zzz` - command line - remove it"]),
         (["filter.min_side=big"], ["`filter.min_side` got 'big', need int"]),
         (["duplicates.rule=chain"], ["need component | direct"]),
+        (["duplicates.on_large=cut"], ["need split | medoid"]),
+        (["duplicates.prefer=[score]"], ["`duplicates.scores` is empty"]),
+        (["duplicates.prefer=[sharpest]"], ["resolution, least_recompressed, score, source"]),
+        (
+            ["duplicates.prefer=[source]", "duplicates.prefer_sources=[web]"],
+            ["`duplicates.prefer_sources` names `web`, which is no source"],
+        ),
+        (["duplicates.prefer_sources=[pool]"], ["add source to duplicates.prefer"]),
+        (
+            ["duplicates.prefer=[score]", "duplicates.scores=none.csv"],
+            ["scores unreadable: No such file or directory - none.csv"],
+        ),
         (["duplicates.floor=nan"], ["`duplicates.floor`"]),
         (["duplicates.threshold=0.5"], ["give duplicates.floor (0.85) to 1"]),
         (["sources=[]"], ["no sources"]),

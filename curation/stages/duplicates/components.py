@@ -1,10 +1,13 @@
 """Groups of duplicates and which image is kept: the threshold is applied here, to stored pairs."""
 
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from dinoforge.curated import ROLES
 from dinoforge.curation import tables
@@ -16,7 +19,9 @@ from dinoforge.curation.policies.duplicates import (
     best_first,
     group_duplicates,
 )
+from dinoforge.curation.scores import read_scores
 from dinoforge.curation.tables import CurationInputs, CurationStage
+from dinoforge.files import sha256_file
 from dinoforge.stages import Json, Output
 
 __all__ = ["ComponentsStage"]
@@ -34,10 +39,19 @@ class ComponentsStage(CurationStage):
         "duplicates.rule",
         "duplicates.max_component",
         "duplicates.on_large",
+        "duplicates.prefer",
+        "duplicates.scores",
+        "duplicates.prefer_sources",
+        "duplicates.one_per_source",
         "retrieve.keep_seeds",
         "partition_images",
     )
     needs = ("ingest", "plant", "inspect", "filter", "embed", "exact", "graph")
+
+    def plan(self, inputs: CurationInputs) -> list[Json]:
+        """Plan one partition, whose payload covers the scores: another file runs it again."""
+        path = inputs.config.duplicates.scores
+        return [{"scores": sha256_file(Path(path))} if path else {}]
 
     def run(self, payload: Json, inputs: CurationInputs, out: Output) -> Json:
         """Group the candidates and choose which ones to keep."""
@@ -57,20 +71,37 @@ class ComponentsStage(CurationStage):
 
 
 def _candidates(inputs: CurationInputs) -> Candidates:
-    screened = tables.read_screened(inputs)
+    policy, screened = inputs.config.duplicates, tables.read_screened(inputs)
     takes_part = ("as_is", "pool", *(("seed",) if inputs.config.retrieve.keep_seeds else ()))
     roles = [ROLES.index(role) for role in takes_part]
     ids = np.flatnonzero((screened.reason < 0) & np.isin(screened.role, roles))
-    facts = tables.read_facts(inputs, ["width", "height"]).take(ids)
+    facts = tables.read_facts(inputs, ["width", "height", "quality"]).take(ids)
+    index = tables.read_index(inputs, ["size", "key", "source"]).take(ids)
     width, height = (facts.column(n).to_numpy().astype(np.int64) for n in ("width", "height"))
-    size = pc.take(tables.read_index(inputs, ["size"]).column("size"), pa.array(ids)).to_numpy()
+    size = index.column("size").to_numpy()
     role = screened.role[ids].astype(np.int64)
+    preferred = policy.prefer_sources
+    values: dict[str, Callable[[], NDArray[np.float64]]] = {
+        "resolution": lambda: (width * height).astype(np.float64),
+        "least_recompressed": lambda: facts.column("quality").to_numpy().astype(np.float64),
+        "score": lambda: read_scores(policy.scores).of(index.column("key")),
+        "source": lambda: _order_of_sources(index.column("source"), preferred),
+    }
+    criteria = [values[name]() for name in policy.prefer]
+    source = pc.index_in(index.column("source"), pc.unique(index.column("source")))
     return Candidates(
         image_id=ids,
         content=tables.read_content(inputs)[ids],
-        rank=best_first(role, width * height, size, ids),
+        rank=best_first(role, width * height, size, ids, criteria=criteria),
         protected=role != ROLES.index("pool"),
+        source=source.to_numpy().astype(np.int64) if policy.one_per_source else None,
     )
+
+
+def _order_of_sources(source: pa.ChunkedArray, names: Sequence[str]) -> NDArray[np.float64]:
+    """Return 0 for the first of ``names``, -1 for the next, ...; NaN for others."""
+    place = pc.index_in(source, pa.array(names, pa.string())).to_numpy()
+    return -place.astype(np.float64)
 
 
 def _facts(groups: Groups) -> dict[str, Any]:
@@ -96,8 +127,9 @@ def _describe_largest(
 ) -> dict[str, Any]:
     """Return the size of the largest component and how little two of its images resemble.
 
-    A threshold says nothing about the two ends of a chain. ``smallest_similarity`` is the smallest
-    cosine between two of the first 2,048 contents, 1 for a single one; None without embeddings.
+    A threshold does not bound the similarity of the two ends of a chain. ``smallest_similarity`` is
+    the smallest cosine between two of the first 2,048 contents, 1 for a single one; None without
+    embeddings.
     """
     names, sizes = np.unique(groups.component, return_counts=True)
     if not len(names):

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -40,6 +42,15 @@ def test_the_best_image_has_the_first_role_then_more_pixels_then_more_bytes_then
     pixels = np.array([10, 20, 20, 20, 1])
     size = np.array([9, 5, 7, 7, 1])
     assert best_first(role, pixels, size, np.arange(5)).tolist() == [4, 3, 1, 2, 0]
+
+
+def test_criteria_come_after_the_role_in_their_order_and_nan_is_the_worst():
+    role = np.array([2, 2, 2, 2, 0])
+    same = np.ones(5, np.int64)
+    first = np.array([np.nan, 1, np.inf, 1, np.nan])
+    second = np.array([9.0, 1, 0, 2, 0])
+    rank = best_first(role, same, same, np.arange(5), criteria=[first, second])
+    assert rank.tolist() == [4, 3, 1, 2, 0]
 
 
 def test_a_component_keeps_its_best_image_and_names_the_linking_pair_of_the_others():
@@ -184,3 +195,49 @@ def test_one_image_of_each_component_stays_and_the_protected_ones(problem):
         best = members[np.argmin(candidates.rank[members])]
         expected = set(members[candidates.protected[members]].tolist()) | {best}
         assert set(members[result.kept[members]].tolist()) == expected
+
+
+@given(problems(), st.sampled_from(["component", "direct"]), st.data())
+def test_every_source_of_a_component_keeps_an_image_its_best_if_the_rule_keeps_none(
+    problem, rule, data
+):
+    candidates, triples = problem
+    num = len(candidates.image_id)
+    source = np.array(data.draw(st.lists(st.integers(0, 2), min_size=num, max_size=num)))
+    blocks = in_blocks(*triples)
+    alone = group_duplicates(candidates, blocks, threshold=0.9, rule=rule)
+    result = group_duplicates(replace(candidates, source=source), blocks, threshold=0.9, rule=rule)
+    for component in np.unique(alone.component):
+        for number in np.unique(source):
+            rows = np.flatnonzero((alone.component == component) & (source == number))
+            expected = set(rows[alone.kept[rows]].tolist())
+            if len(rows) and not expected:
+                expected = {int(rows[np.argmin(candidates.rank[rows])])}
+            assert set(rows[result.kept[rows]].tolist()) == expected
+    assert (result.duplicate_of[result.kept] == -1).all()
+    same = ~result.kept
+    np.testing.assert_array_equal(result.duplicate_of[same], alone.duplicate_of[same])
+
+
+@given(problems(), st.sampled_from(["component", "direct"]), st.integers(2, 5))
+def test_under_medoid_an_image_is_at_most_two_pairs_from_the_one_that_stays(
+    problem, rule, max_component
+):
+    candidates, triples = problem
+    result = group_duplicates(
+        candidates,
+        in_blocks(*triples),
+        threshold=0.9,
+        rule=rule,
+        max_component=max_component,
+        on_large="medoid",
+    )
+    sizes = {c: len(set(candidates.content[result.component == c])) for c in result.component}
+    row_of = {int(c): k for k, c in enumerate(candidates.image_id)}
+    for row in np.flatnonzero(~result.kept).tolist():
+        hops, here = 0, row
+        while here != result.duplicate_of[row]:
+            link = row_of[int(result.link[here])]
+            hops += int(candidates.content[link] != candidates.content[here])
+            here = link
+        assert hops <= 2 or sizes[result.component[row]] <= max_component
