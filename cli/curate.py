@@ -24,11 +24,16 @@ def curate_run(
     ``on`` is ``in-process`` or ``local:N``; ``change`` is the ``on_change`` of `Run.open`.
     """
     from dinoforge.curation.pipeline import curate
+    from dinoforge.curation.takedowns import add_takedowns, read_takedowns
     from dinoforge.stages import make_executor
 
+    # A new start in the same folder does not bring back what was taken down.
+    takedowns = read_takedowns(Path(loaded.config.out))
     executor = make_executor(on)
     try:
         with open_run("curate", loaded, change) as run:
+            if takedowns:
+                add_takedowns(run.folder, takedowns.values())
             return curate(loaded.config, run, executor)
     finally:
         executor.close()

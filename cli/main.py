@@ -28,7 +28,7 @@ from dinoforge.errors import (
 __all__ = ["build_parser", "main"]
 
 # In the order in which a newcomer needs them.
-_ON_CURATIONS = ("leaks", "calibrate")
+_ON_CURATIONS = ("leaks", "calibrate", "takedown")
 _ON_CLUSTER = ("status", "logs", "retry", "cancel")
 COMMANDS = (
     *("quickstart", "curate", "plan", "train", "evaluate", "embed", "export"),

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from dinoforge import curated
-from dinoforge.curation import tables
 from dinoforge.curation.summary import CurationSummary
 from dinoforge.curation.tables import CurationInputs
+from dinoforge.curation.takedowns import list_exported
 from dinoforge.files import fsync_folder, temporary_name, write_text
 
 __all__ = ["publish", "unpublish"]
@@ -32,8 +32,8 @@ def publish(inputs: CurationInputs, summary: CurationSummary) -> None:
         sources[curated.pairs_folder(run) / path.name] = path
     folder = curated.shards_folder(run).relative_to(run)
     shards = [
-        {"shard": str(folder / shard.name), "images": shard.stop - shard.first}
-        for shard in tables.list_shards(inputs)
+        {"shard": str(folder / name), "images": images}
+        for name, images in list_exported(inputs).items()
     ]
     documents = {
         curated.shards_path(run): _as_text(shards),

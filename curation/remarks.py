@@ -20,6 +20,7 @@ DECIDING_KEYS = {
     "leak": "decontaminate.threshold",
     "not_retrieved": "retrieve.k",
     "seed": "retrieve.keep_seeds",
+    "taken_down": "takedown",
 }
 
 

@@ -33,6 +33,7 @@ _FIRST = {
     "leak through duplicates": "{image} was dropped because its duplicates connect it to a "
     "reference image (decontaminate.threshold is {decontaminate[threshold]}, reading "
     "{decontaminate[reading]}).",
+    "taken_down": "{image} was taken down on {row[detail]}.",
     "not_retrieved": "{image} was dropped because no seed retrieved it: it is not among the "
     "{retrieve[k]} nearest surviving pool images of any seed (retrieve.k, policy "
     "{retrieve[policy]}).",

@@ -17,6 +17,7 @@ from dinoforge.curation.policies.intervals import bootstrap_mean, share
 from dinoforge.curation.policies.slots import Slots
 from dinoforge.curation.remarks import remarks
 from dinoforge.curation.tables import CurationInputs
+from dinoforge.curation.takedowns import list_exported, read_final_decisions
 from dinoforge.shards.index import NOTES
 from dinoforge.sources.accounting import Account
 from dinoforge.tables import read_table
@@ -101,7 +102,7 @@ class CurationSummary:
 
 def summarize(inputs: CurationInputs) -> CurationSummary:
     """Count what the stages of a finished run wrote."""
-    decisions = tables.read_decisions(inputs)
+    decisions = read_final_decisions(inputs)
     role = tables.read_roles(inputs)
     undecodable: Counter[str] = Counter()
     notes: Counter[str] = Counter()
@@ -121,8 +122,8 @@ def summarize(inputs: CurationInputs) -> CurationSummary:
         undecodable=dict(undecodable),
         notes=dict(notes),
         kept=kept,
-        exported=inputs.facts("select")[0]["exported"],
-        shards=len(tables.list_shards(inputs)),
+        exported=int(decisions.copies.sum()),
+        shards=len(list_exported(inputs)),
         duplicates=inputs.facts("components")[0],
         leaks=_leaks(inputs, decisions),
         retrieval=_retrieval(inputs),

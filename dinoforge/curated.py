@@ -47,6 +47,8 @@ REASONS = (
     "leak",
     "not_retrieved",
     *KEPT_REASONS,
+    # Decided last, whatever the other rules are. At the end: stored tables count reasons.
+    "taken_down",
 )
 
 LEDGER_SCHEMA = pa.schema(

@@ -1,1 +1,1 @@
-"""Commands about what a curation found: leaks, calibration."""
+"""Commands about what a curation found: leaks, calibration, takedowns."""

@@ -1,6 +1,7 @@
 """Shards of the curated set, by copying bytes, and the ledger: one row per input image."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +14,21 @@ from dinoforge.curated import LEDGER_SCHEMA, REASONS, shards_folder
 from dinoforge.curation import tables
 from dinoforge.curation.policies.decisions import Decisions
 from dinoforge.curation.tables import CurationInputs, CurationStage
+from dinoforge.curation.takedowns import (
+    Takedown,
+    find_taken_down,
+    list_exported,
+    read_final_decisions,
+)
 from dinoforge.errors import UsageError
-from dinoforge.files import write_text
+from dinoforge.files import hash_json, write_text
 from dinoforge.images import image_suffix
 from dinoforge.shards.writer import ShardWriter
 from dinoforge.sources.classes import CLASS_LISTS, is_plain_list
 from dinoforge.stages import Json, Output
 from dinoforge.tables import iter_row_groups, read_table
 
-__all__ = ["ExportStage", "remove_foreign_shards"]
+__all__ = ["ExportStage", "finish_shard", "remove_foreign_shards"]
 
 _NOTES = ("key", "source", "class_name", "reason", "seed_id", "rank", "score")
 _FROM_INDEX = (
@@ -40,22 +47,39 @@ class ExportStage(CurationStage):
     needs = ("ingest", "plant", "inspect", "select")
 
     def plan(self, inputs: CurationInputs) -> list[Json]:
-        """Plan the ledger, and one partition per shard."""
+        """Plan the ledger, and one partition per shard.
+
+        Takedowns are part of the payloads that they change, and of no other.
+        """
         shards = enumerate(tables.list_shards(inputs))
-        return [
+        payloads: list[Json] = [
             {"ledger": True},
             *({"shard": number, "first": s.first, "stop": s.stop} for number, s in shards),
         ]
+        taken_down = find_taken_down(inputs)
+        if not taken_down:
+            return payloads
+        details = {str(image): takedown.detail for image, takedown in taken_down.items()}
+        payloads[0]["taken_down"] = hash_json(details)
+        places = read_table(tables.exports_file(inputs), ["image_id"]).column("image_id").to_numpy()
+        for payload in payloads[1:]:
+            rows = places[payload["first"] : payload["stop"]]
+            if len(without := np.unique(rows[np.isin(rows, list(taken_down))])):
+                payload["without"] = without.tolist()
+        return payloads
 
     def run(self, payload: Json, inputs: CurationInputs, out: Output) -> Json:
         """Write the ledger or one shard."""
         if "ledger" in payload:
             return _write_ledger(inputs, out)
         exports = tables.read_rows([tables.exports_file(inputs)], payload["first"], payload["stop"])
+        without = pa.array(payload.get("without", []), pa.int64())
+        exports = exports.filter(pc.invert(pc.is_in(exports.column("image_id"), without)))
         folder, name = shards_folder(inputs.run_folder), inputs.config.export.name
         reader = tables.ImageReader(inputs.run_folder)
         # `select` decided where a shard ends: all these rows are one.
-        with ShardWriter(folder, name, exports.num_rows, 1 << 62, first=payload["shard"]) as writer:
+        rows = payload["stop"] - payload["first"]
+        with ShardWriter(folder, name, rows, 1 << 62, first=payload["shard"]) as writer:
             for row in exports.to_pylist():
                 data = reader.read(row["shard"], row["offset"], row["size"])
                 if data is None:
@@ -65,10 +89,19 @@ class ExportStage(CurationStage):
                         do="sources must stay while the run reads them: restore it",
                     )
                 writer.write(tables.export_key(row["image_id"], row["copy"]), _members(row, data))
-        shard = writer.shards[0].path
-        out.add(shard, rows=exports.num_rows)
-        out.add(shard.with_suffix(".json"))
-        return {"images": exports.num_rows}
+        return finish_shard(folder / f"{name}-{payload['shard']:06d}.tar", writer, out)
+
+
+def finish_shard(path: Path, writer: ShardWriter, out: Output) -> Json:
+    """Register the shard that was written, with its checksum file; remove one without images."""
+    if not writer.shards:
+        path.unlink(missing_ok=True)
+        path.with_suffix(".json").unlink(missing_ok=True)
+        return {"images": 0}
+    (shard,) = writer.shards
+    out.add(shard.path, rows=shard.facts.samples)
+    out.add(shard.path.with_suffix(".json"))
+    return {"images": shard.facts.samples}
 
 
 def remove_foreign_shards(inputs: CurationInputs) -> None:
@@ -77,7 +110,7 @@ def remove_foreign_shards(inputs: CurationInputs) -> None:
     A kill between a shard and its marker leaves a shard that no marker names; under a recipe
     with fewer shards or another name it would stay.
     """
-    exported = {shard.name for shard in tables.list_shards(inputs)}
+    exported = list_exported(inputs)
     for tar in shards_folder(inputs.run_folder).glob("*-[0-9][0-9][0-9][0-9][0-9][0-9].tar"):
         if tar.name not in exported:
             tar.unlink()
@@ -124,7 +157,9 @@ def _write_class_list(inputs: CurationInputs) -> Path | None:
         path.unlink(missing_ok=True)
         return None
     rows = (f"{number}\t{name}\n" if is_numbered else f"{name}\n" for number, name in names.items())
-    write_text(path, "".join(rows))
+    text = "".join(rows)
+    if not path.is_file() or path.read_bytes() != text.encode():  # a takedown leaves it alone
+        write_text(path, text)
     return path
 
 
@@ -132,13 +167,13 @@ def _make_ledger(inputs: CurationInputs) -> pa.Table:
     """Combine index, facts, decisions and shards."""
     index = tables.read_index(inputs, list(_FROM_INDEX))
     facts = tables.read_facts(inputs, ["sha256", "width", "height", "std", "reason", "detail"])
-    decisions = tables.read_decisions(inputs)
+    decisions = read_final_decisions(inputs)
     columns: dict[str, Any] = {name: index.column(name) for name in _FROM_INDEX}
     columns |= {name: facts.column(name) for name in ("width", "height")}
     columns["sha256"] = [value.hex() for value in facts.column("sha256").to_pylist()]
     columns["decision"] = np.where(decisions.kept, "kept", "dropped")
     columns["reason"] = pa.array(REASONS).take(pa.array(decisions.reason))
-    columns["detail"] = _details(decisions, facts)
+    columns["detail"] = _details(decisions, facts, find_taken_down(inputs))
     for name in ("duplicate_of", "edge_i", "edge_j", "component", "seed_id", "rank"):
         values = getattr(decisions, name)
         columns[name] = pa.array(values, mask=values < 0)
@@ -154,6 +189,8 @@ def _outputs(inputs: CurationInputs, num: int) -> dict[str, list[str | None]]:
     """Return shard and key of the first file of every exported image."""
     exports = read_table(tables.exports_file(inputs), ["image_id", "copy", "out_shard"])
     exports = exports.filter(pc.equal(exports.column("copy"), 0))
+    without = pa.array(list(find_taken_down(inputs)), pa.int64())
+    exports = exports.filter(pc.invert(pc.is_in(exports.column("image_id"), without)))
     shard_of = np.full(num, -1, np.int64)
     shard_of[exports.column("image_id").to_numpy()] = exports.column("out_shard").to_numpy()
     names = [shard.name for shard in tables.list_shards(inputs)]
@@ -166,7 +203,9 @@ def _outputs(inputs: CurationInputs, num: int) -> dict[str, list[str | None]]:
     }
 
 
-def _details(decisions: Decisions, facts: pa.Table) -> NDArray[np.object_]:
+def _details(
+    decisions: Decisions, facts: pa.Table, taken_down: Mapping[int, Takedown]
+) -> NDArray[np.object_]:
     """Return what a reason leaves open: why undecodable, how small, same bytes or same pixels."""
     detail = np.full(len(decisions.kept), None, object)
 
@@ -190,4 +229,6 @@ def _details(decisions: Decisions, facts: pa.Table) -> NDArray[np.object_]:
     leaks = rows_of("leak")
     through = decisions.duplicate_of[leaks] < 0
     detail[leaks] = np.where(through, "through its duplicates", "direct")
+    for row, takedown in taken_down.items():
+        detail[row] = takedown.detail
     return detail

@@ -4,7 +4,7 @@ import importlib
 import logging
 import shutil
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -25,6 +25,7 @@ __all__ = [
     "find_pipeline",
     "make_inputs",
     "plan_in_order",
+    "plan_stage",
     "remove_temporary_files",
     "run_pipeline",
     "run_stages",
@@ -108,6 +109,10 @@ class StagePlan:
             reopen()
         for marker_file in stale:
             discard(marker_file, self.inputs.run_folder)
+        self.write()
+
+    def write(self) -> None:
+        """Write the plan, which readers of the outputs need."""
         plan = {"stage": self.stage.name, "payloads": self.payloads}
         write_json(self.folder / "plan.json", plan)
 
@@ -122,17 +127,24 @@ def plan_in_order(
     """
     fingerprints: dict[str, list[str]] = {}  # stage -> of its partitions
     for stage in stages:
-        payloads = stage.plan(inputs.scoped(stage))
-        shared = {
-            "stage": stage.name,
-            "version": stage.version,
-            "keys": pick_keys(to_plain(inputs.whole_config), stage.keys),
-            "needs": {need: fingerprints[need] for need in stage.needs},
-            "partitions": len(payloads),
-        }
-        plan = StagePlan(stage, inputs, payloads, hash_json(shared))
+        plan = plan_stage(stage, inputs, fingerprints)
         yield plan, [task for task in plan.tasks if not is_proved(task)]
         fingerprints[stage.name] = [task.fingerprint for task in plan.tasks]
+
+
+def plan_stage(
+    stage: Stage[Any], inputs: Inputs[Any], fingerprints: Mapping[str, list[str]]
+) -> StagePlan:
+    """Plan one stage, given the fingerprints of the partitions of the stages that it needs."""
+    payloads = stage.plan(inputs.scoped(stage))
+    shared = {
+        "stage": stage.name,
+        "version": stage.version,
+        "keys": pick_keys(to_plain(inputs.whole_config), stage.keys),
+        "needs": {need: fingerprints[need] for need in stage.needs},
+        "partitions": len(payloads),
+    }
+    return StagePlan(stage, inputs, payloads, hash_json(shared))
 
 
 def remove_temporary_files(run_folder: Path, stage_folders: Iterable[Path]) -> None:

@@ -41,6 +41,7 @@ _LABELS = {
     "as_is": "kept as is",
     "retrieved": "retrieved for a seed",
     "kept": "remaining pool images",
+    "taken_down": "taken down",
 }
 # Reasons whose ledger column `detail` starts with a cause.
 _SPLIT = frozenset({"undecodable", "exact_duplicate", "leak"})

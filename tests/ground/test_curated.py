@@ -63,8 +63,8 @@ def test_the_list_of_shards_counts_their_images(calm):
         assert len(index_shard(calm / entry["shard"]).samples) == entry["images"] > 0
 
 
-def test_the_kept_reasons_end_the_reasons():
-    assert REASONS[-len(KEPT_REASONS) :] == KEPT_REASONS
+def test_the_kept_reasons_and_takedowns_end_the_reasons():
+    assert REASONS[-len(KEPT_REASONS) - 1 :] == (*KEPT_REASONS, "taken_down")
     assert len(set(REASONS)) == len(REASONS)
 
 
