@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageEnhance, ImageFilter, ImageFont, ImageOps
 
-__all__ = ["KINDS", "PooledImage", "make_pool", "read_photographs", "write_pool"]
+__all__ = ["KINDS", "PooledImage", "edit", "make_pool", "read_photographs", "write_pool"]
 
 Edit = Callable[[Image.Image, np.random.Generator], Image.Image]
 
@@ -94,16 +94,20 @@ def _copies(
     left = list(backgrounds)
     for at, (kind, row) in enumerate(zip(kinds, of, strict=True)):
         original = pool[row]
-        if kind == "exact":
-            content = original.data
-        elif kind.startswith("jpeg_q"):
-            content = _jpeg(_opened(original.data), int(kind.removeprefix("jpeg_q")))
-        elif kind == "inset":
-            content = _jpeg(_inset(_opened(original.data), _opened(left.pop()), rng))
-        else:
-            quality = 20 if kind.endswith("_q20") else 90
-            content = _jpeg(_EDITS[kind](_opened(original.data), rng), quality)
+        background = left.pop() if kind == "inset" else b""
+        content = edit(kind, original.data, rng, background)
         yield PooledImage(f"copy-{at:03d}-{kind}", original.picture, kind, content)
+
+
+def edit(kind: str, data: bytes, rng: np.random.Generator, background: bytes = b"") -> bytes:
+    """Return a copy with one of the `KINDS` of edit; ``background`` is the picture of an inset."""
+    if kind == "exact":
+        return data
+    if kind.startswith("jpeg_q"):
+        return _jpeg(_opened(data), int(kind.removeprefix("jpeg_q")))
+    if kind == "inset":
+        return _jpeg(_inset(_opened(data), _opened(background), rng))
+    return _jpeg(_EDITS[kind](_opened(data), rng), 20 if kind.endswith("_q20") else 90)
 
 
 def _opened(data: bytes) -> Image.Image:
