@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dinoforge.verification.correlation import fine_correlation
-from dinoforge.verification.features import LocalFeatures, mirrored
+from dinoforge.verification.features import LocalFeatures, mirrored_descriptors, mirrored_points
 
 __all__ = ["Comparison", "compare_pictures", "is_copy"]
 
@@ -25,6 +25,7 @@ _MATCHES = 80  # the most that are used
 _FIRST_TOLERANCE = 10.0  # pixels; a transform from a single match is rough
 _LOG_SCALE = 0.6  # agreement of the scale of a match with that of a hypothesis
 _REFINED = 5  # hypotheses
+_FITTED_MATCHES = 3  # that agree before a fit; fewer are chance
 _TOLERANCES = (6.0, 4.0, 4.0)  # pixels, of the rounds of least squares
 _PLACE = 3.0  # pixels: closer keypoints are one place
 _CHECKED_PLACES = 4  # of which the details are compared
@@ -79,7 +80,7 @@ def compare_pictures(a: LocalFeatures, b: LocalFeatures) -> Comparison:
     plain = _compare(a, b, is_mirrored=False)
     if plain.places >= _CLEAR_PLACES and plain.correlation > _CLEAR_CORRELATION:
         return plain
-    return max(plain, _compare(mirrored(a), b, is_mirrored=True), key=_evidence)
+    return max(plain, _compare(a, b, is_mirrored=True), key=_evidence)
 
 
 def is_copy(
@@ -106,15 +107,19 @@ def _evidence(comparison: Comparison) -> tuple[bool, float, int]:
 
 
 def _compare(a: LocalFeatures, b: LocalFeatures, *, is_mirrored: bool) -> Comparison:
-    rows_a, rows_b = _match(a.descriptors, b.descriptors)
-    fit = _fit(a.points[rows_a], b.points[rows_b]) if len(rows_a) >= 2 else None
+    points, descriptors = a.points, a.descriptors
+    if is_mirrored:
+        points, descriptors = mirrored_points(a), mirrored_descriptors(descriptors)
+    rows_a, rows_b = _match(descriptors, b.descriptors)
+    fit = _fit(points[rows_a], b.points[rows_b]) if len(rows_a) >= 2 else None
     if fit is None:
         none = np.zeros((0, 2), np.int64)
         return Comparison(0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, is_mirrored, none)
     c, t, places, agree = fit
     correlation = overlap_a = overlap_b = 0.0
     if places >= _CHECKED_PLACES:
-        correlation, overlap_a, overlap_b = fine_correlation(a.gray, b.gray, c, t)
+        gray = np.ascontiguousarray(a.gray[:, ::-1]) if is_mirrored else a.gray
+        correlation, overlap_a, overlap_b = fine_correlation(gray, b.gray, c, t)
     return Comparison(
         places,
         correlation,
@@ -136,12 +141,13 @@ def _match(
     if len(a) < 2 or len(b) < 2:
         none = np.zeros(0, np.int64)
         return none, none
-    left, right = a.astype(np.float32), b.astype(np.float32)
-    # Whole numbers below 2^24, so exact.
+    # |a|^2 + |b|^2 - 2 a b as one product, of whole numbers below 2^24, so exact.
+    left, right = (np.ones((len(side), side.shape[1] + 2), np.float32) for side in (a, b))
+    left[:, :-2], right[:, :-2] = a, b
+    norms_a, norms_b = (np.einsum("nd,nd->n", x[:, :-2], x[:, :-2]) for x in (left, right))
+    left[:, -2], right[:, -1] = norms_a, norms_b
+    right[:, :-2] *= -2
     squares = left @ right.T
-    squares *= -2
-    squares += np.einsum("nd,nd->n", left, left)[:, None]
-    squares += np.einsum("nd,nd->n", right, right)
     rows = np.arange(len(a))
     nearest = squares.argmin(axis=1)
     first = squares[rows, nearest]
@@ -164,24 +170,32 @@ def _fit(
     log_scale = np.log(b[:, 2].astype(np.float64) / a[:, 2])
     c = np.exp(log_scale + 1j * (b[:, 3].astype(np.float64) - a[:, 3]))
     t = w - c * z
-    agree = _residuals(c, t, z, w) < (_FIRST_TOLERANCE * np.maximum(np.abs(c), 1))[:, None]
+    agree = _are_close(c, t, z, w, _FIRST_TOLERANCE)
     agree &= np.abs(log_scale - log_scale[:, None]) < _LOG_SCALE
-    best = np.argsort(-agree.sum(axis=1), kind="stable")[:_REFINED]
+    counts = agree.sum(axis=1)
+    best = np.argsort(-counts, kind="stable")[:_REFINED]
+    if counts[best[0]] < _FITTED_MATCHES:
+        return None
     c, t, agree = c[best], t[best], agree[best]
     for tolerance in _TOLERANCES:
         c, t = _least_squares(agree, z, w, c, t)
-        agree = _residuals(c, t, z, w) < (tolerance * np.maximum(np.abs(c), 1))[:, None]
+        agree = _are_close(c, t, z, w, tolerance)
         agree &= np.abs(log_scale - np.log(np.abs(c))[:, None]) < _LOG_SCALE
-    places = [min(_places(z[row]), _places(w[row])) for row in agree]
+    cells = [_cells(points) for points in (z, w)]
+    places = [min(len(set(side[row].tolist())) for side in cells) for row in agree]
     winner = int(np.argmax(places))
     if places[winner] < 2:
         return None
     return complex(c[winner]), complex(t[winner]), places[winner], agree[winner]
 
 
-def _residuals(c: _Complex, t: _Complex, z: _Complex, w: _Complex) -> NDArray[np.float64]:
-    """Distances in pixels of b, ``[p, k]``."""
-    return np.abs(c[:, None] * z + t[:, None] - w)
+def _are_close(
+    c: _Complex, t: _Complex, z: _Complex, w: _Complex, tolerance: float
+) -> NDArray[np.bool_]:
+    """Say which matches are within ``tolerance`` pixels of the coarser picture, ``[p, k]``."""
+    away = c[:, None] * z + (t[:, None] - w)
+    bound = tolerance**2 * np.maximum(c.real**2 + c.imag**2, 1)
+    return away.real**2 + away.imag**2 < bound[:, None]
 
 
 def _least_squares(
@@ -199,7 +213,7 @@ def _least_squares(
     return c, np.where(usable, mean_w - c * mean_z, t)
 
 
-def _places(points: _Complex) -> int:
-    """Count the distinct cells that points are in."""
+def _cells(points: _Complex) -> NDArray[np.int64]:
+    """Return the number of the cell of each point."""
     across, down = (np.floor(part / _PLACE).astype(np.int64) for part in (points.real, points.imag))
-    return len(set((across * 1024 + down).tolist()))
+    return across * 1024 + down

@@ -25,6 +25,8 @@ __all__ = [
     "features_version",
     "is_verifiable",
     "mirrored",
+    "mirrored_descriptors",
+    "mirrored_points",
     "opencv",
     "pack_features",
     "unpack_features",
@@ -97,20 +99,25 @@ def extract_features(pixels: NDArray[np.uint8]) -> LocalFeatures:
 
 def mirrored(features: LocalFeatures) -> LocalFeatures:
     """Return the features of the mirror image (left and right swapped), without computing any."""
-    points = features.points.copy()
-    points[:, 0] = features.gray.shape[1] - 1 - points[:, 0]
-    points[:, 3] = np.float32(math.pi) - points[:, 3]
     return replace(
         features,
-        points=points,
+        points=mirrored_points(features),
         descriptors=mirrored_descriptors(features.descriptors),
         gray=np.ascontiguousarray(features.gray[:, ::-1]),
     )
 
 
+def mirrored_points(features: LocalFeatures) -> NDArray[np.float32]:
+    """Return the keypoints ``[n, 4]`` of the mirror image."""
+    points = features.points.copy()
+    points[:, 0] = features.gray.shape[1] - 1 - points[:, 0]
+    points[:, 3] = np.float32(math.pi) - points[:, 3]
+    return points
+
+
 def mirrored_descriptors(descriptors: NDArray[Any]) -> NDArray[Any]:
     """Return the descriptors ``[n, 128]`` that the mirrored picture has at the same keypoints."""
-    return descriptors[:, _mirror_order()]
+    return descriptors.take(_mirror_order(), axis=1)
 
 
 def is_verifiable(features: LocalFeatures) -> bool:
