@@ -139,6 +139,16 @@ class DuplicatesConfig:
     # images below this gray standard deviation (0 to 255) are compared only by hash: their
     # embeddings are all similar
     flat_std: float = 1.0
+    # how pairs are found. exact: all images are compared; cells: those that share one of their
+    # nearest k-means cells, which misses some pairs (the summary has the share that is found);
+    # auto: exact up to a few million images (4 million of 512 dimensions). References are compared
+    # with all images whatever this is
+    join: Literal["auto", "exact", "cells"] = "auto"
+    cells: NonNegativeInt = 0  # number of cells; 0: 1.5 r sqrt(n / 2), which costs least
+    # nearest cells that an image is put into, r; more find more pairs, for r^2 the work
+    cells_per_image: Annotated[int, Range(1, 64)] = 4
+    # random images whose pairs are searched among all images, to measure what the cells miss
+    recall_images: PositiveInt = 2048
     block_images: PositiveInt = 4096  # images per block of the join; memory: 2 blocks + pairs
     blocks_per_partition: PositiveInt = 64  # pairs of blocks per partition of the join
 

@@ -13,10 +13,12 @@ from dinoforge.curation.config import CurationConfig
 from dinoforge.curation.publish import publish, unpublish
 from dinoforge.curation.scores import check_scores
 from dinoforge.curation.stages.decontaminate import DecontaminateStage
+from dinoforge.curation.stages.duplicates.cells import AssignStage, CellsStage
 from dinoforge.curation.stages.duplicates.check import CheckStage
 from dinoforge.curation.stages.duplicates.components import ComponentsStage
 from dinoforge.curation.stages.duplicates.exact import ExactStage
 from dinoforge.curation.stages.duplicates.graph import GraphStage
+from dinoforge.curation.stages.duplicates.recall import RecallStage
 from dinoforge.curation.stages.embed import EmbedMeaningStage, EmbedStage, check_encoders
 from dinoforge.curation.stages.export import ExportStage, remove_foreign_shards
 from dinoforge.curation.stages.filter import FilterStage, stop_if_too_many_bad
@@ -46,7 +48,10 @@ STAGES: tuple[CurationStage, ...] = (
     EmbedStage(),  # 30  embeddings that measure "same picture"
     EmbedMeaningStage(),  # 31  embeddings that measure "similar content", if others are set
     ExactStage(),  # 35  the same pixels are one content
+    CellsStage(),  # 36  centroids, if the join is by cells
+    AssignStage(),  # 37  the nearest cells of each image; images sorted by cell
     GraphStage(),  # 40  all pairs of contents above a floor
+    RecallStage(),  # 41  how many pairs the join by cells misses
     ComponentsStage(),  # 50  policy: pairs above the threshold -> groups -> which image is kept
     CheckStage(),  # 55  were the planted copies found?
     DecontaminateStage(),  # 60  policy: what shows a reference image goes

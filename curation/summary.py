@@ -15,6 +15,7 @@ from dinoforge.curation import tables
 from dinoforge.curation.policies.decisions import Decisions
 from dinoforge.curation.policies.intervals import bootstrap_mean, share
 from dinoforge.curation.policies.slots import Slots
+from dinoforge.curation.recall import describe_join, join_remarks
 from dinoforge.curation.remarks import remarks
 from dinoforge.curation.tables import CurationInputs
 from dinoforge.curation.takedowns import list_exported, read_final_decisions
@@ -55,6 +56,7 @@ class CurationSummary:
     exported: int  # files in the shards; more than ``kept`` only under policy multiset
     shards: int
     duplicates: dict[str, Any]
+    join: dict[str, Any]  # how pairs were found, and which share: see `dinoforge.curation.recall`
     leaks: dict[str, Any]
     retrieval: dict[str, Any] | None  # None: no retrieval
     check: dict[str, Any] | None  # None: nothing was planted
@@ -113,6 +115,8 @@ def summarize(inputs: CurationInputs) -> CurationSummary:
     ingested = inputs.facts("ingest")[0]
     planted = sum(facts["planted"] for facts in inputs.facts("plant"))
     kept = int(np.count_nonzero(decisions.kept))
+    join = describe_join(inputs)
+    left_out = remarks(inputs.config, roles, planted=planted, kept=kept)
     return CurationSummary(
         images=len(role),
         roles=roles,
@@ -125,11 +129,12 @@ def summarize(inputs: CurationInputs) -> CurationSummary:
         exported=int(decisions.copies.sum()),
         shards=len(list_exported(inputs)),
         duplicates=inputs.facts("components")[0],
+        join=join,
         leaks=_leaks(inputs, decisions),
         retrieval=_retrieval(inputs),
         check=next(iter(inputs.facts("check")), None),
         keeps_seeds=inputs.config.retrieve.keep_seeds,
-        remarks=remarks(inputs.config, roles, planted=planted, kept=kept),
+        remarks=[*left_out, *join_remarks(join)],
     )
 
 

@@ -44,6 +44,7 @@ __all__ = [
     "LEAKS_SCHEMA",
     "PAIRS_SCHEMA",
     "PROBLEMS_SCHEMA",
+    "RECALL_SCHEMA",
     "SCREENED_SCHEMA",
     "SHARED_SCHEMA",
     "SLOTS_SCHEMA",
@@ -71,8 +72,10 @@ __all__ = [
     "read_rows",
     "read_screened",
     "read_slots",
+    "read_stored",
     "read_survivors",
     "split_range",
+    "unit_rows",
 ]
 
 CurationInputs = Inputs[CurationConfig]
@@ -119,6 +122,10 @@ SCREENED_SCHEMA = _schema("role int8, reason int8")
 
 # graph: one row per pair of contents above the floor, i < j
 PAIRS_SCHEMA = _schema("i int64, j int64, similarity float32")
+
+# recall: one row per pair above the floor of a sampled image, i, and another one, j; whether they
+# share a cell, so that the join by cells finds them
+RECALL_SCHEMA = _schema("i int64, j int64, similarity float32, is_found bool")
 
 # components: one row per candidate (an admitted image that takes part), columns as in `Groups`
 GROUPS_SCHEMA = _schema(
@@ -287,26 +294,34 @@ def read_content(inputs: CurationInputs) -> NDArray[np.int64]:
     return np.load(inputs.file("exact", "content.npy"))
 
 
-def read_embeddings(
-    inputs: CurationInputs, stage: str, ids: NDArray[np.int64]
-) -> NDArray[np.float32]:
-    """Read embeddings of ascending image ids as unit rows, float32 ``[n, D]``.
-
-    Normalized after loading: float16 storage moves the cosine of similar rows by up to 2.5e-4 at 64
-    dimensions and 1e-4 at 512, normalizing again leaves 4e-5 and 1e-5 (8,000 random pairs each,
-    cosine 0.98). A zero row stays zero.
-    """
+def read_stored(inputs: CurationInputs, stage: str, ids: NDArray[np.int64]) -> NDArray[np.float16]:
+    """Read embeddings of ascending image ids as they are stored, float16 ``[n, D]``."""
     size = inputs.config.partition_images
     parts = []
     for partition in np.unique(ids // size).tolist():
         file = np.load(inputs.file(stage, "embeddings.npy", partition), mmap_mode="r")
-        parts.append(file[ids[ids // size == partition] - partition * size].astype(np.float32))
-    if not parts:
-        return np.zeros((0, 1), np.float32)
-    rows = np.concatenate(parts)
+        parts.append(file[ids[ids // size == partition] - partition * size])
+    return np.concatenate(parts) if parts else np.zeros((0, 1), np.float16)
+
+
+def unit_rows(stored: NDArray[np.float16]) -> NDArray[np.float32]:
+    """Return stored embeddings as unit rows, float32; a zero row stays zero.
+
+    Normalized after loading: float16 storage moves the cosine of similar rows by up to 2.5e-4 at 64
+    dimensions and 1e-4 at 512, normalizing again leaves 4e-5 and 1e-5 (8,000 random pairs each,
+    cosine 0.98).
+    """
+    rows = stored.astype(np.float32)
     norms = np.sqrt(np.einsum("nd,nd->n", rows, rows, dtype=np.float64))
     rows /= np.where(norms > 0, norms, 1.0).astype(np.float32)[:, None]
     return rows
+
+
+def read_embeddings(
+    inputs: CurationInputs, stage: str, ids: NDArray[np.int64]
+) -> NDArray[np.float32]:
+    """Read embeddings of ascending image ids as `unit_rows`, float32 ``[n, D]``."""
+    return unit_rows(read_stored(inputs, stage, ids))
 
 
 # --- pairs, decisions, exports

@@ -18,7 +18,7 @@ def test_a_back_end_for_another_device_gives_the_same_curation(pool, calm, tmp_p
             made.append((backend, device))
             super().__init__(backend, device)
 
-    for stage in ("graph", "search"):
+    for stage in ("duplicates.graph", "search"):
         name = f"dinoforge.curation.stages.{stage}.backend_for"
         monkeypatch.setattr(name, lambda device: f"torch{device[3:]}")
     for module in ("join", "search"):

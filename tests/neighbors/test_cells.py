@@ -170,10 +170,10 @@ def test_the_recall_of_a_sample_is_that_of_all_rows(rows, centroids):
     assert num_edges < total
 
 
-def test_the_number_of_cells_costs_the_fewest_products():
-    def products(num, n=1_000_000, r=4):
-        return num + n * r**2 / (2 * num)
+def test_the_number_of_cells_costs_least():
+    def cost(num, n=1_000_000, r=4):
+        return num + 2.25 * n * r**2 / (2 * num)
 
     best = choose_num_cells(1_000_000, 4)
-    assert products(best) < min(products(0.9 * best), products(1.1 * best))
+    assert cost(best) < min(cost(0.9 * best), cost(1.1 * best))
     assert choose_num_cells(0, 4) == 1

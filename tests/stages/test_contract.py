@@ -74,7 +74,9 @@ def recorded(pool, tmp_path_factory):
     out = tmp_path_factory.mktemp("contract")
     queries, references = map(str, write_edited(out / "edited"))
     configs = {
-        "curation": pools.recipe(pool.sources, out / "run", "retrieve.encoder=pixels_centered"),
+        "curation": pools.recipe(
+            pool.sources, out / "run", "retrieve.encoder=pixels_centered", "duplicates.join=cells"
+        ),
         "evaluation": EvaluationConfig(
             out=str(out / "measured"),
             train=[pool.sources[0]["paths"][0]],
@@ -155,7 +157,7 @@ def test_an_undeclared_read_stops_the_run(tmp_path, stage, message):
 def test_the_kind_of_machine_depends_on_the_stage_and_the_device():
     config = CurationConfig(device="cuda")
     on_gpu = {stage.name for stage in STAGES if stage_device(stage, config) != "cpu"}
-    assert on_gpu == {"embed", "embed-meaning", "graph", "search"}
+    assert on_gpu == {*("embed", "embed-meaning", "cells", "assign", "graph", "recall", "search")}
     assert {stage_device(stage, CurationConfig()) for stage in STAGES} == {"cpu"}
 
 

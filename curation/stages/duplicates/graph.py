@@ -1,23 +1,36 @@
-"""All pairs of contents above a floor similarity: an exact join, block by block.
+"""All pairs of contents above a floor similarity: an exact join, block by block, or by cells.
 
 Not a top-k: the 65th copy of an image has its pair too. References are joined with all others,
 not with each other. The blocks are fixed by the recipe, so the pairs do not depend on how the
-blocks are split into partitions.
+blocks are split into partitions. By cells, images are compared that share a cell, each pair in the
+smallest cell that they share; references are compared with all images as ever, because a leak
+that is missed costs most.
 """
 
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dinoforge.curation import tables
+from dinoforge.curation.cell_tables import Entries, read_entries, read_sizes
 from dinoforge.curation.policies.pairs import Pairs, concat_pairs
 from dinoforge.curation.tables import CurationInputs, CurationStage
-from dinoforge.neighbors.join import join_above
+from dinoforge.neighbors.cell_join import join_in_cell, split_cells
+from dinoforge.neighbors.join import Edges, join_above
 from dinoforge.neighbors.products import backend_for
 from dinoforge.stages import Json, Output
 
 __all__ = ["GraphStage"]
+
+# A range of cells, or a cell joined at once, has at most so many blocks of images.
+_BLOCKS_AT_ONCE = 16
+
+
+class _Joined(NamedTuple):
+    parts: list[Pairs]
+    compared: int
 
 
 class GraphStage(CurationStage):
@@ -32,64 +45,133 @@ class GraphStage(CurationStage):
         "partition_images",
     )
     execution_keys = ("device",)
-    needs = ("embed", "exact")
+    needs = ("embed", "exact", "cells", "assign")
     runs_on = "gpu"
 
     def plan(self, inputs: CurationInputs) -> list[Json]:
-        """Plan ranges of the block pairs."""
+        """Plan ranges of the block pairs, of the cells, and of block pairs in large cells."""
         num = int(_first_pairs(inputs)[-1])
         ranges = tables.split_range(num, inputs.config.duplicates.blocks_per_partition)
-        return [{"first": first, "stop": stop} for first, stop in ranges]
+        payloads: list[Json] = [{"first": first, "stop": stop} for first, stop in ranges]
+        return payloads + (_plan_cells(inputs) if inputs.facts("cells") else [])
 
     def run(self, payload: Json, inputs: CurationInputs, out: Output) -> Json:
-        """Join the block pairs of one range."""
-        size, device = inputs.config.duplicates.block_images, inputs.config.device
-        images, references = (
-            np.load(inputs.file("exact", f"{side}.npy"), mmap_mode="r")
-            for side in ("images", "references")
-        )
-        num_image_blocks = -(-len(images) // size)
-
-        @lru_cache(maxsize=2)  # the row block and the current column block
-        def block(number: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-            """Return ids and unit rows of a block, without those whose embedding is zero."""
-            is_image = number < num_image_blocks
-            at = (number if is_image else number - num_image_blocks) * size
-            ids = np.array((images if is_image else references)[at : at + size])
-            rows = tables.read_embeddings(inputs, "embed", ids)
-            usable = rows.any(axis=1)
-            return ids[usable], rows[usable]
-
-        parts: list[Pairs] = []
-        compared = 0
-        first_pairs = _first_pairs(inputs)
-        for number in range(payload["first"], payload["stop"]):
-            a = int(np.searchsorted(first_pairs, number, side="right")) - 1
-            b = a + number - int(first_pairs[a])
-            (ids_a, rows_a), (ids_b, rows_b) = block(a), block(b)
-            num_a, num_b = len(ids_a), len(ids_b)
-            compared += num_a * (num_a - 1) // 2 if a == b else num_a * num_b
-            edges = join_above(
-                rows_a,
-                None if a == b else rows_b,
-                threshold=inputs.config.duplicates.floor,
-                backend=backend_for(device),
-                device=device,
-            )
-            i, j = ids_a[edges.i], ids_b[edges.j]
-            parts.append(Pairs(np.minimum(i, j), np.maximum(i, j), edges.similarity))
-        pairs = concat_pairs(parts)
+        """Join the block pairs or the cells of one range."""
+        if "cell" in payload:
+            joined = _join_blocks_of_cell(payload, inputs)
+        elif "first_cell" in payload:
+            joined = _join_cells(payload, inputs)
+        else:
+            joined = _join_blocks(payload, inputs)
+        pairs = concat_pairs(joined.parts)
         out.write_table("pairs", list(pairs), tables.PAIRS_SCHEMA)
-        blocks = payload["stop"] - payload["first"]
-        return {"pairs": len(pairs.i), "blocks": blocks, "compared": compared}
+        return {"pairs": len(pairs.i), "compared": joined.compared}
 
 
 def _first_pairs(inputs: CurationInputs) -> NDArray[np.int64]:
     """Return the number of the first pair of every image block ``a``; at the end, of all pairs.
 
     Pairs are numbered in the order of ``(a, b)``. Block ``a`` is joined with itself and with every
-    block ``b`` after it; reference blocks are numbered after the others.
+    block ``b`` after it; reference blocks are numbered after the others. By cells, it is joined
+    with the reference blocks only.
     """
     size, facts = inputs.config.duplicates.block_images, inputs.facts("exact")[0]
     images, references = (-(-facts[f"joined_{side}"] // size) for side in ("images", "references"))
+    if inputs.facts("cells"):
+        return np.arange(images + 1, dtype=np.int64) * references
     return np.cumsum([0, *range(images + references, references, -1)], dtype=np.int64)
+
+
+def _join_blocks(payload: Json, inputs: CurationInputs) -> _Joined:
+    size = inputs.config.duplicates.block_images
+    images, references = (
+        np.load(inputs.file("exact", f"{side}.npy"), mmap_mode="r")
+        for side in ("images", "references")
+    )
+    num_image_blocks = -(-len(images) // size)
+
+    @lru_cache(maxsize=2)  # the row block and the current column block
+    def block(number: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Return ids and unit rows of a block, without those whose embedding is zero."""
+        is_image = number < num_image_blocks
+        at = (number if is_image else number - num_image_blocks) * size
+        ids = np.array((images if is_image else references)[at : at + size])
+        rows = tables.read_embeddings(inputs, "embed", ids)
+        usable = rows.any(axis=1)
+        return ids[usable], rows[usable]
+
+    parts: list[Pairs] = []
+    compared = 0
+    first_pairs = _first_pairs(inputs)
+    by_cells = bool(inputs.facts("cells"))
+    for number in range(payload["first"], payload["stop"]):
+        a = int(np.searchsorted(first_pairs, number, side="right")) - 1
+        b = (num_image_blocks if by_cells else a) + number - int(first_pairs[a])
+        (ids_a, rows_a), (ids_b, rows_b) = block(a), block(b)
+        num_a, num_b = len(ids_a), len(ids_b)
+        compared += num_a * (num_a - 1) // 2 if a == b else num_a * num_b
+        edges = join_above(rows_a, None if a == b else rows_b, **_how(inputs))
+        parts.append(_as_pairs(edges, ids_a, ids_b))
+    return _Joined(parts, compared)
+
+
+def _plan_cells(inputs: CurationInputs) -> list[Json]:
+    """Plan ranges of cells of equal work, and cells of more than 16 blocks in pairs of blocks."""
+    policy = inputs.config.duplicates
+    size, per_partition = policy.block_images, policy.blocks_per_partition
+    payloads: list[Json] = []
+    sizes = read_sizes(inputs)
+    limits = {"max_products": per_partition * size**2, "max_rows": _BLOCKS_AT_ONCE * size}
+    for first, stop in split_cells(sizes, **limits):
+        blocks = -(-int(sizes[first:stop].sum()) // size)
+        if blocks <= _BLOCKS_AT_ONCE:
+            payloads.append({"first_cell": first, "stop_cell": stop})
+            continue
+        ranges = tables.split_range(blocks * (blocks + 1) // 2, per_partition)
+        payloads += [{"cell": first, "blocks": blocks, "first": a, "stop": b} for a, b in ranges]
+    return payloads
+
+
+def _join_cells(payload: Json, inputs: CurationInputs) -> _Joined:
+    entries = read_entries(inputs, payload["first_cell"], payload["stop_cell"])
+    parts: list[Pairs] = []
+    compared = 0
+    for cell, ids, members in entries.of_each_cell():
+        compared += len(ids) * (len(ids) - 1) // 2
+        parts.append(_as_pairs(join_in_cell(cell, members, **_how(inputs)), ids, ids))
+    return _Joined(parts, compared)
+
+
+def _join_blocks_of_cell(payload: Json, inputs: CurationInputs) -> _Joined:
+    cell, blocks, size = payload["cell"], payload["blocks"], inputs.config.duplicates.block_images
+
+    @lru_cache(maxsize=2)  # the row block and the current column block
+    def block(number: int) -> Entries:
+        return read_entries(inputs, cell, cell + 1, number * size, (number + 1) * size)
+
+    parts: list[Pairs] = []
+    compared = 0
+    pairs_of_blocks = [(a, b) for a in range(blocks) for b in range(a, blocks)]
+    for a, b in pairs_of_blocks[payload["first"] : payload["stop"]]:
+        left, right = block(a), block(b)
+        num_a, num_b = len(left.ids), len(right.ids)
+        compared += num_a * (num_a - 1) // 2 if a == b else num_a * num_b
+        other = None if a == b else right.members
+        edges = join_in_cell(cell, left.members, other, **_how(inputs))
+        parts.append(_as_pairs(edges, left.ids, right.ids))
+    return _Joined(parts, compared)
+
+
+def _how(inputs: CurationInputs) -> Json:
+    """Return the arguments of a join that are the same for all."""
+    device = inputs.config.device
+    return {
+        "threshold": inputs.config.duplicates.floor,
+        "backend": backend_for(device),
+        "device": device,
+    }
+
+
+def _as_pairs(edges: Edges, ids_a: NDArray[np.int64], ids_b: NDArray[np.int64]) -> Pairs:
+    i, j = ids_a[edges.i], ids_b[edges.j]
+    return Pairs(np.minimum(i, j), np.maximum(i, j), edges.similarity)

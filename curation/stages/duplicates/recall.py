@@ -1,0 +1,66 @@
+"""What the join by cells misses, measured: pairs of a random sample of images, found exactly."""
+
+import itertools
+
+import numpy as np
+import pyarrow as pa
+
+from dinoforge.curation import tables
+from dinoforge.curation.cell_tables import choose_sample, read_nearest
+from dinoforge.curation.tables import CurationInputs, CurationStage
+from dinoforge.neighbors.cell_join import Members, join_sample
+from dinoforge.neighbors.products import backend_for
+from dinoforge.stages import Json, Output
+
+__all__ = ["RecallStage"]
+
+
+class RecallStage(CurationStage):
+    """Join a sample with all images exactly, and list which pairs share a cell."""
+
+    name = "recall"
+    number = 41
+    keys = ("duplicates.floor", "duplicates.recall_images", "duplicates.block_images", "seed")
+    execution_keys = ("device", "partition_images")
+    needs = ("embed", "exact", "cells", "assign")
+    runs_on = "gpu"
+
+    def plan(self, inputs: CurationInputs) -> list[Json]:
+        """Plan the ranges of `assign`; none where all images are compared."""
+        if not inputs.facts("cells"):
+            return []
+        counts = [facts["images"] for facts in inputs.facts("assign")]
+        bounds = np.cumsum([0, *counts]).tolist()
+        return [{"first": a, "stop": b} for a, b in itertools.pairwise(bounds)]
+
+    def run(self, payload: Json, inputs: CurationInputs, out: Output) -> Json:
+        """Join the sample with one range of images."""
+        policy, device = inputs.config.duplicates, inputs.config.device
+        images = np.load(inputs.file("exact", "images.npy"), mmap_mode="r")
+        chosen = choose_sample(len(images), policy.recall_images, inputs.config.seed, "recall")
+        sample_ids, first = images[chosen], payload["first"]
+        sample = Members(
+            tables.read_embeddings(inputs, "embed", sample_ids), read_nearest(inputs, chosen)
+        )
+        nearest = read_nearest(inputs, np.arange(first, payload["stop"]))
+        parts = []
+        for start in range(first, payload["stop"], policy.block_images):
+            stop = min(start + policy.block_images, payload["stop"])
+            ids = np.array(images[start:stop])
+            block = Members(
+                tables.read_embeddings(inputs, "embed", ids), nearest[start - first : stop - first]
+            )
+            pairs = join_sample(
+                sample, block, threshold=policy.floor, backend=backend_for(device), device=device
+            )
+            i, j = sample_ids[pairs.i], ids[pairs.j]
+            columns = (i, j, pairs.similarity, pairs.is_found)
+            parts.append(pa.table(columns, schema=tables.RECALL_SCHEMA).filter(pa.array(i != j)))
+        table = pa.concat_tables(parts)
+        out.write_table("sampled", table, tables.RECALL_SCHEMA)
+        return {
+            "sample": len(chosen),
+            "compared": len(chosen) * (payload["stop"] - first),
+            "pairs": table.num_rows,
+            "found": int(np.count_nonzero(table.column("is_found").to_numpy())),
+        }
