@@ -136,6 +136,10 @@ class DuplicatesConfig:
     prefer_sources: list[str] = field(default_factory=list)
     # also keep the best image of every other source of a component, instead of one image overall
     one_per_source: bool = False
+    # a picture with more near-duplicates than this is a hub (a text card, a logo): it is reported,
+    # linked to the picture that it resembles most, and links no others. 0: never; off, because of
+    # a picture with more true copies than the limit every copy is a hub, and all stay
+    max_degree: NonNegativeInt = 0
     # images below this gray standard deviation (0 to 255) are compared only by hash: their
     # embeddings are all similar
     flat_std: float = 1.0

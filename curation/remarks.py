@@ -2,11 +2,12 @@
 
 from collections import Counter
 from collections.abc import Mapping
+from typing import Any
 
 from dinoforge.curated import REASONS
 from dinoforge.curation.config import CurationConfig
 
-__all__ = ["DECIDING_KEYS", "remarks"]
+__all__ = ["DECIDING_KEYS", "hub_remarks", "remarks"]
 
 # Reason of a dropped image -> the recipe key that decides it.
 DECIDING_KEYS = {
@@ -45,6 +46,17 @@ def remarks(
         total = sum(map(Counter, roles.values()), Counter[str]())
         lines.append(f"no image was kept, of {total.total()}: {_listed(total)}")
     return lines
+
+
+def hub_remarks(duplicates: Mapping[str, Any]) -> list[str]:
+    """Return the line about hubs, by the facts of `components`; none if there are none."""
+    if not duplicates["hubs"]:
+        return []
+    examples = ", ".join(f"{e['image_id']} ({e['pairs']})" for e in duplicates["hub_examples"])
+    return [
+        f"hubs that link no others (duplicates.max_degree): {duplicates['hubs']}; those with the "
+        f"most near-duplicates are the images {examples}"
+    ]
 
 
 def _listed(counts: Counter[str]) -> str:

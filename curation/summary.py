@@ -16,7 +16,7 @@ from dinoforge.curation.policies.decisions import Decisions
 from dinoforge.curation.policies.intervals import bootstrap_mean, share
 from dinoforge.curation.policies.slots import Slots
 from dinoforge.curation.recall import describe_join, join_remarks
-from dinoforge.curation.remarks import remarks
+from dinoforge.curation.remarks import hub_remarks, remarks
 from dinoforge.curation.tables import CurationInputs
 from dinoforge.curation.takedowns import list_exported, read_final_decisions
 from dinoforge.shards.index import NOTES
@@ -115,7 +115,7 @@ def summarize(inputs: CurationInputs) -> CurationSummary:
     ingested = inputs.facts("ingest")[0]
     planted = sum(facts["planted"] for facts in inputs.facts("plant"))
     kept = int(np.count_nonzero(decisions.kept))
-    join = describe_join(inputs)
+    duplicates, join = inputs.facts("components")[0], describe_join(inputs)
     left_out = remarks(inputs.config, roles, planted=planted, kept=kept)
     return CurationSummary(
         images=len(role),
@@ -128,13 +128,13 @@ def summarize(inputs: CurationInputs) -> CurationSummary:
         kept=kept,
         exported=int(decisions.copies.sum()),
         shards=len(list_exported(inputs)),
-        duplicates=inputs.facts("components")[0],
+        duplicates=duplicates,
         join=join,
         leaks=_leaks(inputs, decisions),
         retrieval=_retrieval(inputs),
         check=next(iter(inputs.facts("check")), None),
         keeps_seeds=inputs.config.retrieve.keep_seeds,
-        remarks=[*left_out, *join_remarks(join)],
+        remarks=[*left_out, *join_remarks(join), *hub_remarks(duplicates)],
     )
 
 

@@ -19,6 +19,7 @@ from dinoforge.curation.policies.duplicates import (
     best_first,
     group_duplicates,
 )
+from dinoforge.curation.policies.hubs import Hubs, keep_hubs_from_linking
 from dinoforge.curation.scores import read_scores
 from dinoforge.curation.tables import CurationInputs, CurationStage
 from dinoforge.files import sha256_file
@@ -27,6 +28,7 @@ from dinoforge.stages import Json, Output
 __all__ = ["ComponentsStage"]
 
 _COMPARED = 2048  # contents of the largest component that are compared with each other
+_EXAMPLES = 10  # hubs that are named
 
 
 class ComponentsStage(CurationStage):
@@ -43,6 +45,7 @@ class ComponentsStage(CurationStage):
         "duplicates.scores",
         "duplicates.prefer_sources",
         "duplicates.one_per_source",
+        "duplicates.max_degree",
         "retrieve.keep_seeds",
         "partition_images",
     )
@@ -57,9 +60,15 @@ class ComponentsStage(CurationStage):
         """Group the candidates and choose which ones to keep."""
         policy = inputs.config.duplicates
         candidates = _candidates(inputs)
+        blocks, hubs = keep_hubs_from_linking(
+            lambda: tables.iter_pairs(inputs),
+            candidates.content,
+            threshold=policy.threshold,
+            max_degree=policy.max_degree,
+        )
         groups = group_duplicates(
             candidates,
-            lambda: tables.iter_pairs(inputs),
+            blocks,
             threshold=policy.threshold,
             rule=policy.rule,
             max_component=policy.max_component,
@@ -67,7 +76,8 @@ class ComponentsStage(CurationStage):
         )
         columns = [getattr(groups, name) for name in tables.GROUPS_SCHEMA.names[1:]]
         out.write_table("groups", [candidates.image_id, *columns], tables.GROUPS_SCHEMA)
-        return _facts(groups) | _describe_largest(inputs, candidates, groups)
+        facts = _facts(groups) | _describe_largest(inputs, candidates, groups)
+        return facts | _describe_hubs(hubs)
 
 
 def _candidates(inputs: CurationInputs) -> Candidates:
@@ -140,3 +150,11 @@ def _describe_largest(
     rows = rows[rows.any(axis=1)]
     smallest = round(float((rows @ rows.T).min()), 4) if len(rows) else None
     return {"largest_component": int(sizes.max()), "smallest_similarity": smallest}
+
+
+def _describe_hubs(hubs: Hubs) -> dict[str, Any]:
+    """Count the hubs and name those with the most near-duplicates."""
+    order = np.lexsort((hubs.content, -hubs.degree))[:_EXAMPLES]
+    columns = (column[order].tolist() for column in hubs)
+    examples = [{"image_id": i, "pairs": n} for i, n in zip(*columns, strict=True)]
+    return {"hubs": len(hubs.content), "hub_examples": examples}

@@ -1,6 +1,7 @@
 """Groups of duplicates: who takes part, and counts that add up."""
 
 import numpy as np
+import pool as pools
 import pytest
 
 from dinoforge.tables import read_table
@@ -36,3 +37,18 @@ def test_the_largest_component_reports_its_least_similar_images(inputs, cosines)
     inside = cosines.similarity[np.ix_(members, members)]
     assert facts["largest_component"] == len(members) > 1
     assert facts["smallest_similarity"] == pytest.approx(inside.min(), abs=1e-3)
+
+
+def test_hubs_are_reported_and_link_no_others(pool, tmp_path):
+    chain = ("duplicates.floor=0.6", "duplicates.threshold=0.7", "retrieve.mode=none")
+    config = pools.recipe(pool.sources, tmp_path / "run", *chain, "duplicates.max_degree=2")
+    summary = pools.curated(config)
+    with_hubs = summary.duplicates
+    assert with_hubs["hubs"] > 0
+    assert with_hubs["hub_examples"][0]["pairs"] > 2
+    assert any("hubs that link no others" in line for line in summary.remarks)
+    without = pools.curated(
+        pools.recipe(pool.sources, tmp_path / "run", *chain), on_change="update"
+    ).duplicates
+    assert without["hubs"] == 0
+    assert without["largest_component"] > with_hubs["largest_component"]
