@@ -31,7 +31,7 @@ from dinoforge.curation.stages.select import SelectStage
 from dinoforge.curation.summary import CurationSummary, describe_unlabeled, make_account, summarize
 from dinoforge.curation.tables import CurationStage
 from dinoforge.errors import UsageError
-from dinoforge.neighbors.products import refuse_two_faiss
+from dinoforge.neighbors.products import refuse_two_faiss, require_faiss
 from dinoforge.runs import Run, read_facts, record_facts
 from dinoforge.sources.accounting import Account
 from dinoforge.stages import Executor, Pipeline, make_inputs, run_pipeline
@@ -71,8 +71,9 @@ def curate(config: CurationConfig, run: Run, executor: Executor) -> CurationSumm
     Raises
     ------
     UsageError
-        Before anything is read: a missing encoder or device, both FAISS packages. Later: no
-        images, or too many that do not decode (if none does, the ledger is written first).
+        Before anything is read: a missing encoder or device, both FAISS packages, or none for a
+        join by cells. Later: no images, or too many that do not decode (if none does, the ledger is
+        written first).
     """
     summary: CurationSummary = run_pipeline(PIPELINE, run.folder, config, executor)
     return summary
@@ -80,6 +81,8 @@ def curate(config: CurationConfig, run: Run, executor: Executor) -> CurationSumm
 
 def _check(config: CurationConfig) -> None:
     refuse_two_faiss()
+    if config.duplicates.join == "cells":
+        require_faiss()
     check_encoders(config)
     check_scores(config)
 

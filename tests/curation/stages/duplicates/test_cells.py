@@ -1,11 +1,14 @@
 """The join by cells: the exact pairs whose images share a cell, each once, and its recall."""
 
+import sys
+
 import numpy as np
 import pool as pools
 import pytest
 
 from dinoforge.curation.pipeline import STAGES
 from dinoforge.curation.tables import read_pairs
+from dinoforge.errors import UsageError
 from dinoforge.stages import make_inputs
 
 CELLS = ("duplicates.join=cells", "duplicates.cells=6", "duplicates.cells_per_image=2")
@@ -91,6 +94,15 @@ def test_a_sample_of_the_images_gives_fewer_pairs(joined):
     _, part = joined(*CELLS, "duplicates.recall_images=40")
     assert part.join["sampled_images"] == 40
     assert part.join["recall_above_floor"]["n"] < whole.join["recall_above_floor"]["n"]
+
+
+def test_without_faiss_a_recipe_with_cells_is_refused_before_anything_is_read(
+    pool, tmp_path, monkeypatch
+):
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    with pytest.raises(UsageError, match="FAISS is not installed"):
+        pools.curated(pools.recipe(pool.sources, tmp_path / "run", *CELLS))
+    assert not (tmp_path / "run/curation").exists()
 
 
 def _payloads(inputs):
