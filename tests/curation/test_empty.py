@@ -101,6 +101,7 @@ RECIPE = st.fixed_dictionaries(
         "plant.count": st.integers(0, 4),
         "partition_images": st.sampled_from([1, 2, 4096]),
         "duplicates.block_images": st.sampled_from([1, 4096]),
+        "duplicates.join": st.sampled_from(["auto", "cells"]),
     }
 )
 
