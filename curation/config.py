@@ -36,6 +36,7 @@ __all__ = [
     "PlantConfig",
     "RetrieveConfig",
     "SourceConfig",
+    "VerifyConfig",
 ]
 
 # Edits of planted copies; `exact` copies the bytes, `text` adds something to the picture.
@@ -101,6 +102,30 @@ class FilterConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class VerifyConfig:
+    """Candidate pairs are aligned and compared on their pixels (package extra `verify`)."""
+
+    # off: the cosine alone decides about a pair; pixels: pairs are compared on their pixels, and
+    # the cosine decides only about pictures without enough keypoints
+    mode: Literal["off", "pixels"] = "off"
+    # candidates per image by votes of its local features: finds crops, insets, borders; 0: none
+    votes: NonNegativeInt = 5
+    nearest: NonNegativeInt = 3  # candidates per image by cosine of `duplicates.encoder`; 0: none
+    # a pair is a duplicate if so many distinct places agree on one similarity transform, ...
+    min_places: PositiveInt = 6
+    # ... its finest details correlate by more than this where the pictures overlap, ...
+    min_correlation: Annotated[float, Range(0, 1)] = 0.55
+    min_overlap: Fraction = 0.5  # ... and they overlap in more than this share of one of them
+    pairs_per_partition: PositiveInt = 16_384  # candidate pairs per partition of the comparison
+
+    def faults(self, at: str) -> Iterator[Fault]:
+        """Find a comparison without candidates."""
+        if self.mode == "pixels" and not self.votes and not self.nearest:
+            text = f"`{at}.votes` and `{at}.nearest` are 0"
+            yield Fault(text, "recipe", "give one of them 1 or more: nothing would be compared")
+
+
+@dataclass(frozen=True, kw_only=True)
 class DuplicatesConfig:
     """Near-duplicates: pairs above a floor are stored, the threshold is applied late."""
 
@@ -155,6 +180,7 @@ class DuplicatesConfig:
     recall_images: PositiveInt = 2048
     block_images: PositiveInt = 4096  # images per block of the join; memory: 2 blocks + pairs
     blocks_per_partition: PositiveInt = 64  # pairs of blocks per partition of the join
+    verify: VerifyConfig = field(default_factory=VerifyConfig)
 
     def faults(self, at: str) -> Iterator[Fault]:
         """Find a threshold below the floor, and criteria without what they compare."""

@@ -13,12 +13,17 @@ from dinoforge.curation.config import CurationConfig
 from dinoforge.curation.publish import publish, unpublish
 from dinoforge.curation.scores import check_scores
 from dinoforge.curation.stages.decontaminate import DecontaminateStage
+from dinoforge.curation.stages.duplicates.candidates import CandidatesStage
 from dinoforge.curation.stages.duplicates.cells import AssignStage, CellsStage
 from dinoforge.curation.stages.duplicates.check import CheckStage
 from dinoforge.curation.stages.duplicates.components import ComponentsStage
 from dinoforge.curation.stages.duplicates.exact import ExactStage
 from dinoforge.curation.stages.duplicates.graph import GraphStage
+from dinoforge.curation.stages.duplicates.keypoints import KeypointsStage
+from dinoforge.curation.stages.duplicates.proposals import ProposalsStage
 from dinoforge.curation.stages.duplicates.recall import RecallStage
+from dinoforge.curation.stages.duplicates.verify import VerifyStage
+from dinoforge.curation.stages.duplicates.votes_index import VotesIndexStage
 from dinoforge.curation.stages.embed import EmbedMeaningStage, EmbedStage, check_encoders
 from dinoforge.curation.stages.export import ExportStage, remove_foreign_shards
 from dinoforge.curation.stages.filter import FilterStage, stop_if_too_many_bad
@@ -52,6 +57,11 @@ STAGES: tuple[CurationStage, ...] = (
     AssignStage(),  # 37  the nearest cells of each image; images sorted by cell
     GraphStage(),  # 40  all pairs of contents above a floor
     RecallStage(),  # 41  how many pairs the join by cells misses
+    KeypointsStage(),  # 42  local features, if pairs are compared on their pixels
+    VotesIndexStage(),  # 43  an index of the features that vote
+    ProposalsStage(),  # 44  per picture: votes of local features, nearest embeddings
+    CandidatesStage(),  # 45  the pairs to compare
+    VerifyStage(),  # 46  candidates aligned and compared on their pixels
     ComponentsStage(),  # 50  policy: pairs above the threshold -> groups -> which image is kept
     CheckStage(),  # 55  were the planted copies found?
     DecontaminateStage(),  # 60  policy: what shows a reference image goes

@@ -30,6 +30,8 @@ def publish(inputs: CurationInputs, summary: CurationSummary) -> None:
     }
     for path in inputs.files("graph", "pairs.parquet"):
         sources[curated.pairs_folder(run) / path.name] = path
+    for path in inputs.files("verify", "verified.parquet"):
+        sources[curated.verified_folder(run) / path.name] = path
     folder = curated.shards_folder(run).relative_to(run)
     shards = [
         {"shard": str(folder / name), "images": images}

@@ -34,6 +34,7 @@ from dinoforge.stages import Inputs, Stage
 from dinoforge.tables import iter_row_groups, open_table, read_table, read_tables
 
 __all__ = [
+    "CANDIDATES_SCHEMA",
     "CHECK_SCHEMA",
     "CLASSES_SCHEMA",
     "DECISIONS_SCHEMA",
@@ -44,10 +45,12 @@ __all__ = [
     "LEAKS_SCHEMA",
     "PAIRS_SCHEMA",
     "PROBLEMS_SCHEMA",
+    "PROPOSALS_SCHEMA",
     "RECALL_SCHEMA",
     "SCREENED_SCHEMA",
     "SHARED_SCHEMA",
     "SLOTS_SCHEMA",
+    "VERIFIED_SCHEMA",
     "CurationInputs",
     "CurationStage",
     "ExportedShard",
@@ -122,6 +125,19 @@ SCREENED_SCHEMA = _schema("role int8, reason int8")
 
 # graph: one row per pair of contents above the floor, i < j
 PAIRS_SCHEMA = _schema("i int64, j int64, similarity float32")
+
+# proposals: one row per picture and other picture: how many votes, or the cosine
+PROPOSALS_SCHEMA = _schema("a int64, b int64, strength float32")
+
+# candidates: one row per pair of contents to compare on the pixels, i < j, sorted
+CANDIDATES_SCHEMA = _schema("i int64, j int64")
+
+# verify: one row per pair that was compared; similarity is the cosine, the others as in
+# `dinoforge.verification.compare.Comparison`
+VERIFIED_SCHEMA = _schema(
+    "i int64, j int64, similarity float32, places int32, correlation float32, overlap_a float32,"
+    "overlap_b float32, mirrored bool"
+)
 
 # recall: one row per pair above the floor of a sampled image, i, and another one, j; whether they
 # share a cell, so that the join by cells finds them

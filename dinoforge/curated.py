@@ -27,6 +27,7 @@ __all__ = [
     "shards_path",
     "slots_path",
     "summary_path",
+    "verified_folder",
 ]
 
 # In order of preference: of several duplicates the one with the first role is kept.
@@ -67,7 +68,10 @@ LEDGER_SCHEMA = pa.schema(
         ("reason", pa.string()),
         ("detail", pa.string()),
         ("duplicate_of", pa.int64()),  # the image kept in its place, or the reference
-        ("similarity", pa.float32()),  # of the pair (edge_i, edge_j)
+        # Of the pair (edge_i, edge_j): the cosine, or if the pictures were compared on their pixels
+        # the correlation of their finest details and in how many places they agree.
+        ("similarity", pa.float32()),
+        ("places", pa.int32()),
         ("edge_i", pa.int64()),
         ("edge_j", pa.int64()),
         ("component", pa.int64()),  # smallest image id of its group of duplicates
@@ -122,6 +126,15 @@ def pairs_folder(run_folder: Path) -> Path:
 def pairs_files(run_folder: Path) -> list[Path]:
     """Return the files of `pairs_folder`, in order."""
     return sorted(pairs_folder(run_folder).glob("*.parquet"))
+
+
+def verified_folder(run_folder: Path) -> Path:
+    """Return the folder of the tables of all pairs that were compared on their pixels, if any.
+
+    Columns i, j, similarity (the cosine), and what was measured: `tables.VERIFIED_SCHEMA` of the
+    curation.
+    """
+    return run_folder / PUBLISHED / "verified"
 
 
 def slots_path(run_folder: Path) -> Path:

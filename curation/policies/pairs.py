@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from dinoforge.neighbors.components import Labels
 
-__all__ = ["Blocks", "Pairs", "concat_pairs", "gather", "inside_components"]
+__all__ = ["Blocks", "Pairs", "concat_pairs", "distinct_pairs", "gather", "inside_components"]
 
 _BATCH_PAIRS = 1 << 22  # pairs of whole components that are in memory at once: 80 MB
 
@@ -60,6 +60,14 @@ def concat_pairs(parts: list[Pairs]) -> Pairs:
     i, j, similarity = gather(parts)
     order = np.lexsort((j, i))
     return Pairs(i[order], j[order], similarity[order])
+
+
+def distinct_pairs(pairs: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Sort pairs ``[2, n]`` by ``(i, j)`` and keep each once."""
+    ordered = pairs[:, np.lexsort(pairs[::-1])]
+    is_new = np.ones(ordered.shape[1], np.bool_)
+    is_new[1:] = (ordered[:, 1:] != ordered[:, :-1]).any(axis=0)
+    return ordered[:, is_new]
 
 
 def inside_components(

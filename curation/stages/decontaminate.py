@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from dinoforge.curated import ROLES
 from dinoforge.curation import tables
+from dinoforge.curation.links import LINK_KEYS, LINK_STAGES, read_links, weakest
 from dinoforge.curation.policies.leaks import Leaks, find_leaks, nearest_references, pairs_to_show
 from dinoforge.curation.policies.pairs import Pairs, concat_pairs
 from dinoforge.curation.tables import CurationInputs, CurationStage
@@ -24,8 +25,8 @@ class DecontaminateStage(CurationStage):
     name = "decontaminate"
     number = 60
     version = "1.1.0"
-    keys = ("decontaminate",)
-    needs = ("ingest", "plant", "inspect", "filter", "exact", "graph")
+    keys = ("decontaminate", *LINK_KEYS)
+    needs = ("ingest", "plant", "inspect", "filter", *LINK_STAGES)
 
     def run(self, payload: Json, inputs: CurationInputs, out: Output) -> Json:
         """Apply the threshold by both readings; the recipe's decides."""
@@ -33,9 +34,10 @@ class DecontaminateStage(CurationStage):
         screened, content = tables.read_screened(inputs), tables.read_content(inputs)
         is_reference = screened.role == ROLES.index("reference")
         pairs = concat_pairs(
-            [tables.read_pairs(inputs), _same_pixels(inputs, content, is_reference)]
+            [read_links(inputs, policy.threshold), _same_pixels(inputs, content, is_reference)]
         )
-        direct, by_component = find_leaks(pairs, is_reference, policy.threshold)
+        limit = weakest(inputs.config.duplicates.verify, policy.threshold)
+        direct, by_component = find_leaks(pairs, is_reference, limit)
         leaks = direct if policy.reading == "direct" else by_component
         # From contents to the admitted images that have them.
         ids = np.flatnonzero(

@@ -5,20 +5,17 @@ content" (retrieval). Rows of undecodable images are zero and must be masked.
 """
 
 import itertools
-from collections.abc import Iterator
 from functools import lru_cache
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from dinoforge.curation import tables
 from dinoforge.curation.config import CurationConfig
+from dinoforge.curation.decoding import decode_each
 from dinoforge.curation.tables import CurationInputs, CurationStage
 from dinoforge.encoders.encoder import Encoder
 from dinoforge.encoders.make import make_encoder
-from dinoforge.errors import UsageError
-from dinoforge.images import Undecodable, decode
 from dinoforge.stages import Json, Output
 
 __all__ = ["EmbedMeaningStage", "EmbedStage", "check_encoders"]
@@ -58,7 +55,7 @@ class EmbedStage(CurationStage):
         start, stop = payload["start"], payload["stop"]
         encoder = _encoder(self.encoder_of(inputs.config), inputs.config.device)
         decodes = tables.read_decodable(inputs, start // inputs.config.partition_images)
-        images = _decoded(
+        images = decode_each(
             inputs, tables.read_locations(inputs, start, stop).filter(pa.array(decodes))
         )
         embeddings = np.zeros((stop - start, encoder.dim), np.float16)
@@ -102,15 +99,3 @@ def check_encoders(config: CurationConfig) -> None:
 def _encoder(spec: str, device: str) -> Encoder:
     """Load weights once per process, not once per partition."""
     return make_encoder(spec, device=device)
-
-
-def _decoded(inputs: CurationInputs, locations: pa.Table) -> Iterator[NDArray[np.uint8]]:
-    for data in tables.ImageReader(inputs.run_folder).read_each(locations):
-        try:
-            yield decode(data or b"", inputs.config.decode)
-        except Undecodable as bad:
-            raise UsageError(
-                what=f"an image that decoded before no longer does ({bad})",
-                where="`sources`",
-                do="sources must stay while the run reads them: restore it, or start with --fresh",
-            ) from bad

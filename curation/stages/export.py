@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from dinoforge.curated import LEDGER_SCHEMA, REASONS, shards_folder
 from dinoforge.curation import tables
+from dinoforge.curation.links import read_places
 from dinoforge.curation.policies.decisions import Decisions
 from dinoforge.curation.tables import CurationInputs, CurationStage
 from dinoforge.curation.takedowns import (
@@ -42,9 +43,9 @@ class ExportStage(CurationStage):
 
     name = "export"
     number = 80
-    version = "1.1.0"
-    keys = ("export",)
-    needs = ("ingest", "plant", "inspect", "select")
+    version = "1.2.0"
+    keys = ("export", "duplicates.verify.mode")
+    needs = ("ingest", "plant", "inspect", "exact", "verify", "select")
 
     def plan(self, inputs: CurationInputs) -> list[Json]:
         """Plan the ledger, and one partition per shard.
@@ -180,9 +181,19 @@ def _make_ledger(inputs: CurationInputs) -> pa.Table:
     for name in ("similarity", "score"):
         values = getattr(decisions, name)
         columns[name] = pa.array(values, mask=np.isnan(values))
+    columns["places"] = _places(inputs, decisions)
     columns["copies"] = decisions.copies
     columns |= _outputs(inputs, len(decisions.kept))
     return pa.table({name: columns[name] for name in LEDGER_SCHEMA.names})
+
+
+def _places(inputs: CurationInputs, decisions: Decisions) -> pa.Array:
+    """Return in how many places the pictures of the linking pair agree; null if not compared."""
+    content, linked = tables.read_content(inputs), decisions.edge_i >= 0
+    places = np.full(len(content), -1, np.int32)
+    ends = content[decisions.edge_i[linked]], content[decisions.edge_j[linked]]
+    places[linked] = read_places(inputs, *ends)
+    return pa.array(places, mask=places < 0)
 
 
 def _outputs(inputs: CurationInputs, num: int) -> dict[str, list[str | None]]:

@@ -9,8 +9,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from dinoforge.curation import tables
+from dinoforge.curation.links import LINK_KEYS, LINK_STAGES, iter_links
 from dinoforge.curation.policies.intervals import share
-from dinoforge.curation.policies.pairs import Pairs
+from dinoforge.curation.policies.pairs import Pairs, concat_pairs
 from dinoforge.curation.tables import CurationInputs, CurationStage
 from dinoforge.stages import Json, Output
 
@@ -22,8 +23,8 @@ class CheckStage(CurationStage):
 
     name = "check"
     number = 55
-    keys = ("plant.count", "duplicates.threshold", "duplicates.floor")
-    needs = ("ingest", "plant", "filter", "exact", "graph")
+    keys = ("plant.count", "duplicates.threshold", "duplicates.floor", *LINK_KEYS)
+    needs = ("ingest", "plant", "filter", *LINK_STAGES)
 
     def plan(self, inputs: CurationInputs) -> list[Json]:
         """Plan one partition, or none when nothing was planted."""
@@ -32,18 +33,23 @@ class CheckStage(CurationStage):
     def run(self, payload: Json, inputs: CurationInputs, out: Output) -> Json:
         """Look up the pair of every planted copy with its original."""
         policy = inputs.config.duplicates
-        content, pairs = tables.read_content(inputs), tables.read_pairs(inputs)
+        content = tables.read_content(inputs)
+        if policy.verify.mode == "off":
+            pairs, limit, floor = tables.read_pairs(inputs), policy.threshold, policy.floor
+        else:  # strengths are correlations
+            parts = iter_links(inputs, policy.threshold, min_correlation=0)
+            pairs, limit, floor = concat_pairs(list(parts)), policy.verify.min_correlation, 0.0
         planted = _planted(inputs)
         copy, original = (planted.column(n).to_numpy() for n in ("image_id", "planted_from"))
         same = content[copy] == content[original]
         similarity = np.where(same, 1.0, _similarity(pairs, content[copy], content[original]))
-        is_found = same | (similarity > policy.threshold)
+        is_found = same | (similarity > limit)
         edit = planted.column("edit")
         columns = [copy, original, edit, similarity.astype(np.float32), is_found]
         out.write_table("planted", columns, tables.CHECK_SCHEMA)
         kinds = np.array(edit.to_pylist())
         touching, right = _touching(pairs, content, copy, original)
-        grid = np.unique(np.r_[np.linspace(policy.floor, 0.995, 30), policy.threshold])
+        grid = np.unique(np.r_[np.linspace(floor, 0.995, 30), limit])
         return {
             "planted": len(copy),
             "recall": share(int(is_found.sum()), len(is_found)),
@@ -51,7 +57,7 @@ class CheckStage(CurationStage):
                 kind: share(int(is_found[kinds == kind].sum()), int((kinds == kind).sum()))
                 for kind in sorted(set(kinds.tolist()))
             },
-            "precision": _precision(touching, right, policy.threshold),
+            "precision": _precision(touching, right, limit),
             "curve": [
                 {
                     "threshold": round(float(t), 6),

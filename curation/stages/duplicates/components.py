@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from dinoforge.curated import ROLES
 from dinoforge.curation import tables
+from dinoforge.curation.links import LINK_KEYS, LINK_STAGES, iter_links, weakest
 from dinoforge.curation.policies.duplicates import (
     EXACT,
     NEAR,
@@ -48,8 +49,9 @@ class ComponentsStage(CurationStage):
         "duplicates.max_degree",
         "retrieve.keep_seeds",
         "partition_images",
+        *LINK_KEYS,
     )
-    needs = ("ingest", "plant", "inspect", "filter", "embed", "exact", "graph")
+    needs = ("ingest", "plant", "inspect", "filter", "embed", *LINK_STAGES)
 
     def plan(self, inputs: CurationInputs) -> list[Json]:
         """Plan one partition, whose payload covers the scores: another file runs it again."""
@@ -60,16 +62,17 @@ class ComponentsStage(CurationStage):
         """Group the candidates and choose which ones to keep."""
         policy = inputs.config.duplicates
         candidates = _candidates(inputs)
+        limit = weakest(policy.verify, policy.threshold)
         blocks, hubs = keep_hubs_from_linking(
-            lambda: tables.iter_pairs(inputs),
+            lambda: iter_links(inputs, policy.threshold),
             candidates.content,
-            threshold=policy.threshold,
+            threshold=limit,
             max_degree=policy.max_degree,
         )
         groups = group_duplicates(
             candidates,
             blocks,
-            threshold=policy.threshold,
+            threshold=limit,
             rule=policy.rule,
             max_component=policy.max_component,
             on_large=policy.on_large,

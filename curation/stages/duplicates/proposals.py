@@ -1,0 +1,84 @@
+"""Which pictures every picture proposes to be compared with: by votes, and by cosine."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dinoforge.curation import tables
+from dinoforge.curation.local_features import Pictures, plan_pictures, read_packed
+from dinoforge.curation.tables import CurationInputs, CurationStage
+from dinoforge.neighbors.products import backend_for
+from dinoforge.neighbors.search import merge_top_k, top_k
+from dinoforge.stages import Json, Output
+from dinoforge.verification import votes
+
+__all__ = ["ProposalsStage"]
+
+# Embeddings that are searched at a time; memory: this many rows.
+_BASE_ROWS = 262_144
+
+_Proposals = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]
+_NOTHING: _Proposals = (np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float32))
+
+
+class ProposalsStage(CurationStage):
+    """Votes and nearest embeddings of every picture, among images and among references apart.
+
+    An image is compared with references however many copies it has; references are not compared
+    with each other.
+    """
+
+    name = "proposals"
+    number = 44
+    keys = ("duplicates.verify.votes", "duplicates.verify.nearest", "partition_images")
+    execution_keys = ("duplicates.verify.mode", "device")
+    needs = ("embed", "exact", "keypoints", "votes-index")
+    runs_on = "gpu"
+
+    def plan(self, inputs: CurationInputs) -> list[Json]:
+        """Plan ranges of pictures."""
+        return [] if inputs.config.duplicates.verify.mode == "off" else plan_pictures(inputs)
+
+    def run(self, payload: Json, inputs: CurationInputs, out: Output) -> Json:
+        """Ask for the pictures of one range."""
+        policy, pictures = inputs.config.duplicates.verify, Pictures.read(inputs)
+        ids = getattr(pictures, payload["side"])[payload["first"] : payload["stop"]]
+        is_image = payload["side"] == "images"
+        others = [pictures.images, pictures.references] if is_image else [pictures.images]
+        voted = [_NOTHING]
+        if policy.votes:
+            packed = read_packed(inputs, out.index)
+            for at, other in enumerate(others):
+                index = votes.load_index(str(inputs.file("votes-index", "index.faiss", at)))
+                # Of another side, no picture is itself.
+                first = payload["first"] if is_image and at == 0 else len(other)
+                ballot = votes.count_votes(index, packed, first)
+                voted.append((ids[ballot.pictures - first], other[ballot.others], ballot.votes))
+        near = [_nearest(inputs, ids, other, policy.nearest) for other in others]
+        counts = {}
+        for name, parts in (("votes", voted), ("nearest", near)):
+            columns = [np.concatenate(column) for column in zip(*parts, strict=True)]
+            out.write_table(name, columns, tables.PROPOSALS_SCHEMA)
+            counts[name] = len(columns[0])
+        return counts
+
+
+def _nearest(
+    inputs: CurationInputs, ids: NDArray[np.int64], base: NDArray[np.int64], k: int
+) -> _Proposals:
+    """Return the ``k`` nearest of ``base`` of every picture as columns: id, id, cosine."""
+    if not k or not len(base):
+        return _NOTHING
+    queries, device = tables.read_embeddings(inputs, "embed", ids), inputs.config.device
+    parts = []
+    for start in range(0, len(base), _BASE_ROWS):
+        part = base[start : start + _BASE_ROWS]
+        rows = tables.read_embeddings(inputs, "embed", part)
+        # One more than asked for: the picture itself.
+        near = top_k(queries, rows, k=k + 1, backend=backend_for(device), device=device)
+        near.ids[:] = np.where(near.ids < 0, -1, part[near.ids])
+        parts.append(near)
+    near = merge_top_k(parts)
+    is_other = (near.ids != ids[:, None]) & (near.ids >= 0)
+    is_other &= np.cumsum(is_other, axis=1) <= k
+    row, column = np.nonzero(is_other)
+    return ids[row], near.ids[row, column], near.scores[row, column]
