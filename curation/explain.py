@@ -3,6 +3,7 @@
 Reads only what a finished run has published, so it reports exactly what was decided.
 """
 
+import contextlib
 import itertools
 import os
 from collections.abc import Callable, Iterator
@@ -17,13 +18,22 @@ from numpy.typing import NDArray
 
 from dinoforge.config import config_of, nearest
 from dinoforge.config.paths import expand_home
-from dinoforge.curated import content_path, ledger_path, pairs_files, slots_path, summary_path
-from dinoforge.curation.sentences import Related, describe_decision
+from dinoforge.curated import (
+    content_path,
+    ledger_path,
+    pairs_files,
+    slots_path,
+    summary_path,
+    verified_folder,
+)
+from dinoforge.curation.links import Verdict
+from dinoforge.curation.sentences import Compared, Related, describe_decision, on_pixels
 from dinoforge.errors import UsageError, damaged
 from dinoforge.files import path_text, write_text
 from dinoforge.runs import read_recipe, working_folders
 from dinoforge.shards.tar import readable
 from dinoforge.tables import read_table
+from dinoforge.verification.compare import is_copy
 
 if TYPE_CHECKING:
     from dinoforge.pages.thumbnails import Thumbnail
@@ -31,6 +41,7 @@ if TYPE_CHECKING:
 __all__ = ["Explanation", "explain", "make_page"]
 
 _SHOWN = 8  # neighbors, seeds and references of each kind
+_DRAWN = 4  # pairs that were compared on their pixels
 
 
 @dataclass(frozen=True)
@@ -46,6 +57,7 @@ class Explanation:
     row: dict[str, Any]  # the ledger's
     representative: list[Related]
     neighbors: list[Related]  # stored pairs, most similar first
+    compared: list[Compared]  # on their pixels, most alike first
     seeds: list[Related]  # those that listed it, nearest first
     references: list[Related]
 
@@ -58,31 +70,54 @@ class Explanation:
         from dinoforge.curation.tables import ImageReader
         from dinoforge.images import DecodePolicy, Undecodable, decode
         from dinoforge.pages.thumbnails import Thumbnail, thumbnail
+        from dinoforge.verification.drawing import draw_evidence
 
         run = Path(self.run)
         locations = read_table(ledger_path(run), ["shard", "offset", "size"])
         reader = ImageReader(run, working_folders(run))
         policy = config_of(DecodePolicy, read_recipe(run).get("decode", {}))
 
+        def decoded(image_id: int) -> NDArray[np.uint8]:
+            (data,) = reader.read_each(locations.slice(image_id, 1))
+            return decode(data or b"", policy)
+
         def picture(image_id: int, side: int) -> Thumbnail | None:
-            try:
-                (data,) = reader.read_each(locations.slice(image_id, 1))
-                return None if data is None else thumbnail(decode(data, policy), side=side)
-            except (Undecodable, UsageError):
-                return None
+            with contextlib.suppress(Undecodable, UsageError):
+                return thumbnail(decoded(image_id), side=side)
+            return None
 
-        write_text(path, make_page(self, picture))
+        def evidence(other_id: int) -> Thumbnail | None:
+            with contextlib.suppress(Undecodable, UsageError):
+                drawn, _ = draw_evidence(decoded(self.image_id), decoded(other_id))
+                return thumbnail(drawn, side=drawn.shape[1], quality=90)
+            return None
+
+        write_text(path, make_page(self, picture, evidence))
 
 
-def make_page(answer: Explanation, picture: "Callable[[int, int], Thumbnail | None]") -> str:
-    """Render an explanation; ``picture`` returns an image, given its id and longer side."""
+def make_page(
+    answer: Explanation,
+    picture: "Callable[[int, int], Thumbnail | None]",
+    evidence: "Callable[[int], Thumbnail | None]",
+) -> str:
+    """Render an explanation.
+
+    ``picture`` returns an image, given its id and longer side; ``evidence`` the drawing of how this
+    image and that of an id fit together.
+    """
     from dinoforge.pages.render import render
 
     title = f"{answer.key}: {answer.decision}"
     size = _size_of(answer.row)
     templates = Path(__file__).resolve().parent / "templates"
     return render(
-        "explain.html", folder=templates, title=title, answer=answer, size=size, picture=picture
+        "explain.html",
+        folder=templates,
+        title=title,
+        answer=answer,
+        size=size,
+        picture=picture,
+        evidence=evidence,
     )
 
 
@@ -109,6 +144,7 @@ def explain(run_folder: Path, image: str | int) -> Explanation:
     image_id = evidence.find(str(image))
     row = evidence.row(image_id)
     pairs = evidence.neighbors(image_id)
+    compared = evidence.compared(image_id, config["duplicates"].get("verify", {}))
     references = [n for n in pairs if evidence.row(n.image_id)["role"] == "reference"]
     return Explanation(
         run=str(run_folder),
@@ -117,12 +153,13 @@ def explain(run_folder: Path, image: str | int) -> Explanation:
         decision=row["decision"],
         reason=row["reason"],
         sentences=[
-            *describe_decision(row, evidence.row, pairs, config),
+            *describe_decision(row, evidence.row, pairs, compared, config),
             *evidence.other_meaning(str(image), image_id),
         ],
         row=row,
         representative=evidence.representative(row),
         neighbors=[n for n in pairs if n not in references][:_SHOWN],
+        compared=compared[:_DRAWN],
         seeds=evidence.seeds(image_id)[:_SHOWN],
         references=references[:_SHOWN],
     )
@@ -208,8 +245,10 @@ class _Evidence:
             return []
         other = self.row(image_id)
         is_direct = image_id in (row["edge_i"], row["edge_j"])
-        similarity = row["similarity"] if is_direct else None
-        return [Related(image_id, other["key"], similarity, _size_of(other))]
+        strength, notes = row["similarity"] if is_direct else None, _size_of(other)
+        if is_direct and row.get("places") is not None:
+            strength, notes = None, f"{on_pixels(row['places'], row['similarity'])}\n{notes}"
+        return [Related(image_id, other["key"], strength, notes)]
 
     def neighbors(self, image_id: int) -> list[Related]:
         """Return the images of the stored pairs of this image's content, most similar first."""
@@ -229,6 +268,31 @@ class _Evidence:
             touching.extend(zip((-similarity[rows]).tolist(), others.tolist(), strict=True))
         nearest_pairs = sorted(touching)[: 2 * _SHOWN]
         return related + [self._related(other, -value, "") for value, other in nearest_pairs]
+
+    def compared(self, image_id: int, policy: dict[str, Any]) -> list[Compared]:
+        """Return the images that were compared with this one on the pixels, most alike first."""
+        limits = {name: policy[name] for name in policy if name.startswith("min_")}
+        content = int(np.load(content_path(self._folder), mmap_mode="r")[image_id])
+        compared = []
+        for path in sorted(verified_folder(self._folder).glob("*.parquet")):
+            table = read_table(path)
+            touches = pc.or_(*(pc.equal(table.column(end), content) for end in ("i", "j")))
+            for pair in table.filter(touches).to_pylist():
+                other = pair["i"] + pair["j"] - content
+                verdict = Verdict(**{name: pair[name] for name in Verdict._fields})
+                compared.append(
+                    Compared(
+                        image_id=other,
+                        key=self.row(other)["key"],
+                        places=pair["places"],
+                        correlation=round(pair["correlation"], 6),
+                        overlap=round(max(pair["overlap_a"], pair["overlap_b"]), 6),
+                        is_same=bool(is_copy(verdict, **limits)),
+                    )
+                )
+        return sorted(
+            compared, key=lambda c: (not c.is_same, -c.correlation * (c.places > 3), c.image_id)
+        )
 
     def seeds(self, image_id: int) -> list[Related]:
         """Return the seeds that have this image among their candidates, best score first."""

@@ -23,6 +23,7 @@ __all__ = [
     "iter_links",
     "read_links",
     "read_places",
+    "read_strengths",
     "read_verifiable",
     "weakest",
 ]
@@ -85,6 +86,17 @@ def iter_links(
 def read_links(inputs: CurationInputs, threshold: float) -> Pairs:
     """Read all links at once, sorted by ``(i, j)``; see `iter_links`."""
     return concat_pairs(list(iter_links(inputs, threshold)))
+
+
+def read_strengths(inputs: CurationInputs, threshold: float) -> Pairs:
+    """Read all pairs that may be links if `weakest` is lowered, with their strength.
+
+    Without a comparison on the pixels these are all stored pairs; with one, pairs that agree in
+    enough places, whatever their correlation, and those whose cosine is above ``threshold``.
+    """
+    if inputs.config.duplicates.verify.mode == "off":
+        return tables.read_pairs(inputs)
+    return concat_pairs(list(iter_links(inputs, threshold, min_correlation=0)))
 
 
 def read_verifiable(inputs: CurationInputs) -> NDArray[np.bool_]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from dinoforge.curated import KEPT_REASONS
 
-__all__ = ["Related", "describe_decision"]
+__all__ = ["Compared", "Related", "describe_decision", "on_pixels"]
 
 Row = dict[str, Any]
 
@@ -30,6 +30,9 @@ _FIRST = {
     "leak": "{image} was dropped because it shows the same as the reference image {other_image} of "
     "{other[source]}: similarity {row[similarity]:.4f} (decontaminate.threshold is "
     "{decontaminate[threshold]}, reading {decontaminate[reading]}).",
+    "compared leak": "{image} was dropped because it shows the same as the reference image "
+    "{other_image} of {other[source]}: {pixels} (duplicates.verify, reading "
+    "{decontaminate[reading]}).",
     "leak through duplicates": "{image} was dropped because its duplicates connect it to a "
     "reference image (decontaminate.threshold is {decontaminate[threshold]}, reading "
     "{decontaminate[reading]}).",
@@ -59,16 +62,45 @@ class Related:
     def caption(self) -> list[str]:
         """Return the lines below its picture."""
         similarity = [] if self.similarity is None else [f"similarity {self.similarity:.4f}"]
-        return [self.key, *similarity, *filter(None, [self.note])]
+        return [self.key, *similarity, *self.note.splitlines()]
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Another image that was compared with this one on the pixels."""
+
+    image_id: int
+    key: str
+    places: int
+    correlation: float
+    overlap: float  # of the picture of which more is covered
+    is_same: bool  # by the limits of the recipe
+
+    def caption(self) -> list[str]:
+        """Return the lines below its picture."""
+        verdict = "the same picture" if self.is_same else "another picture"
+        overlap = f"overlap {self.overlap:.0%}"
+        return [self.key, verdict, on_pixels(self.places, self.correlation), overlap]
+
+
+def on_pixels(places: int, correlation: float) -> str:
+    """Describe what a comparison on the pixels measured."""
+    noun = "place agrees" if places == 1 else "places agree"
+    return f"{places} {noun}, correlation {correlation:.3f}"
 
 
 def describe_decision(
-    row: Row, row_of: Callable[[int], Row], neighbors: Sequence[Related], config: Row
+    row: Row,
+    row_of: Callable[[int], Row],
+    neighbors: Sequence[Related],
+    compared: Sequence[Compared],
+    config: Row,
 ) -> list[str]:
     """Explain why an image was kept or dropped, the most important sentence first.
 
     ``row`` is its row of the ledger, ``row_of`` returns that of another image by id; ``neighbors``
-    are its stored pairs, most similar first; ``config`` is the resolved recipe of the run.
+    are its stored pairs, most similar first; ``compared`` those that were compared on their pixels,
+    most alike first; ``config`` is the resolved recipe of the run.
     """
     reason = row["reason"]
     other_id = row["seed_id"] if reason == "retrieved" else row["duplicate_of"]
@@ -76,9 +108,12 @@ def describe_decision(
     case = reason
     if reason == "leak" and other_id is None:
         case = "leak through duplicates"
+    elif reason == "leak" and row.get("places") is not None:
+        case = "compared leak"
     elif reason == "seed" and row["decision"] == "dropped":
         case = "seed not exported"
     names = {"image": _name(row), "other_image": _name(other), "nth": (row["rank"] or 0) + 1}
+    names["pixels"] = _strength(row)
     sentences = [_FIRST[case].format(row=row, other=other, **names, **config)]
     if reason in {"exact_duplicate", "near_duplicate"}:
         sentences += _duplicate(row, other, row_of, config["duplicates"])
@@ -92,7 +127,7 @@ def describe_decision(
         original = _name(row_of(row["planted_from"]))
         sentences.append(f"The run planted it: a copy of {original} with the edit `{row['edit']}`.")
     if reason in {"not_retrieved", *KEPT_REASONS}:
-        sentences += _nearest_miss(neighbors, row_of, config)
+        sentences += _nearest_miss(neighbors, compared, row_of, config)
     return sentences
 
 
@@ -106,15 +141,24 @@ def _duplicate(row: Row, keeper: Row, row_of: Callable[[int], Row], policy: Row)
     here = row
     while here is not keeper and here["edge_i"] is not None and len(links) < 6:
         other = row_of(here["edge_i"] + here["edge_j"] - here["image_id"])
-        how = here["detail"] if here["reason"] == "exact_duplicate" else f"{here['similarity']:.4f}"
+        how = here["detail"] if here["reason"] == "exact_duplicate" else _strength(here)
         links.append(f"{_name(here)} to {_name(other)}: {how}")
         here = keeper if other["image_id"] == keeper["image_id"] else other
     sentences = []
     if len(links) == 1:
-        sentences.append(f"Their similarity: {links[0].rsplit(': ', 1)[1]}.")
+        what = "Their pixels" if row.get("places") is not None else "Their similarity"
+        sentences.append(f"{what}: {links[0].rsplit(': ', 1)[1]}.")
     elif links:
         sentences.append(f"It is linked by a chain of {len(links)} pairs: {'; '.join(links)}.")
-    if row["reason"] == "near_duplicate":
+    if row.get("places") is not None:
+        limits = policy["verify"]
+        sentences.append(
+            f"Compared on their pixels, pictures are duplicates if at least "
+            f"{limits['min_places']} places agree, their finest details correlate by more than "
+            f"{limits['min_correlation']}, and they overlap by more than "
+            f"{limits['min_overlap']} (duplicates.verify)."
+        )
+    elif row["reason"] == "near_duplicate":
         sentences.append(
             f"Pairs above {policy['threshold']} are near-duplicates (duplicates.threshold, encoder "
             f"{policy['encoder']})."
@@ -134,10 +178,28 @@ def _duplicate(row: Row, keeper: Row, row_of: Callable[[int], Row], policy: Row)
     return [*sentences, f"The other image is kept because it {why}."]
 
 
+def _strength(row: Row) -> str:
+    if row["similarity"] is None:
+        return ""
+    if row.get("places") is not None:
+        return on_pixels(row["places"], row["similarity"])
+    return f"{row['similarity']:.4f}"
+
+
 def _nearest_miss(
-    neighbors: Sequence[Related], row_of: Callable[[int], Row], config: Row
+    neighbors: Sequence[Related],
+    compared: Sequence[Compared],
+    row_of: Callable[[int], Row],
+    config: Row,
 ) -> list[str]:
     """Name the most similar image that was not similar enough."""
+    for pair in compared:
+        if not pair.is_same:
+            return [
+                "Of the pictures that were compared with it on their pixels and differ, the "
+                f"closest is `{pair.key}` (image {pair.image_id}): "
+                f"{on_pixels(pair.places, pair.correlation)}, overlap {pair.overlap:.0%}."
+            ]
     for other in neighbors:
         is_reference = row_of(other.image_id)["role"] == "reference"
         limit = config["decontaminate" if is_reference else "duplicates"]["threshold"]

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from dinoforge.curated import ROLES
 from dinoforge.curation import tables
-from dinoforge.curation.links import LINK_KEYS, LINK_STAGES, read_links, weakest
+from dinoforge.curation.links import LINK_KEYS, LINK_STAGES, read_strengths, weakest
 from dinoforge.curation.policies.leaks import Leaks, find_leaks, nearest_references, pairs_to_show
 from dinoforge.curation.policies.pairs import Pairs, concat_pairs
 from dinoforge.curation.tables import CurationInputs, CurationStage
@@ -33,10 +33,9 @@ class DecontaminateStage(CurationStage):
         policy = inputs.config.decontaminate
         screened, content = tables.read_screened(inputs), tables.read_content(inputs)
         is_reference = screened.role == ROLES.index("reference")
-        pairs = concat_pairs(
-            [read_links(inputs, policy.threshold), _same_pixels(inputs, content, is_reference)]
-        )
         limit = weakest(inputs.config.duplicates.verify, policy.threshold)
+        stored = read_strengths(inputs, policy.threshold)
+        pairs = concat_pairs([stored, _same_pixels(inputs, content, is_reference)])
         direct, by_component = find_leaks(pairs, is_reference, limit)
         leaks = direct if policy.reading == "direct" else by_component
         # From contents to the admitted images that have them.
@@ -51,7 +50,7 @@ class DecontaminateStage(CurationStage):
             "images": len(ids),
             "images_direct": _num_images(direct, content, is_reference),
             "images_by_component": _num_images(by_component, content, is_reference),
-            "references": _per_reference_set(inputs, pairs, content, is_reference),
+            "references": _per_reference_set(inputs, pairs, limit, content, is_reference),
         }
 
 
@@ -77,6 +76,7 @@ def _same_pixels(
 def _per_reference_set(
     inputs: CurationInputs,
     pairs: Pairs,
+    threshold: float,
     content: NDArray[np.int64],
     is_reference: NDArray[np.bool_],
 ) -> dict[str, Json]:
@@ -85,7 +85,6 @@ def _per_reference_set(
     Both readings count the images of all contents that leak, also those that the filter or the
     duplicates drop.
     """
-    threshold = inputs.config.decontaminate.threshold
     index = tables.read_index(inputs, ["role", "source"])
     sources = index.filter(pc.equal(index.column("role"), "reference")).column("source")
     report: dict[str, Json] = {}

@@ -181,14 +181,19 @@ def _curation(folder: Path | None, ledger: Ledger | None) -> CurationFacts | Non
         summary = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     except ValueError as error:
         raise damaged(path, error) from error
+    verify = recipe_value(config, "duplicates.verify")
+    limits = [recipe_value(config, "decontaminate.threshold")]
+    if verify and verify["mode"] != "off":
+        limits.append(verify["min_correlation"])
     return CurationFacts(
         funnel=make_funnel(ledger),
         sheets=make_sheets(
             ledger,
             threshold=recipe_value(config, "duplicates.threshold"),
             floor=recipe_value(config, "duplicates.floor"),
-            leak_threshold=recipe_value(config, "decontaminate.threshold"),
+            leak_threshold=min(filter(None, limits), default=None),
             references=summary.get("leaks", {}).get("references", {}),
+            verify=verify,
         ),
         summary=summary,
     )

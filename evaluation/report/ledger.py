@@ -1,5 +1,6 @@
 """The ledger of a curation run: rows, pictures on demand, and the counts of every reason."""
 
+import contextlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,18 +13,21 @@ from numpy.typing import NDArray
 
 from dinoforge.config import config_of
 from dinoforge.curated import REASONS, ledger_path, resolve_shard
+from dinoforge.errors import UsageError
 from dinoforge.images import DecodePolicy, Undecodable, decode
 from dinoforge.pages.thumbnails import Thumbnail, thumbnail
 from dinoforge.runs import read_recipe, working_folders
 from dinoforge.shards.reading import RangeReader
 from dinoforge.tables import read_table
+from dinoforge.verification.drawing import draw_evidence
 
 __all__ = ["Funnel", "FunnelStep", "Ledger", "LedgerRow", "make_funnel", "read_ledger"]
 
 # What the report needs; the rest of a long table is not read.
 _COLUMNS = (
     *("image_id", "key", "source", "role", "shard", "offset", "size", "decision", "reason"),
-    *("detail", "duplicate_of", "similarity", "edge_i", "edge_j", "component", "seed_id", "rank"),
+    *("detail", "duplicate_of", "similarity", "places", "edge_i", "edge_j", "component"),
+    *("seed_id", "rank"),
     *("score", "planted_from", "edit", "label"),
 )
 
@@ -59,7 +63,8 @@ class LedgerRow:
     reason: str
     detail: str
     duplicate_of: int
-    similarity: float  # of the pair (edge_i, edge_j)
+    similarity: float  # of the pair (edge_i, edge_j): cosine, or correlation if it has places
+    places: int
     edge_i: int
     edge_j: int
     seed_id: int
@@ -104,6 +109,15 @@ class Ledger:
         except (OSError, Undecodable):
             return None
 
+    def evidence(self, a: int, b: int) -> Thumbnail | None:
+        """Draw how two images fit together; None if one cannot be read, or without OpenCV."""
+        pictures = [image for image in map(self.image, (a, b)) if image is not None]
+        if len(pictures) == 2:
+            with contextlib.suppress(UsageError):
+                drawn, _ = draw_evidence(*pictures)
+                return thumbnail(drawn, side=drawn.shape[1], quality=90)
+        return None
+
     def picture(self, image_id: int, *, side: int = 96) -> Thumbnail | None:
         """Thumbnail of an image, made once."""
         if (image_id, side) not in self._pictures:
@@ -124,6 +138,8 @@ def read_ledger(run_folder: Path) -> Ledger | None:
     if not path.is_file():
         return None
     table = read_table(path, _COLUMNS)
+    if "places" not in table.column_names:  # a run from before pairs were compared on pixels
+        table = table.append_column("places", pa.nulls(len(table), pa.int32()))
     columns = {name: _values(table.column(name)) for name in _COLUMNS}
     policy = config_of(DecodePolicy, read_recipe(run_folder).get("decode", {}))
     return Ledger(columns, run_folder, working_folders(run_folder), policy)

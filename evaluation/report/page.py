@@ -57,6 +57,7 @@ def make_page(facts: ReportFacts, ledger: Ledger | None, maps: FeatureMaps | Non
         bar=share_bar,
         check_panel=_check_panel(facts),
         picture=picture,
+        evidence=lambda a, b: None if ledger is None else ledger.evidence(a, b),
         maps=maps,
         pixel_map=pixel_map,
         panels=[_line_panel(panel) for panel in curves.panels] if curves else [],

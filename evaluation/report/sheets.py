@@ -9,15 +9,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
-from dinoforge.curated import pairs_files
+from dinoforge.curated import pairs_files, verified_folder
 from dinoforge.evaluation.report.ledger import Ledger, LedgerRow
 from dinoforge.tables import read_table
+from dinoforge.verification.compare import is_copy
 
-__all__ = ["SetLeaks", "Sheets", "Shown", "ShownGroup", "make_sheets"]
+__all__ = ["Compared", "SetLeaks", "Sheets", "Shown", "ShownGroup", "make_sheets"]
 
-_GROUPS, _MISSES, _SEEDS = 12, 12, 6
+_GROUPS, _MISSES, _SEEDS, _COMPARED = 12, 12, 6, 4
 _IN_GROUP, _PER_SEED = 5, 7
 
 
@@ -48,6 +50,25 @@ class SetLeaks:
     below: list[ShownGroup]
 
 
+class Pair:
+    """Two images that were compared on their pixels."""
+
+    a: LedgerRow
+    b: LedgerRow
+    places: int
+    correlation: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compared:
+    """Pairs that were compared on their pixels: how many, and the closest decisions."""
+
+    num: int
+    num_same: int
+    same: list[Pair]  # the least alike first
+    others: list[Pair]  # the most alike first
+
+
 @dataclass(frozen=True)
 class Sheets:
     """What is shown, out of how many."""
@@ -62,6 +83,7 @@ class Sheets:
     num_leaks: int
     threshold: float | None
     floor: float | None
+    compared: Compared | None = None
 
 
 def make_sheets(
@@ -71,16 +93,19 @@ def make_sheets(
     floor: float | None = None,
     leak_threshold: float | None = None,
     references: Mapping[str, Mapping[str, Any]] | None = None,
+    verify: dict[str, Any] | None = None,
 ) -> Sheets:
     """Choose the images to show from a curation; equal ledgers give equal sheets.
 
-    ``threshold`` and ``floor`` are those of the near-duplicates in the recipe, ``leak_threshold``
-    that of the leaks; without a threshold there are no misses. ``references`` are the leaks per
-    reference set in the summary of the curation.
+    ``threshold``, ``floor`` and ``verify`` are those of ``duplicates`` in the recipe,
+    ``leak_threshold`` that of the leaks. There are no misses without a threshold, and where pixels
+    decide instead of it. ``references`` are the leaks per reference set in the summary of the
+    curation.
     """
+    compared = _compared(ledger, verify) if verify and verify["mode"] != "off" else None
     return Sheets(
         *_duplicates(ledger),
-        *_misses(ledger, threshold),
+        *_misses(ledger, None if compared else threshold),
         *_seeds(ledger),
         {
             name: _set_leaks(ledger, leaks.get("pairs", []), leak_threshold or 0.0)
@@ -89,6 +114,7 @@ def make_sheets(
         int(np.count_nonzero(ledger["reason"] == "leak")),
         threshold=threshold,
         floor=floor,
+        compared=compared,
     )
 
 
@@ -136,6 +162,8 @@ def _copy(row: LedgerRow, head: int) -> Shown:
         notes.insert(0, row.detail.split(",")[0] or "exact copy")
         return _shown(row, notes)
     # The similarity is that of the pair that links it, which may not include the head.
+    if row.places >= 0:
+        notes.append(f"{row.places} places")
     if head not in (row.edge_i, row.edge_j) and max(row.edge_i, row.edge_j) >= 0:
         notes.append("to another copy")
     return _shown(row, notes, row.similarity)
@@ -178,6 +206,34 @@ def _misses(ledger: Ledger, threshold: float | None) -> tuple[list[ShownGroup], 
 def _remarks(row: LedgerRow) -> list[str]:
     remarks = [row.role] if row.role in {"seed", "reference"} else []
     return [*remarks, f"planted: {row.edit}"] if row.edit else remarks
+
+
+def _compared(ledger: Ledger, verify: dict[str, Any]) -> Compared:
+    """Choose the pairs that were decided most narrowly, each image once."""
+    limits = {name: value for name, value in verify.items() if name.startswith("min_")}
+    paths = sorted(verified_folder(ledger.run_folder).glob("*.parquet"))
+    pairs = pd.concat([read_table(path).to_pandas() for path in paths])
+    same = is_copy(pairs, **limits)
+    others = pairs[~same & (pairs.places >= limits["min_places"])]
+
+    def narrowest(rows: pd.DataFrame, sign: int) -> list[Pair]:
+        rows = rows.assign(order=sign * rows.correlation).sort_values(["order", "i", "j"])
+        columns = (rows[name].tolist() for name in ("i", "j", "places", "correlation"))
+        chosen: list[Pair] = []
+        used: set[int] = set()
+        for i, j, places, correlation in zip(*columns, strict=True):
+            if len(chosen) < _COMPARED and not used & {i, j}:
+                ends = {"a": ledger.row(i), "b": ledger.row(j)}
+                chosen.append(Pair(**ends, places=places, correlation=correlation))
+                used |= {i, j}
+        return chosen
+
+    return Compared(
+        num=len(pairs),
+        num_same=int(same.sum()),
+        same=narrowest(pairs[same], 1),
+        others=narrowest(others, -1),
+    )
 
 
 def _seeds(ledger: Ledger) -> tuple[list[ShownGroup], int]:

@@ -9,9 +9,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from dinoforge.curation import tables
-from dinoforge.curation.links import LINK_KEYS, LINK_STAGES, iter_links
+from dinoforge.curation.links import LINK_KEYS, LINK_STAGES, read_strengths, weakest
 from dinoforge.curation.policies.intervals import share
-from dinoforge.curation.policies.pairs import Pairs, concat_pairs
+from dinoforge.curation.policies.pairs import Pairs
 from dinoforge.curation.tables import CurationInputs, CurationStage
 from dinoforge.stages import Json, Output
 
@@ -34,11 +34,9 @@ class CheckStage(CurationStage):
         """Look up the pair of every planted copy with its original."""
         policy = inputs.config.duplicates
         content = tables.read_content(inputs)
-        if policy.verify.mode == "off":
-            pairs, limit, floor = tables.read_pairs(inputs), policy.threshold, policy.floor
-        else:  # strengths are correlations
-            parts = iter_links(inputs, policy.threshold, min_correlation=0)
-            pairs, limit, floor = concat_pairs(list(parts)), policy.verify.min_correlation, 0.0
+        pairs = read_strengths(inputs, policy.threshold)
+        limit = weakest(policy.verify, policy.threshold)
+        floor = policy.floor if policy.verify.mode == "off" else 0.0
         planted = _planted(inputs)
         copy, original = (planted.column(n).to_numpy() for n in ("image_id", "planted_from"))
         same = content[copy] == content[original]
