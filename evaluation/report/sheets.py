@@ -50,7 +50,7 @@ class SetLeaks:
     below: list[ShownGroup]
 
 
-class Pair:
+class ComparedPair:
     """Two images that were compared on their pixels."""
 
     a: LedgerRow
@@ -65,8 +65,8 @@ class Compared:
 
     num: int
     num_same: int
-    same: list[Pair]  # the least alike first
-    others: list[Pair]  # the most alike first
+    same: list[ComparedPair]  # the least alike first
+    others: list[ComparedPair]  # the most alike first
 
 
 @dataclass(frozen=True)
@@ -216,15 +216,15 @@ def _compared(ledger: Ledger, verify: dict[str, Any]) -> Compared:
     same = is_copy(pairs, **limits)
     others = pairs[~same & (pairs.places >= limits["min_places"])]
 
-    def narrowest(rows: pd.DataFrame, sign: int) -> list[Pair]:
+    def narrowest(rows: pd.DataFrame, sign: int) -> list[ComparedPair]:
         rows = rows.assign(order=sign * rows.correlation).sort_values(["order", "i", "j"])
         columns = (rows[name].tolist() for name in ("i", "j", "places", "correlation"))
-        chosen: list[Pair] = []
+        chosen: list[ComparedPair] = []
         used: set[int] = set()
         for i, j, places, correlation in zip(*columns, strict=True):
             if len(chosen) < _COMPARED and not used & {i, j}:
                 ends = {"a": ledger.row(i), "b": ledger.row(j)}
-                chosen.append(Pair(**ends, places=places, correlation=correlation))
+                chosen.append(ComparedPair(**ends, places=places, correlation=correlation))
                 used |= {i, j}
         return chosen
 
