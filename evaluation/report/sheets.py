@@ -50,6 +50,7 @@ class SetLeaks:
     below: list[ShownGroup]
 
 
+@dataclass(frozen=True, kw_only=True)
 class ComparedPair:
     """Two images that were compared on their pixels."""
 

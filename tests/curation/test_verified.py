@@ -1,0 +1,152 @@
+"""Duplicates decided on the pixels: a small curation of edited copies, and what is said of them."""
+
+import io
+
+import numpy as np
+import pool as pools
+import pytest
+from optional import optional
+from PIL import Image
+
+from dinoforge.curated import verified_folder
+from dinoforge.curation.explain import explain
+from dinoforge.sources.photographs import write_tiles
+from dinoforge.tables import read_table
+
+optional("cv2", "verify")
+
+
+def crop(image, share):
+    """Cut the middle of a picture, with this share of each side."""
+    width, height = image.size
+    left, top = round(width * (1 - share) / 2), round(height * (1 - share) / 2)
+    return image.crop((left, top, width - left, height - top))
+
+
+def recompressed(image):
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=20)
+    return Image.open(file)
+
+
+def inset(image):
+    """Put a picture on noise that is twice as large."""
+    noise = np.random.default_rng(0).integers(0, 256, (30, 40, 3), np.uint8)
+    page = Image.fromarray(noise).resize((2 * image.width, 2 * image.height))
+    page.paste(image, (image.width // 2, image.height // 3))
+    return page
+
+
+EDITS = {
+    "crop": ("brick", lambda image: crop(image, 0.6)),
+    "turned": ("camera", lambda image: image.transpose(Image.Transpose.ROTATE_90)),
+    "mirrored": ("grass", lambda image: image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)),
+    "jpeg": ("gravel", recompressed),
+    "inset": ("coins", inset),
+}
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory):
+    """Photographs, five edits of them, a leak in a benchmark, two copies too small to compare."""
+    folder = tmp_path_factory.mktemp("photographs")
+    tiles = write_tiles(folder / "tiles", tile=160, stride=1000)
+    paths = sorted(tiles.pool.rglob("*.png"))
+    pool, test = folder / "pool", folder / "test"
+    pool.mkdir()
+    test.mkdir()
+    pictures = {path.parent.name: Image.open(path).convert("RGB") for path in paths}
+    for name, picture in pictures.items():
+        picture.save(pool / f"{name}.png")
+    for kind, (name, edit) in EDITS.items():
+        edit(pictures[name]).save(pool / f"{name}_{kind}.png")
+    crop(pictures["ihc"], 0.7).save(test / "leaked.png")
+    pictures["moon"].resize((140, 140)).save(test / "other.jpg")
+    small = pictures["retina"].resize((32, 32))
+    small.save(pool / "small.png")
+    small.save(pool / "small_again.jpg", quality=95)
+    return pool, test
+
+
+def curated(photographs, out, *more, on="in-process"):
+    roles = zip(("pool", "reference"), map(str, photographs), strict=True)
+    sources = [{"role": role, "paths": [path]} for role, path in roles]
+    keys = ("plant.count=0", "retrieve.mode=none", "duplicates.verify.mode=pixels")
+    config = pools.recipe(sources, out, *keys, "partition_images=7", *more)
+    return pools.curated(config, on=on, on_change="apply")
+
+
+@pytest.fixture(scope="module")
+def run(photographs, tmp_path_factory):
+    out = tmp_path_factory.mktemp("verified") / "run"
+    curated(photographs, out)
+    return out
+
+
+def by_name(run):
+    return {row["key"]: row for row in pools.ledger(run)}
+
+
+def test_edited_copies_are_joined_with_their_original_and_nothing_else_is(run):
+    rows = by_name(run)
+    groups = {}
+    for name, row in rows.items():
+        if row["component"] is not None:
+            groups.setdefault(row["component"], set()).add(name)
+    joined = {frozenset(group) for group in groups.values() if len(group) > 1}
+    expected = {frozenset({name, f"{name}_{kind}"}) for kind, (name, _) in EDITS.items()}
+    assert joined == expected | {frozenset({"retina", "small", "small_again"})}
+
+
+def test_the_ledger_tells_by_what_pairs_were_decided(run):
+    rows = by_name(run)
+    for name in rows:
+        row = rows[name]
+        if row["reason"] == "near_duplicate":
+            compared = not name.startswith("small")
+            assert (row["places"] is not None) == compared
+            assert row["similarity"] > (0.55 if compared else 0.95)
+
+
+def test_a_crop_in_the_benchmark_is_a_leak(run):
+    leaks = [row for row in pools.ledger(run) if row["reason"] == "leak"]
+    keys = {row["image_id"]: row["key"] for row in pools.ledger(run)}
+    assert {keys[row["duplicate_of"]] for row in leaks} == {"leaked", "other"}
+    assert all(row["places"] >= 6 for row in leaks)
+
+
+def test_partitions_and_workers_do_not_matter(photographs, run, tmp_path):
+    curated(photographs, tmp_path / "two", "duplicates.verify.pairs_per_partition=9", on="local:2")
+    assert pools.ledger(tmp_path / "two") == pools.ledger(run)
+
+
+def test_a_changed_limit_compares_nothing_again(photographs, run, tmp_path, caplog):
+    curated(photographs, tmp_path / "run")
+    caplog.clear()
+    with caplog.at_level("INFO"):
+        curated(photographs, tmp_path / "run", "duplicates.verify.min_places=1000")
+    assert "verify: done before (1 partitions)" in caplog.messages
+    dropped = {n for n, row in by_name(tmp_path / "run").items() if row["decision"] == "dropped"}
+    assert dropped == {"leaked", "other", "small", "small_again"}
+
+
+def test_explain_names_places_and_draws_them(run, tmp_path):
+    rows = by_name(run)
+    row = next(rows[n] for n in ("brick", "brick_crop") if rows[n]["decision"] == "dropped")
+    answer = explain(run, row["key"])
+    original = answer.compared[0]
+    assert original.is_same
+    assert {original.key, row["key"]} == {"brick", "brick_crop"}
+    assert not any(other.is_same for other in answer.compared[1:])
+    sentence = f"{row['places']} places agree, correlation {row['similarity']:.3f}"
+    assert any(sentence in text for text in answer.sentences)
+    answer.write_html(tmp_path / "why.html")
+    text = (tmp_path / "why.html").read_text()
+    assert text.count('<figure class="shot wide">') == len(answer.compared)
+    assert "no picture" not in text
+
+
+def test_what_was_compared_is_published_and_nothing_else(run, calm):
+    tables = sorted(verified_folder(run).glob("*.parquet"))
+    assert sum(read_table(path).num_rows for path in tables) >= len(EDITS)
+    assert not verified_folder(calm).exists()
