@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from dinoforge.curation.explain import Explanation, make_page
-from dinoforge.curation.sentences import Related
+from dinoforge.curation.sentences import Compared, Related
 from dinoforge.pages.thumbnails import pixel_map, thumbnail
 
 EVIL = '"><script src="https://evil.example/x.js"></script>{{ 7 * 7 }}'
@@ -28,13 +28,14 @@ ANSWER = Explanation(
     row={"image_id": 42, "reason": "duplicate", "width": 512, "height": 384, "size": 99},
     representative=[Related(0, "cat_0", 0.98123, "")],
     neighbors=[Related(7, "cat_7", 0.95, "")],
+    compared=[Compared(8, "cat_8", 12, 0.31, 0.9, is_same=False)],
     seeds=[Related(1, "seed_1", None, "rank 3")],
     references=[Related(9, "test_9", None, "")],
 )
 
 
 def show(answer, pictures=PICTURES):
-    return make_page(answer, lambda image_id, side: pictures.get(image_id))
+    return make_page(answer, lambda image_id, side: pictures.get(image_id), pictures.get)
 
 
 class Page(html.parser.HTMLParser):
@@ -87,9 +88,9 @@ def test_the_page_of_an_image_states_all_that_is_known():
 
 
 def test_parts_about_which_nothing_is_known_are_left_out():
-    lists = ("sentences", "representative", "neighbors", "seeds", "references")
+    lists = ("sentences", "representative", "neighbors", "compared", "seeds", "references")
     text = Page(show(replace(ANSWER, **{name: [] for name in lists}))).text
-    for heading in ("Kept instead", "Evidence", "Seeds that retrieved", "Matching reference"):
+    for heading in ("Kept instead", "Evidence", "Seeds that retrieved", "Matching reference", "pixels"):
         assert heading not in text
 
 

@@ -157,7 +157,8 @@ def test_an_undeclared_read_stops_the_run(tmp_path, stage, message):
 def test_the_kind_of_machine_depends_on_the_stage_and_the_device():
     config = CurationConfig(device="cuda")
     on_gpu = {stage.name for stage in STAGES if stage_device(stage, config) != "cpu"}
-    assert on_gpu == {*("embed", "embed-meaning", "cells", "assign", "graph", "recall", "search")}
+    names = ("embed", "embed-meaning", "cells", "assign", "graph", "recall", "proposals", "search")
+    assert on_gpu == set(names)
     assert {stage_device(stage, CurationConfig()) for stage in STAGES} == {"cpu"}
 
 
