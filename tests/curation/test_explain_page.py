@@ -90,7 +90,13 @@ def test_the_page_of_an_image_states_all_that_is_known():
 def test_parts_about_which_nothing_is_known_are_left_out():
     lists = ("sentences", "representative", "neighbors", "compared", "seeds", "references")
     text = Page(show(replace(ANSWER, **{name: [] for name in lists}))).text
-    for heading in ("Kept instead", "Evidence", "Seeds that retrieved", "Matching reference", "pixels"):
+    for heading in (
+        "Kept instead",
+        "Evidence",
+        "Seeds that retrieved",
+        "Matching reference",
+        "pixels",
+    ):
         assert heading not in text
 
 

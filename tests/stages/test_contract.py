@@ -75,7 +75,11 @@ def recorded(pool, tmp_path_factory):
     queries, references = map(str, write_edited(out / "edited"))
     configs = {
         "curation": pools.recipe(
-            pool.sources, out / "run", "retrieve.encoder=pixels_centered", "duplicates.join=cells"
+            pool.sources,
+            out / "run",
+            "retrieve.encoder=pixels_centered",
+            "duplicates.join=cells",
+            "duplicates.verify.mode=pixels",
         ),
         "evaluation": EvaluationConfig(
             out=str(out / "measured"),

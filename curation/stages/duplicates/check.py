@@ -36,7 +36,9 @@ class CheckStage(CurationStage):
         content = tables.read_content(inputs)
         pairs = read_strengths(inputs, policy.threshold)
         limit = weakest(policy.verify, policy.threshold)
-        floor = policy.floor if policy.verify.mode == "off" else 0.0
+        floor = policy.floor
+        if policy.verify.mode != "off":
+            floor = 0.0  # of a correlation
         planted = _planted(inputs)
         copy, original = (planted.column(n).to_numpy() for n in ("image_id", "planted_from"))
         same = content[copy] == content[original]
