@@ -40,6 +40,7 @@ from dinoforge.neighbors.products import refuse_two_faiss, require_faiss
 from dinoforge.runs import Run, read_facts, record_facts
 from dinoforge.sources.accounting import Account
 from dinoforge.stages import Executor, Pipeline, make_inputs, run_pipeline
+from dinoforge.verification.features import opencv
 
 __all__ = ["PIPELINE", "STAGES", "curate"]
 
@@ -94,6 +95,8 @@ def _check(config: CurationConfig) -> None:
     if config.duplicates.join == "cells":
         require_faiss()
     check_encoders(config)
+    if config.duplicates.verify.mode == "pixels":
+        opencv()
     check_scores(config)
 
 
