@@ -113,7 +113,8 @@ class VerifyConfig:
     nearest: NonNegativeInt = 3  # candidates per image by cosine of `duplicates.encoder`; 0: none
     # a pair is a duplicate if so many distinct places agree on one similarity transform, ...
     min_places: PositiveInt = 6
-    # ... its finest details correlate by more than this where the pictures overlap, ...
+    # ... its finest details correlate by more than this where the pictures overlap (below 12
+    # places: by 0.1 more), ...
     min_correlation: Annotated[float, Range(0, 1)] = 0.55
     min_overlap: Fraction = 0.5  # ... and they overlap in more than this share of one of them
     pairs_per_partition: PositiveInt = 16_384  # candidate pairs per partition of the comparison

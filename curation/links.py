@@ -21,7 +21,6 @@ __all__ = [
     "LINK_KEYS",
     "LINK_STAGES",
     "iter_links",
-    "read_links",
     "read_places",
     "read_strengths",
     "read_verifiable",
@@ -81,11 +80,6 @@ def iter_links(
             min_overlap=policy.min_overlap,
         )
         yield Pairs(verdict.i, verdict.j, verdict.correlation).where(accepted)
-
-
-def read_links(inputs: CurationInputs, threshold: float) -> Pairs:
-    """Read all links at once, sorted by ``(i, j)``; see `iter_links`."""
-    return concat_pairs(list(iter_links(inputs, threshold)))
 
 
 def read_strengths(inputs: CurationInputs, threshold: float) -> Pairs:
