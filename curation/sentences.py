@@ -155,8 +155,8 @@ def _duplicate(row: Row, keeper: Row, row_of: Callable[[int], Row], policy: Row)
         sentences.append(
             f"Compared on their pixels, pictures are duplicates if at least "
             f"{limits['min_places']} places agree, their finest details correlate by more than "
-            f"{limits['min_correlation']} (below 12 places, 0.1 more), and they overlap by more than "
-            f"{limits['min_overlap']} (duplicates.verify)."
+            f"{limits['min_correlation']} (below 12 places, 0.1 more), and they overlap by "
+            f"more than {limits['min_overlap']} (duplicates.verify)."
         )
     elif row["reason"] == "near_duplicate":
         sentences.append(
