@@ -26,8 +26,8 @@ from dinoforge.curated import (
     summary_path,
     verified_folder,
 )
-from dinoforge.curation.links import Verdict
 from dinoforge.curation.sentences import Compared, Related, describe_decision, on_pixels
+from dinoforge.curation.stored.links import Verdict
 from dinoforge.errors import UsageError, damaged
 from dinoforge.files import path_text, write_text
 from dinoforge.runs import read_recipe, working_folders

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from dinoforge.curated import ROLES
 from dinoforge.curation import tables
-from dinoforge.curation.links import LINK_KEYS, LINK_STAGES, read_strengths, weakest
 from dinoforge.curation.policies.leaks import Leaks, find_leaks, nearest_references, pairs_to_show
 from dinoforge.curation.policies.pairs import Pairs, concat_pairs
+from dinoforge.curation.stored.links import LINK_KEYS, LINK_STAGES, read_strengths, weakest
 from dinoforge.curation.tables import CurationInputs, CurationStage
 from dinoforge.stages import Json, Output
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from dinoforge.curation import tables
 from dinoforge.curation.config import CurationConfig
-from dinoforge.curation.decoding import decode_each
+from dinoforge.curation.stored.decoding import decode_each
 from dinoforge.curation.tables import CurationInputs, CurationStage
 from dinoforge.encoders.encoder import Encoder
 from dinoforge.encoders.make import make_encoder

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from dinoforge.curated import LEDGER_SCHEMA, REASONS, shards_folder
 from dinoforge.curation import tables
-from dinoforge.curation.links import read_places
 from dinoforge.curation.policies.decisions import Decisions
+from dinoforge.curation.stored.links import read_places
 from dinoforge.curation.tables import CurationInputs, CurationStage
 from dinoforge.curation.takedowns import (
     Takedown,

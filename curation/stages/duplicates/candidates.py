@@ -3,8 +3,8 @@
 import numpy as np
 
 from dinoforge.curation import tables
-from dinoforge.curation.local_features import Pictures
 from dinoforge.curation.policies.pairs import distinct_pairs
+from dinoforge.curation.stored.local_features import Pictures
 from dinoforge.curation.tables import CurationInputs, CurationStage
 from dinoforge.stages import Json, Output
 from dinoforge.tables import read_tables

@@ -8,8 +8,8 @@ References take no part: they are compared with all images.
 import numpy as np
 
 from dinoforge.curation import tables
-from dinoforge.curation.cell_tables import choose_sample
 from dinoforge.curation.policies.joins import choose_cells
+from dinoforge.curation.stored.cell_tables import choose_sample
 from dinoforge.curation.tables import CurationInputs, CurationStage
 from dinoforge.neighbors.cell_join import members_of_cells
 from dinoforge.neighbors.cells import SAMPLE_PER_CELL, nearest_cells, train_cells

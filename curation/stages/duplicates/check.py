@@ -9,9 +9,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from dinoforge.curation import tables
-from dinoforge.curation.links import LINK_KEYS, LINK_STAGES, read_strengths, weakest
 from dinoforge.curation.policies.intervals import share
 from dinoforge.curation.policies.pairs import Pairs
+from dinoforge.curation.stored.links import LINK_KEYS, LINK_STAGES, read_strengths, weakest
 from dinoforge.curation.tables import CurationInputs, CurationStage
 from dinoforge.stages import Json, Output
 

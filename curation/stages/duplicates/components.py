@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from dinoforge.curated import ROLES
 from dinoforge.curation import tables
-from dinoforge.curation.links import LINK_KEYS, LINK_STAGES, iter_links, weakest
 from dinoforge.curation.policies.duplicates import (
     EXACT,
     NEAR,
@@ -22,6 +21,7 @@ from dinoforge.curation.policies.duplicates import (
 )
 from dinoforge.curation.policies.hubs import Hubs, keep_hubs_from_linking
 from dinoforge.curation.scores import read_scores
+from dinoforge.curation.stored.links import LINK_KEYS, LINK_STAGES, iter_links, weakest
 from dinoforge.curation.tables import CurationInputs, CurationStage
 from dinoforge.files import sha256_file
 from dinoforge.stages import Json, Output

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dinoforge.curation import tables
-from dinoforge.curation.cell_tables import Entries, read_entries, read_sizes
 from dinoforge.curation.policies.pairs import Pairs, concat_pairs
+from dinoforge.curation.stored.cell_tables import Entries, read_entries, read_sizes
 from dinoforge.curation.tables import CurationInputs, CurationStage
 from dinoforge.neighbors.cell_join import join_in_cell, split_cells
 from dinoforge.neighbors.join import Edges, join_above

@@ -4,8 +4,8 @@ import numpy as np
 import pyarrow as pa
 
 from dinoforge.curation import tables
-from dinoforge.curation.decoding import decode_each
-from dinoforge.curation.local_features import Pictures, plan_pictures
+from dinoforge.curation.stored.decoding import decode_each
+from dinoforge.curation.stored.local_features import Pictures, plan_pictures
 from dinoforge.curation.tables import CurationInputs, CurationStage
 from dinoforge.stages import Json, Output
 from dinoforge.verification.features import (

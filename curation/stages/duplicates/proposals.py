@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dinoforge.curation import tables
-from dinoforge.curation.local_features import Pictures, plan_pictures, read_packed
+from dinoforge.curation.stored.local_features import Pictures, plan_pictures, read_packed
 from dinoforge.curation.tables import CurationInputs, CurationStage
 from dinoforge.neighbors.products import backend_for
 from dinoforge.neighbors.search import merge_top_k, top_k

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 
 from dinoforge.curation import tables
-from dinoforge.curation.cell_tables import choose_sample, read_nearest
+from dinoforge.curation.stored.cell_tables import choose_sample, read_nearest
 from dinoforge.curation.tables import CurationInputs, CurationStage
 from dinoforge.neighbors.cell_join import Members, join_sample
 from dinoforge.neighbors.products import backend_for

@@ -4,8 +4,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dinoforge.curation import tables
-from dinoforge.curation.links import read_verifiable
-from dinoforge.curation.local_features import FeatureReader
+from dinoforge.curation.stored.links import read_verifiable
+from dinoforge.curation.stored.local_features import FeatureReader
 from dinoforge.curation.tables import CurationInputs, CurationStage
 from dinoforge.neighbors.products import exact_scores
 from dinoforge.stages import Json, Output

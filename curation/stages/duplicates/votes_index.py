@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from dinoforge.curation.local_features import Pictures, read_packed
+from dinoforge.curation.stored.local_features import Pictures, read_packed
 from dinoforge.curation.tables import CurationInputs, CurationStage
 from dinoforge.files import write_atomic
 from dinoforge.stages import Json, Output, part_name

@@ -1,0 +1,1 @@
+"""What several stages read of earlier ones beyond tables: pictures, features, cells, links."""
