@@ -30,6 +30,7 @@ from dinoforge.stages.pipeline import Pipeline, make_inputs, run_stages
 from dinoforge.stages.stage import Inputs, Output, UndeclaredReadError, stage_device
 
 PIPELINES = (CURATION, EVALUATION)
+pytestmark = pytest.mark.timeout(400)  # the first test of a worker runs both of them whole
 FEW = HeadConfig(steps=2, batch_size=2)
 
 # Stage -> what it declares but reads only under another recipe than that of this test: retrieval
