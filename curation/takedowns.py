@@ -65,7 +65,7 @@ def read_takedowns(run_folder: Path) -> dict[str, Takedown]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
         takedowns = [Takedown(**json.loads(line)) for line in lines]
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return {}
     except (OSError, ValueError, TypeError) as error:
         raise damaged(path, error) from error

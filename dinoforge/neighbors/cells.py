@@ -45,8 +45,8 @@ def train_cells(sample: NDArray[Any], num: int, *, seed: int, device: str = "cpu
     ``device`` is not the CPU and the package has any. In one thread, a function of the sample, the
     seed, the package and the machine.
 
-    SuperKMeans of FAISS 1.15 was not faster (1,000 to 4,000 cells, 256 dimensions, Sapphire
-    Rapids: 0.96 to 1.05 of the time of 8 iterations).
+    SuperKMeans of FAISS 1.15 was not faster (256 dimensions, Sapphire Rapids: 0.99 and 1.05 of the
+    time of 8 iterations at 2,000 and 4,000 cells; 2.5 at 1,000).
 
     Parameters
     ----------

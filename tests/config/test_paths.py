@@ -25,6 +25,7 @@ RECIPES = {"curation": CurationConfig, "training": TrainingConfig, "evaluation":
 TEXT = {"name", "sources[].name", "sources[].keys", "device", "export.name", "plant.kinds"}
 TEXT |= {"protocols", "features", "sets[].protocols", "sets[].layout", "sets[].splits"}
 TEXT |= {"depth.heads", "leakage.encoder", "copies.whitening.set"}
+TEXT |= {"duplicates.prefer", "duplicates.prefer_sources"}
 
 
 @pytest.fixture(autouse=True)

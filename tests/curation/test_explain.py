@@ -24,6 +24,7 @@ SAYS = {
     "reference": r"is a reference image of .*: others are compared with it",
     "exact_duplicate": r"was dropped as an exact duplicate of `.*` \(image \d+\), which is kept",
     "near_duplicate": r"was dropped as a near-duplicate of `.*` \(image \d+\), which is kept",
+    "taken_down": r"was taken down on \d{4}-\d\d-\d\d: asked by the owner\.",
     "leak": r"was dropped because it shows the same as the reference image `leaked` \(image \d+\)",
     "not_retrieved": r"was dropped because no seed retrieved it: .* 6 nearest surviving",
     "seed": r"was kept because its source has the role seed",
@@ -35,15 +36,18 @@ SAYS = {
 
 @pytest.fixture(scope="session")
 def kept_run(pool, tmp_path_factory):
-    """A run that asks no seeds, with a source to be kept untouched."""
+    """A run that asks no seeds, with a source to be kept untouched and an image taken down."""
     folder = tmp_path_factory.mktemp("kept")
     shutil.copytree(pool.folder / "seeds", folder / "as_is")
     sources = [
         {"role": "as_is", "paths": [str(folder / "as_is")]},
         {"role": "pool", "paths": [str(pool.folder / "pool")]},
     ]
-    pools.curated(pools.recipe(sources, folder / "run", "retrieve.mode=none"))
-    return folder / "run"
+    run = folder / "run"
+    pools.curated(pools.recipe(sources, run, "retrieve.mode=none"))
+    image = next(row["image_id"] for row in pools.ledger(run) if row["reason"] == "kept")
+    assert main(["takedown", str(run), str(image), "--reason", "asked by the owner"]) == 0
+    return run
 
 
 @pytest.fixture(scope="session")
