@@ -57,6 +57,7 @@ class CurationSummary:
     shards: int
     duplicates: dict[str, Any]
     join: dict[str, Any]  # how pairs were found, and which share: see `dinoforge.curation.recall`
+    verify: dict[str, int] | None  # None: no pairs were compared on their pixels
     leaks: dict[str, Any]
     retrieval: dict[str, Any] | None  # None: no retrieval
     check: dict[str, Any] | None  # None: nothing was planted
@@ -130,6 +131,7 @@ def summarize(inputs: CurationInputs) -> CurationSummary:
         shards=len(list_exported(inputs)),
         duplicates=duplicates,
         join=join,
+        verify=_verify(inputs),
         leaks=_leaks(inputs, decisions),
         retrieval=_retrieval(inputs),
         check=next(iter(inputs.facts("check")), None),
@@ -162,6 +164,19 @@ def describe_unlabeled(inputs: CurationInputs) -> str:
         return ""
     total, missing = (Counter(t.column("source").to_pylist()) for t in (index, unlabeled))
     return ", ".join(f"{n:,} of {total[name]:,} of source {name}" for name, n in missing.items())
+
+
+def _verify(inputs: CurationInputs) -> dict[str, int] | None:
+    """Count pictures, those without enough keypoints to be compared, and the pairs compared."""
+    if inputs.config.duplicates.verify.mode == "off":
+        return None
+    pictures, pairs = inputs.facts("keypoints"), inputs.facts("verify")
+    return {
+        "pictures": sum(facts["pictures"] for facts in pictures),
+        "not_verifiable": sum(facts["not_verifiable"] for facts in pictures),
+        "pairs_compared": sum(facts["compared"] for facts in pairs),
+        "pairs_not_verifiable": sum(facts["not_verifiable"] for facts in pairs),
+    }
 
 
 def _by_role(role: NDArray[np.int8], reason: NDArray[np.int8]) -> dict[str, dict[str, int]]:

@@ -1,6 +1,7 @@
 """Duplicates decided on the pixels: a small curation of edited copies, and what is said of them."""
 
 import io
+import json
 
 import numpy as np
 import pool as pools
@@ -8,7 +9,7 @@ import pytest
 from optional import optional
 from PIL import Image
 
-from dinoforge.curated import verified_folder
+from dinoforge.curated import summary_path, verified_folder
 from dinoforge.curation.explain import explain
 from dinoforge.sources.photographs import write_tiles
 from dinoforge.tables import read_table
@@ -113,6 +114,15 @@ def test_a_crop_in_the_benchmark_is_a_leak(run):
     keys = {row["image_id"]: row["key"] for row in pools.ledger(run)}
     assert {keys[row["duplicate_of"]] for row in leaks} == {"leaked", "other"}
     assert all(row["places"] >= 6 for row in leaks)
+
+
+def test_pictures_that_cannot_be_compared_are_counted(run):
+    counts = json.loads(summary_path(run).read_text())["verify"]
+    small = [row for row in pools.ledger(run) if min(row["width"], row["height"]) < 48]
+    assert counts["not_verifiable"] > len(small) == 2  # clock_motion has no keypoints
+    assert counts["pictures"] == len(pools.ledger(run))
+    rows = sum(read_table(path).num_rows for path in verified_folder(run).glob("*.parquet"))
+    assert counts["pairs_compared"] == rows
 
 
 def test_partitions_and_workers_do_not_matter(photographs, run, tmp_path):
