@@ -213,6 +213,8 @@ def _compared(ledger: Ledger, verify: dict[str, Any]) -> Compared:
     """Choose the pairs that were decided most narrowly, each image once."""
     limits = {name: value for name, value in verify.items() if name.startswith("min_")}
     paths = sorted(verified_folder(ledger.run_folder).glob("*.parquet"))
+    if not paths:  # no two pictures were left to compare
+        return Compared(num=0, num_same=0, same=[], others=[])
     pairs = pd.concat([read_table(path).to_pandas() for path in paths])
     same = is_copy(pairs, **limits)
     others = pairs[~same & (pairs.places >= limits["min_places"])]

@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 
 import numpy as np
 import pool as pools
@@ -9,6 +10,7 @@ import pytest
 from optional import optional
 from PIL import Image
 
+from dinoforge.cli.main import main
 from dinoforge.curated import summary_path, verified_folder
 from dinoforge.curation.explain import explain
 from dinoforge.sources.photographs import write_tiles
@@ -154,6 +156,22 @@ def test_explain_names_places_and_draws_them(run, tmp_path):
     text = (tmp_path / "why.html").read_text()
     assert text.count('<figure class="shot wide">') == len(answer.compared)
     assert "no picture" not in text
+
+
+@pytest.mark.parametrize("num", [0, 1])
+def test_nothing_to_compare_is_no_error(photographs, tmp_path, num):
+    pool = tmp_path / "pool"
+    pool.mkdir()
+    Image.new("RGB", (90, 90), (9, 9, 9)).save(pool / "flat.png")
+    for path in sorted(photographs[0].glob("*.png"))[:num]:
+        shutil.copy(path, pool)
+    sources = [{"role": "pool", "paths": [str(pool)]}]
+    keys = ("plant.count=0", "retrieve.mode=none", "duplicates.verify.mode=pixels")
+    pools.curated(pools.recipe(sources, tmp_path / "run", *keys))
+    assert sum(row["decision"] == "kept" for row in pools.ledger(tmp_path / "run")) == num
+    report = ["report", str(tmp_path / "report"), "--curation", str(tmp_path / "run")]
+    assert main(report) == 0
+    assert "0 candidate pairs were aligned" in (tmp_path / "report/report.html").read_text()
 
 
 def test_what_was_compared_is_published_and_nothing_else(run, calm):

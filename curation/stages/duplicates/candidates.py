@@ -23,8 +23,10 @@ class CandidatesStage(CurationStage):
     needs = ("exact", "proposals")
 
     def plan(self, inputs: CurationInputs) -> list[Json]:
-        """Plan one partition; none when pairs are not compared on their pixels."""
-        return [] if inputs.config.duplicates.verify.mode == "off" else [{}]
+        """Plan one partition; none when nothing is compared on the pixels."""
+        if inputs.config.duplicates.verify.mode == "off":
+            return []
+        return [{}] if inputs.files("proposals", "votes.parquet") else []
 
     def run(self, payload: Json, inputs: CurationInputs, out: Output) -> Json:
         """Take the best of the votes, and all of the nearest."""

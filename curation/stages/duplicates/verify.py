@@ -28,7 +28,7 @@ class VerifyStage(CurationStage):
         policy = inputs.config.duplicates.verify
         if policy.mode == "off":
             return []
-        pairs = inputs.facts("candidates")[0]["pairs"]
+        pairs = sum(facts["pairs"] for facts in inputs.facts("candidates"))
         ranges = tables.split_range(pairs, policy.pairs_per_partition)
         return [{"first": first, "stop": stop} for first, stop in ranges]
 
