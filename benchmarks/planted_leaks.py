@@ -1,7 +1,7 @@
 """Leaks on photographs: how many planted copies `dinoforge leaks` finds, and what else it reports.
 
     python benchmarks/planted_leaks.py --data ../shared/data --seeds 0 1 2
-    python benchmarks/planted_leaks.py --data ../shared/data duplicates.verify.mode=pixels
+    python benchmarks/planted_leaks.py --data ../shared/data duplicates.verify.mode=none
 
 The pool: 800 of the 1,000 photographs of imagenet-sample. Looked up: 100 edited copies of them, all
 kinds of edit of `duplicate_pool.py` in turn, and the other 200 photographs. *Found*: a copy with
@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from duplicate_pool import KINDS, edit, read_photographs
 from measuring import print_table
+from recording import write_result
 
 NUM_COPIES, NUM_STRANGERS = 100, 200
 
@@ -29,7 +30,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder of the shared data sets")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     args, overrides = parser.parse_known_args()
-    rows = []
+    rows, figures = [], []
     for seed in args.seeds:
         with tempfile.TemporaryDirectory() as folder:
             truth = write_sets(args.data, Path(folder), seed)
@@ -37,8 +38,11 @@ def main() -> None:
         leaks = {leak["key"]: leak["pool_key"] for leak in report["leaks"]}
         correct = [key for key, original in leaks.items() if truth.get(key) == original]
         missed = sorted({key.rpartition("-")[0] for key in truth.keys() - leaks.keys()})
-        rows.append([seed, len(correct), len(leaks) - len(correct), ", ".join(missed)])
+        false = len(leaks) - len(correct)
+        rows.append([seed, len(correct), false, ", ".join(missed)])
+        figures.append({"seed": seed, "found": len(correct), "false": false, "missed": missed})
     print_table(["seed", f"found of {NUM_COPIES}", "false", "kinds missed"], rows)
+    print(write_result("planted_leaks", figures).name)
 
 
 def write_sets(data: Path, folder: Path, seed: int) -> dict[str, str]:

@@ -105,9 +105,9 @@ class FilterConfig:
 class VerifyConfig:
     """Candidate pairs are aligned and compared on their pixels (package extra `verify`)."""
 
-    # off: the cosine alone decides about a pair; pixels: pairs are compared on their pixels, and
-    # the cosine decides only about pictures without enough keypoints
-    mode: Literal["off", "pixels"] = "off"
+    # none: the cosine alone decides about a pair; pixels: pairs are compared on their pixels, and
+    # the cosine decides only about pictures without enough keypoints (with few, both decide)
+    mode: Literal["none", "pixels"] = "none"
     # candidates per image by votes of its local features: finds crops, insets, borders; 0: none
     votes: NonNegativeInt = 5
     nearest: NonNegativeInt = 3  # candidates per image by cosine of `duplicates.encoder`; 0: none

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -20,6 +21,7 @@ from dinoforge.curation import tables
 from dinoforge.curation.config import CurationConfig
 from dinoforge.curation.pipeline import PIPELINE, STAGES
 from dinoforge.curation.stages.filter import stop_if_too_many_bad
+from dinoforge.curation.stored.links import read_places
 from dinoforge.curation.tables import CurationInputs, CurationStage
 from dinoforge.files import write_json, write_text
 from dinoforge.runs import Run, working_folders
@@ -48,8 +50,9 @@ class LeakedImage:
     pool_key: str
     pool_path: str
     pool_member: str
-    similarity: float
-    kind: str  # one of `KINDS`; "" below the threshold
+    similarity: float  # cosine; of a pair that was compared on its pixels, correlation of these
+    places: int | None  # that agree, of a pair that was compared on its pixels
+    kind: str  # one of `KINDS`; "" for a pair that does not count
     image_id: int
     pool_image_id: int
 
@@ -70,10 +73,11 @@ class LeaksSummary:
     """The answer of ``dinoforge leaks``."""
 
     pool_images: int
-    threshold: float
+    threshold: float  # of the cosine
+    not_verifiable: int | None  # pictures that the cosine decides about; None: all
     sets: list[SetCounts]
     leaks: list[LeakedImage]  # most similar first
-    misses: list[LeakedImage]  # the most similar below the threshold
+    misses: list[LeakedImage]  # the most similar that do not count
 
     def as_json(self) -> dict[str, Any]:
         """Return everything as JSON values."""
@@ -125,7 +129,6 @@ def _summarize(inputs: CurationInputs) -> LeaksSummary:
     index = tables.read_index(inputs, list(_COLUMNS))
     facts = tables.read_facts(inputs, ["sha256", "pixels_sha256", "width"])
     shared = read_table(inputs.file("ingest", "shared.parquet"))
-    threshold = inputs.config.decontaminate.threshold
     rows = read_table(inputs.file("decontaminate", "leaks.parquet")).to_pylist()
     pairs = [(row["image_id"], row["reference_id"], row["similarity"]) for row in rows]
     described = _Rows(index, facts)
@@ -143,11 +146,22 @@ def _summarize(inputs: CurationInputs) -> LeaksSummary:
         sets.append(SetCounts(name, count, bad[name], kinds.total(), by_kind))
     return LeaksSummary(
         pool_images=index.num_rows - looked_up.num_rows,
-        threshold=threshold,
+        threshold=inputs.config.decontaminate.threshold,
+        not_verifiable=_not_verifiable(inputs),
         sets=sets,
-        leaks=leaks,
-        misses=_misses(inputs, described, {leak.image_id for leak in leaks}),
+        leaks=_with_places(inputs, leaks),
+        misses=_with_places(inputs, _misses(inputs, described, {leak.image_id for leak in leaks})),
     )
+
+
+def _not_verifiable(inputs: CurationInputs) -> int | None:
+    if inputs.config.duplicates.verify.mode == "none":
+        return None
+    pictures, without = (
+        sum(facts[name] for facts in inputs.facts("keypoints"))
+        for name in ("pictures", "not_verifiable")
+    )
+    return without if without < pictures else None
 
 
 def _misses(inputs: CurationInputs, described: "_Rows", leaked: set[int]) -> list[LeakedImage]:
@@ -157,7 +171,22 @@ def _misses(inputs: CurationInputs, described: "_Rows", leaked: set[int]) -> lis
     pairs.sort(key=lambda pair: (-pair["similarity"], pair["image_id"]))
     nearest = {pair["image_id"]: pair for pair in reversed(pairs)}  # of several sets
     chosen = sorted(nearest.values(), key=lambda pair: (-pair["similarity"], pair["image_id"]))
-    return [replace(described.leak(*pair.values()), kind="") for pair in chosen[:_MISSES]]
+    columns = ("image_id", "reference_id", "similarity")
+    rows = [[pair[name] for name in columns] for pair in chosen[:_MISSES]]
+    return [replace(described.leak(*row), kind="") for row in rows]
+
+
+def _with_places(inputs: CurationInputs, pairs: Sequence[LeakedImage]) -> list[LeakedImage]:
+    """Add in how many places pictures agree that were compared on their pixels."""
+    content = tables.read_content(inputs)
+    ends = [(pair.image_id, pair.pool_image_id) for pair in pairs]
+    i, j = content[np.array(ends, np.int64).reshape(-1, 2)].T
+    strength = np.array([pair.similarity for pair in pairs])
+    places = read_places(inputs, i, j, strength).tolist()
+    return [
+        replace(pair, places=count) if count >= 0 else pair
+        for pair, count in zip(pairs, places, strict=True)
+    ]
 
 
 class _Rows:
@@ -178,6 +207,7 @@ class _Rows:
             **_named(image, ""),
             **_named(other, "pool_"),
             similarity=round(similarity, 6),
+            places=None,
             kind=kind,
         )
 

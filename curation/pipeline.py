@@ -83,8 +83,8 @@ def curate(config: CurationConfig, run: Run, executor: Executor) -> CurationSumm
     ------
     UsageError
         Before anything is read: a missing encoder or device, both FAISS packages, or none for a
-        join by cells. Later: no images, or too many that do not decode (if none does, the ledger is
-        written first).
+        join by cells or for votes, no OpenCV to compare pixels. Later: no images, or too many that
+        do not decode (if none does, the ledger is written first).
     """
     summary: CurationSummary = run_pipeline(PIPELINE, run.folder, config, executor)
     return summary
@@ -92,11 +92,12 @@ def curate(config: CurationConfig, run: Run, executor: Executor) -> CurationSumm
 
 def _check(config: CurationConfig) -> None:
     refuse_two_faiss()
-    if config.duplicates.join == "cells":
+    compares_pixels = config.duplicates.verify.mode == "pixels"
+    if compares_pixels:
+        opencv()
+    if config.duplicates.join == "cells" or (compares_pixels and config.duplicates.verify.votes):
         require_faiss()
     check_encoders(config)
-    if config.duplicates.verify.mode == "pixels":
-        opencv()
     check_scores(config)
 
 

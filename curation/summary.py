@@ -168,7 +168,7 @@ def describe_unlabeled(inputs: CurationInputs) -> str:
 
 def _verify(inputs: CurationInputs) -> dict[str, int] | None:
     """Count pictures, those without enough keypoints to be compared, and the pairs compared."""
-    if inputs.config.duplicates.verify.mode == "off":
+    if inputs.config.duplicates.verify.mode == "none":
         return None
     pictures, pairs = inputs.facts("keypoints"), inputs.facts("verify")
     return {

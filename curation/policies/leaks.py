@@ -15,7 +15,7 @@ from dinoforge.neighbors.components import connected_components
 
 __all__ = ["Leaks", "find_leaks", "nearest_references", "pairs_to_show"]
 
-# Pairs shown per reference set: the most and the least similar above the threshold, and below it.
+# Pairs shown per reference set: the most and the least similar leaks, and pairs that just miss.
 _MOST, _LEAST, _BELOW = 12, 8, 4
 
 
@@ -29,22 +29,17 @@ class Leaks:
 
 
 def find_leaks(
-    pairs: Pairs,
-    is_reference: NDArray[np.bool_],
-    threshold: float,
-    *,
-    in_set: NDArray[np.bool_] | None = None,
+    links: Pairs, is_reference: NDArray[np.bool_], *, in_set: NDArray[np.bool_] | None = None
 ) -> tuple[Leaks, Leaks]:
     """Find the contents that leak, by both readings: direct, and by component (a superset).
 
-    Pairs are between contents, and count strictly above ``threshold``; equal pixels on both sides
-    are a pair of similarity 1. ``is_reference`` is True for the contents of reference sets, and
-    ``in_set`` for those whose leaks are wanted, by default all.
+    ``links`` are the pairs of contents that show the same; equal pixels on both sides are one of
+    similarity 1. ``is_reference`` is True for the contents of reference sets, and ``in_set`` for
+    those whose leaks are wanted, by default all.
     """
-    near = pairs.above(threshold)
     wanted = is_reference if in_set is None else in_set
-    direct = nearest_references(near, is_reference, wanted)
-    return direct, _by_component(near, is_reference, wanted, direct)
+    direct = nearest_references(links, is_reference, wanted)
+    return direct, _by_component(links, is_reference, wanted, direct)
 
 
 def nearest_references(
@@ -59,23 +54,25 @@ def nearest_references(
     return Leaks(content, reference[order][first], value[order][first])
 
 
-def pairs_to_show(closest: Leaks, threshold: float) -> NDArray[np.int64]:
+def pairs_to_show(leaks: Leaks, misses: Leaks) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Choose rows for people to look at, most similar first.
 
-    The most and the least similar above the threshold, and the most similar below it.
+    The most and the least similar of ``leaks``; of the ``misses``, the nearest references by pairs
+    that do not count, the most similar of contents that do not leak.
     """
-    order = np.lexsort((closest.content, -closest.similarity.astype(np.float64)))
-    num_above = int(np.count_nonzero(closest.similarity.astype(np.float64) > threshold))
-    above, below = order[:num_above], order[num_above:]
-    if num_above > _MOST + _LEAST:
-        above = np.concatenate([above[:_MOST], above[-_LEAST:]])
-    return np.concatenate([above, below[:_BELOW]])
+    shown, missed = (
+        np.lexsort((rows.content, -rows.similarity.astype(np.float64))) for rows in (leaks, misses)
+    )
+    if len(shown) > _MOST + _LEAST:
+        shown = np.concatenate([shown[:_MOST], shown[-_LEAST:]])
+    missed = missed[~np.isin(misses.content[missed], leaks.content)]
+    return shown, missed[:_BELOW]
 
 
 def _by_component(
-    near: Pairs, is_reference: NDArray[np.bool_], in_set: NDArray[np.bool_], direct: Leaks
+    links: Pairs, is_reference: NDArray[np.bool_], in_set: NDArray[np.bool_], direct: Leaks
 ) -> Leaks:
-    nodes, compact = np.unique(np.concatenate([near.i, near.j]), return_inverse=True)
+    nodes, compact = np.unique(np.concatenate([links.i, links.j]), return_inverse=True)
     ends = compact.reshape(2, -1).astype(np.int64)
     labels = connected_components(len(nodes), ends[0], ends[1])
     tainted = np.zeros(len(nodes), np.bool_)

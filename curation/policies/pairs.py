@@ -24,12 +24,16 @@ class Pairs(NamedTuple):
     similarity: NDArray[np.float32]
 
     def above(self, threshold: float) -> "Pairs":
-        """Pairs strictly above ``threshold``.
+        """Pairs strictly above ``threshold``."""
+        return self.where(self.is_above(threshold))
+
+    def is_above(self, threshold: float) -> NDArray[np.bool_]:
+        """Which pairs are strictly above ``threshold``.
 
         The comparison is in float64: a float32 similarity is never rounded against the
         threshold of the recipe.
         """
-        return self.where(self.similarity.astype(np.float64) > threshold)
+        return self.similarity.astype(np.float64) > threshold
 
     def where(self, mask: NDArray[np.bool_]) -> "Pairs":
         """Select pairs by a mask."""

@@ -12,7 +12,7 @@ from dinoforge.curated import ROLES
 from dinoforge.curation import tables
 from dinoforge.curation.policies.leaks import Leaks, find_leaks, nearest_references, pairs_to_show
 from dinoforge.curation.policies.pairs import Pairs, concat_pairs
-from dinoforge.curation.stored.links import LINK_KEYS, LINK_STAGES, read_strengths, weakest
+from dinoforge.curation.stored.links import LINK_KEYS, LINK_STAGES, read_strengths
 from dinoforge.curation.tables import CurationInputs, CurationStage
 from dinoforge.stages import Json, Output
 
@@ -24,7 +24,7 @@ class DecontaminateStage(CurationStage):
 
     name = "decontaminate"
     number = 60
-    version = "1.1.0"
+    version = "1.2.0"
     keys = ("decontaminate", *LINK_KEYS)
     needs = ("ingest", "plant", "inspect", "filter", *LINK_STAGES)
 
@@ -33,10 +33,11 @@ class DecontaminateStage(CurationStage):
         policy = inputs.config.decontaminate
         screened, content = tables.read_screened(inputs), tables.read_content(inputs)
         is_reference = screened.role == ROLES.index("reference")
-        limit = weakest(inputs.config.duplicates.verify, policy.threshold)
-        stored = read_strengths(inputs, policy.threshold)
-        pairs = concat_pairs([stored, _same_pixels(inputs, content, is_reference)])
-        direct, by_component = find_leaks(pairs, is_reference, limit)
+        stored, is_link = read_strengths(inputs, policy.threshold)
+        same_pixels = _same_pixels(inputs, content, is_reference)
+        links = concat_pairs([stored.where(is_link), same_pixels])
+        misses = stored.where(~is_link)
+        direct, by_component = find_leaks(links, is_reference)
         leaks = direct if policy.reading == "direct" else by_component
         # From contents to the admitted images that have them.
         ids = np.flatnonzero(
@@ -50,7 +51,7 @@ class DecontaminateStage(CurationStage):
             "images": len(ids),
             "images_direct": _num_images(direct, content, is_reference),
             "images_by_component": _num_images(by_component, content, is_reference),
-            "references": _per_reference_set(inputs, pairs, limit, content, is_reference),
+            "references": _per_reference_set(inputs, links, misses, content, is_reference),
         }
 
 
@@ -75,8 +76,8 @@ def _same_pixels(
 
 def _per_reference_set(
     inputs: CurationInputs,
-    pairs: Pairs,
-    threshold: float,
+    links: Pairs,
+    misses: Pairs,
     content: NDArray[np.int64],
     is_reference: NDArray[np.bool_],
 ) -> dict[str, Json]:
@@ -93,8 +94,8 @@ def _per_reference_set(
         ids = np.flatnonzero(is_reference & is_named)
         in_set = np.zeros(len(content), np.bool_)
         in_set[content[ids]] = True
-        direct, by_component = find_leaks(pairs, is_reference, threshold, in_set=in_set)
-        hit, _, _ = pairs.above(threshold).both_ways()
+        direct, by_component = find_leaks(links, is_reference, in_set=in_set)
+        hit, _, _ = links.both_ways()
         report[name] = {
             "images": len(ids),
             "images_hit": int(np.count_nonzero(np.isin(content[ids], hit))),
@@ -102,21 +103,29 @@ def _per_reference_set(
             "images_direct": _num_images(direct, content, is_reference),
             "images_by_component": _num_images(by_component, content, is_reference),
             "pairs": _pairs_to_show(
-                nearest_references(pairs, is_reference, in_set), content[ids], ids, threshold
+                direct, nearest_references(misses, is_reference, in_set), content[ids], ids
             ),
         }
     return report
 
 
 def _pairs_to_show(
-    closest: Leaks, set_content: NDArray[np.int64], ids: NDArray[np.int64], threshold: float
+    direct: Leaks, misses: Leaks, set_content: NDArray[np.int64], ids: NDArray[np.int64]
 ) -> list[Json]:
     """Name pairs by image: a content may belong to images of several sets."""
     contents, first = np.unique(set_content, return_index=True)
-    rows = pairs_to_show(closest, threshold)
-    references = ids[first][np.searchsorted(contents, closest.reference[rows])]
-    columns = (closest.content[rows], references, closest.similarity[rows])
-    return [
-        {"image_id": image, "reference_id": reference, "similarity": round(similarity, 6)}
-        for image, reference, similarity in zip(*(c.tolist() for c in columns), strict=True)
-    ]
+    shown = []
+    sides = (direct, misses)
+    for closest, rows in zip(sides, pairs_to_show(*sides), strict=True):
+        references = ids[first][np.searchsorted(contents, closest.reference[rows])]
+        columns = (closest.content[rows], references, closest.similarity[rows])
+        shown += [
+            {
+                "image_id": image,
+                "reference_id": reference,
+                "similarity": round(similarity, 6),
+                "is_leak": closest is direct,
+            }
+            for image, reference, similarity in zip(*(c.tolist() for c in columns), strict=True)
+        ]
+    return shown

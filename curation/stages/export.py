@@ -192,7 +192,7 @@ def _places(inputs: CurationInputs, decisions: Decisions) -> pa.Array:
     content, linked = tables.read_content(inputs), decisions.edge_i >= 0
     places = np.full(len(content), -1, np.int32)
     ends = content[decisions.edge_i[linked]], content[decisions.edge_j[linked]]
-    places[linked] = read_places(inputs, *ends)
+    places[linked] = read_places(inputs, *ends, decisions.similarity[linked])
     return pa.array(places, mask=places < 0)
 
 

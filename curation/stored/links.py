@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from dinoforge.curation import tables
 from dinoforge.curation.config import VerifyConfig
-from dinoforge.curation.policies.pairs import Pairs, concat_pairs
+from dinoforge.curation.policies.pairs import Pairs, gather
 from dinoforge.curation.tables import CurationInputs
 from dinoforge.tables import read_table
 from dinoforge.verification.compare import is_copy
@@ -36,6 +36,8 @@ LINK_KEYS = (
 )
 LINK_STAGES = ("exact", "graph", "keypoints", "verify")
 
+_ROUNDING = 1e-6  # of the correlation in reports
+
 
 class Verdict(NamedTuple):
     """Columns of the pairs that were compared on their pixels; see `Comparison`."""
@@ -50,73 +52,98 @@ class Verdict(NamedTuple):
 
 def weakest(policy: VerifyConfig, threshold: float) -> float:
     """Return what every link is stronger than, whichever way it was decided."""
-    return threshold if policy.mode == "off" else min(threshold, policy.min_correlation)
+    return threshold if policy.mode == "none" else min(threshold, policy.min_correlation)
 
 
-def iter_links(
-    inputs: CurationInputs, threshold: float, *, min_correlation: float | None = None
-) -> Iterator[Pairs]:
+def iter_links(inputs: CurationInputs, threshold: float) -> Iterator[Pairs]:
     """Yield the links, a file at a time; cosines count strictly above ``threshold``.
 
-    Where two pictures could be compared on their pixels, only that decides; by default with the
-    ``min_correlation`` of the recipe.
+    Where two pictures were compared on their pixels, that decides. Of a picture with few keypoints
+    not every copy is recognized: there the cosine decides if it is above the threshold.
     """
+    for pairs, is_link in _iter_strengths(inputs, threshold):
+        yield pairs.where(is_link)
+
+
+def read_strengths(inputs: CurationInputs, threshold: float) -> tuple[Pairs, NDArray[np.bool_]]:
+    """Read the links and the pairs that just miss, with their strength, and which are links.
+
+    A pair that misses has a cosine above the floor, or was compared on its pixels and agrees in
+    enough places, whatever its correlation. Sorted by ``(i, j)``.
+    """
+    parts = list(_iter_strengths(inputs, threshold))
+    pairs = gather(pairs for pairs, _ in parts)
+    is_link = np.concatenate([np.zeros(0, np.bool_), *(mask for _, mask in parts)])
+    order = np.lexsort((pairs.j, pairs.i))
+    return Pairs(pairs.i[order], pairs.j[order], pairs.similarity[order]), is_link[order]
+
+
+def _iter_strengths(
+    inputs: CurationInputs, threshold: float
+) -> Iterator[tuple[Pairs, NDArray[np.bool_]]]:
     policy = inputs.config.duplicates.verify
-    compared = policy.mode != "off"
-    verifiable = read_verifiable(inputs) if compared else None
+    is_off = policy.mode == "none"
+    decisive = np.zeros(0, np.bool_) if is_off else _read_flags(inputs, "decisive")
     for path in inputs.files("graph", "pairs.parquet"):
-        pairs = Pairs(*(c.to_numpy() for c in read_table(path).columns)).above(threshold)
-        if verifiable is not None:
-            pairs = pairs.where(~(verifiable[pairs.i] & verifiable[pairs.j]))
-        yield pairs
-    for path in inputs.files("verify", "verified.parquet") if compared else []:
-        verdict = Verdict(*(c.to_numpy() for c in read_table(path, Verdict._fields).columns))
-        accepted = is_copy(
-            verdict,
-            min_places=policy.min_places,
-            min_correlation=(
-                policy.min_correlation if min_correlation is None else min_correlation
-            ),
-            min_overlap=policy.min_overlap,
+        pairs = Pairs(*(c.to_numpy() for c in read_table(path).columns))
+        if not is_off:
+            pairs = pairs.where(~(decisive[pairs.i] & decisive[pairs.j]))
+        yield pairs, pairs.is_above(threshold)
+    for path in [] if is_off else inputs.files("verify", "verified.parquet"):
+        table = read_table(path, [*Verdict._fields, "similarity"])
+        *columns, cosine = (c.to_numpy() for c in table.columns)
+        verdict = Verdict(*columns)
+        is_near, is_link = (
+            is_copy(
+                verdict,
+                min_places=policy.min_places,
+                min_correlation=min_correlation,
+                min_overlap=policy.min_overlap,
+            )
+            for min_correlation in (0.0, policy.min_correlation)
         )
-        yield Pairs(verdict.i, verdict.j, verdict.correlation).where(accepted)
-
-
-def read_strengths(inputs: CurationInputs, threshold: float) -> Pairs:
-    """Read all pairs that may be links if `weakest` is lowered, with their strength.
-
-    Without a comparison on the pixels these are all stored pairs; with one, pairs that agree in
-    enough places, whatever their correlation, and those whose cosine is above ``threshold``.
-    """
-    if inputs.config.duplicates.verify.mode == "off":
-        return tables.read_pairs(inputs)
-    return concat_pairs(list(iter_links(inputs, threshold, min_correlation=0)))
+        pairs = Pairs(verdict.i, verdict.j, verdict.correlation)
+        # The others are among the pairs above, with their cosine.
+        is_near &= (decisive[pairs.i] & decisive[pairs.j]) | (cosine.astype(float) <= threshold)
+        yield pairs.where(is_near), is_link[is_near]
 
 
 def read_verifiable(inputs: CurationInputs) -> NDArray[np.bool_]:
     """Return which contents have enough keypoints to be compared on their pixels, by image id."""
-    verifiable = np.zeros(len(tables.read_content(inputs)), np.bool_)
-    columns = (inputs.files("keypoints", f"{name}.npy") for name in ("ids", "verifiable"))
+    return _read_flags(inputs, "verifiable")
+
+
+def _read_flags(inputs: CurationInputs, name: str) -> NDArray[np.bool_]:
+    flags = np.zeros(len(tables.read_content(inputs)), np.bool_)
+    columns = (inputs.files("keypoints", f"{column}.npy") for column in ("ids", name))
     for ids, values in zip(*columns, strict=True):
-        verifiable[np.load(ids)] = np.load(values)
-    return verifiable
+        flags[np.load(ids)] = np.load(values)
+    return flags
 
 
 def read_places(
-    inputs: CurationInputs, i: NDArray[np.int64], j: NDArray[np.int64]
+    inputs: CurationInputs,
+    i: NDArray[np.int64],
+    j: NDArray[np.int64],
+    strength: NDArray[np.floating],
 ) -> NDArray[np.int32]:
-    """Read in how many places the contents ``i`` and ``j`` agree; -1 if they were not compared."""
+    """Read in how many places the contents ``i`` and ``j`` agree.
+
+    -1 if they were not compared, or if ``strength`` is not the correlation: the cosine decided.
+    """
     places = np.full(len(i), -1, np.int32)
-    if inputs.config.duplicates.verify.mode == "off" or not len(i):
+    if inputs.config.duplicates.verify.mode == "none" or not len(i):
         return places
     num = len(tables.read_content(inputs))
     wanted = np.minimum(i, j) * num + np.maximum(i, j)
     order = np.argsort(wanted, kind="stable")
     for path in inputs.files("verify", "verified.parquet"):
-        low, high, values = (c.to_numpy() for c in read_table(path, Verdict._fields[:3]).columns)
+        columns = read_table(path, Verdict._fields[:4]).columns
+        low, high, values, correlation = (c.to_numpy() for c in columns)
         keys = low * num + high  # sorted, and no key is in two files
         at = np.searchsorted(keys, wanted[order]).clip(max=max(len(keys) - 1, 0))
         if len(keys):
             hit = keys[at] == wanted[order]
+            hit &= np.abs(correlation[at] - strength[order]) < _ROUNDING
             places[order[hit]] = values[at[hit]]
     return places

@@ -23,6 +23,7 @@ __all__ = [
     "LocalFeatures",
     "extract_features",
     "features_version",
+    "is_decisive",
     "is_verifiable",
     "mirrored",
     "mirrored_descriptors",
@@ -35,7 +36,7 @@ __all__ = [
 SHORT_SIDE, LONG_SIDE = 200, 480  # pixels of the gray picture
 MAX_POINTS = 300
 _CONTRAST, _EDGE = 0.01, 12.0  # thresholds of SIFT; lower contrast than usual: blurred copies
-_VERSION = "1"
+_VERSION = "2"
 
 # A root-normalized descriptor has norm 1 and components up to about 0.3: of 512 levels, 256 are
 # enough. Products of two are whole numbers below 2^24, so float32 computes them exactly.
@@ -43,6 +44,7 @@ LEVELS = 512
 
 # Below these, a picture cannot be verified; measured in docs/decisions/0020-verification.md.
 MIN_POINTS = 12
+DECISIVE_POINTS = 30  # with fewer, some copies are not recognized
 MIN_SHORT_SIDE = 48  # pixels of the picture itself
 
 _CELLS, _DIRECTIONS = 4, 8  # of a descriptor: 4 x 4 cells with 8 directions
@@ -74,18 +76,21 @@ class LocalFeatures:
 def extract_features(pixels: NDArray[np.uint8]) -> LocalFeatures:
     """Find the keypoints of an RGB picture, uint8 ``[H, W, 3]``.
 
+    A picture that is too small to be verified has none, and no gray picture.
+
     Raises
     ------
     UsageError
         If OpenCV is not installed.
     """
     height, width = pixels.shape[:2]
+    no_points, no_descriptors = np.zeros((0, 4), np.float32), np.zeros((0, 128), np.uint8)
+    if min(height, width) < MIN_SHORT_SIDE:
+        return LocalFeatures(no_points, no_descriptors, np.zeros((0, 0), np.uint8), height, width)
     gray = _gray_picture(pixels)
     keypoints, values = _detector().detectAndCompute(gray, None)
     if not keypoints:
-        return LocalFeatures(
-            np.zeros((0, 4), np.float32), np.zeros((0, 128), np.uint8), gray, height, width
-        )
+        return LocalFeatures(no_points, no_descriptors, gray, height, width)
     points = np.array(
         [(*point.pt, point.size, math.radians(point.angle)) for point in keypoints], np.float32
     )
@@ -126,9 +131,14 @@ def is_verifiable(features: LocalFeatures) -> bool:
     return is_large and len(features.points) >= MIN_POINTS
 
 
+def is_decisive(features: LocalFeatures) -> bool:
+    """Say whether a verifiable picture has so much detail that its copies are recognized."""
+    return is_verifiable(features) and len(features.points) >= DECISIVE_POINTS
+
+
 def features_version() -> str:
     """Name everything that features depend on: parameters and the version of OpenCV."""
-    parameters = (SHORT_SIDE, LONG_SIDE, MAX_POINTS, _CONTRAST, _EDGE, LEVELS)
+    parameters = (SHORT_SIDE, LONG_SIDE, MIN_SHORT_SIDE, MAX_POINTS, _CONTRAST, _EDGE, LEVELS)
     return f"{_VERSION} {' '.join(map(str, parameters))} opencv {opencv().__version__}"
 
 
@@ -171,7 +181,12 @@ def unpack_features(arrays: Mapping[str, NDArray[Any]], row: int) -> LocalFeatur
 @lru_cache(maxsize=1)
 def opencv() -> Any:
     """Import OpenCV and give it one thread: a partition has one core."""
-    cv2 = import_extra("cv2", extra="verify", where="verification of duplicates")
+    cv2 = import_extra(
+        "cv2",
+        extra="verify",
+        where="verification of duplicates",
+        note=", or set duplicates.verify.mode=none",
+    )
     cv2.setNumThreads(1)
     return cv2
 

@@ -183,7 +183,7 @@ def _curation(folder: Path | None, ledger: Ledger | None) -> CurationFacts | Non
         raise damaged(path, error) from error
     verify = recipe_value(config, "duplicates.verify")
     limits = [recipe_value(config, "decontaminate.threshold")]
-    if verify and verify["mode"] != "off":
+    if verify and verify["mode"] == "pixels":
         limits.append(verify["min_correlation"])
     return CurationFacts(
         funnel=make_funnel(ledger),

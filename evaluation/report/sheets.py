@@ -103,7 +103,7 @@ def make_sheets(
     decide instead of it. ``references`` are the leaks per reference set in the summary of the
     curation.
     """
-    compared = _compared(ledger, verify) if verify and verify["mode"] != "off" else None
+    compared = _compared(ledger, verify) if verify and verify["mode"] == "pixels" else None
     return Sheets(
         *_duplicates(ledger),
         *_misses(ledger, None if compared else threshold),
@@ -266,7 +266,8 @@ def _set_leaks(ledger: Ledger, pairs: Sequence[Mapping[str, Any]], threshold: fl
         fate = row.decision if row.decision == "kept" else row.reason.replace("_", " ")
         leak = _shown(row, [*_remarks(row), fate], pair["similarity"])
         group = ShownGroup(head=_shown(reference, ["reference"]), members=[leak])
-        sides[pair["similarity"] <= threshold].append(group)
+        # Runs of earlier versions lack the flag.
+        sides[not pair.get("is_leak", pair["similarity"] > threshold)].append(group)
     return SetLeaks(above=sides[0], below=sides[1])
 
 

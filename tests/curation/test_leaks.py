@@ -4,16 +4,21 @@ import csv
 import io
 import json
 import shutil
+import sys
 
 import numpy as np
 import pool as pools
 import pytest
+from optional import optional
 from PIL import Image
 
 from dinoforge.cli.main import main
 from dinoforge.config import find_recipe, load_recipe
 from dinoforge.curation.config import CurationConfig
 from dinoforge.curation.leaks import KINDS, LEAKS_PIPELINE
+from dinoforge.verification.features import opencv
+
+optional("cv2", "verify")
 
 NEAR = "near-duplicate"
 
@@ -131,6 +136,17 @@ def test_a_changed_threshold_compares_nothing_again(sets, done, tmp_path, capsys
     # A mirrored picture has the same descriptor.
     assert [one["kinds"][NEAR] for one in summary["sets"]] == [0, 1]
     assert {miss["key"] for miss in summary["misses"]} >= {"jpeg"}
+
+
+def test_without_opencv_one_line_names_the_extra_and_the_way_without(
+    sets, tmp_path, capsys, monkeypatch
+):
+    opencv.cache_clear()
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    assert run(sets, tmp_path / "run") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert 'pip install "dinoforge[verify]", or set duplicates.verify.mode=none' in line
+    assert run(sets, tmp_path / "off", "duplicates.verify.mode=none") == 0
 
 
 def test_a_finished_curation_is_a_pool(calm, pool, tmp_path, capsys):

@@ -142,6 +142,15 @@ def test_a_changed_limit_compares_nothing_again(photographs, run, tmp_path, capl
     assert dropped == {"leaked", "other", "small", "small_again"}
 
 
+def test_a_pair_that_the_rule_rejects_is_no_leak_however_low_the_threshold(
+    photographs, run, tmp_path
+):
+    shutil.copytree(run, tmp_path / "run")
+    keys = ("duplicates.verify.min_correlation=0.999", "decontaminate.threshold=0.85")
+    curated(photographs, tmp_path / "run", *keys)
+    assert not [row for row in pools.ledger(tmp_path / "run") if row["reason"] == "leak"]
+
+
 def test_explain_names_places_and_draws_them(run, tmp_path):
     rows = by_name(run)
     row = next(rows[n] for n in ("brick", "brick_crop") if rows[n]["decision"] == "dropped")

@@ -108,5 +108,5 @@ def test_small_and_flat_pictures_cannot_be_verified(leaves):
 
 
 def test_the_version_names_parameters_and_opencv():
-    assert "200 480 300" in features_version()
+    assert "200 480 48 300" in features_version()
     assert opencv().__version__ in features_version()

@@ -24,7 +24,7 @@ class CandidatesStage(CurationStage):
 
     def plan(self, inputs: CurationInputs) -> list[Json]:
         """Plan one partition; none when nothing is compared on the pixels."""
-        if inputs.config.duplicates.verify.mode == "off":
+        if inputs.config.duplicates.verify.mode == "none":
             return []
         return [{}] if inputs.files("proposals", "votes.parquet") else []
 

@@ -23,6 +23,7 @@ class CheckStage(CurationStage):
 
     name = "check"
     number = 55
+    version = "1.1.0"
     keys = ("plant.count", "duplicates.threshold", "duplicates.floor", *LINK_KEYS)
     needs = ("ingest", "plant", "filter", *LINK_STAGES)
 
@@ -34,10 +35,12 @@ class CheckStage(CurationStage):
         """Look up the pair of every planted copy with its original."""
         policy = inputs.config.duplicates
         content = tables.read_content(inputs)
-        pairs = read_strengths(inputs, policy.threshold)
+        pairs, is_link = read_strengths(inputs, policy.threshold)
         limit = weakest(policy.verify, policy.threshold)
+        # Without those that are strong but no links: too few places, a cosine below its threshold.
+        pairs = pairs.where(is_link | ~pairs.is_above(limit))
         floor = policy.floor
-        if policy.verify.mode != "off":
+        if policy.verify.mode == "pixels":
             floor = 0.0  # of a correlation
         planted = _planted(inputs)
         copy, original = (planted.column(n).to_numpy() for n in ("image_id", "planted_from"))

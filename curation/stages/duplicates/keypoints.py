@@ -11,6 +11,7 @@ from dinoforge.stages import Json, Output
 from dinoforge.verification.features import (
     extract_features,
     features_version,
+    is_decisive,
     is_verifiable,
     pack_features,
 )
@@ -23,12 +24,13 @@ class KeypointsStage(CurationStage):
 
     name = "keypoints"
     number = 42
+    version = "1.1.0"
     keys = ("duplicates.verify.mode", "decode", "partition_images")
     needs = ("ingest", "plant", "exact")
 
     def plan(self, inputs: CurationInputs) -> list[Json]:
         """Plan ranges of pictures; none when pairs are not compared on their pixels."""
-        if inputs.config.duplicates.verify.mode == "off":
+        if inputs.config.duplicates.verify.mode == "none":
             return []
         version = features_version()
         return [payload | {"features": version} for payload in plan_pictures(inputs)]
@@ -44,6 +46,7 @@ class KeypointsStage(CurationStage):
         verifiable = np.array([is_verifiable(picture) for picture in features])
         out.write_array("ids", ids)
         out.write_array("verifiable", verifiable)
+        out.write_array("decisive", np.array([is_decisive(picture) for picture in features]))
         for name, array in pack_features(features).items():
             out.write_array(name, array)
         return {

@@ -4,6 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dinoforge.curation import tables
+from dinoforge.curation.stored.links import read_verifiable
 from dinoforge.curation.stored.local_features import Pictures, plan_pictures, read_packed
 from dinoforge.curation.tables import CurationInputs, CurationStage
 from dinoforge.neighbors.products import backend_for
@@ -24,11 +25,12 @@ class ProposalsStage(CurationStage):
     """Votes and nearest embeddings of every picture, among images and among references apart.
 
     An image is compared with references however many copies it has; references are not compared
-    with each other.
+    with each other. Embeddings are searched only of pictures that can be verified.
     """
 
     name = "proposals"
     number = 44
+    version = "1.1.0"
     keys = ("duplicates.verify.votes", "duplicates.verify.nearest", "partition_images")
     execution_keys = ("duplicates.verify.mode", "device")
     needs = ("embed", "exact", "keypoints", "votes-index")
@@ -36,7 +38,7 @@ class ProposalsStage(CurationStage):
 
     def plan(self, inputs: CurationInputs) -> list[Json]:
         """Plan ranges of pictures."""
-        return [] if inputs.config.duplicates.verify.mode == "off" else plan_pictures(inputs)
+        return [] if inputs.config.duplicates.verify.mode == "none" else plan_pictures(inputs)
 
     def run(self, payload: Json, inputs: CurationInputs, out: Output) -> Json:
         """Ask for the pictures of one range."""
@@ -53,7 +55,11 @@ class ProposalsStage(CurationStage):
                 first = payload["first"] if is_image and at == 0 else len(other)
                 ballot = votes.count_votes(index, packed, first)
                 voted.append((ids[ballot.pictures - first], other[ballot.others], ballot.votes))
-        near = [_nearest(inputs, ids, other, policy.nearest) for other in others]
+        verifiable = read_verifiable(inputs)
+        near = [
+            _nearest(inputs, ids[verifiable[ids]], other[verifiable[other]], policy.nearest)
+            for other in others
+        ]
         counts = {}
         for name, parts in (("votes", voted), ("nearest", near)):
             columns = [np.concatenate(column) for column in zip(*parts, strict=True)]
@@ -66,7 +72,7 @@ def _nearest(
     inputs: CurationInputs, ids: NDArray[np.int64], base: NDArray[np.int64], k: int
 ) -> _Proposals:
     """Return the ``k`` nearest of ``base`` of every picture as columns: id, id, cosine."""
-    if not k or not len(base):
+    if not k or not len(ids) or not len(base):
         return _NOTHING
     queries, device = tables.read_embeddings(inputs, "embed", ids), inputs.config.device
     parts = []

@@ -26,7 +26,7 @@ class VerifyStage(CurationStage):
     def plan(self, inputs: CurationInputs) -> list[Json]:
         """Plan ranges of the candidate pairs."""
         policy = inputs.config.duplicates.verify
-        if policy.mode == "off":
+        if policy.mode == "none":
             return []
         pairs = sum(facts["pairs"] for facts in inputs.facts("candidates"))
         ranges = tables.split_range(pairs, policy.pairs_per_partition)

@@ -23,7 +23,7 @@ class VotesIndexStage(CurationStage):
     def plan(self, inputs: CurationInputs) -> list[Json]:
         """Plan one partition per side."""
         policy = inputs.config.duplicates.verify
-        if policy.mode == "off" or not policy.votes:
+        if policy.mode == "none" or not policy.votes:
             return []
         return [{"side": side, "votes": votes.votes_version()} for side in Pictures._fields]
 
