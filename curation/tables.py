@@ -248,6 +248,7 @@ class ImageReader:
 
     def __init__(self, run_folder: Path, folders: Sequence[Path] = ()) -> None:
         self._run_folder, self._folders, self._reader = run_folder, folders, RangeReader(32)
+        self._shard, self._path = "", ""  # of the last image: most follow in the same shard
 
     def read(self, shard: str, offset: int, size: int) -> bytes | None:
         """Read an image; None when its bytes cannot be read.
@@ -258,8 +259,10 @@ class ImageReader:
             If the shard no longer exists.
         """
         try:
-            path = resolve_shard(self._run_folder, shard, self._folders)
-            return self._reader.read(path, offset, size)
+            if shard != self._shard:
+                self._path = resolve_shard(self._run_folder, shard, self._folders)
+                self._shard = shard
+            return self._reader.read(self._path, offset, size)
         except FileNotFoundError as error:
             raise UsageError(
                 what="image file no longer exists",

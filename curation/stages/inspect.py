@@ -16,7 +16,7 @@ from dinoforge.stages import Json, Output
 
 __all__ = ["InspectStage"]
 
-_STRIP_PIXELS = 1 << 20  # a picture of 144 Mpixel must not be held several times over
+_STRIP_PIXELS = 1 << 16  # stays in the cache; 144 Mpixel must not be held several times over
 
 
 class InspectStage(CurationStage):
@@ -84,13 +84,17 @@ def _pixels_sha256(pixels: NDArray[np.uint8]) -> bytes:
 
 
 def _gray_std(pixels: NDArray[np.uint8]) -> float:
-    """Compute the standard deviation of gray values from integer counts: equal on any machine."""
+    """Compute the standard deviation of gray values from integer sums: equal on any machine."""
     flat = pixels.reshape(-1, 3)
-    counts = np.zeros(256, np.int64)
+    total = squares = 0
     for start in range(0, len(flat), _STRIP_PIXELS):
-        red, green, blue = flat[start : start + _STRIP_PIXELS].T.astype(np.uint16)
+        red, green, blue = flat[start : start + _STRIP_PIXELS].T
         # Weights of ITU-R BT.601 in 256ths; the sum is at most 255 * 256, inside uint16.
-        counts += np.bincount((77 * red + 150 * green + 29 * blue) >> 8, minlength=256)
-    values = np.arange(256)
-    num, total, squares = (int(counts @ power) for power in (values**0, values, values**2))
-    return float(np.sqrt(num * squares - total * total) / num)
+        gray = red * np.uint16(77)
+        gray += green * np.uint16(150)
+        gray += blue * np.uint16(29)
+        values = (gray >> 8).astype(np.float64)  # sums of integers below 2^53 are exact
+        total += int(values.sum())
+        values *= values
+        squares += int(values.sum())
+    return float(np.sqrt(len(flat) * squares - total * total) / len(flat))

@@ -5,6 +5,7 @@ higher quality than its original; so this compares files; it does not reconstruc
 """
 
 import math
+from functools import lru_cache
 
 __all__ = ["compression_quality"]
 
@@ -44,17 +45,10 @@ def compression_quality(data: bytes, image_format: str) -> float:
     """
     if image_format in _LOSSLESS or (image_format == "WEBP" and b"VP8L" in data[12:64]):
         return math.inf
-    table = _luminance_table(data) if image_format in {"JPEG", "MPO"} else ()
-    if not table:
-        return math.nan
-    pairs = zip(table, _STANDARD, strict=True)
-    scale = 100 * sum(value / standard for value, standard in pairs) / len(_STANDARD)
-    quality = 5000 / scale if scale > 100 else (200 - scale) / 2
-    return min(max(quality, 1.0), 100.0)
+    return _jpeg_quality(data) if image_format in {"JPEG", "MPO"} else math.nan
 
 
-def _luminance_table(data: bytes) -> tuple[int, ...]:
-    """Read quantization table 0 of a JPEG, in zigzag order; empty if there is none."""
+def _jpeg_quality(data: bytes) -> float:
     at = 2
     while at + 4 <= len(data) and data[at] == 0xFF:
         marker = data[at + 1]
@@ -64,18 +58,23 @@ def _luminance_table(data: bytes) -> tuple[int, ...]:
         if marker in {_START_OF_SCAN, _END_OF_IMAGE}:
             break
         stop = at + 2 + int.from_bytes(data[at + 2 : at + 4], "big")
-        if marker == _TABLES and (table := _table_0(data[at + 4 : stop])):
-            return table
+        if marker == _TABLES and (quality := _quality_of_tables(data[at + 4 : stop])) is not None:
+            return quality
         at = stop
-    return ()
+    return math.nan
 
 
-def _table_0(segment: bytes) -> tuple[int, ...]:
+@lru_cache(maxsize=256)  # the files of one source share a few tables
+def _quality_of_tables(segment: bytes) -> float | None:
+    """Return the quality by table 0 of a segment of quantization tables; None without one."""
     while segment:
         wide, number = divmod(segment[0], 16)
         size = 2 if wide else 1
         values, segment = segment[1 : 1 + 64 * size], segment[1 + 64 * size :]
         if number == 0 and len(values) == 64 * size:
-            parts = range(0, 64 * size, size)
-            return tuple(int.from_bytes(values[k : k + size], "big") for k in parts)
-    return ()
+            steps = (int.from_bytes(values[k : k + size], "big") for k in range(0, 64 * size, size))
+            pairs = zip(steps, _STANDARD, strict=True)
+            scale = 100 * sum(value / standard for value, standard in pairs) / len(_STANDARD)
+            quality = 5000 / scale if scale > 100 else (200 - scale) / 2
+            return min(max(quality, 1.0), 100.0)
+    return None

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypedDict
+from typing import NamedTuple, TypedDict
 
 from dinoforge.files import decode_text, open_regular, sha256_file
 from dinoforge.images.formats import IMAGE_SUFFIXES, SNIFF_BYTES, sniff
@@ -103,8 +103,7 @@ def summarize_reasons(problems: Iterable[Problem]) -> str:
     return f" ({counts})" if counts else ""
 
 
-@dataclass(frozen=True, slots=True)
-class Member:
+class Member(NamedTuple):
     """One file of a sample: extension, name in the tar, offset and size of its bytes."""
 
     extension: str
@@ -133,8 +132,7 @@ class Sample:
         return min(self.images, key=_preference, default=None)
 
 
-@dataclass(frozen=True, slots=True)
-class ShardImage:
+class ShardImage(NamedTuple):
     """One image, with a key that no other image of the tar has, and the text of its ``.cls``."""
 
     key: str

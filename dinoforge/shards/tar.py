@@ -6,8 +6,10 @@ GNU (long names, base-256 numbers, sparse members, volumes, incremental) and pax
 """
 
 import os
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 __all__ = [
     "BLOCK",
@@ -35,8 +37,7 @@ _OTHER_KINDS = (b"1", b"2", b"3", b"4", b"6", b"I", b"M", b"S")  # links, device
 _KINDS_WITHOUT_DATA = (b"1", b"2", b"3", b"4", b"5", b"6", b"I", b"M", b"V")
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """One member: offset and size of its data, and its first bytes (at most 512)."""
 
     name: str
@@ -251,8 +252,10 @@ def _checksum_fits(block: bytes) -> bool:
     if not field or field.strip(b"01234567"):
         return False
     stated = int(field, 8)
-    # The sum counts its own field as eight spaces.
-    total = sum(block) - sum(block[148:156]) + 8 * 0x20
+    # The sum counts its own field as eight spaces. The low half of Adler-32 is the sum modulo
+    # 65,521, which 256 bytes do not reach: in half the time of `sum`.
+    halves = (zlib.adler32(block[at : at + 256], 0) & 0xFFFF for at in (0, 256))
+    total = sum(halves) - sum(block[148:156]) + 8 * 0x20
     if total == stated:
         return True
     # Some old writers summed signed bytes.
@@ -279,8 +282,7 @@ def _pax_records(data: bytes) -> dict[bytes, bytes]:
     return records
 
 
-@dataclass(frozen=True)
-class MemberName:
+class MemberName(NamedTuple):
     """Key ``folder/stem``, and everything after the first dot of the base name in lower case."""
 
     key: str
@@ -298,6 +300,8 @@ def split_member_name(name: str) -> MemberName | None:
     stem, _, extension = base.partition(".")
     if not stem:
         return None
+    if not folder and not name.startswith("/"):
+        return MemberName(stem, extension.lower(), is_safe=True)
     parts = [part for part in folder.split("/") if part not in ("", ".", "..")]
     is_safe = not name.startswith("/") and ".." not in folder.split("/")
     return MemberName("/".join([*parts, stem]), extension.lower(), is_safe)

@@ -66,7 +66,7 @@ class ShardWriter:
         UsageError
             If the folder is read-only or the disk is full.
         """
-        blocks = [(_header(key, extension, data), data) for extension, data in members.items()]
+        blocks = [(_header(key, extension, len(data)), data) for extension, data in members.items()]
         num_bytes = sum(len(header) + _padded(len(data), BLOCK) for header, data in blocks)
         try:
             if self._open is not None and self._is_full(self._open, num_bytes):
@@ -135,9 +135,7 @@ class _OpenShard:
             raise ValueError(f"key {key!r} is in {self.path.name} already")
         self.keys.add(key)
         for header, data in blocks:
-            self._put(header)
-            self._put(data)
-            self._put(bytes(_padded(len(data), BLOCK) - len(data)))
+            self._put(b"".join((header, data, bytes(-len(data) % BLOCK))))
         self._members += len(blocks)
 
     def finish(self) -> ShardFacts:
@@ -172,12 +170,29 @@ def _padded(size: int, unit: int) -> int:
     return (size + unit - 1) // unit * unit
 
 
-def _header(key: str, extension: str, data: bytes) -> bytes:
+def _header(key: str, extension: str, size: int) -> bytes:
     name = f"{key}.{extension}"
     parts = split_member_name(name)
     if not extension or parts != MemberName(key, extension, is_safe=True):
         raise ValueError(f"member name {name!r} does not give back its key and extension")
+    if len(name) > _NAME_BYTES or not name.isascii() or size > _SIZE_LIMIT:
+        return _tarfile_header(name, size)
+    # What tarfile makes of a short ASCII name, in a sixth of its time.
+    digits = b"%011o\0" % size
+    total = _TEMPLATE_SUM + sum(name.encode()) + sum(digits)
+    fields = name.encode().ljust(_NAME_BYTES, b"\0"), digits, b"%06o\0 " % total
+    return b"".join(part for pair in zip(fields, _BETWEEN, strict=True) for part in pair)
+
+
+def _tarfile_header(name: str, size: int) -> bytes:
     entry = tarfile.TarInfo(name)
-    entry.size = len(data)
+    entry.size = size
     entry.mode = 0o644
     return entry.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
+
+
+_NAME_BYTES, _SIZE_LIMIT = 100, 8**11 - 1  # what the fields of a header hold
+_EMPTY = _tarfile_header("", 0)
+# What follows the fields name, size and checksum.
+_BETWEEN = (_EMPTY[_NAME_BYTES:124], _EMPTY[136:148], _EMPTY[156:])
+_TEMPLATE_SUM = sum(map(sum, _BETWEEN)) + 8 * 0x20  # the checksum counts its own field as spaces

@@ -12,7 +12,7 @@ from dinoforge.errors import UsageError
 from dinoforge.shards.index import index_shard, verify_shard
 from dinoforge.shards.reading import read_samples
 from dinoforge.shards.sidecar import read_sidecar
-from dinoforge.shards.writer import ShardWriter
+from dinoforge.shards.writer import ShardWriter, _header
 
 
 def samples(count, size=100):
@@ -58,6 +58,16 @@ def test_the_bytes_are_those_of_tarfile(tmp_path):
                 entry.size = len(data)
                 tar.addfile(entry, io.BytesIO(data))
     assert (tmp_path / "pool-000000.tar").read_bytes() == file.getvalue()
+
+
+@pytest.mark.parametrize("size", [0, 511, 8**11])
+@pytest.mark.parametrize(
+    "name", ["a", "folder/b-1", "k" * 96, "k" * 97, "d/" * 60 + "long", "\u00e4"]
+)
+def test_headers_are_those_of_tarfile(name, size):
+    entry = tarfile.TarInfo(f"{name}.jpg")
+    entry.size, entry.mode = size, 0o644
+    assert _header(name, "jpg", size) == entry.tobuf(tarfile.PAX_FORMAT, "utf-8")
 
 
 def test_limits_on_samples_and_bytes_start_new_shards(tmp_path):
