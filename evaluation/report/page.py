@@ -66,9 +66,32 @@ def make_page(facts: ReportFacts, ledger: Ledger | None, maps: FeatureMaps | Non
         checkpoint_panels=_checkpoint_panels(facts.scores),
         score_panels={table.benchmark: _score_panels(table) for table in facts.scores.tables},
         difference_panels=_difference_panels(facts.scores),
+        component_sizes=_component_sizes(facts),
         warnings=list(find_warnings(facts.records)),
         versions=_versions(facts),
     )
+
+
+def _component_sizes(facts: ReportFacts) -> list[tuple[str, int, int]]:
+    """Return sizes of components, how many have them, and images in them; without single images."""
+    summary = facts.curation.summary if facts.curation is not None else {}
+    sizes = summary.get("duplicates", {}).get("components_of_size", {})
+    counts = {int(size): number for size, number in sizes.items()}
+    rows = []
+    for low, high in (
+        (2, 2),
+        (3, 3),
+        (4, 5),
+        (6, 10),
+        (11, 100),
+        (101, 1000),
+        (1001, max(counts, default=0)),
+    ):
+        inside = [(size, number) for size, number in counts.items() if low <= size <= high]
+        if inside:
+            label = f"{low:,}" if low == high else f"{low:,} to {high:,}"
+            rows.append((label, sum(n for _, n in inside), sum(size * n for size, n in inside)))
+    return rows
 
 
 def lead(funnel: Funnel | None, headline: Headline | None) -> str:

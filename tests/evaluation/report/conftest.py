@@ -217,6 +217,10 @@ def _summary(pairs: list[dict]) -> dict:
     grid = np.linspace(0.85, 0.995, 30).tolist()
     return {
         "problems": {"truncated_tar": 1},
+        "duplicates": {
+            "components_of_size": {"1": 40, "2": 7, "4": 2, "5": 1, "1200": 1},
+            **{"largest_component": 1200, "smallest_similarity": 0.871},
+        },
         "leaks": {
             "dropped_through_others": 0,
             "references": {

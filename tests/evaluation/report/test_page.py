@@ -88,6 +88,17 @@ def test_numbers_of_the_summary_are_on_the_page(text):
         assert words in text, words
 
 
+def test_components_are_counted_by_size(text):
+    table = text[
+        text.index("<h3>Components") : text.index("</table>", text.index("<h3>Components"))
+    ]
+    rows = re.findall(r">([^<]+)</th><td[^>]+>([\d,]+)</td><td[^>]+>([\d,]+)<", table)
+    sizes = [("2", "7", "14"), ("4 to 5", "3", "13"), ("1,001 to 1,200", "1", "1,200")]
+    assert rows == sizes
+    assert "1,200 images; the two least similar" in table
+    assert "cosine of 0.871" in table
+
+
 def test_depths_of_the_retrieval_stand_in_the_order_of_numbers(text):
     assert re.findall(r"precision at (\d+)", text) == ["1", "4", "10"]
 
