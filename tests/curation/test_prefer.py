@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from dinoforge.config import load_config
+from dinoforge.curated import summary_path
 from dinoforge.curation.config import CurationConfig
 from dinoforge.curation.explain import explain
 
@@ -57,3 +58,5 @@ def test_the_representative_is_chosen_by_the_criteria_in_order(pictures):
 def test_every_source_keeps_its_best_image(pictures, rule):
     words = ["duplicates.one_per_source=true", "duplicates.prefer=[least_recompressed]"]
     assert kept(pictures, *words, f"duplicates.rule={rule}") == {"copy", "plain"}
+    duplicates = json.loads(summary_path(pictures / "run").read_text())["duplicates"]
+    assert (duplicates["kept_per_source"], duplicates["protected_duplicates"]) == (1, 0)

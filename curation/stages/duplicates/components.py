@@ -37,6 +37,7 @@ class ComponentsStage(CurationStage):
 
     name = "components"
     number = 50
+    version = "1.1.0"
     keys = (
         "duplicates.threshold",
         "duplicates.rule",
@@ -79,7 +80,7 @@ class ComponentsStage(CurationStage):
         )
         columns = [getattr(groups, name) for name in tables.GROUPS_SCHEMA.names[1:]]
         out.write_table("groups", [candidates.image_id, *columns], tables.GROUPS_SCHEMA)
-        facts = _facts(groups) | _describe_largest(inputs, candidates, groups)
+        facts = _facts(candidates, groups) | _describe_largest(inputs, candidates, groups)
         return facts | _describe_hubs(hubs)
 
 
@@ -117,9 +118,10 @@ def _order_of_sources(source: pa.ChunkedArray, names: Sequence[str]) -> NDArray[
     return -place.astype(np.float64)
 
 
-def _facts(groups: Groups) -> dict[str, Any]:
+def _facts(candidates: Candidates, groups: Groups) -> dict[str, Any]:
     sizes = np.unique(groups.component, return_counts=True)[1]
     size, count = np.unique(sizes, return_counts=True)
+    others = (groups.reason > 0) & groups.kept  # kept beside the representative
     return {
         "candidates": len(groups.kept),
         "components": len(sizes),
@@ -131,7 +133,8 @@ def _facts(groups: Groups) -> dict[str, Any]:
         "kept": int(np.count_nonzero(groups.kept)),
         "exact_duplicates": int(np.count_nonzero((groups.reason == EXACT) & ~groups.kept)),
         "near_duplicates": int(np.count_nonzero((groups.reason == NEAR) & ~groups.kept)),
-        "protected_duplicates": int(np.count_nonzero((groups.reason > 0) & groups.kept)),
+        "protected_duplicates": int(np.count_nonzero(others & candidates.protected)),
+        "kept_per_source": int(np.count_nonzero(others & ~candidates.protected)),
     }
 
 
