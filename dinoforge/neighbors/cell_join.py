@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from dinoforge.neighbors.filters import PairFilter
 from dinoforge.neighbors.join import Edges, join_above
 
 __all__ = [
@@ -66,6 +67,7 @@ def join_in_cell(
     threshold: float,
     backend: str = "numpy",
     device: str = "cpu",
+    pair_filter: PairFilter | None = None,
 ) -> Edges:
     """Join rows of one cell exactly and keep the pairs that belong to it.
 
@@ -74,7 +76,12 @@ def join_in_cell(
     """
     right = a if b is None else b
     edges = join_above(
-        a.rows, None if b is None else b.rows, threshold=threshold, backend=backend, device=device
+        a.rows,
+        None if b is None else b.rows,
+        threshold=threshold,
+        backend=backend,
+        device=device,
+        pair_filter=pair_filter,
     )
     common = smallest_common_cell(a.nearest[edges.i], right.nearest[edges.j])
     belongs = common == cell

@@ -18,7 +18,9 @@ from dinoforge.curation.policies.pairs import Pairs, concat_pairs
 from dinoforge.curation.stored.cell_tables import Entries, read_entries, read_sizes
 from dinoforge.curation.tables import CurationInputs, CurationStage
 from dinoforge.neighbors.cell_join import join_in_cell, split_cells
-from dinoforge.neighbors.join import Edges, join_above
+from dinoforge.neighbors.filter_choice import choose_filter
+from dinoforge.neighbors.filters import PairFilter, PlainFilter
+from dinoforge.neighbors.join import Edges, JoinRows, join_rows, prepare_rows
 from dinoforge.neighbors.products import backend_for
 from dinoforge.stages import Json, Output
 
@@ -26,11 +28,14 @@ __all__ = ["GraphStage"]
 
 # A range of cells, or a cell joined at once, has at most so many blocks of images.
 _BLOCKS_AT_ONCE = 16
+# Smaller cells are joined by plain products: encoding them costs as much.
+_FILTERED_ROWS = 2048
 
 
 class _Joined(NamedTuple):
     parts: list[Pairs]
     compared: int
+    filter: str  # how candidates were found; depends on the processor, the pairs do not
 
 
 class GraphStage(CurationStage):
@@ -65,7 +70,7 @@ class GraphStage(CurationStage):
             joined = _join_blocks(payload, inputs)
         pairs = concat_pairs(joined.parts)
         out.write_table("pairs", list(pairs), tables.PAIRS_SCHEMA)
-        return {"pairs": len(pairs.i), "compared": joined.compared}
+        return {"pairs": len(pairs.i), "compared": joined.compared, "filter": joined.filter}
 
 
 def _first_pairs(inputs: CurationInputs) -> NDArray[np.int64]:
@@ -90,8 +95,8 @@ def _join_blocks(payload: Json, inputs: CurationInputs) -> _Joined:
     )
     num_image_blocks = -(-len(images) // size)
 
-    @lru_cache(maxsize=2)  # the row block and the current column block
-    def block(number: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    @lru_cache(maxsize=2)
+    def read(number: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Return ids and unit rows of a block, without those whose embedding is zero."""
         is_image = number < num_image_blocks
         at = (number if is_image else number - num_image_blocks) * size
@@ -100,19 +105,30 @@ def _join_blocks(payload: Json, inputs: CurationInputs) -> _Joined:
         usable = rows.any(axis=1)
         return ids[usable], rows[usable]
 
-    parts: list[Pairs] = []
-    compared = 0
     first_pairs = _first_pairs(inputs)
-    by_cells = bool(inputs.facts("cells"))
+    first_other = num_image_blocks if inputs.facts("cells") else 0
+    pairs_of_blocks = []
     for number in range(payload["first"], payload["stop"]):
         a = int(np.searchsorted(first_pairs, number, side="right")) - 1
-        b = (num_image_blocks if by_cells else a) + number - int(first_pairs[a])
+        pairs_of_blocks.append((a, (first_other or a) + number - int(first_pairs[a])))
+    sampled = sorted({pairs_of_blocks[0][0], pairs_of_blocks[-1][1]})
+    sample = np.concatenate([read(number)[1] for number in sampled])
+    pair_filter = _choose(inputs, sample, len(pairs_of_blocks) * size**2)
+
+    @lru_cache(maxsize=2)  # the row block and the current column block
+    def block(number: int) -> tuple[NDArray[np.int64], JoinRows]:
+        ids, rows = read(number)
+        return ids, prepare_rows(rows, pair_filter)
+
+    parts: list[Pairs] = []
+    compared = 0
+    for a, b in pairs_of_blocks:
         (ids_a, rows_a), (ids_b, rows_b) = block(a), block(b)
         num_a, num_b = len(ids_a), len(ids_b)
         compared += num_a * (num_a - 1) // 2 if a == b else num_a * num_b
-        edges = join_above(rows_a, None if a == b else rows_b, **_how(inputs))
+        edges = join_rows(rows_a, None if a == b else rows_b, threshold=_floor(inputs))
         parts.append(_as_pairs(edges, ids_a, ids_b))
-    return _Joined(parts, compared)
+    return _Joined(parts, compared, str(pair_filter))
 
 
 def _plan_cells(inputs: CurationInputs) -> list[Json]:
@@ -134,12 +150,20 @@ def _plan_cells(inputs: CurationInputs) -> list[Json]:
 
 def _join_cells(payload: Json, inputs: CurationInputs) -> _Joined:
     entries = read_entries(inputs, payload["first_cell"], payload["stop_cell"])
+    cells = list(entries.of_each_cell())
+    sizes = [len(ids) for _, ids, _ in cells]
+    large = [size for size in sizes if size >= _FILTERED_ROWS]
+    sample = cells[int(np.argmax(sizes))][2].rows if large else np.zeros((0, 0), np.float32)
+    pair_filter = _choose(inputs, sample, sum(size**2 // 2 for size in large))
+    plain = PlainFilter(backend_for(inputs.config.device), inputs.config.device)
     parts: list[Pairs] = []
     compared = 0
-    for cell, ids, members in entries.of_each_cell():
+    for cell, ids, members in cells:
         compared += len(ids) * (len(ids) - 1) // 2
-        parts.append(_as_pairs(join_in_cell(cell, members, **_how(inputs)), ids, ids))
-    return _Joined(parts, compared)
+        how = pair_filter if len(ids) >= _FILTERED_ROWS else plain
+        edges = join_in_cell(cell, members, threshold=_floor(inputs), pair_filter=how)
+        parts.append(_as_pairs(edges, ids, ids))
+    return _Joined(parts, compared, str(pair_filter))
 
 
 def _join_blocks_of_cell(payload: Json, inputs: CurationInputs) -> _Joined:
@@ -152,24 +176,35 @@ def _join_blocks_of_cell(payload: Json, inputs: CurationInputs) -> _Joined:
     parts: list[Pairs] = []
     compared = 0
     pairs_of_blocks = [(a, b) for a in range(blocks) for b in range(a, blocks)]
-    for a, b in pairs_of_blocks[payload["first"] : payload["stop"]]:
+    pairs_of_blocks = pairs_of_blocks[payload["first"] : payload["stop"]]
+    sample = block(pairs_of_blocks[0][0]).members.rows
+    pair_filter = _choose(inputs, sample, len(pairs_of_blocks) * size**2)
+    for a, b in pairs_of_blocks:
         left, right = block(a), block(b)
         num_a, num_b = len(left.ids), len(right.ids)
         compared += num_a * (num_a - 1) // 2 if a == b else num_a * num_b
         other = None if a == b else right.members
-        edges = join_in_cell(cell, left.members, other, **_how(inputs))
+        edges = join_in_cell(
+            cell, left.members, other, threshold=_floor(inputs), pair_filter=pair_filter
+        )
         parts.append(_as_pairs(edges, left.ids, right.ids))
-    return _Joined(parts, compared)
+    return _Joined(parts, compared, str(pair_filter))
 
 
-def _how(inputs: CurationInputs) -> Json:
-    """Return the arguments of a join that are the same for all."""
+def _floor(inputs: CurationInputs) -> float:
+    return inputs.config.duplicates.floor
+
+
+def _choose(inputs: CurationInputs, sample: NDArray[np.float32], num_products: int) -> PairFilter:
+    """Choose how candidates are proposed in so many comparisons of rows like these."""
     device = inputs.config.device
-    return {
-        "threshold": inputs.config.duplicates.floor,
-        "backend": backend_for(device),
-        "device": device,
-    }
+    return choose_filter(
+        sample,
+        threshold=_floor(inputs),
+        num_products=num_products,
+        backend=backend_for(device),
+        device=device,
+    )
 
 
 def _as_pairs(edges: Edges, ids_a: NDArray[np.int64], ids_b: NDArray[np.int64]) -> Pairs:
