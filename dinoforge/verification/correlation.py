@@ -18,7 +18,7 @@ __all__ = ["Alignment", "align", "fine_correlation"]
 _SIDE = 128  # the overlap is drawn in at most its square, pixels
 _FINE, _COARSE = 0.7, 2.0  # standard deviations of the Gaussians whose difference is the band
 _WINDOW = 17
-_NOISE = 0.5  # gray levels squared: flatter windows do not correlate
+_NOISE = 0.1  # gray levels squared: flatter windows do not correlate
 _EDGE = 2  # pixels at the border of the overlap that do not count
 _MIN_SIDE = 12  # pixels of an overlap that has any detail
 

@@ -19,6 +19,7 @@ class VerifyStage(CurationStage):
 
     name = "verify"
     number = 46
+    version = "1.1.0"
     keys = ("partition_images",)
     execution_keys = ("duplicates.verify.mode", "duplicates.verify.pairs_per_partition")
     needs = ("embed", "exact", "keypoints", "candidates")
