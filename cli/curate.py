@@ -31,7 +31,7 @@ def curate_run(
     takedowns = read_takedowns(Path(loaded.config.out))
     executor = make_executor(on)
     try:
-        with open_run("curate", loaded, change) as run:
+        with open_run("curate", loaded, change, [loaded.config.base]) as run:
             if takedowns:
                 add_takedowns(run.folder, takedowns.values())
             return curate(loaded.config, run, executor)
@@ -73,7 +73,10 @@ COMMAND = RecipeCommand(
     execute=_execute,
     resolve=_resolve,
     as_json=lambda summary: summary.as_json(),
-    sources=lambda config: [path for source in config.sources for path in source.paths],
+    sources=lambda config: [
+        *(path for source in config.sources for path in source.paths),
+        *filter(None, [config.base]),
+    ],
     written=("curation", "shards"),
     show=_show,
 )

@@ -257,6 +257,9 @@ class CurationConfig:
     """All keys of ``dinoforge curate``."""
 
     out: PathText = "runs/curated"  # run folder
+    # finished curation run that this one adds to: new images are compared with all of its images,
+    # which stay as they are, without reading these again; "": none
+    base: OptionalPath = ""
     seed: int = 0  # keys every random choice: limits, planted copies, order of the export
     # input images; an image listed twice belongs to the first source that lists it
     sources: list[SourceConfig] = field(default_factory=list)

@@ -8,6 +8,7 @@ import itertools
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,9 +25,10 @@ from dinoforge.curated import (
     pairs_files,
     slots_path,
     summary_path,
-    verified_folder,
+    verified_files,
 )
 from dinoforge.curation.sentences import Compared, Related, describe_decision, on_pixels
+from dinoforge.curation.stored.generations import open_generations
 from dinoforge.curation.stored.links import Verdict
 from dinoforge.errors import UsageError, damaged
 from dinoforge.files import path_text, write_text
@@ -73,12 +75,16 @@ class Explanation:
         from dinoforge.verification.drawing import draw_evidence
 
         run = Path(self.run)
-        locations = read_table(ledger_path(run), ["shard", "offset", "size"])
-        reader = ImageReader(run, working_folders(run))
+        evidence_of = _Evidence(run)
+        readers = {
+            folder: ImageReader(folder, working_folders(folder)) for folder in evidence_of.folders
+        }
         policy = config_of(DecodePolicy, read_recipe(run).get("decode", {}))
 
         def decoded(image_id: int) -> NDArray[np.uint8]:
-            (data,) = reader.read_each(locations.slice(image_id, 1))
+            row = evidence_of.row(image_id)
+            reader = readers[evidence_of.folder_of(image_id)]
+            data = reader.read(row["shard"], row["offset"], row["size"])
             return decode(data or b"", policy)
 
         def picture(image_id: int, side: int) -> Thumbnail | None:
@@ -142,6 +148,8 @@ def explain(run_folder: Path, image: str | int) -> Explanation:
         )
     evidence = _Evidence(run_folder)
     image_id = evidence.find(str(image))
+    if (decided_in := evidence.folder_of(image_id)) != run_folder:
+        return explain(decided_in, image_id)
     row = evidence.row(image_id)
     pairs = evidence.neighbors(image_id)
     compared = evidence.compared(image_id, config["duplicates"].get("verify", {}))
@@ -166,34 +174,56 @@ def explain(run_folder: Path, image: str | int) -> Explanation:
 
 
 class _Evidence:
-    """The published tables of a run, looked up by image."""
+    """The published tables of a run and of those that it adds to, looked up by image."""
 
     def __init__(self, run_folder: Path) -> None:
-        self._folder = run_folder
-        self._ledger = read_table(ledger_path(run_folder))
+        self._generations = open_generations(run_folder)
+        self._folder, self._first = run_folder, self._generations[-1].first
+        self._read_ledger = lru_cache(lambda folder: read_table(ledger_path(folder)))
+        self._ledger = self._read_ledger(run_folder)
+
+    @property
+    def folders(self) -> list[Path]:
+        """List the run folders of all generations."""
+        return [generation.run_folder for generation in self._generations]
+
+    def folder_of(self, image_id: int) -> Path:
+        """Return the run folder of the generation that an image belongs to."""
+        return next(g.run_folder for g in self._generations if image_id < g.stop)
 
     def row(self, image_id: int) -> dict[str, Any]:
-        """Return a row of the ledger: image ids are its positions."""
-        (row,) = self._ledger.slice(image_id, 1).to_pylist()
+        """Return a row of the ledger of its run, by position; ``run`` is an earlier generation."""
+        number = next(n for n, g in enumerate(self._generations) if image_id < g.stop)
+        generation = self._generations[number]
+        ledger = self._read_ledger(generation.run_folder)
+        (row,) = ledger.slice(image_id - generation.first, 1).to_pylist()
+        if generation.run_folder != self._folder:
+            row["run"] = f"generation {number} in {generation.run_folder}"
         return row
 
     def find(self, image: str) -> int:
-        """Return the id of the image that a person named by id, key or path."""
-        num = self._ledger.num_rows
+        """Return the id of the image that a person named by id, key or path.
+
+        A name that this run does not have may be that of an image of an earlier one.
+        """
+        num = self._generations[-1].stop
         number = int(image) if image.isascii() and image.isdigit() else num
         if str(number) == image and number < num:
             return number
         texts = dict.fromkeys([image, expand_home(image)])  # literally, as in the ledger, first
-        for column, rows in itertools.chain.from_iterable(map(self._matches, texts)):
-            if len(rows) == 1:
-                return int(rows[0])
-            if len(rows) > 1:
-                some = ", ".join(str(row) for row in rows[:5].tolist())
-                raise UsageError(
-                    what=f"{len(rows)} images match `{image}` by {column}: {some}",
-                    where=str(self._folder),
-                    do="name one by its id",
-                )
+        for generation in reversed(self._generations):
+            ledger = self._read_ledger(generation.run_folder)
+            matches = itertools.chain.from_iterable(self._matches(ledger, text) for text in texts)
+            for column, rows in matches:
+                if len(rows) == 1:
+                    return generation.first + int(rows[0])
+                if len(rows) > 1:
+                    some = ", ".join(str(generation.first + row) for row in rows[:5].tolist())
+                    raise UsageError(
+                        what=f"{len(rows)} images match `{image}` by {column}: {some}",
+                        where=str(generation.run_folder),
+                        do="name one by its id",
+                    )
         if number < num:  # with leading zeros: a key of the exported shards
             return number
         near = self._nearest_key(path_text(image))
@@ -204,11 +234,11 @@ class _Evidence:
             do=f"name it by id (0 to {num - 1}), key or path",
         )
 
-    def _matches(self, image: str) -> Iterator[tuple[str, NDArray[np.int64]]]:
+    def _matches(self, ledger: pa.Table, image: str) -> Iterator[tuple[str, NDArray[np.int64]]]:
         """Yield rows by key, path, end of a path, name in a tar; the first with any row counts."""
         if not image:
             return
-        keys, shards, members = (self._ledger.column(n) for n in ("key", "shard", "member"))
+        keys, shards, members = (ledger.column(n) for n in ("key", "shard", "member"))
         # As the shell gives it, or as tables show it.
         texts = list(dict.fromkeys([path_text(image), readable(os.fsencode(image))]))
         yield "key", np.flatnonzero(pc.is_in(keys, pa.array(texts)))
@@ -231,10 +261,10 @@ class _Evidence:
         """Return a sentence for every image whose key was read as an id."""
         if str(image_id) != image:
             return []
-        ids = np.flatnonzero(pc.equal(self._ledger.column("key"), image)).tolist()
+        ids = self._first + np.flatnonzero(pc.equal(self._ledger.column("key"), image))
         return [
             f"`{image}` was read as an image id; it is also the key of image {other}."
-            for other in ids[:_SHOWN]
+            for other in ids[:_SHOWN].tolist()
             if other != image_id
         ]
 
@@ -252,16 +282,12 @@ class _Evidence:
 
     def neighbors(self, image_id: int) -> list[Related]:
         """Return the images of the stored pairs of this image's content, most similar first."""
-        path = content_path(self._folder)
-        try:
-            contents = np.load(path, mmap_mode="r")
-        except (EOFError, OSError, ValueError) as error:
-            raise damaged(path, error) from error
+        contents = self._contents()
         content = int(contents[image_id])
         same = np.flatnonzero(contents == content)[: _SHOWN + 1].tolist()
         related = [self._related(other, 1.0, "same pixels") for other in same if other != image_id]
         touching: list[tuple[float, int]] = []
-        for path in pairs_files(self._folder):
+        for path in itertools.chain.from_iterable(map(pairs_files, self.folders)):
             i, j, similarity = (column.to_numpy() for column in read_table(path).columns)
             rows = (i == content) | (j == content)
             others = np.where(i == content, j, i)[rows]
@@ -269,12 +295,22 @@ class _Evidence:
         nearest_pairs = sorted(touching)[: 2 * _SHOWN]
         return related + [self._related(other, -value, "") for value, other in nearest_pairs]
 
+    def _contents(self) -> NDArray[np.int64]:
+        """Read the content of every image, earlier generations included."""
+        parts = []
+        for path in map(content_path, self.folders):
+            try:
+                parts.append(np.load(path))
+            except (EOFError, OSError, ValueError) as error:
+                raise damaged(path, error) from error
+        return np.concatenate(parts)
+
     def compared(self, image_id: int, policy: dict[str, Any]) -> list[Compared]:
         """Return the images that were compared with this one on the pixels, most alike first."""
         limits = {name: policy[name] for name in policy if name.startswith("min_")}
-        content = int(np.load(content_path(self._folder), mmap_mode="r")[image_id])
+        content = int(self._contents()[image_id])
         compared = []
-        for path in sorted(verified_folder(self._folder).glob("*.parquet")):
+        for path in itertools.chain.from_iterable(map(verified_files, self.folders)):
             table = read_table(path)
             touches = pc.or_(*(pc.equal(table.column(end), content) for end in ("i", "j")))
             for pair in table.filter(touches).to_pylist():

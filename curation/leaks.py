@@ -23,6 +23,7 @@ from dinoforge.curation.pipeline import PIPELINE, STAGES
 from dinoforge.curation.stages.filter import stop_if_too_many_bad
 from dinoforge.curation.stored.links import read_places
 from dinoforge.curation.tables import CurationInputs, CurationStage
+from dinoforge.errors import UsageError
 from dinoforge.files import write_json, write_text
 from dinoforge.runs import Run, working_folders
 from dinoforge.stages import Executor, make_inputs, run_pipeline
@@ -106,6 +107,13 @@ def _stages_for(name: str) -> tuple[CurationStage, ...]:
         if stage.name in wanted:
             wanted.update(stage.needs)
     return tuple(stage for stage in STAGES if stage.name in wanted)
+
+
+def _check(config: CurationConfig) -> None:
+    if config.base:
+        do = "name the run as POOL"
+        raise UsageError(what="`base` is a key of `dinoforge curate`", where="command line", do=do)
+    PIPELINE.check(config)
 
 
 def _reopen(run_folder: Path) -> None:
@@ -272,5 +280,5 @@ def _title(summary: LeaksSummary) -> str:
 
 
 LEAKS_PIPELINE = replace(
-    PIPELINE, stages=_stages_for("decontaminate"), reopen=_reopen, finish=_finish
+    PIPELINE, stages=_stages_for("decontaminate"), check=_check, reopen=_reopen, finish=_finish
 )

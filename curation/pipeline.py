@@ -9,7 +9,9 @@ import logging
 from collections.abc import Collection
 from pathlib import Path
 
+from dinoforge.curated import find_base
 from dinoforge.curation.config import CurationConfig
+from dinoforge.curation.increments import check_base, check_base_unchanged
 from dinoforge.curation.publish import publish, unpublish
 from dinoforge.curation.scores import check_scores
 from dinoforge.curation.stages.decontaminate import DecontaminateStage
@@ -83,8 +85,9 @@ def curate(config: CurationConfig, run: Run, executor: Executor) -> CurationSumm
     ------
     UsageError
         Before anything is read: a missing encoder or device, both FAISS packages, or none for a
-        join by cells or for votes, no OpenCV to compare pixels. Later: no images, or too many that
-        do not decode (if none does, the ledger is written first).
+        join by cells or for votes, no OpenCV to compare pixels, a base that does not fit. Later: no
+        images, too many that do not decode (if none does, the ledger is written first), or a base
+        that has changed meanwhile.
     """
     summary: CurationSummary = run_pipeline(PIPELINE, run.folder, config, executor)
     return summary
@@ -99,10 +102,13 @@ def _check(config: CurationConfig) -> None:
         require_faiss()
     check_encoders(config)
     check_scores(config)
+    check_base(config, STAGES)
 
 
 def _finish(run_folder: Path, config: CurationConfig) -> CurationSummary:
     inputs = make_inputs(PIPELINE.name, STAGES, run_folder, config)
+    if base := find_base(run_folder, config.base):
+        check_base_unchanged(base, inputs)
     remove_foreign_shards(inputs)
     summary = summarize(inputs)
     publish(inputs, summary)

@@ -2,12 +2,16 @@
 
 from collections import Counter
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+from dinoforge.config.paths import quote_path
 from dinoforge.curated import REASONS
 from dinoforge.curation.config import CurationConfig
 
-__all__ = ["DECIDING_KEYS", "hub_remarks", "remarks"]
+__all__ = ["DECIDING_KEYS", "base_remarks", "hub_remarks", "remarks"]
+
+_NAMED = 10  # images in a remark
 
 # Reason of a dropped image -> the recipe key that decides it.
 DECIDING_KEYS = {
@@ -56,6 +60,18 @@ def hub_remarks(duplicates: Mapping[str, Any]) -> list[str]:
     return [
         f"hubs that link no others (duplicates.max_degree): {duplicates['hubs']}; those with the "
         f"most near-duplicates are the images {examples}"
+    ]
+
+
+def base_remarks(base: Mapping[str, Any] | None) -> list[str]:
+    """Return a line per earlier run with images that leak a new reference; usually none."""
+    leaks = {} if base is None else base["leaks"]
+    return [
+        f"{len(ids)} images of the base leak a new reference; to remove them, run dinoforge "
+        f"takedown {quote_path(Path(run))} {' '.join(map(str, ids[:_NAMED]))}"
+        f"{' ...' if len(ids) > _NAMED else ''}"
+        for run, ids in leaks.items()
+        if ids
     ]
 
 

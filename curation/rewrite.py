@@ -14,12 +14,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from dinoforge.curated import shards_folder
 from dinoforge.curation.config import CurationConfig
 from dinoforge.curation.pipeline import PIPELINE, STAGES
 from dinoforge.curation.publish import publish, unpublish
 from dinoforge.curation.stages.export import ExportStage, finish_shard
+from dinoforge.curation.stored.generations import first_id
 from dinoforge.curation.summary import summarize
 from dinoforge.curation.tables import CurationInputs
 from dinoforge.curation.takedowns import Takedown, add_takedowns, find_taken_down, read_takedowns
@@ -89,7 +91,7 @@ def take_down(run: Run, config: CurationConfig, images: Sequence[str], why: str)
         new=len({takedown.sha256 for takedown in new}),
         shards=rewritten,
         kept=summary.kept,
-        duplicates_kept=_duplicates_kept(inputs, list(taken_down)),
+        duplicates_kept=_duplicates_kept(inputs, np.array([*taken_down], np.int64)),
     )
 
 
@@ -104,11 +106,15 @@ def _read_ledger(inputs: CurationInputs) -> pa.Table:
 
 def _find(ledger: pa.Table, images: Sequence[str], where: str) -> list[dict[str, Any]]:
     """Return the row of every image; a number is an id unless it is a key of the shards."""
-    num, faults, rows = ledger.num_rows, [], []
+    (first, last), faults, rows = ledger.column("image_id").to_numpy()[[0, -1]].tolist(), [], []
     for image in images:
         number = int(image) if image.isascii() and image.isdigit() else -1
-        if str(number) == image and number < num:
-            rows.append(number)
+        if str(number) == image and first <= number <= last:
+            rows.append(number - first)
+            continue
+        if str(number) == image and number < first:
+            do = "take it down from the run that has it, see `base`"
+            faults.append(Fault(f"image {image} belongs to the base", where, do))
             continue
         name = image.partition("-")[0] if image[:9].isdigit() else image
         for column, text in (("out_key", name), ("key", image), ("sha256", image)):
@@ -117,12 +123,12 @@ def _find(ledger: pa.Table, images: Sequence[str], where: str) -> list[dict[str,
                 rows.append(int(matching[0]))
                 break
             if len(matching):
-                some = ", ".join(map(str, matching[:_NAMED].tolist()))
+                some = ", ".join(map(str, (first + matching[:_NAMED]).tolist()))
                 what = f"{len(matching)} images have the key `{image}`: {some}"
                 faults.append(Fault(what, where, "name one by its id"))
                 break
         else:
-            do = f"name it by id (0 to {num - 1}), key or sha256"
+            do = f"name it by id ({first} to {last}), key or sha256"
             faults.append(Fault(f"no image `{image}`", where, do))
     found_rows = ledger.take(pa.array(rows, pa.int64())).to_pylist()
     for row in found_rows:
@@ -186,10 +192,12 @@ class _RewriteStage(ExportStage):
         return finish_shard(path, writer, out)
 
 
-def _duplicates_kept(inputs: CurationInputs, taken_down: list[int]) -> list[int]:
+def _duplicates_kept(inputs: CurationInputs, taken_down: NDArray[np.int64]) -> list[int]:
     """List kept images that a chain of duplicates links to an image that was taken down."""
     ledger = read_table(inputs.file("export", "ledger.parquet"), ["component", "decision"])
     component = ledger.column("component").fill_null(-1).to_numpy()
-    groups = np.unique(component[taken_down])
+    first = first_id(inputs)
+    groups = np.unique(component[taken_down - first])
     is_kept = pc.equal(ledger.column("decision"), "kept").to_numpy()
-    return np.flatnonzero(is_kept & np.isin(component, groups[groups >= 0])).tolist()
+    rows = np.flatnonzero(is_kept & np.isin(component, groups[groups >= 0]))
+    return (first + rows).tolist()

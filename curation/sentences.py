@@ -132,7 +132,8 @@ def describe_decision(
 
 
 def _name(row: Row) -> str:
-    return f"`{row['key']}` (image {row['image_id']})"
+    run = f", {row['run']}" if "run" in row else ""
+    return f"`{row['key']}` (image {row['image_id']}{run})"
 
 
 def _duplicate(row: Row, keeper: Row, row_of: Callable[[int], Row], policy: Row) -> list[str]:
@@ -163,19 +164,24 @@ def _duplicate(row: Row, keeper: Row, row_of: Callable[[int], Row], policy: Row)
             f"Pairs above {policy['threshold']} are near-duplicates (duplicates.threshold, encoder "
             f"{policy['encoder']})."
         )
-    sizes = [f"{r['width']} x {r['height']}" for r in (keeper, row)]
-    prefer = policy.get("prefer", ["resolution"])
-    if keeper["role"] != row["role"]:
-        why = f"has the role {keeper['role']}"
-    elif not set(prefer) <= {"resolution"}:
-        why = f"comes first by {', '.join(prefer)} (duplicates.prefer)"
-    elif keeper["width"] * keeper["height"] != row["width"] * row["height"]:
-        why = f"has more pixels ({sizes[0]} versus {sizes[1]})"
-    elif keeper["size"] != row["size"]:
-        why = f"has more bytes ({keeper['size']} versus {row['size']})"
-    else:
-        why = "has the smaller id"
+    why = _why_kept(keeper, row, policy.get("prefer", ["resolution"]))
     return [*sentences, f"The other image is kept because it {why}."]
+
+
+def _why_kept(keeper: Row, row: Row, prefer: Sequence[str]) -> str:
+    """Say why the one image is kept and not the other."""
+    sizes = [f"{r['width']} x {r['height']}" for r in (keeper, row)]
+    if "run" in keeper:
+        return "is in an earlier generation, which stays as it is (base)"
+    if keeper["role"] != row["role"]:
+        return f"has the role {keeper['role']}"
+    if not set(prefer) <= {"resolution"}:
+        return f"comes first by {', '.join(prefer)} (duplicates.prefer)"
+    if keeper["width"] * keeper["height"] != row["width"] * row["height"]:
+        return f"has more pixels ({sizes[0]} versus {sizes[1]})"
+    if keeper["size"] != row["size"]:
+        return f"has more bytes ({keeper['size']} versus {row['size']})"
+    return "has the smaller id"
 
 
 def _strength(row: Row) -> str:

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Collection
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,8 @@ from dinoforge.curation.policies.decisions import Decisions
 from dinoforge.curation.policies.intervals import bootstrap_mean, share
 from dinoforge.curation.policies.slots import Slots
 from dinoforge.curation.recall import describe_join, join_remarks
-from dinoforge.curation.remarks import hub_remarks, remarks
+from dinoforge.curation.remarks import base_remarks, hub_remarks, remarks
+from dinoforge.curation.stored.generations import earlier_generations, first_id, of_every_generation
 from dinoforge.curation.tables import CurationInputs
 from dinoforge.curation.takedowns import list_exported, read_final_decisions
 from dinoforge.shards.index import NOTES
@@ -55,6 +56,7 @@ class CurationSummary:
     kept: int
     exported: int  # files in the shards; more than ``kept`` only under policy multiset
     shards: int
+    base: dict[str, Any] | None  # the run that this one adds to
     duplicates: dict[str, Any]
     join: dict[str, Any]  # how pairs were found, and which share: see `dinoforge.curation.recall`
     verify: dict[str, int] | None  # None: no pairs were compared on their pixels
@@ -117,6 +119,7 @@ def summarize(inputs: CurationInputs) -> CurationSummary:
     planted = sum(facts["planted"] for facts in inputs.facts("plant"))
     kept = int(np.count_nonzero(decisions.kept))
     duplicates, join = inputs.facts("components")[0], describe_join(inputs)
+    base = _base(inputs)
     left_out = remarks(inputs.config, roles, planted=planted, kept=kept)
     return CurationSummary(
         images=len(role),
@@ -129,6 +132,7 @@ def summarize(inputs: CurationInputs) -> CurationSummary:
         kept=kept,
         exported=int(decisions.copies.sum()),
         shards=len(list_exported(inputs)),
+        base=base,
         duplicates=duplicates,
         join=join,
         verify=_verify(inputs),
@@ -136,7 +140,7 @@ def summarize(inputs: CurationInputs) -> CurationSummary:
         retrieval=_retrieval(inputs),
         check=next(iter(inputs.facts("check")), None),
         keeps_seeds=inputs.config.retrieve.keep_seeds,
-        remarks=[*left_out, *join_remarks(join), *hub_remarks(duplicates)],
+        remarks=[*(*left_out, *join_remarks(join), *hub_remarks(duplicates)), *base_remarks(base)],
     )
 
 
@@ -166,6 +170,28 @@ def describe_unlabeled(inputs: CurationInputs) -> str:
     return ", ".join(f"{n:,} of {total[name]:,} of source {name}" for name, n in missing.items())
 
 
+def _base(inputs: CurationInputs) -> dict[str, Any] | None:
+    """Count the earlier generations, their images, and those kept that leak a new reference."""
+    earlier = earlier_generations(inputs)
+    if not earlier:
+        return None
+    leaks = read_table(inputs.file("decontaminate", "base_leaks.parquet"), ["image_id"])
+    ids = leaks.column("image_id").to_numpy()
+    is_kept = of_every_generation(earlier[-1][1], lambda run: read_final_decisions(run).kept)
+    ids = ids[is_kept[ids]]
+    return {
+        "generation": len(earlier),
+        "images": len(is_kept),
+        "kept": int(np.count_nonzero(is_kept)),
+        "duplicates": inputs.facts("components")[0]["duplicates_of_base"],
+        # run -> ids
+        "leaks": {
+            str(one.run_folder): ids[(one.first <= ids) & (ids < one.stop)].tolist()
+            for one, _ in earlier
+        },
+    }
+
+
 def _verify(inputs: CurationInputs) -> dict[str, int] | None:
     """Count pictures, those without enough keypoints to be compared, and the pairs compared."""
     if inputs.config.duplicates.verify.mode == "none":
@@ -192,7 +218,7 @@ def _leaks(inputs: CurationInputs, decisions: Decisions) -> dict[str, Any]:
     """Add what was dropped to the facts: per set of the most similar reference, so it adds up."""
     facts = inputs.facts("decontaminate")[0]
     reference = decisions.duplicate_of[decisions.reason == REASONS.index("leak")]
-    source = tables.read_index(inputs, ["source"]).column("source")
+    source = tables.read_source_names(inputs)
     dropped = Counter(source.take(pa.array(reference[reference >= 0])).to_pylist())
     sets = {name: one | {"dropped": dropped[name]} for name, one in facts["references"].items()}
     through_others = int(np.count_nonzero(reference < 0))
@@ -206,9 +232,13 @@ def _retrieval(inputs: CurationInputs) -> dict[str, Any] | None:
     slots, seeds = tables.read_slots(inputs)
     _, pool = tables.read_survivors(inputs)
     classes = tables.read_index(inputs, ["label"]).column("label").to_numpy()
-    seed = inputs.config.seed
+    # Another run numbers its classes otherwise: its seeds count as unlabeled.
+    first, rng_seed = first_id(inputs), inputs.config.seed
+    own = seeds >= first
+    seed_class = np.where(own, classes[np.where(own, seeds - first, 0)], -1)
+    slots = replace(slots, image_id=slots.image_id - first)
     return facts[0] | {
-        "quality": retrieval_quality(slots, classes[seeds], classes, pool, rng_seed=seed)
+        "quality": retrieval_quality(slots, seed_class, classes, pool - first, rng_seed=rng_seed)
     }
 
 

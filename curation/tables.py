@@ -1,6 +1,7 @@
 """Every table of the curation: its schema, and how stages read it.
 
-Image ids are positions: first the sources in the order of the recipe, then the planted copies. The
+Image ids are positions: the images of earlier generations, if the run has a base, then the sources
+in the order of the recipe, then the planted copies. A table has the rows of its run alone. The
 bytes of images stay where they are: `shard` is the path of the file or tar that holds them, see
 `dinoforge.curated.resolve_shard`.
 """
@@ -27,11 +28,17 @@ from dinoforge.curation.policies.decisions import (
 from dinoforge.curation.policies.duplicates import Groups
 from dinoforge.curation.policies.pairs import Pairs, concat_pairs
 from dinoforge.curation.policies.slots import Slots
+from dinoforge.curation.stored.generations import (
+    earlier_generations,
+    every_generation,
+    first_id,
+    of_every_generation,
+)
 from dinoforge.errors import UsageError
 from dinoforge.shards.reading import RangeReader
 from dinoforge.sources.numbering import Member, Numbering
 from dinoforge.stages import Inputs, Stage
-from dinoforge.tables import iter_row_groups, open_table, read_table, read_tables
+from dinoforge.tables import open_table, read_table, read_tables
 
 __all__ = [
     "CANDIDATES_SCHEMA",
@@ -59,15 +66,17 @@ __all__ = [
     "export_key",
     "exports_file",
     "hash_column",
-    "iter_pairs",
     "list_shards",
     "num_images",
+    "read_all_screened",
+    "read_candidates",
     "read_class_names",
     "read_content",
     "read_decisions",
     "read_decodable",
     "read_embeddings",
     "read_facts",
+    "read_hashes",
     "read_index",
     "read_locations",
     "read_pairs",
@@ -75,8 +84,10 @@ __all__ = [
     "read_rows",
     "read_screened",
     "read_slots",
+    "read_source_names",
     "read_stored",
     "read_survivors",
+    "split_ids",
     "split_range",
     "unit_rows",
 ]
@@ -193,7 +204,7 @@ def _index_files(inputs: CurationInputs) -> list[Path]:
 
 
 def num_images(inputs: CurationInputs) -> int:
-    """Count the images of the index, planted ones included."""
+    """Count the images of this run, planted ones included."""
     total = 0
     for path in _index_files(inputs):
         with open_table(path) as file:
@@ -201,9 +212,22 @@ def num_images(inputs: CurationInputs) -> int:
     return total
 
 
+def split_ids(inputs: CurationInputs) -> list[tuple[int, int]]:
+    """Cut the ids of this run into the ranges of the partitions of `inspect`."""
+    start = first_id(inputs)
+    ranges = split_range(num_images(inputs), inputs.config.partition_images)
+    return [(start + a, start + b) for a, b in ranges]
+
+
 def read_index(inputs: CurationInputs, columns: Sequence[str]) -> pa.Table:
-    """Read columns of the whole index, planted copies included."""
+    """Read columns of the index of this run, planted copies included."""
     return read_tables(_index_files(inputs), columns)
+
+
+def read_source_names(inputs: CurationInputs) -> pa.ChunkedArray:
+    """Read the name of the source of every image, earlier generations included."""
+    parts = [read_index(of_run, ["source"]) for of_run in every_generation(inputs)]
+    return pa.concat_tables(parts).column("source")
 
 
 def read_class_names(inputs: CurationInputs) -> dict[int, str]:
@@ -213,7 +237,7 @@ def read_class_names(inputs: CurationInputs) -> dict[int, str]:
 
 
 def read_roles(inputs: CurationInputs) -> NDArray[np.int8]:
-    """Read the role of every image as an index into ROLES."""
+    """Read the role of every image of this run as an index into ROLES."""
     role = read_index(inputs, ["role"]).column("role")
     return pc.index_in(role, pa.array(ROLES)).to_numpy().astype(np.int8)
 
@@ -236,8 +260,9 @@ def read_rows(
 
 
 def read_locations(inputs: CurationInputs, start: int, stop: int) -> pa.Table:
-    """Read where the images with ids ``[start, stop)`` are: columns shard, offset, size."""
-    return read_rows(_index_files(inputs), start, stop, ["shard", "offset", "size"])
+    """Read where images of this run are, ids ``[start, stop)``: columns shard, offset, size."""
+    first, columns = first_id(inputs), ["shard", "offset", "size"]
+    return read_rows(_index_files(inputs), start - first, stop - first, columns)
 
 
 class ImageReader:
@@ -283,14 +308,14 @@ class ImageReader:
 
 
 def read_facts(inputs: CurationInputs, columns: Sequence[str]) -> pa.Table:
-    """Read columns of the facts of every image."""
+    """Read columns of the facts of every image of this run."""
     return read_tables(inputs.files("inspect", "facts.parquet"), columns)
 
 
-def read_decodable(inputs: CurationInputs, partition: int) -> NDArray[np.bool_]:
-    """Return which images of one partition of `inspect` decode."""
-    table = read_table(inputs.file("inspect", "facts.parquet", partition), ["width"])
-    return table.column("width").to_numpy() > 0
+def read_decodable(inputs: CurationInputs) -> NDArray[np.bool_]:
+    """Return which images of this run decode."""
+    width: NDArray[np.int32] = read_facts(inputs, ["width"]).column("width").to_numpy()
+    return width > 0
 
 
 def hash_column(facts: pa.Table, name: str) -> NDArray[np.void]:
@@ -303,14 +328,29 @@ def hash_column(facts: pa.Table, name: str) -> NDArray[np.void]:
     return raw[start : start + len(column) * 32].view("V32")
 
 
+def read_hashes(inputs: CurationInputs, name: str) -> NDArray[np.void]:
+    """Read a column of hashes of the facts of every image, earlier generations included."""
+    return of_every_generation(inputs, lambda of_run: hash_column(read_facts(of_run, [name]), name))
+
+
 def read_screened(inputs: CurationInputs) -> Screened:
-    """Read the role of every image and whether `filter` admitted it."""
+    """Read the role of every image of this run and whether `filter` admitted it."""
     return Screened(**_columns(read_table(inputs.file("filter", "screened.parquet"))))
 
 
+def read_all_screened(inputs: CurationInputs) -> Screened:
+    """Read what `read_screened` does of every image, earlier generations included."""
+    parts = [read_screened(of_run) for of_run in every_generation(inputs)]
+    roles, reasons = zip(*((part.role, part.reason) for part in parts), strict=True)
+    return Screened(np.concatenate(roles), np.concatenate(reasons))
+
+
 def read_content(inputs: CurationInputs) -> NDArray[np.int64]:
-    """Read the content of every image: the smallest image id with the same pixels."""
-    return np.load(inputs.file("exact", "content.npy"))
+    """Read the content of every image, earlier generations included.
+
+    It is the smallest image id with the same pixels.
+    """
+    return of_every_generation(inputs, lambda of: np.load(of.file("exact", "content.npy")))
 
 
 def read_stored(inputs: CurationInputs, stage: str, ids: NDArray[np.int64]) -> NDArray[np.float16]:
@@ -322,12 +362,26 @@ def read_stored(inputs: CurationInputs, stage: str, ids: NDArray[np.int64]) -> N
         If a file has too few rows for its images, rows of another encoder's dimension, or numbers
         that are not finite: something else has written it.
     """
+    parts: list[NDArray[np.float16]] = []
+    rest = 0
+    for one, of_run in earlier_generations(inputs):
+        start, rest = rest, int(np.searchsorted(ids, one.stop))
+        parts += _read_own(of_run, stage, ids[start:rest], one.first)
+    parts += _read_own(inputs, stage, ids[rest:], first_id(inputs))
+    return np.concatenate(parts) if parts else np.zeros((0, 1), np.float16)
+
+
+def _read_own(
+    inputs: CurationInputs, stage: str, ids: NDArray[np.int64], first: int
+) -> list[NDArray[np.float16]]:
+    """Read embeddings of images of one run, whose first id is given, by partition."""
     size = inputs.config.partition_images
     parts: list[NDArray[np.float16]] = []
-    for partition in np.unique(ids // size).tolist():
+    for partition in np.unique((ids - first) // size).tolist():
         path = inputs.file(stage, "embeddings.npy", partition)
         file = np.load(path, mmap_mode="r")
-        rows = ids[ids // size == partition] - partition * size
+        start = first + partition * size
+        rows = ids[(ids >= start) & (ids < start + size)] - start
         dim = parts[0].shape[1] if parts else file.shape[-1]
         if file.ndim != 2 or len(file) <= rows[-1] or file.shape[1] != dim:
             shape = list(file.shape)
@@ -336,7 +390,7 @@ def read_stored(inputs: CurationInputs, stage: str, ids: NDArray[np.int64]) -> N
         if len(part) and (part.view(np.uint16) & 0x7FFF).max() >= _INFINITE:
             raise _foreign(path, "its embeddings have numbers that are not finite")
         parts.append(part)
-    return np.concatenate(parts) if parts else np.zeros((0, 1), np.float16)
+    return parts
 
 
 _INFINITE = 0x7C00  # bits of float16 infinity; NaN is above. 50 times as fast as np.isfinite
@@ -371,21 +425,16 @@ def read_embeddings(
 
 
 def read_pairs(inputs: CurationInputs) -> Pairs:
-    """Read all pairs of contents, sorted by ``(i, j)``."""
-    tables = [read_table(path) for path in inputs.files("graph", "pairs.parquet")]
-    return concat_pairs([Pairs(**_columns(table)) for table in tables])
-
-
-def iter_pairs(inputs: CurationInputs) -> Iterator[Pairs]:
-    """Yield all pairs of contents in blocks of up to 65,536."""
-    for path in inputs.files("graph", "pairs.parquet"):
-        for rows in iter_row_groups(path):
-            yield Pairs(**_columns(rows))
+    """Read all pairs of contents, earlier generations included, sorted by ``(i, j)``."""
+    files = (of_run.files("graph", "pairs.parquet") for of_run in every_generation(inputs))
+    paths = itertools.chain.from_iterable(files)
+    return concat_pairs([Pairs(**_columns(read_table(path))) for path in paths])
 
 
 def decide_before_retrieval(inputs: CurationInputs, screened: Screened) -> Decisions:
-    """Apply the filter, duplicates and leaks, in this order."""
-    decisions = start_decisions(screened, keep_seeds=inputs.config.retrieve.keep_seeds)
+    """Apply the filter, duplicates and leaks to the images of this run, in this order."""
+    keep_seeds = inputs.config.retrieve.keep_seeds
+    decisions = start_decisions(screened, keep_seeds=keep_seeds, first=first_id(inputs))
     columns = _columns(read_table(inputs.file("components", "groups.parquet")))
     num_split = inputs.facts("components")[0]["components_split"]
     apply_duplicates(decisions, columns.pop("image_id"), Groups(**columns, num_split=num_split))
@@ -396,16 +445,23 @@ def decide_before_retrieval(inputs: CurationInputs, screened: Screened) -> Decis
 
 
 def read_survivors(inputs: CurationInputs) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the ids of usable seeds and of the pool images that are left, ascending."""
+    """Return the ids of usable seeds and of the pool images left, of this run, ascending."""
     screened = read_screened(inputs)
     decisions = decide_before_retrieval(inputs, screened)
     undecided = decisions.is_open()
     # Seeds that are not exported are decided already, with their role as the reason.
     usable = undecided | (decisions.reason == REASONS.index("seed"))
     return (
-        np.flatnonzero((screened.role == ROLES.index("seed")) & usable),
-        np.flatnonzero((screened.role == ROLES.index("pool")) & undecided),
+        decisions.first + np.flatnonzero((screened.role == ROLES.index("seed")) & usable),
+        decisions.first + np.flatnonzero((screened.role == ROLES.index("pool")) & undecided),
     )
+
+
+def read_candidates(inputs: CurationInputs) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the ids of usable seeds, those of the base first, and of what they may retrieve."""
+    seeds, pool = read_survivors(inputs)
+    earlier = [read_survivors(of_run)[0] for _, of_run in earlier_generations(inputs)]
+    return np.concatenate([*earlier, seeds]), pool
 
 
 def read_slots(inputs: CurationInputs) -> tuple[Slots, NDArray[np.int64]]:
@@ -417,8 +473,9 @@ def read_slots(inputs: CurationInputs) -> tuple[Slots, NDArray[np.int64]]:
 
 
 def read_decisions(inputs: CurationInputs) -> Decisions:
-    """Read the decision about every image."""
-    return Decisions(**_columns(read_table(inputs.file("select", "decisions.parquet"))))
+    """Read the decision about every image of this run."""
+    columns = _columns(read_table(inputs.file("select", "decisions.parquet")))
+    return Decisions(**columns, first=first_id(inputs))
 
 
 def exports_file(inputs: CurationInputs) -> Path:
@@ -434,16 +491,21 @@ def export_key(image_id: int, copy: int = 0) -> str:
 class ExportedShard(NamedTuple):
     """A shard of the export and the range of rows of the exports table in it."""
 
+    number: int
     name: str  # ``pool-000003.tar``
     first: int
     stop: int
 
 
 def list_shards(inputs: CurationInputs) -> list[ExportedShard]:
-    """Return the shards that `select` decided on, in order."""
-    facts = inputs.facts("select")[0]
+    """Return the shards that `select` decided on, in order.
+
+    They are numbered after those of earlier generations: all fit into one folder.
+    """
+    *earlier, facts = (of_run.facts("select")[0] for of_run in every_generation(inputs))
     bounds = [*facts["shard_starts"], facts["exported"]]
+    start, name = sum(len(other["shard_starts"]) for other in earlier), inputs.config.export.name
     return [
-        ExportedShard(f"{inputs.config.export.name}-{number:06d}.tar", first, stop)
-        for number, (first, stop) in enumerate(itertools.pairwise(bounds))
+        ExportedShard(number, f"{name}-{number:06d}.tar", first, stop)
+        for number, (first, stop) in enumerate(itertools.pairwise(bounds), start)
     ]

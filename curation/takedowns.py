@@ -1,12 +1,14 @@
 """Images that were taken down from a run: the list in its folder, and what it changes.
 
 The list names bytes (SHA-256), so it holds however sources and ids change: the export leaves these
-images, and copies that the run planted of them, out of every later start. An image that is not
-kept anyway is on record as taken down, too; duplicates that it replaced do not come back.
+images, and copies that the run planted of them, out of every later start, and of every run that
+adds to this one. An image that is not kept anyway is on record as taken down, too; duplicates that
+it replaced do not come back.
 """
 
 import dataclasses
 import json
+from collections import ChainMap
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,6 +20,7 @@ import pyarrow.compute as pc
 from dinoforge.curated import REASONS, ROLES
 from dinoforge.curation import tables
 from dinoforge.curation.policies.decisions import Decisions
+from dinoforge.curation.stored.generations import every_generation, first_id
 from dinoforge.curation.tables import CurationInputs
 from dinoforge.errors import damaged
 from dinoforge.files import write_text
@@ -81,27 +84,30 @@ def add_takedowns(run_folder: Path, takedowns: Iterable[Takedown]) -> None:
 
 
 def find_taken_down(inputs: CurationInputs) -> Mapping[int, Takedown]:
-    """Return the images of a run that were taken down, by id, ascending; never a reference."""
-    takedowns = read_takedowns(inputs.run_folder)
+    """Return the images of a run that were taken down, by id, ascending; never a reference.
+
+    The lists of earlier generations count, too.
+    """
+    lists = [read_takedowns(of_run.run_folder) for of_run in reversed(every_generation(inputs))]
+    takedowns = dict(ChainMap(*lists))
     if not takedowns:
         return {}
+    first = first_id(inputs)
     hashes = tables.read_facts(inputs, ["sha256"]).column("sha256")
     wanted = pa.array([bytes.fromhex(sha256) for sha256 in takedowns], pa.binary(32))
     is_reference = tables.read_roles(inputs) == ROLES.index("reference")
     ids = np.flatnonzero(pc.is_in(hashes, wanted).to_numpy() & ~is_reference)
-    named = {row: takedowns[hashes[row].as_py().hex()] for row in ids.tolist()}
+    named = {first + row: takedowns[hashes[row].as_py().hex()] for row in ids.tolist()}
     origin = tables.read_index(inputs, ["planted_from"]).column("planted_from")
-    copies = np.flatnonzero(pc.is_in(origin, pa.array(ids, pa.int64())).to_numpy())
-    planted = {row: named[origin[row].as_py()] for row in copies.tolist()}
+    copies = np.flatnonzero(pc.is_in(origin, pa.array(first + ids, pa.int64())).to_numpy())
+    planted = {first + row: named[origin[row].as_py()] for row in copies.tolist()}
     return dict(sorted((planted | named).items()))
 
 
 def read_final_decisions(inputs: CurationInputs) -> Decisions:
-    """Read the decision about every image, takedowns included."""
+    """Read the decision about every image of a run, takedowns included."""
     decisions = tables.read_decisions(inputs)
-    taken_down = list(find_taken_down(inputs))
-    if not taken_down:
-        return decisions
+    taken_down = np.array([*find_taken_down(inputs)], np.int64) - decisions.first
     names = ("kept", "reason", "copies")
     kept, reason, copies = (getattr(decisions, name).copy() for name in names)
     kept[taken_down], reason[taken_down], copies[taken_down] = False, REASONS.index("taken_down"), 0

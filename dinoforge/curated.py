@@ -10,6 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from dinoforge.files import path_of_text, path_text
+from dinoforge.runs import read_recipe, working_folders
 
 __all__ = [
     "KEPT_REASONS",
@@ -19,6 +20,8 @@ __all__ = [
     "REASONS",
     "ROLES",
     "content_path",
+    "find_base",
+    "generation_folders",
     "ledger_path",
     "pairs_files",
     "pairs_folder",
@@ -27,6 +30,7 @@ __all__ = [
     "shards_path",
     "slots_path",
     "summary_path",
+    "verified_files",
     "verified_folder",
 ]
 
@@ -86,6 +90,7 @@ LEDGER_SCHEMA = pa.schema(
         ("class_space", pa.string()),  # where its class comes from: names, numbers, list:HASH; ""
         ("out_shard", pa.string()),
         ("out_key", pa.string()),
+        ("generation", pa.int32()),  # number of runs that its run adds to: 0 without a base
     ]
 )
 
@@ -93,6 +98,21 @@ LEDGER_SCHEMA = pa.schema(
 MADE_BY_RUN = "curation/"
 
 PUBLISHED = "published"  # folder in a finished run; see `ledger_path` and the functions below it
+
+
+def find_base(run_folder: Path, base: str) -> Path | None:
+    """Return the folder of the run that ``base`` names in the recipe of a run; None if empty."""
+    if not base:
+        return None
+    here = Path.cwd()
+    starts = (Path() if folder == here else folder for folder in working_folders(run_folder))
+    return next((start / base for start in starts if (start / base).is_dir()), Path(base))
+
+
+def generation_folders(run_folder: Path) -> list[Path]:
+    """Return the run folders that a curation adds to, the oldest first, and its own."""
+    base = find_base(run_folder, read_recipe(run_folder).get("base", ""))
+    return [*(generation_folders(base) if base else ()), run_folder]
 
 
 def ledger_path(run_folder: Path) -> Path:
@@ -135,6 +155,11 @@ def verified_folder(run_folder: Path) -> Path:
     curation.
     """
     return run_folder / PUBLISHED / "verified"
+
+
+def verified_files(run_folder: Path) -> list[Path]:
+    """Return the files of `verified_folder`, in order."""
+    return sorted(verified_folder(run_folder).glob("*.parquet"))
 
 
 def slots_path(run_folder: Path) -> Path:

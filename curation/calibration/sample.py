@@ -104,6 +104,9 @@ def read_measured(run_folder: Path) -> Measured:
         do = "run `dinoforge curate` to its end, or name its run folder"
         raise UsageError(what="not a finished curation run", where=str(run_folder), do=do)
     config = config_of(CurationConfig, recipe)
+    if config.base:
+        what = f"the run adds to {config.base}, whose pairs it does not have"
+        raise UsageError(what=what, where=str(run_folder), do="calibrate that run")
     return Measured(
         spec=config.duplicates.encoder,
         encoder=embed[0].facts["encoder"],

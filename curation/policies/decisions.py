@@ -36,7 +36,7 @@ class Screened:
 
 @dataclass
 class Decisions:
-    """One row per image, by image id; -1 and NaN where a column does not apply."""
+    """One row per image, by id from ``first`` on; -1 and NaN where a column does not apply."""
 
     kept: NDArray[np.bool_]
     reason: NDArray[np.int8]  # index into REASONS; -1: not decided yet
@@ -49,6 +49,7 @@ class Decisions:
     seed_id: NDArray[np.int64]
     rank: NDArray[np.int64]
     score: NDArray[np.float32]
+    first: int = 0  # earlier ids are images of the base
 
     def is_open(self) -> NDArray[np.bool_]:
         """Return which images are not decided yet."""
@@ -65,8 +66,11 @@ class Decisions:
         self.copies[rows] = 1
 
 
-def start_decisions(screened: Screened, *, keep_seeds: bool) -> Decisions:
-    """Decide what needs no comparison: filtered images, references, seeds not to be exported."""
+def start_decisions(screened: Screened, *, keep_seeds: bool, first: int = 0) -> Decisions:
+    """Decide what needs no comparison: filtered images, references, seeds not to be exported.
+
+    ``first`` is the id of the first image.
+    """
     num = len(screened.role)
     ids = ("component", "duplicate_of", "edge_i", "edge_j", "seed_id", "rank")
     decisions = Decisions(
@@ -76,6 +80,7 @@ def start_decisions(screened: Screened, *, keep_seeds: bool) -> Decisions:
         **{name: np.full(num, -1, np.int64) for name in ids},
         similarity=np.full(num, np.nan, np.float32),
         score=np.full(num, np.nan, np.float32),
+        first=first,
     )
     for role in ("reference",) if keep_seeds else ("reference", "seed"):
         has_role = screened.role == ROLES.index(role)
@@ -85,16 +90,27 @@ def start_decisions(screened: Screened, *, keep_seeds: bool) -> Decisions:
 
 def apply_duplicates(decisions: Decisions, image_id: NDArray[np.int64], groups: Groups) -> None:
     """Drop duplicates; record component and linking pair, also of those that are kept."""
-    decisions.component[image_id] = groups.component
+    rows = image_id - decisions.first
+    decisions.component[rows] = groups.component
     linked = groups.link >= 0
-    rows, partner = image_id[linked], groups.link[linked]
-    decisions.edge_i[rows] = np.minimum(rows, partner)
-    decisions.edge_j[rows] = np.maximum(rows, partner)
-    decisions.similarity[rows] = groups.similarity[linked]
+    _record_edges(decisions, image_id[linked], groups.link[linked], groups.similarity[linked])
     dropped = ~groups.kept
-    decisions.duplicate_of[image_id[dropped]] = groups.duplicate_of[dropped]
+    decisions.duplicate_of[rows[dropped]] = groups.duplicate_of[dropped]
     for code, reason in ((EXACT, "exact_duplicate"), (NEAR, "near_duplicate")):
-        decisions.drop(image_id[dropped & (groups.reason == code)], reason)
+        decisions.drop(rows[dropped & (groups.reason == code)], reason)
+
+
+def _record_edges(
+    decisions: Decisions,
+    image_id: NDArray[np.int64],
+    partner: NDArray[np.int64],
+    similarity: NDArray[np.float32],
+) -> None:
+    """Record the pair of each image with its partner; -1: it has none."""
+    rows = image_id - decisions.first
+    decisions.edge_i[rows] = np.where(partner < 0, -1, np.minimum(image_id, partner))
+    decisions.edge_j[rows] = np.where(partner < 0, -1, np.maximum(image_id, partner))
+    decisions.similarity[rows] = similarity
 
 
 def apply_leaks(
@@ -106,12 +122,11 @@ def apply_leaks(
     exempt: NDArray[np.bool_],
 ) -> None:
     """Drop open images that leak; of ``exempt`` ones (as_is) only the evidence is recorded."""
-    open_ = decisions.is_open()[image_id] | (decisions.reason[image_id] == _CODE["seed"])
-    rows, partner, value = image_id[open_], reference[open_], similarity[open_]
+    rows = image_id - decisions.first
+    open_ = decisions.is_open()[rows] | (decisions.reason[rows] == _CODE["seed"])
+    rows, partner = rows[open_], reference[open_]
     decisions.duplicate_of[rows] = partner
-    decisions.edge_i[rows] = np.where(partner < 0, -1, np.minimum(rows, partner))
-    decisions.edge_j[rows] = np.where(partner < 0, -1, np.maximum(rows, partner))
-    decisions.similarity[rows] = value
+    _record_edges(decisions, image_id[open_], partner, similarity[open_])
     decisions.drop(rows[~exempt[rows]], "leak")
 
 
@@ -120,14 +135,14 @@ def apply_retrieval(
 ) -> None:
     """Keep what seeds retrieved; the evidence is the best slot of each image."""
     best = slots.first_of_each_image()
-    rows = best.image_id
+    rows = best.image_id - decisions.first
     decisions.keep(rows, "retrieved")
     decisions.seed_id[rows] = seed_ids[best.seed]
     decisions.rank[rows] = best.rank
     decisions.score[rows] = best.score
     if multiset:
         image, times = np.unique(slots.image_id, return_counts=True)
-        decisions.copies[image] = times
+        decisions.copies[image - decisions.first] = times
 
 
 def decide_rest(decisions: Decisions, screened: Screened, *, keep_survivors: bool) -> None:

@@ -17,8 +17,9 @@ from dinoforge.curation.tables import CurationInputs, CurationStage
 from dinoforge.encoders.encoder import Encoder
 from dinoforge.encoders.make import make_encoder
 from dinoforge.stages import Json, Output
+from dinoforge.tables import read_table
 
-__all__ = ["EmbedMeaningStage", "EmbedStage", "check_encoders"]
+__all__ = ["EmbedMeaningStage", "EmbedStage", "check_encoders", "encoder_fingerprint"]
 
 # Images decoded and encoded at a time: bounds memory, and is fixed because the last bits of an
 # embedding may depend on the batch it was in.
@@ -31,7 +32,7 @@ class EmbedStage(CurationStage):
     name = "embed"
     number = 30
     keys: tuple[str, ...] = ("duplicates.encoder", "device", "decode")
-    execution_keys = ("partition_images",)
+    execution_keys = ("partition_images", "base")
     needs = ("ingest", "plant", "inspect")
     runs_on = "gpu"
 
@@ -44,17 +45,16 @@ class EmbedStage(CurationStage):
         spec = self.encoder_of(inputs.config)
         if not spec:
             return []
-        # Of weights, transform and decoder: a replaced file runs again. It does not depend on the
-        # device, which a machine that only plans may lack.
-        fingerprint = _encoder(spec, "cpu").fingerprint
-        ranges = tables.split_range(tables.num_images(inputs), inputs.config.partition_images)
+        fingerprint = encoder_fingerprint(spec)
+        ranges = tables.split_ids(inputs)
         return [{"start": a, "stop": b, "encoder": fingerprint} for a, b in ranges]
 
     def run(self, payload: Json, inputs: CurationInputs, out: Output) -> Json:
         """Embed the images of one range."""
         start, stop = payload["start"], payload["stop"]
         encoder = _encoder(self.encoder_of(inputs.config), inputs.config.device)
-        decodes = tables.read_decodable(inputs, start // inputs.config.partition_images)
+        facts = read_table(inputs.file("inspect", "facts.parquet", out.index), ["width"])
+        decodes = facts.column("width").to_numpy() > 0
         images = decode_each(
             inputs, tables.read_locations(inputs, start, stop).filter(pa.array(decodes))
         )
@@ -93,6 +93,14 @@ def check_encoders(config: CurationConfig) -> None:
     for stage in (EmbedStage(), EmbedMeaningStage()):
         if spec := stage.encoder_of(config):
             _encoder(spec, "cpu")
+
+
+def encoder_fingerprint(spec: str) -> str:
+    """Hash weights, transform and decoder of an encoder: a replaced file is another encoder.
+
+    It does not depend on the device, which a machine that only plans may lack.
+    """
+    return _encoder(spec, "cpu").fingerprint
 
 
 @lru_cache(maxsize=4)  # two encoders, each on the CPU and on the device

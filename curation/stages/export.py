@@ -1,7 +1,6 @@
 """Shards of the curated set, by copying bytes, and the ledger: one row per input image."""
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +12,10 @@ from numpy.typing import NDArray
 from dinoforge.curated import LEDGER_SCHEMA, REASONS, shards_folder
 from dinoforge.curation import tables
 from dinoforge.curation.policies.decisions import Decisions
+from dinoforge.curation.stored.generations import earlier_generations
 from dinoforge.curation.stored.links import read_places
 from dinoforge.curation.tables import CurationInputs, CurationStage
-from dinoforge.curation.takedowns import (
-    Takedown,
-    find_taken_down,
-    list_exported,
-    read_final_decisions,
-)
+from dinoforge.curation.takedowns import find_taken_down, list_exported, read_final_decisions
 from dinoforge.errors import UsageError
 from dinoforge.files import hash_json, write_text
 from dinoforge.images import image_suffix
@@ -43,8 +38,9 @@ class ExportStage(CurationStage):
 
     name = "export"
     number = 80
-    version = "1.2.0"
+    version = "1.3.0"
     keys = ("export", "duplicates.verify.mode")
+    execution_keys = ("base",)
     needs = ("ingest", "plant", "inspect", "exact", "verify", "select")
 
     def plan(self, inputs: CurationInputs) -> list[Json]:
@@ -52,10 +48,10 @@ class ExportStage(CurationStage):
 
         Takedowns are part of the payloads that they change, and of no other.
         """
-        shards = enumerate(tables.list_shards(inputs))
+        shards = tables.list_shards(inputs)
         payloads: list[Json] = [
             {"ledger": True},
-            *({"shard": number, "first": s.first, "stop": s.stop} for number, s in shards),
+            *({"shard": s.number, "first": s.first, "stop": s.stop} for s in shards),
         ]
         taken_down = find_taken_down(inputs)
         if not taken_down:
@@ -174,7 +170,8 @@ def _make_ledger(inputs: CurationInputs) -> pa.Table:
     columns["sha256"] = [value.hex() for value in facts.column("sha256").to_pylist()]
     columns["decision"] = np.where(decisions.kept, "kept", "dropped")
     columns["reason"] = pa.array(REASONS).take(pa.array(decisions.reason))
-    columns["detail"] = _details(decisions, facts, find_taken_down(inputs))
+    columns["detail"] = _details(inputs, decisions, facts)
+    columns["generation"] = np.full(len(index), len(earlier_generations(inputs)), np.int32)
     for name in ("duplicate_of", "edge_i", "edge_j", "component", "seed_id", "rank"):
         values = getattr(decisions, name)
         columns[name] = pa.array(values, mask=values < 0)
@@ -183,29 +180,30 @@ def _make_ledger(inputs: CurationInputs) -> pa.Table:
         columns[name] = pa.array(values, mask=np.isnan(values))
     columns["places"] = _places(inputs, decisions)
     columns["copies"] = decisions.copies
-    columns |= _outputs(inputs, len(decisions.kept))
+    columns |= _outputs(inputs, decisions)
     return pa.table({name: columns[name] for name in LEDGER_SCHEMA.names})
 
 
 def _places(inputs: CurationInputs, decisions: Decisions) -> pa.Array:
     """Return in how many places the pictures of the linking pair agree; null if not compared."""
     content, linked = tables.read_content(inputs), decisions.edge_i >= 0
-    places = np.full(len(content), -1, np.int32)
+    places = np.full(len(linked), -1, np.int32)
     ends = content[decisions.edge_i[linked]], content[decisions.edge_j[linked]]
     places[linked] = read_places(inputs, *ends, decisions.similarity[linked])
     return pa.array(places, mask=places < 0)
 
 
-def _outputs(inputs: CurationInputs, num: int) -> dict[str, list[str | None]]:
+def _outputs(inputs: CurationInputs, decisions: Decisions) -> dict[str, list[str | None]]:
     """Return shard and key of the first file of every exported image."""
     exports = read_table(tables.exports_file(inputs), ["image_id", "copy", "out_shard"])
     exports = exports.filter(pc.equal(exports.column("copy"), 0))
     without = pa.array(list(find_taken_down(inputs)), pa.int64())
     exports = exports.filter(pc.invert(pc.is_in(exports.column("image_id"), without)))
-    shard_of = np.full(num, -1, np.int64)
-    shard_of[exports.column("image_id").to_numpy()] = exports.column("out_shard").to_numpy()
+    shard_of = np.full(len(decisions.kept), -1, np.int64)
+    rows = exports.column("image_id").to_numpy() - decisions.first
+    shard_of[rows] = exports.column("out_shard").to_numpy()
     names = [shard.name for shard in tables.list_shards(inputs)]
-    shards = list(enumerate(shard_of.tolist()))
+    shards = list(enumerate(shard_of.tolist(), decisions.first))
     return {
         "out_shard": [names[shard] if shard >= 0 else None for _, shard in shards],
         "out_key": [
@@ -214,9 +212,7 @@ def _outputs(inputs: CurationInputs, num: int) -> dict[str, list[str | None]]:
     }
 
 
-def _details(
-    decisions: Decisions, facts: pa.Table, taken_down: Mapping[int, Takedown]
-) -> NDArray[np.object_]:
+def _details(inputs: CurationInputs, decisions: Decisions, facts: pa.Table) -> NDArray[np.object_]:
     """Return what a reason leaves open: why undecodable, how small, same bytes or same pixels."""
     detail = np.full(len(decisions.kept), None, object)
 
@@ -232,14 +228,12 @@ def _details(
         detail[row] = f"{width[row]} x {height[row]} pixels"
     for row in rows_of("flat").tolist():
         detail[row] = f"gray values spread by {std[row]:.2f} of 255"
-    hashes = tables.hash_column(facts, "sha256")
-    exact = rows_of("exact_duplicate")
-    partner = decisions.edge_i[exact] + decisions.edge_j[exact] - exact
-    same = hashes[exact] == hashes[partner]
+    hashes, exact = tables.read_hashes(inputs, "sha256"), rows_of("exact_duplicate")
+    same = hashes[decisions.edge_i[exact]] == hashes[decisions.edge_j[exact]]
     detail[exact] = np.where(same, "same bytes", "same pixels, other bytes")
     leaks = rows_of("leak")
     through = decisions.duplicate_of[leaks] < 0
     detail[leaks] = np.where(through, "through its duplicates", "direct")
-    for row, takedown in taken_down.items():
-        detail[row] = takedown.detail
+    for image_id, takedown in find_taken_down(inputs).items():
+        detail[image_id - decisions.first] = takedown.detail
     return detail

@@ -9,9 +9,10 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from dinoforge.curated import MADE_BY_RUN
+from dinoforge.curated import MADE_BY_RUN, find_base
 from dinoforge.curation import tables
 from dinoforge.curation.config import CurationConfig, SourceConfig
+from dinoforge.curation.stored.generations import first_id, generation_fingerprint
 from dinoforge.curation.tables import CurationInputs, CurationStage
 from dinoforge.errors import Fault, UsageError, some_of
 from dinoforge.files import path_text
@@ -42,12 +43,13 @@ class IngestStage(CurationStage):
     number = 10
     version = "1.5.0"
     keys = ("sources", "seed")
+    execution_keys = ("base",)
 
     def plan(self, inputs: CurationInputs) -> list[Json]:
         """Plan one partition: only names and tar headers are read.
 
         The payload covers names, sizes and times of all files, so that a source that grew is
-        listed again.
+        listed again, and what the base decided.
         """
         faults: list[Fault] = []
         marks = []
@@ -58,7 +60,8 @@ class IngestStage(CurationStage):
                 faults.extend(error.faults)
         if faults:
             raise UsageError(faults=faults)
-        return [{"files": marks}]
+        base = find_base(inputs.run_folder, inputs.config.base)
+        return [{"files": marks} | ({"base": generation_fingerprint(base)} if base else {})]
 
     def run(self, payload: Json, inputs: CurationInputs, out: Output) -> Json:
         """List every source."""
@@ -82,11 +85,13 @@ class IngestStage(CurationStage):
             record_facts(inputs.run_folder, sources=account.as_json())  # there will be no table
             raise
         index = _numbered(pa.concat_tables(indexed), numbering)
-        index = index.append_column("image_id", pa.array(np.arange(index.num_rows)))
+        start = first_id(inputs)
+        ids = np.arange(start, start + index.num_rows)
+        index = index.append_column("image_id", pa.array(ids))
         out.write_table("index", index, tables.INDEX_SCHEMA)
         members = [[member[at] for member in numbering.members] for at in range(4)]
         out.write_table("classes", members, tables.CLASSES_SCHEMA)
-        table = _also_in_references(config, listings, locations, chosen, shared)
+        table = _also_in_references(config, listings, locations, chosen, shared, start)
         out.write_table("shared", table, tables.SHARED_SCHEMA)
         table = pa.Table.from_pylist(problems, tables.PROBLEMS_SCHEMA)
         out.write_table("problems", table, tables.PROBLEMS_SCHEMA)
@@ -154,13 +159,17 @@ def _also_in_references(
     locations: Sequence[list[_Location]],
     chosen: Sequence[NDArray[np.int64]],
     shared: Sequence[Sequence[int]],
+    first: int,
 ) -> pa.Table:
-    """Name the images that are left out because a reference source has them, too."""
+    """Name the images that are left out because a reference source has them, too.
+
+    ``first`` is the id of the first image.
+    """
     where = [
         place for at, rows in enumerate(chosen) for place in map(locations[at].__getitem__, rows)
     ]
     wanted = {locations[at][row] for at, rows in enumerate(shared) for row in rows}
-    image_id = {place: number for number, place in enumerate(where) if place in wanted}
+    image_id = {place: number for number, place in enumerate(where, first) if place in wanted}
     parts = [tables.SHARED_SCHEMA.empty_table()]
     for at, rows in enumerate(shared):
         source = config.sources[at]

@@ -26,12 +26,12 @@ class InspectStage(CurationStage):
     number = 20
     version = f"1.2.0+{DECODER_VERSION}"
     keys = ("decode", "partition_images")
+    execution_keys = ("base",)
     needs = ("ingest", "plant")
 
     def plan(self, inputs: CurationInputs) -> list[Json]:
         """Plan ranges of image ids."""
-        ranges = tables.split_range(tables.num_images(inputs), inputs.config.partition_images)
-        return [{"start": start, "stop": stop} for start, stop in ranges]
+        return [{"start": start, "stop": stop} for start, stop in tables.split_ids(inputs)]
 
     def run(self, payload: Json, inputs: CurationInputs, out: Output) -> Json:
         """Decode the images of one range."""

@@ -70,13 +70,13 @@ class _Copy(NamedTuple):
 
 
 def _index_of(copies: Sequence[_Copy], shard: Path, run_folder: Path, index: pa.Table) -> pa.Table:
-    """Return the rows of the copies, numbered after the images of ``index``."""
+    """Return the rows of the copies, numbered after the images of ``index``, which has some."""
     members = [image.member for image in index_shard(shard).images]
     key, row, edit = zip(*copies, strict=True)
     originals = index.take(pa.array(row))
-    count = len(copies)
+    count, start = len(copies), index.column("image_id")[-1].as_py() + 1
     columns = {
-        "image_id": np.arange(index.num_rows, index.num_rows + count),
+        "image_id": np.arange(start, start + count),
         "role": ["pool"] * count,
         "source": ["planted"] * count,
         "key": key,

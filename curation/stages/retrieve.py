@@ -17,6 +17,7 @@ class RetrieveStage(CurationStage):
     name = "retrieve"
     number = 70
     keys = ("retrieve",)
+    execution_keys = ("base",)
     needs = ("filter", "components", "decontaminate", "search")
 
     def plan(self, inputs: CurationInputs) -> list[Json]:
@@ -26,7 +27,7 @@ class RetrieveStage(CurationStage):
     def run(self, payload: Json, inputs: CurationInputs, out: Output) -> Json:
         """Merge the lists and apply the policy."""
         policy = inputs.config.retrieve
-        seeds, pool = tables.read_survivors(inputs)
+        seeds, pool = tables.read_candidates(inputs)
         merged = _merged(inputs, len(seeds))
         width = merged.ids.shape[1]
         granted = take_slots(merged.ids, merged.scores, k=policy.k, policy=policy.policy)

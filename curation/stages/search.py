@@ -20,7 +20,7 @@ class SearchStage(CurationStage):
     name = "search"
     number = 65
     keys = ("retrieve", "duplicates.encoder")
-    execution_keys = ("partition_images", "device")
+    execution_keys = ("partition_images", "device", "base")
     needs = ("filter", "components", "decontaminate", "embed", "embed-meaning")
     runs_on = "gpu"
 
@@ -28,14 +28,14 @@ class SearchStage(CurationStage):
         """Plan ranges of the surviving pool; none without retrieval, or without a seed left."""
         if inputs.config.retrieve.mode == "none":
             return []
-        seeds, pool = tables.read_survivors(inputs)
+        seeds, pool = tables.read_candidates(inputs)
         num = len(pool) if len(seeds) else 0
         return [{"first": a, "stop": b} for a, b in tables.split_range(num, _POOL_IMAGES)]
 
     def run(self, payload: Json, inputs: CurationInputs, out: Output) -> Json:
         """Rank one range of the pool for every seed."""
         policy, device = inputs.config.retrieve, inputs.config.device
-        seeds, pool = tables.read_survivors(inputs)
+        seeds, pool = tables.read_candidates(inputs)
         pool = pool[payload["first"] : payload["stop"]]
         has_own = policy.encoder not in {"", inputs.config.duplicates.encoder}
         stage = "embed-meaning" if has_own else "embed"

@@ -25,6 +25,7 @@ class SelectStage(CurationStage):
     number = 75
     version = "1.1.0"
     keys = ("retrieve", "export", "seed")
+    execution_keys = ("base",)
     needs = ("ingest", "plant", "inspect", "filter", "components", "decontaminate", "retrieve")
 
     def run(self, payload: Json, inputs: CurationInputs, out: Output) -> Json:
@@ -34,7 +35,8 @@ class SelectStage(CurationStage):
         decided = [getattr(decisions, name) for name in tables.DECISIONS_SCHEMA.names]
         out.write_table("decisions", decided, tables.DECISIONS_SCHEMA)
         image_id, copy = _order(decisions, config.export, config.seed)
-        rows = pa.array(image_id)
+        at = image_id - decisions.first
+        rows = pa.array(at)
         names = [name for name in tables.INDEX_SCHEMA.names if name in tables.EXPORTS_SCHEMA.names]
         index = tables.read_index(inputs, names).take(rows)
         facts = tables.read_facts(inputs, ["format", "sha256"]).take(rows)
@@ -45,8 +47,8 @@ class SelectStage(CurationStage):
             **dict(zip(facts.column_names, facts.columns, strict=True)),
             "copy": copy.astype(np.int32),
             "out_shard": shard.astype(np.int32),
-            "reason": pa.array(REASONS).take(pa.array(decisions.reason[image_id])),
-            **{n: getattr(decisions, n)[image_id] for n in ("seed_id", "rank", "score")},
+            "reason": pa.array(REASONS).take(pa.array(decisions.reason[at])),
+            **{n: getattr(decisions, n)[at] for n in ("seed_id", "rank", "score")},
         }
         exports = [columns[name] for name in tables.EXPORTS_SCHEMA.names]
         out.write_table("places", exports, tables.EXPORTS_SCHEMA)
@@ -93,7 +95,7 @@ def _order(
     """Return image id and copy number in the order of the shards."""
     kept = np.flatnonzero(decisions.kept)
     times = decisions.copies[kept].astype(np.int64)
-    image_id = np.repeat(kept, times)
+    image_id = np.repeat(decisions.first + kept, times)
     copy = np.arange(len(image_id)) - np.repeat(np.cumsum(times) - times, times)
     if policy.order == "random" and len(image_id):
         order = KeyedPermutation(len(image_id), seed, "export")[np.arange(len(image_id))]

@@ -5,6 +5,7 @@ on its pixels the correlation of the finest details.
 """
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from dinoforge.curation import tables
 from dinoforge.curation.config import VerifyConfig
 from dinoforge.curation.policies.pairs import Pairs, gather
+from dinoforge.curation.stored.generations import every_generation
 from dinoforge.curation.tables import CurationInputs
 from dinoforge.tables import read_table
 from dinoforge.verification.compare import is_copy
@@ -84,12 +86,12 @@ def _iter_strengths(
     policy = inputs.config.duplicates.verify
     is_off = policy.mode == "none"
     decisive = np.zeros(0, np.bool_) if is_off else _read_flags(inputs, "decisive")
-    for path in inputs.files("graph", "pairs.parquet"):
+    for path in _files(inputs, "graph", "pairs.parquet"):
         pairs = Pairs(*(c.to_numpy() for c in read_table(path).columns))
         if not is_off:
             pairs = pairs.where(~(decisive[pairs.i] & decisive[pairs.j]))
         yield pairs, pairs.is_above(threshold)
-    for path in [] if is_off else inputs.files("verify", "verified.parquet"):
+    for path in [] if is_off else _files(inputs, "verify", "verified.parquet"):
         table = read_table(path, [*Verdict._fields, "similarity"])
         *columns, cosine = (c.to_numpy() for c in table.columns)
         verdict = Verdict(*columns)
@@ -113,9 +115,14 @@ def read_verifiable(inputs: CurationInputs) -> NDArray[np.bool_]:
     return _read_flags(inputs, "verifiable")
 
 
+def _files(inputs: CurationInputs, stage: str, name: str) -> list[Path]:
+    """Return the files of all generations, the oldest first."""
+    return [path for of_run in every_generation(inputs) for path in of_run.files(stage, name)]
+
+
 def _read_flags(inputs: CurationInputs, name: str) -> NDArray[np.bool_]:
     flags = np.zeros(len(tables.read_content(inputs)), np.bool_)
-    columns = (inputs.files("keypoints", f"{column}.npy") for column in ("ids", name))
+    columns = (_files(inputs, "keypoints", f"{column}.npy") for column in ("ids", name))
     for ids, values in zip(*columns, strict=True):
         flags[np.load(ids)] = np.load(values)
     return flags
@@ -137,7 +144,7 @@ def read_places(
     num = len(tables.read_content(inputs))
     wanted = np.minimum(i, j) * num + np.maximum(i, j)
     order = np.argsort(wanted, kind="stable")
-    for path in inputs.files("verify", "verified.parquet"):
+    for path in _files(inputs, "verify", "verified.parquet"):
         columns = read_table(path, Verdict._fields[:4]).columns
         low, high, values, correlation = (c.to_numpy() for c in columns)
         keys = low * num + high  # sorted, and no key is in two files

@@ -3,7 +3,7 @@
 import contextlib
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from dinoforge.config import config_of
-from dinoforge.curated import REASONS, ledger_path, resolve_shard
+from dinoforge.curated import REASONS, generation_folders, ledger_path, resolve_shard
 from dinoforge.errors import UsageError
 from dinoforge.images import DecodePolicy, Undecodable, decode
 from dinoforge.pages.thumbnails import Thumbnail, thumbnail
@@ -76,7 +76,7 @@ class LedgerRow:
 
 @dataclass
 class Ledger:
-    """Columns of the ledger: an image id is a position in them.
+    """Columns of the ledgers of a run and of those that it adds to: an image id is a position.
 
     Pictures are read from the shards that the ledger names; None if missing or broken.
     """
@@ -84,6 +84,8 @@ class Ledger:
     columns: dict[str, NDArray[Any]]
     run_folder: Path  # shards that the run made are named relative to it
     folders: Sequence[Path] = ()  # where other relative names may start, see `resolve_shard`
+    first: int = 0  # id of the first image of the run itself; what is counted begins here
+    earlier: "Ledger | None" = None  # that of the run that it adds to
     policy: DecodePolicy = field(default_factory=DecodePolicy)  # the run's
     _reader: RangeReader = field(default_factory=RangeReader)
     _pictures: dict[tuple[int, int], Thumbnail | None] = field(default_factory=dict)
@@ -101,6 +103,8 @@ class Ledger:
 
     def image(self, image_id: int) -> NDArray[np.uint8] | None:
         """Decode a picture ``[H, W, 3]``; None if it cannot be read."""
+        if self.earlier is not None and image_id < self.first:
+            return self.earlier.image(image_id)
         shard, offset, size = (self[n].item(image_id) for n in ("shard", "offset", "size"))
         path = resolve_shard(self.run_folder, shard, self.folders)
         try:
@@ -125,6 +129,11 @@ class Ledger:
             self._pictures[image_id, side] = None if image is None else thumbnail(image, side=side)
         return self._pictures[image_id, side]
 
+    def own(self) -> "Ledger":
+        """Return the rows of the run itself."""
+        columns = {name: column[self.first :] for name, column in self.columns.items()}
+        return replace(self, columns=columns)
+
 
 def read_ledger(run_folder: Path) -> Ledger | None:
     """Read the ledger of a run; None if the run has none (yet).
@@ -134,15 +143,26 @@ def read_ledger(run_folder: Path) -> Ledger | None:
     UsageError
         If the table is damaged.
     """
+    ledger: Ledger | None = None
+    for folder in generation_folders(run_folder):
+        if not ledger_path(folder).is_file():
+            return None
+        ledger = _read_own(folder, ledger)
+    return ledger
+
+
+def _read_own(run_folder: Path, earlier: Ledger | None) -> Ledger:
     path = ledger_path(run_folder)
-    if not path.is_file():
-        return None
     table = read_table(path, _COLUMNS)
     if "places" not in table.column_names:  # a run from before pairs were compared on pixels
         table = table.append_column("places", pa.nulls(len(table), pa.int32()))
     columns = {name: _values(table.column(name)) for name in _COLUMNS}
+    first = 0
+    if earlier is not None:
+        first = len(earlier)
+        columns = {name: np.concatenate([earlier[name], columns[name]]) for name in _COLUMNS}
     policy = config_of(DecodePolicy, read_recipe(run_folder).get("decode", {}))
-    return Ledger(columns, run_folder, working_folders(run_folder), policy)
+    return Ledger(columns, run_folder, working_folders(run_folder), first, earlier, policy)
 
 
 def _values(column: pa.ChunkedArray) -> NDArray[Any]:
@@ -178,7 +198,8 @@ class Funnel:
 
 
 def make_funnel(ledger: Ledger) -> Funnel:
-    """Count the decisions of a ledger."""
+    """Count the decisions of the run itself."""
+    ledger = ledger.own()
     is_kept = ledger["decision"] == "kept"
     left = len(ledger)
     drops = []

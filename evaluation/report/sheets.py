@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from dinoforge.curated import pairs_files, verified_folder
+from dinoforge.curated import pairs_files, verified_files
 from dinoforge.evaluation.report.ledger import Ledger, LedgerRow
 from dinoforge.tables import read_table
 from dinoforge.verification.compare import is_copy
@@ -112,7 +112,7 @@ def make_sheets(
             name: _set_leaks(ledger, leaks.get("pairs", []), leak_threshold or 0.0)
             for name, leaks in (references or {}).items()
         },
-        int(np.count_nonzero(ledger["reason"] == "leak")),
+        int(np.count_nonzero(ledger.own()["reason"] == "leak")),
         threshold=threshold,
         floor=floor,
         compared=compared,
@@ -122,6 +122,7 @@ def make_sheets(
 def _duplicates(ledger: Ledger) -> tuple[list[ShownGroup], int]:
     """Choose the least similar copy of every kind of edit, then the largest groups."""
     dropped = np.isin(ledger["reason"], ["exact_duplicate", "near_duplicate"])
+    dropped[: ledger.first] = False
     rows = np.flatnonzero(dropped & (ledger["duplicate_of"] >= 0))
     heads, sizes = np.unique(ledger["duplicate_of"][rows], return_counts=True)
     chosen: list[int] = []
@@ -212,7 +213,7 @@ def _remarks(row: LedgerRow) -> list[str]:
 def _compared(ledger: Ledger, verify: dict[str, Any]) -> Compared:
     """Choose the pairs that were decided most narrowly, each image once."""
     limits = {name: value for name, value in verify.items() if name.startswith("min_")}
-    paths = sorted(verified_folder(ledger.run_folder).glob("*.parquet"))
+    paths = verified_files(ledger.run_folder)
     if not paths:  # no two pictures were left to compare
         return Compared(num=0, num_same=0, same=[], others=[])
     pairs = pd.concat([read_table(path).to_pandas() for path in paths])
@@ -241,7 +242,7 @@ def _compared(ledger: Ledger, verify: dict[str, Any]) -> Compared:
 
 def _seeds(ledger: Ledger) -> tuple[list[ShownGroup], int]:
     """Seeds evenly spread over all that retrieved images, with those images."""
-    retrieved = np.flatnonzero(ledger["seed_id"] >= 0)
+    retrieved = ledger.first + np.flatnonzero(ledger.own()["seed_id"] >= 0)
     seeds = np.unique(ledger["seed_id"][retrieved])
     shown = []
     for seed in _spread(seeds.tolist(), _SEEDS):

@@ -31,7 +31,7 @@ class CellsStage(CurationStage):
         *("duplicates.join", "duplicates.cells", "duplicates.cells_per_image"),
         *("seed", "device"),
     )
-    execution_keys = ("partition_images",)
+    execution_keys = ("partition_images", "base")
     needs = ("embed", "exact")
     runs_on = "gpu"
 
@@ -64,7 +64,7 @@ class AssignStage(CurationStage):
         *("duplicates.cells_per_image", "duplicates.block_images"),
         "duplicates.blocks_per_partition",
     )
-    execution_keys = ("device", "partition_images")
+    execution_keys = ("device", "partition_images", "base")
     needs = ("embed", "exact", "cells")
     runs_on = "gpu"
 

@@ -25,6 +25,7 @@ class CheckStage(CurationStage):
     number = 55
     version = "1.1.0"
     keys = ("plant.count", "duplicates.threshold", "duplicates.floor", *LINK_KEYS)
+    execution_keys = ("base",)
     needs = ("ingest", "plant", "filter", *LINK_STAGES)
 
     def plan(self, inputs: CurationInputs) -> list[Json]:
@@ -73,10 +74,10 @@ class CheckStage(CurationStage):
 
 
 def _planted(inputs: CurationInputs) -> pa.Table:
-    """Return the planted copies that were admitted together with their originals."""
+    """Return the copies planted by this run that were admitted together with their originals."""
     index = tables.read_index(inputs, ["image_id", "planted_from", "edit"])
     planted = index.filter(index.column("planted_from").is_valid())
-    admitted = tables.read_screened(inputs).reason < 0
+    admitted = tables.read_all_screened(inputs).reason < 0
     copy, original = (planted.column(n).to_numpy() for n in ("image_id", "planted_from"))
     return planted.filter(pa.array(admitted[copy] & admitted[original]))
 

@@ -20,11 +20,14 @@ from dinoforge.curation.policies.duplicates import (
     group_duplicates,
 )
 from dinoforge.curation.policies.hubs import Hubs, keep_hubs_from_linking
+from dinoforge.curation.policies.increments import Decided, add_base, take_new
 from dinoforge.curation.scores import read_scores
+from dinoforge.curation.stored.generations import earlier_generations, first_id
 from dinoforge.curation.stored.links import LINK_KEYS, LINK_STAGES, iter_links, weakest
 from dinoforge.curation.tables import CurationInputs, CurationStage
 from dinoforge.files import sha256_file
 from dinoforge.stages import Json, Output
+from dinoforge.tables import read_table
 
 __all__ = ["ComponentsStage"]
 
@@ -38,6 +41,7 @@ class ComponentsStage(CurationStage):
     name = "components"
     number = 50
     version = "1.1.0"
+    execution_keys = ("base",)
     keys = (
         "duplicates.threshold",
         "duplicates.rule",
@@ -62,7 +66,8 @@ class ComponentsStage(CurationStage):
     def run(self, payload: Json, inputs: CurationInputs, out: Output) -> Json:
         """Group the candidates and choose which ones to keep."""
         policy = inputs.config.duplicates
-        candidates = _candidates(inputs)
+        new = _candidates(inputs)
+        base, candidates = add_base(_read_base(inputs), new, policy.rule)
         limit = weakest(policy.verify, policy.threshold)
         blocks, hubs = keep_hubs_from_linking(
             lambda: iter_links(inputs, policy.threshold),
@@ -78,22 +83,49 @@ class ComponentsStage(CurationStage):
             max_component=policy.max_component,
             on_large=policy.on_large,
         )
+        groups = take_new(base, candidates, groups)
         columns = [getattr(groups, name) for name in tables.GROUPS_SCHEMA.names[1:]]
-        out.write_table("groups", [candidates.image_id, *columns], tables.GROUPS_SCHEMA)
-        facts = _facts(candidates, groups) | _describe_largest(inputs, candidates, groups)
-        return facts | _describe_hubs(hubs)
+        out.write_table("groups", [new.image_id, *columns], tables.GROUPS_SCHEMA)
+        facts = _facts(new, groups) | _describe_largest(inputs, new, groups)
+        of_base = (groups.duplicate_of >= 0) & (groups.duplicate_of < first_id(inputs))
+        return facts | {"duplicates_of_base": int(of_base.sum())} | _describe_hubs(hubs)
+
+
+def _read_base(inputs: CurationInputs) -> Decided:
+    """Read what earlier generations decided about duplicates."""
+    files = [run.file("components", "groups.parquet") for _, run in earlier_generations(inputs)]
+    columns = ["image_id", "duplicate_of"]
+    nothing = tables.GROUPS_SCHEMA.empty_table().select(columns)
+    table = pa.concat_tables([nothing, *(read_table(path, columns) for path in files)])
+    ids, duplicate_of = (column.to_numpy() for column in table.columns)
+    return Decided(
+        image_id=ids,
+        content=tables.read_content(inputs)[ids],
+        keeper=np.where(duplicate_of < 0, ids, duplicate_of),
+        source=_read_sources(inputs, ids),
+    )
+
+
+def _read_sources(inputs: CurationInputs, ids: NDArray[np.int64]) -> NDArray[np.int64] | None:
+    """Read a number per source for images, if the best image of every source is kept."""
+    if not inputs.config.duplicates.one_per_source:
+        return None
+    names = tables.read_source_names(inputs)
+    return pc.index_in(names, pc.unique(names)).to_numpy().astype(np.int64)[ids]
 
 
 def _candidates(inputs: CurationInputs) -> Candidates:
+    """Read the images of this run that take part."""
     policy, screened = inputs.config.duplicates, tables.read_screened(inputs)
     takes_part = ("as_is", "pool", *(("seed",) if inputs.config.retrieve.keep_seeds else ()))
     roles = [ROLES.index(role) for role in takes_part]
-    ids = np.flatnonzero((screened.reason < 0) & np.isin(screened.role, roles))
-    facts = tables.read_facts(inputs, ["width", "height", "quality"]).take(ids)
-    index = tables.read_index(inputs, ["size", "key", "source"]).take(ids)
+    rows = np.flatnonzero((screened.reason < 0) & np.isin(screened.role, roles))
+    ids = first_id(inputs) + rows
+    facts = tables.read_facts(inputs, ["width", "height", "quality"]).take(rows)
+    index = tables.read_index(inputs, ["size", "key", "source"]).take(rows)
     width, height = (facts.column(n).to_numpy().astype(np.int64) for n in ("width", "height"))
     size = index.column("size").to_numpy()
-    role = screened.role[ids].astype(np.int64)
+    role = screened.role[rows].astype(np.int64)
     preferred = policy.prefer_sources
     values: dict[str, Callable[[], NDArray[np.float64]]] = {
         "resolution": lambda: (width * height).astype(np.float64),
@@ -102,13 +134,12 @@ def _candidates(inputs: CurationInputs) -> Candidates:
         "source": lambda: _order_of_sources(index.column("source"), preferred),
     }
     criteria = [values[name]() for name in policy.prefer]
-    source = pc.index_in(index.column("source"), pc.unique(index.column("source")))
     return Candidates(
         image_id=ids,
         content=tables.read_content(inputs)[ids],
         rank=best_first(role, width * height, size, ids, criteria=criteria),
         protected=role != ROLES.index("pool"),
-        source=source.to_numpy().astype(np.int64) if policy.one_per_source else None,
+        source=_read_sources(inputs, ids),
     )
 
 

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from dinoforge.curated import ROLES
 from dinoforge.curation import tables
+from dinoforge.curation.stored.generations import first_id, of_every_generation
 from dinoforge.curation.tables import CurationInputs, CurationStage
 from dinoforge.stages import Json, Output
 
@@ -21,18 +22,24 @@ class ExactStage(CurationStage):
     name = "exact"
     number = 35
     keys = ("duplicates.flat_std",)
+    execution_keys = ("base",)
     needs = ("ingest", "plant", "inspect")
 
     def run(self, payload: Json, inputs: CurationInputs, out: Output) -> Json:
-        """Group by pixels, references apart from all others."""
-        facts = tables.read_facts(inputs, ["pixels_sha256", "width", "std"])
-        decodes = facts.column("width").to_numpy() > 0
-        flat = facts.column("std").to_numpy() < inputs.config.duplicates.flat_std
-        is_reference = tables.read_roles(inputs) == ROLES.index("reference")
-        content = content_of(tables.hash_column(facts, "pixels_sha256"), is_reference, decodes)
-        first = decodes & (content == np.arange(len(content)))
-        images = np.flatnonzero(first & ~flat & ~is_reference)
-        references = np.flatnonzero(first & ~flat & is_reference)
+        """Group by pixels, references apart from all others; write the rows of this run."""
+        roles = of_every_generation(inputs, tables.read_roles)
+        is_reference = roles == ROLES.index("reference")
+        hashes = tables.read_hashes(inputs, "pixels_sha256")
+        decodes = of_every_generation(inputs, tables.read_decodable)
+        content = content_of(hashes, is_reference, decodes)
+        start = first_id(inputs)
+        ids = np.arange(start, len(content))
+        content, is_reference = content[start:], is_reference[start:]
+        first = decodes[start:] & (content == ids)
+        std = tables.read_facts(inputs, ["std"]).column("std").to_numpy()
+        flat = std < inputs.config.duplicates.flat_std
+        images = ids[first & ~flat & ~is_reference]
+        references = ids[first & ~flat & is_reference]
         out.write_array("content", content)
         out.write_array("images", images)
         out.write_array("references", references)

@@ -1,12 +1,13 @@
 """All pairs of contents above a floor similarity: an exact join, block by block, or by cells.
 
 Not a top-k: the 65th copy of an image has its pair too. References are joined with all others,
-not with each other. The blocks are fixed by the recipe, so the pairs do not depend on how the
-blocks are split into partitions. By cells, images are compared that share a cell, each pair in the
-smallest cell that they share; references are compared with all images as ever, because a leak
-that is missed costs most.
+not with each other; what was joined in an earlier generation is not joined again. The blocks are
+fixed by the recipe, so the pairs do not depend on how the blocks are split into partitions. By
+cells, images are compared that share a cell, each pair in the smallest cell that they share;
+references are compared with all images as ever, because a leak that is missed costs most.
 """
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from dinoforge.curation import tables
 from dinoforge.curation.policies.pairs import Pairs, concat_pairs
 from dinoforge.curation.stored.cell_tables import Entries, read_entries, read_sizes
+from dinoforge.curation.stored.generations import every_generation
 from dinoforge.curation.tables import CurationInputs, CurationStage
 from dinoforge.neighbors.cell_join import join_in_cell, split_cells
 from dinoforge.neighbors.filter_choice import choose_filter
@@ -49,13 +51,13 @@ class GraphStage(CurationStage):
         "duplicates.blocks_per_partition",
         "partition_images",
     )
-    execution_keys = ("device",)
+    execution_keys = ("device", "base")
     needs = ("embed", "exact", "cells", "assign")
     runs_on = "gpu"
 
     def plan(self, inputs: CurationInputs) -> list[Json]:
         """Plan ranges of the block pairs, of the cells, and of block pairs in large cells."""
-        num = int(_first_pairs(inputs)[-1])
+        num = int(_Grid.of(inputs).first_pairs[-1])
         ranges = tables.split_range(num, inputs.config.duplicates.blocks_per_partition)
         payloads: list[Json] = [{"first": first, "stop": stop} for first, stop in ranges]
         return payloads + (_plan_cells(inputs) if inputs.facts("cells") else [])
@@ -73,46 +75,61 @@ class GraphStage(CurationStage):
         return {"pairs": len(pairs.i), "compared": joined.compared, "filter": joined.filter}
 
 
-def _first_pairs(inputs: CurationInputs) -> NDArray[np.int64]:
-    """Return the number of the first pair of every image block ``a``; at the end, of all pairs.
+class _Grid(NamedTuple):
+    """The pairs of blocks that are joined, numbered row by row: each row with a range of blocks."""
 
-    Pairs are numbered in the order of ``(a, b)``. Block ``a`` is joined with itself and with every
-    block ``b`` after it; reference blocks are numbered after the others. By cells, it is joined
-    with the reference blocks only.
-    """
-    size, facts = inputs.config.duplicates.block_images, inputs.facts("exact")[0]
-    images, references = (-(-facts[f"joined_{side}"] // size) for side in ("images", "references"))
-    if inputs.facts("cells"):
-        return np.arange(images + 1, dtype=np.int64) * references
-    return np.cumsum([0, *range(images + references, references, -1)], dtype=np.int64)
+    ids: list[NDArray[np.int64]]  # of every block
+    first_columns: NDArray[np.int64]  # block with which row a is joined first
+    first_pairs: NDArray[np.int64]  # number of the first pair of row a; at the end, of all pairs
+
+    @classmethod
+    def of(cls, inputs: CurationInputs) -> "_Grid":
+        """Arrange the blocks: new images, earlier images, new references, earlier references.
+
+        A new image is joined with the new images after it, unless by cells, and with all others;
+        an earlier image with new references.
+        """
+        size, generations = inputs.config.duplicates.block_images, every_generation(inputs)
+        images, references = (
+            [np.load(run.file("exact", f"{side}.npy"), mmap_mode="r") for run in generations]
+            for side in ("images", "references")
+        )
+        sides = [images[-1:], images[:-1], references[-1:], references[:-1]]
+        blocks = [_cut(side, size) for side in sides]
+        new, earlier, new_references, _ = (len(side) for side in blocks)
+        ids = [block for side in blocks for block in side]
+        rows = np.arange(new)
+        first = np.full(new, new) if inputs.facts("cells") else rows
+        counts = np.concatenate([len(ids) - first, np.full(earlier, new_references)])
+        first = np.concatenate([first, np.full(earlier, new + earlier)])
+        return cls(ids, first, np.cumsum([0, *counts]))
+
+    def pair(self, number: int) -> tuple[int, int]:
+        """Return the two blocks of a pair."""
+        a = int(np.searchsorted(self.first_pairs, number, side="right")) - 1
+        return a, int(self.first_columns[a] + number - self.first_pairs[a])
+
+
+def _cut(parts: Sequence[NDArray[np.int64]], size: int) -> list[NDArray[np.int64]]:
+    """Cut the ids of each run into blocks."""
+    return [part[at : at + size] for part in parts for at in range(0, len(part), size)]
 
 
 def _join_blocks(payload: Json, inputs: CurationInputs) -> _Joined:
-    size = inputs.config.duplicates.block_images
-    images, references = (
-        np.load(inputs.file("exact", f"{side}.npy"), mmap_mode="r")
-        for side in ("images", "references")
-    )
-    num_image_blocks = -(-len(images) // size)
+    grid = _Grid.of(inputs)
 
     @lru_cache(maxsize=2)
     def read(number: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Return ids and unit rows of a block, without those whose embedding is zero."""
-        is_image = number < num_image_blocks
-        at = (number if is_image else number - num_image_blocks) * size
-        ids = np.array((images if is_image else references)[at : at + size])
+        ids = np.array(grid.ids[number])
         rows = tables.read_embeddings(inputs, "embed", ids)
         usable = rows.any(axis=1)
         return ids[usable], rows[usable]
 
-    first_pairs = _first_pairs(inputs)
-    first_other = num_image_blocks if inputs.facts("cells") else 0
-    pairs_of_blocks = []
-    for number in range(payload["first"], payload["stop"]):
-        a = int(np.searchsorted(first_pairs, number, side="right")) - 1
-        pairs_of_blocks.append((a, (first_other or a) + number - int(first_pairs[a])))
+    pairs_of_blocks = [grid.pair(at) for at in range(payload["first"], payload["stop"])]
     sampled = sorted({pairs_of_blocks[0][0], pairs_of_blocks[-1][1]})
     sample = np.concatenate([read(number)[1] for number in sampled])
+    size = inputs.config.duplicates.block_images
     pair_filter = _choose(inputs, sample, len(pairs_of_blocks) * size**2)
 
     @lru_cache(maxsize=2)  # the row block and the current column block

@@ -26,6 +26,7 @@ class KeypointsStage(CurationStage):
     number = 42
     version = "1.1.0"
     keys = ("duplicates.verify.mode", "decode", "partition_images")
+    execution_keys = ("base",)
     needs = ("ingest", "plant", "exact")
 
     def plan(self, inputs: CurationInputs) -> list[Json]:

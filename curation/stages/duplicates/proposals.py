@@ -32,7 +32,7 @@ class ProposalsStage(CurationStage):
     number = 44
     version = "1.1.0"
     keys = ("duplicates.verify.votes", "duplicates.verify.nearest", "partition_images")
-    execution_keys = ("duplicates.verify.mode", "device")
+    execution_keys = ("duplicates.verify.mode", "device", "base")
     needs = ("embed", "exact", "keypoints", "votes-index")
     runs_on = "gpu"
 

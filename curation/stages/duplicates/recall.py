@@ -21,7 +21,7 @@ class RecallStage(CurationStage):
     name = "recall"
     number = 41
     keys = ("duplicates.floor", "duplicates.recall_images", "duplicates.block_images", "seed")
-    execution_keys = ("device", "partition_images")
+    execution_keys = ("device", "partition_images", "base")
     needs = ("embed", "exact", "cells", "assign")
     runs_on = "gpu"
 

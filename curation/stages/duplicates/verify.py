@@ -21,7 +21,7 @@ class VerifyStage(CurationStage):
     number = 46
     version = "1.1.0"
     keys = ("partition_images",)
-    execution_keys = ("duplicates.verify.mode", "duplicates.verify.pairs_per_partition")
+    execution_keys = ("duplicates.verify.mode", "duplicates.verify.pairs_per_partition", "base")
     needs = ("embed", "exact", "keypoints", "candidates")
 
     def plan(self, inputs: CurationInputs) -> list[Json]:

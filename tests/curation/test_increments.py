@@ -1,0 +1,148 @@
+"""A run that adds to another one decides as one run of all images does, but the base stays."""
+
+import json
+
+import numpy as np
+import pool as pools
+import pytest
+
+from dinoforge.cli.main import main
+from dinoforge.curation.pipeline import STAGES
+from dinoforge.curation.tables import read_pairs
+from dinoforge.stages import make_inputs
+
+# Chains of several pairs across both halves, references of both.
+LOW = (
+    *("duplicates.floor=0.6", "duplicates.threshold=0.65", "decontaminate.threshold=0.7"),
+    *("retrieve.mode=none", "plant.count=0", "filter.min_side=16"),
+)
+
+
+def half(pool, name):
+    """Return sources: half of the pool and of the benchmark; a copy on either side."""
+    keys = {"first": ["*y[14]50*", "copied", "leaked"], "second": ["*y[03]00*"]}[name]
+    return [
+        {
+            "role": role,
+            "name": f"{folder} {name}",
+            "keys": key,
+            "paths": [str(pool.folder / folder)],
+        }
+        for role, folder in (("pool", "pool"), ("reference", "test"))
+        for key in keys
+        if key != {"pool": "leaked", "test": "copied"}[folder]
+    ]
+
+
+@pytest.fixture(scope="module")
+def base(pool, tmp_path_factory):
+    out = tmp_path_factory.mktemp("base") / "run"
+    pools.curated(pools.recipe(half(pool, "first"), out, *LOW))
+    return out
+
+
+@pytest.fixture(scope="module")
+def added(pool, base, tmp_path_factory):
+    out = tmp_path_factory.mktemp("added") / "run"
+    config = pools.recipe(half(pool, "second"), out, *LOW, f"base={base}")
+    return config, pools.curated(config)
+
+
+@pytest.fixture(scope="module")
+def at_once(pool, tmp_path_factory):
+    """One run of all, in which the first half is preferred; ids are those of base and increment."""
+    out = tmp_path_factory.mktemp("at_once") / "run"
+    sources = [*half(pool, "first"), *half(pool, "second")]
+    prefer = ("duplicates.prefer=[source]", "duplicates.prefer_sources=[pool first]")
+    config = pools.recipe(sources, out, *LOW, *prefer)
+    pools.curated(config)
+    return config
+
+
+def pairs_of(config):
+    i, j, similarity = read_pairs(make_inputs("curation", STAGES, pools.Path(config.out), config))
+    return {(a, b): s for a, b, s in zip(i.tolist(), j.tolist(), similarity.tolist(), strict=True)}
+
+
+def test_the_pairs_are_those_of_one_run(added, at_once):
+    pairs, others = pairs_of(added[0]), pairs_of(at_once)
+    assert pairs.keys() == others.keys()
+    np.testing.assert_allclose([*pairs.values()], [others[p] for p in pairs], atol=1e-5)
+
+
+def test_the_same_new_images_are_kept_as_in_one_run(base, added, at_once):
+    first, second = pools.ledger(base), pools.ledger(pools.Path(added[0].out))
+    every = pools.ledger(pools.Path(at_once.out))
+    assert [row["image_id"] for row in (*first, *second)] == list(range(len(every)))
+    assert [row["key"] for row in (*first, *second)] == [row["key"] for row in every]
+    for row in second:
+        other = every[row["image_id"]]
+        assert (row["decision"], row["reason"]) == (other["decision"], other["reason"]), row["key"]
+    kept = [row["image_id"] for row in first if row["decision"] == "kept"]
+    assert {r["image_id"] for r in every[: len(first)] if r["decision"] == "kept"} <= set(kept)
+
+
+def test_the_ledger_and_explain_name_the_generation(base, added, capsys):
+    out = added[0].out
+    rows = pools.ledger(pools.Path(out))
+    assert {row["generation"] for row in rows} == {1}
+    assert {row["generation"] for row in pools.ledger(base)} == {0}
+    first = rows[0]["image_id"]
+    row = next(r for r in rows if r["reason"] == "near_duplicate" and r["duplicate_of"] < first)
+    assert main(["explain", out, row["key"]]) == 0
+    text = capsys.readouterr().out
+    keeper = pools.ledger(base)[row["duplicate_of"]]["key"]
+    assert f"`{keeper}` (image {row['duplicate_of']}, generation 0 in {base})" in text
+    assert "is in an earlier generation, which stays as it is" in text
+    assert main(["explain", out, str(row["duplicate_of"])]) == 0
+    assert f"`{keeper}` (image {row['duplicate_of']}) was kept" in capsys.readouterr().out
+
+
+def test_what_leaks_and_what_is_a_duplicate_is_counted_apart(base, added):
+    summary = added[1]
+    rows = pools.ledger(pools.Path(added[0].out))
+    first = rows[0]["image_id"]
+    duplicates = [r for r in rows if r["reason"] in {"exact_duplicate", "near_duplicate"}]
+    of_base = sum(row["duplicate_of"] < first for row in duplicates)
+    assert summary.base["duplicates"] == of_base > 0
+    assert any(row["reason"] == "exact_duplicate" for row in duplicates)
+    of_base_reference = [r for r in rows if r["reason"] == "leak" and r["duplicate_of"] < first]
+    dropped = {name: one["dropped"] for name, one in summary.leaks["references"].items()}
+    assert dropped["test first"] == len(of_base_reference) > 0
+    (leaked,) = summary.base["leaks"].values()
+    kept = {row["image_id"] for row in pools.ledger(base) if row["decision"] == "kept"}
+    assert 0 < len(leaked) == len(kept & set(leaked))
+    assert f"dinoforge takedown {base} {leaked[0]}" in "".join(summary.remarks)
+
+
+def test_workers_and_a_second_start_change_nothing(pool, base, added, tmp_path):
+    config = pools.recipe(half(pool, "second"), tmp_path / "run", *LOW, f"base={base}")
+    pools.curated(config, on="local:2")
+    assert pools.differences(tmp_path / "run", pools.Path(added[0].out)) == []
+    before = pools.kill.state(tmp_path / "run")
+    pools.curated(config)
+    assert pools.kill.state(tmp_path / "run") == before
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        (["base=nowhere"], "the base is not a finished curation run - nowhere"),
+        (["duplicates.encoder=pixels_raw"], "`duplicates.encoder` is pixels_raw, the base was"),
+        (["decode.alpha_background=0"], "`decode.alpha_background` is 0, the base was made with"),
+        (["filter.min_std=3"], "`filter.min_std` is 3.0, the base was made with 2.0"),
+        (
+            ["duplicates.floor=0.3", "duplicates.threshold=0.5"],
+            "`duplicates.threshold` is 0.5, pairs of the base are stored above 0.6 only",
+        ),
+    ],
+)
+def test_a_base_that_does_not_fit_is_refused_in_one_line(
+    pool, base, tmp_path, capsys, keys, message
+):
+    sources = json.dumps([{"role": "pool", "paths": [str(pool.folder / "seeds")]}])
+    words = [f"sources={sources}", f"out={tmp_path / 'run'}", *pools.SMALL, *LOW, f"base={base}"]
+    assert main(["curate", *words, *keys, "-q"]) == 2
+    (line,) = [text for text in capsys.readouterr().err.splitlines() if text]
+    assert message in line
+    assert not (tmp_path / "run/curation").exists()
