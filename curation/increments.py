@@ -70,6 +70,10 @@ def _faults(
     yield from _other_keys(config, base)
     yield from _other_versions(config, base, stages)
     floor, where = base.config.duplicates.floor, f"base {base.run_folder}"
+    verify = config.duplicates.verify
+    if verify.mode == "pixels" and verify.votes and not base.config.duplicates.verify.votes:
+        what = f"`duplicates.verify.votes` is {verify.votes}, the base was made with 0"
+        yield Fault(what, where, "give duplicates.verify.votes=0")
     for key in ("duplicates.threshold", "decontaminate.threshold"):
         if (threshold := _value(to_plain(config), key)) < floor:
             what = f"`{key}` is {threshold}, pairs of the base are stored above {floor} only"

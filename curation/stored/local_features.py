@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dinoforge.curation import tables
+from dinoforge.curation.stored.generations import every_generation
 from dinoforge.curation.tables import CurationInputs
 from dinoforge.stages import Json
 from dinoforge.verification.features import LocalFeatures, pack_features, unpack_features
@@ -57,18 +58,19 @@ def read_packed(inputs: CurationInputs, partition: int) -> Mapping[str, NDArray[
 
 
 class FeatureReader:
-    """Read the features of one picture after the other."""
+    """Read the features of one picture after the other, earlier generations included."""
 
     def __init__(self, inputs: CurationInputs) -> None:
-        self._pictures, self._size = Pictures.read(inputs), inputs.config.partition_images
-        self._open = lru_cache(maxsize=64)(lambda number: read_packed(inputs, number))
+        self._runs = [(run, Pictures.read(run)) for run in every_generation(inputs)]
+        self._open = lru_cache(maxsize=64)(lambda run, at: read_packed(self._runs[run][0], at))
         self.read = lru_cache(maxsize=_KEPT)(self._read)
 
     def _read(self, content: int) -> LocalFeatures:
-        first = 0
-        for side in self._pictures:
-            at = int(np.searchsorted(side, content))
-            if at < len(side) and side[at] == content:
-                return unpack_features(self._open(first + at // self._size), at % self._size)
-            first += -(-len(side) // self._size)
+        for number, (run, pictures) in enumerate(self._runs):
+            first, size = 0, run.config.partition_images
+            for side in pictures:
+                at = int(np.searchsorted(side, content))
+                if at < len(side) and side[at] == content:
+                    return unpack_features(self._open(number, first + at // size), at % size)
+                first += -(-len(side) // size)
         raise KeyError(content)

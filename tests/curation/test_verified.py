@@ -72,7 +72,7 @@ def photographs(tmp_path_factory):
 
 
 def curated(photographs, out, *more, on="in-process"):
-    roles = zip(("pool", "reference"), map(str, photographs), strict=True)
+    roles = zip(("pool", "reference"), map(str, photographs), strict=False)
     sources = [{"role": role, "paths": [path]} for role, path in roles]
     keys = ("plant.count=0", "retrieve.mode=none", "duplicates.verify.mode=pixels")
     config = pools.recipe(sources, out, *keys, "partition_images=7", *more)
@@ -187,3 +187,25 @@ def test_what_was_compared_is_published_and_nothing_else(run, calm):
     tables = sorted(verified_folder(run).glob("*.parquet"))
     assert sum(read_table(path).num_rows for path in tables) >= len(EDITS)
     assert not verified_folder(calm).exists()
+
+
+def test_edits_of_what_a_base_has_are_found_and_drawn(photographs, tmp_path):
+    edits = {f"{name}_{kind}": name for kind, (name, _) in EDITS.items()}
+    edits["small_again"] = "small"
+    originals, added = tmp_path / "originals", tmp_path / "edits"
+    for path in photographs[0].iterdir():
+        folder = added if path.stem in edits else originals
+        folder.mkdir(exist_ok=True)
+        shutil.copy(path, folder)
+    base, run = tmp_path / "base", tmp_path / "run"
+    curated([originals], base)
+    summary = curated([added, photographs[1]], run, f"base={base}")
+    keys, rows = [row["key"] for row in pools.ledger(base)], by_name(run)
+    kept = {name: keys[rows[name]["duplicate_of"]] for name in edits}
+    assert kept == edits | {"small_again": "retina"}
+    (leaked,) = summary.base["leaks"].values()
+    assert {keys[image] for image in leaked} == {"ihc", "moon"}
+    explain(run, "brick_crop").write_html(tmp_path / "why.html")
+    text = (tmp_path / "why.html").read_text()
+    assert '<figure class="shot wide">' in text
+    assert "no picture" not in text

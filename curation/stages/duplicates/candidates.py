@@ -4,6 +4,7 @@ import numpy as np
 
 from dinoforge.curation import tables
 from dinoforge.curation.policies.pairs import distinct_pairs
+from dinoforge.curation.stored.generations import every_generation
 from dinoforge.curation.stored.local_features import Pictures
 from dinoforge.curation.tables import CurationInputs, CurationStage
 from dinoforge.stages import Json, Output
@@ -19,7 +20,7 @@ class CandidatesStage(CurationStage):
     name = "candidates"
     number = 45
     keys = ("duplicates.verify.votes",)
-    execution_keys = ("duplicates.verify.mode",)
+    execution_keys = ("duplicates.verify.mode", "base")
     needs = ("exact", "proposals")
 
     def plan(self, inputs: CurationInputs) -> list[Json]:
@@ -30,7 +31,8 @@ class CandidatesStage(CurationStage):
 
     def run(self, payload: Json, inputs: CurationInputs, out: Output) -> Json:
         """Take the best of the votes, and all of the nearest."""
-        references = Pictures.read(inputs).references
+        runs = every_generation(inputs)
+        references = np.concatenate([Pictures.read(run).references for run in runs])
         files = inputs.files("proposals", "votes.parquet")
         a, b, votes = (column.to_numpy() for column in read_tables(files).columns)
         voted = [np.zeros((2, 0), np.int64)]

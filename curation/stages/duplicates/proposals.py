@@ -4,6 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dinoforge.curation import tables
+from dinoforge.curation.stored.generations import every_generation
 from dinoforge.curation.stored.links import read_verifiable
 from dinoforge.curation.stored.local_features import Pictures, plan_pictures, read_packed
 from dinoforge.curation.tables import CurationInputs, CurationStage
@@ -25,7 +26,8 @@ class ProposalsStage(CurationStage):
     """Votes and nearest embeddings of every picture, among images and among references apart.
 
     An image is compared with references however many copies it has; references are not compared
-    with each other. Embeddings are searched only of pictures that can be verified.
+    with each other. Embeddings are searched only of pictures that can be verified. Pictures of
+    earlier generations are asked for, but do not ask.
     """
 
     name = "proposals"
@@ -42,24 +44,29 @@ class ProposalsStage(CurationStage):
 
     def run(self, payload: Json, inputs: CurationInputs, out: Output) -> Json:
         """Ask for the pictures of one range."""
-        policy, pictures = inputs.config.duplicates.verify, Pictures.read(inputs)
-        ids = getattr(pictures, payload["side"])[payload["first"] : payload["stop"]]
-        is_image = payload["side"] == "images"
-        others = [pictures.images, pictures.references] if is_image else [pictures.images]
+        policy, runs = inputs.config.duplicates.verify, every_generation(inputs)
+        pictures = [Pictures.read(run) for run in runs]
+        side = Pictures._fields.index(payload["side"])
+        ids = pictures[-1][side][payload["first"] : payload["stop"]]
+        sides = [0] if side else [0, 1]  # what references are compared with: images
         voted = [_NOTHING]
         if policy.votes:
             packed = read_packed(inputs, out.index)
-            for at, other in enumerate(others):
-                index = votes.load_index(str(inputs.file("votes-index", "index.faiss", at)))
-                # Of another side, no picture is itself.
-                first = payload["first"] if is_image and at == 0 else len(other)
-                ballot = votes.count_votes(index, packed, first)
-                voted.append((ids[ballot.pictures - first], other[ballot.others], ballot.votes))
+            for run, of_run in zip(runs, pictures, strict=True):
+                for at in sides:
+                    index = votes.load_index(str(run.file("votes-index", "index.faiss", at)))
+                    # Of another side or run, no picture is itself.
+                    is_own = run is inputs and at == side
+                    first = payload["first"] if is_own else len(of_run[at])
+                    ballot = votes.count_votes(index, packed, first)
+                    asking, asked = ids[ballot.pictures - first], of_run[at][ballot.others]
+                    voted.append((asking, asked, ballot.votes))
         verifiable = read_verifiable(inputs)
-        near = [
-            _nearest(inputs, ids[verifiable[ids]], other[verifiable[other]], policy.nearest)
-            for other in others
-        ]
+        near = []
+        for at in sides:
+            other = np.concatenate([of_run[at] for of_run in pictures])
+            other = other[verifiable[other]]
+            near.append(_nearest(inputs, ids[verifiable[ids]], other, policy.nearest))
         counts = {}
         for name, parts in (("votes", voted), ("nearest", near)):
             columns = [np.concatenate(column) for column in zip(*parts, strict=True)]
