@@ -114,13 +114,14 @@ def test_explain_prints_type_default_range_meaning_and_owner_of_a_key(capsys):
 
 
 def test_explain_knows_every_key_of_every_recipe(capsys):
-    texts = [(kind, list_recipes(kind)[name].read_text()) for kind, name in RECIPES]
-    for kind, section in sorted(
-        {(kind, key) for kind, text in texts for key in yaml.safe_load(text)}
-    ):
+    kinds_of: dict[str, set[str]] = {}
+    for kind, name in RECIPES:
+        for section in yaml.safe_load(list_recipes(kind)[name].read_text()):
+            kinds_of.setdefault(section, set()).add(kind)
+    for section, kinds in sorted(kinds_of.items()):
         assert main(["explain", section, "--json"]) == 0
         result = json.loads(capsys.readouterr().out)
-        assert kind in {RECIPE_KINDS[answer["command"]] for answer in result}, section
+        assert kinds <= {RECIPE_KINDS[answer["command"]] for answer in result}, section
 
 
 @pytest.fixture(scope="module")

@@ -280,7 +280,7 @@ def test_sigterm_ends_the_command_with_75_and_the_same_command_finishes(tiny, pi
     recipe.write_text((Path(__file__).with_name("tiny.yaml")).read_text())
     out = tmp_path / "run"
     command = [sys.executable, "-m", "dinoforge", "train", str(recipe)]
-    command += [f"out={out}", f"data.paths=['{pictures}']", "steps=120"]
+    command += [f"out={out}", f"data.paths=['{pictures}']", "steps=60"]
     metrics = out / "metrics.jsonl"
     with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
         deadline = time.monotonic() + 100
@@ -294,12 +294,12 @@ def test_sigterm_ends_the_command_with_75_and_the_same_command_finishes(tiny, pi
     assert "start the same command again" in reported
     saved = max((out / "checkpoints").iterdir())
     stopped_at = int(saved.name.removeprefix("step-"))
-    assert 3 <= stopped_at < 120
+    assert 3 <= stopped_at < 60
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100)
     assert done.returncode == 0, done.stderr
     assert f"resuming from step {stopped_at}" in done.stderr
     steps = [json.loads(line)["step"] for line in metrics.read_text().splitlines()]
-    assert steps == list(range(1, 121))
+    assert steps == list(range(1, 61))
 
 
 def test_an_export_deleted_by_hand_is_made_again(tiny):
