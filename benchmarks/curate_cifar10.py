@@ -77,7 +77,8 @@ def curate(words: list[str], tree: Path) -> dict[str, Any]:
     os.environ["PYTHONPATH"] = str(tree)
     folder = Path(tempfile.mkdtemp(prefix="curation-"))
     try:
-        command = ["-m", "dinoforge", "curate", *words, f"out={folder / 'run'}", "-q"]
+        # -P: the tree of PYTHONPATH, not that of the working directory.
+        command = ["-P", "-m", "dinoforge", "curate", *words, f"out={folder / 'run'}", "-q"]
         cpu_s, peak_mib = run_child([sys.executable, *command], stdout=os.devnull)
         folders = sorted(path for path in (folder / "run/curation").iterdir() if path.is_dir())
         stages = [stage for stage in map(read_stage, folders) if stage["partitions"]]
