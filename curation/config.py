@@ -137,6 +137,13 @@ class DuplicatesConfig:
     # cosine above which a pair is a near-duplicate; calibrate it for each encoder with `plant`
     # (DINOv2 uses 0.6 on SSCD embeddings, section A.3)
     threshold: Cosine = 0.95
+    # folder that `dinoforge embed` made of images that have no copies in the pool, with the same
+    # encoder: every cosine is lowered by what its images have with their nearest in it (score
+    # normalization of SSCD), so that pictures that resemble everything link less; floor and
+    # thresholds are then on that scale, calibrate them again; "": none
+    background: OptionalPath = ""
+    # how much of the mean cosine with the 3 nearest background images is subtracted
+    background_weight: Annotated[float, Range(0, 2)] = 1.0
     # run whose `dinoforge calibrate` gives the threshold, in place of the one above; refused for
     # another encoder or decoder; "": none
     calibrated: OptionalPath = ""
@@ -191,6 +198,9 @@ class DuplicatesConfig:
                 "recipe",
                 f"give {at}.floor ({self.floor}) to 1: pairs below the floor are not stored",
             )
+        if self.background and self.verify.mode == "pixels":
+            what = f"`{at}.background` is not used where pairs are compared on their pixels"
+            yield Fault(what, "recipe", f"remove it, or set {at}.verify.mode=none")
         for name, key, value in (
             ("score", "scores", self.scores),
             ("source", "prefer_sources", self.prefer_sources),

@@ -23,6 +23,7 @@ __all__ = ["check_base", "check_base_unchanged"]
 # ones if the base has seeds.
 _EQUAL_KEYS = (
     *("duplicates.encoder", "decode", "filter", "duplicates.flat_std", "duplicates.verify.mode"),
+    *("duplicates.background", "duplicates.background_weight"),
 )
 _SEED_KEYS = ("retrieve.mode", "retrieve.encoder")
 

@@ -26,7 +26,12 @@ from dinoforge.curation.stages.duplicates.proposals import ProposalsStage
 from dinoforge.curation.stages.duplicates.recall import RecallStage
 from dinoforge.curation.stages.duplicates.verify import VerifyStage
 from dinoforge.curation.stages.duplicates.votes_index import VotesIndexStage
-from dinoforge.curation.stages.embed import EmbedMeaningStage, EmbedStage, check_encoders
+from dinoforge.curation.stages.embed import (
+    EmbedMeaningStage,
+    EmbedStage,
+    check_encoders,
+    encoder_fingerprint,
+)
 from dinoforge.curation.stages.export import ExportStage, remove_foreign_shards
 from dinoforge.curation.stages.filter import FilterStage, stop_if_too_many_bad
 from dinoforge.curation.stages.ingest import IngestStage
@@ -35,6 +40,7 @@ from dinoforge.curation.stages.plant import PlantStage
 from dinoforge.curation.stages.retrieve import RetrieveStage
 from dinoforge.curation.stages.search import SearchStage
 from dinoforge.curation.stages.select import SelectStage
+from dinoforge.curation.stored.background import check_background
 from dinoforge.curation.summary import CurationSummary, describe_unlabeled, make_account, summarize
 from dinoforge.curation.tables import CurationStage
 from dinoforge.errors import UsageError
@@ -101,6 +107,8 @@ def _check(config: CurationConfig) -> None:
     if config.duplicates.join == "cells" or (compares_pixels and config.duplicates.verify.votes):
         require_faiss()
     check_encoders(config)
+    if config.duplicates.background:
+        check_background(config, encoder_fingerprint(config.duplicates.encoder))
     check_scores(config)
     check_base(config, STAGES)
 

@@ -228,3 +228,7 @@ def _check_equal(measured: Measured, config: CurationConfig, path: Path) -> None
     if to_plain(config)["decode"] != measured.decode:
         what = "calibrated with other keys of `decode`"
         raise UsageError(what=what, where=str(path), do=do)
+    keys = ("background", "background_weight")
+    if any(getattr(config.duplicates, key) != getattr(measured, key) for key in keys):
+        what = "calibrated with another background set or weight"
+        raise UsageError(what=what, where=str(path), do=do)

@@ -37,6 +37,8 @@ class Measured:
     pairs: str  # hash of everything that determines the stored pairs
     floor: float
     threshold: float
+    background: str = ""  # of `duplicates`
+    background_weight: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -114,6 +116,8 @@ def read_measured(run_folder: Path) -> Measured:
         pairs=hash_json([marker.fingerprint for marker in graph]),
         floor=config.duplicates.floor,
         threshold=config.duplicates.threshold,
+        background=config.duplicates.background,
+        background_weight=config.duplicates.background_weight,
     )
 
 

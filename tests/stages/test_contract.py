@@ -34,8 +34,10 @@ pytestmark = pytest.mark.timeout(400)  # the first test of a worker runs both of
 FEW = HeadConfig(steps=2, batch_size=2)
 
 # Stage -> what it declares but reads only under another recipe than that of this test: retrieval
-# uses the embeddings of the duplicates when no encoder of its own is set.
-ONLY_SOMETIMES = {"search": {("needs", "embed")}}
+# uses the embeddings of the duplicates when no encoder of its own is set, and without a background
+# set there is nothing to weigh.
+WEIGHT = ("keys", "duplicates.background_weight")
+ONLY_SOMETIMES = {"search": {("needs", "embed")}, "graph": {WEIGHT}, "recall": {WEIGHT}}
 
 
 def declared(stage):

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from dinoforge.curation import tables
 from dinoforge.curation.policies.pairs import Pairs, concat_pairs
+from dinoforge.curation.stored.background import background_facts, normalize
 from dinoforge.curation.stored.cell_tables import Entries, read_entries, read_sizes
 from dinoforge.curation.stored.generations import every_generation
 from dinoforge.curation.tables import CurationInputs, CurationStage
@@ -50,8 +51,9 @@ class GraphStage(CurationStage):
         "duplicates.block_images",
         "duplicates.blocks_per_partition",
         "partition_images",
+        "duplicates.background_weight",
     )
-    execution_keys = ("device", "base")
+    execution_keys = ("device", "base", "duplicates.background")
     needs = ("embed", "exact", "cells", "assign")
     runs_on = "gpu"
 
@@ -60,7 +62,9 @@ class GraphStage(CurationStage):
         num = int(_Grid.of(inputs).first_pairs[-1])
         ranges = tables.split_range(num, inputs.config.duplicates.blocks_per_partition)
         payloads: list[Json] = [{"first": first, "stop": stop} for first, stop in ranges]
-        return payloads + (_plan_cells(inputs) if inputs.facts("cells") else [])
+        payloads += _plan_cells(inputs) if inputs.facts("cells") else []
+        background = background_facts(inputs)
+        return [payload | background for payload in payloads]
 
     def run(self, payload: Json, inputs: CurationInputs, out: Output) -> Json:
         """Join the block pairs or the cells of one range."""
@@ -70,7 +74,7 @@ class GraphStage(CurationStage):
             joined = _join_cells(payload, inputs)
         else:
             joined = _join_blocks(payload, inputs)
-        pairs = concat_pairs(joined.parts)
+        pairs = normalize(inputs, concat_pairs(joined.parts)).above(_floor(inputs))
         out.write_table("pairs", list(pairs), tables.PAIRS_SCHEMA)
         return {"pairs": len(pairs.i), "compared": joined.compared, "filter": joined.filter}
 

@@ -6,6 +6,8 @@ import numpy as np
 import pyarrow as pa
 
 from dinoforge.curation import tables
+from dinoforge.curation.policies.pairs import Pairs
+from dinoforge.curation.stored.background import background_facts, normalize
 from dinoforge.curation.stored.cell_tables import choose_sample, read_nearest
 from dinoforge.curation.tables import CurationInputs, CurationStage
 from dinoforge.neighbors.cell_join import Members, join_sample
@@ -20,8 +22,11 @@ class RecallStage(CurationStage):
 
     name = "recall"
     number = 41
-    keys = ("duplicates.floor", "duplicates.recall_images", "duplicates.block_images", "seed")
-    execution_keys = ("device", "partition_images", "base")
+    keys = (
+        *("duplicates.floor", "duplicates.recall_images", "duplicates.block_images", "seed"),
+        "duplicates.background_weight",
+    )
+    execution_keys = ("device", "partition_images", "base", "duplicates.background")
     needs = ("embed", "exact", "cells", "assign")
     runs_on = "gpu"
 
@@ -31,7 +36,8 @@ class RecallStage(CurationStage):
             return []
         counts = [facts["images"] for facts in inputs.facts("assign")]
         bounds = np.cumsum([0, *counts]).tolist()
-        return [{"first": a, "stop": b} for a, b in itertools.pairwise(bounds)]
+        background = background_facts(inputs)
+        return [{"first": a, "stop": b, **background} for a, b in itertools.pairwise(bounds)]
 
     def run(self, payload: Json, inputs: CurationInputs, out: Output) -> Json:
         """Join the sample with one range of images."""
@@ -53,9 +59,11 @@ class RecallStage(CurationStage):
             pairs = join_sample(
                 sample, block, threshold=policy.floor, backend=backend_for(device), device=device
             )
-            i, j = sample_ids[pairs.i], ids[pairs.j]
-            columns = (i, j, pairs.similarity, pairs.is_found)
-            parts.append(pa.table(columns, schema=tables.RECALL_SCHEMA).filter(pa.array(i != j)))
+            scored = Pairs(sample_ids[pairs.i], ids[pairs.j], pairs.similarity)
+            scored = normalize(inputs, scored)
+            wanted = scored.is_above(policy.floor) & (scored.i != scored.j)
+            columns = (*scored, pairs.is_found)
+            parts.append(pa.table(columns, schema=tables.RECALL_SCHEMA).filter(pa.array(wanted)))
         table = pa.concat_tables(parts)
         out.write_table("sampled", table, tables.RECALL_SCHEMA)
         return {
