@@ -139,7 +139,7 @@ def find_copies(pool: Sequence[PooledImage], watch: Stopwatch) -> tuple[list[int
         "images": len(pool),
         "not_verifiable": sum(not is_verifiable(part) for part in features),
         "candidates_per_image": round(len(pairs) / len(pool), 2),
-        "candidate_recall": recall(pool, pairs),
+        "candidate_recall": len({pair for _, pair in planted_pairs(pool)} & set(pairs)),
         "pairs_per_core_second": round(len(pairs) / watch.seconds["verify"]),
         "cpu_ms_per_image": {
             step: round(1000 * seconds / len(pool), 1) for step, seconds in watch.seconds.items()
@@ -215,15 +215,15 @@ def score(pool: Sequence[PooledImage], labels: Sequence[int]) -> dict[str, Any]:
     }
 
 
-def recall(pool: Sequence[PooledImage], pairs: Sequence[Pair]) -> int:
-    """Count the planted pairs among the candidates."""
+def planted_pairs(pool: Sequence[PooledImage]) -> list[tuple[str, Pair]]:
+    """Return the kind of every copy, and its position and that of its original, in order."""
     original = {image.picture: at for at, image in enumerate(pool) if image.kind == _ORIGINAL}
-    candidates = set(pairs)
-    return sum(
-        tuple(sorted((at, original[image.picture]))) in candidates
+    ends = [
+        (image.kind, at, original[image.picture])
         for at, image in enumerate(pool)
         if image.kind in KINDS
-    )
+    ]
+    return [(kind, (min(a, b), max(a, b))) for kind, a, b in ends]
 
 
 def _cpu_of_children() -> float:

@@ -111,6 +111,9 @@ class VerifyConfig:
     # candidates per image by votes of its local features: finds crops, insets, borders; 0: none
     votes: NonNegativeInt = 5
     nearest: NonNegativeInt = 3  # candidates per image by cosine of `duplicates.encoder`; 0: none
+    # nearest: also compare 5 windows of one picture with the whole of the other; finds crops and
+    # insets by a network such as sscd, for 6 times its cost; `pixels` gains little beside votes
+    windows: bool = False
     # a pair is a duplicate if so many distinct places agree on one similarity transform, ...
     min_places: PositiveInt = 6
     # ... its finest details correlate by more than this where the pictures overlap (below 12
@@ -124,6 +127,9 @@ class VerifyConfig:
         if self.mode == "pixels" and not self.votes and not self.nearest:
             text = f"`{at}.votes` and `{at}.nearest` are 0"
             yield Fault(text, "recipe", "give one of them 1 or more: nothing would be compared")
+        elif self.windows and not self.nearest:
+            do = f"give {at}.nearest 1 or more, or set {at}.windows=false"
+            yield Fault(f"`{at}.windows` is not used: `{at}.nearest` is 0", "recipe", do)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -71,10 +71,13 @@ def _faults(
     yield from _other_keys(config, base)
     yield from _other_versions(config, base, stages)
     floor, where = base.config.duplicates.floor, f"base {base.run_folder}"
-    verify = config.duplicates.verify
-    if verify.mode == "pixels" and verify.votes and not base.config.duplicates.verify.votes:
+    verify, stored = config.duplicates.verify, base.config.duplicates.verify
+    if verify.mode == "pixels" and verify.votes and not stored.votes:
         what = f"`duplicates.verify.votes` is {verify.votes}, the base was made with 0"
         yield Fault(what, where, "give duplicates.verify.votes=0")
+    if verify.mode == "pixels" and verify.windows and not stored.windows:
+        what = "`duplicates.verify.windows` is true, the base was made without"
+        yield Fault(what, where, "give duplicates.verify.windows=false")
     for key in ("duplicates.threshold", "decontaminate.threshold"):
         if (threshold := _value(to_plain(config), key)) < floor:
             what = f"`{key}` is {threshold}, pairs of the base are stored above {floor} only"

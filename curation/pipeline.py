@@ -29,6 +29,7 @@ from dinoforge.curation.stages.duplicates.votes_index import VotesIndexStage
 from dinoforge.curation.stages.embed import (
     EmbedMeaningStage,
     EmbedStage,
+    EmbedWindowsStage,
     check_encoders,
     encoder_fingerprint,
 )
@@ -61,6 +62,7 @@ STAGES: tuple[CurationStage, ...] = (
     FilterStage(),  # 25  policy: which images are admitted
     EmbedStage(),  # 30  embeddings that measure "same picture"
     EmbedMeaningStage(),  # 31  embeddings that measure "similar content", if others are set
+    EmbedWindowsStage(),  # 32  the same of windows of a picture, if they propose pairs
     ExactStage(),  # 35  the same pixels are one content
     CellsStage(),  # 36  centroids, if the join is by cells
     AssignStage(),  # 37  the nearest cells of each image; images sorted by cell

@@ -1,14 +1,17 @@
 """Embeddings of every decodable image, float16, one row per image: row == position.
 
-Two stages: one encoder measures "same picture" (duplicates, leaks), another may measure "similar
-content" (retrieval). Rows of undecodable images are zero and must be masked.
+One encoder measures "same picture" (duplicates, leaks), if asked to of windows of a picture, too;
+another may measure "similar content" (retrieval). Rows of undecodable images are zero and must be
+masked.
 """
 
 import itertools
+from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from dinoforge.curation import tables
 from dinoforge.curation.config import CurationConfig
@@ -19,11 +22,22 @@ from dinoforge.encoders.make import make_encoder
 from dinoforge.stages import Json, Output
 from dinoforge.tables import read_table
 
-__all__ = ["EmbedMeaningStage", "EmbedStage", "check_encoders", "encoder_fingerprint"]
+__all__ = [
+    "EmbedMeaningStage",
+    "EmbedStage",
+    "EmbedWindowsStage",
+    "check_encoders",
+    "encoder_fingerprint",
+]
 
 # Images decoded and encoded at a time: bounds memory, and is fixed because the last bits of an
 # embedding may depend on the batch it was in.
 _BATCH = 64
+
+_WINDOW = 0.6  # of each side
+_PLACES = ((0.0, 0.0), (0.0, 1.0), (1.0, 0.0), (1.0, 1.0), (0.5, 0.5))  # shares of the rest
+
+_Image = NDArray[np.uint8]
 
 
 class EmbedStage(CurationStage):
@@ -39,6 +53,10 @@ class EmbedStage(CurationStage):
     def encoder_of(self, config: CurationConfig) -> str:
         """Return the spec of the encoder of this stage; "" when it has nothing to do."""
         return config.duplicates.encoder
+
+    def views_of(self, image: _Image) -> Sequence[_Image]:
+        """Return what is embedded of an image, always as many; their vectors are one row."""
+        return [image]
 
     def plan(self, inputs: CurationInputs) -> list[Json]:
         """Plan ranges of image ids; none when the stage has nothing to do."""
@@ -58,12 +76,14 @@ class EmbedStage(CurationStage):
         images = decode_each(
             inputs, tables.read_locations(inputs, start, stop).filter(pa.array(decodes))
         )
-        embeddings = np.zeros((stop - start, encoder.dim), np.float16)
+        num_views = len(self.views_of(np.zeros((1, 1, 3), np.uint8)))
+        embeddings = np.zeros((stop - start, num_views * encoder.dim), np.float16)
         rows = np.flatnonzero(decodes)
         for low in range(0, len(rows), _BATCH):
-            vectors = encoder.encode(list(itertools.islice(images, _BATCH)))
+            batch = itertools.islice(images, _BATCH)
+            vectors = encoder.encode([view for image in batch for view in self.views_of(image)])
             assert np.isfinite(vectors).all(), f"{encoder.name} gave values that are not finite"
-            embeddings[rows[low : low + _BATCH]] = vectors
+            embeddings[rows[low : low + _BATCH]] = vectors.reshape(-1, num_views * encoder.dim)
         out.write_array("embeddings", embeddings)
         return {"embedded": len(rows), "dim": encoder.dim, "encoder": encoder.fingerprint}
 
@@ -80,6 +100,36 @@ class EmbedMeaningStage(EmbedStage):
         other = config.retrieve.encoder
         needed = config.retrieve.mode == "seeds" and other != config.duplicates.encoder
         return other if needed else ""
+
+
+class EmbedWindowsStage(EmbedStage):
+    """Embed the corners and the center of all images, if pairs to compare are proposed by them."""
+
+    name = "embed-windows"
+    number = 32
+    keys = (
+        "duplicates.encoder",
+        "duplicates.verify.mode",
+        "duplicates.verify.windows",
+        "device",
+        "decode",
+    )
+
+    def encoder_of(self, config: CurationConfig) -> str:
+        """Return the spec of the encoder of this stage; "" when it has nothing to do."""
+        policy = config.duplicates.verify
+        needed = policy.mode == "pixels" and policy.windows
+        return config.duplicates.encoder if needed else ""
+
+    def views_of(self, image: _Image) -> Sequence[_Image]:
+        """Return 5 windows of 60 % of each side: the corners and the center."""
+        sides = image.shape[:2]
+        height, width = (max(1, round(_WINDOW * side)) for side in sides)
+        windows = []
+        for down, right in _PLACES:
+            top, left = round(down * (sides[0] - height)), round(right * (sides[1] - width))
+            windows.append(image[top : top + height, left : left + width])
+        return windows
 
 
 def check_encoders(config: CurationConfig) -> None:

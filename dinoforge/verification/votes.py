@@ -32,6 +32,7 @@ __all__ = [
     "count_votes",
     "load_index",
     "save_index",
+    "strongest",
     "strongest_descriptors",
     "train_index",
     "votes_version",
@@ -147,7 +148,7 @@ def count_votes(index: Any, arrays: Mapping[str, NDArray[Any]], first_picture: i
         return _no_votes()
     plain = _ballots(index, descriptors, pictures)
     mirror = _ballots(index, mirrored_descriptors(descriptors), pictures)
-    return _most(_largest_sense(plain, mirror), _KEPT)
+    return strongest([plain, mirror], _KEPT)
 
 
 def combine_votes(parts: Sequence[Votes], *, top: int = 5) -> Votes:
@@ -170,6 +171,15 @@ def combine_votes(parts: Sequence[Votes], *, top: int = 5) -> Votes:
     best = _most(directed, top)
     low, high = (pick(best.pictures, best.others) for pick in (np.minimum, np.maximum))
     return _largest(Votes(low, high, best.votes))
+
+
+def strongest(parts: Sequence[Votes], count: int) -> Votes:
+    """Return the ``count`` others of most votes of every picture; of a pair the largest counts."""
+    joined = (
+        np.concatenate([getattr(part, name) for part in parts])
+        for name in ("pictures", "others", "votes")
+    )
+    return _most(_largest(Votes(*joined)), count)
 
 
 def _ballots(index: Any, descriptors: NDArray[np.uint8], pictures: NDArray[np.int64]) -> Votes:
@@ -213,14 +223,6 @@ def _sums(votes: Votes) -> Votes:
         return votes
     totals = np.add.reduceat(votes.votes[order].astype(np.float64), starts)
     return Votes(a[starts], b[starts], totals.astype(np.float32))
-
-
-def _largest_sense(plain: Votes, mirror: Votes) -> Votes:
-    joined = (
-        np.concatenate([getattr(part, name) for part in (plain, mirror)])
-        for name in ("pictures", "others", "votes")
-    )
-    return _largest(Votes(*joined))
 
 
 def _largest(votes: Votes) -> Votes:

@@ -209,3 +209,34 @@ def test_edits_of_what_a_base_has_are_found_and_drawn(photographs, tmp_path):
     text = (tmp_path / "why.html").read_text()
     assert '<figure class="shot wide">' in text
     assert "no picture" not in text
+
+
+def test_windows_are_compared_with_the_whole_of_other_pictures(photographs, tmp_path):
+    out = tmp_path / "run"
+    keys = (
+        "duplicates.verify.windows=true",
+        "duplicates.verify.nearest=2",
+        "partition_images=4096",
+    )
+    curated(photographs, out, *keys)
+    (stages,) = out.glob("curation")
+    (whole,), (windows,) = (
+        [np.load(path).astype(np.float32) for path in stages.glob(f"*-{name}/*.embeddings.npy")]
+        for name in ("embed", "embed-windows")
+    )
+    windows = windows.reshape(len(whole), 5, -1)
+    whole, windows = (x / np.linalg.norm(x, axis=-1, keepdims=True) for x in (whole, windows))
+    across = (windows @ whole.T).max(axis=1)
+    cosine = np.maximum(whole @ whole.T, np.maximum(across, across.T))
+    verifiable = np.zeros(len(whole), bool)
+    for path in stages.glob("*-keypoints/*.ids.npy"):
+        verifiable[np.load(path)] = np.load(str(path).replace(".ids.", ".verifiable."))
+    is_reference = np.array([row["role"] == "reference" for row in pools.ledger(out)])
+    images = np.flatnonzero(verifiable & ~is_reference)
+    paths = sorted(stages.glob("*-proposals/*.nearest.parquet"))
+    nearest = read_table(paths[0]).to_pylist()
+    for image in images:
+        others = images[images != image]
+        expected = np.sort(cosine[image, others])[-2:]
+        strengths = [row["strength"] for row in nearest if row["a"] == image and row["b"] in images]
+        np.testing.assert_allclose(sorted(strengths), expected, atol=1e-5)

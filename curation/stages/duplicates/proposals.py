@@ -1,5 +1,7 @@
 """Which pictures every picture proposes to be compared with: by votes, and by cosine."""
 
+from functools import partial
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -9,13 +11,13 @@ from dinoforge.curation.stored.links import read_verifiable
 from dinoforge.curation.stored.local_features import Pictures, plan_pictures, read_packed
 from dinoforge.curation.tables import CurationInputs, CurationStage
 from dinoforge.neighbors.products import backend_for
-from dinoforge.neighbors.search import merge_top_k, top_k
+from dinoforge.neighbors.search import Neighbors, top_k
 from dinoforge.stages import Json, Output
 from dinoforge.verification import votes
 
 __all__ = ["ProposalsStage"]
 
-# Embeddings that are searched at a time; memory: this many rows.
+# Vectors that are searched at a time; bounds memory.
 _BASE_ROWS = 262_144
 
 _Proposals = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]
@@ -33,9 +35,14 @@ class ProposalsStage(CurationStage):
     name = "proposals"
     number = 44
     version = "1.1.0"
-    keys = ("duplicates.verify.votes", "duplicates.verify.nearest", "partition_images")
+    keys = (
+        "duplicates.verify.votes",
+        "duplicates.verify.nearest",
+        "duplicates.verify.windows",
+        "partition_images",
+    )
     execution_keys = ("duplicates.verify.mode", "device", "base")
-    needs = ("embed", "exact", "keypoints", "votes-index")
+    needs = ("embed", "embed-windows", "exact", "keypoints", "votes-index")
     runs_on = "gpu"
 
     def plan(self, inputs: CurationInputs) -> list[Json]:
@@ -78,20 +85,45 @@ class ProposalsStage(CurationStage):
 def _nearest(
     inputs: CurationInputs, ids: NDArray[np.int64], base: NDArray[np.int64], k: int
 ) -> _Proposals:
-    """Return the ``k`` nearest of ``base`` of every picture as columns: id, id, cosine."""
+    """Return the ``k`` nearest of ``base`` of every picture as columns: id, id, cosine.
+
+    The cosine of a pair is the largest of both as a whole and, with windows, of a window of either
+    with the whole of the other. Not of two windows: the same background would do.
+    """
     if not k or not len(ids) or not len(base):
         return _NOTHING
-    queries, device = tables.read_embeddings(inputs, "embed", ids), inputs.config.device
+    device = inputs.config.device
+    whole, windows = _read_views(inputs, ids)
+    # One more than asked for: the picture itself.
+    search = partial(top_k, backend=backend_for(device), device=device)
     parts = []
-    for start in range(0, len(base), _BASE_ROWS):
-        part = base[start : start + _BASE_ROWS]
-        rows = tables.read_embeddings(inputs, "embed", part)
-        # One more than asked for: the picture itself.
-        near = top_k(queries, rows, k=k + 1, backend=backend_for(device), device=device)
-        near.ids[:] = np.where(near.ids < 0, -1, part[near.ids])
-        parts.append(near)
-    near = merge_top_k(parts)
-    is_other = (near.ids != ids[:, None]) & (near.ids >= 0)
-    is_other &= np.cumsum(is_other, axis=1) <= k
-    row, column = np.nonzero(is_other)
-    return ids[row], near.ids[row, column], near.scores[row, column]
+    for start in range(0, len(base), _BASE_ROWS // (1 + windows.shape[1])):
+        part = base[start : start + _BASE_ROWS // (1 + windows.shape[1])]
+        other_whole, other_windows = _read_views(inputs, part)
+        parts.append(_pairs(ids, part, search(whole, other_whole, k=k + 1)))
+        if num := windows.shape[1]:
+            near = search(windows.reshape(-1, whole.shape[1]), other_whole, k=k + 1)
+            parts.append(_pairs(np.repeat(ids, num), part, near))
+            near = search(whole, other_windows.reshape(-1, whole.shape[1]), k=num * (k + 1))
+            parts.append(_pairs(ids, np.repeat(part, num), near))
+    best = votes.strongest(parts, k)
+    return best.pictures, best.others, best.votes
+
+
+def _pairs(ids: NDArray[np.int64], base: NDArray[np.int64], near: Neighbors) -> votes.Votes:
+    """Return neighbors, rows of ``base`` for every one of ``ids``, as pairs of two pictures."""
+    row, column = np.nonzero(near.ids >= 0)
+    others = base[near.ids[row, column]]
+    is_other = others != ids[row]
+    return votes.Votes(ids[row][is_other], others[is_other], near.scores[row, column][is_other])
+
+
+def _read_views(
+    inputs: CurationInputs, ids: NDArray[np.int64]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Read the embeddings of pictures ``[n, D]`` and of their windows ``[n, 5 or 0, D]``."""
+    whole = tables.read_embeddings(inputs, "embed", ids)
+    if not inputs.config.duplicates.verify.windows:
+        return whole, np.zeros((len(ids), 0, whole.shape[1]), np.float32)
+    stored = tables.read_stored(inputs, "embed-windows", ids).reshape(-1, whole.shape[1])
+    return whole, tables.unit_rows(stored).reshape(len(ids), -1, whole.shape[1])
