@@ -384,11 +384,11 @@ def _read_own(
         rows = ids[(ids >= start) & (ids < start + size)] - start
         dim = parts[0].shape[1] if parts else file.shape[-1]
         if file.ndim != 2 or len(file) <= rows[-1] or file.shape[1] != dim:
-            shape = list(file.shape)
-            raise _foreign(path, f"its embeddings are {shape}, image {rows[-1]} needs [., {dim}]")
+            least = f"at least {rows[-1] + 1} x {dim}"
+            raise _foreign(path, f"embeddings of shape {list(file.shape)}, expected {least}")
         part = file[rows]
         if len(part) and (part.view(np.uint16) & 0x7FFF).max() >= _INFINITE:
-            raise _foreign(path, "its embeddings have numbers that are not finite")
+            raise _foreign(path, "embeddings that are not finite")
         parts.append(part)
     return parts
 
@@ -397,7 +397,7 @@ _INFINITE = 0x7C00  # bits of float16 infinity; NaN is above. 50 times as fast a
 
 
 def _foreign(path: Path, what: str) -> UsageError:
-    do = "this command did not write it so: delete the file and run the command again"
+    do = "the file was changed: delete it and run the curation of this folder again"
     return UsageError(what=what, where=str(path), do=do)
 
 

@@ -48,8 +48,8 @@ def test_the_second_encoder_has_nothing_to_do_unless_it_is_another_one(inputs):
 @pytest.mark.parametrize(
     ("foreign", "what"),
     [
-        (lambda rows: rows[:20], r"its embeddings are \[20, 128\], image 46 needs"),
-        (lambda rows: rows[:, :32], r"its embeddings are \[\d+, 32\], image 0 needs \[., 128\]"),
+        (lambda rows: rows[:20], r"embeddings of shape \[20, 128\], expected at least 47 x 128"),
+        (lambda rows: rows[:, :32], r"embeddings of shape \[\d+, 32\], expected at least 1 x 128"),
         (lambda rows: rows * np.float16(np.nan), "not finite"),
         (lambda rows: rows + np.float16(np.inf), "not finite"),
     ],
@@ -60,6 +60,6 @@ def test_embeddings_that_something_else_has_written_are_refused(inputs, tmp_path
     np.save(changed, foreign(np.load(changed)))
     elsewhere = replace(inputs, folders={**inputs.folders, "embed": tmp_path / "embed"})
     size = inputs.config.partition_images
-    last = size + 46 if "46" in what else size
-    with pytest.raises(UsageError, match=f"{what}.*part-00001.*delete the file"):
+    last = size + 46 if "47" in what else size
+    with pytest.raises(UsageError, match=f"{what}.*part-00001.*delete it"):
         read_embeddings(elsewhere, "embed", np.array([0, last]))
