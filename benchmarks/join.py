@@ -1,9 +1,10 @@
 """The exact thresholded self-join against NumPy tiles and FAISS.
 
-    python benchmarks/join.py --peers ../shared/peers --n 20000 --rounds 5 --faiss
+    python benchmarks/join.py --peers ../shared/peers --n 20000 --rounds 5
     dinoforge embed ../shared/data/cifar10/*.tar.gz --encoder onnx:sscd_distilled.onnx#112 \\
         --out sscd
-    python benchmarks/join.py --peers ../shared/peers --vectors sscd/embeddings.npy --threshold 0.75
+    python benchmarks/join.py --peers ../shared/peers --vectors sscd/embeddings.npy \\
+        --name sscd-distilled --threshold 0.75 --rounds 3 --methods "dinoforge, without int8"
 
 ``dinoforge`` joins as ``curation.graph`` does: partitions of 64 pairs of blocks of 4,096 rows, each
 of which chooses its filter; it also scores each pair in float64 and sorts, which its peers do not.
@@ -37,6 +38,7 @@ Pairs = tuple[NDArray[np.int64], NDArray[np.int64]]
 BLOCK = 4096  # of curation.graph and of the peer's tiles
 PAIRS_OF_BLOCKS = 64  # per partition of curation.graph
 TILES = "NumPy tiles"
+METHODS = ("dinoforge", "without int8", "plain", "FAISS range_search", "FAISS top-64")
 
 
 def main() -> None:
@@ -49,7 +51,7 @@ def main() -> None:
     parser.add_argument("--dim", type=int, default=512, help="of the peer's data")
     parser.add_argument("--threshold", type=float, default=0.6)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--faiss", action="store_true", help="compare with FAISS, too")
+    parser.add_argument("--methods", default=", ".join(METHODS), help=f"besides {TILES}")
     args = parser.parse_args()
     torch.set_num_threads(1)
     faiss.omp_set_num_threads(1)
@@ -61,11 +63,12 @@ def main() -> None:
         "dinoforge": lambda: blockwise(x, t, filters["dinoforge"]),
         "without int8": lambda: without_int8(x, t, filters["without int8"]),
         "plain": lambda: blockwise(x, t, filters["plain"], is_plain=True),
+        "FAISS range_search": lambda: faiss_range(x, t),
+        "FAISS top-64": lambda: faiss_top(x, t),
         TILES: lambda: numpy_tiles(x, t),
     }
-    if args.faiss:
-        contestants["FAISS range_search"] = lambda: faiss_range(x, t)
-        contestants["FAISS top-64"] = lambda: faiss_top(x, t)
+    wanted = [*(name.strip() for name in args.methods.split(",")), TILES]
+    contestants = {name: contestants[name] for name in wanted}
     seconds, result = interleave(contestants, args.rounds)
     edges = {name: peer["keys"](*pairs, n) for name, pairs in result.items()}
     figures = {
