@@ -1,14 +1,18 @@
 """A run that adds to another one decides as one run of all images does, but the base stays."""
 
 import json
+import shutil
 
 import numpy as np
 import pool as pools
 import pytest
 
 from dinoforge.cli.main import main
+from dinoforge.curation import increments
+from dinoforge.curation.explain import explain
 from dinoforge.curation.pipeline import STAGES
 from dinoforge.curation.tables import read_pairs
+from dinoforge.errors import UsageError
 from dinoforge.stages import make_inputs
 
 # Chains of several pairs across both halves, references of both.
@@ -146,3 +150,79 @@ def test_a_base_that_does_not_fit_is_refused_in_one_line(
     (line,) = [text for text in capsys.readouterr().err.splitlines() if text]
     assert message in line
     assert not (tmp_path / "run/curation").exists()
+
+
+def damage(run, stage, **changes):
+    """Change what the first marker of a stage states."""
+    path = run / "curation" / stage / "part-00000.done"
+    marker = json.loads(path.read_text())
+    facts = changes.pop("facts", {})
+    path.write_text(json.dumps(marker | changes | {"facts": marker["facts"] | facts}))
+
+
+@pytest.mark.parametrize(
+    ("stage", "changes", "message"),
+    [
+        ("30-embed", {"facts": {"encoder": "x"}}, "another version of the encoder pixels"),
+        ("20-inspect", {"version": "1.2.0+old"}, "the base was made with the decoder old, this is"),
+        ("40-graph", {"version": "0.1"}, "the base was made with version 0.1 of the stage graph"),
+    ],
+)
+def test_a_base_of_another_encoder_decoder_or_version_is_refused(
+    pool, base, tmp_path, stage, changes, message
+):
+    copy = shutil.copytree(base, tmp_path / "base")
+    damage(copy, stage, **changes)
+    config = pools.recipe(half(pool, "second"), tmp_path / "run", *LOW, f"base={copy}")
+    with pytest.raises(UsageError, match=message):
+        pools.curated(config)
+
+
+def test_a_third_generation_is_compared_with_both(pool, base, added, tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    config = pools.recipe(half(pool, "first")[:1], run, *LOW, f"base={added[0].out}")
+    pools.curated(config)
+    rows, second = pools.ledger(run), pools.ledger(pools.Path(added[0].out))
+    assert rows[0]["image_id"] == second[-1]["image_id"] + 1
+    assert {row["generation"] for row in rows} == {2}
+    decoded = [row for row in rows if row["reason"] != "flat"]
+    assert {row["reason"] for row in decoded} == {"exact_duplicate"}
+    assert max(row["duplicate_of"] for row in decoded) < second[0]["image_id"]
+    assert "generation 0 in" in " ".join(explain(run, decoded[0]["image_id"]).sentences)
+    monkeypatch.setattr(increments, "generation_fingerprint", lambda _: "another one")
+    with pytest.raises(UsageError, match="the base has changed since the run was added to it"):
+        pools.curated(config)
+
+
+def test_a_base_that_has_changed_is_read_again(pool, base, tmp_path):
+    copy = shutil.copytree(base, tmp_path / "base")
+    config = pools.recipe(half(pool, "second"), tmp_path / "run", *LOW, f"base={copy}")
+    pools.curated(config)
+    fewer = pools.recipe(half(pool, "first")[:1], copy, *LOW)
+    pools.curated(fewer, on_change="update")
+    pools.curated(config)
+    assert pools.ledger(tmp_path / "run")[0]["image_id"] == len(pools.ledger(copy))
+
+
+def test_what_was_taken_down_from_the_base_does_not_come_back(pool, base, tmp_path, capsys):
+    copy, run = shutil.copytree(base, tmp_path / "base"), tmp_path / "run"
+    (copied,) = (row for row in pools.ledger(copy) if row["key"] == "copied")
+    assert main(["takedown", str(copy), "copied", "--reason", "request 7", "-q"]) == 0
+    pools.curated(pools.recipe(half(pool, "second"), run, *LOW, f"base={copy}"))
+    (row,) = (row for row in pools.ledger(run) if row["sha256"] == copied["sha256"])
+    assert (row["decision"], row["reason"]) == ("dropped", "taken_down")
+    assert row["detail"].endswith("request 7")
+    kept = next(row for row in pools.ledger(run) if row["decision"] == "kept")
+    assert main(["takedown", str(run), str(kept["image_id"]), "-q"]) == 0
+    assert kept["out_key"] not in pools.samples(run)
+    assert main(["takedown", str(run), "0", "-q"]) == 2
+    assert "image 0 belongs to the base" in capsys.readouterr().err
+
+
+def test_the_report_shows_images_of_the_base_and_counts_the_others(base, added, tmp_path):
+    assert main(["report", str(tmp_path), "--curation", added[0].out, "-q"]) == 0
+    facts = json.loads((tmp_path / "report.json").read_text())["curation"]
+    assert facts["funnel"]["images"] == added[1].images
+    heads = {group["head"]["image_id"] for group in facts["sheets"]["duplicates"]}
+    assert min(heads) < len(pools.ledger(base)) <= max(heads)
+    assert "no picture" not in (tmp_path / "report.html").read_text()
