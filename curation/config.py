@@ -302,7 +302,8 @@ class CurationConfig:
             if self.sources and name not in names:
                 what = f"`duplicates.prefer_sources` names `{name}`, which is no source"
                 yield Fault(what, "recipe", f"the sources are {', '.join(names)}")
-        if self.retrieve.mode == "seeds" and self.sources and "seed" not in roles:
+        has_seeds = "seed" in roles or self.base  # the base may have some
+        if self.retrieve.mode == "seeds" and self.sources and not has_seeds:
             yield Fault(
                 "no seeds", "`sources`", "add a source with role seed, or set retrieve.mode=none"
             )

@@ -62,6 +62,7 @@ __all__ = [
     "CurationStage",
     "ExportedShard",
     "ImageReader",
+    "Retrievable",
     "decide_before_retrieval",
     "export_key",
     "exports_file",
@@ -69,7 +70,6 @@ __all__ = [
     "list_shards",
     "num_images",
     "read_all_screened",
-    "read_candidates",
     "read_class_names",
     "read_content",
     "read_decisions",
@@ -80,6 +80,7 @@ __all__ = [
     "read_index",
     "read_locations",
     "read_pairs",
+    "read_retrievable",
     "read_roles",
     "read_rows",
     "read_screened",
@@ -457,17 +458,28 @@ def read_survivors(inputs: CurationInputs) -> tuple[NDArray[np.int64], NDArray[n
     )
 
 
-def read_candidates(inputs: CurationInputs) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the ids of usable seeds, those of the base first, and of what they may retrieve."""
-    seeds, pool = read_survivors(inputs)
-    earlier = [read_survivors(of_run)[0] for _, of_run in earlier_generations(inputs)]
-    return np.concatenate([*earlier, seeds]), pool
+class Retrievable(NamedTuple):
+    """Ids of usable seeds and of what they may retrieve, by generation; the last is the run's."""
+
+    seeds: list[NDArray[np.int64]]
+    pool: list[NDArray[np.int64]]
+
+
+def read_retrievable(inputs: CurationInputs) -> Retrievable:
+    """Read the seeds and the pools that are left, earlier generations included."""
+    runs = [read_survivors(of_run) for of_run in every_generation(inputs)]
+    seeds, pool = zip(*runs, strict=True)
+    return Retrievable(list(seeds), list(pool))
 
 
 def read_slots(inputs: CurationInputs) -> tuple[Slots, NDArray[np.int64]]:
-    """Read the granted slots, and the ids of the seeds that their ``seed`` column numbers."""
+    """Read the granted slots of images of this run.
+
+    Also returns the ids of the seeds that their ``seed`` column numbers.
+    """
     table = read_table(inputs.file("retrieve", "slots.parquet"))
-    columns = _columns(table.filter(table.column("granted")))
+    is_own = pc.greater_equal(table.column("image_id"), first_id(inputs))
+    columns = _columns(table.filter(pc.and_(table.column("granted"), is_own)))
     seeds, seed = np.unique(columns["seed_id"], return_inverse=True)
     return Slots(seed.reshape(-1), columns["rank"], columns["image_id"], columns["score"]), seeds
 

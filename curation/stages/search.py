@@ -1,4 +1,7 @@
-"""The nearest surviving pool images of every seed, exact: candidates with scores, no policy."""
+"""The nearest surviving pool images of every seed, exact: candidates with scores, no policy.
+
+What seeds of an earlier generation have there is stored there: only new seeds are compared with it.
+"""
 
 import numpy as np
 
@@ -28,15 +31,22 @@ class SearchStage(CurationStage):
         """Plan ranges of the surviving pool; none without retrieval, or without a seed left."""
         if inputs.config.retrieve.mode == "none":
             return []
-        seeds, pool = tables.read_candidates(inputs)
-        num = len(pool) if len(seeds) else 0
-        return [{"first": a, "stop": b} for a, b in tables.split_range(num, _POOL_IMAGES)]
+        seeds, pool = tables.read_retrievable(inputs)
+        earlier, own = sum(map(len, pool[:-1])), len(pool[-1])
+        # Numbers count through all pools.
+        ranges = tables.split_range(earlier if len(seeds[-1]) else 0, _POOL_IMAGES)
+        if sum(map(len, seeds)):
+            own_ranges = tables.split_range(own, _POOL_IMAGES)
+            ranges += [(earlier + a, earlier + b) for a, b in own_ranges]
+        return [{"first": a, "stop": b} for a, b in ranges]
 
     def run(self, payload: Json, inputs: CurationInputs, out: Output) -> Json:
-        """Rank one range of the pool for every seed."""
+        """Rank one range of the pools for every seed that is compared with it."""
         policy, device = inputs.config.retrieve, inputs.config.device
-        seeds, pool = tables.read_candidates(inputs)
-        pool = pool[payload["first"] : payload["stop"]]
+        every_seed, pools = tables.read_retrievable(inputs)
+        is_earlier = payload["first"] < sum(map(len, pools[:-1]))
+        seeds = every_seed[-1] if is_earlier else np.concatenate(every_seed)
+        pool = np.concatenate(pools)[payload["first"] : payload["stop"]]
         has_own = policy.encoder not in {"", inputs.config.duplicates.encoder}
         stage = "embed-meaning" if has_own else "embed"
         neighbors = top_k(

@@ -18,23 +18,21 @@ from dinoforge.stages import make_inputs
 # Chains of several pairs across both halves, references of both.
 LOW = (
     *("duplicates.floor=0.6", "duplicates.threshold=0.65", "decontaminate.threshold=0.7"),
-    *("retrieve.mode=none", "plant.count=0", "filter.min_side=16"),
+    *("retrieve.k=3", "retrieve.keep=all", "plant.count=0", "filter.min_side=16"),
 )
 
 
-def half(pool, name):
-    """Return sources: half of the pool and of the benchmark; a copy on either side."""
+def half(pool, name, roles=("seed", "pool", "reference")):
+    """Return sources: half of the images of each role."""
     keys = {"first": ["*y[14]50*", "copied", "leaked"], "second": ["*y[03]00*"]}[name]
+    folders = {"seed": "seeds", "pool": "pool", "reference": "test"}
+    few = {"copied": "pool", "leaked": "reference"}
     return [
-        {
-            "role": role,
-            "name": f"{folder} {name}",
-            "keys": key,
-            "paths": [str(pool.folder / folder)],
-        }
-        for role, folder in (("pool", "pool"), ("reference", "test"))
+        {"role": role, "name": f"{role} {name}", "keys": key}
+        | {"paths": [str(pool.folder / folders[role])]}
+        for role in roles
         for key in keys
-        if key != {"pool": "leaked", "test": "copied"}[folder]
+        if few.get(key, role) == role
     ]
 
 
@@ -84,6 +82,8 @@ def test_the_same_new_images_are_kept_as_in_one_run(base, added, at_once):
         assert (row["decision"], row["reason"]) == (other["decision"], other["reason"]), row["key"]
     kept = [row["image_id"] for row in first if row["decision"] == "kept"]
     assert {r["image_id"] for r in every[: len(first)] if r["decision"] == "kept"} <= set(kept)
+    reasons = {(row["role"], row["reason"]) for row in second}
+    assert reasons > {("pool", "retrieved"), ("pool", "kept"), ("seed", "seed")}
 
 
 def test_the_ledger_and_explain_name_the_generation(base, added, capsys):
@@ -112,7 +112,7 @@ def test_what_leaks_and_what_is_a_duplicate_is_counted_apart(base, added):
     assert any(row["reason"] == "exact_duplicate" for row in duplicates)
     of_base_reference = [r for r in rows if r["reason"] == "leak" and r["duplicate_of"] < first]
     dropped = {name: one["dropped"] for name, one in summary.leaks["references"].items()}
-    assert dropped["test first"] == len(of_base_reference) > 0
+    assert dropped["reference first"] == len(of_base_reference) > 0
     (leaked,) = summary.base["leaks"].values()
     kept = {row["image_id"] for row in pools.ledger(base) if row["decision"] == "kept"}
     assert 0 < len(leaked) == len(kept & set(leaked))
@@ -180,7 +180,7 @@ def test_a_base_of_another_encoder_decoder_or_version_is_refused(
 
 def test_a_third_generation_is_compared_with_both(pool, base, added, tmp_path, monkeypatch):
     run = tmp_path / "run"
-    config = pools.recipe(half(pool, "first")[:1], run, *LOW, f"base={added[0].out}")
+    config = pools.recipe(half(pool, "first", ["pool"]), run, *LOW, f"base={added[0].out}")
     pools.curated(config)
     rows, second = pools.ledger(run), pools.ledger(pools.Path(added[0].out))
     assert rows[0]["image_id"] == second[-1]["image_id"] + 1
@@ -198,7 +198,7 @@ def test_a_base_that_has_changed_is_read_again(pool, base, tmp_path):
     copy = shutil.copytree(base, tmp_path / "base")
     config = pools.recipe(half(pool, "second"), tmp_path / "run", *LOW, f"base={copy}")
     pools.curated(config)
-    fewer = pools.recipe(half(pool, "first")[:1], copy, *LOW)
+    fewer = pools.recipe(half(pool, "first", ["seed", "pool"]), copy, *LOW)
     pools.curated(fewer, on_change="update")
     pools.curated(config)
     assert pools.ledger(tmp_path / "run")[0]["image_id"] == len(pools.ledger(copy))
