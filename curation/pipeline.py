@@ -123,6 +123,11 @@ def _finish(run_folder: Path, config: CurationConfig) -> CurationSummary:
     summary = summarize(inputs)
     publish(inputs, summary)
     _log.info("kept %d of %d images in %d shards", summary.kept, summary.images, summary.shards)
+    if summary.base:
+        _log.info(
+            "generation %d: compared with %d images of earlier ones; duplicates of these: %d",
+            *(summary.base["generation"], summary.base["images"], summary.base["duplicates"]),
+        )
     _account(run_folder, config, inputs.folders)
     for name, leaks in summary.leaks["references"].items():
         _log.info(

@@ -225,4 +225,6 @@ def test_the_report_shows_images_of_the_base_and_counts_the_others(base, added, 
     assert facts["funnel"]["images"] == added[1].images
     heads = {group["head"]["image_id"] for group in facts["sheets"]["duplicates"]}
     assert min(heads) < len(pools.ledger(base)) <= max(heads)
-    assert "no picture" not in (tmp_path / "report.html").read_text()
+    text = (tmp_path / "report.html").read_text()
+    assert f"compared with {len(pools.ledger(base))} images of earlier generations" in text
+    assert "no picture" not in text
