@@ -234,7 +234,7 @@ class _Largest:
         rows, columns, values = (self._few_cells if k < _MANY else self._many_cells)(block)
         self._kept.append((rows, columns + first_column, values))
         together = np.hstack([self._largest, _as_table(rows, values, len(block))])
-        self._largest = np.partition(together, -k, axis=1)[:, -k:]
+        self._largest = _k_largest(together, k)
 
     def _few_cells(self, block: NDArray[np.float32]) -> _Cells:
         """Open the groups whose maximum is above the bar."""
@@ -281,7 +281,7 @@ class _Largest:
 
     def _bars_of(self, maxima: NDArray[np.float32]) -> NDArray[np.float32]:
         k = self._largest.shape[1]
-        bars: NDArray[np.float32] = np.partition(maxima, -k, axis=1)[:, -k, None] - self._margin
+        bars: NDArray[np.float32] = _k_largest(maxima, k)[:, :1] - self._margin
         return bars
 
     def pairs(self) -> tuple[NDArray[np.int64], NDArray[np.int64], Products]:
@@ -294,6 +294,13 @@ class _Largest:
 
     def _bars(self) -> NDArray[np.float32]:
         return self._largest.min(axis=1, keepdims=True) - self._margin
+
+
+def _k_largest(table: NDArray[np.float32], k: int) -> NDArray[np.float32]:
+    """Return the k largest cells of every row, the smallest of them first."""
+    if k == 1:  # half the time of k-means with 1,000 clusters was the partition
+        return table.max(axis=1, keepdims=True)
+    return np.partition(table, -k, axis=1)[:, -k:]
 
 
 def _as_table(
