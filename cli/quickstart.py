@@ -157,7 +157,7 @@ def _find_images(args: argparse.Namespace, out: Path) -> dict[str, str]:
         )
     from dinoforge.sources.photographs import write_tiles
 
-    tiles = write_tiles(out / "images")
+    tiles = write_tiles(out / "images", test_stride=48)
     folders = {"seed": tiles.seeds, "pool": tiles.pool, "reference": tiles.test}
     return {role: plain_path(folder) for role, folder in folders.items()}
 

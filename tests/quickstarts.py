@@ -8,6 +8,7 @@ from dinoforge.cli.main import main
 
 SMALL = (
     "curation.plant.count=24",
+    "curation.duplicates.verify.mode=none",
     "training.steps=12",
     "training.batch_size=8",
     "training.log_every=2",

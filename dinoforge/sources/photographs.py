@@ -43,12 +43,15 @@ class TileFolders:
     test: Path
 
 
-def write_tiles(folder: Path, *, tile: int = 48, stride: int = 32) -> TileFolders:
+def write_tiles(
+    folder: Path, *, tile: int = 96, stride: int = 64, test_stride: int = 0
+) -> TileFolders:
     """Cut every photograph into square tiles and write them as PNG.
 
     ``folder`` gets ``pool/NAME/``, ``seeds/NAME/`` and ``test/NAME/``. ``tile`` is the side of a
-    tile and ``stride`` the distance between tiles, in pixels. Tiles cut with the same settings are
-    reused, others replaced.
+    tile and ``stride`` the distance between tiles, in pixels, ``test_stride`` that between test
+    tiles, 0: the same. Tiles that share more than half of their area show the same picture. Tiles
+    cut with the same settings are reused, others replaced.
 
     Raises
     ------
@@ -57,7 +60,13 @@ def write_tiles(folder: Path, *, tile: int = 48, stride: int = 32) -> TileFolder
     """
     folders = TileFolders(folder / "pool", folder / "seeds", folder / "test")
     photographs = _find_photographs()
-    settings = {"tile": tile, "stride": stride, "photographs": sorted(photographs), "format": 2}
+    strides = (stride, test_stride or stride)
+    settings = {
+        "tile": tile,
+        "strides": list(strides),
+        "photographs": sorted(photographs),
+        "format": 3,
+    }
     done = folder / "tiles.json"
     if not done.exists() or done.read_text(encoding="utf-8") != _json(settings):
         if done.exists():  # remove tiles cut with other settings
@@ -67,7 +76,7 @@ def write_tiles(folder: Path, *, tile: int = 48, stride: int = 32) -> TileFolder
         write_text(done, _json(settings | {"finished": False}))
         mark_cache(folder)
         for name, path in photographs.items():
-            _cut(name, path, folders, tile, stride)
+            _cut(name, path, folders, tile, strides)
         write_text(done, _json(settings))
     return folders
 
@@ -88,16 +97,16 @@ def _find_photographs() -> dict[str, Path]:
     return {Path(name).stem: folder / name for name in PHOTOGRAPHS if (folder / name).is_file()}
 
 
-def _cut(name: str, path: Path, folders: TileFolders, tile: int, stride: int) -> None:
+def _cut(name: str, path: Path, folders: TileFolders, tile: int, strides: tuple[int, int]) -> None:
     pixels = decode(path.read_bytes())
     height, width = pixels.shape[:2]
     scale = _LONG_SIDE / max(height, width)
     if scale < 1:
         pixels = resize(pixels, round(width * scale), round(height * scale))
     border = round(pixels.shape[1] * (1 - _TEST_SHARE))
-    for key, square in _tiles(pixels[:, border:], tile, stride):
+    for key, square in _tiles(pixels[:, border:], tile, strides[1]):
         _save(folders.test / name / f"{name}_test_{key}.png", square)
-    for index, (key, square) in enumerate(_tiles(pixels[:, :border], tile, stride)):
+    for index, (key, square) in enumerate(_tiles(pixels[:, :border], tile, strides[0])):
         # Every fourth tile of a seed photograph is a seed; the others are there to be retrieved.
         is_seed = name in SEED_PHOTOGRAPHS and index % 4 == 0
         _save((folders.seeds if is_seed else folders.pool) / name / f"{name}_{key}.png", square)
