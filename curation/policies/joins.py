@@ -31,15 +31,21 @@ def cells_work(num: int, dim: int, num_cells: int, r: int) -> float:
 
 
 def choose_cells(
-    num: int, dim: int, join: Literal["auto", "exact", "cells"], *, num_cells: int, r: int
+    num: int,
+    dim: int,
+    join: Literal["auto", "exact", "cells"],
+    *,
+    num_cells: int,
+    r: int,
+    others: int = 0,
 ) -> int:
     """Return the number of cells of a join of ``num`` images; 0: compare all.
 
     ``num_cells`` 0 is the number that costs least. ``auto`` takes the exact join where its work is
-    bearable, or less than that by cells.
+    bearable, or less than that by cells. The images are also joined with so many ``others``.
     """
     cells = min(num_cells or choose_num_cells(num, r), num)
     if join == "auto":
-        exact = exact_work(num, dim)
+        exact = exact_work(num, dim) + num * others * dim
         join = "exact" if exact <= max(_EXACT_WORK, cells_work(num, dim, cells, r)) else "cells"
     return cells if join == "cells" else 0

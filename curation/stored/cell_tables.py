@@ -11,11 +11,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dinoforge.curation import tables
+from dinoforge.curation.stored.generations import earlier_generations
 from dinoforge.curation.tables import CurationInputs
 from dinoforge.neighbors.cell_join import Members
 from dinoforge.randomness import KeyedPermutation
 
-__all__ = ["Entries", "choose_sample", "read_entries", "read_nearest", "read_sizes"]
+__all__ = [
+    "Entries",
+    "choose_sample",
+    "read_entries",
+    "read_nearest",
+    "read_sizes",
+    "runs_in_cells",
+]
 
 
 def choose_sample(num: int, most: int, seed: int, purpose: str) -> NDArray[np.int64]:
@@ -39,6 +47,11 @@ class Entries(NamedTuple):
             if low < high:
                 part = Members(self.members.rows[low:high], self.members.nearest[low:high])
                 yield int(self.cell[low]), self.ids[low:high], part
+
+
+def runs_in_cells(inputs: CurationInputs) -> list[CurationInputs]:
+    """Return the earlier generations whose images are in cells: all have the same centroids."""
+    return [of_run for _, of_run in earlier_generations(inputs) if of_run.facts("cells")]
 
 
 def read_sizes(inputs: CurationInputs) -> NDArray[np.int64]:

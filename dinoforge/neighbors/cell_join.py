@@ -134,19 +134,25 @@ def join_cells(
 
 
 def split_cells(
-    sizes: NDArray[np.int64], *, max_products: int, max_rows: int
+    sizes: NDArray[np.int64],
+    *,
+    max_products: int,
+    max_rows: int,
+    others: NDArray[np.int64] | None = None,
 ) -> Iterator[tuple[int, int]]:
     """Cut the cells into ranges of about equal work, in order: ``(first, stop)``.
 
     A range has at most ``max_products``, the sum of its squared sizes, and ``max_rows``, the sum of
-    its sizes, or one cell. Work and memory thus depend little on how uneven the cells are.
+    its sizes, or one cell. Work and memory thus depend little on how uneven the cells are. Rows of
+    each cell are also joined with its ``others``, if these are given.
     """
+    together = sizes if others is None else sizes + others
     first, products, rows = 0, 0, 0
-    for cell, size in enumerate(sizes.tolist()):
-        products, rows = products + size**2, rows + size
+    for cell, (size, whole) in enumerate(zip(sizes.tolist(), together.tolist(), strict=True)):
+        products, rows = products + size * whole, rows + whole
         if cell > first and (products > max_products or rows > max_rows):
             yield first, cell
-            first, products, rows = cell, size**2, size
+            first, products, rows = cell, size * whole, whole
     if len(sizes):
         yield first, len(sizes)
 

@@ -11,6 +11,7 @@ from dinoforge.cli.main import main
 from dinoforge.curation import increments
 from dinoforge.curation.explain import explain
 from dinoforge.curation.pipeline import STAGES
+from dinoforge.curation.stored.generations import every_generation, first_id
 from dinoforge.curation.tables import read_pairs
 from dinoforge.errors import UsageError
 from dinoforge.stages import make_inputs
@@ -228,3 +229,35 @@ def test_the_report_shows_images_of_the_base_and_counts_the_others(base, added, 
     text = (tmp_path / "report.html").read_text()
     assert f"compared with {len(pools.ledger(base))} images of earlier generations" in text
     assert "no picture" not in text
+
+
+def test_new_images_are_put_into_the_cells_of_the_base(pool, added, tmp_path):
+    cells = ("duplicates.join=cells", "duplicates.cells=4", "duplicates.cells_per_image=1")
+    base, run = tmp_path / "base", tmp_path / "run"
+    pools.curated(pools.recipe(half(pool, "first"), base, *LOW, *cells))
+    nearest = {}
+    for blocks in ((), ("duplicates.block_images=2",)):
+        keys = (*LOW, *cells[::2], *blocks, f"base={base}")
+        config = pools.recipe(half(pool, "second"), run, *keys)
+        summary = pools.curated(config, on_change="update")
+        inputs = make_inputs("curation", STAGES, run, config)
+        for of_run in every_generation(inputs):
+            ids = np.load(of_run.file("exact", "images.npy")).tolist()
+            rows = [np.load(path) for path in of_run.files("assign", "nearest.npy")]
+            nearest |= dict(zip(ids, map(set, np.concatenate(rows).tolist()), strict=True))
+        exact = pairs_of(added[0])
+        expected = {
+            (i, j): similarity
+            for (i, j), similarity in exact.items()
+            if not {i, j} <= nearest.keys() or nearest[i] & nearest[j]
+        }
+        assert pairs_of(config).keys() == expected.keys() < exact.keys()
+        plan = json.loads((inputs.folder("graph") / "plan.json").read_text())
+        assert any("cell" in payload for payload in plan["payloads"]) == bool(blocks)
+        # The sample has all new images: a pair of two of them is in it twice.
+        counts = [
+            sum((i >= first_id(inputs)) + (j >= first_id(inputs)) for i, j in pairs)
+            for pairs in ([p for p in some if nearest.keys() >= {*p}] for some in (expected, exact))
+        ]
+        recall = summary.join["recall_above_floor"]
+        assert [recall["hits"], recall["n"]] == counts

@@ -2,14 +2,15 @@
 
 Both stages do nothing where all images are compared. The shuffle is on disk: each partition of
 `assign` writes its images sorted by cell, so that a range of cells is one slice of every file.
-References take no part: they are compared with all images.
+References take no part: they are compared with all images. If an earlier generation has cells, new
+images are put into the same ones.
 """
 
 import numpy as np
 
 from dinoforge.curation import tables
 from dinoforge.curation.policies.joins import choose_cells
-from dinoforge.curation.stored.cell_tables import choose_sample
+from dinoforge.curation.stored.cell_tables import choose_sample, runs_in_cells
 from dinoforge.curation.tables import CurationInputs, CurationStage
 from dinoforge.neighbors.cell_join import members_of_cells
 from dinoforge.neighbors.cells import SAMPLE_PER_CELL, nearest_cells, train_cells
@@ -41,11 +42,20 @@ class CellsStage(CurationStage):
         if not num:
             return []
         dim, r = inputs.facts("embed")[0]["dim"], policy.cells_per_image
-        cells = choose_cells(num, dim, policy.join, num_cells=policy.cells, r=r)
+        runs = runs_in_cells(inputs)
+        others = sum(run.facts("exact")[0]["joined_images"] for run in runs)
+        cells = choose_cells(num, dim, policy.join, num_cells=policy.cells, r=r, others=others)
+        if cells and runs:
+            return [{"cells": runs[0].facts("cells")[0]["cells"], "earlier": True}]
         return [{"cells": cells}] if cells else []
 
     def run(self, payload: Json, inputs: CurationInputs, out: Output) -> Json:
-        """Train on a random sample that is keyed by the seed."""
+        """Train on a random sample that is keyed by the seed, or take the cells that there are."""
+        if "earlier" in payload:
+            out.write_array(
+                "centroids", np.load(runs_in_cells(inputs)[0].file("cells", "centroids.npy"))
+            )
+            return {"cells": payload["cells"], "sample": 0}
         images = np.load(inputs.file("exact", "images.npy"), mmap_mode="r")
         num, seed = payload["cells"], inputs.config.seed
         sample = images[choose_sample(len(images), SAMPLE_PER_CELL * num, seed, "cells")]

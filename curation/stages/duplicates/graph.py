@@ -7,6 +7,7 @@ cells, images are compared that share a cell, each pair in the smallest cell tha
 references are compared with all images as ever, because a leak that is missed costs most.
 """
 
+from collections import defaultdict
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
@@ -17,10 +18,10 @@ from numpy.typing import NDArray
 from dinoforge.curation import tables
 from dinoforge.curation.policies.pairs import Pairs, concat_pairs
 from dinoforge.curation.stored.background import background_facts, normalize
-from dinoforge.curation.stored.cell_tables import Entries, read_entries, read_sizes
+from dinoforge.curation.stored.cell_tables import Entries, read_entries, read_sizes, runs_in_cells
 from dinoforge.curation.stored.generations import every_generation
 from dinoforge.curation.tables import CurationInputs, CurationStage
-from dinoforge.neighbors.cell_join import join_in_cell, split_cells
+from dinoforge.neighbors.cell_join import Members, join_in_cell, split_cells
 from dinoforge.neighbors.filter_choice import choose_filter
 from dinoforge.neighbors.filters import PairFilter, PlainFilter
 from dinoforge.neighbors.join import Edges, JoinRows, join_rows, prepare_rows
@@ -90,20 +91,22 @@ class _Grid(NamedTuple):
     def of(cls, inputs: CurationInputs) -> "_Grid":
         """Arrange the blocks: new images, earlier images, new references, earlier references.
 
-        A new image is joined with the new images after it, unless by cells, and with all others;
-        an earlier image with new references.
+        A new image is joined with the new images after it and with all others; by cells, only with
+        images that are in no cells, and references. An earlier image is joined with new references.
         """
-        size, generations = inputs.config.duplicates.block_images, every_generation(inputs)
-        images, references = (
-            [np.load(run.file("exact", f"{side}.npy"), mmap_mode="r") for run in generations]
-            for side in ("images", "references")
-        )
-        sides = [images[-1:], images[:-1], references[-1:], references[:-1]]
-        blocks = [_cut(side, size) for side in sides]
-        new, earlier, new_references, _ = (len(side) for side in blocks)
-        ids = [block for side in blocks for block in side]
-        rows = np.arange(new)
-        first = np.full(new, new) if inputs.facts("cells") else rows
+        size = inputs.config.duplicates.block_images
+        by_cells = bool(inputs.facts("cells"))
+        *runs, _ = every_generation(inputs)
+        in_cells = [run for run in runs if by_cells and run.facts("cells")]
+        others = [run for run in runs if run not in in_cells]
+        sides = [
+            *(_cut(part, "images", size) for part in ([inputs], in_cells, others)),
+            *(_cut(part, "references", size) for part in ([inputs], runs)),
+        ]
+        new, skipped, rest, new_references, _ = map(len, sides)
+        ids = [block for side in sides for block in side]
+        earlier = skipped + rest
+        first = np.full(new, new + skipped) if by_cells else np.arange(new)
         counts = np.concatenate([len(ids) - first, np.full(earlier, new_references)])
         first = np.concatenate([first, np.full(earlier, new + earlier)])
         return cls(ids, first, np.cumsum([0, *counts]))
@@ -114,8 +117,9 @@ class _Grid(NamedTuple):
         return a, int(self.first_columns[a] + number - self.first_pairs[a])
 
 
-def _cut(parts: Sequence[NDArray[np.int64]], size: int) -> list[NDArray[np.int64]]:
-    """Cut the ids of each run into blocks."""
+def _cut(runs: Sequence[CurationInputs], side: str, size: int) -> list[NDArray[np.int64]]:
+    """Cut the ids of one side of each run into blocks."""
+    parts = [np.load(run.file("exact", f"{side}.npy"), mmap_mode="r") for run in runs]
     return [part[at : at + size] for part in parts for at in range(0, len(part), size)]
 
 
@@ -157,21 +161,28 @@ def _plan_cells(inputs: CurationInputs) -> list[Json]:
     policy = inputs.config.duplicates
     size, per_partition = policy.block_images, policy.blocks_per_partition
     payloads: list[Json] = []
-    sizes = read_sizes(inputs)
+    sizes, earlier = read_sizes(inputs), [read_sizes(run) for run in runs_in_cells(inputs)]
     limits = {"max_products": per_partition * size**2, "max_rows": _BLOCKS_AT_ONCE * size}
-    for first, stop in split_cells(sizes, **limits):
-        blocks = -(-int(sizes[first:stop].sum()) // size)
-        if blocks <= _BLOCKS_AT_ONCE:
+    for first, stop in split_cells(sizes, others=sum(earlier, np.zeros_like(sizes)), **limits):
+        blocks, *others = (-(-int(of[first:stop].sum()) // size) for of in (sizes, *earlier))
+        if blocks + sum(others) <= _BLOCKS_AT_ONCE:
             payloads.append({"first_cell": first, "stop_cell": stop})
             continue
-        ranges = tables.split_range(blocks * (blocks + 1) // 2, per_partition)
-        payloads += [{"cell": first, "blocks": blocks, "first": a, "stop": b} for a, b in ranges]
+        ranges = tables.split_range(
+            blocks * (blocks + 1) // 2 + blocks * sum(others), per_partition
+        )
+        cell: Json = {"cell": first, "blocks": blocks} | ({"earlier": others} if others else {})
+        payloads += [cell | {"first": a, "stop": b} for a, b in ranges]
     return payloads
 
 
 def _join_cells(payload: Json, inputs: CurationInputs) -> _Joined:
-    entries = read_entries(inputs, payload["first_cell"], payload["stop_cell"])
-    cells = list(entries.of_each_cell())
+    cell_range = payload["first_cell"], payload["stop_cell"]
+    cells = list(read_entries(inputs, *cell_range).of_each_cell())
+    earlier: dict[int, list[tuple[NDArray[np.int64], Members]]] = defaultdict(list)
+    for run in runs_in_cells(inputs):
+        for cell, ids, members in read_entries(run, *cell_range).of_each_cell():
+            earlier[cell].append((ids, members))
     sizes = [len(ids) for _, ids, _ in cells]
     large = [size for size in sizes if size >= _FILTERED_ROWS]
     sample = cells[int(np.argmax(sizes))][2].rows if large else np.zeros((0, 0), np.float32)
@@ -184,19 +195,27 @@ def _join_cells(payload: Json, inputs: CurationInputs) -> _Joined:
         how = pair_filter if len(ids) >= _FILTERED_ROWS else plain
         edges = join_in_cell(cell, members, threshold=_floor(inputs), pair_filter=how)
         parts.append(_as_pairs(edges, ids, ids))
+        for other_ids, others in earlier[cell]:
+            compared += len(ids) * len(other_ids)
+            edges = join_in_cell(cell, members, others, threshold=_floor(inputs), pair_filter=how)
+            parts.append(_as_pairs(edges, ids, other_ids))
     return _Joined(parts, compared, str(pair_filter))
 
 
 def _join_blocks_of_cell(payload: Json, inputs: CurationInputs) -> _Joined:
     cell, blocks, size = payload["cell"], payload["blocks"], inputs.config.duplicates.block_images
+    runs = [inputs, *runs_in_cells(inputs)]
+    counts = [blocks, *payload.get("earlier", [])]
+    places = [(run, at) for run, count in zip(runs, counts, strict=True) for at in range(count)]
 
     @lru_cache(maxsize=2)  # the row block and the current column block
     def block(number: int) -> Entries:
-        return read_entries(inputs, cell, cell + 1, number * size, (number + 1) * size)
+        run, at = places[number]
+        return read_entries(run, cell, cell + 1, at * size, (at + 1) * size)
 
     parts: list[Pairs] = []
     compared = 0
-    pairs_of_blocks = [(a, b) for a in range(blocks) for b in range(a, blocks)]
+    pairs_of_blocks = [(a, b) for a in range(blocks) for b in range(a, len(places))]
     pairs_of_blocks = pairs_of_blocks[payload["first"] : payload["stop"]]
     sample = block(pairs_of_blocks[0][0]).members.rows
     pair_filter = _choose(inputs, sample, len(pairs_of_blocks) * size**2)

@@ -8,7 +8,7 @@ import pyarrow as pa
 from dinoforge.curation import tables
 from dinoforge.curation.policies.pairs import Pairs
 from dinoforge.curation.stored.background import background_facts, normalize
-from dinoforge.curation.stored.cell_tables import choose_sample, read_nearest
+from dinoforge.curation.stored.cell_tables import choose_sample, read_nearest, runs_in_cells
 from dinoforge.curation.tables import CurationInputs, CurationStage
 from dinoforge.neighbors.cell_join import Members, join_sample
 from dinoforge.neighbors.products import backend_for
@@ -31,24 +31,31 @@ class RecallStage(CurationStage):
     runs_on = "gpu"
 
     def plan(self, inputs: CurationInputs) -> list[Json]:
-        """Plan the ranges of `assign`; none where all images are compared."""
+        """Plan the ranges of `assign`, of all runs with cells; none where all are compared."""
         if not inputs.facts("cells"):
             return []
-        counts = [facts["images"] for facts in inputs.facts("assign")]
-        bounds = np.cumsum([0, *counts]).tolist()
         background = background_facts(inputs)
-        return [{"first": a, "stop": b, **background} for a, b in itertools.pairwise(bounds)]
+        payloads: list[Json] = []
+        for number, run in enumerate([inputs, *runs_in_cells(inputs)]):
+            counts = [facts["images"] for facts in run.facts("assign")]
+            bounds = np.cumsum([0, *counts]).tolist()
+            of_run = {"earlier": number} if number else {}
+            ranges = ({"first": a, "stop": b} for a, b in itertools.pairwise(bounds))
+            payloads += [part | background | of_run for part in ranges]
+        return payloads
 
     def run(self, payload: Json, inputs: CurationInputs, out: Output) -> Json:
         """Join the sample with one range of images."""
         policy, device = inputs.config.duplicates, inputs.config.device
-        images = np.load(inputs.file("exact", "images.npy"), mmap_mode="r")
-        chosen = choose_sample(len(images), policy.recall_images, inputs.config.seed, "recall")
-        sample_ids, first = images[chosen], payload["first"]
+        own = np.load(inputs.file("exact", "images.npy"), mmap_mode="r")
+        chosen = choose_sample(len(own), policy.recall_images, inputs.config.seed, "recall")
+        sample_ids, first = own[chosen], payload["first"]
+        run = [inputs, *runs_in_cells(inputs)][payload.get("earlier", 0)]
+        images = np.load(run.file("exact", "images.npy"), mmap_mode="r")
         sample = Members(
             tables.read_embeddings(inputs, "embed", sample_ids), read_nearest(inputs, chosen)
         )
-        nearest = read_nearest(inputs, np.arange(first, payload["stop"]))
+        nearest = read_nearest(run, np.arange(first, payload["stop"]))
         parts = []
         for start in range(first, payload["stop"], policy.block_images):
             stop = min(start + policy.block_images, payload["stop"])
