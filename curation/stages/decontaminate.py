@@ -29,7 +29,7 @@ class DecontaminateStage(CurationStage):
 
     name = "decontaminate"
     number = 60
-    version = "1.2.0"
+    version = "1.3.0"
     keys = ("decontaminate", *LINK_KEYS)
     execution_keys = ("base",)
     execution_keys = ("base",)

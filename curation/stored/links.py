@@ -86,15 +86,9 @@ def _iter_strengths(
     policy = inputs.config.duplicates.verify
     is_off = policy.mode == "none"
     decisive = np.zeros(0, np.bool_) if is_off else _read_flags(inputs, "decisive")
-    for path in _files(inputs, "graph", "pairs.parquet"):
-        pairs = Pairs(*(c.to_numpy() for c in read_table(path).columns))
-        if not is_off:
-            pairs = pairs.where(~(decisive[pairs.i] & decisive[pairs.j]))
-        yield pairs, pairs.is_above(threshold)
+    accepted = [np.zeros(0, np.int64)]  # keys of links of pictures with few keypoints
     for path in [] if is_off else _files(inputs, "verify", "verified.parquet"):
-        table = read_table(path, [*Verdict._fields, "similarity"])
-        *columns, cosine = (c.to_numpy() for c in table.columns)
-        verdict = Verdict(*columns)
+        verdict = Verdict(*(c.to_numpy() for c in read_table(path, Verdict._fields).columns))
         is_near, is_link = (
             is_copy(
                 verdict,
@@ -105,9 +99,20 @@ def _iter_strengths(
             for min_correlation in (0.0, policy.min_correlation)
         )
         pairs = Pairs(verdict.i, verdict.j, verdict.correlation)
-        # The others are among the pairs above, with their cosine.
-        is_near &= (decisive[pairs.i] & decisive[pairs.j]) | (cosine.astype(float) <= threshold)
+        has_few = ~(decisive[pairs.i] & decisive[pairs.j])
+        accepted.append(_keys(pairs.where(is_link & has_few), len(decisive)))
         yield pairs.where(is_near), is_link[is_near]
+    for path in _files(inputs, "graph", "pairs.parquet"):
+        pairs = Pairs(*(c.to_numpy() for c in read_table(path).columns))
+        if not is_off:
+            has_few = ~(decisive[pairs.i] & decisive[pairs.j])
+            is_new = ~np.isin(_keys(pairs, len(decisive)), np.concatenate(accepted))
+            pairs = pairs.where(has_few & is_new)
+        yield pairs, pairs.is_above(threshold)
+
+
+def _keys(pairs: Pairs, num_contents: int) -> NDArray[np.int64]:
+    return pairs.i * num_contents + pairs.j
 
 
 def read_verifiable(inputs: CurationInputs) -> NDArray[np.bool_]:

@@ -23,7 +23,7 @@ class CheckStage(CurationStage):
 
     name = "check"
     number = 55
-    version = "1.1.0"
+    version = "1.2.0"
     keys = ("plant.count", "duplicates.threshold", "duplicates.floor", *LINK_KEYS)
     execution_keys = ("base",)
     needs = ("ingest", "plant", "filter", *LINK_STAGES)

@@ -40,7 +40,7 @@ class ComponentsStage(CurationStage):
 
     name = "components"
     number = 50
-    version = "1.1.0"
+    version = "1.2.0"
     execution_keys = ("base",)
     keys = (
         "duplicates.threshold",

@@ -96,17 +96,18 @@ def _nearest(
     whole, windows = _read_views(inputs, ids)
     # One more than asked for: the picture itself.
     search = partial(top_k, backend=backend_for(device), device=device)
-    parts = []
-    for start in range(0, len(base), _BASE_ROWS // (1 + windows.shape[1])):
-        part = base[start : start + _BASE_ROWS // (1 + windows.shape[1])]
+    best = votes.Votes(*_NOTHING)
+    step = _BASE_ROWS // (1 + windows.shape[1])
+    for start in range(0, len(base), step):
+        part = base[start : start + step]
         other_whole, other_windows = _read_views(inputs, part)
-        parts.append(_pairs(ids, part, search(whole, other_whole, k=k + 1)))
+        parts = [best, _pairs(ids, part, search(whole, other_whole, k=k + 1))]
         if num := windows.shape[1]:
             near = search(windows.reshape(-1, whole.shape[1]), other_whole, k=k + 1)
             parts.append(_pairs(np.repeat(ids, num), part, near))
             near = search(whole, other_windows.reshape(-1, whole.shape[1]), k=num * (k + 1))
             parts.append(_pairs(ids, np.repeat(part, num), near))
-    best = votes.strongest(parts, k)
+        best = votes.strongest(parts, k)
     return best.pictures, best.others, best.votes
 
 
