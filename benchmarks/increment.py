@@ -39,10 +39,14 @@ def main() -> None:
     finally:
         shutil.rmtree(work, ignore_errors=True)
     rows = [
-        [name, run["images"], f"{run['cpu_s']['median']:.1f}", f"{run['share']['median']:.3f}"]
+        [
+            *(name, run["images"]),
+            *(f"{run[key]['median']:.1f}" for key in ("cpu_s", "stages_cpu_s")),
+            f"{run['share']['median']:.3f}",
+        ]
         for name, run in figures["runs"].items()
     ]
-    print_table(["run", "new images", "CPU s", "of all at once"], rows)
+    print_table(["run", "new images", "CPU s", "of this stages", "of all at once"], rows)
     print(f"of this the start of the command: {figures['start_cpu_s']['median']:.1f}")
     print(write_result("increment", figures).name)
 
@@ -59,35 +63,35 @@ def measure(args: argparse.Namespace, work: Path) -> dict[str, Any]:
         write_tar(tar, [images[at] for at in order[-round(share * len(images)) :]])
     write_tar(work / "all.tar", [images[at] for at in order])
     base_run = curate(work / "base", [base], [tests], args.words)
-    seconds: dict[str, list[float]] = {"all at once": [], **{name: [] for name in added}}
-    summaries: dict[str, dict[str, Any]] = {}
+    runs: dict[str, list[dict[str, Any]]] = {"all at once": [], **{name: [] for name in added}}
     for _ in range(args.rounds):
-        for name, values in seconds.items():
+        for name, done in runs.items():
             out = work / "run"
             if name in added:
                 keys = [f"base={work / 'base'}", *args.words]
                 run = curate(out, [added[name]], [], keys)
             else:
                 run = curate(out, [work / "all.tar"], [tests], args.words)
-            values.append(run["cpu_s"])
-            summaries[name] = run["summary"]
+            done.append(run)
             shutil.rmtree(out)
             print(f"{name}: {run['cpu_s']:.1f} CPU s", file=sys.stderr)
     command = [sys.executable, "-m", "dinoforge", "curate", "--list"]
     start = [run_child(command, stdout=os.devnull)[0] for _ in range(args.rounds)]
-    whole = seconds["all at once"]
+    whole = runs["all at once"]
     return {
         "base": {"images": base_run["summary"]["images"], "kept": base_run["summary"]["kept"]},
         "rounds": args.rounds,
         "start_cpu_s": spread(start),  # of a command that curates nothing
         "runs": {
             name: {
-                "images": summaries[name]["images"],
-                "kept": summaries[name]["kept"],
-                "cpu_s": spread(values),
-                "share": spread([a / b for a, b in zip(values, whole, strict=True)]),
+                "images": done[0]["summary"]["images"],
+                "kept": done[0]["summary"]["kept"],
+                **{key: spread([run[key] for run in done]) for key in ("cpu_s", "stages_cpu_s")},
+                "share": spread(
+                    [a["cpu_s"] / b["cpu_s"] for a, b in zip(done, whole, strict=True)]
+                ),
             }
-            for name, values in seconds.items()
+            for name, done in runs.items()
         },
         "on": f"in-process, {os.environ['OMP_NUM_THREADS']} thread",
         "blas": blas(),
@@ -122,7 +126,12 @@ def curate(out: Path, pool: list[Path], references: list[Path], words: list[str]
     ]
     command = ["-m", "dinoforge", "curate", f"sources={json.dumps(sources)}", f"out={out}", *words]
     cpu_s, _ = run_child([sys.executable, *command, "-q"], stdout=os.devnull)
-    return {"cpu_s": cpu_s, "summary": json.loads((out / "published/summary.json").read_text())}
+    markers = [json.loads(path.read_text()) for path in (out / "curation").glob("*/part-*.done")]
+    return {
+        "cpu_s": cpu_s,
+        "stages_cpu_s": sum(marker["measured"]["cpu_seconds"] for marker in markers),
+        "summary": json.loads((out / "published/summary.json").read_text()),
+    }
 
 
 if __name__ == "__main__":
