@@ -5,6 +5,7 @@ Few stages read each section, so that a changed threshold reruns little: `filter
 measurements, similarities and embeddings.
 """
 
+import itertools
 import math
 import re
 from collections.abc import Iterator
@@ -28,6 +29,7 @@ from dinoforge.images import DecodePolicy
 __all__ = [
     "EDITS",
     "PREFERENCES",
+    "BalanceConfig",
     "CurationConfig",
     "DecontaminateConfig",
     "DuplicatesConfig",
@@ -258,6 +260,37 @@ class RetrieveConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class BalanceConfig:
+    """Keep as many pool images of every concept: clusters in levels, of which none is favored."""
+
+    # pool images to keep, of those that no other rule drops and no seed retrieved; 0: all
+    target: NonNegativeInt = 0
+    # clusters of `retrieve.encoder`'s embeddings, the finest first, then clusters of their
+    # centroids and so on (Vo et al. 2024; DINOv3: 200M, 8M, 800k, 100k, 25k of 17 B images)
+    levels: list[PositiveInt] = field(default_factory=list)
+    iterations: PositiveInt = 50  # at most, of each k-means (Vo et al.: 50)
+    # times that a level is fitted again on the images nearest to its centroids, which makes their
+    # density more even; one number per level, the last is that of all further ones (Vo et al.: 1,
+    # then 10)
+    resampling: Annotated[list[NonNegativeInt], NonEmpty] = field(default_factory=lambda: [1, 10])
+    # images per centroid for that, as a share of a cluster's mean size (Vo et al.: about half)
+    sample_share: Fraction = 0.5
+    # which images of a cluster stay: random ones, keyed by `seed`, or those nearest to its centroid
+    choose: Literal["random", "nearest"] = "random"
+    # images per block of the k-means, which processes share: as many can help as there are blocks
+    block_images: PositiveInt = 1_048_576
+
+    def faults(self, at: str) -> Iterator[Fault]:
+        """Find a target without clusters, clusters without a target, and levels that grow."""
+        if bool(self.target) != bool(self.levels):
+            key, other = ("levels", "target") if self.target else ("target", "levels")
+            yield Fault(f"`{at}.{other}` without `{at}.{key}`", "recipe", f"give {at}.{key}, too")
+        if any(above >= below for below, above in itertools.pairwise(self.levels)):
+            what = f"`{at}.levels` is {self.levels}"
+            yield Fault(what, "recipe", "give each level fewer clusters than the one before")
+
+
+@dataclass(frozen=True, kw_only=True)
 class ExportConfig:
     """Shards of the curated set: copies of bytes, never re-encoded."""
 
@@ -288,6 +321,7 @@ class CurationConfig:
     duplicates: DuplicatesConfig = field(default_factory=DuplicatesConfig)
     decontaminate: DecontaminateConfig = field(default_factory=DecontaminateConfig)
     retrieve: RetrieveConfig = field(default_factory=RetrieveConfig)
+    balance: BalanceConfig = field(default_factory=BalanceConfig)
     export: ExportConfig = field(default_factory=ExportConfig)
 
     def faults(self, at: str) -> Iterator[Fault]:  # noqa: ARG002 - the root has no name
@@ -307,6 +341,7 @@ class CurationConfig:
             yield Fault(
                 "no seeds", "`sources`", "add a source with role seed, or set retrieve.mode=none"
             )
+        yield from self._balance_faults()
         if "reference" in roles and self.decontaminate.threshold < self.duplicates.floor:
             yield Fault(
                 f"`decontaminate.threshold` is {self.decontaminate.threshold}",
@@ -314,3 +349,12 @@ class CurationConfig:
                 f"give duplicates.floor ({self.duplicates.floor}) or more: pairs below are "
                 "not stored",
             )
+
+    def _balance_faults(self) -> Iterator[Fault]:
+        """Find a balance of images that no rule leaves, or that another run has chosen."""
+        if self.balance.target and self.retrieve.mode == "seeds" and self.retrieve.keep != "all":
+            what = "`balance.target` chooses among images that no seed retrieved, which all go"
+            yield Fault(what, "recipe", "set retrieve.keep=all, or balance.target=0")
+        if self.balance.target and self.base:
+            what = "`balance.target` with a `base`, whose choice is made"
+            yield Fault(what, "recipe", "curate all images in one run, or set balance.target=0")

@@ -14,6 +14,8 @@ from dinoforge.curation.config import CurationConfig
 from dinoforge.curation.increments import check_base, check_base_unchanged
 from dinoforge.curation.publish import publish, unpublish
 from dinoforge.curation.scores import check_scores
+from dinoforge.curation.stages.balance import BalanceStage
+from dinoforge.curation.stages.clusters import ClustersStage, remove_work
 from dinoforge.curation.stages.decontaminate import DecontaminateStage
 from dinoforge.curation.stages.duplicates.candidates import CandidatesStage
 from dinoforge.curation.stages.duplicates.cells import AssignStage, CellsStage
@@ -77,7 +79,9 @@ STAGES: tuple[CurationStage, ...] = (
     CheckStage(),  # 55  were the planted copies found?
     DecontaminateStage(),  # 60  policy: what shows a reference image goes
     SearchStage(),  # 65  nearest survivors of every seed
+    ClustersStage(),  # 66  levels of clusters of the survivors, if they are balanced
     RetrieveStage(),  # 70  policy: which seed gets which neighbor
+    BalanceStage(),  # 72  policy: how many images each cluster keeps, and which
     SelectStage(),  # 75  one decision per image, and the shards
     ExportStage(),  # 80  shards by copying bytes, and the ledger
 )
@@ -120,6 +124,7 @@ def _finish(run_folder: Path, config: CurationConfig) -> CurationSummary:
     if base := find_base(run_folder, config.base):
         check_base_unchanged(base, inputs)
     remove_foreign_shards(inputs)
+    remove_work(inputs)
     summary = summarize(inputs)
     publish(inputs, summary)
     _log.info("kept %d of %d images in %d shards", summary.kept, summary.images, summary.shards)

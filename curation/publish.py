@@ -28,6 +28,8 @@ def publish(inputs: CurationInputs, summary: CurationSummary) -> None:
         curated.content_path(run): inputs.file("exact", "content.npy"),
         **{curated.slots_path(run): path for path in inputs.files("retrieve", "slots.parquet")},
     }
+    for path in inputs.files("balance", "clusters.parquet"):
+        sources[curated.clusters_path(run)] = path
     for path in inputs.files("graph", "pairs.parquet"):
         sources[curated.pairs_folder(run) / path.name] = path
     for path in inputs.files("verify", "verified.parquet"):

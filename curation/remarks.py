@@ -9,7 +9,7 @@ from dinoforge.config.paths import quote_path
 from dinoforge.curated import REASONS
 from dinoforge.curation.config import CurationConfig
 
-__all__ = ["DECIDING_KEYS", "base_remarks", "hub_remarks", "remarks"]
+__all__ = ["DECIDING_KEYS", "balance_remarks", "base_remarks", "hub_remarks", "remarks"]
 
 _NAMED = 10  # images in a remark
 
@@ -24,6 +24,7 @@ DECIDING_KEYS = {
     "near_duplicate": "duplicates.threshold",
     "leak": "decontaminate.threshold",
     "not_retrieved": "retrieve.k",
+    "not_balanced": "balance.target",
     "seed": "retrieve.keep_seeds",
     "taken_down": "takedown",
 }
@@ -73,6 +74,24 @@ def base_remarks(base: Mapping[str, Any] | None) -> list[str]:
         for run, ids in leaks.items()
         if ids
     ]
+
+
+def balance_remarks(balance: Mapping[str, Any] | None) -> list[str]:
+    """Return lines about a target that the images do not reach, and empty clusters."""
+    if balance is None:
+        return []
+    lines = []
+    if balance["kept"] < balance["target"]:
+        lines.append(
+            f"balance.target is {balance['target']}, only {balance['images']} images were left: "
+            "all of them are kept"
+        )
+    empty = [
+        f"level {n}: {one['empty']}" for n, one in enumerate(balance["levels"], 1) if one["empty"]
+    ]
+    if empty:
+        lines.append(f"clusters left out because no image is nearest to them: {', '.join(empty)}")
+    return lines
 
 
 def _listed(counts: Counter[str]) -> str:

@@ -40,6 +40,8 @@ _FIRST = {
     "not_retrieved": "{image} was dropped because no seed retrieved it: it is not among the "
     "{retrieve[k]} nearest surviving pool images of any seed (retrieve.k, policy "
     "{retrieve[policy]}).",
+    "not_balanced": "{image} was dropped to balance the pool: {row[detail]} (balance.target is "
+    "{balance[target]}, balance.choose is {balance[choose]}).",
     "retrieved": "{image} was kept because the seed {other_image} retrieved it: neighbor {nth} "
     "with score {row[score]:.4f} (retrieve.k is {retrieve[k]}).",
     "kept": "{image} was kept: no rule dropped it.",
@@ -119,8 +121,7 @@ def describe_decision(
         sentences += _duplicate(row, other, row_of, config["duplicates"])
     if row["copies"] > 1:
         sentences.append(f"It is exported {row['copies']} times.")
-    if reason == "kept" and config["retrieve"]["mode"] != "none":
-        sentences.append("No seed retrieved it, and retrieve.keep is all.")
+    sentences += _why_left(row, config) if reason == "kept" else []
     if row["out_shard"] is not None:
         sentences.append(f"It is in shards/{row['out_shard']} under the key {row['out_key']}.")
     if row["planted_from"] is not None:
@@ -128,6 +129,15 @@ def describe_decision(
         sentences.append(f"The run planted it: a copy of {original} with the edit `{row['edit']}`.")
     if reason in {"not_retrieved", *KEPT_REASONS}:
         sentences += _nearest_miss(neighbors, compared, row_of, config)
+    return sentences
+
+
+def _why_left(row: Row, config: Row) -> list[str]:
+    """Describe why an image that no rule dropped is kept."""
+    no_seed = "No seed retrieved it, and retrieve.keep is all."
+    sentences = [no_seed] if config["retrieve"]["mode"] != "none" else []
+    if row.get("cluster") is not None:
+        sentences.append(f"It was chosen to balance the pool: {row['detail']} (balance.target).")
     return sentences
 
 

@@ -16,7 +16,7 @@ from dinoforge.curation.policies.decisions import Decisions
 from dinoforge.curation.policies.intervals import bootstrap_mean, share
 from dinoforge.curation.policies.slots import Slots
 from dinoforge.curation.recall import describe_join, join_remarks
-from dinoforge.curation.remarks import base_remarks, hub_remarks, remarks
+from dinoforge.curation.remarks import balance_remarks, base_remarks, hub_remarks, remarks
 from dinoforge.curation.stored.generations import earlier_generations, first_id, of_every_generation
 from dinoforge.curation.tables import CurationInputs
 from dinoforge.curation.takedowns import list_exported, read_final_decisions
@@ -62,6 +62,7 @@ class CurationSummary:
     verify: dict[str, int] | None  # None: no pairs were compared on their pixels
     leaks: dict[str, Any]
     retrieval: dict[str, Any] | None  # None: no retrieval
+    balance: dict[str, Any] | None  # None: not balanced
     check: dict[str, Any] | None  # None: nothing was planted
     keeps_seeds: bool  # seeds are exported, not only used for retrieval
     remarks: list[str]  # what was left out, and why: see `dinoforge.curation.remarks`
@@ -119,7 +120,7 @@ def summarize(inputs: CurationInputs) -> CurationSummary:
     planted = sum(facts["planted"] for facts in inputs.facts("plant"))
     kept = int(np.count_nonzero(decisions.kept))
     duplicates, join = inputs.facts("components")[0], describe_join(inputs)
-    base = _base(inputs)
+    base, balance = _base(inputs), next(iter(inputs.facts("balance")), None)
     left_out = remarks(inputs.config, roles, planted=planted, kept=kept)
     return CurationSummary(
         images=len(role),
@@ -138,9 +139,14 @@ def summarize(inputs: CurationInputs) -> CurationSummary:
         verify=_verify(inputs),
         leaks=_leaks(inputs, decisions),
         retrieval=_retrieval(inputs),
+        balance=balance,
         check=next(iter(inputs.facts("check")), None),
         keeps_seeds=inputs.config.retrieve.keep_seeds,
-        remarks=[*(*left_out, *join_remarks(join), *hub_remarks(duplicates)), *base_remarks(base)],
+        remarks=[
+            *(*left_out, *join_remarks(join), *hub_remarks(duplicates)),
+            *base_remarks(base),
+            *balance_remarks(balance),
+        ],
     )
 
 

@@ -19,6 +19,7 @@ __all__ = [
     "PUBLISHED",
     "REASONS",
     "ROLES",
+    "clusters_path",
     "content_path",
     "find_base",
     "generation_folders",
@@ -54,6 +55,7 @@ REASONS = (
     *KEPT_REASONS,
     # Decided last, whatever the other rules are. At the end: stored tables count reasons.
     "taken_down",
+    "not_balanced",
 )
 
 LEDGER_SCHEMA = pa.schema(
@@ -82,6 +84,7 @@ LEDGER_SCHEMA = pa.schema(
         ("seed_id", pa.int64()),  # the seed that retrieved it with the best score
         ("rank", pa.int64()),  # 0: nearest to that seed
         ("score", pa.float32()),
+        ("cluster", pa.int32()),  # of the first level, if the pool is balanced
         ("copies", pa.int32()),  # files in the shards; more than 1 only under policy multiset
         ("planted_from", pa.int64()),
         ("edit", pa.string()),
@@ -133,6 +136,11 @@ def shards_path(run_folder: Path) -> Path:
 def content_path(run_folder: Path) -> Path:
     """Return the path of the contents: by image id, the smallest id with the same pixels."""
     return run_folder / PUBLISHED / "content.npy"
+
+
+def clusters_path(run_folder: Path) -> Path:
+    """Return the path of the clusters that balance the pool: their images, before and after."""
+    return run_folder / PUBLISHED / "clusters.parquet"
 
 
 def pairs_folder(run_folder: Path) -> Path:

@@ -1,7 +1,7 @@
 """From the results of the stages to one decision per image: kept or dropped, reason, evidence.
 
 The first rule that applies decides: undecodable, filtered, reference, duplicate, leak, not
-retrieved. So the counts of the reasons add up to the number of images.
+retrieved, not balanced. So the counts of the reasons add up to the number of images.
 """
 
 from dataclasses import dataclass
@@ -16,6 +16,7 @@ from dinoforge.curation.policies.slots import Slots
 __all__ = [
     "Decisions",
     "Screened",
+    "apply_balance",
     "apply_duplicates",
     "apply_leaks",
     "apply_retrieval",
@@ -143,6 +144,12 @@ def apply_retrieval(
     if multiset:
         image, times = np.unique(slots.image_id, return_counts=True)
         decisions.copies[image - decisions.first] = times
+
+
+def apply_balance(decisions: Decisions, image_id: NDArray[np.int64]) -> None:
+    """Drop open images that the clusters do not keep; retrieved ones stay."""
+    rows = image_id - decisions.first
+    decisions.drop(rows[decisions.is_open()[rows]], "not_balanced")
 
 
 def decide_rest(decisions: Decisions, screened: Screened, *, keep_survivors: bool) -> None:

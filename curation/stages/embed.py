@@ -46,7 +46,7 @@ class EmbedStage(CurationStage):
     name = "embed"
     number = 30
     keys: tuple[str, ...] = ("duplicates.encoder", "device", "decode")
-    execution_keys = ("partition_images", "base")
+    execution_keys: tuple[str, ...] = ("partition_images", "base")
     needs = ("ingest", "plant", "inspect")
     runs_on = "gpu"
 
@@ -94,11 +94,13 @@ class EmbedMeaningStage(EmbedStage):
     name = "embed-meaning"
     number = 31
     keys = ("retrieve.encoder", "retrieve.mode", "duplicates.encoder", "device", "decode")
+    execution_keys = (*EmbedStage.execution_keys, "balance.target")
 
     def encoder_of(self, config: CurationConfig) -> str:
         """Return the spec of the encoder of this stage; "" when it has nothing to do."""
         other = config.retrieve.encoder
-        needed = config.retrieve.mode == "seeds" and other != config.duplicates.encoder
+        uses = [config.retrieve.mode == "seeds", config.balance.target > 0]
+        needed = any(uses) and other != config.duplicates.encoder
         return other if needed else ""
 
 

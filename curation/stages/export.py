@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from dinoforge.curated import LEDGER_SCHEMA, REASONS, shards_folder
 from dinoforge.curation import tables
 from dinoforge.curation.policies.decisions import Decisions
+from dinoforge.curation.stored.balance import read_balanced
 from dinoforge.curation.stored.generations import earlier_generations
 from dinoforge.curation.stored.links import read_places
 from dinoforge.curation.tables import CurationInputs, CurationStage
@@ -38,10 +39,10 @@ class ExportStage(CurationStage):
 
     name = "export"
     number = 80
-    version = "1.3.0"
-    keys = ("export", "duplicates.verify.mode")
+    version = "1.4.0"
+    keys = ("export", "duplicates.verify.mode", "balance.target")
     execution_keys = ("base",)
-    needs = ("ingest", "plant", "inspect", "exact", "verify", "select")
+    needs = ("ingest", "plant", "inspect", "exact", "verify", "balance", "select")
 
     def plan(self, inputs: CurationInputs) -> list[Json]:
         """Plan the ledger, and one partition per shard.
@@ -179,6 +180,7 @@ def _make_ledger(inputs: CurationInputs) -> pa.Table:
         values = getattr(decisions, name)
         columns[name] = pa.array(values, mask=np.isnan(values))
     columns["places"] = _places(inputs, decisions)
+    columns["cluster"] = _describe_clusters(inputs, decisions, columns["detail"])
     columns["copies"] = decisions.copies
     columns |= _outputs(inputs, decisions)
     return pa.table({name: columns[name] for name in LEDGER_SCHEMA.names})
@@ -191,6 +193,26 @@ def _places(inputs: CurationInputs, decisions: Decisions) -> pa.Array:
     ends = content[decisions.edge_i[linked]], content[decisions.edge_j[linked]]
     places[linked] = read_places(inputs, *ends, decisions.similarity[linked])
     return pa.array(places, mask=places < 0)
+
+
+def _describe_clusters(
+    inputs: CurationInputs, decisions: Decisions, detail: NDArray[np.object_]
+) -> pa.Array:
+    """Return the cluster of every image, null if none; add to ``detail`` what clusters keep."""
+    cluster = np.full(len(decisions.kept), -1, np.int32)
+    if balanced := read_balanced(inputs):
+        rows = balanced.image_id - decisions.first
+        cluster[rows] = balanced.cluster
+        reasons = [REASONS.index(reason) for reason in ("not_balanced", "kept")]
+        is_decided = np.isin(decisions.reason[rows], reasons)
+        sizes = read_table(inputs.file("balance", "clusters.parquet"), ["level", "images", "kept"])
+        _, images, kept = sizes.filter(pc.equal(sizes.column("level"), 1)).columns
+        texts = [
+            f"cluster {number} of level 1 keeps {k} of {n} images"
+            for number, (n, k) in enumerate(zip(images.to_pylist(), kept.to_pylist(), strict=True))
+        ]
+        detail[rows[is_decided]] = np.array(texts, object)[balanced.cluster[is_decided]]
+    return pa.array(cluster, mask=cluster < 0)
 
 
 def _outputs(inputs: CurationInputs, decisions: Decisions) -> dict[str, list[str | None]]:

@@ -6,6 +6,7 @@ What seeds of an earlier generation have there is stored there: only new seeds a
 import numpy as np
 
 from dinoforge.curation import tables
+from dinoforge.curation.stored.balance import meaning_stage
 from dinoforge.curation.tables import CurationInputs, CurationStage
 from dinoforge.neighbors.products import backend_for
 from dinoforge.neighbors.search import top_k
@@ -47,8 +48,7 @@ class SearchStage(CurationStage):
         is_earlier = payload["first"] < sum(map(len, pools[:-1]))
         seeds = every_seed[-1] if is_earlier else np.concatenate(every_seed)
         pool = np.concatenate(pools)[payload["first"] : payload["stop"]]
-        has_own = policy.encoder not in {"", inputs.config.duplicates.encoder}
-        stage = "embed-meaning" if has_own else "embed"
+        stage = meaning_stage(inputs.config)
         neighbors = top_k(
             tables.read_embeddings(inputs, stage, seeds),
             tables.read_embeddings(inputs, stage, pool),

@@ -7,7 +7,13 @@ from numpy.typing import NDArray
 from dinoforge.curated import REASONS
 from dinoforge.curation import tables
 from dinoforge.curation.config import ExportConfig
-from dinoforge.curation.policies.decisions import Decisions, apply_retrieval, decide_rest
+from dinoforge.curation.policies.decisions import (
+    Decisions,
+    apply_balance,
+    apply_retrieval,
+    decide_rest,
+)
+from dinoforge.curation.stored.balance import read_balanced
 from dinoforge.curation.tables import CurationInputs, CurationStage
 from dinoforge.randomness import KeyedPermutation
 from dinoforge.stages import Json, Output
@@ -24,9 +30,12 @@ class SelectStage(CurationStage):
     name = "select"
     number = 75
     version = "1.1.0"
-    keys = ("retrieve", "export", "seed")
+    keys = ("retrieve", "balance.target", "export", "seed")
     execution_keys = ("base",)
-    needs = ("ingest", "plant", "inspect", "filter", "components", "decontaminate", "retrieve")
+    needs = (
+        *("ingest", "plant", "inspect", "filter", "components", "decontaminate", "retrieve"),
+        "balance",
+    )
 
     def run(self, payload: Json, inputs: CurationInputs, out: Output) -> Json:
         """Combine the results of all stages."""
@@ -83,6 +92,8 @@ def _decide(inputs: CurationInputs) -> Decisions:
     if policy.mode == "seeds":
         slots, seeds = tables.read_slots(inputs)
         apply_retrieval(decisions, slots, seeds, multiset=policy.policy == "multiset")
+    if balanced := read_balanced(inputs):
+        apply_balance(decisions, balanced.image_id[~balanced.chosen])
     everything = policy.mode == "none" or policy.keep == "all"
     decide_rest(decisions, screened, keep_survivors=everything)
     assert (decisions.reason >= 0).all(), "an image was left without a decision"

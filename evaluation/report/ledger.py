@@ -41,6 +41,7 @@ _LABELS = {
     "near_duplicate": "near-duplicates",
     "leak": "reference leaks",
     "not_retrieved": "not retrieved for any seed",
+    "not_balanced": "more than the share of their cluster",
     "seed": "seeds",
     "as_is": "kept as is",
     "retrieved": "retrieved for a seed",

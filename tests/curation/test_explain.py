@@ -26,28 +26,13 @@ SAYS = {
     "near_duplicate": r"was dropped as a near-duplicate of `.*` \(image \d+\), which is kept",
     "taken_down": r"was taken down on \d{4}-\d\d-\d\d: asked by the owner\.",
     "leak": r"was dropped because it shows the same as the reference image `leaked` \(image \d+\)",
+    "not_balanced": r"was dropped to balance the pool: cluster \d+ of level 1 keeps \d of \d+",
     "not_retrieved": r"was dropped because no seed retrieved it: .* 6 nearest surviving",
     "seed": r"was kept because its source has the role seed",
     "as_is": r"was kept because its source has the role as_is",
     "retrieved": r"was kept because the seed `.*` \(image \d+\) retrieved it: neighbor \d with",
     "kept": r"was kept: no rule dropped it",
 }
-
-
-@pytest.fixture(scope="session")
-def kept_run(pool, tmp_path_factory):
-    """A run that asks no seeds, with a source to be kept untouched and an image taken down."""
-    folder = tmp_path_factory.mktemp("kept")
-    shutil.copytree(pool.folder / "seeds", folder / "as_is")
-    sources = [
-        {"role": "as_is", "paths": [str(folder / "as_is")]},
-        {"role": "pool", "paths": [str(pool.folder / "pool")]},
-    ]
-    run = folder / "run"
-    pools.curated(pools.recipe(sources, run, "retrieve.mode=none"))
-    image = next(row["image_id"] for row in pools.ledger(run) if row["reason"] == "kept")
-    assert main(["takedown", str(run), str(image), "--reason", "asked by the owner"]) == 0
-    return run
 
 
 @pytest.fixture(scope="session")

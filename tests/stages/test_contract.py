@@ -81,6 +81,9 @@ def recorded(pool, tmp_path_factory):
             pool.sources,
             out / "run",
             "retrieve.encoder=pixels_centered",
+            "retrieve.keep=all",
+            "balance.target=50",
+            "balance.levels=[30,6]",
             "duplicates.join=cells",
             "duplicates.verify.mode=pixels",
             "duplicates.verify.windows=true",
@@ -166,7 +169,15 @@ def test_the_kind_of_machine_depends_on_the_stage_and_the_device():
     config = CurationConfig(device="cuda")
     on_gpu = {stage.name for stage in STAGES if stage_device(stage, config) != "cpu"}
     embeds = {"embed", "embed-meaning", "embed-windows"}
-    assert on_gpu == embeds | {"cells", "assign", "graph", "recall", "proposals", "search"}
+    assert on_gpu == embeds | {
+        "cells",
+        "assign",
+        "graph",
+        "recall",
+        "proposals",
+        "search",
+        "clusters",
+    }
     assert {stage_device(stage, CurationConfig()) for stage in STAGES} == {"cpu"}
 
 
