@@ -11,8 +11,11 @@ from optional import optional
 from PIL import Image
 
 from dinoforge.cli.main import main
+from dinoforge.config import find_recipe, load_recipe
 from dinoforge.curated import summary_path, verified_folder
+from dinoforge.curation.config import CurationConfig
 from dinoforge.curation.explain import explain
+from dinoforge.errors import UsageError
 from dinoforge.sources.photographs import write_tiles
 from dinoforge.tables import read_table
 
@@ -240,3 +243,16 @@ def test_windows_are_compared_with_the_whole_of_other_pictures(photographs, tmp_
         expected = np.sort(cosine[image, others])[-2:]
         strengths = [row["strength"] for row in nearest if row["a"] == image and row["b"] in images]
         np.testing.assert_allclose(sorted(strengths), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("keys", "fault"),
+    [
+        (["duplicates.verify.votes=0"], "nothing would be compared"),
+        (["duplicates.verify.windows=true"], "set duplicates.verify.windows=false"),
+    ],
+)
+def test_candidates_that_no_key_asks_for_are_a_fault(keys, fault):
+    words = ["sources=[{paths: [x]}]", "out=x", "duplicates.verify.nearest=0", *keys]
+    with pytest.raises(UsageError, match=fault):
+        load_recipe(CurationConfig, find_recipe("curation", "precise"), words)
