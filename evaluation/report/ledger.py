@@ -27,7 +27,7 @@ __all__ = ["Funnel", "FunnelStep", "Ledger", "LedgerRow", "make_funnel", "read_l
 _COLUMNS = (
     *("image_id", "key", "source", "role", "shard", "offset", "size", "decision", "reason"),
     *("detail", "duplicate_of", "similarity", "places", "edge_i", "edge_j", "component"),
-    *("seed_id", "rank"),
+    *("seed_id", "rank", "cluster"),
     *("score", "planted_from", "edit", "label"),
 )
 
@@ -155,8 +155,8 @@ def read_ledger(run_folder: Path) -> Ledger | None:
 def _read_own(run_folder: Path, earlier: Ledger | None) -> Ledger:
     path = ledger_path(run_folder)
     table = read_table(path, _COLUMNS)
-    if "places" not in table.column_names:  # a run from before pairs were compared on pixels
-        table = table.append_column("places", pa.nulls(len(table), pa.int32()))
+    for name in {"places", "cluster"} - set(table.column_names):  # a run from before they existed
+        table = table.append_column(name, pa.nulls(len(table), pa.int32()))
     columns = {name: _values(table.column(name)) for name in _COLUMNS}
     first = 0
     if earlier is not None:

@@ -13,6 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from dinoforge.curated import pairs_files, verified_files
+from dinoforge.evaluation.report.clusters import ShownCluster, choose_clusters
 from dinoforge.evaluation.report.ledger import Ledger, LedgerRow
 from dinoforge.tables import read_table
 from dinoforge.verification.compare import is_copy
@@ -85,6 +86,8 @@ class Sheets:
     threshold: float | None
     floor: float | None
     compared: Compared | None = None
+    clusters: list[ShownCluster] = field(default_factory=list)
+    num_clusters: int = 0
 
 
 def make_sheets(
@@ -104,6 +107,7 @@ def make_sheets(
     curation.
     """
     compared = _compared(ledger, verify) if verify and verify["mode"] == "pixels" else None
+    clusters, num_clusters = choose_clusters(ledger)
     return Sheets(
         *_duplicates(ledger),
         *_misses(ledger, None if compared else threshold),
@@ -116,6 +120,8 @@ def make_sheets(
         threshold=threshold,
         floor=floor,
         compared=compared,
+        clusters=clusters,
+        num_clusters=num_clusters,
     )
 
 

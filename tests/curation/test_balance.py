@@ -7,6 +7,7 @@ import numpy as np
 import pool as pools
 import pytest
 
+from dinoforge.cli.main import main
 from dinoforge.config import load_config
 from dinoforge.curated import clusters_path, summary_path
 from dinoforge.curation.config import CurationConfig
@@ -81,3 +82,13 @@ def test_a_target_above_what_is_left_and_empty_clusters_are_reported():
     assert short == "balance.target is 90, only 80 images were left: all of them are kept"
     assert empty.endswith("level 1: 3")
     assert balance_remarks(balance | {"target": 80, "levels": levels[1:]}) == []
+
+
+def test_the_report_shows_clusters_with_their_sizes_before_and_after(kept_run, tmp_path, capsys):
+    assert main(["report", str(tmp_path / "report"), "--curation", str(kept_run)]) == 0
+    page = (tmp_path / "report/report.html").read_text()
+    section = page.partition('<section id="clusters">')[2].partition("</section>")[0]
+    clusters = read_table(clusters_path(kept_run)).to_pandas()
+    largest = clusters[clusters.level == 1].sort_values("images").iloc[-1]
+    assert f"{largest.images} images before, {largest.kept} after" in section
+    assert section.count('class="shot from"') > 20
