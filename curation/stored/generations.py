@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from dinoforge.config import config_of
 from dinoforge.curated import find_base, ledger_path, summary_path
 from dinoforge.curation.config import CurationConfig
-from dinoforge.errors import UsageError
+from dinoforge.errors import UsageError, damaged
 from dinoforge.files import hash_json
 from dinoforge.runs import read_recipe
 from dinoforge.stages import Inputs
@@ -72,7 +72,11 @@ def _open(folder: Path, _: int) -> tuple[Generation, ...]:
     base = find_base(folder, config.base)
     earlier = () if base is None else open_generations(base)
     first = earlier[-1].stop if earlier else 0
-    num = json.loads(summary_path(folder).read_text(encoding="utf-8"))["images"]
+    path = summary_path(folder)
+    try:
+        num = json.loads(path.read_text(encoding="utf-8"))["images"]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise damaged(path, error) from error
     return (*earlier, Generation(folder, config, first, first + num))
 
 

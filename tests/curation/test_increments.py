@@ -133,6 +133,7 @@ def test_workers_and_a_second_start_change_nothing(pool, base, added, tmp_path):
     ("keys", "message"),
     [
         (["base=nowhere"], "the base is not a finished curation run - nowhere"),
+        (["base=OUT"], "the run folder is also a source"),
         (["duplicates.encoder=pixels_raw"], "`duplicates.encoder` is pixels_raw, the base was"),
         (["decode.alpha_background=0"], "`decode.alpha_background` is 0, the base was made with"),
         (["filter.min_std=3"], "`filter.min_std` is 3.0, the base was made with 2.0"),
@@ -147,6 +148,7 @@ def test_a_base_that_does_not_fit_is_refused_in_one_line(
 ):
     sources = json.dumps([{"role": "pool", "paths": [str(pool.folder / "seeds")]}])
     words = [f"sources={sources}", f"out={tmp_path / 'run'}", *pools.SMALL, *LOW, f"base={base}"]
+    keys = [key.replace("OUT", str(tmp_path / "run")) for key in keys]
     assert main(["curate", *words, *keys, "-q"]) == 2
     (line,) = [text for text in capsys.readouterr().err.splitlines() if text]
     assert message in line
@@ -159,6 +161,12 @@ def damage(run, stage, **changes):
     marker = json.loads(path.read_text())
     facts = changes.pop("facts", {})
     path.write_text(json.dumps(marker | changes | {"facts": marker["facts"] | facts}))
+
+
+def test_leaks_takes_no_base(pool, base, tmp_path, capsys):
+    folders = [str(pool.folder / name) for name in ("seeds", "test")]
+    assert main(["leaks", *folders, f"base={base}", "--out", str(tmp_path / "leaks"), "-q"]) == 2
+    assert "`base` is a key of `dinoforge curate`" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
