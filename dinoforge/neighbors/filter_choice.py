@@ -87,7 +87,7 @@ def choose_filter(
 
 def _options(dim: int, *, has_int8: bool) -> list[tuple[float, int, bool]]:
     """List cost without scoring, k, and whether int8, by cost."""
-    encode = dim / _BLOCK_ROWS  # a coordinate
+    encode = dim / _BLOCK_ROWS  # per coordinate
     some = [dim * share // 16 for share in _KEPT if dim * share // 16 >= _LEAST_KEPT]
     options = [(kept + 1 + _COMPARE + kept * encode, kept, False) for kept in some]
     if has_int8:
@@ -102,7 +102,7 @@ def _scoring(pair_filter: PairFilter, sample: Rows, threshold: float) -> float:
     """Estimate the cost of scoring what a filter lets pass, from pairs of two quarters."""
     share = 0.0
     for num in (_GLANCE_ROWS, _SAMPLE_ROWS):
-        # Not the rows of the axes, which fit those better than others.
+        # Other rows than those that the axes were fitted to: a fit promises too much.
         left, right = (pair_filter.encode(sample[at::4][:num].copy()) for at in (1, 3))
         bound = pair_filter.bound(left, right, threshold)
         share = float(np.mean(pair_filter.above(left.values, right.values, bound)))

@@ -30,7 +30,7 @@ _Pairs = tuple[NDArray[np.int64], NDArray[np.int64]]
 # A tile of 1024 x 2048 float32 is 8 MiB: it stays in a shared cache while it is compared.
 _TILE_ROWS = 1024
 _TILE_COLUMNS = 2048
-# Of a tile: above, the plain product finds the candidates, whatever the filter's estimate was.
+# Share of a tile: if a filter lets more pass, plain products find the candidates of this tile.
 _MOST_CANDIDATES = 1 / 64
 
 
