@@ -28,7 +28,9 @@ _EQUAL_KEYS = (
 _SEED_KEYS = ("retrieve.mode", "retrieve.encoder")
 
 # Stages whose outputs are not read in a later run.
-_UNREAD = frozenset({"recall", "proposals", "candidates", "check", "search", "retrieve", "export"})
+_UNREAD = frozenset(
+    {"recall", "proposals", "candidates", "check", "search", "clusters", "balance", "export"}
+)
 
 
 def check_base(config: CurationConfig, stages: Sequence[CurationStage]) -> None:

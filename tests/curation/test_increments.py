@@ -203,21 +203,22 @@ def test_a_third_generation_is_compared_with_both(pool, base, added, tmp_path, m
         pools.curated(config)
 
 
-def test_a_base_that_has_changed_is_read_again(pool, base, tmp_path):
+def test_images_are_listed_again_if_the_base_decides_otherwise(pool, base, tmp_path):
     copy = shutil.copytree(base, tmp_path / "base")
     config = pools.recipe(half(pool, "second"), tmp_path / "run", *LOW, f"base={copy}")
-    pools.curated(config)
-    fewer = pools.recipe(half(pool, "first", ["seed", "pool"]), copy, *LOW)
-    pools.curated(fewer, on_change="update")
-    pools.curated(config)
-    assert pools.ledger(tmp_path / "run")[0]["image_id"] == len(pools.ledger(copy))
+    inputs = make_inputs("curation", STAGES, tmp_path / "run", config)
+    before = STAGES[0].plan(inputs)
+    assert main(["takedown", str(copy), "copied", "-q"]) == 0
+    assert STAGES[0].plan(inputs) == before
+    damage(copy, "50-components", fingerprint="x")
+    assert STAGES[0].plan(inputs) != before
 
 
 def test_what_was_taken_down_from_the_base_does_not_come_back(pool, base, tmp_path, capsys):
     copy, run = shutil.copytree(base, tmp_path / "base"), tmp_path / "run"
     (copied,) = (row for row in pools.ledger(copy) if row["key"] == "copied")
     assert main(["takedown", str(copy), "copied", "--reason", "request 7", "-q"]) == 0
-    pools.curated(pools.recipe(half(pool, "second"), run, *LOW, f"base={copy}"))
+    pools.curated(pools.recipe(half(pool, "second", ["pool"]), run, *LOW, f"base={copy}"))
     (row,) = (row for row in pools.ledger(run) if row["sha256"] == copied["sha256"])
     assert (row["decision"], row["reason"]) == ("dropped", "taken_down")
     assert row["detail"].endswith("request 7")
@@ -243,29 +244,26 @@ def test_new_images_are_put_into_the_cells_of_the_base(pool, added, tmp_path):
     cells = ("duplicates.join=cells", "duplicates.cells=4", "duplicates.cells_per_image=1")
     base, run = tmp_path / "base", tmp_path / "run"
     pools.curated(pools.recipe(half(pool, "first"), base, *LOW, *cells))
+    blocks = ("duplicates.block_images=3", "duplicates.blocks_per_partition=400")
+    keys = (*LOW, *cells[::2], *blocks, f"base={base}")
+    config = pools.recipe(half(pool, "second"), run, *keys)
+    summary = pools.curated(config)
+    inputs = make_inputs("curation", STAGES, run, config)
     nearest = {}
-    for blocks in ((), ("duplicates.block_images=2",)):
-        keys = (*LOW, *cells[::2], *blocks, f"base={base}")
-        config = pools.recipe(half(pool, "second"), run, *keys)
-        summary = pools.curated(config, on_change="update")
-        inputs = make_inputs("curation", STAGES, run, config)
-        for of_run in every_generation(inputs):
-            ids = np.load(of_run.file("exact", "images.npy")).tolist()
-            rows = [np.load(path) for path in of_run.files("assign", "nearest.npy")]
-            nearest |= dict(zip(ids, map(set, np.concatenate(rows).tolist()), strict=True))
-        exact = pairs_of(added[0])
-        expected = {
-            (i, j): similarity
-            for (i, j), similarity in exact.items()
-            if not {i, j} <= nearest.keys() or nearest[i] & nearest[j]
-        }
-        assert pairs_of(config).keys() == expected.keys() < exact.keys()
-        plan = json.loads((inputs.folder("graph") / "plan.json").read_text())
-        assert any("cell" in payload for payload in plan["payloads"]) == bool(blocks)
-        # The sample has all new images: a pair of two of them is in it twice.
-        counts = [
-            sum((i >= first_id(inputs)) + (j >= first_id(inputs)) for i, j in pairs)
-            for pairs in ([p for p in some if nearest.keys() >= {*p}] for some in (expected, exact))
-        ]
-        recall = summary.join["recall_above_floor"]
-        assert [recall["hits"], recall["n"]] == counts
+    for of_run in every_generation(inputs):
+        ids = np.load(of_run.file("exact", "images.npy")).tolist()
+        rows = [np.load(path) for path in of_run.files("assign", "nearest.npy")]
+        nearest |= dict(zip(ids, map(set, np.concatenate(rows).tolist()), strict=True))
+    exact = pairs_of(added[0])
+    expected = [(i, j) for i, j in exact if not {i, j} <= nearest.keys() or nearest[i] & nearest[j]]
+    assert pairs_of(config).keys() == set(expected) < exact.keys()
+    plan = json.loads((inputs.folder("graph") / "plan.json").read_text())["payloads"]
+    assert {"cell", "first_cell"} <= set().union(*plan)  # blocks of large cells, ranges of others
+    # The sample has all new images: a pair of two of them is in it twice.
+    first = first_id(inputs)
+    counts = [
+        sum((i >= first) + (j >= first) for i, j in pairs if nearest.keys() >= {i, j})
+        for pairs in (expected, exact)
+    ]
+    recall = summary.join["recall_above_floor"]
+    assert [recall["hits"], recall["n"]] == counts
