@@ -100,6 +100,9 @@ def _other_versions(
     config: CurationConfig, base: CurationInputs, stages: Sequence[CurationStage]
 ) -> Iterator[Fault]:
     where, do = f"base {base.run_folder}", "rerun the base with --update, or curate all in one run"
+    specs = {"embed": config.duplicates.encoder}
+    if config.retrieve.encoder == base.config.retrieve.encoder:
+        specs["embed-meaning"] = config.retrieve.encoder
     for stage in stages:
         markers = [] if stage.name in _UNREAD else base.files(stage.name, "done")
         marker = read_marker(markers[0]) if markers else None
@@ -112,8 +115,8 @@ def _other_versions(
         elif marker.version != stage.version:
             what = f"the base was made with version {marker.version} of the stage {stage.name}"
             yield Fault(f"{what}, this is {stage.version}", where, do)
-        spec = config.duplicates.encoder
-        if stage.name == "embed" and marker.facts["encoder"] != encoder_fingerprint(spec):
+        spec = specs.get(stage.name)
+        if spec and marker.facts["encoder"] != encoder_fingerprint(spec):
             yield Fault(f"the base was made with another version of the encoder {spec}", where, do)
 
 
