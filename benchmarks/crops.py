@@ -36,6 +36,7 @@ from dinoforge.images import Undecodable
 from dinoforge.sources.image_set import ImageSet, open_images
 from dinoforge.training.config import CropsConfig, DataConfig
 from dinoforge.training.data.dataset import TrainingData
+from dinoforge.training.data.order import ImageOrder
 
 OURS = "dinoforge"
 PUBLISHED = "published recipe, torchvision on PIL"
@@ -100,13 +101,9 @@ def some_images(paths: list[str], num: int) -> ImageSet:
 
 
 def actual(images: ImageSet, args: argparse.Namespace) -> Callable[[], None]:
-    data = TrainingData(
-        images,
-        CropsConfig(blur=args.blur),
-        DataConfig(paths=args.images, cache="none"),
-        batch_size=args.batch,
-        seed=0,
-    )
+    config = DataConfig(paths=args.images, cache="none")
+    order = ImageOrder(config.mixture, [len(images)], batch_size=args.batch, seed=0)
+    data = TrainingData(images, CropsConfig(blur=args.blur), config, order=order)
     steps = args.num // args.batch
     done = 0
 

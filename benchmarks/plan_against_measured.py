@@ -164,6 +164,7 @@ def decoding(paths: list[str], *, num: int = 64, rounds: int = 5) -> dict[str, A
     from dinoforge.sources.image_set import open_images
     from dinoforge.training.config import CropsConfig, DataConfig
     from dinoforge.training.data.dataset import TrainingData
+    from dinoforge.training.data.order import ImageOrder
 
     torch.set_num_threads(1)
     everything = open_images(paths, cache=Path("/nonexistent"))
@@ -176,9 +177,9 @@ def decoding(paths: list[str], *, num: int = 64, rounds: int = 5) -> dict[str, A
             picture.resize((471, 395), Image.Resampling.BICUBIC).save(path, quality=96)
             sizes.append(path.stat().st_size)
         images = open_images([folder], cache=Path(folder) / "cache")
-        data = TrainingData(
-            images, CropsConfig(), DataConfig(paths=[folder], cache="none"), batch_size=num, seed=0
-        )
+        data_config = DataConfig(paths=[folder], cache="none")
+        order = ImageOrder(data_config.mixture, [num], batch_size=num, seed=0)
+        data = TrainingData(images, CropsConfig(), data_config, order=order)
         rates = []
         for number in range(rounds + 1):
             started = time.process_time()

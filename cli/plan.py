@@ -52,8 +52,11 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--gpu", type=str, metavar="GPU", help=gpu)
     mfu = "assumed MFU (0 to 1); default: the closest published run, 0.4 for an evaluation"
     add("--mfu", type=float, metavar="SHARE", help=mfu)
-    images = "images in the data set, for epochs; evaluation: in each set, which need not exist yet"
-    add("--images", help=images)
+    images = (
+        "images in the data set, for epochs; of a mixture NAME=N,NAME=N; evaluation: in each set, "
+        "which need not exist yet"
+    )
+    add("--images", type=str, help=images)
     add_output_arguments(parser)
 
 
@@ -95,21 +98,39 @@ def kind_of(recipe: str | None) -> str:
     return "evaluation" if near and near[0] in evaluations else "training"
 
 
+def _read_images(text: str | None) -> int | dict[str, int] | None:
+    """Read ``--images``: a number, or one by part."""
+    if text is None:
+        return None
+    try:
+        if "=" not in text:
+            return int(text)
+        pairs = (pair.rpartition("=") for pair in text.split(","))
+        return {name: int(count) for name, _, count in pairs}
+    except ValueError as error:
+        do = "give a whole number, or NAME=N,NAME=N"
+        raise UsageError(what=f"cannot read `{text}`", where="--images", do=do) from error
+
+
 def _plan_evaluation(args: argparse.Namespace) -> int:
     from dinoforge.device import find_gpu
     from dinoforge.evaluation.config import EvaluationConfig, named_sets
     from dinoforge.evaluation.plan import GPU_SHARE, count_images, plan_extraction
 
     config = load(args, "evaluation", EvaluationConfig).config
-    for key, number in (("--images", args.images), ("--mfu", args.mfu)):
+    given = _read_images(args.images)
+    if isinstance(given, dict):
+        what, do = "numbers by name are for the parts of a training", "give one number: --images N"
+        raise UsageError(what=what, where=f"--images {args.images}", do=do)
+    for key, number in (("--images", given), ("--mfu", args.mfu)):
         if number is not None and not 0 < number <= (1 if key == "--mfu" else math.inf):
             do = "give 0 < MFU <= 1" if key == "--mfu" else "give 1 or more"
             raise UsageError(what=f"{key} {number}", where="command line", do=do)
-    if args.images is None:
+    if given is None:
         with tempfile.TemporaryDirectory() as unpacked:
             images = count_images(config, Path(unpacked))
     else:
-        images = dict.fromkeys(named_sets(config), args.images)
+        images = dict.fromkeys(named_sets(config), given)
     gpu = find_gpu(args.gpu or _DEFAULT_GPU)
     plans = plan_extraction(
         config,
@@ -181,7 +202,7 @@ def _plan_training(args: argparse.Namespace) -> int:
         ranks_per_node=8 if args.ranks_per_node is None else args.ranks_per_node,
         gpu=args.gpu or _DEFAULT_GPU,
         mfu=args.mfu,
-        images_in_set=args.images,
+        images_in_set=_read_images(args.images),
     )
     if not args.json:
         _show(plan)
@@ -261,6 +282,8 @@ def _show_run(plan: "Plan") -> None:
     rows = {"images seen": f"{plan.steps:,} steps x {plan.batch_size:,} = {plan.images_seen:,}"}
     if plan.epochs is not None:
         rows["passes over the data"] = f"{plan.epochs:,.1f}"
+    for name, passes in plan.passes.items():
+        rows[f"passes over part {name}"] = f"{passes:,.1f}"
     if speed is not None:
         rows["speed"] = f"{speed.images_per_s:,.0f} images/s per GPU, MFU {speed.mfu}"
         rows["MFU from"] = speed.source

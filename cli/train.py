@@ -39,7 +39,7 @@ def train_run(loaded: "Loaded[TrainingConfig]", *, change: "OnChange") -> "Train
     config.check_ranks(rank_info.world_size, rank_info.local_world_size)
 
     def open_folder() -> "Run":
-        return open_run("train", loaded, change, config.data.paths)
+        return open_run("train", loaded, change, config.data.all_paths)
 
     with join_ranks(probable_device(config), config.parallel.timeout_s) as rank_info:
         choose_device(config)  # after joining: an error common to all ranks is reported once
@@ -134,7 +134,7 @@ COMMAND = RecipeCommand(
     add_own_arguments=_add_own_arguments,
     execute=_execute,
     as_json=lambda summary: summary.as_json(),
-    sources=lambda config: config.data.paths,
+    sources=lambda config: config.data.all_paths,
     show=_show,
     evaluations=_evaluations,
 )

@@ -4,13 +4,16 @@ Defaults are those of DINOv2's ViT-L/16 recipe on ImageNet-1k where a small mach
 recipes in ``configs/training`` list what they change.
 """
 
-from collections.abc import Iterator
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from math import gcd
 from typing import Annotated, ClassVar, Literal
 
 from dinoforge.config.paths import PathText
 from dinoforge.config.ranges import (
+    Allowed,
     Fraction,
     NonEmpty,
     NonNegativeFloat,
@@ -35,6 +38,7 @@ __all__ = [
     "ModelConfig",
     "OptimizerConfig",
     "ParallelConfig",
+    "PartConfig",
     "TeacherConfig",
     "TrainingConfig",
 ]
@@ -43,12 +47,31 @@ __all__ = [
 BelowOne = Annotated[float, Range(0, 1, exclude=(1,))]
 
 
+PartName = Annotated[str, Allowed(re.compile(r"[\w-]+").fullmatch, "letters, digits, - and _")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PartConfig:
+    """A part of a mixture, passed through in an order of its own."""
+
+    name: PartName = ""  # in metrics and reports
+    # folders, tars, globs, or a curation run (its shards); relative to the working directory
+    paths: Annotated[list[PathText], NonEmpty] = field(default_factory=list)
+    # images of this part per step, in the long run, relative to the weights of the others; 0: none
+    weight: NonNegativeFloat = 1.0
+    # homogeneous: all images of a step are of this part; heterogeneous: they are mixed with those
+    # of the other heterogeneous parts
+    batches: Literal["homogeneous", "heterogeneous"] = "heterogeneous"
+
+
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
     """Images to train on; labels are never read."""
 
     # folders, tars, globs, or a curation run (its shards); relative to the working directory
-    paths: Annotated[list[PathText], NonEmpty] = field(default_factory=list)
+    paths: list[PathText] = field(default_factory=list)
+    # instead of `paths`: several sets of images with weights
+    parts: list[PartConfig] = field(default_factory=list)
     num_workers: NonNegativeInt = 0  # processes that decode and crop; batches do not depend on it
     # resize larger images once, after decoding, to this shorter side in pixels, so that photographs
     # of many megapixels fit the cache and are cropped fast; 0: never
@@ -59,6 +82,31 @@ class DataConfig:
     # stop if more than this share of the images is undecodable, and more than ten (each one is
     # replaced by the next image and counted)
     max_bad_share: Fraction = 0.01
+
+    @property
+    def mixture(self) -> Sequence[PartConfig]:
+        """The parts; `paths` alone are one, without a name."""
+        return self.parts or [PartConfig(name="", paths=self.paths)]
+
+    @property
+    def all_paths(self) -> list[str]:
+        """Paths of all parts."""
+        return [path for part in self.mixture for path in part.paths]
+
+    def faults(self, at: str) -> Iterator[Fault]:
+        """Find no images or two mixtures, names that repeat, and weights that sum to 0."""
+        if not self.paths and not self.parts:
+            yield Fault(f"`{at}.paths` is empty", "recipe", f"give at least one, or {at}.parts")
+        if self.paths and self.parts:
+            what = f"`{at}.parts` and `{at}.paths` are both given"
+            yield Fault(what, "recipe", "remove one of them")
+        names = Counter(part.name for part in self.parts)
+        for name in (name for name, count in names.items() if count > 1):
+            what = f"`{at}.parts` has {names[name]} parts named {name}"
+            yield Fault(what, "recipe", "give each a name of its own")
+        if self.parts and not any(part.weight for part in self.parts):
+            what = f"`{at}.parts` has no weight above 0"
+            yield Fault(what, "recipe", "give at least one of them a weight")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -52,6 +52,7 @@ class TrainingSummary:
     images: int  # in the data set
     undecodable: int  # replaced by this process
     problems: dict[str, int]  # reason -> files, members and sources that gave no image
+    parts: list[dict[str, Any]]  # of the mixture: name, images, seen and passes; else empty
     seconds: float  # of this process
     last: dict[str, float]  # last row of metrics
     export: str  # the backbone
@@ -66,6 +67,9 @@ class TrainingSummary:
         lines = [f"{done}, {as_duration(self.seconds)}"]
         if "loss/total" in self.last:
             lines.append(f"loss {self.last['loss/total']:.3f}")
+        for part in self.parts:
+            passes = f"{part['passes']:,.2f} passes over {counted(part['images'], 'image')}"
+            lines.append(f"part {part['name']}: {part['seen']:,} images seen, {passes}")
         if self.undecodable:
             lines.append(f"{self.undecodable:,} undecodable images replaced, named in the log")
         if self.problems:
@@ -86,7 +90,7 @@ def train(
         The run folder, on a file system shared by all ranks.
     facts : dict, optional
         Of the run record; the attention back end chosen for this machine is added, the number of
-        ranks, and what the sources gave.
+        ranks, what the sources gave, and what was seen of each part of a mixture.
 
     Raises
     ------
@@ -190,7 +194,15 @@ class Trainer:
             return None
         gradient = {f"gradient/{name}": norm.item() for name, norm in norms.items()}
         self.last_row = loss_metrics(losses, targets) | gradient | hyper | self._clock.read()
+        for part in self.parts():
+            for name in ("seen", "passes"):
+                self.last_row[f"parts/{part['name']}/{name}"] = part[name]
         return self.last_row
+
+    def parts(self) -> list[dict[str, Any]]:
+        """Count what was seen of each part of a mixture; empty without one."""
+        uses = self.data.order.uses(self.step) if self.config.data.parts else []
+        return [asdict(use) | {"passes": use.passes} for use in uses]
 
     def warn_once(self, row: dict[str, float]) -> None:
         """Log a warning when the metrics show a known kind of failure."""
@@ -209,6 +221,7 @@ class Trainer:
             images=account.images,
             undecodable=account.undecodable,
             problems=dict(account.problems),
+            parts=self.parts(),
             seconds=seconds,
             last=self.last_row,
             export=str(export_file(self.folder, self.step)),
@@ -227,6 +240,8 @@ class Trainer:
             if facts is not None:  # a start without a step left decodes nothing
                 account = self.data.account().joined(facts.get("earlier", []))
                 facts["sources"] = account.as_json()
+                if self.config.data.parts:
+                    facts["parts"] = self.parts()
                 if account.undecodable or not account.problems:  # else logged at the start
                     account.log()
                 undecodable = self.data.undecodable

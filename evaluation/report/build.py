@@ -68,6 +68,7 @@ def _as_json(facts: ReportFacts, maps: FeatureMaps | None) -> dict[str, Any]:
         "headline": plain(facts.headline),
         "curation": plain(facts.curation),
         "training": plain(replace(curves, clock=[])) if curves is not None else None,
+        "parts": facts.parts,
         "features": features,
         "runs": [{name: plain(getattr(run, name)) for name in recorded} for run in facts.runs],
         "measured": {

@@ -32,7 +32,7 @@ from dinoforge.steps import exported_steps
 __all__ = ["CardOptions", "make_card"]
 
 _TEMPLATES = Path(__file__).resolve().parent / "templates"
-_PRIVATE = ("out", "data.paths")  # paths of the machine
+_PRIVATE = ("out", "data.paths", "data.parts")  # paths of the machine
 _LICENSES = {
     "apache-2.0": "https://www.apache.org/licenses/LICENSE-2.0",
     "mit": "https://opensource.org/license/mit",

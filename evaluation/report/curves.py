@@ -13,6 +13,7 @@ __all__ = ["Curve", "CurvePanel", "Curves", "make_curves"]
 
 _MAX_POINTS = 120
 _CLOCK = "clock/"
+_PARTS = "parts/"  # counts of a mixture, which the page has as a table
 _GRADIENT = "gradient/"
 _CLOCK_TITLES = {
     "images_per_s": "images per second",
@@ -104,7 +105,7 @@ def make_curves(folder: Path, *, prototypes: int | None = None) -> Curves | None
     rows = _read(folder / "metrics.jsonl")
     if not rows:
         return None
-    keys = sorted({key for row in rows for key in row} - {"step"})
+    keys = sorted({key for row in rows for key in row if not key.startswith(_PARTS)} - {"step"})
     per_point = max(1, math.ceil(len(rows) / _MAX_POINTS))
     levels = {"one": 1.0} | ({"ln_k": math.log(prototypes)} if prototypes else {})
     plans = [_with_keys(plan, keys) for plan in _PLANS]

@@ -117,6 +117,7 @@ class ReportFacts:
     scores: Scores
     curation: CurationFacts | None
     curves: Curves | None
+    parts: list[dict[str, Any]]  # of the training's mixture: name, images, seen, passes
     runs: list[RunFacts]
 
 
@@ -133,8 +134,9 @@ def collect(
         for kind, folder in folders
         if folder is not None and (folder / "run.json").is_file()
     ]
-    curves = None
+    curves, parts = None, []
     if sources.training is not None:
+        parts = read_object(sources.training / "run.json").get("parts", [])
         prototypes = recipe_value(read_recipe(sources.training), "dino_head.prototypes")
         curves = make_curves(sources.training, prototypes=prototypes)
     curation = _curation(sources.curation, ledger)
@@ -146,6 +148,7 @@ def collect(
         scores=arrange(records),
         curation=curation,
         curves=curves,
+        parts=parts,
         runs=runs,
     )
     return facts, ledger

@@ -94,8 +94,9 @@ def _from_recipe(run: Path | None, key: str, origin: str, cache: Path) -> Chosen
     """Images of a run's own recipe, evenly spread."""
     recipe = {} if run is None else read_recipe(run)
     paths = recipe.get(key)
-    if isinstance(paths, dict):
-        paths = paths.get("paths")
+    if isinstance(paths, dict):  # of a training: of all parts of a mixture
+        parts = [paths, *paths.get("parts", [])]
+        paths = [path for part in parts for path in part.get("paths", [])]
     if not paths or run is None:
         return [], []
     from dinoforge.sources.image_set import open_images

@@ -10,6 +10,9 @@ import pytest
 
 from dinoforge.cli.main import main
 
+PARTS = ["vits16_fast", "data.paths=[]", "data.parts=[{name: crawl, paths: [x], weight: 9}, "]
+PARTS[2] += "{name: tenth, paths: [y], weight: 1, batches: homogeneous}]"
+
 
 def test_the_giant_over_eight_nodes_is_planned_on_a_laptop_in_seconds():
     words = ["plan", "vitg14_long", "--ranks", "64", "batch_size=768", "--gpu", "h100", "--json"]
@@ -80,6 +83,11 @@ def test_mistakes_end_with_2_and_one_line_each(capsys):
         (["dense", "--ranks", "8"], "--ranks has no meaning for a recipe of kind evaluation"),
         (["dens"], "did you mean `dense`?"),
         ([], "no recipe given"),
+        (["vitg14_long", "--images", "many"], "cannot read `many` - --images - give a whole"),
+        (["vitg14_long", "--images", "web=9"], "no part `web` - --images - give one number"),
+        ([*PARTS, "--images", "web=9"], "no part `web` - --images - the parts are crawl, tenth"),
+        ([*PARTS, "--images", "9"], "several parts - --images - give one number per part: --im"),
+        (["dense", "--images", "web=9"], "by name are for the parts of a training - --images"),
     ):
         assert main(["plan", *words]) == 2
         error = capsys.readouterr().err

@@ -22,7 +22,15 @@ from dinoforge.training.config import TrainingConfig
 RECIPES = {"curation": CurationConfig, "training": TrainingConfig, "evaluation": EvaluationConfig}
 
 # Keys with text that is no path.
-TEXT = {"name", "sources[].name", "sources[].keys", "device", "export.name", "plant.kinds"}
+TEXT = {
+    "name",
+    "sources[].name",
+    "sources[].keys",
+    "data.parts[].name",
+    "device",
+    "export.name",
+    "plant.kinds",
+}
 TEXT |= {"protocols", "features", "sets[].protocols", "sets[].layout", "sets[].splits"}
 TEXT |= {"depth.heads", "leakage.encoder", "copies.whitening.set"}
 TEXT |= {"duplicates.prefer", "duplicates.prefer_sources"}

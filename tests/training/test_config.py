@@ -46,6 +46,29 @@ def test_a_phase_longer_than_the_run_is_refused_in_one_line(tiny, key, value, lo
 
 
 @pytest.mark.parametrize(
+    ("parts", "reported"),
+    [
+        ("{name: a, paths: [x], weight: 0}", "`data.parts` has no weight above 0"),
+        ("{name: a, paths: [x], weight: -1}", "`data.parts[0].weight` is -1.0 - "),
+        ("{name: a, paths: []}", "`data.parts[0].paths` is empty - "),
+        ("{paths: [x]}", "`data.parts[0].name` is '' - "),
+        ("{name: a, paths: [x]}, {name: a, paths: [y]}", "`data.parts` has 2 parts named a - "),
+        ("{name: a, paths: [x], batches: any}", "need homogeneous | heterogeneous"),
+    ],
+)
+def test_a_mixture_that_cannot_be_sampled_is_refused_in_one_line(tiny, parts, reported):
+    with pytest.raises(UsageError) as caught:
+        tiny("data.paths=[]", f"data.parts=[{parts}]")
+    (line,) = str(caught.value).splitlines()
+    assert reported in line
+
+
+def test_images_are_given_as_paths_or_as_parts(tiny):
+    with pytest.raises(UsageError, match=r"`data\.parts` and `data\.paths` are both given"):
+        tiny("data.parts=[{name: a, paths: [x]}]")
+
+
+@pytest.mark.parametrize(
     ("change", "key"),
     [
         ("data.max_bad_share=1.5", "data.max_bad_share"),

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from dinoforge.errors import DinoforgeError, Interrupted
+from dinoforge.errors import DinoforgeError, Interrupted, UsageError
 from dinoforge.runs import Run
 from dinoforge.steps import step_name
 from dinoforge.training import loop
@@ -104,14 +104,27 @@ def whole(tiny):
     return make
 
 
+@pytest.fixture
+def mixture(make_folder, tmp_path):
+    """Changes that train on six images, and in every third step on two others."""
+    crawl, own = (make_folder(tmp_path / name, n) for name, n in (("crawl", 6), ("own", 2)))
+    parts = f"{{name: crawl, paths: ['{crawl}'], weight: 2}}, "
+    parts += f"{{name: own, paths: ['{own}'], weight: 1, batches: homogeneous}}"
+    return "data.paths=[]", f"data.parts=[{parts}]"
+
+
 @pytest.mark.parametrize(
-    "changes",
-    [("model.drop_path=0.4",), ("teacher.balance=centering", "separate_heads=false")],
-    ids=["sinkhorn-separate-drop-path", "centering-shared"],
+    ("changes", "is_mixed"),
+    [
+        (("model.drop_path=0.4",), False),
+        (("teacher.balance=centering", "separate_heads=false"), True),
+    ],
+    ids=["sinkhorn-separate-drop-path", "centering-shared-mixture"],
 )
 def test_stopped_by_a_signal_and_started_again_equals_never_stopped(
-    tiny, whole, monkeypatch, changes
+    tiny, whole, monkeypatch, mixture, changes, is_mixed
 ):
+    changes += mixture if is_mixed else ()
     config = tiny(*changes, "checkpoint.every=100")
     with monkeypatch.context() as patch:
         after_step(patch, 3, lambda: os.kill(os.getpid(), signal.SIGTERM))
@@ -123,6 +136,21 @@ def test_stopped_by_a_signal_and_started_again_equals_never_stopped(
     assert state_file(config, 3).is_file()
     assert run(config).steps == 6
     assert_same_run(config, whole(*changes, "checkpoint.every=100"))
+
+
+def test_a_mixture_reports_its_parts_and_belongs_to_the_recipe(tiny, mixture):
+    config = tiny(*mixture, "steps=3")
+    with Run.open(Path(config.out), config, command="train") as opened:
+        summary = train(config, opened.folder, opened.facts)
+    wanted = [("crawl", 6, 8, 8 / 6), ("own", 2, 4, 2.0)]
+    assert [tuple(part.values()) for part in summary.parts] == wanted
+    assert json.loads((Path(config.out) / "run.json").read_text())["parts"] == summary.parts
+    assert "part own: 4 images seen, 2.00 passes over 2 images" in summary.lines()
+    seen = [row["parts/crawl/seen"] + row["parts/own/seen"] for row in rows(config)]
+    assert seen == [4, 8, 12]
+    changed = tiny(*mixture[:1], mixture[1].replace("weight: 2", "weight: 3"), "steps=3")
+    with pytest.raises(UsageError, match=r"recipe of this finished run changed: `data\.parts`"):
+        Run.open(Path(config.out), changed, command="train")
 
 
 def test_a_crash_between_two_checkpoints_loses_only_the_steps_since(tiny, whole, monkeypatch):

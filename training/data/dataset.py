@@ -1,14 +1,12 @@
 """Training images as an endless sequence of batches, which only the step determines.
 
-Position p of the sequence over n images is image ``permutation(epoch)[p mod n]`` with epoch
-``p // n``; its crops are a function of (seed, image, epoch). So the state of the data is the step.
-Each rank takes its own positions of every step. Undecodable images are replaced by the next in the
-order, counted and logged.
+Which image is at a position is a closed form (`order`); its crops are a function of (seed, image,
+epoch). So the state of the data is the step. Each rank takes its own positions of every step.
+Undecodable images are replaced by the next in the order of their part, counted and logged.
 """
 
-import functools
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -20,14 +18,14 @@ from torch import Tensor
 
 from dinoforge.errors import Fault, UsageError
 from dinoforge.images import Undecodable
-from dinoforge.randomness import KeyedPermutation
-from dinoforge.sources.accounting import Account
+from dinoforge.sources.accounting import Account, merge_problems
 from dinoforge.sources.image_set import ImageSet, open_images
 from dinoforge.training.config import DataConfig, TrainingConfig
 from dinoforge.training.data.color import augment_colors, draw_colors
 from dinoforge.training.data.crops import CropsConfig, cut_crops, draw_boxes
 from dinoforge.training.data.decoded_cache import TrainingImages
 from dinoforge.training.data.loader import prepare_steps, usable_workers, worker_context
+from dinoforge.training.data.order import ImageOrder, Place
 from dinoforge.training.distributed.ranks import RankInfo
 
 __all__ = ["Batch", "TrainingData", "open_training_data"]
@@ -88,12 +86,10 @@ class TrainingData:
     ----------
     images, crops, data
         What is cropped and how; workers and cache of `data` change speed, never a batch.
-    batch_size : int
-        Images per step, over all ranks.
+    order : ImageOrder
+        Which image is at a position; its seed determines crops and colors, too.
     part : range, optional
         Positions of each step that this rank takes, B of them; default: all.
-    seed : int
-        Determines order, crops and colors.
     device : torch.device
         Where colors are changed and batches are returned.
     """
@@ -104,24 +100,22 @@ class TrainingData:
         crops: CropsConfig,
         data: DataConfig,
         *,
-        batch_size: int,
+        order: ImageOrder,
         part: range | None = None,
-        seed: int,
         device: torch.device | str = "cpu",
     ) -> None:
         self._table = images.table
         self.images = images
         self._crops = crops
-        self._seed = seed
+        self.order = order
         self._device = torch.device(device)
         self._num_workers = usable_workers(data.num_workers)
         self._context = worker_context() if self._num_workers else None
         self._cutter = _Cutter(
             TrainingImages(images, data, self._context),
             crops,
-            batch_size,
-            part or range(batch_size),
-            seed,
+            order,
+            part or range(order.batch_size),
         )
         self._max_bad_share = data.max_bad_share
         self._is_shown = np.zeros(len(images), np.bool_)
@@ -164,7 +158,7 @@ class TrainingData:
     def _finish(self, step: int, cut: _CutBatch) -> Batch:
         self._count_undecodable(cut)
         crops = (cut.global_crops, cut.local_crops)
-        draws = draw_colors(self._crops, self._seed, cut.images, cut.epochs)
+        draws = draw_colors(self._crops, self.order.seed, cut.images, cut.epochs)
         colored = [
             augment_colors(pixels.to(self._device, non_blocking=True), drawn, self._crops)
             for pixels, drawn in zip(crops, draws, strict=True)
@@ -194,62 +188,48 @@ class _Cutter:
 
     images: TrainingImages
     crops: CropsConfig
-    batch_size: int
+    order: ImageOrder
     part: range
-    seed: int
     undecodable: dict[int, str] = field(default_factory=dict)  # image -> reason, so far
 
     def __call__(self, step: int) -> _CutBatch:
-        num_images = len(self.images)
-        rows = step * self.batch_size + np.arange(self.part.start, self.part.stop)
-        epochs, positions = np.divmod(rows, num_images)
-        images = np.empty_like(positions)
-        for epoch in np.unique(epochs):
-            now = epochs == epoch
-            images[now] = _order(num_images, self.seed, int(epoch))[positions[now]]
+        places = self.order.locate(step, self.part)
         undecodable: dict[int, str] = {}
         shown, pixels = zip(
-            *(
-                self._first_decodable(int(image), int(position), int(epoch), undecodable)
-                for image, position, epoch in zip(images, positions, epochs, strict=True)
-            ),
-            strict=True,
+            *(self._first_decodable(place, undecodable) for place in places.rows()), strict=True
         )
         sizes = np.array([image.shape[:2] for image in pixels])
         # Drawn for the image next in the order: if its replacement is in the batch anyway, the two
         # are cut differently.
-        drawn = draw_boxes(self.crops, self.seed, images, epochs, sizes)
+        images, epochs = places.images, places.epochs
+        drawn = draw_boxes(self.crops, self.order.seed, images, epochs, sizes)
         crops = cut_crops(self.crops, pixels, drawn)
         return _CutBatch(*crops, images, epochs, np.array(shown), undecodable)
 
     def _first_decodable(
-        self, image: int, position: int, epoch: int, undecodable: dict[int, str]
+        self, place: Place, undecodable: dict[int, str]
     ) -> tuple[int, npt.NDArray[np.uint8]]:
-        """Decode an image, or else the next in the order that decodes."""
-        num_images = len(self.images)
+        """Decode an image, or else the next in the order of its part that decodes."""
+        num_images = self.order.sizes[place.part]
+        tried = []
         for _ in range(min(num_images, _MAX_IN_A_ROW)):
+            image = place.image
             if image not in self.undecodable:
                 try:
                     return image, self.images.decode(image)
                 except Undecodable as error:
                     self.undecodable[image] = str(error)
             undecodable[image] = self.undecodable[image]
-            position = (position + 1) % num_images
-            image = _order(num_images, self.seed, epoch)[position]
-        image, reason = next(iter(undecodable.items()))
-        few = f"{len(undecodable)} images in a row do not decode"
+            tried.append(image)
+            place = self.order.after(place)
+        few = f"{len(tried)} images in a row do not decode"
         whole = f"none of the {num_images} images decodes"
         fault = Fault(
-            f"{whole if len(undecodable) == num_images else few}, the first: {reason}",
-            str(self.images.table["key"][image]),
+            f"{whole if len(tried) == num_images else few}, the first: {undecodable[tried[0]]}",
+            str(self.images.table["key"][tried[0]]),
             "check these files, or drop them with `dinoforge curate`",
         )
         raise _NoneDecodesError(fault, self.undecodable)
-
-
-@functools.lru_cache(maxsize=4)
-def _order(num_images: int, seed: int, epoch: int) -> KeyedPermutation:
-    return KeyedPermutation(num_images, seed, epoch=epoch)
 
 
 def open_training_data(
@@ -261,16 +241,33 @@ def open_training_data(
     `UsageError` if a path is missing or holds no images.
     """
     size = config.batch_size // rank_info.world_size
-    images = open_images(config.data.paths, cache=cache, policy=config.decode)
-    if len(images) < config.batch_size and rank_info.rank == 0:
-        text = "batch_size %d is more than the %d images: a step shows an image several times"
-        _log.warning(text, config.batch_size, len(images))
+    parts = config.data.mixture
+    sets = [open_images(part.paths, cache=cache, policy=config.decode) for part in parts]
+    order = ImageOrder(
+        parts, [len(images) for images in sets], batch_size=config.batch_size, seed=config.seed
+    )
+    if rank_info.rank == 0:
+        _warn_of_repeats(order)
     return TrainingData(
-        images,
+        _join(sets),
         config.crops,
         config.data,
-        batch_size=config.batch_size,
+        order=order,
         part=range(rank_info.rank * size, (rank_info.rank + 1) * size),
-        seed=config.seed,
         device=device,
     )
+
+
+def _join(sets: Sequence[ImageSet]) -> ImageSet:
+    """Join the images of all parts, in their order; labels are not read."""
+    table = pa.concat_tables([images.table for images in sets])
+    problems = merge_problems(images.problems for images in sets)
+    return ImageSet(table, sets[0].policy, problems)
+
+
+def _warn_of_repeats(order: ImageOrder) -> None:
+    for part, in_step in zip(order.uses(0), order.per_step(), strict=True):
+        if part.images < in_step:
+            what = f"{in_step} images of part {part.name}" if part.name else f"batch_size {in_step}"
+            text = "%s is more than the %d images: a step shows an image several times"
+            _log.warning(text, what, part.images)

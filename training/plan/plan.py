@@ -1,6 +1,7 @@
 """``plan_of``: everything that a recipe needs on a number of ranks."""
 
 from bisect import bisect_left
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
@@ -12,6 +13,7 @@ from dinoforge.errors import Fault, UsageError
 from dinoforge.models.config import VitConfig
 from dinoforge.models.vit import VisionTransformer
 from dinoforge.training.config import TrainingConfig
+from dinoforge.training.data.order import ImageOrder
 from dinoforge.training.plan.hardware import Speed, speed_of_run
 from dinoforge.training.plan.placement import Placement, held_by_rank_0, student_parameters
 from dinoforge.training.plan.simulation import Flops, Simulation
@@ -33,7 +35,8 @@ class Plan:
     micro_batches: int  # of one rank in a step
     images: int  # of a micro-batch of one rank
     steps: int
-    epochs: float | None  # passes over the data; None when its size is unknown
+    epochs: float | None  # passes over the data; None when its size is unknown, and of a mixture
+    passes: dict[str, float]  # over the parts of a mixture whose size is known
     flops: Flops  # of one image
     memory: Memory  # of the rank that holds most
     largest_images: int  # most images of a micro-batch that fit the GPU; 0: none
@@ -79,13 +82,13 @@ def plan_of(
     ranks_per_node: int = 8,
     gpu: str = "h100",
     mfu: float | None = None,
-    images_in_set: int | None = None,
+    images_in_set: int | Mapping[str, int] | None = None,
 ) -> Plan:
     """Work out what a recipe needs on so many ranks: processes, one per GPU.
 
     ``gpu`` is a name or the memory in GB, ``mfu`` (0 to 1) by default that of the closest published
-    run; ``images_in_set`` is for the number of epochs. Raises a `UsageError` with all values that
-    do not divide. Memory is not checked: `Plan.check_memory`.
+    run; ``images_in_set`` is for the number of epochs, of a mixture by part. Raises a `UsageError`
+    with all values that do not divide. Memory is not checked: `Plan.check_memory`.
     """
     _check(config, ranks, ranks_per_node, mfu, images_in_set)
     placement = Placement.of(config, ranks, ranks_per_node)
@@ -111,7 +114,8 @@ def plan_of(
         micro_batches=config.parallel.accumulate,
         images=batch.images,
         steps=config.steps,
-        epochs=seen / images_in_set if images_in_set else None,
+        epochs=seen / images_in_set if isinstance(images_in_set, int) else None,
+        passes=_passes(config, images_in_set) if isinstance(images_in_set, Mapping) else {},
         flops=batch.flops,
         memory=memory(batch),
         largest_images=group * bisect_left(range(1, 1 << 20), x=True, key=is_too_large),
@@ -122,12 +126,36 @@ def plan_of(
     )
 
 
+def _passes(config: TrainingConfig, images: Mapping[str, int]) -> dict[str, float]:
+    parts, size = config.data.parts, config.batch_size
+    sizes = [images.get(part.name, 1) for part in parts]
+    order = ImageOrder(parts, sizes, batch_size=size, seed=config.seed)
+    return {use.name: use.passes for use in order.uses(config.steps) if use.name in images}
+
+
+def _image_faults(
+    config: TrainingConfig, images: int | Mapping[str, int] | None
+) -> Iterator[Fault]:
+    """Find numbers of images without a part, and parts that the mixture does not have."""
+    names = [part.name for part in config.data.parts]
+    counts = images if isinstance(images, Mapping) else {} if images is None else {"": images}
+    for name, count in counts.items():
+        if count < 1:
+            yield Fault(f"{count} images", "--images", "give 1 or more")
+        if name and name not in names:
+            do = f"the parts are {', '.join(names)}" if names else "give one number: --images N"
+            yield Fault(f"the recipe has no part `{name}`", "--images", do)
+        if names and not name:
+            do = f"give one number per part: --images {','.join(f'{part}=N' for part in names)}"
+            yield Fault("one number of images for several parts", "--images", do)
+
+
 def _check(
     config: TrainingConfig,
     ranks: int,
     ranks_per_node: int,
     mfu: float | None,
-    images_in_set: int | None,
+    images_in_set: int | Mapping[str, int] | None,
 ) -> None:
     given = {"--ranks": ranks, "--ranks-per-node": ranks_per_node}
     few = [Fault(f"{n} ranks", key, "give 1 or more") for key, n in given.items() if n < 1]
@@ -136,8 +164,7 @@ def _check(
         faults.append(Fault("no plan of float64", "`precision`", "give auto, float32 or bfloat16"))
     if mfu is not None and not 0 < mfu <= 1:
         faults.append(Fault(f"an MFU of {mfu}", "--mfu", "give 0 < MFU <= 1"))
-    if images_in_set is not None and images_in_set < 1:
-        faults.append(Fault(f"{images_in_set} images", "--images", "give 1 or more"))
+    faults += _image_faults(config, images_in_set)
     if faults:
         raise UsageError(faults=faults)
 

@@ -124,6 +124,7 @@ def project(tmp_path):
         sources={"images": 1323, "undecodable": 2, "problems": {"truncated_tar": 3}},
         attention={"device": "NVIDIA A100-SXM4-80GB"},
         ranks=8,
+        parts=[{"name": "crawl", "images": 1323, "seen": 38_400, "passes": 38_400 / 1323}],
     )
     evaluation = write_run(training / "evaluation/birds/step-000000600", "evaluate")
     write_records(evaluation / "records.jsonl", RECORDS)
@@ -158,6 +159,7 @@ def test_every_number_is_that_of_a_file(project):
     assert row(text, "positions") == ["offset, on a grid of 8 x 8 (64 pixels)"]
     assert "minus [0.4, 0.5, 0.6], divided by [0.1, 0.2, 0.3]" in row(text, "input")[0]
     assert row(text, "images seen") == [f"{600 * 64:,}"]
+    assert row(text, "crawl") == ["1,323", "38,400", "29.02"]
     assert row(text, "`optimizer.betas`") == ["[0.9, 0.99]", "recipe"]
     assert row(text, "seed") == ["7"]
     assert row(text, "GPU-hours") == ["20", "measured: wall time x processes"]

@@ -1,6 +1,7 @@
 """The page: every section, self-contained, names of images as text and not as markup."""
 
 import html.parser
+import json
 import re
 
 import pytest
@@ -114,6 +115,15 @@ def test_a_page_without_runs_states_what_is_missing():
     Page(text)
     for words in ("No finished curation", "No evaluation was given", "No run record was found"):
         assert words in text
+
+
+def test_the_parts_of_a_mixture_are_listed_with_their_passes(tmp_path):
+    parts = [{"name": "crawl", "images": 400, "seen": 900, "passes": 2.25}]
+    parts += [{"name": "benchmark", "images": 10, "seen": 100, "passes": 10.0}]
+    (tmp_path / "run.json").write_text(json.dumps({"command": "train", "parts": parts}))
+    facts, _ = collect(Sources(training=tmp_path), "")
+    text = re.sub("<[^>]*>", " ", make_page(facts, None, None))
+    assert re.search(r"crawl +400 +900 +90\.0\s%? +2\.25", text.replace("\xa0", " "))
 
 
 def knn(step, k=20, value=0.5):

@@ -11,6 +11,7 @@ from dinoforge.errors import UsageError
 from dinoforge.sources.image_set import ImageSet, open_images
 from dinoforge.training.config import DataConfig
 from dinoforge.training.data.dataset import TrainingData, open_training_data
+from dinoforge.training.data.order import ImageOrder
 from dinoforge.training.distributed.ranks import RankInfo
 
 STEPS = 6  # of 4 images: two passes and a bit over 10 images
@@ -32,7 +33,8 @@ def make_data(config, tmp_path, *, kind=ImageSet, **data):
     images = open_images(config.data.paths, cache=tmp_path / "cache")
     images = images if kind is ImageSet else kind(images)
     data = DataConfig(paths=config.data.paths, **data)
-    made = TrainingData(images, config.crops, data, batch_size=config.batch_size, seed=config.seed)
+    order = ImageOrder(data.mixture, [len(images)], batch_size=config.batch_size, seed=config.seed)
+    made = TrainingData(images, config.crops, data, order=order)
     return made, images
 
 
@@ -175,6 +177,15 @@ def test_a_folder_where_nothing_decodes_is_reported(tiny, tmp_path, own_pictures
     data, _ = make_data(tiny("data.num_workers=1", images=own_pictures), tmp_path)
     with pytest.raises(UsageError, match="none of the 10 images decodes"):
         next(data.batches(0, 1))
+
+
+def test_a_part_without_images_is_reported_in_one_line(tiny, tmp_path, pictures):
+    (tmp_path / "empty").mkdir()
+    parts = f"{{name: a, paths: ['{pictures}']}}, {{name: b, paths: ['{tmp_path / 'empty'}']}}"
+    config = tiny("data.paths=[]", f"data.parts=[{parts}]")
+    with pytest.raises(UsageError, match=r"no images? .*/empty - ") as caught:
+        open_training_data(config, tmp_path / "cache", RankInfo(), torch.device("cpu"))
+    assert len(str(caught.value).splitlines()) == 1
 
 
 def test_a_missing_folder_is_reported_in_one_line(tiny, tmp_path):

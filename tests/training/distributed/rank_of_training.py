@@ -1,6 +1,6 @@
 """One rank of `test_ranks`: a process of its own, so that the exchange between ranks is real.
 
-Usage: rank_of_training.py RECIPE FOLDER NAME:STEPS:KEY=VALUE,... [...]
+Usage: rank_of_training.py RECIPE FOLDER NAME:STEPS:KEY=VALUE;... [...]
 
 RANK, WORLD_SIZE and so on come from the environment. Each variant NAME is trained up to STEPS, and
 rank 0 writes the losses of every step, the whole gradients of steps 1, 2 and every fifth, and the
@@ -52,7 +52,7 @@ def main(recipe: str, folder: str, *variants: str) -> None:
     with join_ranks(torch.device("cpu"), 60):
         for variant in variants:
             name, steps, changes = variant.split(":", 2)
-            config = load_config(TrainingConfig, Path(recipe), changes.split(","))
+            config = load_config(TrainingConfig, Path(recipe), changes.split(";"))
             result = run(config, Path(folder) / name, int(steps))
             if rank() == 0:
                 save_file(result, Path(folder) / f"{name}.safetensors")

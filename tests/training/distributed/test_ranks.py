@@ -45,6 +45,7 @@ SPLITS = {
 # Of those, again in float32, with sinkhorn.
 FLOAT32 = {2: ["ddp2"], 4: ["fsdp4", "hsdp4"]}
 SHORT = "precision=float32"
+MIXTURE_RANKS = (1, 2)
 RESUMED = {1: "auto", 2: "ddp", 3: "fsdp"}
 
 pytestmark = pytest.mark.timeout(600)
@@ -54,14 +55,14 @@ class Lab:
     """A folder with pictures in which variants of one training are run."""
 
     def __init__(self, folder, pictures, run_ranks):
-        self.folder = folder
+        self.folder, self.pictures = folder, pictures
         self._base = [*BASE, f"out={folder / 'unused'}", f"data.paths=['{pictures}']"]
         self._run_ranks = run_ranks
 
     def run(self, ranks, *variants):
         """Train variants (name, steps, changes) one after the other on some ranks."""
         words = [
-            f"{name}:{steps}:{','.join([*self._base, *changes])}"
+            f"{name}:{steps}:{';'.join([*self._base, *changes])}"
             for name, steps, changes in variants
         ]
         self._run_ranks(ranks, SCRIPT, [str(TINY), str(self.folder), *words])
@@ -120,11 +121,16 @@ def train_all(made):
         for mode in ("ddp", "fsdp")
         for name, steps in ((f"whole-{mode}", 8), (f"cut-{mode}", 5), (f"cut-{mode}", 8))
     ]
-    made.run(2, *splits[2], resumed[2], *again)
+    parts = (
+        "{{name: a, paths: ['{0}/00*']}}, {{name: b, paths: ['{0}/*.png'], batches: homogeneous}}"
+    )
+    mixed = ["data.paths=[]", f"data.parts=[{parts.format(made.pictures)}]"]
+    mixtures = {ranks: (f"mixture{ranks}", 5, [*sinkhorn, *mixed]) for ranks in MIXTURE_RANKS}
+    made.run(2, *splits[2], resumed[2], *again, mixtures[2])
     made.run(3, resumed[3])
     whole = [(f"one-{balance}", 20, changes) for balance, changes in BALANCES.items()]
     whole.append(("one-float32", 20, [*sinkhorn, SHORT]))
-    made.run(1, *whole, *splits[1], resumed[1])
+    made.run(1, *whole, *splits[1], resumed[1], mixtures[1])
 
 
 def assert_close(result, wanted, rtol=1e-9):
@@ -177,6 +183,12 @@ def test_a_checkpoint_of_four_ranks_goes_on_with_any_number(lab, ranks):
     steps = {name.split("/")[0] for name in result}
     assert steps == {"end", *(f"{step:02d}" for step in range(11, 21))}
     assert_close(result, {name: one[name] for name in result})
+
+
+def test_a_mixture_is_the_same_on_two_ranks(lab):
+    two, one = (lab.numbers(f"mixture{ranks}") for ranks in MIXTURE_RANKS[::-1])
+    assert sum(name.startswith("05/gradients/") for name in one) > 20
+    assert_close(two, one)
 
 
 @pytest.mark.parametrize("mode", ["ddp", "fsdp"])

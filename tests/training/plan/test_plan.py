@@ -177,6 +177,9 @@ def test_passes_over_the_data_are_counted_when_its_size_is_known(small):
     plan = plan_of(small("batch_size=8", "steps=10"), images_in_set=32)
     assert (plan.images_seen, plan.epochs) == (80, 2.5)
     assert plan_of(small()).epochs is None
+    parts = "data.parts=[{name: a, paths: [a], weight: 3}, {name: b, paths: [b]}]"
+    mixed = small("batch_size=8", "steps=10", "data.paths=[]", parts)
+    assert plan_of(mixed, images_in_set={"b": 16}).passes == {"b": 20 / 16}
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
