@@ -23,6 +23,7 @@ from dinoforge.config.ranges import (
     Range,
     one_of,
 )
+from dinoforge.curation.retrieve_config import RetrieveConfig
 from dinoforge.errors import Fault
 from dinoforge.images import DecodePolicy
 
@@ -36,7 +37,6 @@ __all__ = [
     "ExportConfig",
     "FilterConfig",
     "PlantConfig",
-    "RetrieveConfig",
     "SourceConfig",
     "VerifyConfig",
 ]
@@ -231,35 +231,6 @@ class DecontaminateConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RetrieveConfig:
-    """Retrieve pool images that are similar to the seeds."""
-
-    mode: Literal["none", "seeds"] = "none"  # none: keep all; seeds: neighbors of each seed
-    # encoder whose cosine measures similarity in content; "": `duplicates.encoder`
-    encoder: EncoderSpec = ""
-    k: PositiveInt = 4  # neighbors per seed (DINOv2 section A.4: 4, or 32 for ImageNet-1k)
-    # multiset: a pool image counts once per seed that retrieved it; distinct: once; fill: a seed
-    # whose neighbor is taken gets the next one, in order of score
-    policy: Literal["multiset", "distinct", "fill"] = "distinct"
-    candidates: NonNegativeInt = 0  # neighbors stored per seed; 0: k, or 8 k for `fill`
-    # retrieved: drop images that no seed retrieved; all: keep them, too
-    keep: Literal["retrieved", "all"] = "retrieved"
-    # export seeds, too: they replace their duplicates in the pool and are checked for leaks
-    keep_seeds: bool = True
-
-    @property
-    def num_candidates(self) -> int:
-        """Neighbors stored per seed."""
-        return self.candidates or (8 * self.k if self.policy == "fill" else self.k)
-
-    def faults(self, at: str) -> Iterator[Fault]:
-        """Find fewer candidates than neighbors."""
-        if 0 < self.candidates < self.k:
-            text = f"`{at}.candidates` is {self.candidates}"
-            yield Fault(text, "recipe", f"give 0, or {at}.k ({self.k}) or more")
-
-
-@dataclass(frozen=True, kw_only=True)
 class BalanceConfig:
     """Keep as many pool images of every concept: clusters in levels, of which none is favored."""
 
@@ -336,6 +307,7 @@ class CurationConfig:
             if self.sources and name not in names:
                 what = f"`duplicates.prefer_sources` names `{name}`, which is no source"
                 yield Fault(what, "recipe", f"the sources are {', '.join(names)}")
+        yield from self._rule_faults()
         has_seeds = "seed" in roles or self.base  # the base may have some
         if self.retrieve.mode == "seeds" and self.sources and not has_seeds:
             yield Fault(
@@ -349,6 +321,22 @@ class CurationConfig:
                 f"give duplicates.floor ({self.duplicates.floor}) or more: pairs below are "
                 "not stored",
             )
+
+    def _rule_faults(self) -> Iterator[Fault]:
+        """Find rules whose seeds are not there, or for which there is no place."""
+        rules = self.retrieve.rules
+        sets = dict.fromkeys(s.name or s.role for s in self.sources if s.role == "seed")
+        for number, rule in enumerate(rules):
+            if self.sources and rule.seeds not in sets:
+                what = f"`retrieve.rules[{number}].seeds` is `{rule.seeds}`, which is no seed set"
+                sources = f"the sources with role seed are {', '.join(sets)}"
+                yield Fault(what, "recipe", sources if sets else "add a source with role seed")
+        if rules and self.retrieve.mode != "seeds":
+            what = "`retrieve.rules` is not used: `retrieve.mode` is none"
+            yield Fault(what, "recipe", "set retrieve.mode=seeds, or remove the rules")
+        if rules and self.base:
+            what = "`retrieve.rules` with a `base`, whose seeds no rule names"
+            yield Fault(what, "recipe", "curate all images in one run, or remove the rules")
 
     def _balance_faults(self) -> Iterator[Fault]:
         """Find a balance of images that no rule leaves, or that another run has chosen."""

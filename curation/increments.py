@@ -25,7 +25,7 @@ _EQUAL_KEYS = (
     *("duplicates.encoder", "decode", "filter", "duplicates.flat_std", "duplicates.verify.mode"),
     *("duplicates.background", "duplicates.background_weight"),
 )
-_SEED_KEYS = ("retrieve.mode", "retrieve.encoder")
+_SEED_KEYS = ("retrieve.mode", "retrieve.encoder", "retrieve.rules")
 
 # Stages whose outputs are not read in a later run.
 _UNREAD = frozenset(

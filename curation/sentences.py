@@ -40,10 +40,14 @@ _FIRST = {
     "not_retrieved": "{image} was dropped because no seed retrieved it: it is not among the "
     "{retrieve[k]} nearest surviving pool images of any seed (retrieve.k, policy "
     "{retrieve[policy]}).",
+    "not retrieved by a rule": "{image} was dropped because no rule retrieved it, or only one "
+    "whose cap left it out (retrieve.rules).",
     "not_balanced": "{image} was dropped to balance the pool: {row[detail]} (balance.target is "
     "{balance[target]}, balance.choose is {balance[choose]}).",
     "retrieved": "{image} was kept because the seed {other_image} retrieved it: neighbor {nth} "
     "with score {row[score]:.4f} (retrieve.k is {retrieve[k]}).",
+    "retrieved by a rule": "{image} was kept because the seed {other_image} retrieved it by the "
+    "rule {row[rule]}: neighbor {nth} with score {row[score]:.4f} (retrieve.rules).",
     "kept": "{image} was kept: no rule dropped it.",
     "seed": "{image} was kept because its source has the role seed.",
     "seed not exported": "{image} is a seed: it was used for retrieval and is not exported itself "
@@ -114,6 +118,8 @@ def describe_decision(
         case = "compared leak"
     elif reason == "seed" and row["decision"] == "dropped":
         case = "seed not exported"
+    elif reason in {"retrieved", "not_retrieved"} and config["retrieve"].get("rules"):
+        case = f"{reason.replace('_', ' ')} by a rule"
     names = {"image": _name(row), "other_image": _name(other), "nth": (row["rank"] or 0) + 1}
     names["pixels"] = _strength(row)
     sentences = [_FIRST[case].format(row=row, other=other, **names, **config)]

@@ -170,13 +170,15 @@ CHECK_SCHEMA = _schema(
 # decontaminate: one row per image that leaks; -1 and NaN if only through its component
 LEAKS_SCHEMA = _schema("image_id int64, reference_id int64, similarity float32")
 
-# retrieve: one row per seed and candidate; rank 0 is the nearest
-SLOTS_SCHEMA = _schema("seed_id int64, rank int64, image_id int64, score float32, granted bool")
+# retrieve: one row per rule, seed and candidate; rank 0 is the nearest
+SLOTS_SCHEMA = _schema(
+    "seed_id int64, rank int64, image_id int64, score float32, granted bool, rule int32"
+)
 
 # select: one row per image, columns as in `Decisions`
 DECISIONS_SCHEMA = _schema(
     "kept bool, reason int8, copies int32, component int64, duplicate_of int64, edge_i int64,"
-    "edge_j int64, similarity float32, seed_id int64, rank int64, score float32"
+    "edge_j int64, similarity float32, seed_id int64, rank int64, score float32, rule int32"
 )
 
 # select: one row per exported file, in the order of the shards; copy is above 0 only under the
@@ -481,7 +483,8 @@ def read_slots(inputs: CurationInputs) -> tuple[Slots, NDArray[np.int64]]:
     is_own = pc.greater_equal(table.column("image_id"), first_id(inputs))
     columns = _columns(table.filter(pc.and_(table.column("granted"), is_own)))
     seeds, seed = np.unique(columns["seed_id"], return_inverse=True)
-    return Slots(seed.reshape(-1), columns["rank"], columns["image_id"], columns["score"]), seeds
+    rest = (columns[name] for name in ("rank", "image_id", "score", "rule"))
+    return Slots(seed.reshape(-1), *rest), seeds
 
 
 def read_decisions(inputs: CurationInputs) -> Decisions:

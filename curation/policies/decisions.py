@@ -4,6 +4,7 @@ The first rule that applies decides: undecodable, filtered, reference, duplicate
 retrieved, not balanced. So the counts of the reasons add up to the number of images.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,6 +51,7 @@ class Decisions:
     seed_id: NDArray[np.int64]
     rank: NDArray[np.int64]
     score: NDArray[np.float32]
+    rule: NDArray[np.int32]  # number of the first rule that retrieved it
     first: int = 0  # earlier ids are images of the base
 
     def is_open(self) -> NDArray[np.bool_]:
@@ -81,6 +83,7 @@ def start_decisions(screened: Screened, *, keep_seeds: bool, first: int = 0) -> 
         **{name: np.full(num, -1, np.int64) for name in ids},
         similarity=np.full(num, np.nan, np.float32),
         score=np.full(num, np.nan, np.float32),
+        rule=np.full(num, -1, np.int32),
         first=first,
     )
     for role in ("reference",) if keep_seeds else ("reference", "seed"):
@@ -132,18 +135,22 @@ def apply_leaks(
 
 
 def apply_retrieval(
-    decisions: Decisions, slots: Slots, seed_ids: NDArray[np.int64], *, multiset: bool
+    decisions: Decisions, slots: Slots, seed_ids: NDArray[np.int64], *, multiset: Sequence[bool]
 ) -> None:
-    """Keep what seeds retrieved; the evidence is the best slot of each image."""
+    """Keep what seeds retrieved; the evidence is the best slot of each image.
+
+    ``multiset``: of which rules an image is exported once per slot.
+    """
     best = slots.first_of_each_image()
     rows = best.image_id - decisions.first
     decisions.keep(rows, "retrieved")
     decisions.seed_id[rows] = seed_ids[best.seed]
     decisions.rank[rows] = best.rank
     decisions.score[rows] = best.score
-    if multiset:
-        image, times = np.unique(slots.image_id, return_counts=True)
-        decisions.copies[image - decisions.first] = times
+    decisions.rule[rows] = best.rule
+    counted = slots.image_id[np.asarray(multiset, np.bool_)[slots.rule]]
+    image, times = np.unique(counted, return_counts=True)
+    decisions.copies[image - decisions.first] = times
 
 
 def apply_balance(decisions: Decisions, image_id: NDArray[np.int64]) -> None:

@@ -4,33 +4,47 @@ A *slot* is one (seed, neighbor) of a seed's list. DINOv2 counts slots (its tabl
 k x seeds rows per set), so an image that several seeds retrieve counts several times there.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Slots", "collisions", "fill_slots", "gini", "take_slots"]
+from dinoforge.randomness import uniforms
+
+__all__ = ["Slots", "cap_slots", "collisions", "concat_slots", "fill_slots", "gini", "take_slots"]
 
 
 @dataclass(frozen=True)
 class Slots:
-    """Granted slots as columns, sorted by ``(seed, rank)``."""
+    """Granted slots as columns, sorted by ``(rule, seed, rank)``."""
 
     seed: NDArray[np.int64]  # row of the seed among the seeds
     rank: NDArray[np.int64]  # 0 is the seed's nearest candidate
     image_id: NDArray[np.int64]
     score: NDArray[np.float32]
+    rule: NDArray[np.int32]  # number of the rule that granted it
 
     def first_of_each_image(self) -> "Slots":
-        """Keep the best slot of every image: highest score, then smaller seed, then rank."""
-        order = np.lexsort((self.rank, self.seed, -self.score.astype(np.float64), self.image_id))
+        """Keep the best slot of every image.
+
+        That of the first rule; there the highest score, then the smaller seed, then rank.
+        """
+        strength = -self.score.astype(np.float64)
+        order = np.lexsort((self.rank, self.seed, strength, self.rule, self.image_id))
         _, first = np.unique(self.image_id[order], return_index=True)
         return self.take(order[first])
 
     def take(self, rows: NDArray[np.int64]) -> "Slots":
         """Select slots by row."""
-        return Slots(self.seed[rows], self.rank[rows], self.image_id[rows], self.score[rows])
+        return Slots(*(getattr(self, column.name)[rows] for column in fields(self)))
+
+
+def concat_slots(parts: Sequence[Slots]) -> Slots:
+    """Put slots of several rules one after the other; at least one part."""
+    names = [column.name for column in fields(Slots)]
+    return Slots(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
 
 
 def take_slots(
@@ -39,6 +53,7 @@ def take_slots(
     *,
     k: int,
     policy: Literal["multiset", "distinct", "fill"],
+    rule: int = 0,
 ) -> Slots:
     """Grant at most ``k`` slots per seed.
 
@@ -49,7 +64,8 @@ def take_slots(
     seeds, width = ids.shape
     seed = np.repeat(np.arange(seeds), width)
     rank = np.tile(np.arange(width), seeds)
-    every = Slots(seed, rank, ids.reshape(-1), scores.reshape(-1))
+    rules = np.full(seeds * width, rule, np.int32)
+    every = Slots(seed, rank, ids.reshape(-1), scores.reshape(-1), rules)
     every = every.take(np.flatnonzero(every.image_id >= 0))
     if policy == "fill":
         return fill_slots(every, seeds, k)
@@ -79,6 +95,23 @@ def fill_slots(candidates: Slots, num_seeds: int, k: int) -> Slots:
     rows = np.concatenate(granted) if granted else np.empty(0, np.int64)
     rows = rows[np.lexsort((candidates.rank[rows], candidates.seed[rows]))]
     return candidates.take(rows)
+
+
+def cap_slots(slots: Slots, cap: int, *, multiset: bool, seed: int, purpose: str) -> Slots:
+    """Draw ``cap`` slots of a ``multiset``, else images with all of their slots; 0: all.
+
+    Uniformly over all of them: DINOv2 (section A.4) gives the cap, not how it is drawn. Each has a
+    random number keyed by seed, purpose and image, and those with the smallest stay, so a larger
+    cap only adds some.
+    """
+    image = slots.image_id
+    rows = np.arange(len(image)) if multiset else np.unique(image, return_index=True)[1]
+    if not 0 < cap < len(rows):
+        return slots
+    times = _count_before(image[rows])  # 0 for images
+    draws = uniforms(seed, purpose, image[rows], epoch=times)[:, 0]
+    rows = rows[np.lexsort((times, image[rows], draws))[:cap]]
+    return slots.take(np.sort(rows) if multiset else np.flatnonzero(np.isin(image, image[rows])))
 
 
 def _count_before(values: NDArray[np.int64]) -> NDArray[np.int64]:

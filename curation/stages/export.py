@@ -39,8 +39,8 @@ class ExportStage(CurationStage):
 
     name = "export"
     number = 80
-    version = "1.4.0"
-    keys = ("export", "duplicates.verify.mode", "balance.target")
+    version = "1.5.0"
+    keys = ("export", "duplicates.verify.mode", "balance.target", "retrieve.rules")
     execution_keys = ("base",)
     needs = ("ingest", "plant", "inspect", "exact", "verify", "balance", "select")
 
@@ -179,6 +179,9 @@ def _make_ledger(inputs: CurationInputs) -> pa.Table:
     for name in ("similarity", "score"):
         values = getattr(decisions, name)
         columns[name] = pa.array(values, mask=np.isnan(values))
+    names = pa.array([rule.label for rule in inputs.config.retrieve.rules], pa.string())
+    is_by_rule = (decisions.rule >= 0) & (len(names) > 0)
+    columns["rule"] = names.take(pa.array(decisions.rule, mask=~is_by_rule))
     columns["places"] = _places(inputs, decisions)
     columns["cluster"] = _describe_clusters(inputs, decisions, columns["detail"])
     columns["copies"] = decisions.copies

@@ -1,11 +1,16 @@
 """Which seed gets which neighbor: the candidates of all partitions merged, the policy applied."""
 
+from dataclasses import dataclass, replace
+
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from dinoforge.curation import tables
-from dinoforge.curation.policies.slots import collisions, take_slots
+from dinoforge.curation.policies.slots import Slots, cap_slots, collisions, concat_slots, take_slots
+from dinoforge.curation.retrieve_config import RuleConfig
 from dinoforge.curation.stored.generations import earlier_generations, first_id
+from dinoforge.curation.stored.seed_sets import every_rule, read_seed_set
 from dinoforge.curation.tables import CurationInputs, CurationStage
 from dinoforge.neighbors.search import Neighbors, merge_top_k
 from dinoforge.stages import Json, Output
@@ -15,41 +20,100 @@ __all__ = ["RetrieveStage"]
 
 
 class RetrieveStage(CurationStage):
-    """Grant slots to seeds; count how often they retrieve the same image."""
+    """Grant slots to seeds, rule by rule; count how often they retrieve the same image."""
 
     name = "retrieve"
     number = 70
-    keys = ("retrieve",)
+    version = "1.1.0"
+    keys = ("retrieve", "seed")
     execution_keys = ("base",)
-    needs = ("filter", "components", "decontaminate", "search")
+    needs = ("ingest", "plant", "filter", "components", "decontaminate", "search")
 
     def plan(self, inputs: CurationInputs) -> list[Json]:
         """Plan one partition, or none without retrieval."""
         return [] if inputs.config.retrieve.mode == "none" else [{}]
 
     def run(self, payload: Json, inputs: CurationInputs, out: Output) -> Json:
-        """Merge the lists and apply the policy."""
+        """Merge the lists and apply the policy of every rule."""
         policy = inputs.config.retrieve
         every_seed, pools = tables.read_retrievable(inputs)
-        seeds, pool = np.concatenate(every_seed), pools[-1]
-        merged = _merged(inputs, seeds)
-        width = merged.ids.shape[1]
-        granted = take_slots(merged.ids, merged.scores, k=policy.k, policy=policy.policy)
-        every = take_slots(merged.ids, merged.scores, k=width, policy="multiset")
-        is_granted = np.isin(every.seed * width + every.rank, granted.seed * width + granted.rank)
-        columns = [seeds[every.seed], every.rank, every.image_id, every.score, is_granted]
-        out.write_table("slots", columns, tables.SLOTS_SCHEMA)
+        seeds, num_pool = np.concatenate(every_seed), len(pools[-1])
+        retrieved = [_retrieve(inputs, number, seeds) for number in range(len(every_rule(policy)))]
+        stored = pa.concat_tables([one.table for one in retrieved])
+        out.write_table("slots", stored, tables.SLOTS_SCHEMA)
+        granted = concat_slots([one.granted for one in retrieved])
         granted = granted.take(np.flatnonzero(granted.image_id >= first_id(inputs)))
-        counts = collisions(granted, asked=policy.k * len(seeds), pool_size=len(pool))
-        return {"seeds": len(seeds), "pool": len(pool)} | counts
+        asked = sum(one.asked for one in retrieved)
+        counts = collisions(granted, asked=asked, pool_size=num_pool)
+        facts = {"seeds": len(seeds), "pool": num_pool} | counts
+        if policy.rules:
+            facts["rules"] = [one.count(num_pool) for one in retrieved]
+        return facts
 
 
-def _merged(inputs: CurationInputs, seeds: NDArray[np.int64]) -> Neighbors:
+@dataclass(frozen=True)
+class _Retrieved:
+    """What one rule retrieved."""
+
+    rule: RuleConfig
+    num_seeds: int
+    asked: int  # slots requested
+    before_cap: int  # slots granted
+    granted: Slots  # of these, those that the cap leaves
+    table: pa.Table  # all candidates, as stored
+
+    def count(self, pool_size: int) -> Json:
+        """Count slots and collisions; multiplicities and the Gini coefficient are of this rule."""
+        rule = self.rule
+        return {
+            "name": rule.label,
+            "seed_set": rule.seeds,
+            "mode": rule.mode,
+            "weight": rule.weight,
+            "seeds": self.num_seeds,
+            "before_cap": self.before_cap,
+            **collisions(self.granted, asked=self.asked, pool_size=pool_size),
+        }
+
+
+def _retrieve(inputs: CurationInputs, number: int, seeds: NDArray[np.int64]) -> _Retrieved:
+    """Apply one rule; the numbers of the seeds of its slots are those among all ``seeds``."""
+    policy = inputs.config.retrieve
+    rule = every_rule(policy)[number]
+    at = read_seed_set(inputs, rule.seeds, seeds)
+    width = rule.num_candidates(policy.candidates)
+    merged = _merged(inputs, seeds[at], rule.seeds, width)
+    chosen = take_slots(merged.ids, merged.scores, k=rule.k, policy=rule.policy, rule=number)
+    granted = cap_slots(
+        chosen,
+        rule.cap,
+        multiset=rule.policy == "multiset",
+        seed=inputs.config.seed,
+        purpose=f"retrieve/{rule.label}/cap",
+    )
+    every = take_slots(merged.ids, merged.scores, k=width, policy="multiset", rule=number)
+    is_granted = np.isin(every.seed * width + every.rank, granted.seed * width + granted.rank)
+    columns = [seeds[at[every.seed]], every.rank, every.image_id, every.score, is_granted]
+    return _Retrieved(
+        rule=rule,
+        num_seeds=len(at),
+        asked=rule.k * len(at),
+        before_cap=len(chosen.image_id),
+        granted=replace(granted, seed=at[granted.seed]),
+        table=pa.table([*columns, every.rule], schema=tables.SLOTS_SCHEMA),
+    )
+
+
+def _merged(
+    inputs: CurationInputs, seeds: NDArray[np.int64], seed_set: str, width: int
+) -> Neighbors:
     """Merge the lists of all partitions, and those that the base has stored of its seeds."""
-    num, width = len(seeds), inputs.config.retrieve.num_candidates
+    num = len(seeds)
     lists = [_no_neighbors(num, width), *_read_base(inputs, seeds)]
     files = [inputs.files("search", f"{name}.npy") for name in ("ids", "scores")]
-    for paths in zip(*files, strict=True):
+    for facts, *paths in zip(inputs.facts("search"), *files, strict=True):
+        if facts["set"] != seed_set:
+            continue
         ids, scores = (np.load(path) for path in paths)
         part = _no_neighbors(num, ids.shape[1])
         # Only the seeds of this run, which are the last, are compared with earlier pools.

@@ -7,6 +7,7 @@ import numpy as np
 
 from dinoforge.curation import tables
 from dinoforge.curation.stored.balance import meaning_stage
+from dinoforge.curation.stored.seed_sets import read_seed_set, searched_sets
 from dinoforge.curation.tables import CurationInputs, CurationStage
 from dinoforge.neighbors.products import backend_for
 from dinoforge.neighbors.search import top_k
@@ -23,9 +24,13 @@ class SearchStage(CurationStage):
 
     name = "search"
     number = 65
-    keys = ("retrieve", "duplicates.encoder")
-    execution_keys = ("partition_images", "device", "base")
-    needs = ("filter", "components", "decontaminate", "embed", "embed-meaning")
+    keys = ("retrieve.encoder", "retrieve.keep_seeds", "duplicates.encoder")
+    # What a payload holds of these decides about its partition.
+    execution_keys = (
+        *("retrieve.mode", "retrieve.k", "retrieve.policy", "retrieve.candidates"),
+        *("retrieve.rules", "partition_images", "device", "base"),
+    )
+    needs = ("ingest", "plant", "filter", "components", "decontaminate", "embed", "embed-meaning")
     runs_on = "gpu"
 
     def plan(self, inputs: CurationInputs) -> list[Json]:
@@ -39,24 +44,29 @@ class SearchStage(CurationStage):
         if sum(map(len, seeds)):
             own_ranges = tables.split_range(own, _POOL_IMAGES)
             ranges += [(earlier + a, earlier + b) for a, b in own_ranges]
-        return [{"first": a, "stop": b} for a, b in ranges]
+        return [
+            {"set": name, "k": k, "first": a, "stop": b}
+            for name, k in searched_sets(inputs.config.retrieve).items()
+            for a, b in ranges
+        ]
 
     def run(self, payload: Json, inputs: CurationInputs, out: Output) -> Json:
         """Rank one range of the pools for every seed that is compared with it."""
-        policy, device = inputs.config.retrieve, inputs.config.device
+        device = inputs.config.device
         every_seed, pools = tables.read_retrievable(inputs)
         is_earlier = payload["first"] < sum(map(len, pools[:-1]))
         seeds = every_seed[-1] if is_earlier else np.concatenate(every_seed)
+        seeds = seeds[read_seed_set(inputs, payload["set"], seeds)]
         pool = np.concatenate(pools)[payload["first"] : payload["stop"]]
         stage = meaning_stage(inputs.config)
         neighbors = top_k(
             tables.read_embeddings(inputs, stage, seeds),
             tables.read_embeddings(inputs, stage, pool),
-            k=policy.num_candidates,
+            k=payload["k"],
             backend=backend_for(device),
             device=device,
         )
         ids = np.where(neighbors.ids >= 0, pool[np.maximum(neighbors.ids, 0)], -1)
         out.write_array("ids", ids)
         out.write_array("scores", neighbors.scores.astype(np.float32))
-        return {"seeds": len(seeds), "pool": len(pool)}
+        return {"set": payload["set"], "seeds": len(seeds), "pool": len(pool)}

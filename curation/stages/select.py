@@ -14,6 +14,7 @@ from dinoforge.curation.policies.decisions import (
     decide_rest,
 )
 from dinoforge.curation.stored.balance import read_balanced
+from dinoforge.curation.stored.seed_sets import every_rule
 from dinoforge.curation.tables import CurationInputs, CurationStage
 from dinoforge.randomness import KeyedPermutation
 from dinoforge.stages import Json, Output
@@ -29,7 +30,7 @@ class SelectStage(CurationStage):
 
     name = "select"
     number = 75
-    version = "1.1.0"
+    version = "1.2.0"
     keys = ("retrieve", "balance.target", "export", "seed")
     execution_keys = ("base",)
     needs = (
@@ -91,7 +92,8 @@ def _decide(inputs: CurationInputs) -> Decisions:
     decisions = tables.decide_before_retrieval(inputs, screened)
     if policy.mode == "seeds":
         slots, seeds = tables.read_slots(inputs)
-        apply_retrieval(decisions, slots, seeds, multiset=policy.policy == "multiset")
+        multiset = [rule.policy == "multiset" for rule in every_rule(policy)]
+        apply_retrieval(decisions, slots, seeds, multiset=multiset)
     if balanced := read_balanced(inputs):
         apply_balance(decisions, balanced.image_id[~balanced.chosen])
     everything = policy.mode == "none" or policy.keep == "all"

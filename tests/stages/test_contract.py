@@ -35,9 +35,17 @@ FEW = HeadConfig(steps=2, batch_size=2)
 
 # Stage -> what it declares but reads only under another recipe than that of this test: retrieval
 # uses the embeddings of the duplicates when no encoder of its own is set, and without a background
-# set there is nothing to weigh.
+# set there is nothing to weigh; rules have a k and a policy of their own.
 WEIGHT = ("keys", "duplicates.background_weight")
-ONLY_SOMETIMES = {"search": {("needs", "embed")}, "graph": {WEIGHT}, "recall": {WEIGHT}}
+ONLY_SOMETIMES = {
+    "search": {
+        ("needs", "embed"),
+        ("execution_keys", "retrieve.k"),
+        ("execution_keys", "retrieve.policy"),
+    },
+    "graph": {WEIGHT},
+    "recall": {WEIGHT},
+}
 
 
 def declared(stage):
@@ -82,6 +90,7 @@ def recorded(pool, tmp_path_factory):
             out / "run",
             "retrieve.encoder=pixels_centered",
             "retrieve.keep=all",
+            "retrieve.rules=[{seeds: seed, k: 6}]",
             "balance.target=50",
             "balance.levels=[30,6]",
             "duplicates.join=cells",

@@ -89,8 +89,9 @@ def test_retrieval_keeps_what_was_asked_for_and_counts_copies():
         np.array([0, 1, 0]),
         np.array([1, 2, 2]),
         np.array([0.9, 0.5, 0.8], np.float32),
+        np.zeros(3, np.int32),
     )
-    apply_retrieval(decisions, slots, np.array([0, 0]), multiset=True)
+    apply_retrieval(decisions, slots, np.array([0, 0]), multiset=[True])
     decide_rest(decisions, given, keep_survivors=False)
     assert reasons(decisions)[1:4] == ["retrieved", "retrieved", "not_retrieved"]
     assert decisions.copies[1:4].tolist() == [1, 2, 0]

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dinoforge.curation.policies.slots import collisions, gini, take_slots
+from dinoforge.curation.policies.slots import cap_slots, collisions, gini, take_slots
 
 # Two seeds that both want image 7 first; candidates best first.
 IDS = np.array([[7, 3, 5, -1], [7, 4, 3, 9]])
@@ -37,6 +37,23 @@ def test_the_evidence_of_an_image_is_its_best_score():
     best = take_slots(IDS, SCORES, k=2, policy="multiset").first_of_each_image()
     assert best.image_id.tolist() == [3, 4, 7]
     assert best.seed.tolist() == [0, 1, 1]
+
+
+@pytest.mark.parametrize("multiset", [True, False])
+def test_a_cap_draws_slots_of_a_multiset_and_images_otherwise(multiset):
+    ids = np.arange(2000).reshape(100, 20) % 700
+    slots = take_slots(ids, -ids.astype(np.float32), k=20, policy="multiset", rule=2)
+    of = {"multiset": multiset, "seed": 3, "purpose": "cap"}
+    some, more = (cap_slots(slots, cap, **of) for cap in (150, 300))
+    unit = [granted(part) if multiset else np.unique(part.image_id) for part in (some, more)]
+    assert [len(part) for part in unit] == [150, 300]
+    assert np.isin(granted(some), granted(more)).all()
+    assert set(some.rule.tolist()) == {2}
+    if not multiset:
+        assert len(some.image_id) == np.isin(ids, unit[0]).sum()
+    # Uniform: the mean id of 300 of 700 images is 349.5 with a standard deviation of 8.8.
+    assert abs(np.unique(more.image_id).mean() - 349.5) < 40
+    assert len(cap_slots(slots, 0, **of).rank) == len(cap_slots(slots, 2000, **of).rank) == 2000
 
 
 def test_gini_of_equal_counts_is_0_and_of_one_owner_near_1():

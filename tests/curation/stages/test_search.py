@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from dinoforge.curation.stored.seed_sets import searched_sets
 from dinoforge.curation.tables import read_survivors
 
 
@@ -10,7 +11,7 @@ def test_candidates_are_the_nearest_survivors_best_first(inputs, cosines):
     assert set(cosines.role[seeds]) == {"seed"}
     assert set(cosines.role[pool]) == {"pool"}
     ids, scores = (np.load(inputs.file("search", f"{name}.npy")) for name in ("ids", "scores"))
-    k = inputs.config.retrieve.num_candidates
+    k = searched_sets(inputs.config.retrieve)[""]
     assert ids.shape == scores.shape == (len(seeds), k)
     similarity = cosines.similarity[np.ix_(seeds, pool)]
     best = -np.sort(-similarity, axis=1)[:, :k]

@@ -1,0 +1,78 @@
+"""The section `retrieve` of a recipe: one rule for all seeds, or a list of rules per seed set."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Literal
+
+from dinoforge.config.paths import EncoderSpec
+from dinoforge.config.ranges import NonNegativeFloat, NonNegativeInt, PositiveInt
+from dinoforge.errors import Fault
+
+__all__ = ["RetrieveConfig", "RuleConfig"]
+
+Policy = Literal["multiset", "distinct", "fill"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RuleConfig:
+    """What one seed set retrieves."""
+
+    seeds: str = ""  # name of a source with role seed, or of several that share it
+    # in the ledger and the report, unique; keys the draw of the cap; "": the name of the seeds
+    name: str = ""
+    mode: Literal["sample"] = "sample"  # sample: the nearest pool images of every seed
+    k: PositiveInt = 4  # neighbors per seed (DINOv2: 4, or 32 for ImageNet-1k)
+    # as `retrieve.policy`, within this rule: an image is exported once per slot of all multiset
+    # rules that retrieved it, at least once
+    policy: Policy = "distinct"
+    # at most so many slots (multiset) or images, drawn at random from all that the rule retrieved;
+    # 0: all
+    cap: NonNegativeInt = 0
+    # share of this set in training, relative to the other rules; 0: in the shards, but not trained
+    weight: NonNegativeFloat = 1.0
+
+    @property
+    def label(self) -> str:
+        """Name of the rule."""
+        return self.name or self.seeds
+
+    def num_candidates(self, stored: int) -> int:
+        """Return the neighbors per seed that the policy reads; ``stored``: `candidates`, or 0."""
+        return stored or (8 * self.k if self.policy == "fill" else self.k)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetrieveConfig:
+    """Retrieve pool images that are similar to the seeds."""
+
+    mode: Literal["none", "seeds"] = "none"  # none: keep all; seeds: neighbors of each seed
+    # encoder whose cosine measures similarity in content; "": `duplicates.encoder`
+    encoder: EncoderSpec = ""
+    k: PositiveInt = 4  # neighbors per seed (DINOv2 section A.4: 4, or 32 for ImageNet-1k)
+    # multiset: a pool image counts once per seed that retrieved it; distinct: once; fill: a seed
+    # whose neighbor is taken gets the next one, in order of score
+    policy: Policy = "distinct"
+    # neighbors stored per seed; 0: k, or 8 k for `fill`. If given, k and policy change without a
+    # new search
+    candidates: NonNegativeInt = 0
+    # a rule per seed set, in place of k and policy above; an image belongs to the first rule that
+    # retrieved it, and all rules count it
+    rules: list[RuleConfig] = field(default_factory=list)
+    # retrieved: drop images that no seed retrieved; all: keep them, too
+    keep: Literal["retrieved", "all"] = "retrieved"
+    # export seeds, too: they replace their duplicates in the pool and are checked for leaks
+    keep_seeds: bool = True
+
+    def faults(self, at: str) -> Iterator[Fault]:
+        """Find fewer candidates than neighbors, rules of one name, and no weight at all."""
+        largest = max((rule.k for rule in self.rules), default=self.k)
+        if 0 < self.candidates < largest:
+            text = f"`{at}.candidates` is {self.candidates}"
+            yield Fault(text, "recipe", f"give 0, or {at}.k ({largest}) or more")
+        labels = [rule.label for rule in self.rules]
+        for label in sorted({label for label in labels if labels.count(label) > 1}):
+            what = f"`{at}.rules` has {labels.count(label)} rules named `{label}`"
+            yield Fault(what, "recipe", "give each of them another name")
+        if self.rules and not any(rule.weight for rule in self.rules):
+            what = f"`{at}.rules`: the weight of every rule is 0"
+            yield Fault(what, "recipe", "give a rule that is trained a weight above 0")
