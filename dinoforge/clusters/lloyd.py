@@ -159,7 +159,7 @@ class KMeans:
         one that is still empty at the end is left out.
         """
         every, points = points, points if sample is None else points.only(sample)
-        num = min(num, len(points))
+        num_wanted, num = min(num, len(every)), min(num, len(points))
         state = self.work.gather(f"{name}-start", 1, lambda _: self._start(points, num, name), next)
         reseeded = iterations = 0
         for number in range(self.iterations):
@@ -185,7 +185,7 @@ class KMeans:
             centroids=centroids[sizes > 0],
             labels=renumbered[assigned["labels"]],
             distances=np.sqrt(assigned["distances"]).astype(np.float32),
-            num_empty=int(np.count_nonzero(sizes == 0)),
+            num_empty=num_wanted - int(np.count_nonzero(sizes)),
             num_reseeded=reseeded,
             num_iterations=iterations,
             objective=float(assigned["distances"].sum()),

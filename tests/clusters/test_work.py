@@ -1,5 +1,6 @@
 """Shared work: the same result for any number of processes, also killed ones."""
 
+import contextlib
 import multiprocessing
 import random
 import signal
@@ -13,6 +14,7 @@ from dinoforge.clusters.lloyd import KMeans, Points
 from dinoforge.clusters.work import OwnWork, SharedWork
 
 SPAWN = multiprocessing.get_context("forkserver")
+SPAWN.set_forkserver_preload(["pytest", "dinoforge.clusters.hierarchy"])
 
 
 def points():
@@ -26,9 +28,12 @@ def cluster(work):
     return cluster_levels(points(), [40, 8], kmeans, resampling=[1, 2])
 
 
-def run(folder, place, places, pause):
-    time.sleep(pause)
+def run(folder, place, places):
     cluster(SharedWork(folder, place, places))
+
+
+def num_steps(folder):
+    return sum(path.name.count(".") == 1 for path in folder.glob("*.npz"))
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +49,7 @@ def assert_same(one, other):
 
 @pytest.mark.parametrize("num", [1, 2, 4])
 def test_any_number_of_processes_finds_the_same_clusters(tmp_path, alone, num):
-    others = [SPAWN.Process(target=run, args=(tmp_path, place, num, 0)) for place in range(1, num)]
+    others = [SPAWN.Process(target=run, args=(tmp_path, place, num)) for place in range(1, num)]
     for process in others:
         process.start()
     assert_same(cluster(SharedWork(tmp_path, 0, num)), alone)
@@ -56,13 +61,41 @@ def test_any_number_of_processes_finds_the_same_clusters(tmp_path, alone, num):
 def test_twenty_kills_change_nothing(tmp_path, alone):
     rng = random.Random(1)
     for place in range(20):
-        process = SPAWN.Process(target=run, args=(tmp_path, place % 3, 3, 0))
+        process = SPAWN.Process(target=run, args=(tmp_path, place % 3, 3))
         process.start()
-        process.join(rng.uniform(0.02, 0.2))
+        # Steps end in a file, so it has done some work and is somewhere in the next.
+        wanted = num_steps(tmp_path) + 1
+        while process.is_alive() and num_steps(tmp_path) < wanted:
+            time.sleep(0.002)
+        time.sleep(rng.uniform(0, 0.02))
         process.kill()
         process.join()
-        if process.exitcode != -signal.SIGKILL:
-            break
-    assert place, "the first process was not killed"
+        assert process.exitcode == -signal.SIGKILL, "all was done before the last kill"
     assert_same(cluster(SharedWork(tmp_path)), alone)
     assert not list(tmp_path.glob("*.?????.npz")), "blocks are left"
+
+
+def test_empty_clusters_of_an_interrupted_run_are_those_of_an_undisturbed_one(tmp_path):
+    rows = np.random.default_rng(2).normal(size=(5, 3)).astype(np.float32).repeat(8, axis=0)
+    left = 1 << 30
+
+    def read(positions):
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise InterruptedError
+        return rows[positions]
+
+    def levels(work):
+        kmeans = KMeans(iterations=6, seed=1, block_rows=10, work=work)
+        return cluster_levels(Points(read, np.arange(40)), [12, 3], kmeans, resampling=[1, 0])
+
+    alone = levels(OwnWork())
+    assert (alone.levels[0].num_empty, len(alone.levels[0].centroids)) == (7, 5)
+    resumed, attempts = None, 0
+    while resumed is None:
+        left, attempts = 2, attempts + 1
+        with contextlib.suppress(InterruptedError):
+            resumed = levels(SharedWork(tmp_path))
+    assert attempts > 5
+    assert_same(resumed, alone)
