@@ -336,7 +336,9 @@ class _Evidence:
         if not path.is_file():
             return []
         slots = read_table(path)
-        slots = slots.filter(pc.equal(slots.column("image_id"), image_id)).to_pylist()
+        is_of_image = pc.equal(slots.column("image_id"), image_id)
+        has_seed = pc.greater_equal(slots.column("seed_id"), 0)  # not drawn from a cluster
+        slots = slots.filter(pc.and_(is_of_image, has_seed)).to_pylist()
         return [
             self._related(
                 slot["seed_id"],

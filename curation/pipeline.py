@@ -15,7 +15,12 @@ from dinoforge.curation.increments import check_base, check_base_unchanged
 from dinoforge.curation.publish import publish, unpublish
 from dinoforge.curation.scores import check_scores
 from dinoforge.curation.stages.balance import BalanceStage
-from dinoforge.curation.stages.clusters import ClustersStage, remove_work
+from dinoforge.curation.stages.clusters import (
+    ClustersStage,
+    PoolClustersStage,
+    SeedClustersStage,
+    remove_work,
+)
 from dinoforge.curation.stages.decontaminate import DecontaminateStage
 from dinoforge.curation.stages.duplicates.candidates import CandidatesStage
 from dinoforge.curation.stages.duplicates.cells import AssignStage, CellsStage
@@ -80,6 +85,8 @@ STAGES: tuple[CurationStage, ...] = (
     DecontaminateStage(),  # 60  policy: what shows a reference image goes
     SearchStage(),  # 65  nearest survivors of every seed
     ClustersStage(),  # 66  levels of clusters of the survivors, if they are balanced
+    PoolClustersStage(),  # 67  clusters of the survivors, if rules retrieve from them
+    SeedClustersStage(),  # 68  the cluster of every seed
     RetrieveStage(),  # 70  policy: which seed gets which neighbor
     BalanceStage(),  # 72  policy: how many images each cluster keeps, and which
     SelectStage(),  # 75  one decision per image, and the shards

@@ -20,8 +20,15 @@ class RuleConfig:
     seeds: str = ""  # name of a source with role seed, or of several that share it
     # in the ledger and the report, unique; keys the draw of the cap; "": the name of the seeds
     name: str = ""
-    mode: Literal["sample"] = "sample"  # sample: the nearest pool images of every seed
-    k: PositiveInt = 4  # neighbors per seed (DINOv2: 4, or 32 for ImageNet-1k)
+    # sample: the nearest pool images of every seed (DINOv2: for sets of more than 1M images);
+    # cluster: random images of the k-means clusters of the pool that seeds are in (smaller sets)
+    mode: Literal["sample", "cluster"] = "sample"
+    k: PositiveInt = 4  # sample: neighbors per seed (DINOv2: 4, or 32 for ImageNet-1k)
+    min_seeds: PositiveInt = 4  # cluster: only clusters with so many seeds (DINOv2: more than 3)
+    per_cluster: PositiveInt = 10_000  # cluster: images from each of them (DINOv2: 10,000)
+    # cluster: what clusters with fewer images give. all: all they have; skip: none, so that what is
+    # retrieved is a multiple of per_cluster, as in table 15 of DINOv2
+    on_small_cluster: Literal["all", "skip"] = "all"
     # as `retrieve.policy`, within this rule: an image is exported once per slot of all multiset
     # rules that retrieved it, at least once
     policy: Policy = "distinct"
@@ -58,6 +65,9 @@ class RetrieveConfig:
     # a rule per seed set, in place of k and policy above; an image belongs to the first rule that
     # retrieved it, and all rules count it
     rules: list[RuleConfig] = field(default_factory=list)
+    # k-means clusters of the pool for rules of mode cluster (DINOv2: 100,000); with
+    # `balance.iterations` and `balance.block_images`
+    clusters: NonNegativeInt = 0
     # retrieved: drop images that no seed retrieved; all: keep them, too
     keep: Literal["retrieved", "all"] = "retrieved"
     # export seeds, too: they replace their duplicates in the pool and are checked for leaks
@@ -69,6 +79,10 @@ class RetrieveConfig:
         if 0 < self.candidates < largest:
             text = f"`{at}.candidates` is {self.candidates}"
             yield Fault(text, "recipe", f"give 0, or {at}.k ({largest}) or more")
+        if bool(self.clusters) != any(rule.mode == "cluster" for rule in self.rules):
+            what = f"`{at}.clusters` is {self.clusters}"
+            do = "give the number of clusters for the rule of mode cluster"
+            yield Fault(what, "recipe", "add a rule of mode cluster" if self.clusters else do)
         labels = [rule.label for rule in self.rules]
         for label in sorted({label for label in labels if labels.count(label) > 1}):
             what = f"`{at}.rules` has {labels.count(label)} rules named `{label}`"

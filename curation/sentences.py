@@ -48,6 +48,8 @@ _FIRST = {
     "with score {row[score]:.4f} (retrieve.k is {retrieve[k]}).",
     "retrieved by a rule": "{image} was kept because the seed {other_image} retrieved it by the "
     "rule {row[rule]}: neighbor {nth} with score {row[score]:.4f} (retrieve.rules).",
+    "drawn by a rule": "{image} was kept because the rule {row[rule]} drew it: {row[detail]} "
+    "(retrieve.rules).",
     "kept": "{image} was kept: no rule dropped it.",
     "seed": "{image} was kept because its source has the role seed.",
     "seed not exported": "{image} is a seed: it was used for retrieval and is not exported itself "
@@ -119,7 +121,8 @@ def describe_decision(
     elif reason == "seed" and row["decision"] == "dropped":
         case = "seed not exported"
     elif reason in {"retrieved", "not_retrieved"} and config["retrieve"].get("rules"):
-        case = f"{reason.replace('_', ' ')} by a rule"
+        is_drawn = reason == "retrieved" and other_id is None
+        case = "drawn by a rule" if is_drawn else f"{reason.replace('_', ' ')} by a rule"
     names = {"image": _name(row), "other_image": _name(other), "nth": (row["rank"] or 0) + 1}
     names["pixels"] = _strength(row)
     sentences = [_FIRST[case].format(row=row, other=other, **names, **config)]

@@ -170,9 +170,11 @@ CHECK_SCHEMA = _schema(
 # decontaminate: one row per image that leaks; -1 and NaN if only through its component
 LEAKS_SCHEMA = _schema("image_id int64, reference_id int64, similarity float32")
 
-# retrieve: one row per rule, seed and candidate; rank 0 is the nearest
+# retrieve: one row per rule, seed and candidate; rank 0 is the nearest. If the rule draws from
+# clusters, one per image drawn: its cluster, and -1, -1, NaN for seed, rank and score
 SLOTS_SCHEMA = _schema(
-    "seed_id int64, rank int64, image_id int64, score float32, granted bool, rule int32"
+    "seed_id int64, rank int64, image_id int64, score float32, granted bool, rule int32,"
+    "cluster int32"
 )
 
 # select: one row per image, columns as in `Decisions`

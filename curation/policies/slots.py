@@ -13,7 +13,16 @@ from numpy.typing import NDArray
 
 from dinoforge.randomness import uniforms
 
-__all__ = ["Slots", "cap_slots", "collisions", "concat_slots", "fill_slots", "gini", "take_slots"]
+__all__ = [
+    "Slots",
+    "cap_slots",
+    "collisions",
+    "concat_slots",
+    "fill_slots",
+    "gini",
+    "share_clusters",
+    "take_slots",
+]
 
 
 @dataclass(frozen=True)
@@ -95,6 +104,25 @@ def fill_slots(candidates: Slots, num_seeds: int, k: int) -> Slots:
     rows = np.concatenate(granted) if granted else np.empty(0, np.int64)
     rows = rows[np.lexsort((candidates.rank[rows], candidates.seed[rows]))]
     return candidates.take(rows)
+
+
+def share_clusters(
+    sizes: NDArray[np.int64],
+    num_seeds: NDArray[np.int64],
+    *,
+    per_cluster: int,
+    min_seeds: int,
+    skip_small: bool,
+) -> NDArray[np.int64]:
+    """Return how many images each cluster gives: DINOv2, section A.4, cluster-based retrieval.
+
+    ``sizes`` and ``num_seeds`` are the images and the seeds in each cluster. A cluster with fewer
+    images than ``per_cluster`` gives all of them, or with ``skip_small`` none.
+    """
+    is_chosen = num_seeds >= min_seeds
+    if skip_small:
+        is_chosen &= sizes >= per_cluster
+    return np.where(is_chosen, np.minimum(sizes, per_cluster), 0)
 
 
 def cap_slots(slots: Slots, cap: int, *, multiset: bool, seed: int, purpose: str) -> Slots:

@@ -6,17 +6,20 @@ A partition is not a part of the images but a helper: see `dinoforge.clusters.wo
 import shutil
 from functools import partial
 
+import numpy as np
+
 from dinoforge.clusters.hierarchy import check_levels, cluster_levels
-from dinoforge.clusters.lloyd import Clustering, KMeans, Points
+from dinoforge.clusters.lloyd import Clustering, KMeans, Points, assign_rows
 from dinoforge.clusters.work import SharedWork
 from dinoforge.curation import tables
 from dinoforge.curation.stored.balance import meaning_stage
+from dinoforge.curation.stored.seed_sets import read_seed_set
 from dinoforge.curation.tables import CurationInputs, CurationStage
 from dinoforge.files import hash_json, write_text
 from dinoforge.stages import Json, Output
 from dinoforge.stages.task import read_marker
 
-__all__ = ["ClustersStage", "remove_work"]
+__all__ = ["ClustersStage", "PoolClustersStage", "SeedClustersStage", "remove_work"]
 
 _READ = ("filter", "components", "decontaminate", "embed", "embed-meaning")
 _MOST_HELPERS = 256  # partitions: processes that can share the work
@@ -27,22 +30,29 @@ class ClustersStage(CurationStage):
 
     name = "clusters"
     number = 66
-    keys = (
+    keys: tuple[str, ...] = (
         *("balance.levels", "balance.iterations", "balance.resampling", "balance.sample_share"),
         *("balance.block_images", "retrieve.encoder", "retrieve.keep_seeds", "duplicates.encoder"),
         "seed",
     )
-    execution_keys = ("balance.target", "partition_images", "device", "base")
+    execution_keys: tuple[str, ...] = ("balance.target", "partition_images", "device", "base")
     needs = _READ
     runs_on = "gpu"
+
+    def read_levels(self, inputs: CurationInputs) -> tuple[list[int], list[int], float]:
+        """Read clusters per level, if any, and how each is resampled: times, share."""
+        policy = inputs.config.balance
+        levels = list(policy.levels) if policy.target else []
+        return levels, list(policy.resampling), policy.sample_share
 
     def plan(self, inputs: CurationInputs) -> list[Json]:
         """Plan a helper per block of images; none without a balance, or without an image left."""
         policy = inputs.config.balance
-        _, pool = tables.read_survivors(inputs)
-        if not policy.target or not len(pool):
+        levels, _, _ = self.read_levels(inputs)
+        pool = tables.read_survivors(inputs)[1] if levels else ()
+        if not len(pool):
             return []
-        check_levels(policy.levels, len(pool), "`balance.levels`")
+        check_levels(levels, len(pool), f"`{self.keys[0]}`")
         helpers = min(-(-len(pool) // policy.block_images), _MOST_HELPERS)
         read = [read_marker(path) for need in _READ for path in inputs.files(need, "done")]
         work = hash_json([marker.fingerprint if marker else "" for marker in read])
@@ -51,8 +61,9 @@ class ClustersStage(CurationStage):
     def run(self, payload: Json, inputs: CurationInputs, out: Output) -> Json:
         """Help until all is done; the first helper writes the clusters."""
         policy = inputs.config.balance
-        settings = [list(policy.levels), policy.iterations, list(policy.resampling)]
-        settings += [policy.sample_share, policy.block_images, inputs.config.seed]
+        levels, resampling, sample_share = self.read_levels(inputs)
+        settings = [levels, policy.iterations, resampling, sample_share]
+        settings += [policy.block_images, inputs.config.seed]
         work = hash_json([payload["work"], settings, meaning_stage(inputs.config), self.version])
         folder = out.folder / f"work-{work[:16]}"
         for other in set(out.folder.glob("work-*")) - {folder}:
@@ -69,22 +80,66 @@ class ClustersStage(CurationStage):
             device=inputs.config.device,
             work=SharedWork(folder, payload["helper"], payload["helpers"]),
         )
-        levels = cluster_levels(
-            points,
-            policy.levels,
-            kmeans,
-            resampling=policy.resampling,
-            sample_share=policy.sample_share,
+        clustered = cluster_levels(
+            points, levels, kmeans, resampling=resampling, sample_share=sample_share
         ).levels
         write_text(done, "")
         if not is_first:
             return {}
         out.write_array("ids", pool)
-        out.write_array("distances", levels[0].distances)
-        for number, level in enumerate(levels, 1):
+        out.write_array("distances", clustered[0].distances)
+        for number, level in enumerate(clustered, 1):
             out.write_array(f"centroids-{number}", level.centroids)
             out.write_array(f"labels-{number}", level.labels)
-        return {"images": len(pool), "levels": [_facts(level) for level in levels]}
+        return {"images": len(pool), "levels": [_facts(level) for level in clustered]}
+
+
+class PoolClustersStage(ClustersStage):
+    """Cluster the pool once, for rules that retrieve from the clusters of their seeds."""
+
+    name = "pool-clusters"
+    number = 67
+    keys = (
+        *("retrieve.clusters", "balance.iterations", "balance.block_images"),
+        *("retrieve.encoder", "retrieve.keep_seeds", "duplicates.encoder", "seed"),
+    )
+    execution_keys = ("partition_images", "device", "base")
+
+    def read_levels(self, inputs: CurationInputs) -> tuple[list[int], list[int], float]:
+        """Read the number of clusters, on one level without resampling."""
+        num = inputs.config.retrieve.clusters
+        return [num] if num else [], [0], 0.0
+
+
+class SeedClustersStage(CurationStage):
+    """Find the cluster of the pool that every seed of such a rule is in."""
+
+    name = "seed-clusters"
+    number = 68
+    keys = ("retrieve.encoder", "retrieve.keep_seeds", "duplicates.encoder")
+    # What a payload holds of the rules decides about its partition.
+    execution_keys = ("retrieve.rules", "partition_images", "device", "base")
+    needs = ("ingest", "plant", *_READ, "pool-clusters")
+    runs_on = "gpu"
+
+    def plan(self, inputs: CurationInputs) -> list[Json]:
+        """Plan a seed set per partition."""
+        has_clusters = bool(inputs.facts("pool-clusters"))
+        rules = inputs.config.retrieve.rules if has_clusters else []
+        names = dict.fromkeys(rule.seeds for rule in rules if rule.mode == "cluster")
+        return [{"set": name} for name in names]
+
+    def run(self, payload: Json, inputs: CurationInputs, out: Output) -> Json:
+        """Assign the seeds of one set to their nearest centroids."""
+        seeds, _ = tables.read_survivors(inputs)
+        seeds = seeds[read_seed_set(inputs, payload["set"], seeds)]
+        rows = tables.read_embeddings(inputs, meaning_stage(inputs.config), seeds)
+        clusters = np.empty(0, np.int64)
+        if len(rows):
+            centroids = np.load(inputs.file("pool-clusters", "centroids-1.npy"))
+            clusters, _ = assign_rows(rows, centroids, device=inputs.config.device)
+        out.write_array("clusters", clusters)
+        return {"set": payload["set"], "seeds": len(seeds)}
 
 
 def _facts(level: Clustering) -> Json:
@@ -99,5 +154,6 @@ def _facts(level: Clustering) -> Json:
 
 def remove_work(inputs: CurationInputs) -> None:
     """Remove what helpers shared, at the end of a run."""
-    for folder in inputs.folder("clusters").glob("work-*"):
-        shutil.rmtree(folder, ignore_errors=True)
+    for stage in ("clusters", "pool-clusters"):
+        for folder in inputs.folder(stage).glob("work-*"):
+            shutil.rmtree(folder, ignore_errors=True)

@@ -42,7 +42,10 @@ class ExportStage(CurationStage):
     version = "1.5.0"
     keys = ("export", "duplicates.verify.mode", "balance.target", "retrieve.rules")
     execution_keys = ("base",)
-    needs = ("ingest", "plant", "inspect", "exact", "verify", "balance", "select")
+    needs = (
+        *("ingest", "plant", "inspect", "exact", "verify", "seed-clusters", "retrieve", "balance"),
+        "select",
+    )
 
     def plan(self, inputs: CurationInputs) -> list[Json]:
         """Plan the ledger, and one partition per shard.
@@ -218,6 +221,28 @@ def _describe_clusters(
     return pa.array(cluster, mask=cluster < 0)
 
 
+def _describe_drawn(
+    inputs: CurationInputs, decisions: Decisions, detail: NDArray[np.object_]
+) -> None:
+    """Add to ``detail`` the cluster that an image was drawn from, and the seeds in it."""
+    paths = inputs.files("seed-clusters", "clusters.npy")
+    seeds = {
+        facts["set"]: np.bincount(np.load(path))
+        for facts, path in zip(inputs.facts("seed-clusters"), paths, strict=True)
+    }
+    if not seeds:
+        return
+    slots = read_table(inputs.file("retrieve", "slots.parquet"), ["image_id", "rule", "cluster"])
+    slots = slots.filter(pc.greater_equal(slots.column("cluster"), 0))
+    for number, rule in enumerate(inputs.config.retrieve.rules):
+        drawn = slots.filter(pc.equal(slots.column("rule"), number))
+        rows = drawn.column("image_id").to_numpy() - decisions.first
+        clusters = drawn.column("cluster").to_numpy()
+        is_evidence = decisions.rule[rows] == number
+        for row, of in zip(rows[is_evidence], clusters[is_evidence], strict=True):
+            detail[row] = f"{seeds[rule.seeds][of]} of its seeds are in cluster {of} of the pool"
+
+
 def _outputs(inputs: CurationInputs, decisions: Decisions) -> dict[str, list[str | None]]:
     """Return shard and key of the first file of every exported image."""
     exports = read_table(tables.exports_file(inputs), ["image_id", "copy", "out_shard"])
@@ -259,6 +284,7 @@ def _details(inputs: CurationInputs, decisions: Decisions, facts: pa.Table) -> N
     leaks = rows_of("leak")
     through = decisions.duplicate_of[leaks] < 0
     detail[leaks] = np.where(through, "through its duplicates", "direct")
+    _describe_drawn(inputs, decisions, detail)
     for image_id, takedown in find_taken_down(inputs).items():
         detail[image_id - decisions.first] = takedown.detail
     return detail

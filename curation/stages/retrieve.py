@@ -1,13 +1,22 @@
 """Which seed gets which neighbor: the candidates of all partitions merged, the policy applied."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from dinoforge.clusters.sampling import choose_rows
 from dinoforge.curation import tables
-from dinoforge.curation.policies.slots import Slots, cap_slots, collisions, concat_slots, take_slots
+from dinoforge.curation.policies.slots import (
+    Slots,
+    cap_slots,
+    collisions,
+    concat_slots,
+    share_clusters,
+    take_slots,
+)
 from dinoforge.curation.retrieve_config import RuleConfig
 from dinoforge.curation.stored.generations import earlier_generations, first_id
 from dinoforge.curation.stored.seed_sets import every_rule, read_seed_set
@@ -27,7 +36,10 @@ class RetrieveStage(CurationStage):
     version = "1.1.0"
     keys = ("retrieve", "seed")
     execution_keys = ("base",)
-    needs = ("ingest", "plant", "filter", "components", "decontaminate", "search")
+    needs = (
+        *("ingest", "plant", "filter", "components", "decontaminate", "search"),
+        *("pool-clusters", "seed-clusters"),
+    )
 
     def plan(self, inputs: CurationInputs) -> list[Json]:
         """Plan one partition, or none without retrieval."""
@@ -39,7 +51,7 @@ class RetrieveStage(CurationStage):
         every_seed, pools = tables.read_retrievable(inputs)
         seeds, num_pool = np.concatenate(every_seed), len(pools[-1])
         retrieved = [_retrieve(inputs, number, seeds) for number in range(len(every_rule(policy)))]
-        stored = pa.concat_tables([one.table for one in retrieved])
+        stored = pa.concat_tables([one.table(seeds) for one in retrieved])
         out.write_table("slots", stored, tables.SLOTS_SCHEMA)
         granted = concat_slots([one.granted for one in retrieved])
         granted = granted.take(np.flatnonzero(granted.image_id >= first_id(inputs)))
@@ -53,14 +65,26 @@ class RetrieveStage(CurationStage):
 
 @dataclass(frozen=True)
 class _Retrieved:
-    """What one rule retrieved."""
+    """What one rule retrieved; seeds by number among all seeds, -1: none."""
 
     rule: RuleConfig
     num_seeds: int
     asked: int  # slots requested
-    before_cap: int  # slots granted
-    granted: Slots  # of these, those that the cap leaves
-    table: pa.Table  # all candidates, as stored
+    before_cap: int  # slots granted if there were no cap
+    granted: Slots
+    stored: Slots  # all candidates, and which of them are granted
+    is_granted: NDArray[np.bool_]
+    cluster: NDArray[np.int32]  # of the candidates, -1 if the rule has none
+    facts: Json = field(default_factory=dict)
+
+    def table(self, seeds: NDArray[np.int64]) -> pa.Table:
+        """Return the candidates as they are stored; ``seeds`` are the ids of all seeds."""
+        slots = self.stored
+        seed_id = np.full(len(slots.seed), -1, np.int64)
+        has_seed = slots.seed >= 0
+        seed_id[has_seed] = seeds[slots.seed[has_seed]]
+        columns = [seed_id, slots.rank, slots.image_id, slots.score, self.is_granted, slots.rule]
+        return pa.table([*columns, self.cluster], schema=tables.SLOTS_SCHEMA)
 
     def count(self, pool_size: int) -> Json:
         """Count slots and collisions; multiplicities and the Gini coefficient are of this rule."""
@@ -71,37 +95,93 @@ class _Retrieved:
             "mode": rule.mode,
             "weight": rule.weight,
             "seeds": self.num_seeds,
+            **self.facts,
             "before_cap": self.before_cap,
             **collisions(self.granted, asked=self.asked, pool_size=pool_size),
         }
 
 
 def _retrieve(inputs: CurationInputs, number: int, seeds: NDArray[np.int64]) -> _Retrieved:
-    """Apply one rule; the numbers of the seeds of its slots are those among all ``seeds``."""
+    """Apply one rule to its seeds."""
+    rule = every_rule(inputs.config.retrieve)[number]
+    at = read_seed_set(inputs, rule.seeds, seeds)
+    if rule.mode == "cluster":
+        return _draw(inputs, number, len(at))
+    return _sample(inputs, number, seeds, at)
+
+
+def _cap(slots: Slots, rule: RuleConfig, seed: int) -> Slots:
+    multiset, purpose = rule.policy == "multiset", f"retrieve/{rule.label}/cap"
+    return cap_slots(slots, rule.cap, multiset=multiset, seed=seed, purpose=purpose)
+
+
+def _sample(
+    inputs: CurationInputs, number: int, seeds: NDArray[np.int64], at: NDArray[np.int64]
+) -> _Retrieved:
+    """Grant the nearest candidates of the seeds ``at`` these numbers."""
     policy = inputs.config.retrieve
     rule = every_rule(policy)[number]
-    at = read_seed_set(inputs, rule.seeds, seeds)
     width = rule.num_candidates(policy.candidates)
     merged = _merged(inputs, seeds[at], rule.seeds, width)
     chosen = take_slots(merged.ids, merged.scores, k=rule.k, policy=rule.policy, rule=number)
-    granted = cap_slots(
-        chosen,
-        rule.cap,
-        multiset=rule.policy == "multiset",
-        seed=inputs.config.seed,
-        purpose=f"retrieve/{rule.label}/cap",
-    )
+    granted = _cap(chosen, rule, inputs.config.seed)
     every = take_slots(merged.ids, merged.scores, k=width, policy="multiset", rule=number)
-    is_granted = np.isin(every.seed * width + every.rank, granted.seed * width + granted.rank)
-    columns = [seeds[at[every.seed]], every.rank, every.image_id, every.score, is_granted]
     return _Retrieved(
         rule=rule,
         num_seeds=len(at),
         asked=rule.k * len(at),
         before_cap=len(chosen.image_id),
         granted=replace(granted, seed=at[granted.seed]),
-        table=pa.table([*columns, every.rule], schema=tables.SLOTS_SCHEMA),
+        stored=replace(every, seed=at[every.seed]),
+        is_granted=np.isin(every.seed * width + every.rank, granted.seed * width + granted.rank),
+        cluster=np.full(len(every.seed), -1, np.int32),
     )
+
+
+def _draw(inputs: CurationInputs, number: int, num_seeds: int) -> _Retrieved:
+    """Draw images from the clusters that the seeds are in: of a cluster the same for every rule."""
+    rule, seed = inputs.config.retrieve.rules[number], inputs.config.seed
+    ids, labels, distances, of_seeds = _read_clusters(inputs, rule.seeds)
+    sizes = np.bincount(labels)
+    in_cluster = np.bincount(of_seeds, minlength=len(sizes))
+    shares = share_clusters(
+        sizes,
+        in_cluster,
+        per_cluster=rule.per_cluster,
+        min_seeds=rule.min_seeds,
+        skip_small=rule.on_small_cluster == "skip",
+    )
+    chosen = choose_rows(labels, shares, ids, distances=distances, rule="random", seed=seed)
+    image_id = ids[chosen]
+    none, score = np.full(len(image_id), -1), np.full(len(image_id), np.nan, np.float32)
+    drawn = Slots(none, none, image_id, score, np.full(len(image_id), number, np.int32))
+    granted = _cap(drawn, rule, seed)
+    has_seeds = in_cluster >= rule.min_seeds
+    num_clusters = int(np.count_nonzero(has_seeds))
+    num_small = int(np.count_nonzero(has_seeds & (sizes < rule.per_cluster)))
+    return _Retrieved(
+        rule=rule,
+        num_seeds=num_seeds,
+        asked=rule.per_cluster * num_clusters,
+        before_cap=len(image_id),
+        granted=granted,
+        stored=drawn,
+        is_granted=np.isin(image_id, granted.image_id),
+        cluster=labels[chosen],
+        facts={"clusters": num_clusters, "small_clusters": num_small},
+    )
+
+
+def _read_clusters(inputs: CurationInputs, seed_set: str) -> tuple[NDArray[Any], ...]:
+    """Read ids, clusters and distances of the pool, and the clusters of a seed set."""
+    if not inputs.facts("pool-clusters"):  # no image is left
+        none = np.empty(0, np.int64)
+        return none, none.astype(np.int32), none.astype(np.float32), none
+    names = ("ids", "labels-1", "distances")
+    pool = [np.load(inputs.file("pool-clusters", f"{name}.npy")) for name in names]
+    sets = [facts["set"] for facts in inputs.facts("seed-clusters")]
+    path = inputs.file("seed-clusters", "clusters.npy", sets.index(seed_set))
+    return *pool, np.load(path)
 
 
 def _merged(

@@ -23,6 +23,8 @@ def searched_sets(policy: RetrieveConfig) -> dict[str, int]:
     """Return the seed sets whose neighbors are searched, and how many per seed."""
     widths: dict[str, int] = {}
     for rule in every_rule(policy):
+        if rule.mode != "sample":
+            continue
         width = rule.num_candidates(policy.candidates)
         widths[rule.seeds] = max(width, widths.get(rule.seeds, 0))
     return widths

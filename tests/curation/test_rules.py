@@ -19,7 +19,13 @@ RULES = [
     {"seeds": "few", "k": 5, "policy": "multiset", "weight": 0.5},
     {"seeds": "rest", "k": 3, "cap": 11},
     {"seeds": "few", "name": "filled", "k": 2, "policy": "fill"},
+    {"seeds": "rest", "name": "near", "mode": "cluster", "min_seeds": 2, "per_cluster": 7}
+    | {"on_small_cluster": "skip", "policy": "multiset"},
+    {"seeds": "rest", "name": "capped", "mode": "cluster", "min_seeds": 2, "per_cluster": 9}
+    | {"cap": 12},
 ]
+NAMES = np.array(["few", "rest", "filled", "near", "capped"])
+KEYS = ("retrieve.clusters=8", "balance.iterations=5")
 
 
 def sources(folder):
@@ -32,24 +38,48 @@ def sources(folder):
 
 @pytest.fixture(scope="module")
 def run(pool, tmp_path_factory):
-    """A run of three rules for two seed sets."""
+    """A run of five rules for two seed sets."""
     run = tmp_path_factory.mktemp("rules") / "run"
-    pools.curated(pools.recipe(sources(pool.folder), run, f"retrieve.rules={json.dumps(RULES)}"))
+    pools.curated(
+        pools.recipe(sources(pool.folder), run, f"retrieve.rules={json.dumps(RULES)}", *KEYS)
+    )
     return run
 
 
 def test_every_rule_has_its_slots_caps_and_both_counts(run):
     retrieval = json.loads(summary_path(run).read_text())["retrieval"]
-    few, rest, filled = retrieval["rules"]
+    few, rest, filled, near, capped = retrieval["rules"]
     assert (few["asked"], few["before_cap"], few["slots"]) == (5 * few["seeds"],) * 3
     assert rest["asked"] == rest["before_cap"] == 3 * rest["seeds"]
     assert rest["distinct"] == 11
     assert filled["slots"] == filled["distinct"] == filled["asked"] == 2 * few["seeds"]
-    assert retrieval["slots"] == few["slots"] + rest["slots"] + filled["slots"]
+    assert retrieval["slots"] == sum(rule["slots"] for rule in retrieval["rules"])
+    assert near["before_cap"] == 7 * (near["clusters"] - near["small_clusters"]) > 0
+    assert near["asked"] == 7 * near["clusters"]
+    assert capped["slots"] == 12 < capped["before_cap"] <= capped["asked"] == 9 * near["clusters"]
     for rule in retrieval["rules"]:
         times = {int(often): images for often, images in rule["multiplicity"].items()}
         assert sum(times.values()) == rule["distinct"]
         assert sum(often * images for often, images in times.items()) == rule["slots"]
+
+
+def test_clusters_of_the_seeds_give_random_images_of_theirs(run):
+    slots = read_table(slots_path(run)).to_pandas()
+    stage = next(run.glob("curation/*-pool-clusters"))
+    ids, labels = (np.load(stage / f"part-00000.{name}.npy") for name in ("ids", "labels-1"))
+    seeds = np.load(next(run.glob("curation/*-seed-clusters/part-00000.clusters.npy")))
+    num_seeds, sizes = (np.bincount(of, minlength=len(labels)) for of in (seeds, labels))
+    near, capped = (slots[slots.rule == number] for number in (3, 4))
+    for one, least in ((near, 7), (capped, 0)):
+        np.testing.assert_array_equal(one.cluster, labels[np.searchsorted(ids, one.image_id)])
+        drawn = one.groupby("cluster").image_id.count()
+        chosen = np.flatnonzero((num_seeds >= 2) & (sizes >= least))
+        assert drawn.index.tolist() == chosen.tolist()
+        assert (drawn == np.minimum(sizes[chosen], 9 if least == 0 else 7)).all()
+    assert near.granted.all()
+    assert capped.granted.sum() == 12
+    # Of one cluster, every rule draws in the same order.
+    assert set(near.image_id) <= set(capped.image_id)
 
 
 def test_the_ledger_names_the_first_rule_and_a_multiset_counts_its_slots(run):
@@ -58,30 +88,42 @@ def test_the_ledger_names_the_first_rule_and_a_multiset_counts_its_slots(run):
     rows = {row["image_id"]: row for row in pools.ledger(run)}
     retrieved = {i: row for i, row in rows.items() if row["reason"] == "retrieved"}
     assert retrieved.keys() == set(slots.image_id)
-    names = np.array(["few", "rest", "filled"])
     first = slots.groupby("image_id").rule.min()
-    copies = Counter(slots[slots.rule == 0].image_id.tolist())
+    copies = Counter(slots[slots.rule.isin([0, 3])].image_id.tolist())
     for image_id, row in retrieved.items():
-        assert row["rule"] == names[first[image_id]]
+        assert row["rule"] == NAMES[first[image_id]]
         assert row["copies"] == max(copies[image_id], 1)
-        assert rows[row["seed_id"]]["source"] == ("rest" if row["rule"] == "rest" else "few")
+        source = rows[row["seed_id"]]["source"] if row["seed_id"] is not None else "drawn"
+        assert source == {"few": "few", "rest": "rest", "filled": "few"}.get(row["rule"], "drawn")
     assert all(row["rule"] is None for row in rows.values() if row["reason"] != "retrieved")
 
 
 def test_a_decision_by_a_rule_is_explained(run):
     rows = pools.ledger(run)
-    kept = next(row for row in rows if row["reason"] == "retrieved")
+    kept = next(row for row in rows if row["rule"] == "few")
     sentence = explain(run, str(kept["image_id"])).sentences[0]
     assert f"retrieved it by the rule {kept['rule']}: neighbor {kept['rank'] + 1} with" in sentence
+    drawn = next(row for row in rows if row["rule"] == "near")
+    assert drawn["score"] is drawn["rank"] is drawn["seed_id"] is None
+    sentences = explain(run, str(drawn["image_id"])).sentences
+    assert "the rule near drew it: " in sentences[0]
+    assert "of its seeds are in cluster" in sentences[0]
     dropped = next(row for row in rows if row["reason"] == "not_retrieved")
     assert "no rule retrieved it" in explain(run, str(dropped["image_id"])).sentences[0]
 
 
 def test_a_cap_and_a_policy_rerun_nothing_before_the_retrieval(run, pool):
     before = {path: path.stat().st_mtime_ns for path in run.glob("curation/*/*.done")}
-    rules = [RULES[0] | {"policy": "distinct"}, RULES[1] | {"cap": 9}, RULES[2]]
+    rules = [
+        RULES[0] | {"policy": "distinct"},
+        RULES[1] | {"cap": 9},
+        *RULES[2:4],
+        RULES[4] | {"cap": 0},
+    ]
     more = f"retrieve.rules={json.dumps(rules)}"
-    summary = pools.curated(pools.recipe(sources(pool.folder), run, more), on_change="update")
+    summary = pools.curated(
+        pools.recipe(sources(pool.folder), run, more, *KEYS), on_change="update"
+    )
     again = {path for path, time in before.items() if path.stat().st_mtime_ns != time}
     assert {path.parent.name for path in again} <= {"70-retrieve", "75-select", "80-export"}
     assert summary.retrieval["rules"][1]["distinct"] == 9
@@ -91,7 +133,7 @@ def test_the_report_shows_every_rule(run, tmp_path, capsys):
     assert main(["report", str(tmp_path / "report"), "--curation", str(run)]) == 0
     page = (tmp_path / "report/report.html").read_text()
     table = page.partition("Rules of the retrieval")[2].partition("</table>")[0]
-    assert [name in table for name in ("few", "rest", "filled")] == [True] * 3
+    assert [name in table for name in NAMES] == [True] * 5
 
 
 @pytest.mark.parametrize(
@@ -100,6 +142,7 @@ def test_the_report_shows_every_rule(run, tmp_path, capsys):
         ([{"seeds": "imagenet"}], (), "`imagenet`, which is no seed set .* seed are few, rest"),
         ([{"seeds": "few", "weight": 0}], (), "the weight of every rule is 0"),
         ([{"seeds": "few"}, {"seeds": "few"}], (), "2 rules named `few`"),
+        ([{"seeds": "few", "mode": "cluster"}], (), "give the number of clusters"),
         ([{"seeds": "few"}], ("retrieve.mode=none",), "set retrieve.mode=seeds"),
         ([{"seeds": "few"}], ("base=runs/a",), "curate all images in one run"),
         ([{"seeds": "few", "k": 9}], ("retrieve.candidates=8",), "or retrieve.k .9. or more"),

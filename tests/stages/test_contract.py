@@ -43,6 +43,7 @@ ONLY_SOMETIMES = {
         ("execution_keys", "retrieve.k"),
         ("execution_keys", "retrieve.policy"),
     },
+    "seed-clusters": {("needs", "embed")},
     "graph": {WEIGHT},
     "recall": {WEIGHT},
 }
@@ -90,7 +91,8 @@ def recorded(pool, tmp_path_factory):
             out / "run",
             "retrieve.encoder=pixels_centered",
             "retrieve.keep=all",
-            "retrieve.rules=[{seeds: seed, k: 6}]",
+            "retrieve.rules=[{seeds: seed, k: 6}, {seeds: seed, name: near, mode: cluster}]",
+            "retrieve.clusters=9",
             "balance.target=50",
             "balance.levels=[30,6]",
             "duplicates.join=cells",
@@ -186,6 +188,8 @@ def test_the_kind_of_machine_depends_on_the_stage_and_the_device():
         "proposals",
         "search",
         "clusters",
+        "pool-clusters",
+        "seed-clusters",
     }
     assert {stage_device(stage, CurationConfig()) for stage in STAGES} == {"cpu"}
 
