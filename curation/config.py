@@ -48,7 +48,8 @@ EDITS = ("exact", "jpeg", "resize", "flip", "crop", "brightness", "text")
 PREFERENCES = ("resolution", "least_recompressed", "score", "source")
 
 Cosine = Annotated[float, Range(-1, 1)]
-FileName = Annotated[str, Allowed(re.compile(r"[\w-]+").fullmatch, "letters, digits, - and _")]
+_is_file_name = re.compile(r"[\w-]+").fullmatch
+FileName = Annotated[str, Allowed(_is_file_name, "letters, digits, - and _")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -270,6 +271,9 @@ class ExportConfig:
     shard_mib: PositiveInt = 512  # maximum size of a shard, MiB
     # random: a permutation keyed by `seed`, which mixes the sources in each shard; id: input order
     order: Literal["random", "id"] = "random"
+    # shards per rule of `retrieve.rules` (with its seeds) and per other source, named after it, for
+    # a mixture in training; an image is in the part of the first rule that retrieved it
+    parts: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -313,6 +317,13 @@ class CurationConfig:
             yield Fault(
                 "no seeds", "`sources`", "add a source with role seed, or set retrieve.mode=none"
             )
+        if self.export.parts:
+            used = {s.name or s.role for s in self.sources if s.role != "reference"}
+            for name in sorted(used | {rule.label for rule in self.retrieve.rules}):
+                if not _is_file_name(name):
+                    what = f"`export.parts` names shards after `{name}`"
+                    do = "give the source or rule a name of letters, digits, - and _"
+                    yield Fault(what, "recipe", do)
         yield from self._balance_faults()
         if "reference" in roles and self.decontaminate.threshold < self.duplicates.floor:
             yield Fault(

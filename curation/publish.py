@@ -7,6 +7,7 @@ Tables are hard links to the stages' own files: 1.3 billion rows are not copied.
 import json
 import os
 import shutil
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -43,8 +44,28 @@ def publish(inputs: CurationInputs, summary: CurationSummary) -> None:
         curated.shards_path(run): _as_text(shards),
         curated.summary_path(run): _as_text(summary.as_json()),
     }
+    if inputs.config.export.parts:
+        documents[curated.parts_path(run)] = _as_text(_list_parts(inputs))
     if not _is_published(run, sources, documents):
         _replace(run, sources, documents)
+
+
+def _list_parts(inputs: CurationInputs) -> list[dict[str, Any]]:
+    """Name the parts with their weights, images and shards: what a mixture in training needs."""
+    weights = {rule.label: rule.weight for rule in inputs.config.retrieve.rules}
+    images: Counter[str] = Counter()
+    for name, count in list_exported(inputs).items():
+        images[name.rpartition("-")[0]] += count
+    folder = curated.shards_folder(inputs.run_folder).relative_to(inputs.run_folder)
+    return [
+        {
+            "name": part,
+            "weight": weights.get(part, 1.0),
+            "images": count,
+            "shards": f"{folder}/{part}-??????.tar",
+        }
+        for part, count in sorted(images.items())
+    ]
 
 
 def unpublish(run_folder: Path) -> None:

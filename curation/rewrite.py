@@ -23,7 +23,7 @@ from dinoforge.curation.publish import publish, unpublish
 from dinoforge.curation.stages.export import ExportStage, finish_shard
 from dinoforge.curation.stored.generations import first_id
 from dinoforge.curation.summary import summarize
-from dinoforge.curation.tables import CurationInputs
+from dinoforge.curation.tables import CurationInputs, list_shards
 from dinoforge.curation.takedowns import Takedown, add_takedowns, find_taken_down, read_takedowns
 from dinoforge.errors import Fault, UsageError
 from dinoforge.runs import Run
@@ -171,8 +171,8 @@ def _plan_export(inputs: CurationInputs) -> StagePlan:
 
 
 def _shard_path(inputs: CurationInputs, payload: Json) -> Path:
-    name = inputs.config.export.name
-    return shards_folder(inputs.run_folder) / f"{name}-{payload['shard']:06d}.tar"
+    names = {shard.number: shard.name for shard in list_shards(inputs)}
+    return shards_folder(inputs.run_folder) / names[payload["shard"]]
 
 
 class _RewriteStage(ExportStage):
@@ -183,7 +183,7 @@ class _RewriteStage(ExportStage):
         if "ledger" in payload:
             return super().run(payload, inputs, out)
         path, without = _shard_path(inputs, payload), set(payload["without"])
-        name = inputs.config.export.name
+        name = path.name.rpartition("-")[0]
         rows = payload["stop"] - payload["first"]
         with ShardWriter(path.parent, name, rows, 1 << 62, first=payload["shard"]) as writer:
             for key, members in read_samples(path) if path.is_file() else ():

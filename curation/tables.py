@@ -509,6 +509,7 @@ class ExportedShard(NamedTuple):
     """A shard of the export and the range of rows of the exports table in it."""
 
     number: int
+    part: str  # how its name begins: ``pool``
     name: str  # ``pool-000003.tar``
     first: int
     stop: int
@@ -521,8 +522,11 @@ def list_shards(inputs: CurationInputs) -> list[ExportedShard]:
     """
     *earlier, facts = (of_run.facts("select")[0] for of_run in every_generation(inputs))
     bounds = [*facts["shard_starts"], facts["exported"]]
-    start, name = sum(len(other["shard_starts"]) for other in earlier), inputs.config.export.name
+    start = sum(len(other["shard_starts"]) for other in earlier)
+    parts = facts.get("shard_parts", [inputs.config.export.name] * len(facts["shard_starts"]))
     return [
-        ExportedShard(number, f"{name}-{number:06d}.tar", first, stop)
-        for number, (first, stop) in enumerate(itertools.pairwise(bounds), start)
+        ExportedShard(number, part, f"{part}-{number:06d}.tar", first, stop)
+        for number, (part, (first, stop)) in enumerate(
+            zip(parts, itertools.pairwise(bounds), strict=True), start
+        )
     ]

@@ -26,6 +26,7 @@ __all__ = [
     "ledger_path",
     "pairs_files",
     "pairs_folder",
+    "parts_path",
     "resolve_shard",
     "shards_folder",
     "shards_path",
@@ -132,6 +133,11 @@ def summary_path(run_folder: Path) -> Path:
 def shards_path(run_folder: Path) -> Path:
     """Return the path of the list of shards: JSON, their names in the run and image counts."""
     return run_folder / PUBLISHED / "shards.json"
+
+
+def parts_path(run_folder: Path) -> Path:
+    """Return the path of the parts: JSON, name, weight, images and shards; if there are any."""
+    return run_folder / PUBLISHED / "parts.json"
 
 
 def content_path(run_folder: Path) -> Path:

@@ -76,11 +76,12 @@ class ExportStage(CurationStage):
         exports = tables.read_rows([tables.exports_file(inputs)], payload["first"], payload["stop"])
         without = pa.array(payload.get("without", []), pa.int64())
         exports = exports.filter(pc.invert(pc.is_in(exports.column("image_id"), without)))
-        folder, name = shards_folder(inputs.run_folder), inputs.config.export.name
+        folder = shards_folder(inputs.run_folder)
+        part, name = next(s[1:3] for s in tables.list_shards(inputs) if s[0] == payload["shard"])
         reader = tables.ImageReader(inputs.run_folder)
         # `select` decided where a shard ends: all these rows are one.
         rows = payload["stop"] - payload["first"]
-        with ShardWriter(folder, name, rows, 1 << 62, first=payload["shard"]) as writer:
+        with ShardWriter(folder, part, rows, 1 << 62, first=payload["shard"]) as writer:
             for row in exports.to_pylist():
                 data = reader.read(row["shard"], row["offset"], row["size"])
                 if data is None:
@@ -90,7 +91,7 @@ class ExportStage(CurationStage):
                         do="sources must stay while the run reads them: restore it",
                     )
                 writer.write(tables.export_key(row["image_id"], row["copy"]), _members(row, data))
-        return finish_shard(folder / f"{name}-{payload['shard']:06d}.tar", writer, out)
+        return finish_shard(folder / name, writer, out)
 
 
 def finish_shard(path: Path, writer: ShardWriter, out: Output) -> Json:

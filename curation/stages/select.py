@@ -1,7 +1,10 @@
 """One decision per image, and the shard of every exported image; reads tables only."""
 
+import itertools
+
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from dinoforge.curated import REASONS
@@ -45,12 +48,22 @@ class SelectStage(CurationStage):
         decided = [getattr(decisions, name) for name in tables.DECISIONS_SCHEMA.names]
         out.write_table("decisions", decided, tables.DECISIONS_SCHEMA)
         image_id, copy = _order(decisions, config.export, config.seed)
+        parts = [config.export.name]
+        part = np.zeros(len(image_id), np.int64)
+        if config.export.parts:
+            parts, part = _parts(inputs, decisions, image_id)
+            order = np.argsort(part, kind="stable")
+            image_id, copy, part = image_id[order], copy[order], part[order]
         at = image_id - decisions.first
         rows = pa.array(at)
         names = [name for name in tables.INDEX_SCHEMA.names if name in tables.EXPORTS_SCHEMA.names]
         index = tables.read_index(inputs, names).take(rows)
         facts = tables.read_facts(inputs, ["format", "sha256"]).take(rows)
-        starts = cut_shards(index.column("size").to_numpy(), config.export)
+        sizes = index.column("size").to_numpy()
+        bounds = np.searchsorted(part, np.arange(len(parts) + 1))
+        starts = np.concatenate(
+            [a + cut_shards(sizes[a:b], config.export) for a, b in itertools.pairwise(bounds)]
+        )
         shard = np.searchsorted(starts, np.arange(len(image_id)), side="right") - 1
         columns = {
             **dict(zip(index.column_names, index.columns, strict=True)),
@@ -62,11 +75,14 @@ class SelectStage(CurationStage):
         }
         exports = [columns[name] for name in tables.EXPORTS_SCHEMA.names]
         out.write_table("places", exports, tables.EXPORTS_SCHEMA)
-        return {
+        facts = {
             "kept": int(np.count_nonzero(decisions.kept)),
             "exported": len(image_id),
             "shard_starts": starts.tolist(),
         }
+        if config.export.parts:
+            facts["shard_parts"] = [parts[number] for number in part[starts]]
+        return facts
 
 
 def cut_shards(sizes: NDArray[np.int64], policy: ExportConfig) -> NDArray[np.int64]:
@@ -100,6 +116,22 @@ def _decide(inputs: CurationInputs) -> Decisions:
     decide_rest(decisions, screened, keep_survivors=everything)
     assert (decisions.reason >= 0).all(), "an image was left without a decision"
     return decisions
+
+
+def _parts(
+    inputs: CurationInputs, decisions: Decisions, image_id: NDArray[np.int64]
+) -> tuple[list[str], NDArray[np.int64]]:
+    """Return the names of the parts and the part of every image: its rule, else its source."""
+    at = image_id - decisions.first
+    rules = inputs.config.retrieve.rules
+    number = np.where(len(rules) > 0, decisions.rule[at], -1)
+    source = tables.read_index(inputs, ["source"]).column("source").take(pa.array(at))
+    labels = pa.array([rule.label for rule in rules], pa.string())
+    by_rule = labels.take(pa.array(number, mask=number < 0))
+    names = pc.coalesce(by_rule, source.combine_chunks()).to_pylist()
+    parts = sorted(set(names)) or [inputs.config.export.name]
+    numbers = {name: place for place, name in enumerate(parts)}
+    return parts, np.array([numbers[name] for name in names], np.int64)
 
 
 def _order(

@@ -27,6 +27,8 @@ TEXT = {
     "sources[].name",
     "sources[].keys",
     "data.parts[].name",
+    "retrieve.rules[].name",
+    "retrieve.rules[].seeds",
     "device",
     "export.name",
     "plant.kinds",

@@ -9,7 +9,7 @@ import pytest
 
 from dinoforge.cli.main import main
 from dinoforge.config import load_config
-from dinoforge.curated import slots_path, summary_path
+from dinoforge.curated import parts_path, slots_path, summary_path
 from dinoforge.curation.config import CurationConfig
 from dinoforge.curation.explain import explain
 from dinoforge.errors import UsageError
@@ -25,7 +25,7 @@ RULES = [
     | {"cap": 12},
 ]
 NAMES = np.array(["few", "rest", "filled", "near", "capped"])
-KEYS = ("retrieve.clusters=8", "balance.iterations=5")
+KEYS = ("retrieve.clusters=8", "balance.iterations=5", "export.parts=true")
 
 
 def sources(folder):
@@ -98,6 +98,21 @@ def test_the_ledger_names_the_first_rule_and_a_multiset_counts_its_slots(run):
     assert all(row["rule"] is None for row in rows.values() if row["reason"] != "retrieved")
 
 
+def test_the_shards_of_every_part_hold_its_images(run):
+    parts = json.loads(parts_path(run).read_text())
+    weights = {part["name"]: part["weight"] for part in parts}
+    assert weights["few"] == 0.5
+    rows = [row for row in pools.ledger(run) if row["decision"] == "kept"]
+    images = Counter()
+    for row in rows:
+        part = row["rule"] or row["source"]
+        assert row["out_shard"].rpartition("-")[0] == part
+        images[part] += row["copies"]
+    assert {part["name"]: part["images"] for part in parts} == images
+    tars = [path for part in parts for path in run.glob(part["shards"])]
+    assert sorted(tars) == sorted(run.glob("shards/*.tar"))
+
+
 def test_a_decision_by_a_rule_is_explained(run):
     rows = pools.ledger(run)
     kept = next(row for row in rows if row["rule"] == "few")
@@ -142,6 +157,7 @@ def test_the_report_shows_every_rule(run, tmp_path, capsys):
         ([{"seeds": "imagenet"}], (), "`imagenet`, which is no seed set .* seed are few, rest"),
         ([{"seeds": "few", "weight": 0}], (), "the weight of every rule is 0"),
         ([{"seeds": "few"}, {"seeds": "few"}], (), "2 rules named `few`"),
+        ([{"seeds": "few", "name": "a b"}], ("export.parts=true",), "shards after `a b`"),
         ([{"seeds": "few", "mode": "cluster"}], (), "give the number of clusters"),
         ([{"seeds": "few"}], ("retrieve.mode=none",), "set retrieve.mode=seeds"),
         ([{"seeds": "few"}], ("base=runs/a",), "curate all images in one run"),
