@@ -312,7 +312,8 @@ class CurationConfig:
                 what = f"`duplicates.prefer_sources` names `{name}`, which is no source"
                 yield Fault(what, "recipe", f"the sources are {', '.join(names)}")
         yield from self._rule_faults()
-        has_seeds = "seed" in roles or self.base  # the base may have some
+        rules = self.retrieve.rules  # each of which names its seeds; the base may have some
+        has_seeds = "seed" in roles or self.base or rules
         if self.retrieve.mode == "seeds" and self.sources and not has_seeds:
             yield Fault(
                 "no seeds", "`sources`", "add a source with role seed, or set retrieve.mode=none"
@@ -336,12 +337,13 @@ class CurationConfig:
     def _rule_faults(self) -> Iterator[Fault]:
         """Find rules whose seeds are not there, or for which there is no place."""
         rules = self.retrieve.rules
-        sets = dict.fromkeys(s.name or s.role for s in self.sources if s.role == "seed")
         for number, rule in enumerate(rules):
+            role = "reference" if rule.mode == "exclude" else "seed"
+            sets = dict.fromkeys(s.name or s.role for s in self.sources if s.role == role)
             if self.sources and rule.seeds not in sets:
-                what = f"`retrieve.rules[{number}].seeds` is `{rule.seeds}`, which is no seed set"
-                sources = f"the sources with role seed are {', '.join(sets)}"
-                yield Fault(what, "recipe", sources if sets else "add a source with role seed")
+                what = f"`retrieve.rules[{number}].seeds` is `{rule.seeds}`, which is no {role} set"
+                sources = f"the sources with role {role} are {', '.join(sets)}"
+                yield Fault(what, "recipe", sources if sets else f"add a source with role {role}")
         if rules and self.retrieve.mode != "seeds":
             what = "`retrieve.rules` is not used: `retrieve.mode` is none"
             yield Fault(what, "recipe", "set retrieve.mode=seeds, or remove the rules")

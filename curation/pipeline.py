@@ -40,6 +40,7 @@ from dinoforge.curation.stages.embed import (
     check_encoders,
     encoder_fingerprint,
 )
+from dinoforge.curation.stages.exclude import ExcludeStage
 from dinoforge.curation.stages.export import ExportStage, remove_foreign_shards
 from dinoforge.curation.stages.filter import FilterStage, stop_if_too_many_bad
 from dinoforge.curation.stages.ingest import IngestStage
@@ -87,6 +88,7 @@ STAGES: tuple[CurationStage, ...] = (
     ClustersStage(),  # 66  levels of clusters of the survivors, if they are balanced
     PoolClustersStage(),  # 67  clusters of the survivors, if rules retrieve from them
     SeedClustersStage(),  # 68  the cluster of every seed
+    ExcludeStage(),  # 69  the nearest examples of what rules exclude
     RetrieveStage(),  # 70  policy: which seed gets which neighbor
     BalanceStage(),  # 72  policy: how many images each cluster keeps, and which
     SelectStage(),  # 75  one decision per image, and the shards

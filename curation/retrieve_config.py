@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
 from dinoforge.config.paths import EncoderSpec
-from dinoforge.config.ranges import NonNegativeFloat, NonNegativeInt, PositiveInt
+from dinoforge.config.ranges import NonNegativeFloat, NonNegativeInt, PositiveInt, Range
 from dinoforge.errors import Fault
 
 __all__ = ["RetrieveConfig", "RuleConfig"]
@@ -17,12 +17,16 @@ Policy = Literal["multiset", "distinct", "fill"]
 class RuleConfig:
     """What one seed set retrieves."""
 
-    seeds: str = ""  # name of a source with role seed, or of several that share it
+    # name of a source with role seed (exclude: reference), or of several that share it
+    seeds: str = ""
     # in the ledger and the report, unique; keys the draw of the cap; "": the name of the seeds
     name: str = ""
     # sample: the nearest pool images of every seed (DINOv2: for sets of more than 1M images);
-    # cluster: random images of the k-means clusters of the pool that seeds are in (smaller sets)
-    mode: Literal["sample", "cluster"] = "sample"
+    # cluster: random images of the k-means clusters of the pool that seeds are in (smaller sets);
+    # exclude: no image that resembles one of a reference source
+    mode: Literal["sample", "cluster", "exclude"] = "sample"
+    # exclude: cosine to such an image above which pool images are dropped, whatever retrieves them
+    threshold: Annotated[float, Range(-1, 1)] = 0.9
     k: PositiveInt = 4  # sample: neighbors per seed (DINOv2: 4, or 32 for ImageNet-1k)
     min_seeds: PositiveInt = 4  # cluster: only clusters with so many seeds (DINOv2: more than 3)
     per_cluster: PositiveInt = 10_000  # cluster: images from each of them (DINOv2: 10,000)
@@ -87,6 +91,7 @@ class RetrieveConfig:
         for label in sorted({label for label in labels if labels.count(label) > 1}):
             what = f"`{at}.rules` has {labels.count(label)} rules named `{label}`"
             yield Fault(what, "recipe", "give each of them another name")
-        if self.rules and not any(rule.weight for rule in self.rules):
+        weights = [rule.weight for rule in self.rules if rule.mode != "exclude"]
+        if weights and not any(weights):
             what = f"`{at}.rules`: the weight of every rule is 0"
             yield Fault(what, "recipe", "give a rule that is trained a weight above 0")

@@ -42,6 +42,8 @@ _FIRST = {
     "{retrieve[policy]}).",
     "not retrieved by a rule": "{image} was dropped because no rule retrieved it, or only one "
     "whose cap left it out (retrieve.rules).",
+    "excluded": "{image} was dropped because it resembles {other_image}, an example of what the "
+    "rule {row[rule]} excludes: similarity {row[similarity]:.4f} (retrieve.rules).",
     "not_balanced": "{image} was dropped to balance the pool: {row[detail]} (balance.target is "
     "{balance[target]}, balance.choose is {balance[choose]}).",
     "retrieved": "{image} was kept because the seed {other_image} retrieved it: neighbor {nth} "

@@ -45,6 +45,7 @@ __all__ = [
     "CHECK_SCHEMA",
     "CLASSES_SCHEMA",
     "DECISIONS_SCHEMA",
+    "EXCLUDED_SCHEMA",
     "EXPORTS_SCHEMA",
     "FACTS_SCHEMA",
     "GROUPS_SCHEMA",
@@ -75,6 +76,7 @@ __all__ = [
     "read_decisions",
     "read_decodable",
     "read_embeddings",
+    "read_excluded",
     "read_facts",
     "read_hashes",
     "read_index",
@@ -176,6 +178,9 @@ SLOTS_SCHEMA = _schema(
     "seed_id int64, rank int64, image_id int64, score float32, granted bool, rule int32,"
     "cluster int32"
 )
+
+# retrieve: one row per pool image that a rule excludes, ascending; the first such rule
+EXCLUDED_SCHEMA = _schema("image_id int64, example_id int64, similarity float32, rule int32")
 
 # select: one row per image, columns as in `Decisions`
 DECISIONS_SCHEMA = _schema(
@@ -487,6 +492,14 @@ def read_slots(inputs: CurationInputs) -> tuple[Slots, NDArray[np.int64]]:
     seeds, seed = np.unique(columns["seed_id"], return_inverse=True)
     rest = (columns[name] for name in ("rank", "image_id", "score", "rule"))
     return Slots(seed.reshape(-1), *rest), seeds
+
+
+def read_excluded(inputs: CurationInputs) -> dict[str, NDArray[Any]]:
+    """Read what rules exclude, columns of `EXCLUDED_SCHEMA`; empty without such a rule."""
+    facts = inputs.facts("retrieve")
+    if not any(rule["mode"] == "exclude" for one in facts for rule in one.get("rules", ())):
+        return _columns(EXCLUDED_SCHEMA.empty_table())
+    return _columns(read_table(inputs.file("retrieve", "excluded.parquet")))
 
 
 def read_decisions(inputs: CurationInputs) -> Decisions:

@@ -57,6 +57,7 @@ REASONS = (
     # Decided last, whatever the other rules are. At the end: stored tables count reasons.
     "taken_down",
     "not_balanced",
+    "excluded",
 )
 
 LEDGER_SCHEMA = pa.schema(
@@ -85,7 +86,7 @@ LEDGER_SCHEMA = pa.schema(
         ("seed_id", pa.int64()),  # the seed that retrieved it with the best score
         ("rank", pa.int64()),  # 0: nearest to that seed
         ("score", pa.float32()),
-        ("rule", pa.string()),  # name of the first rule that retrieved it, if there are rules
+        ("rule", pa.string()),  # name of the first rule that retrieved or excluded it
         ("cluster", pa.int32()),  # of the first level, if the pool is balanced
         ("copies", pa.int32()),  # files in the shards; more than 1 only under policy multiset
         ("planted_from", pa.int64()),

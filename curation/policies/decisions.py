@@ -19,6 +19,7 @@ __all__ = [
     "Screened",
     "apply_balance",
     "apply_duplicates",
+    "apply_exclusion",
     "apply_leaks",
     "apply_retrieval",
     "decide_rest",
@@ -132,6 +133,20 @@ def apply_leaks(
     decisions.duplicate_of[rows] = partner
     _record_edges(decisions, image_id[open_], partner, similarity[open_])
     decisions.drop(rows[~exempt[rows]], "leak")
+
+
+def apply_exclusion(
+    decisions: Decisions,
+    image_id: NDArray[np.int64],
+    example_id: NDArray[np.int64],
+    similarity: NDArray[np.float32],
+    rule: NDArray[np.int32],
+) -> None:
+    """Drop images that resemble an example of what is excluded; the pair is the evidence."""
+    rows = image_id - decisions.first
+    decisions.duplicate_of[rows], decisions.rule[rows] = example_id, rule
+    _record_edges(decisions, image_id, example_id, similarity)
+    decisions.drop(rows, "excluded")
 
 
 def apply_retrieval(

@@ -38,7 +38,7 @@ class RetrieveStage(CurationStage):
     execution_keys = ("base",)
     needs = (
         *("ingest", "plant", "filter", "components", "decontaminate", "search"),
-        *("pool-clusters", "seed-clusters"),
+        *("pool-clusters", "seed-clusters", "exclude"),
     )
 
     def plan(self, inputs: CurationInputs) -> list[Json]:
@@ -50,7 +50,14 @@ class RetrieveStage(CurationStage):
         policy = inputs.config.retrieve
         every_seed, pools = tables.read_retrievable(inputs)
         seeds, num_pool = np.concatenate(every_seed), len(pools[-1])
-        retrieved = [_retrieve(inputs, number, seeds) for number in range(len(every_rule(policy)))]
+        numbers = range(len(every_rule(policy)))
+        excluded = [_exclude(inputs, n) for n in numbers if every_rule(policy)[n].mode == "exclude"]
+        without = np.empty(0, np.int64)
+        if excluded:
+            every = pa.concat_tables(excluded)
+            without, first = np.unique(every.column("image_id").to_numpy(), return_index=True)
+            out.write_table("excluded", every.take(pa.array(first)), tables.EXCLUDED_SCHEMA)
+        retrieved = [_retrieve(inputs, number, seeds, without) for number in numbers]
         stored = pa.concat_tables([one.table(seeds) for one in retrieved])
         out.write_table("slots", stored, tables.SLOTS_SCHEMA)
         granted = concat_slots([one.granted for one in retrieved])
@@ -101,13 +108,52 @@ class _Retrieved:
         }
 
 
-def _retrieve(inputs: CurationInputs, number: int, seeds: NDArray[np.int64]) -> _Retrieved:
-    """Apply one rule to its seeds."""
+def _exclude(inputs: CurationInputs, number: int) -> pa.Table:
+    """Return the images above the threshold of a rule, with their nearest examples."""
+    rule = inputs.config.retrieve.rules[number]
+    names = ("ids", "examples", "scores")
+    parts = [tables.EXCLUDED_SCHEMA.empty_table()]
+    files = [inputs.files("exclude", f"{name}.npy") for name in names]
+    for facts, *paths in zip(inputs.facts("exclude"), *files, strict=True):
+        if facts["set"] == rule.seeds:
+            ids, examples, scores = (np.load(path) for path in paths)
+            is_near = scores > rule.threshold
+            columns = [part[is_near] for part in (ids, examples, scores)]
+            columns.append(np.full(len(columns[0]), number, np.int32))
+            parts.append(pa.table(columns, schema=tables.EXCLUDED_SCHEMA))
+    return pa.concat_tables(parts)
+
+
+def _retrieve(
+    inputs: CurationInputs, number: int, seeds: NDArray[np.int64], without: NDArray[np.int64]
+) -> _Retrieved:
+    """Apply one rule to its seeds, and to the pool without some images."""
     rule = every_rule(inputs.config.retrieve)[number]
     at = read_seed_set(inputs, rule.seeds, seeds)
     if rule.mode == "cluster":
-        return _draw(inputs, number, len(at))
-    return _sample(inputs, number, seeds, at)
+        return _draw(inputs, number, len(at), without)
+    if rule.mode == "exclude":
+        return _leave_out(inputs, number)
+    return _sample(inputs, number, seeds, at, without)
+
+
+def _leave_out(inputs: CurationInputs, number: int) -> _Retrieved:
+    """Count what a rule excludes; it retrieves nothing."""
+    rule = inputs.config.retrieve.rules[number]
+    none = np.empty(0, np.int64)
+    slots = Slots(none, none, none, none.astype(np.float32), none.astype(np.int32))
+    sets = [facts for facts in inputs.facts("exclude") if facts["set"] == rule.seeds]
+    return _Retrieved(
+        rule=rule,
+        num_seeds=sets[0]["examples"] if sets else 0,
+        asked=0,
+        before_cap=0,
+        granted=slots,
+        stored=slots,
+        is_granted=np.empty(0, np.bool_),
+        cluster=slots.rule,
+        facts={"excluded": _exclude(inputs, number).num_rows},
+    )
 
 
 def _cap(slots: Slots, rule: RuleConfig, seed: int) -> Slots:
@@ -116,13 +162,21 @@ def _cap(slots: Slots, rule: RuleConfig, seed: int) -> Slots:
 
 
 def _sample(
-    inputs: CurationInputs, number: int, seeds: NDArray[np.int64], at: NDArray[np.int64]
+    inputs: CurationInputs,
+    number: int,
+    seeds: NDArray[np.int64],
+    at: NDArray[np.int64],
+    without: NDArray[np.int64],
 ) -> _Retrieved:
     """Grant the nearest candidates of the seeds ``at`` these numbers."""
     policy = inputs.config.retrieve
     rule = every_rule(policy)[number]
     width = rule.num_candidates(policy.candidates)
     merged = _merged(inputs, seeds[at], rule.seeds, width)
+    if len(without):
+        is_out = np.isin(merged.ids, without)
+        rest = Neighbors(np.where(is_out, -1, merged.ids), np.where(is_out, -np.inf, merged.scores))
+        merged = merge_top_k([rest])
     chosen = take_slots(merged.ids, merged.scores, k=rule.k, policy=rule.policy, rule=number)
     granted = _cap(chosen, rule, inputs.config.seed)
     every = take_slots(merged.ids, merged.scores, k=width, policy="multiset", rule=number)
@@ -138,11 +192,15 @@ def _sample(
     )
 
 
-def _draw(inputs: CurationInputs, number: int, num_seeds: int) -> _Retrieved:
+def _draw(
+    inputs: CurationInputs, number: int, num_seeds: int, without: NDArray[np.int64]
+) -> _Retrieved:
     """Draw images from the clusters that the seeds are in: of a cluster the same for every rule."""
     rule, seed = inputs.config.retrieve.rules[number], inputs.config.seed
     ids, labels, distances, of_seeds = _read_clusters(inputs, rule.seeds)
-    sizes = np.bincount(labels)
+    num_clusters, is_in = int(labels.max(initial=-1)) + 1, ~np.isin(ids, without)
+    ids, labels, distances = ids[is_in], labels[is_in], distances[is_in]
+    sizes = np.bincount(labels, minlength=num_clusters)
     in_cluster = np.bincount(of_seeds, minlength=len(sizes))
     shares = share_clusters(
         sizes,

@@ -13,6 +13,7 @@ from dinoforge.curation.config import ExportConfig
 from dinoforge.curation.policies.decisions import (
     Decisions,
     apply_balance,
+    apply_exclusion,
     apply_retrieval,
     decide_rest,
 )
@@ -107,6 +108,7 @@ def _decide(inputs: CurationInputs) -> Decisions:
     screened = tables.read_screened(inputs)
     decisions = tables.decide_before_retrieval(inputs, screened)
     if policy.mode == "seeds":
+        apply_exclusion(decisions, **tables.read_excluded(inputs))
         slots, seeds = tables.read_slots(inputs)
         multiset = [rule.policy == "multiset" for rule in every_rule(policy)]
         apply_retrieval(decisions, slots, seeds, multiset=multiset)

@@ -66,11 +66,11 @@ def read_balanced(inputs: CurationInputs) -> Balanced | None:
 
 
 def read_open_pool(inputs: CurationInputs, ids: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Return which of the surviving pool images no seed retrieved: they may be chosen."""
+    """Return which of the surviving pool images no rule retrieved or excluded."""
     if inputs.config.retrieve.mode == "none":
         return np.ones(len(ids), np.bool_)
     slots, _ = tables.read_slots(inputs)
-    return ~np.isin(ids, slots.image_id)
+    return ~np.isin(ids, np.r_[slots.image_id, tables.read_excluded(inputs)["image_id"]])
 
 
 def meaning_stage(config: CurationConfig) -> str:

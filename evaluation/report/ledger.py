@@ -42,6 +42,7 @@ _LABELS = {
     "leak": "reference leaks",
     "not_retrieved": "not retrieved for any seed",
     "not_balanced": "more than the share of their cluster",
+    "excluded": "like an example of what a rule excludes",
     "seed": "seeds",
     "as_is": "kept as is",
     "retrieved": "retrieved for a seed",

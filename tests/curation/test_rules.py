@@ -1,6 +1,7 @@
 """Retrieval by rules: the slots of every seed set, caps, both counts, what the recipe refuses."""
 
 import json
+import shutil
 from collections import Counter
 
 import numpy as np
@@ -9,10 +10,13 @@ import pytest
 
 from dinoforge.cli.main import main
 from dinoforge.config import load_config
-from dinoforge.curated import parts_path, slots_path, summary_path
+from dinoforge.curated import ROLES, parts_path, slots_path, summary_path
 from dinoforge.curation.config import CurationConfig
 from dinoforge.curation.explain import explain
+from dinoforge.curation.pipeline import STAGES
+from dinoforge.curation.tables import read_embeddings, read_screened
 from dinoforge.errors import UsageError
+from dinoforge.stages import make_inputs
 from dinoforge.tables import read_table
 
 RULES = [
@@ -21,17 +25,24 @@ RULES = [
     {"seeds": "few", "name": "filled", "k": 2, "policy": "fill"},
     {"seeds": "rest", "name": "near", "mode": "cluster", "min_seeds": 2, "per_cluster": 7}
     | {"on_small_cluster": "skip", "policy": "multiset"},
+    {"seeds": "unwanted", "mode": "exclude", "threshold": 0.8},
     {"seeds": "rest", "name": "capped", "mode": "cluster", "min_seeds": 2, "per_cluster": 9}
     | {"cap": 12},
 ]
-NAMES = np.array(["few", "rest", "filled", "near", "capped"])
-KEYS = ("retrieve.clusters=8", "balance.iterations=5", "export.parts=true")
+NAMES = np.array(["few", "rest", "filled", "near", "unwanted", "capped"])
+KEYS = (
+    "retrieve.clusters=8",
+    "retrieve.candidates=40",
+    "balance.iterations=5",
+    "export.parts=true",
+)
 
 
 def sources(folder):
     return [
         {"role": "seed", "name": "few", "paths": [str(folder / "seeds")], "limit": 4},
         {"role": "seed", "name": "rest", "paths": [str(folder / "seeds")]},
+        {"role": "reference", "name": "unwanted", "paths": [str(folder / "test")]},
         {"role": "pool", "paths": [str(folder / "pool")]},
     ]
 
@@ -48,13 +59,14 @@ def run(pool, tmp_path_factory):
 
 def test_every_rule_has_its_slots_caps_and_both_counts(run):
     retrieval = json.loads(summary_path(run).read_text())["retrieval"]
-    few, rest, filled, near, capped = retrieval["rules"]
+    few, rest, filled, near, unwanted, capped = retrieval["rules"]
     assert (few["asked"], few["before_cap"], few["slots"]) == (5 * few["seeds"],) * 3
     assert rest["asked"] == rest["before_cap"] == 3 * rest["seeds"]
     assert rest["distinct"] == 11
     assert filled["slots"] == filled["distinct"] == filled["asked"] == 2 * few["seeds"]
     assert retrieval["slots"] == sum(rule["slots"] for rule in retrieval["rules"])
     assert near["before_cap"] == 7 * (near["clusters"] - near["small_clusters"]) > 0
+    assert unwanted["slots"] == unwanted["asked"] == 0 < unwanted["excluded"]
     assert near["asked"] == 7 * near["clusters"]
     assert capped["slots"] == 12 < capped["before_cap"] <= capped["asked"] == 9 * near["clusters"]
     for rule in retrieval["rules"]:
@@ -69,7 +81,7 @@ def test_clusters_of_the_seeds_give_random_images_of_theirs(run):
     ids, labels = (np.load(stage / f"part-00000.{name}.npy") for name in ("ids", "labels-1"))
     seeds = np.load(next(run.glob("curation/*-seed-clusters/part-00000.clusters.npy")))
     num_seeds, sizes = (np.bincount(of, minlength=len(labels)) for of in (seeds, labels))
-    near, capped = (slots[slots.rule == number] for number in (3, 4))
+    near, capped = (slots[slots.rule == number] for number in (3, 5))
     for one, least in ((near, 7), (capped, 0)):
         np.testing.assert_array_equal(one.cluster, labels[np.searchsorted(ids, one.image_id)])
         drawn = one.groupby("cluster").image_id.count()
@@ -95,7 +107,26 @@ def test_the_ledger_names_the_first_rule_and_a_multiset_counts_its_slots(run):
         assert row["copies"] == max(copies[image_id], 1)
         source = rows[row["seed_id"]]["source"] if row["seed_id"] is not None else "drawn"
         assert source == {"few": "few", "rest": "rest", "filled": "few"}.get(row["rule"], "drawn")
-    assert all(row["rule"] is None for row in rows.values() if row["reason"] != "retrieved")
+    reasons = {row["reason"] for row in rows.values() if row["rule"]}
+    assert reasons == {"retrieved", "excluded"}
+
+
+def test_what_resembles_an_example_is_excluded_and_nothing_else(run):
+    inputs = make_inputs("curation", STAGES, run, pools.recipe(sources(run), run))
+    rows = pools.ledger(run)
+    screened = read_screened(inputs)
+    vectors = read_embeddings(inputs, "embed", np.arange(len(rows))).astype(np.float64)
+    examples = (screened.role == ROLES.index("reference")) & (screened.reason < 0)
+    nearest = (vectors @ vectors[examples].T).max(axis=1)
+    reasons = np.array([row["reason"] for row in rows])
+    assert (reasons == "excluded").any()
+    assert (nearest[reasons == "excluded"] > 0.8 - 1e-6).all()
+    assert (nearest[np.isin(reasons, ["retrieved", "not_retrieved"])] <= 0.8 + 1e-6).all()
+    row = next(row for row in rows if row["reason"] == "excluded")
+    sentence = explain(run, str(row["image_id"])).sentences[0]
+    assert f"an example of what the rule unwanted excludes: similarity {row['similarity']:.4f}" in (
+        sentence
+    )
 
 
 def test_the_shards_of_every_part_hold_its_images(run):
@@ -127,19 +158,23 @@ def test_a_decision_by_a_rule_is_explained(run):
     assert "no rule retrieved it" in explain(run, str(dropped["image_id"])).sentences[0]
 
 
-def test_a_cap_and_a_policy_rerun_nothing_before_the_retrieval(run, pool):
+def test_a_cap_and_a_policy_rerun_nothing_before_the_retrieval(run, pool, tmp_path):
+    run = shutil.copytree(run, tmp_path / "run")
     before = {path: path.stat().st_mtime_ns for path in run.glob("curation/*/*.done")}
     rules = [
         RULES[0] | {"policy": "distinct"},
         RULES[1] | {"cap": 9},
         *RULES[2:4],
-        RULES[4] | {"cap": 0},
+        RULES[4] | {"threshold": 0.85},
+        RULES[5] | {"cap": 0},
     ]
     more = f"retrieve.rules={json.dumps(rules)}"
     summary = pools.curated(
         pools.recipe(sources(pool.folder), run, more, *KEYS), on_change="update"
     )
-    again = {path for path, time in before.items() if path.stat().st_mtime_ns != time}
+    again = {
+        path for path, at in before.items() if not path.exists() or path.stat().st_mtime_ns > at
+    }
     assert {path.parent.name for path in again} <= {"70-retrieve", "75-select", "80-export"}
     assert summary.retrieval["rules"][1]["distinct"] == 9
 
@@ -148,7 +183,7 @@ def test_the_report_shows_every_rule(run, tmp_path, capsys):
     assert main(["report", str(tmp_path / "report"), "--curation", str(run)]) == 0
     page = (tmp_path / "report/report.html").read_text()
     table = page.partition("Rules of the retrieval")[2].partition("</table>")[0]
-    assert [name in table for name in NAMES] == [True] * 5
+    assert [name in table for name in NAMES] == [True] * 6
 
 
 @pytest.mark.parametrize(

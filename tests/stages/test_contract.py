@@ -44,6 +44,7 @@ ONLY_SOMETIMES = {
         ("execution_keys", "retrieve.policy"),
     },
     "seed-clusters": {("needs", "embed")},
+    "exclude": {("needs", "embed")},
     "graph": {WEIGHT},
     "recall": {WEIGHT},
 }
@@ -91,7 +92,8 @@ def recorded(pool, tmp_path_factory):
             out / "run",
             "retrieve.encoder=pixels_centered",
             "retrieve.keep=all",
-            "retrieve.rules=[{seeds: seed, k: 6}, {seeds: seed, name: near, mode: cluster}]",
+            "retrieve.rules=[{seeds: seed, k: 6}, {seeds: seed, name: near, mode: cluster},"
+            "{seeds: reference, mode: exclude, threshold: 0.97}]",
             "retrieve.clusters=9",
             "balance.target=50",
             "balance.levels=[30,6]",
@@ -190,6 +192,7 @@ def test_the_kind_of_machine_depends_on_the_stage_and_the_device():
         "clusters",
         "pool-clusters",
         "seed-clusters",
+        "exclude",
     }
     assert {stage_device(stage, CurationConfig()) for stage in STAGES} == {"cpu"}
 
