@@ -1,11 +1,10 @@
-"""``dinoforge plan``: what a training or an evaluation needs before anything is bought."""
+"""``dinoforge plan``: what a curation, a training or an evaluation needs before it is run."""
 
 import argparse
 import contextlib
 import dataclasses
 import difflib
 import functools
-import math
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,14 +30,17 @@ if TYPE_CHECKING:
 __all__ = ["COMMAND", "kind_of"]
 
 _DEFAULT_GPU = "h100"
-_KINDS = ("training", "evaluation")
+_KINDS = ("training", "evaluation", "curation")
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
     add_recipe_choice(parser)
     kind = "kind of the recipe (default: by its name or its keys)"
     parser.add_argument("--kind", choices=_KINDS, help=kind)
-    model = "evaluation: plan for this ViT instead of the recipe's models, e.g. large/16"
+    model = (
+        "evaluation: plan for this ViT instead of the recipe's models, e.g. large/16; curation: "
+        "instead of the encoder for retrieval"
+    )
     parser.add_argument("--model", metavar="SIZE/PATCH", help=model)
     hardware = parser.add_argument_group("hardware")
     add = functools.partial(hardware.add_argument, type=int, metavar="N")
@@ -50,13 +52,20 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     gpus = "a100-40, a100, h100 (default), h200, l40s, or GB of memory"
     gpu = f"{gpus}; if given, a plan that does not fit is an error"
     add("--gpu", type=str, metavar="GPU", help=gpu)
-    mfu = "assumed MFU (0 to 1); default: the closest published run, 0.4 for an evaluation"
+    mfu = "assumed MFU (0 to 1); default: the closest published run; 0.4 if it is no training"
     add("--mfu", type=float, metavar="SHARE", help=mfu)
     images = (
         "images in the data set, for epochs; of a mixture NAME=N,NAME=N; evaluation: in each set, "
-        "which need not exist yet"
+        "which need not exist yet; curation: of the pool, or pool=N,seed=N,reference=N,as_is=N"
     )
     add("--images", type=str, help=images)
+    data = parser.add_argument_group("curation")
+    mean = "mean size of an image file (default 110,000, as ImageNet's)"
+    data.add_argument("--image-bytes", type=float, metavar="BYTES", help=mean)
+    mean = "mean pixels of an image (default 186,045, as ImageNet's)"
+    data.add_argument("--image-pixels", type=float, metavar="PIXELS", help=mean)
+    on = "a profile, as slurm:PROFILE; tasks that do not fit it are an error"
+    data.add_argument("--on", metavar="WHERE", help=on)
     add_output_arguments(parser)
 
 
@@ -65,12 +74,18 @@ def _run(args: argparse.Namespace) -> int:
     if recipe_requests(args, kind):
         return 0
     _refuse_options(args, kind)
-    return _plan_evaluation(args) if kind == "evaluation" else _plan_training(args)
+    plan = {"evaluation": _plan_evaluation, "curation": _plan_curation, "training": _plan_training}
+    return plan[kind](args)
 
 
 def _refuse_options(args: argparse.Namespace, kind: str) -> None:
-    """Refuse options that the other kind of plan has."""
-    others = {"evaluation": ("ranks", "ranks_per_node"), "training": ("model",)}
+    """Refuse options that only other kinds of plans have."""
+    of_training, of_curation = ("ranks", "ranks_per_node"), ("image_bytes", "image_pixels", "on")
+    others = {
+        "evaluation": (*of_training, *of_curation),
+        "training": ("model", *of_curation),
+        "curation": of_training,
+    }
     for name in others[kind]:
         if getattr(args, name) is not None:
             option = f"--{name.replace('_', '-')}"
@@ -79,23 +94,29 @@ def _refuse_options(args: argparse.Namespace, kind: str) -> None:
 
 
 def kind_of(recipe: str | None) -> str:
-    """Return the kind of a recipe by its name, or by the first key that only one kind has."""
+    """Return the kind of a recipe by its name, or by the keys that only one kind has."""
     from dinoforge.cli.arguments import config_class
     from dinoforge.config import find_recipe, list_recipes
 
     if recipe is None or recipe in list_recipes("training") or "=" in recipe:
         return "training"
-    evaluations = list_recipes("evaluation")
-    if recipe in evaluations:
-        return "evaluation"
+    named = [(name, kind) for kind in _KINDS for name in list_recipes(kind)]
+    for name, kind in named:
+        if recipe == name:
+            return kind
     with contextlib.suppress(UsageError, OSError, UnicodeDecodeError):
         lines = find_recipe("training", recipe).read_text(encoding="utf-8").splitlines()
         keys = {line.partition(":")[0] for line in lines}
-        names = [{f.name for f in dataclasses.fields(config_class(kind))} for kind in _KINDS]
-        if keys & (names[1] - names[0]) and not keys & (names[0] - names[1]):
-            return "evaluation"
-    near = difflib.get_close_matches(recipe, [*list_recipes("training"), *evaluations], n=1)
-    return "evaluation" if near and near[0] in evaluations else "training"
+        names = {k: {f.name for f in dataclasses.fields(config_class(k))} for k in _KINDS}
+        only = {
+            kind: known.difference(*(names[k] for k in _KINDS if k != kind))
+            for kind, known in names.items()
+        }
+        kinds = [kind for kind in _KINDS if keys & only[kind]]
+        if len(kinds) == 1:
+            return kinds[0]
+    near = difflib.get_close_matches(recipe, [name for name, _ in named], n=1)
+    return next((kind for name, kind in named if name in near), "training")
 
 
 def _read_images(text: str | None) -> int | dict[str, int] | None:
@@ -104,12 +125,34 @@ def _read_images(text: str | None) -> int | dict[str, int] | None:
         return None
     try:
         if "=" not in text:
-            return int(text)
+            return _whole(text)
         pairs = (pair.rpartition("=") for pair in text.split(","))
-        return {name: int(count) for name, _, count in pairs}
+        return {name: _whole(count) for name, _, count in pairs}
     except ValueError as error:
         do = "give a whole number, or NAME=N,NAME=N"
         raise UsageError(what=f"cannot read `{text}`", where="--images", do=do) from error
+
+
+def _whole(text: str) -> int:
+    """Read a whole number, also as 1.3e9; raises `ValueError`."""
+    number = float(text) if "e" in text.lower() else int(text)
+    if number != number // 1:
+        raise ValueError(text)
+    return int(number)
+
+
+def _plan_curation(args: argparse.Namespace) -> int:
+    from dinoforge.cli.plan_curation import plan_curation_of
+    from dinoforge.device import find_gpu
+
+    _check_mfu(args)
+    gpu, model = find_gpu(args.gpu or _DEFAULT_GPU), _vit(args.model) if args.model else None
+    return plan_curation_of(args, _read_images(args.images), gpu, model)
+
+
+def _check_mfu(args: argparse.Namespace) -> None:
+    if args.mfu is not None and not 0 < args.mfu <= 1:
+        raise UsageError(what=f"--mfu {args.mfu}", where="command line", do="give 0 < MFU <= 1")
 
 
 def _plan_evaluation(args: argparse.Namespace) -> int:
@@ -122,10 +165,9 @@ def _plan_evaluation(args: argparse.Namespace) -> int:
     if isinstance(given, dict):
         what, do = "numbers by name are for the parts of a training", "give one number: --images N"
         raise UsageError(what=what, where=f"--images {args.images}", do=do)
-    for key, number in (("--images", given), ("--mfu", args.mfu)):
-        if number is not None and not 0 < number <= (1 if key == "--mfu" else math.inf):
-            do = "give 0 < MFU <= 1" if key == "--mfu" else "give 1 or more"
-            raise UsageError(what=f"{key} {number}", where="command line", do=do)
+    _check_mfu(args)
+    if given is not None and given <= 0:
+        raise UsageError(what=f"--images {given}", where="command line", do="give 1 or more")
     if given is None:
         with tempfile.TemporaryDirectory() as unpacked:
             images = count_images(config, Path(unpacked))
@@ -320,10 +362,11 @@ def _round(number: float) -> int | float:
 
 
 COMMAND = Command(
-    sentence="print what a training or an evaluation needs: memory, FLOPs, disk and hours",
+    sentence="print what a run needs: memory, FLOPs, disk and hours, or partitions of a curation",
     examples=(
         "dinoforge plan vitl16_fast --ranks 32 --gpu a100",
         "dinoforge plan vitg14_long --ranks 64 batch_size=768 parallel.mode=hsdp",
+        "dinoforge plan precise --images 1.3e9 --gpu h100",
         "dinoforge plan my.yaml parallel.activation_checkpointing=blocks --json",
     ),
     add_arguments=_add_arguments,

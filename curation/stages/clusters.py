@@ -19,10 +19,10 @@ from dinoforge.files import hash_json, write_text
 from dinoforge.stages import Json, Output
 from dinoforge.stages.task import read_marker
 
-__all__ = ["ClustersStage", "PoolClustersStage", "SeedClustersStage", "remove_work"]
+__all__ = ["MOST_HELPERS", "ClustersStage", "PoolClustersStage", "SeedClustersStage", "remove_work"]
 
 _READ = ("filter", "components", "decontaminate", "embed", "embed-meaning")
-_MOST_HELPERS = 256  # partitions: processes that can share the work
+MOST_HELPERS = 256  # partitions: processes that can share the work
 
 
 class ClustersStage(CurationStage):
@@ -53,7 +53,7 @@ class ClustersStage(CurationStage):
         if not len(pool):
             return []
         check_levels(levels, len(pool), f"`{self.keys[0]}`")
-        helpers = min(-(-len(pool) // policy.block_images), _MOST_HELPERS)
+        helpers = min(-(-len(pool) // policy.block_images), MOST_HELPERS)
         read = [read_marker(path) for need in _READ for path in inputs.files(need, "done")]
         work = hash_json([marker.fingerprint if marker else "" for marker in read])
         return [{"helper": number, "helpers": helpers, "work": work} for number in range(helpers)]

@@ -13,10 +13,10 @@ from dinoforge.neighbors.products import backend_for
 from dinoforge.neighbors.search import top_k
 from dinoforge.stages import Json, Output
 
-__all__ = ["SearchStage"]
+__all__ = ["POOL_IMAGES", "SearchStage"]
 
 # Pool images that one partition ranks; seeds are held whole, pool rows stream past.
-_POOL_IMAGES = 65_536
+POOL_IMAGES = 65_536
 
 
 class SearchStage(CurationStage):
@@ -40,9 +40,9 @@ class SearchStage(CurationStage):
         seeds, pool = tables.read_retrievable(inputs)
         earlier, own = sum(map(len, pool[:-1])), len(pool[-1])
         # Numbers count through all pools.
-        ranges = tables.split_range(earlier if len(seeds[-1]) else 0, _POOL_IMAGES)
+        ranges = tables.split_range(earlier if len(seeds[-1]) else 0, POOL_IMAGES)
         if sum(map(len, seeds)):
-            own_ranges = tables.split_range(own, _POOL_IMAGES)
+            own_ranges = tables.split_range(own, POOL_IMAGES)
             ranges += [(earlier + a, earlier + b) for a, b in own_ranges]
         return [
             {"set": name, "k": k, "first": a, "stop": b}

@@ -93,3 +93,40 @@ def test_mistakes_end_with_2_and_one_line_each(capsys):
         error = capsys.readouterr().err
         assert reported in error
         assert len(error.splitlines()) == 1
+
+
+def test_a_curation_is_planned_by_stage_and_compared_with_a_profile(capsys):
+    words = ["plan", "precise", "duplicates.verify.mode=none", "--images"]
+    assert main([*words, "pool=1.3e9,reference=1e6", "--gpu", "h100"]) == 0
+    reported = capsys.readouterr().out
+    for text in (
+        r"embed +317,627 .*\n",
+        r"1,301,000,000 images, join by 152,971 cells, 4 per image; 1,300,000,000 exported",
+        r"partitions, [\d,]+ GB in [\d,]+ files; [\d,]+ core-hours, or [\d.]+ h100-hours",
+    ):
+        assert re.search(text, reported), text
+    assert main([*words, "1.3e9", "--on", "slurm:cpu", "--json"]) == 2
+    out, error = capsys.readouterr()
+    assert json.loads(out)["exit_code"] == 2
+    assert re.fullmatch(r"error: tasks that do not fit: ingest \(.* GB, .* min\), .*\n", error)
+    assert main([*words, "10000", "--on", "slurm:cpu", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["join"] == "exact"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "no number of images - command line"),
+        (["--images", "dogs=3"], "no role or source `dogs` - --images"),
+        (["--images", "seed=3"], "no images to curate - --images"),
+        (["--images", "1.5"], "cannot read `1.5` - --images"),
+        (["--images", "9", "--image-bytes", "0"], "--image-bytes 0 - command line"),
+        (["--images", "9", "--on", "local:2"], "--on local:2 - command line"),
+        (["--images", "9", "--ranks", "2"], "--ranks has no meaning for a recipe of kind curation"),
+    ],
+)
+def test_a_plan_of_a_curation_that_cannot_be_made_is_one_line(words, message, capsys):
+    assert main(["plan", "precise", *words]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {message}")
+    assert error.count("\n") == 1

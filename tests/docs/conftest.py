@@ -35,7 +35,7 @@ def keys() -> dict[str, set[str]]:
     result = {
         command: set(describe_keys(config_class(kind))) for command, kind in RECIPE_KINDS.items()
     }
-    planned = result["train"] | result["evaluate"]
+    planned = set().union(*result.values())
     return result | {"plan": planned, "leaks": result["curate"]}
 
 

@@ -17,10 +17,10 @@ from dinoforge.neighbors.cells import SAMPLE_PER_CELL, nearest_cells, train_cell
 from dinoforge.neighbors.products import backend_for
 from dinoforge.stages import Json, Output
 
-__all__ = ["AssignStage", "CellsStage"]
+__all__ = ["MOST_PARTITIONS", "AssignStage", "CellsStage"]
 
 # At most so many partitions of `assign`: every range of cells opens the files of all.
-_MOST_PARTITIONS = 4096
+MOST_PARTITIONS = 4096
 
 
 class CellsStage(CurationStage):
@@ -84,7 +84,7 @@ class AssignStage(CurationStage):
             return []
         num, policy = inputs.facts("exact")[0]["joined_images"], inputs.config.duplicates
         size = policy.block_images * max(1, policy.blocks_per_partition // 4)
-        size = max(size, -(-num // _MOST_PARTITIONS))
+        size = max(size, -(-num // MOST_PARTITIONS))
         return [{"first": a, "stop": b} for a, b in tables.split_range(num, size)]
 
     def run(self, payload: Json, inputs: CurationInputs, out: Output) -> Json:

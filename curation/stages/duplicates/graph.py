@@ -28,10 +28,10 @@ from dinoforge.neighbors.join import Edges, JoinRows, join_rows, prepare_rows
 from dinoforge.neighbors.products import backend_for
 from dinoforge.stages import Json, Output
 
-__all__ = ["GraphStage"]
+__all__ = ["BLOCKS_AT_ONCE", "GraphStage"]
 
 # A range of cells, or a cell joined at once, has at most so many blocks of images.
-_BLOCKS_AT_ONCE = 16
+BLOCKS_AT_ONCE = 16
 # Smaller cells are joined by plain products: encoding them costs as much.
 _FILTERED_ROWS = 2048
 
@@ -162,10 +162,10 @@ def _plan_cells(inputs: CurationInputs) -> list[Json]:
     size, per_partition = policy.block_images, policy.blocks_per_partition
     payloads: list[Json] = []
     sizes, earlier = read_sizes(inputs), [read_sizes(run) for run in runs_in_cells(inputs)]
-    limits = {"max_products": per_partition * size**2, "max_rows": _BLOCKS_AT_ONCE * size}
+    limits = {"max_products": per_partition * size**2, "max_rows": BLOCKS_AT_ONCE * size}
     for first, stop in split_cells(sizes, others=sum(earlier, np.zeros_like(sizes)), **limits):
         blocks, *others = (-(-int(of[first:stop].sum()) // size) for of in (sizes, *earlier))
-        if blocks + sum(others) <= _BLOCKS_AT_ONCE:
+        if blocks + sum(others) <= BLOCKS_AT_ONCE:
             payloads.append({"first_cell": first, "stop_cell": stop})
             continue
         ranges = tables.split_range(

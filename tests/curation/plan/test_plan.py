@@ -1,0 +1,80 @@
+"""The plan of a curation: against the stages of a finished run, and of a billion images."""
+
+import json
+import time
+
+import numpy as np
+import pool as pools
+import pytest
+
+from dinoforge.config import find_recipe, load_config
+from dinoforge.curation.config import CurationConfig
+from dinoforge.curation.pipeline import STAGES
+from dinoforge.curation.plan import COSTS, Images, plan_curation
+from dinoforge.device import GPUS
+from dinoforge.errors import UsageError
+from dinoforge.tables import read_table
+
+RULES = [
+    "sources=[{role: pool, paths: [x]}, {role: seed, name: landmarks, paths: [y]}, "
+    "{role: seed, name: pets, paths: [z]}]",
+    "retrieve.mode=seeds",
+    "retrieve.clusters=100000",
+    "retrieve.rules=[{seeds: landmarks, k: 4, policy: multiset}, "
+    "{seeds: pets, mode: cluster, cap: 1000000}]",
+]
+
+
+def plan(config, **images):
+    return plan_curation(config, Images(**images), gpu=GPUS["h100"])
+
+
+def test_every_stage_has_a_cost():
+    assert list(COSTS) == [stage.name for stage in STAGES]
+
+
+def test_partitions_files_and_embeddings_are_those_of_a_finished_run(pool, calm):
+    config = pools.recipe(pool.sources, calm)
+    files = sorted((calm / "curation").glob("1*-*/*index.parquet"))
+    role = np.concatenate([read_table(f).column("role").to_numpy() for f in files])
+    planted = sum(read_table(f).column("planted_from").is_valid().to_numpy().sum() for f in files)
+    count = {name: int(np.count_nonzero(role == name)) for name in ("pool", "reference", "as_is")}
+    count["pool"] -= int(planted)
+    seeds = {"seed": int(np.count_nonzero(role == "seed"))}
+    planned = {p.stage: p for p in plan(config, **count, seeds=seeds).stages}
+    for stage in STAGES:
+        folder = calm / "curation" / f"{stage.number}-{stage.name}"
+        markers = [json.loads(path.read_text()) for path in folder.glob("part-*.done")]
+        assert (stage.name in planned) == bool(markers), stage.name
+        if stage.name in {"inspect", "embed", "exact", "search", "retrieve", "select"}:
+            outputs = [output for marker in markers for output in marker["outputs"]]
+            one = planned[stage.name]
+            assert (one.partitions, one.files) == (len(markers), len(outputs) + len(markers) + 1)
+            if stage.name == "embed":
+                assert one.bytes == sum(o["bytes"] for o in outputs) - 128 * len(markers)
+
+
+def test_a_billion_images_are_planned_in_seconds_and_joined_by_cells():
+    started = time.process_time()
+    recipe = find_recipe("curation", "precise")
+    config = load_config(CurationConfig, recipe, ["sources=[{role: pool, paths: [x]}]"])
+    planned = plan(config, pool=1_300_000_000, reference=1_000_000)
+    assert time.process_time() - started < 20
+    stages = {p.stage: p for p in planned.stages}
+    assert (planned.cells, planned.shards) == (152_971, 274_436)
+    assert stages["embed"].bytes == 1_301_000_000 * 128 * 2
+    assert stages["inspect"].partitions == -(-1_301_000_000 // 4096)
+    json.dumps(planned.as_json(), allow_nan=False)
+
+
+def test_rules_count_slots_per_seed_and_images_per_cluster():
+    config = load_config(CurationConfig, None, RULES)
+    seeds = {"landmarks": 1_580_470, "pets": 3_680}
+    planned = plan(config, pool=744_000_000, seeds=seeds)
+    # Table 15 of DINOv2: 6,321,880 slots of the landmarks; the pets are capped at a million.
+    assert planned.exported == 4 * 1_580_470 + 1_000_000 + sum(seeds.values())
+    stages = {p.stage: p for p in planned.stages}
+    assert stages["search"].partitions == -(-744_000_000 // 65_536)  # one set is searched
+    assert stages["seed-clusters"].partitions == 1
+    with pytest.raises(UsageError, match="no number of seeds of `pets`"):
+        plan(config, pool=1000, seeds={"landmarks": 10})
