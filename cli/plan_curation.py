@@ -66,18 +66,16 @@ def _images(
         raise UsageError(what="no number of images", where="command line", do=do)
     role_of = {role: role for role in _ROLES}
     role_of |= {source.name: source.role for source in config.sources if source.name}
-    counts, seeds = dict.fromkeys(_ROLES, 0), {}
+    counts = {role: dict[str, int]() for role in _ROLES}
     for name, number in (given if isinstance(given, dict) else {"pool": given}).items():
         if name not in role_of:
             do = f"give some of {', '.join(role_of)}"
             raise UsageError(what=f"no role or source `{name}`", where="--images", do=do)
         if number < 0:
             raise UsageError(what=f"{name}={number}", where="--images", do="give 0 or more")
-        counts[role_of[name]] += number
-        if role_of[name] == "seed":
-            seeds[name] = number
-    del counts["seed"]
-    if not counts["pool"] + counts["as_is"]:
+        counts[role_of[name]][name] = number
+    pool, as_is = (sum(counts[role].values()) for role in ("pool", "as_is"))
+    if not pool + as_is:
         raise UsageError(what="no images to curate", where="--images", do="give pool=N")
     means = {"file_bytes": args.image_bytes, "pixels": args.image_pixels}
     for name, value in means.items():
@@ -85,7 +83,11 @@ def _images(
             option = "--image-bytes" if name == "file_bytes" else "--image-pixels"
             raise UsageError(what=f"{option} {value:g}", where="command line", do="give 1 or more")
     return Images(
-        **counts, seeds=seeds, **{name: value for name, value in means.items() if value is not None}
+        pool=pool,
+        as_is=as_is,
+        seeds=counts["seed"],
+        references=counts["reference"],
+        **{name: value for name, value in means.items() if value is not None},
     )
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dinoforge.curation.plan.cost import NOTHING, SURVIVORS_ROW, TOP_K_RATE, Cost, num_ranges
 from dinoforge.curation.plan.sizes import Sizes, blocks
 from dinoforge.curation.stages.clusters import MOST_HELPERS
+from dinoforge.curation.stages.exclude import EXCLUDED_IMAGES
 from dinoforge.curation.stages.search import POOL_IMAGES
 
 __all__ = ["CHOOSING_COSTS"]
@@ -114,6 +115,22 @@ def _seed_clusters(sizes: Sizes) -> Cost:
     )
 
 
+def _exclude(sizes: Sizes) -> Cost:
+    sets = dict.fromkeys(rule.seeds for rule in sizes.rules if rule.mode == "exclude")
+    examples = [sizes.images.references[name] for name in sets]
+    dim, pool = sizes.retrieval_dim, sizes.pool
+    pairs = float(sum(examples)) * pool
+    held = (max(examples, default=0) + min(pool, EXCLUDED_IMAGES)) * dim * 10.0
+    return Cost(
+        num_ranges(pool, EXCLUDED_IMAGES) * len(sets),
+        3,
+        product_s=pairs * (_SELECT_TOP_S + dim / TOP_K_RATE),
+        flops=2 * pairs * dim,
+        bytes=pool * 20.0 * len(sets),
+        memory=held + sizes.total * SURVIVORS_ROW,
+    )
+
+
 def _retrieve(sizes: Sizes) -> Cost:
     if sizes.config.retrieve.mode == "none":
         return NOTHING
@@ -162,6 +179,7 @@ CHOOSING_COSTS: Mapping[str, Callable[[Sizes], Cost]] = {
     "clusters": _clusters,
     "pool-clusters": _pool_clusters,
     "seed-clusters": _seed_clusters,
+    "exclude": _exclude,
     "retrieve": _retrieve,
     "balance": _balance,
     "select": _select,

@@ -33,7 +33,7 @@ class Images:
 
     pool: int
     seeds: Mapping[str, int] = field(default_factory=dict)  # by name of the seed set
-    reference: int = 0
+    references: Mapping[str, int] = field(default_factory=dict)  # by name of the source
     as_is: int = 0
     file_bytes: float = 110_000.0  # ImageNet's
     pixels: float = 395 * 471  # ImageNet's
@@ -52,10 +52,10 @@ class Sizes:
 
     def __post_init__(self) -> None:
         for rule in self.rules:
-            if not self.seeds_of(rule.seeds):
+            if not self.seeds_of(rule.seeds) and not self.images.references.get(rule.seeds):
                 name = rule.seeds or "seed"
                 do = f"give --images pool=N,{name}=N"
-                raise UsageError(what=f"no number of seeds of `{name}`", where="--images", do=do)
+                raise UsageError(what=f"no number of images of `{name}`", where="--images", do=do)
 
     @cached_property
     def rules(self) -> Sequence[RuleConfig]:
@@ -75,6 +75,8 @@ class Sizes:
 
     def retrieved_by(self, rule: RuleConfig) -> int:
         """Return how many slots a rule grants at most."""
+        if rule.mode == "exclude":
+            return 0
         seeds = self.seeds_of(rule.seeds)
         slots = seeds * rule.k
         if rule.mode == "cluster":
@@ -93,7 +95,7 @@ class Sizes:
     @property
     def references(self) -> int:
         """Images that are only compared with."""
-        return self.images.reference
+        return sum(self.images.references.values())
 
     @cached_property
     def compared(self) -> int:

@@ -12,9 +12,9 @@ from dinoforge.neighbors.products import backend_for
 from dinoforge.neighbors.search import top_k
 from dinoforge.stages import Json, Output
 
-__all__ = ["ExcludeStage"]
+__all__ = ["EXCLUDED_IMAGES", "ExcludeStage"]
 
-_POOL_IMAGES = 65_536  # of one partition
+EXCLUDED_IMAGES = 65_536  # of one partition
 
 
 class ExcludeStage(CurationStage):
@@ -33,7 +33,7 @@ class ExcludeStage(CurationStage):
         rules = inputs.config.retrieve.rules
         names = dict.fromkeys(rule.seeds for rule in rules if rule.mode == "exclude")
         pool = tables.read_survivors(inputs)[1] if names else ()
-        ranges = tables.split_range(len(pool), _POOL_IMAGES)
+        ranges = tables.split_range(len(pool), EXCLUDED_IMAGES)
         return [{"set": name, "first": a, "stop": b} for name in names for a, b in ranges]
 
     def run(self, payload: Json, inputs: CurationInputs, out: Output) -> Json:

@@ -17,11 +17,12 @@ from dinoforge.tables import read_table
 
 RULES = [
     "sources=[{role: pool, paths: [x]}, {role: seed, name: landmarks, paths: [y]}, "
-    "{role: seed, name: pets, paths: [z]}]",
+    "{role: seed, name: pets, paths: [z]}, "
+    "{role: reference, name: nsfw, paths: [w]}]",
     "retrieve.mode=seeds",
     "retrieve.clusters=100000",
     "retrieve.rules=[{seeds: landmarks, k: 4, policy: multiset}, "
-    "{seeds: pets, mode: cluster, cap: 1000000}]",
+    "{seeds: pets, mode: cluster, cap: 1000000}, {seeds: nsfw, mode: exclude}]",
 ]
 
 
@@ -41,7 +42,8 @@ def test_partitions_files_and_embeddings_are_those_of_a_finished_run(pool, calm)
     count = {name: int(np.count_nonzero(role == name)) for name in ("pool", "reference", "as_is")}
     count["pool"] -= int(planted)
     seeds = {"seed": int(np.count_nonzero(role == "seed"))}
-    planned = {p.stage: p for p in plan(config, **count, seeds=seeds).stages}
+    references = {"test": count.pop("reference")}
+    planned = {p.stage: p for p in plan(config, **count, seeds=seeds, references=references).stages}
     for stage in STAGES:
         folder = calm / "curation" / f"{stage.number}-{stage.name}"
         markers = [json.loads(path.read_text()) for path in folder.glob("part-*.done")]
@@ -58,7 +60,7 @@ def test_a_billion_images_are_planned_in_seconds_and_joined_by_cells():
     started = time.process_time()
     recipe = find_recipe("curation", "precise")
     config = load_config(CurationConfig, recipe, ["sources=[{role: pool, paths: [x]}]"])
-    planned = plan(config, pool=1_300_000_000, reference=1_000_000)
+    planned = plan(config, pool=1_300_000_000, references={"test": 1_000_000})
     assert time.process_time() - started < 20
     stages = {p.stage: p for p in planned.stages}
     assert (planned.cells, planned.shards) == (152_971, 274_436)
@@ -70,11 +72,12 @@ def test_a_billion_images_are_planned_in_seconds_and_joined_by_cells():
 def test_rules_count_slots_per_seed_and_images_per_cluster():
     config = load_config(CurationConfig, None, RULES)
     seeds = {"landmarks": 1_580_470, "pets": 3_680}
-    planned = plan(config, pool=744_000_000, seeds=seeds)
+    planned = plan(config, pool=744_000_000, seeds=seeds, references={"nsfw": 5000})
     # Table 15 of DINOv2: 6,321,880 slots of the landmarks; the pets are capped at a million.
     assert planned.exported == 4 * 1_580_470 + 1_000_000 + sum(seeds.values())
     stages = {p.stage: p for p in planned.stages}
     assert stages["search"].partitions == -(-744_000_000 // 65_536)  # one set is searched
     assert stages["seed-clusters"].partitions == 1
-    with pytest.raises(UsageError, match="no number of seeds of `pets`"):
+    assert stages["exclude"].partitions == stages["search"].partitions
+    with pytest.raises(UsageError, match="no number of images of `pets`"):
         plan(config, pool=1000, seeds={"landmarks": 10})
