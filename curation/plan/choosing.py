@@ -26,7 +26,7 @@ _EXPORT_S, _EXPORT_S_PER_BYTE = 58e-6, 2.0e-9  # per image in a shard
 # Bytes per row of the tables, compressed, without the key.
 _PLACES_BYTES, _LEDGER_BYTES = 58.0, 61.0
 _GROUPS_BYTES, _DECISIONS_BYTES, _SLOTS_BYTES = 6.2, 4.1, 8.5
-_NOTES_BYTES = 1024.0  # JSON of a sample in a shard, with its header
+_NOTES_BYTES = 2048.0  # JSON and class of a sample in a shard, with their headers
 _KMEANS_RATE = 4.0e10  # multiplications per second, as those of the cells
 _SELECT_TOP_S = 9e-9  # per seed and image, beside the product
 

@@ -28,7 +28,7 @@ _INDEX_BYTES, _FACTS_BYTES, _PLACES_BYTES, _LEDGER_BYTES = 20.6, 76.0, 58.0, 61.
 def _ingest(sizes: Sizes) -> Cost:
     packed = any(".gz" in path or ".tgz" in path or ".zip" in path for path in _paths(sizes))
     listed = sizes.total - sizes.planted
-    unpacked = listed * (blocks(sizes.images.file_bytes) + 512) if packed else 0.0
+    unpacked = listed * (blocks(sizes.images.file_bytes) + 1536) if packed else 0.0
     return Cost(
         1,
         4,
