@@ -34,7 +34,7 @@ def main() -> None:
     for name, rows in figures.items():
         print(name)
         header = ["stage", "partitions", "planned", "files", "bytes", "CPU s", "planned", "ratio"]
-        print_table(header, [[r["stage"], *r["shown"]] for r in rows])
+        print_table(header, [[r["stage"], *r.pop("shown")] for r in rows])
     print(write_result("plan_curation", figures).name)
 
 
