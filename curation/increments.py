@@ -104,7 +104,12 @@ def _other_versions(
     if config.retrieve.encoder == base.config.retrieve.encoder:
         specs["embed-meaning"] = config.retrieve.encoder
     for stage in stages:
-        markers = [] if stage.name in _UNREAD else base.files(stage.name, "done")
+        if stage.name in _UNREAD:
+            continue
+        if not (base.folder(stage.name) / "plan.json").is_file():
+            yield Fault(f"the base was made before there was a stage {stage.name}", where, do)
+            continue
+        markers = base.files(stage.name, "done")
         marker = read_marker(markers[0]) if markers else None
         if marker is None:
             continue

@@ -21,9 +21,10 @@ from dinoforge.curation.config import CurationConfig
 from dinoforge.curation.pipeline import PIPELINE, STAGES
 from dinoforge.curation.publish import publish, unpublish
 from dinoforge.curation.stages.export import ExportStage, finish_shard
+from dinoforge.curation.stored.decisions import list_shards
 from dinoforge.curation.stored.generations import first_id
 from dinoforge.curation.summary import summarize
-from dinoforge.curation.tables import CurationInputs, list_shards
+from dinoforge.curation.tables import CurationInputs
 from dinoforge.curation.takedowns import Takedown, add_takedowns, find_taken_down, read_takedowns
 from dinoforge.errors import Fault, UsageError
 from dinoforge.runs import Run

@@ -17,6 +17,7 @@ from dinoforge.curation.policies.intervals import bootstrap_mean, share
 from dinoforge.curation.policies.slots import Slots
 from dinoforge.curation.recall import describe_join, join_remarks
 from dinoforge.curation.remarks import balance_remarks, base_remarks, hub_remarks, remarks
+from dinoforge.curation.stored.decisions import read_slots, read_survivors
 from dinoforge.curation.stored.generations import earlier_generations, first_id, of_every_generation
 from dinoforge.curation.tables import CurationInputs
 from dinoforge.curation.takedowns import list_exported, read_final_decisions
@@ -235,8 +236,8 @@ def _retrieval(inputs: CurationInputs) -> dict[str, Any] | None:
     facts = inputs.facts("retrieve")
     if not facts:
         return None
-    slots, seeds = tables.read_slots(inputs)
-    _, pool = tables.read_survivors(inputs)
+    slots, seeds = read_slots(inputs)
+    _, pool = read_survivors(inputs)
     classes = tables.read_index(inputs, ["label"]).column("label").to_numpy()
     # Another run numbers its classes otherwise: its seeds count as unlabeled.
     first, rng_seed = first_id(inputs), inputs.config.seed

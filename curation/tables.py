@@ -9,25 +9,17 @@ bytes of images stay where they are: `shard` is the path of the file or tar that
 import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from dinoforge.curated import REASONS, ROLES, resolve_shard
+from dinoforge.curated import ROLES, resolve_shard
 from dinoforge.curation.config import CurationConfig
-from dinoforge.curation.policies.decisions import (
-    Decisions,
-    Screened,
-    apply_duplicates,
-    apply_leaks,
-    start_decisions,
-)
-from dinoforge.curation.policies.duplicates import Groups
+from dinoforge.curation.policies.decisions import Screened
 from dinoforge.curation.policies.pairs import Pairs, concat_pairs
-from dinoforge.curation.policies.slots import Slots
 from dinoforge.curation.stored.generations import (
     earlier_generations,
     every_generation,
@@ -61,35 +53,25 @@ __all__ = [
     "VERIFIED_SCHEMA",
     "CurationInputs",
     "CurationStage",
-    "ExportedShard",
     "ImageReader",
-    "Retrievable",
-    "decide_before_retrieval",
-    "export_key",
-    "exports_file",
+    "columns_of",
     "hash_column",
-    "list_shards",
     "num_images",
     "read_all_screened",
     "read_class_names",
     "read_content",
-    "read_decisions",
     "read_decodable",
     "read_embeddings",
-    "read_excluded",
     "read_facts",
     "read_hashes",
     "read_index",
     "read_locations",
     "read_pairs",
-    "read_retrievable",
     "read_roles",
     "read_rows",
     "read_screened",
-    "read_slots",
     "read_source_names",
     "read_stored",
-    "read_survivors",
     "split_ids",
     "split_range",
     "unit_rows",
@@ -202,7 +184,8 @@ def split_range(total: int, size: int) -> list[tuple[int, int]]:
     return [(start, min(start + size, total)) for start in range(0, total, size)]
 
 
-def _columns(table: pa.Table) -> dict[str, NDArray[Any]]:
+def columns_of(table: pa.Table) -> dict[str, NDArray[Any]]:
+    """Return the columns of a table by name."""
     return {name: table.column(name).to_numpy() for name in table.column_names}
 
 
@@ -345,7 +328,7 @@ def read_hashes(inputs: CurationInputs, name: str) -> NDArray[np.void]:
 
 def read_screened(inputs: CurationInputs) -> Screened:
     """Read the role of every image of this run and whether `filter` admitted it."""
-    return Screened(**_columns(read_table(inputs.file("filter", "screened.parquet"))))
+    return Screened(**columns_of(read_table(inputs.file("filter", "screened.parquet"))))
 
 
 def read_all_screened(inputs: CurationInputs) -> Screened:
@@ -431,115 +414,11 @@ def read_embeddings(
     return unit_rows(read_stored(inputs, stage, ids))
 
 
-# --- pairs, decisions, exports
+# --- pairs
 
 
 def read_pairs(inputs: CurationInputs) -> Pairs:
     """Read all pairs of contents, earlier generations included, sorted by ``(i, j)``."""
     files = (of_run.files("graph", "pairs.parquet") for of_run in every_generation(inputs))
     paths = itertools.chain.from_iterable(files)
-    return concat_pairs([Pairs(**_columns(read_table(path))) for path in paths])
-
-
-def decide_before_retrieval(inputs: CurationInputs, screened: Screened) -> Decisions:
-    """Apply the filter, duplicates and leaks to the images of this run, in this order."""
-    keep_seeds = inputs.config.retrieve.keep_seeds
-    decisions = start_decisions(screened, keep_seeds=keep_seeds, first=first_id(inputs))
-    columns = _columns(read_table(inputs.file("components", "groups.parquet")))
-    num_split = inputs.facts("components")[0]["components_split"]
-    apply_duplicates(decisions, columns.pop("image_id"), Groups(**columns, num_split=num_split))
-    leaks = _columns(read_table(inputs.file("decontaminate", "leaks.parquet")))
-    exempt = screened.role == ROLES.index("as_is")
-    apply_leaks(decisions, *leaks.values(), exempt=exempt)
-    return decisions
-
-
-def read_survivors(inputs: CurationInputs) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the ids of usable seeds and of the pool images left, of this run, ascending."""
-    screened = read_screened(inputs)
-    decisions = decide_before_retrieval(inputs, screened)
-    undecided = decisions.is_open()
-    # Seeds that are not exported are decided already, with their role as the reason.
-    usable = undecided | (decisions.reason == REASONS.index("seed"))
-    return (
-        decisions.first + np.flatnonzero((screened.role == ROLES.index("seed")) & usable),
-        decisions.first + np.flatnonzero((screened.role == ROLES.index("pool")) & undecided),
-    )
-
-
-class Retrievable(NamedTuple):
-    """Ids of usable seeds and of what they may retrieve, by generation; the last is the run's."""
-
-    seeds: list[NDArray[np.int64]]
-    pool: list[NDArray[np.int64]]
-
-
-def read_retrievable(inputs: CurationInputs) -> Retrievable:
-    """Read the seeds and the pools that are left, earlier generations included."""
-    runs = [read_survivors(of_run) for of_run in every_generation(inputs)]
-    seeds, pool = zip(*runs, strict=True)
-    return Retrievable(list(seeds), list(pool))
-
-
-def read_slots(inputs: CurationInputs) -> tuple[Slots, NDArray[np.int64]]:
-    """Read the granted slots of images of this run.
-
-    Also returns the ids of the seeds that their ``seed`` column numbers.
-    """
-    table = read_table(inputs.file("retrieve", "slots.parquet"))
-    is_own = pc.greater_equal(table.column("image_id"), first_id(inputs))
-    columns = _columns(table.filter(pc.and_(table.column("granted"), is_own)))
-    seeds, seed = np.unique(columns["seed_id"], return_inverse=True)
-    rest = (columns[name] for name in ("rank", "image_id", "score", "rule"))
-    return Slots(seed.reshape(-1), *rest), seeds
-
-
-def read_excluded(inputs: CurationInputs) -> dict[str, NDArray[Any]]:
-    """Read what rules exclude, columns of `EXCLUDED_SCHEMA`; empty without such a rule."""
-    facts = inputs.facts("retrieve")
-    if not any(rule["mode"] == "exclude" for one in facts for rule in one.get("rules", ())):
-        return _columns(EXCLUDED_SCHEMA.empty_table())
-    return _columns(read_table(inputs.file("retrieve", "excluded.parquet")))
-
-
-def read_decisions(inputs: CurationInputs) -> Decisions:
-    """Read the decision about every image of this run."""
-    columns = _columns(read_table(inputs.file("select", "decisions.parquet")))
-    return Decisions(**columns, first=first_id(inputs))
-
-
-def exports_file(inputs: CurationInputs) -> Path:
-    """Return the table of the exported files."""
-    return inputs.file("select", "places.parquet")
-
-
-def export_key(image_id: int, copy: int = 0) -> str:
-    """Return the key of an image in the exported shards: its id, so that it can be traced back."""
-    return f"{image_id:09d}-{copy}" if copy else f"{image_id:09d}"
-
-
-class ExportedShard(NamedTuple):
-    """A shard of the export and the range of rows of the exports table in it."""
-
-    number: int
-    part: str  # how its name begins: ``pool``
-    name: str  # ``pool-000003.tar``
-    first: int
-    stop: int
-
-
-def list_shards(inputs: CurationInputs) -> list[ExportedShard]:
-    """Return the shards that `select` decided on, in order.
-
-    They are numbered after those of earlier generations: all fit into one folder.
-    """
-    *earlier, facts = (of_run.facts("select")[0] for of_run in every_generation(inputs))
-    bounds = [*facts["shard_starts"], facts["exported"]]
-    start = sum(len(other["shard_starts"]) for other in earlier)
-    parts = facts.get("shard_parts", [inputs.config.export.name] * len(facts["shard_starts"]))
-    return [
-        ExportedShard(number, part, f"{part}-{number:06d}.tar", first, stop)
-        for number, (part, (first, stop)) in enumerate(
-            zip(parts, itertools.pairwise(bounds), strict=True), start
-        )
-    ]
+    return concat_pairs([Pairs(**columns_of(read_table(path))) for path in paths])

@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 from dinoforge.curated import REASONS, ROLES
 from dinoforge.curation import tables
 from dinoforge.curation.policies.decisions import Decisions
+from dinoforge.curation.stored.decisions import list_shards, read_decisions
 from dinoforge.curation.stored.generations import every_generation, first_id
 from dinoforge.curation.tables import CurationInputs
 from dinoforge.errors import damaged
@@ -106,7 +107,7 @@ def find_taken_down(inputs: CurationInputs) -> Mapping[int, Takedown]:
 
 def read_final_decisions(inputs: CurationInputs) -> Decisions:
     """Read the decision about every image of a run, takedowns included."""
-    decisions = tables.read_decisions(inputs)
+    decisions = read_decisions(inputs)
     taken_down = np.array([*find_taken_down(inputs)], np.int64) - decisions.first
     names = ("kept", "reason", "copies")
     kept, reason, copies = (getattr(decisions, name).copy() for name in names)
@@ -117,5 +118,5 @@ def read_final_decisions(inputs: CurationInputs) -> Decisions:
 def list_exported(inputs: CurationInputs) -> dict[str, int]:
     """Count the images of every shard that `export` wrote, by name; one without any has no file."""
     counts = [facts["images"] for facts in inputs.facts("export") if "images" in facts]
-    names = [shard.name for shard in tables.list_shards(inputs)]
+    names = [shard.name for shard in list_shards(inputs)]
     return {name: count for name, count in zip(names, counts, strict=True) if count}

@@ -13,6 +13,7 @@ from dinoforge.clusters.lloyd import Clustering, KMeans, Points, assign_rows
 from dinoforge.clusters.work import SharedWork
 from dinoforge.curation import tables
 from dinoforge.curation.stored.balance import meaning_stage
+from dinoforge.curation.stored.decisions import read_survivors
 from dinoforge.curation.stored.seed_sets import read_seed_set
 from dinoforge.curation.tables import CurationInputs, CurationStage
 from dinoforge.files import hash_json, write_text
@@ -49,7 +50,7 @@ class ClustersStage(CurationStage):
         """Plan a helper per block of images; none without a balance, or without an image left."""
         policy = inputs.config.balance
         levels, _, _ = self.read_levels(inputs)
-        pool = tables.read_survivors(inputs)[1] if levels else ()
+        pool = read_survivors(inputs)[1] if levels else ()
         if not len(pool):
             return []
         check_levels(levels, len(pool), f"`{self.keys[0]}`")
@@ -71,7 +72,7 @@ class ClustersStage(CurationStage):
         is_first, done = payload["helper"] == 0, folder / "done"
         if done.exists() and not is_first:
             return {}
-        _, pool = tables.read_survivors(inputs)
+        _, pool = read_survivors(inputs)
         points = Points(partial(tables.read_embeddings, inputs, meaning_stage(inputs.config)), pool)
         kmeans = KMeans(
             iterations=policy.iterations,
@@ -131,7 +132,7 @@ class SeedClustersStage(CurationStage):
 
     def run(self, payload: Json, inputs: CurationInputs, out: Output) -> Json:
         """Assign the seeds of one set to their nearest centroids."""
-        seeds, _ = tables.read_survivors(inputs)
+        seeds, _ = read_survivors(inputs)
         seeds = seeds[read_seed_set(inputs, payload["set"], seeds)]
         rows = tables.read_embeddings(inputs, meaning_stage(inputs.config), seeds)
         clusters = np.empty(0, np.int64)

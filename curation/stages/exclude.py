@@ -5,6 +5,7 @@ import numpy as np
 from dinoforge.curated import ROLES
 from dinoforge.curation import tables
 from dinoforge.curation.stored.balance import meaning_stage
+from dinoforge.curation.stored.decisions import read_survivors
 from dinoforge.curation.stored.generations import first_id
 from dinoforge.curation.stored.seed_sets import read_seed_set
 from dinoforge.curation.tables import CurationInputs, CurationStage
@@ -32,7 +33,7 @@ class ExcludeStage(CurationStage):
         """Plan ranges of the surviving pool per set of examples, if a rule excludes any."""
         rules = inputs.config.retrieve.rules
         names = dict.fromkeys(rule.seeds for rule in rules if rule.mode == "exclude")
-        pool = tables.read_survivors(inputs)[1] if names else ()
+        pool = read_survivors(inputs)[1] if names else ()
         ranges = tables.split_range(len(pool), EXCLUDED_IMAGES)
         return [{"set": name, "first": a, "stop": b} for name in names for a, b in ranges]
 
@@ -42,7 +43,7 @@ class ExcludeStage(CurationStage):
         is_reference = (screened.role == ROLES.index("reference")) & (screened.reason < 0)
         examples = first_id(inputs) + np.flatnonzero(is_reference)
         examples = examples[read_seed_set(inputs, payload["set"], examples)]
-        _, pool = tables.read_survivors(inputs)
+        _, pool = read_survivors(inputs)
         pool = pool[payload["first"] : payload["stop"]]
         example, score = np.full(len(pool), -1), np.full(len(pool), -np.inf, np.float32)
         if len(examples):

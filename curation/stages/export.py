@@ -13,6 +13,7 @@ from dinoforge.curated import LEDGER_SCHEMA, REASONS, shards_folder
 from dinoforge.curation import tables
 from dinoforge.curation.policies.decisions import Decisions
 from dinoforge.curation.stored.balance import read_balanced
+from dinoforge.curation.stored.decisions import export_key, exports_file, list_shards
 from dinoforge.curation.stored.generations import earlier_generations
 from dinoforge.curation.stored.links import read_places
 from dinoforge.curation.tables import CurationInputs, CurationStage
@@ -52,7 +53,7 @@ class ExportStage(CurationStage):
 
         Takedowns are part of the payloads that they change, and of no other.
         """
-        shards = tables.list_shards(inputs)
+        shards = list_shards(inputs)
         payloads: list[Json] = [
             {"ledger": True},
             *({"shard": s.number, "first": s.first, "stop": s.stop} for s in shards),
@@ -62,7 +63,7 @@ class ExportStage(CurationStage):
             return payloads
         details = {str(image): takedown.detail for image, takedown in taken_down.items()}
         payloads[0]["taken_down"] = hash_json(details)
-        places = read_table(tables.exports_file(inputs), ["image_id"]).column("image_id").to_numpy()
+        places = read_table(exports_file(inputs), ["image_id"]).column("image_id").to_numpy()
         for payload in payloads[1:]:
             rows = places[payload["first"] : payload["stop"]]
             if len(without := np.unique(rows[np.isin(rows, list(taken_down))])):
@@ -73,11 +74,11 @@ class ExportStage(CurationStage):
         """Write the ledger or one shard."""
         if "ledger" in payload:
             return _write_ledger(inputs, out)
-        exports = tables.read_rows([tables.exports_file(inputs)], payload["first"], payload["stop"])
+        exports = tables.read_rows([exports_file(inputs)], payload["first"], payload["stop"])
         without = pa.array(payload.get("without", []), pa.int64())
         exports = exports.filter(pc.invert(pc.is_in(exports.column("image_id"), without)))
         folder = shards_folder(inputs.run_folder)
-        part, name = next(s[1:3] for s in tables.list_shards(inputs) if s[0] == payload["shard"])
+        part, name = next(s[1:3] for s in list_shards(inputs) if s[0] == payload["shard"])
         reader = tables.ImageReader(inputs.run_folder)
         # `select` decided where a shard ends: all these rows are one.
         rows = payload["stop"] - payload["first"]
@@ -90,7 +91,7 @@ class ExportStage(CurationStage):
                         where=row["shard"],
                         do="sources must stay while the run reads them: restore it",
                     )
-                writer.write(tables.export_key(row["image_id"], row["copy"]), _members(row, data))
+                writer.write(export_key(row["image_id"], row["copy"]), _members(row, data))
         return finish_shard(folder / name, writer, out)
 
 
@@ -148,7 +149,7 @@ def _write_class_list(inputs: CurationInputs) -> Path | None:
     read otherwise there, a ``classes.tsv``. The list of an earlier recipe is
     removed.
     """
-    groups = iter_row_groups(tables.exports_file(inputs), ["label"])
+    groups = iter_row_groups(exports_file(inputs), ["label"])
     has_any = any(pc.any(pc.greater_equal(group.column("label"), 0)).as_py() for group in groups)
     names = tables.read_class_names(inputs) if has_any else {}
     is_numbered = list(names) != list(range(len(names))) or not is_plain_list([*names.values()])
@@ -246,20 +247,18 @@ def _describe_drawn(
 
 def _outputs(inputs: CurationInputs, decisions: Decisions) -> dict[str, list[str | None]]:
     """Return shard and key of the first file of every exported image."""
-    exports = read_table(tables.exports_file(inputs), ["image_id", "copy", "out_shard"])
+    exports = read_table(exports_file(inputs), ["image_id", "copy", "out_shard"])
     exports = exports.filter(pc.equal(exports.column("copy"), 0))
     without = pa.array(list(find_taken_down(inputs)), pa.int64())
     exports = exports.filter(pc.invert(pc.is_in(exports.column("image_id"), without)))
     shard_of = np.full(len(decisions.kept), -1, np.int64)
     rows = exports.column("image_id").to_numpy() - decisions.first
     shard_of[rows] = exports.column("out_shard").to_numpy()
-    names = [shard.name for shard in tables.list_shards(inputs)]
+    names = [shard.name for shard in list_shards(inputs)]
     shards = list(enumerate(shard_of.tolist(), decisions.first))
     return {
         "out_shard": [names[shard] if shard >= 0 else None for _, shard in shards],
-        "out_key": [
-            tables.export_key(image_id) if shard >= 0 else None for image_id, shard in shards
-        ],
+        "out_key": [export_key(image_id) if shard >= 0 else None for image_id, shard in shards],
     }
 
 

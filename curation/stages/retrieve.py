@@ -18,6 +18,7 @@ from dinoforge.curation.policies.slots import (
     take_slots,
 )
 from dinoforge.curation.retrieve_config import RuleConfig
+from dinoforge.curation.stored.decisions import read_retrievable
 from dinoforge.curation.stored.generations import earlier_generations, first_id
 from dinoforge.curation.stored.seed_sets import every_rule, read_seed_set
 from dinoforge.curation.tables import CurationInputs, CurationStage
@@ -48,7 +49,7 @@ class RetrieveStage(CurationStage):
     def run(self, payload: Json, inputs: CurationInputs, out: Output) -> Json:
         """Merge the lists and apply the policy of every rule."""
         policy = inputs.config.retrieve
-        every_seed, pools = tables.read_retrievable(inputs)
+        every_seed, pools = read_retrievable(inputs)
         seeds, num_pool = np.concatenate(every_seed), len(pools[-1])
         numbers = range(len(every_rule(policy)))
         excluded = [_exclude(inputs, n) for n in numbers if every_rule(policy)[n].mode == "exclude"]

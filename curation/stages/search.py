@@ -7,6 +7,7 @@ import numpy as np
 
 from dinoforge.curation import tables
 from dinoforge.curation.stored.balance import meaning_stage
+from dinoforge.curation.stored.decisions import read_retrievable
 from dinoforge.curation.stored.seed_sets import read_seed_set, searched_sets
 from dinoforge.curation.tables import CurationInputs, CurationStage
 from dinoforge.neighbors.products import backend_for
@@ -37,7 +38,7 @@ class SearchStage(CurationStage):
         """Plan ranges of the surviving pool; none without retrieval, or without a seed left."""
         if inputs.config.retrieve.mode == "none":
             return []
-        seeds, pool = tables.read_retrievable(inputs)
+        seeds, pool = read_retrievable(inputs)
         earlier, own = sum(map(len, pool[:-1])), len(pool[-1])
         # Numbers count through all pools.
         ranges = tables.split_range(earlier if len(seeds[-1]) else 0, POOL_IMAGES)
@@ -53,7 +54,7 @@ class SearchStage(CurationStage):
     def run(self, payload: Json, inputs: CurationInputs, out: Output) -> Json:
         """Rank one range of the pools for every seed that is compared with it."""
         device = inputs.config.device
-        every_seed, pools = tables.read_retrievable(inputs)
+        every_seed, pools = read_retrievable(inputs)
         is_earlier = payload["first"] < sum(map(len, pools[:-1]))
         seeds = every_seed[-1] if is_earlier else np.concatenate(every_seed)
         seeds = seeds[read_seed_set(inputs, payload["set"], seeds)]

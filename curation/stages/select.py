@@ -18,6 +18,7 @@ from dinoforge.curation.policies.decisions import (
     decide_rest,
 )
 from dinoforge.curation.stored.balance import read_balanced
+from dinoforge.curation.stored.decisions import decide_before_retrieval, read_excluded, read_slots
 from dinoforge.curation.stored.seed_sets import every_rule
 from dinoforge.curation.tables import CurationInputs, CurationStage
 from dinoforge.randomness import KeyedPermutation
@@ -106,10 +107,10 @@ def cut_shards(sizes: NDArray[np.int64], policy: ExportConfig) -> NDArray[np.int
 def _decide(inputs: CurationInputs) -> Decisions:
     policy = inputs.config.retrieve
     screened = tables.read_screened(inputs)
-    decisions = tables.decide_before_retrieval(inputs, screened)
+    decisions = decide_before_retrieval(inputs, screened)
     if policy.mode == "seeds":
-        apply_exclusion(decisions, **tables.read_excluded(inputs))
-        slots, seeds = tables.read_slots(inputs)
+        apply_exclusion(decisions, **read_excluded(inputs))
+        slots, seeds = read_slots(inputs)
         multiset = [rule.policy == "multiset" for rule in every_rule(policy)]
         apply_retrieval(decisions, slots, seeds, multiset=multiset)
     if balanced := read_balanced(inputs):

@@ -6,8 +6,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from dinoforge.curation import tables
 from dinoforge.curation.config import CurationConfig
+from dinoforge.curation.stored.decisions import read_excluded, read_slots
 from dinoforge.curation.tables import CurationInputs
 from dinoforge.tables import read_table
 
@@ -69,8 +69,8 @@ def read_open_pool(inputs: CurationInputs, ids: NDArray[np.int64]) -> NDArray[np
     """Return which of the surviving pool images no rule retrieved or excluded."""
     if inputs.config.retrieve.mode == "none":
         return np.ones(len(ids), np.bool_)
-    slots, _ = tables.read_slots(inputs)
-    return ~np.isin(ids, np.r_[slots.image_id, tables.read_excluded(inputs)["image_id"]])
+    slots, _ = read_slots(inputs)
+    return ~np.isin(ids, np.r_[slots.image_id, read_excluded(inputs)["image_id"]])
 
 
 def meaning_stage(config: CurationConfig) -> str:

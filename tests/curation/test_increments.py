@@ -187,6 +187,14 @@ def test_a_base_of_another_encoder_decoder_or_version_is_refused(
         pools.curated(config)
 
 
+def test_a_base_that_is_older_than_a_stage_is_refused(pool, base, tmp_path):
+    copy = shutil.copytree(base, tmp_path / "base")
+    shutil.rmtree(next((copy / "curation").glob("*-seed-clusters")))
+    config = pools.recipe(half(pool, "second"), tmp_path / "run", *LOW, f"base={copy}")
+    with pytest.raises(UsageError, match="the base was made before there was a stage seed-clusters"):
+        pools.curated(config)
+
+
 def test_a_third_generation_is_compared_with_both(pool, base, added, tmp_path, monkeypatch):
     run = tmp_path / "run"
     config = pools.recipe(half(pool, "first", ["pool"]), run, *LOW, f"base={added[0].out}")

@@ -2,7 +2,7 @@
 
 from collections import Counter
 
-from dinoforge.curation.tables import read_survivors
+from dinoforge.curation.stored.decisions import read_survivors
 from dinoforge.tables import read_table
 
 

@@ -2,8 +2,8 @@
 
 import numpy as np
 
+from dinoforge.curation.stored.decisions import read_survivors
 from dinoforge.curation.stored.seed_sets import searched_sets
-from dinoforge.curation.tables import read_survivors
 
 
 def test_candidates_are_the_nearest_survivors_best_first(inputs, cosines):

@@ -7,7 +7,7 @@ import pytest
 
 from dinoforge.curation.config import ExportConfig
 from dinoforge.curation.stages.select import cut_shards
-from dinoforge.curation.tables import exports_file, list_shards, read_decisions
+from dinoforge.curation.stored.decisions import exports_file, list_shards, read_decisions
 from dinoforge.tables import read_table
 
 
