@@ -23,6 +23,7 @@ DECIDING_KEYS = {
     "exact_duplicate": "duplicates",
     "near_duplicate": "duplicates.threshold",
     "leak": "decontaminate.threshold",
+    "excluded": "retrieve.rules",
     "not_retrieved": "retrieve.k",
     "not_balanced": "balance.target",
     "seed": "retrieve.keep_seeds",

@@ -38,7 +38,9 @@ def nearest(word: str, words: Iterable[str]) -> str | None:
     for match in difflib.get_close_matches(word, choices, n=1, cutoff=0.6):
         return match
     # A key typed without its section: compare last parts.
-    last = {choice.rsplit(".", 1)[-1]: choice for choice in choices}
+    # Those of list entries (`x[].y`) come last: they cannot be typed without their list.
+    ordered = sorted(choices, key=lambda choice: "[]" not in choice)
+    last = {choice.rsplit(".", 1)[-1]: choice for choice in ordered}
     for match in difflib.get_close_matches(word.rsplit(".", 1)[-1], last, n=1, cutoff=0.75):
         return last[match]
     return None

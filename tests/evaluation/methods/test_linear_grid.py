@@ -178,4 +178,5 @@ def test_features_kept_in_half_precision_train_heads_in_float32():
         assert heads.bias.dtype == torch.float32
         assert heads.predict(kept).shape == (4, N)
         trained.append(heads.probe(1).scores(kept))
-    assert torch.equal(*trained)
+    # Converted batches lie elsewhere in memory, and some processors then sum in another order.
+    torch.testing.assert_close(*trained, rtol=1e-5, atol=1e-6)

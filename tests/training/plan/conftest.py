@@ -97,7 +97,7 @@ def train_on_ranks(pictures: Path, run_ranks: Callable[..., None]) -> Callable[.
 
     def run(count: int, folder: Path, variants: Mapping[str, Sequence[str]]) -> None:
         own = (*SMALL, f"data.paths=['{pictures}']")
-        words = [f"{name}:1:{','.join([*own, *changes])}" for name, changes in variants.items()]
+        words = [f"{name}:1:{';'.join([*own, *changes])}" for name, changes in variants.items()]
         script = ROOT / "tests/training/distributed/rank_of_training.py"
         run_ranks(count, script, [str(TINY), str(folder), *words])
 
