@@ -17,19 +17,22 @@ SPAWN = multiprocessing.get_context("forkserver")
 SPAWN.set_forkserver_preload(["pytest", "dinoforge.clusters.hierarchy"])
 
 
-def points():
-    rows = np.random.default_rng(0).normal(size=(600, 8)).astype(np.float32)
-    rows[:300] *= 0.1
-    return Points(rows.__getitem__, np.arange(len(rows)))
+def cluster(work, *, iterations=12, read_s=0.0):
+    """Cluster 1,800 rows in six blocks, each of which takes ``read_s`` to read."""
+    rows = np.random.default_rng(0).normal(size=(1800, 8)).astype(np.float32)
+    rows[:900] *= 0.1
+
+    def read(positions):
+        time.sleep(read_s)
+        return rows[positions]
+
+    kmeans = KMeans(iterations=iterations, seed=4, block_rows=300, work=work)
+    points = Points(read, np.arange(len(rows)))
+    return cluster_levels(points, [40, 8], kmeans, resampling=[4, 2])
 
 
-def cluster(work):
-    kmeans = KMeans(iterations=12, seed=4, block_rows=100, work=work)
-    return cluster_levels(points(), [40, 8], kmeans, resampling=[1, 2])
-
-
-def run(folder, place, places):
-    cluster(SharedWork(folder, place, places))
+def run(folder, place, places, **how):
+    cluster(SharedWork(folder, place, places), **how)
 
 
 def num_steps(folder):
@@ -59,9 +62,9 @@ def test_any_number_of_processes_finds_the_same_clusters(tmp_path, alone, num):
 
 
 def test_twenty_kills_change_nothing(tmp_path, alone):
-    rng = random.Random(1)
+    rng, slow = random.Random(1), {"read_s": 0.005}  # six blocks: a step takes 30 ms
     for place in range(20):
-        process = SPAWN.Process(target=run, args=(tmp_path, place % 3, 3))
+        process = SPAWN.Process(target=run, args=(tmp_path, place % 3, 3), kwargs=slow)
         process.start()
         # Steps end in a file, so it has done some work and is somewhere in the next.
         wanted = num_steps(tmp_path) + 1
