@@ -13,7 +13,7 @@ from dinoforge.curation.plan.cost import NOTHING, TOP_K_RATE, Cost, num_ranges
 from dinoforge.curation.plan.reading import INSPECT
 from dinoforge.curation.plan.sizes import Sizes
 from dinoforge.curation.policies.joins import cells_work
-from dinoforge.curation.stages.duplicates.cells import MOST_PARTITIONS
+from dinoforge.curation.stages.duplicates.cells import images_per_partition
 from dinoforge.curation.stages.duplicates.graph import BLOCKS_AT_ONCE
 from dinoforge.neighbors.cell_join import split_cells
 from dinoforge.neighbors.cells import SAMPLE_PER_CELL
@@ -29,6 +29,7 @@ _PAIR_BYTES = 10.6
 _PAIR_S, _PAIR_S_PER_DIM = 1.2e-9, 8e-12
 # Multiplications per second (`benchmarks/cells.py`, a million rows of 256 dimensions).
 _TRAIN_RATE, _ASSIGN_RATE, _CELLS_RATE, _RECALL_RATE = 4.0e10, 3.4e10, 4.4e10, 4.5e10
+_UNEVEN = 2.25  # cost of pairs inside cells over that of equal cells; see `choose_num_cells`
 # Local features: 297 keypoints of 144 bytes and a gray picture of 54,400 bytes per photograph.
 _KEYPOINTS_S, _KEYPOINTS_BYTES = 19e-3, 97_200.0
 _VOTER_BYTES = 138.5  # in the index
@@ -57,18 +58,12 @@ def _cells(sizes: Sizes) -> Cost:
     )
 
 
-def _assigned(sizes: Sizes) -> int:
-    """Images per partition of `assign`."""
-    policy = sizes.config.duplicates
-    size = policy.block_images * max(1, policy.blocks_per_partition // 4)
-    return max(size, num_ranges(sizes.compared, MOST_PARTITIONS))
-
-
 def _assign(sizes: Sizes) -> Cost:
     if not sizes.cells:
         return NOTHING
     dim, r, num = sizes.encoder.dim, sizes.config.duplicates.cells_per_image, sizes.compared
-    partitions, work = num_ranges(num, _assigned(sizes)), float(num) * sizes.cells * dim
+    size = images_per_partition(num, sizes.config.duplicates)
+    partitions, work = num_ranges(num, size), float(num) * sizes.cells * dim
     entry = 8 + 4 * r + 2 * dim  # id, cells, row
     return Cost(
         partitions,
@@ -76,7 +71,7 @@ def _assign(sizes: Sizes) -> Cost:
         product_s=work / _ASSIGN_RATE,
         flops=2 * work,
         bytes=num * r * (4.0 + entry) + partitions * sizes.cells * 8.0,
-        memory=_assigned(sizes) * (2.0 * dim + 2 * r * entry) + sizes.cells * dim * 8.0,
+        memory=size * (2.0 * dim + 2 * r * entry) + sizes.cells * dim * 8.0,
     )
 
 
@@ -86,13 +81,13 @@ def _graph(sizes: Sizes) -> Cost:
     size, per_partition = policy.block_images, policy.blocks_per_partition
     blocks_here, others = num_ranges(num, size), num_ranges(references, size)
     block_pairs, pairs = blocks_here * others, float(num) * references
-    partitions, product_s, held = 0, 0.0, 2 * size
+    partitions, pairs_in_cells, product_s, held = 0, 0.0, 0.0, 2 * size
     if not sizes.cells:
         block_pairs += blocks_here * (blocks_here + 1) // 2
         pairs += num * (num - 1) / 2
     else:
-        inside = 2.25 * (float(num) * policy.cells_per_image) ** 2 / (2 * sizes.cells)
-        product_s += inside * dim / _CELLS_RATE
+        pairs_in_cells = (float(num) * policy.cells_per_image) ** 2 / (2 * sizes.cells)
+        product_s += _UNEVEN * pairs_in_cells * dim / _CELLS_RATE
         mean = math.ceil(num * policy.cells_per_image / sizes.cells)
         rows = np.full(sizes.cells, mean)
         for first, stop in split_cells(
@@ -104,9 +99,8 @@ def _graph(sizes: Sizes) -> Cost:
                 1 if whole else num_ranges(in_blocks * (in_blocks + 1) // 2, per_partition)
             )
             held = max(held, (stop - first) * mean if whole else 2 * size)
-        pairs_in_cells = inside / 2.25
     partitions += num_ranges(block_pairs, per_partition)
-    flops = 2 * dim * (pairs + (pairs_in_cells if sizes.cells else 0.0))
+    flops = 2 * dim * (pairs + pairs_in_cells)
     return Cost(
         partitions,
         1,
@@ -123,7 +117,7 @@ def _recall(sizes: Sizes) -> Cost:
     policy, dim = sizes.config.duplicates, sizes.encoder.dim
     work = float(min(policy.recall_images, sizes.compared)) * sizes.compared * dim
     return Cost(
-        num_ranges(sizes.compared, _assigned(sizes)),
+        num_ranges(sizes.compared, images_per_partition(sizes.compared, policy)),
         1,
         product_s=work / _RECALL_RATE,
         flops=2 * work,

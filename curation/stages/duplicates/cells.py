@@ -9,6 +9,7 @@ images are put into the same ones.
 import numpy as np
 
 from dinoforge.curation import tables
+from dinoforge.curation.config import DuplicatesConfig
 from dinoforge.curation.policies.joins import choose_cells
 from dinoforge.curation.stored.cell_tables import choose_sample, runs_in_cells
 from dinoforge.curation.tables import CurationInputs, CurationStage
@@ -17,10 +18,16 @@ from dinoforge.neighbors.cells import SAMPLE_PER_CELL, nearest_cells, train_cell
 from dinoforge.neighbors.products import backend_for
 from dinoforge.stages import Json, Output
 
-__all__ = ["MOST_PARTITIONS", "AssignStage", "CellsStage"]
+__all__ = ["AssignStage", "CellsStage", "images_per_partition"]
 
 # At most so many partitions of `assign`: every range of cells opens the files of all.
-MOST_PARTITIONS = 4096
+_MOST_PARTITIONS = 4096
+
+
+def images_per_partition(num_images: int, policy: DuplicatesConfig) -> int:
+    """Return how many images a partition of `assign` has."""
+    size = policy.block_images * max(1, policy.blocks_per_partition // 4)
+    return max(size, -(-num_images // _MOST_PARTITIONS))
 
 
 class CellsStage(CurationStage):
@@ -83,9 +90,8 @@ class AssignStage(CurationStage):
         if not inputs.facts("cells"):
             return []
         num, policy = inputs.facts("exact")[0]["joined_images"], inputs.config.duplicates
-        size = policy.block_images * max(1, policy.blocks_per_partition // 4)
-        size = max(size, -(-num // MOST_PARTITIONS))
-        return [{"first": a, "stop": b} for a, b in tables.split_range(num, size)]
+        ranges = tables.split_range(num, images_per_partition(num, policy))
+        return [{"first": a, "stop": b} for a, b in ranges]
 
     def run(self, payload: Json, inputs: CurationInputs, out: Output) -> Json:
         """Assign one range; an image whose embedding is zero is in no cell."""
