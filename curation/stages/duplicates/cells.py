@@ -25,7 +25,7 @@ _MOST_PARTITIONS = 4096
 
 
 def images_per_partition(num_images: int, policy: DuplicatesConfig) -> int:
-    """Return how many images a partition of `assign` has."""
+    """Return the number of images per partition of `assign`."""
     size = policy.block_images * max(1, policy.blocks_per_partition // 4)
     return max(size, -(-num_images // _MOST_PARTITIONS))
 
