@@ -91,7 +91,7 @@ def curate(words: list[str], tree: Path) -> dict[str, Any]:
         "images": summary["images"],
         "cpu_s": cpu_s - encoder,
         "encoder_cpu_s": encoder,
-        "peak_mib": peak_mib,
+        "peak_mib": max(peak_mib, *(stage["peak_mib"] for stage in stages)),
         "stages": [*stages, {"stage": "rest", "partitions": 0, "cpu_s": rest}],
     }
 
@@ -102,6 +102,7 @@ def read_stage(folder: Path) -> dict[str, Any]:
         "stage": folder.name,
         "partitions": len(markers),
         "cpu_s": sum(marker["measured"]["cpu_seconds"] for marker in markers),
+        "peak_mib": max((m["measured"]["peak_rss_mib"] for m in markers), default=0),
     }
 
 

@@ -1,14 +1,16 @@
-"""Processes: whether one is alive, ending with a parent, keeping freed memory."""
+"""Processes: whether one is alive, ending with a parent, freed memory, peaks of memory."""
 
 import contextlib
 import ctypes
 import os
+import resource
 import signal
 import sys
 import threading
 import time
+from pathlib import Path
 
-__all__ = ["end_with_parent", "is_alive", "keep_freed_memory"]
+__all__ = ["end_with_parent", "forget_peak_memory", "is_alive", "keep_freed_memory", "peak_memory"]
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
@@ -55,3 +57,19 @@ def keep_freed_memory() -> bool:
     if mallopt is None:
         return False
     return bool(mallopt(_M_MMAP_THRESHOLD, 1 << 30) and mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1))
+
+
+def forget_peak_memory() -> None:
+    """Let `peak_memory` start anew from what this process holds now, where Linux allows that."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # proc(5)
+
+
+def peak_memory() -> int:
+    """Return the most memory that this process has held, in bytes; see `forget_peak_memory`."""
+    try:
+        status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+        return int(status.partition("VmHWM:")[2].split()[0]) << 10
+    except (OSError, IndexError):  # another system
+        # Not forgotten, and at least what the process that started this one had.
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10

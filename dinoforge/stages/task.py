@@ -7,7 +7,6 @@ matches and whose files exist with their sizes is the truth.
 import json
 import os
 import platform
-import resource
 import sys
 import time
 from dataclasses import asdict, dataclass, field
@@ -18,6 +17,7 @@ from threadpoolctl import threadpool_limits
 
 from dinoforge.device import resolve_device
 from dinoforge.files import write_json
+from dinoforge.processes import forget_peak_memory, peak_memory
 from dinoforge.stages.stage import Inputs, Json, Output, Stage, part_name, stage_device
 
 __all__ = ["Marker", "Task", "discard", "is_proved", "read_marker", "run_task"]
@@ -73,6 +73,7 @@ def run_task(task: Task) -> Marker:
         resolve_device(config.device)
     task.folder.mkdir(parents=True, exist_ok=True)
     out = Output(task.inputs.run_folder, task.folder, task.index)
+    forget_peak_memory()  # of earlier partitions in this process
     with threadpool_limits(limits=1):
         facts = stage.run(task.payload, task.inputs.scoped(stage), out)
     marker = Marker(
@@ -85,7 +86,7 @@ def run_task(task: Task) -> Marker:
         measured={
             "seconds": round(time.monotonic() - started, 3),
             "cpu_seconds": round(time.process_time() - cpu, 3),
-            "peak_rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10,
+            "peak_rss_mib": peak_memory() >> 20,
             "host": platform.node(),
             "pid": os.getpid(),
         },

@@ -2,10 +2,12 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
 
-from dinoforge.processes import keep_freed_memory
+from dinoforge.processes import forget_peak_memory, keep_freed_memory, peak_memory
 
 FAULTS = """
 import resource, sys
@@ -37,3 +39,17 @@ def test_freed_memory_is_used_again_without_a_page_fault():
 def test_another_system_is_left_as_it_is(monkeypatch):
     monkeypatch.setattr(sys, "platform", "darwin")
     assert keep_freed_memory() is False
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux forgets a peak")
+def test_the_peak_of_what_was_freed_is_forgotten():
+    np.ones(160 << 20)  # 1.25 GiB: never kept
+    before = peak_memory()
+    forget_peak_memory()
+    assert peak_memory() < before - (1 << 30)
+
+
+def test_a_system_without_proc_reports_the_peak_of_the_process(monkeypatch):
+    monkeypatch.setattr("dinoforge.processes.Path", lambda _: Path("/nowhere"))
+    forget_peak_memory()
+    assert peak_memory() > 10 << 20
