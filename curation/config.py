@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
+from dinoforge.config.keys import nearest
 from dinoforge.config.paths import EncoderSpec, OptionalPath, PathText
 from dinoforge.config.ranges import (
     Allowed,
@@ -318,13 +319,7 @@ class CurationConfig:
             yield Fault(
                 "no seeds", "`sources`", "add a source with role seed, or set retrieve.mode=none"
             )
-        if self.export.parts:
-            used = {s.name or s.role for s in self.sources if s.role != "reference"}
-            for name in sorted(used | {rule.label for rule in self.retrieve.rules}):
-                if not _is_file_name(name):
-                    what = f"`export.parts` names shards after `{name}`"
-                    do = "give the source or rule a name of letters, digits, - and _"
-                    yield Fault(what, "recipe", do)
+        yield from self._part_faults()
         yield from self._balance_faults()
         if "reference" in roles and self.decontaminate.threshold < self.duplicates.floor:
             yield Fault(
@@ -338,10 +333,13 @@ class CurationConfig:
         """Find rules whose seeds are not there, or for which there is no place."""
         rules = self.retrieve.rules
         for number, rule in enumerate(rules):
-            role = "reference" if rule.mode == "exclude" else "seed"
+            role = rule.role
             sets = dict.fromkeys(s.name or s.role for s in self.sources if s.role == role)
             if self.sources and rule.seeds not in sets:
+                near = nearest(rule.seeds, sets)
+                hint = f" (did you mean `{near}`?)" if near else ""
                 what = f"`retrieve.rules[{number}].seeds` is `{rule.seeds}`, which is no {role} set"
+                what += hint
                 sources = f"the sources with role {role} are {', '.join(sets)}"
                 yield Fault(what, "recipe", sources if sets else f"add a source with role {role}")
         if rules and self.retrieve.mode != "seeds":
@@ -350,6 +348,21 @@ class CurationConfig:
         if rules and self.base:
             what = "`retrieve.rules` with a `base`, whose seeds no rule names"
             yield Fault(what, "recipe", "curate all images in one run, or remove the rules")
+
+    def _part_faults(self) -> Iterator[Fault]:
+        """Find parts of the export that cannot be files, or that two things would share."""
+        if not self.export.parts:
+            return
+        used = {s.name or s.role for s in self.sources if s.role != "reference"}
+        for name in sorted(used | {rule.label for rule in self.retrieve.rules}):
+            if not _is_file_name(name):
+                what = f"`export.parts` names shards after `{name}`"
+                do = "give the source or rule a name of letters, digits, - and _"
+                yield Fault(what, "recipe", do)
+        for rule in self.retrieve.rules:
+            if rule.name in used - {rule.seeds}:
+                what = f"`export.parts` gives a rule and another source one part, `{rule.name}`"
+                yield Fault(what, "recipe", "give the rule another name")
 
     def _balance_faults(self) -> Iterator[Fault]:
         """Find a balance of images that no rule leaves, or that another run has chosen."""

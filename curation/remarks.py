@@ -9,7 +9,14 @@ from dinoforge.config.paths import quote_path
 from dinoforge.curated import REASONS
 from dinoforge.curation.config import CurationConfig
 
-__all__ = ["DECIDING_KEYS", "balance_remarks", "base_remarks", "hub_remarks", "remarks"]
+__all__ = [
+    "DECIDING_KEYS",
+    "balance_remarks",
+    "base_remarks",
+    "hub_remarks",
+    "remarks",
+    "rule_remarks",
+]
 
 _NAMED = 10  # images in a remark
 
@@ -46,11 +53,31 @@ def remarks(
             why = f"{planted} of {pool} pool images decode"
         lines.append(f"planted {planted} of {plant.count} copies (plant.count): {why}")
     seeds = Counter(roles.get("seed", {}))
-    if config.retrieve.mode == "seeds" and not seeds["seed"]:
+    if config.retrieve.mode == "seeds" and not seeds["seed"] and not config.retrieve.rules:
         lines.append(f"no seed was left, so no image was retrieved: {_listed(seeds)}")
     if not kept:
         total = sum(map(Counter, roles.values()), Counter[str]())
         lines.append(f"no image was kept, of {total.total()}: {_listed(total)}")
+    return lines
+
+
+def rule_remarks(config: CurationConfig, retrieval: Mapping[str, Any] | None) -> list[str]:
+    """Return a line per rule without a seed, and per seed set without a rule; usually none.
+
+    ``retrieval`` is that of the summary.
+    """
+    lines = []
+    for rule in (retrieval or {}).get("rules", ()):
+        if rule["seeds"]:
+            continue
+        kind = "example" if rule["mode"] == "exclude" else "seed"
+        why = _listed(Counter(rule["seeds_dropped"])) or "no image was read"
+        lines.append(f"rule {rule['name']}: no {kind} of {rule['seed_set']} was left: {why}")
+    named = {rule.seeds for rule in config.retrieve.rules if rule.role == "seed"}
+    sets = dict.fromkeys(s.name or s.role for s in config.sources if s.role == "seed")
+    unread = [name for name in sets if name not in named]
+    if unread and config.retrieve.rules:
+        lines.append(f"seeds of which no rule retrieves: {', '.join(unread)}")
     return lines
 
 

@@ -1,7 +1,7 @@
 """The section `retrieve` of a recipe: one rule for all seeds, or a list of rules per seed set."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Annotated, Literal
 
 from dinoforge.config.paths import EncoderSpec
@@ -11,6 +11,12 @@ from dinoforge.errors import Fault
 __all__ = ["RetrieveConfig", "RuleConfig"]
 
 Policy = Literal["multiset", "distinct", "fill"]
+
+_READ_BY = {  # mode -> keys that it reads beside seeds, name and mode
+    "sample": ("k", "policy", "cap", "weight"),
+    "cluster": ("min_seeds", "per_cluster", "on_small_cluster", "policy", "cap", "weight"),
+    "exclude": ("threshold",),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +52,23 @@ class RuleConfig:
     def label(self) -> str:
         """Name of the rule."""
         return self.name or self.seeds
+
+    @property
+    def role(self) -> Literal["seed", "reference"]:
+        """Role of the sources that `seeds` names."""
+        return "reference" if self.mode == "exclude" else "seed"
+
+    def faults(self, at: str) -> Iterator[Fault]:
+        """Find keys that the mode does not read."""
+        read = {"seeds", "name", "mode", *_READ_BY[self.mode]}
+        for key in fields(self):
+            if key.name not in read and getattr(self, key.name) != key.default:
+                modes = [mode for mode, keys in _READ_BY.items() if key.name in keys]
+                what = f"`{at}.{key.name}` is not used by a rule of mode {self.mode}"
+                yield Fault(what, "recipe", f"remove it, or set mode: {' or '.join(modes)}")
+        if self.mode == "cluster" and self.policy == "fill":
+            what = f"`{at}.policy` is fill: clusters have no next neighbor"
+            yield Fault(what, "recipe", "give distinct or multiset")
 
     def num_candidates(self, stored: int) -> int:
         """Return the neighbors per seed that the policy reads; ``stored``: `candidates`, or 0."""

@@ -16,7 +16,14 @@ from dinoforge.curation.policies.decisions import Decisions
 from dinoforge.curation.policies.intervals import bootstrap_mean, share
 from dinoforge.curation.policies.slots import Slots
 from dinoforge.curation.recall import describe_join, join_remarks
-from dinoforge.curation.remarks import balance_remarks, base_remarks, hub_remarks, remarks
+from dinoforge.curation.remarks import (
+    balance_remarks,
+    base_remarks,
+    hub_remarks,
+    remarks,
+    rule_remarks,
+)
+from dinoforge.curation.retrieve_config import RuleConfig
 from dinoforge.curation.stored.decisions import read_slots, read_survivors
 from dinoforge.curation.stored.generations import earlier_generations, first_id, of_every_generation
 from dinoforge.curation.tables import CurationInputs
@@ -122,6 +129,7 @@ def summarize(inputs: CurationInputs) -> CurationSummary:
     kept = int(np.count_nonzero(decisions.kept))
     duplicates, join = inputs.facts("components")[0], describe_join(inputs)
     base, balance = _base(inputs), next(iter(inputs.facts("balance")), None)
+    retrieval = _retrieval(inputs, role, decisions.reason)
     left_out = remarks(inputs.config, roles, planted=planted, kept=kept)
     return CurationSummary(
         images=len(role),
@@ -139,12 +147,13 @@ def summarize(inputs: CurationInputs) -> CurationSummary:
         join=join,
         verify=_verify(inputs),
         leaks=_leaks(inputs, decisions),
-        retrieval=_retrieval(inputs),
+        retrieval=retrieval,
         balance=balance,
         check=next(iter(inputs.facts("check")), None),
         keeps_seeds=inputs.config.retrieve.keep_seeds,
         remarks=[
-            *(*left_out, *join_remarks(join), *hub_remarks(duplicates)),
+            *(*left_out, *rule_remarks(inputs.config, retrieval)),
+            *(*join_remarks(join), *hub_remarks(duplicates)),
             *base_remarks(base),
             *balance_remarks(balance),
         ],
@@ -232,10 +241,17 @@ def _leaks(inputs: CurationInputs, decisions: Decisions) -> dict[str, Any]:
     return facts | {"references": sets, "dropped_through_others": through_others}
 
 
-def _retrieval(inputs: CurationInputs) -> dict[str, Any] | None:
+def _retrieval(
+    inputs: CurationInputs, role: NDArray[np.int8], reason: NDArray[np.int8]
+) -> dict[str, Any] | None:
     facts = inputs.facts("retrieve")
     if not facts:
         return None
+    retrieval = facts[0]
+    if rules := inputs.config.retrieve.rules:
+        dropped = [_seeds_dropped(inputs, rule, role, reason) for rule in rules]
+        counts = zip(retrieval["rules"], dropped, strict=True)
+        retrieval |= {"rules": [rule | {"seeds_dropped": lost} for rule, lost in counts]}
     slots, seeds = read_slots(inputs)
     _, pool = read_survivors(inputs)
     classes = tables.read_index(inputs, ["label"]).column("label").to_numpy()
@@ -244,9 +260,21 @@ def _retrieval(inputs: CurationInputs) -> dict[str, Any] | None:
     own = seeds >= first
     seed_class = np.where(own, classes[np.where(own, seeds - first, 0)], -1)
     slots = replace(slots, image_id=slots.image_id - first)
-    return facts[0] | {
+    return retrieval | {
         "quality": retrieval_quality(slots, seed_class, classes, pool - first, rng_seed=rng_seed)
     }
+
+
+def _seeds_dropped(
+    inputs: CurationInputs, rule: RuleConfig, role: NDArray[np.int8], reason: NDArray[np.int8]
+) -> dict[str, int]:
+    """Count the seeds of a rule, or its examples, that it did not use, by reason."""
+    used = [REASONS.index(name) for name in ("seed", "reference", "taken_down")]
+    rows = np.flatnonzero((role == ROLES.index(rule.role)) & ~np.isin(reason, used))
+    source = tables.read_index(inputs, ["source"]).column("source").take(pa.array(rows))
+    rows = rows[pc.equal(source, rule.seeds).to_numpy()]
+    counts = np.bincount(reason[rows], minlength=len(REASONS)).tolist()
+    return {name: count for name, count in zip(REASONS, counts, strict=True) if count}
 
 
 def retrieval_quality(

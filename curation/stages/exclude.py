@@ -2,12 +2,10 @@
 
 import numpy as np
 
-from dinoforge.curated import ROLES
 from dinoforge.curation import tables
 from dinoforge.curation.stored.balance import meaning_stage
 from dinoforge.curation.stored.decisions import read_survivors
-from dinoforge.curation.stored.generations import first_id
-from dinoforge.curation.stored.seed_sets import read_seed_set
+from dinoforge.curation.stored.seed_sets import read_examples
 from dinoforge.curation.tables import CurationInputs, CurationStage
 from dinoforge.neighbors.products import backend_for
 from dinoforge.neighbors.search import top_k
@@ -39,10 +37,7 @@ class ExcludeStage(CurationStage):
 
     def run(self, payload: Json, inputs: CurationInputs, out: Output) -> Json:
         """Find the nearest example of the images of one range; -1 if no example is admitted."""
-        screened, device = tables.read_screened(inputs), inputs.config.device
-        is_reference = (screened.role == ROLES.index("reference")) & (screened.reason < 0)
-        examples = first_id(inputs) + np.flatnonzero(is_reference)
-        examples = examples[read_seed_set(inputs, payload["set"], examples)]
+        device, examples = inputs.config.device, read_examples(inputs, payload["set"])
         _, pool = read_survivors(inputs)
         pool = pool[payload["first"] : payload["stop"]]
         example, score = np.full(len(pool), -1), np.full(len(pool), -np.inf, np.float32)
@@ -59,4 +54,4 @@ class ExcludeStage(CurationStage):
         out.write_array("ids", pool)
         out.write_array("examples", example)
         out.write_array("scores", score)
-        return {"set": payload["set"], "examples": len(examples)}
+        return {"set": payload["set"]}

@@ -20,7 +20,7 @@ from dinoforge.curation.policies.slots import (
 from dinoforge.curation.retrieve_config import RuleConfig
 from dinoforge.curation.stored.decisions import read_retrievable
 from dinoforge.curation.stored.generations import earlier_generations, first_id
-from dinoforge.curation.stored.seed_sets import every_rule, read_seed_set
+from dinoforge.curation.stored.seed_sets import every_rule, read_examples, read_seed_set
 from dinoforge.curation.tables import CurationInputs, CurationStage
 from dinoforge.neighbors.search import Neighbors, merge_top_k
 from dinoforge.stages import Json, Output
@@ -143,10 +143,9 @@ def _leave_out(inputs: CurationInputs, number: int) -> _Retrieved:
     rule = inputs.config.retrieve.rules[number]
     none = np.empty(0, np.int64)
     slots = Slots(none, none, none, none.astype(np.float32), none.astype(np.int32))
-    sets = [facts for facts in inputs.facts("exclude") if facts["set"] == rule.seeds]
     return _Retrieved(
         rule=rule,
-        num_seeds=sets[0]["examples"] if sets else 0,
+        num_seeds=len(read_examples(inputs, rule.seeds)),
         asked=0,
         before_cap=0,
         granted=slots,

@@ -7,11 +7,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from dinoforge.curated import ROLES
 from dinoforge.curation import tables
 from dinoforge.curation.retrieve_config import RetrieveConfig, RuleConfig
+from dinoforge.curation.stored.generations import first_id
 from dinoforge.curation.tables import CurationInputs
 
-__all__ = ["every_rule", "read_seed_set", "searched_sets"]
+__all__ = ["every_rule", "read_examples", "read_seed_set", "searched_sets"]
 
 
 def every_rule(policy: RetrieveConfig) -> Sequence[RuleConfig]:
@@ -36,3 +38,11 @@ def read_seed_set(inputs: CurationInputs, name: str, seeds: NDArray[np.int64]) -
         return np.arange(len(seeds))
     source = tables.read_index(inputs, ["source"]).column("source").take(pa.array(seeds))
     return np.flatnonzero(pc.equal(source, name).to_numpy())
+
+
+def read_examples(inputs: CurationInputs, name: str) -> NDArray[np.int64]:
+    """Read the ids of the admitted images of a reference set."""
+    screened = tables.read_screened(inputs)
+    is_reference = (screened.role == ROLES.index("reference")) & (screened.reason < 0)
+    ids = first_id(inputs) + np.flatnonzero(is_reference)
+    return ids[read_seed_set(inputs, name, ids)]

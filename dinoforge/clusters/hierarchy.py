@@ -44,7 +44,7 @@ def check_levels(levels: Sequence[int], num_rows: int, where: str) -> None:
         raise UsageError(
             what=f"{levels[0]} clusters of {num_rows} images",
             where=where,
-            do=f"give the first level at most {num_rows} clusters",
+            do=f"give at most {num_rows} clusters",
         )
 
 

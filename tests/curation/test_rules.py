@@ -7,6 +7,7 @@ from collections import Counter
 import numpy as np
 import pool as pools
 import pytest
+from PIL import Image
 
 from dinoforge.cli.main import main
 from dinoforge.config import load_config
@@ -28,8 +29,10 @@ RULES = [
     {"seeds": "unwanted", "mode": "exclude", "threshold": 0.8},
     {"seeds": "rest", "name": "capped", "mode": "cluster", "min_seeds": 2, "per_cluster": 9}
     | {"cap": 12},
+    {"seeds": "gray", "k": 2},
 ]
-NAMES = np.array(["few", "rest", "filled", "near", "unwanted", "capped"])
+CLUSTERS = ("retrieve.clusters=8",)
+NAMES = np.array(["few", "rest", "filled", "near", "unwanted", "capped", "gray"])
 KEYS = (
     "retrieve.clusters=8",
     "retrieve.candidates=40",
@@ -38,28 +41,40 @@ KEYS = (
 )
 
 
-def sources(folder):
+def sources(folder, flat):
     return [
         {"role": "seed", "name": "few", "paths": [str(folder / "seeds")], "limit": 4},
         {"role": "seed", "name": "rest", "paths": [str(folder / "seeds")]},
+        {"role": "seed", "name": "unread", "paths": [str(flat)], "limit": 1},
+        {"role": "seed", "name": "gray", "paths": [str(flat)]},
         {"role": "reference", "name": "unwanted", "paths": [str(folder / "test")]},
         {"role": "pool", "paths": [str(folder / "pool")]},
     ]
 
 
 @pytest.fixture(scope="module")
-def run(pool, tmp_path_factory):
-    """A run of five rules for two seed sets."""
+def flat(tmp_path_factory):
+    """Three gray images and a text file, none of which can be a seed."""
+    folder = tmp_path_factory.mktemp("flat")
+    for gray in (60, 120, 180):
+        Image.new("RGB", (64, 64), (gray,) * 3).save(folder / f"{gray}.png")
+    (folder / "text.png").write_text("text")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(pool, flat, tmp_path_factory):
+    """A run of seven rules; the last has no seed."""
     run = tmp_path_factory.mktemp("rules") / "run"
     pools.curated(
-        pools.recipe(sources(pool.folder), run, f"retrieve.rules={json.dumps(RULES)}", *KEYS)
+        pools.recipe(sources(pool.folder, flat), run, f"retrieve.rules={json.dumps(RULES)}", *KEYS)
     )
     return run
 
 
 def test_every_rule_has_its_slots_caps_and_both_counts(run):
     retrieval = json.loads(summary_path(run).read_text())["retrieval"]
-    few, rest, filled, near, unwanted, capped = retrieval["rules"]
+    few, rest, filled, near, unwanted, capped, _ = retrieval["rules"]
     assert (few["asked"], few["before_cap"], few["slots"]) == (5 * few["seeds"],) * 3
     assert rest["asked"] == rest["before_cap"] == 3 * rest["seeds"]
     assert rest["distinct"] == 11
@@ -73,6 +88,22 @@ def test_every_rule_has_its_slots_caps_and_both_counts(run):
         times = {int(often): images for often, images in rule["multiplicity"].items()}
         assert sum(times.values()) == rule["distinct"]
         assert sum(often * images for often, images in times.items()) == rule["slots"]
+
+
+def test_a_rule_without_seeds_and_seeds_without_a_rule_are_remarks(run):
+    remarks = json.loads(summary_path(run).read_text())["remarks"]
+    why = "flat 2 (filter.min_std), undecodable 1 (decode)"
+    assert f"rule gray: no seed of gray was left: {why}" in remarks
+    assert "seeds of which no rule retrieves: unread" in remarks
+
+
+def test_seeds_that_a_rule_lost_are_counted_by_reason(run):
+    rows = pools.ledger(run)
+    for rule in json.loads(summary_path(run).read_text())["retrieval"]["rules"]:
+        of_set = [r for r in rows if r["source"] == rule["seed_set"] and r["role"] != "pool"]
+        reasons = Counter(row["reason"] for row in of_set)
+        assert rule["seeds"] == reasons.pop("seed", 0) + reasons.pop("reference", 0)
+        assert rule["seeds_dropped"] == reasons
 
 
 def test_clusters_of_the_seeds_give_random_images_of_theirs(run):
@@ -112,7 +143,7 @@ def test_the_ledger_names_the_first_rule_and_a_multiset_counts_its_slots(run):
 
 
 def test_what_resembles_an_example_is_excluded_and_nothing_else(run):
-    inputs = make_inputs("curation", STAGES, run, pools.recipe(sources(run), run))
+    inputs = make_inputs("curation", STAGES, run, pools.recipe(sources(run, run), run))
     rows = pools.ledger(run)
     screened = read_screened(inputs)
     vectors = read_embeddings(inputs, "embed", np.arange(len(rows))).astype(np.float64)
@@ -158,7 +189,7 @@ def test_a_decision_by_a_rule_is_explained(run):
     assert "no rule retrieved it" in explain(run, str(dropped["image_id"])).sentences[0]
 
 
-def test_a_cap_and_a_policy_rerun_nothing_before_the_retrieval(run, pool, tmp_path):
+def test_a_cap_and_a_policy_rerun_nothing_before_the_retrieval(run, pool, flat, tmp_path):
     run = shutil.copytree(run, tmp_path / "run")
     before = {path: path.stat().st_mtime_ns for path in run.glob("curation/*/*.done")}
     rules = [
@@ -167,10 +198,11 @@ def test_a_cap_and_a_policy_rerun_nothing_before_the_retrieval(run, pool, tmp_pa
         *RULES[2:4],
         RULES[4] | {"threshold": 0.85},
         RULES[5] | {"cap": 0},
+        RULES[6],
     ]
     more = f"retrieve.rules={json.dumps(rules)}"
     summary = pools.curated(
-        pools.recipe(sources(pool.folder), run, more, *KEYS), on_change="update"
+        pools.recipe(sources(pool.folder, flat), run, more, *KEYS), on_change="update"
     )
     again = {
         path for path, at in before.items() if not path.exists() or path.stat().st_mtime_ns > at
@@ -183,13 +215,17 @@ def test_the_report_shows_every_rule(run, tmp_path, capsys):
     assert main(["report", str(tmp_path / "report"), "--curation", str(run)]) == 0
     page = (tmp_path / "report/report.html").read_text()
     table = page.partition("Rules of the retrieval")[2].partition("</table>")[0]
-    assert [name in table for name in NAMES] == [True] * 6
+    assert [name in table for name in NAMES] == [True] * 7
 
 
 @pytest.mark.parametrize(
     ("rules", "more", "fault"),
     [
-        ([{"seeds": "imagenet"}], (), "`imagenet`, which is no seed set .* seed are few, rest"),
+        (
+            [{"seeds": "imagenet"}],
+            (),
+            "`imagenet`, which is no seed set .* seed are few, rest, unread, gray",
+        ),
         ([{"seeds": "few", "weight": 0}], (), "the weight of every rule is 0"),
         ([{"seeds": "few"}, {"seeds": "few"}], (), "2 rules named `few`"),
         ([{"seeds": "few", "name": "a b"}], ("export.parts=true",), "shards after `a b`"),
@@ -197,10 +233,24 @@ def test_the_report_shows_every_rule(run, tmp_path, capsys):
         ([{"seeds": "few"}], ("retrieve.mode=none",), "set retrieve.mode=seeds"),
         ([{"seeds": "few"}], ("base=runs/a",), "curate all images in one run"),
         ([{"seeds": "few", "k": 9}], ("retrieve.candidates=8",), "or retrieve.k .9. or more"),
+        ([{"seeds": "fwe"}], (), "`fwe`, which is no seed set .did you mean `few`."),
+        ([{"seeds": "few", "mode": "exclude"}], (), "reference are unwanted"),
+        ([{"seeds": "few", "per_cluster": 5}], (), "set mode: cluster"),
+        ([{"seeds": "unwanted", "mode": "exclude", "k": 5}], (), "k` is not used .* set mode: sam"),
+        ([{"seeds": "unwanted", "mode": "exclude", "weight": 2}], (), "mode: sample or cluster"),
+        ([{"seeds": "few", "mode": "cluster", "policy": "fill"}], CLUSTERS, "no next neighbor"),
+        ([{"seeds": "few", "name": "pool"}], ("export.parts=true",), "another source one part"),
+        ([{"seeds": "unwanted", "mode": "exclude", "threshold": -1.1}], (), "give -1 to 1"),
+        ([{"seeds": "few", "weight": float("nan")}], (), "weight` is nan - .* a finite number"),
+        ([{"seeds": "few", "weight": -0.5}], (), "weight` is -0.5 - .* 0 or more"),
+        ([{"seeds": "few", "cap": -1}], (), "cap` is -1 - .* 0 or more"),
+        ([{"seeds": "few", "k": 0}], (), "k` is 0 - .* 1 or more"),
+        ([{"seeds": "few", "mode": "clusters"}], (), "need sample . cluster . exclude"),
+        ([{"seed": "few"}], (), "did you mean `retrieve.rules...seeds`"),
     ],
 )
 def test_rules_without_meaning_are_a_fault_of_the_recipe(tmp_path, rules, more, fault):
-    changes = [f"sources={json.dumps(sources(tmp_path))}", "retrieve.mode=seeds"]
+    changes = [f"sources={json.dumps(sources(tmp_path, tmp_path))}", "retrieve.mode=seeds"]
     with pytest.raises(UsageError, match=fault) as refused:
         load_config(CurationConfig, None, [*changes, f"retrieve.rules={json.dumps(rules)}", *more])
     assert "\n" not in str(refused.value)
