@@ -57,7 +57,7 @@ def images_of(run: Path) -> Images:
         role: Counter(
             listed.filter(pc.equal(listed.column("role"), role)).column("source").to_pylist()
         )
-        for role in ("seed", "reference")
+        for role in ("seed", "reference", "as_is")
     }
     keys = "\n".join(listed.column("key").to_pylist()).encode()
     pixels = pc.multiply(facts.column("width"), facts.column("height"))
@@ -65,7 +65,7 @@ def images_of(run: Path) -> Images:
         pool=roles["pool"],
         seeds=named["seed"],
         references=named["reference"],
-        as_is=roles["as_is"],
+        as_is=named["as_is"],
         file_bytes=pc.mean(listed.column("size")).as_py(),
         pixels=pc.mean(pixels).as_py(),
         key_bytes=len(pa.compress(keys, codec="zstd")) / listed.num_rows,

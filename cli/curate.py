@@ -74,7 +74,7 @@ COMMAND = RecipeCommand(
     resolve=_resolve,
     as_json=lambda summary: summary.as_json(),
     sources=lambda config: [
-        *(path for source in config.sources for path in source.paths),
+        *(path for source in config.sources for path in source.paths_in(config.data.root)),
         *filter(None, [config.base]),
     ],
     written=("curation", "shards"),

@@ -56,7 +56,8 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--mfu", type=float, metavar="SHARE", help=mfu)
     images = (
         "images in the data set, for epochs; of a mixture NAME=N,NAME=N; evaluation: in each set, "
-        "which need not exist yet; curation: of the pool, or pool=N,seed=N,reference=N,as_is=N"
+        "which need not exist yet; curation: of the pool, or pool=N,seed=N,reference=N,as_is=N "
+        "(default: `sources.images`)"
     )
     add("--images", type=str, help=images)
     data = parser.add_argument_group("curation")

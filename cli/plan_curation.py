@@ -1,6 +1,7 @@
 """The part of ``dinoforge plan`` that plans curations, and compares their tasks with a profile."""
 
 import argparse
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from dinoforge.cli.arguments import load, print_json, print_table
@@ -61,34 +62,46 @@ def _images(
 ) -> "Images":
     from dinoforge.curation.plan import Images
 
-    if given is None:
+    expected = Counter[tuple[str, str]]()  # by the recipe
+    for source in config.sources:
+        expected[source.role, source.label] += source.images
+    if given is None and not expected.total():
         do = "give --images N, or by role or source: --images pool=N,seed=N,reference=N,as_is=N"
         raise UsageError(what="no number of images", where="command line", do=do)
     role_of = {role: role for role in _ROLES}
     role_of |= {source.name: source.role for source in config.sources if source.name}
     counts = {role: dict[str, int]() for role in _ROLES}
-    for name, number in (given if isinstance(given, dict) else {"pool": given}).items():
+    numbers = {"pool": given} if isinstance(given, int) else given or {}
+    for name, number in numbers.items():
         if name not in role_of:
             do = f"give some of {', '.join(role_of)}"
             raise UsageError(what=f"no role or source `{name}`", where="--images", do=do)
         if number < 0:
             raise UsageError(what=f"{name}={number}", where="--images", do="give 0 or more")
         counts[role_of[name]][name] = number
-    pool, as_is = (sum(counts[role].values()) for role in ("pool", "as_is"))
-    if not pool + as_is:
+    for (role, name), number in expected.items():
+        if number and not {role, name} & numbers.keys():
+            counts[role][name] = number
+    pool = sum(counts["pool"].values())
+    if not pool + sum(counts["as_is"].values()):
         raise UsageError(what="no images to curate", where="--images", do="give pool=N")
+    return Images(
+        pool=pool,
+        as_is=counts["as_is"],
+        seeds=counts["seed"],
+        references=counts["reference"],
+        **_means(args),
+    )
+
+
+def _means(args: argparse.Namespace) -> dict[str, float]:
+    """Read the mean size of the images, as far as it is given."""
     means = {"file_bytes": args.image_bytes, "pixels": args.image_pixels}
     for name, value in means.items():
         if value is not None and value <= 0:
             option = "--image-bytes" if name == "file_bytes" else "--image-pixels"
             raise UsageError(what=f"{option} {value:g}", where="command line", do="give 1 or more")
-    return Images(
-        pool=pool,
-        as_is=as_is,
-        seeds=counts["seed"],
-        references=counts["reference"],
-        **{name: value for name, value in means.items() if value is not None},
-    )
+    return {name: value for name, value in means.items() if value is not None}
 
 
 def _show(plan: "CurationPlan", gpu: str, share: float) -> None:

@@ -7,6 +7,7 @@ measurements, similarities and embeddings.
 
 import itertools
 import math
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -33,6 +34,7 @@ __all__ = [
     "PREFERENCES",
     "BalanceConfig",
     "CurationConfig",
+    "DataConfig",
     "DecontaminateConfig",
     "DuplicatesConfig",
     "ExportConfig",
@@ -60,16 +62,36 @@ class SourceConfig:
     # pool: to curate; seed: examples; reference: must not leak into the result; as_is: kept.
     # An image of several sources belongs to the first reference that selects it, else to the first
     role: Literal["pool", "seed", "reference", "as_is"] = "pool"
-    # folders, images, tars, globs, `x-{000000..000004}.tar`, curation runs; relative to the
-    # working directory
+    # folders, images, tars, globs, `x-{000000..000004}.tar`, curation runs; relative to
+    # `data.root`
     paths: Annotated[list[PathText], NonEmpty] = field(default_factory=list)
     name: str = ""  # shown in tables and the report; "": the role
     keys: str = ""  # shell pattern on sample keys, e.g. "*_cat_*"; "": all
+    # images that it should give: `dinoforge plan` reads it, and another number is a warning;
+    # 0: unknown
+    images: NonNegativeInt = 0
     limit: NonNegativeInt = 0  # use at most this many images; 0: all
     # which images a limit selects: the first in order, or a random choice keyed by `seed`
     pick: Literal["first", "random"] = "first"
     # classes to rename, {FROM: TO}: a name or a number each; TO "": no class; FROM "*": all others
     classes: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def label(self) -> str:
+        """Name of the source."""
+        return self.name or self.role
+
+    def paths_in(self, root: str) -> list[str]:
+        """Return the paths, relative ones inside ``root``."""
+        return [os.path.join(root, path) for path in self.paths]  # noqa: PTH118 - may be patterns
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Where the sources are."""
+
+    # folder that relative `sources.paths` start in; "": the working directory
+    root: OptionalPath = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -286,6 +308,7 @@ class CurationConfig:
     # which stay as they are, without reading these again; "": none
     base: OptionalPath = ""
     seed: int = 0  # keys every random choice: limits, planted copies, order of the export
+    data: DataConfig = field(default_factory=DataConfig)
     # input images; an image listed twice belongs to the first source that lists it
     sources: list[SourceConfig] = field(default_factory=list)
     partition_images: PositiveInt = 4096  # images per partition of inspect and embed
@@ -307,7 +330,7 @@ class CurationConfig:
             yield Fault("no sources", "`sources`", "add sources=[{role: pool, paths: [FOLDER]}]")
         elif not roles & {"pool", "as_is"}:
             yield Fault("no images to curate", "`sources`", "add a source with role pool")
-        names = list(dict.fromkeys(source.name or source.role for source in self.sources))
+        names = list(dict.fromkeys(source.label for source in self.sources))
         for name in self.duplicates.prefer_sources:
             if self.sources and name not in names:
                 what = f"`duplicates.prefer_sources` names `{name}`, which is no source"
@@ -333,13 +356,13 @@ class CurationConfig:
         """Find rules whose seeds are not there, or for which there is no place."""
         rules = self.retrieve.rules
         for number, rule in enumerate(rules):
-            role = rule.role
-            sets = dict.fromkeys(s.name or s.role for s in self.sources if s.role == role)
+            roles = rule.roles
+            sets = dict.fromkeys(source.label for source in self.sources if source.role in roles)
             if self.sources and rule.seeds not in sets:
                 near = nearest(rule.seeds, sets)
                 hint = f" (did you mean `{near}`?)" if near else ""
-                what = f"`retrieve.rules[{number}].seeds` is `{rule.seeds}`, which is no {role} set"
-                what += hint
+                what = f"`retrieve.rules[{number}].seeds` is `{rule.seeds}`"
+                what, role = f"{what}, which is no {roles[0]} set{hint}", " or ".join(roles)
                 sources = f"the sources with role {role} are {', '.join(sets)}"
                 yield Fault(what, "recipe", sources if sets else f"add a source with role {role}")
         if rules and self.retrieve.mode != "seeds":
@@ -353,7 +376,7 @@ class CurationConfig:
         """Find parts of the export that cannot be files, or that two things would share."""
         if not self.export.parts:
             return
-        used = {s.name or s.role for s in self.sources if s.role != "reference"}
+        used = {source.label for source in self.sources if source.role != "reference"}
         for name in sorted(used | {rule.label for rule in self.retrieve.rules}):
             if not _is_file_name(name):
                 what = f"`export.parts` names shards after `{name}`"

@@ -43,7 +43,7 @@ from dinoforge.curation.stages.embed import (
 from dinoforge.curation.stages.exclude import ExcludeStage
 from dinoforge.curation.stages.export import ExportStage, remove_foreign_shards
 from dinoforge.curation.stages.filter import FilterStage, stop_if_too_many_bad
-from dinoforge.curation.stages.ingest import IngestStage
+from dinoforge.curation.stages.ingest import IngestStage, check_folders
 from dinoforge.curation.stages.inspect import InspectStage
 from dinoforge.curation.stages.plant import PlantStage
 from dinoforge.curation.stages.retrieve import RetrieveStage
@@ -105,8 +105,9 @@ def curate(config: CurationConfig, run: Run, executor: Executor) -> CurationSumm
     Raises
     ------
     UsageError
-        Before anything is read: a missing encoder or device, both FAISS packages, or none for a
-        join by cells or for votes, no OpenCV to compare pixels, a base that does not fit. Later: no
+        Before anything is read: sources missing below `data.root`, a missing encoder or device,
+        both FAISS packages, or none for a join by cells or for votes, no OpenCV to compare pixels,
+        a base that does not fit. Later: no
         images, too many that do not decode (if none does, the ledger is written first), or a base
         that has changed meanwhile.
     """
@@ -115,6 +116,7 @@ def curate(config: CurationConfig, run: Run, executor: Executor) -> CurationSumm
 
 
 def _check(config: CurationConfig) -> None:
+    check_folders(config)
     refuse_two_faiss()
     compares_pixels = config.duplicates.verify.mode == "pixels"
     if compares_pixels:

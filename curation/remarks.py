@@ -73,8 +73,8 @@ def rule_remarks(config: CurationConfig, retrieval: Mapping[str, Any] | None) ->
         kind = "example" if rule["mode"] == "exclude" else "seed"
         why = _listed(Counter(rule["seeds_dropped"])) or "no image was read"
         lines.append(f"rule {rule['name']}: no {kind} of {rule['seed_set']} was left: {why}")
-    named = {rule.seeds for rule in config.retrieve.rules if rule.role == "seed"}
-    sets = dict.fromkeys(s.name or s.role for s in config.sources if s.role == "seed")
+    named = {rule.seeds for rule in config.retrieve.rules if rule.mode != "exclude"}
+    sets = dict.fromkeys(source.label for source in config.sources if source.role == "seed")
     unread = [name for name in sets if name not in named]
     if unread and config.retrieve.rules:
         lines.append(f"seeds of which no rule retrieves: {', '.join(unread)}")

@@ -1,6 +1,6 @@
 """The section `retrieve` of a recipe: one rule for all seeds, or a list of rules per seed set."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Annotated, Literal
 
@@ -23,7 +23,7 @@ _READ_BY = {  # mode -> keys that it reads beside seeds, name and mode
 class RuleConfig:
     """What one seed set retrieves."""
 
-    # name of a source with role seed (exclude: reference), or of several that share it
+    # name of a source with role seed or as_is (exclude: reference), or of several that share it
     seeds: str = ""
     # in the ledger and the report, unique; keys the draw of the cap; "": the name of the seeds
     name: str = ""
@@ -54,9 +54,9 @@ class RuleConfig:
         return self.name or self.seeds
 
     @property
-    def role(self) -> Literal["seed", "reference"]:
-        """Role of the sources that `seeds` names."""
-        return "reference" if self.mode == "exclude" else "seed"
+    def roles(self) -> Sequence[str]:
+        """Roles of the sources that `seeds` may name."""
+        return ("reference",) if self.mode == "exclude" else ("seed", "as_is")
 
     def faults(self, at: str) -> Iterator[Fault]:
         """Find keys that the mode does not read."""

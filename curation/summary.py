@@ -269,8 +269,9 @@ def _seeds_dropped(
     inputs: CurationInputs, rule: RuleConfig, role: NDArray[np.int8], reason: NDArray[np.int8]
 ) -> dict[str, int]:
     """Count the seeds of a rule, or its examples, that it did not use, by reason."""
-    used = [REASONS.index(name) for name in ("seed", "reference", "taken_down")]
-    rows = np.flatnonzero((role == ROLES.index(rule.role)) & ~np.isin(reason, used))
+    used = [REASONS.index(name) for name in ("seed", "as_is", "reference", "taken_down")]
+    roles = [ROLES.index(name) for name in rule.roles]
+    rows = np.flatnonzero(np.isin(role, roles) & ~np.isin(reason, used))
     source = tables.read_index(inputs, ["source"]).column("source").take(pa.array(rows))
     rows = rows[pc.equal(source, rule.seeds).to_numpy()]
     counts = np.bincount(reason[rows], minlength=len(REASONS)).tolist()

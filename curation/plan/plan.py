@@ -84,7 +84,7 @@ def plan_curation(
     sizes = Sizes(config=config, images=images, model=model)
     rate = gpu.float32 * share
     roles = {"pool": images.pool, "seed": sum(images.seeds.values())}
-    roles |= {"reference": sizes.references, "as_is": images.as_is, "planted": sizes.planted}
+    roles |= {"reference": sizes.references, "as_is": sizes.as_is, "planted": sizes.planted}
     return CurationPlan(
         stages=list(_stages(sizes, rate)),
         images=roles,

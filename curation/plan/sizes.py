@@ -32,9 +32,9 @@ class Images:
     """The input of a curation, which need not exist yet; sizes are means per image."""
 
     pool: int
-    seeds: Mapping[str, int] = field(default_factory=dict)  # by name of the seed set
+    seeds: Mapping[str, int] = field(default_factory=dict)  # by name of the source
     references: Mapping[str, int] = field(default_factory=dict)  # by name of the source
-    as_is: int = 0
+    as_is: Mapping[str, int] = field(default_factory=dict)  # by name of the source
     file_bytes: float = 110_000.0  # ImageNet's
     pixels: float = 395 * 471  # ImageNet's
     key_bytes: float = (
@@ -69,9 +69,16 @@ class Sizes:
         return searched_sets(self.config.retrieve) if self.rules else {}
 
     def seeds_of(self, name: str) -> int:
-        """Return the seeds of a set; "": of all."""
-        seeds = self.images.seeds
-        return seeds.get(name, 0) if name else sum(seeds.values())
+        """Return the seeds of a set, which images of role as_is may be; "": all of role seed."""
+        images = self.images
+        if not name:
+            return sum(images.seeds.values())
+        return images.seeds.get(name, 0) + images.as_is.get(name, 0)
+
+    @property
+    def as_is(self) -> int:
+        """Images that are kept as they are."""
+        return sum(self.images.as_is.values())
 
     def retrieved_by(self, rule: RuleConfig) -> int:
         """Return how many slots a rule grants at most."""
@@ -100,7 +107,7 @@ class Sizes:
     @cached_property
     def compared(self) -> int:
         """Images that are compared with each other and with the references."""
-        return self.images.pool + self.seeds_of("") + self.images.as_is + self.planted
+        return self.images.pool + self.seeds_of("") + self.as_is + self.planted
 
     @property
     def total(self) -> int:
@@ -169,7 +176,7 @@ class Sizes:
                 left = min(left, self.pool)
         elif self.config.balance.target:
             left = min(self.config.balance.target, self.pool)
-        return left + self.images.as_is + self.seeds_of("") * retrieve.keep_seeds
+        return left + self.as_is + self.seeds_of("") * retrieve.keep_seeds
 
     @cached_property
     def shards(self) -> int:

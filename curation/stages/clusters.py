@@ -132,7 +132,7 @@ class SeedClustersStage(CurationStage):
 
     def run(self, payload: Json, inputs: CurationInputs, out: Output) -> Json:
         """Assign the seeds of one set to their nearest centroids."""
-        seeds, _ = read_survivors(inputs)
+        seeds, _ = read_survivors(inputs, inputs.config.retrieve.rules)
         seeds = seeds[read_seed_set(inputs, payload["set"], seeds)]
         rows = tables.read_embeddings(inputs, meaning_stage(inputs.config), seeds)
         clusters = np.empty(0, np.int64)

@@ -2,6 +2,7 @@
 
 import fnmatch
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -26,7 +27,7 @@ from dinoforge.sources.listing import Listing, list_files, locate_images
 from dinoforge.sources.numbering import Numbering, rename_classes, unite_classes
 from dinoforge.stages import Json, Output
 
-__all__ = ["IngestStage"]
+__all__ = ["IngestStage", "check_folders"]
 
 _log = logging.getLogger(__name__)
 
@@ -42,7 +43,7 @@ class IngestStage(CurationStage):
     name = "ingest"
     number = 10
     version = "1.5.0"
-    keys = ("sources", "seed")
+    keys = ("sources", "data.root", "seed")
     execution_keys = ("base",)
 
     def plan(self, inputs: CurationInputs) -> list[Json]:
@@ -55,7 +56,8 @@ class IngestStage(CurationStage):
         marks = []
         for source in inputs.config.sources:
             try:
-                marks.append(discover_files(source.paths).fingerprint())
+                paths = source.paths_in(inputs.config.data.root)
+                marks.append(discover_files(paths).fingerprint())
             except UsageError as error:
                 faults.extend(error.faults)
         if faults:
@@ -68,7 +70,8 @@ class IngestStage(CurationStage):
         config = inputs.config
         folder = out.folder / "unpacked"
         indexed: list[pa.Table] = []
-        listings = [list_files(discover_files(s.paths), unpacked=folder) for s in config.sources]
+        every = [discover_files(source.paths_in(config.data.root)) for source in config.sources]
+        listings = [list_files(files, unpacked=folder) for files in every]
         locations = [locate_images(listing.table) for listing in listings]
         chosen, shared, not_selected = _choose(config, listings, locations)
         problems = merge_problems(listing.problems for listing in listings)
@@ -80,6 +83,7 @@ class IngestStage(CurationStage):
                 table = _relative(named.take(chosen[at]), listing.unpacked, inputs.run_folder)
                 indexed.append(_indexed(table, source))
             _stop_if_empty(config, indexed, listings, shared)
+            _warn_of_other_numbers(config, indexed)
             numbering = _united(indexed, config.sources, [each.class_lists for each in listings])
         except UsageError:
             record_facts(inputs.run_folder, sources=account.as_json())  # there will be no table
@@ -172,9 +176,8 @@ def _also_in_references(
     image_id = {place: number for number, place in enumerate(where, first) if place in wanted}
     parts = [tables.SHARED_SCHEMA.empty_table()]
     for at, rows in enumerate(shared):
-        source = config.sources[at]
         columns = [
-            pa.array([source.name or source.role] * len(rows), pa.string()),
+            pa.array([config.sources[at].label] * len(rows), pa.string()),
             listings[at].table.column("key").take(pa.array(rows, pa.int64())),
             pa.array([image_id[locations[at][row]] for row in rows], pa.int64()),
         ]
@@ -196,7 +199,7 @@ def _indexed(table: pa.Table, source: SourceConfig) -> pa.Table:
     num = table.num_rows
     columns = {name: table.column(name) for name in table.column_names} | {
         "role": pa.array([source.role] * num, pa.string()),
-        "source": pa.array([source.name or source.role] * num, pa.string()),
+        "source": pa.array([source.label] * num, pa.string()),
         "planted_from": pa.nulls(num, pa.int64()),
         "edit": pa.nulls(num, pa.string()),
     }
@@ -267,11 +270,32 @@ def _stop_if_empty(
     for source, table, listing, also in rows:
         if also and len(also) == listing.table.num_rows:
             what = f"{len(also):,} of {len(also):,} images are also in a reference source"
-            where = f"source {source.name or source.role}: {', '.join(source.paths)}"
+            where = f"source {source.label}: {', '.join(source.paths_in(config.data.root))}"
             faults.append(Fault(what, where, "leave them out of one of the two"))
         elif not table.num_rows:
             pattern = f" under the key pattern {source.keys}" if source.keys else ""
             what = f"no images{pattern}{summarize_reasons(listing.problems)}"
-            faults.append(Fault(what, ", ".join(source.paths), do))
+            faults.append(Fault(what, ", ".join(source.paths_in(config.data.root)), do))
     if faults:
         raise UsageError(faults=faults)
+
+
+def _warn_of_other_numbers(config: CurationConfig, indexed: Sequence[pa.Table]) -> None:
+    """Name the sources that give another number of images than the recipe expects."""
+    for source, table in zip(config.sources, indexed, strict=True):
+        if source.images not in {0, table.num_rows}:
+            text = "source %s: %d images, the recipe expects %d (sources.images)"
+            _log.warning(text, source.label, table.num_rows, source.images)
+
+
+def check_folders(config: CurationConfig) -> None:
+    """Raise one error that names what is missing below `data.root`, before a source is listed."""
+    if not (root := config.data.root):
+        return
+    # Of a pattern: the folder that it starts in.
+    literal = [re.sub(r"[^/]*[*?\[{].*", "", path) for s in config.sources for path in s.paths]
+    missing = [path for path in literal if not (Path(root) / path).exists()]
+    if missing:
+        what = f"{len(missing)} of {len(literal)} sources are missing: {some_of(missing, 8)}"
+        do = "give the folder that holds them, data.root=FOLDER, or other sources"
+        raise UsageError(what=what, where=f"data.root={root}", do=do)

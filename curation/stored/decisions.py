@@ -1,10 +1,12 @@
 """What stages decided about the images of a run, and where the kept ones are exported."""
 
 import itertools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
@@ -19,6 +21,7 @@ from dinoforge.curation.policies.decisions import (
 )
 from dinoforge.curation.policies.duplicates import Groups
 from dinoforge.curation.policies.slots import Slots
+from dinoforge.curation.retrieve_config import RuleConfig
 from dinoforge.curation.stored.generations import every_generation, first_id
 from dinoforge.curation.tables import CurationInputs
 from dinoforge.tables import read_table
@@ -51,15 +54,26 @@ def decide_before_retrieval(inputs: CurationInputs, screened: Screened) -> Decis
     return decisions
 
 
-def read_survivors(inputs: CurationInputs) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the ids of usable seeds and of the pool images left, of this run, ascending."""
+def read_survivors(
+    inputs: CurationInputs, rules: Sequence[RuleConfig] = ()
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the ids of usable seeds and of the pool images left, of this run, ascending.
+
+    Images of role as_is are seeds, too, if one of the ``rules`` names their source.
+    """
     screened = tables.read_screened(inputs)
     decisions = decide_before_retrieval(inputs, screened)
     undecided = decisions.is_open()
     # Seeds that are not exported are decided already, with their role as the reason.
     usable = undecided | (decisions.reason == REASONS.index("seed"))
+    is_seed = screened.role == ROLES.index("seed")
+    if rules:
+        names = pa.array([rule.seeds for rule in rules], pa.string())
+        source = tables.read_index(inputs, ["source"]).column("source")
+        is_named = pc.is_in(source, names).to_numpy()
+        is_seed |= (screened.role == ROLES.index("as_is")) & is_named
     return (
-        decisions.first + np.flatnonzero((screened.role == ROLES.index("seed")) & usable),
+        decisions.first + np.flatnonzero(is_seed & usable),
         decisions.first + np.flatnonzero((screened.role == ROLES.index("pool")) & undecided),
     )
 
@@ -73,7 +87,8 @@ class Retrievable(NamedTuple):
 
 def read_retrievable(inputs: CurationInputs) -> Retrievable:
     """Read the seeds and the pools that are left, earlier generations included."""
-    runs = [read_survivors(of_run) for of_run in every_generation(inputs)]
+    *earlier, own = every_generation(inputs)
+    runs = [*map(read_survivors, earlier), read_survivors(own, own.config.retrieve.rules)]
     seeds, pool = zip(*runs, strict=True)
     return Retrievable(list(seeds), list(pool))
 

@@ -224,7 +224,7 @@ def test_the_report_shows_every_rule(run, tmp_path, capsys):
         (
             [{"seeds": "imagenet"}],
             (),
-            "`imagenet`, which is no seed set .* seed are few, rest, unread, gray",
+            "`imagenet`, which is no seed set .* or as_is are few, rest, unread, gray",
         ),
         ([{"seeds": "few", "weight": 0}], (), "the weight of every rule is 0"),
         ([{"seeds": "few"}, {"seeds": "few"}], (), "2 rules named `few`"),

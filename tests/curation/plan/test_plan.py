@@ -43,7 +43,9 @@ def test_partitions_files_and_embeddings_are_those_of_a_finished_run(pool, calm)
     count["pool"] -= int(planted)
     seeds = {"seed": int(np.count_nonzero(role == "seed"))}
     references = {"test": count.pop("reference")}
-    planned = {p.stage: p for p in plan(config, **count, seeds=seeds, references=references).stages}
+    as_is = {"as_is": count.pop("as_is")}
+    sets = {"seeds": seeds, "references": references, "as_is": as_is}
+    planned = {p.stage: p for p in plan(config, **count, **sets).stages}
     for stage in STAGES:
         folder = calm / "curation" / f"{stage.number}-{stage.name}"
         markers = [json.loads(path.read_text()) for path in folder.glob("part-*.done")]
