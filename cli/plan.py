@@ -236,16 +236,20 @@ def _show_extraction(plans: "Sequence[Extraction]", gpu: str, mfu: float) -> Non
 
 def _plan_training(args: argparse.Namespace) -> int:
     from dinoforge.training.config import TrainingConfig
+    from dinoforge.training.data.curated_parts import count_published, resolve_parts
     from dinoforge.training.plan import plan_of
 
     config = load(args, "training", TrainingConfig).config
+    images, published = _read_images(args.images), count_published(config)
+    if published and not isinstance(images, int):
+        images = published | (images or {})
     plan = plan_of(
-        config,
+        resolve_parts(config),
         1 if args.ranks is None else args.ranks,
         ranks_per_node=8 if args.ranks_per_node is None else args.ranks_per_node,
         gpu=args.gpu or _DEFAULT_GPU,
         mfu=args.mfu,
-        images_in_set=_read_images(args.images),
+        images_in_set=images,
     )
     if not args.json:
         _show(plan)

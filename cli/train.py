@@ -87,6 +87,12 @@ def _execute(args: argparse.Namespace, loaded: "Loaded[TrainingConfig]") -> "Tra
     return run_local_ranks(count, ["train", *words])
 
 
+def _resolve(config: "TrainingConfig") -> "TrainingConfig":
+    from dinoforge.training.data.curated_parts import resolve_parts
+
+    return resolve_parts(config)
+
+
 def _show(summary: "TrainingSummary", *_: object) -> None:
     print("\n".join(summary.lines()))
 
@@ -133,6 +139,7 @@ COMMAND = RecipeCommand(
     update="resume from the last checkpoint with it",
     add_own_arguments=_add_own_arguments,
     execute=_execute,
+    resolve=_resolve,
     as_json=lambda summary: summary.as_json(),
     sources=lambda config: config.data.all_paths,
     show=_show,

@@ -4,12 +4,15 @@ The contract between `curation`, which writes them, and whoever reads them: eval
 command line. Null in the ledger means: does not apply.
 """
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import pyarrow as pa
 
-from dinoforge.files import path_of_text, path_text
+from dinoforge.errors import UsageError, damaged
+from dinoforge.files import path_of_text, path_text, read_regular
 from dinoforge.runs import read_recipe, working_folders
 
 __all__ = [
@@ -19,6 +22,7 @@ __all__ = [
     "PUBLISHED",
     "REASONS",
     "ROLES",
+    "PublishedPart",
     "clusters_path",
     "content_path",
     "find_base",
@@ -27,6 +31,7 @@ __all__ = [
     "pairs_files",
     "pairs_folder",
     "parts_path",
+    "read_parts",
     "resolve_shard",
     "shards_folder",
     "shards_path",
@@ -139,6 +144,44 @@ def shards_path(run_folder: Path) -> Path:
 def parts_path(run_folder: Path) -> Path:
     """Return the path of the parts: JSON, name, weight, images and shards; if there are any."""
     return run_folder / PUBLISHED / "parts.json"
+
+
+class PublishedPart(NamedTuple):
+    """A part of the shards: what one rule retrieved, with its seeds, or another source."""
+
+    name: str
+    weight: float  # in training, relative to the other parts
+    images: int
+    shards: str  # pattern of their paths
+
+
+def read_parts(run_folder: Path) -> list[PublishedPart]:
+    """Read the parts of a finished curation.
+
+    Raises
+    ------
+    UsageError
+        If this is none, or it was exported without parts.
+    """
+    try:
+        rows = json.loads(read_regular(parts_path(run_folder)))
+        return [
+            PublishedPart(
+                str(row["name"]),
+                float(row["weight"]),
+                int(row["images"]),
+                f"{path_text(run_folder)}/{row['shards']}",
+            )
+            for row in rows
+        ]
+    except FileNotFoundError as error:
+        what, do = "no finished curation", "give the folder that `dinoforge curate` wrote"
+        if summary_path(run_folder).exists():
+            what = "the curation was exported without parts"
+            do = "curate with export.parts=true --update, or train on all of it: data.paths"
+        raise UsageError(what=what, where=str(run_folder), do=do) from error
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise damaged(parts_path(run_folder), error) from error
 
 
 def content_path(run_folder: Path) -> Path:

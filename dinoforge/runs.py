@@ -265,9 +265,13 @@ def _facts(
 
 
 def run_folders(paths: Sequence[Path | str]) -> list[Path]:
-    """Return the run folders among paths, each once; for an exported backbone, its training."""
+    """Return the run folders among paths, each once.
+
+    For an exported backbone its training, for shards the curation that wrote them.
+    """
     folders = [Path(path) for path in paths if str(path)]
     runs = [f.parents[2] if f.parts[-3:-2] == ("export",) else f for f in folders]
+    runs = [f.parents[1] if f.parts[-2:-1] == ("shards",) else f for f in runs]
     # `Path.is_file` raises for long names.
     return [f for f in dict.fromkeys(runs) if os.path.isfile(f / "run.json")]  # noqa: PTH113
 

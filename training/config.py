@@ -11,11 +11,10 @@ from dataclasses import dataclass, field
 from math import gcd
 from typing import Annotated, ClassVar, Literal
 
-from dinoforge.config.paths import PathText
+from dinoforge.config.paths import OptionalPath, PathText
 from dinoforge.config.ranges import (
     Allowed,
     Fraction,
-    NonEmpty,
     NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
@@ -47,21 +46,34 @@ __all__ = [
 BelowOne = Annotated[float, Range(0, 1, exclude=(1,))]
 
 
-PartName = Annotated[str, Allowed(re.compile(r"[\w-]+").fullmatch, "letters, digits, - and _")]
+PartName = Annotated[str, Allowed(re.compile(r"[\w-]*").fullmatch, "letters, digits, - and _")]
 
 
 @dataclass(frozen=True, kw_only=True)
 class PartConfig:
     """A part of a mixture, passed through in an order of its own."""
 
-    name: PartName = ""  # in metrics and reports
+    name: PartName = ""  # in metrics and reports; of a `run`: this part of it, "": all others
     # folders, tars, globs, or a curation run (its shards); relative to the working directory
-    paths: Annotated[list[PathText], NonEmpty] = field(default_factory=list)
-    # images of this part per step, in the long run, relative to the weights of the others; 0: none
+    paths: list[PathText] = field(default_factory=list)
+    # instead of `paths`: a curation run with `export.parts`, which lists its parts
+    run: OptionalPath = ""
+    # images of this part per step, in the long run, relative to the weights of the others; 0: none.
+    # Several parts of a `run` share it by the weights that they have there
     weight: NonNegativeFloat = 1.0
     # homogeneous: all images of a step are of this part; heterogeneous: they are mixed with those
     # of the other heterogeneous parts
     batches: Literal["homogeneous", "heterogeneous"] = "heterogeneous"
+
+    def faults(self, at: str) -> Iterator[Fault]:
+        """Find a part without images or a name."""
+        if self.run and self.paths:
+            yield Fault(f"`{at}.run` and `{at}.paths` are both given", "recipe", "remove one")
+        if not self.run and not self.name:
+            yield Fault(f"`{at}.name` is ''", "recipe", "give letters, digits, - and _")
+        if not self.run and not self.paths:
+            do = f"give at least one, or a curation: {at}.run"
+            yield Fault(f"`{at}.paths` is empty", "recipe", do)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +112,7 @@ class DataConfig:
         if self.paths and self.parts:
             what = f"`{at}.parts` and `{at}.paths` are both given"
             yield Fault(what, "recipe", "remove one of them")
-        names = Counter(part.name for part in self.parts)
+        names = Counter(part.name for part in self.parts if part.name)
         for name in (name for name, count in names.items() if count > 1):
             what = f"`{at}.parts` has {names[name]} parts named {name}"
             yield Fault(what, "recipe", "give each a name of its own")

@@ -175,6 +175,21 @@ def test_the_shards_of_every_part_hold_its_images(run):
     assert sorted(tars) == sorted(run.glob("shards/*.tar"))
 
 
+def test_a_training_takes_the_parts_by_the_name_of_the_run(run, tmp_path):
+    out = tmp_path / "training"
+    tiny = [f"model.{key}" for key in ("architecture=custom", "width=32", "depth=1", "heads=2")]
+    tiny += [f"{head}.prototypes=32" for head in ("dino_head", "ibot_head")]
+    tiny += [f"optimizer.{key}=null" for key in ("warmup", "freeze_last_layer")]
+    tiny += ["teacher.temperature_warmup=null", "steps=2", "batch_size=4", "device=cpu"]
+    changes = [f"data.parts=[{{run: '{run}'}}]", "data.paths=[]", f"out={out}"]
+    assert main(["train", "cifar10_cpu", *tiny, *changes, "-q"]) == 0
+    facts = json.loads((out / "run.json").read_text())
+    published = json.loads(parts_path(run).read_text())
+    images = {part["name"]: part["images"] for part in published}
+    assert {part["name"]: part["images"] for part in facts["parts"]} == images
+    assert facts["parents"] == [str(run)]
+
+
 def test_a_decision_by_a_rule_is_explained(run):
     rows = pools.ledger(run)
     kept = next(row for row in rows if row["rule"] == "few")
