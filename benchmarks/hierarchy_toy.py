@@ -19,8 +19,10 @@ from measuring import interleave, load_script, print_table, ratios, spread, star
 from numpy.typing import NDArray
 from recording import write_result
 
-from dinoforge.clusters.hierarchy import cluster_levels
-from dinoforge.clusters.lloyd import KMeans, Points, assign_rows
+from dinoforge.clusters.blocks import Points
+from dinoforge.clusters.hierarchy import LevelPolicy, cluster_levels
+from dinoforge.clusters.lloyd import KMeans
+from dinoforge.clusters.nearest import assign_rows
 from dinoforge.clusters.sampling import choose_rows, share_over_levels
 from dinoforge.neighbors.products import require_faiss
 
@@ -39,7 +41,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=100_000)
     parser.add_argument("--clusters", type=int, default=1000)
     parser.add_argument("--iterations", type=int, default=10)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()
     figures = {"toy": toy(), "kmeans": against_faiss(args)}
     print(write_result("hierarchy_toy", figures).name)
@@ -84,9 +86,8 @@ def uniform(rng: np.random.Generator, n: int) -> Rows:
 
 def balanced(rows: Rows, levels: list[int], resampling: int, seed: int) -> Rows:
     points = Points(rows.astype(np.float32).__getitem__, np.arange(len(rows)))
-    first, *above = cluster_levels(
-        points, levels, KMeans(seed=seed), resampling=[resampling]
-    ).levels
+    policies = [LevelPolicy(num, resampling) for num in levels]
+    first, *above = cluster_levels(points, policies, KMeans(seed=seed)).levels
     sizes = np.bincount(first.labels)
     shares = share_over_levels(sizes, [level.labels for level in above], TARGET, seed=seed)
     chosen = choose_rows(
@@ -125,6 +126,7 @@ def against_faiss(args: argparse.Namespace) -> dict[str, Any]:
         kmeans = faiss.Kmeans(256, args.clusters, niter=args.iterations, seed=1)
         kmeans.cp.max_points_per_centroid = len(rows)
         kmeans.train(rows)
+        kmeans.index.search(rows, 1)  # distances and labels, which a `Clustering` has, too
         return np.asarray(kmeans.centroids)
 
     def fit() -> NDArray[np.float32]:

@@ -270,6 +270,13 @@ class BalanceConfig:
     resampling: Annotated[list[NonNegativeInt], NonEmpty] = field(default_factory=lambda: [1, 10])
     # images per centroid for that, as a share of a cluster's mean size (Vo et al.: about half)
     sample_share: Fraction = 0.5
+    # per level, 1 for further ones: clusters into which each cluster of a k-means with that many
+    # times fewer is divided, alone. For levels of more than 100,000 clusters: an image is compared
+    # with levels / split + split centroids. Its cluster is that of the nearest centroid among those
+    # of one part (Vo et al.: 100 for 10 M clusters)
+    split: list[PositiveInt] = field(default_factory=lambda: [1])
+    # random images per cluster that a k-means is fitted on, before all are assigned; 0: all
+    fit_images: NonNegativeInt = 256
     # which images of a cluster stay: random ones, keyed by `seed`, or those nearest to its centroid
     choose: Literal["random", "nearest"] = "random"
     # images per block of the k-means, which processes share: as many can help as there are blocks
@@ -283,6 +290,13 @@ class BalanceConfig:
         if any(above >= below for below, above in itertools.pairwise(self.levels)):
             what = f"`{at}.levels` is {self.levels}"
             yield Fault(what, "recipe", "give each level fewer clusters than the one before")
+        if len(self.split) > max(1, len(self.levels)):
+            what = f"`{at}.split` has {len(self.split)} numbers for {len(self.levels)} levels"
+            yield Fault(what, "recipe", "give one per level at most")
+        for num, split in zip(self.levels, self.split, strict=False):
+            if num % split:
+                what = f"`{at}.split` divides {num} clusters by {split}"
+                yield Fault(what, "recipe", f"give a divisor of {num}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -93,7 +93,7 @@ class RetrieveConfig:
     # retrieved it, and all rules count it
     rules: list[RuleConfig] = field(default_factory=list)
     # k-means clusters of the pool for rules of mode cluster (DINOv2: 100,000); with
-    # `balance.iterations` and `balance.block_images`
+    # `balance.iterations`, `balance.fit_images` and `balance.block_images`
     clusters: NonNegativeInt = 0
     # retrieved: drop images that no seed retrieved; all: keep them, too
     keep: Literal["retrieved", "all"] = "retrieved"

@@ -6,9 +6,10 @@ images of 32 pixels), 1,800 photographs of clothing and 1,000 of ImageNet.
 
 from collections.abc import Callable, Mapping, Sequence
 
+from dinoforge.clusters.hierarchy import LevelPolicy
 from dinoforge.curation.plan.cost import NOTHING, SURVIVORS_ROW, TOP_K_RATE, Cost, num_ranges
 from dinoforge.curation.plan.sizes import Sizes, blocks
-from dinoforge.curation.stages.clusters import MOST_HELPERS
+from dinoforge.curation.stages.clusters import MOST_HELPERS, level_policies
 from dinoforge.curation.stages.exclude import EXCLUDED_IMAGES
 from dinoforge.curation.stages.search import POOL_IMAGES
 
@@ -28,6 +29,7 @@ _PLACES_BYTES, _LEDGER_BYTES = 58.0, 61.0
 _GROUPS_BYTES, _DECISIONS_BYTES, _SLOTS_BYTES = 6.2, 4.1, 8.5
 _NOTES_BYTES = 2048.0  # JSON and class of a sample in a shard, with their headers
 _KMEANS_RATE = 4.0e10  # multiplications per second, as those of the cells
+_SEEDED_ROWS = 16_384  # that one process reads to choose first centroids
 _SELECT_TOP_S = 9e-9  # per seed and image, beside the product
 
 
@@ -70,32 +72,38 @@ def _search(sizes: Sizes) -> Cost:
 
 def _clusters(sizes: Sizes) -> Cost:
     policy = sizes.config.balance
-    if not policy.target:
-        return NOTHING
-    return _kmeans(sizes, policy.levels, policy.resampling)
+    return _kmeans(sizes, level_policies(policy)) if policy.target else NOTHING
 
 
 def _pool_clusters(sizes: Sizes) -> Cost:
-    num = sizes.config.retrieve.clusters
-    return _kmeans(sizes, [num], [0]) if num else NOTHING
+    num, fit_rows = sizes.config.retrieve.clusters, sizes.config.balance.fit_images
+    return _kmeans(sizes, [LevelPolicy(num, fit_rows=fit_rows)]) if num else NOTHING
 
 
-def _kmeans(sizes: Sizes, levels: Sequence[int], resampling: Sequence[int]) -> Cost:
+def _kmeans(sizes: Sizes, levels: Sequence[LevelPolicy]) -> Cost:
     """Cost of all iterations that a recipe allows; most end earlier."""
     policy, num, dim = sizes.config.balance, sizes.pool, sizes.retrieval_dim
-    rows, work = [num, *levels], 0.0
-    for at, clusters in enumerate(levels):
-        again = resampling[min(at, len(resampling) - 1)]
-        passes = policy.iterations * (1 + again * policy.sample_share) + again
-        work += passes * rows[at] * clusters * float(dim)
-    block = min(num, policy.block_images)
+    pairs, rows, widest = 0.0, float(num), 0
+    for level in levels:
+        coarse = -(-level.clusters // level.split)
+        most = coarse * level.fit_rows or rows
+        sample = min(level.sample_share * rows, most)
+        passes = min(rows, most) * policy.iterations + rows
+        passes += level.resampling * (sample * policy.iterations + rows)
+        pairs += passes * coarse
+        if level.split > 1:
+            pairs += rows * level.split * (policy.iterations + 1.0)
+        rows, widest = level.clusters, max(widest, coarse)
+    work = pairs * dim
+    # Centroids, their products' side, float64 sums and what is read of a merge; labels twice.
+    held = widest * dim * 24.0 + max(_SEEDED_ROWS * dim * 16.0, num * 20.0)
     return Cost(
         min(num_ranges(num, policy.block_images), MOST_HELPERS),
         2 + 2 * len(levels),
         product_s=work / _KMEANS_RATE,
         flops=2 * work,
-        bytes=num * 16.0 + sum(levels) * (4.0 * dim + 4),
-        memory=block * dim * 6.0 + levels[0] * dim * 20.0 + sizes.total * SURVIVORS_ROW,
+        bytes=num * 16.0 + sum(level.clusters for level in levels) * (4.0 * dim + 4),
+        memory=held + sizes.total * SURVIVORS_ROW,
     )
 
 

@@ -4,14 +4,18 @@ A partition is not a part of the images but a helper: see `dinoforge.clusters.wo
 """
 
 import shutil
+from dataclasses import asdict
 from functools import partial
 
 import numpy as np
 
-from dinoforge.clusters.hierarchy import check_levels, cluster_levels
-from dinoforge.clusters.lloyd import Clustering, KMeans, Points, assign_rows
+from dinoforge.clusters.blocks import Points
+from dinoforge.clusters.hierarchy import LevelPolicy, check_levels, cluster_levels
+from dinoforge.clusters.lloyd import Clustering, KMeans
+from dinoforge.clusters.nearest import assign_rows
 from dinoforge.clusters.work import SharedWork
 from dinoforge.curation import tables
+from dinoforge.curation.config import BalanceConfig
 from dinoforge.curation.stored.balance import meaning_stage
 from dinoforge.curation.stored.decisions import read_survivors
 from dinoforge.curation.stored.seed_sets import read_seed_set
@@ -20,7 +24,14 @@ from dinoforge.files import hash_json, write_text
 from dinoforge.stages import Json, Output
 from dinoforge.stages.task import read_marker
 
-__all__ = ["MOST_HELPERS", "ClustersStage", "PoolClustersStage", "SeedClustersStage", "remove_work"]
+__all__ = [
+    "MOST_HELPERS",
+    "ClustersStage",
+    "PoolClustersStage",
+    "SeedClustersStage",
+    "level_policies",
+    "remove_work",
+]
 
 _READ = ("filter", "components", "decontaminate", "embed", "embed-meaning")
 MOST_HELPERS = 256  # partitions: processes that can share the work
@@ -33,27 +44,26 @@ class ClustersStage(CurationStage):
     number = 66
     keys: tuple[str, ...] = (
         *("balance.levels", "balance.iterations", "balance.resampling", "balance.sample_share"),
-        *("balance.block_images", "retrieve.encoder", "retrieve.keep_seeds", "duplicates.encoder"),
-        "seed",
+        *("balance.split", "balance.fit_images", "balance.block_images", "retrieve.encoder"),
+        *("retrieve.keep_seeds", "duplicates.encoder", "seed"),
     )
     execution_keys: tuple[str, ...] = ("balance.target", "partition_images", "device", "base")
     needs = _READ
     runs_on = "gpu"
 
-    def read_levels(self, inputs: CurationInputs) -> tuple[list[int], list[int], float]:
-        """Read clusters per level, if any, and how each is resampled: times, share."""
+    def read_levels(self, inputs: CurationInputs) -> list[LevelPolicy]:
+        """Read how each level is clustered, if any is."""
         policy = inputs.config.balance
-        levels = list(policy.levels) if policy.target else []
-        return levels, list(policy.resampling), policy.sample_share
+        return level_policies(policy) if policy.target else []
 
     def plan(self, inputs: CurationInputs) -> list[Json]:
         """Plan a helper per block of images; none without a balance, or without an image left."""
         policy = inputs.config.balance
-        levels, _, _ = self.read_levels(inputs)
+        levels = self.read_levels(inputs)
         pool = read_survivors(inputs)[1] if levels else ()
         if not len(pool):
             return []
-        check_levels(levels, len(pool), f"`{self.keys[0]}`")
+        check_levels([level.clusters for level in levels], len(pool), f"`{self.keys[0]}`")
         helpers = min(-(-len(pool) // policy.block_images), MOST_HELPERS)
         read = [read_marker(path) for need in _READ for path in inputs.files(need, "done")]
         work = hash_json([marker.fingerprint if marker else "" for marker in read])
@@ -62,8 +72,8 @@ class ClustersStage(CurationStage):
     def run(self, payload: Json, inputs: CurationInputs, out: Output) -> Json:
         """Help until all is done; the first helper writes the clusters."""
         policy = inputs.config.balance
-        levels, resampling, sample_share = self.read_levels(inputs)
-        settings = [levels, policy.iterations, resampling, sample_share]
+        levels = self.read_levels(inputs)
+        settings = [[asdict(level) for level in levels], policy.iterations]
         settings += [policy.block_images, inputs.config.seed]
         work = hash_json([payload["work"], settings, meaning_stage(inputs.config), self.version])
         folder = out.folder / f"work-{work[:16]}"
@@ -81,9 +91,7 @@ class ClustersStage(CurationStage):
             device=inputs.config.device,
             work=SharedWork(folder, payload["helper"], payload["helpers"]),
         )
-        clustered = cluster_levels(
-            points, levels, kmeans, resampling=resampling, sample_share=sample_share
-        ).levels
+        clustered = cluster_levels(points, levels, kmeans).levels
         write_text(done, "")
         if not is_first:
             return {}
@@ -101,15 +109,15 @@ class PoolClustersStage(ClustersStage):
     name = "pool-clusters"
     number = 67
     keys = (
-        *("retrieve.clusters", "balance.iterations", "balance.block_images"),
+        *("retrieve.clusters", "balance.iterations", "balance.fit_images", "balance.block_images"),
         *("retrieve.encoder", "retrieve.keep_seeds", "duplicates.encoder", "seed"),
     )
     execution_keys = ("partition_images", "device", "base")
 
-    def read_levels(self, inputs: CurationInputs) -> tuple[list[int], list[int], float]:
+    def read_levels(self, inputs: CurationInputs) -> list[LevelPolicy]:
         """Read the number of clusters, on one level without resampling."""
         num = inputs.config.retrieve.clusters
-        return [num] if num else [], [0], 0.0
+        return [LevelPolicy(num, fit_rows=inputs.config.balance.fit_images)] if num else []
 
 
 class SeedClustersStage(CurationStage):
@@ -141,6 +149,20 @@ class SeedClustersStage(CurationStage):
             clusters, _ = assign_rows(rows, centroids, device=inputs.config.device)
         out.write_array("clusters", clusters)
         return {"set": payload["set"], "seeds": len(seeds)}
+
+
+def level_policies(policy: BalanceConfig) -> list[LevelPolicy]:
+    """Return how each level of a balance is clustered."""
+    return [
+        LevelPolicy(
+            num,
+            policy.resampling[min(at, len(policy.resampling) - 1)],
+            policy.sample_share,
+            policy.split[at] if at < len(policy.split) else 1,
+            policy.fit_images,
+        )
+        for at, num in enumerate(policy.levels)
+    ]
 
 
 def _facts(level: Clustering) -> Json:

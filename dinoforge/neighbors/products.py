@@ -41,7 +41,8 @@ BACKENDS = ("numpy", "torch", "faiss")
 # Fits in the cache: 65,536 pairs at once took nine times as long, 1,024 a third longer.
 _PAIRS_AT_ONCE = 64
 _FAISS_QUERIES_AT_ONCE = 4096
-_COLUMNS_AT_ONCE = 16384  # of a search for the largest of a row
+_COLUMNS_AT_ONCE = 16384  # of a search for the k largest of a row
+_COLUMNS_OF_LARGEST = 2048  # of a search for the largest alone
 _GROUPS = 1024  # of these columns
 _MANY = 64  # largest of a row; for so many, every cell is compared
 
@@ -196,6 +197,32 @@ class TileProduct:
         for start in range(0, len(b), width):
             best.add(self._multiply(a, b[start : start + width]), start)
         return best.pairs()
+
+    def largest(self, a: Rows, b: Any) -> tuple[NDArray[np.int64], Products]:
+        """Return the column of the largest product of every row, and by how much it leads.
+
+        ``b`` comes from `place`. The lead over the second largest has the error of two products; a
+        tie has none.
+        """
+        if self._device:
+            products = self.place(a) @ b.T
+            best, columns = products.max(dim=1, keepdim=True)
+            second = products.scatter_(1, columns, -math.inf).max(dim=1, keepdim=True).values
+            return columns[:, 0].cpu().numpy(), (best - second)[:, 0].cpu().numpy()
+        rows = np.arange(len(a))
+        columns = np.zeros(len(a), np.int64)
+        best = np.full(len(a), -np.inf, np.float32)
+        second = best.copy()
+        for start in range(0, len(b), _COLUMNS_OF_LARGEST):
+            products = self._multiply(a, b[start : start + _COLUMNS_OF_LARGEST])
+            at = products.argmax(axis=1)
+            value = products[rows, at]
+            products[rows, at] = -np.inf
+            loser = np.minimum(value, best)
+            second = np.maximum(second, np.maximum(loser, products.max(axis=1)))
+            columns = np.where(value > best, at + start, columns)
+            best = np.maximum(best, value)
+        return columns, best - second
 
     def _multiply(self, a: Rows, b: Rows) -> NDArray[np.float32]:
         products = self._buffer("products", (len(a), len(b)), np.float32)

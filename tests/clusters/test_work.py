@@ -9,8 +9,10 @@ import time
 import numpy as np
 import pytest
 
-from dinoforge.clusters.hierarchy import cluster_levels
-from dinoforge.clusters.lloyd import KMeans, Points
+from dinoforge.clusters import lloyd
+from dinoforge.clusters.blocks import Points
+from dinoforge.clusters.hierarchy import LevelPolicy, cluster_levels
+from dinoforge.clusters.lloyd import KMeans
 from dinoforge.clusters.work import OwnWork, SharedWork
 
 SPAWN = multiprocessing.get_context("forkserver")
@@ -19,6 +21,7 @@ SPAWN.set_forkserver_preload(["pytest", "dinoforge.clusters.hierarchy"])
 
 def cluster(work, *, iterations=12, read_s=0.0):
     """Cluster 1,800 rows in six blocks, each of which takes ``read_s`` to read."""
+    lloyd._RANGE_BYTES = 512  # several ranges of clusters are merged, by one process each
     rows = np.random.default_rng(0).normal(size=(1800, 8)).astype(np.float32)
     rows[:900] *= 0.1
 
@@ -28,7 +31,7 @@ def cluster(work, *, iterations=12, read_s=0.0):
 
     kmeans = KMeans(iterations=iterations, seed=4, block_rows=300, work=work)
     points = Points(read, np.arange(len(rows)))
-    return cluster_levels(points, [40, 8], kmeans, resampling=[4, 2])
+    return cluster_levels(points, [LevelPolicy(40, 4), LevelPolicy(8, 2)], kmeans)
 
 
 def run(folder, place, places, **how):
@@ -36,7 +39,7 @@ def run(folder, place, places, **how):
 
 
 def num_steps(folder):
-    return sum(path.name.count(".") == 1 for path in folder.glob("*.npz"))
+    return len(list(folder.glob("*.range-*.npz")))
 
 
 @pytest.fixture(scope="module")
@@ -75,10 +78,25 @@ def test_twenty_kills_change_nothing(tmp_path, alone):
         process.join()
         assert process.exitcode == -signal.SIGKILL, "all was done before the last kill"
     assert_same(cluster(SharedWork(tmp_path)), alone)
-    assert not list(tmp_path.glob("*.?????.npz")), "blocks are left"
+    assert not list(tmp_path.glob("level1*-0??.block-*")), "blocks of an iteration are left"
 
 
-def test_empty_clusters_of_an_interrupted_run_are_those_of_an_undisturbed_one(tmp_path):
+def test_first_centroids_and_parts_of_clusters_are_shared_too(tmp_path):
+    rows = np.random.default_rng(0).normal(size=(2500, 4)).astype(np.float32)
+    points = Points(rows.__getitem__, np.arange(len(rows)))
+
+    def levels(work):
+        kmeans = KMeans(iterations=2, seed=3, block_rows=600, work=work)
+        return cluster_levels(points, [LevelPolicy(300), LevelPolicy(60, split=6)], kmeans)
+
+    alone = levels(OwnWork())
+    assert_same(levels(SharedWork(tmp_path)), alone)
+    shared = {path.name.split(".")[0] for path in tmp_path.glob("*.block-00004.npz")}
+    assert shared >= {"level1-cells-assign", "level1-start", "level1-assign"}
+
+
+@pytest.mark.parametrize("split", [1, 4])
+def test_empty_clusters_of_an_interrupted_run_are_those_of_an_undisturbed_one(tmp_path, split):
     rows = np.random.default_rng(2).normal(size=(5, 3)).astype(np.float32).repeat(8, axis=0)
     left = 1 << 30
 
@@ -90,8 +108,9 @@ def test_empty_clusters_of_an_interrupted_run_are_those_of_an_undisturbed_one(tm
         return rows[positions]
 
     def levels(work):
-        kmeans = KMeans(iterations=6, seed=1, block_rows=10, work=work)
-        return cluster_levels(Points(read, np.arange(40)), [12, 3], kmeans, resampling=[1, 0])
+        kmeans = KMeans(iterations=6, seed=1, block_rows=30, work=work)
+        policies = [LevelPolicy(12, 1, split=split), LevelPolicy(3)]
+        return cluster_levels(Points(read, np.arange(40)), policies, kmeans)
 
     alone = levels(OwnWork())
     assert (alone.levels[0].num_empty, len(alone.levels[0].centroids)) == (7, 5)
@@ -100,5 +119,5 @@ def test_empty_clusters_of_an_interrupted_run_are_those_of_an_undisturbed_one(tm
         left, attempts = 2, attempts + 1
         with contextlib.suppress(InterruptedError):
             resumed = levels(SharedWork(tmp_path))
-    assert attempts > 5
+    assert attempts > 3
     assert_same(resumed, alone)
