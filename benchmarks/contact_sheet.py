@@ -1,9 +1,11 @@
-"""Draw pairs of natural near-duplicates of a finished curation, to be looked at.
+"""Draw what a finished curation found, kept or dropped, to be looked at.
 
     python benchmarks/contact_sheet.py runs/cifar10-curated sheet.png --pairs 100
+    python benchmarks/contact_sheet.py runs/cifar10-curated sheet.png --reason not_retrieved
 
-Pairs above the threshold that touch no planted copy; which ones is a keyed choice. Every pair is
-two pictures side by side with the similarity of the pair below.
+Pairs above the threshold that touch no planted copy: two pictures side by side with the similarity
+of the pair below. With ``--reason``, images of the pool that the ledger gives this reason, in the
+order of their source. Which ones is a keyed choice.
 """
 
 import argparse
@@ -35,15 +37,24 @@ def natural_pairs(run: Path) -> np.ndarray:
     return np.stack([i[keep], j[keep], similarity[keep]], axis=1)
 
 
+def images_of(run: Path, reason: str) -> np.ndarray:
+    """Rows of the pool with this reason."""
+    ledger = read_table(ledger_path(run), ["role", "reason"])
+    role, reasons = (np.array(ledger.column(name).to_pylist()) for name in ("role", "reason"))
+    return np.flatnonzero((role == "pool") & (reasons == reason))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--pairs", type=int, default=100)
+    parser.add_argument("--reason", help="draw single images: retrieved, near_duplicate, ...")
     args = parser.parse_args()
-    result = natural_pairs(args.run)
+    result = images_of(args.run, args.reason) if args.reason else natural_pairs(args.run)
+    count = 2 * args.pairs if args.reason else args.pairs
     order = KeyedPermutation(len(result), 0, "contact sheet")[np.arange(len(result))]
-    chosen = result[np.sort(order[: args.pairs])]
+    chosen = result[np.sort(order[:count])]
     ledger = read_table(ledger_path(args.run), ["shard", "offset", "size"])
     shards = ImageReader(args.run)
 
@@ -51,20 +62,26 @@ def main() -> None:
         place = ledger.slice(image_id, 1).to_pylist()[0]
         pixels = decode(shards.read(place["shard"], place["offset"], place["size"]) or b"")
         image = Image.fromarray(pixels)
-        image.thumbnail((SIDE, SIDE))
-        return image.resize((SIDE, SIDE * image.height // image.width)) if image.width else image
+        scale = SIDE / max(image.size)
+        return image.resize([max(1, round(scale * side)) for side in image.size])
 
-    rows = -(-len(chosen) // COLUMNS)
-    cell = (2 * SIDE + GAP + 2, SIDE + TEXT + GAP)
-    sheet = Image.new("RGB", (COLUMNS * cell[0], rows * cell[1]), "white")
+    if args.reason:
+        cells = [[(int(row), 0)] for row in chosen]
+        labels = [""] * len(chosen)
+    else:
+        cells = [[(int(i), 0), (int(j), SIDE + 2)] for i, j, _ in chosen]
+        labels = [f"{similarity:.3f}" for _, _, similarity in chosen]
+    columns = 2 * COLUMNS if args.reason else COLUMNS
+    width, height = len(cells[0]) * (SIDE + 2) + GAP if cells else GAP, SIDE + TEXT + GAP
+    sheet = Image.new("RGB", (columns * width, -(-len(cells) // columns) * height), "white")
     draw = ImageDraw.Draw(sheet)
-    for at, (i, j, similarity) in enumerate(chosen.tolist()):
-        x, y = at % COLUMNS * cell[0], at // COLUMNS * cell[1]
-        sheet.paste(picture(int(i)), (x, y))
-        sheet.paste(picture(int(j)), (x + SIDE + 2, y))
-        draw.text((x, y + SIDE), f"{similarity:.3f}", fill="black")
+    for at, (pictures, label) in enumerate(zip(cells, labels, strict=True)):
+        x, y = at % columns * width, at // columns * height
+        for image_id, right in pictures:
+            sheet.paste(picture(image_id), (x + right, y))
+        draw.text((x, y + SIDE), label, fill="black")
     sheet.save(args.out)
-    print(f"{args.out}: {len(chosen)} of {len(result)} pairs")
+    print(f"{args.out}: {len(chosen)} of {len(result)} {args.reason or 'pairs'}")
 
 
 if __name__ == "__main__":
