@@ -379,6 +379,13 @@ class CurationConfig:
                 what, role = f"{what}, which is no {roles[0]} set{hint}", " or ".join(roles)
                 sources = f"the sources with role {role} are {', '.join(sets)}"
                 yield Fault(what, "recipe", sources if sets else f"add a source with role {role}")
+        sets = dict.fromkeys(source.label for source in self.sources if source.role == "seed")
+        for name in self.retrieve.drop_seeds:
+            if self.sources and name not in sets:
+                near = nearest(name, sets)
+                hint = f" (did you mean `{near}`?)" if near else ""
+                what = f"`retrieve.drop_seeds` names `{name}`, which is no seed set{hint}"
+                yield Fault(what, "recipe", f"the seed sets are {', '.join(sets) or 'none'}")
         if rules and self.retrieve.mode != "seeds":
             what = "`retrieve.rules` is not used: `retrieve.mode` is none"
             yield Fault(what, "recipe", "set retrieve.mode=seeds, or remove the rules")

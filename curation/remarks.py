@@ -33,7 +33,7 @@ DECIDING_KEYS = {
     "excluded": "retrieve.rules",
     "not_retrieved": "retrieve.k",
     "not_balanced": "balance.target",
-    "seed": "retrieve.keep_seeds",
+    "seed": "retrieve.keep_seeds, retrieve.drop_seeds",
     "taken_down": "takedown",
 }
 

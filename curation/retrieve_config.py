@@ -89,6 +89,8 @@ class RetrieveConfig:
     # neighbors stored per seed; 0: k, or 8 k for `fill`. If given, k and policy change without a
     # new search
     candidates: NonNegativeInt = 0
+    # pool images per partition of search and exclude; each stores the best `candidates` per seed
+    partition_images: PositiveInt = 65_536
     # a rule per seed set, in place of k and policy above; an image belongs to the first rule that
     # retrieved it, and all rules count it
     rules: list[RuleConfig] = field(default_factory=list)
@@ -99,6 +101,8 @@ class RetrieveConfig:
     keep: Literal["retrieved", "all"] = "retrieved"
     # export seeds, too: they replace their duplicates in the pool and are checked for leaks
     keep_seeds: bool = True
+    # names of seed sets that are not exported either way: all of their images only retrieve
+    drop_seeds: list[str] = field(default_factory=list)
 
     def faults(self, at: str) -> Iterator[Fault]:
         """Find fewer candidates than neighbors, rules of one name, and no weight at all."""

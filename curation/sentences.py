@@ -55,7 +55,7 @@ _FIRST = {
     "kept": "{image} was kept: no rule dropped it.",
     "seed": "{image} was kept because its source has the role seed.",
     "seed not exported": "{image} is a seed: it was used for retrieval and is not exported itself "
-    "(retrieve.keep_seeds is false).",
+    "(retrieve.keep_seeds, retrieve.drop_seeds).",
     "as_is": "{image} was kept because its source has the role as_is.",
 }
 

@@ -72,7 +72,7 @@ class CurationSummary:
     retrieval: dict[str, Any] | None  # None: no retrieval
     balance: dict[str, Any] | None  # None: not balanced
     check: dict[str, Any] | None  # None: nothing was planted
-    keeps_seeds: bool  # seeds are exported, not only used for retrieval
+    seeds_not_exported: int  # used for retrieval only
     remarks: list[str]  # what was left out, and why: see `dinoforge.curation.remarks`
 
     def funnel(self) -> list[FunnelRow]:
@@ -89,12 +89,11 @@ class CurationSummary:
                 if reason not in {"reference", *KEPT_REASONS} and total[reason]
             ),
         ]
-        dropped_seeds = self.roles.get("seed", {}).get("seed", 0) if not self.keeps_seeds else 0
-        if dropped_seeds:
-            rows.append(("used for retrieval only (seed)", dropped_seeds))
+        if self.seeds_not_exported:
+            rows.append(("used for retrieval only (seed)", self.seeds_not_exported))
         rows.append(("kept", self.kept))
         for reason in KEPT_REASONS:
-            count = total[reason] - (dropped_seeds if reason == "seed" else 0)
+            count = total[reason] - (self.seeds_not_exported if reason == "seed" else 0)
             if count:
                 label = "not retrieved, kept" if reason == "kept" and self.retrieval else reason
                 rows.append((f"of these: {label.replace('_', ' ')}", count))
@@ -150,7 +149,9 @@ def summarize(inputs: CurationInputs) -> CurationSummary:
         retrieval=retrieval,
         balance=balance,
         check=next(iter(inputs.facts("check")), None),
-        keeps_seeds=inputs.config.retrieve.keep_seeds,
+        seeds_not_exported=int(
+            np.count_nonzero((decisions.reason == REASONS.index("seed")) & ~decisions.kept)
+        ),
         remarks=[
             *(*left_out, *rule_remarks(inputs.config, retrieval)),
             *(*join_remarks(join), *hub_remarks(duplicates)),

@@ -10,8 +10,6 @@ from dinoforge.clusters.hierarchy import LevelPolicy
 from dinoforge.curation.plan.cost import NOTHING, SURVIVORS_ROW, TOP_K_RATE, Cost, num_ranges
 from dinoforge.curation.plan.sizes import Sizes, blocks
 from dinoforge.curation.stages.clusters import MOST_HELPERS, level_policies
-from dinoforge.curation.stages.exclude import EXCLUDED_IMAGES
-from dinoforge.curation.stages.search import POOL_IMAGES
 
 __all__ = ["CHOOSING_COSTS"]
 
@@ -56,10 +54,11 @@ def _search(sizes: Sizes) -> Cost:
     if not searched:
         return NOTHING
     dim, pool = sizes.retrieval_dim, sizes.pool
-    ranges, seeds = num_ranges(pool, POOL_IMAGES), [num for num, _ in searched]
+    size, seeds = sizes.config.retrieve.partition_images, [num for num, _ in searched]
+    ranges = num_ranges(pool, size)
     pairs = float(sum(seeds)) * pool
     lists = [num * k * 12.0 for num, k in searched]  # id and score
-    held = (max(seeds) + min(pool, POOL_IMAGES)) * dim * 10.0
+    held = (max(seeds) + min(pool, size)) * dim * 10.0
     return Cost(
         ranges * len(searched),
         2,
@@ -126,11 +125,11 @@ def _seed_clusters(sizes: Sizes) -> Cost:
 def _exclude(sizes: Sizes) -> Cost:
     sets = dict.fromkeys(rule.seeds for rule in sizes.rules if rule.mode == "exclude")
     examples = [sizes.images.references[name] for name in sets]
-    dim, pool = sizes.retrieval_dim, sizes.pool
+    dim, pool, size = sizes.retrieval_dim, sizes.pool, sizes.config.retrieve.partition_images
     pairs = float(sum(examples)) * pool
-    held = (max(examples, default=0) + min(pool, EXCLUDED_IMAGES)) * dim * 10.0
+    held = (max(examples, default=0) + min(pool, size)) * dim * 10.0
     return Cost(
-        num_ranges(pool, EXCLUDED_IMAGES) * len(sets),
+        num_ranges(pool, size) * len(sets),
         3,
         product_s=pairs * (_SELECT_TOP_S + dim / TOP_K_RATE),
         flops=2 * pairs * dim,
@@ -144,7 +143,8 @@ def _retrieve(sizes: Sizes) -> Cost:
         return NOTHING
     nearest = sum(sizes.seeds_of(name) * k for name, k in sizes.searched.items())
     drawn = sum(sizes.retrieved_by(r) for r in sizes.rules if r.mode == "cluster")
-    slots, lists = nearest + drawn, num_ranges(sizes.pool, POOL_IMAGES)
+    lists = num_ranges(sizes.pool, sizes.config.retrieve.partition_images)
+    slots = nearest + drawn
     return Cost(
         1,
         1,

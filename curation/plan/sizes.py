@@ -176,7 +176,8 @@ class Sizes:
                 left = min(left, self.pool)
         elif self.config.balance.target:
             left = min(self.config.balance.target, self.pool)
-        return left + self.as_is + self.seeds_of("") * retrieve.keep_seeds
+        seeds = self.seeds_of("") - sum(map(self.seeds_of, retrieve.drop_seeds))
+        return left + self.as_is + seeds * retrieve.keep_seeds
 
     @cached_property
     def shards(self) -> int:

@@ -70,10 +70,12 @@ class Decisions:
         self.copies[rows] = 1
 
 
-def start_decisions(screened: Screened, *, keep_seeds: bool, first: int = 0) -> Decisions:
+def start_decisions(
+    screened: Screened, *, exported: NDArray[np.bool_], first: int = 0
+) -> Decisions:
     """Decide what needs no comparison: filtered images, references, seeds not to be exported.
 
-    ``first`` is the id of the first image.
+    ``exported`` has which seeds are to be, by row; ``first`` is the id of the first image.
     """
     num = len(screened.role)
     ids = ("component", "duplicate_of", "edge_i", "edge_j", "seed_id", "rank")
@@ -87,9 +89,9 @@ def start_decisions(screened: Screened, *, keep_seeds: bool, first: int = 0) -> 
         rule=np.full(num, -1, np.int32),
         first=first,
     )
-    for role in ("reference",) if keep_seeds else ("reference", "seed"):
+    for role, rows in (("reference", ~np.zeros(num, np.bool_)), ("seed", ~exported)):
         has_role = screened.role == ROLES.index(role)
-        decisions.drop(np.flatnonzero(decisions.is_open() & has_role), role)
+        decisions.drop(np.flatnonzero(decisions.is_open() & has_role & rows), role)
     return decisions
 
 

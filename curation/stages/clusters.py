@@ -45,7 +45,7 @@ class ClustersStage(CurationStage):
     keys: tuple[str, ...] = (
         *("balance.levels", "balance.iterations", "balance.resampling", "balance.sample_share"),
         *("balance.split", "balance.fit_images", "balance.block_images", "retrieve.encoder"),
-        *("retrieve.keep_seeds", "duplicates.encoder", "seed"),
+        *("duplicates.encoder", "seed"),
     )
     execution_keys: tuple[str, ...] = ("balance.target", "partition_images", "device", "base")
     needs = _READ
@@ -110,7 +110,7 @@ class PoolClustersStage(ClustersStage):
     number = 67
     keys = (
         *("retrieve.clusters", "balance.iterations", "balance.fit_images", "balance.block_images"),
-        *("retrieve.encoder", "retrieve.keep_seeds", "duplicates.encoder", "seed"),
+        *("retrieve.encoder", "duplicates.encoder", "seed"),
     )
     execution_keys = ("partition_images", "device", "base")
 
@@ -125,7 +125,7 @@ class SeedClustersStage(CurationStage):
 
     name = "seed-clusters"
     number = 68
-    keys = ("retrieve.encoder", "retrieve.keep_seeds", "duplicates.encoder")
+    keys = ("retrieve.encoder", "duplicates.encoder")
     # What a payload holds of the rules decides about its partition.
     execution_keys = ("retrieve.rules", "partition_images", "device", "base")
     needs = ("ingest", "plant", *_READ, "pool-clusters")

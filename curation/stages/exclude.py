@@ -11,9 +11,7 @@ from dinoforge.neighbors.products import backend_for
 from dinoforge.neighbors.search import top_k
 from dinoforge.stages import Json, Output
 
-__all__ = ["EXCLUDED_IMAGES", "ExcludeStage"]
-
-EXCLUDED_IMAGES = 65_536  # of one partition
+__all__ = ["ExcludeStage"]
 
 
 class ExcludeStage(CurationStage):
@@ -21,9 +19,15 @@ class ExcludeStage(CurationStage):
 
     name = "exclude"
     number = 69
-    keys = ("retrieve.encoder", "retrieve.keep_seeds", "duplicates.encoder")
+    keys = ("retrieve.encoder", "duplicates.encoder")
     # What a payload holds of the rules decides about its partition.
-    execution_keys = ("retrieve.rules", "partition_images", "device", "base")
+    execution_keys = (
+        "retrieve.rules",
+        "retrieve.partition_images",
+        "partition_images",
+        "device",
+        "base",
+    )
     needs = ("ingest", "plant", "filter", "components", "decontaminate", "embed", "embed-meaning")
     runs_on = "gpu"
 
@@ -32,7 +36,7 @@ class ExcludeStage(CurationStage):
         rules = inputs.config.retrieve.rules
         names = dict.fromkeys(rule.seeds for rule in rules if rule.mode == "exclude")
         pool = read_survivors(inputs)[1] if names else ()
-        ranges = tables.split_range(len(pool), EXCLUDED_IMAGES)
+        ranges = tables.split_range(len(pool), inputs.config.retrieve.partition_images)
         return [{"set": name, "first": a, "stop": b} for name in names for a, b in ranges]
 
     def run(self, payload: Json, inputs: CurationInputs, out: Output) -> Json:

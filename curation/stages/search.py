@@ -14,10 +14,7 @@ from dinoforge.neighbors.products import backend_for
 from dinoforge.neighbors.search import top_k
 from dinoforge.stages import Json, Output
 
-__all__ = ["POOL_IMAGES", "SearchStage"]
-
-# Pool images that one partition ranks; seeds are held whole, pool rows stream past.
-POOL_IMAGES = 65_536
+__all__ = ["SearchStage"]
 
 
 class SearchStage(CurationStage):
@@ -25,11 +22,11 @@ class SearchStage(CurationStage):
 
     name = "search"
     number = 65
-    keys = ("retrieve.encoder", "retrieve.keep_seeds", "duplicates.encoder")
+    keys = ("retrieve.encoder", "duplicates.encoder")
     # What a payload holds of these decides about its partition.
     execution_keys = (
         *("retrieve.mode", "retrieve.k", "retrieve.policy", "retrieve.candidates"),
-        *("retrieve.rules", "partition_images", "device", "base"),
+        *("retrieve.rules", "retrieve.partition_images", "partition_images", "device", "base"),
     )
     needs = ("ingest", "plant", "filter", "components", "decontaminate", "embed", "embed-meaning")
     runs_on = "gpu"
@@ -41,9 +38,10 @@ class SearchStage(CurationStage):
         seeds, pool = read_retrievable(inputs)
         earlier, own = sum(map(len, pool[:-1])), len(pool[-1])
         # Numbers count through all pools.
-        ranges = tables.split_range(earlier if len(seeds[-1]) else 0, POOL_IMAGES)
+        size = inputs.config.retrieve.partition_images
+        ranges = tables.split_range(earlier if len(seeds[-1]) else 0, size)
         if sum(map(len, seeds)):
-            own_ranges = tables.split_range(own, POOL_IMAGES)
+            own_ranges = tables.split_range(own, size)
             ranges += [(earlier + a, earlier + b) for a, b in own_ranges]
         return [
             {"set": name, "k": k, "first": a, "stop": b}

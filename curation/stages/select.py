@@ -124,17 +124,23 @@ def _decide(inputs: CurationInputs) -> Decisions:
 def _parts(
     inputs: CurationInputs, decisions: Decisions, image_id: NDArray[np.int64]
 ) -> tuple[list[str], NDArray[np.int64]]:
-    """Return the names of the parts and the part of every image: its rule, else its source."""
+    """Return the names of the parts and the part of every image.
+
+    It is that of the rule that retrieved it; else of its source, for seeds that of their first
+    rule.
+    """
     at = image_id - decisions.first
     rules = inputs.config.retrieve.rules
     number = np.where(len(rules) > 0, decisions.rule[at], -1)
     source = tables.read_index(inputs, ["source"]).column("source").take(pa.array(at))
     labels = pa.array([rule.label for rule in rules], pa.string())
     by_rule = labels.take(pa.array(number, mask=number < 0))
-    names = pc.coalesce(by_rule, source.combine_chunks()).to_pylist()
-    parts = sorted(set(names)) or [inputs.config.export.name]
-    numbers = {name: place for place, name in enumerate(parts)}
-    return parts, np.array([numbers[name] for name in names], np.int64)
+    of_seeds = {rule.seeds: rule.label for rule in reversed(rules) if "seed" in rule.roles}
+    encoded = source.combine_chunks().dictionary_encode()
+    own = [of_seeds.get(name, name) for name in encoded.dictionary.to_pylist()]
+    names = pc.coalesce(by_rule, pa.array(own, pa.string()).take(encoded.indices))
+    parts = sorted(pc.unique(names).to_pylist()) or [inputs.config.export.name]
+    return parts, pc.index_in(names, pa.array(parts)).to_numpy().astype(np.int64)
 
 
 def _order(

@@ -43,11 +43,15 @@ __all__ = [
 
 def decide_before_retrieval(inputs: CurationInputs, screened: Screened) -> Decisions:
     """Apply the filter, duplicates and leaks to the images of this run, in this order."""
-    keep_seeds = inputs.config.retrieve.keep_seeds
-    decisions = start_decisions(screened, keep_seeds=keep_seeds, first=first_id(inputs))
+    first = first_id(inputs)
     columns = tables.columns_of(read_table(inputs.file("components", "groups.parquet")))
     num_split = inputs.facts("components")[0]["components_split"]
-    apply_duplicates(decisions, columns.pop("image_id"), Groups(**columns, num_split=num_split))
+    image_id, groups = columns.pop("image_id"), Groups(**columns, num_split=num_split)
+    # All that is to be exported takes part in the comparison.
+    exported = np.zeros(len(screened.role), np.bool_)
+    exported[image_id - first] = True
+    decisions = start_decisions(screened, exported=exported, first=first)
+    apply_duplicates(decisions, image_id, groups)
     leaks = tables.columns_of(read_table(inputs.file("decontaminate", "leaks.parquet")))
     exempt = screened.role == ROLES.index("as_is")
     apply_leaks(decisions, *leaks.values(), exempt=exempt)

@@ -35,7 +35,7 @@ TEXT = {
 }
 TEXT |= {"protocols", "features", "sets[].protocols", "sets[].layout", "sets[].splits"}
 TEXT |= {"depth.heads", "leakage.encoder", "copies.whitening.set"}
-TEXT |= {"duplicates.prefer", "duplicates.prefer_sources"}
+TEXT |= {"duplicates.prefer", "duplicates.prefer_sources", "retrieve.drop_seeds"}
 
 
 @pytest.fixture(autouse=True)

@@ -149,7 +149,7 @@ def test_whatever_the_stages_take_away_every_image_has_its_reason(
         (
             {"pool": ["flat"], "seed": ["kept"]},
             ["retrieve.mode=seeds", "retrieve.keep_seeds=false"],
-            "of 2: flat 1 (filter.min_std), seed 1 (retrieve.keep_seeds)",
+            "of 2: flat 1 (filter.min_std), seed 1 (retrieve.keep_seeds, retrieve.drop_seeds)",
         ),
     ],
     ids=["leaks", "flat", "small", "undecodable", "no seed", "no pool"],

@@ -38,6 +38,7 @@ KEYS = (
     "retrieve.candidates=40",
     "balance.iterations=5",
     "export.parts=true",
+    "retrieve.drop_seeds=[few]",
 )
 
 
@@ -104,6 +105,15 @@ def test_seeds_that_a_rule_lost_are_counted_by_reason(run):
         reasons = Counter(row["reason"] for row in of_set)
         assert rule["seeds"] == reasons.pop("seed", 0) + reasons.pop("reference", 0)
         assert rule["seeds_dropped"] == reasons
+
+
+def test_a_seed_set_can_retrieve_without_being_exported(run):
+    seeds = [row for row in pools.ledger(run) if row["role"] == "seed" and row["reason"] == "seed"]
+    decisions = {(row["source"], row["decision"]) for row in seeds}
+    assert decisions == {("few", "dropped"), ("rest", "kept")}
+    summary = json.loads(summary_path(run).read_text())
+    assert summary["seeds_not_exported"] == 4
+    assert {"label": "used for retrieval only (seed)", "count": 4} in summary["funnel"]
 
 
 def test_clusters_of_the_seeds_give_random_images_of_theirs(run):
@@ -248,7 +258,7 @@ def test_the_report_shows_every_rule(run, tmp_path, capsys):
         ([{"seeds": "few"}], ("retrieve.mode=none",), "set retrieve.mode=seeds"),
         ([{"seeds": "few"}], ("base=runs/a",), "curate all images in one run"),
         ([{"seeds": "few", "k": 9}], ("retrieve.candidates=8",), "or retrieve.k .9. or more"),
-        ([{"seeds": "fwe"}], (), "`fwe`, which is no seed set .did you mean `few`."),
+        ([{"seeds": "fews"}], (), "`fews`, which is no seed set .did you mean `few`."),
         ([{"seeds": "few", "mode": "exclude"}], (), "reference are unwanted"),
         ([{"seeds": "few", "per_cluster": 5}], (), "set mode: cluster"),
         ([{"seeds": "unwanted", "mode": "exclude", "k": 5}], (), "k` is not used .* set mode: sam"),
@@ -262,6 +272,7 @@ def test_the_report_shows_every_rule(run, tmp_path, capsys):
         ([{"seeds": "few", "k": 0}], (), "k` is 0 - .* 1 or more"),
         ([{"seeds": "few", "mode": "clusters"}], (), "need sample . cluster . exclude"),
         ([{"seed": "few"}], (), "did you mean `retrieve.rules...seeds`"),
+        ([{"seeds": "few"}], ("retrieve.drop_seeds=[rst]",), "no seed set .did you mean `rest`."),
     ],
 )
 def test_rules_without_meaning_are_a_fault_of_the_recipe(tmp_path, rules, more, fault):

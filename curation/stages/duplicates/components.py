@@ -53,6 +53,7 @@ class ComponentsStage(CurationStage):
         "duplicates.one_per_source",
         "duplicates.max_degree",
         "retrieve.keep_seeds",
+        "retrieve.drop_seeds",
         "partition_images",
         *LINK_KEYS,
     )
@@ -117,9 +118,14 @@ def _read_sources(inputs: CurationInputs, ids: NDArray[np.int64]) -> NDArray[np.
 def _candidates(inputs: CurationInputs) -> Candidates:
     """Read the images of this run that take part."""
     policy, screened = inputs.config.duplicates, tables.read_screened(inputs)
-    takes_part = ("as_is", "pool", *(("seed",) if inputs.config.retrieve.keep_seeds else ()))
+    retrieve = inputs.config.retrieve
+    takes_part = ("as_is", "pool", *(("seed",) if retrieve.keep_seeds else ()))
     roles = [ROLES.index(role) for role in takes_part]
     rows = np.flatnonzero((screened.reason < 0) & np.isin(screened.role, roles))
+    if retrieve.drop_seeds:
+        source = tables.read_index(inputs, ["source"]).column("source").take(rows)
+        is_dropped = pc.is_in(source, pa.array(retrieve.drop_seeds)).to_numpy()
+        rows = rows[~(is_dropped & (screened.role[rows] == ROLES.index("seed")))]
     ids = first_id(inputs) + rows
     facts = tables.read_facts(inputs, ["width", "height", "quality"]).take(rows)
     index = tables.read_index(inputs, ["size", "key", "source"]).take(rows)

@@ -40,7 +40,7 @@ def reasons(decisions):
 
 def test_the_first_rule_that_speaks_decides():
     given = screened(bad=[5])
-    decisions = start_decisions(given, keep_seeds=True)
+    decisions = start_decisions(given, exported=np.ones(len(ROLE), np.bool_))
     ids = np.array([0, 1, 2, 3, 4, 6])
     result = groups(
         ids.tolist(),
@@ -71,7 +71,7 @@ def test_the_first_rule_that_speaks_decides():
 
 def test_a_seed_that_only_asks_is_not_kept_and_may_still_leak():
     given = screened()
-    decisions = start_decisions(given, keep_seeds=False)
+    decisions = start_decisions(given, exported=np.zeros(len(ROLE), np.bool_))
     assert reasons(decisions)[0] == "seed"
     apply_leaks(
         decisions, np.array([0]), np.array([7]), np.array([0.99], np.float32), exempt=ROLE == AS_IS
@@ -83,7 +83,7 @@ def test_a_seed_that_only_asks_is_not_kept_and_may_still_leak():
 
 def test_retrieval_keeps_what_was_asked_for_and_counts_copies():
     given = screened()
-    decisions = start_decisions(given, keep_seeds=True)
+    decisions = start_decisions(given, exported=np.ones(len(ROLE), np.bool_))
     slots = Slots(
         np.array([0, 0, 1]),
         np.array([0, 1, 0]),
