@@ -49,6 +49,7 @@ from dinoforge.curation.stages.plant import PlantStage
 from dinoforge.curation.stages.retrieve import RetrieveStage
 from dinoforge.curation.stages.search import SearchStage
 from dinoforge.curation.stages.select import SelectStage
+from dinoforge.curation.stages.survivors import SurvivorsStage
 from dinoforge.curation.stored.background import check_background
 from dinoforge.curation.summary import CurationSummary, describe_unlabeled, make_account, summarize
 from dinoforge.curation.tables import CurationStage
@@ -84,6 +85,7 @@ STAGES: tuple[CurationStage, ...] = (
     ComponentsStage(),  # 50  policy: pairs above the threshold -> groups -> which image is kept
     CheckStage(),  # 55  were the planted copies found?
     DecontaminateStage(),  # 60  policy: what shows a reference image goes
+    SurvivorsStage(),  # 62  seeds and pool images that are left
     SearchStage(),  # 65  nearest survivors of every seed
     ClustersStage(),  # 66  levels of clusters of the survivors, if they are balanced
     PoolClustersStage(),  # 67  clusters of the survivors, if rules retrieve from them

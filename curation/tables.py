@@ -71,6 +71,7 @@ __all__ = [
     "read_rows",
     "read_screened",
     "read_source_names",
+    "read_sources",
     "read_stored",
     "split_ids",
     "split_range",
@@ -252,10 +253,28 @@ def read_rows(
     return pa.concat_tables(parts)
 
 
+def _read_index_rows(
+    inputs: CurationInputs, start: int, stop: int, columns: Sequence[str]
+) -> pa.Table:
+    """Read columns of the index of images of this run, ids ``[start, stop)``."""
+    first = first_id(inputs)
+    return read_rows(_index_files(inputs), start - first, stop - first, columns)
+
+
 def read_locations(inputs: CurationInputs, start: int, stop: int) -> pa.Table:
     """Read where images of this run are, ids ``[start, stop)``: columns shard, offset, size."""
-    first, columns = first_id(inputs), ["shard", "offset", "size"]
-    return read_rows(_index_files(inputs), start - first, stop - first, columns)
+    return _read_index_rows(inputs, start, stop, ["shard", "offset", "size"])
+
+
+def read_sources(inputs: CurationInputs, ids: NDArray[np.int64]) -> pa.ChunkedArray:
+    """Read the names of the sources of at least one image of this run, ids ascending.
+
+    Only the rows between the first and the last are read: of a billion images, those of other
+    roles than pool are a small range.
+    """
+    first, last = int(ids[0]), int(ids[-1])
+    source = _read_index_rows(inputs, first, last + 1, ["source"]).column("source")
+    return source.take(pa.array(ids - first))
 
 
 class ImageReader:

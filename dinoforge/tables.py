@@ -1,8 +1,9 @@
 """Parquet tables with a declared schema; equal content gives equal bytes."""
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -11,15 +12,21 @@ from dinoforge.errors import damaged
 from dinoforge.files import write_atomic
 
 __all__ = [
+    "BLOCK_ROWS",
     "ROW_GROUP_ROWS",
+    "iter_blocks",
     "iter_row_groups",
     "open_table",
     "read_table",
     "read_tables",
+    "rechunk",
     "write_table",
+    "write_tables",
 ]
 
 ROW_GROUP_ROWS = 65_536
+# Rows that are in memory where a table is read or written block by block; whole row groups.
+BLOCK_ROWS = 4 * ROW_GROUP_ROWS
 
 
 def write_table(
@@ -34,15 +41,60 @@ def write_table(
     ValueError
         If columns are missing or not in the schema: a bug of the caller.
     """
+    write_tables(path, [table], schema, metadata=metadata)
+
+
+def write_tables(
+    path: Path,
+    parts: Iterable[pa.Table],
+    schema: pa.Schema,
+    *,
+    metadata: Mapping[str, str] | None = None,
+) -> int:
+    """Write the rows of several tables as one; only a block of them is in memory at once.
+
+    The file is that which `write_table` makes of the concatenated table; see there. Returns the
+    number of rows.
+    """
+    name, total = Path(path).name, 0
+    exact = pa.schema(schema, dict(metadata)) if metadata else schema
+
+    def write(file: BinaryIO) -> None:
+        nonlocal total
+        with pq.ParquetWriter(file, exact, compression="zstd") as writer:
+            for block in rechunk(_exactly(part, schema, name) for part in parts):
+                whole = block.replace_schema_metadata(exact.metadata)
+                writer.write_table(whole, row_group_size=ROW_GROUP_ROWS)
+                total += block.num_rows
+            if not total:
+                writer.write_table(exact.empty_table())
+
+    write_atomic(Path(path), write)
+    return total
+
+
+def _exactly(table: pa.Table, schema: pa.Schema, name: str) -> pa.Table:
     if set(table.column_names) != set(schema.names):
         missing = sorted(set(schema.names) - set(table.column_names))
         extra = sorted(set(table.column_names) - set(schema.names))
-        raise ValueError(f"table for {Path(path).name}: missing columns {missing}, extra {extra}")
-    exact = table.select(schema.names).cast(schema).combine_chunks()
-    if metadata:
-        exact = exact.replace_schema_metadata(dict(metadata))
-    options = {"compression": "zstd", "row_group_size": ROW_GROUP_ROWS}
-    write_atomic(Path(path), lambda file: pq.write_table(exact, file, **options))
+        raise ValueError(f"table for {name}: missing columns {missing}, extra {extra}")
+    return table.select(schema.names).cast(schema)
+
+
+def rechunk(parts: Iterable[pa.Table], rows: int = BLOCK_ROWS) -> Iterator[pa.Table]:
+    """Yield the rows of tables of one schema in tables of ``rows`` rows; the last has the rest."""
+    waiting: list[pa.Table] = []
+    num = 0
+    for part in parts:
+        waiting.append(part)
+        num += part.num_rows
+        if num >= rows:
+            whole = pa.concat_tables(waiting)
+            for start in range(0, num - num % rows, rows):
+                yield whole.slice(start, rows).combine_chunks()
+            waiting, num = [whole.slice(num - num % rows)], num % rows
+    if num:
+        yield pa.concat_tables(waiting).combine_chunks()
 
 
 @contextlib.contextmanager
@@ -79,3 +131,10 @@ def iter_row_groups(path: Path, columns: Sequence[str] | None = None) -> Iterato
     with open_table(path) as file:
         for group in range(file.num_row_groups):
             yield file.read_row_group(group, columns=names)
+
+
+def iter_blocks(
+    paths: Iterable[Path], columns: Sequence[str] | None = None, rows: int = BLOCK_ROWS
+) -> Iterator[pa.Table]:
+    """Yield the rows of tables of one schema, in the given order, ``rows`` at a time."""
+    return rechunk((part for path in paths for part in iter_row_groups(path, columns)), rows)

@@ -7,7 +7,7 @@ images of 32 pixels), 1,800 photographs of clothing and 1,000 of ImageNet.
 from collections.abc import Callable, Mapping, Sequence
 
 from dinoforge.clusters.hierarchy import LevelPolicy
-from dinoforge.curation.plan.cost import NOTHING, SURVIVORS_ROW, TOP_K_RATE, Cost, num_ranges
+from dinoforge.curation.plan.cost import NOTHING, TOP_K_RATE, Cost, num_ranges
 from dinoforge.curation.plan.sizes import Sizes, blocks
 from dinoforge.curation.stages.clusters import MOST_HELPERS, level_policies
 
@@ -17,6 +17,7 @@ __all__ = ["CHOOSING_COSTS"]
 _COMPONENTS_S, _COMPONENTS_ROW = 2.0e-6, 580.0
 _CHECK_S = 0.8e-3  # per planted copy
 _DECONTAMINATE_S, _DECONTAMINATE_ROW = 1.1e-6, 190.0
+_SURVIVORS_S, _SURVIVORS_ROW = 0.1e-6, 12.0
 _RETRIEVE_S, _RETRIEVE_ROW = 1.8e-6, 300.0  # per candidate
 _BALANCE_S, _BALANCE_ROW = 1.0e-6, 80.0
 _SELECT_S, _SELECT_ROW = 3.7e-6, 1370.0
@@ -49,6 +50,12 @@ def _decontaminate(sizes: Sizes) -> Cost:
     return Cost(1, 2, rows * _DECONTAMINATE_S, bytes=1420, memory=rows * _DECONTAMINATE_ROW)
 
 
+def _survivors(sizes: Sizes) -> Cost:
+    rows = sizes.total
+    stored = 8.0 * (sizes.pool + sizes.seeds_of(""))
+    return Cost(1, 2, rows * _SURVIVORS_S, bytes=stored, memory=rows * _SURVIVORS_ROW)
+
+
 def _search(sizes: Sizes) -> Cost:
     searched = [(sizes.seeds_of(name), k) for name, k in sizes.searched.items()]
     if not searched:
@@ -65,7 +72,7 @@ def _search(sizes: Sizes) -> Cost:
         product_s=pairs * (_SELECT_TOP_S + dim / TOP_K_RATE),
         flops=2 * pairs * dim,
         bytes=ranges * sum(lists),
-        memory=held + 3 * max(lists) + sizes.total * SURVIVORS_ROW,
+        memory=held + 3 * max(lists),
     )
 
 
@@ -102,7 +109,7 @@ def _kmeans(sizes: Sizes, levels: Sequence[LevelPolicy]) -> Cost:
         product_s=work / _KMEANS_RATE,
         flops=2 * work,
         bytes=num * 16.0 + sum(level.clusters for level in levels) * (4.0 * dim + 4),
-        memory=held + sizes.total * SURVIVORS_ROW,
+        memory=held,
     )
 
 
@@ -111,7 +118,7 @@ def _seed_clusters(sizes: Sizes) -> Cost:
     sets = dict.fromkeys(rule.seeds for rule in policy.rules if rule.mode == "cluster")
     seeds = [sizes.seeds_of(name) for name in sets]
     work = float(sum(seeds)) * policy.clusters * dim
-    held = (max(seeds, default=0) + policy.clusters) * dim * 10.0 + sizes.total * SURVIVORS_ROW
+    held = (max(seeds, default=0) + policy.clusters) * dim * 10.0
     return Cost(
         len(seeds),
         1,
@@ -134,7 +141,7 @@ def _exclude(sizes: Sizes) -> Cost:
         product_s=pairs * (_SELECT_TOP_S + dim / TOP_K_RATE),
         flops=2 * pairs * dim,
         bytes=pool * 20.0 * len(sets),
-        memory=held + sizes.total * SURVIVORS_ROW,
+        memory=held + sizes.total * 4.0,  # which images are references
     )
 
 
@@ -150,14 +157,14 @@ def _retrieve(sizes: Sizes) -> Cost:
         1,
         core_s=slots * _RETRIEVE_S + nearest * lists * 0.1e-6,
         bytes=slots * _SLOTS_BYTES,
-        memory=slots * _RETRIEVE_ROW + nearest * lists * 12.0 + sizes.total * SURVIVORS_ROW,
+        memory=slots * _RETRIEVE_ROW + nearest * lists * 12.0,
     )
 
 
 def _balance(sizes: Sizes) -> Cost:
     if not sizes.config.balance.target:
         return NOTHING
-    num, held = sizes.pool, sizes.pool * _BALANCE_ROW + sizes.total * SURVIVORS_ROW
+    num, held = sizes.pool, sizes.pool * _BALANCE_ROW
     return Cost(1, 2, num * _BALANCE_S, bytes=num * 10.0, memory=held)
 
 
@@ -183,6 +190,7 @@ CHOOSING_COSTS: Mapping[str, Callable[[Sizes], Cost]] = {
     "components": _components,
     "check": _check,
     "decontaminate": _decontaminate,
+    "survivors": _survivors,
     "search": _search,
     "clusters": _clusters,
     "pool-clusters": _pool_clusters,

@@ -4,10 +4,9 @@ from dataclasses import dataclass
 
 from dinoforge.curation.plan.sizes import Sizes
 
-__all__ = ["NOTHING", "SURVIVORS_ROW", "TOP_K_RATE", "Cost", "num_ranges", "picture_bytes"]
+__all__ = ["NOTHING", "TOP_K_RATE", "Cost", "num_ranges", "picture_bytes"]
 
 TOP_K_RATE = 4.5e10  # multiplications per second of a top-k search (`benchmarks/cells.py`)
-SURVIVORS_ROW = 200.0  # bytes per image of the decisions that stages after the components read
 
 
 @dataclass(frozen=True)

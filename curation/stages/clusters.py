@@ -33,7 +33,7 @@ __all__ = [
     "remove_work",
 ]
 
-_READ = ("filter", "components", "decontaminate", "embed", "embed-meaning")
+_READ = ("survivors", "embed", "embed-meaning")
 MOST_HELPERS = 256  # partitions: processes that can share the work
 
 

@@ -28,7 +28,7 @@ class ExcludeStage(CurationStage):
         "device",
         "base",
     )
-    needs = ("ingest", "plant", "filter", "components", "decontaminate", "embed", "embed-meaning")
+    needs = ("ingest", "plant", "survivors", "embed", "embed-meaning")
     runs_on = "gpu"
 
     def plan(self, inputs: CurationInputs) -> list[Json]:

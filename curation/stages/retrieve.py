@@ -38,7 +38,7 @@ class RetrieveStage(CurationStage):
     keys = ("retrieve", "seed")
     execution_keys = ("base",)
     needs = (
-        *("ingest", "plant", "filter", "components", "decontaminate", "search"),
+        *("ingest", "plant", "survivors", "search"),
         *("pool-clusters", "seed-clusters", "exclude"),
     )
 

@@ -28,7 +28,7 @@ class SearchStage(CurationStage):
         *("retrieve.mode", "retrieve.k", "retrieve.policy", "retrieve.candidates"),
         *("retrieve.rules", "retrieve.partition_images", "partition_images", "device", "base"),
     )
-    needs = ("ingest", "plant", "filter", "components", "decontaminate", "embed", "embed-meaning")
+    needs = ("ingest", "plant", "survivors", "embed", "embed-meaning")
     runs_on = "gpu"
 
     def plan(self, inputs: CurationInputs) -> list[Json]:
@@ -52,11 +52,12 @@ class SearchStage(CurationStage):
     def run(self, payload: Json, inputs: CurationInputs, out: Output) -> Json:
         """Rank one range of the pools for every seed that is compared with it."""
         device = inputs.config.device
-        every_seed, pools = read_retrievable(inputs)
+        retrievable = read_retrievable(inputs)
+        every_seed, pools = retrievable
         is_earlier = payload["first"] < sum(map(len, pools[:-1]))
         seeds = every_seed[-1] if is_earlier else np.concatenate(every_seed)
         seeds = seeds[read_seed_set(inputs, payload["set"], seeds)]
-        pool = np.concatenate(pools)[payload["first"] : payload["stop"]]
+        pool = retrievable.pool_range(payload["first"], payload["stop"])
         stage = meaning_stage(inputs.config)
         neighbors = top_k(
             tables.read_embeddings(inputs, stage, seeds),

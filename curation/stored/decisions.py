@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from dinoforge.curated import REASONS, ROLES
+from dinoforge.curated import ROLES
 from dinoforge.curation import tables
 from dinoforge.curation.policies.decisions import (
     Decisions,
@@ -35,6 +35,7 @@ __all__ = [
     "list_shards",
     "read_decisions",
     "read_excluded",
+    "read_left",
     "read_retrievable",
     "read_slots",
     "read_survivors",
@@ -63,23 +64,22 @@ def read_survivors(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return the ids of usable seeds and of the pool images left, of this run, ascending.
 
-    Images of role as_is are seeds, too, if one of the ``rules`` names their source.
+    Both are mapped from their files. Images of role as_is are seeds, too, if one of the ``rules``
+    names their source.
     """
-    screened = tables.read_screened(inputs)
-    decisions = decide_before_retrieval(inputs, screened)
-    undecided = decisions.is_open()
-    # Seeds that are not exported are decided already, with their role as the reason.
-    usable = undecided | (decisions.reason == REASONS.index("seed"))
-    is_seed = screened.role == ROLES.index("seed")
-    if rules:
+    seeds, pool = (read_left(inputs, role) for role in ("seed", "pool"))
+    as_is = read_left(inputs, "as_is") if rules else seeds[:0]
+    if len(as_is):
         names = pa.array([rule.seeds for rule in rules], pa.string())
-        source = tables.read_index(inputs, ["source"]).column("source")
-        is_named = pc.is_in(source, names).to_numpy()
-        is_seed |= (screened.role == ROLES.index("as_is")) & is_named
-    return (
-        decisions.first + np.flatnonzero(is_seed & usable),
-        decisions.first + np.flatnonzero((screened.role == ROLES.index("pool")) & undecided),
-    )
+        source = tables.read_sources(inputs, as_is)
+        seeds = np.union1d(seeds, as_is[pc.is_in(source, names).to_numpy(zero_copy_only=False)])
+    return seeds, pool
+
+
+def read_left(inputs: CurationInputs, role: str) -> NDArray[np.int64]:
+    """Map the ids of the images of a role, of this run, that no stage up to leaks has dropped."""
+    ids: NDArray[np.int64] = np.load(inputs.file("survivors", f"{role}.npy"), mmap_mode="r")
+    return ids
 
 
 class Retrievable(NamedTuple):
@@ -87,6 +87,14 @@ class Retrievable(NamedTuple):
 
     seeds: list[NDArray[np.int64]]
     pool: list[NDArray[np.int64]]
+
+    def pool_range(self, first: int, stop: int) -> NDArray[np.int64]:
+        """Return a range of the pools, numbered one after the other."""
+        parts, at = [], 0
+        for part in self.pool:
+            parts.append(part[max(first - at, 0) : max(stop - at, 0)])
+            at += len(part)
+        return np.concatenate(parts)
 
 
 def read_retrievable(inputs: CurationInputs) -> Retrievable:

@@ -3,14 +3,12 @@
 from collections.abc import Sequence
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from dinoforge.curated import ROLES
 from dinoforge.curation import tables
 from dinoforge.curation.retrieve_config import RetrieveConfig, RuleConfig
-from dinoforge.curation.stored.generations import first_id
+from dinoforge.curation.stored.decisions import read_left
 from dinoforge.curation.tables import CurationInputs
 
 __all__ = ["every_rule", "read_examples", "read_seed_set", "searched_sets"]
@@ -34,15 +32,12 @@ def searched_sets(policy: RetrieveConfig) -> dict[str, int]:
 
 def read_seed_set(inputs: CurationInputs, name: str, seeds: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return the numbers of those ``seeds``, given by id, that belong to a set; "": all."""
-    if not name:
+    if not name or not len(seeds):
         return np.arange(len(seeds))
-    source = tables.read_index(inputs, ["source"]).column("source").take(pa.array(seeds))
-    return np.flatnonzero(pc.equal(source, name).to_numpy())
+    return np.flatnonzero(pc.equal(tables.read_sources(inputs, seeds), name).to_numpy())
 
 
 def read_examples(inputs: CurationInputs, name: str) -> NDArray[np.int64]:
     """Read the ids of the admitted images of a reference set."""
-    screened = tables.read_screened(inputs)
-    is_reference = (screened.role == ROLES.index("reference")) & (screened.reason < 0)
-    ids = first_id(inputs) + np.flatnonzero(is_reference)
+    ids = read_left(inputs, "reference")
     return ids[read_seed_set(inputs, name, ids)]

@@ -1,10 +1,19 @@
 """Tables come back as written, in the types of their schema; equal tables have equal bytes."""
 
+import itertools
+
 import pyarrow as pa
 import pytest
 
 from dinoforge.errors import UsageError
-from dinoforge.tables import iter_row_groups, read_table, read_tables, write_table
+from dinoforge.tables import (
+    iter_blocks,
+    iter_row_groups,
+    read_table,
+    read_tables,
+    write_table,
+    write_tables,
+)
 
 SCHEMA = pa.schema([("id", pa.int64()), ("score", pa.float32()), ("keys", pa.list_(pa.string()))])
 
@@ -30,6 +39,27 @@ def test_tables_cut_in_pieces_have_the_bytes_of_one_piece(tmp_path):
     for name, table in (("pieces", pieces), ("whole", rows(153))):
         write_table(tmp_path / name, table.select(["keys", "score", "id"]), SCHEMA)
     assert (tmp_path / "pieces").read_bytes() == (tmp_path / "whole").read_bytes()
+
+
+@pytest.mark.parametrize("metadata", [None, {"stage": "embed"}])
+@pytest.mark.parametrize("bounds", [(0, 0), (0, 3, 300_000), (0, 262_144, 262_144, 262_145)])
+def test_tables_written_block_by_block_have_the_bytes_of_one(tmp_path, bounds, metadata):
+    whole = rows(bounds[-1])
+    write_table(tmp_path / "whole", whole, SCHEMA, metadata=metadata)
+    parts = (
+        whole.slice(a, b - a).select(["keys", "id", "score"]) for a, b in itertools.pairwise(bounds)
+    )
+    num = write_tables(tmp_path / "parts", parts, SCHEMA, metadata=metadata)
+    assert num == bounds[-1] == read_table(tmp_path / "whole", ["id"]).num_rows
+    assert (tmp_path / "parts").read_bytes() == (tmp_path / "whole").read_bytes()
+
+
+def test_blocks_go_on_from_one_file_to_the_next(tmp_path):
+    paths = [tmp_path / "a", tmp_path / "b", tmp_path / "c"]
+    for path, (start, num) in zip(paths, [(0, 5), (5, 0), (5, 6)], strict=True):
+        write_table(path, rows(num, start), SCHEMA)
+    blocks = [block["id"].to_pylist() for block in iter_blocks(paths, ["id"], 4)]
+    assert blocks == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10]]
 
 
 def test_several_tables_are_read_in_the_order_given(tmp_path):
