@@ -30,7 +30,7 @@ from dinoforge.errors import UsageError
 from dinoforge.shards.reading import RangeReader
 from dinoforge.sources.numbering import Member, Numbering
 from dinoforge.stages import Inputs, Stage
-from dinoforge.tables import open_table, read_table, read_tables
+from dinoforge.tables import iter_blocks, open_table, read_table, read_tables
 
 __all__ = [
     "CANDIDATES_SCHEMA",
@@ -56,6 +56,8 @@ __all__ = [
     "ImageReader",
     "columns_of",
     "hash_column",
+    "iter_facts",
+    "iter_index",
     "num_images",
     "read_all_screened",
     "read_class_names",
@@ -218,6 +220,11 @@ def read_index(inputs: CurationInputs, columns: Sequence[str]) -> pa.Table:
     return read_tables(_index_files(inputs), columns)
 
 
+def iter_index(inputs: CurationInputs, columns: Sequence[str]) -> Iterator[pa.Table]:
+    """Yield what `read_index` reads in blocks of rows."""
+    return iter_blocks(_index_files(inputs), columns)
+
+
 def read_source_names(inputs: CurationInputs) -> pa.ChunkedArray:
     """Read the name of the source of every image, earlier generations included."""
     parts = [read_index(of_run, ["source"]) for of_run in every_generation(inputs)]
@@ -322,6 +329,11 @@ class ImageReader:
 def read_facts(inputs: CurationInputs, columns: Sequence[str]) -> pa.Table:
     """Read columns of the facts of every image of this run."""
     return read_tables(inputs.files("inspect", "facts.parquet"), columns)
+
+
+def iter_facts(inputs: CurationInputs, columns: Sequence[str]) -> Iterator[pa.Table]:
+    """Yield what `read_facts` reads in blocks of rows, those of `iter_index`."""
+    return iter_blocks(inputs.files("inspect", "facts.parquet"), columns)
 
 
 def read_decodable(inputs: CurationInputs) -> NDArray[np.bool_]:

@@ -29,6 +29,7 @@ from dinoforge.files import write_text
 __all__ = [
     "Takedown",
     "add_takedowns",
+    "apply_takedowns",
     "find_taken_down",
     "list_exported",
     "read_final_decisions",
@@ -107,8 +108,13 @@ def find_taken_down(inputs: CurationInputs) -> Mapping[int, Takedown]:
 
 def read_final_decisions(inputs: CurationInputs) -> Decisions:
     """Read the decision about every image of a run, takedowns included."""
-    decisions = read_decisions(inputs)
-    taken_down = np.array([*find_taken_down(inputs)], np.int64) - decisions.first
+    return apply_takedowns(read_decisions(inputs), find_taken_down(inputs))
+
+
+def apply_takedowns(decisions: Decisions, image_ids: Iterable[int]) -> Decisions:
+    """Return the decisions about some images, of which others may have been taken down."""
+    taken_down = np.array([*image_ids], np.int64) - decisions.first
+    taken_down = taken_down[(taken_down >= 0) & (taken_down < len(decisions.kept))]
     names = ("kept", "reason", "copies")
     kept, reason, copies = (getattr(decisions, name).copy() for name in names)
     kept[taken_down], reason[taken_down], copies[taken_down] = False, REASONS.index("taken_down"), 0

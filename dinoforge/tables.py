@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -14,6 +15,7 @@ from dinoforge.files import write_atomic
 __all__ = [
     "BLOCK_ROWS",
     "ROW_GROUP_ROWS",
+    "SortedRows",
     "iter_blocks",
     "iter_row_groups",
     "open_table",
@@ -81,8 +83,12 @@ def _exactly(table: pa.Table, schema: pa.Schema, name: str) -> pa.Table:
     return table.select(schema.names).cast(schema)
 
 
-def rechunk(parts: Iterable[pa.Table], rows: int = BLOCK_ROWS) -> Iterator[pa.Table]:
-    """Yield the rows of tables of one schema in tables of ``rows`` rows; the last has the rest."""
+def rechunk(parts: Iterable[pa.Table], rows: int = 0) -> Iterator[pa.Table]:
+    """Yield the rows of tables of one schema in tables of ``rows`` rows; the last has the rest.
+
+    0 are `BLOCK_ROWS`.
+    """
+    rows = rows or BLOCK_ROWS
     waiting: list[pa.Table] = []
     num = 0
     for part in parts:
@@ -133,8 +139,29 @@ def iter_row_groups(path: Path, columns: Sequence[str] | None = None) -> Iterato
             yield file.read_row_group(group, columns=names)
 
 
+class SortedRows:
+    """Rows of a table that is sorted by a column of ids, in ranges that follow one another."""
+
+    def __init__(self, path: Path, key: str = "image_id") -> None:
+        with open_table(path) as file:
+            self._rest: pa.Table = file.schema_arrow.remove_metadata().empty_table()
+        self._parts, self._key = iter_row_groups(path), key
+
+    def below(self, stop: int) -> pa.Table:
+        """Return the rows with an id below ``stop`` that were not returned before."""
+        taken = []
+        while True:
+            at = int(np.searchsorted(self._rest.column(self._key).to_numpy(), stop))
+            taken.append(self._rest.slice(0, at))
+            self._rest = self._rest.slice(at)
+            part = next(self._parts, None) if not self._rest.num_rows else None
+            if part is None:
+                return pa.concat_tables(taken).combine_chunks()
+            self._rest = part
+
+
 def iter_blocks(
-    paths: Iterable[Path], columns: Sequence[str] | None = None, rows: int = BLOCK_ROWS
+    paths: Iterable[Path], columns: Sequence[str] | None = None, rows: int = 0
 ) -> Iterator[pa.Table]:
-    """Yield the rows of tables of one schema, in the given order, ``rows`` at a time."""
+    """Yield the rows of tables of one schema, in the given order, in blocks; see `rechunk`."""
     return rechunk((part for path in paths for part in iter_row_groups(path, columns)), rows)

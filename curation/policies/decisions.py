@@ -59,6 +59,11 @@ class Decisions:
         """Return which images are not decided yet."""
         return self.reason < 0
 
+    def rows_in(self, image_id: NDArray[np.int64]) -> slice:
+        """Return which of ascending image ids are those of these images."""
+        low, high = np.searchsorted(image_id, [self.first, self.first + len(self.reason)])
+        return slice(int(low), int(high))
+
     def drop(self, rows: NDArray[np.int64], reason: str) -> None:
         """Drop images for a reason."""
         self.reason[rows] = _CODE[reason]

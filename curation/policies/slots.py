@@ -45,7 +45,7 @@ class Slots:
         _, first = np.unique(self.image_id[order], return_index=True)
         return self.take(order[first])
 
-    def take(self, rows: NDArray[np.int64]) -> "Slots":
+    def take(self, rows: NDArray[np.int64] | slice) -> "Slots":
         """Select slots by row."""
         return Slots(*(getattr(self, column.name)[rows] for column in fields(self)))
 

@@ -1,6 +1,8 @@
 """Shards of the curated set, by copying bytes, and the ledger: one row per input image."""
 
 import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +14,17 @@ from numpy.typing import NDArray
 from dinoforge.curated import LEDGER_SCHEMA, REASONS, shards_folder
 from dinoforge.curation import tables
 from dinoforge.curation.policies.decisions import Decisions
-from dinoforge.curation.stored.balance import read_balanced
-from dinoforge.curation.stored.decisions import export_key, exports_file, list_shards
-from dinoforge.curation.stored.generations import earlier_generations
+from dinoforge.curation.stored.balance import Balanced, read_balanced
+from dinoforge.curation.stored.decisions import (
+    export_key,
+    exports_file,
+    iter_decisions,
+    list_shards,
+)
+from dinoforge.curation.stored.generations import earlier_generations, first_id, of_every_generation
 from dinoforge.curation.stored.links import read_places
 from dinoforge.curation.tables import CurationInputs, CurationStage
-from dinoforge.curation.takedowns import find_taken_down, list_exported, read_final_decisions
+from dinoforge.curation.takedowns import Takedown, apply_takedowns, find_taken_down, list_exported
 from dinoforge.errors import UsageError
 from dinoforge.files import hash_json, write_text
 from dinoforge.images import image_suffix
@@ -135,11 +142,10 @@ def _members(row: dict[str, Any], data: bytes) -> dict[str, bytes]:
 
 
 def _write_ledger(inputs: CurationInputs, out: Output) -> Json:
-    ledger = _make_ledger(inputs)
-    out.write_table("ledger", ledger, LEDGER_SCHEMA)
+    out.write_tables("ledger", _make_ledger(inputs), LEDGER_SCHEMA)
     if path := _write_class_list(inputs):
         out.add(path)
-    return {"rows": ledger.num_rows}
+    return {"rows": tables.num_images(inputs)}
 
 
 def _write_class_list(inputs: CurationInputs) -> Path | None:
@@ -166,17 +172,115 @@ def _write_class_list(inputs: CurationInputs) -> Path | None:
     return path
 
 
-def _make_ledger(inputs: CurationInputs) -> pa.Table:
-    """Combine index, facts, decisions and shards."""
-    index = tables.read_index(inputs, list(_FROM_INDEX))
-    facts = tables.read_facts(inputs, ["sha256", "width", "height", "std", "reason", "detail"])
-    decisions = read_final_decisions(inputs)
+def _make_ledger(inputs: CurationInputs) -> Iterator[pa.Table]:
+    """Combine index, facts, decisions and shards, a block of images at a time."""
+    evidence = _Evidence.read(inputs)
+    names = ["sha256", "width", "height", "std", "reason", "detail"]
+    for index, facts, decided in zip(
+        tables.iter_index(inputs, list(_FROM_INDEX)),
+        tables.iter_facts(inputs, names),
+        iter_decisions(inputs),
+        strict=True,
+    ):
+        decisions = apply_takedowns(decided, evidence.taken_down)
+        yield _ledger_rows(inputs, index, facts, decisions, evidence)
+
+
+@dataclass(frozen=True)
+class _Evidence:
+    """What the rows of a block refer to beyond the block."""
+
+    hashes: NDArray[np.uint64]  # first 8 bytes of the SHA-256 of every image, by id
+    places: NDArray[np.int32]  # of the images with a linking pair, see `read_places`
+    linked: NDArray[np.int64]  # ids of these images
+    balanced: Balanced | None
+    drawn: pa.Table  # slots from clusters, by image
+    seeds: dict[str, NDArray[np.int64]]  # seed set -> seeds per cluster of the pool
+    out_shard: NDArray[np.int32]  # by row; -1: not exported
+    shards: list[str]  # names
+    taken_down: Mapping[int, Takedown]
+
+    @classmethod
+    def read(cls, inputs: CurationInputs) -> "_Evidence":
+        """Read all of it."""
+        taken_down = find_taken_down(inputs)
+        linked, places = _places(inputs)
+        drawn, seeds = _drawn(inputs)
+        return cls(
+            hashes=of_every_generation(inputs, _short_hashes),
+            places=places,
+            linked=linked,
+            balanced=read_balanced(inputs),
+            drawn=drawn,
+            seeds=seeds,
+            out_shard=_out_shards(inputs, taken_down),
+            shards=[shard.name for shard in list_shards(inputs)],
+            taken_down=taken_down,
+        )
+
+
+def _short_hashes(inputs: CurationInputs) -> NDArray[np.uint64]:
+    """Return 64 bits of the hash of each image: they tell apart files of the same pixels."""
+    parts = [
+        tables.hash_column(block, "sha256").view(np.uint64).reshape(-1, 4)[:, 0]
+        for block in tables.iter_facts(inputs, ["sha256"])
+    ]
+    return np.concatenate(parts)
+
+
+def _places(inputs: CurationInputs) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+    """Return the images whose linking pair was compared, and in how many places it agrees."""
+    if inputs.config.duplicates.verify.mode == "none":
+        return np.empty(0, np.int64), np.empty(0, np.int32)
+    content = tables.read_content(inputs)
+    columns = []
+    for decisions in iter_decisions(inputs):
+        rows = np.flatnonzero(decisions.edge_i >= 0)
+        ends = (content[decisions.edge_i[rows]], content[decisions.edge_j[rows]])
+        columns.append((decisions.first + rows, *ends, decisions.similarity[rows]))
+    linked, i, j, similarity = (np.concatenate(column) for column in zip(*columns, strict=True))
+    return linked, read_places(inputs, i, j, similarity)
+
+
+def _drawn(inputs: CurationInputs) -> tuple[pa.Table, dict[str, NDArray[np.int64]]]:
+    """Return what rules drew from clusters, and the number of seeds in these, by seed set."""
+    paths = inputs.files("seed-clusters", "clusters.npy")
+    seeds = {
+        facts["set"]: np.bincount(np.load(path))
+        for facts, path in zip(inputs.facts("seed-clusters"), paths, strict=True)
+    }
+    columns = ["image_id", "rule", "cluster"]
+    if not seeds:
+        return tables.SLOTS_SCHEMA.empty_table().select(columns), seeds
+    slots = read_table(inputs.file("retrieve", "slots.parquet"), columns)
+    slots = slots.filter(pc.greater_equal(slots.column("cluster"), 0))
+    return slots.take(np.argsort(slots.column("image_id").to_numpy(), kind="stable")), seeds
+
+
+def _out_shards(inputs: CurationInputs, taken_down: Mapping[int, Takedown]) -> NDArray[np.int32]:
+    """Return the number of the shard of the first file of every image; -1: there is none."""
+    first, shard = first_id(inputs), np.full(tables.num_images(inputs), -1, np.int32)
+    for block in iter_row_groups(exports_file(inputs), ["image_id", "copy", "out_shard"]):
+        image_id, copy, number = (column.to_numpy() for column in block.columns)
+        is_first = copy == 0
+        shard[image_id[is_first] - first] = number[is_first]
+    shard[np.array([*taken_down], np.int64) - first] = -1
+    return shard
+
+
+def _ledger_rows(
+    inputs: CurationInputs,
+    index: pa.Table,
+    facts: pa.Table,
+    decisions: Decisions,
+    evidence: _Evidence,
+) -> pa.Table:
     columns: dict[str, Any] = {name: index.column(name) for name in _FROM_INDEX}
     columns |= {name: facts.column(name) for name in ("width", "height")}
     columns["sha256"] = [value.hex() for value in facts.column("sha256").to_pylist()]
     columns["decision"] = np.where(decisions.kept, "kept", "dropped")
     columns["reason"] = pa.array(REASONS).take(pa.array(decisions.reason))
-    columns["detail"] = _details(inputs, decisions, facts)
+    columns["detail"] = _details(inputs, decisions, facts, evidence)
     columns["generation"] = np.full(len(index), len(earlier_generations(inputs)), np.int32)
     for name in ("duplicate_of", "edge_i", "edge_j", "component", "seed_id", "rank"):
         values = getattr(decisions, name)
@@ -187,30 +291,28 @@ def _make_ledger(inputs: CurationInputs) -> pa.Table:
     names = pa.array([rule.label for rule in inputs.config.retrieve.rules], pa.string())
     is_by_rule = (decisions.rule >= 0) & (len(names) > 0)
     columns["rule"] = names.take(pa.array(decisions.rule, mask=~is_by_rule))
-    columns["places"] = _places(inputs, decisions)
-    columns["cluster"] = _describe_clusters(inputs, decisions, columns["detail"])
+    places = np.full(len(index), -1, np.int32)
+    here = decisions.rows_in(evidence.linked)
+    places[evidence.linked[here] - decisions.first] = evidence.places[here]
+    columns["places"] = pa.array(places, mask=places < 0)
+    columns["cluster"] = _describe_clusters(inputs, decisions, columns["detail"], evidence.balanced)
     columns["copies"] = decisions.copies
-    columns |= _outputs(inputs, decisions)
+    columns |= _outputs(inputs, decisions, evidence)
     return pa.table({name: columns[name] for name in LEDGER_SCHEMA.names})
 
 
-def _places(inputs: CurationInputs, decisions: Decisions) -> pa.Array:
-    """Return in how many places the pictures of the linking pair agree; null if not compared."""
-    content, linked = tables.read_content(inputs), decisions.edge_i >= 0
-    places = np.full(len(linked), -1, np.int32)
-    ends = content[decisions.edge_i[linked]], content[decisions.edge_j[linked]]
-    places[linked] = read_places(inputs, *ends, decisions.similarity[linked])
-    return pa.array(places, mask=places < 0)
-
-
 def _describe_clusters(
-    inputs: CurationInputs, decisions: Decisions, detail: NDArray[np.object_]
+    inputs: CurationInputs,
+    decisions: Decisions,
+    detail: NDArray[np.object_],
+    balanced: Balanced | None,
 ) -> pa.Array:
     """Return the cluster of every image, null if none; add to ``detail`` what clusters keep."""
     cluster = np.full(len(decisions.kept), -1, np.int32)
-    if balanced := read_balanced(inputs):
-        rows = balanced.image_id - decisions.first
-        cluster[rows] = balanced.cluster
+    if balanced:
+        here = decisions.rows_in(balanced.image_id)
+        rows, of_rows = balanced.image_id[here] - decisions.first, balanced.cluster[here]
+        cluster[rows] = of_rows
         reasons = [REASONS.index(reason) for reason in ("not_balanced", "kept")]
         is_decided = np.isin(decisions.reason[rows], reasons)
         sizes = read_table(inputs.file("balance", "clusters.parquet"), ["level", "images", "kept"])
@@ -219,50 +321,40 @@ def _describe_clusters(
             f"cluster {number} of level 1 keeps {k} of {n} images"
             for number, (n, k) in enumerate(zip(images.to_pylist(), kept.to_pylist(), strict=True))
         ]
-        detail[rows[is_decided]] = np.array(texts, object)[balanced.cluster[is_decided]]
+        detail[rows[is_decided]] = np.array(texts, object)[of_rows[is_decided]]
     return pa.array(cluster, mask=cluster < 0)
 
 
 def _describe_drawn(
-    inputs: CurationInputs, decisions: Decisions, detail: NDArray[np.object_]
+    inputs: CurationInputs, decisions: Decisions, detail: NDArray[np.object_], evidence: _Evidence
 ) -> None:
     """Add to ``detail`` the cluster that an image was drawn from, and the seeds in it."""
-    paths = inputs.files("seed-clusters", "clusters.npy")
-    seeds = {
-        facts["set"]: np.bincount(np.load(path))
-        for facts, path in zip(inputs.facts("seed-clusters"), paths, strict=True)
-    }
-    if not seeds:
-        return
-    slots = read_table(inputs.file("retrieve", "slots.parquet"), ["image_id", "rule", "cluster"])
-    slots = slots.filter(pc.greater_equal(slots.column("cluster"), 0))
-    for number, rule in enumerate(inputs.config.retrieve.rules):
-        drawn = slots.filter(pc.equal(slots.column("rule"), number))
-        rows = drawn.column("image_id").to_numpy() - decisions.first
-        clusters = drawn.column("cluster").to_numpy()
-        is_evidence = decisions.rule[rows] == number
-        for row, of in zip(rows[is_evidence], clusters[is_evidence], strict=True):
-            detail[row] = f"{seeds[rule.seeds][of]} of its seeds are in cluster {of} of the pool"
+    image_id, of_rule, cluster = (column.to_numpy() for column in evidence.drawn.columns)
+    here = decisions.rows_in(image_id)
+    rows, of_rule, cluster = image_id[here] - decisions.first, of_rule[here], cluster[here]
+    is_evidence = decisions.rule[rows] == of_rule
+    columns = (column[is_evidence].tolist() for column in (rows, of_rule, cluster))
+    for row, rule, of in zip(*columns, strict=True):
+        seeds = evidence.seeds[inputs.config.retrieve.rules[rule].seeds][of]
+        detail[row] = f"{seeds} of its seeds are in cluster {of} of the pool"
 
 
-def _outputs(inputs: CurationInputs, decisions: Decisions) -> dict[str, list[str | None]]:
+def _outputs(
+    inputs: CurationInputs, decisions: Decisions, evidence: _Evidence
+) -> dict[str, list[str | None]]:
     """Return shard and key of the first file of every exported image."""
-    exports = read_table(exports_file(inputs), ["image_id", "copy", "out_shard"])
-    exports = exports.filter(pc.equal(exports.column("copy"), 0))
-    without = pa.array(list(find_taken_down(inputs)), pa.int64())
-    exports = exports.filter(pc.invert(pc.is_in(exports.column("image_id"), without)))
-    shard_of = np.full(len(decisions.kept), -1, np.int64)
-    rows = exports.column("image_id").to_numpy() - decisions.first
-    shard_of[rows] = exports.column("out_shard").to_numpy()
-    names = [shard.name for shard in list_shards(inputs)]
-    shards = list(enumerate(shard_of.tolist(), decisions.first))
+    first = decisions.first - first_id(inputs)
+    numbers = evidence.out_shard[first : first + len(decisions.kept)].tolist()
+    shards, names = list(enumerate(numbers, decisions.first)), evidence.shards
     return {
         "out_shard": [names[shard] if shard >= 0 else None for _, shard in shards],
         "out_key": [export_key(image_id) if shard >= 0 else None for image_id, shard in shards],
     }
 
 
-def _details(inputs: CurationInputs, decisions: Decisions, facts: pa.Table) -> NDArray[np.object_]:
+def _details(
+    inputs: CurationInputs, decisions: Decisions, facts: pa.Table, evidence: _Evidence
+) -> NDArray[np.object_]:
     """Return what a reason leaves open: why undecodable, how small, same bytes or same pixels."""
     detail = np.full(len(decisions.kept), None, object)
 
@@ -278,13 +370,14 @@ def _details(inputs: CurationInputs, decisions: Decisions, facts: pa.Table) -> N
         detail[row] = f"{width[row]} x {height[row]} pixels"
     for row in rows_of("flat").tolist():
         detail[row] = f"gray values spread by {std[row]:.2f} of 255"
-    hashes, exact = tables.read_hashes(inputs, "sha256"), rows_of("exact_duplicate")
+    hashes, exact = evidence.hashes, rows_of("exact_duplicate")
     same = hashes[decisions.edge_i[exact]] == hashes[decisions.edge_j[exact]]
     detail[exact] = np.where(same, "same bytes", "same pixels, other bytes")
     leaks = rows_of("leak")
     through = decisions.duplicate_of[leaks] < 0
     detail[leaks] = np.where(through, "through its duplicates", "direct")
-    _describe_drawn(inputs, decisions, detail)
-    for image_id, takedown in find_taken_down(inputs).items():
-        detail[image_id - decisions.first] = takedown.detail
+    _describe_drawn(inputs, decisions, detail, evidence)
+    for image_id, takedown in evidence.taken_down.items():
+        if 0 <= image_id - decisions.first < len(detail):
+            detail[image_id - decisions.first] = takedown.detail
     return detail

@@ -1,6 +1,12 @@
-"""One decision per image, and the shard of every exported image; reads tables only."""
+"""One decision per image, and the shard of every exported image; reads tables only.
+
+Of a billion images only a block is in memory at once, and a few numbers per exported one.
+"""
 
 import itertools
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -21,13 +27,17 @@ from dinoforge.curation.stored.balance import read_balanced
 from dinoforge.curation.stored.decisions import decide_before_retrieval, read_excluded, read_slots
 from dinoforge.curation.stored.seed_sets import every_rule
 from dinoforge.curation.tables import CurationInputs, CurationStage
+from dinoforge.files import temporary_name
 from dinoforge.randomness import KeyedPermutation
 from dinoforge.stages import Json, Output
+from dinoforge.tables import iter_blocks
 
 __all__ = ["SelectStage", "cut_shards"]
 
 # Bytes of a sample in a tar beyond the image: two headers, the JSON, padding.
 _OVERHEAD_BYTES = 3 * 1024
+# Exported files that are put into their order at once; the others wait on the disk.
+_SHUFFLED_ROWS = 1 << 21
 
 
 class SelectStage(CurationStage):
@@ -45,44 +55,22 @@ class SelectStage(CurationStage):
 
     def run(self, payload: Json, inputs: CurationInputs, out: Output) -> Json:
         """Combine the results of all stages."""
-        config = inputs.config
-        decisions = _decide(inputs)
-        decided = [getattr(decisions, name) for name in tables.DECISIONS_SCHEMA.names]
-        out.write_table("decisions", decided, tables.DECISIONS_SCHEMA)
-        image_id, copy = _order(decisions, config.export, config.seed)
-        parts = [config.export.name]
-        part = np.zeros(len(image_id), np.int64)
-        if config.export.parts:
-            parts, part = _parts(inputs, decisions, image_id)
-            order = np.argsort(part, kind="stable")
-            image_id, copy, part = image_id[order], copy[order], part[order]
-        at = image_id - decisions.first
-        rows = pa.array(at)
-        names = [name for name in tables.INDEX_SCHEMA.names if name in tables.EXPORTS_SCHEMA.names]
-        index = tables.read_index(inputs, names).take(rows)
-        facts = tables.read_facts(inputs, ["format", "sha256"]).take(rows)
-        sizes = index.column("size").to_numpy()
+        policy, files = inputs.config.export, _Files(inputs)
+        decided = out.write_tables("decisions", files.note_each(), tables.DECISIONS_SCHEMA)
+        sizes, part, parts = files.columns()
+        order = _order(part, policy, inputs.config.seed)
+        part = part[order]
         bounds = np.searchsorted(part, np.arange(len(parts) + 1))
         starts = np.concatenate(
-            [a + cut_shards(sizes[a:b], config.export) for a, b in itertools.pairwise(bounds)]
+            [a + cut_shards(sizes[order[a:b]], policy) for a, b in itertools.pairwise(bounds)]
         )
-        shard = np.searchsorted(starts, np.arange(len(image_id)), side="right") - 1
-        columns = {
-            **dict(zip(index.column_names, index.columns, strict=True)),
-            **dict(zip(facts.column_names, facts.columns, strict=True)),
-            "copy": copy.astype(np.int32),
-            "out_shard": shard.astype(np.int32),
-            "reason": pa.array(REASONS).take(pa.array(decisions.reason[at])),
-            **{n: getattr(decisions, n)[at] for n in ("seed_id", "rank", "score")},
-        }
-        exports = [columns[name] for name in tables.EXPORTS_SCHEMA.names]
-        out.write_table("places", exports, tables.EXPORTS_SCHEMA)
-        facts = {
-            "kept": int(np.count_nonzero(decisions.kept)),
-            "exported": len(image_id),
-            "shard_starts": starts.tolist(),
-        }
-        if config.export.parts:
+        del sizes
+        place = np.empty(len(order), np.int64)
+        place[order] = np.arange(len(order))
+        shuffled = _shuffle(_exported(inputs, decided), place, out.folder)
+        out.write_tables("places", _in_shards(shuffled, starts), tables.EXPORTS_SCHEMA)
+        facts = {"kept": files.num_kept, "exported": len(order), "shard_starts": starts.tolist()}
+        if policy.parts:
             facts["shard_parts"] = [parts[number] for number in part[starts]]
         return facts
 
@@ -104,54 +92,160 @@ def cut_shards(sizes: NDArray[np.int64], policy: ExportConfig) -> NDArray[np.int
     return np.array(starts, np.int64)
 
 
-def _decide(inputs: CurationInputs) -> Decisions:
+class _Files:
+    """What the cutting of shards needs of the exported files, by id: their sizes and parts."""
+
+    def __init__(self, inputs: CurationInputs) -> None:
+        self.num_kept = 0
+        self._inputs = inputs
+        self._sizes, self._part = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
+        self._numbers: dict[str, int] = {}  # of the parts, in the order in which they were met
+
+    def note_each(self) -> Iterator[pa.Table]:
+        """Yield the decisions, block by block, and note what is exported of them."""
+        by_part = self._inputs.config.export.parts
+        columns = ["size", "source"] if by_part else ["size"]
+        blocks = zip(_decide(self._inputs), tables.iter_index(self._inputs, columns), strict=True)
+        for decisions, index in blocks:
+            self.num_kept += int(np.count_nonzero(decisions.kept))
+            rows, _ = _rows_of_files(decisions.kept, decisions.copies)
+            self._sizes.append(index.column("size").to_numpy()[rows])
+            if by_part:
+                self._part.append(self._parts_of(decisions, index.column("source"), rows))
+            decided = [getattr(decisions, name) for name in tables.DECISIONS_SCHEMA.names]
+            yield pa.table(decided, schema=tables.DECISIONS_SCHEMA)
+
+    def _parts_of(
+        self, decisions: Decisions, source: pa.ChunkedArray, rows: NDArray[np.int64]
+    ) -> NDArray[np.int64]:
+        """Return the number of the part of every file.
+
+        It is that of the rule that retrieved it; else of its source, for seeds that of their first
+        rule.
+        """
+        rules = self._inputs.config.retrieve.rules
+        number = np.where(len(rules) > 0, decisions.rule[rows], -1)
+        labels = pa.array([rule.label for rule in rules], pa.string())
+        by_rule = labels.take(pa.array(number, mask=number < 0))
+        of_seeds = {rule.seeds: rule.label for rule in reversed(rules) if "seed" in rule.roles}
+        sources = source.take(pa.array(rows)).combine_chunks().dictionary_encode()
+        own = [of_seeds.get(name, name) for name in sources.dictionary.to_pylist()]
+        names = pc.coalesce(by_rule, pa.array(own, pa.string()).take(sources.indices))
+        encoded = pc.dictionary_encode(names)
+        numbers = [
+            self._numbers.setdefault(name, len(self._numbers))
+            for name in encoded.dictionary.to_pylist()
+        ]
+        return np.array(numbers, np.int64)[encoded.indices.to_numpy()]
+
+    def columns(self) -> tuple[NDArray[np.int64], NDArray[np.int64], list[str]]:
+        """Return size and part of every file, and the names of the parts in alphabetical order."""
+        sizes = np.concatenate(self._sizes)
+        if not self._numbers:
+            return sizes, np.zeros(len(sizes), np.int64), [self._inputs.config.export.name]
+        names = sorted(self._numbers)
+        place = np.empty(len(names), np.int64)
+        place[[self._numbers[name] for name in names]] = np.arange(len(names))
+        return sizes, place[np.concatenate(self._part)], names
+
+
+def _decide(inputs: CurationInputs) -> Iterator[Decisions]:
+    """Yield the decisions about blocks of images."""
     policy = inputs.config.retrieve
-    screened = tables.read_screened(inputs)
-    decisions = decide_before_retrieval(inputs, screened)
-    if policy.mode == "seeds":
-        apply_exclusion(decisions, **read_excluded(inputs))
-        slots, seeds = read_slots(inputs)
-        multiset = [rule.policy == "multiset" for rule in every_rule(policy)]
-        apply_retrieval(decisions, slots, seeds, multiset=multiset)
+    not_chosen = np.empty(0, np.int64)
     if balanced := read_balanced(inputs):
-        apply_balance(decisions, balanced.image_id[~balanced.chosen])
+        not_chosen = balanced.image_id[~balanced.chosen]
+    if policy.mode == "seeds":
+        excluded, (slots, seeds) = read_excluded(inputs), read_slots(inputs)
+        slots = slots.take(np.argsort(slots.image_id, kind="stable"))
+        multiset = [rule.policy == "multiset" for rule in every_rule(policy)]
     everything = policy.mode == "none" or policy.keep == "all"
-    decide_rest(decisions, screened, keep_survivors=everything)
-    assert (decisions.reason >= 0).all(), "an image was left without a decision"
-    return decisions
+    for screened, decisions in decide_before_retrieval(inputs):
+        if policy.mode == "seeds":
+            rows = decisions.rows_in(excluded["image_id"])
+            apply_exclusion(decisions, **{name: column[rows] for name, column in excluded.items()})
+            here = slots.take(decisions.rows_in(slots.image_id))
+            apply_retrieval(decisions, here, seeds, multiset=multiset)
+        apply_balance(decisions, not_chosen[decisions.rows_in(not_chosen)])
+        decide_rest(decisions, screened, keep_survivors=everything)
+        assert (decisions.reason >= 0).all(), "an image was left without a decision"
+        yield decisions
 
 
-def _parts(
-    inputs: CurationInputs, decisions: Decisions, image_id: NDArray[np.int64]
-) -> tuple[list[str], NDArray[np.int64]]:
-    """Return the names of the parts and the part of every image.
-
-    It is that of the rule that retrieved it; else of its source, for seeds that of their first
-    rule.
-    """
-    at = image_id - decisions.first
-    rules = inputs.config.retrieve.rules
-    number = np.where(len(rules) > 0, decisions.rule[at], -1)
-    source = tables.read_index(inputs, ["source"]).column("source").take(pa.array(at))
-    labels = pa.array([rule.label for rule in rules], pa.string())
-    by_rule = labels.take(pa.array(number, mask=number < 0))
-    of_seeds = {rule.seeds: rule.label for rule in reversed(rules) if "seed" in rule.roles}
-    encoded = source.combine_chunks().dictionary_encode()
-    own = [of_seeds.get(name, name) for name in encoded.dictionary.to_pylist()]
-    names = pc.coalesce(by_rule, pa.array(own, pa.string()).take(encoded.indices))
-    parts = sorted(pc.unique(names).to_pylist()) or [inputs.config.export.name]
-    return parts, pc.index_in(names, pa.array(parts)).to_numpy().astype(np.int64)
-
-
-def _order(
-    decisions: Decisions, policy: ExportConfig, seed: int
+def _rows_of_files(
+    kept: NDArray[np.bool_], copies: NDArray[np.int32]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return image id and copy number in the order of the shards."""
-    kept = np.flatnonzero(decisions.kept)
-    times = decisions.copies[kept].astype(np.int64)
-    image_id = np.repeat(decisions.first + kept, times)
-    copy = np.arange(len(image_id)) - np.repeat(np.cumsum(times) - times, times)
-    if policy.order == "random" and len(image_id):
-        order = KeyedPermutation(len(image_id), seed, "export")[np.arange(len(image_id))]
-        image_id, copy = image_id[order], copy[order]
-    return image_id, copy
+    """Return the row and the number of the copy of every file of some images."""
+    rows = np.flatnonzero(kept)
+    times = copies[rows].astype(np.int64)
+    copy = np.arange(times.sum()) - np.repeat(np.cumsum(times) - times, times)
+    return np.repeat(rows, times), copy
+
+
+def _order(part: NDArray[np.int64], policy: ExportConfig, seed: int) -> NDArray[np.int64]:
+    """Return which file is at every place of the shards: part by part, mixed in each."""
+    order = np.arange(len(part))
+    if policy.order == "random" and len(part):
+        order = KeyedPermutation(len(part), seed, "export")[order]
+    return order[np.argsort(part[order], kind="stable")] if policy.parts else order
+
+
+def _exported(inputs: CurationInputs, decided: Path) -> Iterator[pa.Table]:
+    """Yield columns of the files of blocks of images, by id."""
+    names = [name for name in tables.INDEX_SCHEMA.names if name in tables.EXPORTS_SCHEMA.names]
+    for index, facts, decisions in zip(
+        tables.iter_index(inputs, names),
+        tables.iter_facts(inputs, ["format", "sha256"]),
+        iter_blocks([decided], ["kept", "copies", "reason", "seed_id", "rank", "score"]),
+        strict=True,
+    ):
+        kept, copies, *rest = (column.to_numpy() for column in decisions.columns)
+        at, copy = _rows_of_files(kept, copies)
+        rows = pa.array(at)
+        read = {
+            name: table.column(name).take(rows)
+            for table in (index, facts)
+            for name in table.column_names
+        }
+        reason, seed_id, rank, score = (column[at] for column in rest)
+        reasons = pa.array(REASONS).take(pa.array(reason))
+        evidence = {"reason": reasons, "seed_id": seed_id, "rank": rank, "score": score}
+        yield pa.table(read | {"copy": copy.astype(np.int32)} | evidence)
+
+
+def _shuffle(
+    parts: Iterator[pa.Table], place: NDArray[np.int64], folder: Path
+) -> Iterator[pa.Table]:
+    """Yield rows, given in tables, by their place: put into files first, then sorted in each."""
+    bounds = np.arange(0, len(place), _SHUFFLED_ROWS)
+    paths = [temporary_name(folder / f"places-{number}") for number in range(len(bounds))]
+    at = 0
+    try:
+        with ExitStack() as stack:
+            writers: dict[int, pa.ipc.RecordBatchStreamWriter] = {}
+            for table in parts:
+                here = place[at : (at := at + table.num_rows)]
+                part = table.append_column("place", pa.array(here))
+                bucket = here // _SHUFFLED_ROWS
+                for number in np.unique(bucket).tolist():
+                    if number not in writers:
+                        file = stack.enter_context(paths[number].open("wb"))
+                        writer = pa.ipc.new_stream(file, part.schema)
+                        writers[number] = stack.enter_context(writer)
+                    writers[number].write_table(part.filter(pa.array(bucket == number)))
+        for path in paths:
+            with path.open("rb") as file, pa.ipc.open_stream(file) as reader:
+                table = reader.read_all()
+            yield table.take(np.argsort(table.column("place").to_numpy())).drop(["place"])
+    finally:
+        for path in paths:
+            path.unlink(missing_ok=True)
+
+
+def _in_shards(parts: Iterator[pa.Table], starts: NDArray[np.int64]) -> Iterator[pa.Table]:
+    """Add the number of the shard to files in their order."""
+    at = 0
+    for part in parts:
+        places = np.arange(at, at := at + part.num_rows)
+        shard = np.searchsorted(starts, places, side="right") - 1
+        yield part.append_column("out_shard", pa.array(shard.astype(np.int32)))

@@ -1,7 +1,7 @@
 """What stages decided about the images of a run, and where the kept ones are exported."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,14 +24,16 @@ from dinoforge.curation.policies.slots import Slots
 from dinoforge.curation.retrieve_config import RuleConfig
 from dinoforge.curation.stored.generations import every_generation, first_id
 from dinoforge.curation.tables import CurationInputs
-from dinoforge.tables import read_table
+from dinoforge.tables import SortedRows, iter_blocks, read_table
 
 __all__ = [
     "ExportedShard",
     "Retrievable",
     "decide_before_retrieval",
+    "decisions_file",
     "export_key",
     "exports_file",
+    "iter_decisions",
     "list_shards",
     "read_decisions",
     "read_excluded",
@@ -42,21 +44,28 @@ __all__ = [
 ]
 
 
-def decide_before_retrieval(inputs: CurationInputs, screened: Screened) -> Decisions:
-    """Apply the filter, duplicates and leaks to the images of this run, in this order."""
+def decide_before_retrieval(inputs: CurationInputs) -> Iterator[tuple[Screened, Decisions]]:
+    """Apply the filter, duplicates and leaks to the images of this run, in this order.
+
+    Yields blocks of images, by id, that the caller may go on with.
+    """
     first = first_id(inputs)
-    columns = tables.columns_of(read_table(inputs.file("components", "groups.parquet")))
+    groups = SortedRows(inputs.file("components", "groups.parquet"))
+    leaks = SortedRows(inputs.file("decontaminate", "leaks.parquet"))
     num_split = inputs.facts("components")[0]["components_split"]
-    image_id, groups = columns.pop("image_id"), Groups(**columns, num_split=num_split)
-    # All that is to be exported takes part in the comparison.
-    exported = np.zeros(len(screened.role), np.bool_)
-    exported[image_id - first] = True
-    decisions = start_decisions(screened, exported=exported, first=first)
-    apply_duplicates(decisions, image_id, groups)
-    leaks = tables.columns_of(read_table(inputs.file("decontaminate", "leaks.parquet")))
-    exempt = screened.role == ROLES.index("as_is")
-    apply_leaks(decisions, *leaks.values(), exempt=exempt)
-    return decisions
+    for block in iter_blocks([inputs.file("filter", "screened.parquet")]):
+        screened, stop = Screened(**tables.columns_of(block)), first + block.num_rows
+        columns = tables.columns_of(groups.below(stop))
+        ids = columns.pop("image_id")
+        # All that is to be exported takes part in the comparison.
+        exported = np.zeros(block.num_rows, np.bool_)
+        exported[ids - first] = True
+        decisions = start_decisions(screened, exported=exported, first=first)
+        apply_duplicates(decisions, ids, Groups(**columns, num_split=num_split))
+        exempt = screened.role == ROLES.index("as_is")
+        apply_leaks(decisions, *tables.columns_of(leaks.below(stop)).values(), exempt=exempt)
+        first = stop
+        yield screened, decisions
 
 
 def read_survivors(
@@ -128,8 +137,21 @@ def read_excluded(inputs: CurationInputs) -> dict[str, NDArray[Any]]:
 
 def read_decisions(inputs: CurationInputs) -> Decisions:
     """Read the decision about every image of this run."""
-    columns = tables.columns_of(read_table(inputs.file("select", "decisions.parquet")))
+    columns = tables.columns_of(read_table(decisions_file(inputs)))
     return Decisions(**columns, first=first_id(inputs))
+
+
+def iter_decisions(inputs: CurationInputs) -> Iterator[Decisions]:
+    """Yield the decisions about blocks of images of this run, by id."""
+    first = first_id(inputs)
+    for block in iter_blocks([decisions_file(inputs)]):
+        yield Decisions(**tables.columns_of(block), first=first)
+        first += block.num_rows
+
+
+def decisions_file(inputs: CurationInputs) -> Path:
+    """Return the table of the decisions."""
+    return inputs.file("select", "decisions.parquet")
 
 
 def exports_file(inputs: CurationInputs) -> Path:

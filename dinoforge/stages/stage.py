@@ -2,7 +2,7 @@
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar, cast
@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from dinoforge.config import Config
 from dinoforge.files import sha256_file, write_array
-from dinoforge.tables import write_table
+from dinoforge.tables import write_table, write_tables
 
 __all__ = [
     "Inputs",
@@ -186,6 +186,11 @@ class Output:
         target = self.folder / f"{part_name(self.index)}.{name}.parquet"
         write_table(target, table, schema)
         return self.add(target, rows=table.num_rows)
+
+    def write_tables(self, name: str, parts: Iterable[pa.Table], schema: pa.Schema) -> Path:
+        """Write the rows of several tables as `write_table` does those of one; register it."""
+        target = self.folder / f"{part_name(self.index)}.{name}.parquet"
+        return self.add(target, rows=write_tables(target, parts, schema))
 
     def write_array(self, name: str, array: np.ndarray[Any, Any]) -> Path:
         """Write ``part-00012.NAME.npy`` and register it."""

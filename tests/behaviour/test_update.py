@@ -11,8 +11,8 @@ from dinoforge.errors import UsageError
 
 ORDER = [
     *("10-ingest", "15-plant", "20-inspect", "25-filter", "30-embed", "31-embed-meaning"),
-    *("35-exact", "40-graph", "50-components", "55-check", "60-decontaminate", "65-search"),
-    *("70-retrieve", "75-select", "80-export"),
+    *("35-exact", "40-graph", "50-components", "55-check", "60-decontaminate"),
+    *("62-survivors", "65-search", "70-retrieve", "75-select", "80-export"),
 ]
 
 
@@ -32,8 +32,8 @@ def markers(run):
         ("duplicates.rule=direct", [ORDER[8], *ORDER[11:]]),
         ("filter.min_std=1.5", ["25-filter", *ORDER[8:]]),
         ("decontaminate.threshold=0.99", ORDER[10:]),
-        ("retrieve.k=3", ORDER[11:]),
-        ("export.shard_images=40", ORDER[13:]),
+        ("retrieve.k=3", ORDER[12:]),
+        ("export.shard_images=40", ORDER[14:]),
         ("duplicates.floor=0.8", ORDER[7:]),
     ],
 )
