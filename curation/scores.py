@@ -1,6 +1,7 @@
 """Scores of images from a CSV file: which of several duplicates its owner prefers."""
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,22 +27,27 @@ class Scores:
     keys: pa.Array
     values: NDArray[np.float64]
 
-    def of(self, keys: pa.ChunkedArray) -> NDArray[np.float64]:
-        """Return the score of each key; NaN where the file has none.
+    def of(self, blocks: Iterable[pa.ChunkedArray]) -> NDArray[np.float64]:
+        """Return the score of each key, given in blocks; NaN where the file has none.
 
         Raises
         ------
         UsageError
             If it has none at all: other names, most likely.
         """
-        row = pc.fill_null(pc.index_in(keys, self.keys), -1).to_numpy()
-        if len(row) and row.max() < 0:
+        scores, example = [np.empty(0)], ""
+        for keys in blocks:
+            row = pc.fill_null(pc.index_in(keys, self.keys), -1).to_numpy()
+            scores.append(np.where(row < 0, math.nan, self.values[row]))
+            example = example or keys[0].as_py()
+        every = np.concatenate(scores)
+        if len(every) and np.isnan(every).all():
             raise UsageError(
                 what="no image has a score",
                 where=self.path,
-                do=f"give the keys of the images, such as `{keys[0].as_py()}`",
+                do=f"give the keys of the images, such as `{example}`",
             )
-        return np.where(row < 0, math.nan, self.values[row])
+        return every
 
 
 def read_scores(path: str) -> Scores:

@@ -369,12 +369,17 @@ def read_all_screened(inputs: CurationInputs) -> Screened:
     return Screened(np.concatenate(roles), np.concatenate(reasons))
 
 
+def _map_content(of_run: CurationInputs) -> NDArray[np.int64]:
+    content: NDArray[np.int64] = np.load(of_run.file("exact", "content.npy"), mmap_mode="r")
+    return content
+
+
 def read_content(inputs: CurationInputs) -> NDArray[np.int64]:
     """Read the content of every image, earlier generations included.
 
     It is the smallest image id with the same pixels.
     """
-    return of_every_generation(inputs, lambda of: np.load(of.file("exact", "content.npy")))
+    return of_every_generation(inputs, _map_content)
 
 
 def read_stored(inputs: CurationInputs, stage: str, ids: NDArray[np.int64]) -> NDArray[np.float16]:

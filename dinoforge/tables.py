@@ -8,6 +8,7 @@ from typing import BinaryIO
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from dinoforge.errors import damaged
 from dinoforge.files import write_atomic
@@ -22,6 +23,7 @@ __all__ = [
     "read_table",
     "read_tables",
     "rechunk",
+    "take_rows",
     "write_table",
     "write_tables",
 ]
@@ -137,6 +139,16 @@ def iter_row_groups(path: Path, columns: Sequence[str] | None = None) -> Iterato
     with open_table(path) as file:
         for group in range(file.num_row_groups):
             yield file.read_row_group(group, columns=names)
+
+
+def take_rows(blocks: Iterable[pa.Table], rows: NDArray[np.int64]) -> pa.Table:
+    """Return some rows, ascending, of what are blocks of one table."""
+    taken, at = [], 0
+    for block in blocks:
+        here = slice(*np.searchsorted(rows, [at, at + block.num_rows]))
+        taken.append(block.take(pa.array(rows[here] - at)))
+        at += block.num_rows
+    return pa.concat_tables(taken).combine_chunks()
 
 
 class SortedRows:

@@ -43,6 +43,16 @@ class Candidates:
     # If given, the best image of every source of a component is kept, too.
     source: NDArray[np.int64] | None = None
 
+    def take(self, rows: NDArray[np.int64]) -> "Candidates":
+        """Select images by row, ascending."""
+        return Candidates(
+            image_id=self.image_id[rows],
+            content=self.content[rows],
+            rank=self.rank[rows],
+            protected=self.protected[rows],
+            source=None if self.source is None else self.source[rows],
+        )
+
 
 @dataclass(frozen=True)
 class Groups:
@@ -105,7 +115,8 @@ def group_duplicates(
     _, first = np.unique(node_of[by_rank], return_index=True)
     best = by_rank[first].astype(np.int64)  # row of the best candidate of each node
 
-    node_of_content = np.full(contents.max(initial=0) + 1, -1)
+    node_of_content = np.full(contents.max(initial=0) + 1, -1, np.int32)
+    assert len(contents) < 2**31, "more contents than are grouped at once"
     node_of_content[contents] = np.arange(len(contents))
 
     def near() -> Iterator[Pairs]:
@@ -128,7 +139,8 @@ def group_duplicates(
 def _between_nodes(node: NDArray[np.int64], pairs: Pairs) -> Pairs:
     """Replace contents by their nodes (-1: none); drop pairs of contents that are no node."""
     i, j = (np.where(end < len(node), node.take(end, mode="clip"), -1) for end in pairs[:2])
-    return Pairs(i, j, pairs.similarity).where((i >= 0) & (j >= 0))
+    inside = Pairs(i, j, pairs.similarity).where((i >= 0) & (j >= 0))
+    return inside._replace(i=inside.i.astype(np.int64), j=inside.j.astype(np.int64))
 
 
 def _one_per_component(

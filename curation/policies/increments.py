@@ -26,6 +26,11 @@ class Decided:
     keeper: NDArray[np.int64]  # the image that is kept in its place; itself if it is kept
     source: NDArray[np.int64] | None = None  # as in `Candidates`
 
+    def take(self, rows: NDArray[np.int64]) -> "Decided":
+        """Select images by row, ascending."""
+        source = None if self.source is None else self.source[rows]
+        return Decided(self.image_id[rows], self.content[rows], self.keeper[rows], source)
+
 
 def add_base(
     base: Decided, new: Candidates, rule: Literal["component", "direct"] = "component"
@@ -38,8 +43,7 @@ def add_base(
     is_kept = base.keeper == base.image_id
     rows = np.flatnonzero(is_kept) if rule == "direct" else np.arange(len(is_kept))
     is_kept = is_kept[rows]
-    source = None if base.source is None else base.source[rows]
-    base = Decided(base.image_id[rows], base.content[rows], base.keeper[rows], source)
+    base = base.take(rows)
     rank = np.empty(len(rows), np.int64)
     rank[np.argsort(~is_kept, kind="stable")] = np.arange(len(rows))
     every = Candidates(
@@ -48,8 +52,8 @@ def add_base(
         rank=np.concatenate([rank, len(rows) + new.rank]),
         protected=np.concatenate([is_kept, new.protected]),
         source=None
-        if source is None or new.source is None
-        else np.concatenate([source, new.source]),
+        if base.source is None or new.source is None
+        else np.concatenate([base.source, new.source]),
     )
     return base, every
 

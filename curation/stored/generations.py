@@ -131,5 +131,9 @@ def first_id(inputs: Inputs[CurationConfig]) -> int:
 def of_every_generation(
     inputs: Inputs[CurationConfig], read: Callable[[Inputs[CurationConfig]], NDArray[Any]]
 ) -> NDArray[Any]:
-    """Concatenate an array that ``read`` returns of each generation, by image id."""
-    return np.concatenate([read(of_run) for of_run in every_generation(inputs)])
+    """Concatenate an array that ``read`` returns of each generation, by image id.
+
+    Of a single one it may be mapped from a file.
+    """
+    parts = [read(of_run) for of_run in every_generation(inputs)]
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)

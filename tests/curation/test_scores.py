@@ -20,7 +20,7 @@ def scores(tmp_path):
 
 def test_scores_are_found_by_key_whatever_else_the_file_holds(scores):
     table = read_scores(scores('key,note,score\nb,x,2\n001,,-1.5\n"a,b",y,1e3\n'))
-    values = table.of(pa.chunked_array([["a,b", "c"], ["001", "b"]]))
+    values = table.of([pa.chunked_array([["a,b", "c"]]), pa.chunked_array([["001", "b"]])])
     np.testing.assert_array_equal(values, [1000, np.nan, -1.5, 2])
 
 
@@ -48,4 +48,4 @@ def test_a_missing_file_and_other_keys_are_reported(scores, tmp_path):
         read_scores(str(tmp_path / "none.csv"))
     table = read_scores(scores("key,score\na.jpg,1\n"))
     with pytest.raises(UsageError, match="such as `a`"):
-        table.of(pa.chunked_array([["a", "b"]]))
+        table.of([pa.chunked_array([["a", "b"]])])

@@ -10,6 +10,7 @@ from dinoforge.config import config_of
 from dinoforge.curation.config import CurationConfig
 from dinoforge.curation.pipeline import STAGES
 from dinoforge.curation.stages import select
+from dinoforge.curation.stages.duplicates import components
 from dinoforge.curation.stages.export import ExportStage
 from dinoforge.curation.stages.select import SelectStage
 from dinoforge.curation.stages.survivors import SurvivorsStage
@@ -24,12 +25,15 @@ def run(request):
     return request.getfixturevalue(request.param)
 
 
-def test_small_blocks_give_the_same_decisions_places_and_ledger(run, tmp_path, monkeypatch):
+def test_small_blocks_give_the_same_tables(run, tmp_path, monkeypatch):
     run = shutil.copytree(run, tmp_path / "run")
     inputs = make_inputs("curation", STAGES, run, config_of(CurationConfig, read_recipe(run)))
     monkeypatch.setattr(tables, "BLOCK_ROWS", 7)
+    monkeypatch.setattr(components, "BLOCK_ROWS", 7)
+    monkeypatch.setattr(components, "_BATCH_IMAGES", 3)
     monkeypatch.setattr(select, "_SHUFFLED_ROWS", 5)
     for stage, payload in (
+        (components.ComponentsStage(), {}),
         (SurvivorsStage(), {}),
         (SelectStage(), {}),
         (ExportStage(), {"ledger": True}),
