@@ -220,7 +220,7 @@ class _Evidence:
 
 
 def _short_hashes(inputs: CurationInputs) -> NDArray[np.uint64]:
-    """Return 64 bits of the hash of each image: they tell apart files of the same pixels."""
+    """Return 64 bits of the hash of each image: enough to distinguish files of the same pixels."""
     parts = [
         tables.hash_column(block, "sha256").view(np.uint64).reshape(-1, 4)[:, 0]
         for block in tables.iter_facts(inputs, ["sha256"])

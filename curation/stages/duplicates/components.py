@@ -175,7 +175,7 @@ def _group_all(
 ) -> Groups:
     """Group the linked images, some components after the others; returns those of this run."""
     columns = [field.name for field in fields(Groups) if field.name != "num_split"]
-    found, rows, num_split = [], [np.empty(0, np.int64)], 0
+    grouped, rows, num_split = [], [np.empty(0, np.int64)], 0
     for ids in linked.batches(_BATCH_IMAGES):
         is_new = ids >= linked.first
         rows.append(np.searchsorted(new.image_id, ids[is_new]))
@@ -191,11 +191,11 @@ def _group_all(
         )
         num_split += groups.num_split
         groups = take_new(of_base, candidates, groups)
-        found.append([getattr(groups, name) for name in columns])
+        grouped.append([getattr(groups, name) for name in columns])
     types = [field.type.to_pandas_dtype() for field in tables.GROUPS_SCHEMA][1:]
-    found.append([np.empty(0, dtype) for dtype in types])
+    grouped.append([np.empty(0, dtype) for dtype in types])
     order = np.argsort(np.concatenate(rows), kind="stable")
-    every = [np.concatenate(parts)[order] for parts in zip(*found, strict=True)]
+    every = [np.concatenate(parts)[order] for parts in zip(*grouped, strict=True)]
     return Groups(**dict(zip(columns, every, strict=True)), num_split=num_split)
 
 
