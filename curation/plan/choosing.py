@@ -28,7 +28,7 @@ _PLACES_BYTES, _LEDGER_BYTES = 58.0, 61.0
 _GROUPS_BYTES, _DECISIONS_BYTES, _SLOTS_BYTES = 6.2, 4.1, 8.5
 _NOTES_BYTES = 2048.0  # JSON and class of a sample in a shard, with their headers
 _KMEANS_RATE = 4.0e10  # multiplications per second, as those of the cells
-_SEEDED_ROWS = 16_384  # that one process reads to choose first centroids
+_SEEDED_ROWS = 4096  # that one process reads to choose first centroids
 _SELECT_TOP_S = 9e-9  # per seed and image, beside the product
 
 

@@ -98,13 +98,13 @@ class KMeans(Blockwise):
             sums[clusters] += is_in @ rows
             counts[clusters] += np.bincount(member)
             inertia[clusters] += np.bincount(member, squares)
-            # The last one stays: the farthest, of equal ones the lowest.
-            ascending = np.argsort(-squares, kind="stable")[::-1]
-            farthest = np.empty(len(clusters), np.int64)
-            farthest[member[ascending]] = ascending
-            is_farther = squares[farthest] > far[clusters]
-            far[clusters[is_farther]] = squares[farthest[is_farther]]
-            far_at[clusters[is_farther]] = first + farthest[is_farther]
+            before = far[clusters]
+            farthest = before.copy()
+            np.maximum.at(farthest, member, squares)
+            # Of equally far rows the lowest stays: it is stored last.
+            at = np.flatnonzero((squares == farthest[member]) & (squares > before[member]))[::-1]
+            far[clusters] = farthest
+            far_at[clusters[member[at]]] = first + at
         return {"sums": sums, "counts": counts, "inertia": inertia, "far": far, "far_at": far_at}
 
 

@@ -14,7 +14,7 @@ __all__ = ["NearestCentroid", "assign_rows"]
 
 Ids = NDArray[np.int64]
 
-_TILE_ROWS = 1024  # of one product
+_TILE_ROWS = 2048  # of one product
 _DIFFERENCES_AT_ONCE = 256  # rows: their differences stay in the cache
 
 
@@ -33,31 +33,32 @@ class NearestCentroid:
         self._longest = self._base[[np.einsum("kd,kd->k", self._base, self._base).argmax()]]
         self._product = TileProduct(backend_for(device), device)
         self._placed: Any = self._product.place(self._base)
+        self._asks = np.ones((_TILE_ROWS, self._base.shape[1]), np.float32)  # reused
 
     def assign(self, rows: Rows) -> tuple[Ids, NDArray[np.float32]]:
         """Return the nearest centroid of every row and the squared distance to it."""
-        labels = self._nearest(np.column_stack([rows, np.ones(len(rows), np.float32)]))
-        squares = np.empty(len(rows), np.float32)
+        labels, squares = np.empty(len(rows), np.int64), np.empty(len(rows), np.float32)
+        for low in range(0, len(rows), _TILE_ROWS):
+            part = slice(low, low + _TILE_ROWS)
+            labels[part] = self._nearest(rows[part])
         for low in range(0, len(rows), _DIFFERENCES_AT_ONCE):
             part = slice(low, low + _DIFFERENCES_AT_ONCE)
             apart = rows[part] - self._centroids[labels[part]]
             squares[part] = np.einsum("nd,nd->n", apart, apart)
         return labels, squares
 
-    def _nearest(self, asks: Rows) -> Ids:
-        nearest, leads = np.empty(len(asks), np.int64), np.empty(len(asks), np.float32)
-        for low in range(0, len(asks), _TILE_ROWS):
-            part = slice(low, low + _TILE_ROWS)
-            nearest[part], leads[part] = self._product.largest(asks[part], self._placed)
+    def _nearest(self, rows: Rows) -> Ids:
+        asks = self._asks[: len(rows)]
+        asks[:, :-1] = rows
+        nearest, leads = self._product.largest(asks, self._placed)
         margin = slack(asks, self._longest)
         unsure = np.flatnonzero(leads <= 2 * margin)
-        for low in range(0, len(unsure), _TILE_ROWS):
-            again = unsure[low : low + _TILE_ROWS]
-            at, columns, _ = self._product.top(asks[again], self._placed, 1, margin)
-            scores = exact_scores(asks[again], self._base, at, columns)
+        if len(unsure):
+            at, columns, _ = self._product.top(asks[unsure], self._placed, 1, margin)
+            scores = exact_scores(asks[unsure], self._base, at, columns)
             order = np.lexsort((columns, -scores, at))
             _, first = np.unique(at[order], return_index=True)
-            nearest[again] = columns[order[first]]
+            nearest[unsure] = columns[order[first]]
         return nearest
 
 
