@@ -61,7 +61,7 @@ def measure(words: list[str], folder: Path, kills: int, draw: random.Random) -> 
         raise SystemExit(f"the undisturbed run ended with {code}")
     calm_s = time.monotonic() - started
     landed = starts = 0
-    moments, lost, victims = [], [], []
+    moments, lost, victims, stages = [], [], [], []
     while True:
         starts += 1
         process = start(words, folder / "disturbed")
@@ -74,6 +74,7 @@ def measure(words: list[str], folder: Path, kills: int, draw: random.Random) -> 
             landed += 1
             moments.append(round(moment, 2))
             lost.append(lost_steps(folder / "disturbed"))
+            stages.append(last_stage(folder / "disturbed"))
             continue
         if code:
             raise SystemExit(f"start {starts} ended with {code}")
@@ -89,6 +90,7 @@ def measure(words: list[str], folder: Path, kills: int, draw: random.Random) -> 
         "moments_s": moments,
         "victims": dict(collections.Counter(victims)),
         "lost_steps": lost,
+        "stages": dict(collections.Counter(filter(None, stages))),
         "files": len(state(folder / "calm")),
         "different": differences(folder),
     }
@@ -135,6 +137,12 @@ def lost_steps(run: Path) -> int | None:
         return None
     saved = [int(p.parent.name[5:]) for p in run.glob("checkpoints/step-*/manifest.json")]
     return max(0, json.loads(whole[-1])["step"] - max(saved, default=0))
+
+
+def last_stage(run: Path) -> str:
+    """Name the last stage of a pipeline that was begun; "" before the first."""
+    plans = sorted(path.parent.name for path in run.glob("*/*/plan.json"))
+    return plans[-1].partition("-")[2] if plans else ""
 
 
 def start(words: list[str], out: Path) -> subprocess.Popen:

@@ -35,6 +35,7 @@ from dinoforge.slurm.store.layout import SlurmFolder
 
 RESULTS = ("curation", "shards")
 STATUS_EVERY_S = 15.0
+_MOST_NAMED = 20
 
 
 def main() -> int:
@@ -87,7 +88,10 @@ def watch(process: subprocess.Popen, run: Path, kills: int) -> dict[str, object]
             shown = subprocess.run(words, check=False, capture_output=True, text=True)
             seconds.append(time.monotonic() - began)
             lines.append(len(shown.stdout.splitlines()))
-            elements = dict(running_elements(run))
+            # Twice per stage: a third failure without progress in between stops a run.
+            elements = {
+                pid: stage for pid, stage in running_elements(run) if killed.count(stage) < 2
+            }
             if len(killed) < kills and elements:
                 pid = draw.choice(sorted(elements))
                 os.kill(pid, signal.SIGKILL)
@@ -181,7 +185,11 @@ def compare(folder: Path) -> dict[str, object]:
     )
     names = sorted(arrays.keys() | here.keys())
     different = [name for name in names if arrays.get(name) != here.get(name)]
-    return {"files_compared": len(here), "different": different}
+    return {
+        "files_compared": len(here),
+        "num_different": len(different),
+        "different": different[:_MOST_NAMED],
+    }
 
 
 def is_result(name: str) -> bool:

@@ -36,9 +36,10 @@ class RuleConfig:
     k: PositiveInt = 4  # sample: neighbors per seed (DINOv2: 4, or 32 for ImageNet-1k)
     min_seeds: PositiveInt = 4  # cluster: only clusters with so many seeds (DINOv2: more than 3)
     per_cluster: PositiveInt = 10_000  # cluster: images from each of them (DINOv2: 10,000)
-    # cluster: what clusters with fewer images give. all: all they have; skip: none, so that what is
+    # cluster: what clusters with fewer images give. all: all they have; skip: none; replace
+    # (policy multiset): all they have, and random ones of these again. By the last two, what is
     # retrieved is a multiple of per_cluster, as in table 15 of DINOv2
-    on_small_cluster: Literal["all", "skip"] = "all"
+    on_small_cluster: Literal["all", "skip", "replace"] = "all"
     # as `retrieve.policy`, within this rule: an image is exported once per slot of all multiset
     # rules that retrieved it, at least once
     policy: Policy = "distinct"
@@ -69,6 +70,9 @@ class RuleConfig:
         if self.mode == "cluster" and self.policy == "fill":
             what = f"`{at}.policy` is fill: clusters have no next neighbor"
             yield Fault(what, "recipe", "give distinct or multiset")
+        elif self.on_small_cluster == "replace" and self.policy != "multiset":
+            what = f"`{at}.on_small_cluster` is replace, but `{at}.policy` is {self.policy}"
+            yield Fault(what, "recipe", "give policy: multiset, which counts an image repeatedly")
 
     def num_candidates(self, stored: int) -> int:
         """Return the neighbors per seed that the policy reads; ``stored``: `candidates`, or 0."""

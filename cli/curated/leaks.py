@@ -18,6 +18,7 @@ from dinoforge.cli.arguments import (
     print_json,
     print_table,
 )
+from dinoforge.cli.cluster.launch import goes_to_cluster, submit
 from dinoforge.cli.recipe_command import open_run
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         "--recipe", default="leaks", metavar="RECIPE", help="YAML file or name (default: leaks)"
     )
     add("--out", default="runs/leaks", metavar="FOLDER", help="run folder (default: runs/leaks)")
-    add_launch_arguments(parser, cluster=False)
+    add_launch_arguments(parser, cluster=True)
     add_output_arguments(parser)
 
 
@@ -73,6 +74,8 @@ def _run(args: argparse.Namespace) -> int:
     ]
     words = [*args.overrides, f"sources={json.dumps(sources)}", f"out={args.out}"]
     loaded = load_recipe(CurationConfig, find_recipe("curation", args.recipe), words)
+    if goes_to_cluster(args):
+        return submit(args, loaded, "dinoforge.curation.leaks:LEAKS_PIPELINE", {})
     executor = make_executor(args.on)
     try:
         with open_run("leaks", loaded, on_change(args), [*pool, *reference]) as run:

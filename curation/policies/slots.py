@@ -18,6 +18,7 @@ __all__ = [
     "cap_slots",
     "collisions",
     "concat_slots",
+    "draw_again",
     "fill_slots",
     "gini",
     "share_clusters",
@@ -123,6 +124,21 @@ def share_clusters(
     if skip_small:
         is_chosen &= sizes >= per_cluster
     return np.where(is_chosen, np.minimum(sizes, per_cluster), 0)
+
+
+def draw_again(labels: NDArray[Any], missing: NDArray[np.int64], *, seed: int) -> NDArray[np.int64]:
+    """Draw ``missing`` further rows of each cluster, with replacement; returns their numbers.
+
+    ``labels`` are the clusters of the rows. The n-th draw of a cluster is keyed by both, so it is
+    the same for every rule.
+    """
+    order = np.argsort(labels, kind="stable")
+    sizes = np.bincount(labels, minlength=len(missing))
+    first = np.cumsum(sizes) - sizes
+    cluster = np.repeat(np.arange(len(missing)), missing)
+    nth = np.arange(len(cluster)) - np.repeat(np.cumsum(missing) - missing, missing)
+    draws = uniforms(seed, "retrieve/again", cluster, epoch=nth)[:, 0]
+    return order[first[cluster] + (draws * sizes[cluster]).astype(np.int64)]
 
 
 def cap_slots(slots: Slots, cap: int, *, multiset: bool, seed: int, purpose: str) -> Slots:

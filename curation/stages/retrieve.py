@@ -14,6 +14,7 @@ from dinoforge.curation.policies.slots import (
     cap_slots,
     collisions,
     concat_slots,
+    draw_again,
     share_clusters,
     take_slots,
 )
@@ -101,6 +102,7 @@ class _Retrieved:
             "name": rule.label,
             "seed_set": rule.seeds,
             "mode": rule.mode,
+            **({} if rule.mode == "exclude" else {"policy": rule.policy}),
             "weight": rule.weight,
             "seeds": self.num_seeds,
             **self.facts,
@@ -209,11 +211,17 @@ def _draw(
         min_seeds=rule.min_seeds,
         skip_small=rule.on_small_cluster == "skip",
     )
-    chosen = choose_rows(labels, shares, ids, distances=distances, rule="random", seed=seed)
+    chosen = np.flatnonzero(
+        choose_rows(labels, shares, ids, distances=distances, rule="random", seed=seed)
+    )
+    if rule.on_small_cluster == "replace":
+        missing = np.where(shares > 0, rule.per_cluster - shares, 0)
+        chosen = np.r_[chosen, chosen[draw_again(labels[chosen], missing, seed=seed)]]
     image_id = ids[chosen]
     none, score = np.full(len(image_id), -1), np.full(len(image_id), np.nan, np.float32)
     drawn = Slots(none, none, image_id, score, np.full(len(image_id), number, np.int32))
-    granted = _cap(drawn, rule, seed)
+    # Slots of one image differ by their rank as long as the cap is drawn.
+    capped = _cap(replace(drawn, rank=np.arange(len(image_id))), rule, seed)
     has_seeds = in_cluster >= rule.min_seeds
     num_clusters = int(np.count_nonzero(has_seeds))
     num_small = int(np.count_nonzero(has_seeds & (sizes < rule.per_cluster)))
@@ -222,9 +230,9 @@ def _draw(
         num_seeds=num_seeds,
         asked=rule.per_cluster * num_clusters,
         before_cap=len(image_id),
-        granted=granted,
+        granted=replace(capped, rank=none[: len(capped.rank)]),
         stored=drawn,
-        is_granted=np.isin(image_id, granted.image_id),
+        is_granted=np.isin(np.arange(len(image_id)), capped.rank),
         cluster=labels[chosen],
         facts={"clusters": num_clusters, "small_clusters": num_small},
     )

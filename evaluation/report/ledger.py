@@ -27,7 +27,7 @@ __all__ = ["Funnel", "FunnelStep", "Ledger", "LedgerRow", "make_funnel", "read_l
 _COLUMNS = (
     *("image_id", "key", "source", "role", "shard", "offset", "size", "decision", "reason"),
     *("detail", "duplicate_of", "similarity", "places", "edge_i", "edge_j", "component"),
-    *("seed_id", "rank", "cluster"),
+    *("seed_id", "rank", "cluster", "rule"),
     *("score", "planted_from", "edit", "label"),
 )
 
@@ -72,6 +72,7 @@ class LedgerRow:
     seed_id: int
     rank: int
     score: float
+    rule: str
     planted_from: int
     edit: str
 
@@ -156,8 +157,9 @@ def read_ledger(run_folder: Path) -> Ledger | None:
 def _read_own(run_folder: Path, earlier: Ledger | None) -> Ledger:
     path = ledger_path(run_folder)
     table = read_table(path, _COLUMNS)
-    for name in {"places", "cluster"} - set(table.column_names):  # a run from before they existed
-        table = table.append_column(name, pa.nulls(len(table), pa.int32()))
+    for name in {"places", "cluster", "rule"} - set(table.column_names):  # a run from before them
+        kind = pa.string() if name == "rule" else pa.int32()
+        table = table.append_column(name, pa.nulls(len(table), kind))
     columns = {name: _values(table.column(name)) for name in _COLUMNS}
     first = 0
     if earlier is not None:

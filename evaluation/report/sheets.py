@@ -81,6 +81,7 @@ class Sheets:
     num_misses: int
     seeds: list[ShownGroup]
     num_seeds: int
+    drawn: dict[str, list[int]]  # by rule: images that it drew from clusters, of which no seed is
     leaks: dict[str, SetLeaks]  # by reference set
     num_leaks: int
     threshold: float | None
@@ -112,6 +113,7 @@ def make_sheets(
         *_duplicates(ledger),
         *_misses(ledger, None if compared else threshold),
         *_seeds(ledger),
+        _drawn(ledger),
         {
             name: _set_leaks(ledger, leaks.get("pairs", []), leak_threshold or 0.0)
             for name, leaks in (references or {}).items()
@@ -247,23 +249,43 @@ def _compared(ledger: Ledger, verify: dict[str, Any]) -> Compared:
 
 
 def _seeds(ledger: Ledger) -> tuple[list[ShownGroup], int]:
-    """Seeds evenly spread over all that retrieved images, with those images."""
+    """Seeds evenly spread over all of every rule that retrieved images, with those images."""
     retrieved = ledger.first + np.flatnonzero(ledger.own()["seed_id"] >= 0)
-    seeds = np.unique(ledger["seed_id"][retrieved])
+    num = len(np.unique(ledger["seed_id"][retrieved]))
+    rules = np.unique(ledger["rule"][retrieved].astype(str)).tolist()  # "" without rules
     shown = []
-    for seed in _spread(seeds.tolist(), _SEEDS):
-        rows = retrieved[ledger["seed_id"][retrieved] == seed]
-        rows = rows[np.lexsort((rows, ledger["rank"][rows]))]
-        nearest = map(ledger.row, rows[:_PER_SEED].tolist())
-        shown.append(
-            ShownGroup(
-                head=_shown(ledger.row(seed), ["seed"]),
-                # The ledger counts ranks from 0; people count from 1.
-                members=[_shown(row, [f"rank {row.rank + 1}"], row.score) for row in nearest],
-                more=max(0, len(rows) - _PER_SEED),
-            )
-        )
-    return shown, len(seeds)
+    for rule in rules:
+        of_rule = retrieved[ledger["rule"][retrieved] == rule]
+        seeds = np.unique(ledger["seed_id"][of_rule])
+        shown += [
+            _seed(ledger, seed, of_rule[ledger["seed_id"][of_rule] == seed], rule)
+            for seed in _spread(seeds.tolist(), max(2, _SEEDS // len(rules)))
+        ]
+    return shown, num
+
+
+def _seed(ledger: Ledger, seed: int, rows: NDArray[np.int64], rule: str) -> ShownGroup:
+    """Show a seed with images that it retrieved, the nearest first."""
+    rows = rows[np.lexsort((rows, ledger["rank"][rows]))]
+    nearest = map(ledger.row, rows[:_PER_SEED].tolist())
+    return ShownGroup(
+        head=_shown(ledger.row(seed), [f"seed of {rule}" if rule else "seed"]),
+        # The ledger counts ranks from 0; people count from 1.
+        members=[_shown(row, [f"rank {row.rank + 1}"], row.score) for row in nearest],
+        more=max(0, len(rows) - _PER_SEED),
+    )
+
+
+def _drawn(ledger: Ledger) -> dict[str, list[int]]:
+    """Images evenly spread over those that every rule drew from clusters."""
+    own = ledger.own()
+    is_drawn = (own["reason"] == "retrieved") & (own["seed_id"] < 0)
+    rules = np.unique(own["rule"][is_drawn].astype(str)).tolist()
+    rows = {rule: np.flatnonzero(is_drawn & (own["rule"] == rule)) for rule in rules}
+    return {
+        rule: _spread((ledger.first + of_rule).tolist(), _PER_SEED + 1)
+        for rule, of_rule in rows.items()
+    }
 
 
 def _set_leaks(ledger: Ledger, pairs: Sequence[Mapping[str, Any]], threshold: float) -> SetLeaks:

@@ -30,9 +30,11 @@ RULES = [
     {"seeds": "rest", "name": "capped", "mode": "cluster", "min_seeds": 2, "per_cluster": 9}
     | {"cap": 12},
     {"seeds": "gray", "k": 2},
+    {"seeds": "rest", "name": "again", "mode": "cluster", "min_seeds": 2, "per_cluster": 60}
+    | {"on_small_cluster": "replace", "policy": "multiset", "cap": 100},
 ]
 CLUSTERS = ("retrieve.clusters=8",)
-NAMES = np.array(["few", "rest", "filled", "near", "unwanted", "capped", "gray"])
+NAMES = np.array(["few", "rest", "filled", "near", "unwanted", "capped", "gray", "again"])
 KEYS = (
     "retrieve.clusters=8",
     "retrieve.candidates=40",
@@ -75,7 +77,7 @@ def run(pool, flat, tmp_path_factory):
 
 def test_every_rule_has_its_slots_caps_and_both_counts(run):
     retrieval = json.loads(summary_path(run).read_text())["retrieval"]
-    few, rest, filled, near, unwanted, capped, _ = retrieval["rules"]
+    few, rest, filled, near, unwanted, capped, _, again = retrieval["rules"]
     assert (few["asked"], few["before_cap"], few["slots"]) == (5 * few["seeds"],) * 3
     assert rest["asked"] == rest["before_cap"] == 3 * rest["seeds"]
     assert rest["distinct"] == 11
@@ -85,6 +87,7 @@ def test_every_rule_has_its_slots_caps_and_both_counts(run):
     assert unwanted["slots"] == unwanted["asked"] == 0 < unwanted["excluded"]
     assert near["asked"] == 7 * near["clusters"]
     assert capped["slots"] == 12 < capped["before_cap"] <= capped["asked"] == 9 * near["clusters"]
+    assert again["before_cap"] == again["asked"] == 60 * again["clusters"] > again["slots"] == 100
     for rule in retrieval["rules"]:
         times = {int(often): images for often, images in rule["multiplicity"].items()}
         assert sum(times.values()) == rule["distinct"]
@@ -142,7 +145,7 @@ def test_the_ledger_names_the_first_rule_and_a_multiset_counts_its_slots(run):
     retrieved = {i: row for i, row in rows.items() if row["reason"] == "retrieved"}
     assert retrieved.keys() == set(slots.image_id)
     first = slots.groupby("image_id").rule.min()
-    copies = Counter(slots[slots.rule.isin([0, 3])].image_id.tolist())
+    copies = Counter(slots[slots.rule.isin([0, 3, 7])].image_id.tolist())
     for image_id, row in retrieved.items():
         assert row["rule"] == NAMES[first[image_id]]
         assert row["copies"] == max(copies[image_id], 1)
@@ -223,7 +226,7 @@ def test_a_cap_and_a_policy_rerun_nothing_before_the_retrieval(run, pool, flat, 
         *RULES[2:4],
         RULES[4] | {"threshold": 0.85},
         RULES[5] | {"cap": 0},
-        RULES[6],
+        *RULES[6:],
     ]
     more = f"retrieve.rules={json.dumps(rules)}"
     summary = pools.curated(
@@ -240,7 +243,7 @@ def test_the_report_shows_every_rule(run, tmp_path, capsys):
     assert main(["report", str(tmp_path / "report"), "--curation", str(run)]) == 0
     page = (tmp_path / "report/report.html").read_text()
     table = page.partition("Rules of the retrieval")[2].partition("</table>")[0]
-    assert [name in table for name in NAMES] == [True] * 7
+    assert [name in table for name in NAMES] == [True] * 8
 
 
 @pytest.mark.parametrize(
@@ -271,6 +274,11 @@ def test_the_report_shows_every_rule(run, tmp_path, capsys):
         ([{"seeds": "few", "cap": -1}], (), "cap` is -1 - .* 0 or more"),
         ([{"seeds": "few", "k": 0}], (), "k` is 0 - .* 1 or more"),
         ([{"seeds": "few", "mode": "clusters"}], (), "need sample . cluster . exclude"),
+        (
+            [{"seeds": "few", "mode": "cluster", "on_small_cluster": "replace"}],
+            CLUSTERS,
+            "give policy: multiset",
+        ),
         ([{"seed": "few"}], (), "did you mean `retrieve.rules...seeds`"),
         ([{"seeds": "few"}], ("retrieve.drop_seeds=[rst]",), "no seed set .did you mean `rest`."),
     ],

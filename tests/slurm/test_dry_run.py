@@ -31,6 +31,15 @@ def test_a_dry_run_for_cuda_needs_no_gpu_here(login_node, capsys):
     assert not run.exists()
 
 
+def test_a_dry_run_of_leaks_plans_the_stages_of_a_comparison(login_node, capsys):
+    image, run = login_node / "a.png", login_node / "run"
+    words = ["leaks", str(image), str(image), "--out", str(run), "--on", "slurm:cpu", "--dry-run"]
+    assert main([*words, "--json"]) == 0
+    stages = [row["stage"] for row in json.loads(capsys.readouterr().out)["graph"]]
+    assert (stages[0], stages[-1]) == ("ingest", "decontaminate")
+    assert not run.exists()
+
+
 def test_a_dry_run_of_a_training_for_cuda_needs_no_gpu_here(login_node, capsys):
     words = [f"data.paths=[{login_node}]", f"out={login_node / 'run'}", "device=cuda"]
     assert main(["train", "cifar10_cpu", *words, "--on", "slurm:h100", "--dry-run"]) == 0
