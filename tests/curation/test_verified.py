@@ -11,13 +11,17 @@ from optional import optional
 from PIL import Image
 
 from dinoforge.cli.main import main
-from dinoforge.config import find_recipe, load_recipe
+from dinoforge.config import config_of, find_recipe, load_recipe
 from dinoforge.curated import summary_path, verified_folder
 from dinoforge.curation.config import CurationConfig
 from dinoforge.curation.explain import explain
+from dinoforge.curation.pipeline import STAGES
 from dinoforge.errors import UsageError
+from dinoforge.runs import read_recipe
 from dinoforge.sources.photographs import write_tiles
+from dinoforge.stages import Output, make_inputs
 from dinoforge.tables import read_table
+from dinoforge.verification import votes
 
 optional("cv2", "verify")
 
@@ -256,3 +260,15 @@ def test_candidates_that_no_key_asks_for_are_a_fault(keys, fault):
     words = ["sources=[{paths: [x]}]", "out=x", "duplicates.verify.nearest=0", *keys]
     with pytest.raises(UsageError, match=fault):
         load_recipe(CurationConfig, find_recipe("curation", "precise"), words)
+
+
+def test_votes_need_no_keypoints_in_the_pictures_that_were_drawn(run, monkeypatch, tmp_path):
+    drawn = np.empty(0, np.int64)
+    monkeypatch.setattr(votes, "choose_training_pictures", lambda *_, **__: drawn)
+    copy = shutil.copytree(run, tmp_path / "run")
+    inputs = make_inputs("curation", STAGES, copy, config_of(CurationConfig, read_recipe(copy)))
+    stage = next(stage for stage in STAGES if stage.name == "votes-index")
+    (before, _) = inputs.facts(stage.name)
+    out = Output(copy, inputs.folder(stage.name), 0)
+    payload = {"side": "images", "votes": votes.votes_version()}
+    assert stage.run(payload, inputs.scoped(stage), out) == before

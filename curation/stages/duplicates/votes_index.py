@@ -39,6 +39,8 @@ class VotesIndexStage(CurationStage):
         for number, partition in enumerate(partitions):
             rows = training[training // size == number] - number * size
             samples.append(votes.strongest_descriptors(read_packed(inputs, partition), rows)[0])
+        if not any(map(len, samples)):  # few pictures have keypoints, and none of them was drawn
+            samples += [votes.strongest_descriptors(read_packed(inputs, p))[0] for p in partitions]
         index = votes.train_index(np.concatenate(samples), num)
         for number, partition in enumerate(partitions):
             votes.add_to_index(index, read_packed(inputs, partition), number * size)
