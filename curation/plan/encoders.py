@@ -25,6 +25,9 @@ _SSCD = re.compile(r"torchscript:(.*/)?sscd_(?!.*large)\w+\.torchscript\.pt")
 _RESNET50_FLOPS = 1.67e10
 _RESNET50_RATE = 6.2e10
 
+# As in dinov2_vitg14.pth and clip-vit-large-patch14.
+_VIT_NAME = r"vit[-_]?([sblhg])(?:mall|ase|arge|uge|iant)?[-_]?(?:patch)?(8|14|16)"
+
 # With the size that DINOv2 retrieved with (ViT-H/16, section 3), which it did not train.
 _SIZES = {**ARCHITECTURES, "huge": Architecture(1280, 32, 16, "mlp")}
 
@@ -72,7 +75,7 @@ def _vit_by_name(spec: str) -> VitConfig | None:
     vit = split_vit(spec)
     if vit is None or Path(vit.path).exists():
         return None
-    name = re.search(r"vit[-_]?([sblhg])(8|14|16)", Path(vit.path).name.lower())
+    name = re.search(_VIT_NAME, Path(vit.path).name.lower())
     if name is None:
         return None
     size = next(s for s in _SIZES if s.startswith(name[1]))

@@ -121,16 +121,19 @@ class _Files:
         """Return the number of the part of every file.
 
         It is that of the rule that retrieved it; else of its source, for seeds that of their first
-        rule.
+        rule. Sets that are kept as they are stay apart, also if they retrieve.
         """
         rules = self._inputs.config.retrieve.rules
         number = np.where(len(rules) > 0, decisions.rule[rows], -1)
         labels = pa.array([rule.label for rule in rules], pa.string())
         by_rule = labels.take(pa.array(number, mask=number < 0))
         of_seeds = {rule.seeds: rule.label for rule in reversed(rules) if "seed" in rule.roles}
-        sources = source.take(pa.array(rows)).combine_chunks().dictionary_encode()
-        own = [of_seeds.get(name, name) for name in sources.dictionary.to_pylist()]
-        names = pc.coalesce(by_rule, pa.array(own, pa.string()).take(sources.indices))
+        source = source.take(pa.array(rows)).combine_chunks()
+        sources = source.dictionary_encode()
+        named = [of_seeds.get(name, name) for name in sources.dictionary.to_pylist()]
+        is_seed = pa.array(decisions.reason[rows] == REASONS.index("seed"))
+        own = pc.if_else(is_seed, pa.array(named, pa.string()).take(sources.indices), source)
+        names = pc.coalesce(by_rule, own)
         encoded = pc.dictionary_encode(names)
         numbers = [
             self._numbers.setdefault(name, len(self._numbers))

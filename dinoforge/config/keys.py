@@ -3,6 +3,7 @@
 import ast
 import dataclasses
 import difflib
+import functools
 import inspect
 import io
 import textwrap
@@ -94,6 +95,7 @@ def _default(field: dataclasses.Field[Any]) -> str:
     return "required"
 
 
+@functools.cache  # reading the source is most of what loading a recipe takes
 def _field_comments(cls: type) -> dict[str, str]:
     """Read the comments beside and directly above each field of a dataclass."""
     source = textwrap.dedent(inspect.getsource(cls))

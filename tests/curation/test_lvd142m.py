@@ -4,11 +4,11 @@ import json
 import re
 from collections import Counter
 
-import numpy as np
 import pool as pools
 import pytest
 import yaml
 from PIL import Image
+from waves import draw
 
 from dinoforge.cli.main import main
 from dinoforge.config import find_recipe, load_config
@@ -24,19 +24,6 @@ SMALL = (
     *("duplicates.floor=0.9", "duplicates.threshold=0.995", "decontaminate.threshold=0.99"),
     *("balance.iterations=10", "export.shard_images=200", "duplicates.recall_images=16"),
 )
-
-
-def draw(concept, number):
-    """A picture of waves: those of its concept, and weaker ones of its own."""
-    rows, columns = np.mgrid[0:32, 0:32] / 32
-    picture = np.zeros((32, 32, 3))
-    for key, strength in ((concept, 1.0), (1000 + number, 0.7)):
-        rng = np.random.default_rng(key)
-        for band in range(3):
-            for u, v, phase in rng.uniform(0, 1, (3, 3)) * [4, 4, 2 * np.pi]:
-                wave = np.sin(2 * np.pi * (u * rows + v * columns) + phase)
-                picture[:, :, band] += strength * wave
-    return np.clip(127 + 30 * picture, 0, 255).astype(np.uint8)
 
 
 @pytest.fixture(scope="module")

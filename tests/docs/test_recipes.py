@@ -30,7 +30,11 @@ SUITES = {
     "video",
 }  # evaluations on several data sets
 
-PAPERS = {"lvd142m"}  # curations of published data sets, planned rather than run
+PAPERS = {
+    "lvd142m",
+    "lvd1689m",
+    "datacomp",
+}  # curations of published data sets, planned rather than run
 CLAIM = {"claim_cifar10", "claim_photographs"}  # what `benchmarks/claim.py` curates
 
 FILLED_IN_BY_COMMANDS = {"quickstart", "leaks"}
