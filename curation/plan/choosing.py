@@ -10,18 +10,25 @@ from dinoforge.clusters.hierarchy import LevelPolicy
 from dinoforge.curation.plan.cost import NOTHING, TOP_K_RATE, Cost, num_ranges
 from dinoforge.curation.plan.sizes import Sizes, blocks
 from dinoforge.curation.stages.clusters import MOST_HELPERS, level_policies
+from dinoforge.curation.stages.duplicates.components import BATCH_IMAGES
+from dinoforge.curation.stages.select import SHUFFLED_ROWS
+from dinoforge.tables import BLOCK_ROWS
 
 __all__ = ["CHOOSING_COSTS"]
 
 # Seconds per row of the tables that one task reads as a whole, and bytes that it holds per row.
-_COMPONENTS_S, _COMPONENTS_ROW = 2.0e-6, 580.0
+_COMPONENTS_S, _COMPONENTS_ROW = 2.0e-6, 17.0
+# Share of images that have a duplicate, bytes of them, and of those that are grouped at once.
+_LINKED, _LINKED_ROW, _GROUPED_ROW = 0.25, 120.0, 580.0
 _CHECK_S = 0.8e-3  # per planted copy
 _DECONTAMINATE_S, _DECONTAMINATE_ROW = 1.1e-6, 190.0
 _SURVIVORS_S, _SURVIVORS_ROW = 0.1e-6, 12.0
 _RETRIEVE_S, _RETRIEVE_ROW = 1.8e-6, 300.0  # per candidate
 _BALANCE_S, _BALANCE_ROW = 1.0e-6, 80.0
-_SELECT_S, _SELECT_ROW = 3.7e-6, 1370.0
-_LEDGER_S, _LEDGER_ROW = 5.8e-6, 1290.0
+_SELECT_S, _SELECT_ROW = 3.7e-6, 1370.0  # of a block
+_EXPORTED_ROW, _SHUFFLED_ROW = 32.0, 450.0  # of all exported files, of those in a file of places
+# Of a block; of all images, their hashes and shards.
+_LEDGER_S, _LEDGER_ROW, _EVIDENCE_ROW = 5.8e-6, 1290.0, 12.0
 _EXPORT_S, _EXPORT_S_PER_BYTE = 58e-6, 2.0e-9  # per image in a shard
 # Bytes per row of the tables, compressed, without the key.
 _PLACES_BYTES, _LEDGER_BYTES = 58.0, 61.0
@@ -34,7 +41,9 @@ _SELECT_TOP_S = 9e-9  # per seed and image, beside the product
 
 def _components(sizes: Sizes) -> Cost:
     rows = sizes.compared
-    held = rows * _COMPONENTS_ROW + sizes.total * 40.0
+    linked = rows * _LINKED
+    held = sizes.total * _COMPONENTS_ROW + linked * _LINKED_ROW
+    held += min(linked, BATCH_IMAGES) * _GROUPED_ROW
     return Cost(1, 1, rows * _COMPONENTS_S, bytes=rows * _GROUPS_BYTES, memory=held)
 
 
@@ -171,7 +180,9 @@ def _balance(sizes: Sizes) -> Cost:
 def _select(sizes: Sizes) -> Cost:
     rows, places = sizes.total, sizes.exported
     stored = rows * _DECISIONS_BYTES + places * (_PLACES_BYTES + sizes.images.key_bytes)
-    return Cost(1, 2, rows * _SELECT_S, bytes=stored, memory=rows * _SELECT_ROW)
+    held = min(rows, BLOCK_ROWS) * _SELECT_ROW + places * _EXPORTED_ROW
+    held += min(places, SHUFFLED_ROWS) * _SHUFFLED_ROW
+    return Cost(1, 2, rows * _SELECT_S, bytes=stored, memory=held)
 
 
 def _export(sizes: Sizes) -> Cost:
@@ -182,7 +193,7 @@ def _export(sizes: Sizes) -> Cost:
         2,
         rows * _LEDGER_S + files * (_EXPORT_S + _EXPORT_S_PER_BYTE * images.file_bytes),
         bytes=files * sample + rows * (_LEDGER_BYTES + images.key_bytes),
-        memory=rows * _LEDGER_ROW,
+        memory=min(rows, BLOCK_ROWS) * _LEDGER_ROW + rows * _EVIDENCE_ROW,
     )
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dinoforge.curation.plan.cost import NOTHING, Cost, num_ranges, picture_bytes
 from dinoforge.curation.plan.encoders import PlannedEncoder
 from dinoforge.curation.plan.sizes import Sizes, blocks
+from dinoforge.tables import BLOCK_ROWS
 
 __all__ = ["INSPECT", "READING_COSTS"]
 
@@ -69,7 +70,8 @@ def _inspect(sizes: Sizes) -> Cost:
 
 def _filter(sizes: Sizes) -> Cost:
     rows = sizes.total
-    return Cost(1, 1, core_s=rows * _FILTER_S, bytes=rows * 0.02, memory=rows * _FILTER_ROW)
+    held = min(rows, BLOCK_ROWS) * _FILTER_ROW
+    return Cost(1, 1, core_s=rows * _FILTER_S, bytes=rows * 0.02, memory=held)
 
 
 def _embed(sizes: Sizes, encoder: PlannedEncoder, views: int = 1) -> Cost:

@@ -1,9 +1,11 @@
 """Which images are admitted: a policy on the facts of `inspect`, cheap to apply again."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from dinoforge.curated import REASONS, ROLES
@@ -26,19 +28,32 @@ class FilterStage(CurationStage):
 
     def run(self, payload: Json, inputs: CurationInputs, out: Output) -> Json:
         """Apply the policy to every image."""
-        facts = tables.read_facts(inputs, ["width", "height", "std"])
-        role = tables.read_roles(inputs)
-        width, height, std = (column.to_numpy() for column in facts.columns)
-        reason = first_reason(width, height, std, role, inputs.config.filter)
+        num = tables.num_images(inputs)
         undecodable: Counter[str] = Counter()
         for facts_of_part in inputs.facts("inspect"):
             undecodable.update(facts_of_part["undecodable"])
         # If none decodes, the other stages are quick: they lead to a ledger, then the run stops.
-        if undecodable.total() < len(role):
-            stop_if_too_many_bad(undecodable, len(role), inputs.config.max_bad_rate)
-        out.write_table("screened", [role, reason], tables.SCREENED_SCHEMA)
-        counts = np.bincount(reason + 1, minlength=len(REASONS) + 1).tolist()
-        return {n: count for n, count in zip(("admitted", *REASONS), counts, strict=True) if count}
+        if undecodable.total() < num:
+            stop_if_too_many_bad(undecodable, num, inputs.config.max_bad_rate)
+        counts = np.zeros(len(REASONS) + 1, np.int64)
+        blocks = _screen(inputs, counts)
+        out.write_tables("screened", blocks, tables.SCREENED_SCHEMA)
+        names = ("admitted", *REASONS)
+        return {n: count for n, count in zip(names, counts.tolist(), strict=True) if count}
+
+
+def _screen(inputs: CurationInputs, counts: NDArray[np.int64]) -> Iterator[pa.Table]:
+    """Yield role and reason of blocks of images; count the reasons, the first is none."""
+    for facts, index in zip(
+        tables.iter_facts(inputs, ["width", "height", "std"]),
+        tables.iter_index(inputs, ["role"]),
+        strict=True,
+    ):
+        role = pc.index_in(index.column("role"), pa.array(ROLES)).to_numpy().astype(np.int8)
+        width, height, std = (column.to_numpy() for column in facts.columns)
+        reason = first_reason(width, height, std, role, inputs.config.filter)
+        counts += np.bincount(reason + 1, minlength=len(counts))
+        yield pa.table([role, reason], schema=tables.SCREENED_SCHEMA)
 
 
 def first_reason(

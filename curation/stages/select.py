@@ -32,12 +32,12 @@ from dinoforge.randomness import KeyedPermutation
 from dinoforge.stages import Json, Output
 from dinoforge.tables import iter_blocks
 
-__all__ = ["SelectStage", "cut_shards"]
+__all__ = ["SHUFFLED_ROWS", "SelectStage", "cut_shards"]
 
 # Bytes of a sample in a tar beyond the image: two headers, the JSON, padding.
 _OVERHEAD_BYTES = 3 * 1024
 # Exported files that are put into their order at once; the others wait on the disk.
-_SHUFFLED_ROWS = 1 << 21
+SHUFFLED_ROWS = 1 << 21
 
 
 class SelectStage(CurationStage):
@@ -220,7 +220,7 @@ def _shuffle(
     parts: Iterator[pa.Table], place: NDArray[np.int64], folder: Path
 ) -> Iterator[pa.Table]:
     """Yield rows, given in tables, by their place: put into files first, then sorted in each."""
-    bounds = np.arange(0, len(place), _SHUFFLED_ROWS)
+    bounds = np.arange(0, len(place), SHUFFLED_ROWS)
     paths = [temporary_name(folder / f"places-{number}") for number in range(len(bounds))]
     at = 0
     try:
@@ -229,7 +229,7 @@ def _shuffle(
             for table in parts:
                 here = place[at : (at := at + table.num_rows)]
                 part = table.append_column("place", pa.array(here))
-                bucket = here // _SHUFFLED_ROWS
+                bucket = here // SHUFFLED_ROWS
                 for number in np.unique(bucket).tolist():
                     if number not in writers:
                         file = stack.enter_context(paths[number].open("wb"))

@@ -36,11 +36,11 @@ from dinoforge.neighbors.components import Components
 from dinoforge.stages import Json, Output
 from dinoforge.tables import BLOCK_ROWS, iter_row_groups, read_table, take_rows
 
-__all__ = ["ComponentsStage"]
+__all__ = ["BATCH_IMAGES", "ComponentsStage"]
 
 _COMPARED = 2048  # contents of the largest component that are compared with each other
 _EXAMPLES = 10  # hubs that are named
-_BATCH_IMAGES = 1 << 24  # linked images that are grouped at once: 580 bytes each
+BATCH_IMAGES = 1 << 24  # linked images that are grouped at once: 580 bytes each
 
 
 class ComponentsStage(CurationStage):
@@ -176,7 +176,7 @@ def _group_all(
     """Group the linked images, some components after the others; returns those of this run."""
     columns = [field.name for field in fields(Groups) if field.name != "num_split"]
     grouped, rows, num_split = [], [np.empty(0, np.int64)], 0
-    for ids in linked.batches(_BATCH_IMAGES):
+    for ids in linked.batches(BATCH_IMAGES):
         is_new = ids >= linked.first
         rows.append(np.searchsorted(new.image_id, ids[is_new]))
         of_base = base.take(np.searchsorted(base.image_id, ids[~is_new]))

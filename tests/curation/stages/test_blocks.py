@@ -12,6 +12,7 @@ from dinoforge.curation.pipeline import STAGES
 from dinoforge.curation.stages import select
 from dinoforge.curation.stages.duplicates import components
 from dinoforge.curation.stages.export import ExportStage
+from dinoforge.curation.stages.filter import FilterStage
 from dinoforge.curation.stages.select import SelectStage
 from dinoforge.curation.stages.survivors import SurvivorsStage
 from dinoforge.runs import read_recipe
@@ -30,9 +31,10 @@ def test_small_blocks_give_the_same_tables(run, tmp_path, monkeypatch):
     inputs = make_inputs("curation", STAGES, run, config_of(CurationConfig, read_recipe(run)))
     monkeypatch.setattr(tables, "BLOCK_ROWS", 7)
     monkeypatch.setattr(components, "BLOCK_ROWS", 7)
-    monkeypatch.setattr(components, "_BATCH_IMAGES", 3)
-    monkeypatch.setattr(select, "_SHUFFLED_ROWS", 5)
+    monkeypatch.setattr(components, "BATCH_IMAGES", 3)
+    monkeypatch.setattr(select, "SHUFFLED_ROWS", 5)
     for stage, payload in (
+        (FilterStage(), {}),
         (components.ComponentsStage(), {}),
         (SurvivorsStage(), {}),
         (SelectStage(), {}),
