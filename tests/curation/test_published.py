@@ -1,4 +1,4 @@
-"""Recipes of published data sets but for `lvd142m`: their own rules on toy pools, their plans."""
+"""Recipes but for `lvd142m`: their own rules on toy pools, and plans of published data sets."""
 
 import io
 import json
@@ -104,6 +104,29 @@ def test_datacomp_keeps_the_clusters_of_its_seeds_out_of_shards_of_img2dataset(t
     assert reasons[0] == {"retrieved", "leak"}
     assert reasons[1] == {"retrieved"}
     assert reasons[2] == reasons[3] == {"not_retrieved"}
+
+
+def test_small_cleans_a_folder_and_then_balances_or_retrieves(tmp_path):
+    pytest.importorskip("cv2", reason="pairs are compared on their pixels")
+    write_pictures(tmp_path / "photographs", [0] * 40 + [1, 2, 3] * 8, 0)
+    write_pictures(tmp_path / "examples", [1], 100)
+    (tmp_path / "benchmark").mkdir()
+    for number, name in {0: "benchmark/leaked.png", 50: "photographs/copy.bmp"}.items():
+        picture = Image.open(tmp_path / f"photographs/{number:04d}.png")
+        picture.save(tmp_path / name)
+    sources = [("pool", "photographs"), ("reference", "benchmark"), ("seed", "examples")]
+    rows = [{"role": role, "paths": [str(tmp_path / name)]} for role, name in sources]
+
+    def reasons(out, rows, *changes):
+        given = ("duplicates.threshold=0.999", "decontaminate.threshold=0.999", *changes)
+        curate("small", "", tmp_path / out, f"sources={json.dumps(rows)}", *given)
+        return Counter(row["reason"] for row in pools.ledger(tmp_path / out))
+
+    cleaned = {"exact_duplicate": 1, "leak": 1, "reference": 1}
+    balanced = reasons("balanced", rows[:2], "balance.target=20", "balance.levels=[8,4]")
+    assert balanced == cleaned | {"kept": 20, "not_balanced": 43}
+    retrieved = reasons("retrieved", rows, "retrieve.mode=seeds")
+    assert retrieved == cleaned | {"seed": 1, "retrieved": 16, "not_retrieved": 47}
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ PAPERS = {
 CLAIM = {"claim_cifar10", "claim_photographs"}  # what `benchmarks/claim.py` curates
 
 FILLED_IN_BY_COMMANDS = {"quickstart", "leaks"}
-FILLED_IN_BY_USERS = {"precise"}
+FILLED_IN_BY_USERS = {"precise", "small"}
 # What they fill in.
 FILLED_IN = {
     "curation": {"out": "x", "sources": "[{role: pool, paths: [x]}, {role: seed, paths: [y]}]"},
@@ -97,7 +97,7 @@ def test_an_example_of_the_help_names_a_recipe_and_keys_that_there_are(line, che
 @pytest.mark.parametrize("kind", CONFIGS)
 def test_recipes_of_one_name_go_together(kind):
     # The published sizes are trained on what the reader has curated; suites measure any network.
-    curations = PAPERS | CLAIM | {"leaks", "precise"}
+    curations = PAPERS | CLAIM | {"leaks", "precise", "small"}
     own = {"training": PUBLISHED, "evaluation": SUITES, "curation": curations}[kind]
     shared = {name for name in list_recipes("training") if name not in PUBLISHED}
     assert set(list_recipes(kind)) == shared | own
