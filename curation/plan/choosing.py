@@ -74,14 +74,14 @@ def _search(sizes: Sizes) -> Cost:
     ranges = num_ranges(pool, size)
     pairs = float(sum(seeds)) * pool
     lists = [num * k * 12.0 for num, k in searched]  # id and score
-    held = (max(seeds) + min(pool, size)) * dim * 10.0
+    held = (min(max(seeds), BLOCK_ROWS) + min(pool, size)) * dim * 10.0
     return Cost(
         ranges * len(searched),
         2,
         product_s=pairs * (_SELECT_TOP_S + dim / TOP_K_RATE),
         flops=2 * pairs * dim,
         bytes=ranges * sum(lists),
-        memory=held + 3 * max(lists),
+        memory=held + max(lists),
     )
 
 
@@ -166,7 +166,7 @@ def _retrieve(sizes: Sizes) -> Cost:
         1,
         core_s=slots * _RETRIEVE_S + nearest * lists * 0.1e-6,
         bytes=slots * _SLOTS_BYTES,
-        memory=slots * _RETRIEVE_ROW + nearest * lists * 12.0,
+        memory=slots * _RETRIEVE_ROW,
     )
 
 

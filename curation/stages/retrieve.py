@@ -255,7 +255,7 @@ def _merged(
 ) -> Neighbors:
     """Merge the lists of all partitions, and those that the base has stored of its seeds."""
     num = len(seeds)
-    lists = [_no_neighbors(num, width), *_read_base(inputs, seeds)]
+    merged = merge_top_k([_no_neighbors(num, width), *_read_base(inputs, seeds)])
     files = [inputs.files("search", f"{name}.npy") for name in ("ids", "scores")]
     for facts, *paths in zip(inputs.facts("search"), *files, strict=True):
         if facts["set"] != seed_set:
@@ -264,8 +264,8 @@ def _merged(
         part = _no_neighbors(num, ids.shape[1])
         # Only the seeds of this run, which are the last, are compared with earlier pools.
         part.ids[num - len(ids) :], part.scores[num - len(ids) :] = ids, scores
-        lists.append(part)
-    return merge_top_k(lists)
+        merged = merge_top_k([merged, part])
+    return merged
 
 
 def _read_base(inputs: CurationInputs, seeds: NDArray[np.int64]) -> list[Neighbors]:

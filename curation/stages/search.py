@@ -13,6 +13,7 @@ from dinoforge.curation.tables import CurationInputs, CurationStage
 from dinoforge.neighbors.products import backend_for
 from dinoforge.neighbors.search import top_k
 from dinoforge.stages import Json, Output
+from dinoforge.tables import BLOCK_ROWS
 
 __all__ = ["SearchStage"]
 
@@ -59,14 +60,20 @@ class SearchStage(CurationStage):
         seeds = seeds[read_seed_set(inputs, payload["set"], seeds)]
         pool = retrievable.pool_range(payload["first"], payload["stop"])
         stage = meaning_stage(inputs.config)
-        neighbors = top_k(
-            tables.read_embeddings(inputs, stage, seeds),
-            tables.read_embeddings(inputs, stage, pool),
-            k=payload["k"],
-            backend=backend_for(device),
-            device=device,
-        )
-        ids = np.where(neighbors.ids >= 0, pool[np.maximum(neighbors.ids, 0)], -1)
+        rows = tables.read_embeddings(inputs, stage, pool)
+        ids = np.full((len(seeds), payload["k"]), -1)
+        scores = np.full(ids.shape, -np.inf, np.float32)
+        for start, stop in tables.split_range(len(seeds), BLOCK_ROWS):
+            nearest = top_k(
+                tables.read_embeddings(inputs, stage, seeds[start:stop]),
+                rows,
+                k=payload["k"],
+                backend=backend_for(device),
+                device=device,
+            )
+            found = nearest.ids >= 0
+            ids[start:stop][found] = pool[nearest.ids[found]]
+            scores[start:stop] = nearest.scores
         out.write_array("ids", ids)
-        out.write_array("scores", neighbors.scores.astype(np.float32))
+        out.write_array("scores", scores)
         return {"set": payload["set"], "seeds": len(seeds), "pool": len(pool)}
