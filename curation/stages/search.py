@@ -71,8 +71,8 @@ class SearchStage(CurationStage):
                 backend=backend_for(device),
                 device=device,
             )
-            found = nearest.ids >= 0
-            ids[start:stop][found] = pool[nearest.ids[found]]
+            is_real = nearest.ids >= 0
+            ids[start:stop][is_real] = pool[nearest.ids[is_real]]
             scores[start:stop] = nearest.scores
         out.write_array("ids", ids)
         out.write_array("scores", scores)

@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -49,7 +48,7 @@ def test_the_peak_of_what_was_freed_is_forgotten():
     assert peak_memory() < before - (1 << 30)
 
 
-def test_a_system_without_proc_reports_the_peak_of_the_process(monkeypatch):
-    monkeypatch.setattr("dinoforge.processes.Path", lambda _: Path("/nowhere"))
+def test_a_system_without_proc_reports_the_peak_of_the_process(monkeypatch, tmp_path):
+    monkeypatch.setattr("dinoforge.processes.Path", lambda _: tmp_path / "no proc" / "file")
     forget_peak_memory()
     assert peak_memory() > 10 << 20
