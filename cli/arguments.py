@@ -56,13 +56,12 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Print one line (what, where, what to do) and exit with 2."""
-        from dinoforge.config import nearest
+        from dinoforge.config import suggest
 
         word = re.search(r"invalid choice: '([^']*)'", message)
         if word is not None and "COMMAND" in message:
             choices = message.rsplit("choose from", maxsplit=1)[-1]
-            near = nearest(word[1], re.findall(r"'(\w+)'", choices))
-            hint = f" (did you mean `{near}`?)" if near else ""
+            hint = suggest(word[1], re.findall(r"'(\w+)'", choices))
             message = f"unknown command `{word[1]}`{hint}"
         line = f"{printable(message)} - {self.prog} - see {self.prog} --help"
         print(f"error: {line}", file=sys.stderr)

@@ -77,7 +77,7 @@ def _explain_key(args: argparse.Namespace) -> int:
 
 
 def _matching_keys(word: str) -> "list[tuple[str, KeyHelp]]":
-    from dinoforge.config import RECIPE_KINDS, describe_keys, nearest
+    from dinoforge.config import RECIPE_KINDS, describe_keys, suggest
     from dinoforge.slurm.profile import Profile
 
     classes = {command: config_class(kind) for command, kind in RECIPE_KINDS.items()}
@@ -92,8 +92,7 @@ def _matching_keys(word: str) -> "list[tuple[str, KeyHelp]]":
         (c, h) for c, h in every if h.key == word or h.key.startswith((section, word + "[]"))
     ]
     if not matches:
-        near = nearest(word, [help_.key for _, help_ in every])
-        hint = f" (did you mean `{near}`?)" if near else ""
+        hint = suggest(word, [help_.key for _, help_ in every])
         raise UsageError(
             what=f"`{word}` is neither a run folder nor a recipe key{hint}",
             where="command line",

@@ -96,7 +96,7 @@ def _find_best(
 
     Raises a `UsageError` if no evaluation has a number of the benchmark that can be ranked.
     """
-    from dinoforge.config.keys import nearest
+    from dinoforge.config.keys import suggest
     from dinoforge.evaluation.report.against import best_export
     from dinoforge.inventory import evaluations_of
 
@@ -110,9 +110,8 @@ def _find_best(
     best = {path: asdict(export) for path, export in exports.items() if export is not None}
     if benchmark and not best:
         known = sorted({record.benchmark for some in records.values() for record in some})
-        near = nearest(benchmark, known)
         raise UsageError(
-            what="no number of a training to rank" + (f" (did you mean `{near}`?)" if near else ""),
+            what=f"no number of a training to rank{suggest(benchmark, known)}",
             where=f"--best {benchmark}",
             do=f"choose from {some_of(known, 20) or 'none: no training here was evaluated'}",
         )

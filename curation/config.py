@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
-from dinoforge.config.keys import nearest
+from dinoforge.config.keys import suggest
 from dinoforge.config.paths import EncoderSpec, OptionalPath, PathText
 from dinoforge.config.ranges import (
     Allowed,
@@ -373,8 +373,7 @@ class CurationConfig:
             roles = rule.roles
             sets = dict.fromkeys(source.label for source in self.sources if source.role in roles)
             if self.sources and rule.seeds not in sets:
-                near = nearest(rule.seeds, sets)
-                hint = f" (did you mean `{near}`?)" if near else ""
+                hint = suggest(rule.seeds, sets)
                 what = f"`retrieve.rules[{number}].seeds` is `{rule.seeds}`"
                 what, role = f"{what}, which is no {roles[0]} set{hint}", " or ".join(roles)
                 sources = f"the sources with role {role} are {', '.join(sets)}"
@@ -382,8 +381,7 @@ class CurationConfig:
         sets = dict.fromkeys(source.label for source in self.sources if source.role == "seed")
         for name in self.retrieve.drop_seeds:
             if self.sources and name not in sets:
-                near = nearest(name, sets)
-                hint = f" (did you mean `{near}`?)" if near else ""
+                hint = suggest(name, sets)
                 what = f"`retrieve.drop_seeds` names `{name}`, which is no seed set{hint}"
                 yield Fault(what, "recipe", f"the seed sets are {', '.join(sets) or 'none'}")
         if rules and self.retrieve.mode != "seeds":

@@ -1,7 +1,7 @@
 """What a curation did, in numbers that add up: read from the tables of a finished run."""
 
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -23,7 +23,6 @@ from dinoforge.curation.remarks import (
     remarks,
     rule_remarks,
 )
-from dinoforge.curation.retrieve_config import RuleConfig
 from dinoforge.curation.stored.decisions import read_slots, read_survivors
 from dinoforge.curation.stored.generations import earlier_generations, first_id, of_every_generation
 from dinoforge.curation.tables import CurationInputs
@@ -249,9 +248,8 @@ def _retrieval(
     if not facts:
         return None
     retrieval = facts[0]
-    if rules := inputs.config.retrieve.rules:
-        dropped = [_seeds_dropped(inputs, rule, role, reason) for rule in rules]
-        counts = zip(retrieval["rules"], dropped, strict=True)
+    if inputs.config.retrieve.rules:
+        counts = zip(retrieval["rules"], _seeds_dropped(inputs, role, reason), strict=True)
         retrieval |= {"rules": [rule | {"seeds_dropped": lost} for rule, lost in counts]}
     slots, seeds = read_slots(inputs)
     _, pool = read_survivors(inputs)
@@ -267,16 +265,17 @@ def _retrieval(
 
 
 def _seeds_dropped(
-    inputs: CurationInputs, rule: RuleConfig, role: NDArray[np.int8], reason: NDArray[np.int8]
-) -> dict[str, int]:
-    """Count the seeds of a rule, or its examples, that it did not use, by reason."""
+    inputs: CurationInputs, role: NDArray[np.int8], reason: NDArray[np.int8]
+) -> Iterator[dict[str, int]]:
+    """Count the seeds of every rule, or its examples, that it did not use, by reason."""
     used = [REASONS.index(name) for name in ("seed", "as_is", "reference", "taken_down")]
-    roles = [ROLES.index(name) for name in rule.roles]
-    rows = np.flatnonzero(np.isin(role, roles) & ~np.isin(reason, used))
+    rows = np.flatnonzero((role != ROLES.index("pool")) & ~np.isin(reason, used))
     source = tables.read_index(inputs, ["source"]).column("source").take(pa.array(rows))
-    rows = rows[pc.equal(source, rule.seeds).to_numpy()]
-    counts = np.bincount(reason[rows], minlength=len(REASONS)).tolist()
-    return {name: count for name, count in zip(REASONS, counts, strict=True) if count}
+    for rule in inputs.config.retrieve.rules:
+        roles = [ROLES.index(name) for name in rule.roles]
+        is_of_rule = np.isin(role[rows], roles) & pc.equal(source, rule.seeds).to_numpy()
+        counts = np.bincount(reason[rows[is_of_rule]], minlength=len(REASONS)).tolist()
+        yield {name: count for name, count in zip(REASONS, counts, strict=True) if count}
 
 
 def retrieval_quality(

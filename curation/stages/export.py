@@ -194,6 +194,7 @@ class _Evidence:
     places: NDArray[np.int32]  # of the images with a linking pair, see `read_places`
     linked: NDArray[np.int64]  # ids of these images
     balanced: Balanced | None
+    clusters: NDArray[np.object_]  # what each cluster of level 1 keeps, in words
     drawn: pa.Table  # slots from clusters, by image
     seeds: dict[str, NDArray[np.int64]]  # seed set -> seeds per cluster of the pool
     out_shard: NDArray[np.int32]  # by row; -1: not exported
@@ -211,6 +212,7 @@ class _Evidence:
             places=places,
             linked=linked,
             balanced=read_balanced(inputs),
+            clusters=_describe_clusters(inputs),
             drawn=drawn,
             seeds=seeds,
             out_shard=_out_shards(inputs, taken_down),
@@ -295,33 +297,35 @@ def _ledger_rows(
     here = decisions.rows_in(evidence.linked)
     places[evidence.linked[here] - decisions.first] = evidence.places[here]
     columns["places"] = pa.array(places, mask=places < 0)
-    columns["cluster"] = _describe_clusters(inputs, decisions, columns["detail"], evidence.balanced)
+    columns["cluster"] = _clusters(decisions, columns["detail"], evidence)
     columns["copies"] = decisions.copies
     columns |= _outputs(inputs, decisions, evidence)
     return pa.table({name: columns[name] for name in LEDGER_SCHEMA.names})
 
 
-def _describe_clusters(
-    inputs: CurationInputs,
-    decisions: Decisions,
-    detail: NDArray[np.object_],
-    balanced: Balanced | None,
-) -> pa.Array:
+def _describe_clusters(inputs: CurationInputs) -> NDArray[np.object_]:
+    """Return what every cluster of level 1 keeps; none without a balance."""
+    texts = []
+    for path in inputs.files("balance", "clusters.parquet"):
+        sizes = read_table(path, ["level", "images", "kept"])
+        _, images, kept = sizes.filter(pc.equal(sizes.column("level"), 1)).columns
+        texts += [
+            f"cluster {number} of level 1 keeps {k} of {n} images"
+            for number, (n, k) in enumerate(zip(images.to_pylist(), kept.to_pylist(), strict=True))
+        ]
+    return np.array(texts, object)
+
+
+def _clusters(decisions: Decisions, detail: NDArray[np.object_], evidence: _Evidence) -> pa.Array:
     """Return the cluster of every image, null if none; add to ``detail`` what clusters keep."""
     cluster = np.full(len(decisions.kept), -1, np.int32)
-    if balanced:
+    if balanced := evidence.balanced:
         here = decisions.rows_in(balanced.image_id)
         rows, of_rows = balanced.image_id[here] - decisions.first, balanced.cluster[here]
         cluster[rows] = of_rows
         reasons = [REASONS.index(reason) for reason in ("not_balanced", "kept")]
         is_decided = np.isin(decisions.reason[rows], reasons)
-        sizes = read_table(inputs.file("balance", "clusters.parquet"), ["level", "images", "kept"])
-        _, images, kept = sizes.filter(pc.equal(sizes.column("level"), 1)).columns
-        texts = [
-            f"cluster {number} of level 1 keeps {k} of {n} images"
-            for number, (n, k) in enumerate(zip(images.to_pylist(), kept.to_pylist(), strict=True))
-        ]
-        detail[rows[is_decided]] = np.array(texts, object)[of_rows[is_decided]]
+        detail[rows[is_decided]] = evidence.clusters[of_rows[is_decided]]
     return pa.array(cluster, mask=cluster < 0)
 
 

@@ -14,7 +14,7 @@ from dinoforge.clusters.nearest import Ids, NearestCentroid
 from dinoforge.clusters.work import Arrays, OwnWork, Work
 from dinoforge.neighbors.products import Rows
 
-__all__ = ["Assigned", "Blockwise", "Points", "cells_of"]
+__all__ = ["Assigned", "Blockwise", "Points", "cells_of", "concatenated"]
 
 _ROWS_AT_ONCE = 8192  # of a block: bounds memory and is part of the order of the sums
 _RUNS_PER_BLOCK = 4  # of cells: several, because cells of as many rows may differ in cost

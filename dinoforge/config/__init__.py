@@ -4,7 +4,7 @@ OmegaConf only merges; code never sees a ``DictConfig``. All faults are reported
 its key, its place and the nearest valid key.
 """
 
-from dinoforge.config.keys import KeyHelp, describe_keys, nearest
+from dinoforge.config.keys import KeyHelp, describe_keys, nearest, suggest
 from dinoforge.config.load import (
     RECIPE_KINDS,
     Loaded,
@@ -37,5 +37,6 @@ __all__ = [
     "nearest",
     "pick_keys",
     "recipe_folder",
+    "suggest",
     "to_plain",
 ]

@@ -16,7 +16,7 @@ from typing import Any
 
 from dinoforge.config.ranges import describe_range
 
-__all__ = ["KeyHelp", "describe_keys", "describe_type", "nearest"]
+__all__ = ["KeyHelp", "describe_keys", "describe_type", "nearest", "suggest"]
 
 _SHOWN = 4  # keys of a section in the name of its type
 
@@ -45,6 +45,12 @@ def nearest(word: str, words: Iterable[str]) -> str | None:
     for match in difflib.get_close_matches(word.rsplit(".", 1)[-1], last, n=1, cutoff=0.75):
         return last[match]
     return None
+
+
+def suggest(word: str, words: Iterable[str]) -> str:
+    """Return what follows an unknown word in an error: the nearest one in brackets, or nothing."""
+    near = nearest(word, words)
+    return f" (did you mean `{near}`?)" if near else ""
 
 
 def describe_keys(cls: type, prefix: str = "") -> dict[str, KeyHelp]:

@@ -20,7 +20,7 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
-from dinoforge.config.keys import describe_keys, nearest
+from dinoforge.config.keys import describe_keys, nearest, suggest
 from dinoforge.config.mismatch import REFUSALS, find_mismatch
 from dinoforge.config.paths import expand_home, expand_paths
 from dinoforge.config.ranges import Config, find_faults
@@ -81,8 +81,7 @@ def find_recipe(kind: str, name: str) -> Path:
     known = list_recipes(kind)
     if name in known:
         return known[name]
-    near = nearest(path.stem, known)
-    hint = f" (did you mean `{near}`?)" if near else ""
+    hint = suggest(path.stem, known)
     thing = "profile" if kind == "slurm" else "recipe"
     do = f"give a YAML file, or one of {', '.join(known)}"
     raise UsageError(what=f"no such {thing}{hint}", where=name, do=do)

@@ -9,7 +9,7 @@ from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
-from dinoforge.config import nearest
+from dinoforge.config import suggest
 from dinoforge.config.ranges import find_faults
 from dinoforge.curated import PublishedPart, parts_path, read_parts
 from dinoforge.errors import Fault, UsageError
@@ -62,8 +62,7 @@ def _read(data: DataConfig) -> dict[str, list[PublishedPart]]:
             continue
         names = [one.name for one in published[part.run]]
         if part.name and part.name not in names:
-            near = nearest(part.name, names)
-            hint = f" (did you mean `{near}`?)" if near else ""
+            hint = suggest(part.name, names)
             what = f"`data.parts[{number}].name` is `{part.name}`, which is no part of it{hint}"
             faults.append(Fault(what, part.run, f"its parts are {', '.join(names)}"))
     if faults:
