@@ -140,7 +140,8 @@ def _finish(run_folder: Path, config: CurationConfig) -> CurationSummary:
     remove_work(inputs)
     summary = summarize(inputs)
     publish(inputs, summary)
-    _log.info("kept %d of %d images in %d shards", summary.kept, summary.images, summary.shards)
+    shards = f"{summary.shards} shard{'' if summary.shards == 1 else 's'}"
+    _log.info("kept %d of %d images in %s", summary.kept, summary.images, shards)
     if summary.base:
         _log.info(
             "generation %d: compared with %d images of earlier ones; duplicates of these: %d",

@@ -255,11 +255,11 @@ def _run_stage(plan: StagePlan, missing: list[Task], executor: Executor) -> Stag
 
 def _log_stage(plan: StagePlan, num_run: int, seconds: float) -> None:
     name, num = plan.stage.name, len(plan.tasks)
+    count = f"{num_run or num} partition{'' if (num_run or num) == 1 else 's'}"
     if not num:
         _log.debug("%s: nothing to do under this recipe", name)
     elif not num_run:
-        _log.info("%s: done before (%d partitions)", name, num)
+        _log.info("%s: done before (%s)", name, count)
     else:
         before = f", {num - num_run} done before" if num_run < num else ""
-        count = f"{num_run} partition{'s' if num_run > 1 else ''}"
         _log.info("%s: %s in %s%s", name, count, as_duration(seconds), before)

@@ -144,7 +144,7 @@ def test_a_changed_limit_compares_nothing_again(photographs, run, tmp_path, capl
     caplog.clear()
     with caplog.at_level("INFO"):
         curated(photographs, tmp_path / "run", "duplicates.verify.min_places=1000")
-    assert "verify: done before (1 partitions)" in caplog.messages
+    assert "verify: done before (1 partition)" in caplog.messages
     dropped = {n for n, row in by_name(tmp_path / "run").items() if row["decision"] == "dropped"}
     assert dropped == {"leaked", "other", "small", "small_again"}
 
