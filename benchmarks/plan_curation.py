@@ -4,11 +4,13 @@
 
 The plan gets what it cannot know of a data set, counted in the run: images by role, mean bytes and
 pixels, how well keys compress. Measured: partitions, files and bytes of all outputs, CPU seconds,
-from the markers. A run in one process with one thread (OMP_NUM_THREADS=1) is comparable.
+from the markers. A run in one process with one thread (OMP_NUM_THREADS=1) is comparable. The last
+column divides the ratios of CPU seconds by their median, the speed of this machine.
 """
 
 import argparse
 import json
+import statistics
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -30,12 +32,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN")
     args = parser.parse_args()
-    figures = {run.name: compare(run) for run in args.runs}
-    for name, rows in figures.items():
+    runs = {run.name: compare(run) for run in args.runs}
+    # Plans are in seconds of one core; how much faster this one is shows in all stages alike.
+    every = [row["ratio"]["cpu_s"] for rows in runs.values() for row in rows]
+    speed = statistics.median(ratio for ratio in every if ratio)
+    for name, rows in runs.items():
         print(name)
+        for row in rows:
+            ratio = row["ratio"]["cpu_s"]
+            row["ratio"]["cpu_s_at_speed"] = ratio and round(ratio / speed, 3)
         header = ["stage", "partitions", "planned", "files", "bytes", "CPU s", "planned", "ratio"]
-        print_table(header, [[r["stage"], *r.pop("shown")] for r in rows])
-    print(write_result("plan_curation", figures).name)
+        shown = [[*r.pop("shown"), r["ratio"]["cpu_s_at_speed"] or ""] for r in rows]
+        print_table(
+            [*header, "at speed"],
+            [[r["stage"], *cells] for r, cells in zip(rows, shown, strict=True)],
+        )
+    print(f"this core is {speed:.2f} times as fast as that of the plan")
+    print(write_result("plan_curation", {"speed": round(speed, 3), "runs": runs}).name)
 
 
 def compare(run: Path) -> list[dict[str, Any]]:

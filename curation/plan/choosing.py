@@ -19,16 +19,16 @@ __all__ = ["CHOOSING_COSTS"]
 # Seconds per row of the tables that one task reads as a whole, and bytes that it holds per row.
 _COMPONENTS_S, _COMPONENTS_ROW = 2.0e-6, 17.0
 # Share of images that have a duplicate, bytes of them, and of those that are grouped at once.
-_LINKED, _LINKED_ROW, _GROUPED_ROW = 0.25, 120.0, 580.0
+_LINKED, _LINKED_ROW, _GROUPED_ROW = 0.25, 120.0, 800.0
 _CHECK_S = 0.8e-3  # per planted copy
 _DECONTAMINATE_S, _DECONTAMINATE_ROW = 1.1e-6, 190.0
 _SURVIVORS_S, _SURVIVORS_ROW = 0.1e-6, 12.0
 _RETRIEVE_S, _RETRIEVE_ROW = 1.8e-6, 300.0  # per candidate
 _BALANCE_S, _BALANCE_ROW = 1.0e-6, 80.0
 _SELECT_S, _SELECT_ROW = 3.7e-6, 1370.0  # of a block
-_EXPORTED_ROW, _SHUFFLED_ROW = 32.0, 450.0  # of all exported files, of those in a file of places
+_EXPORTED_ROW, _SHUFFLED_ROW = 32.0, 300.0  # of all exported files, of those in a file of places
 # Of a block; of all images, their hashes and shards.
-_LEDGER_S, _LEDGER_ROW, _EVIDENCE_ROW = 5.8e-6, 1290.0, 12.0
+_LEDGER_S, _LEDGER_ROW, _EVIDENCE_ROW = 5.8e-6, 2160.0, 12.0
 _EXPORT_S, _EXPORT_S_PER_BYTE = 58e-6, 2.0e-9  # per image in a shard
 # Bytes per row of the tables, compressed, without the key.
 _PLACES_BYTES, _LEDGER_BYTES = 58.0, 61.0
@@ -61,8 +61,8 @@ def _decontaminate(sizes: Sizes) -> Cost:
 
 def _survivors(sizes: Sizes) -> Cost:
     rows = sizes.total
-    stored = 8.0 * (sizes.pool + sizes.seeds_of(""))
-    return Cost(1, 2, rows * _SURVIVORS_S, bytes=stored, memory=rows * _SURVIVORS_ROW)
+    stored = 512 + 8.0 * (rows - sizes.planted)
+    return Cost(1, 4, rows * _SURVIVORS_S, bytes=stored, memory=rows * _SURVIVORS_ROW)
 
 
 def _search(sizes: Sizes) -> Cost:

@@ -34,7 +34,7 @@ _UNEVEN = 2.25  # cost of pairs inside cells over that of equal cells; see `choo
 _KEYPOINTS_S, _KEYPOINTS_BYTES = 19e-3, 97_200.0
 _VOTER_BYTES = 138.5  # in the index
 _INDEX_RATE, _VOTE_RATE = 3.25e10, 7.5e9  # multiplications per second
-_VERIFY_S, _VERIFY_MEMORY = 1.77e-3, 2.1e8
+_VERIFY_S, _VERIFY_MEMORY = 1.6e-3, 2.1e8
 _PROPOSAL_S = 0.9e-6  # per row
 
 
@@ -193,7 +193,7 @@ def _candidates(sizes: Sizes) -> Cost:
         partitions,
         1,
         core_s=rows * _PROPOSAL_S,
-        bytes=sizes.candidate_pairs * 2.0,
+        bytes=6700 + sizes.candidate_pairs * 1.7,
         memory=rows * 100.0,
     )
 

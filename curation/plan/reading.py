@@ -19,7 +19,7 @@ _PIXELS = (105e-6, 1.12e-8)
 _RESIZE_S_PER_PIXEL = 1.0e-8  # to the side of a network
 # Seconds per row of the tables that one task reads as a whole, and bytes that it holds per row.
 _INGEST_S, _UNPACK_S = 45e-6, 25e-6  # unpacking: of an image in a compressed archive
-_INGEST_ROW = 1300.0
+_INGEST_ROW, _INGEST_TABLES = 1300.0, 26_000.0  # bytes of memory per row; of empty tables
 _PLANT_S, _PLANT_ROW = 0.8e-3, 2000.0
 _FILTER_S, _FILTER_ROW = 0.3e-6, 40.0
 # Bytes per row of the tables, compressed, without the key.
@@ -34,7 +34,7 @@ def _ingest(sizes: Sizes) -> Cost:
         1,
         4,
         core_s=0.3 + listed * (_INGEST_S + (_UNPACK_S if packed else 0)),
-        bytes=listed * (_INDEX_BYTES + sizes.images.key_bytes) + unpacked,
+        bytes=_INGEST_TABLES + listed * (_INDEX_BYTES + sizes.images.key_bytes) + unpacked,
         memory=listed * _INGEST_ROW,
     )
 
@@ -71,7 +71,7 @@ def _inspect(sizes: Sizes) -> Cost:
 def _filter(sizes: Sizes) -> Cost:
     rows = sizes.total
     held = min(rows, BLOCK_ROWS) * _FILTER_ROW
-    return Cost(1, 1, core_s=rows * _FILTER_S, bytes=rows * 0.02, memory=held)
+    return Cost(1, 1, core_s=rows * _FILTER_S, bytes=760 + rows * 0.008, memory=held)
 
 
 def _embed(sizes: Sizes, encoder: PlannedEncoder, views: int = 1) -> Cost:
