@@ -25,6 +25,7 @@ from dinoforge.config.ranges import (
     Range,
     one_of,
 )
+from dinoforge.curation.policies.where import EXAMPLE_CONDITION, ConditionError, parse_where
 from dinoforge.curation.retrieve_config import RetrieveConfig
 from dinoforge.errors import Fault
 from dinoforge.images import DecodePolicy
@@ -125,6 +126,18 @@ class FilterConfig:
     max_aspect: Annotated[float, Allowed(lambda x: x == 0 or x >= 1, "0, or 1 or more")] = 10.0
     # standard deviation of the gray values (0 to 255); images below it are dropped as flat
     min_std: Annotated[float, Range(0, 127.5)] = 2.0
+    # condition that pool and seed images must meet, e.g. "bytes >= 2000 and aspect < 3"; an image
+    # that lacks a value that it needs is dropped, too; "": none
+    where: str = ""
+
+    def faults(self, at: str) -> Iterator[Fault]:
+        """Find a condition that is none."""
+        if self.where:
+            try:
+                parse_where(self.where)
+            except ConditionError as error:
+                what = f"`{at}.where` is no condition: {error}"
+                yield Fault(what, "recipe", f"write one such as {EXAMPLE_CONDITION}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -42,7 +42,7 @@ from dinoforge.curation.stages.embed import (
 )
 from dinoforge.curation.stages.exclude import ExcludeStage
 from dinoforge.curation.stages.export import ExportStage, remove_foreign_shards
-from dinoforge.curation.stages.filter import FilterStage, stop_if_too_many_bad
+from dinoforge.curation.stages.filter import FilterStage, check_condition, stop_if_too_many_bad
 from dinoforge.curation.stages.ingest import IngestStage, check_folders
 from dinoforge.curation.stages.inspect import InspectStage
 from dinoforge.curation.stages.plant import PlantStage
@@ -129,6 +129,7 @@ def _check(config: CurationConfig) -> None:
     if config.duplicates.background:
         check_background(config, encoder_fingerprint(config.duplicates.encoder))
     check_scores(config)
+    check_condition(config)
     check_base(config, STAGES)
 
 

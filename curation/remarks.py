@@ -26,6 +26,8 @@ DECIDING_KEYS = {
     "too_small": "filter.min_side",
     "bad_aspect": "filter.max_aspect",
     "flat": "filter.min_std",
+    "filtered_out": "filter.where",
+    "missing_value": "filter.where",
     "reference": "never kept",
     "exact_duplicate": "duplicates",
     "near_duplicate": "duplicates.threshold",

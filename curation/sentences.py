@@ -21,6 +21,10 @@ _FIRST = {
     "(filter.max_aspect is {filter[max_aspect]}).",
     "flat": "{image} was dropped because it is almost uniform: {row[detail]} (filter.min_std is "
     "{filter[min_std]}).",
+    "filtered_out": "{image} was dropped because it does not meet the condition {filter[where]} "
+    "(filter.where): {row[detail]}.",
+    "missing_value": "{image} was dropped because a value is missing that the condition "
+    "{filter[where]} needs (filter.where): {row[detail]}.",
     "reference": "{image} is a reference image of {row[source]}: others are compared with it; it "
     "is never exported.",
     "exact_duplicate": "{image} was dropped as an exact duplicate of {other_image}, which is kept "

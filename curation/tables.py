@@ -40,6 +40,7 @@ __all__ = [
     "EXCLUDED_SCHEMA",
     "EXPORTS_SCHEMA",
     "FACTS_SCHEMA",
+    "FILTERED_SCHEMA",
     "GROUPS_SCHEMA",
     "INDEX_SCHEMA",
     "LEAKS_SCHEMA",
@@ -121,6 +122,9 @@ FACTS_SCHEMA = _schema(
 
 # filter: one row per image, codes as in `Screened`
 SCREENED_SCHEMA = _schema("role int8, reason int8")
+
+# filter: one row per image that the condition drops, ascending: the values that it read
+FILTERED_SCHEMA = _schema("image_id int64, detail string")
 
 # graph: one row per pair of contents above the floor, i < j
 PAIRS_SCHEMA = _schema("i int64, j int64, similarity float32")

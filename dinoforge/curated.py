@@ -63,6 +63,9 @@ REASONS = (
     "taken_down",
     "not_balanced",
     "excluded",
+    # Not what `filter.where` asks for, or a value that it needs is missing.
+    "filtered_out",
+    "missing_value",
 )
 
 LEDGER_SCHEMA = pa.schema(

@@ -22,6 +22,7 @@ _INGEST_S, _UNPACK_S = 45e-6, 25e-6  # unpacking: of an image in a compressed ar
 _INGEST_ROW, _INGEST_TABLES = 1300.0, 26_000.0  # bytes of memory per row; of empty tables
 _PLANT_S, _PLANT_ROW = 0.8e-3, 2000.0
 _FILTER_S, _FILTER_ROW = 0.3e-6, 40.0
+_WHERE_S = 0.5e-6  # a condition on four columns
 # Bytes per row of the tables, compressed, without the key.
 _INDEX_BYTES, _FACTS_BYTES, _PLACES_BYTES, _LEDGER_BYTES = 20.6, 76.0, 58.0, 61.0
 
@@ -71,7 +72,10 @@ def _inspect(sizes: Sizes) -> Cost:
 def _filter(sizes: Sizes) -> Cost:
     rows = sizes.total
     held = min(rows, BLOCK_ROWS) * _FILTER_ROW
-    return Cost(1, 1, core_s=rows * _FILTER_S, bytes=760 + rows * 0.008, memory=held)
+    core_s, files = rows * _FILTER_S, 1
+    if sizes.config.filter.where:
+        core_s, files, held = rows * (_FILTER_S + _WHERE_S), 2, held * 4
+    return Cost(1, files, core_s=core_s, bytes=760 + rows * 0.008, memory=held)
 
 
 def _embed(sizes: Sizes, encoder: PlannedEncoder, views: int = 1) -> Cost:

@@ -48,11 +48,14 @@ class ExportStage(CurationStage):
     name = "export"
     number = 80
     version = "1.5.0"
-    keys = ("export", "duplicates.verify.mode", "balance.target", "retrieve.rules")
+    keys = (
+        *("export", "duplicates.verify.mode", "balance.target", "retrieve.rules"),
+        "filter.where",
+    )
     execution_keys = ("base",)
     needs = (
-        *("ingest", "plant", "inspect", "exact", "verify", "seed-clusters", "retrieve", "balance"),
-        "select",
+        *("ingest", "plant", "inspect", "filter", "exact", "verify", "seed-clusters", "retrieve"),
+        *("balance", "select"),
     )
 
     def plan(self, inputs: CurationInputs) -> list[Json]:
@@ -197,6 +200,7 @@ class _Evidence:
     clusters: NDArray[np.object_]  # what each cluster of level 1 keeps, in words
     drawn: pa.Table  # slots from clusters, by image
     seeds: dict[str, NDArray[np.int64]]  # seed set -> seeds per cluster of the pool
+    filtered: tuple[NDArray[np.int64], pa.ChunkedArray]  # ids, and what the condition read
     out_shard: NDArray[np.int32]  # by row; -1: not exported
     shards: list[str]  # names
     taken_down: Mapping[int, Takedown]
@@ -215,6 +219,7 @@ class _Evidence:
             clusters=_describe_clusters(inputs),
             drawn=drawn,
             seeds=seeds,
+            filtered=_filtered(inputs),
             out_shard=_out_shards(inputs, taken_down),
             shards=[shard.name for shard in list_shards(inputs)],
             taken_down=taken_down,
@@ -257,6 +262,14 @@ def _drawn(inputs: CurationInputs) -> tuple[pa.Table, dict[str, NDArray[np.int64
     slots = read_table(inputs.file("retrieve", "slots.parquet"), columns)
     slots = slots.filter(pc.greater_equal(slots.column("cluster"), 0))
     return slots.take(np.argsort(slots.column("image_id").to_numpy(), kind="stable")), seeds
+
+
+def _filtered(inputs: CurationInputs) -> tuple[NDArray[np.int64], pa.ChunkedArray]:
+    """Return the images that `filter.where` drops, and the values that it read."""
+    if not inputs.config.filter.where:
+        return np.empty(0, np.int64), pa.chunked_array([], pa.string())
+    image_id, detail = read_table(inputs.file("filter", "filtered.parquet")).columns
+    return image_id.to_numpy(), detail
 
 
 def _out_shards(inputs: CurationInputs, taken_down: Mapping[int, Takedown]) -> NDArray[np.int32]:
@@ -381,6 +394,9 @@ def _details(
     through = decisions.duplicate_of[leaks] < 0
     detail[leaks] = np.where(through, "through its duplicates", "direct")
     _describe_drawn(inputs, decisions, detail, evidence)
+    filtered, texts = evidence.filtered
+    here = decisions.rows_in(filtered)
+    detail[filtered[here] - decisions.first] = texts.slice(here.start, here.stop - here.start)
     for image_id, takedown in evidence.taken_down.items():
         if 0 <= image_id - decisions.first < len(detail):
             detail[image_id - decisions.first] = takedown.detail

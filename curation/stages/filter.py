@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -10,12 +11,22 @@ from numpy.typing import NDArray
 
 from dinoforge.curated import REASONS, ROLES
 from dinoforge.curation import tables
-from dinoforge.curation.config import FilterConfig
+from dinoforge.curation.config import CurationConfig, FilterConfig
+from dinoforge.curation.policies.where import MISSING, parse_where
+from dinoforge.curation.stored.columns import describe, iter_columns, known_columns
+from dinoforge.curation.stored.generations import first_id
 from dinoforge.curation.tables import CurationInputs, CurationStage
 from dinoforge.errors import UsageError
 from dinoforge.stages import Json, Output
+from dinoforge.tables import iter_blocks
 
-__all__ = ["FilterStage", "first_reason", "stop_if_too_many_bad"]
+__all__ = [
+    "FilterStage",
+    "apply_condition",
+    "check_condition",
+    "first_reason",
+    "stop_if_too_many_bad",
+]
 
 
 class FilterStage(CurationStage):
@@ -24,6 +35,7 @@ class FilterStage(CurationStage):
     name = "filter"
     number = 25
     keys = ("filter", "max_bad_rate")
+    execution_keys = ("base",)
     needs = ("ingest", "plant", "inspect")
 
     def run(self, payload: Json, inputs: CurationInputs, out: Output) -> Json:
@@ -37,13 +49,17 @@ class FilterStage(CurationStage):
             stop_if_too_many_bad(undecodable, num, inputs.config.max_bad_rate)
         counts = np.zeros(len(REASONS) + 1, np.int64)
         blocks = _screen(inputs, counts)
-        out.write_tables("screened", blocks, tables.SCREENED_SCHEMA)
+        screened = out.write_tables("screened", blocks, tables.SCREENED_SCHEMA)
+        if inputs.config.filter.where:
+            filtered = _describe_filtered(inputs, screened)
+            out.write_tables("filtered", filtered, tables.FILTERED_SCHEMA)
         names = ("admitted", *REASONS)
         return {n: count for n, count in zip(names, counts.tolist(), strict=True) if count}
 
 
 def _screen(inputs: CurationInputs, counts: NDArray[np.int64]) -> Iterator[pa.Table]:
     """Yield role and reason of blocks of images; count the reasons, the first is none."""
+    conditions = _conditions(inputs)
     for facts, index in zip(
         tables.iter_facts(inputs, ["width", "height", "std"]),
         tables.iter_index(inputs, ["role"]),
@@ -52,8 +68,53 @@ def _screen(inputs: CurationInputs, counts: NDArray[np.int64]) -> Iterator[pa.Ta
         role = pc.index_in(index.column("role"), pa.array(ROLES)).to_numpy().astype(np.int8)
         width, height, std = (column.to_numpy() for column in facts.columns)
         reason = first_reason(width, height, std, role, inputs.config.filter)
+        if (condition := next(conditions, None)) is not None:
+            apply_condition(reason, role, condition)
         counts += np.bincount(reason + 1, minlength=len(counts))
         yield pa.table([role, reason], schema=tables.SCREENED_SCHEMA)
+
+
+def check_condition(config: CurationConfig) -> None:
+    """Check the columns that the condition names, and their types.
+
+    Raises
+    ------
+    UsageError
+        If there is no such column, with the nearest name, or it holds what cannot be compared so.
+    """
+    if config.filter.where:
+        parse_where(config.filter.where).check(known_columns(), "`filter.where`")
+
+
+def _conditions(inputs: CurationInputs) -> Iterator[NDArray[np.int8]]:
+    """Yield what `Where.apply` returns of blocks of images; nothing without a condition."""
+    if not inputs.config.filter.where:
+        return
+    where = parse_where(inputs.config.filter.where)
+    for block in iter_columns(inputs, where.columns):
+        yield where.apply({name: block.column(name) for name in where.columns})
+
+
+def _describe_filtered(inputs: CurationInputs, screened: Path) -> Iterator[pa.Table]:
+    """Yield the values that the condition read of each image that it drops, by block."""
+    where, first = parse_where(inputs.config.filter.where), first_id(inputs)
+    codes = [REASONS.index(reason) for reason in ("filtered_out", "missing_value")]
+    for block, decided in zip(
+        iter_columns(inputs, where.columns), iter_blocks([screened], ["reason"]), strict=True
+    ):
+        rows = np.flatnonzero(np.isin(decided.column("reason").to_numpy(), codes))
+        columns = [first + rows, describe(block.take(rows))]
+        yield pa.table(columns, schema=tables.FILTERED_SCHEMA)
+        first += block.num_rows
+
+
+def apply_condition(
+    reason: NDArray[np.int8], role: NDArray[np.int8], condition: NDArray[np.int8]
+) -> None:
+    """Drop pool and seed images that no limit drops and that do not meet the condition."""
+    is_open = (reason < 0) & np.isin(role, [ROLES.index(name) for name in ("pool", "seed")])
+    for value, name in ((0, "filtered_out"), (MISSING, "missing_value")):
+        reason[is_open & (condition == value)] = REASONS.index(name)
 
 
 def first_reason(

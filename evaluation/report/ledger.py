@@ -36,6 +36,8 @@ _LABELS = {
     "too_small": "too small",
     "bad_aspect": "too narrow",
     "flat": "flat (one gray value)",
+    "filtered_out": "do not meet filter.where",
+    "missing_value": "without a value that filter.where needs",
     "reference": "reference images (compared only)",
     "exact_duplicate": "exact duplicates",
     "near_duplicate": "near-duplicates",

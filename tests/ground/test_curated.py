@@ -64,7 +64,14 @@ def test_the_list_of_shards_counts_their_images(calm):
 
 
 def test_the_kept_reasons_and_takedowns_end_the_reasons():
-    last = (*KEPT_REASONS, "taken_down", "not_balanced", "excluded")
+    last = (
+        *KEPT_REASONS,
+        "taken_down",
+        "not_balanced",
+        "excluded",
+        "filtered_out",
+        "missing_value",
+    )
     assert REASONS[-len(last) :] == last
     assert len(set(REASONS)) == len(REASONS)
 

@@ -100,6 +100,7 @@ def recorded(pool, tmp_path_factory):
             "duplicates.join=cells",
             "duplicates.verify.mode=pixels",
             "duplicates.verify.windows=true",
+            "filter.where=bytes > 100 and aspect < 9",
         ),
         "evaluation": EvaluationConfig(
             out=str(out / "measured"),
