@@ -234,9 +234,10 @@ def _leaks(inputs: CurationInputs, decisions: Decisions) -> dict[str, Any]:
     """Add what was dropped to the facts: per set of the most similar reference, so it adds up."""
     facts = inputs.facts("decontaminate")[0]
     reference = decisions.duplicate_of[decisions.reason == REASONS.index("leak")]
-    source = tables.read_source_names(inputs)
-    dropped = Counter(source.take(pa.array(reference[reference >= 0])).to_pylist())
-    sets = {name: one | {"dropped": dropped[name]} for name, one in facts["references"].items()}
+    names, codes = tables.read_source_codes(inputs)
+    dropped = np.bincount(codes[reference[reference >= 0]], minlength=len(names)).tolist()
+    counts = dict(zip(names, dropped, strict=True))
+    sets = {name: one | {"dropped": counts[name]} for name, one in facts["references"].items()}
     through_others = int(np.count_nonzero(reference < 0))
     return facts | {"references": sets, "dropped_through_others": through_others}
 

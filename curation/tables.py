@@ -58,6 +58,7 @@ __all__ = [
     "columns_of",
     "hash_column",
     "iter_facts",
+    "iter_hashes",
     "iter_index",
     "num_images",
     "read_all_screened",
@@ -66,14 +67,13 @@ __all__ = [
     "read_decodable",
     "read_embeddings",
     "read_facts",
-    "read_hashes",
     "read_index",
     "read_locations",
     "read_pairs",
     "read_roles",
     "read_rows",
     "read_screened",
-    "read_source_names",
+    "read_source_codes",
     "read_sources",
     "read_stored",
     "split_ids",
@@ -229,10 +229,16 @@ def iter_index(inputs: CurationInputs, columns: Sequence[str]) -> Iterator[pa.Ta
     return iter_blocks(_index_files(inputs), columns)
 
 
-def read_source_names(inputs: CurationInputs) -> pa.ChunkedArray:
-    """Read the name of the source of every image, earlier generations included."""
-    parts = [read_index(of_run, ["source"]) for of_run in every_generation(inputs)]
-    return pa.concat_tables(parts).column("source")
+def read_source_codes(inputs: CurationInputs) -> tuple[list[str], NDArray[np.int16]]:
+    """Read the source of every image, earlier generations included, as an index into names."""
+    code: dict[str, int] = {}
+    parts = [np.zeros(0, np.int16)]
+    for of_run in every_generation(inputs):
+        for block in iter_index(of_run, ["source"]):
+            names = block.column("source").combine_chunks().dictionary_encode()
+            codes = [code.setdefault(name, len(code)) for name in names.dictionary.to_pylist()]
+            parts.append(np.array(codes, np.int16)[names.indices.to_numpy()])
+    return list(code), np.concatenate(parts)
 
 
 def read_class_names(inputs: CurationInputs) -> dict[int, str]:
@@ -243,8 +249,9 @@ def read_class_names(inputs: CurationInputs) -> dict[int, str]:
 
 def read_roles(inputs: CurationInputs) -> NDArray[np.int8]:
     """Read the role of every image of this run as an index into ROLES."""
-    role = read_index(inputs, ["role"]).column("role")
-    return pc.index_in(role, pa.array(ROLES)).to_numpy().astype(np.int8)
+    columns = (block.column("role") for block in iter_index(inputs, ["role"]))
+    parts = [pc.index_in(c, pa.array(ROLES)).to_numpy().astype(np.int8) for c in columns]
+    return np.concatenate([np.zeros(0, np.int8), *parts])
 
 
 def read_rows(
@@ -342,8 +349,8 @@ def iter_facts(inputs: CurationInputs, columns: Sequence[str]) -> Iterator[pa.Ta
 
 def read_decodable(inputs: CurationInputs) -> NDArray[np.bool_]:
     """Return which images of this run decode."""
-    width: NDArray[np.int32] = read_facts(inputs, ["width"]).column("width").to_numpy()
-    return width > 0
+    parts = [block.column("width").to_numpy() > 0 for block in iter_facts(inputs, ["width"])]
+    return np.concatenate([np.zeros(0, np.bool_), *parts])
 
 
 def hash_column(facts: pa.Table, name: str) -> NDArray[np.void]:
@@ -356,9 +363,11 @@ def hash_column(facts: pa.Table, name: str) -> NDArray[np.void]:
     return raw[start : start + len(column) * 32].view("V32")
 
 
-def read_hashes(inputs: CurationInputs, name: str) -> NDArray[np.void]:
-    """Read a column of hashes of the facts of every image, earlier generations included."""
-    return of_every_generation(inputs, lambda of_run: hash_column(read_facts(of_run, [name]), name))
+def iter_hashes(inputs: CurationInputs, name: str) -> Iterator[NDArray[np.void]]:
+    """Yield a column of hashes of the facts of every image, earlier generations included."""
+    for of_run in every_generation(inputs):
+        for block in iter_facts(of_run, [name]):
+            yield hash_column(block, name)
 
 
 def read_screened(inputs: CurationInputs) -> Screened:

@@ -5,11 +5,10 @@ are checked and reported but kept, as the role demands. So are images of the bas
 reference: the base does not change.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from dinoforge.curated import ROLES
@@ -22,6 +21,8 @@ from dinoforge.curation.tables import CurationInputs, CurationStage
 from dinoforge.stages import Json, Output
 
 __all__ = ["DecontaminateStage"]
+
+_BLOCK_ROWS = 1 << 24
 
 
 class DecontaminateStage(CurationStage):
@@ -42,16 +43,17 @@ class DecontaminateStage(CurationStage):
         is_reference = screened.role == ROLES.index("reference")
         stored, is_link = read_strengths(inputs, policy.threshold)
         links = concat_pairs([stored.where(is_link), _same_pixels(inputs, content, is_reference)])
-        is_new = np.arange(len(content)) >= first_id(inputs)
+        is_new = np.zeros(len(content), np.bool_)
+        is_new[first_id(inputs) :] = True
         graph = _Graph(links, stored.where(~is_link), content, is_reference, is_new)
         direct, by_component = find_leaks(links, is_reference)
         leaks = direct if policy.reading == "direct" else by_component
         admitted = screened.reason < 0
-        num = _write(out, "leaks", leaks, content, np.flatnonzero(graph.is_counted & admitted))
+        num = _write(out, "leaks", leaks, graph, graph.is_counted & admitted)
         in_base = admitted & ~is_reference & ~graph.is_new
         leaks_of_new = find_leaks(links, is_reference, in_set=graph.new_references())
         leaks = leaks_of_new[0 if policy.reading == "direct" else 1]
-        num_base = _write(out, "base_leaks", leaks, content, np.flatnonzero(in_base))
+        num_base = _write(out, "base_leaks", leaks, graph, in_base)
         return {
             "images": num,
             "images_direct": graph.count(direct),
@@ -78,25 +80,42 @@ class _Graph:
 
     def new_references(self) -> NDArray[np.bool_]:
         """Return which contents are those of references of this run."""
-        return self.contents_of(np.flatnonzero(self.is_new & self.is_reference))
+        return self.contents_of(self.is_new & self.is_reference)
 
-    def contents_of(self, ids: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Return which contents images have."""
+    def contents_of(self, chosen: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Return which contents the chosen images have."""
         mask = np.zeros(len(self.content), np.bool_)
-        mask[self.content[ids]] = True
+        for rows in _blocks(len(mask)):
+            mask[self.content[rows][chosen[rows]]] = True
         return mask
+
+    def images_of(
+        self, contents: NDArray[np.int64], chosen: NDArray[np.bool_]
+    ) -> NDArray[np.int64]:
+        """Return the chosen images that have one of some contents."""
+        mask = np.zeros(len(self.content), np.bool_)
+        mask[contents] = True
+        found = [
+            rows.start + np.flatnonzero(chosen[rows] & mask[self.content[rows]])
+            for rows in _blocks(len(mask))
+        ]
+        return np.concatenate([np.zeros(0, np.int64), *found])
 
     def count(self, leaks: Leaks) -> int:
         """Count the images of this run whose content leaks."""
-        return int(np.count_nonzero(np.isin(self.content, leaks.content) & self.is_counted))
+        return len(self.images_of(leaks.content, self.is_counted))
 
 
-def _write(
-    out: Output, name: str, leaks: Leaks, content: NDArray[np.int64], ids: NDArray[np.int64]
-) -> int:
-    """Write those of the images ``ids`` whose content leaks; returns their number."""
-    ids = ids[np.isin(content[ids], leaks.content)]
-    at = np.searchsorted(leaks.content, content[ids])
+def _blocks(num: int) -> Iterator[slice]:
+    """Cut rows of all images into blocks: what is computed of them is not in memory at once."""
+    for start in range(0, num, _BLOCK_ROWS):
+        yield slice(start, min(start + _BLOCK_ROWS, num))
+
+
+def _write(out: Output, name: str, leaks: Leaks, graph: _Graph, chosen: NDArray[np.bool_]) -> int:
+    """Write those of the chosen images whose content leaks; returns their number."""
+    ids = graph.images_of(leaks.content, chosen)
+    at = np.searchsorted(leaks.content, graph.content[ids])
     columns = [ids, leaks.reference[at], leaks.similarity[at]]
     out.write_table(name, columns, tables.LEAKS_SCHEMA)
     return len(ids)
@@ -106,15 +125,41 @@ def _same_pixels(
     inputs: CurationInputs, content: NDArray[np.int64], is_reference: NDArray[np.bool_]
 ) -> Pairs:
     """Return pairs of contents on both sides with equal pixels: the join leaves flat images out."""
-    hashes = tables.read_hashes(inputs, "pixels_sha256")
     decodes = of_every_generation(inputs, tables.read_decodable)
-    first = (content == np.arange(len(content))) & decodes
-    images, references = np.flatnonzero(first & ~is_reference), np.flatnonzero(first & is_reference)
+    references, wanted = _hashes_of(inputs, content, is_reference & decodes, None)
+    images, found = _hashes_of(inputs, content, ~is_reference & decodes, wanted)
     _, at_image, at_reference = np.intersect1d(
-        hashes[images], hashes[references], assume_unique=True, return_indices=True
+        found, wanted, assume_unique=True, return_indices=True
     )
     i, j = images[at_image], references[at_reference]
     return Pairs(np.minimum(i, j), np.maximum(i, j), np.ones(len(i), np.float32))
+
+
+def _hashes_of(
+    inputs: CurationInputs,
+    content: NDArray[np.int64],
+    chosen: NDArray[np.bool_],
+    wanted: NDArray[np.void] | None,
+) -> tuple[NDArray[np.int64], NDArray[np.void]]:
+    """Return the contents of the chosen images and the hashes of their pixels.
+
+    Of ``wanted``, if given: those whose hash begins like one of these.
+    """
+    starts = None if wanted is None else np.sort(_starts(wanted))
+    ids, hashes, at = [np.zeros(0, np.int64)], [np.zeros(0, "V32")], 0
+    for block in tables.iter_hashes(inputs, "pixels_sha256"):
+        rows = slice(at, at := at + len(block))
+        mask = chosen[rows] & (content[rows] == np.arange(rows.start, rows.stop))
+        if starts is not None:
+            mask &= np.isin(_starts(block), starts)
+        ids.append(rows.start + np.flatnonzero(mask))
+        hashes.append(block[mask])
+    return np.concatenate(ids), np.concatenate(hashes)
+
+
+def _starts(hashes: NDArray[np.void]) -> NDArray[np.uint64]:
+    """Return the first 8 bytes of hashes."""
+    return hashes.view(np.uint64).reshape(-1, 4)[:, 0]
 
 
 def _per_reference_set(inputs: CurationInputs, graph: _Graph) -> dict[str, Json]:
@@ -123,44 +168,40 @@ def _per_reference_set(inputs: CurationInputs, graph: _Graph) -> dict[str, Json]
     Both readings count the images of all contents that leak, also those that the filter or the
     duplicates drop.
     """
-    content, is_reference = graph.content, graph.is_reference
-    counted = np.flatnonzero(graph.is_counted)
-    is_counted = graph.contents_of(counted)
+    is_reference = graph.is_reference
+    is_counted = graph.contents_of(graph.is_counted)
     touching = [
         pairs.where(is_counted[pairs.i] | is_counted[pairs.j])
         for pairs in (graph.links, graph.misses)
     ]
     hit, _, _ = touching[0].both_ways()
-    source = tables.read_source_names(inputs)
+    names, source = tables.read_source_codes(inputs)
+    used = np.unique(source[is_reference]).tolist()
     report: dict[str, Json] = {}
-    for name in sorted(pc.unique(source.filter(pa.array(is_reference))).to_pylist()):
-        is_named = pc.equal(source, name).to_numpy(zero_copy_only=False)
-        ids = np.flatnonzero(is_reference & is_named)
-        in_set = graph.contents_of(ids)
+    for code in sorted(used, key=lambda code: names[code]):
+        of_set = is_reference & (source == code)
+        in_set = graph.contents_of(of_set)
         direct, by_component = find_leaks(graph.links, is_reference, in_set=in_set)
         nearest, misses = (nearest_references(pairs, is_reference, in_set) for pairs in touching)
-        report[name] = {
-            "images": len(ids),
-            "images_hit": int(np.count_nonzero(np.isin(content[ids], hit))),
+        report[names[code]] = {
+            "images": int(np.count_nonzero(of_set)),
+            "images_hit": len(graph.images_of(hit, of_set)),
             "hit_by": len(nearest.content),
             "images_direct": graph.count(direct),
             "images_by_component": graph.count(by_component),
-            "pairs": _pairs_to_show(nearest, misses, content, (counted, ids)),
+            "pairs": _pairs_to_show(nearest, misses, graph, of_set),
         }
     return report
 
 
 def _pairs_to_show(
-    direct: Leaks,
-    misses: Leaks,
-    content: NDArray[np.int64],
-    sides: tuple[NDArray[np.int64], NDArray[np.int64]],
+    direct: Leaks, misses: Leaks, graph: _Graph, of_set: NDArray[np.bool_]
 ) -> list[Json]:
     """Name pairs by the first image of each side that has the content."""
     shown = []
     for closest, rows in zip((direct, misses), pairs_to_show(direct, misses), strict=True):
-        images = _first_images(content, sides[0], closest.content[rows])
-        references = _first_images(content, sides[1], closest.reference[rows])
+        images = _first_images(graph, graph.is_counted, closest.content[rows])
+        references = _first_images(graph, of_set, closest.reference[rows])
         columns = (images, references, closest.similarity[rows])
         shown += [
             {
@@ -175,8 +216,9 @@ def _pairs_to_show(
 
 
 def _first_images(
-    content: NDArray[np.int64], ids: NDArray[np.int64], wanted: NDArray[np.int64]
+    graph: _Graph, chosen: NDArray[np.bool_], wanted: NDArray[np.int64]
 ) -> NDArray[np.int64]:
-    """Return the first of the images ``ids`` of each wanted content."""
-    contents, first = np.unique(content[ids], return_index=True)
+    """Return the first of the chosen images of each wanted content."""
+    ids = graph.images_of(wanted, chosen)
+    contents, first = np.unique(graph.content[ids], return_index=True)
     return ids[first][np.searchsorted(contents, wanted)]

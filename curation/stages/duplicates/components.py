@@ -241,8 +241,8 @@ def _read_sources(inputs: CurationInputs, ids: NDArray[np.int64]) -> NDArray[np.
     """Read a number per source for images, if the best image of every source is kept."""
     if not inputs.config.duplicates.one_per_source:
         return None
-    names = tables.read_source_names(inputs)
-    return pc.index_in(names, pc.unique(names)).to_numpy().astype(np.int64)[ids]
+    _, codes = tables.read_source_codes(inputs)
+    return codes[ids].astype(np.int64)
 
 
 def _candidates(

@@ -15,6 +15,8 @@ from dinoforge.stages import Json, Output
 
 __all__ = ["ExactStage", "content_of"]
 
+_RANGE_ROWS = 1 << 24  # of hashes that are sorted at once
+
 
 class ExactStage(CurationStage):
     """Number the contents and list those that the similarity join has to compare."""
@@ -29,17 +31,20 @@ class ExactStage(CurationStage):
         """Group by pixels, references apart from all others; write the rows of this run."""
         roles = of_every_generation(inputs, tables.read_roles)
         is_reference = roles == ROLES.index("reference")
-        hashes = tables.read_hashes(inputs, "pixels_sha256")
         decodes = of_every_generation(inputs, tables.read_decodable)
-        content = content_of(hashes, is_reference, decodes)
+        content = content_of(_read_hashes(inputs, len(roles)), is_reference, decodes)
         start = first_id(inputs)
-        ids = np.arange(start, len(content))
-        content, is_reference = content[start:], is_reference[start:]
-        first = decodes[start:] & (content == ids)
-        std = tables.read_facts(inputs, ["std"]).column("std").to_numpy()
-        flat = std < inputs.config.duplicates.flat_std
-        images = ids[first & ~flat & ~is_reference]
-        references = ids[first & ~flat & is_reference]
+        content, is_reference, decodes = content[start:], is_reference[start:], decodes[start:]
+        first = decodes.copy()  # images that are the first of their content
+        flat = np.zeros(len(content), np.bool_)
+        at = 0
+        for block in tables.iter_facts(inputs, ["std"]):
+            rows = slice(at, at := at + block.num_rows)
+            first[rows] &= content[rows] == np.arange(start + rows.start, start + rows.stop)
+            flat[rows] = block.column("std").to_numpy() < inputs.config.duplicates.flat_std
+        images, references = (
+            start + np.flatnonzero(first & ~flat & side) for side in (~is_reference, is_reference)
+        )
         out.write_array("content", content)
         out.write_array("images", images)
         out.write_array("references", references)
@@ -52,14 +57,35 @@ class ExactStage(CurationStage):
         }
 
 
+def _read_hashes(inputs: CurationInputs, num: int) -> NDArray[np.void]:
+    """Read the first 128 bits of the hash of the pixels of every image: no two pictures share them.
+
+    The odds that any two of a billion pictures do are 1 to 10^20.
+    """
+    hashes = np.empty(num, "V16")
+    at = 0
+    for block in tables.iter_hashes(inputs, "pixels_sha256"):
+        hashes[at : at + len(block)] = block.view("V16")[::2]
+        at += len(block)
+    return hashes
+
+
 def content_of(
     hashes: NDArray[np.void], is_reference: NDArray[np.bool_], decodes: NDArray[np.bool_]
 ) -> NDArray[np.int64]:
-    """Return the smallest id with the same hash and side per image; its own id if undecodable."""
+    """Return the smallest id with the same hash and side per image; its own id if undecodable.
+
+    A range of hashes at a time, which takes the less memory the more images there are.
+    """
     content = np.arange(len(hashes), dtype=np.int64)
-    for side in (is_reference, ~is_reference):
-        rows = np.flatnonzero(side & decodes)
-        # Ids ascend, so the first row of a hash is the smallest.
-        _, first, inverse = np.unique(hashes[rows], return_index=True, return_inverse=True)
-        content[rows] = rows[first][inverse.reshape(-1)]
+    first_byte = hashes.view(np.uint8).reshape(len(hashes), -1)[:, 0]
+    num_ranges = min(len(hashes) // _RANGE_ROWS + 1, 256)
+    for part in range(num_ranges):
+        low, high = (at * 256 // num_ranges for at in (part, part + 1))
+        in_range = decodes & (first_byte >= low) & (first_byte < high)
+        for side in (is_reference, ~is_reference):
+            rows = np.flatnonzero(side & in_range)
+            # Ids ascend, so the first row of a hash is the smallest.
+            _, first, inverse = np.unique(hashes[rows], return_index=True, return_inverse=True)
+            content[rows] = rows[first][inverse.reshape(-1)]
     return content

@@ -9,8 +9,8 @@ from dinoforge import tables
 from dinoforge.config import config_of
 from dinoforge.curation.config import CurationConfig
 from dinoforge.curation.pipeline import STAGES
-from dinoforge.curation.stages import select
-from dinoforge.curation.stages.duplicates import components
+from dinoforge.curation.stages import decontaminate, select
+from dinoforge.curation.stages.duplicates import components, exact
 from dinoforge.curation.stages.export import ExportStage
 from dinoforge.curation.stages.filter import FilterStage
 from dinoforge.curation.stages.select import SelectStage
@@ -33,9 +33,13 @@ def test_small_blocks_give_the_same_tables(run, tmp_path, monkeypatch):
     monkeypatch.setattr(components, "BLOCK_ROWS", 7)
     monkeypatch.setattr(components, "BATCH_IMAGES", 3)
     monkeypatch.setattr(select, "SHUFFLED_ROWS", 5)
+    monkeypatch.setattr(exact, "_RANGE_ROWS", 11)
+    monkeypatch.setattr(decontaminate, "_BLOCK_ROWS", 11)
     for stage, payload in (
         (FilterStage(), {}),
+        (exact.ExactStage(), {}),
         (components.ComponentsStage(), {}),
+        (decontaminate.DecontaminateStage(), {}),
         (SurvivorsStage(), {}),
         (SelectStage(), {}),
         (ExportStage(), {"ledger": True}),
