@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from dinoforge.clusters.hierarchy import LevelPolicy
 from dinoforge.curation.plan.cost import NOTHING, TOP_K_RATE, Cost, num_ranges
+from dinoforge.curation.plan.pairs import PAIRS_PER_IMAGE
 from dinoforge.curation.plan.sizes import Sizes, blocks
 from dinoforge.curation.stages.clusters import MOST_HELPERS, level_policies
 from dinoforge.curation.stages.duplicates.components import BATCH_IMAGES
@@ -21,7 +22,7 @@ _COMPONENTS_S, _COMPONENTS_ROW = 2.0e-6, 17.0
 # Share of images that have a duplicate, bytes of them, and of those that are grouped at once.
 _LINKED, _LINKED_ROW, _GROUPED_ROW = 0.25, 120.0, 800.0
 _CHECK_S = 0.8e-3  # per planted copy
-_DECONTAMINATE_S, _DECONTAMINATE_ROW = 1.1e-6, 190.0
+_DECONTAMINATE_S, _DECONTAMINATE_ROW, _COMPARED_PAIR = 1.1e-6, 26.0, 250.0
 _SURVIVORS_S, _SURVIVORS_ROW = 0.1e-6, 12.0
 _RETRIEVE_S, _RETRIEVE_ROW = 1.8e-6, 300.0  # per candidate
 _BALANCE_S, _BALANCE_ROW = 1.0e-6, 80.0
@@ -56,7 +57,8 @@ def _check(sizes: Sizes) -> Cost:
 
 def _decontaminate(sizes: Sizes) -> Cost:
     rows = sizes.total
-    return Cost(1, 2, rows * _DECONTAMINATE_S, bytes=1420, memory=rows * _DECONTAMINATE_ROW)
+    held = rows * (_DECONTAMINATE_ROW + PAIRS_PER_IMAGE * _COMPARED_PAIR)
+    return Cost(1, 2, rows * _DECONTAMINATE_S, bytes=1420, memory=held)
 
 
 def _survivors(sizes: Sizes) -> Cost:

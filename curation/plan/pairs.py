@@ -14,15 +14,16 @@ from dinoforge.curation.plan.reading import INSPECT
 from dinoforge.curation.plan.sizes import Sizes
 from dinoforge.curation.policies.joins import cells_work
 from dinoforge.curation.stages.duplicates.cells import images_per_partition
+from dinoforge.curation.stages.duplicates.exact import RANGE_ROWS
 from dinoforge.curation.stages.duplicates.graph import BLOCKS_AT_ONCE
 from dinoforge.neighbors.cell_join import split_cells
 from dinoforge.neighbors.cells import SAMPLE_PER_CELL
 from dinoforge.verification.votes import VOTERS, num_lists
 
-__all__ = ["PAIRS_COSTS"]
+__all__ = ["PAIRS_COSTS", "PAIRS_PER_IMAGE"]
 
-_EXACT_S, _EXACT_ROW = 1.0e-6, 290.0
-_PAIRS_PER_IMAGE = 0.1  # above the floor; a crawl full of copies has many more
+_EXACT_S, _EXACT_ROW, _HASHED_ROW = 1.0e-6, 34.0, 60.0
+PAIRS_PER_IMAGE = 0.1  # above the floor; a crawl full of copies has many more
 _PAIR_BYTES = 10.6
 # Comparing a pair of embeddings: fixed and per dimension, by a filter. `benchmarks/join.py`
 # measured 1.6e-9 s for 128 dimensions and 3.6e-9 to 7.5e-9 s for 512.
@@ -40,7 +41,8 @@ _PROPOSAL_S = 0.9e-6  # per row
 
 def _exact(sizes: Sizes) -> Cost:
     rows = sizes.total
-    return Cost(1, 3, core_s=rows * _EXACT_S, bytes=rows * 16.0, memory=rows * _EXACT_ROW)
+    held = rows * _EXACT_ROW + min(rows, RANGE_ROWS) * _HASHED_ROW
+    return Cost(1, 3, core_s=rows * _EXACT_S, bytes=rows * 16.0, memory=held)
 
 
 def _cells(sizes: Sizes) -> Cost:
@@ -106,7 +108,7 @@ def _graph(sizes: Sizes) -> Cost:
         1,
         product_s=product_s + pairs * (_PAIR_S + _PAIR_S_PER_DIM * dim),
         flops=flops,
-        bytes=sizes.compared * _PAIRS_PER_IMAGE * _PAIR_BYTES + partitions * 650.0,
+        bytes=sizes.compared * PAIRS_PER_IMAGE * _PAIR_BYTES + partitions * 650.0,
         memory=held * dim * 12.0 + size * 1024 * 4.0,
     )
 

@@ -13,9 +13,9 @@ from dinoforge.curation.stored.generations import first_id, of_every_generation
 from dinoforge.curation.tables import CurationInputs, CurationStage
 from dinoforge.stages import Json, Output
 
-__all__ = ["ExactStage", "content_of"]
+__all__ = ["RANGE_ROWS", "ExactStage", "content_of"]
 
-_RANGE_ROWS = 1 << 24  # of hashes that are sorted at once
+RANGE_ROWS = 1 << 24  # of hashes that are sorted at once
 
 
 class ExactStage(CurationStage):
@@ -79,7 +79,7 @@ def content_of(
     """
     content = np.arange(len(hashes), dtype=np.int64)
     first_byte = hashes.view(np.uint8).reshape(len(hashes), -1)[:, 0]
-    num_ranges = min(len(hashes) // _RANGE_ROWS + 1, 256)
+    num_ranges = min(len(hashes) // RANGE_ROWS + 1, 256)
     for part in range(num_ranges):
         low, high = (at * 256 // num_ranges for at in (part, part + 1))
         in_range = decodes & (first_byte >= low) & (first_byte < high)

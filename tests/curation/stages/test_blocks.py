@@ -33,7 +33,7 @@ def test_small_blocks_give_the_same_tables(run, tmp_path, monkeypatch):
     monkeypatch.setattr(components, "BLOCK_ROWS", 7)
     monkeypatch.setattr(components, "BATCH_IMAGES", 3)
     monkeypatch.setattr(select, "SHUFFLED_ROWS", 5)
-    monkeypatch.setattr(exact, "_RANGE_ROWS", 11)
+    monkeypatch.setattr(exact, "RANGE_ROWS", 11)
     monkeypatch.setattr(decontaminate, "_BLOCK_ROWS", 11)
     for stage, payload in (
         (FilterStage(), {}),

@@ -9,7 +9,7 @@ from dinoforge.curation.tables import read_facts
 
 @pytest.mark.parametrize("rows", [1, 3, 1 << 24])
 def test_the_smallest_id_with_the_same_hash_and_side_is_the_content(monkeypatch, rows):
-    monkeypatch.setattr(exact, "_RANGE_ROWS", rows)
+    monkeypatch.setattr(exact, "RANGE_ROWS", rows)
     hashes = np.array([b"a", b"b", b"a", b"a", b"b", b"0", b"0"]).astype("V32")
     is_reference = np.array([0, 0, 1, 0, 1, 0, 0], bool)
     decodes = np.array([1, 1, 1, 1, 1, 0, 0], bool)
