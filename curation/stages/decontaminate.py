@@ -95,11 +95,11 @@ class _Graph:
         """Return the chosen images that have one of some contents."""
         mask = np.zeros(len(self.content), np.bool_)
         mask[contents] = True
-        found = [
+        ids = [
             rows.start + np.flatnonzero(chosen[rows] & mask[self.content[rows]])
             for rows in _blocks(len(mask))
         ]
-        return np.concatenate([np.zeros(0, np.int64), *found])
+        return np.concatenate([np.zeros(0, np.int64), *ids])
 
     def count(self, leaks: Leaks) -> int:
         """Count the images of this run whose content leaks."""
@@ -126,10 +126,10 @@ def _same_pixels(
 ) -> Pairs:
     """Return pairs of contents on both sides with equal pixels: the join leaves flat images out."""
     decodes = of_every_generation(inputs, tables.read_decodable)
-    references, wanted = _hashes_of(inputs, content, is_reference & decodes, None)
-    images, found = _hashes_of(inputs, content, ~is_reference & decodes, wanted)
+    references, hashes = _hashes_of(inputs, content, is_reference & decodes, None)
+    images, alike = _hashes_of(inputs, content, ~is_reference & decodes, hashes)
     _, at_image, at_reference = np.intersect1d(
-        found, wanted, assume_unique=True, return_indices=True
+        alike, hashes, assume_unique=True, return_indices=True
     )
     i, j = images[at_image], references[at_reference]
     return Pairs(np.minimum(i, j), np.maximum(i, j), np.ones(len(i), np.float32))
