@@ -68,6 +68,7 @@ __all__ = [
     "read_embeddings",
     "read_facts",
     "read_index",
+    "read_keys",
     "read_locations",
     "read_pairs",
     "read_roles",
@@ -282,6 +283,11 @@ def _read_index_rows(
 def read_locations(inputs: CurationInputs, start: int, stop: int) -> pa.Table:
     """Read where images of this run are, ids ``[start, stop)``: columns shard, offset, size."""
     return _read_index_rows(inputs, start, stop, ["shard", "offset", "size"])
+
+
+def read_keys(inputs: CurationInputs, start: int, stop: int) -> pa.ChunkedArray:
+    """Read the keys of images of this run, ids ``[start, stop)``."""
+    return _read_index_rows(inputs, start, stop, ["key"]).column("key")
 
 
 def read_sources(inputs: CurationInputs, ids: NDArray[np.int64]) -> pa.ChunkedArray:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from dinoforge.encoders.checkpoint import CheckpointEncoder
 from dinoforge.encoders.make import make_encoder, split_vit
+from dinoforge.encoders.stored import StoredVectors
 from dinoforge.models.config import ARCHITECTURES, Architecture, VitConfig
 
 __all__ = ["PlannedEncoder", "plan_encoder"]
@@ -67,7 +68,8 @@ def plan_encoder(spec: str, model: VitConfig | None = None) -> PlannedEncoder:
     encoder = make_encoder(spec)
     if isinstance(encoder, CheckpointEncoder):
         return _plan_vit(encoder.model.config, encoder.dim)
-    return PlannedEncoder(encoder.dim, None, None)
+    cost = 0.0 if isinstance(encoder, StoredVectors) else None
+    return PlannedEncoder(encoder.dim, cost, cost)
 
 
 def _vit_by_name(spec: str) -> VitConfig | None:

@@ -6,7 +6,7 @@ masked.
 """
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -17,8 +17,10 @@ from dinoforge.curation import tables
 from dinoforge.curation.config import CurationConfig
 from dinoforge.curation.stored.decoding import decode_each
 from dinoforge.curation.tables import CurationInputs, CurationStage
-from dinoforge.encoders.encoder import Encoder
+from dinoforge.encoders.encoder import Encoder, Vectors
 from dinoforge.encoders.make import make_encoder
+from dinoforge.encoders.stored import StoredVectors
+from dinoforge.errors import UsageError
 from dinoforge.stages import Json, Output
 from dinoforge.tables import read_table
 
@@ -73,19 +75,29 @@ class EmbedStage(CurationStage):
         encoder = _encoder(self.encoder_of(inputs.config), inputs.config.device)
         facts = read_table(inputs.file("inspect", "facts.parquet", out.index), ["width"])
         decodes = facts.column("width").to_numpy() > 0
-        images = decode_each(
-            inputs, tables.read_locations(inputs, start, stop).filter(pa.array(decodes))
-        )
-        num_views = len(self.views_of(np.zeros((1, 1, 3), np.uint8)))
-        embeddings = np.zeros((stop - start, num_views * encoder.dim), np.float16)
         rows = np.flatnonzero(decodes)
-        for low in range(0, len(rows), _BATCH):
-            batch = itertools.islice(images, _BATCH)
-            vectors = encoder.encode([view for image in batch for view in self.views_of(image)])
-            assert np.isfinite(vectors).all(), f"{encoder.name} gave values that are not finite"
-            embeddings[rows[low : low + _BATCH]] = vectors.reshape(-1, num_views * encoder.dim)
+        if isinstance(encoder, StoredVectors):
+            keys = tables.read_keys(inputs, start, stop).take(pa.array(rows))
+            parts = iter([encoder.look_up(keys.to_pylist())])
+            num_views = 1
+        else:
+            locations = tables.read_locations(inputs, start, stop).filter(pa.array(decodes))
+            parts = self._encode(encoder, decode_each(inputs, locations))
+            num_views = len(self.views_of(np.zeros((1, 1, 3), np.uint8)))
+        embeddings = np.zeros((stop - start, num_views * encoder.dim), np.float16)
+        low = 0
+        for vectors in parts:
+            part = vectors.reshape(-1, num_views * encoder.dim)
+            embeddings[rows[low : low + len(part)]] = part
+            low += len(part)
         out.write_array("embeddings", embeddings)
         return {"embedded": len(rows), "dim": encoder.dim, "encoder": encoder.fingerprint}
+
+    def _encode(self, encoder: Encoder, images: Iterator[_Image]) -> Iterator[Vectors]:
+        while batch := list(itertools.islice(images, _BATCH)):
+            vectors = encoder.encode([view for image in batch for view in self.views_of(image)])
+            assert np.isfinite(vectors).all(), f"{encoder.name} gave values that are not finite"
+            yield vectors
 
 
 class EmbedMeaningStage(EmbedStage):
@@ -142,9 +154,17 @@ def check_encoders(config: CurationConfig) -> None:
     UsageError
         If an encoder, its package or its file is missing.
     """
-    for stage in (EmbedStage(), EmbedMeaningStage()):
-        if spec := stage.encoder_of(config):
-            _encoder(spec, "cpu")
+    for stage in (EmbedStage(), EmbedMeaningStage(), EmbedWindowsStage()):
+        spec = stage.encoder_of(config)
+        if not spec or not isinstance(_encoder(spec, "cpu"), StoredVectors):
+            continue
+        if isinstance(stage, EmbedWindowsStage) or config.plant.count:
+            key = "plant.count" if config.plant.count else "duplicates.verify.windows"
+            raise UsageError(
+                what="stored vectors are of whole images of the sources",
+                where=f"`{key}` with {spec}",
+                do=f"leave out {key}, or give an encoder of images",
+            )
 
 
 def encoder_fingerprint(spec: str) -> str:

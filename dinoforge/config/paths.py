@@ -32,7 +32,7 @@ T = TypeVar("T")
 _NO_BYTES = re.compile("[\0\ud800-\udc7f\udd00-\udfff]")  # no name of a file holds these
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 # NAME=checkpoint:FILE; a name has no colon.
-_KINDS = r"checkpoint:|hf:|torchscript:|onnx:|timm:[^@]*@"
+_KINDS = r"checkpoint:|hf:|torchscript:|onnx:|stored:|timm:[^@]*@"
 _FILE_SPEC = re.compile(rf"((?:[^:=]*=)?(?:{_KINDS}))(.*)", re.DOTALL)
 
 

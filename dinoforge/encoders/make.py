@@ -36,6 +36,7 @@ ENCODERS: Mapping[str, str] = {
     "torchscript:FILE": "a network with its program, as SSCD is released; #224,crop: its images",
     "onnx:FILE": "the same, run by onnxruntime (extra `onnx`)",
     "python:MODULE:FUNCTION": "your own function from images to vectors",
+    "stored:FILE": "your own vectors by the keys of images (Parquet, or .npy beside it); curations",
 }
 
 _VIT_KINDS = ("checkpoint", "hf")
@@ -165,6 +166,12 @@ def _timm(rest: str, device: str) -> "Encoder":
     return timm_encoder(split_timm(rest, FEATURES), device=device)
 
 
+def _stored(rest: str, device: str) -> "Encoder":  # noqa: ARG001 - as the others
+    from dinoforge.encoders.stored import StoredVectors
+
+    return StoredVectors(Path(rest))
+
+
 def _onnx(rest: str, device: str) -> "Encoder":
     from dinoforge.encoders.programs import onnx_encoder, split_program
 
@@ -192,4 +199,5 @@ _MAKERS: Mapping[str, Callable[[str, str], "Encoder"]] = {
     "torchscript": _torchscript,
     "onnx": _onnx,
     "timm": _timm,
+    "stored": _stored,
 }

@@ -1,11 +1,14 @@
 """Embeddings: one row per image, those of the encoder, zero where nothing decodes."""
 
+import json
 import shutil
 from dataclasses import replace
 
 import numpy as np
+import pool as pools
 import pytest
 
+from dinoforge.cli.main import main
 from dinoforge.curation.tables import (
     ImageReader,
     num_images,
@@ -63,3 +66,44 @@ def test_embeddings_that_something_else_has_written_are_refused(inputs, tmp_path
     last = size + 46 if "47" in what else size
     with pytest.raises(UsageError, match=f"{what}.*part-00001.*delete it"):
         read_embeddings(elsewhere, "embed", np.array([0, last]))
+
+
+@pytest.fixture(scope="module")
+def stored(pool, tmp_path_factory):
+    """Return sources, and the spec of vectors that `dinoforge embed` made of their images."""
+    folder = tmp_path_factory.mktemp("stored")
+    paths = [str(pool.folder / name) for name in ("pool", "seeds")]
+    main(["embed", *paths, "--out", str(folder), "-q"])
+    sources = [{"role": "pool", "paths": paths}]
+    return sources, f"stored:{folder}"
+
+
+def test_stored_vectors_give_the_curation_of_their_encoder(stored, tmp_path):
+    sources, spec = stored
+    kept = []
+    for name, encoder in (("stored", spec), ("pixels", "pixels")):
+        words = (f"duplicates.encoder={encoder}", "plant.count=0", "retrieve.mode=none")
+        pools.curated(pools.recipe(sources, tmp_path / name, *words))
+        kept.append([(row["key"], row["decision"]) for row in pools.ledger(tmp_path / name)])
+    assert kept[0] == kept[1]
+    assert len(set(kept[0])) > 50
+
+
+@pytest.mark.parametrize(
+    ("words", "what"),
+    [
+        ("", "images are not in it"),
+        ("plant.count=3", "`plant.count`"),
+        ("duplicates.verify={mode: pixels, windows: true}", "`duplicates.verify.windows`"),
+    ],
+)
+def test_stored_vectors_of_other_images_end_in_one_line(
+    pool, stored, tmp_path, capsys, words, what
+):
+    test = [{"role": "pool", "paths": [str(pool.folder / "test")]}]
+    sources = [*stored[0], *test] if not words else stored[0]
+    words = [f"sources={json.dumps(sources)}", f"duplicates.encoder={stored[1]}", words]
+    command = ["curate", *filter(None, words), "retrieve.mode=none", f"out={tmp_path / 'run'}"]
+    assert main(command) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert what in error
