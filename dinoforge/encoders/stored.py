@@ -48,7 +48,7 @@ class StoredVectors:
         self._rows = "row" if "row" in schema.names else ""  # as `dinoforge embed` writes
         self._vector = "" if self._is_array else self._column(lists, "of vectors")
         self.dim = next((vectors.shape[1] for _, _, vectors in self._blocks()), 0)
-        # Of the files as they are: gigabytes are not read again to tell whether they are the same.
+        # By size and time: gigabytes are not read again for a fingerprint.
         stats = [file.stat() for file in files]
         self.fingerprint = hash_json([[each.st_size, each.st_mtime_ns] for each in stats])
 

@@ -45,19 +45,19 @@ def test_vectors_are_looked_up_by_key(stored):
 
 
 @pytest.mark.parametrize(
-    ("keys", "says"),
+    ("keys", "what"),
     [
         (["k1", "new", "other"], r"2 of 3 images are not in it: new, other"),
         (["k1", "k1"], "two images have the same key"),
     ],
 )
-def test_images_that_are_not_there(stored, keys, says):
-    with pytest.raises(UsageError, match=says):
+def test_images_that_are_not_there(stored, keys, what):
+    with pytest.raises(UsageError, match=what):
         make_encoder(stored).look_up(keys)
 
 
 @pytest.mark.parametrize(
-    ("columns", "says"),
+    ("columns", "what"),
     [
         ({"name": KEYS, "v": VECTORS.tolist()}, "no columns key"),
         ({"key": KEYS}, "no columns of vectors"),
@@ -65,9 +65,9 @@ def test_images_that_are_not_there(stored, keys, says):
         ({"key": KEYS, "v": [[1.0], *VECTORS[1:].tolist()]}, "several lengths"),
     ],
 )
-def test_tables_that_cannot_be_used(tmp_path, columns, says):
+def test_tables_that_cannot_be_used(tmp_path, columns, what):
     write(tmp_path / "v.parquet", columns)
-    with pytest.raises(UsageError, match=says):
+    with pytest.raises(UsageError, match=what):
         make_encoder(f"stored:{tmp_path}/v.parquet")
 
 
