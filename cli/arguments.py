@@ -41,6 +41,8 @@ __all__ = [
 
 C = TypeVar("C", bound="Config")
 
+_PACKAGES = {"sharding": "curation.sharding"}  # of kinds of recipes that are no room
+
 RERUN = "rerun the affected stages"  # help text of --update
 
 
@@ -159,9 +161,8 @@ def recipe_requests(args: argparse.Namespace, kind: str) -> bool:
 
 def config_class(kind: str) -> type:
     """Return the config class of a kind of recipe: ``dinoforge.curation.config.CurationConfig``."""
-    cls: type = getattr(
-        importlib.import_module(f"dinoforge.{kind}.config"), f"{kind.capitalize()}Config"
-    )
+    module = importlib.import_module(f"dinoforge.{_PACKAGES.get(kind, kind)}.config")
+    cls: type = getattr(module, f"{kind.capitalize()}Config")
     return cls
 
 

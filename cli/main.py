@@ -31,7 +31,7 @@ __all__ = ["build_parser", "main"]
 _ON_CURATIONS = ("leaks", "calibrate", "takedown")
 _ON_CLUSTER = ("status", "logs", "retry", "cancel")
 COMMANDS = (
-    *("quickstart", "curate", "plan", "train", "evaluate", "embed", "export"),
+    *("quickstart", "curate", "plan", "train", "evaluate", "embed", "shard", "export"),
     *("report", "card", "compare", "explain", *_ON_CURATIONS, "runs"),
     *_ON_CLUSTER,
 )

@@ -1,4 +1,4 @@
-"""The skeleton of ``curate``, ``train`` and ``evaluate``: from the command line to the result."""
+"""The skeleton of ``curate``, ``train``, ``evaluate``, ``shard``: from the words to the result."""
 
 import argparse
 from collections.abc import Callable, Mapping, Sequence
@@ -31,7 +31,7 @@ C = TypeVar("C", bound="Config")
 class RecipeCommand:
     """A command that carries out a recipe; used as a `Command`."""
 
-    kind: str  # of the recipe: curation, training, evaluation
+    kind: str  # of the recipe: curation, training, evaluation, sharding
     sentence: str
     examples: Sequence[str]
     # (args, recipe) -> result, or the exit code of processes that have printed theirs
@@ -46,6 +46,8 @@ class RecipeCommand:
     resolve: Callable[[Any], Any] = lambda config: config
     pipeline: str = ""  # import path of the pipeline of stages; "": one job of ranks
     add_own_arguments: Callable[[argparse.ArgumentParser], None] = lambda _: None
+    # changes args before the recipe is read: other words than a recipe and `key=value`
+    read_words: Callable[[argparse.Namespace], None] = lambda _: None
     # (args, recipe) -> recipes of evaluations that a cluster runs beside it, by name
     evaluations: Callable[[argparse.Namespace, Any], Mapping[str, Any]] = lambda *_: {}
 
@@ -62,6 +64,7 @@ class RecipeCommand:
 
         if recipe_requests(args, self.kind):
             return 0
+        self.read_words(args)
         loaded: Loaded[Any] = load(args, self.kind, config_class(self.kind))
         loaded = replace(loaded, config=self.resolve(loaded.config))
         check_out(self.sources(loaded.config), loaded.config.out, self.written)

@@ -39,6 +39,7 @@ __all__ = [
     "DecontaminateConfig",
     "DuplicatesConfig",
     "ExportConfig",
+    "FileName",
     "FilterConfig",
     "PlantConfig",
     "SourceConfig",

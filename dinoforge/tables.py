@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from dinoforge.errors import damaged
-from dinoforge.files import write_atomic
+from dinoforge.files import temporary_name, write_atomic
 
 __all__ = [
     "BLOCK_ROWS",
@@ -23,6 +23,7 @@ __all__ = [
     "read_table",
     "read_tables",
     "rechunk",
+    "shuffle_rows",
     "take_rows",
     "write_table",
     "write_tables",
@@ -177,3 +178,37 @@ def iter_blocks(
 ) -> Iterator[pa.Table]:
     """Yield the rows of tables of one schema, in the given order, in blocks; see `rechunk`."""
     return rechunk((part for path in paths for part in iter_row_groups(path, columns)), rows)
+
+
+def shuffle_rows(
+    parts: Iterable[pa.Table], place: NDArray[np.int64], folder: Path, rows: int
+) -> Iterator[pa.Table]:
+    """Yield the rows of tables by their place, ``rows`` at a time.
+
+    ``place`` holds the place of every row, each of ``0 .. n - 1`` once. The rows wait in temporary
+    files in ``folder``, one per table that is yielded; of them one is in memory.
+    """
+    paths = [
+        temporary_name(folder / f"places-{number}") for number in range(-(-len(place) // rows))
+    ]
+    at = 0
+    try:
+        with contextlib.ExitStack() as stack:
+            writers: dict[int, pa.ipc.RecordBatchStreamWriter] = {}
+            for table in parts:
+                here = place[at : (at := at + table.num_rows)]
+                part = table.append_column("place", pa.array(here))
+                bucket = here // rows
+                for number in np.unique(bucket).tolist():
+                    if number not in writers:
+                        file = stack.enter_context(paths[number].open("wb"))
+                        writer = pa.ipc.new_stream(file, part.schema)
+                        writers[number] = stack.enter_context(writer)
+                    writers[number].write_table(part.filter(pa.array(bucket == number)))
+        for path in paths:
+            with path.open("rb") as file, pa.ipc.open_stream(file) as reader:
+                table = reader.read_all()
+            yield table.take(np.argsort(table.column("place").to_numpy())).drop(["place"])
+    finally:
+        for path in paths:
+            path.unlink(missing_ok=True)

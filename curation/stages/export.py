@@ -26,10 +26,10 @@ from dinoforge.curation.stored.links import read_places
 from dinoforge.curation.tables import CurationInputs, CurationStage
 from dinoforge.curation.takedowns import Takedown, apply_takedowns, find_taken_down, list_exported
 from dinoforge.errors import UsageError
-from dinoforge.files import hash_json, write_text
+from dinoforge.files import hash_json
 from dinoforge.images import image_suffix
 from dinoforge.shards.writer import ShardWriter
-from dinoforge.sources.classes import CLASS_LISTS, is_plain_list
+from dinoforge.sources.classes import write_class_list
 from dinoforge.stages import Json, Output
 from dinoforge.tables import iter_row_groups, read_table
 
@@ -152,27 +152,11 @@ def _write_ledger(inputs: CurationInputs, out: Output) -> Json:
 
 
 def _write_class_list(inputs: CurationInputs) -> Path | None:
-    """Write the names of all classes beside the shards, if an exported image has one of them.
-
-    Classes numbered from 0 without a gap make a ``classes.txt``; others, and names that would be
-    read otherwise there, a ``classes.tsv``. The list of an earlier recipe is
-    removed.
-    """
+    """Write the names of all classes beside the shards, if an exported image has one of them."""
     groups = iter_row_groups(exports_file(inputs), ["label"])
     has_any = any(pc.any(pc.greater_equal(group.column("label"), 0)).as_py() for group in groups)
     names = tables.read_class_names(inputs) if has_any else {}
-    is_numbered = list(names) != list(range(len(names))) or not is_plain_list([*names.values()])
-    lists = [shards_folder(inputs.run_folder) / name for name in CLASS_LISTS]  # .txt, .tsv
-    path, other = reversed(lists) if is_numbered else lists
-    other.unlink(missing_ok=True)
-    if not names:
-        path.unlink(missing_ok=True)
-        return None
-    rows = (f"{number}\t{name}\n" if is_numbered else f"{name}\n" for number, name in names.items())
-    text = "".join(rows)
-    if not path.is_file() or path.read_bytes() != text.encode():  # a takedown leaves it alone
-        write_text(path, text)
-    return path
+    return write_class_list(shards_folder(inputs.run_folder), names)
 
 
 def _make_ledger(inputs: CurationInputs) -> Iterator[pa.Table]:

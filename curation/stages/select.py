@@ -5,7 +5,6 @@ Of a billion images only a block is in memory at once, and a few numbers per exp
 
 import itertools
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -27,12 +26,12 @@ from dinoforge.curation.stored.balance import read_balanced
 from dinoforge.curation.stored.decisions import decide_before_retrieval, read_excluded, read_slots
 from dinoforge.curation.stored.seed_sets import every_rule
 from dinoforge.curation.tables import CurationInputs, CurationStage
-from dinoforge.files import temporary_name
 from dinoforge.randomness import KeyedPermutation
+from dinoforge.shards.writer import cut_shards
 from dinoforge.stages import Json, Output
-from dinoforge.tables import iter_blocks
+from dinoforge.tables import iter_blocks, shuffle_rows
 
-__all__ = ["SHUFFLED_ROWS", "SelectStage", "cut_shards"]
+__all__ = ["SHUFFLED_ROWS", "SelectStage"]
 
 # Bytes of a sample in a tar beyond the image: two headers, the JSON, padding.
 _OVERHEAD_BYTES = 3 * 1024
@@ -62,12 +61,12 @@ class SelectStage(CurationStage):
         part = part[order]
         bounds = np.searchsorted(part, np.arange(len(parts) + 1))
         starts = np.concatenate(
-            [a + cut_shards(sizes[order[a:b]], policy) for a, b in itertools.pairwise(bounds)]
+            [a + _cut(sizes[order[a:b]], policy) for a, b in itertools.pairwise(bounds)]
         )
         del sizes
         place = np.empty(len(order), np.int64)
         place[order] = np.arange(len(order))
-        shuffled = _shuffle(_exported(inputs, decided), place, out.folder)
+        shuffled = shuffle_rows(_exported(inputs, decided), place, out.folder, SHUFFLED_ROWS)
         out.write_tables("places", _in_shards(shuffled, starts), tables.EXPORTS_SCHEMA)
         facts = {"kept": files.num_kept, "exported": len(order), "shard_starts": starts.tolist()}
         if policy.parts:
@@ -75,21 +74,9 @@ class SelectStage(CurationStage):
         return facts
 
 
-def cut_shards(sizes: NDArray[np.int64], policy: ExportConfig) -> NDArray[np.int64]:
-    """Return the first position of every shard.
-
-    A shard holds at most ``shard_images`` images, and at most ``shard_mib`` unless one image is
-    larger.
-    """
-    ends = np.cumsum(-(-sizes // 512) * 512 + _OVERHEAD_BYTES)
-    starts: list[int] = []
-    start = 0
-    while start < len(sizes):
-        starts.append(start)
-        before = int(ends[start - 1]) if start else 0
-        fits = int(np.searchsorted(ends, before + (policy.shard_mib << 20), side="right"))
-        start = min(max(fits, start + 1), start + policy.shard_images)
-    return np.array(starts, np.int64)
+def _cut(sizes: NDArray[np.int64], policy: ExportConfig) -> NDArray[np.int64]:
+    num_bytes = -(-sizes // 512) * 512 + _OVERHEAD_BYTES
+    return cut_shards(num_bytes, policy.shard_images, policy.shard_mib << 20)
 
 
 class _Files:
@@ -214,35 +201,6 @@ def _exported(inputs: CurationInputs, decided: Path) -> Iterator[pa.Table]:
         reasons = pa.array(REASONS).take(pa.array(reason))
         evidence = {"reason": reasons, "seed_id": seed_id, "rank": rank, "score": score}
         yield pa.table(read | {"copy": copy.astype(np.int32)} | evidence)
-
-
-def _shuffle(
-    parts: Iterator[pa.Table], place: NDArray[np.int64], folder: Path
-) -> Iterator[pa.Table]:
-    """Yield rows, given in tables, by their place: put into files first, then sorted in each."""
-    bounds = np.arange(0, len(place), SHUFFLED_ROWS)
-    paths = [temporary_name(folder / f"places-{number}") for number in range(len(bounds))]
-    at = 0
-    try:
-        with ExitStack() as stack:
-            writers: dict[int, pa.ipc.RecordBatchStreamWriter] = {}
-            for table in parts:
-                here = place[at : (at := at + table.num_rows)]
-                part = table.append_column("place", pa.array(here))
-                bucket = here // SHUFFLED_ROWS
-                for number in np.unique(bucket).tolist():
-                    if number not in writers:
-                        file = stack.enter_context(paths[number].open("wb"))
-                        writer = pa.ipc.new_stream(file, part.schema)
-                        writers[number] = stack.enter_context(writer)
-                    writers[number].write_table(part.filter(pa.array(bucket == number)))
-        for path in paths:
-            with path.open("rb") as file, pa.ipc.open_stream(file) as reader:
-                table = reader.read_all()
-            yield table.take(np.argsort(table.column("place").to_numpy())).drop(["place"])
-    finally:
-        for path in paths:
-            path.unlink(missing_ok=True)
 
 
 def _in_shards(parts: Iterator[pa.Table], starts: NDArray[np.int64]) -> Iterator[pa.Table]:

@@ -44,7 +44,12 @@ __all__ = [
 ]
 
 # Sub-command -> kind of recipe: the folder below ``configs/`` and the package that reads it.
-RECIPE_KINDS = {"curate": "curation", "train": "training", "evaluate": "evaluation"}
+RECIPE_KINDS = {
+    "curate": "curation",
+    "train": "training",
+    "evaluate": "evaluation",
+    "shard": "sharding",
+}
 
 C = TypeVar("C", bound=Config)
 C_co = TypeVar("C_co", bound=Config, covariant=True)

@@ -4,17 +4,20 @@ import contextlib
 import hashlib
 import os
 import tarfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Self
+
+import numpy as np
+from numpy.typing import NDArray
 
 from dinoforge.errors import cannot_write
 from dinoforge.files import fsync_folder, temporary_name
 from dinoforge.shards.sidecar import ShardFacts, write_sidecar
 from dinoforge.shards.tar import BLOCK, MemberName, split_member_name
 
-__all__ = ["ShardWriter", "WrittenShard"]
+__all__ = ["ShardWriter", "WrittenShard", "cut_shards", "sample_bytes"]
 
 _RECORD = 20 * BLOCK  # tars are padded to whole records
 
@@ -196,3 +199,30 @@ _EMPTY = _tarfile_header("", 0)
 # What follows the fields name, size and checksum.
 _BETWEEN = (_EMPTY[_NAME_BYTES:124], _EMPTY[136:148], _EMPTY[156:])
 _TEMPLATE_SUM = sum(map(sum, _BETWEEN)) + 8 * 0x20  # the checksum counts its own field as spaces
+
+
+def sample_bytes(key: str, members: Iterable[tuple[str, int]]) -> int:
+    """Return the bytes that a sample takes in a tar, by extension and size of its members."""
+    total = 0
+    for extension, size in members:
+        name = f"{key}.{extension}"
+        is_short = len(name) <= _NAME_BYTES and name.isascii() and size <= _SIZE_LIMIT
+        header = BLOCK if is_short else len(_tarfile_header(name, size))
+        total += header + _padded(size, BLOCK)
+    return total
+
+
+def cut_shards(num_bytes: NDArray[np.int64], max_samples: int, max_bytes: int) -> NDArray[np.int64]:
+    """Return the first position of every shard, given the bytes of every sample, in order.
+
+    A shard holds at most ``max_samples``, and at most ``max_bytes`` unless one sample is larger.
+    """
+    ends = np.cumsum(num_bytes)
+    starts: list[int] = []
+    start = 0
+    while start < len(num_bytes):
+        starts.append(start)
+        before = int(ends[start - 1]) if start else 0
+        fits = int(np.searchsorted(ends, before + max_bytes, side="right"))
+        start = min(max(fits, start + 1), start + max_samples)
+    return np.array(starts, np.int64)

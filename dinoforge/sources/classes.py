@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dinoforge.errors import Fault
-from dinoforge.files import decode_text, hash_json, read_regular
+from dinoforge.files import decode_text, hash_json, read_regular, write_text
 
 __all__ = [
     "CLASS_LISTS",
@@ -31,6 +31,7 @@ __all__ = [
     "find_class_list",
     "is_plain_list",
     "parse_label",
+    "write_class_list",
 ]
 
 CLASS_LISTS = ("classes.txt", "classes.tsv")  # the first that is there and not empty is used
@@ -173,6 +174,26 @@ def is_plain_list(names: Sequence[str]) -> bool:
         return _one_per_line(names) == dict(enumerate(names))
     except ValueError:
         return False
+
+
+def write_class_list(folder: Path, names: Mapping[int, str]) -> Path | None:
+    """Write a list of classes into a folder, or remove that of an earlier recipe if there are none.
+
+    Classes numbered from 0 without a gap make a ``classes.txt``; others, and names that would be
+    read otherwise there, a ``classes.tsv``.
+    """
+    is_numbered = list(names) != list(range(len(names))) or not is_plain_list([*names.values()])
+    lists = [folder / name for name in CLASS_LISTS]  # .txt, .tsv
+    path, other = reversed(lists) if is_numbered else lists
+    other.unlink(missing_ok=True)
+    if not names:
+        path.unlink(missing_ok=True)
+        return None
+    rows = (f"{number}\t{name}\n" if is_numbered else f"{name}\n" for number, name in names.items())
+    text = "".join(rows)
+    if not path.is_file() or path.read_bytes() != text.encode():  # a takedown leaves it alone
+        write_text(path, text)
+    return path
 
 
 def _read_list(path: Path) -> ClassList | None:

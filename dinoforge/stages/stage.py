@@ -170,12 +170,12 @@ class Output:
     index: int
     written: list[dict[str, Any]] = field(default_factory=list)
 
-    def add(self, path: Path, *, rows: int | None = None) -> Path:
-        """Register a finished file anywhere inside the run folder."""
+    def add(self, path: Path, *, rows: int | None = None, sha256: str = "") -> Path:
+        """Register a finished file anywhere inside the run folder; its hash, if it is known."""
         entry = {
             "path": path.relative_to(self.run_folder).as_posix(),
             "bytes": path.stat().st_size,
-            "sha256": sha256_file(path),
+            "sha256": sha256 or sha256_file(path),
         }
         self.written.append(entry if rows is None else entry | {"rows": rows})
         return path

@@ -14,12 +14,18 @@ from hypothesis import strategies as st
 from dinoforge.config import config_yaml, describe_keys, load_config
 from dinoforge.config.paths import PathText, plain_path, quote_path
 from dinoforge.curation.config import CurationConfig
+from dinoforge.curation.sharding.config import ShardingConfig
 from dinoforge.errors import UsageError
 from dinoforge.evaluation.config import EvaluationConfig
 from dinoforge.slurm.profile import Profile
 from dinoforge.training.config import TrainingConfig
 
-RECIPES = {"curation": CurationConfig, "training": TrainingConfig, "evaluation": EvaluationConfig}
+RECIPES = {
+    "curation": CurationConfig,
+    "training": TrainingConfig,
+    "evaluation": EvaluationConfig,
+    "sharding": ShardingConfig,
+}
 
 # Keys with text that is no path.
 TEXT = {
@@ -36,6 +42,7 @@ TEXT = {
 TEXT |= {"protocols", "features", "sets[].protocols", "sets[].layout", "sets[].splits"}
 TEXT |= {"depth.heads", "leakage.encoder", "copies.whitening.set"}
 TEXT |= {"duplicates.prefer", "duplicates.prefer_sources", "retrieve.drop_seeds"}
+TEXT |= {"ids.column", "ids.field"}
 
 
 @pytest.fixture(autouse=True)

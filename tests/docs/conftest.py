@@ -20,6 +20,7 @@ LEAST = {
     "curation": ("out=runs/x", "sources=[{role: pool, paths: [x]}]"),
     "training": ("out=runs/x", "data.paths=[x]"),
     "evaluation": ("out=runs/x", "train=[x]"),
+    "sharding": ("out=runs/x", "sources=[x]"),
 }
 
 
@@ -49,6 +50,8 @@ def check_command(keys: dict[str, set[str]]) -> Callable[[str], argparse.Namespa
         assert words[0] == "dinoforge"
         args, rest = parser.parse_known_args(words[1:])
         overrides = [*getattr(args, "overrides", []), *rest]
+        if args.command == "shard":  # other words are sources
+            overrides = [word for word in overrides if "=" in word]
         for word in overrides:
             key, equals, _ = word.partition("=")
             assert equals, f"{word} is no argument of {line}"

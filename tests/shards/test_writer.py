@@ -4,6 +4,7 @@ import hashlib
 import io
 import tarfile
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -12,7 +13,7 @@ from dinoforge.errors import UsageError
 from dinoforge.shards.index import index_shard, verify_shard
 from dinoforge.shards.reading import read_samples
 from dinoforge.shards.sidecar import read_sidecar
-from dinoforge.shards.writer import ShardWriter, _header
+from dinoforge.shards.writer import ShardWriter, _header, cut_shards, sample_bytes
 
 
 def samples(count, size=100):
@@ -180,3 +181,28 @@ def test_what_is_written_is_read(tmp_path_factory, content, max_samples):
     shards = write(folder, content.items(), max_samples=max_samples)
     assert all(index_shard(shard.path).complete for shard in shards)
     assert dict(pair for shard in shards for pair in read_samples(shard.path)) == content
+
+
+@pytest.mark.parametrize(
+    ("num_bytes", "max_samples", "starts"),
+    [
+        ([100] * 5, 2, [0, 2, 4]),
+        ([100] * 4, 2, [0, 2]),
+        ([600_000] * 4, 9, [0, 1, 2, 3]),  # two are more than the limit
+        ([400_000] * 4, 9, [0, 2]),
+        ([100, 5_000_000, 100], 9, [0, 1, 2]),  # one sample larger than a shard
+        ([], 9, []),
+    ],
+)
+def test_a_shard_ends_before_it_has_too_many_samples_or_bytes(num_bytes, max_samples, starts):
+    assert cut_shards(np.array(num_bytes, np.int64), max_samples, 1_000_000).tolist() == starts
+
+
+@pytest.mark.parametrize("key", ["a", "folder/" + "x" * 120, "\u00e9"])
+def test_the_bytes_of_a_sample_are_known_before_it_is_written(tmp_path, key):
+    members = {"jpg": b"x" * 700, "json": b"{}", "txt": b""}
+    (shard,) = write(tmp_path, [(key, members)])
+    num_bytes = sample_bytes(key, [(name, len(data)) for name, data in members.items()])
+    content = shard.path.read_bytes()
+    assert content[num_bytes - 512 : num_bytes].strip(b"\0"), "the header of the last member"
+    assert not content[num_bytes:].strip(b"\0")

@@ -10,11 +10,14 @@ import toy
 from benchmark_sets import write_clips, write_nyu, write_videos
 from evaluations import evaluated, write_run
 from searched_sets import write_edited, write_met, write_oxford
+from shard_sets import run_shard, samples_of, write_tar
 
 from dinoforge.config import Config
 from dinoforge.curation.config import CurationConfig
 from dinoforge.curation.pipeline import PIPELINE as CURATION
 from dinoforge.curation.pipeline import STAGES
+from dinoforge.curation.sharding.config import IdsConfig, ShardingConfig
+from dinoforge.curation.sharding.pipeline import PIPELINE as SHARDING
 from dinoforge.evaluation.config import EvaluationConfig, SetConfig
 from dinoforge.evaluation.settings import (
     DepthConfig,
@@ -29,13 +32,13 @@ from dinoforge.stages.executor import make_executor
 from dinoforge.stages.pipeline import Pipeline, make_inputs, run_stages
 from dinoforge.stages.stage import Inputs, Output, UndeclaredReadError, stage_device
 
-PIPELINES = (CURATION, EVALUATION)
-pytestmark = pytest.mark.timeout(400)  # the first test of a worker runs both of them whole
+PIPELINES = (CURATION, EVALUATION, SHARDING)
+pytestmark = pytest.mark.timeout(400)  # the first test of a worker runs all of them whole
 FEW = HeadConfig(steps=2, batch_size=2)
 
 # Stage -> what it declares but reads only under another recipe than that of this test: retrieval
 # uses the embeddings of the duplicates when no encoder of its own is set, and without a background
-# set there is nothing to weigh; rules have a k and a policy of their own.
+# set there is nothing to weigh; rules have a k and a policy of their own; errors name sources.
 WEIGHT = ("keys", "duplicates.background_weight")
 ONLY_SOMETIMES = {
     "search": {
@@ -47,6 +50,7 @@ ONLY_SOMETIMES = {
     "exclude": {("needs", "embed")},
     "graph": {WEIGHT},
     "recall": {WEIGHT},
+    "order": {("execution_keys", "sources")},
 }
 
 
@@ -72,7 +76,7 @@ class Recorded:
 
 @pytest.fixture(scope="module")
 def recorded(pool, tmp_path_factory):
-    """Run both pipelines; by name."""
+    """Run all pipelines; by name."""
     reads = {pipeline.name: defaultdict(set) for pipeline in PIPELINES}
     current = None
 
@@ -124,13 +128,24 @@ def recorded(pool, tmp_path_factory):
             depth=DepthConfig(head=FEW),
             leakage=LeakageConfig(curation=[references]),
         ),
+        "sharding": ShardingConfig(
+            out=str(out / "shards"),
+            sources=[str(write_tar(out / f"{name}.tar", samples_of(0, 4))) for name in "ab"],
+            repeated_keys="rename",
+            ids=IdsConfig(file=str(out / "ids.txt"), field="uid"),
+            order="random",
+            verify=True,
+        ),
     }
+    (out / "ids.txt").write_text(f"{1:032x}\n")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Inputs, "note_read", note_read)
         current = "curation"
         pools.curated(configs["curation"])
         current = "evaluation"
         evaluated(configs["evaluation"], out / "measured")
+        current = "sharding"
+        run_shard(configs["sharding"])
     return {
         pipeline.name: Recorded(pipeline, configs[pipeline.name], reads[pipeline.name])
         for pipeline in PIPELINES

@@ -1,0 +1,127 @@
+"""The files behind the sources, listed once: tars, and files that are one sample by their stem."""
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+
+from dinoforge.curation.sharding.config import ShardingConfig
+from dinoforge.curation.sharding.tables import (
+    FILES_SCHEMA,
+    PROBLEMS_SCHEMA,
+    ShardingInputs,
+    ShardingStage,
+)
+from dinoforge.files import hash_json, path_text
+from dinoforge.shards.index import Problem
+from dinoforge.sources.discover import SourceFile, SourceFiles, discover_files
+from dinoforge.stages import Json, Output
+from dinoforge.tables import ROW_GROUP_ROWS
+
+__all__ = ["DiscoverStage", "source_paths"]
+
+
+class DiscoverStage(ShardingStage):
+    """List tars and files; what stands beside an image under its stem belongs to its sample."""
+
+    name = "discover"
+    number = 10
+    keys = ("sources", "data.root")
+
+    def plan(self, inputs: ShardingInputs) -> list[Json]:
+        """Plan one partition; its payload covers names, sizes and times of all files."""
+        files = discover_files(source_paths(inputs.config))
+        beside = [name for group in _group(files)[0] for name in group.beside]
+        status = [(name, os.stat(name)) for name in beside]  # noqa: PTH116 - hot
+        marks = [[name, at.st_size, at.st_mtime_ns] for name, at in status]
+        return [{"files": files.fingerprint(), "beside": hash_json(marks)}]
+
+    def run(self, payload: Json, inputs: ShardingInputs, out: Output) -> Json:  # noqa: ARG002
+        """List them."""
+        files = discover_files(source_paths(inputs.config))
+        groups, rest = _group(files)
+        out.write_tables("files", _in_tables(groups), FILES_SCHEMA)
+        table = pa.Table.from_pylist(
+            [entry | {"shard": path_text(entry["shard"])} for entry in rest], PROBLEMS_SCHEMA
+        )
+        out.write_table("problems", table, PROBLEMS_SCHEMA)
+        return {"rows": len(groups)}
+
+
+def source_paths(config: ShardingConfig) -> list[str]:
+    """Return the paths of the sources, relative ones inside `data.root`."""
+    root, sources = config.data.root, config.sources
+    return [os.path.join(root, path) for path in sources]  # noqa: PTH118 - may be patterns
+
+
+@dataclass(slots=True)
+class _Group:
+    """A tar, or the files of one sample."""
+
+    first: SourceFile
+    names: list[str] = field(default_factory=list)  # of further images
+    sizes: list[int] = field(default_factory=list)
+    beside: list[str] = field(default_factory=list)  # paths of files that are no images
+
+    def has(self, name: str) -> bool:
+        """Return whether a member with the suffix of a file is there, in any case."""
+        suffixes = {name.rpartition(".")[2].lower() for name in (self.first.path, *self.names)}
+        return name.rpartition(".")[2].lower() in suffixes
+
+    def as_row(self) -> dict[str, Any]:
+        """Make a row of the table."""
+        first = self.first
+        folder, _, name = first.path.rpartition("/")
+        names, sizes = [name, *self.names], [first.size, *self.sizes]
+        for path in sorted(self.beside):
+            names.append(path.rpartition("/")[2])
+            sizes.append(os.stat(path).st_size)  # noqa: PTH116 - hot
+        return {
+            "path": path_text(first.path if first.is_tar else folder or "."),
+            "root": path_text(first.root),
+            "names": [] if first.is_tar else [path_text(name) for name in names],
+            "sizes": [] if first.is_tar else sizes,
+            "size": sum(sizes),
+            "list_folders": [path_text(folder) for folder in first.list_folders],
+        }
+
+
+def _stem(path: str) -> str:
+    folder, slash, name = path.rpartition("/")
+    stem, dot, _ = name.rpartition(".")
+    return f"{folder}{slash}{stem if dot else name}"
+
+
+def _group(files: SourceFiles) -> tuple[list[_Group], list[Problem]]:
+    """Group files by stem; a file that is no image belongs to the image of its stem.
+
+    Returns the groups, in the order of their first files, and the problems that are left.
+    """
+    groups: list[_Group] = []
+    by_stem: dict[str, _Group] = {}
+    for item in files.items:
+        stem = _stem(item.path)
+        group = None if item.is_tar else by_stem.get(stem)
+        if group is not None and not group.has(item.path):
+            group.names.append(item.path.rpartition("/")[2])
+            group.sizes.append(item.size)
+            continue
+        groups.append(_Group(item))
+        if not item.is_tar:
+            by_stem.setdefault(stem, groups[-1])
+    rest: list[Problem] = []
+    for entry in files.problems:
+        group = by_stem.get(_stem(entry["shard"])) if entry["reason"] == "other_file" else None
+        if group is None:
+            rest.append(entry)
+        else:
+            group.beside.append(entry["shard"])
+    return groups, rest
+
+
+def _in_tables(groups: Sequence[_Group]) -> Iterator[pa.Table]:
+    for start in range(0, len(groups), ROW_GROUP_ROWS):
+        rows = [group.as_row() for group in groups[start : start + ROW_GROUP_ROWS]]
+        yield pa.Table.from_pylist(rows, FILES_SCHEMA)
