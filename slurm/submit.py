@@ -53,7 +53,7 @@ class _RunsOnRanks(Protocol):
 class SubmitRequest:
     """A run that a user wants on a cluster."""
 
-    command: str  # curate, train, evaluate: the kind of run folder
+    command: str  # curate, train, evaluate, shard: the kind of run folder
     config: _RunConfig  # the resolved recipe
     profile: str  # path, or the name of a built-in one
     pipeline: str = ""  # import path of a pipeline of stages; "": one job of ranks
@@ -95,7 +95,8 @@ class SubmitRequest:
             run_id=f"{name}-{digits}",
             command=self.command,
             pipeline=self.pipeline,
-            device=self.config.device,
+            # Recipes of pipelines that run on CPUs alone have no such key.
+            device=str(getattr(self.config, "device", "cpu")),
             stages=stages,
             evaluations=list(self.evaluations),
             folder=str(Path.cwd()),

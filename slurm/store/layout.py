@@ -55,7 +55,7 @@ class Launch:
     """What all jobs of a run share; written by the command that submits."""
 
     run_id: str  # in every job name: folder name and six digits of a hash of its path
-    command: str  # curate, train, evaluate
+    command: str  # curate, train, evaluate, shard
     pipeline: str  # import path, e.g. ``curation.pipeline:PIPELINE``; "" for train, evaluate
     device: str  # of the recipe
     folder: str  # working folder: relative paths of the recipe start there
