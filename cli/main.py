@@ -28,11 +28,11 @@ from dinoforge.errors import (
 __all__ = ["build_parser", "main"]
 
 # In the order in which a newcomer needs them.
-_ON_CURATIONS = ("leaks", "calibrate", "takedown")
+_ON_CURATIONS = ("explain", "leaks", "calibrate", "takedown")
 _ON_CLUSTER = ("status", "logs", "retry", "cancel")
 COMMANDS = (
     *("quickstart", "curate", "plan", "train", "evaluate", "embed", "shard", "export"),
-    *("report", "card", "compare", "explain", *_ON_CURATIONS, "runs"),
+    *("report", "card", "compare", *_ON_CURATIONS, "runs"),
     *_ON_CLUSTER,
 )
 

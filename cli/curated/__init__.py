@@ -1,1 +1,1 @@
-"""Commands about what a curation found: leaks, calibration, takedowns."""
+"""Commands about what a curation decided: explanations, leaks, calibration, takedowns."""

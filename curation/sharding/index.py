@@ -64,31 +64,31 @@ class IndexStage(ShardingStage):
         """List the samples of the files of a range."""
         path = inputs.file("discover", "files.parquet")
         rows = read_rows([path], payload["first"], payload["stop"]).cast(FILES_SCHEMA)
-        found = _Found(inputs.config.ids.field, with_classes=inputs.config.classes == "keep")
-        out.write_tables("samples", _list(rows, found, out), SAMPLES_SCHEMA)
-        table = pa.Table.from_pylist(found.problems, PROBLEMS_SCHEMA)
+        listed = _Listed(inputs.config.ids.field, with_classes=inputs.config.classes == "keep")
+        out.write_tables("samples", _list(rows, listed, out), SAMPLES_SCHEMA)
+        table = pa.Table.from_pylist(listed.problems, PROBLEMS_SCHEMA)
         out.write_table("problems", table, PROBLEMS_SCHEMA)
         return {
-            "samples": found.samples,
-            "bytes": found.num_bytes,
-            "spaces": dict(sorted(found.spaces.items())),
-            "class_names": sorted(found.class_names),
+            "samples": listed.samples,
+            "bytes": listed.num_bytes,
+            "spaces": dict(sorted(listed.spaces.items())),
+            "class_names": sorted(listed.class_names),
         }
 
 
-def _list(rows: pa.Table, found: "_Found", out: Output) -> Iterator[pa.Table]:
+def _list(rows: pa.Table, listed: "_Listed", out: Output) -> Iterator[pa.Table]:
     for row in rows.to_pylist():
         if row["names"]:
-            found.add_files(row)
+            listed.add_files(row)
         else:
-            found.add_tar(row, out)
-        if len(found.columns["key"]) >= _MOST_FILES:
-            yield found.take()
-    yield found.take()
+            listed.add_tar(row, out)
+        if len(listed.columns["key"]) >= _MOST_FILES:
+            yield listed.take()
+    yield listed.take()
 
 
 @dataclass
-class _Found:
+class _Listed:
     """The samples since the last `take`, and what was met in all of them."""
 
     id_field: str
