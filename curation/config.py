@@ -6,6 +6,7 @@ measurements, similarities and embeddings.
 """
 
 import itertools
+import keyword
 import math
 import os
 import re
@@ -25,7 +26,12 @@ from dinoforge.config.ranges import (
     Range,
     one_of,
 )
-from dinoforge.curation.policies.where import EXAMPLE_CONDITION, ConditionError, parse_where
+from dinoforge.curation.policies.where import (
+    EXAMPLE_CONDITION,
+    KNOWN_FACTS,
+    ConditionError,
+    parse_where,
+)
 from dinoforge.curation.retrieve_config import RetrieveConfig
 from dinoforge.errors import Fault
 from dinoforge.images import DecodePolicy
@@ -42,6 +48,7 @@ __all__ = [
     "FileName",
     "FilterConfig",
     "PlantConfig",
+    "ScoreConfig",
     "SourceConfig",
     "VerifyConfig",
 ]
@@ -55,6 +62,8 @@ PREFERENCES = ("resolution", "least_recompressed", "score", "source")
 Cosine = Annotated[float, Range(-1, 1)]
 _is_file_name = re.compile(r"[\w-]+").fullmatch
 FileName = Annotated[str, Allowed(_is_file_name, "letters, digits, - and _")]
+_is_column_name = re.compile(r"[A-Za-z_]\w*", re.ASCII).fullmatch
+ColumnName = Annotated[str, Allowed(_is_column_name, "letters, digits and _, a letter first")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,6 +125,17 @@ class PlantConfig:
         """Find copies without a kind of edit."""
         if self.count and not self.kinds:
             yield Fault(f"`{at}.kinds` is empty", "recipe", f"choose from {', '.join(EDITS)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreConfig:
+    """A number per image that is measured once, for conditions (`filter.where`)."""
+
+    # column in conditions and in the ledger; of several numbers NAME_0, NAME_1, ... or their names
+    name: ColumnName = ""
+    # what measures it: brightness, dark, light, blur, entropy, color, text, nsfw, faces, FILE.onnx,
+    # or python:MODULE:FUNCTION
+    scorer: EncoderSpec = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -339,11 +359,13 @@ class CurationConfig:
     data: DataConfig = field(default_factory=DataConfig)
     # input images; an image listed twice belongs to the first source that lists it
     sources: list[SourceConfig] = field(default_factory=list)
-    partition_images: PositiveInt = 4096  # images per partition of inspect and embed
+    partition_images: PositiveInt = 4096  # images per partition of inspect, score and embed
     max_bad_rate: Fraction = 0.5  # share of undecodable images above which the run stops
     device: Device = "cpu"  # where encoders and the joins run
     decode: DecodePolicy = field(default_factory=DecodePolicy)
     plant: PlantConfig = field(default_factory=PlantConfig)
+    # numbers per image for conditions (filter.where): measured once; add new ones at the end
+    scores: list[ScoreConfig] = field(default_factory=list)
     filter: FilterConfig = field(default_factory=FilterConfig)
     duplicates: DuplicatesConfig = field(default_factory=DuplicatesConfig)
     decontaminate: DecontaminateConfig = field(default_factory=DecontaminateConfig)
@@ -363,6 +385,7 @@ class CurationConfig:
             if self.sources and name not in names:
                 what = f"`duplicates.prefer_sources` names `{name}`, which is no source"
                 yield Fault(what, "recipe", f"the sources are {', '.join(names)}")
+        yield from self._score_faults()
         yield from self._rule_faults()
         rules = self.retrieve.rules  # each of which names its seeds; the base may have some
         has_seeds = "seed" in roles or self.base or rules
@@ -379,6 +402,15 @@ class CurationConfig:
                 f"give duplicates.floor ({self.duplicates.floor}) or more: pairs below are "
                 "not stored",
             )
+
+    def _score_faults(self) -> Iterator[Fault]:
+        """Find names of scores that something else has."""
+        taken = set(KNOWN_FACTS)
+        for number, score in enumerate(self.scores):
+            if score.name in taken or keyword.iskeyword(score.name):
+                what = f"`scores[{number}].name` is `{score.name}`, which has a meaning already"
+                yield Fault(what, "recipe", "give it another name")
+            taken.add(score.name)
 
     def _rule_faults(self) -> Iterator[Fault]:
         """Find rules whose seeds are not there, or for which there is no place."""

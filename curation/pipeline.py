@@ -45,6 +45,7 @@ from dinoforge.curation.stages.export import ExportStage, remove_foreign_shards
 from dinoforge.curation.stages.filter import FilterStage, check_condition, stop_if_too_many_bad
 from dinoforge.curation.stages.ingest import IngestStage, check_folders
 from dinoforge.curation.stages.inspect import InspectStage
+from dinoforge.curation.stages.measures.score import ScoreStage, check_scorers
 from dinoforge.curation.stages.plant import PlantStage
 from dinoforge.curation.stages.retrieve import RetrieveStage
 from dinoforge.curation.stages.search import SearchStage
@@ -68,6 +69,7 @@ STAGES: tuple[CurationStage, ...] = (
     IngestStage(),  # 10  sources -> one index; bytes stay where they are
     PlantStage(),  # 15  edited copies whose truth is known (off by default)
     InspectStage(),  # 20  decode once: hashes, size, gray spread, why not
+    ScoreStage(),  # 23  what the recipe has scored, for conditions
     FilterStage(),  # 25  policy: which images are admitted
     EmbedStage(),  # 30  embeddings that measure "same picture"
     EmbedMeaningStage(),  # 31  embeddings that measure "similar content", if others are set
@@ -129,6 +131,7 @@ def _check(config: CurationConfig) -> None:
     if config.duplicates.background:
         check_background(config, encoder_fingerprint(config.duplicates.encoder))
     check_scores(config)
+    check_scorers(config)
     check_condition(config)
     check_base(config, STAGES)
 

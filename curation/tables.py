@@ -179,11 +179,11 @@ DECISIONS_SCHEMA = _schema(
 )
 
 # select: one row per exported file, in the order of the shards; copy is above 0 only under the
-# policy multiset
+# policy multiset; extra: scores, as JSON, null if there are none
 EXPORTS_SCHEMA = _schema(
     "image_id int64, copy int32, out_shard int32, key string, source string, shard string,"
     "offset int64, size int64, label int64, class_name string, member string, format string,"
-    "sha256 hash, reason string, seed_id int64, rank int64, score float32"
+    "sha256 hash, reason string, seed_id int64, rank int64, score float32, extra string"
 )
 
 

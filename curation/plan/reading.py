@@ -1,4 +1,4 @@
-"""What the stages cost that read every image: ingest, plant, inspect, filter, embed.
+"""What the stages cost that read every image: ingest, plant, inspect, score, filter, embed.
 
 The seconds are those of one thread, measured on 2026-11-30 on an EPYC core with CIFAR-10 (60,000
 images of 32 pixels), 1,800 photographs of clothing and 1,000 of ImageNet.
@@ -9,6 +9,9 @@ from collections.abc import Callable, Mapping
 from dinoforge.curation.plan.cost import NOTHING, Cost, num_ranges, picture_bytes
 from dinoforge.curation.plan.encoders import PlannedEncoder
 from dinoforge.curation.plan.sizes import Sizes, blocks
+from dinoforge.curation.stored.scores import scored_by
+from dinoforge.scorers.make import PIXELS
+from dinoforge.scorers.measures import MEASURES
 from dinoforge.tables import BLOCK_ROWS
 
 __all__ = ["INSPECT", "READING_COSTS"]
@@ -22,6 +25,8 @@ _INGEST_S, _UNPACK_S = 45e-6, 25e-6  # unpacking: of an image in a compressed ar
 _INGEST_ROW, _INGEST_TABLES = 1300.0, 26_000.0  # bytes of memory per row; of empty tables
 _PLANT_S, _PLANT_ROW = 0.8e-3, 2000.0
 _FILTER_S, _FILTER_ROW = 0.3e-6, 40.0
+# Of an image of about 256 to 511 pixels, which larger ones are reduced to; networks of any side.
+_SCORE_S = {PIXELS: 4.6e-3, "nsfw": 42e-3, "faces": 60e-3}
 _WHERE_S = 0.5e-6  # a condition on four columns
 # Bytes per row of the tables, compressed, without the key.
 _INDEX_BYTES, _FACTS_BYTES, _PLACES_BYTES, _LEDGER_BYTES = 20.6, 76.0, 58.0, 61.0
@@ -66,6 +71,26 @@ def _inspect(sizes: Sizes) -> Cost:
         core_s=sizes.total * per_image,
         bytes=sizes.total * _FACTS_BYTES,
         memory=size * 2000.0 + 2 * picture_bytes(sizes),
+    )
+
+
+def _score(sizes: Sizes) -> Cost:
+    specs = scored_by(sizes.config.scores)
+    if not specs:
+        return NOTHING
+    size, pixels = sizes.config.partition_images, sizes.images.pixels
+    decode_s = INSPECT[0] + INSPECT[1] * pixels
+    per_image = [None if spec not in _SCORE_S else decode_s + _SCORE_S[spec] for spec in specs]
+    known = [seconds for seconds in per_image if seconds is not None]
+    unknown = len(known) < len(per_image)
+    columns = sum(len(MEASURES) if spec == PIXELS else 2 for spec in specs)
+    return Cost(
+        num_ranges(sizes.total, size) * len(specs),
+        1,
+        core_s=sizes.total * sum(known),
+        product_s=None if unknown else 0.0,
+        bytes=sizes.total * columns * 4.0,
+        memory=size * columns * 8.0 + 64 * 2 * picture_bytes(sizes),
     )
 
 
@@ -116,6 +141,7 @@ READING_COSTS: Mapping[str, Callable[[Sizes], Cost]] = {
     "ingest": _ingest,
     "plant": _plant,
     "inspect": _inspect,
+    "score": _score,
     "filter": _filter,
     "embed": _embed_same,
     "embed-meaning": _embed_meaning,

@@ -19,10 +19,23 @@ from numpy.typing import NDArray
 from dinoforge.config.keys import suggest
 from dinoforge.errors import UsageError, first_line, some_of
 
-__all__ = ["EXAMPLE_CONDITION", "MISSING", "NAMESPACES", "ConditionError", "Where", "parse_where"]
+__all__ = [
+    "EXAMPLE_CONDITION",
+    "KNOWN_FACTS",
+    "MISSING",
+    "NAMESPACES",
+    "ConditionError",
+    "Where",
+    "parse_where",
+]
 
 MISSING = -1  # neither true nor false
-NAMESPACES = ("side", "scores")  # of columns whose name something else may have, as in `side.width`
+# Columns that every image has.
+KNOWN_FACTS = (
+    *("width", "height", "aspect", "std", "quality", "format", "bytes", "key", "source"),
+    "class_name",
+)
+NAMESPACES = ("side",)  # of columns whose name something else may have, as in `side.width`
 
 Columns = Mapping[str, pa.ChunkedArray]
 _Value = Any  # a column, or a scalar

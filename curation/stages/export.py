@@ -21,6 +21,7 @@ from dinoforge.curation.stored.decisions import (
     iter_decisions,
     list_shards,
 )
+from dinoforge.curation.stored.extras import extra_fields, iter_extras
 from dinoforge.curation.stored.generations import earlier_generations, first_id, of_every_generation
 from dinoforge.curation.stored.links import read_places
 from dinoforge.curation.tables import CurationInputs, CurationStage
@@ -47,15 +48,15 @@ class ExportStage(CurationStage):
 
     name = "export"
     number = 80
-    version = "1.5.0"
+    version = "1.6.0"
     keys = (
         *("export", "duplicates.verify.mode", "balance.target", "retrieve.rules"),
-        "filter.where",
+        *("filter.where", "scores"),
     )
     execution_keys = ("base",)
     needs = (
-        *("ingest", "plant", "inspect", "filter", "exact", "verify", "seed-clusters", "retrieve"),
-        *("balance", "select"),
+        *("ingest", "plant", "inspect", "score", "filter", "exact", "verify", "seed-clusters"),
+        *("retrieve", "balance", "select"),
     )
 
     def plan(self, inputs: CurationInputs) -> list[Json]:
@@ -140,12 +141,14 @@ def _members(row: dict[str, Any], data: bytes) -> dict[str, bytes]:
         value = row[name]
         if value is not None and value == value and value not in ("", -1):  # noqa: PLR0124 - NaN
             notes[name] = value
+    notes |= json.loads(row["extra"] or "{}")
     members["json"] = json.dumps(notes, sort_keys=True, ensure_ascii=False).encode()
     return members
 
 
 def _write_ledger(inputs: CurationInputs, out: Output) -> Json:
-    out.write_tables("ledger", _make_ledger(inputs), LEDGER_SCHEMA)
+    schema = pa.schema([*LEDGER_SCHEMA, *extra_fields(inputs)])
+    out.write_tables("ledger", _make_ledger(inputs), schema)
     if path := _write_class_list(inputs):
         out.add(path)
     return {"rows": tables.num_images(inputs)}
@@ -163,14 +166,18 @@ def _make_ledger(inputs: CurationInputs) -> Iterator[pa.Table]:
     """Combine index, facts, decisions and shards, a block of images at a time."""
     evidence = _Evidence.read(inputs)
     names = ["sha256", "width", "height", "std", "reason", "detail"]
-    for index, facts, decided in zip(
+    for index, facts, decided, extras in zip(
         tables.iter_index(inputs, list(_FROM_INDEX)),
         tables.iter_facts(inputs, names),
         iter_decisions(inputs),
-        strict=True,
+        iter_extras(inputs),
+        strict=False,  # without extra columns the last never ends
     ):
         decisions = apply_takedowns(decided, evidence.taken_down)
-        yield _ledger_rows(inputs, index, facts, decisions, evidence)
+        rows = _ledger_rows(inputs, index, facts, decisions, evidence)
+        for field in extras.schema:
+            rows = rows.append_column(field, extras.column(field.name))
+        yield rows
 
 
 @dataclass(frozen=True)

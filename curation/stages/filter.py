@@ -34,9 +34,9 @@ class FilterStage(CurationStage):
 
     name = "filter"
     number = 25
-    keys = ("filter", "max_bad_rate")
+    keys = ("filter", "scores", "max_bad_rate")
     execution_keys = ("base",)
-    needs = ("ingest", "plant", "inspect")
+    needs = ("ingest", "plant", "inspect", "score")
 
     def run(self, payload: Json, inputs: CurationInputs, out: Output) -> Json:
         """Apply the policy to every image."""
@@ -83,7 +83,7 @@ def check_condition(config: CurationConfig) -> None:
         If there is no such column, with the nearest name, or it holds what cannot be compared so.
     """
     if config.filter.where:
-        parse_where(config.filter.where).check(known_columns(), "`filter.where`")
+        parse_where(config.filter.where).check(known_columns(config), "`filter.where`")
 
 
 def _conditions(inputs: CurationInputs) -> Iterator[NDArray[np.int8]]:

@@ -24,6 +24,7 @@ from dinoforge.curation.policies.decisions import (
 )
 from dinoforge.curation.stored.balance import read_balanced
 from dinoforge.curation.stored.decisions import decide_before_retrieval, read_excluded, read_slots
+from dinoforge.curation.stored.extras import as_json, iter_extras
 from dinoforge.curation.stored.seed_sets import every_rule
 from dinoforge.curation.tables import CurationInputs, CurationStage
 from dinoforge.randomness import KeyedPermutation
@@ -44,12 +45,12 @@ class SelectStage(CurationStage):
 
     name = "select"
     number = 75
-    version = "1.2.0"
-    keys = ("retrieve", "balance.target", "export", "seed")
+    version = "1.3.0"
+    keys = ("retrieve", "balance.target", "export", "scores", "seed")
     execution_keys = ("base",)
     needs = (
-        *("ingest", "plant", "inspect", "filter", "components", "decontaminate", "retrieve"),
-        "balance",
+        *("ingest", "plant", "inspect", "score", "filter", "components", "decontaminate"),
+        *("retrieve", "balance"),
     )
 
     def run(self, payload: Json, inputs: CurationInputs, out: Output) -> Json:
@@ -183,11 +184,12 @@ def _order(part: NDArray[np.int64], policy: ExportConfig, seed: int) -> NDArray[
 def _exported(inputs: CurationInputs, decided: Path) -> Iterator[pa.Table]:
     """Yield columns of the files of blocks of images, by id."""
     names = [name for name in tables.INDEX_SCHEMA.names if name in tables.EXPORTS_SCHEMA.names]
-    for index, facts, decisions in zip(
+    for index, facts, decisions, extras in zip(
         tables.iter_index(inputs, names),
         tables.iter_facts(inputs, ["format", "sha256"]),
         iter_blocks([decided], ["kept", "copies", "reason", "seed_id", "rank", "score"]),
-        strict=True,
+        iter_extras(inputs),
+        strict=False,  # without extra columns the last never ends
     ):
         kept, copies, *rest = (column.to_numpy() for column in decisions.columns)
         at, copy = _rows_of_files(kept, copies)
@@ -200,6 +202,8 @@ def _exported(inputs: CurationInputs, decided: Path) -> Iterator[pa.Table]:
         reason, seed_id, rank, score = (column[at] for column in rest)
         reasons = pa.array(REASONS).take(pa.array(reason))
         evidence = {"reason": reasons, "seed_id": seed_id, "rank": rank, "score": score}
+        texts = as_json(extras.take(rows)) if extras.column_names else [None] * len(at)
+        evidence["extra"] = pa.array(texts, pa.string())
         yield pa.table(read | {"copy": copy.astype(np.int32)} | evidence)
 
 

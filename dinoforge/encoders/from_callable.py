@@ -13,7 +13,7 @@ from dinoforge.encoders.encoder import Images, Vectors, fingerprint_of, unit_row
 from dinoforge.errors import UsageError, first_line
 from dinoforge.files import sha256_file
 
-__all__ = ["CallableEncoder"]
+__all__ = ["CallableEncoder", "code_hash", "find_function"]
 
 _EXAMPLE = "python:package.module:function"
 
@@ -32,13 +32,13 @@ class CallableEncoder:
 
     def __init__(self, dotted: str) -> None:
         self.name = f"python:{dotted}"
-        self._function = _find(dotted)
+        self._function = find_function(dotted)
         self.dim = 0
         # Encode a gray image to check the function and its dimension before a long run.
         self.dim = self._call([np.full((32, 32, 3), 127, np.uint8)]).shape[1]
         self.fingerprint = fingerprint_of(
             encoder=self.name,
-            code=_code_hash(self._function),
+            code=code_hash(self._function),
             own=str(getattr(self._function, "fingerprint", "")),
         )
 
@@ -69,7 +69,14 @@ class CallableEncoder:
         return UsageError(what=what, where=self.name, do=do)
 
 
-def _find(dotted: str) -> Callable[[list[Any]], Any]:
+def find_function(dotted: str) -> Callable[[list[Any]], Any]:
+    """Import a function by ``module:function``; the working directory is searched, too.
+
+    Raises
+    ------
+    UsageError
+        If there is none.
+    """
     module_name, colon, attribute = dotted.partition(":")
     if not colon or not module_name or not attribute or dotted.startswith("."):
         raise UsageError(
@@ -95,7 +102,8 @@ def _find(dotted: str) -> Callable[[list[Any]], Any]:
     return function
 
 
-def _code_hash(function: Any) -> str:
+def code_hash(function: Any) -> str:
+    """Hash the source file of a function; "" if it has none."""
     try:
         path = inspect.getsourcefile(inspect.unwrap(function))
     except TypeError:  # an object with __call__, or compiled

@@ -50,12 +50,16 @@ class NetworkEncoder:
 
     def encode(self, images: Images) -> Vectors:
         """Encode images; see `Encoder.encode`."""
+        return unit_rows(self.outputs(images))
+
+    def outputs(self, images: Images) -> Vectors:
+        """Return what the network gives for images, float32 ``[B, dim]``, not normalized."""
         rows = run_batches(
             self._checked, images, self._transform, self.dim, self._device, size=self._batch_size
         )
         if not np.isfinite(rows).all():
             raise self._refused("the network gives numbers that are not finite")
-        return unit_rows(rows)
+        return rows
 
     def _probe(self) -> int:
         sizes: list[int] = []

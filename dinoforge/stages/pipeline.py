@@ -142,7 +142,7 @@ def plan_stage(
         "version": stage.version,
         "keys": pick_keys(to_plain(inputs.whole_config), stage.keys),
         "needs": {need: fingerprints[need] for need in stage.needs},
-        "partitions": len(payloads),
+        "partitions": None if stage.grows else len(payloads),
     }
     return StagePlan(stage, inputs, payloads, hash_json(shared))
 

@@ -54,6 +54,8 @@ class Stage(ABC, Generic[C]):
     # of partitions. They are not part of the fingerprint.
     execution_keys: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()  # earlier stages whose outputs it reads
+    # Whether partitions that are added at the end leave the others as they are.
+    grows: bool = False
     # A resource, not part of the fingerprint. A `gpu` stage runs on the CPU under device=cpu.
     runs_on: Literal["cpu", "gpu"] = "cpu"
 

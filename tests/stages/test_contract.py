@@ -104,7 +104,8 @@ def recorded(pool, tmp_path_factory):
             "duplicates.join=cells",
             "duplicates.verify.mode=pixels",
             "duplicates.verify.windows=true",
-            "filter.where=bytes > 100 and aspect < 9",
+            "scores=[{name: blur, scorer: blur}]",
+            "filter.where=bytes > 100 and aspect < 9 and (blur < 9 or blur is null)",
         ),
         "evaluation": EvaluationConfig(
             out=str(out / "measured"),

@@ -1,0 +1,1 @@
+"""What conditions compare beyond the facts: scores of images, data beside them."""
