@@ -49,6 +49,7 @@ __all__ = [
     "FilterConfig",
     "PlantConfig",
     "ScoreConfig",
+    "SideConfig",
     "SourceConfig",
     "VerifyConfig",
 ]
@@ -125,6 +126,15 @@ class PlantConfig:
         """Find copies without a kind of edit."""
         if self.count and not self.kinds:
             yield Fault(f"`{at}.kinds` is empty", "recipe", f"choose from {', '.join(EDITS)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SideConfig:
+    """Data beside the images: `KEY.json` and `KEY.txt`, and `NAME.parquet` beside `NAME.tar`."""
+
+    # columns to keep, for conditions, in the ledger and in the exported samples; names or patterns
+    # such as ["*"]; text files are the column caption; []: none is read
+    columns: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -359,11 +369,12 @@ class CurationConfig:
     data: DataConfig = field(default_factory=DataConfig)
     # input images; an image listed twice belongs to the first source that lists it
     sources: list[SourceConfig] = field(default_factory=list)
-    partition_images: PositiveInt = 4096  # images per partition of inspect, score and embed
+    partition_images: PositiveInt = 4096  # images per partition of inspect, side, score and embed
     max_bad_rate: Fraction = 0.5  # share of undecodable images above which the run stops
     device: Device = "cpu"  # where encoders and the joins run
     decode: DecodePolicy = field(default_factory=DecodePolicy)
     plant: PlantConfig = field(default_factory=PlantConfig)
+    side: SideConfig = field(default_factory=SideConfig)
     # numbers per image for conditions (filter.where): measured once; add new ones at the end
     scores: list[ScoreConfig] = field(default_factory=list)
     filter: FilterConfig = field(default_factory=FilterConfig)

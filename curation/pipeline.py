@@ -46,6 +46,7 @@ from dinoforge.curation.stages.filter import FilterStage, check_condition, stop_
 from dinoforge.curation.stages.ingest import IngestStage, check_folders
 from dinoforge.curation.stages.inspect import InspectStage
 from dinoforge.curation.stages.measures.score import ScoreStage, check_scorers
+from dinoforge.curation.stages.measures.side import SideStage
 from dinoforge.curation.stages.plant import PlantStage
 from dinoforge.curation.stages.retrieve import RetrieveStage
 from dinoforge.curation.stages.search import SearchStage
@@ -69,6 +70,7 @@ STAGES: tuple[CurationStage, ...] = (
     IngestStage(),  # 10  sources -> one index; bytes stay where they are
     PlantStage(),  # 15  edited copies whose truth is known (off by default)
     InspectStage(),  # 20  decode once: hashes, size, gray spread, why not
+    SideStage(),  # 22  what lies beside the images: URLs, captions, scores of others
     ScoreStage(),  # 23  what the recipe has scored, for conditions
     FilterStage(),  # 25  policy: which images are admitted
     EmbedStage(),  # 30  embeddings that measure "same picture"

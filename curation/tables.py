@@ -74,6 +74,7 @@ __all__ = [
     "read_roles",
     "read_rows",
     "read_screened",
+    "read_side_locations",
     "read_source_codes",
     "read_sources",
     "read_stored",
@@ -179,7 +180,7 @@ DECISIONS_SCHEMA = _schema(
 )
 
 # select: one row per exported file, in the order of the shards; copy is above 0 only under the
-# policy multiset; extra: scores, as JSON, null if there are none
+# policy multiset; extra: scores and side data, as JSON, null if there are none
 EXPORTS_SCHEMA = _schema(
     "image_id int64, copy int32, out_shard int32, key string, source string, shard string,"
     "offset int64, size int64, label int64, class_name string, member string, format string,"
@@ -288,6 +289,21 @@ def read_locations(inputs: CurationInputs, start: int, stop: int) -> pa.Table:
 def read_keys(inputs: CurationInputs, start: int, stop: int) -> pa.ChunkedArray:
     """Read the keys of images of this run, ids ``[start, stop)``."""
     return _read_index_rows(inputs, start, stop, ["key"]).column("key")
+
+
+def read_side_locations(inputs: CurationInputs, start: int, stop: int) -> pa.Table:
+    """Read where images of this run are, ids ``[start, stop)``: columns shard, member, offset.
+
+    Of planted copies, where their originals are.
+    """
+    columns = ["shard", "member", "offset", "planted_from"]
+    index = _read_index_rows(inputs, start, stop, columns)
+    planted = index.column("planted_from").combine_chunks()
+    if planted.null_count < len(planted):
+        every = read_index(inputs, columns)
+        own = pa.array(np.arange(start, stop))
+        index = every.take(pc.subtract(pc.coalesce(planted, own), first_id(inputs)))
+    return index
 
 
 def read_sources(inputs: CurationInputs, ids: NDArray[np.int64]) -> pa.ChunkedArray:

@@ -1,4 +1,4 @@
-"""What the stages cost that read every image: ingest, plant, inspect, score, filter, embed.
+"""What the stages cost that read every image: ingest, plant, inspect, side, score, filter, embed.
 
 The seconds are those of one thread, measured on 2026-11-30 on an EPYC core with CIFAR-10 (60,000
 images of 32 pixels), 1,800 photographs of clothing and 1,000 of ImageNet.
@@ -27,6 +27,8 @@ _PLANT_S, _PLANT_ROW = 0.8e-3, 2000.0
 _FILTER_S, _FILTER_ROW = 0.3e-6, 40.0
 # Of an image of about 256 to 511 pixels, which larger ones are reduced to; networks of any side.
 _SCORE_S = {PIXELS: 4.6e-3, "nsfw": 42e-3, "faces": 60e-3}
+# A file of JSON as img2dataset writes it, with a header to find it; all of its columns.
+_SIDE_S, _SIDE_BYTES, _SIDE_ROW = 60e-6, 200.0, 6000.0
 _WHERE_S = 0.5e-6  # a condition on four columns
 # Bytes per row of the tables, compressed, without the key.
 _INDEX_BYTES, _FACTS_BYTES, _PLACES_BYTES, _LEDGER_BYTES = 20.6, 76.0, 58.0, 61.0
@@ -71,6 +73,19 @@ def _inspect(sizes: Sizes) -> Cost:
         core_s=sizes.total * per_image,
         bytes=sizes.total * _FACTS_BYTES,
         memory=size * 2000.0 + 2 * picture_bytes(sizes),
+    )
+
+
+def _side(sizes: Sizes) -> Cost:
+    if not sizes.config.side.columns:
+        return NOTHING
+    size = sizes.config.partition_images
+    return Cost(
+        num_ranges(sizes.total, size),
+        1,
+        core_s=sizes.total * _SIDE_S,
+        bytes=sizes.total * _SIDE_BYTES,
+        memory=size * _SIDE_ROW,
     )
 
 
@@ -141,6 +156,7 @@ READING_COSTS: Mapping[str, Callable[[Sizes], Cost]] = {
     "ingest": _ingest,
     "plant": _plant,
     "inspect": _inspect,
+    "side": _side,
     "score": _score,
     "filter": _filter,
     "embed": _embed_same,

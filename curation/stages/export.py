@@ -55,7 +55,17 @@ class ExportStage(CurationStage):
     )
     execution_keys = ("base",)
     needs = (
-        *("ingest", "plant", "inspect", "score", "filter", "exact", "verify", "seed-clusters"),
+        *(
+            "ingest",
+            "plant",
+            "inspect",
+            "side",
+            "score",
+            "filter",
+            "exact",
+            "verify",
+            "seed-clusters",
+        ),
         *("retrieve", "balance", "select"),
     )
 

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,10 @@ from dinoforge.curated import REASONS, ROLES
 from dinoforge.curation import tables
 from dinoforge.curation.config import CurationConfig, FilterConfig
 from dinoforge.curation.policies.where import MISSING, parse_where
-from dinoforge.curation.stored.columns import describe, iter_columns, known_columns
+from dinoforge.curation.stored.columns import describe, iter_columns, known_columns, with_side
 from dinoforge.curation.stored.generations import first_id
+from dinoforge.curation.stored.scores import scorer_columns, stored_columns
+from dinoforge.curation.stored.side import side_schema
 from dinoforge.curation.tables import CurationInputs, CurationStage
 from dinoforge.errors import UsageError
 from dinoforge.stages import Json, Output
@@ -36,7 +39,7 @@ class FilterStage(CurationStage):
     number = 25
     keys = ("filter", "scores", "max_bad_rate")
     execution_keys = ("base",)
-    needs = ("ingest", "plant", "inspect", "score")
+    needs = ("ingest", "plant", "inspect", "side", "score")
 
     def run(self, payload: Json, inputs: CurationInputs, out: Output) -> Json:
         """Apply the policy to every image."""
@@ -75,15 +78,24 @@ def _screen(inputs: CurationInputs, counts: NDArray[np.int64]) -> Iterator[pa.Ta
 
 
 def check_condition(config: CurationConfig) -> None:
-    """Check the columns that the condition names, and their types.
+    """Check the columns that the condition names, and their types, before anything is read.
+
+    Columns of side data are checked as far as `side.columns` names them: what they hold is known
+    once they are read.
 
     Raises
     ------
     UsageError
         If there is no such column, with the nearest name, or it holds what cannot be compared so.
     """
-    if config.filter.where:
-        parse_where(config.filter.where).check(known_columns(config), "`filter.where`")
+    if not config.filter.where:
+        return
+    where, patterns = parse_where(config.filter.where), config.side.columns
+    known = known_columns(scorer_columns(config.scores))
+    names = [name.removeprefix("side.") for name in where.columns if name not in known]
+    side = {name: pa.null() for name in names if any(fnmatchcase(name, p) for p in patterns)}
+    side |= {name: pa.null() for name in patterns if "*" not in name}
+    where.check(with_side(known, side), "`filter.where`")
 
 
 def _conditions(inputs: CurationInputs) -> Iterator[NDArray[np.int8]]:
@@ -91,6 +103,8 @@ def _conditions(inputs: CurationInputs) -> Iterator[NDArray[np.int8]]:
     if not inputs.config.filter.where:
         return
     where = parse_where(inputs.config.filter.where)
+    known = with_side(known_columns(stored_columns(inputs)), side_schema(inputs))
+    where.check(known, "`filter.where`")
     for block in iter_columns(inputs, where.columns):
         yield where.apply({name: block.column(name) for name in where.columns})
 

@@ -49,7 +49,7 @@ class SelectStage(CurationStage):
     keys = ("retrieve", "balance.target", "export", "scores", "seed")
     execution_keys = ("base",)
     needs = (
-        *("ingest", "plant", "inspect", "score", "filter", "components", "decontaminate"),
+        *("ingest", "plant", "inspect", "side", "score", "filter", "components", "decontaminate"),
         *("retrieve", "balance"),
     )
 

@@ -5,31 +5,39 @@ Blocks of rows are those of `tables.iter_index`, so columns of several tables fi
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from dinoforge.curation import tables
-from dinoforge.curation.config import CurationConfig
-from dinoforge.curation.stored.scores import iter_scores, scorer_columns, stored_columns
+from dinoforge.curation.stored.scores import iter_scores, stored_columns
+from dinoforge.curation.stored.side import iter_side
 from dinoforge.curation.tables import CurationInputs
 
-__all__ = ["describe", "iter_columns", "known_columns"]
+__all__ = ["describe", "iter_columns", "known_columns", "with_side"]
 
 # Name in a condition -> column of the index, or of the facts.
 _INDEX = {"key": "key", "source": "source", "bytes": "size", "class_name": "class_name"}
 _FACTS = {name: name for name in ("width", "height", "std", "quality", "format")}
+_SIDE = "side."
 _ASPECT = "aspect"  # longer side / shorter side
 
 
-def known_columns(config: CurationConfig) -> dict[str, pa.DataType]:
-    """Return the type of every column; loads the scorers, whose columns these are."""
+def known_columns(scores: Iterable[str]) -> dict[str, pa.DataType]:
+    """Return the type of every column but side data, given the names of scores."""
     known = {name: tables.INDEX_SCHEMA.field(column).type for name, column in _INDEX.items()}
     known |= {name: tables.FACTS_SCHEMA.field(column).type for name, column in _FACTS.items()}
-    known |= dict.fromkeys(scorer_columns(config.scores), pa.float32())
+    known |= dict.fromkeys(scores, pa.float32())
     return known | {_ASPECT: pa.float64()}
+
+
+def with_side(
+    known: Mapping[str, pa.DataType], side: Mapping[str, pa.DataType]
+) -> dict[str, pa.DataType]:
+    """Add side data, as ``side.NAME`` and, if nothing else has the name, as ``NAME``."""
+    return {**side, **{f"{_SIDE}{name}": kind for name, kind in side.items()}, **known}
 
 
 def iter_columns(inputs: CurationInputs, names: Sequence[str]) -> Iterator[pa.Table]:
@@ -37,15 +45,17 @@ def iter_columns(inputs: CurationInputs, names: Sequence[str]) -> Iterator[pa.Ta
     in_index = [name for name in names if name in _INDEX]
     in_facts = [name for name in names if name in _FACTS]
     sides = ["width", "height"] if _ASPECT in names else []
-    for index, facts, scores in zip(
+    for index, facts, scores, side in zip(
         tables.iter_index(inputs, [_INDEX[name] for name in in_index] or ["image_id"]),
         tables.iter_facts(inputs, list(dict.fromkeys(in_facts + sides)) or ["image_id"]),
         _iter_scores(inputs, names),
-        strict=False,  # without scores, these never end
+        _iter_side(inputs, names),
+        strict=False,  # without scores or side data, these never end
     ):
         columns = {name: index.column(_INDEX[name]) for name in in_index}
         columns |= {name: facts.column(name) for name in in_facts}
-        columns |= {name: scores.column(name) for name in scores.column_names}
+        for extra in (scores, side):
+            columns |= {name: extra.column(name) for name in extra.column_names}
         if sides:
             width, height = (facts.column(side).to_numpy() for side in sides)
             short = np.maximum(np.minimum(width, height), 1)
@@ -54,11 +64,19 @@ def iter_columns(inputs: CurationInputs, names: Sequence[str]) -> Iterator[pa.Ta
 
 
 def _iter_scores(inputs: CurationInputs, names: Sequence[str]) -> Iterator[pa.Table]:
-    rest = set(names) - {*_INDEX, *_FACTS, _ASPECT}
-    if not rest:
-        return itertools.repeat(pa.table({}))
     columns = stored_columns(inputs)
-    return iter_scores(inputs, {name: columns[name] for name in names if name in columns})
+    named = {name: columns[name] for name in names if name in columns}
+    return iter_scores(inputs, named) if named else itertools.repeat(pa.table({}))
+
+
+def _iter_side(inputs: CurationInputs, names: Sequence[str]) -> Iterator[pa.Table]:
+    """Yield side data under the names of the condition: ``side.url``, or ``url``."""
+    taken = {*_INDEX, *_FACTS, _ASPECT, *stored_columns(inputs)}
+    named = [name for name in names if name not in taken]
+    if not named:
+        yield from itertools.repeat(pa.table({}))
+    for block in iter_side(inputs, [name.removeprefix(_SIDE) for name in named]):
+        yield block.rename_columns(named)
 
 
 def describe(columns: pa.Table) -> pa.Array:

@@ -104,6 +104,7 @@ def recorded(pool, tmp_path_factory):
             "duplicates.join=cells",
             "duplicates.verify.mode=pixels",
             "duplicates.verify.windows=true",
+            "side.columns=['*']",
             "scores=[{name: blur, scorer: blur}]",
             "filter.where=bytes > 100 and aspect < 9 and (blur < 9 or blur is null)",
         ),
