@@ -43,7 +43,7 @@ def test_a_function_scores(module):
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("blurr", "unknown scorer `blurr` (did you mean `blur`?)"),
+        ("blurs", "unknown scorer `blurs` (did you mean `blur`?)"),
         ("python:", "unknown scorer"),
         ("python:my_scorers:wrong", "the function returned [] for 1 images"),
         ("python:my_scorers:words", "the function did not return numbers"),
