@@ -35,9 +35,9 @@ def test_a_function_scores(module):
     assert isinstance(scorer, Scorer)
     assert list(scorer.columns) == [""]
     assert scorer.score(PHOTOGRAPHS[:2]).tolist() == [[512], [300]]
-    both = make_scorer(f"python:{module}:both")
-    assert both.columns == ["height", "none"]
-    assert np.isnan(both.score(PHOTOGRAPHS[:1])[0, 1])
+    named = make_scorer(f"python:{module}:both")
+    assert named.columns == ["height", "none"]
+    assert np.isnan(named.score(PHOTOGRAPHS[:1])[0, 1])
 
 
 @pytest.mark.parametrize(

@@ -67,9 +67,9 @@ def _column(name: str, values: list[Any]) -> pa.Array:
     if kinds == {int, float}:
         values, kinds = [None if value is None else float(value) for value in values], {float}
     if len(kinds) > 1:
-        found = " and ".join(sorted(_NAMES[kind] for kind in kinds))
+        kinds_found = " and ".join(sorted(_NAMES[kind] for kind in kinds))
         raise UsageError(
-            what=f"the column `{name}` of the side data holds {found}",
+            what=f"the column `{name}` of the side data holds {kinds_found}",
             where="`side.columns`",
             do="leave it out of side.columns, or write one kind of values",
         )
