@@ -29,7 +29,18 @@ _SEED_KEYS = ("retrieve.mode", "retrieve.encoder", "retrieve.rules")
 
 # Stages whose outputs are not read in a later run.
 _UNREAD = frozenset(
-    {"recall", "proposals", "candidates", "check", "search", "clusters", "balance", "export"}
+    {
+        "discover",
+        "list",
+        "recall",
+        "proposals",
+        "candidates",
+        "check",
+        "search",
+        "clusters",
+        "balance",
+        "export",
+    }
 )
 
 

@@ -22,6 +22,7 @@ from dinoforge.curation.stages.clusters import (
     remove_work,
 )
 from dinoforge.curation.stages.decontaminate import DecontaminateStage
+from dinoforge.curation.stages.discover import DiscoverStage
 from dinoforge.curation.stages.duplicates.candidates import CandidatesStage
 from dinoforge.curation.stages.duplicates.cells import AssignStage, CellsStage
 from dinoforge.curation.stages.duplicates.check import CheckStage
@@ -45,6 +46,7 @@ from dinoforge.curation.stages.export import ExportStage, remove_foreign_shards
 from dinoforge.curation.stages.filter import FilterStage, check_condition, stop_if_too_many_bad
 from dinoforge.curation.stages.ingest import IngestStage, check_folders
 from dinoforge.curation.stages.inspect import InspectStage
+from dinoforge.curation.stages.list import ListStage
 from dinoforge.curation.stages.measures.score import ScoreStage, check_scorers
 from dinoforge.curation.stages.measures.side import SideStage
 from dinoforge.curation.stages.plant import PlantStage
@@ -67,7 +69,9 @@ __all__ = ["PIPELINE", "STAGES", "curate"]
 _log = logging.getLogger(__name__)
 
 STAGES: tuple[CurationStage, ...] = (
-    IngestStage(),  # 10  sources -> one index; bytes stay where they are
+    DiscoverStage(),  # 05  sources -> files
+    ListStage(),  # 07  files -> images, from the headers of tars
+    IngestStage(),  # 10  one index of all sources; bytes stay where they are
     PlantStage(),  # 15  edited copies whose truth is known (off by default)
     InspectStage(),  # 20  decode once: hashes, size, gray spread, why not
     SideStage(),  # 22  what lies beside the images: URLs, captions, scores of others

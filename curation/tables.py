@@ -37,13 +37,16 @@ __all__ = [
     "CHECK_SCHEMA",
     "CLASSES_SCHEMA",
     "DECISIONS_SCHEMA",
+    "DISCOVERED_SCHEMA",
     "EXCLUDED_SCHEMA",
     "EXPORTS_SCHEMA",
     "FACTS_SCHEMA",
     "FILTERED_SCHEMA",
+    "FILES_SCHEMA",
     "GROUPS_SCHEMA",
     "INDEX_SCHEMA",
     "LEAKS_SCHEMA",
+    "LISTED_SCHEMA",
     "PAIRS_SCHEMA",
     "PROBLEMS_SCHEMA",
     "PROPOSALS_SCHEMA",
@@ -95,6 +98,15 @@ def _schema(columns: str) -> pa.Schema:
     )
 
 
+# discover: one row per file of the sources, in order; list_folders: of a tar, where its list of
+# classes may be; key: of an image in a file of its own
+FILES_SCHEMA = _schema(
+    "path string, root string, size int64, mtime_ns int64, is_tar bool, key string"
+).append(pa.field("list_folders", pa.list_(pa.string())))
+
+# list: one row per file, in order; place: hash of its path without links, and of what it is
+LISTED_SCHEMA = _schema("place hash, images int64")
+
 # ingest, plant: one row per image; label: number of the class in this run, -1: none; class_space:
 # where the class comes from, see `dinoforge.sources.classes`; planted_from null: not planted
 INDEX_SCHEMA = _schema(
@@ -107,8 +119,9 @@ INDEX_SCHEMA = _schema(
 # the space of names, class_id is -1
 CLASSES_SCHEMA = _schema("label int64, class_space string, class_id int64, class_name string")
 
-# ingest: one row per shard, member or file that gave no image
+# list, ingest: one row per shard, member or file that gave no image; discover: with the source
 PROBLEMS_SCHEMA = _schema("shard string, member string, reason string, detail string")
+DISCOVERED_SCHEMA = PROBLEMS_SCHEMA.append(pa.field("source", pa.int32()))
 
 # ingest: one row per image of another source that is left out because it is a reference: image_id
 SHARED_SCHEMA = _schema("source string, key string, image_id int64")

@@ -359,14 +359,19 @@ def _check_unchanged(folder: Path, config: Config, command: str, on_change: OnCh
 
 
 def _has_results(folder: Path) -> bool:
-    """Return whether there is anything to lose; a start that failed at once leaves only notes."""
+    """Return whether there is anything to lose.
+
+    A start that failed at once leaves only notes, and folders of what is made again (CACHEDIR.TAG).
+    """
     notes = {"run.json", "config.yaml", ".lock", "plan.json", "recipe.yaml", "problems.csv"}
-    return any(
-        path.name not in notes and path.parent.name != "log" and path.is_file()
-        for top in folder.iterdir()
-        if top.name != "slurm"  # files of the jobs on a cluster
-        for path in (top, *top.rglob("*"))
-    )
+    for here, folders, files in os.walk(folder):
+        if here == str(folder):
+            folders[:] = [name for name in folders if name != "slurm"]  # files of jobs on a cluster
+        if "CACHEDIR.TAG" in files:
+            folders.clear()
+        elif Path(here).name != "log" and not notes.issuperset(files):
+            return True
+    return False
 
 
 def _rename_old(folder: Path, lock: filelock.BaseFileLock) -> None:

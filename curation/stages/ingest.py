@@ -1,41 +1,54 @@
-"""Sources to one index: one row per image, in the order of the recipe; no byte is moved."""
+"""What is listed of all sources to one index: one row per image, in the order of the recipe.
 
-import fnmatch
+Blocks of rows pass through; in memory are a byte per image, and the classes.
+"""
+
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from dinoforge.curated import MADE_BY_RUN, find_base
+from dinoforge.curated import find_base
 from dinoforge.curation import tables
 from dinoforge.curation.config import CurationConfig, SourceConfig
+from dinoforge.curation.policies.selection import (
+    RepeatedFiles,
+    Selection,
+    find_repeated_files,
+    select_images,
+)
 from dinoforge.curation.stored.generations import first_id, generation_fingerprint
+from dinoforge.curation.stored.listed import ListedSource, merge_problems, read_listed
 from dinoforge.curation.tables import CurationInputs, CurationStage
 from dinoforge.errors import Fault, UsageError, some_of
-from dinoforge.files import path_text
-from dinoforge.randomness import KeyedPermutation
 from dinoforge.runs import record_facts
 from dinoforge.shards.index import summarize_reasons
-from dinoforge.sources.accounting import Account, merge_problems
-from dinoforge.sources.classes import NAMES, ClassList
-from dinoforge.sources.discover import discover_files
-from dinoforge.sources.listing import Listing, list_files, locate_images
-from dinoforge.sources.numbering import Numbering, rename_classes, unite_classes
+from dinoforge.sources.accounting import Account
+from dinoforge.sources.classes import NAMES
+from dinoforge.sources.listing import LISTING_SCHEMA, fill_in_ids_of_names, report_listing
+from dinoforge.sources.numbering import (
+    FirstOfClasses,
+    Numbering,
+    class_keys,
+    rename_classes,
+    unite_classes,
+)
 from dinoforge.stages import Json, Output
+from dinoforge.tables import take_rows
 
 __all__ = ["IngestStage", "check_folders"]
 
 _log = logging.getLogger(__name__)
 
-_Location = tuple[str, int]
-
 
 class IngestStage(CurationStage):
-    """List the images of all sources; one of several sources belongs to the first of them.
+    """Select and number the images of all sources; one of several belongs to the first of them.
 
     To the first reference, if there is one: what must not leak is never a pool image.
     """
@@ -45,177 +58,198 @@ class IngestStage(CurationStage):
     version = "1.5.0"
     keys = ("sources", "data.root", "seed")
     execution_keys = ("base",)
+    needs = ("discover", "list")
 
     def plan(self, inputs: CurationInputs) -> list[Json]:
-        """Plan one partition: only names and tar headers are read.
-
-        The payload covers names, sizes and times of all files, so that a source that grew is
-        listed again, and what the base decided.
-        """
-        faults: list[Fault] = []
-        marks = []
-        for source in inputs.config.sources:
-            try:
-                paths = source.paths_in(inputs.config.data.root)
-                marks.append(discover_files(paths).fingerprint())
-            except UsageError as error:
-                faults.extend(error.faults)
-        if faults:
-            raise UsageError(faults=faults)
+        """Plan one partition; the payload covers what the base decided."""
         base = find_base(inputs.run_folder, inputs.config.base)
-        return [{"files": marks} | ({"base": generation_fingerprint(base)} if base else {})]
+        return [{"base": generation_fingerprint(base)} if base else {}]
 
     def run(self, payload: Json, inputs: CurationInputs, out: Output) -> Json:
-        """List every source."""
-        config = inputs.config
-        folder = out.folder / "unpacked"
-        indexed: list[pa.Table] = []
-        every = [discover_files(source.paths_in(config.data.root)) for source in config.sources]
-        listings = [list_files(files, unpacked=folder) for files in every]
-        locations = [locate_images(listing.table) for listing in listings]
-        chosen, shared, not_selected = _choose(config, listings, locations)
-        problems = merge_problems(listing.problems for listing in listings)
-        account = Account.of(sum(map(len, chosen)), problems, not_selected=not_selected)
+        """Unite the sources."""
+        config, listed = inputs.config, read_listed(inputs)
+        for source in listed:
+            report_listing(source.num_in_folders, source.class_lists)
+        repeated = find_repeated_files(*zip(*(one.read_places() for one in listed), strict=True))
+        selection = _select(config, listed, repeated)
+        counts = [int(np.count_nonzero(chosen)) for chosen in selection.chosen]
+        problems = (entry for block in merge_problems(listed) for entry in block.to_pylist())
+        account = Account.of(sum(counts), problems, not_selected=selection.not_selected)
         try:
-            for at, (source, listing) in enumerate(zip(config.sources, listings, strict=True)):
-                key = f"sources[{at}].classes"
-                named = rename_classes(listing.table, listing.class_lists, source.classes, key)
-                table = _relative(named.take(chosen[at]), listing.unpacked, inputs.run_folder)
-                indexed.append(_indexed(table, source))
-            _stop_if_empty(config, indexed, listings, shared)
-            _warn_of_other_numbers(config, indexed)
-            numbering = _united(indexed, config.sources, [each.class_lists for each in listings])
+            classes, numbering = _unite(config, listed, selection, counts)
         except UsageError:
             record_facts(inputs.run_folder, sources=account.as_json())  # there will be no table
             raise
-        index = _numbered(pa.concat_tables(indexed), numbering)
-        start = first_id(inputs)
-        ids = np.arange(start, start + index.num_rows)
-        index = index.append_column("image_id", pa.array(ids))
-        out.write_table("index", index, tables.INDEX_SCHEMA)
+        index = _Index(config, listed, selection, repeated, classes, first_id(inputs))
+        out.write_tables("index", index.iter_rows(), tables.INDEX_SCHEMA)
         members = [[member[at] for member in numbering.members] for at in range(4)]
         out.write_table("classes", members, tables.CLASSES_SCHEMA)
-        table = _also_in_references(config, listings, locations, chosen, shared, start)
-        out.write_table("shared", table, tables.SHARED_SCHEMA)
-        table = pa.Table.from_pylist(problems, tables.PROBLEMS_SCHEMA)
-        out.write_table("problems", table, tables.PROBLEMS_SCHEMA)
-        for tar in sorted({tar for listing in listings for tar in listing.unpacked}):
-            out.add(tar)
+        out.write_table("shared", index.shared(), tables.SHARED_SCHEMA)
+        out.write_tables("problems", merge_problems(listed), tables.PROBLEMS_SCHEMA)
         return {
-            "images": index.num_rows,
-            "images_by_source": [table.num_rows for table in indexed],
-            "not_selected": not_selected,  # by `keys` and `limit` of every source
+            "images": sum(counts),
+            "images_by_source": counts,
+            "not_selected": selection.not_selected,  # by `keys` and `limit` of every source
             "problems": dict(account.problems),
         }
 
 
-def _relative(table: pa.Table, unpacked: Sequence[Path], run_folder: Path) -> pa.Table:
-    """Name what the run unpacked by its path inside the run: the run may be moved.
+def _select(
+    config: CurationConfig, listed: Sequence[ListedSource], repeated: RepeatedFiles
+) -> Selection:
+    def matches(at: int) -> NDArray[np.bool_]:
+        return listed[at].match_keys(config.sources[at].keys)
 
-    A source in a folder of the same name is distinguished from it by ``./``.
-    """
-    inside = {path_text(tar): path_text(tar.relative_to(run_folder)) for tar in unpacked}
-    shards = table.column("shard").combine_chunks().dictionary_encode()
-    names = [
-        inside.get(name) or (f"./{name}" if name.startswith(MADE_BY_RUN) else name)
-        for name in shards.dictionary.to_pylist()
-    ]
-    renamed = pa.DictionaryArray.from_arrays(shards.indices, pa.array(names, pa.string()))
-    at = table.column_names.index("shard")
-    return table.set_column(at, "shard", renamed.cast(pa.string()))
-
-
-def _choose(
-    config: CurationConfig, listings: Sequence[Listing], locations: Sequence[list[_Location]]
-) -> tuple[list[NDArray[np.int64]], list[list[int]], int]:
-    """Choose the images of every source, each image once.
-
-    Returns the chosen rows of every source, its rows that a reference has, too, and the number of
-    images that no source selects. References choose first: what must not leak is no pool image
-    because another source is listed before.
-    """
-    sources = config.sources
-    chosen = [np.array([], np.int64)] * len(sources)
-    owner: dict[_Location, str] = {}  # role
-    shared: list[list[int]] = [[] for _ in sources]
-    for at in sorted(range(len(sources)), key=lambda at: sources[at].role != "reference"):
-        source, where = sources[at], locations[at]
-        keys = listings[at].table.column("key").to_pylist()
-        rows = [
-            r for r, k in enumerate(keys) if not source.keys or fnmatch.fnmatchcase(k, source.keys)
-        ]
-        if source.role != "reference":
-            shared[at] = [row for row in rows if owner.get(where[row]) == "reference"]
-        rows = _limited([row for row in rows if where[row] not in owner], source, config.seed)
-        owner.update((where[row], source.role) for row in rows)
-        chosen[at] = np.array(rows, np.int64)
-    if num_shared := len({locations[at][row] for at, rows in enumerate(shared) for row in rows}):
+    selection = select_images(config.sources, matches, repeated, config.seed)
+    if selection.num_shared:
         _log.warning(
             "%d images of other sources are also in a reference source: used as references only",
-            num_shared,
+            selection.num_shared,
         )
-    return chosen, shared, len(set().union(*locations) - owner.keys())
+    return selection
 
 
-def _also_in_references(
+class _Classes(NamedTuple):
+    """The classes of a source: what each becomes in the index."""
+
+    keys: pa.Array  # see `class_keys`
+    columns: dict[str, pa.Array]  # label, class_name, class_space
+
+    def of(self, block: pa.Table) -> dict[str, pa.Array]:
+        """Return the columns of the rows of a block of the listing."""
+        keys = class_keys(block)
+        rows = pc.index_in(keys.dictionary, value_set=self.keys).take(keys.indices)
+        return {name: values.take(rows) for name, values in self.columns.items()}
+
+
+def _unite(
     config: CurationConfig,
-    listings: Sequence[Listing],
-    locations: Sequence[list[_Location]],
-    chosen: Sequence[NDArray[np.int64]],
-    shared: Sequence[Sequence[int]],
-    first: int,
-) -> pa.Table:
-    """Name the images that are left out because a reference source has them, too.
+    listed: Sequence[ListedSource],
+    selection: Selection,
+    counts: Sequence[int],
+) -> tuple[list[_Classes], Numbering]:
+    """Rename the classes of every source and find one numbering for those of selected images.
 
-    ``first`` is the id of the first image.
+    Raises
+    ------
+    UsageError
+        If a source gives no image, or classes do not fit the recipe or each other.
     """
-    where = [
-        place for at, rows in enumerate(chosen) for place in map(locations[at].__getitem__, rows)
-    ]
-    wanted = {locations[at][row] for at, rows in enumerate(shared) for row in rows}
-    image_id = {place: number for number, place in enumerate(where, first) if place in wanted}
-    parts = [tables.SHARED_SCHEMA.empty_table()]
-    for at, rows in enumerate(shared):
-        columns = [
-            pa.array([config.sources[at].label] * len(rows), pa.string()),
-            listings[at].table.column("key").take(pa.array(rows, pa.int64())),
-            pa.array([image_id[locations[at][row]] for row in rows], pa.int64()),
-        ]
-        parts.append(pa.table(columns, schema=tables.SHARED_SCHEMA))
-    return pa.concat_tables(parts)
+    keys, every, chosen = [], [], []
+    for at, source in enumerate(listed):
+        found, used = _find_classes(source, selection.chosen[at])
+        table = fill_in_ids_of_names(found.table)
+        table = rename_classes(
+            table, source.class_lists, config.sources[at].classes, f"sources[{at}].classes"
+        )
+        keys.append(pa.array(found.keys, pa.string()))
+        every.append(table)
+        rows = table.take(pc.index_in(pa.array(used.keys, pa.string()), value_set=keys[-1]))
+        shard = rows.column_names.index("shard")
+        chosen.append(rows.set_column(shard, "shard", used.table.column("shard")))
+    _stop_if_empty(config, listed, selection, counts)
+    _warn_of_other_numbers(config, counts)
+    numbering = _united(chosen, config.sources, listed)
+    names = numbering.names
+    classes = []
+    for of_source, table in zip(keys, every, strict=True):
+        labels = numbering.labels(table)
+        columns = {
+            "label": pa.array(labels),
+            "class_name": pa.array([names.get(at, "") for at in labels.tolist()], pa.string()),
+            "class_space": table.column("class_space").combine_chunks(),
+        }
+        classes.append(_Classes(of_source, columns))
+    return classes, numbering
 
 
-def _limited(rows: list[int], source: SourceConfig, seed: int) -> list[int]:
-    """Return at most the limit of a source."""
-    if not source.limit or source.limit >= len(rows):
-        return rows
-    if source.pick == "first":
-        return rows[: source.limit]
-    order = KeyedPermutation(len(rows), seed, f"limit {source.role} {source.name}")
-    return sorted(rows[at] for at in order[np.arange(source.limit)].tolist())
+def _find_classes(
+    source: ListedSource, chosen: NDArray[np.bool_]
+) -> tuple[FirstOfClasses, FirstOfClasses]:
+    """Find the classes of all images of a source, and those of the chosen ones."""
+    found, used = FirstOfClasses(), FirstOfClasses()
+    at = 0
+    for block in source.iter_rows(["label", "class_space", "class_name", "shard"]):
+        found.add(block)
+        used.add(block.filter(pa.array(chosen[at : at + block.num_rows])))
+        at += block.num_rows
+    return found, used
 
 
-def _indexed(table: pa.Table, source: SourceConfig) -> pa.Table:
-    num = table.num_rows
-    columns = {name: table.column(name) for name in table.column_names} | {
-        "role": pa.array([source.role] * num, pa.string()),
-        "source": pa.array([source.label] * num, pa.string()),
+class _Index:
+    """The rows of the index, which exist once, while they are written."""
+
+    def __init__(
+        self,
+        config: CurationConfig,
+        listed: Sequence[ListedSource],
+        selection: Selection,
+        repeated: RepeatedFiles,
+        classes: Sequence[_Classes],
+        start: int,
+    ) -> None:
+        self._sources, self._listed, self._selection = config.sources, listed, selection
+        self._repeated, self._classes = repeated, classes
+        self._next_id = start
+        # Of the images that a reference shares with others, by their number.
+        self._ids = np.zeros(repeated.num_images if selection.num_shared else 0, np.int64)
+
+    def iter_rows(self) -> Iterator[pa.Table]:
+        """Yield the selected rows of all sources, by their ids."""
+        for at, listed in enumerate(self._listed):
+            start = 0
+            for block in listed.iter_rows(LISTING_SCHEMA.names):
+                chosen = self._selection.chosen[at][start : start + block.num_rows]
+                ids = self._next_id + np.cumsum(chosen) - 1
+                if len(self._ids):
+                    rows, numbers = self._repeated.images(at, start, start + block.num_rows)
+                    is_chosen = chosen[rows - start]
+                    self._ids[numbers[is_chosen]] = ids[rows[is_chosen] - start]
+                start += block.num_rows
+                self._next_id += int(np.count_nonzero(chosen))
+                rest = block.filter(pa.array(chosen))
+                yield _indexed(rest, self._sources[at], self._classes[at], ids[chosen])
+
+    def shared(self) -> pa.Table:
+        """Name the images that are left out because a reference has them, too; after the rows."""
+        parts = [tables.SHARED_SCHEMA.empty_table()]
+        shared = zip(self._sources, self._listed, self._selection.also_in_references, strict=True)
+        for source, listed, (rows, numbers) in shared:
+            if len(rows):
+                keys = take_rows(listed.iter_rows(["key"]), rows).column("key")
+                columns = [_same(source.label, len(rows)), keys, pa.array(self._ids[numbers])]
+                parts.append(pa.table(columns, schema=tables.SHARED_SCHEMA))
+        return pa.concat_tables(parts)
+
+
+def _indexed(
+    block: pa.Table, source: SourceConfig, classes: _Classes, ids: NDArray[np.int64]
+) -> pa.Table:
+    num = block.num_rows
+    columns = {name: block.column(name) for name in block.column_names} | classes.of(block)
+    columns |= {
+        "image_id": pa.array(ids),
+        "role": _same(source.role, num),
+        "source": _same(source.label, num),
         "planted_from": pa.nulls(num, pa.int64()),
         "edit": pa.nulls(num, pa.string()),
     }
     return pa.table(columns)
 
 
+def _same(text: str, num: int) -> pa.Array:
+    return pa.repeat(pa.scalar(text), num)
+
+
 def _united(
-    tables: Sequence[pa.Table],
-    sources: Sequence[SourceConfig],
-    lists: Sequence[Mapping[str, ClassList]],
+    tables: Sequence[pa.Table], sources: Sequence[SourceConfig], listed: Sequence[ListedSource]
 ) -> Numbering:
     """Unite the classes of all sources; without those of reference images if they do not fit.
 
     References are compared by their pixels alone: their classes neither stop a curation nor give
     other names to the classes of the images that it keeps.
     """
+    lists = [source.class_lists for source in listed]
     sets = zip(tables, sources, strict=True)
     others = [table for table, source in sets if source.role != "reference"]
     numbering = unite_classes(others, lists)
@@ -246,46 +280,35 @@ def _names(numbering: Numbering) -> dict[tuple[str, int | str], str]:
     }
 
 
-def _numbered(index: pa.Table, numbering: Numbering) -> pa.Table:
-    """Replace ids and names of class spaces by those of the whole run."""
-    labels, names = numbering.labels(index), numbering.names
-    columns = {"label": labels, "class_name": [names.get(at, "") for at in labels.tolist()]}
-    for name, values in columns.items():
-        field = index.schema.field(name)
-        at = index.column_names.index(name)
-        index = index.set_column(at, field, pa.array(values, field.type))
-    return index
-
-
 def _stop_if_empty(
     config: CurationConfig,
-    indexed: list[pa.Table],
-    listings: list[Listing],
-    shared: list[list[int]],
+    listed: Sequence[ListedSource],
+    selection: Selection,
+    counts: Sequence[int],
 ) -> None:
     """Report the sources that gave no image."""
     do = "check the paths, `keys`, and that no earlier or reference source lists the same images"
     faults = []
-    rows = zip(config.sources, indexed, listings, shared, strict=True)
-    for source, table, listing, also in rows:
-        if also and len(also) == listing.table.num_rows:
+    each = zip(config.sources, counts, listed, selection.also_in_references, strict=True)
+    for source, count, images, (also, _) in each:
+        if len(also) and len(also) == images.num_images:
             what = f"{len(also):,} of {len(also):,} images are also in a reference source"
             where = f"source {source.label}: {', '.join(source.paths_in(config.data.root))}"
             faults.append(Fault(what, where, "leave them out of one of the two"))
-        elif not table.num_rows:
+        elif not count:
             pattern = f" under the key pattern {source.keys}" if source.keys else ""
-            what = f"no images{pattern}{summarize_reasons(listing.problems)}"
+            what = f"no images{pattern}{summarize_reasons(images.iter_reasons())}"
             faults.append(Fault(what, ", ".join(source.paths_in(config.data.root)), do))
     if faults:
         raise UsageError(faults=faults)
 
 
-def _warn_of_other_numbers(config: CurationConfig, indexed: Sequence[pa.Table]) -> None:
+def _warn_of_other_numbers(config: CurationConfig, counts: Sequence[int]) -> None:
     """Name the sources that give another number of images than the recipe expects."""
-    for source, table in zip(config.sources, indexed, strict=True):
-        if source.images not in {0, table.num_rows}:
+    for source, count in zip(config.sources, counts, strict=True):
+        if source.images not in {0, count}:
             text = "source %s: %d images, the recipe expects %d (sources.images)"
-            _log.warning(text, source.label, table.num_rows, source.images)
+            _log.warning(text, source.label, count, source.images)
 
 
 def check_folders(config: CurationConfig) -> None:

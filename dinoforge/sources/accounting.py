@@ -46,12 +46,15 @@ class Account:
         not_selected: int = 0,
     ) -> "Account":
         """Count images and problems."""
-        entries = list(problems)
-        reasons = Counter(entry["reason"] for entry in entries)
+        reasons, incomplete = Counter[str](), []
+        for entry in problems:
+            reasons[entry["reason"]] += 1
+            if entry["reason"] in INCOMPLETE:
+                incomplete.append(entry)
         return cls(
             images=images,
             problems=dict(sorted(reasons.items())),
-            incomplete=[entry for entry in entries if entry["reason"] in INCOMPLETE],
+            incomplete=incomplete,
             undecodable=undecodable,
             not_selected=not_selected,
         )

@@ -1,7 +1,12 @@
-"""One row per image of a source: its key, its class, and where its bytes are."""
+"""One row per image of a source: its key, its class, and where its bytes are.
 
+A stage may list files a few at a time (`list_each`); their rows one after another are those that
+`list_files` returns, apart from the ids of classes that have only a name.
+"""
+
+import itertools
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path, PurePath
@@ -23,7 +28,20 @@ from dinoforge.sources.classes import (
 from dinoforge.sources.discover import SourceFile, SourceFiles, discover_files, make_real_path
 from dinoforge.sources.unpack import plain_tar, stream_damage
 
-__all__ = ["LISTING_SCHEMA", "Listing", "list_files", "list_images", "locate_images"]
+__all__ = [
+    "LISTING_SCHEMA",
+    "ClassLists",
+    "ListedFiles",
+    "Listing",
+    "fill_in_ids_of_names",
+    "list_each",
+    "list_files",
+    "list_images",
+    "locate_images",
+    "name_files",
+    "printable",
+    "report_listing",
+]
 
 LISTING_SCHEMA = pa.schema(
     [
@@ -38,6 +56,8 @@ LISTING_SCHEMA = pa.schema(
     ]
 )
 
+_BATCH = 4096  # image files that become one table
+
 _log = logging.getLogger(__name__)
 
 
@@ -49,6 +69,18 @@ class Listing:
     problems: list[Problem]
     unpacked: list[Path] = field(default_factory=list)  # uncompressed copies that the table names
     class_lists: dict[str, ClassList] = field(default_factory=dict)  # by class space
+
+
+@dataclass(frozen=True)
+class ListedFiles:
+    """What some files give that follow one another: one tar, or image files."""
+
+    table: pa.Table  # rows of `LISTING_SCHEMA`; the label of a class that is a name is -1
+    paths: list[str]  # of the files, of a compressed tar that of its copy
+    is_tar: bool
+    problems: list[Problem] = field(default_factory=list)
+    copy: Path | None = None  # the uncompressed copy of a tar
+    num_in_folders: int = 0  # images of a tar without labels that look like those of class folders
 
 
 def list_images(paths: Sequence[str], *, unpacked: Path) -> Listing:
@@ -64,39 +96,65 @@ def list_images(paths: Sequence[str], *, unpacked: Path) -> Listing:
 
 def list_files(files: SourceFiles, *, unpacked: Path) -> Listing:
     """List the images of discovered files; see `list_images`."""
-    columns: list[list[str | int]] = [[] for _ in LISTING_SCHEMA]
-    problems: list[Problem] = list(files.problems)
-    copies: list[Path] = []
-    lists = _ClassLists()
-    keys = UniqueKeys()  # of images in files of their own
-    in_folders = 0
-    for file in files.items:
-        if not file.is_tar:
-            _append(columns, _row_of_file(file, keys, lists))
-            continue
-        tar = plain_tar(Path(file.path), unpacked)
-        if tar != Path(file.path):
-            copies.append(tar)
-            if damage := stream_damage(tar):
-                problems.append(problem(file.path, "", "damaged_stream", damage))
-        index, shard = index_shard(tar), path_text(tar)
-        # Problems name the source file, which the user knows, not its uncompressed copy.
-        problems.extend(entry | {"shard": file.path} for entry in index.problems)
-        in_folders += _count_in_folders(index.images)
-        for image in index.images:
-            member = image.member
-            image_class = lists.class_of(class_of_text, image.label or "", file.list_folders)
-            place = (image.key, shard, member.name, member.offset, member.size)
-            _append(columns, (*place, *image_class))
-    if in_folders:
+    lists = ClassLists()
+    listed = list(list_each(name_files(files.items), lists, unpacked=unpacked))
+    report_listing(sum(one.num_in_folders for one in listed), lists.by_space)
+    tables = [LISTING_SCHEMA.empty_table(), *(one.table for one in listed)]
+    table = fill_in_ids_of_names(pa.concat_tables(tables).combine_chunks())
+    every = itertools.chain(files.problems, *(one.problems for one in listed))
+    copies = [one.copy for one in listed if one.copy is not None]
+    return Listing(table, [printable(entry) for entry in every], copies, lists.by_space)
+
+
+def name_files(files: Iterable[SourceFile]) -> Iterator[tuple[SourceFile, str]]:
+    """Yield the files of a source with the key of each image file, which no other one has.
+
+    A tar has "": its images have keys of their own.
+    """
+    keys = UniqueKeys()
+    for file in files:
+        if file.is_tar:
+            yield file, ""
+        else:
+            relative = PurePath(file.path).relative_to(file.root)
+            suffix = path_text(relative.suffix[1:])
+            yield file, keys.take(path_text(relative.with_suffix("")), suffix)
+
+
+def list_each(
+    files: Iterable[tuple[SourceFile, str]], lists: "ClassLists", *, unpacked: Path
+) -> Iterator[ListedFiles]:
+    """List files with their keys (`name_files`), in order: each tar, and each few image files."""
+    for is_tar, same in itertools.groupby(files, lambda pair: pair[0].is_tar):
+        if is_tar:
+            for file, _ in same:
+                yield _list_tar(file, lists, unpacked)
+        else:
+            while batch := list(itertools.islice(same, _BATCH)):
+                rows = [_row_of_file(file, key, lists) for file, key in batch]
+                paths = [file.path for file, _ in batch]
+                yield ListedFiles(_table(rows), paths, is_tar=False)
+
+
+def printable(entry: Problem) -> Problem:
+    """Write the path of a problem as text for tables."""
+    return problem(**entry | {"shard": path_text(entry["shard"])})
+
+
+def report_listing(num_in_folders: int, class_lists: Mapping[str, ClassList]) -> None:
+    """Log what is unusual about the labels of a source."""
+    if num_in_folders:
         _log.info(
             "%d images in folders inside tars have no label: there, only .cls files are labels",
-            in_folders,
+            num_in_folders,
         )
-    arrays = [pa.array(c, f.type) for c, f in zip(columns, LISTING_SCHEMA, strict=True)]
-    printable = [entry | {"shard": path_text(entry["shard"])} for entry in problems]
-    table = _with_ids_of_names(pa.table(arrays, schema=LISTING_SCHEMA))
-    return Listing(table, printable, copies, lists.by_space)
+    for classes in class_lists.values():
+        if classes.rival:
+            _log.warning(
+                "two lists of classes differ: %s is used, %s is not - remove one of them",
+                classes.path,
+                classes.rival,
+            )
 
 
 def locate_images(table: pa.Table) -> list[tuple[str, int]]:
@@ -107,11 +165,11 @@ def locate_images(table: pa.Table) -> list[tuple[str, int]]:
     return [(place(shard), at) for shard, at in zip(shards, offsets, strict=True)]
 
 
-class _ClassLists:
+class ClassLists:
     """The lists of classes of a source, each read once, when the first label needs it."""
 
     def __init__(self) -> None:
-        self.by_space: dict[str, ClassList] = {}
+        self.by_space: dict[str, ClassList] = {}  # those that a label refers to
         self._find = cache(find_class_list)
         self.class_of = cache(self._class_of)
 
@@ -127,17 +185,11 @@ class _ClassLists:
         classes = self._find(folders)
         image_class = read(text, classes)
         if classes is not None and image_class.space == classes.space:
-            if classes.rival and classes.space not in self.by_space:
-                _log.warning(
-                    "two lists of classes differ: %s is used, %s is not - remove one of them",
-                    classes.path,
-                    classes.rival,
-                )
             self.by_space.setdefault(classes.space, classes)
         return image_class
 
 
-def _with_ids_of_names(table: pa.Table) -> pa.Table:
+def fill_in_ids_of_names(table: pa.Table) -> pa.Table:
     """Fill in the ids of classes that are identified by name: their order."""
     is_name = pc.equal(table.column("class_space"), NAMES)
     names = table.column("class_name")
@@ -146,12 +198,36 @@ def _with_ids_of_names(table: pa.Table) -> pa.Table:
     )
     at = table.column_names.index("label")
     labels = pc.if_else(is_name, pc.cast(ids, pa.int64()), table.column("label"))
-    return table.set_column(at, LISTING_SCHEMA.field(at), labels)
+    return table.set_column(at, LISTING_SCHEMA.field("label"), labels)
 
 
-def _append(columns: list[list[str | int]], row: Iterable[str | int]) -> None:
-    for column, value in zip(columns, row, strict=True):
-        column.append(value)
+def _list_tar(file: SourceFile, lists: ClassLists, unpacked: Path) -> ListedFiles:
+    tar = plain_tar(Path(file.path), unpacked)
+    is_copy = tar != Path(file.path)
+    damage = stream_damage(tar) if is_copy else ""
+    problems = [problem(file.path, "", "damaged_stream", damage)] if damage else []
+    index, shard = index_shard(tar), path_text(tar)
+    # Problems name the source file, which the user knows, not its uncompressed copy.
+    problems += [problem(**entry | {"shard": file.path}) for entry in index.problems]
+    rows = []
+    for image in index.images:
+        member = image.member
+        image_class = lists.class_of(class_of_text, image.label or "", file.list_folders)
+        rows.append((image.key, shard, member.name, member.offset, member.size, *image_class))
+    return ListedFiles(
+        table=_table(rows),
+        paths=[str(tar)],
+        is_tar=True,
+        problems=problems,
+        copy=tar if is_copy else None,
+        num_in_folders=_count_in_folders(index.images),
+    )
+
+
+def _table(rows: Sequence[Sequence[str | int]]) -> pa.Table:
+    columns = zip(*rows, strict=True) if rows else ((),) * len(LISTING_SCHEMA)
+    arrays = [pa.array(c, f.type) for c, f in zip(columns, LISTING_SCHEMA, strict=True)]
+    return pa.table(arrays, schema=LISTING_SCHEMA)
 
 
 def _count_in_folders(images: Sequence[ShardImage]) -> int:
@@ -161,10 +237,9 @@ def _count_in_folders(images: Sequence[ShardImage]) -> int:
     return sum("/" in image.member.name.removeprefix("./") for image in images)
 
 
-def _row_of_file(file: SourceFile, keys: UniqueKeys, lists: _ClassLists) -> Iterable[str | int]:
+def _row_of_file(file: SourceFile, key: str, lists: ClassLists) -> Sequence[str | int]:
     """Return the row of an image in its own file; its class is the first folder below the root."""
-    relative = PurePath(file.path).relative_to(file.root)
-    key = keys.take(path_text(relative.with_suffix("")), path_text(relative.suffix[1:]))
-    class_folder = path_text(relative.parts[0]) if len(relative.parts) > 1 else ""
+    parts = PurePath(file.path).relative_to(file.root).parts
+    class_folder = path_text(parts[0]) if len(parts) > 1 else ""
     image_class = lists.class_of(class_of_folder, class_folder, (file.root,))
     return (key, path_text(file.path), "", 0, file.size, *image_class)

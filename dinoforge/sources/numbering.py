@@ -9,7 +9,7 @@ import logging
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -27,12 +27,23 @@ from dinoforge.sources.classes import (
     clean_name,
     parse_label,
 )
+from dinoforge.sources.listing import LISTING_SCHEMA
 
-__all__ = ["Member", "Numbering", "describe_classes", "rename_classes", "unite_classes"]
+__all__ = [
+    "FirstOfClasses",
+    "Member",
+    "Numbering",
+    "class_keys",
+    "describe_classes",
+    "rename_classes",
+    "unite_classes",
+]
 
 _log = logging.getLogger(__name__)
 
 _SPLIT = re.compile(r"(?i:(train|test)(ing)?|val(id|idation)?|eval|dev)[-_]?[0-9]*")
+
+_CLASS_COLUMNS = ["class_space", "label", "class_name", "shard"]
 
 _RENAME = "rename classes: `sources[].classes` (curate), `train_classes`, `test_classes` (evaluate)"
 
@@ -65,9 +76,38 @@ class Numbering:
     def labels(self, table: pa.Table) -> NDArray[np.int64]:
         """Return the number of the class of every row of a listing; -1: none."""
         numbers = {_key(*member[1:]): member.number for member in self.members}
-        keys = _keys(table)
+        keys = class_keys(table)
         each = [numbers.get(key, -1) for key in keys.dictionary.to_pylist()]
         return np.array(each, np.int64)[keys.indices.to_numpy()]
+
+
+class FirstOfClasses:
+    """The first row of every class of a listing that is read block by block.
+
+    To rename, unite and number classes, the table of these rows stands for the listing.
+    """
+
+    def __init__(self) -> None:
+        self._rows: dict[str, dict[str, Any]] = {}
+
+    def add(self, block: pa.Table) -> None:
+        """Add the next rows; columns of `LISTING_SCHEMA`, of which four are used."""
+        keys = class_keys(block)
+        _, first = np.unique(keys.indices.to_numpy(), return_index=True)
+        for key, row in zip(keys.dictionary.to_pylist(), first.tolist(), strict=True):
+            if key not in self._rows:
+                (self._rows[key],) = block.select(_CLASS_COLUMNS).slice(row, 1).to_pylist()
+
+    @property
+    def keys(self) -> list[str]:
+        """What identifies the class of each row, see `class_keys`."""
+        return list(self._rows)
+
+    @property
+    def table(self) -> pa.Table:
+        """The rows, in their order."""
+        schema = pa.schema([LISTING_SCHEMA.field(name) for name in _CLASS_COLUMNS])
+        return pa.Table.from_pylist(list(self._rows.values()), schema)
 
 
 class _Use(NamedTuple):
@@ -161,7 +201,7 @@ def rename_classes(
             faults += [fault] if fault is not None else []
     if faults:
         raise UsageError(faults=faults)
-    keys = _keys(table)
+    keys = class_keys(table)
     each = [
         _target(renames[names.get(k, "*")], lists.get(k.partition("\t")[0]))
         if k in names or (k and "*" in renames)
@@ -344,12 +384,11 @@ def _describe(uses: Sequence[_Use], lists: Mapping[str, ClassList]) -> str:
 
 def _uses(tables: Sequence[pa.Table]) -> list[_Use]:
     """List the classes of some listings once each, by space and then by id or name."""
-    columns = ["class_space", "label", "class_name", "shard"]
     uses: dict[str, _Use] = {}
     for table in tables:
-        keys = _keys(table)
+        keys = class_keys(table)
         _, first = np.unique(keys.indices.to_numpy(), return_index=True)
-        for row in table.select(columns).take(pa.array(first)).to_pylist():
+        for row in table.select(_CLASS_COLUMNS).take(pa.array(first)).to_pylist():
             use = _Use(*row.values())
             if use.space:
                 uses.setdefault(_key(*use[:3]), use)
@@ -361,8 +400,8 @@ def _key(space: str, label: int, name: str) -> str:
     return f"{space}\t{name if space == NAMES else label}" if space else ""
 
 
-def _keys(table: pa.Table) -> pa.DictionaryArray:
-    """Identify the class of every row, see `_key`."""
+def class_keys(table: pa.Table) -> pa.DictionaryArray:
+    """Identify the class of every row of a listing; "" for no class."""
     space, label, name = (table.column(n) for n in ("class_space", "label", "class_name"))
     which = pc.if_else(pc.equal(space, NAMES), name, pc.cast(label, pa.string()))
     keys = pc.if_else(pc.equal(space, ""), "", pc.binary_join_element_wise(space, which, "\t"))

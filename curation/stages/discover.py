@@ -1,0 +1,103 @@
+"""Find the files of all sources: images and tars, by name; none of them is read."""
+
+from collections.abc import Iterator, Sequence
+
+import pyarrow as pa
+
+from dinoforge.curation import tables
+from dinoforge.curation.tables import CurationInputs, CurationStage
+from dinoforge.errors import Fault, UsageError
+from dinoforge.files import path_text
+from dinoforge.sources.discover import SourceFile, discover_files
+from dinoforge.sources.listing import name_files, printable
+from dinoforge.sources.outputs import mark_cache
+from dinoforge.stages import Json, Output
+from dinoforge.tables import ROW_GROUP_ROWS
+
+__all__ = ["DiscoverStage"]
+
+# What a partition of `list` lists at most, apart from a single larger tar: minutes of work, and
+# what it holds does not depend on it.
+PARTITION_FILES = 1 << 20  # images in files of their own
+PARTITION_BYTES = 128 << 30  # of tars
+
+
+class DiscoverStage(CurationStage):
+    """Write one row per file of the sources, and what is no image and no tar."""
+
+    name = "discover"
+    number = 5
+    # Their paths are in the payload: the other keys of a source decide what is done with its files.
+    execution_keys = ("sources", "data.root")
+
+    def plan(self, inputs: CurationInputs) -> list[Json]:
+        """Plan one partition.
+
+        The payload covers names, sizes and times of all files, so that a source that grew is
+        listed again.
+        """
+        faults: list[Fault] = []
+        paths, marks = [], []
+        for source in inputs.config.sources:
+            paths.append(source.paths_in(inputs.config.data.root))
+            try:
+                marks.append(discover_files(paths[-1]).fingerprint())
+            except UsageError as error:
+                faults.extend(error.faults)
+        if faults:
+            raise UsageError(faults=faults)
+        return [{"paths": paths, "files": marks}]
+
+    def run(self, payload: Json, inputs: CurationInputs, out: Output) -> Json:
+        """Discover one source after the other."""
+        problems = [tables.DISCOVERED_SCHEMA.empty_table()]
+        ranges: list[list[int]] = []  # source, first file, and the one after the last
+
+        def rows() -> Iterator[pa.Table]:
+            total = 0
+            for at, paths in enumerate(payload["paths"]):
+                files = discover_files(paths)
+                found = pa.Table.from_pylist(
+                    [dict(printable(entry)) for entry in files.problems], tables.PROBLEMS_SCHEMA
+                )
+                source = pa.repeat(pa.scalar(at, pa.int32()), found.num_rows)
+                problems.append(found.append_column("source", source))
+                ranges.extend([at, total + a, total + b] for a, b in _split(files.items))
+                total += len(files.items)
+                yield from _tables(files.items)
+
+        mark_cache(out.folder)
+        out.write_tables("files", rows(), tables.FILES_SCHEMA)
+        out.write_table("problems", pa.concat_tables(problems), tables.DISCOVERED_SCHEMA)
+        return {"files": ranges[-1][2], "ranges": ranges}
+
+
+def _split(files: Sequence[SourceFile]) -> Iterator[tuple[int, int]]:
+    """Cut the files of a source into the ranges of the partitions that list them."""
+    start, share = 0, 0.0
+    for at, file in enumerate(files):
+        size = file.size / PARTITION_BYTES if file.is_tar else 1 / PARTITION_FILES
+        if at > start and share + size > 1:
+            yield start, at
+            start, share = at, 0.0
+        share += size
+    yield start, len(files)
+
+
+def _tables(files: Sequence[SourceFile]) -> Iterator[pa.Table]:
+    rows: list[dict[str, object]] = []
+    for file, key in name_files(files):
+        row = {
+            "path": path_text(file.path),
+            "root": path_text(file.root),
+            "size": file.size,
+            "mtime_ns": file.mtime_ns,
+            "is_tar": file.is_tar,
+            "key": key,
+            "list_folders": [path_text(folder) for folder in file.list_folders],
+        }
+        rows.append(row)
+        if len(rows) == ROW_GROUP_ROWS:
+            yield pa.Table.from_pylist(rows, tables.FILES_SCHEMA)
+            rows = []
+    yield pa.Table.from_pylist(rows, tables.FILES_SCHEMA)

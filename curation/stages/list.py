@@ -1,0 +1,107 @@
+"""List the images of some files of a source: tar headers and labels are read, no image is."""
+
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from dinoforge.curated import MADE_BY_RUN
+from dinoforge.curation import tables
+from dinoforge.curation.tables import CurationInputs, CurationStage
+from dinoforge.files import path_of_text, path_text
+from dinoforge.sources.discover import SourceFile, make_real_path
+from dinoforge.sources.listing import LISTING_SCHEMA, ClassLists, ListedFiles, list_each, printable
+from dinoforge.sources.outputs import mark_cache
+from dinoforge.stages import Json, Output
+from dinoforge.tables import ROW_GROUP_ROWS
+
+__all__ = ["ListStage"]
+
+_FILES = 4096  # that are objects at a time
+
+
+class ListStage(CurationStage):
+    """Write one row per image, uncompress tars that are compressed."""
+
+    name = "list"
+    number = 7
+    needs = ("discover",)
+
+    def plan(self, inputs: CurationInputs) -> list[Json]:
+        """Plan ranges of the discovered files; each is of one source."""
+        names = ("source", "start", "stop")
+        ranges = inputs.facts("discover")[0]["ranges"]
+        return [dict(zip(names, one, strict=True)) for one in ranges]
+
+    def run(self, payload: Json, inputs: CurationInputs, out: Output) -> Json:
+        """List the files of one range."""
+        lists, real_path = ClassLists(), make_real_path()
+        files = [tables.LISTED_SCHEMA.empty_table()]
+        problems = [tables.PROBLEMS_SCHEMA.empty_table()]
+        copies: set[Path] = set()
+        in_folders = 0
+        # Where the index of `ingest` is: paths in the ledgers of runs lead there.
+        unpacked = out.folder.parent / "10-ingest/unpacked"
+
+        def rows() -> Iterator[pa.Table]:
+            nonlocal in_folders
+            for listed in list_each(_read_files(inputs, payload), lists, unpacked=unpacked):
+                in_folders += listed.num_in_folders
+                copies.update([listed.copy] if listed.copy else [])
+                files.append(_places([real_path(path) for path in listed.paths], listed))
+                entries = [dict(printable(entry)) for entry in listed.problems]
+                problems.append(pa.Table.from_pylist(entries, tables.PROBLEMS_SCHEMA))
+                yield _inside(listed, inputs.run_folder)
+
+        mark_cache(out.folder)
+        out.write_tables("listing", rows(), LISTING_SCHEMA)
+        out.write_table("files", pa.concat_tables(files), tables.LISTED_SCHEMA)
+        out.write_table("problems", pa.concat_tables(problems), tables.PROBLEMS_SCHEMA)
+        for copy in sorted(copies):
+            out.add(copy)
+        return {
+            "source": payload["source"],
+            "images": out.written[0]["rows"],
+            "in_folders": in_folders,
+            # in the order of use
+            "class_lists": [[space, each.path] for space, each in lists.by_space.items()],
+        }
+
+
+def _read_files(inputs: CurationInputs, payload: Json) -> Iterator[tuple[SourceFile, str]]:
+    """Yield the files of a range with their keys."""
+    path = inputs.file("discover", "files.parquet")
+    for start in range(payload["start"], payload["stop"], ROW_GROUP_ROWS):
+        stop = min(start + ROW_GROUP_ROWS, payload["stop"])
+        for batch in tables.read_rows([path], start, stop).to_batches(_FILES):
+            for row in batch.to_pylist():
+                key = row.pop("key")
+                row |= {name: path_of_text(row[name]) for name in ("path", "root")}
+                row["list_folders"] = tuple(map(path_of_text, row["list_folders"]))
+                yield SourceFile(**row), key
+
+
+def _places(real_paths: Sequence[str], listed: ListedFiles) -> pa.Table:
+    """Identify files by their paths without links; an image and a tar of one path are two."""
+    kind = b"tar:" if listed.is_tar else b"image:"
+    places = [hashlib.sha256(kind + os.fsencode(path)).digest() for path in real_paths]
+    counts = [listed.table.num_rows] if listed.is_tar else [1] * len(places)
+    return pa.table([places, counts], schema=tables.LISTED_SCHEMA)
+
+
+def _inside(listed: ListedFiles, run_folder: Path) -> pa.Table:
+    """Name what the run unpacked by its path inside the run: the run may be moved.
+
+    A source in a folder of the same name is distinguished from it by ``./``.
+    """
+    shard = listed.table.column("shard")
+    if listed.copy is not None:
+        inside = path_text(listed.copy.relative_to(run_folder))
+        names = pa.repeat(pa.scalar(inside), len(shard))
+    else:
+        is_alike = pc.starts_with(shard, MADE_BY_RUN)
+        names = pc.if_else(is_alike, pc.binary_join_element_wise(".", shard, "/"), shard)
+    return listed.table.set_column(1, LISTING_SCHEMA.field("shard"), names)
