@@ -321,7 +321,7 @@ def list_curate(source: Source, work: Path) -> tuple[list[Any], list[Any]]:
     base = load_once(CurationConfig, "sources=[{role: pool, paths: [x]}]", "out=x")
     pool = replace(base.sources[0], paths=(str(source.folder),))
     config = replace(base, sources=(pool,), out=str(work))
-    run_stages("curation", STAGES[:1], work, config, make_executor("in-process"))
+    run_stages("curation", STAGES[:3], work, config, make_executor("in-process"))
     inputs = make_inputs("curation", STAGES, work, config)
     index = read_table(inputs.file("ingest", "index.parquet"))
     reader = RangeReader()

@@ -140,7 +140,9 @@ class World:
         """Put in place what later plans read of a stage."""
         name, num = plan.stage.name, len(plan.payloads)
         facts: list[Json] = [{}] * min(num, 4096)  # no plan reads those of larger stages
-        if name == "ingest":
+        if name == "discover":
+            facts = [{"ranges": [[0, at, at + 1] for at in range(-(-self.total // 10**6))]}]
+        elif name == "ingest":
             write_index(inputs.file("ingest", "index.parquet"), self.total)
         elif name == "assign":
             facts = self.assign(plan)

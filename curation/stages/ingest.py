@@ -56,8 +56,8 @@ class IngestStage(CurationStage):
     name = "ingest"
     number = 10
     version = "1.5.0"
-    keys = ("sources", "data.root", "seed")
-    execution_keys = ("base",)
+    keys = ("sources", "seed")
+    execution_keys = ("base", "data.root")  # the latter for messages
     needs = ("discover", "list")
 
     def plan(self, inputs: CurationInputs) -> list[Json]:

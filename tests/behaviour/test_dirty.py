@@ -82,7 +82,7 @@ def screened(run, paths, *more):
     """Ingest, inspect and filter only; rows of index and facts together, and the problems."""
     sources = json.dumps([{"role": "pool", "paths": [str(path) for path in paths]}])
     config = load_config(CurationConfig, None, [f"sources={sources}", f"out={run}", *more])
-    run_stages("curation", STAGES[:4], run, config, make_executor("in-process"))
+    run_stages("curation", STAGES[:6], run, config, make_executor("in-process"))
     folders = {s.name: stage_folder(run, "curation", s.number, s.name) for s in STAGES}
     inputs = Inputs(run, config, folders)
     index, facts = (

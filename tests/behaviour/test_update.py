@@ -10,7 +10,16 @@ import pytest
 from dinoforge.errors import UsageError
 
 ORDER = [
-    *("10-ingest", "15-plant", "20-inspect", "25-filter", "30-embed", "31-embed-meaning"),
+    *(
+        "05-discover",
+        "07-list",
+        "10-ingest",
+        "15-plant",
+        "20-inspect",
+        "25-filter",
+        "30-embed",
+        "31-embed-meaning",
+    ),
     *("35-exact", "40-graph", "50-components", "55-check", "60-decontaminate"),
     *("62-survivors", "65-search", "70-retrieve", "75-select", "80-export"),
 ]
@@ -28,13 +37,13 @@ def markers(run):
 @pytest.mark.parametrize(
     ("change", "runs_again"),
     [
-        ("duplicates.threshold=0.9", ORDER[8:10] + ORDER[11:]),
-        ("duplicates.rule=direct", [ORDER[8], *ORDER[11:]]),
-        ("filter.min_std=1.5", ["25-filter", *ORDER[8:]]),
-        ("decontaminate.threshold=0.99", ORDER[10:]),
-        ("retrieve.k=3", ORDER[12:]),
-        ("export.shard_images=40", ORDER[14:]),
-        ("duplicates.floor=0.8", ORDER[7:]),
+        ("duplicates.threshold=0.9", ORDER[10:12] + ORDER[13:]),
+        ("duplicates.rule=direct", [ORDER[10], *ORDER[13:]]),
+        ("filter.min_std=1.5", ["25-filter", *ORDER[10:]]),
+        ("decontaminate.threshold=0.99", ORDER[12:]),
+        ("retrieve.k=3", ORDER[14:]),
+        ("export.shard_images=40", ORDER[16:]),
+        ("duplicates.floor=0.8", ORDER[9:]),
     ],
 )
 def test_only_the_stages_that_a_changed_key_touches_run_again(
@@ -54,6 +63,18 @@ def test_only_the_stages_that_a_changed_key_touches_run_again(
     for name in runs_again:
         old, new = ({fingerprint for fingerprint, _ in m[name]} for m in (before, after))
         assert not old & new, name
+
+
+def test_a_changed_limit_selects_from_what_is_listed(pool, calm, tmp_path):
+    run = shutil.copytree(calm, tmp_path / "run")
+    before = markers(run)
+    sources = [
+        source | ({"limit": 40} if "pool" in source["role"] else {}) for source in pool.sources
+    ]
+    summary = pools.curated(pools.recipe(sources, run), on_change="update")
+    after = markers(run)
+    assert {name for name in after if after[name] != before[name]} == set(after) - set(ORDER[:2])
+    assert summary.not_selected > 0
 
 
 def test_an_updated_run_is_the_run_that_the_changed_recipe_gives(pool, calm, tmp_path):

@@ -36,7 +36,7 @@ def test_a_dry_run_of_leaks_plans_the_stages_of_a_comparison(login_node, capsys)
     words = ["leaks", str(image), str(image), "--out", str(run), "--on", "slurm:cpu", "--dry-run"]
     assert main([*words, "--json"]) == 0
     stages = [row["stage"] for row in json.loads(capsys.readouterr().out)["graph"]]
-    assert (stages[0], stages[-1]) == ("ingest", "decontaminate")
+    assert (stages[0], stages[-1]) == ("discover", "decontaminate")
     assert not run.exists()
 
 

@@ -238,7 +238,7 @@ def contents(folder):
     ("profile", "reported"),
     [
         ("default: {partition: cpuu}", "no partition `cpuu` (did you mean `cpu`?)"),
-        ("default: {memory_gb: 100}", "`memory_gb` is 100 for ingest, partition `cpu` has 8"),
+        ("default: {memory_gb: 100}", "`memory_gb` is 100 for discover, partition `cpu` has 8"),
         ("default: {account: nosuch, sbatch: {licenses: moon}}", "SLURM refused a job"),
         ("default: {partitoin: cpu}", "unknown key `default.partitoin`"),
     ],

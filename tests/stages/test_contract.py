@@ -41,6 +41,7 @@ FEW = HeadConfig(steps=2, batch_size=2)
 # set there is nothing to weigh; rules have a k and a policy of their own; errors name sources.
 WEIGHT = ("keys", "duplicates.background_weight")
 ONLY_SOMETIMES = {
+    "ingest": {("execution_keys", "data.root")},
     "search": {
         ("needs", "embed"),
         ("execution_keys", "retrieve.k"),
