@@ -219,7 +219,7 @@ def count_pairs(run: Path) -> int:
 
 def measure(run: Path, number: int, name: str) -> dict[str, Any]:
     """Sum what the markers of a stage measured; the peak is that of its largest partition."""
-    folder = run / "curation" / f"{number}-{name}"
+    folder = run / "curation" / f"{number:02d}-{name}"
     markers = [json.loads(path.read_text()) for path in sorted(folder.glob("part-*.done"))]
     measured = [marker["measured"] for marker in markers]
     outputs = [output for marker in markers for output in marker["outputs"]]

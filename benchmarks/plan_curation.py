@@ -86,7 +86,7 @@ def images_of(run: Path) -> Images:
 
 
 def read_markers(run: Path, number: int, name: str) -> dict[str, Any]:
-    folder = run / "curation" / f"{number}-{name}"
+    folder = run / "curation" / f"{number:02d}-{name}"
     markers = [json.loads(path.read_text()) for path in folder.glob("part-*.done")]
     outputs = [output for marker in markers for output in marker["outputs"]]
     return {

@@ -1,4 +1,4 @@
-"""What the stages cost that read every image: ingest, plant, inspect, side, score, filter, embed.
+"""What the stages cost that read every image, up to embed.
 
 The seconds are those of one thread, measured on 2026-11-30 on an EPYC core with CIFAR-10 (60,000
 images of 32 pixels), 1,800 photographs of clothing and 1,000 of ImageNet.
@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dinoforge.curation.plan.cost import NOTHING, Cost, num_ranges, picture_bytes
 from dinoforge.curation.plan.encoders import PlannedEncoder
 from dinoforge.curation.plan.sizes import Sizes, blocks
+from dinoforge.curation.stages.discover import PARTITION_BYTES
 from dinoforge.curation.stored.scores import scored_by
 from dinoforge.scorers.make import PIXELS
 from dinoforge.scorers.measures import MEASURES
@@ -21,8 +22,13 @@ INSPECT = (64e-6, 9.3e-9)
 _PIXELS = (105e-6, 1.12e-8)
 _RESIZE_S_PER_PIXEL = 1.0e-8  # to the side of a network
 # Seconds per row of the tables that one task reads as a whole, and bytes that it holds per row.
-_INGEST_S, _UNPACK_S = 45e-6, 25e-6  # unpacking: of an image in a compressed archive
-_INGEST_ROW, _INGEST_TABLES = 1300.0, 26_000.0  # bytes of memory per row; of empty tables
+_FILE_S, _LIST_S, _INGEST_S = 200e-6, 25e-6, 3e-6
+_UNPACK_S = 25e-6  # of an image in a compressed archive
+# Bytes of an image while its tar is listed; of a row of a block, of which several are held.
+_TAR_IMAGE, _LIST_ROW, _INGEST_ROW = 1500.0, 650.0, 1300.0
+_INDEX_ROW = 325.0  # of a row of the index in memory
+_INGEST_TABLES = 26_000.0  # bytes of empty tables
+_TAR_IMAGES = 10_000  # in each tar of a source; one image per file would be 1 KB of memory each
 _PLANT_S, _PLANT_ROW = 0.8e-3, 2000.0
 _FILTER_S, _FILTER_ROW = 0.3e-6, 40.0
 # Of an image of about 256 to 511 pixels, which larger ones are reduced to; networks of any side.
@@ -31,19 +37,48 @@ _SCORE_S = {PIXELS: 4.6e-3, "nsfw": 42e-3, "faces": 60e-3}
 _SIDE_S, _SIDE_BYTES, _SIDE_ROW = 60e-6, 200.0, 6000.0
 _WHERE_S = 0.5e-6  # a condition on four columns
 # Bytes per row of the tables, compressed, without the key.
-_INDEX_BYTES, _FACTS_BYTES, _PLACES_BYTES, _LEDGER_BYTES = 20.6, 76.0, 58.0, 61.0
+_LISTED_BYTES, _INDEX_BYTES, _FACTS_BYTES = 17.7, 20.6, 76.0
+_PLACES_BYTES, _LEDGER_BYTES = 58.0, 61.0
+
+
+def _discover(sizes: Sizes) -> Cost:
+    files = _num_files(sizes)
+    return Cost(1, 2, core_s=0.3 + files * _FILE_S, bytes=3000 + files * 32, memory=files * 1000.0)
+
+
+def _num_files(sizes: Sizes) -> int:
+    """Count the files: tars of 10,000 images, and at least one per source."""
+    return len(sizes.config.sources) + _listed(sizes) // _TAR_IMAGES
+
+
+def _listed(sizes: Sizes) -> int:
+    return sizes.total - sizes.planted
+
+
+def _list(sizes: Sizes) -> Cost:
+    packed = any(".gz" in path or ".tgz" in path or ".zip" in path for path in _paths(sizes))
+    per_image = blocks(sizes.images.file_bytes) + 512
+    listed = _listed(sizes)
+    unpacked = listed * (per_image + 1024) if packed else 0.0
+    return Cost(
+        len(sizes.config.sources) + int(listed * per_image / PARTITION_BYTES),
+        3,
+        core_s=listed * (_LIST_S + (_UNPACK_S if packed else 0)),
+        bytes=_num_files(sizes) * 40 + listed * (_LISTED_BYTES + sizes.images.key_bytes) + unpacked,
+        memory=min(listed, _TAR_IMAGES) * _TAR_IMAGE + min(listed, BLOCK_ROWS) * _LIST_ROW,
+    )
 
 
 def _ingest(sizes: Sizes) -> Cost:
-    packed = any(".gz" in path or ".tgz" in path or ".zip" in path for path in _paths(sizes))
-    listed = sizes.total - sizes.planted
-    unpacked = listed * (blocks(sizes.images.file_bytes) + 1536) if packed else 0.0
+    listed = _listed(sizes)
+    # A byte or two per image: is it selected, by a limit?
+    held = min(listed, BLOCK_ROWS) * _INGEST_ROW + 2 * listed
     return Cost(
         1,
         4,
-        core_s=0.3 + listed * (_INGEST_S + (_UNPACK_S if packed else 0)),
-        bytes=_INGEST_TABLES + listed * (_INDEX_BYTES + sizes.images.key_bytes) + unpacked,
-        memory=listed * _INGEST_ROW,
+        core_s=0.1 + listed * _INGEST_S,
+        bytes=_INGEST_TABLES + listed * (_INDEX_BYTES + sizes.images.key_bytes),
+        memory=held,
     )
 
 
@@ -60,7 +95,7 @@ def _plant(sizes: Sizes) -> Cost:
         3,
         core_s=sizes.planted * _PLANT_S + sizes.planted * sizes.images.pixels * 3e-8,
         bytes=sizes.planted * (per_copy + _INDEX_BYTES),
-        memory=sizes.planted * _PLANT_ROW + sizes.total * _INGEST_ROW / 4,
+        memory=sizes.planted * _PLANT_ROW + sizes.total * _INDEX_ROW,
     )
 
 
@@ -153,6 +188,8 @@ def _embed_windows(sizes: Sizes) -> Cost:
 
 
 READING_COSTS: Mapping[str, Callable[[Sizes], Cost]] = {
+    "discover": _discover,
+    "list": _list,
     "ingest": _ingest,
     "plant": _plant,
     "inspect": _inspect,

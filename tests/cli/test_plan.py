@@ -108,7 +108,9 @@ def test_a_curation_is_planned_by_stage_and_compared_with_a_profile(capsys):
     assert main([*words, "1.3e9", "--on", "slurm:cpu", "--json"]) == 2
     out, error = capsys.readouterr()
     assert json.loads(out)["exit_code"] == 2
-    assert re.fullmatch(r"error: tasks that do not fit: ingest \(.* GB, .* min\), .*\n", error)
+    assert re.fullmatch(
+        r"error: tasks that do not fit: (\w+ \(.*\), )*exact \(.* GB, .* min\), .*\n", error
+    )
     assert main([*words, "10000", "--on", "slurm:cpu", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["join"] == "exact"
 

@@ -47,10 +47,20 @@ def test_partitions_files_and_embeddings_are_those_of_a_finished_run(pool, calm)
     sets = {"seeds": seeds, "references": references, "as_is": as_is}
     planned = {p.stage: p for p in plan(config, **count, **sets).stages}
     for stage in STAGES:
-        folder = calm / "curation" / f"{stage.number}-{stage.name}"
+        folder = calm / "curation" / f"{stage.number:02d}-{stage.name}"
         markers = [json.loads(path.read_text()) for path in folder.glob("part-*.done")]
         assert (stage.name in planned) == bool(markers), stage.name
-        if stage.name in {"inspect", "embed", "exact", "search", "retrieve", "select"}:
+        if stage.name in {
+            "discover",
+            "list",
+            "ingest",
+            "inspect",
+            "embed",
+            "exact",
+            "search",
+            "retrieve",
+            "select",
+        }:
             outputs = [output for marker in markers for output in marker["outputs"]]
             one = planned[stage.name]
             assert (one.partitions, one.files) == (len(markers), len(outputs) + len(markers) + 1)
