@@ -7,7 +7,12 @@ from hypothesis import strategies as st
 
 from dinoforge.errors import UsageError
 from dinoforge.sources.classes import NAMES, NUMBERS, ClassList
-from dinoforge.sources.numbering import describe_classes, rename_classes, unite_classes
+from dinoforge.sources.numbering import (
+    FirstOfClasses,
+    describe_classes,
+    rename_classes,
+    unite_classes,
+)
 
 
 def class_list(name, *names):
@@ -242,3 +247,18 @@ def test_many_classes_take_no_quadratic_time():
     labels = unite_classes([rows], [{}]).labels(rows)
     assert labels[:20_000].tolist() == list(range(20_000))
     assert labels[20_001:20_004].tolist() == [20_000, 20_001, 20_002]
+
+
+def test_the_first_rows_of_classes_stand_for_a_listing():
+    birds = class_list("birds", "owl", "crane")
+    whole = pa.concat_tables(
+        [table("cat", None, (birds, 1), shard="x.tar"), table(0, "cat", "ant", shard="y.tar")]
+    )
+    firsts = FirstOfClasses()
+    for start in range(0, whole.num_rows, 2):
+        firsts.add(whole.slice(start, 2))
+    lists = [{birds.space: birds}]
+    assert firsts.table.column("shard").to_pylist() == ["x.tar"] * 3 + ["y.tar"] * 2
+    assert len(firsts.keys) == 5
+    assert unite_classes([firsts.table], lists) == unite_classes([whole], lists)
+    assert describe_classes(firsts.table, lists[0]) == describe_classes(whole, lists[0])

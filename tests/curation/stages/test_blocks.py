@@ -13,6 +13,7 @@ from dinoforge.curation.stages import decontaminate, select
 from dinoforge.curation.stages.duplicates import components, exact
 from dinoforge.curation.stages.export import ExportStage
 from dinoforge.curation.stages.filter import FilterStage
+from dinoforge.curation.stages.ingest import IngestStage
 from dinoforge.curation.stages.select import SelectStage
 from dinoforge.curation.stages.survivors import SurvivorsStage
 from dinoforge.runs import read_recipe
@@ -36,6 +37,7 @@ def test_small_blocks_give_the_same_tables(run, tmp_path, monkeypatch):
     monkeypatch.setattr(exact, "RANGE_ROWS", 11)
     monkeypatch.setattr(decontaminate, "_BLOCK_ROWS", 11)
     for stage, payload in (
+        (IngestStage(), {}),
         (FilterStage(), {}),
         (exact.ExactStage(), {}),
         (components.ComponentsStage(), {}),
