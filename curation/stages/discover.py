@@ -57,11 +57,11 @@ class DiscoverStage(CurationStage):
             total = 0
             for at, paths in enumerate(payload["paths"]):
                 files = discover_files(paths)
-                found = pa.Table.from_pylist(
+                noted = pa.Table.from_pylist(
                     [dict(printable(entry)) for entry in files.problems], tables.PROBLEMS_SCHEMA
                 )
-                source = pa.repeat(pa.scalar(at, pa.int32()), found.num_rows)
-                problems.append(found.append_column("source", source))
+                source = pa.repeat(pa.scalar(at, pa.int32()), noted.num_rows)
+                problems.append(noted.append_column("source", source))
                 ranges.extend([at, total + a, total + b] for a, b in _split(files.items))
                 total += len(files.items)
                 yield from _tables(files.items)

@@ -137,12 +137,12 @@ def _unite(
     """
     keys, every, chosen = [], [], []
     for at, source in enumerate(listed):
-        found, used = _find_classes(source, selection.chosen[at])
-        table = fill_in_ids_of_names(found.table)
+        every_class, used = _find_classes(source, selection.chosen[at])
+        table = fill_in_ids_of_names(every_class.table)
         table = rename_classes(
             table, source.class_lists, config.sources[at].classes, f"sources[{at}].classes"
         )
-        keys.append(pa.array(found.keys, pa.string()))
+        keys.append(pa.array(every_class.keys, pa.string()))
         every.append(table)
         rows = table.take(pc.index_in(pa.array(used.keys, pa.string()), value_set=keys[-1]))
         shard = rows.column_names.index("shard")
@@ -167,13 +167,13 @@ def _find_classes(
     source: ListedSource, chosen: NDArray[np.bool_]
 ) -> tuple[FirstOfClasses, FirstOfClasses]:
     """Find the classes of all images of a source, and those of the chosen ones."""
-    found, used = FirstOfClasses(), FirstOfClasses()
+    every_class, used = FirstOfClasses(), FirstOfClasses()
     at = 0
     for block in source.iter_rows(["label", "class_space", "class_name", "shard"]):
-        found.add(block)
+        every_class.add(block)
         used.add(block.filter(pa.array(chosen[at : at + block.num_rows])))
         at += block.num_rows
-    return found, used
+    return every_class, used
 
 
 class _Index:
