@@ -10,17 +10,8 @@ import pytest
 from dinoforge.errors import UsageError
 
 ORDER = [
-    *(
-        "05-discover",
-        "07-list",
-        "10-ingest",
-        "15-plant",
-        "20-inspect",
-        "25-filter",
-        "30-embed",
-        "31-embed-meaning",
-    ),
-    *("35-exact", "40-graph", "50-components", "55-check", "60-decontaminate"),
+    *("05-discover", "07-list", "10-ingest", "15-plant", "20-inspect", "25-filter", "30-embed"),
+    *("31-embed-meaning", "35-exact", "40-graph", "50-components", "55-check", "60-decontaminate"),
     *("62-survivors", "65-search", "70-retrieve", "75-select", "80-export"),
 ]
 
