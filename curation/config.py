@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from dinoforge.config.keys import suggest
-from dinoforge.config.paths import EncoderSpec, OptionalPath, PathText
+from dinoforge.config.paths import EncoderSpec, OptionalPath, PathText, SourceText
 from dinoforge.config.ranges import (
     Allowed,
     Device,
@@ -35,6 +35,8 @@ from dinoforge.curation.policies.where import (
 from dinoforge.curation.retrieve_config import RetrieveConfig
 from dinoforge.errors import Fault
 from dinoforge.images import DecodePolicy
+from dinoforge.remote import is_url
+from dinoforge.remote.urls import url_fault
 
 __all__ = [
     "EDITS",
@@ -75,8 +77,8 @@ class SourceConfig:
     # An image of several sources belongs to the first reference that selects it, else to the first
     role: Literal["pool", "seed", "reference", "as_is"] = "pool"
     # folders, images, tars, globs, `x-{000000..000004}.tar`, curation runs; relative to
-    # `data.root`
-    paths: Annotated[list[PathText], NonEmpty] = field(default_factory=list)
+    # `data.root`. Or their URLs: file://, s3://, gs://, hf:// (package extras s3, gs, hf)
+    paths: Annotated[list[SourceText], NonEmpty] = field(default_factory=list)
     name: str = ""  # shown in tables and the report; "": the role
     keys: str = ""  # shell pattern on sample keys, e.g. "*_cat_*"; "": all
     # images that it should give: `dinoforge plan` reads it, and another number is a warning;
@@ -95,7 +97,16 @@ class SourceConfig:
 
     def paths_in(self, root: str) -> list[str]:
         """Return the paths, relative ones inside ``root``."""
-        return [os.path.join(root, path) for path in self.paths]  # noqa: PTH118 - may be patterns
+        return [
+            path if is_url(path) else os.path.join(root, path)  # noqa: PTH118 - may be patterns
+            for path in self.paths
+        ]
+
+    def faults(self, at: str) -> Iterator[Fault]:
+        """Find URLs that cannot be read."""
+        for path in filter(is_url, self.paths):
+            if fault := url_fault(f"{at}.paths", path):
+                yield fault
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,6 +22,7 @@ __all__ = [
     "PUBLISHED",
     "REASONS",
     "ROLES",
+    "UPLOADED",
     "PublishedPart",
     "clusters_path",
     "content_path",
@@ -111,6 +112,8 @@ LEDGER_SCHEMA = pa.schema(
 # How the paths of what the run itself unpacked or planted begin; those of sources never do.
 MADE_BY_RUN = "curation/"
 
+# Commits what was uploaded, the last object to be written: all others, with size and SHA-256.
+UPLOADED = "published/uploaded.json"
 PUBLISHED = "published"  # folder in a finished run; see `ledger_path` and the functions below it
 
 

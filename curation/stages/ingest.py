@@ -27,6 +27,7 @@ from dinoforge.curation.stored.generations import first_id, generation_fingerpri
 from dinoforge.curation.stored.listed import ListedSource, merge_problems, read_listed
 from dinoforge.curation.tables import CurationInputs, CurationStage
 from dinoforge.errors import Fault, UsageError, some_of
+from dinoforge.remote import is_url
 from dinoforge.runs import record_facts
 from dinoforge.shards.index import summarize_reasons
 from dinoforge.sources.accounting import Account
@@ -315,8 +316,9 @@ def check_folders(config: CurationConfig) -> None:
     """Raise one error that names what is missing below `data.root`, before a source is listed."""
     if not (root := config.data.root):
         return
+    paths = [path for source in config.sources for path in source.paths if not is_url(path)]
     # Of a pattern: the folder that it starts in.
-    literal = [re.sub(r"[^/]*[*?\[{].*", "", path) for s in config.sources for path in s.paths]
+    literal = [re.sub(r"[^/]*[*?\[{].*", "", path) for path in paths]
     missing = [path for path in literal if not (Path(root) / path).exists()]
     if missing:
         what = f"{len(missing)} of {len(literal)} sources are missing: {some_of(missing, 8)}"

@@ -1,7 +1,8 @@
 """Keys and arguments that are paths: declared by their type, ``~`` replaced in one place.
 
-A key is a path if its type is `PathText`, `OptionalPath` or `EncoderSpec`: `load_recipe` replaces
-``~`` and ``~user`` at its start once. What a program passes on is absolute, or begins with ``./``.
+A key is a path if its type is `PathText`, `OptionalPath`, `SourceText` or `EncoderSpec`:
+`load_recipe` replaces ``~`` and ``~user`` at its start once. What a program passes on is absolute,
+or begins with ``./``.
 """
 
 import dataclasses
@@ -15,11 +16,14 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, TypeVar
 
 from dinoforge.config.ranges import Allowed, unwrap_type
+from dinoforge.remote import is_url
+from dinoforge.remote.urls import local_path
 
 __all__ = [
     "EncoderSpec",
     "OptionalPath",
     "PathText",
+    "SourceText",
     "expand_home",
     "expand_paths",
     "plain_path",
@@ -80,6 +84,15 @@ _TEXT = "a path on this machine; for a name that begins with ~ write ./~"
 # An empty one, such as $OUT of a shell that does not have it, would be the working folder.
 PathText = Annotated[str, _PathRule(lambda path: path and _is_path(path), _TEXT, expand_home)]
 OptionalPath = Annotated[str, _PathRule(_is_path, _TEXT, expand_home)]  # "": none
+# Where images are: a path, or a URL that `url_fault` checks; ``file:///x`` becomes its path.
+SourceText = Annotated[
+    str,
+    _PathRule(
+        lambda path: path and (is_url(path) or _is_path(path)),
+        f"a URL, or {_TEXT}",
+        lambda path: local_path(expand_home(path)),
+    ),
+]
 # An encoder, which may be a file: ``checkpoint:FILE``.
 EncoderSpec = Annotated[
     str, _PathRule(lambda spec: _is_path(_file_of(spec)), f"an encoder, or {_TEXT}", _expand_spec)

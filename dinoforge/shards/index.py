@@ -6,13 +6,17 @@ every usable sample is kept.
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple, TypedDict
 
 from dinoforge.files import decode_text, open_regular, sha256_file
 from dinoforge.images.formats import IMAGE_SUFFIXES, SNIFF_BYTES, sniff
+from dinoforge.remote import is_url
+from dinoforge.remote.reading import RemoteFile
+from dinoforge.remote.store import find_object
 from dinoforge.shards.sidecar import read_sidecar
 from dinoforge.shards.tar import BLOCK, Entry, TarWalk, is_header, split_member_name
 
@@ -160,28 +164,37 @@ class ShardIndex:
 
 
 def index_shard(path: Path | str) -> ShardIndex:
-    """Read the headers of an uncompressed tar, but no image.
+    """Read the headers of an uncompressed tar, at a path or a URL, but no image.
 
     Compares it with the checksum file beside it, if any (see `ShardWriter`). Damaged and unreadable
     files never raise: see ``problems``.
+
+    Raises
+    ------
+    UsageError
+        If an object store refuses, or does not answer.
     """
     shard = os.fspath(path)
     try:
+        if is_url(shard):
+            if (found := find_object(shard)) is None:
+                return _empty_index(shard, 0, "unreadable", "no such object")
+            return _index(shard, RemoteFile(shard, found.size).pread, found.size)
         with os.fdopen(open_regular(shard), "rb") as file:
-            return _index(shard, file.fileno())
+            handle = file.fileno()
+            return _index(shard, partial(os.pread, handle), os.fstat(handle).st_size)
     except OSError as error:
         return _empty_index(shard, 0, "unreadable", error.strerror or str(error))
 
 
-def _index(shard: str, descriptor: int) -> ShardIndex:
-    num_bytes = os.fstat(descriptor).st_size
-    head = os.pread(descriptor, BLOCK, 0)
+def _index(shard: str, pread: Callable[[int, int], bytes], num_bytes: int) -> ShardIndex:
+    head = pread(BLOCK, 0)
     if not head:
         return _empty_index(shard, 0, "empty_file", "0 bytes")
     for magic, name in _COMPRESSED.items():
         if head.startswith(magic) and not is_header(head):  # a member may be named `BZh`
             return _empty_index(shard, num_bytes, "compressed", name)
-    walk, grouped = TarWalk(descriptor, num_bytes), _Samples(shard)
+    walk, grouped = TarWalk(pread, num_bytes), _Samples(shard)
     for entry in walk:
         grouped.add(entry)
     images = grouped.finish(walk)
@@ -202,7 +215,7 @@ def _empty_index(shard: str, num_bytes: int, reason: str, detail: str) -> ShardI
 
 
 def _compare_sidecar(shard: str, samples: int, num_bytes: int) -> list[Problem]:
-    facts = read_sidecar(Path(shard))
+    facts = read_sidecar(shard)
     if facts is None:
         return []
     compared = (

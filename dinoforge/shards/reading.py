@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from dinoforge.files import open_regular, path_of_text
+from dinoforge.remote import is_url
+from dinoforge.remote.reading import RemoteFile
 from dinoforge.shards.index import Sample, ShardIndex, index_shard
 
 __all__ = ["RangeReader", "read_members", "read_samples"]
@@ -21,13 +23,16 @@ class _OpenFile:
         self.descriptor = -1
         self.descriptor = open_regular(path)
 
+    def pread(self, size: int, at: int) -> bytes:
+        return os.pread(self.descriptor, size, at)
+
     def __del__(self) -> None:
         if self.descriptor >= 0:
             os.close(self.descriptor)
 
 
 class RangeReader:
-    """Read bytes by (path, offset, size); keeps recently used files open.
+    """Read bytes by (path or URL, offset, size); keeps recently used files open.
 
     Reads do not move a file position, so threads and forked processes may share a reader. Pickling
     drops the open files, of which there are at most ``max_open``.
@@ -38,7 +43,7 @@ class RangeReader:
         self._start_empty()
 
     def _start_empty(self) -> None:
-        self._files: OrderedDict[str, _OpenFile] = OrderedDict()
+        self._files: OrderedDict[str, _OpenFile | RemoteFile] = OrderedDict()
         self._lock = threading.Lock()
         self._process = os.getpid()
 
@@ -54,25 +59,28 @@ class RangeReader:
         ------
         OSError
             If the file cannot be opened or read, or ends too early.
+        UsageError
+            If an object store refuses, or does not answer.
         """
         file = self._open(path)
         pieces: list[bytes] = []
         left = size
         while left:
-            piece = os.pread(file.descriptor, left, offset + size - left)
+            piece = file.pread(left, offset + size - left)
             if not piece:
                 raise OSError(f"{path} ends before byte {offset + size}")
             pieces.append(piece)
             left -= len(piece)
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
-    def _open(self, path: str) -> _OpenFile:
+    def _open(self, path: str) -> _OpenFile | RemoteFile:
         if self._process != os.getpid():  # forked: the parent may hold the lock
             self._start_empty()
         with self._lock:
             file = self._files.get(path)
             if file is None:
-                file = self._files[path] = _open_named(path)
+                file = RemoteFile(path) if is_url(path) else _open_named(path)
+                self._files[path] = file
                 if len(self._files) > self._max_open:
                     self._files.popitem(last=False)
             else:

@@ -1,10 +1,13 @@
 """The checksum file beside a shard: `pool-000000.json` for `pool-000000.tar`."""
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from dinoforge.files import read_regular, write_json
+from dinoforge.remote import is_url
+from dinoforge.remote.store import read_object
 
 __all__ = ["ShardFacts", "read_sidecar", "write_sidecar"]
 
@@ -37,10 +40,14 @@ def write_sidecar(shard: Path, facts: ShardFacts) -> None:
     )
 
 
-def read_sidecar(shard: Path) -> ShardFacts | None:
+def read_sidecar(shard: Path | str) -> ShardFacts | None:
     """Read the checksum file; None if it is missing or written by another program."""
     try:
-        content = json.loads(read_regular(shard.with_suffix(".json"), _MAX_BYTES))
+        if is_url(text := os.fspath(shard)):
+            data = read_object(text.removesuffix(".tar") + ".json", _MAX_BYTES)
+        else:
+            data = read_regular(Path(shard).with_suffix(".json"), _MAX_BYTES)
+        content = json.loads(data)
         if content["format"] != _FORMAT:
             return None
         return ShardFacts(

@@ -5,9 +5,8 @@ between members for the end of the archive. Here the ending is a result. Formats
 GNU (long names, base-256 numbers, sparse members, volumes, incremental) and pax (also of Solaris).
 """
 
-import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -87,13 +86,14 @@ class _Extensions:
 class TarWalk:
     """Iterate over the members of an open file; the rest is valid afterwards.
 
+    ``pread(size, at)`` reads from it, at its end fewer bytes; its size is ``num_bytes``.
     ``ending`` is how it ends, ``appended`` where further archives begin, which are read, too
     (``cat a.tar b.tar``; what ``tar -i`` does), ``long_zeros`` where more zeros begin than tools
     write, as in a file that a download reserved and did not fill.
     """
 
-    def __init__(self, descriptor: int, num_bytes: int) -> None:
-        self._descriptor = descriptor
+    def __init__(self, pread: Callable[[int, int], bytes], num_bytes: int) -> None:
+        self._pread = pread
         self._num_bytes = num_bytes
         self._extensions = _Extensions()
         self.ending = Ending("no_end_marker", 0)
@@ -136,7 +136,7 @@ class TarWalk:
         if at >= self._num_bytes:
             self.ending = Ending("no_end_marker", min(at, self._num_bytes))
             return None
-        block = os.pread(self._descriptor, 2 * BLOCK, at)
+        block = self._pread(2 * BLOCK, at)
         if len(block) < BLOCK:
             self.ending = Ending("truncated" if at > 0 else "not_a_tar", at)
             return None
@@ -148,7 +148,7 @@ class TarWalk:
                 self.ending = Ending(None, at)
                 return None
             start = after // BLOCK * BLOCK
-            block = os.pread(self._descriptor, 2 * BLOCK, start)
+            block = self._pread(2 * BLOCK, start)
             if not is_header(block):
                 self.ending = Ending("data_after_end", after)
                 return None
@@ -165,7 +165,7 @@ class TarWalk:
         if size > (_PAX_LIMIT if kind in _PAX_KINDS else _NAME_LIMIT):
             self.ending = Ending("bad_header", at - BLOCK)
             return None
-        data = os.pread(self._descriptor, size, at)
+        data = self._pread(size, at)
         if len(data) < size:
             self.ending = Ending("truncated", at)
             return None
@@ -175,7 +175,7 @@ class TarWalk:
         """Skip the blocks after the header of an old GNU or star sparse member."""
         is_extended = block[355 if _is_star(block) else 482]
         while is_extended:
-            block = os.pread(self._descriptor, BLOCK, at)
+            block = self._pread(BLOCK, at)
             at += BLOCK
             is_extended = len(block) == BLOCK and block[504]
         return at
@@ -188,11 +188,11 @@ class TarWalk:
         """
         if not size or (kind not in _KINDS_WITHOUT_DATA and not name.endswith("/")):
             return True
-        block = os.pread(self._descriptor, BLOCK, at)
+        block = self._pread(BLOCK, at)
         return len(block) == BLOCK and block != _ZEROS and not is_header(block)
 
     def _first_nonzero(self, at: int) -> int | None:
-        while piece := os.pread(self._descriptor, 1 << 20, at):
+        while piece := self._pread(1 << 20, at):
             rest = piece.lstrip(b"\0")
             if rest:
                 return at + len(piece) - len(rest)

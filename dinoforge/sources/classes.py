@@ -17,6 +17,9 @@ from typing import NamedTuple
 
 from dinoforge.errors import Fault
 from dinoforge.files import decode_text, hash_json, read_regular, write_text
+from dinoforge.remote import is_url
+from dinoforge.remote.store import read_object
+from dinoforge.remote.urls import join_url
 
 __all__ = [
     "CLASS_LISTS",
@@ -160,7 +163,7 @@ def find_class_list(folders: Iterable[str]) -> ClassList | None:
     A list that cannot be used has a ``fault``: whoever needs the classes reports it.
     """
     for folder in folders:
-        read = (_read_list(Path(folder) / name) for name in CLASS_LISTS)
+        read = (_read_list(folder, name) for name in CLASS_LISTS)
         lists = [classes for classes in read if classes is not None]
         if lists:
             rivals = [other.path for other in lists[1:] if other.space != lists[0].space]
@@ -196,10 +199,12 @@ def write_class_list(folder: Path, names: Mapping[int, str]) -> Path | None:
     return path
 
 
-def _read_list(path: Path) -> ClassList | None:
+def _read_list(folder: str, name: str) -> ClassList | None:
     """Read a list; None if it is missing or empty."""
+    is_remote = is_url(folder)
+    path = join_url(folder, name) if is_remote else str(Path(folder) / name)
     try:
-        raw = read_regular(path)
+        raw = read_object(path) if is_remote else read_regular(path)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
@@ -217,14 +222,14 @@ def _read_list(path: Path) -> ClassList | None:
     if not lines:
         return None
     try:
-        names = _tab_separated(lines) if path.suffix == ".tsv" else _one_per_line(lines)
+        names = _tab_separated(lines) if name.endswith(".tsv") else _one_per_line(lines)
     except ValueError as error:
         return _unusable(path, f"list of classes: {error}", "fix the list")
-    return ClassList(f"list:{hash_json(sorted(names.items()))[:8]}", str(path), names)
+    return ClassList(f"list:{hash_json(sorted(names.items()))[:8]}", path, names)
 
 
-def _unusable(path: Path, what: str, do: str) -> ClassList:
-    return ClassList(f"list:{hash_json(str(path))[:8]}", str(path), {}, Fault(what, str(path), do))
+def _unusable(path: str, what: str, do: str) -> ClassList:
+    return ClassList(f"list:{hash_json(path)[:8]}", path, {}, Fault(what, path, do))
 
 
 def _read_numbered(lines: Sequence[str]) -> dict[int, str]:

@@ -4,8 +4,8 @@ import contextlib
 import json
 import os
 import stat
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import replace
 from functools import cache
 from glob import escape, glob, has_magic
 from pathlib import Path
@@ -14,80 +14,30 @@ from braceexpand import braceexpand
 
 from dinoforge.curated import shards_folder, shards_path, summary_path
 from dinoforge.errors import Fault, UsageError, damaged
-from dinoforge.files import hash_json, read_regular
-from dinoforge.images.formats import SNIFF_BYTES, has_image_suffix, sniff
-from dinoforge.shards.index import Problem, problem, summarize_reasons
-from dinoforge.shards.tar import BLOCK
-from dinoforge.sources.classes import CLASS_LISTS, find_class_list
+from dinoforge.files import read_regular
+from dinoforge.remote import is_url
+from dinoforge.shards.index import summarize_reasons
+from dinoforge.sources.classes import CLASS_LISTS
+from dinoforge.sources.objects import discover_url
 from dinoforge.sources.outputs import (
     command_of_run,
     is_output_folder,
     is_output_shard,
     output_above,
 )
-from dinoforge.sources.unpack import uncompressed_start
+from dinoforge.sources.source_files import (
+    SOURCE_REASONS,
+    TAR_SUFFIXES,
+    SourceFile,
+    SourceFiles,
+    file_kind,
+)
 
 __all__ = ["SOURCE_REASONS", "SourceFile", "SourceFiles", "discover_files", "make_real_path"]
 
-SOURCE_REASONS: Mapping[str, str] = {
-    "other_file": "neither an image nor a tar, by name and by content: skipped",
-    "unreadable": "it cannot be opened or read",
-    "not_regular": "a pipe, socket or device: not opened",
-    "hidden": "an image or tar whose name begins with a dot: skipped",
-    "hidden_folder": "its name begins with a dot: skipped, with all that is in it",
-    "same_file": "the same file or folder again, by a link or listed twice: read once",
-    "missing_shard": "exported by the curation, but no longer there",
-    "own_output": "written by dinoforge: skipped, unless its own path is given",
-}
-
-_TAR_SUFFIXES = (
-    *(".tar", ".tar.gz", ".tgz", ".taz", ".tar.bz2", ".tbz2", ".tbz", ".tb2", ".tz2", ".tar.xz"),
-    *(".txz", ".tar.zst", ".tzst"),
-    *(".tar.lzma", ".tlz", ".tar.lz", ".tar.lz4", ".tar.z"),  # refused by name
-)
-_TAR_MAGIC = slice(257, 262)  # of the first header
-
-
-@dataclass(frozen=True, slots=True)
-class SourceFile:
-    """An image in its own file, or a tar.
-
-    ``root`` is the folder it was found in: keys and class folders are below it.
-    """
-
-    path: str
-    root: str
-    size: int
-    mtime_ns: int
-    is_tar: bool = False
-    list_folders: tuple[str, ...] = ()  # of a tar: where its list of classes may be, nearest first
-
-
-@dataclass
-class SourceFiles:
-    """Files behind some paths: sorted within each path, paths in the order given."""
-
-    items: list[SourceFile] = field(default_factory=list)
-    problems: list[Problem] = field(default_factory=list)
-
-    def add_problem(self, path: str, reason: str, detail: str = "") -> None:
-        """Note a file or folder that gives no image; ``reason`` is one of `SOURCE_REASONS`."""
-        self.problems.append(problem(path, "", reason, detail))
-
-    def fingerprint(self) -> str:
-        """Hash names, sizes and times of all files, and the lists of classes.
-
-        It changes when a file is added, removed or replaced.
-        """
-        rows: list[list[str | int]] = [[at.path, at.size, at.mtime_ns] for at in self.items]
-        folders = {file.list_folders or (file.root,) for file in self.items}
-        lists = map(find_class_list, sorted(folders))
-        rows += [[classes.path, classes.space] for classes in lists if classes is not None]
-        return hash_json(rows)
-
 
 def discover_files(paths: Sequence[str]) -> SourceFiles:
-    """Find images and tars; paths are files, folders, patterns and curation runs.
+    """Find images and tars; paths are files, folders, patterns, curation runs, or their URLs.
 
     A file is one item, whatever paths and links lead to it; repetitions are problems.
 
@@ -101,7 +51,7 @@ def discover_files(paths: Sequence[str]) -> SourceFiles:
     known: set[str] = set()  # paths with a problem: they may be inside several of ``paths``
     for path in paths:
         try:
-            one = _discover_path(path)
+            one = discover_url(path) if is_url(path) else _discover_path(path)
         except UsageError as error:
             faults.extend(error.faults)
             continue
@@ -123,6 +73,8 @@ def make_real_path() -> Callable[[str], str]:
     real_folder = cache(os.path.realpath)
 
     def real_path(path: str) -> str:
+        if is_url(path):
+            return path
         if os.path.islink(path):  # noqa: PTH114 - hot
             return os.path.realpath(path)
         folder, name = os.path.split(path)
@@ -137,9 +89,12 @@ def _drop_repeats(sources: SourceFiles) -> None:
         earlier = first.setdefault(real_path(file.path), file)
         if earlier is not file:
             sources.add_problem(file.path, "same_file", f"as {earlier.path}")
-    tops = [os.path.realpath(root) for root in dict.fromkeys(file.root for file in sources.items)]
+    roots = dict.fromkeys(file.root for file in sources.items if not is_url(file.root))
+    tops = [os.path.realpath(root) for root in roots]
     sources.items = [
-        replace(file, list_folders=_list_folders(file, real, tops)) if file.is_tar else file
+        replace(file, list_folders=_list_folders(file, real, tops))
+        if file.is_tar and not is_url(real)
+        else file
         for real, file in first.items()
     ]
 
@@ -269,7 +224,7 @@ def _without_outputs(folder: str, pattern: str, sources: SourceFiles) -> list[st
             return above
         if is_output_folder(name):
             return name
-        is_tar = name.lower().endswith(_TAR_SUFFIXES)
+        is_tar = name.lower().endswith(TAR_SUFFIXES)
         return str(Path(parent)) if is_tar and is_output_shard(name) else None
 
     outputs = {name: output_of(name) for name in _matches(folder, pattern, sources)}
@@ -380,7 +335,7 @@ def _add_files(folder: str, names: Collection[str], root: str, sources: SourceFi
         stem, _, suffix = name.rpartition(".")
         if name.startswith("."):
             with contextlib.suppress(OSError):
-                if _kind(path) != "other_file":
+                if file_kind(path) != "other_file":
                     sources.add_problem(path, "hidden")
         elif suffix == "tar" and is_output_shard(path):
             shards.append(path)
@@ -405,7 +360,7 @@ def _is_output(folder: str, files: Collection[str], root: str) -> bool:
 def _add_file(path: str, root: str, sources: SourceFiles) -> None:
     try:
         status = Path(path).stat()
-        kind = _kind(path) if stat.S_ISREG(status.st_mode) else "not_regular"
+        kind = file_kind(path) if stat.S_ISREG(status.st_mode) else "not_regular"
     except FileNotFoundError:
         sources.add_problem(path, "unreadable", "no file behind the name")
     except OSError as error:
@@ -416,16 +371,3 @@ def _add_file(path: str, root: str, sources: SourceFiles) -> None:
             sources.items.append(SourceFile(path, root, size, mtime, is_tar=kind == "tar"))
         else:
             sources.add_problem(path, kind)
-
-
-def _kind(path: str) -> str:
-    """Return what a file is by its name, else by its content: tar, image or other_file."""
-    if path.lower().endswith(_TAR_SUFFIXES):
-        return "tar"
-    if has_image_suffix(path):
-        return "image"
-    head = read_regular(path, BLOCK)
-    if sniff(head[:SNIFF_BYTES], path.rpartition(".")[2].lower()) is not None:
-        return "image"
-    start = uncompressed_start(path, head)
-    return "tar" if start[_TAR_MAGIC] == b"ustar" else "other_file"

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dinoforge.files import path_of_text, path_text
+from dinoforge.remote import is_url
 from dinoforge.shards.index import Problem, ShardImage, UniqueKeys, index_shard, problem
 from dinoforge.sources.classes import (
     NAMES,
@@ -202,9 +203,10 @@ def fill_in_ids_of_names(table: pa.Table) -> pa.Table:
 
 
 def _list_tar(file: SourceFile, lists: ClassLists, unpacked: Path) -> ListedFiles:
-    tar = plain_tar(Path(file.path), unpacked)
-    is_copy = tar != Path(file.path)
-    damage = stream_damage(tar) if is_copy else ""
+    source = file.path if is_url(file.path) else Path(file.path)
+    tar = plain_tar(source, unpacked)
+    copy = tar if isinstance(tar, Path) and tar != source else None
+    damage = stream_damage(copy) if copy is not None else ""
     problems = [problem(file.path, "", "damaged_stream", damage)] if damage else []
     index, shard = index_shard(tar), path_text(tar)
     # Problems name the source file, which the user knows, not its uncompressed copy.
@@ -219,7 +221,7 @@ def _list_tar(file: SourceFile, lists: ClassLists, unpacked: Path) -> ListedFile
         paths=[str(tar)],
         is_tar=True,
         problems=problems,
-        copy=tar if is_copy else None,
+        copy=copy,
         num_in_folders=_count_in_folders(index.images),
     )
 

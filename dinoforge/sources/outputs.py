@@ -11,6 +11,7 @@ from pathlib import Path
 
 from dinoforge.errors import Fault, UsageError
 from dinoforge.files import read_regular, write_text
+from dinoforge.remote import is_url
 from dinoforge.shards.sidecar import read_sidecar
 
 __all__ = [
@@ -54,7 +55,7 @@ def command_of_run(folder: str) -> str:
 
 def is_output_shard(tar: str) -> bool:
     """Return whether dinoforge exported a tar, or that which a link leads to."""
-    return read_sidecar(Path(os.path.realpath(tar))) is not None
+    return read_sidecar(os.path.realpath(tar)) is not None
 
 
 def output_above(path: str, base: str) -> str | None:
@@ -80,6 +81,8 @@ def check_out(paths: Iterable[str], out: str, written: Collection[str] = ("cache
     run = Path(os.path.realpath(out))
     faults = []
     for path in paths:
+        if is_url(path):
+            continue
         source = Path(os.path.realpath(path))
         parts = source.relative_to(run).parts if source.is_relative_to(run) else None
         if parts == ():

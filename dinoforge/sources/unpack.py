@@ -2,18 +2,23 @@
 
 import bz2
 import collections
+import io
 import logging
 import lzma
 import os
 import zlib
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import zstandard
 
-from dinoforge.files import read_regular, sha256_file, write_atomic, write_text
+from dinoforge.files import hash_json, read_regular, sha256_file, write_atomic, write_text
+from dinoforge.remote import is_url
+from dinoforge.remote.reading import RemoteStream
+from dinoforge.remote.store import find_object, read_object
 from dinoforge.shards.tar import BLOCK, TarWalk, is_header
 from dinoforge.sources.outputs import mark_cache
 
@@ -57,15 +62,15 @@ def uncompressed_start(path: str, head: bytes) -> bytes:
     if new_stream is None:
         return head
     start = b""
-    for piece in islice(_uncompressed(Path(path), new_stream, []), _START_PIECES):
+    for piece in islice(_uncompressed(path, new_stream, []), _START_PIECES):
         start += piece
         if len(start) >= BLOCK:
             break
     return start
 
 
-def plain_tar(path: Path, unpacked: Path) -> Path:
-    """Return the tar itself, or its uncompressed copy in ``unpacked`` (made if missing).
+def plain_tar(path: Path | str, unpacked: Path) -> Path | str:
+    """Return the path or URL of a tar, or its uncompressed copy in ``unpacked`` (made if missing).
 
     A truncated or damaged stream is uncompressed as far as possible, see `stream_damage`; the index
     of the copy then reports what is missing.
@@ -76,11 +81,11 @@ def plain_tar(path: Path, unpacked: Path) -> Path:
         If the copy cannot be written.
     """
     try:
-        head = read_regular(path, BLOCK)
+        head = read_object(str(path), BLOCK) if is_url(str(path)) else read_regular(path, BLOCK)
         new_stream = _find_stream(head)
         if new_stream is None or is_header(head):  # the first member may be named `BZh`
             return path
-        digest = sha256_file(path)
+        digest = _digest(path)
     except OSError:
         return path  # the index reports it as unreadable
     # Named by content: the same tar is uncompressed once, also behind a link, a replaced one again.
@@ -104,6 +109,14 @@ def plain_tar(path: Path, unpacked: Path) -> Path:
     return target
 
 
+def _digest(path: Path | str) -> str:
+    """Return what changes with the content of a file; of an object, that is not read for it."""
+    if isinstance(path, str) and is_url(path):
+        found = find_object(path)
+        return hash_json([path, found and found.size, found and found.version])
+    return sha256_file(Path(path))
+
+
 def _find_stream(head: bytes) -> Callable[[], Any] | None:
     return next((new for magic, new in _NEW_STREAMS.items() if head.startswith(magic)), None)
 
@@ -112,7 +125,8 @@ def _has_end(copy: BinaryIO) -> bool:
     """Return whether the archive that was written to a file ends as it should."""
     copy.flush()
     with Path(copy.name).open("rb") as file:
-        walk = TarWalk(file.fileno(), os.fstat(file.fileno()).st_size)
+        pread = partial(os.pread, file.fileno())
+        walk = TarWalk(pread, os.fstat(file.fileno()).st_size)
         collections.deque(walk, maxlen=0)
     return walk.ending.reason is None
 
@@ -138,7 +152,7 @@ def _remark(copy: Path) -> Path:
 
 
 def _uncompressed(
-    path: Path, new_stream: Callable[[], Any], damage: list[Exception]
+    path: Path | str, new_stream: Callable[[], Any], damage: list[Exception]
 ) -> Iterator[bytes]:
     """Yield the content up to its end or the first damage, which is added to ``damage``.
 
@@ -150,10 +164,10 @@ def _uncompressed(
         damage.append(error)
 
 
-def _contents(path: Path, new_stream: Callable[[], Any]) -> Iterator[bytes]:
+def _contents(path: Path | str, new_stream: Callable[[], Any]) -> Iterator[bytes]:
     """Yield what a file uncompresses to; streams may be concatenated (pigz) and padded."""
     stream = new_stream()
-    with path.open("rb") as file:
+    with _open(path) as file:
         while piece := file.read(_PIECE_BYTES):
             while piece:
                 if stream.eof:
@@ -162,9 +176,8 @@ def _contents(path: Path, new_stream: Callable[[], Any]) -> Iterator[bytes]:
                         break
                     piece += file.read(_MAGIC_BYTES)  # a magic may begin at the end of a piece
                     if _find_stream(piece) is not new_stream:
-                        rest = (
-                            len(piece) + os.fstat(file.fileno()).st_size - file.seek(0, os.SEEK_CUR)
-                        )
+                        here = file.seek(0, os.SEEK_CUR)
+                        rest = len(piece) + file.seek(0, os.SEEK_END) - here
                         text = "after the end of the compressed data are not read"
                         raise _TrailingError(f"{rest:,} bytes {text}")
                     stream = new_stream()
@@ -172,6 +185,12 @@ def _contents(path: Path, new_stream: Callable[[], Any]) -> Iterator[bytes]:
                 piece = stream.unused_data if stream.eof else b""
     if not stream.eof:
         raise EOFError("ends early")
+
+
+def _open(path: Path | str) -> BinaryIO:
+    if isinstance(path, str) and is_url(path):
+        return io.BufferedReader(RemoteStream(path))
+    return Path(path).open("rb")
 
 
 def _outputs(stream: Any, piece: bytes) -> Iterator[bytes]:

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import tarfile
+from functools import partial
 
 import pytest
 
@@ -52,7 +53,7 @@ def tree(tmp_path_factory):
 def walked(path):
     """Entries of an archive, how it ends, and the bytes of its regular members by name."""
     with path.open("rb") as file:
-        walk = TarWalk(file.fileno(), path.stat().st_size)
+        walk = TarWalk(partial(os.pread, file.fileno()), path.stat().st_size)
         entries = list(walk)
         data = {
             entry.name: os.pread(file.fileno(), entry.size, entry.offset)
@@ -257,7 +258,7 @@ def test_rare_headers(tmp_path, name):
     content, names = RARE[name]
     (tmp_path / "a.tar").write_bytes(content + END)
     with (tmp_path / "a.tar").open("rb") as file:
-        walk = TarWalk(file.fileno(), len(content + END))
+        walk = TarWalk(partial(os.pread, file.fileno()), len(content + END))
         files = [entry for entry in walk if entry.kind == b"0"]
         assert [os.pread(file.fileno(), e.size, e.offset) for e in files] == [JPEG] * len(names)
     assert [entry.name for entry in files] == names

@@ -1,0 +1,295 @@
+"""Requests to object stores: list, read ranges, write; retried one by one, bounded per node.
+
+Credentials come from where the tools of each cloud look for them (environment, profiles, instance
+roles) and from fsspec's own settings, never from a recipe, and are in no message.
+"""
+
+import contextlib
+import errno
+import fcntl
+import fnmatch
+import logging
+import os
+import random
+import re
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from braceexpand import braceexpand
+
+from dinoforge.errors import UsageError, first_line
+from dinoforge.packages import import_extra
+from dinoforge.remote.urls import EXTRAS, bucket_of, environment_number, package_of, scheme_of
+
+__all__ = [
+    "RemoteObject",
+    "delete_object",
+    "expand_pattern",
+    "find_object",
+    "list_objects",
+    "open_store",
+    "read_object",
+    "read_range",
+    "request",
+]
+
+T = TypeVar("T")
+_log = logging.getLogger(__name__)
+
+ATTEMPTS = 10  # of one request: about a minute in all
+FIRST_WAIT_S = 0.1  # doubles with each attempt, up to the longest
+LONGEST_WAIT_S = 20.0
+CONNECTIONS = "DINOFORGE_CONNECTIONS"  # requests at a time of all processes on a node
+_DEFAULT_CONNECTIONS = 32
+
+# What no repetition changes. Errors of the stores' own packages, by name: they are optional.
+_FINAL = (FileNotFoundError, PermissionError, TypeError, NotImplementedError, AttributeError)
+_NO_CREDENTIALS = {
+    *("NoCredentialsError", "PartialCredentialsError", "ProfileNotFound", "TokenRetrievalError"),
+    *("DefaultCredentialsError", "RefreshError", "LocalTokenNotFoundError"),
+}
+_FINAL_NUMBERS = {errno.EINVAL, errno.ENOSYS, errno.EPERM, errno.ENAMETOOLONG, errno.ENOSPC}
+
+
+class ShortReadError(OSError):
+    """A store sent less than it was asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteObject:
+    """An object of a store: its URL, its bytes, and what changes when it is replaced."""
+
+    url: str
+    size: int
+    version: str  # ETag or generation, else the time
+
+
+def open_store(url: str) -> Any:
+    """Return the fsspec file system of a URL; one per process.
+
+    Raises
+    ------
+    UsageError
+        If its package is not installed.
+    """
+    scheme = scheme_of(url)
+    package, extra = package_of(scheme), EXTRAS[scheme]
+    import_extra(package, extra=extra, where=f"{scheme}://")
+    fsspec = import_extra("fsspec", extra=extra, where=f"{scheme}://")
+    options: dict[str, Any] = {"skip_instance_cache": False}
+    if scheme == "s3":
+        given = fsspec.config.conf.get("s3", {}).get("config_kwargs", {})
+        limits = {"connect_timeout": 10, "read_timeout": 60, "retries": {"total_max_attempts": 1}}
+        options["config_kwargs"] = limits | given
+    store = fsspec.filesystem(scheme, **options)
+    if scheme in {"s3", "gs"}:
+        store.retries = 1  # `request` repeats what fails
+    return store
+
+
+def request(url: str, send: Callable[[Any], T]) -> T:
+    """Send one request, by ``send(store)``, and again after failures that may pass.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such object or bucket.
+    UsageError
+        If access is refused, there are no credentials, or the store does not answer.
+    """
+    store = open_store(url)
+    for attempt in range(ATTEMPTS):
+        try:
+            with _connection():
+                return send(store)
+        except FileNotFoundError:
+            raise
+        except Exception as error:
+            if (refused := _refusal(url, error)) is not None:
+                raise refused from error
+            if isinstance(error, _FINAL) or getattr(error, "errno", None) in _FINAL_NUMBERS:
+                raise
+            failure = error
+        wait = min(FIRST_WAIT_S * 2**attempt, LONGEST_WAIT_S) * random.uniform(0.5, 1.0)  # noqa: S311
+        _log.debug("%s: %s; attempt %d follows", url, type(failure).__name__, attempt + 2)
+        if attempt + 1 < ATTEMPTS:
+            time.sleep(wait)
+    raise UsageError(
+        what=f"the store fails after {ATTEMPTS} attempts: {_reason(failure)}",
+        where=url,
+        do="check the network and the endpoint, then rerun the command: it resumes",
+    ) from failure
+
+
+def _refusal(url: str, error: Exception) -> UsageError | None:
+    if type(error).__name__ in _NO_CREDENTIALS:
+        what, do = "no credentials", "set them up with the cloud's own tools, such as AWS_PROFILE"
+    elif isinstance(error, PermissionError):
+        what, do = "access refused (403)", "check the credentials and the rights on the bucket"
+    else:
+        return None
+    return UsageError(what=what, where=bucket_of(url), do=do)
+
+
+def _reason(error: BaseException) -> str:
+    """Describe a failure; the text of other errors than these may quote a signed request."""
+    if isinstance(error, ShortReadError):
+        return first_line(error)
+    number = getattr(error, "errno", None)
+    return os.strerror(number) if isinstance(number, int) else type(error).__name__
+
+
+@contextlib.contextmanager
+def _connection() -> Iterator[None]:
+    """Hold one of the connections of this node; the system frees those of a killed process."""
+    limit = environment_number(CONNECTIONS, _DEFAULT_CONNECTIONS)
+    folder = Path(tempfile.gettempdir()) / f"dinoforge-connections-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    start = random.randrange(limit)  # noqa: S311 - which one does not matter
+    for turn in range(limit + 1):
+        handle = os.open(folder / str((start + turn) % limit), os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            # If all are taken, wait for the first one.
+            fcntl.flock(handle, fcntl.LOCK_EX | (fcntl.LOCK_NB if turn < limit else 0))
+        except BlockingIOError:
+            os.close(handle)
+            continue
+        try:
+            yield
+        finally:
+            os.close(handle)
+        return
+
+
+def read_range(url: str, offset: int, size: int, at_least: int | None = None) -> bytes:
+    """Read ``size`` bytes at ``offset``, or up to the end, but ``at_least`` so many.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such object.
+    OSError
+        If it ends before ``offset``.
+    UsageError
+        See `request`.
+    """
+    needed = size if at_least is None else at_least
+
+    def send(store: Any) -> bytes:
+        data: bytes = store.cat_file(_key(url), start=offset, end=offset + size)
+        if not needed <= len(data) <= size:
+            raise ShortReadError(f"{len(data)} of {needed} bytes")
+        return data
+
+    return request(url, send) if size else b""
+
+
+def read_object(url: str, limit: int = -1) -> bytes:
+    """Read a small object; at most ``limit`` bytes.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such object.
+    """
+    one = find_object(url)
+    if one is None:
+        raise FileNotFoundError(errno.ENOENT, "no such object", url)
+    return read_range(url, 0, one.size if limit < 0 else min(one.size, limit))
+
+
+def find_object(url: str) -> RemoteObject | None:
+    """Return the object at a URL; None if there is none."""
+
+    def send(store: Any) -> dict[str, Any]:
+        store.invalidate_cache()
+        return store.info(_key(url))
+
+    try:
+        info = request(url, send)
+    except FileNotFoundError:
+        return None
+    return _object(url, info) if info["type"] == "file" else None
+
+
+def list_objects(url: str) -> list[RemoteObject]:
+    """List all objects below a URL, in the order of their URLs.
+
+    Raises
+    ------
+    UsageError
+        If the bucket does not exist; see `request`.
+    """
+    scheme = scheme_of(url)
+
+    def send(store: Any) -> dict[str, dict[str, Any]]:
+        store.invalidate_cache()
+        found: dict[str, dict[str, Any]] = store.find(_key(url), detail=True)
+        if not found:
+            store.ls(_key(bucket_of(url)))  # raises if there is no such bucket
+        return found
+
+    try:
+        infos = request(url, send)
+    except FileNotFoundError as error:
+        raise UsageError(
+            what="no such bucket", where=bucket_of(url), do="check its name and the endpoint"
+        ) from error
+    objects = [_object(f"{scheme}://{name}", info) for name, info in infos.items()]
+    return sorted(
+        (one for one in objects if not one.url.endswith("/")),  # markers of folders
+        key=lambda one: one.url,
+    )
+
+
+def expand_pattern(pattern: str) -> tuple[str, list[Callable[[str], bool]]]:
+    """Return the folder that a pattern starts in, and for each text of its braces what matches.
+
+    Braces, ``*``, ``?``, ``[`` within a name, ``**`` for any folders.
+    """
+    start = re.split(r"[*?\[{]", pattern, maxsplit=1)[0].rpartition("/")[0]
+    try:
+        names = list(braceexpand(pattern, escape=False))
+    except ValueError:
+        names = [pattern]
+    return start, [_matcher(name) for name in names]
+
+
+def _matcher(pattern: str) -> Callable[[str], bool]:
+    match = re.compile(_translated(pattern), re.DOTALL).fullmatch
+    return lambda url: match(url) is not None
+
+
+def _translated(pattern: str) -> str:
+    """Translate a pattern whose parts match the parts of a URL."""
+    parts = []
+    for part in pattern.split("/"):
+        if part == "**":
+            parts.append("(?:[^/]+/)*")
+            continue
+        name = fnmatch.translate(part).removeprefix("(?s:").removesuffix(")\\Z")
+        # A wildcard of fnmatch matches a slash, too; what is escaped or in brackets stays.
+        name = re.sub(r"(\\.|\[[^]]*\])|\.", lambda match: match[1] or "[^/]", name)
+        parts.append(name + "/")
+    return "".join(parts).removesuffix("/")
+
+
+def delete_object(url: str) -> None:
+    """Delete an object, if it is there."""
+    with contextlib.suppress(FileNotFoundError):
+        request(url, lambda store: store.rm_file(_key(url)))
+
+
+def _key(url: str) -> str:
+    """Return what a store calls a URL: everything behind the scheme."""
+    return url.partition("://")[2]
+
+
+def _object(url: str, info: dict[str, Any]) -> RemoteObject:
+    names = ("ETag", "etag", "generation", "blob_id", "LastModified", "updated", "mtime")
+    version = next((str(info[name]) for name in names if info.get(name)), "")
+    return RemoteObject(url, int(info["size"]), version.strip('"'))
