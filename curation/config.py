@@ -12,7 +12,7 @@ import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from dinoforge.config.keys import suggest
 from dinoforge.config.paths import EncoderSpec, OptionalPath, PathText, SourceText
@@ -50,6 +50,7 @@ __all__ = [
     "FileName",
     "FilterConfig",
     "PlantConfig",
+    "PublishConfig",
     "ScoreConfig",
     "SideConfig",
     "SourceConfig",
@@ -369,6 +370,25 @@ class ExportConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PublishConfig:
+    """A copy of the finished run in an object store; changes no result of the run itself."""
+
+    # folder to upload shards, ledger and `published` to: s3://, gs:// or file:// (package extras
+    # s3, gs); what an earlier upload of the recipe left there is replaced; "": none
+    to: str = ""
+
+    def faults(self, at: str) -> Iterator[Fault]:
+        """Find a URL that cannot be written."""
+        if not self.to:
+            return
+        if not is_url(self.to):
+            do = "give a URL, such as s3://BUCKET/FOLDER; shards are in the run folder, too"
+            yield Fault(f"`{at}.to` is no URL", "recipe", do)
+        elif fault := url_fault(f"{at}.to", self.to, ("file", "s3", "gs")):
+            yield fault
+
+
+@dataclass(frozen=True, kw_only=True)
 class CurationConfig:
     """All keys of ``dinoforge curate``."""
 
@@ -394,6 +414,10 @@ class CurationConfig:
     retrieve: RetrieveConfig = field(default_factory=RetrieveConfig)
     balance: BalanceConfig = field(default_factory=BalanceConfig)
     export: ExportConfig = field(default_factory=ExportConfig)
+    publish: PublishConfig = field(default_factory=PublishConfig)
+
+    # May differ between two starts of a run.
+    LAUNCH_KEYS: ClassVar[tuple[str, ...]] = ("out", "publish")
 
     def faults(self, at: str) -> Iterator[Fault]:  # noqa: ARG002 - the root has no name
         """Find contradictions between sections."""

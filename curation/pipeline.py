@@ -57,6 +57,7 @@ from dinoforge.curation.stages.survivors import SurvivorsStage
 from dinoforge.curation.stored.background import check_background
 from dinoforge.curation.summary import CurationSummary, describe_unlabeled, make_account, summarize
 from dinoforge.curation.tables import CurationStage
+from dinoforge.curation.upload import check_target, upload_published
 from dinoforge.errors import UsageError
 from dinoforge.neighbors.products import refuse_two_faiss, require_faiss
 from dinoforge.runs import Run, read_facts, record_facts
@@ -138,6 +139,8 @@ def _check(config: CurationConfig) -> None:
         check_background(config, encoder_fingerprint(config.duplicates.encoder))
     check_scores(config)
     check_scorers(config)
+    if config.publish.to:
+        check_target(config.publish.to)
     check_condition(config)
     check_base(config, STAGES)
 
@@ -169,6 +172,8 @@ def _finish(run_folder: Path, config: CurationConfig) -> CurationSummary:
     for remark in summary.remarks:
         _log.warning("%s", remark)
     stop_if_too_many_bad(summary.undecodable, summary.images, config.max_bad_rate)
+    if config.publish.to:
+        upload_published(run_folder, config.publish.to)
     return summary
 
 

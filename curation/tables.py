@@ -27,6 +27,8 @@ from dinoforge.curation.stored.generations import (
     of_every_generation,
 )
 from dinoforge.errors import UsageError
+from dinoforge.remote import is_url
+from dinoforge.remote.reading import read_in_order
 from dinoforge.shards.reading import RangeReader
 from dinoforge.sources.numbering import Member, Numbering
 from dinoforge.stages import Inputs, Stage
@@ -338,7 +340,7 @@ class ImageReader:
 
     def __init__(self, run_folder: Path, folders: Sequence[Path] = ()) -> None:
         self._run_folder, self._folders, self._reader = run_folder, folders, RangeReader(32)
-        self._shard, self._path = "", ""  # of the last image: most follow in the same shard
+        self._last = ("", "")  # shard and path of the last image: most follow in the same shard
 
     def read(self, shard: str, offset: int, size: int) -> bytes | None:
         """Read an image; None when its bytes cannot be read.
@@ -349,10 +351,10 @@ class ImageReader:
             If the shard no longer exists.
         """
         try:
-            if shard != self._shard:
-                self._path = resolve_shard(self._run_folder, shard, self._folders)
-                self._shard = shard
-            return self._reader.read(self._path, offset, size)
+            last = self._last  # threads may share the reader
+            if shard != last[0]:
+                last = self._last = (shard, resolve_shard(self._run_folder, shard, self._folders))
+            return self._reader.read(last[1], offset, size)
         except FileNotFoundError as error:
             raise UsageError(
                 what="image file no longer exists",
@@ -365,8 +367,12 @@ class ImageReader:
     def read_each(self, locations: pa.Table) -> Iterator[bytes | None]:
         """Read the image of each row (columns shard, offset, size), in order; see `read`."""
         columns = (locations.column(name).to_pylist() for name in ("shard", "offset", "size"))
-        for location in zip(*columns, strict=True):
-            yield self.read(*location)
+        rows = zip(*columns, strict=True)
+        for is_remote, places in itertools.groupby(rows, lambda place: is_url(place[0])):
+            if is_remote:
+                yield from read_in_order(places, self.read)
+            else:
+                yield from itertools.starmap(self.read, places)
 
 
 # --- facts, admission, contents, embeddings

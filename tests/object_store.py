@@ -31,9 +31,7 @@ def s3_server(log=subprocess.DEVNULL):
         port = probe.getsockname()[1]
     command = [sys.executable, "-W", "ignore", "-m", "moto.server", "-H", "127.0.0.1"]
     environment = os.environ | {"MOTO_S3_DEFAULT_MAX_KEYS": "1000"}
-    server = subprocess.Popen(
-        [*command, "-p", str(port)], stdout=log, stderr=log, env=environment
-    )
+    server = subprocess.Popen([*command, "-p", str(port)], stdout=log, stderr=log, env=environment)
     try:
         _wait(port, server)
         yield port
@@ -98,6 +96,8 @@ class FaultyProxy(socketserver.ThreadingTCPServer):
 class _Connection(socketserver.StreamRequestHandler):
     """One request per connection: simple, and a cut one concerns nobody else."""
 
+    disable_nagle_algorithm = True
+
     def handle(self):
         head = self._read_head(self.rfile)
         if not head:
@@ -121,6 +121,8 @@ class _Connection(socketserver.StreamRequestHandler):
 
     def _pass_on(self, head, body, is_cut):
         with socket.create_connection(("127.0.0.1", self.server.upstream)) as upstream:
+            # The server sends in pieces and waits for an answer to each: 40 ms otherwise.
+            upstream.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
             lines = [
                 line
                 for line in head.split(b"\r\n")
@@ -130,8 +132,8 @@ class _Connection(socketserver.StreamRequestHandler):
             answer = upstream.makefile("rb")
             top = self._read_head(answer)
             rest = answer.read()
-            self.wfile.write(top.replace(b"Connection: keep-alive", b"Connection: close"))
-            self.wfile.write(rest[: len(rest) // 2] if is_cut else rest)
+            top = top.replace(b"Connection: keep-alive", b"Connection: close")
+            self.wfile.write(top + (rest[: len(rest) // 2] if is_cut else rest))
 
     @staticmethod
     def _read_head(stream):

@@ -104,8 +104,8 @@ class ExportStage(CurationStage):
         # `select` decided where a shard ends: all these rows are one.
         rows = payload["stop"] - payload["first"]
         with ShardWriter(folder, part, rows, 1 << 62, first=payload["shard"]) as writer:
-            for row in exports.to_pylist():
-                data = reader.read(row["shard"], row["offset"], row["size"])
+            each = zip(exports.to_pylist(), reader.read_each(exports), strict=True)
+            for row, data in each:
                 if data is None:
                     raise UsageError(
                         what=f"image `{row['key']}` can no longer be read",

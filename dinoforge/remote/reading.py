@@ -3,17 +3,23 @@
 import errno
 import io
 import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from dinoforge.remote.store import find_object, read_range
 
-__all__ = ["RemoteFile", "RemoteStream"]
+__all__ = ["Place", "RemoteFile", "RemoteStream", "read_in_order"]
+
+Place = tuple[str, int, int]  # URL, offset, size
 
 # A request costs a round trip, in which a connection could have sent about 1 MiB: bytes between two
 # reads that are fewer are cheaper to read than to skip. See benchmarks/object_store.py.
 _GAP_BYTES = 1 << 20
 _FIRST_BYTES = 1 << 17
-_LARGEST_BYTES = 1 << 22  # memory per open object
+_LARGEST_BYTES = 1 << 22  # memory per open object or request
+_REQUESTS = 16  # at a time of one reader; all of a node have a limit, too: see `store`
 
 
 class RemoteFile:
@@ -90,3 +96,44 @@ class RemoteStream(io.RawIOBase):
         buffer[: len(data)] = data
         self._at += len(data)
         return len(data)
+
+
+def read_in_order(
+    places: Iterable[Place], read: Callable[[str, int, int], bytes | None]
+) -> Iterator[bytes | None]:
+    """Yield what ``read`` returns for each (URL, offset, size), with several requests at a time.
+
+    Places of one object that follow each other closely are one request.
+    """
+    with ThreadPoolExecutor(_REQUESTS) as pool:
+        waiting: deque[Future[list[bytes | None]]] = deque()
+        for group in _join(places):
+            waiting.append(pool.submit(_read_group, group, read))
+            if len(waiting) == 2 * _REQUESTS:
+                yield from waiting.popleft().result()
+        while waiting:
+            yield from waiting.popleft().result()
+
+
+def _join(places: Iterable[Place]) -> Iterator[list[Place]]:
+    group: list[Place] = []
+    for url, offset, size in places:
+        if group:
+            end = group[-1][1] + group[-1][2]
+            is_near = url == group[0][0] and 0 <= offset - end <= _GAP_BYTES
+            if not is_near or offset + size - group[0][1] > _LARGEST_BYTES:
+                yield group
+                group = []
+        group.append((url, offset, size))
+    if group:
+        yield group
+
+
+def _read_group(
+    group: Sequence[Place], read: Callable[[str, int, int], bytes | None]
+) -> list[bytes | None]:
+    (url, start, _), (_, last, size) = group[0], group[-1]
+    data = read(url, start, last + size - start) if len(group) > 1 else None
+    if data is None:  # one alone, or one of them cannot be read
+        return [read(*place) for place in group]
+    return [data[offset - start : offset - start + size] for _, offset, size in group]

@@ -31,6 +31,7 @@ __all__ = [
     "expand_pattern",
     "find_object",
     "list_objects",
+    "object_key",
     "open_store",
     "read_object",
     "read_range",
@@ -77,10 +78,13 @@ def open_store(url: str) -> Any:
         If its package is not installed.
     """
     scheme = scheme_of(url)
-    package, extra = package_of(scheme), EXTRAS[scheme]
-    import_extra(package, extra=extra, where=f"{scheme}://")
-    fsspec = import_extra("fsspec", extra=extra, where=f"{scheme}://")
-    options: dict[str, Any] = {"skip_instance_cache": False}
+    if scheme in EXTRAS:
+        import_extra(package_of(scheme), extra=EXTRAS[scheme], where=f"{scheme}://")
+    import fsspec
+
+    options: dict[str, Any] = {}
+    if scheme == "file":
+        options["auto_mkdir"] = True
     if scheme == "s3":
         given = fsspec.config.conf.get("s3", {}).get("config_kwargs", {})
         limits = {"connect_timeout": 10, "read_timeout": 60, "retries": {"total_max_attempts": 1}}
@@ -180,7 +184,7 @@ def read_range(url: str, offset: int, size: int, at_least: int | None = None) ->
     needed = size if at_least is None else at_least
 
     def send(store: Any) -> bytes:
-        data: bytes = store.cat_file(_key(url), start=offset, end=offset + size)
+        data: bytes = store.cat_file(object_key(url), start=offset, end=offset + size)
         if not needed <= len(data) <= size:
             raise ShortReadError(f"{len(data)} of {needed} bytes")
         return data
@@ -207,7 +211,7 @@ def find_object(url: str) -> RemoteObject | None:
 
     def send(store: Any) -> dict[str, Any]:
         store.invalidate_cache()
-        return store.info(_key(url))
+        return store.info(object_key(url))
 
     try:
         info = request(url, send)
@@ -228,9 +232,9 @@ def list_objects(url: str) -> list[RemoteObject]:
 
     def send(store: Any) -> dict[str, dict[str, Any]]:
         store.invalidate_cache()
-        found: dict[str, dict[str, Any]] = store.find(_key(url), detail=True)
-        if not found:
-            store.ls(_key(bucket_of(url)))  # raises if there is no such bucket
+        found: dict[str, dict[str, Any]] = store.find(object_key(url), detail=True)
+        if not found and scheme != "file":
+            store.ls(object_key(bucket_of(url)))  # raises if there is no such bucket
         return found
 
     try:
@@ -281,11 +285,11 @@ def _translated(pattern: str) -> str:
 def delete_object(url: str) -> None:
     """Delete an object, if it is there."""
     with contextlib.suppress(FileNotFoundError):
-        request(url, lambda store: store.rm_file(_key(url)))
+        request(url, lambda store: store.rm_file(object_key(url)))
 
 
-def _key(url: str) -> str:
-    """Return what a store calls a URL: everything behind the scheme."""
+def object_key(url: str) -> str:
+    """Return the name by which a store knows a URL: everything behind the scheme."""
     return url.partition("://")[2]
 
 

@@ -58,7 +58,7 @@ def url_fault(key: str, url: str, schemes: tuple[str, ...] = tuple(EXTRAS)) -> F
     match = _URL.match(url)
     scheme, rest = (match[1], match[2]) if match else ("", url)
     bucket = rest.partition("/")[0]
-    known = ", ".join(f"{name}://" for name in ("file", *schemes))
+    known = ", ".join(f"{name}://" for name in dict.fromkeys(("file", *schemes)))
     if "@" in bucket or ":" in bucket or _QUERY.search(rest):
         do = "remove them: the environment or the settings of the cloud's own tools give them"
         return Fault(f"the URL in `{key}` holds credentials", "recipe", do)
@@ -67,7 +67,7 @@ def url_fault(key: str, url: str, schemes: tuple[str, ...] = tuple(EXTRAS)) -> F
         if scheme == "file":
             return Fault(f"`{url}` in `{key}` names another machine", "recipe", "write file:///...")
         return Fault(what, "recipe", f"give a path, or a URL with {known}")
-    if not bucket:
+    if not bucket and scheme != "file":
         return Fault(f"a URL without a bucket in `{key}`", url, f"write {scheme}://BUCKET/FOLDER")
     return None
 
