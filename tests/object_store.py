@@ -173,3 +173,13 @@ def environment(port):
         "AWS_EC2_METADATA_DISABLED": "true",
         "NO_PROXY": "127.0.0.1",
     }
+
+
+def copy_folder(folder, url):
+    """Copy all files of a folder to a URL."""
+    from dinoforge.remote.store import object_key, open_store
+
+    store = open_store(url)
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            store.pipe_file(object_key(f"{url}/{path.relative_to(folder)}"), path.read_bytes())

@@ -163,7 +163,7 @@ def find_class_list(folders: Iterable[str]) -> ClassList | None:
     A list that cannot be used has a ``fault``: whoever needs the classes reports it.
     """
     for folder in folders:
-        read = (_read_list(folder, name) for name in CLASS_LISTS)
+        read = (_read_list(str(folder), name) for name in CLASS_LISTS)
         lists = [classes for classes in read if classes is not None]
         if lists:
             rivals = [other.path for other in lists[1:] if other.space != lists[0].space]
