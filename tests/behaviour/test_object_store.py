@@ -3,12 +3,15 @@
 import json
 import os
 import random
+import sys
+import time
 from pathlib import Path
 
 import object_store
 import pool as pools
 import pytest
 
+from dinoforge.cli.main import main
 from dinoforge.curated import UPLOADED, ledger_path
 from dinoforge.remote.store import list_objects, open_store
 from dinoforge.tables import read_table
