@@ -163,9 +163,9 @@ def compare(folder: Path) -> list[str]:
         if path.is_file()
     }
     store = open_store("s3://data")
-    found = {one.url.removeprefix("s3://data/out/") for one in list_objects("s3://data/out")}
-    different += sorted(found ^ {*files, UPLOADED})
-    for name in found & files.keys():
+    uploaded = {one.url.removeprefix("s3://data/out/") for one in list_objects("s3://data/out")}
+    different += sorted(uploaded ^ {*files, UPLOADED})
+    for name in uploaded & files.keys():
         if store.cat_file(f"data/out/{name}") != files[name].read_bytes():
             different.append(name)
     secrets = [object_store.SECRET.encode(), object_store.ACCESS.encode()]

@@ -117,9 +117,9 @@ class _Listed:
 
     def add_tar(self, row: dict[str, Any], out: Output) -> None:
         """Add the samples of a tar; a compressed one is unpacked first."""
-        source = path_of_text(row["path"])
-        tar = plain_tar(Path(source), out.folder / "unpacked")
-        if tar != Path(source):
+        source = Path(path_of_text(row["path"]))
+        tar = plain_tar(source, out.folder / "unpacked")
+        if isinstance(tar, Path) and tar != source:
             if tar not in self.unpacked:
                 self.unpacked.add(out.add(tar))
             if damage := stream_damage(tar):

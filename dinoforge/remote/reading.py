@@ -71,10 +71,10 @@ class RemoteStream(io.RawIOBase):
     """
 
     def __init__(self, url: str) -> None:
-        found = find_object(url)
-        if found is None:
+        entry = find_object(url)
+        if entry is None:
             raise FileNotFoundError(errno.ENOENT, "no such object", url)
-        self._file, self._size, self._at = RemoteFile(url, found.size), found.size, 0
+        self._file, self._size, self._at = RemoteFile(url, entry.size), entry.size, 0
 
     def readable(self) -> bool:
         """Return True."""

@@ -232,10 +232,10 @@ def list_objects(url: str) -> list[RemoteObject]:
 
     def send(store: Any) -> dict[str, dict[str, Any]]:
         store.invalidate_cache()
-        found: dict[str, dict[str, Any]] = store.find(object_key(url), detail=True)
-        if not found and scheme != "file":
+        entries: dict[str, dict[str, Any]] = store.find(object_key(url), detail=True)
+        if not entries and scheme != "file":
             store.ls(object_key(bucket_of(url)))  # raises if there is no such bucket
-        return found
+        return entries
 
     try:
         infos = request(url, send)

@@ -73,11 +73,11 @@ def upload_files(files: Mapping[str, Path], to: str, marker: str) -> Uploaded:
     is_same = marker in sizes and read_object(join_url(to, marker)) == text.encode()
     if is_same and all(sizes.get(str(row["path"])) == row["bytes"] for row in rows):
         return Uploaded(0, len(rows), 0)
-    # From here on nothing is committed, and what is there is known to be ours.
-    ours = sorted({*known, *files} - {marker, started})
-    _send_text(json.dumps({"objects": [{"path": name} for name in ours]}), join_url(to, started))
+    # From here on nothing is committed, and what is there is known to be of uploads.
+    named = sorted({*known, *files} - {marker, started})
+    _send_text(json.dumps({"objects": [{"path": name} for name in named]}), join_url(to, started))
     delete_object(join_url(to, marker))
-    stale = [name for name in ours if name in sizes and name not in files]
+    stale = [name for name in named if name in sizes and name not in files]
     for name in stale:
         delete_object(join_url(to, name))
     sent = sum(_send_all(files, rows, sizes, to))

@@ -177,9 +177,9 @@ def index_shard(path: Path | str) -> ShardIndex:
     shard = os.fspath(path)
     try:
         if is_url(shard):
-            if (found := find_object(shard)) is None:
+            if (entry := find_object(shard)) is None:
                 return _empty_index(shard, 0, "unreadable", "no such object")
-            return _index(shard, RemoteFile(shard, found.size).pread, found.size)
+            return _index(shard, RemoteFile(shard, entry.size).pread, entry.size)
         with os.fdopen(open_regular(shard), "rb") as file:
             handle = file.fileno()
             return _index(shard, partial(os.pread, handle), os.fstat(handle).st_size)

@@ -35,24 +35,24 @@ def discover_url(url: str) -> SourceFiles:
             raise UsageError(what="no object matches", where=url, do="check the URL")
         return sources
     folder = url.rstrip("/")
-    found = list_objects(folder)
-    if not found:
+    listed = list_objects(folder)
+    if not listed:
         raise UsageError(what="no such object or folder", where=url, do="check the URL")
-    is_object = [one.url for one in found] == [folder]
-    if any(one.url == join_url(folder, UPLOADED) for one in found):
+    is_object = [one.url for one in listed] == [folder]
+    if any(one.url == join_url(folder, UPLOADED) for one in listed):
         folder = join_url(folder, "shards")
-        found = [one for one in found if one.url.startswith(f"{folder}/")]
+        listed = [one for one in listed if one.url.startswith(f"{folder}/")]
     root = parent_url(folder) if is_object else folder
-    _add_objects(sorted(found, key=partial(_walk_order, root)), root, sources)
+    _add_objects(sorted(listed, key=partial(_walk_order, root)), root, sources)
     return sources
 
 
 def _matched(
-    found: Iterable[RemoteObject], start: str, matches: Sequence[Callable[[str], bool]]
+    listed: Iterable[RemoteObject], start: str, matches: Sequence[Callable[[str], bool]]
 ) -> list[RemoteObject]:
     """Choose the objects that match, or that are in a folder that does: in the order of matches."""
     order: dict[RemoteObject, tuple[int, str, list[tuple[bool, str]]]] = {}
-    for one in found:
+    for one in listed:
         parts = one.url[len(start) + 1 :].split("/")
         above = [join_url(start, *parts[: at + 1]) for at in range(len(parts))]
         for number, match in enumerate(matches):
@@ -68,8 +68,8 @@ def _walk_order(root: str, one: RemoteObject) -> list[tuple[bool, str]]:
     return [*((True, folder) for folder in folders), (False, name)]
 
 
-def _add_objects(found: Sequence[RemoteObject], root: str, sources: SourceFiles) -> None:
-    visible = _visible(found, root, sources)
+def _add_objects(listed: Sequence[RemoteObject], root: str, sources: SourceFiles) -> None:
+    visible = _visible(listed, root, sources)
     with ThreadPoolExecutor(_READERS) as pool:
         kinds = list(pool.map(lambda one: file_kind(one.url), visible))
     for one, kind in zip(visible, kinds, strict=True):
@@ -88,13 +88,13 @@ def _add_objects(found: Sequence[RemoteObject], root: str, sources: SourceFiles)
         sources.items.append(file)
 
 
-def _visible(found: Sequence[RemoteObject], root: str, sources: SourceFiles) -> list[RemoteObject]:
+def _visible(listed: Sequence[RemoteObject], root: str, sources: SourceFiles) -> list[RemoteObject]:
     """Return the objects outside hidden folders and published curations, which are reported."""
-    urls = {one.url for one in found}
+    urls = {one.url for one in listed}
     outputs = {url.removesuffix(f"/{UPLOADED}") for url in urls if url.endswith(f"/{UPLOADED}")}
     skipped = dict.fromkeys(sorted(outputs), "own_output")
     visible: list[RemoteObject] = []
-    for one in found:
+    for one in listed:
         folders, _ = _split(one.url, root)
         dotted = next((at for at, folder in enumerate(folders) if folder.startswith(".")), None)
         if dotted is not None:

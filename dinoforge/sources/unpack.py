@@ -112,8 +112,8 @@ def plain_tar(path: Path | str, unpacked: Path) -> Path | str:
 def _digest(path: Path | str) -> str:
     """Return what changes with the content of a file; of an object, that is not read for it."""
     if isinstance(path, str) and is_url(path):
-        found = find_object(path)
-        return hash_json([path, found and found.size, found and found.version])
+        entry = find_object(path)
+        return hash_json([path, entry and entry.size, entry and entry.version])
     return sha256_file(Path(path))
 
 

@@ -198,10 +198,10 @@ def test_objects_are_in_the_order_of_folders(store, bucket):
         "p/.b.jpg",
     ):
         put(store, f"{bucket}/{name}", b"text" if "txt" in name else b"\xff\xd8\xff\xe0")
-    found = discover_url(f"{bucket}/p")
+    listed = discover_url(f"{bucket}/p")
     names = ["a.jpg", "z.jpg", "a/1.png", "a/2.jpg"]
-    assert [file.path for file in found.items] == [f"{bucket}/p/{name}" for name in names]
-    assert {(entry["shard"].rpartition("/")[2], entry["reason"]) for entry in found.problems} == {
+    assert [file.path for file in listed.items] == [f"{bucket}/p/{name}" for name in names]
+    assert {(entry["shard"].rpartition("/")[2], entry["reason"]) for entry in listed.problems} == {
         *{(".h", "hidden_folder"), (".b.jpg", "hidden"), ("n.txt", "other_file")}
     }
     by_pattern = discover_url(f"{bucket}/p/{{a,.}}/*.png")
