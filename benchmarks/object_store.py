@@ -110,7 +110,9 @@ def measure(proxy: object_store.FaultyProxy, folder: Path, args: argparse.Namesp
             if code:
                 raise SystemExit(f"start {result['starts']} ended with {code}")
             break
+        proxy.share = 0.0
         different += compare(folder)
+        proxy.share = args.share
         result["finished"] += 1
     proxy.share = 0.0
     puts = collections.Counter(
