@@ -357,7 +357,7 @@ class BalanceConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ExportConfig:
-    """Shards of the curated set: copies of bytes, never re-encoded."""
+    """Shards of the curated set: copies of bytes, re-encoded only where faces are blurred."""
 
     name: FileName = "pool"  # shards are named NAME-000000.tar
     shard_images: PositiveInt = 10_000  # images per shard (img2dataset's convention)
@@ -367,6 +367,9 @@ class ExportConfig:
     # shards per rule of `retrieve.rules` (with its seeds) and per other source, named after it, for
     # a mixture in training; an image is in the part of the first rule that retrieved it
     parts: bool = False
+    # blur faces, as DINOv2 does: images in which the scorer faces finds any become JPEGs of quality
+    # 95 in which it finds none; needs a score of that scorer
+    blur_faces: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -457,6 +460,12 @@ class CurationConfig:
                 what = f"`scores[{number}].name` is `{score.name}`, which has a meaning already"
                 yield Fault(what, "recipe", "give it another name")
             taken.add(score.name)
+        if self.export.blur_faces and all(score.scorer != "faces" for score in self.scores):
+            what, do = (
+                "`export.blur_faces` without a score of faces",
+                "add {name: faces, scorer: faces}",
+            )
+            yield Fault(what, "recipe", f"{do} to scores")
 
     def _rule_faults(self) -> Iterator[Fault]:
         """Find rules whose seeds are not there, or for which there is no place."""

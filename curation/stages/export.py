@@ -1,7 +1,7 @@
 """Shards of the curated set, by copying bytes, and the ledger: one row per input image."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,13 +28,18 @@ from dinoforge.curation.tables import CurationInputs, CurationStage
 from dinoforge.curation.takedowns import Takedown, apply_takedowns, find_taken_down, list_exported
 from dinoforge.errors import UsageError
 from dinoforge.files import hash_json
-from dinoforge.images import image_suffix
+from dinoforge.images import decode, image_suffix
+from dinoforge.scorers.blurring import blur_faces
+from dinoforge.scorers.faces import face_detector
 from dinoforge.shards.writer import ShardWriter
 from dinoforge.sources.classes import write_class_list
 from dinoforge.stages import Json, Output
 from dinoforge.tables import iter_row_groups, read_table
 
 __all__ = ["ExportStage", "finish_shard", "remove_foreign_shards"]
+
+_Row = dict[str, Any]
+_Members = dict[str, bytes]  # of a sample, by extension
 
 _NOTES = ("key", "source", "class_name", "reason", "seed_id", "rank", "score")
 _FROM_INDEX = (
@@ -48,25 +53,15 @@ class ExportStage(CurationStage):
 
     name = "export"
     number = 80
-    version = "1.6.0"
+    version = "1.7.0"
     keys = (
         *("export", "duplicates.verify.mode", "balance.target", "retrieve.rules"),
-        *("filter.where", "scores"),
+        *("filter.where", "scores", "decode"),
     )
     execution_keys = ("base",)
     needs = (
-        *(
-            "ingest",
-            "plant",
-            "inspect",
-            "side",
-            "score",
-            "filter",
-            "exact",
-            "verify",
-            "seed-clusters",
-        ),
-        *("retrieve", "balance", "select"),
+        *("ingest", "plant", "inspect", "side", "score", "filter", "exact", "verify"),
+        *("seed-clusters", "retrieve", "balance", "select"),
     )
 
     def plan(self, inputs: CurationInputs) -> list[Json]:
@@ -79,6 +74,9 @@ class ExportStage(CurationStage):
             {"ledger": True},
             *({"shard": s.number, "first": s.first, "stop": s.stop} for s in shards),
         ]
+        if inputs.config.export.blur_faces:
+            fingerprint = face_detector().fingerprint
+            payloads[1:] = [payload | {"faces": fingerprint} for payload in payloads[1:]]
         taken_down = find_taken_down(inputs)
         if not taken_down:
             return payloads
@@ -102,7 +100,7 @@ class ExportStage(CurationStage):
         part, name = next(s[1:3] for s in list_shards(inputs) if s[0] == payload["shard"])
         reader = tables.ImageReader(inputs.run_folder)
         # `select` decided where a shard ends: all these rows are one.
-        rows = payload["stop"] - payload["first"]
+        rows, blur = payload["stop"] - payload["first"], _blur_of(inputs)
         with ShardWriter(folder, part, rows, 1 << 62, first=payload["shard"]) as writer:
             each = zip(exports.to_pylist(), reader.read_each(exports), strict=True)
             for row, data in each:
@@ -112,8 +110,31 @@ class ExportStage(CurationStage):
                         where=row["shard"],
                         do="sources must stay while the run reads them: restore it",
                     )
-                writer.write(export_key(row["image_id"], row["copy"]), _members(row, data))
+                members = _members(row, data)
+                writer.write(export_key(row["image_id"], row["copy"]), blur(row, members))
         return finish_shard(folder / name, writer, out)
+
+
+def _blur_of(inputs: CurationInputs) -> Callable[[_Row, _Members], _Members]:
+    """Return what blurs the faces of a sample, if asked to and if it has any."""
+    if not inputs.config.export.blur_faces:
+        return lambda _, members: members
+    detector, policy = face_detector(), inputs.config.decode
+    name = next(score.name for score in inputs.config.scores if score.scorer == "faces")
+
+    def blur(row: _Row, members: _Members) -> _Members:
+        if not json.loads(row["extra"])["scores"][f"{name}_count"]:
+            return members
+        (_, data), *others = members.items()
+        file, number = blur_faces(decode(data, policy), detector.find)
+        notes = json.loads(members["json"]) | {"faces_blurred": number}
+        return {"jpg": file, **dict(others), "json": _as_member(notes)}
+
+    return blur
+
+
+def _as_member(notes: _Row) -> bytes:
+    return json.dumps(notes, sort_keys=True, ensure_ascii=False).encode()
 
 
 def finish_shard(path: Path, writer: ShardWriter, out: Output) -> Json:
@@ -141,7 +162,7 @@ def remove_foreign_shards(inputs: CurationInputs) -> None:
             tar.with_suffix(".json").unlink(missing_ok=True)
 
 
-def _members(row: dict[str, Any], data: bytes) -> dict[str, bytes]:
+def _members(row: _Row, data: bytes) -> _Members:
     """Return image, class and notes of a sample, in this order."""
     members = {image_suffix(row["member"] or row["shard"], row["format"]): data}
     if row["label"] >= 0:
@@ -152,7 +173,7 @@ def _members(row: dict[str, Any], data: bytes) -> dict[str, bytes]:
         if value is not None and value == value and value not in ("", -1):  # noqa: PLR0124 - NaN
             notes[name] = value
     notes |= json.loads(row["extra"] or "{}")
-    members["json"] = json.dumps(notes, sort_keys=True, ensure_ascii=False).encode()
+    members["json"] = _as_member(notes)
     return members
 
 
