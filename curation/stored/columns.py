@@ -4,7 +4,6 @@ Blocks of rows are those of `tables.iter_index`, so columns of several tables fi
 """
 
 import itertools
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
@@ -92,7 +91,7 @@ def describe(columns: pa.Table) -> pa.Array:
 
 def _as_text(values: pa.Array) -> pa.Array:
     if pa.types.is_floating(values.type):
-        # 5 digits: those of float32 that a person compares with a threshold.
-        texts = [None if x is None or math.isnan(x) else f"{x:.5g}" for x in values.to_pylist()]
-        values = pa.array(texts, pa.string())
+        # 5 places: enough to compare with a threshold, without the noise of float32.
+        wide = pc.round(values.cast(pa.float64()), ndigits=5)
+        values = pc.if_else(pc.is_nan(wide), pa.scalar(None, pa.float64()), wide)
     return values.cast(pa.string())

@@ -47,7 +47,10 @@ def iter_side(inputs: CurationInputs, names: Sequence[str]) -> Iterator[pa.Table
 
     def parts() -> Iterator[pa.Table]:
         for path in inputs.files("side", "side.parquet"):
-            for group in iter_row_groups(path):
+            with open_table(path) as table:
+                here = set(table.schema_arrow.names)
+            read = [name for name in names if name in here] or ["image_id"]
+            for group in iter_row_groups(path, read):
                 columns = [
                     group.column(field.name).cast(field.type, safe=False)
                     if field.name in group.column_names

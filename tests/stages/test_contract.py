@@ -50,6 +50,7 @@ ONLY_SOMETIMES = {
     "seed-clusters": {("needs", "embed")},
     "exclude": {("needs", "embed")},
     "graph": {WEIGHT},
+    "export": {("keys", "decode")},  # to blur faces
     "recall": {WEIGHT},
     "order": {("execution_keys", "sources")},
 }
