@@ -77,8 +77,9 @@ class SourceConfig:
     # pool: to curate; seed: examples; reference: must not leak into the result; as_is: kept.
     # An image of several sources belongs to the first reference that selects it, else to the first
     role: Literal["pool", "seed", "reference", "as_is"] = "pool"
-    # folders, images, tars, globs, `x-{000000..000004}.tar`, curation runs; relative to
-    # `data.root`. Or their URLs: file://, s3://, gs://, hf:// (package extras s3, gs, hf)
+    # folders, images, tars, tables with images, lists of files (.csv, .jsonl), globs,
+    # `x-{000000..000004}.tar`, curation runs; relative to `data.root`. Or their URLs: file://,
+    # s3://, gs://, hf:// (package extras s3, gs, hf)
     paths: Annotated[list[SourceText], NonEmpty] = field(default_factory=list)
     name: str = ""  # shown in tables and the report; "": the role
     keys: str = ""  # shell pattern on sample keys, e.g. "*_cat_*"; "": all

@@ -29,6 +29,7 @@ from dinoforge.curation.stored.generations import (
 from dinoforge.errors import UsageError
 from dinoforge.remote import is_url
 from dinoforge.remote.reading import read_in_order
+from dinoforge.shards.image_tables import is_table
 from dinoforge.shards.reading import RangeReader
 from dinoforge.sources.numbering import Member, Numbering
 from dinoforge.stages import Inputs, Stage
@@ -100,10 +101,10 @@ def _schema(columns: str) -> pa.Schema:
     )
 
 
-# discover: one row per file of the sources, in order; list_folders: of a tar, where its list of
-# classes may be; key: of an image in a file of its own
+# discover: one row per file of the sources, in order; list_folders: of an archive, where its list
+# of classes may be; key: of an image in a file of its own; label: in a list of files, else null
 FILES_SCHEMA = _schema(
-    "path string, root string, size int64, mtime_ns int64, is_tar bool, key string"
+    "path string, root string, size int64, mtime_ns int64, is_archive bool, label string,key string"
 ).append(pa.field("list_folders", pa.list_(pa.string())))
 
 # list: one row per file, in order; place: hash of its path without links, and of what it is
@@ -368,11 +369,15 @@ class ImageReader:
         """Read the image of each row (columns shard, offset, size), in order; see `read`."""
         columns = (locations.column(name).to_pylist() for name in ("shard", "offset", "size"))
         rows = zip(*columns, strict=True)
-        for is_remote, places in itertools.groupby(rows, lambda place: is_url(place[0])):
-            if is_remote:
+        for is_range, places in itertools.groupby(rows, lambda place: _is_remote_range(place[0])):
+            if is_range:
                 yield from read_in_order(places, self.read)
             else:
                 yield from itertools.starmap(self.read, places)
+
+
+def _is_remote_range(shard: str) -> bool:
+    return is_url(shard) and not is_table(shard)
 
 
 # --- facts, admission, contents, embeddings

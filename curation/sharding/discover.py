@@ -58,7 +58,7 @@ def source_paths(config: ShardingConfig) -> list[str]:
 
 @dataclass(slots=True)
 class _Group:
-    """A tar, or the files of one sample."""
+    """An archive of images, or the files of one sample."""
 
     first: SourceFile
     names: list[str] = field(default_factory=list)  # of further images
@@ -79,10 +79,10 @@ class _Group:
             names.append(path.rpartition("/")[2])
             sizes.append(os.stat(path).st_size)  # noqa: PTH116 - hot
         return {
-            "path": path_text(first.path if first.is_tar else folder or "."),
+            "path": path_text(first.path if first.is_archive else folder or "."),
             "root": path_text(first.root),
-            "names": [] if first.is_tar else [path_text(name) for name in names],
-            "sizes": [] if first.is_tar else sizes,
+            "names": [] if first.is_archive else [path_text(name) for name in names],
+            "sizes": [] if first.is_archive else sizes,
             "size": sum(sizes),
             "list_folders": [path_text(folder) for folder in first.list_folders],
         }
@@ -103,13 +103,13 @@ def _group(files: SourceFiles) -> tuple[list[_Group], list[Problem]]:
     by_stem: dict[str, _Group] = {}
     for item in files.items:
         stem = _stem(item.path)
-        group = None if item.is_tar else by_stem.get(stem)
+        group = None if item.is_archive else by_stem.get(stem)
         if group is not None and not group.has(item.path):
             group.names.append(item.path.rpartition("/")[2])
             group.sizes.append(item.size)
             continue
         groups.append(_Group(item))
-        if not item.is_tar:
+        if not item.is_archive:
             by_stem.setdefault(stem, groups[-1])
     rest: list[Problem] = []
     for entry in files.problems:

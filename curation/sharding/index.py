@@ -21,6 +21,7 @@ from dinoforge.curation.tables import read_rows
 from dinoforge.files import path_of_text, path_text
 from dinoforge.images import image_suffix
 from dinoforge.images.formats import SNIFF_BYTES, has_image_suffix, sniff
+from dinoforge.shards.image_tables import index_table, is_table
 from dinoforge.shards.index import Problem, Sample, index_shard, problem
 from dinoforge.shards.reading import RangeReader
 from dinoforge.shards.writer import sample_bytes
@@ -80,6 +81,8 @@ def _list(rows: pa.Table, listed: "_Listed", out: Output) -> Iterator[pa.Table]:
     for row in rows.to_pylist():
         if row["names"]:
             listed.add_files(row)
+        elif is_table(row["path"]):
+            listed.add_table(row)
         else:
             listed.add_tar(row, out)
         if len(listed.columns["key"]) >= _MOST_FILES:
@@ -139,6 +142,21 @@ class _Listed:
             offsets = [member.offset for member in sample.members.values()]
             sizes = [member.size for member in sample.members.values()]
             self._append(sample.key, file, extensions, offsets, sizes, _image_of(sample))
+
+    def add_table(self, row: dict[str, Any]) -> None:
+        """Add a sample per image of a table; its label becomes a class."""
+        folders = tuple(map(path_of_text, row["list_folders"]))
+        images, problems = index_table(path_of_text(row["path"]))
+        self.problems += [entry | {"shard": row["path"]} for entry in problems]
+        for image in images:
+            named = self.with_classes and self._class_of(
+                image.label or "", folders, is_folder=False
+            )
+            image_class = named if named and named.space else None
+            if image_class is not None:
+                self._note_space(image_class, row["path"], folders, is_folder=True)
+            key, place = image.key.replace(".", "_"), ([image.suffix], [image.row], [image.size])
+            self._append(key, [row["path"]], *place, 0, image_class)
 
     def add_files(self, row: dict[str, Any]) -> None:
         """Add the one sample of some files."""

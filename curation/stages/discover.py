@@ -76,7 +76,7 @@ def _split(files: Sequence[SourceFile]) -> Iterator[tuple[int, int]]:
     """Cut the files of a source into the ranges of the partitions that list them."""
     start, share = 0, 0.0
     for at, file in enumerate(files):
-        size = file.size / PARTITION_BYTES if file.is_tar else 1 / PARTITION_FILES
+        size = file.size / PARTITION_BYTES if file.is_archive else 1 / PARTITION_FILES
         if at > start and share + size > 1:
             yield start, at
             start, share = at, 0.0
@@ -92,7 +92,8 @@ def _tables(files: Sequence[SourceFile]) -> Iterator[pa.Table]:
             "root": path_text(file.root),
             "size": file.size,
             "mtime_ns": file.mtime_ns,
-            "is_tar": file.is_tar,
+            "is_archive": file.is_archive,
+            "label": file.label,
             "key": key,
             "list_folders": [path_text(folder) for folder in file.list_folders],
         }

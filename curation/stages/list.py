@@ -86,9 +86,9 @@ def _read_files(inputs: CurationInputs, payload: Json) -> Iterator[tuple[SourceF
 
 def _places(real_paths: Sequence[str], listed: ListedFiles) -> pa.Table:
     """Identify files by their paths without links; an image and a tar of one path are two."""
-    kind = b"tar:" if listed.is_tar else b"image:"
+    kind = b"tar:" if listed.is_archive else b"image:"
     places = [hashlib.sha256(kind + os.fsencode(path)).digest() for path in real_paths]
-    counts = [listed.table.num_rows] if listed.is_tar else [1] * len(places)
+    counts = [listed.table.num_rows] if listed.is_archive else [1] * len(places)
     return pa.table([places, counts], schema=tables.LISTED_SCHEMA)
 
 

@@ -1,4 +1,4 @@
-"""Read ranges of files and whole samples, from any thread and any process."""
+"""Read ranges of files, rows of tables and whole samples, from any thread and any process."""
 
 import contextlib
 import os
@@ -11,6 +11,7 @@ from typing import Any
 from dinoforge.files import open_regular, path_of_text
 from dinoforge.remote import is_url
 from dinoforge.remote.reading import RemoteFile
+from dinoforge.shards.image_tables import RowReader, is_table
 from dinoforge.shards.index import Sample, ShardIndex, index_shard
 
 __all__ = ["RangeReader", "read_members", "read_samples"]
@@ -44,6 +45,7 @@ class RangeReader:
 
     def _start_empty(self) -> None:
         self._files: OrderedDict[str, _OpenFile | RemoteFile] = OrderedDict()
+        self._rows = RowReader()
         self._lock = threading.Lock()
         self._process = os.getpid()
 
@@ -51,7 +53,7 @@ class RangeReader:
         return RangeReader, (self._max_open,)
 
     def read(self, path: str, offset: int, size: int) -> bytes:
-        r"""Read exactly ``size`` bytes at ``offset``.
+        r"""Read exactly ``size`` bytes at ``offset``, of a table the image in row ``offset``.
 
         ``path`` is a text of `path_text`, or the path itself.
 
@@ -62,6 +64,8 @@ class RangeReader:
         UsageError
             If an object store refuses, or does not answer.
         """
+        if is_table(path):
+            return self._read_row(path, offset, size)
         file = self._open(path)
         pieces: list[bytes] = []
         left = size
@@ -72,6 +76,14 @@ class RangeReader:
             pieces.append(piece)
             left -= len(piece)
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def _read_row(self, path: str, row: int, size: int) -> bytes:
+        if self._process != os.getpid():
+            self._start_empty()
+        content = self._rows.read(path if is_url(path) else path_of_text(path), row)
+        if len(content) != size:
+            raise OSError(f"{path}: the image in row {row} has {len(content)} bytes, not {size}")
+        return content
 
     def _open(self, path: str) -> _OpenFile | RemoteFile:
         if self._process != os.getpid():  # forked: the parent may hold the lock

@@ -1,4 +1,4 @@
-"""Discover the images and tars behind paths, in an order that no file system decides."""
+"""Discover the images, tars and tables behind paths, in an order that no file system decides."""
 
 import contextlib
 import json
@@ -18,6 +18,7 @@ from dinoforge.files import read_regular
 from dinoforge.remote import is_url
 from dinoforge.shards.index import summarize_reasons
 from dinoforge.sources.classes import CLASS_LISTS
+from dinoforge.sources.manifests import is_manifest, read_manifest
 from dinoforge.sources.objects import discover_url
 from dinoforge.sources.outputs import (
     command_of_run,
@@ -44,7 +45,7 @@ def discover_files(paths: Sequence[str]) -> SourceFiles:
     Raises
     ------
     UsageError
-        Lists every path that is missing or contains neither an image nor a tar.
+        Lists every path that is missing or contains neither an image nor an archive of images.
     """
     sources = SourceFiles()
     faults: list[Fault] = []
@@ -93,7 +94,7 @@ def _drop_repeats(sources: SourceFiles) -> None:
     tops = [os.path.realpath(root) for root in roots]
     sources.items = [
         replace(file, list_folders=_list_folders(file, real, tops))
-        if file.is_tar and not is_url(real)
+        if file.is_archive and not is_url(real)
         else file
         for real, file in first.items()
     ]
@@ -125,7 +126,9 @@ def _discover_path(path: str) -> SourceFiles:
     for name, root in (roots or {path: ""}).items():
         if not _exists(name):
             raise UsageError(what="no such file or folder", where=name, do="check the path")
-        if not Path(name).is_dir():
+        if is_manifest(name) and not is_pattern:
+            _add_listed(name, sources)
+        elif not Path(name).is_dir():
             _add_file(name, root, sources)
         elif command_of_run(name) == "curate":
             _add_curation(Path(name), sources)
@@ -133,12 +136,13 @@ def _discover_path(path: str) -> SourceFiles:
             _add_folder(str(Path(name)), root, sources)
     if is_pattern:
         _raise_roots(sources, set(roots.values()), _start(path))
-    # `**` matches a folder and the files in it.
-    items: dict[str, SourceFile] = {}
-    for file in sources.items:
-        items.setdefault(file.path, file)
+        # `**` matches a folder and the files in it.
+        items: dict[str, SourceFile] = {}
+        for file in sources.items:
+            items.setdefault(file.path, file)
+        sources.items = list(items.values())
     problems = {(entry["shard"], entry["reason"]): entry for entry in sources.problems}
-    return SourceFiles(list(items.values()), list(problems.values()))
+    return SourceFiles(sources.items, list(problems.values()))
 
 
 def _own_root(path: str) -> str:
@@ -161,10 +165,10 @@ def _raise_roots(sources: SourceFiles, roots: Collection[str], start: str) -> No
         if len({Path(root).is_absolute() for root in roots}) > 1:
             return
         start = os.path.commonpath(roots)
-    images = (file for file in sources.items if not file.is_tar)
+    images = (file for file in sources.items if not file.is_archive)
     is_flat = all(str(Path(image.path).parent) == image.root for image in images)
     sources.items = [
-        replace(file, root=start) if (file.root in roots if file.is_tar else is_flat) else file
+        replace(file, root=start) if (file.root in roots if file.is_archive else is_flat) else file
         for file in sources.items
     ]
 
@@ -277,6 +281,27 @@ def _add_curation(run: Path, sources: SourceFiles) -> None:
             sources.add_problem(str(shard), "missing_shard")
 
 
+def _add_listed(manifest: str, sources: SourceFiles) -> None:
+    """Add the files of a list; the root of those that are not below its folder is their own."""
+    folder = str(Path(manifest).parent)
+    for path, label in read_manifest(manifest):
+        if is_url(path):
+            _add_object(path, label, sources)
+            continue
+        above = str(Path(path).parent)
+        _add_file(path, folder if Path(above).is_relative_to(folder) else above, sources, label)
+
+
+def _add_object(url: str, label: str | None, sources: SourceFiles) -> None:
+    try:
+        listed = discover_url(url)
+    except UsageError as error:
+        sources.add_problem(url, "unreadable", error.faults[0].what)
+        return
+    sources.items += [replace(file, label=label) for file in listed.items]
+    sources.problems += listed.problems
+
+
 def _walk(top: str, sources: SourceFiles) -> Iterator[tuple[str, list[str], list[str]]]:
     """Walk a folder in the order of names; follow links, but enter no folder twice.
 
@@ -339,8 +364,10 @@ def _add_files(folder: str, names: Collection[str], root: str, sources: SourceFi
                     sources.add_problem(path, "hidden")
         elif suffix == "tar" and is_output_shard(path):
             shards.append(path)
-        elif name in CLASS_LISTS or (suffix == "json" and f"{stem}.tar" in present):
-            continue  # read together with tars
+        elif name in CLASS_LISTS or (
+            suffix in ("json", "parquet") and f"{stem.removesuffix('_stats')}.tar" in present
+        ):
+            continue  # read together with tars, or beside them as img2dataset writes
         else:
             _add_file(path, root, sources)
     return shards
@@ -357,7 +384,7 @@ def _is_output(folder: str, files: Collection[str], root: str) -> bool:
     return base != real and output_above(real, base) is not None
 
 
-def _add_file(path: str, root: str, sources: SourceFiles) -> None:
+def _add_file(path: str, root: str, sources: SourceFiles, label: str | None = None) -> None:
     try:
         status = Path(path).stat()
         kind = file_kind(path) if stat.S_ISREG(status.st_mode) else "not_regular"
@@ -366,8 +393,9 @@ def _add_file(path: str, root: str, sources: SourceFiles) -> None:
     except OSError as error:
         sources.add_problem(path, "unreadable", error.strerror or str(error))
     else:
-        if kind in ("tar", "image"):
+        if kind in ("tar", "table", "image"):
             size, mtime = status.st_size, status.st_mtime_ns
-            sources.items.append(SourceFile(path, root, size, mtime, is_tar=kind == "tar"))
+            is_archive = kind != "image"
+            sources.items.append(SourceFile(path, root, size, mtime, is_archive, label))
         else:
             sources.add_problem(path, kind)

@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 
 from dinoforge.files import path_of_text, path_text
 from dinoforge.remote import is_url
+from dinoforge.shards.image_tables import index_table, is_table
 from dinoforge.shards.index import Problem, ShardImage, UniqueKeys, index_shard, problem
 from dinoforge.sources.classes import (
     NAMES,
@@ -47,9 +48,9 @@ __all__ = [
 LISTING_SCHEMA = pa.schema(
     [
         ("key", pa.string()),
-        ("shard", pa.string()),  # path of the image file or the tar
-        ("member", pa.string()),  # name in the tar; "" for an image file
-        ("offset", pa.int64()),
+        ("shard", pa.string()),  # path of the image file, the tar or the table
+        ("member", pa.string()),  # name in the tar, ``row N`` of a table; "" for an image file
+        ("offset", pa.int64()),  # in the file; the row of a table
         ("size", pa.int64()),
         ("label", pa.int64()),  # id of the class in its space; -1: none
         ("class_space", pa.string()),  # "", names, numbers or list:HASH, see `classes`
@@ -78,7 +79,7 @@ class ListedFiles:
 
     table: pa.Table  # rows of `LISTING_SCHEMA`; the label of a class that is a name is -1
     paths: list[str]  # of the files, of a compressed tar that of its copy
-    is_tar: bool
+    is_archive: bool
     problems: list[Problem] = field(default_factory=list)
     copy: Path | None = None  # the uncompressed copy of a tar
     num_in_folders: int = 0  # images of a tar without labels that look like those of class folders
@@ -90,7 +91,7 @@ def list_images(paths: Sequence[str], *, unpacked: Path) -> Listing:
     Raises
     ------
     UsageError
-        If a path is missing or contains neither an image nor a tar.
+        If a path is missing or contains neither an image nor an archive of images.
     """
     return list_files(discover_files(paths), unpacked=unpacked)
 
@@ -114,7 +115,7 @@ def name_files(files: Iterable[SourceFile]) -> Iterator[tuple[SourceFile, str]]:
     """
     keys = UniqueKeys()
     for file in files:
-        if file.is_tar:
+        if file.is_archive:
             yield file, ""
         else:
             relative = PurePath(file.path).relative_to(file.root)
@@ -126,15 +127,16 @@ def list_each(
     files: Iterable[tuple[SourceFile, str]], lists: "ClassLists", *, unpacked: Path
 ) -> Iterator[ListedFiles]:
     """List files with their keys (`name_files`), in order: each tar, and each few image files."""
-    for is_tar, same in itertools.groupby(files, lambda pair: pair[0].is_tar):
-        if is_tar:
+    for is_archive, same in itertools.groupby(files, lambda pair: pair[0].is_archive):
+        if is_archive:
             for file, _ in same:
-                yield _list_tar(file, lists, unpacked)
+                list_one = _list_table if is_table(file.path) else _list_tar
+                yield list_one(file, lists, unpacked)
         else:
             while batch := list(itertools.islice(same, _BATCH)):
                 rows = [_row_of_file(file, key, lists) for file, key in batch]
                 paths = [file.path for file, _ in batch]
-                yield ListedFiles(_table(rows), paths, is_tar=False)
+                yield ListedFiles(_table(rows), paths, is_archive=False)
 
 
 def printable(entry: Problem) -> Problem:
@@ -219,11 +221,22 @@ def _list_tar(file: SourceFile, lists: ClassLists, unpacked: Path) -> ListedFile
     return ListedFiles(
         table=_table(rows),
         paths=[str(tar)],
-        is_tar=True,
+        is_archive=True,
         problems=problems,
         copy=copy,
         num_in_folders=_count_in_folders(index.images),
     )
+
+
+def _list_table(file: SourceFile, lists: ClassLists, _: Path) -> ListedFiles:
+    """List a table: its images are located by their row, as if it were the offset."""
+    images, problems = index_table(file.path)
+    rows = []
+    for image in images:
+        image_class = lists.class_of(class_of_text, image.label or "", file.list_folders)
+        place = (path_text(file.path), f"row {image.row}", image.row, image.size)
+        rows.append((image.key, *place, *image_class))
+    return ListedFiles(_table(rows), [file.path], is_archive=True, problems=problems)
 
 
 def _table(rows: Sequence[Sequence[str | int]]) -> pa.Table:
@@ -240,8 +253,14 @@ def _count_in_folders(images: Sequence[ShardImage]) -> int:
 
 
 def _row_of_file(file: SourceFile, key: str, lists: ClassLists) -> Sequence[str | int]:
-    """Return the row of an image in its own file; its class is the first folder below the root."""
+    """Return the row of an image in its own file.
+
+    Its class is that of its label in a list, or the first folder below the root.
+    """
     parts = PurePath(file.path).relative_to(file.root).parts
-    class_folder = path_text(parts[0]) if len(parts) > 1 else ""
-    image_class = lists.class_of(class_of_folder, class_folder, (file.root,))
+    if file.label is None:
+        class_folder = path_text(parts[0]) if len(parts) > 1 else ""
+        image_class = lists.class_of(class_of_folder, class_folder, (file.root,))
+    else:
+        image_class = lists.class_of(class_of_text, file.label, (file.root,))
     return (key, path_text(file.path), "", 0, file.size, *image_class)

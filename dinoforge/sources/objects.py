@@ -1,4 +1,4 @@
-"""Discover the images and tars behind URLs: one listing of a bucket, in the order of folders."""
+"""Discover images, tars and tables behind URLs: one listing of a bucket, in order of folders."""
 
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -83,8 +83,8 @@ def _add_objects(listed: Sequence[RemoteObject], root: str, sources: SourceFiles
             continue
         above = [join_url(root, *folders[:at]) for at in range(len(folders), 0, -1)]
         file = SourceFile(one.url, root, one.size, mtime_ns=0, version=one.version)
-        if kind == "tar":
-            file = replace(file, is_tar=True, list_folders=(*above, root))
+        if kind != "image":
+            file = replace(file, is_archive=True, list_folders=(*above, root))
         sources.items.append(file)
 
 
@@ -115,5 +115,6 @@ def _split(url: str, root: str) -> tuple[list[str], str]:
 
 def _is_note(url: str, urls: set[str]) -> bool:
     """Return whether an object is read together with tars."""
-    name, stem = url.rpartition("/")[2], url.removesuffix(".json")
-    return name in CLASS_LISTS or (stem != url and f"{stem}.tar" in urls)
+    name, (stem, _, suffix) = url.rpartition("/")[2], url.rpartition(".")
+    is_beside = suffix in ("json", "parquet") and f"{stem.removesuffix('_stats')}.tar" in urls
+    return name in CLASS_LISTS or is_beside

@@ -7,6 +7,7 @@ from dinoforge.files import hash_json, read_regular
 from dinoforge.images.formats import SNIFF_BYTES, has_image_suffix, sniff
 from dinoforge.remote import is_url
 from dinoforge.remote.store import read_object
+from dinoforge.shards.image_tables import has_images, is_table
 from dinoforge.shards.index import Problem, problem
 from dinoforge.shards.tar import BLOCK
 from dinoforge.sources.classes import find_class_list
@@ -15,7 +16,7 @@ from dinoforge.sources.unpack import uncompressed_start
 __all__ = ["SOURCE_REASONS", "TAR_SUFFIXES", "SourceFile", "SourceFiles", "file_kind"]
 
 SOURCE_REASONS: Mapping[str, str] = {
-    "other_file": "neither an image nor a tar, by name and by content: skipped",
+    "other_file": "no image, tar or table with images, by name and by content: skipped",
     "unreadable": "it cannot be opened or read",
     "not_regular": "a pipe, socket or device: not opened",
     "hidden": "an image or tar whose name begins with a dot: skipped",
@@ -35,7 +36,7 @@ _TAR_MAGIC = slice(257, 262)  # of the first header
 
 @dataclass(frozen=True, slots=True)
 class SourceFile:
-    """An image in its own file or object, or a tar.
+    """An image in its own file or object, or an archive of images: a tar or a table.
 
     ``root`` is the folder it was found in: keys and class folders are below it.
     """
@@ -44,9 +45,11 @@ class SourceFile:
     root: str
     size: int
     mtime_ns: int
-    is_tar: bool = False
+    is_archive: bool = False
+    label: str | None = None  # of an image in a list of files, as the text of a ``.cls``; "": none
     version: str = ""  # of an object, in place of a time
-    list_folders: tuple[str, ...] = ()  # of a tar: where its list of classes may be, nearest first
+    # of an archive: where its list of classes may be, nearest first
+    list_folders: tuple[str, ...] = ()
 
 
 @dataclass
@@ -66,7 +69,8 @@ class SourceFiles:
         It changes when a file is added, removed or replaced.
         """
         rows: list[list[str | int]] = [
-            [at.path, at.size, at.version or at.mtime_ns] for at in self.items
+            [at.path, at.size, at.version or at.mtime_ns, *filter(None, [at.label])]
+            for at in self.items
         ]
         folders = {file.list_folders or (file.root,) for file in self.items}
         lists = map(find_class_list, sorted(folders))
@@ -75,7 +79,9 @@ class SourceFiles:
 
 
 def file_kind(path: str) -> str:
-    """Return what a file is by its name, else by its content: tar, image or other_file."""
+    """Return what a file is by its name, else by its content: tar, table, image or other_file."""
+    if is_table(path):
+        return "table" if has_images(path) else "other_file"
     if path.lower().endswith(TAR_SUFFIXES):
         return "tar"
     if has_image_suffix(path):

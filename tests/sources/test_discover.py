@@ -117,7 +117,7 @@ def test_suffixes_of_compressed_tars(tmp_path):
     ]
     for suffix in suffixes:
         (tmp_path / f"a.{suffix}").write_bytes(b"x")
-    assert sum(item.is_tar for item in discover_files([str(tmp_path)]).items) == len(suffixes)
+    assert sum(item.is_archive for item in discover_files([str(tmp_path)]).items) == len(suffixes)
 
 
 def test_a_tar_is_one_by_content_where_the_name_is_not(tmp_path):
@@ -125,7 +125,7 @@ def test_a_tar_is_one_by_content_where_the_name_is_not(tmp_path):
         tar.add(picture(tmp_path / "a.png"), "a.png")
     files = discover_files([str(tmp_path)])
     assert names(files, tmp_path) == ["a.png", "shard_0"]
-    assert [item.is_tar for item in files.items] == [False, True]
+    assert [item.is_archive for item in files.items] == [False, True]
 
 
 def test_links_are_followed_and_loops_end(tmp_path):

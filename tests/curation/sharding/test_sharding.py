@@ -245,3 +245,21 @@ def test_the_summary_is_what_the_shards_hold(tars, tmp_path):
     assert summary["members"] == {"jpg": 60, "json": 60, "txt": 60}
     assert summary["formats"] == {"JPEG": 60}
     assert summary["samples_in"] == summary["samples"] == len(samples)
+
+
+def test_rows_of_a_table_become_samples_with_the_class_of_their_label(tmp_path):
+    table = tmp_path / "t.parquet"
+    columns = {
+        "image": [picture(0), None, picture(2), picture(3)],
+        "label": ["dog", "dog", None, "cat"],
+        "key": ["a.b", "c", "d", "e"],
+    }
+    pq.write_table(pa.table(columns), table, row_group_size=3)
+    summary = run_shard(tmp_path / "run", f"sources=[{table}]", "shard_images=2", "order=random")
+    assert dict(written(tmp_path / "run")) == {
+        "a_b": {"jpg": picture(0), "cls": b"1"},
+        "d": {"jpg": picture(2)},
+        "e": {"jpg": picture(3), "cls": b"0"},
+    }
+    assert (tmp_path / "run/shards/classes.txt").read_text() == "cat\ndog\n"
+    assert summary.problems == {"no_image": 1}
