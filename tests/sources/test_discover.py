@@ -12,7 +12,7 @@ from benchmark_sets import write_tar
 from PIL import Image
 
 from dinoforge.errors import UsageError
-from dinoforge.sources import discover
+from dinoforge.sources import source_files
 from dinoforge.sources.discover import SOURCE_REASONS, discover_files
 
 
@@ -104,7 +104,7 @@ def test_what_cannot_be_opened_is_unreadable_whatever_its_name(tmp_path, monkeyp
 
     for name in ("a.png", "no_suffix", "notes.txt"):
         picture(tmp_path / "x.png").rename(tmp_path / name)
-    monkeypatch.setattr(discover, "read_regular", refuse)
+    monkeypatch.setattr(source_files, "read_regular", refuse)
     files = discover_files([str(tmp_path)])
     assert names(files, tmp_path) == ["a.png"]
     assert reasons(files) == dict.fromkeys(["no_suffix", "notes.txt"], "unreadable")
