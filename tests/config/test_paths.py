@@ -43,6 +43,7 @@ TEXT |= {"protocols", "features", "sets[].protocols", "sets[].layout", "sets[].s
 TEXT |= {"depth.heads", "leakage.encoder", "copies.whitening.set"}
 TEXT |= {"duplicates.prefer", "duplicates.prefer_sources", "retrieve.drop_seeds"}
 TEXT |= {"ids.column", "ids.field"}
+TEXT |= {"publish.to"}  # a URL
 
 
 @pytest.fixture(autouse=True)
