@@ -86,15 +86,15 @@ def read_listed(inputs: CurationInputs) -> list[ListedSource]:
         source.num_in_folders += facts["in_folders"]
         for space, path in facts["class_lists"]:
             if space not in source.class_lists:
-                source.class_lists[space] = _read_again(space, Path(path))
+                source.class_lists[space] = _read_again(space, path)
     return sources
 
 
-def _read_again(space: str, path: Path) -> ClassList:
-    classes = find_class_list([str(path.parent)])
+def _read_again(space: str, path: str) -> ClassList:
+    classes = find_class_list([path.rpartition("/")[0] or "."])
     if classes is None or classes.space != space:
         what = "the list of classes has changed since the images were listed"
-        raise UsageError(what=what, where=str(path), do="run the command again")
+        raise UsageError(what=what, where=path, do="run the command again")
     return classes
 
 
