@@ -45,6 +45,15 @@ STAGES: tuple[ShardingStage, ...] = (
 
 
 def _check(config: ShardingConfig) -> None:
+    run_folder = Path(config.out)
+    shards = shards_folder(run_folder)
+    # Shards of an earlier recipe are removed; those of anybody else are not ours to remove.
+    if not (run_folder / PIPELINE.name).is_dir() and shards.is_dir() and any(shards.iterdir()):
+        raise UsageError(
+            what="the folder holds files that `dinoforge shard` did not write",
+            where=str(shards),
+            do="choose another folder with out=FOLDER",
+        )
     discover_files(source_paths(config))
     check_ids(config.ids)
 

@@ -66,7 +66,7 @@ def check_command(keys: dict[str, set[str]]) -> Callable[[str], argparse.Namespa
             kind = RECIPE_KINDS[args.command]
             given = [word for word in overrides if "..." not in word]
             load_config(config_class(kind), None, [*LEAST[kind], *given])
-        if recipe and not re.search(r"[/.=]", recipe):
+        if recipe and args.command != "shard" and not re.search(r"[/.=]", recipe):
             kinds = RECIPE_KINDS | {"plan": kind_of(recipe), "leaks": "curation"}
             find_recipe(kinds[args.command], recipe)
         if (
