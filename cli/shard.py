@@ -63,6 +63,7 @@ def _execute(args: argparse.Namespace, loaded: "Loaded[ShardingConfig]") -> "Sha
 
 def _show(summary: Any, folder: Path, *_: object) -> None:
     from dinoforge.curated import shards_folder
+    from dinoforge.curation.sharding.page import page_file
     from dinoforge.pages.formatting import bytes_size
 
     rows = [
@@ -80,6 +81,7 @@ def _show(summary: Any, folder: Path, *_: object) -> None:
         *([["shards verified", summary.verified]] if summary.verified else []),
     ]
     print_table(["samples", "count"], rows)
+    print(f"page: {page_file(folder)}")
     print(
         f"shards: {shards_folder(folder)} ({bytes_size(sum(s['bytes'] for s in summary.shards))})"
     )

@@ -11,6 +11,7 @@ from dinoforge.curation.sharding.discover import DiscoverStage, source_paths
 from dinoforge.curation.sharding.ids import check_ids
 from dinoforge.curation.sharding.index import IndexStage
 from dinoforge.curation.sharding.order import OrderStage
+from dinoforge.curation.sharding.page import page_file, write_page
 from dinoforge.curation.sharding.scatter import ScatterStage, remove_scattered
 from dinoforge.curation.sharding.summary import (
     ShardingSummary,
@@ -60,6 +61,7 @@ def _check(config: ShardingConfig) -> None:
 
 def _reopen(run_folder: Path) -> None:
     summary_file(run_folder).unlink(missing_ok=True)
+    page_file(run_folder).unlink(missing_ok=True)
 
 
 def _inputs(run_folder: Path, config: ShardingConfig) -> ShardingInputs:
@@ -73,6 +75,7 @@ def _finish(run_folder: Path, config: ShardingConfig) -> ShardingSummary:
     remove_foreign_files(run_folder, {shard["shard"] for shard in summary.shards})
     names = {int(number): name for number, name in summary.classes.items()}
     write_class_list(shards_folder(run_folder), names)
+    write_page(inputs, summary)
     write_json(summary_file(run_folder), summary.as_json())
     chosen = f"{summary.samples:,} of {counted(summary.samples_in, 'sample')}"
     _log.info("%s in %s", chosen, counted(len(summary.shards), "shard"))
