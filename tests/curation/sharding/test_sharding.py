@@ -245,6 +245,12 @@ def test_the_summary_is_what_the_shards_hold(tars, tmp_path):
     assert summary["members"] == {"jpg": 60, "json": 60, "txt": 60}
     assert summary["formats"] == {"JPEG": 60}
     assert summary["samples_in"] == summary["samples"] == len(samples)
+    page = (tmp_path / "shards.html").read_text()
+    assert page.count("data:image/jpeg") == 6, "pictures of the one shard"
+    for text in ("60 samples of 60 in 1 shard", "16 to 31 px", "00000059"):
+        assert text in page
+    again = run_shard(tmp_path / "again", f"sources=[{tmp_path / 'shards'}]")
+    assert again.problems == {}, "checksum files and tables beside shards are no problems"
 
 
 def test_rows_of_a_table_become_samples_with_the_class_of_their_label(tmp_path):
