@@ -72,7 +72,7 @@ def shard(out: Path, *words: str) -> object:
 
 
 def unpack(cifar: Path, folder: Path) -> list[Path]:
-    """Uncompress the training shards: both programs then read the same plain tars."""
+    """Uncompress the training shards: merged_sources programs then read the same plain tars."""
     folder.mkdir()
     tars = []
     for path in sorted(cifar.glob("cifar10-train-*.tar.gz")):
@@ -103,13 +103,13 @@ def speed(folder: Path, args: argparse.Namespace) -> dict:
         ),
     }
     seconds, _ = interleave({n: timed(n, run) for n, run in contestants.items()}, args.rounds)
-    ours = [name for name in contestants if name != "webdataset"]
+    measured = [name for name in contestants if name != "webdataset"]
     return {
         "images": 50_000,
         "cpu_s": {name: spread(values, 2) for name, values in seconds.items()},
         "wall_s": {name: spread(values, 2) for name, values in wall.items()},
-        "cpu_ratio": {name: ratios(seconds["webdataset"], seconds[name]) for name in ours},
-        "wall_ratio": {name: ratios(wall["webdataset"], wall[name]) for name in ours},
+        "cpu_ratio": {name: ratios(seconds["webdataset"], seconds[name]) for name in measured},
+        "wall_ratio": {name: ratios(wall["webdataset"], wall[name]) for name in measured},
     }
 
 
@@ -153,7 +153,7 @@ def account(folder: Path, args: argparse.Namespace) -> dict:
                 path = files / tar.stem / f"{key.replace('/', '_')}.{extension}"
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(data)
-    both = f"sources=[{folder / 'cifar'},{folder / 'photos'}]"
+    merged_sources = f"sources=[{folder / 'cifar'},{folder / 'photos'}]"
     rename = ("repeated_keys=rename", "classes=ignore")
     cifar, photos = digests(folder / "cifar"), digests(folder / "photos")
     by_content = Counter((e, h) for _, e, h in (cifar + photos).elements())
@@ -169,20 +169,27 @@ def account(folder: Path, args: argparse.Namespace) -> dict:
     shard(folder / "built", f"sources=[{files}]", *rename)
     kept = Counter((e, h) for _, e, h in photos.elements())
     compare("build", kept, contents(folder / "built"))
-    shard(folder / "merged", both, *rename)
+    shard(folder / "merged", merged_sources, *rename)
     compare("merge", by_content, contents(folder / "merged"))
     for size in (500, 3000, 20_000):
         words = (f"sources=[{folder / 'merged/shards'}]", f"shard_images={size}", "classes=ignore")
         shard(folder / str(size), *words)
         compare(f"reshard {size}", digests(folder / "merged"), digests(folder / str(size)))
         shutil.rmtree(folder / str(size))
-    shard(folder / "mixed", both, *rename, "order=random")
+    shard(folder / "mixed", merged_sources, *rename, "order=random")
     compare("shuffle", digests(folder / "merged"), digests(folder / "mixed"))
     listed = keys_in_order(folder / "merged")
     figures["uniformity"] = [uniformity(listed, keys_in_order(folder / "mixed"))]
-    for seed in (1, 2, 3, 4):
+    for seed in (1, 2):
         shutil.rmtree(folder / "mixed")
-        shard(folder / "mixed", both, *rename, "order=random", f"seed={seed}", "sidecar=false")
+        shard(
+            folder / "mixed",
+            merged_sources,
+            *rename,
+            "order=random",
+            f"seed={seed}",
+            "sidecar=false",
+        )
         figures["uniformity"].append(uniformity(listed, keys_in_order(folder / "mixed")))
     chosen = set(random.Random(0).sample(listed, 5000))
     (folder / "ids.txt").write_text("\n".join(sorted(chosen)))

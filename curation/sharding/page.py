@@ -39,7 +39,7 @@ def write_page(inputs: ShardingInputs, summary: ShardingSummary) -> None:
     text = render(
         "shards.html",
         folder=_TEMPLATES,
-        title=f"Shards of {inputs.run_folder.name}",
+        title=f"Shards {inputs.config.name}",
         summary=summary,
         sizes={"least": min(sizes), "mean": sum(sizes) / len(sizes), "most": max(sizes)},
         sides=_ranges(summary.sides, lambda bits: f"{2 ** (bits - 1):,} to {2**bits - 1:,} px"),
