@@ -111,17 +111,8 @@ def _group(files: SourceFiles) -> tuple[list[_Group], list[Problem]]:
         groups.append(_Group(item))
         if not item.is_archive:
             by_stem.setdefault(stem, groups[-1])
-    # Tables and counts that dinoforge and img2dataset write beside shards.
-    tables = {
-        item.path.removesuffix(".tar") + ending
-        for item in files.items
-        if item.is_tar
-        for ending in (".parquet", "_stats.json")
-    }
     rest: list[Problem] = []
     for entry in files.problems:
-        if entry["shard"] in tables and entry["reason"] == "other_file":
-            continue
         group = by_stem.get(_stem(entry["shard"])) if entry["reason"] == "other_file" else None
         if group is None:
             rest.append(entry)
