@@ -9,6 +9,7 @@ import ast
 import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -33,7 +34,7 @@ MISSING = -1  # neither true nor false
 # Columns that every image has.
 KNOWN_FACTS = (
     *("width", "height", "aspect", "std", "quality", "format", "bytes", "key", "source"),
-    "class_name",
+    *("class_name", "sha256"),
 )
 NAMESPACES = ("side",)  # of columns whose name something else may have, as in `side.width`
 
@@ -62,7 +63,7 @@ _METHODS = {
     "matches": "match_substring_regex",
 }
 _TYPES = {"condition": pa.bool_(), "number": pa.float64(), "text": pa.string()}
-_FUNCTIONS = {"abs": ("abs", "number"), "len": ("utf8_length", "text")}
+_FUNCTIONS = {"abs": ("abs", "number"), "len": ("utf8_length", "text"), "host": ("", "text")}
 EXAMPLE_CONDITION = "`width >= 64 and not key.contains('logo')`"
 
 
@@ -77,6 +78,7 @@ class Where:
     text: str
     columns: tuple[str, ...]  # that it reads, in the order of the text
     _term: _Term
+    files: tuple[str, ...] = ()  # lists that it reads, see `_lines`
 
     def check(self, known: Mapping[str, pa.DataType], where: str) -> None:
         """Refuse columns that do not exist, and comparisons of a number with text.
@@ -115,7 +117,6 @@ class Where:
         return np.asarray(codes.to_numpy(), np.int8)
 
 
-@functools.lru_cache(maxsize=8)
 def parse_where(text: str) -> Where:
     """Parse a condition.
 
@@ -134,7 +135,7 @@ def parse_where(text: str) -> Where:
         raise ConditionError("nested too deeply") from error
     if not parser.columns:
         raise ConditionError("no column is named")
-    return Where(text, tuple(dict.fromkeys(parser.columns)), term)
+    return Where(text, tuple(dict.fromkeys(parser.columns)), term, tuple(parser.files))
 
 
 class _Parser:
@@ -142,6 +143,7 @@ class _Parser:
 
     def __init__(self, text: str) -> None:
         self.columns: list[str] = []
+        self.files: list[str] = []
         self._text = text
         self._builders: dict[type[ast.expr], Callable[[Any], _Term]] = {
             ast.BoolOp: self._all_or_any,
@@ -245,9 +247,12 @@ class _Parser:
         return lambda columns: test(term(columns))
 
     def _in(self, left: ast.expr, right: ast.expr) -> _Term:
-        if not isinstance(right, ast.List | ast.Tuple | ast.Set):  # `"logo" in caption`
+        if isinstance(right, ast.List | ast.Tuple | ast.Set):
+            values = pa.array(self._constants(right))
+        elif isinstance(right, ast.Call) and self._shown(right.func) == "lines":
+            values = self._lines(right)
+        else:  # `"logo" in caption`
             return self._find(right, "contains", left)
-        values = pa.array(self._constants(right))
         term, shown = self._term(left), self._shown(left)
 
         def is_in(columns: Columns) -> _Value:
@@ -258,6 +263,19 @@ class _Parser:
             return pc.if_else(pc.is_valid(value), is_member, pa.scalar(None, pa.bool_()))
 
         return is_in
+
+    def _lines(self, node: ast.Call) -> pa.Array:
+        """Read a list of text, ``lines('urls.txt')``: one per line, none from those with a #."""
+        path = self._literal(node.args[0]) if len(node.args) == 1 and not node.keywords else None
+        if not isinstance(path, str):
+            raise ConditionError("`lines` is followed by a path: lines('blocked.txt')")
+        try:
+            text = Path(path).read_text(encoding="utf-8")
+        except (OSError, ValueError) as error:
+            raise ConditionError(f"the list {path} is unreadable: {first_line(error)}") from error
+        self.files.append(path)
+        lines = (line.strip() for line in text.splitlines())
+        return pa.array([line for line in lines if line and line[0] != "#"], pa.string())
 
     def _constants(self, node: ast.List | ast.Tuple | ast.Set) -> list[Any]:
         texts = [self._literal(element) for element in node.elts]
@@ -288,6 +306,8 @@ class _Parser:
             raise ConditionError(f"`{self._shown(node)}`: the functions are {', '.join(known)}")
         function, kind = _FUNCTIONS[name]
         term = self._of_kind(node.args[0], kind)
+        if name == "host":
+            return lambda columns: _host(term(columns))
         return lambda columns: getattr(pc, function)(term(columns))
 
     def _find(self, column: ast.expr, method: str, pattern: ast.expr) -> _Term:
@@ -330,6 +350,14 @@ def _column_name(node: ast.expr) -> str | None:
     key = node.slice
     is_text = isinstance(key, ast.Constant) and isinstance(key.value, str)
     return f"{node.value.id}.{key.value}" if is_text else None  # type: ignore[attr-defined]
+
+
+def _host(url: _Value) -> _Value:
+    """Return the host of URLs in lower case, null where there is none."""
+    parts = pc.extract_regex(
+        pc.utf8_lower(url), r"^[a-z][a-z0-9+.-]*://(?:[^/@]*@)?(?P<h>[^/:?#]+)"
+    )
+    return pc.struct_field(parts, "h")
 
 
 def _aligned(a: _Value, b: _Value) -> tuple[_Value, _Value]:

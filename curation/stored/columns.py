@@ -22,6 +22,7 @@ _INDEX = {"key": "key", "source": "source", "bytes": "size", "class_name": "clas
 _FACTS = {name: name for name in ("width", "height", "std", "quality", "format")}
 _SIDE = "side."
 _ASPECT = "aspect"  # longer side / shorter side
+_SHA256 = "sha256"  # of the file, 64 digits
 
 
 def known_columns(scores: Iterable[str]) -> dict[str, pa.DataType]:
@@ -29,7 +30,7 @@ def known_columns(scores: Iterable[str]) -> dict[str, pa.DataType]:
     known = {name: tables.INDEX_SCHEMA.field(column).type for name, column in _INDEX.items()}
     known |= {name: tables.FACTS_SCHEMA.field(column).type for name, column in _FACTS.items()}
     known |= dict.fromkeys(scores, pa.float32())
-    return known | {_ASPECT: pa.float64()}
+    return known | {_ASPECT: pa.float64(), _SHA256: pa.string()}
 
 
 def with_side(
@@ -43,10 +44,10 @@ def iter_columns(inputs: CurationInputs, names: Sequence[str]) -> Iterator[pa.Ta
     """Yield columns of blocks of images of this run, by id; always as many blocks."""
     in_index = [name for name in names if name in _INDEX]
     in_facts = [name for name in names if name in _FACTS]
-    sides = ["width", "height"] if _ASPECT in names else []
+    measured = ["width", "height"] * (_ASPECT in names) + [_SHA256] * (_SHA256 in names)
     for index, facts, scores, side in zip(
         tables.iter_index(inputs, [_INDEX[name] for name in in_index] or ["image_id"]),
-        tables.iter_facts(inputs, list(dict.fromkeys(in_facts + sides)) or ["image_id"]),
+        tables.iter_facts(inputs, list(dict.fromkeys(in_facts + measured)) or ["image_id"]),
         _iter_scores(inputs, names),
         _iter_side(inputs, names),
         strict=False,  # without scores or side data, these never end
@@ -55,8 +56,11 @@ def iter_columns(inputs: CurationInputs, names: Sequence[str]) -> Iterator[pa.Ta
         columns |= {name: facts.column(name) for name in in_facts}
         for extra in (scores, side):
             columns |= {name: extra.column(name) for name in extra.column_names}
-        if sides:
-            width, height = (facts.column(side).to_numpy() for side in sides)
+        if _SHA256 in names:
+            texts = [value.hex() for value in facts.column(_SHA256).to_pylist()]
+            columns[_SHA256] = pa.chunked_array([texts], pa.string())
+        if _ASPECT in names:
+            width, height = (facts.column(side).to_numpy() for side in ("width", "height"))
             short = np.maximum(np.minimum(width, height), 1)
             columns[_ASPECT] = pa.chunked_array([np.maximum(width, height) / short])
         yield pa.table({name: columns[name] for name in names})
@@ -70,7 +74,7 @@ def _iter_scores(inputs: CurationInputs, names: Sequence[str]) -> Iterator[pa.Ta
 
 def _iter_side(inputs: CurationInputs, names: Sequence[str]) -> Iterator[pa.Table]:
     """Yield side data under the names of the condition: ``side.url``, or ``url``."""
-    taken = {*_INDEX, *_FACTS, _ASPECT, *stored_columns(inputs)}
+    taken = {*_INDEX, *_FACTS, _ASPECT, _SHA256, *stored_columns(inputs)}
     named = [name for name in names if name not in taken]
     if not named:
         yield from itertools.repeat(pa.table({}))

@@ -109,3 +109,17 @@ def test_a_bad_condition_stops_before_anything_is_read(sources, tmp_path, capsys
     assert main(["curate", *arguments]) == 2
     assert message in capsys.readouterr().err
     assert not list(out.glob("curation/*/*.done"))
+
+
+def test_a_block_list_that_changes_is_applied_again(sources, tmp_path):
+    run, blocked = tmp_path / "run", tmp_path / "blocked.txt"
+    blocked.write_text("")
+    config = recipe(sources, run, f"filter.where=sha256 not in lines('{blocked}')")
+    pools.curated(config)
+    rows = pools.ledger(run)
+    assert not [row for row in rows if row["reason"] == "filtered_out"]
+    blocked.write_text("".join(f"{row['sha256']}\n" for row in rows if row["key"] == "fine"))
+    pools.curated(config)
+    dropped = [row for row in pools.ledger(run) if row["reason"] == "filtered_out"]
+    assert [row["key"] for row in dropped] == ["fine"]
+    assert dropped[0]["detail"] == f"sha256 {dropped[0]['sha256']}"

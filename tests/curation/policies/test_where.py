@@ -127,3 +127,31 @@ def test_a_condition_that_does_not_fit_the_columns_is_refused_in_one_line(text, 
 def test_no_text_raises_anything_else(text):
     with contextlib.suppress(ConditionError, UsageError):
         parse_where(text).check({name: c.type for name, c in COLUMNS.items()}, "`filter.where`")
+
+
+def test_a_list_in_a_file_is_a_list(tmp_path):
+    path = tmp_path / "list.txt"
+    path.write_text("# names\na cat\n\n  x.org \n")
+    where, captions = parse_where(f"caption in lines('{path}')"), {"caption": COLUMNS["caption"]}
+    assert where.files == (str(path),)
+    assert where.apply(captions).tolist() == [0, -1, 1]
+    urls = ["HTTPS://me@X.org:80/a?b", "http://a.x.org", "no URL", None]
+    where = parse_where(f"host(url) not in lines('{path}')")
+    assert where.apply({"url": pa.chunked_array([urls])}).tolist() == [0, 1, -1, -1]
+    path.write_text("a\n")
+    assert parse_where(f"caption in lines('{path}')").apply(captions).tolist() == [0, -1, 0]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("key in lines('no/such.txt')", "the list no/such.txt is unreadable: No such file"),
+        ("key in lines(3)", "`lines` is followed by a path"),
+        ("key in lines()", "`lines` is followed by a path"),
+        ("lines('a.txt') == key", "the functions are"),
+    ],
+)
+def test_a_list_that_cannot_be_read_is_refused(text, message):
+    with pytest.raises(ConditionError) as error:
+        parse_where(text)
+    assert message in str(error.value)
