@@ -44,6 +44,7 @@ TEXT |= {"depth.heads", "leakage.encoder", "copies.whitening.set"}
 TEXT |= {"duplicates.prefer", "duplicates.prefer_sources", "retrieve.drop_seeds"}
 TEXT |= {"ids.column", "ids.field"}
 TEXT |= {"publish.to"}  # a URL
+TEXT |= {"side.columns", "filter.where", "scores[].name"}
 
 
 @pytest.fixture(autouse=True)
