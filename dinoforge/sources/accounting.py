@@ -130,7 +130,8 @@ def write_problems(folder: Path, problems: Sequence[Problem]) -> None:
     writer.writerows(problems[:_LISTED])
     write_bytes(path, text.getvalue().encode("utf-8", "backslashreplace"))
     first = f"the first {_LISTED:,} of " if len(problems) > _LISTED else ""
-    _log.info("%s names %s%s problems", path, first, f"{len(problems):,}")
+    noun = "problem" if len(problems) == 1 else "problems"
+    _log.info("%s names %s%s %s", path, first, f"{len(problems):,}", noun)
 
 
 def name_undecodable(images: pa.Table, reasons: Mapping[int, str]) -> list[Problem]:
