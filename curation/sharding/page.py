@@ -39,7 +39,7 @@ def write_page(inputs: ShardingInputs, summary: ShardingSummary) -> None:
     text = render(
         "shards.html",
         folder=_TEMPLATES,
-        title=f"Shards {inputs.config.name}",
+        title=f"{inputs.config.name}: shards",
         summary=summary,
         sizes={"least": min(sizes), "mean": sum(sizes) / len(sizes), "most": max(sizes)},
         sides=_ranges(summary.sides, lambda bits: f"{2 ** (bits - 1):,} to {2**bits - 1:,} px"),
