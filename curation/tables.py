@@ -102,12 +102,14 @@ def _schema(columns: str) -> pa.Schema:
 
 
 # discover: one row per file of the sources, in order; list_folders: of an archive, where its list
-# of classes may be; key: of an image in a file of its own; label: in a list of files, else null
+# of classes may be; key: of an image in a file of its own; label: in a list of files, else null;
+# place: equal for files that are the same one behind links
 FILES_SCHEMA = _schema(
-    "path string, root string, size int64, mtime_ns int64, is_archive bool, label string,key string"
+    "path string, root string, size int64, mtime_ns int64, is_archive bool, label string,"
+    "key string, place int64"
 ).append(pa.field("list_folders", pa.list_(pa.string())))
 
-# list: one row per file, in order; place: hash of its path without links, and of what it is
+# list: one row per file, in order; place: equal for files that are the same one, as of their images
 LISTED_SCHEMA = _schema("place hash, images int64")
 
 # ingest, plant: one row per image; label: number of the class in this run, -1: none; class_space:

@@ -1,6 +1,6 @@
 """Find the files of all sources: images and tars, by name; none of them is read."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import pyarrow as pa
 
@@ -8,7 +8,7 @@ from dinoforge.curation import tables
 from dinoforge.curation.tables import CurationInputs, CurationStage
 from dinoforge.errors import Fault, UsageError
 from dinoforge.files import path_text
-from dinoforge.sources.discover import SourceFile, discover_files
+from dinoforge.sources.discover import SourceFile, discover_files, make_real_path
 from dinoforge.sources.listing import name_files, printable
 from dinoforge.sources.outputs import mark_cache
 from dinoforge.stages import Json, Output
@@ -53,6 +53,12 @@ class DiscoverStage(CurationStage):
         problems = [tables.DISCOVERED_SCHEMA.empty_table()]
         ranges: list[list[int]] = []  # source, first file, and the one after the last
 
+        real_path = make_real_path()
+        number: dict[str, int] = {}  # of the first file, by path without links
+
+        def place(path: str) -> int:
+            return number.setdefault(real_path(path), len(number))
+
         def rows() -> Iterator[pa.Table]:
             total = 0
             for at, paths in enumerate(payload["paths"]):
@@ -64,7 +70,7 @@ class DiscoverStage(CurationStage):
                 problems.append(noted.append_column("source", source))
                 ranges.extend([at, total + a, total + b] for a, b in _split(files.items))
                 total += len(files.items)
-                yield from _tables(files.items)
+                yield from _tables(files.items, place)
 
         mark_cache(out.folder)
         out.write_tables("files", rows(), tables.FILES_SCHEMA)
@@ -84,7 +90,7 @@ def _split(files: Sequence[SourceFile]) -> Iterator[tuple[int, int]]:
     yield start, len(files)
 
 
-def _tables(files: Sequence[SourceFile]) -> Iterator[pa.Table]:
+def _tables(files: Sequence[SourceFile], place: Callable[[str], int]) -> Iterator[pa.Table]:
     rows: list[dict[str, object]] = []
     for file, key in name_files(files):
         row = {
@@ -95,6 +101,7 @@ def _tables(files: Sequence[SourceFile]) -> Iterator[pa.Table]:
             "is_archive": file.is_archive,
             "label": file.label,
             "key": key,
+            "place": place(file.path),
             "list_folders": [path_text(folder) for folder in file.list_folders],
         }
         rows.append(row)

@@ -1,7 +1,7 @@
 """List the images of some files of a source: tar headers and labels are read, no image is."""
 
 import hashlib
-import os
+from collections import deque
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from dinoforge.curated import MADE_BY_RUN
 from dinoforge.curation import tables
 from dinoforge.curation.tables import CurationInputs, CurationStage
 from dinoforge.files import path_of_text, path_text
-from dinoforge.sources.discover import SourceFile, make_real_path
+from dinoforge.sources.discover import SourceFile
 from dinoforge.sources.listing import LISTING_SCHEMA, ClassLists, ListedFiles, list_each, printable
 from dinoforge.sources.outputs import mark_cache
 from dinoforge.stages import Json, Output
@@ -38,7 +38,7 @@ class ListStage(CurationStage):
 
     def run(self, payload: Json, inputs: CurationInputs, out: Output) -> Json:
         """List the files of one range."""
-        lists, real_path = ClassLists(), make_real_path()
+        lists, waiting = ClassLists(), deque[int]()  # places of files that are not listed yet
         files = [tables.LISTED_SCHEMA.empty_table()]
         problems = [tables.PROBLEMS_SCHEMA.empty_table()]
         copies: set[Path] = set()
@@ -46,12 +46,17 @@ class ListStage(CurationStage):
         # Where the index of `ingest` is: paths in the ledgers of runs lead there.
         unpacked = out.folder.parent / "10-ingest/unpacked"
 
+        def named() -> Iterator[tuple[SourceFile, str]]:
+            for file, key, place in _read_files(inputs, payload):
+                waiting.append(place)
+                yield file, key
+
         def rows() -> Iterator[pa.Table]:
             nonlocal in_folders
-            for listed in list_each(_read_files(inputs, payload), lists, unpacked=unpacked):
+            for listed in list_each(named(), lists, unpacked=unpacked):
                 in_folders += listed.num_in_folders
                 copies.update([listed.copy] if listed.copy else [])
-                files.append(_places([real_path(path) for path in listed.paths], listed))
+                files.append(_places([waiting.popleft() for _ in listed.paths], listed))
                 entries = [dict(printable(entry)) for entry in listed.problems]
                 problems.append(pa.Table.from_pylist(entries, tables.PROBLEMS_SCHEMA))
                 yield _inside(listed, inputs.run_folder)
@@ -71,25 +76,28 @@ class ListStage(CurationStage):
         }
 
 
-def _read_files(inputs: CurationInputs, payload: Json) -> Iterator[tuple[SourceFile, str]]:
-    """Yield the files of a range with their keys."""
+def _read_files(inputs: CurationInputs, payload: Json) -> Iterator[tuple[SourceFile, str, int]]:
+    """Yield the files of a range with their keys and places."""
     path = inputs.file("discover", "files.parquet")
     for start in range(payload["start"], payload["stop"], ROW_GROUP_ROWS):
         stop = min(start + ROW_GROUP_ROWS, payload["stop"])
         for batch in tables.read_rows([path], start, stop).to_batches(_FILES):
             for row in batch.to_pylist():
-                key = row.pop("key")
+                key, place = row.pop("key"), row.pop("place")
                 row |= {name: path_of_text(row[name]) for name in ("path", "root")}
                 row["list_folders"] = tuple(map(path_of_text, row["list_folders"]))
-                yield SourceFile(**row), key
+                yield SourceFile(**row), key, place
 
 
-def _places(real_paths: Sequence[str], listed: ListedFiles) -> pa.Table:
-    """Identify files by their paths without links; an image and a tar of one path are two."""
-    kind = b"tar:" if listed.is_archive else b"image:"
-    places = [hashlib.sha256(kind + os.fsencode(path)).digest() for path in real_paths]
-    counts = [listed.table.num_rows] if listed.is_archive else [1] * len(places)
-    return pa.table([places, counts], schema=tables.LISTED_SCHEMA)
+def _places(places: Sequence[int], listed: ListedFiles) -> pa.Table:
+    """Identify files wherever they lie; an image and a tar of one path are two."""
+    kind = "archive" if listed.is_archive else "image"
+    names = [f"{kind} {place}" for place in places]
+    if listed.copy is not None:
+        names = [f"copy {listed.copy.name}"]
+    hashes = [hashlib.sha256(name.encode()).digest() for name in names]
+    counts = [listed.table.num_rows] if listed.is_archive else [1] * len(hashes)
+    return pa.table([hashes, counts], schema=tables.LISTED_SCHEMA)
 
 
 def _inside(listed: ListedFiles, run_folder: Path) -> pa.Table:
