@@ -56,7 +56,7 @@ def write_tables(
     *,
     metadata: Mapping[str, str] | None = None,
 ) -> int:
-    """Write the rows of several tables as one; only a block of them is in memory at once.
+    """Write the rows of several tables as one; only a row group of them is in memory at once.
 
     The file is that which `write_table` makes of the concatenated table; see there. Returns the
     number of rows.
@@ -67,7 +67,8 @@ def write_tables(
     def write(file: BinaryIO) -> None:
         nonlocal total
         with pq.ParquetWriter(file, exact, compression="zstd") as writer:
-            for block in rechunk(_exactly(part, schema, name) for part in parts):
+            exactly = (_exactly(part, schema, name) for part in parts)
+            for block in rechunk(exactly, min(BLOCK_ROWS, ROW_GROUP_ROWS)):
                 whole = block.replace_schema_metadata(exact.metadata)
                 writer.write_table(whole, row_group_size=ROW_GROUP_ROWS)
                 total += block.num_rows

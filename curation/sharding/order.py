@@ -28,7 +28,8 @@ from dinoforge.tables import shuffle_rows
 
 __all__ = ["OrderStage"]
 
-_SHUFFLED_ROWS = 1 << 17  # samples that are put into their order at once
+_SHUFFLED_ROWS = 1 << 15  # samples that are put into their order at once, ...
+_MOST_FILES = 512  # ... or more, so that their files can all be open
 _NAMED = 4  # keys in a message
 _SPACES = {FOLDERS: "class folders", NUMBERS: "numbers in .cls", NAMES: "names in .cls"}
 _END_BYTES = 20 * BLOCK  # of a tar: its end, and padding to a record
@@ -63,7 +64,8 @@ class OrderStage(ShardingStage):
         place[order] = np.arange(num)
         rows = _with_keys(inputs, chosen)
         if config.order == "random":
-            rows = shuffle_rows(rows, place, out.folder, _SHUFFLED_ROWS)
+            at_once = max(_SHUFFLED_ROWS, -(-num // _MOST_FILES))
+            rows = shuffle_rows(rows, place, out.folder, at_once)
         out.write_tables("places", rows, PLACES_SCHEMA)
         of_rows = np.full(chosen.samples, -1, np.int64)
         of_rows[chosen.rows] = place

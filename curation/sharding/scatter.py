@@ -20,6 +20,7 @@ from dinoforge.tables import iter_row_groups
 
 __all__ = ["ScatterStage", "remove_scattered"]
 
+_BLOCK_ROWS = 4096  # samples that are Python objects at once
 _COLUMNS = ("files", "offsets", "sizes")
 
 
@@ -47,7 +48,10 @@ class ScatterStage(ShardingStage):
         place = np.array(every[payload["first"] : payload["stop"]])
         samples = samples_files(inputs)[out.index]
         sizes = np.concatenate(
-            [np.empty(0, np.int64), *(_totals(group) for group in iter_row_groups(samples))]
+            [
+                np.empty(0, np.int64),
+                *(_totals(group) for group in iter_row_groups(samples, ["sizes"])),
+            ]
         )
         order = np.argsort(place, kind="stable")
         order = order[np.searchsorted(place[order], 0) :]  # without samples that have no place
@@ -81,8 +85,10 @@ def _totals(group: pa.Table) -> NDArray[np.int64]:
 
 def _members(groups: Iterator[pa.Table]) -> Iterator[tuple[list[str], list[int], list[int]]]:
     for group in groups:
-        columns = [group.column(name).to_pylist() for name in _COLUMNS]
-        yield from zip(*columns, strict=True)
+        for start in range(0, group.num_rows, _BLOCK_ROWS):
+            block = group.slice(start, _BLOCK_ROWS)
+            columns = [block.column(name).to_pylist() for name in _COLUMNS]
+            yield from zip(*columns, strict=True)
 
 
 def _write_at(descriptor: int, data: bytes, offset: int) -> None:

@@ -24,6 +24,8 @@ __all__ = [
 ShardingInputs = Inputs[ShardingConfig]
 ShardingStage = Stage[ShardingConfig]
 
+_BLOCK_ROWS = 32_768  # samples in memory; lists of members take a kilobyte per sample
+
 _TEXTS, _NUMBERS = pa.list_(pa.string()), pa.list_(pa.int64())
 
 # discover: one row per tar, or per sample of files that share a folder and a stem. path: of the tar
@@ -102,4 +104,4 @@ def iter_samples(
     inputs: ShardingInputs, columns: Sequence[str] | None = None
 ) -> Iterator[pa.Table]:
     """Yield the samples block by block."""
-    return iter_blocks(samples_files(inputs), columns)
+    return iter_blocks(samples_files(inputs), columns, _BLOCK_ROWS)
