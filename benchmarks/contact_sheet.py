@@ -16,7 +16,7 @@ import yaml
 from PIL import Image, ImageDraw
 
 from dinoforge.curated import ledger_path, pairs_files
-from dinoforge.curation.tables import ImageReader
+from dinoforge.curation.stored.decoding import ImageReader
 from dinoforge.images import decode
 from dinoforge.randomness import KeyedPermutation
 from dinoforge.tables import read_table, read_tables

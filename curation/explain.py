@@ -69,7 +69,7 @@ class Explanation:
 
     def write_html(self, path: Path) -> None:
         """Write the answer with pictures as one self-contained page."""
-        from dinoforge.curation.tables import ImageReader
+        from dinoforge.curation.stored.decoding import ImageReader
         from dinoforge.images import DecodePolicy, Undecodable, decode
         from dinoforge.pages.thumbnails import Thumbnail, thumbnail
         from dinoforge.verification.drawing import draw_evidence

@@ -21,6 +21,7 @@ from dinoforge.curation import tables
 from dinoforge.curation.config import CurationConfig
 from dinoforge.curation.pipeline import PIPELINE, STAGES
 from dinoforge.curation.stages.filter import stop_if_too_many_bad
+from dinoforge.curation.stored.decoding import ImageReader
 from dinoforge.curation.stored.links import read_places
 from dinoforge.curation.tables import CurationInputs, CurationStage
 from dinoforge.errors import UsageError
@@ -251,7 +252,7 @@ def _make_page(inputs: CurationInputs, summary: LeaksSummary) -> str:
     from dinoforge.pages.render import render
     from dinoforge.pages.thumbnails import Thumbnail, thumbnail
 
-    reader = tables.ImageReader(inputs.run_folder, working_folders(inputs.run_folder))
+    reader = ImageReader(inputs.run_folder, working_folders(inputs.run_folder))
 
     def picture(image_id: int) -> Thumbnail | None:
         data = next(reader.read_each(tables.read_locations(inputs, image_id, image_id + 1)))

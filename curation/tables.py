@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from dinoforge.curated import ROLES, resolve_shard
+from dinoforge.curated import ROLES
 from dinoforge.curation.config import CurationConfig
 from dinoforge.curation.policies.decisions import Screened
 from dinoforge.curation.policies.pairs import Pairs, concat_pairs
@@ -27,10 +27,6 @@ from dinoforge.curation.stored.generations import (
     of_every_generation,
 )
 from dinoforge.errors import UsageError
-from dinoforge.remote import is_url
-from dinoforge.remote.reading import read_in_order
-from dinoforge.shards.image_tables import is_table
-from dinoforge.shards.reading import RangeReader
 from dinoforge.sources.numbering import Member, Numbering
 from dinoforge.stages import Inputs, Stage
 from dinoforge.tables import iter_blocks, open_table, read_table, read_tables
@@ -60,7 +56,6 @@ __all__ = [
     "VERIFIED_SCHEMA",
     "CurationInputs",
     "CurationStage",
-    "ImageReader",
     "columns_of",
     "hash_column",
     "iter_facts",
@@ -333,53 +328,6 @@ def read_sources(inputs: CurationInputs, ids: NDArray[np.int64]) -> pa.ChunkedAr
     first, last = int(ids[0]), int(ids[-1])
     source = _read_index_rows(inputs, first, last + 1, ["source"]).column("source")
     return source.take(pa.array(ids - first))
-
-
-class ImageReader:
-    """Read the bytes of images by location; keeps up to 32 shards open.
-
-    ``folders`` are those of `resolve_shard`.
-    """
-
-    def __init__(self, run_folder: Path, folders: Sequence[Path] = ()) -> None:
-        self._run_folder, self._folders, self._reader = run_folder, folders, RangeReader(32)
-        self._last = ("", "")  # shard and path of the last image: most follow in the same shard
-
-    def read(self, shard: str, offset: int, size: int) -> bytes | None:
-        """Read an image; None when its bytes cannot be read.
-
-        Raises
-        ------
-        UsageError
-            If the shard no longer exists.
-        """
-        try:
-            last = self._last  # threads may share the reader
-            if shard != last[0]:
-                last = self._last = (shard, resolve_shard(self._run_folder, shard, self._folders))
-            return self._reader.read(last[1], offset, size)
-        except FileNotFoundError as error:
-            raise UsageError(
-                what="image file no longer exists",
-                where=shard,
-                do="sources must stay while the run reads them: restore it, or start with --fresh",
-            ) from error
-        except OSError:
-            return None
-
-    def read_each(self, locations: pa.Table) -> Iterator[bytes | None]:
-        """Read the image of each row (columns shard, offset, size), in order; see `read`."""
-        columns = (locations.column(name).to_pylist() for name in ("shard", "offset", "size"))
-        rows = zip(*columns, strict=True)
-        for is_range, places in itertools.groupby(rows, lambda place: _is_remote_range(place[0])):
-            if is_range:
-                yield from read_in_order(places, self.read)
-            else:
-                yield from itertools.starmap(self.read, places)
-
-
-def _is_remote_range(shard: str) -> bool:
-    return is_url(shard) and not is_table(shard)
 
 
 # --- facts, admission, contents, embeddings

@@ -19,7 +19,7 @@ from dinoforge.config import config_of
 from dinoforge.curated import ledger_path
 from dinoforge.curation.calibration.calibration import Calibration
 from dinoforge.curation.calibration.labels import ANSWERS
-from dinoforge.curation.tables import ImageReader
+from dinoforge.curation.stored.decoding import ImageReader
 from dinoforge.errors import UsageError
 from dinoforge.images import DecodePolicy, Undecodable, decode
 from dinoforge.pages.render import render

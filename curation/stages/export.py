@@ -21,6 +21,7 @@ from dinoforge.curation.stored.decisions import (
     iter_decisions,
     list_shards,
 )
+from dinoforge.curation.stored.decoding import ImageReader
 from dinoforge.curation.stored.extras import extra_fields, iter_extras
 from dinoforge.curation.stored.generations import earlier_generations, first_id, of_every_generation
 from dinoforge.curation.stored.links import read_places
@@ -98,7 +99,7 @@ class ExportStage(CurationStage):
         exports = exports.filter(pc.invert(pc.is_in(exports.column("image_id"), without)))
         folder = shards_folder(inputs.run_folder)
         part, name = next(s[1:3] for s in list_shards(inputs) if s[0] == payload["shard"])
-        reader = tables.ImageReader(inputs.run_folder)
+        reader = ImageReader(inputs.run_folder)
         # `select` decided where a shard ends: all these rows are one.
         rows, blur = payload["stop"] - payload["first"], _blur_of(inputs)
         with ShardWriter(folder, part, rows, 1 << 62, first=payload["shard"]) as writer:

@@ -9,6 +9,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from dinoforge.curation import tables
+from dinoforge.curation.stored.decoding import ImageReader
 from dinoforge.curation.tables import CurationInputs, CurationStage
 from dinoforge.images import DECODER_VERSION, DecodePolicy, Undecodable, decode_image
 from dinoforge.images.compression import compression_quality
@@ -36,7 +37,7 @@ class InspectStage(CurationStage):
     def run(self, payload: Json, inputs: CurationInputs, out: Output) -> Json:
         """Decode the images of one range."""
         start, policy = payload["start"], inputs.config.decode
-        images = tables.ImageReader(inputs.run_folder).read_each(
+        images = ImageReader(inputs.run_folder).read_each(
             tables.read_locations(inputs, start, payload["stop"])
         )
         facts = [_facts(image_id, data, policy) for image_id, data in enumerate(images, start)]

@@ -56,7 +56,7 @@ class ListStage(CurationStage):
             for listed in list_each(named(), lists, unpacked=unpacked):
                 in_folders += listed.num_in_folders
                 copies.update([listed.copy] if listed.copy else [])
-                files.append(_places([waiting.popleft() for _ in listed.paths], listed))
+                files.append(_places([waiting.popleft() for _ in range(listed.num_files)], listed))
                 entries = [dict(printable(entry)) for entry in listed.problems]
                 problems.append(pa.Table.from_pylist(entries, tables.PROBLEMS_SCHEMA))
                 yield _inside(listed, inputs.run_folder)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageEnhance, ImageOps
 
 from dinoforge.curation import tables
+from dinoforge.curation.stored.decoding import ImageReader
 from dinoforge.curation.tables import CurationInputs, CurationStage
 from dinoforge.images import Undecodable, decode_image, image_suffix
 from dinoforge.randomness import Draws, KeyedPermutation
@@ -99,7 +100,7 @@ def _copies(inputs: CurationInputs, index: pa.Table) -> Iterator[tuple[_Copy, st
     Originals come in the order of a keyed permutation of the pool; undecodable ones are skipped,
     and no image is copied twice.
     """
-    config, reader = inputs.config, tables.ImageReader(inputs.run_folder)
+    config, reader = inputs.config, ImageReader(inputs.run_folder)
     kinds = config.plant.kinds
     pool = np.flatnonzero(pc.equal(index.column("role"), "pool").to_numpy(zero_copy_only=False))
     count = config.plant.num_copies(len(pool))

@@ -1,17 +1,70 @@
-"""Decode images again that decoded before: stages read bytes where the sources have them."""
+"""Read the bytes of images where the sources have them, and decode again what decoded before."""
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from dinoforge.curation import tables
+from dinoforge.curated import resolve_shard
 from dinoforge.curation.tables import CurationInputs
 from dinoforge.errors import UsageError
 from dinoforge.images import Undecodable, decode
+from dinoforge.remote import is_url
+from dinoforge.remote.reading import read_in_order
+from dinoforge.shards.image_tables import is_table
+from dinoforge.shards.reading import RangeReader
 
-__all__ = ["decode_each"]
+__all__ = ["ImageReader", "decode_each"]
+
+
+class ImageReader:
+    """Read the bytes of images by location; keeps up to 32 shards open.
+
+    ``folders`` are those of `resolve_shard`.
+    """
+
+    def __init__(self, run_folder: Path, folders: Sequence[Path] = ()) -> None:
+        self._run_folder, self._folders, self._reader = run_folder, folders, RangeReader(32)
+        self._last = ("", "")  # shard and path of the last image: most follow in the same shard
+
+    def read(self, shard: str, offset: int, size: int) -> bytes | None:
+        """Read an image; None when its bytes cannot be read.
+
+        Raises
+        ------
+        UsageError
+            If the shard no longer exists.
+        """
+        try:
+            last = self._last  # threads may share the reader
+            if shard != last[0]:
+                last = self._last = (shard, resolve_shard(self._run_folder, shard, self._folders))
+            return self._reader.read(last[1], offset, size)
+        except FileNotFoundError as error:
+            raise UsageError(
+                what="image file no longer exists",
+                where=shard,
+                do="sources must stay while the run reads them: restore it, or start with --fresh",
+            ) from error
+        except OSError:
+            return None
+
+    def read_each(self, locations: pa.Table) -> Iterator[bytes | None]:
+        """Read the image of each row (columns shard, offset, size), in order; see `read`."""
+        columns = (locations.column(name).to_pylist() for name in ("shard", "offset", "size"))
+        rows = zip(*columns, strict=True)
+        for is_range, places in itertools.groupby(rows, lambda place: _is_remote_range(place[0])):
+            if is_range:
+                yield from read_in_order(places, self.read)
+            else:
+                yield from itertools.starmap(self.read, places)
+
+
+def _is_remote_range(shard: str) -> bool:
+    return is_url(shard) and not is_table(shard)
 
 
 def decode_each(inputs: CurationInputs, locations: pa.Table) -> Iterator[NDArray[np.uint8]]:
@@ -22,7 +75,7 @@ def decode_each(inputs: CurationInputs, locations: pa.Table) -> Iterator[NDArray
     UsageError
         If one no longer decodes, or its file no longer exists.
     """
-    for data in tables.ImageReader(inputs.run_folder).read_each(locations):
+    for data in ImageReader(inputs.run_folder).read_each(locations):
         try:
             yield decode(data or b"", inputs.config.decode)
         except Undecodable as bad:

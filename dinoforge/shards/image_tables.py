@@ -113,7 +113,7 @@ class RowReader:
         table = self._tables.get(path)
         if table is None:
             if len(self._tables) >= self._max_groups:
-                self._tables.popitem()[1].close()
+                self._tables.pop(next(iter(self._tables))).close()  # the oldest
             table = self._tables[path] = _Table(path)
         group = table.group_of(row)
         column = self._groups.pop((path, group), None)

@@ -78,7 +78,7 @@ class ListedFiles:
     """What some files give that follow one another: one tar, or image files."""
 
     table: pa.Table  # rows of `LISTING_SCHEMA`; the label of a class that is a name is -1
-    paths: list[str]  # of the files, of a compressed tar that of its copy
+    num_files: int
     is_archive: bool
     problems: list[Problem] = field(default_factory=list)
     copy: Path | None = None  # the uncompressed copy of a tar
@@ -135,8 +135,7 @@ def list_each(
         else:
             while batch := list(itertools.islice(same, _BATCH)):
                 rows = [_row_of_file(file, key, lists) for file, key in batch]
-                paths = [file.path for file, _ in batch]
-                yield ListedFiles(_table(rows), paths, is_archive=False)
+                yield ListedFiles(_table(rows), len(batch), is_archive=False)
 
 
 def printable(entry: Problem) -> Problem:
@@ -220,7 +219,7 @@ def _list_tar(file: SourceFile, lists: ClassLists, unpacked: Path) -> ListedFile
         rows.append((image.key, shard, member.name, member.offset, member.size, *image_class))
     return ListedFiles(
         table=_table(rows),
-        paths=[str(tar)],
+        num_files=1,
         is_archive=True,
         problems=problems,
         copy=copy,
@@ -236,7 +235,7 @@ def _list_table(file: SourceFile, lists: ClassLists, _: Path) -> ListedFiles:
         image_class = lists.class_of(class_of_text, image.label or "", file.list_folders)
         place = (path_text(file.path), f"row {image.row}", image.row, image.size)
         rows.append((image.key, *place, *image_class))
-    return ListedFiles(_table(rows), [file.path], is_archive=True, problems=problems)
+    return ListedFiles(_table(rows), 1, is_archive=True, problems=problems)
 
 
 def _table(rows: Sequence[Sequence[str | int]]) -> pa.Table:

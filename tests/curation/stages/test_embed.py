@@ -9,13 +9,8 @@ import pool as pools
 import pytest
 
 from dinoforge.cli.main import main
-from dinoforge.curation.tables import (
-    ImageReader,
-    num_images,
-    read_embeddings,
-    read_facts,
-    read_locations,
-)
+from dinoforge.curation.stored.decoding import ImageReader
+from dinoforge.curation.tables import num_images, read_embeddings, read_facts, read_locations
 from dinoforge.encoders.make import make_encoder
 from dinoforge.errors import UsageError
 from dinoforge.images import decode

@@ -7,13 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dinoforge.curation.tables import (
-    FACTS_SCHEMA,
-    ImageReader,
-    num_images,
-    read_facts,
-    read_locations,
-)
+from dinoforge.curation.stored.decoding import ImageReader
+from dinoforge.curation.tables import FACTS_SCHEMA, num_images, read_facts, read_locations
 
 
 def test_facts_are_those_of_the_bytes_on_disk(inputs):
