@@ -1,0 +1,1 @@
+"""The demo: ask images, and parts of images, what the network sees."""

@@ -1,0 +1,399 @@
+// The frame around the views: addresses, pictures in hand, keys, dialogs.
+import { call, loadCard, Problem, watchQueue } from "./api.js";
+import { announce, button, count, element, h, plural, segmented, toggle } from "./dom.js";
+import { drop, inHand, nameOf, setCollections, smallOf, take, upload, watchPictures } from "./pictures.js";
+import { fault } from "./results.js";
+import attention from "./views/attention.js";
+import collection from "./views/collection.js";
+import colors from "./views/colors.js";
+import dense from "./views/dense.js";
+import duplicates from "./views/duplicates.js";
+import map from "./views/map.js";
+import match from "./views/match.js";
+import parts from "./views/parts.js";
+import search from "./views/search.js";
+import segment from "./views/segment.js";
+
+/**
+ * @typedef {object} Context
+ * @property {URLSearchParams} params of the address
+ * @property {number} model 0 or 1
+ * @property {any} card of the index and its models
+ * @property {any} network the card of the model
+ * @property {(changes: Record<string, string|number|null>, push?: boolean) => void} go change the address of this view
+ * @property {(view: string, params: Record<string, string|number>) => string} link the address of another view
+ * @property {AbortSignal} signal aborted when the view is left
+ */
+/**
+ * @typedef {object} View
+ * @property {string} key in addresses
+ * @property {string} name
+ * @property {string} letter its key on the keyboard
+ * @property {string} lead what it shows, in one or two sentences
+ * @property {number} pictures how many pictures it works on; 0: on the collection
+ * @property {(card: any) => string|null} [missing] why it does not work here, if it does not
+ * @property {(root: HTMLElement, ctx: Context) => () => void|Promise<void>} mount draws it and returns what follows a changed address
+ */
+
+/** @type {View[]} */
+const VIEWS = [collection, search, parts, match, colors, attention, segment, dense, duplicates, map];
+
+/** What no control shows but the view itself. */
+const STATE = ["of", "row", "add", "sub", "plus", "minus", "with", "lasso", "clusters"];
+
+/** @type {any} */
+let card = null;
+/** @type {{key: string, models: string, look: string, controller: AbortController, updates: (() => void|Promise<void>)[], params: URLSearchParams}|null} */
+let current = null;
+
+function address() {
+  const [path, query = ""] = location.hash.replace(/^#\/?/, "").split("?");
+  const view = VIEWS.find((one) => one.key === path) || VIEWS[0];
+  return { view, params: new URLSearchParams(query) };
+}
+
+/** @param {string} key @param {URLSearchParams|Record<string, string|number>} params */
+function link(key, params) {
+  const query = new URLSearchParams(/** @type {any} */ (params));
+  const text = query.toString().replaceAll("%2C", ",");
+  return `#/${key}${text ? `?${text}` : ""}`;
+}
+
+/** The pictures that an address names. @param {URLSearchParams} params */
+const named = (params) => (params.get("of") || "").split(",").filter(Boolean);
+
+/** The models that are shown. @param {URLSearchParams} params */
+const modelsOf = (params) => (card.second ? { 1: [1], both: [0, 1] }[params.get("model") || ""] || [0] : [0]);
+
+// ---- drawing --------------------------------------------------------------------------------
+
+/** @param {boolean} [isOwn] whether a control of the view changed the address, which then shows it already */
+function draw(isOwn = false) {
+  const { view, params } = address();
+  // A view of pictures that names none starts with those in hand.
+  if (view.pictures && named(params).length < Math.min(view.pictures, 2)) {
+    const rest = inHand().filter((ref) => !named(params).includes(ref));
+    const of = [...named(params), ...rest].slice(0, view.pictures === 1 ? 1 : 2);
+    if (of.length && of.join() !== named(params).join()) {
+      params.set("of", of.join());
+      history.replaceState(null, "", link(view.key, params));
+    }
+  }
+  const models = modelsOf(params).join();
+  const isEmpty = view.pictures > 0 && !named(params).length;
+  const key = `${view.key}${isEmpty ? " empty" : ""}`;
+  drawHand();
+  drawTools(params);
+  drawViews(view);
+  const look = [...params].filter(([name]) => !STATE.includes(name)).join();
+  if (current && current.key === key && current.models === models && (isOwn || current.look === look)) {
+    current.look = look;
+    replaceParams(current.params, params);
+    current.updates.forEach((update) => void update());
+    return;
+  }
+  current?.controller.abort();
+  current = { key, models, look, controller: new AbortController(), updates: [], params };
+  document.title = `${view.name} - dinoforge demo`;
+  const heading = h("h1", { tabindex: -1, text: view.name });
+  const main = element("main");
+  main.replaceChildren(h("div", { class: "intro" }, heading, h("p", { class: "lead", text: view.lead })));
+  const missing = view.missing?.(card);
+  if (missing) main.append(h("p", { class: "empty", text: missing }));
+  else if (isEmpty) main.append(welcome());
+  else main.append(panes(view, params));
+  scrollTo(0, 0);
+}
+
+/** @param {View} view @param {URLSearchParams} params */
+function panes(view, params) {
+  const models = modelsOf(params);
+  const all = h("div", { class: models.length > 1 ? "panes two" : "panes" });
+  for (const model of models) {
+    const network = model ? card.second : card.model;
+    const pane = h("section", { class: "pane", "aria-label": models.length > 1 ? `Model ${model ? "B" : "A"}: ${network.name}` : view.name });
+    if (models.length > 1) pane.append(h("h2", { class: "model" }, h("b", { text: model ? "B" : "A" }), ` ${network.name}`));
+    const root = h("div", { class: `view ${view.key}` });
+    pane.append(root);
+    all.append(pane);
+    /** @type {Context} */
+    const ctx = { params, model, card, network, go, link: (key, more) => link(key, { ...common(params), ...more }), signal: current.controller.signal };
+    try {
+      current.updates.push(view.mount(root, ctx));
+    } catch (error) {
+      fault(root, error);
+    }
+  }
+  queueMicrotask(() => current.updates.forEach((update) => void update()));
+  return all;
+}
+
+/** What stays the same between views. @param {URLSearchParams} params */
+function common(params) {
+  return Object.fromEntries([...params].filter(([key]) => ["model", "map"].includes(key)));
+}
+
+/** @param {URLSearchParams} old @param {URLSearchParams} fresh */
+function replaceParams(old, fresh) {
+  for (const key of [...old.keys()]) old.delete(key);
+  for (const [key, value] of fresh) old.set(key, value);
+}
+
+/** @param {Record<string, string|number|null>} changes @param {boolean} [push] whether Back returns to before the change */
+function go(changes, push = false) {
+  const { view, params } = address();
+  for (const [key, value] of Object.entries(changes)) {
+    if (value === null || value === "") params.delete(key);
+    else params.set(key, String(value));
+  }
+  const next = link(view.key, params);
+  if (next === location.hash) return;
+  history[push ? "pushState" : "replaceState"](null, "", next);
+  draw(true);
+}
+
+/** @param {View} view */
+function drawViews(view) {
+  const of = named(address().params)[0];
+  const focused = [...element("views").querySelectorAll("a")].indexOf(/** @type {any} */ (document.activeElement));
+  element("views").replaceChildren(...VIEWS.filter((one) => !one.missing?.(card) || one === view).map((one) => h("li", {},
+    h("a", {
+      href: link(one.key, { ...common(address().params), ...(of && one.pictures ? { of } : {}) }), "aria-keyshortcuts": one.letter,
+      "aria-current": one === view ? "page" : null, text: one.name,
+    }))));
+  if (focused >= 0) element("views").querySelectorAll("a")[focused].focus();
+  else element("views").querySelector("[aria-current]")?.scrollIntoView({ block: "nearest", inline: "center" });
+}
+
+let isMirroring = false;
+
+/** Controls of one model change those of the other, which read the same address. @param {Event} event */
+function mirror(event) {
+  const pane = /** @type {HTMLElement} */ (event.target).closest(".panes.two .pane");
+  if (isMirroring || !pane) return;
+  isMirroring = true;
+  const inputs = (one) => [...one.querySelectorAll(".controls input, .controls select")];
+  const other = pane.nextElementSibling ?? pane.previousElementSibling;
+  inputs(pane).forEach((one, at) => {
+    const twin = inputs(other)[at];
+    if (!twin || (twin.value === one.value && twin.checked === one.checked)) return;
+    [twin.value, twin.checked] = [one.value, one.checked];
+    if (twin.type !== "radio" || twin.checked) twin.dispatchEvent(new Event(twin.type === "range" ? "input" : "change"));
+  });
+  isMirroring = false;
+}
+
+/** @param {URLSearchParams} params */
+function drawTools(params) {
+  const help = button("?", showHelp, { "aria-label": "Keys and help", class: "round" });
+  const models = card.second ? segmented("Model", [["0", "A"], ["1", "B"], ["both", "Both"]], params.get("model") || "0",
+    (model) => go({ model: model === "0" ? null : model }, true)) : null;
+  const focused = /** @type {HTMLInputElement|null} */ (document.activeElement?.closest("#tools input"))?.value;
+  element("tools").replaceChildren(...[models, help].filter(Boolean));
+  if (focused) /** @type {HTMLElement|null} */ (element("tools").querySelector("input:checked"))?.focus();
+}
+
+function drawFacts() {
+  const networks = [card.model, card.second].filter(Boolean);
+  const parts = [h("b", { text: networks.map((one) => one.name).join(" and ") }), plural(card.num_images, "image")];
+  if (card.search) parts.push(card.kind === "flat" ? "exact search" : `recall@10 ${card.recall.toFixed(3)}`);
+  element("facts").replaceChildren(...parts.flatMap((part, number) => (number ? [" · ", part] : [part])),
+    " ", button("About", showCard, { class: "plain" }));
+  const untrained = networks.filter((one) => !one.trained).map((one) => one.name);
+  element("untrained").hidden = !untrained.length;
+  element("untrained").replaceChildren(h("b", { text: "These features are not trained. " }),
+    `${untrained.join(" and ")} has random weights: similarities show the structure of the network and of colors, nothing that was learned.`);
+}
+
+// ---- pictures in hand -----------------------------------------------------------------------
+
+function drawHand() {
+  const { view, params } = address();
+  const used = named(params);
+  const many = view.pictures > 1;
+  const items = [...new Set([...used, ...inHand()])].map((ref) => {
+    const at = used.indexOf(ref);
+    const label = `${nameOf(ref)}${at >= 0 ? `, in use${many ? ` as picture ${at + 1}` : ""}` : ""}`;
+    return h("li", {}, h("button", {
+      type: "button", class: "picture", "aria-pressed": String(at >= 0), "aria-label": label, "data-ref": ref,
+      onclick: () => choosePicture(ref), onkeydown: (event) => { if (event.key === "Delete") discard(ref); },
+    }, h("img", { src: smallOf(ref), alt: "" }), many && at >= 0 ? h("span", { class: "order", text: at + 1 }) : null),
+    button("×", () => discard(ref), { class: "discard", "aria-label": `Remove ${nameOf(ref)}`, tabindex: -1 }));
+  });
+  const active = /** @type {HTMLElement|null} */ (document.activeElement?.closest("#hand [data-ref]"))?.dataset.ref;
+  const file = h("input", { type: "file", accept: "image/jpeg,image/png,image/webp,image/gif", class: "unseen", id: "file", "aria-label": "Add a picture from a file",
+    onchange: () => { add(file.files[0]); file.value = ""; } });
+  element("hand").replaceChildren(
+    h("label", { class: "add", title: "Or paste one, or drop it anywhere (key: /)" }, file, h("span", { text: "Add picture" })),
+    items.length ? h("ul", { "aria-label": "Pictures in hand" }, ...items)
+      : h("p", { class: "note", text: "Add, paste or drop a picture, or choose one of the collection." }));
+  if (active) /** @type {HTMLElement|null} */ (element("hand").querySelector(`[data-ref="${CSS.escape(active)}"]`))?.focus();
+}
+
+/** @param {string} ref */
+function choosePicture(ref) {
+  const { view, params } = address();
+  const used = named(params);
+  if (!view.pictures) location.hash = link("search", { ...common(params), of: ref });
+  else if (view.pictures === 1) go({ of: ref, add: null, sub: null, plus: null, minus: null }, true);
+  else if (used.includes(ref)) go({ of: used.filter((one) => one !== ref).join() || ref }, true);
+  else go({ of: [...used, ref].slice(-view.pictures).join() }, true);
+  announce(`${nameOf(ref)} chosen`);
+}
+
+/** @param {string} ref */
+function discard(ref) {
+  drop(ref);
+  const rest = named(address().params).filter((one) => one !== ref);
+  if (rest.length !== named(address().params).length) go({ of: rest.join() });
+  else drawHand();
+  announce(`${nameOf(ref)} removed`);
+}
+
+/** @param {Blob|null|undefined} file @param {boolean} [blur] */
+async function add(file, blur = false) {
+  if (!file) return;
+  if (card.max_bytes && file.size > card.max_bytes) {
+    refuse("This file is too large.", `The limit is ${Math.round(card.max_bytes / 1e6)} MB.`);
+    return;
+  }
+  announce("Picture sent");
+  document.body.classList.add("sending");
+  try {
+    const ref = await upload(file, blur);
+    const { view } = address();
+    if (!view.pictures) location.hash = link("search", { ...common(address().params), of: ref });
+    else choosePicture(ref);
+  } catch (error) {
+    if (!(error instanceof Problem)) throw error;
+    if (error.code === "face_found") refuseFace(file);
+    else refuse(error.message, error.hint);
+  } finally {
+    document.body.classList.remove("sending");
+  }
+}
+
+/** @param {Blob} file */
+function refuseFace(file) {
+  dialog("A face was detected", [
+    h("p", { text: "The picture was discarded: it was not stored, and no network has seen it except the face detector." }),
+    h("p", { class: "note", text: "The detector misses small, turned and covered faces, and sometimes takes an animal for a person." }),
+  ], [button("Blur faces and continue", () => { closeDialog(); void add(file, true); }, { class: "primary" }), button("Cancel", closeDialog)]);
+}
+
+/** @param {string} message @param {string} hint */
+const refuse = (message, hint) => dialog("The picture was not added", [h("p", { text: message }), hint ? h("p", { class: "note", text: hint }) : null], [button("Close", closeDialog, { class: "primary" })]);
+
+/** What a view shows before there is any picture. */
+function welcome() {
+  const list = h("ul", { class: "shots samples", "aria-label": "Samples" });
+  call("samples").then(({ rows }) => list.replaceChildren(...rows.slice(0, 16).map((row) => h("li", {}, h("button", {
+    type: "button", class: "shot", "aria-label": `Start with image ${row}`, onclick: () => { take(`r${row}`); go({ of: `r${row}` }, true); },
+  }, h("span", { class: "box" }, h("span", { class: "fit" }, h("img", { src: smallOf(`r${row}`), alt: "" }))))))),
+  (error) => fault(list, error));
+  return h("div", { class: "welcome" },
+    h("label", { class: "zone", for: "file" }, h("b", { text: "Drop a picture here" }), h("span", { text: "or paste it, or click to choose a file. It stays on this machine, in memory, for 30 minutes." })),
+    h("h2", { text: "Or start with a sample" }), list);
+}
+
+// ---- dialogs and keys -----------------------------------------------------------------------
+
+/** @param {string} title @param {(Node|null)[]} body @param {HTMLElement[]} actions */
+function dialog(title, body, actions) {
+  const box = /** @type {HTMLDialogElement} */ (element("dialog"));
+  box.setAttribute("aria-label", title);
+  box.replaceChildren(h("h2", { text: title }), ...body.filter((one) => one !== null), h("div", { class: "actions" }, ...actions));
+  if (!box.open) box.showModal();
+}
+
+function closeDialog() { /** @type {HTMLDialogElement} */ (element("dialog")).close(); }
+
+let hasLetters = true;
+try { hasLetters = localStorage.getItem("dinoforge-letters") !== "off"; } catch { /* the default, then */ }
+
+function showHelp() {
+  const keys = [
+    ["/", "add a picture (also: paste it, or drop it anywhere)"], ["Arrows", "move in grids, on pictures and on the map"],
+    ["Enter", "open; on a picture: choose the patch"], ["Shift + arrows", "on a picture: stretch a box"],
+    ["+  and  -", "on a picture: add the box, subtract it (mouse: Shift, Alt)"], ["Delete", "take the last box or picture back"], ["Esc", "back"],
+    ...VIEWS.filter((one) => !one.missing?.(card)).map((one) => [one.letter.toUpperCase(), one.name]),
+  ];
+  dialog("Keys", [
+    h("dl", { class: "keys" }, ...keys.flatMap(([key, text]) => [h("dt", {}, h("kbd", { text: key })), h("dd", { text })])),
+    toggle("Single letters open views", hasLetters, (checked) => {
+      hasLetters = checked;
+      try { localStorage.setItem("dinoforge-letters", checked ? "on" : "off"); } catch { /* lasts until the page is closed */ }
+    }),
+    h("p", { class: "note" }, "All that this page does is a request to the local server: ", h("a", { href: "api/docs", text: "its API" }), "."),
+  ], [button("Close", closeDialog, { class: "primary" })]);
+}
+
+function showCard() {
+  const rows = [
+    ["Model", card.model.name], ["Weights", card.model.trained ? "trained" : "random"], ["Fingerprint", card.model.fingerprint],
+    ...(card.second ? [["Second model", card.second.name], ["Fingerprint", card.second.fingerprint]] : []),
+    ["Images", count(card.num_images)], ["Dimensions", card.dim], ["Metric", card.metric], ["Index", card.kind], ["Recall@10", card.search && (card.kind === "flat" ? "1, the search is exact" : `${card.recall.toFixed(3)}, against exact search`)],
+    ["Size", card.bytes && `${(Object.values(card.bytes).reduce((sum, one) => sum + one, 0) / 1e6).toFixed(1)} MB`],
+    ["Made", card.date], ["Sources", [card.sources ?? []].flat().join(", ")], ["License", [card.license ?? []].flat().join(", ")],
+    ["Faces in uploads", { refuse: "refused", blur: "blurred", off: "not looked for" }[/** @type {string} */ (card.faces)] ?? card.faces],
+  ].filter(([, value]) => value !== undefined && value !== null && value !== "");
+  dialog("Index and model", [h("dl", { class: "facts" }, ...rows.flatMap(([name, value]) => [h("dt", { text: name }), h("dd", { text: String(value) })]))],
+    [button("Close", closeDialog, { class: "primary" })]);
+}
+
+document.addEventListener("keydown", (event) => {
+  const target = /** @type {HTMLElement} */ (event.target);
+  if (event.ctrlKey || event.metaKey || event.altKey || event.defaultPrevented || /** @type {HTMLDialogElement} */ (element("dialog")).open) return;
+  if (target.closest("input:not([type=checkbox]):not([type=range]):not([type=radio]):not([type=file]), select, textarea, dialog") || !card) return;
+  if (event.key === "Escape") { history.back(); return; }
+  if (event.key === "/") { event.preventDefault(); element("file").focus(); announce("Add picture: press Enter to choose a file, or paste one"); return; }
+  if (event.key === "?") { showHelp(); return; }
+  const view = hasLetters && VIEWS.find((one) => one.letter === event.key && !one.missing?.(card));
+  if (!view) return;
+  event.preventDefault();
+  const of = named(address().params)[0];
+  location.hash = link(view.key, { ...common(address().params), ...(of && view.pictures ? { of } : {}) });
+  setTimeout(() => /** @type {HTMLElement|null} */ (document.querySelector("main h1"))?.focus(), 30);
+});
+
+document.addEventListener("paste", (event) => {
+  const file = [...(event.clipboardData?.files || [])].find((one) => one.type.startsWith("image/"));
+  if (file) { event.preventDefault(); void add(file); }
+});
+
+let drags = 0;
+const hasFiles = (event) => event.dataTransfer?.types.includes("Files");
+document.addEventListener("dragenter", (event) => { if (hasFiles(event)) { drags++; element("dropping").hidden = false; } });
+document.addEventListener("dragleave", (event) => { if (hasFiles(event) && --drags <= 0) element("dropping").hidden = true; });
+document.addEventListener("dragover", (event) => { if (hasFiles(event)) event.preventDefault(); });
+document.addEventListener("drop", (event) => {
+  drags = 0;
+  element("dropping").hidden = true;
+  if (!hasFiles(event)) return;
+  event.preventDefault();
+  void add(event.dataTransfer?.files[0]);
+});
+
+document.querySelector(".skip")?.addEventListener("click", (event) => { event.preventDefault(); element("main").focus(); });
+for (const kind of ["input", "change"]) element("main").addEventListener(kind, mirror);
+watchQueue((waits) => { element("queue").textContent = waits ? "The server is busy; waiting for a free place." : ""; });
+
+async function start() {
+  try {
+    card = await loadCard();
+  } catch (error) {
+    fault(element("main"), error, () => { element("main").replaceChildren(); void start(); });
+    return;
+  }
+  setCollections(card.hasOneCollection);
+  drawFacts();
+  watchPictures(drawHand);
+  addEventListener("popstate", () => draw()); // links and Back
+  if (!card.num_images) {
+    element("main").replaceChildren(h("h1", { text: "This index is empty" }), h("p", { class: "lead", text: "It has no image to compare with. Make one from a folder of pictures:" }), h("pre", {}, h("code", { text: "dinoforge index FOLDER --encoder MODEL --out INDEX" })));
+    return;
+  }
+  draw();
+}
+
+void start();

@@ -1,0 +1,70 @@
+// Colors of numbers. All three maps grow steadily in lightness, so they read in gray and with any color vision.
+
+/** @typedef {[number, number, number]} Color */
+
+/** @type {Record<string, Color[]>} anchors at equal steps; cividis: Nunez et al. 2018; viridis: Smith and van der Walt 2015 */
+const ANCHORS = {
+  cividis: [[0, 34, 78], [18, 53, 112], [59, 73, 108], [87, 93, 109], [112, 113, 115], [138, 134, 120], [165, 156, 116], [195, 179, 105], [225, 204, 85], [254, 232, 56]],
+  viridis: [[68, 1, 84], [72, 40, 120], [62, 74, 137], [49, 104, 142], [38, 130, 142], [31, 158, 137], [53, 183, 121], [109, 205, 89], [180, 222, 44], [253, 231, 37]],
+  gray: [[12, 12, 12], [250, 250, 250]],
+};
+
+/** @type {[string, string][]} */
+export const PALETTES = [["cividis", "Cividis"], ["viridis", "Viridis"], ["gray", "Gray"]];
+
+/** Categories that people of any color vision can distinguish (Okabe and Ito 2008). */
+const CATEGORIES = ["#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#9a8c00", "#7f7f7f"];
+
+/** @param {string} name @param {number} value 0 to 1 @returns {Color} */
+export function colorOf(name, value) {
+  const anchors = ANCHORS[name] || ANCHORS.cividis;
+  const at = Math.max(0, Math.min(1, value || 0)) * (anchors.length - 1);
+  const low = Math.min(Math.floor(at), anchors.length - 2);
+  const [from, to] = [anchors[low], anchors[low + 1]];
+  return /** @type {Color} */ (from.map((one, channel) => Math.round(one + (to[channel] - one) * (at - low))));
+}
+
+/** A map from left to right. @param {string} name */
+export const rampOf = (name) => `linear-gradient(90deg, ${ANCHORS[name].map((one) => `rgb(${one.join(" ")})`).join()})`;
+
+/**
+ * Color a place in a picture: the hue goes from left to right, the lightness from top to bottom.
+ * @param {number} x 0 to 1 @param {number} y 0 to 1
+ */
+export const placeColor = (x, y) => `oklch(${(.84 - .34 * y).toFixed(3)} .17 ${Math.round(250 + 190 * x)})`;
+
+/** The color of a category; after eight, the same in darker shades. @param {number} number */
+export function categoryColor(number) {
+  const text = CATEGORIES[number % CATEGORIES.length];
+  const shade = 1 - .28 * (Math.floor(number / CATEGORIES.length) % 3);
+  return `#${[1, 3, 5].map((at) => Math.round(parseInt(text.slice(at, at + 2), 16) * shade).toString(16).padStart(2, "0")).join("")}`;
+}
+
+/**
+ * A canvas with one pixel per patch.
+ * @param {number} rows @param {number} columns
+ * @param {(index: number) => [number, number, number, number]} pixel red, green, blue, opacity of a patch, 0 to 255
+ */
+export function patchCanvas(rows, columns, pixel) {
+  const canvas = document.createElement("canvas");
+  canvas.width = columns;
+  canvas.height = rows;
+  const context = /** @type {CanvasRenderingContext2D} */ (canvas.getContext("2d"));
+  const data = context.createImageData(columns, rows);
+  for (let index = 0; index < rows * columns; index++) data.data.set(pixel(index), 4 * index);
+  context.putImageData(data, 0, 0);
+  return canvas;
+}
+
+/** From the average to the highest: what is less similar than the average is all the same. @param {number[]} values */
+export const similarRange = (values) => [values.reduce((sum, one) => sum + one, 0) / values.length, rangeOf(values)[1]];
+
+/** @param {ArrayLike<number>} values */
+export function rangeOf(values) {
+  let low = Infinity, high = -Infinity;
+  for (let index = 0; index < values.length; index++) {
+    if (values[index] < low) low = values[index];
+    if (values[index] > high) high = values[index];
+  }
+  return [low, high];
+}

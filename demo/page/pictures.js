@@ -1,0 +1,135 @@
+// Pictures in hand: uploads ("u" and their id) and images of the collection ("r" and their row; "q": of the index of the second model).
+import { call, Problem, rowSource } from "./api.js";
+
+/** @typedef {{ref: string, id: string, row: number|null, width: number, height: number, rows: number, columns: number}} Picture */
+
+/** @type {Map<string, Promise<Picture>>} */
+const opened = new Map();
+const LIMIT = 12;
+const STORE = "dinoforge-pictures";
+
+/** @type {string[]} */
+let refs = [];
+try { refs = JSON.parse(sessionStorage.getItem(STORE) || "[]"); } catch { refs = []; }
+/** @type {Set<() => void>} */
+const listeners = new Set();
+
+/** @param {() => void} listener called after the pictures in hand changed */
+export const watchPictures = (listener) => { listeners.add(listener); };
+export const inHand = () => [...refs];
+
+/** @param {string[]} next */
+function keep(next) {
+  if (next.join() === refs.join()) return;
+  refs = next;
+  try { sessionStorage.setItem(STORE, JSON.stringify(refs)); } catch { /* private windows may refuse; the list then ends with the page */ }
+  listeners.forEach((listener) => listener());
+}
+
+/** @param {string} ref */
+export function take(ref) {
+  if (!refs.includes(ref)) keep([ref, ...refs].slice(0, LIMIT));
+}
+
+/** @param {string} ref */
+export const drop = (ref) => keep(refs.filter((one) => one !== ref));
+
+/** @param {string} ref */
+export const rowOf = (ref) => (/^[rq]/.test(ref) ? Number(ref.slice(1)) : null);
+
+let hasOneCollection = true;
+
+/** Whether rows of both models are the same images. @param {boolean} one */
+export function setCollections(one) { hasOneCollection = one; }
+
+/** @param {number} row @param {number} model */
+export const refOf = (row, model) => `${model && !hasOneCollection ? "q" : "r"}${row}`;
+
+/** The index of a row: that of the model, if the collections are one. @param {string} ref @param {number} model */
+const sideOf = (ref, model) => (hasOneCollection ? model : Number(ref.startsWith("q")));
+
+/** The row of a picture in the index of a model, if it is in there. @param {string} ref @param {number} model */
+export const rowIn = (ref, model) => (sideOf(ref, model) === model ? rowOf(ref) : null);
+
+/** @param {string} ref @returns {string} a small picture of it */
+export function smallOf(ref) {
+  const row = rowOf(ref);
+  return row === null ? `api/images/${encodeURIComponent(ref.slice(1))}` : rowSource(row, sideOf(ref, 0));
+}
+
+/** @param {string} ref */
+export function nameOf(ref) {
+  const row = rowOf(ref);
+  return row === null ? "your picture" : `image ${row}`;
+}
+
+/** What the server wants in a request about a picture. @param {Picture} picture */
+export const asked = (picture) => (picture.row === null ? { id: picture.id } : { row: picture.row });
+
+/**
+ * The picture as the server knows it, with its patches for one model.
+ * @param {string} ref @param {number} model
+ * @returns {Promise<Picture>}
+ */
+export function open(ref, model) {
+  const key = `${model} ${ref}`;
+  const known = opened.get(key);
+  if (known) return known;
+  const opening = load(ref, model);
+  opened.set(key, opening);
+  opening.then(() => take(ref), () => opened.delete(key));
+  return opening;
+}
+
+/** @param {string} ref @param {number} model @returns {Promise<Picture>} */
+async function load(ref, model) {
+  const row = rowOf(ref);
+  if (row !== null && !Number.isInteger(row)) throw new Problem("no_such_image", `"${ref}" names no image.`, "Choose another picture.");
+  if (row !== null) {
+    const side = sideOf(ref, model);
+    const answer = await call("images/from-row", { body: { row, model: side } });
+    return side === model ? { ...answer, ref, row } : { ...await call(`images/${answer.id}/status?model=${model}`), ref, id: answer.id, row: null };
+  }
+  const id = ref.slice(1);
+  try {
+    return { ...await call(`images/${encodeURIComponent(id)}/status?model=${model}`), ref, id, row: null };
+  } catch (error) {
+    if (!(error instanceof Problem) || error.status !== 404) throw error;
+    throw new Problem("expired", "This picture has expired.", "Uploads stay in memory for 30 minutes and are never written to disk. Add it again.", 404);
+  }
+}
+
+/**
+ * Do something with pictures; if the server has dropped them meanwhile, open them again once.
+ * @template T
+ * @param {string[]} wanted @param {number} model
+ * @param {(pictures: Picture[]) => Promise<T>} task
+ * @returns {Promise<T>}
+ */
+export async function withPictures(wanted, model, task) {
+  const openAll = () => Promise.all(wanted.map((ref) => open(ref, model)));
+  try {
+    return await task(await openAll());
+  } catch (error) {
+    if (!(error instanceof Problem) || error.status !== 404 || error.code === "expired") throw error;
+    wanted.forEach((ref) => opened.delete(`${model} ${ref}`));
+    return task(await openAll());
+  }
+}
+
+/**
+ * Send a file to the server.
+ * @param {Blob} file @param {boolean} blur whether faces are blurred instead of refused
+ * @returns {Promise<string>} its ref
+ */
+export async function upload(file, blur = false) {
+  const form = new FormData();
+  form.append("file", file, "picture"); // the name of the user's file stays here
+  const answer = await call(`images${blur ? "?faces=blur" : ""}`, { form });
+  const ref = `u${answer.id}`;
+  take(ref);
+  return ref;
+}
+
+/** @param {Picture} picture */
+export const sourceOf = (picture) => `api/images/${encodeURIComponent(picture.id)}`;

@@ -1,0 +1,135 @@
+// What views share: results as pictures with scores, errors, empty states, choices of looks.
+import { Problem, rowSource } from "./api.js";
+import { announce, button, choice, h, loadImage, roving, savePicture, saveText } from "./dom.js";
+import { PALETTES, rampOf } from "./palettes.js";
+
+/** @typedef {import("./main.js").Context} Context */
+/** @typedef {{row: number, score: number, model?: number, facts?: Record<string, any>, box?: number[], rows?: number, columns?: number}} Hit */
+
+/** @param {Record<string, any>|undefined} facts */
+export const titleOf = (facts) => String(facts?.class_name || facts?.key || "");
+
+/**
+ * The picture of a row, which leads somewhere.
+ * @param {Hit} hit @param {string} href @param {{rank?: number, then: string}} options
+ */
+export function shot(hit, href, { rank, then }) {
+  const title = titleOf(hit.facts);
+  const name = [rank ? `${rank}:` : "", title || `image ${hit.row}`, `${then}`].filter(Boolean).join(" ");
+  const score = Number.isFinite(hit.score) ? hit.score.toFixed(3) : "";
+  const box = hit.box && hit.rows && hit.columns ? h("span", { class: "hit", style: {
+    left: `${100 * hit.box[0] / hit.columns}%`, top: `${100 * hit.box[1] / hit.rows}%`,
+    width: `${100 * (hit.box[2] - hit.box[0] + 1) / hit.columns}%`, height: `${100 * (hit.box[3] - hit.box[1] + 1) / hit.rows}%`,
+  } }) : null;
+  const image = h("img", { src: rowSource(hit.row, hit.model), alt: "", loading: "lazy", decoding: "async" });
+  // Who scrolls fast asks for more than the server allows at once.
+  image.addEventListener("error", () => setTimeout(() => { image.src += ""; }, 1500), { once: true });
+  const frame = h("span", { class: "fit" }, image, h("span", { class: "layer heat" }), box);
+  // The frame takes the shape of the picture, so that boxes in shares of its sides lie right.
+  image.addEventListener("load", () => frame.style.setProperty("--ratio", String(image.naturalWidth / image.naturalHeight)));
+  return h("li", {}, h("a", { class: "shot", href, "data-row": hit.row, "aria-label": score ? `${name}, similarity ${score}` : name },
+    h("span", { class: "box" }, frame),
+    h("span", { class: "caption" }, h("span", { class: "title", text: title || `image ${hit.row}` }), score ? h("span", { class: "num", text: score }) : null),
+    score ? h("span", { class: "meter", style: { "--share": String(Math.max(0, Math.min(1, hit.score))) } }) : null));
+}
+
+/** A list of shots with arrow keys. @param {string} name */
+export function shots(name) {
+  const list = h("ul", { class: "shots", "aria-label": name });
+  const reset = roving(list, "a.shot, button.shot");
+  return {
+    list,
+    /** @param {Node[]} items */
+    fill(items) { list.replaceChildren(...items); reset(); },
+  };
+}
+
+/** @param {number} length */
+export const skeletons = (length) => Array.from({ length }, () => h("li", { class: "skeleton", "aria-hidden": "true" }, h("span", { class: "box" })));
+
+/** @param {HTMLElement} where @param {unknown} error @param {() => void} [again] */
+export function fault(where, error, again) {
+  const { message, hint } = error instanceof Problem ? error : { message: `This view failed: ${/** @type {Error} */ (error).message}`, hint: "Reload the page; if it happens again, report it." };
+  if (!(error instanceof Problem)) console.error(error);
+  const box = h("div", { class: "fault", role: "alert" }, h("p", { text: message }), hint ? h("p", { class: "note", text: hint }) : null,
+    again ? button("Try again", again) : null);
+  where.replaceChildren(where.tagName === "UL" ? h("li", { class: "wide" }, box) : box);
+}
+
+/**
+ * Run a task of a view and show its error where its result would be.
+ * @param {HTMLElement} where @param {() => Promise<void>} task
+ */
+export async function shown(where, task) {
+  where.setAttribute("aria-busy", "true");
+  try {
+    await task();
+  } catch (error) {
+    fault(where, error, () => shown(where, task));
+  } finally {
+    where.removeAttribute("aria-busy");
+  }
+}
+
+/** Which colors maps of numbers have. @param {Context} ctx */
+export const paletteChoice = (ctx) => choice("Map", PALETTES, ctx.params.get("map") || "cividis", (map) => ctx.go({ map: map === "cividis" ? null : map }));
+
+/** @param {Context} ctx */
+export const paletteOf = (ctx) => ctx.params.get("map") || "cividis";
+
+/** The colors of a map with the values at its ends. */
+export function scale() {
+  const [low, high] = [h("span", { class: "num" }), h("span", { class: "num" })];
+  const bar = h("span", { class: "ramp", "aria-hidden": "true" });
+  return {
+    root: h("p", { class: "scale" }, low, bar, high),
+    /** @param {string} palette @param {number} from @param {number} to @param {(value: number) => string} [format] */
+    set(palette, from, to, format = (value) => value.toFixed(2), isCut = false) {
+      bar.style.setProperty("background", rampOf(palette));
+      low.textContent = `${isCut ? "≤ " : ""}${format(from)}`;
+      high.textContent = format(to);
+    },
+  };
+}
+
+/** @param {Hit[]} hits @param {number} ms */
+export function announceHits(hits, ms) {
+  if (hits.length) announce(`${hits.length} results in ${Math.round(ms)} milliseconds. The most similar: ${titleOf(hits[0].facts) || `image ${hits[0].row}`}, ${hits[0].score.toFixed(3)}.`);
+  else announce("No result.");
+}
+
+/** @param {string} name @param {Hit[]} hits */
+export function saveHits(name, hits) {
+  const quote = (value) => `"${String(value ?? "").replaceAll('"', '""')}"`;
+  const lines = hits.map(({ row, score, facts = {}, box }) => [row, score, quote(facts.key), quote(facts.class_name), quote(facts.source), quote(facts.license), quote(box?.join(" "))].join(","));
+  saveText(name, ["row,score,key,class,source,license,box", ...lines].join("\n") + "\n");
+}
+
+/** One picture of all results, with their boxes. @param {string} name @param {Hit[]} hits */
+export async function saveSheet(name, hits) {
+  const [side, gap, columns] = [160, 8, Math.min(6, hits.length)];
+  const canvas = h("canvas");
+  canvas.width = columns * (side + gap) + gap;
+  canvas.height = Math.ceil(hits.length / columns) * (side + 26 + gap) + gap;
+  const context = canvas.getContext("2d");
+  context.fillStyle = "#ffffff";
+  context.fillRect(0, 0, canvas.width, canvas.height);
+  context.font = "12px system-ui, sans-serif";
+  const images = await Promise.all(hits.map((hit) => loadImage(rowSource(hit.row, hit.model))));
+  images.forEach((image, number) => {
+    const { box, rows, columns: wide, score } = hits[number];
+    const [x, y] = [gap + (number % columns) * (side + gap), gap + Math.floor(number / columns) * (side + 26 + gap)];
+    const scaled = Math.min(side / image.naturalWidth, side / image.naturalHeight);
+    const [width, height] = [image.naturalWidth * scaled, image.naturalHeight * scaled];
+    const [left, top] = [x + (side - width) / 2, y + (side - height) / 2];
+    context.drawImage(image, left, top, width, height);
+    if (box && rows && wide) {
+      context.strokeStyle = "#0f6b62";
+      context.lineWidth = 3;
+      context.strokeRect(left + box[0] / wide * width, top + box[1] / rows * height, (box[2] - box[0] + 1) / wide * width, (box[3] - box[1] + 1) / rows * height);
+    }
+    context.fillStyle = "#1d1f23";
+    context.fillText(`${number + 1}  ${Number.isFinite(score) ? score.toFixed(3) : ""}`, x, y + side + 16);
+  });
+  savePicture(name, canvas);
+}

@@ -1,0 +1,1 @@
+"""The endpoints below ``/api``: each module lists its operations."""
