@@ -1,0 +1,77 @@
+"""MLPs after one vector per image: the projection and prediction of PAWS, and their file.
+
+An export has them in ``heads.safetensors`` beside the backbone: its embeddings are what PAWS
+compares.
+"""
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from dinoforge.models.batch_norm import BatchNorm1d
+from dinoforge.models.reading import read_tensors
+from dinoforge.models.writing import write_tensors
+
+__all__ = ["heads_file", "open_heads", "prediction_layers", "projection_layers", "save_heads"]
+
+
+def projection_layers(width: int, hidden: int, out: int, *, normalized: bool) -> nn.Sequential:
+    """Three linear layers after the backbone, with the tensor names of the released PAWS.
+
+    Between them batch normalization and ReLU, as published, or GELU, for ViTs.
+    """
+    layers: dict[str, nn.Module] = {}
+    for number, size in enumerate((width, hidden), start=1):
+        layers[f"fc{number}"] = nn.Linear(size, hidden)
+        if normalized:
+            layers[f"bn{number}"] = BatchNorm1d(hidden)
+        layers[f"relu{number}"] = nn.ReLU() if normalized else nn.GELU()
+    layers["fc3"] = nn.Linear(hidden, out)
+    return nn.Sequential(OrderedDict(layers))
+
+
+def prediction_layers(width: int, *, normalized: bool) -> nn.Sequential:
+    """Two linear layers after the projection, a bottleneck of a quarter if normalized."""
+    hidden = width // 4 if normalized else width
+    layers: dict[str, nn.Module] = {"bn1": BatchNorm1d(width)} if normalized else {}
+    layers["fc1"] = nn.Linear(width, hidden)
+    if normalized:
+        layers["bn2"] = BatchNorm1d(hidden)
+    layers["relu"] = nn.ReLU() if normalized else nn.GELU()
+    layers["fc2"] = nn.Linear(hidden, width)
+    return nn.Sequential(OrderedDict(layers))
+
+
+def heads_file(backbone: Path) -> Path:
+    """Path of the heads that an export has beside its backbone, if it has any."""
+    return backbone.with_name("heads.safetensors")
+
+
+def save_heads(backbone: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write heads beside a backbone; names are ``projection.NAME`` and ``prediction.NAME``."""
+    write_tensors(heads_file(backbone), tensors, {"format": "pt"})
+
+
+def open_heads(backbone: Path) -> nn.ModuleDict:
+    """Open the heads beside a backbone, in evaluation mode and their order; empty without any.
+
+    Raises a `UsageError` if the file is damaged.
+    """
+    heads = nn.ModuleDict()
+    if not heads_file(backbone).is_file():
+        return heads
+    tensors, _ = read_tensors(heads_file(backbone))
+    if "projection.fc1.weight" not in tensors:  # a classifier
+        return heads
+    hidden, width = tensors["projection.fc1.weight"].shape
+    out = len(tensors["projection.fc3.weight"])
+    normalized = "projection.bn1.weight" in tensors
+    with torch.device("meta"):
+        heads["projection"] = projection_layers(width, hidden, out, normalized=normalized)
+        if "prediction.fc1.weight" in tensors:
+            heads["prediction"] = prediction_layers(out, normalized=normalized)
+    heads.load_state_dict(tensors, assign=True)
+    return heads.eval()
