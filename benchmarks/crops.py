@@ -34,9 +34,10 @@ from recording import write_result
 
 from dinoforge.images import Undecodable
 from dinoforge.sources.image_set import ImageSet, open_images
-from dinoforge.training.config import CropsConfig, DataConfig
+from dinoforge.training.config import CropsConfig
 from dinoforge.training.data.dataset import TrainingData
 from dinoforge.training.data.order import ImageOrder
+from dinoforge.training.data.parts import DataConfig
 
 OURS = "dinoforge"
 PUBLISHED = "published recipe, torchvision on PIL"

@@ -162,9 +162,10 @@ def decoding(paths: list[str], *, num: int = 64, rounds: int = 5) -> dict[str, A
     from PIL import Image
 
     from dinoforge.sources.image_set import open_images
-    from dinoforge.training.config import CropsConfig, DataConfig
+    from dinoforge.training.data.crops import CropsConfig
     from dinoforge.training.data.dataset import TrainingData
     from dinoforge.training.data.order import ImageOrder
+    from dinoforge.training.data.parts import DataConfig
 
     torch.set_num_threads(1)
     everything = open_images(paths, cache=Path("/nonexistent"))

@@ -57,31 +57,29 @@ def run(way: str, rows: int, columns: int) -> None:
     import torch
     import torch.nn.functional as F
 
-    from dinoforge.evaluation.methods.propagation import propagate
-    from dinoforge.evaluation.settings import PropagationConfig
+    from dinoforge.neighbors.propagation import propagate
 
     torch.set_num_threads(1)
     torch.manual_seed(0)
     features = torch.randn(SOURCES + 1, rows, columns, WIDTH)
     labels = F.one_hot(torch.randint(3, (rows, columns)), 3).float()
-    config = PropagationConfig()
     if way == "dinoforge":
-        from dinoforge.evaluation.methods import propagation
+        from dinoforge.neighbors import propagation
 
         sources = [(F.normalize(f, dim=-1), labels) for f in features[:SOURCES]]
-        propagation._propagate_once(F.normalize(features[-1], dim=-1), sources, config)  # noqa: SLF001
+        propagation._propagate_once(F.normalize(features[-1], dim=-1), sources, 12, (5, 0.1))  # noqa: SLF001
     elif way == "all pairs":
         unit = F.normalize(features, dim=-1).flatten(1, 2)
         at = torch.cartesian_prod(torch.arange(rows), torch.arange(columns))
-        inside = ((at[:, None] - at).abs().amax(dim=2) <= config.window).float()
-        affinity = (unit[:SOURCES] @ unit[-1].T).div_(config.temperature).exp_()
+        inside = ((at[:, None] - at).abs().amax(dim=2) <= 12).float()
+        affinity = (unit[:SOURCES] @ unit[-1].T).div_(0.1).exp_()
         affinity = affinity.mul_(inside).flatten(0, 1)
-        kept = affinity.topk(config.top_k, dim=0).values[-1]
+        kept = affinity.topk(5, dim=0).values[-1]
         affinity[affinity < kept] = 0
         affinity.div_(affinity.sum(dim=0))
         labels.flatten(0, 1).repeat(SOURCES, 1).T @ affinity
     else:
-        list(propagate(features[:1], labels, config))
+        list(propagate(features[:1], labels))
 
 
 if __name__ == "__main__":

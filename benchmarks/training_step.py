@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dinoforge.models.layers import BlockRows
 from dinoforge.training.attention import AttentionSetting, choose_setting
 from dinoforge.training.build import build_optimizer
 from dinoforge.training.config import TrainingConfig
@@ -21,14 +20,13 @@ from dinoforge.training.data.views import micro_batches
 from dinoforge.training.distributed.parallel import make_parallel
 from dinoforge.training.distributed.ranks import RankInfo
 from dinoforge.training.guards import check_finite
-from dinoforge.training.method import Losses, Targets, Views
+from dinoforge.training.methods.dino import Targets
+from dinoforge.training.methods.method import Losses, Views
 from dinoforge.training.precision import autocast
 from dinoforge.training.schedules import apply_schedules
 from dinoforge.training.updates import clip_gradients, update_teacher
 
 CPU = torch.device("cpu")
-
-Part = tuple[Views, list[BlockRows] | None]  # a micro-batch, and its stochastic depth
 
 
 class Step:
@@ -61,33 +59,34 @@ class Step:
         parts = self.views(number, global_crops, local_crops)
         targets = self.targets(parts, hyper["schedule/teacher_temperature"])
         self.optimizer.zero_grad(set_to_none=True)
-        losses = [self._backward(part, target) for part, target in zip(parts, targets, strict=True)]
+        losses = [
+            self._backward(views, target) for views, target in zip(parts, targets, strict=True)
+        ]
         norms = clip_gradients(dict(self.method.student.items()), self.config.optimizer.clip)
         check_finite(number, losses, norms, [])
         self.optimizer.step()
         update_teacher(self.method.teacher, self.method.student, hyper["schedule/momentum"])
         return losses
 
-    def views(self, number: int, global_crops: Tensor, local_crops: Tensor) -> list[Part]:
+    def views(self, number: int, global_crops: Tensor, local_crops: Tensor) -> list[Views]:
         """Cut the crops into micro-batches, with the masks and subsets of a step."""
         images = np.arange(self.config.batch_size)
         batch = Batch(number, global_crops, local_crops, images, table=None)
         return micro_batches(self.config, batch, RankInfo(), self.device)
 
-    def targets(self, parts: Sequence[Part], temperature: float = 0.05) -> list[Targets]:
+    def targets(self, parts: Sequence[Views], temperature: float = 0.05) -> list[Targets]:
         """Let the teacher see the micro-batches."""
         with autocast(self.config, self.device):
-            return self.method.targets([views for views, _ in parts], temperature)
+            return self.method.targets(parts, temperature)
 
-    def forward(self, part: Part, targets: Targets) -> Losses:
+    def forward(self, views: Views, targets: Targets) -> Losses:
         """Run the student on one micro-batch."""
-        views, rows = part
         with autocast(self.config, self.device):
-            losses: Losses = self.parallel.loss_of(views, targets, rows)
+            losses: Losses = self.parallel.loss_of(views, targets)
         return losses
 
-    def _backward(self, part: Part, targets: Targets) -> Losses:
-        losses = self.forward(part, targets)
+    def _backward(self, views: Views, targets: Targets) -> Losses:
+        losses = self.forward(views, targets)
         (losses.total / self.config.parallel.accumulate).backward()
         return losses.detach()
 
@@ -103,12 +102,12 @@ def noise(config: TrainingConfig, device: torch.device = CPU) -> tuple[Tensor, T
     return whole, local
 
 
-def masked_patches(parts: Sequence[Part]) -> int:
+def masked_patches(parts: Sequence[Views]) -> int:
     """Count the patches that are hidden from the student."""
-    return sum(len(views.mask_indices_M) for views, _ in parts)
+    return sum(len(views.mask_indices_M) for views in parts)
 
 
-def count_flops(step: Step, parts: Sequence[Part]) -> int:
+def count_flops(step: Step, parts: Sequence[Views]) -> int:
     """Count the operations of teacher, student and backward pass; a multiply-add as two.
 
     What is computed twice counts twice: by activation checkpointing, and the scores of attention
@@ -127,8 +126,8 @@ def count_flops(step: Step, parts: Sequence[Part]) -> int:
         ),
     }
     with FlopCounterMode(display=False, custom_mapping=counts) as counter:
-        for part, targets in zip(parts, step.targets(parts), strict=True):
-            step.forward(part, targets).total.backward()
+        for views, targets in zip(parts, step.targets(parts), strict=True):
+            step.forward(views, targets).total.backward()
     step.optimizer.zero_grad(set_to_none=True)
     return counter.get_total_flops()
 
@@ -141,13 +140,12 @@ class Saved:
     weight_copies: int  # weights in another dtype than the parameters'
 
 
-def saved_bytes(step: Step, part: Part) -> Saved:
+def saved_bytes(step: Step, views: Views) -> Saved:
     """Count the distinct storages that autograd saves of one micro-batch.
 
     Not what was there before: parameters, crops as they came, targets of the teacher.
     """
-    views, _ = part
-    (targets,) = step.targets([part])
+    (targets,) = step.targets([views])
     there = (views.global_crops, views.local_crops, targets.cls_BK, targets.patch_MK)
     known = {_place(tensor) for tensor in (*step.method.parameters(), *there)}
     # Prototypes are normalized before they are converted: what is kept of them is no weight.
@@ -165,7 +163,7 @@ def saved_bytes(step: Step, part: Part) -> Saved:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        step.forward(part, targets)
+        step.forward(views, targets)
     return Saved(
         activations=sum(size for size, is_weight in result.values() if not is_weight),
         weight_copies=sum(size for size, is_weight in result.values() if is_weight),
