@@ -25,6 +25,7 @@ __all__ = [
     "Command",
     "HelpFormatter",
     "Parser",
+    "add_decoding_arguments",
     "add_launch_arguments",
     "add_output_arguments",
     "add_recipe_choice",
@@ -37,11 +38,15 @@ __all__ = [
     "print_json",
     "print_table",
     "recipe_requests",
+    "source_argument",
 ]
 
 C = TypeVar("C", bound="Config")
 
-_PACKAGES = {"sharding": "curation.sharding"}  # of kinds of recipes that are no room
+_PACKAGES = {
+    "sharding": "curation.sharding",
+    "index": "demo.index",
+}  # of kinds of recipes that are no room
 
 RERUN = "rerun the affected stages"  # help text of --update
 
@@ -90,6 +95,16 @@ def path_argument(text: str) -> str:
         raise argparse.ArgumentTypeError(str(error)) from error
 
 
+def source_argument(text: str) -> str:
+    """Read an argument that is a path or a URL of images, for ``type``."""
+    from dinoforge.config.paths import read_source
+
+    try:
+        return read_source(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
 def add_recipe_choice(parser: argparse.ArgumentParser) -> None:
     """Add RECIPE, ``key=value``, and the flags that look recipes up."""
     parser.add_argument("recipe", nargs="?", metavar="RECIPE", help="YAML file, or a name (--list)")
@@ -127,6 +142,15 @@ def add_output_arguments(parser: argparse.ArgumentParser) -> None:
         output.add_argument(
             flag, dest="verbosity", action="store_const", const=level, default=0, help=text
         )
+
+
+def add_decoding_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add ``--device``, ``--workers`` and ``--decode`` of a command that encodes images."""
+    parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
+    workers = "threads that decode and, on a CPU, run the network (default: one per core)"
+    parser.add_argument("--workers", default="auto", metavar="N", help=workers)
+    decode = "as decode.KEY of a recipe, e.g. range=[0,4095]; may be repeated"
+    parser.add_argument("--decode", action="append", default=[], metavar="KEY=VALUE", help=decode)
 
 
 def add_run_argument(parser: argparse.ArgumentParser) -> None:

@@ -53,13 +53,15 @@ def _resolve(config: "CurationConfig") -> "CurationConfig":
 
 def _show(summary: Any, folder: Path, *_: object) -> None:
     from dinoforge.config.paths import quote_path
-    from dinoforge.curated import ledger_path, parts_path, shards_folder
+    from dinoforge.curated import ledger_path, parts_path, quality_page, shards_folder
 
     print_table(["images", "count"], [[row.label, row.count] for row in summary.funnel()])
     print(f"shards: {shards_folder(folder) if summary.shards else 'none'}")
     if parts_path(folder).exists():
         print(f"to train on its parts: data.parts=[{{run: {folder}}}]")
     print(f"ledger: {ledger_path(folder)}")
+    if quality_page(folder).exists():
+        print(f"quality: {quality_page(folder)}")
     print(f"why an image was dropped: dinoforge explain {quote_path(folder)} IMAGE")
 
 

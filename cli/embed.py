@@ -5,7 +5,14 @@ import functools
 from dataclasses import asdict
 from pathlib import Path
 
-from dinoforge.cli.arguments import Command, add_output_arguments, path_argument, print_json
+from dinoforge.cli.arguments import (
+    Command,
+    add_decoding_arguments,
+    add_output_arguments,
+    path_argument,
+    print_json,
+    source_argument,
+)
 from dinoforge.encoders.make import ENCODERS
 
 __all__ = ["COMMAND"]
@@ -13,7 +20,13 @@ __all__ = ["COMMAND"]
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
     add = functools.partial(parser.add_argument, type=path_argument)
-    add("paths", nargs="+", metavar="IMAGES", help="folders, tars, curation runs")
+    parser.add_argument(
+        "paths",
+        nargs="+",
+        type=source_argument,
+        metavar="IMAGES",
+        help="folders, tars, curation runs, or their URLs",
+    )
     parser.add_argument(
         "--encoder",
         default="pixels",
@@ -24,14 +37,12 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--batch-size", type=int, default=64, metavar="N", help="images per batch (default: 64)"
     )
-    parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
     parser.add_argument(
-        "--decode",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="as decode.KEY of a recipe, e.g. range=[0,4095]; may be repeated",
+        "--precision",
+        default="float32",
+        help="float32 (default), bfloat16 or float16: of the products of the network",
     )
+    add_decoding_arguments(parser)
     add_output_arguments(parser)
 
 
@@ -39,22 +50,28 @@ def _run(args: argparse.Namespace) -> int:
     from dinoforge.config import load_config, to_plain
     from dinoforge.config.paths import EncoderSpec, expand_paths
     from dinoforge.encoders.embedding import EmbedConfig, embed_images
+    from dinoforge.errors import UsageError
+    from dinoforge.remote.urls import url_faults
     from dinoforge.runs import Run
     from dinoforge.sources.outputs import check_out
 
+    if faults := list(url_faults("IMAGES", args.paths)):
+        raise UsageError(faults=faults)
     check_out(args.paths, args.out)
-    words = [f"device={args.device}", *(f"decode.{word}" for word in args.decode)]
+    flags = ("device", "workers", "precision")
+    words = [f"{name}={getattr(args, name)}" for name in flags]
+    words += [f"decode.{word}" for word in args.decode]
     config = load_config(EmbedConfig, None, words)
     settings = {name: getattr(args, name) for name in ("paths", "encoder", "batch_size")}
     settings |= to_plain(config)
+    del settings["workers"]  # the same vectors with any number
     with Run.start(Path(args.out), command="embed", settings=settings) as run:
         summary = embed_images(
             args.paths,
             encoder=expand_paths(args.encoder, EncoderSpec),
             out=run.folder,
             batch_size=args.batch_size,
-            device=config.device,
-            decode=config.decode,
+            config=config,
         )
     if args.json:
         print_json(asdict(summary))

@@ -29,9 +29,10 @@ __all__ = ["build_parser", "main"]
 
 # In the order in which a newcomer needs them.
 _ON_CURATIONS = ("explain", "leaks", "calibrate", "takedown")
+_ON_BACKBONES = ("index", "demo", "export", "attention", "classes")
 _ON_CLUSTER = ("status", "logs", "retry", "cancel")
 COMMANDS = (
-    *("quickstart", "curate", "plan", "train", "evaluate", "embed", "shard", "export"),
+    *("quickstart", "curate", "plan", "train", "evaluate", "embed", "shard", *_ON_BACKBONES),
     *("report", "card", "compare", *_ON_CURATIONS, "runs"),
     *_ON_CLUSTER,
 )
@@ -74,6 +75,7 @@ def _is_override(word: str) -> bool:
 def load_command(name: str) -> Command:
     """Import the module of one sub-command."""
     rooms = dict.fromkeys(_ON_CLUSTER, "cli.cluster") | dict.fromkeys(_ON_CURATIONS, "cli.curated")
+    rooms |= dict.fromkeys(_ON_BACKBONES, "cli.backbones")
     room = rooms.get(name, "cli")
     module = importlib.import_module(f"dinoforge.{room}.{name}")
     command: Command = module.COMMAND

@@ -1,4 +1,4 @@
-"""``dinoforge plan``: what a curation, a training or an evaluation needs before it is run."""
+"""``dinoforge plan``: what a curation, a training, an evaluation or an index needs."""
 
 import argparse
 import contextlib
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["COMMAND", "kind_of"]
 
 _DEFAULT_GPU = "h100"
-_KINDS = ("training", "evaluation", "curation")
+_KINDS = ("training", "evaluation", "curation", "index")
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,7 +39,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--kind", choices=_KINDS, help=kind)
     model = (
         "evaluation: plan for this ViT instead of the recipe's models, e.g. large/16; curation: "
-        "instead of the encoder for retrieval"
+        "instead of the encoder for retrieval; index: default small/14"
     )
     parser.add_argument("--model", metavar="SIZE/PATCH", help=model)
     hardware = parser.add_argument_group("hardware")
@@ -57,7 +57,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     images = (
         "images in the data set, for epochs; of a mixture NAME=N,NAME=N; evaluation: in each set, "
         "which need not exist yet; curation: of the pool, or pool=N,seed=N,reference=N,as_is=N "
-        "(default: `sources.images`)"
+        "(default: `sources.images`); index: of the collection"
     )
     add("--images", type=str, help=images)
     data = parser.add_argument_group("curation")
@@ -65,6 +65,11 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     data.add_argument("--image-bytes", type=float, metavar="BYTES", help=mean)
     mean = "mean pixels of an image (default 186,045, as ImageNet's)"
     data.add_argument("--image-pixels", type=float, metavar="PIXELS", help=mean)
+    trial = (
+        "finished curation of a sample of these images, on the same kind of machine: its sizes, "
+        "CPU seconds and bytes correct the plan"
+    )
+    data.add_argument("--trial", metavar="RUN", help=trial)
     on = "a profile, as slurm:PROFILE; tasks that do not fit it are an error"
     data.add_argument("--on", metavar="WHERE", help=on)
     add_output_arguments(parser)
@@ -75,17 +80,26 @@ def _run(args: argparse.Namespace) -> int:
     if recipe_requests(args, kind):
         return 0
     _refuse_options(args, kind)
-    plan = {"evaluation": _plan_evaluation, "curation": _plan_curation, "training": _plan_training}
+    plan = {
+        "evaluation": _plan_evaluation,
+        "curation": _plan_curation,
+        "training": _plan_training,
+        "index": _plan_index,
+    }
     return plan[kind](args)
 
 
 def _refuse_options(args: argparse.Namespace, kind: str) -> None:
     """Refuse options that only other kinds of plans have."""
-    of_training, of_curation = ("ranks", "ranks_per_node"), ("image_bytes", "image_pixels", "on")
+    of_training, of_curation = (
+        ("ranks", "ranks_per_node"),
+        ("image_bytes", "image_pixels", "trial", "on"),
+    )
     others = {
         "evaluation": (*of_training, *of_curation),
         "training": ("model", *of_curation),
         "curation": of_training,
+        "index": (*of_training, *of_curation),
     }
     for name in others[kind]:
         if getattr(args, name) is not None:
@@ -191,6 +205,38 @@ def _plan_evaluation(args: argparse.Namespace) -> int:
     return 0
 
 
+def _plan_index(args: argparse.Namespace) -> int:
+    from dinoforge.demo.index.config import IndexConfig
+    from dinoforge.demo.index.plan import GPU_SHARE, plan_index
+    from dinoforge.device import find_gpu
+
+    args.overrides = ["sources=[x]", *args.overrides]  # a plan needs no image
+    if args.recipe is None:
+        args.recipe, args.overrides = args.overrides[0], args.overrides[1:]
+    config = load(args, "index", IndexConfig).config
+    images = _read_images(args.images)
+    if not isinstance(images, int) or images < 1:
+        do = "give their number: --images 5000000"
+        raise UsageError(what="the number of images is unknown", where="--images", do=do)
+    _check_mfu(args)
+    gpu, share = find_gpu(args.gpu or _DEFAULT_GPU), args.mfu or GPU_SHARE
+    plan = plan_index(config, images, _vit(args.model or "small/14"), gpu, share=share)
+    if args.json:
+        print_json(plan.as_json())
+        return 0
+    print_table(["on disk", "GB"], [[name, _gb(size)] for name, size in plan.bytes.items()])
+    rows = [[name, plan.kinds[name], _gb(size)] for name, size in plan.memory.items()]
+    print_table(["memory of a search", "kind", "GB"], rows)
+    hours = "unknown" if plan.gpu_hours is None else f"{plan.gpu_hours:,.1f}"
+    print(
+        f"{plan.images:,} images, {plan.partitions:,} partitions, {plan.files:,} files, "
+        f"{_gb(sum(plan.bytes.values()))} GB; {hours} {gpu.name}-hours at an assumed MFU of "
+        f"{share} ({config.precision}), or {plan.core_hours:,.0f} "
+        "core-hours in float32; without decoding"
+    )
+    return 0
+
+
 def _vit(text: str) -> "VitConfig":
     from dinoforge.models.config import ARCHITECTURES, VitConfig
 
@@ -272,12 +318,14 @@ def _show(plan: "Plan") -> None:
     for show in (_show_parameters, _show_memory, _show_flops, _show_run):
         show(plan)
     held = plan.parameters_of_rank_0
-    print(f"rank 0 holds {held:,} parameters of the student and as many of the teacher")
+    teacher = " and as many of the teacher" if plan.memory.teacher else ""
+    print(f"rank 0 holds {held:,} parameters of the student{teacher}")
 
 
 def _show_parameters(plan: "Plan") -> None:
     rows: list[list[object]] = [[name, number] for name, number in plan.parameters.items()]
-    rows.append(["student; the teacher has the same", sum(plan.parameters.values())])
+    same = "; the teacher has the same" if plan.memory.teacher else ""
+    rows.append([f"student{same}", sum(plan.parameters.values())])
     print_table(["network", "parameters"], rows)
     if plan.backbone_at_518:
         print(f"backbone as released, for 518 pixels: {plan.backbone_at_518:,} parameters")
@@ -288,7 +336,7 @@ def _show_memory(plan: "Plan") -> None:
     parts = {
         "student, float32": memory.student,
         "gradients": memory.gradients,
-        "AdamW": memory.optimizer,
+        "optimizer": memory.optimizer,
         "teacher": memory.teacher,
         "weights in use: copies, gathered units": memory.weights,
         "batch of crops": memory.crops,
@@ -353,7 +401,8 @@ def _verdict(plan: "Plan") -> str:
     verdict = "fits" if plan.fits else "does NOT fit"
     memory = f"needs {_gb(plan.memory.peak)} GB; {_gb(plan.gpu.usable)} GB usable"
     most = plan.largest_images
-    largest = f"at most {most} images per rank" if most else "not even one image fits"
+    beside = f" beside {plan.support_crops} crops of labeled ones" if plan.support_crops else ""
+    largest = f"at most {most} images per rank" if most else f"not even one image fits{beside}"
     return f"{verdict} {plan.gpu.name}: {memory}; {largest}"
 
 
@@ -372,6 +421,7 @@ COMMAND = Command(
         "dinoforge plan vitl16_fast --ranks 32 --gpu a100",
         "dinoforge plan vitg14_long --ranks 64 batch_size=768 parallel.mode=hsdp",
         "dinoforge plan precise --images 1.3e9 --gpu h100",
+        "dinoforge plan millions --images 5e6 memory=8",
         "dinoforge plan my.yaml parallel.activation_checkpointing=blocks --json",
     ),
     add_arguments=_add_arguments,

@@ -2,6 +2,8 @@
 
 import argparse
 from collections import Counter
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dinoforge.cli.arguments import load, print_json, print_table
@@ -26,7 +28,7 @@ def plan_curation_of(
 ) -> int:
     """Print the plan of a curation of so many images, a number or one by role."""
     from dinoforge.curation.config import CurationConfig
-    from dinoforge.curation.plan import GPU_SHARE, plan_curation
+    from dinoforge.curation.plan import GPU_SHARE, Images, plan_curation, read_trial
 
     # A plan needs no image: the sources are named when it is run.
     overrides = args.overrides
@@ -34,9 +36,14 @@ def plan_curation_of(
         args.overrides = [*overrides, *_stand_ins(images)]
     config = load(args, "curation", CurationConfig).config
     share = args.mfu or GPU_SHARE
-    plan = plan_curation(config, _images(args, config, images), gpu=gpu, share=share, model=model)
+    trial = None if args.trial is None else read_trial(Path(args.trial))
+    means = trial.images if trial else Images(pool=0)
+    counted = _images(args, config, images, means)
+    plan = plan_curation(config, counted, gpu=gpu, share=share, model=model, trial=trial)
     if not args.json:
         _show(plan, gpu.name, share)
+        rates = f"corrected by {args.trial}" if trial else "rates of one core of an EPYC"
+        print(f"assumes that no image is dropped before retrieval; {rates}")
     if args.on is not None:
         _check_profile(plan, config, args.on)
     if args.json:
@@ -58,9 +65,12 @@ def _stand_ins(images: int | dict[str, int] | None) -> list[str]:
 
 
 def _images(
-    args: argparse.Namespace, config: "CurationConfig", given: int | dict[str, int] | None
+    args: argparse.Namespace,
+    config: "CurationConfig",
+    given: int | dict[str, int] | None,
+    means: "Images",
 ) -> "Images":
-    from dinoforge.curation.plan import Images
+    from dinoforge.curation.stored.side_tables import count_rows
 
     expected = Counter[tuple[str, str]]()  # by the recipe
     for source in config.sources:
@@ -85,11 +95,15 @@ def _images(
     pool = sum(counts["pool"].values())
     if not pool + sum(counts["as_is"].values()):
         raise UsageError(what="no images to curate", where="--images", do="give pool=N")
-    return Images(
+    rows, columns = count_rows(config)
+    return replace(
+        means,
         pool=pool,
         as_is=counts["as_is"],
         seeds=counts["seed"],
         references=counts["reference"],
+        side_rows=rows,
+        side_columns=columns or means.side_columns,
         **_means(args),
     )
 
@@ -134,7 +148,6 @@ def _show(plan: "CurationPlan", gpu: str, share: float) -> None:
         f"{totals['files']:,} files; {on_cores} core-hours, or {on_gpus} {gpu}-hours and "
         f"{host} core-hours at an assumed MFU of {share} of the float32 rate"
     )
-    print("assumes that no image is dropped before retrieval; rates of one core of an EPYC")
 
 
 def _sum(values: list[float | None]) -> float | None:

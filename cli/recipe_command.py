@@ -1,6 +1,7 @@
 """The skeleton of ``curate``, ``train``, ``evaluate``, ``shard``: from the words to the result."""
 
 import argparse
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,12 +18,15 @@ from dinoforge.cli.arguments import (
     recipe_requests,
 )
 from dinoforge.cli.cluster.launch import goes_to_cluster, refuse_live, submit
+from dinoforge.errors import UsageError
+from dinoforge.remote import is_url
+from dinoforge.remote.urls import is_stream
 
 if TYPE_CHECKING:
     from dinoforge.config import Config, Loaded
     from dinoforge.runs import OnChange, Run
 
-__all__ = ["RecipeCommand", "open_run"]
+__all__ = ["RecipeCommand", "open_run", "sort_words"]
 
 C = TypeVar("C", bound="Config")
 
@@ -69,6 +73,12 @@ class RecipeCommand:
         loaded = replace(loaded, config=self.resolve(loaded.config))
         check_out(self.sources(loaded.config), loaded.config.out, self.written)
         if goes_to_cluster(args):
+            if any(map(is_stream, self.sources(loaded.config))):
+                raise UsageError(
+                    what="a stream is a source, and the nodes of a cluster cannot read it",
+                    where="recipe",
+                    do="make shards of it first, on this machine: dinoforge shard",
+                )
             return submit(args, loaded, self.pipeline, self.evaluations(args, loaded.config))
         result = self.execute(args, loaded)
         if isinstance(result, int):
@@ -100,3 +110,25 @@ def open_run(
         on_change=change,
         parents=run_folders(inputs),
     )
+
+
+def sort_words(args: argparse.Namespace, more: Sequence[str]) -> None:
+    """Sort the words of a command whose sources need no key: a YAML file is the recipe.
+
+    ``key=value`` is a key, all others are sources. ``more`` are the ``key=value`` of flags.
+    """
+    words = [word for word in (args.recipe, *args.overrides) if word is not None]
+    pairs = [
+        word
+        for word in words
+        if "=" in word and not (is_url(word) or is_stream(word) or Path(word).exists())
+    ]
+    others = [word for word in words if word not in pairs]
+    recipes = [word for word in others if word.endswith((".yaml", ".yml")) and not is_stream(word)]
+    sources = [word for word in others if word not in recipes[:1]]
+    if sources:
+        pairs.insert(0, f"sources={json.dumps(sources)}")
+    pairs += more
+    args.recipe, args.overrides = (recipes or [None])[0], pairs
+    if args.recipe is None and pairs:
+        args.recipe, args.overrides = pairs[0], pairs[1:]

@@ -1,13 +1,12 @@
 """``dinoforge shard``: shards from any sources, their bytes unchanged."""
 
 import argparse
-import json
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dinoforge.cli.arguments import on_change, print_table
-from dinoforge.cli.recipe_command import RecipeCommand, open_run
+from dinoforge.cli.recipe_command import RecipeCommand, open_run, sort_words
 
 if TYPE_CHECKING:
     from dinoforge.config import Loaded
@@ -26,22 +25,12 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _read_words(args: argparse.Namespace) -> None:
-    """Sort the words: a YAML file is the recipe, ``key=value`` a key, all others are sources."""
-    words = [word for word in (args.recipe, *args.overrides) if word is not None]
-    pairs = [word for word in words if "=" in word and not Path(word).exists()]
-    recipes = [word for word in words if word.endswith((".yaml", ".yml")) and word not in pairs]
-    sources = [word for word in words if word not in pairs and word not in recipes[:1]]
-    if sources:
-        pairs.insert(0, f"sources={json.dumps(sources)}")
-    if args.verify:
-        pairs.append("verify=true")
-    args.recipe, args.overrides = (recipes or [None])[0], pairs
-    if args.recipe is None and pairs:
-        args.recipe, args.overrides = pairs[0], pairs[1:]
+    sort_words(args, ["verify=true"] * args.verify)
 
 
 def _execute(args: argparse.Namespace, loaded: "Loaded[ShardingConfig]") -> "ShardingSummary":
     from dinoforge.curation.sharding.pipeline import PIPELINE
+    from dinoforge.sources.streams import copy_streams
     from dinoforge.stages import make_executor, run_pipeline, stage_folder
 
     config = loaded.config
@@ -55,6 +44,7 @@ def _execute(args: argparse.Namespace, loaded: "Loaded[ShardingConfig]") -> "Sha
                     if stage.name == "verify"
                 )
                 shutil.rmtree(folder, ignore_errors=True)
+            copy_streams(config.sources, run.folder)
             summary: ShardingSummary = run_pipeline(PIPELINE, run.folder, config, executor)
             return summary
     finally:
@@ -77,6 +67,10 @@ def _show(summary: Any, folder: Path, *_: object) -> None:
             for reason, count in summary.status.items()
             if reason not in {"ok", "encoded"}
         ),
+        *(
+            [f"never downloaded: {status.replace('_', ' ')}", count]
+            for status, count in summary.not_downloaded.items()
+        ),
         ["shards", len(summary.shards)],
         *([["shards verified", summary.verified]] if summary.verified else []),
     ]
@@ -85,6 +79,12 @@ def _show(summary: Any, folder: Path, *_: object) -> None:
     print(
         f"shards: {shards_folder(folder)} ({bytes_size(sum(s['bytes'] for s in summary.shards))})"
     )
+
+
+def _sources(config: "ShardingConfig") -> list[str]:
+    from dinoforge.curation.sharding.discover import source_paths
+
+    return source_paths(config)
 
 
 COMMAND = RecipeCommand(
@@ -100,9 +100,7 @@ COMMAND = RecipeCommand(
     read_words=_read_words,
     execute=_execute,
     as_json=lambda summary: summary.as_json(),
-    sources=lambda config: [
-        str(Path(config.data.root) / path) if config.data.root else path for path in config.sources
-    ],
+    sources=_sources,
     written=("sharding", "shards"),
     show=_show,
     add_own_arguments=_add_arguments,

@@ -8,14 +8,13 @@ measurements, similarities and embeddings.
 import itertools
 import keyword
 import math
-import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Annotated, ClassVar, Literal
 
 from dinoforge.config.keys import suggest
-from dinoforge.config.paths import EncoderSpec, OptionalPath, PathText, SourceText
+from dinoforge.config.paths import EncoderSpec, OptionalPath, OptionalSource, PathText, SourceText
 from dinoforge.config.ranges import (
     Allowed,
     Device,
@@ -23,20 +22,18 @@ from dinoforge.config.ranges import (
     NonEmpty,
     NonNegativeInt,
     PositiveInt,
+    Precision,
     Range,
+    Workers,
     one_of,
 )
-from dinoforge.curation.policies.where import (
-    EXAMPLE_CONDITION,
-    KNOWN_FACTS,
-    ConditionError,
-    parse_where,
-)
+from dinoforge.curation.policies.filter_config import FilterConfig, ScoreConfig, SideConfig
+from dinoforge.curation.policies.where import KNOWN_FACTS
 from dinoforge.curation.retrieve_config import RetrieveConfig
 from dinoforge.errors import Fault
 from dinoforge.images import DecodePolicy
 from dinoforge.remote import is_url
-from dinoforge.remote.urls import url_fault
+from dinoforge.remote.urls import join_path, url_fault, url_faults
 
 __all__ = [
     "EDITS",
@@ -66,8 +63,6 @@ PREFERENCES = ("resolution", "least_recompressed", "score", "source")
 Cosine = Annotated[float, Range(-1, 1)]
 _is_file_name = re.compile(r"[\w-]+").fullmatch
 FileName = Annotated[str, Allowed(_is_file_name, "letters, digits, - and _")]
-_is_column_name = re.compile(r"[A-Za-z_]\w*", re.ASCII).fullmatch
-ColumnName = Annotated[str, Allowed(_is_column_name, "letters, digits and _, a letter first")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +74,8 @@ class SourceConfig:
     role: Literal["pool", "seed", "reference", "as_is"] = "pool"
     # folders, images, tars, tables with images, lists of files (.csv, .jsonl), globs,
     # `x-{000000..000004}.tar`, curation runs; relative to `data.root`. Or their URLs: file://,
-    # s3://, gs://, hf:// (package extras s3, gs, hf)
+    # s3://, gs://, hf:// (package extras s3, gs, hf). Or a tar that is read once: `pipe:COMMAND`,
+    # or - for standard input
     paths: Annotated[list[SourceText], NonEmpty] = field(default_factory=list)
     name: str = ""  # shown in tables and the report; "": the role
     keys: str = ""  # shell pattern on sample keys, e.g. "*_cat_*"; "": all
@@ -99,24 +95,23 @@ class SourceConfig:
 
     def paths_in(self, root: str) -> list[str]:
         """Return the paths, relative ones inside ``root``."""
-        return [
-            path if is_url(path) else os.path.join(root, path)  # noqa: PTH118 - may be patterns
-            for path in self.paths
-        ]
+        return [join_path(root, path) for path in self.paths]
 
     def faults(self, at: str) -> Iterator[Fault]:
-        """Find URLs that cannot be read."""
-        for path in filter(is_url, self.paths):
-            if fault := url_fault(f"{at}.paths", path):
-                yield fault
+        """Find URLs and streams that cannot be read."""
+        yield from url_faults(f"{at}.paths", self.paths, streams=True)
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
     """Where the sources are."""
 
-    # folder that relative `sources.paths` start in; "": the working directory
-    root: OptionalPath = ""
+    # folder that relative `sources.paths` start in, or its URL; "": the working directory
+    root: OptionalSource = ""
+
+    def faults(self, at: str) -> Iterator[Fault]:
+        """Find a URL that cannot be read."""
+        yield from url_faults(f"{at}.root", [self.root])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,49 +134,6 @@ class PlantConfig:
         """Find copies without a kind of edit."""
         if self.count and not self.kinds:
             yield Fault(f"`{at}.kinds` is empty", "recipe", f"choose from {', '.join(EDITS)}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class SideConfig:
-    """Data beside the images: `KEY.json` and `KEY.txt`, and `NAME.parquet` beside `NAME.tar`."""
-
-    # columns to keep, for conditions, in the ledger and in the exported samples; names or patterns
-    # such as ["*"]; text files are the column caption; []: none is read
-    columns: list[str] = field(default_factory=list)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ScoreConfig:
-    """A number per image that is measured once, for conditions (`filter.where`)."""
-
-    # column in conditions and in the ledger; of several numbers NAME_0, NAME_1, ... or their names
-    name: ColumnName = ""
-    # what measures it: brightness, dark, light, blur, entropy, color, text, nsfw, faces, FILE.onnx,
-    # or python:MODULE:FUNCTION
-    scorer: EncoderSpec = ""
-
-
-@dataclass(frozen=True, kw_only=True)
-class FilterConfig:
-    """Limits for decodable images; applied late, to stored measurements."""
-
-    min_side: PositiveInt = 16  # shorter side after EXIF rotation, pixels
-    # longer side / shorter side; 0: no limit
-    max_aspect: Annotated[float, Allowed(lambda x: x == 0 or x >= 1, "0, or 1 or more")] = 10.0
-    # standard deviation of the gray values (0 to 255); images below it are dropped as flat
-    min_std: Annotated[float, Range(0, 127.5)] = 2.0
-    # condition that pool and seed images must meet, e.g. "bytes >= 2000 and aspect < 3"; an image
-    # that lacks a value that it needs is dropped, too; "": none
-    where: str = ""
-
-    def faults(self, at: str) -> Iterator[Fault]:
-        """Find a condition that is none."""
-        if self.where:
-            try:
-                parse_where(self.where)
-            except ConditionError as error:
-                what = f"`{at}.where` is no condition: {error}"
-                yield Fault(what, "recipe", f"write one such as {EXAMPLE_CONDITION}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -377,7 +329,7 @@ class ExportConfig:
 class PublishConfig:
     """A copy of the finished run in an object store; changes no result of the run itself."""
 
-    # folder to upload shards, ledger and `published` to: s3://, gs:// or file:// (package extras
+    # folder to upload `shards` and `published` to: s3://, gs:// or file:// (package extras
     # s3, gs); what an earlier upload of the recipe left there is replaced; "": none
     to: str = ""
 
@@ -407,6 +359,9 @@ class CurationConfig:
     partition_images: PositiveInt = 4096  # images per partition of inspect, side, score and embed
     max_bad_rate: Fraction = 0.5  # share of undecodable images above which the run stops
     device: Device = "cpu"  # where encoders and the joins run
+    # threads that decode for the encoders and, on a CPU, run them; auto: one per core
+    workers: Workers = "auto"
+    precision: Precision = "float32"  # of the products of encoders (autocast); other vectors
     decode: DecodePolicy = field(default_factory=DecodePolicy)
     plant: PlantConfig = field(default_factory=PlantConfig)
     side: SideConfig = field(default_factory=SideConfig)
@@ -421,7 +376,7 @@ class CurationConfig:
     publish: PublishConfig = field(default_factory=PublishConfig)
 
     # May differ between two starts of a run.
-    LAUNCH_KEYS: ClassVar[tuple[str, ...]] = ("out", "publish")
+    LAUNCH_KEYS: ClassVar[tuple[str, ...]] = ("out", "publish", "workers")
 
     def faults(self, at: str) -> Iterator[Fault]:  # noqa: ARG002 - the root has no name
         """Find contradictions between sections."""

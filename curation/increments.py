@@ -132,7 +132,7 @@ def _other_versions(
             what = f"the base was made with version {marker.version} of the stage {stage.name}"
             yield Fault(f"{what}, this is {stage.version}", where, do)
         spec = specs.get(stage.name)
-        if spec and marker.facts["encoder"] != encoder_fingerprint(spec):
+        if spec and marker.facts["encoder"] != encoder_fingerprint(spec, config.precision):
             yield Fault(f"the base was made with another version of the encoder {spec}", where, do)
 
 

@@ -9,10 +9,11 @@ import logging
 from collections.abc import Collection
 from pathlib import Path
 
-from dinoforge.curated import find_base
+from dinoforge.curated import find_base, quality_page
 from dinoforge.curation.config import CurationConfig
 from dinoforge.curation.increments import check_base, check_base_unchanged
 from dinoforge.curation.publish import publish, unpublish
+from dinoforge.curation.quality.page import write_page
 from dinoforge.curation.scores import check_scores
 from dinoforge.curation.stages.balance import BalanceStage
 from dinoforge.curation.stages.clusters import (
@@ -49,12 +50,14 @@ from dinoforge.curation.stages.inspect import InspectStage
 from dinoforge.curation.stages.list import ListStage
 from dinoforge.curation.stages.measures.score import ScoreStage, check_scorers
 from dinoforge.curation.stages.measures.side import SideStage
+from dinoforge.curation.stages.measures.side_tables import SideTablesStage
 from dinoforge.curation.stages.plant import PlantStage
 from dinoforge.curation.stages.retrieve import RetrieveStage
 from dinoforge.curation.stages.search import SearchStage
 from dinoforge.curation.stages.select import SelectStage
 from dinoforge.curation.stages.survivors import SurvivorsStage
 from dinoforge.curation.stored.background import check_background
+from dinoforge.curation.stored.side_tables import check_tables
 from dinoforge.curation.summary import CurationSummary, describe_unlabeled, make_account, summarize
 from dinoforge.curation.tables import CurationStage
 from dinoforge.curation.upload import check_target, upload_published
@@ -62,6 +65,7 @@ from dinoforge.errors import UsageError
 from dinoforge.neighbors.products import refuse_two_faiss, require_faiss
 from dinoforge.runs import Run, read_facts, record_facts
 from dinoforge.sources.accounting import Account
+from dinoforge.sources.streams import copy_streams
 from dinoforge.stages import Executor, Pipeline, make_inputs, run_pipeline
 from dinoforge.verification.features import opencv
 
@@ -77,6 +81,7 @@ STAGES: tuple[CurationStage, ...] = (
     InspectStage(),  # 20  decode once: hashes, size, gray spread, why not
     SideStage(),  # 22  what lies beside the images: URLs, captions, scores of others
     ScoreStage(),  # 23  what the recipe has scored, for conditions
+    SideTablesStage(),  # 24  columns of tables for them: the metadata of DataComp
     FilterStage(),  # 25  policy: which images are admitted
     EmbedStage(),  # 30  embeddings that measure "same picture"
     EmbedMeaningStage(),  # 31  embeddings that measure "similar content", if others are set
@@ -122,6 +127,8 @@ def curate(config: CurationConfig, run: Run, executor: Executor) -> CurationSumm
         images, too many that do not decode (if none does, the ledger is written first), or a base
         that has changed meanwhile.
     """
+    for source in config.sources:
+        copy_streams(source.paths, run.folder)
     summary: CurationSummary = run_pipeline(PIPELINE, run.folder, config, executor)
     return summary
 
@@ -136,9 +143,11 @@ def _check(config: CurationConfig) -> None:
         require_faiss()
     check_encoders(config)
     if config.duplicates.background:
-        check_background(config, encoder_fingerprint(config.duplicates.encoder))
+        fingerprint = encoder_fingerprint(config.duplicates.encoder, config.precision)
+        check_background(config, fingerprint)
     check_scores(config)
     check_scorers(config)
+    check_tables(config)
     if config.publish.to:
         check_target(config.publish.to)
     check_condition(config)
@@ -153,6 +162,8 @@ def _finish(run_folder: Path, config: CurationConfig) -> CurationSummary:
     remove_work(inputs)
     summary = summarize(inputs)
     publish(inputs, summary)
+    if config.scores and not quality_page(run_folder).exists():
+        write_page(inputs, summary)
     shards = f"{summary.shards} shard{'' if summary.shards == 1 else 's'}"
     _log.info("kept %d of %d images in %s", summary.kept, summary.images, shards)
     if summary.base:
@@ -177,6 +188,11 @@ def _finish(run_folder: Path, config: CurationConfig) -> CurationSummary:
     return summary
 
 
+def _reopen(run_folder: Path) -> None:
+    quality_page(run_folder).unlink(missing_ok=True)
+    unpublish(run_folder)
+
+
 def _account(run_folder: Path, config: CurationConfig, done: Collection[str]) -> None:
     """Record and log what the sources gave, as far as the stages that are done know it."""
     if "ingest" in done:
@@ -196,7 +212,7 @@ PIPELINE = Pipeline(
     stages=STAGES,
     config=CurationConfig,
     check=_check,
-    reopen=unpublish,
+    reopen=_reopen,
     finish=_finish,
     account=_account,
 )

@@ -1,7 +1,7 @@
 """What a person should know about a finished curation, one line each: what it left out, and why."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ __all__ = [
     "hub_remarks",
     "remarks",
     "rule_remarks",
+    "side_remarks",
 ]
 
 _NAMED = 10  # images in a remark
@@ -104,6 +105,14 @@ def base_remarks(base: Mapping[str, Any] | None) -> list[str]:
         for run, ids in leaks.items()
         if ids
     ]
+
+
+def side_remarks(joined: Sequence[Mapping[str, int]]) -> list[str]:
+    """Return a line about images without a row in any table, by the facts of `side-tables`."""
+    images, alone = (sum(part[name] for part in joined) for name in ("images", "in_no_table"))
+    if not alone:
+        return []
+    return [f"{alone:,} of {images:,} images have no row in any table (side.tables, side.on)"]
 
 
 def balance_remarks(balance: Mapping[str, Any] | None) -> list[str]:

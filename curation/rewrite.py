@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from dinoforge.curated import shards_folder
+from dinoforge.curated import quality_page, shards_folder
 from dinoforge.curation.config import CurationConfig
 from dinoforge.curation.pipeline import PIPELINE, STAGES
 from dinoforge.curation.publish import publish, unpublish
@@ -154,6 +154,7 @@ def _rewrite(run_folder: Path, inputs: CurationInputs) -> list[str]:
             do = "restore it, or run the curation again"
             raise UsageError(what="shard is missing", where=str(path), do=do)
     if missing:
+        quality_page(run_folder).unlink(missing_ok=True)  # it may show them
         unpublish(run_folder)
         plan.write()
     for task in [*shards, *(task for task in missing if "ledger" in task.payload)]:

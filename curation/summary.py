@@ -22,6 +22,7 @@ from dinoforge.curation.remarks import (
     hub_remarks,
     remarks,
     rule_remarks,
+    side_remarks,
 )
 from dinoforge.curation.stored.decisions import read_slots, read_survivors
 from dinoforge.curation.stored.generations import earlier_generations, first_id, of_every_generation
@@ -58,6 +59,8 @@ class CurationSummary:
     planted: int  # of the pool images: copies that the run planted itself
     problems: dict[str, int]  # reason -> shards, members or files that gave no image
     not_selected: int  # images of the sources that `keys` and `limit` leave out
+    # samples that img2dataset states beside its tars, but did not get: status -> number
+    not_downloaded: dict[str, int]
     undecodable: dict[str, int]  # reason -> images
     notes: dict[str, int]  # what was unusual and accepted (`NOTES`) -> images
     kept: int
@@ -104,6 +107,10 @@ class CurationSummary:
         rows = [(f"no image: {reason.replace('_', ' ')}", count) for reason, count in lost.items()]
         if self.not_selected:
             rows.append(("not selected (keys, limit)", self.not_selected))
+        rows += [
+            (f"no image: {status.replace('_', ' ')}", n)
+            for status, n in self.not_downloaded.items()
+        ]
         total = self.images - self.planted + sum(count for _, count in rows)
         return [("entries of the sources", total), *rows] if rows else []
 
@@ -135,6 +142,7 @@ def summarize(inputs: CurationInputs) -> CurationSummary:
         planted=planted,
         problems=ingested["problems"],
         not_selected=ingested["not_selected"],
+        not_downloaded=ingested["not_downloaded"],
         undecodable=dict(undecodable),
         notes=dict(notes),
         kept=kept,
@@ -155,6 +163,7 @@ def summarize(inputs: CurationInputs) -> CurationSummary:
             *(*left_out, *rule_remarks(inputs.config, retrieval)),
             *(*join_remarks(join), *hub_remarks(duplicates)),
             *base_remarks(base),
+            *side_remarks(inputs.facts("side-tables")),
             *balance_remarks(balance),
         ],
     )
@@ -173,6 +182,7 @@ def make_account(inputs: CurationInputs, done: Collection[str]) -> Account:
         problems,
         undecodable=sum(sum(facts["undecodable"].values()) for facts in inspected),
         not_selected=ingested["not_selected"],
+        not_downloaded=ingested["not_downloaded"],
     )
 
 

@@ -29,7 +29,7 @@ from dinoforge.curation.stored.generations import (
 from dinoforge.errors import UsageError
 from dinoforge.sources.numbering import Member, Numbering
 from dinoforge.stages import Inputs, Stage
-from dinoforge.tables import iter_blocks, open_table, read_table, read_tables
+from dinoforge.tables import iter_blocks, open_table, read_rows, read_table, read_tables
 
 __all__ = [
     "CANDIDATES_SCHEMA",
@@ -73,7 +73,6 @@ __all__ = [
     "read_locations",
     "read_pairs",
     "read_roles",
-    "read_rows",
     "read_screened",
     "read_side_locations",
     "read_source_codes",
@@ -267,23 +266,6 @@ def read_roles(inputs: CurationInputs) -> NDArray[np.int8]:
     columns = (block.column("role") for block in iter_index(inputs, ["role"]))
     parts = [pc.index_in(c, pa.array(ROLES)).to_numpy().astype(np.int8) for c in columns]
     return np.concatenate([np.zeros(0, np.int8), *parts])
-
-
-def read_rows(
-    paths: Sequence[Path], start: int, stop: int, columns: Sequence[str] | None = None
-) -> pa.Table:
-    """Read rows ``[start, stop)`` of concatenated tables; only the row groups that hold them."""
-    parts: list[pa.Table] = []
-    base = 0
-    for path in paths:
-        with open_table(path) as file:
-            for group in range(file.num_row_groups):
-                rows = file.metadata.row_group(group).num_rows
-                low, high = max(start - base, 0), min(stop - base, rows)
-                if low < high:
-                    parts.append(file.read_row_group(group, columns).slice(low, high - low))
-                base += rows
-    return pa.concat_tables(parts)
 
 
 def _read_index_rows(

@@ -32,6 +32,7 @@ __all__ = [
     "pairs_files",
     "pairs_folder",
     "parts_path",
+    "quality_page",
     "read_parts",
     "resolve_shard",
     "shards_folder",
@@ -140,6 +141,11 @@ def ledger_path(run_folder: Path) -> Path:
 def summary_path(run_folder: Path) -> Path:
     """Return the path of the summary; a run without one is not finished."""
     return run_folder / PUBLISHED / "summary.json"
+
+
+def quality_page(run_folder: Path) -> Path:
+    """Return the path of the page of issues and scores; a run without scores has none."""
+    return run_folder / "quality.html"
 
 
 def shards_path(run_folder: Path) -> Path:

@@ -20,7 +20,7 @@ from dinoforge.steps import reached_step
 
 __all__ = ["KINDS", "STATES", "RunEntry", "evaluations_of", "list_runs"]
 
-KINDS = ("curate", "train", "evaluate", "shard", "embed", "leaks")
+KINDS = ("curate", "train", "evaluate", "shard", "index", "embed", "attention", "leaks")
 STATES = (
     "running",  # a process holds its lock, or jobs are in the queue
     "finished",

@@ -1,4 +1,4 @@
-"""Processes: whether one is alive, ending with a parent, freed memory, peaks of memory."""
+"""Processes: whether one is alive, ending with a parent, cores, freed memory, peaks of memory."""
 
 import contextlib
 import ctypes
@@ -10,10 +10,20 @@ import threading
 import time
 from pathlib import Path
 
-__all__ = ["end_with_parent", "forget_peak_memory", "is_alive", "keep_freed_memory", "peak_memory"]
+__all__ = [
+    "end_with_parent",
+    "forget_peak_memory",
+    "is_alive",
+    "keep_freed_memory",
+    "peak_memory",
+    "share_cores",
+    "usable_cores",
+]
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
+
+_num_sharing = 1  # processes that share the cores of this one, itself included; see `share_cores`
 
 
 def end_with_parent(parent: int) -> None:
@@ -24,6 +34,24 @@ def end_with_parent(parent: int) -> None:
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     threading.Thread(target=_watch, args=(parent,), daemon=True).start()
+
+
+def share_cores(num_processes: int) -> None:
+    """Note that so many processes as this one share its cores."""
+    global _num_sharing  # noqa: PLW0603 - of the process, as its cores are
+    _num_sharing = num_processes
+
+
+def usable_cores() -> int:
+    """Return the cores for this process, 1 at least: its share of those that it may run on.
+
+    On a cluster at most those of its task, which not every cluster enforces.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    of_task = os.environ.get("SLURM_CPUS_PER_TASK", "")
+    if of_task.isdecimal():
+        cores = min(cores or 1, int(of_task))
+    return max(1, (cores or 1) // _num_sharing)
 
 
 def is_alive(process: int) -> bool:

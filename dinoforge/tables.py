@@ -20,6 +20,7 @@ __all__ = [
     "iter_blocks",
     "iter_row_groups",
     "open_table",
+    "read_rows",
     "read_table",
     "read_tables",
     "rechunk",
@@ -133,6 +134,26 @@ def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
 def read_tables(paths: Sequence[Path], columns: Sequence[str] | None = None) -> pa.Table:
     """Read at least one table, all of one schema, in the given order; see `read_table`."""
     return pa.concat_tables([read_table(path, columns) for path in paths]).combine_chunks()
+
+
+def read_rows(
+    paths: Sequence[Path], start: int, stop: int, columns: Sequence[str] | None = None
+) -> pa.Table:
+    """Read rows ``[start, stop)`` of concatenated tables; only the row groups that hold them.
+
+    See `read_table`.
+    """
+    parts: list[pa.Table] = []
+    base = 0
+    for path in paths:
+        with open_table(path) as file:
+            for group in range(file.num_row_groups):
+                rows = file.metadata.row_group(group).num_rows
+                low, high = max(start - base, 0), min(stop - base, rows)
+                if low < high:
+                    parts.append(file.read_row_group(group, columns).slice(low, high - low))
+                base += rows
+    return pa.concat_tables(parts)
 
 
 def iter_row_groups(path: Path, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:

@@ -3,10 +3,18 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, ClassVar, Literal, NamedTuple
 
-from dinoforge.config.paths import EncoderSpec, OptionalPath, PathText
-from dinoforge.config.ranges import Allowed, NonEmpty, NonNegativeInt, PositiveInt, Range, one_of
+from dinoforge.config.paths import EncoderSpec, OptionalPath, OptionalSource, PathText, SourceText
+from dinoforge.config.ranges import (
+    Allowed,
+    NonEmpty,
+    NonNegativeInt,
+    PositiveInt,
+    Range,
+    Workers,
+    one_of,
+)
 from dinoforge.encoders.make import FEATURES
 from dinoforge.errors import Fault
 from dinoforge.evaluation.settings import (
@@ -29,11 +37,14 @@ from dinoforge.evaluation.settings import (
     PropagationConfig,
     RankingConfig,
     SegmentationConfig,
+    SoftNnConfig,
     SplitConfig,
     dino_v1,
 )
 from dinoforge.images import DecodePolicy
 from dinoforge.models.config import PositionMode
+from dinoforge.remote import is_url
+from dinoforge.remote.urls import url_faults
 
 __all__ = [
     "FEATURES",
@@ -57,6 +68,7 @@ PROTOCOLS: Mapping[str, tuple[str, ...]] = {
     "linear": ("classes",),
     "linear_v1": ("classes",),
     "low_shot": ("classes",),
+    "soft_nn": ("classes",),
     "logistic": ("classes", "targets"),
     "collapse": ("classes",),
     "segmentation": ("masks",),
@@ -94,8 +106,8 @@ LAYOUTS: Mapping[str, Layout] = {
     "voc07": Layout(("masks", "objects"), ("train", "val")),
     "voc12": Layout(("masks", "objects"), ("train", "val")),
     "cityscapes": Layout(("masks",), ("train", "val")),
-    "camvid": Layout(("masks",), ("train", "test")),
-    "camvid_tars": Layout(("masks",), ("train", "test")),
+    "camvid": Layout(("masks", "objects"), ("train", "test")),
+    "camvid_tars": Layout(("masks", "objects"), ("train", "test")),
     "nyu_depth": Layout(("depth",), ("train", "test")),
     "nyu_40": Layout(("masks",), ("train", "test")),
     "nyu_tars": Layout(("masks", "depth"), ("train", "test")),
@@ -128,18 +140,23 @@ _SetName = Allowed(lambda name: "/" not in name, "a name without /")
 class DataConfig:
     """Where data sets are."""
 
-    root: OptionalPath = ""  # folder that relative paths of `sets` start in; "": the working folder
+    # folder that relative paths of `sets` start in, or its URL; "": the working folder
+    root: OptionalSource = ""
+
+    def faults(self, at: str) -> Iterator[Fault]:
+        """Find a URL that cannot be read."""
+        yield from url_faults(f"{at}.root", [self.root])
 
 
 @dataclass(frozen=True, kw_only=True)
 class SetConfig:
     """One data set: a labeled bank and its test images."""
 
-    # images of the bank: folders, tars, globs, curation runs; relative to `data.root`; of layouts
-    # of retrieval distractors, of `ground_truth` the references
-    train: list[PathText] = field(default_factory=list)
+    # images of the bank: folders, tars, globs, curation runs; relative to `data.root`; or their
+    # URLs. Of layouts of retrieval distractors, of `ground_truth` the references
+    train: list[SourceText] = field(default_factory=list)
     # test images; empty: taken from the bank, see `split`
-    test: list[PathText] = field(default_factory=list)
+    test: list[SourceText] = field(default_factory=list)
     # classes of the bank to rename, {FROM: TO}, as in `train_classes` of the recipe
     train_classes: dict[str, str] = field(default_factory=dict)
     test_classes: dict[str, str] = field(default_factory=dict)  # classes of the test images
@@ -147,21 +164,24 @@ class SetConfig:
     max_images: list[PositiveInt] = field(default_factory=list)
     # instead of `train` and `test`: the published layout of a data set with a truth of its own
     layout: Annotated[str, one_of(tuple(LAYOUTS))] = ""
-    root: OptionalPath = ""  # folder of that data set, relative to `data.root`
+    root: OptionalSource = ""  # folder of that data set, relative to `data.root`; no URL
     # names of the parts for training and for the test, as the data set has them; empty: the usual
     splits: list[str] = field(default_factory=list)
     # layout imagenet: what else its classifiers are tested on, {NAME: PATH} relative to
     # `data.root`: v2, a, r, sketch, objectnet, c (all corruptions and severities: mCE), and real
     # (the file real.json)
-    tests: dict[str, PathText] = field(default_factory=dict)
-    # lists of images of the bank, one for each split of low-shot; empty: the images are drawn
-    subsets: list[PathText] = field(default_factory=list)
+    tests: dict[str, SourceText] = field(default_factory=dict)
+    # lists of images of the bank with labels. low_shot: one for each split; empty: drawn. soft_nn:
+    # their accuracies are averaged; empty: all of the bank
+    subsets: list[SourceText] = field(default_factory=list)
     # what to measure here; empty: those of the recipe that suit, or else all that suit
     protocols: list[Annotated[str, one_of(tuple(PROTOCOLS))]] = field(default_factory=list)
 
     def faults(self, at: str) -> Iterator[Fault]:
         """Find sets without images, renames without images, and protocols that do not suit."""
         yield from self._source_faults(at)
+        for key in ("train", "test"):
+            yield from url_faults(f"{at}.{key}", getattr(self, key))
         gives = LAYOUTS[self.layout].gives if self.layout in LAYOUTS else ()
         for name in self.protocols:
             if gives and not set(PROTOCOLS.get(name, gives)) & set(gives):
@@ -218,10 +238,10 @@ class EvaluationConfig:
     name: Annotated[str, _SetName] = ""
     seed: int = 0  # keys every choice of images: hold-out, C's held-out share, collapse
     # labeled images of the bank: folders, tars, globs, curation runs; relative to the working
-    # directory
-    train: list[PathText] = field(default_factory=list)
+    # directory. Or their URLs: file://, s3://, gs://, hf://
+    train: list[SourceText] = field(default_factory=list)
     # labeled test images; empty: taken from the bank, see `split`
-    test: list[PathText] = field(default_factory=list)
+    test: list[SourceText] = field(default_factory=list)
     # several data sets by name, as in {cifar10: {train: [...], test: [...]}}; `train` and `test`
     # of the recipe are one of their own
     sets: dict[str, SetConfig] = field(default_factory=dict)
@@ -256,6 +276,8 @@ class EvaluationConfig:
     input: InputConfig = field(default_factory=InputConfig)
     device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: cuda if there is one
     batch_size: NonNegativeInt = 0  # images per forward pass of a ViT; 0: 4 on a CPU, 64 on a GPU
+    # threads that decode for the networks and, on a CPU, run them; auto: one per core
+    workers: Workers = "auto"
     cache: OptionalPath = ""  # folder of extracted features; "": `cache` in the run folder
     partition_images: PositiveInt = 1024  # images per partition of the extraction
     storage: Literal["float32", "float16"] = "float32"  # features on disk; float16 takes half
@@ -267,6 +289,7 @@ class EvaluationConfig:
     linear_v1: LinearConfig = field(default_factory=dino_v1)
     linear_choice: ChoiceConfig = field(default_factory=ChoiceConfig)
     low_shot: LowShotConfig = field(default_factory=LowShotConfig)
+    soft_nn: SoftNnConfig = field(default_factory=SoftNnConfig)
     logistic: LogisticConfig = field(default_factory=LogisticConfig)
     segmentation: SegmentationConfig = field(default_factory=SegmentationConfig)
     in_context: InContextConfig = field(default_factory=InContextConfig)
@@ -282,6 +305,8 @@ class EvaluationConfig:
     leakage: LeakageConfig = field(default_factory=LeakageConfig)
     bootstrap: BootstrapConfig = field(default_factory=BootstrapConfig)
 
+    LAUNCH_KEYS: ClassVar[tuple[str, ...]] = ("out", "workers")  # see `dinoforge.runs`
+
     def faults(self, at: str) -> Iterator[Fault]:  # noqa: ARG002 - the root has no name
         """Find a recipe without models, unknown checkpoints, and renames without images."""
         if not self.checkpoint and not self.baselines:
@@ -292,17 +317,28 @@ class EvaluationConfig:
         if self.checkpoints not in {"latest", "all"} and (step_of(self.checkpoints) or 0) < 1:
             text = f"`checkpoints` is {self.checkpoints}"
             yield Fault(text, "recipe", "give latest, all, or the number of a step")
+        for key in ("train", "test"):
+            yield from url_faults(key, getattr(self, key))
         if not self.train and not self.sets:
             yield Fault("`train` is empty", "recipe", "give paths of labeled images, or `sets`")
         if self.test_classes and not self.test:
             yield Fault("`test_classes` without `test`", "recipe", "write `train_classes`")
         yield from self._whitening_faults()
+        yield from self._remote_faults()
         for name in self.sets:
             if not name or "/" in name:
                 yield Fault(f"`sets` holds {name!r}", "recipe", "give a name without /")
         if self.train and (name := next(iter(named_sets(self)))) in self.sets:
             do = "give the recipe another `name`"
             yield Fault(f"`{name}` is in `sets` and the name of `train`", "recipe", do)
+
+    def _remote_faults(self) -> Iterator[Fault]:
+        """Find data sets in a bucket that are more than folders or tars of images."""
+        for name, one in named_sets(self).items():
+            paths = {"root": [one.root], "tests": [*one.tests.values()], "subsets": one.subsets}
+            for key in (key for key, some in paths.items() if any(map(is_url, some))):
+                do = "copy it to a disk: in a bucket only images of `train` and `test` are read"
+                yield Fault(f"`sets.{name}.{key}` is in a bucket", "recipe", do)
 
     def _whitening_faults(self) -> Iterator[Fault]:
         if not (name := self.copies.whitening.set):
@@ -344,7 +380,9 @@ def named_sets(config: EvaluationConfig) -> dict[str, SetConfig]:
 
 
 def _under(root: str, path: str) -> str:
-    return path if not root or Path(path).is_absolute() else f"{root.rstrip('/')}/{path}"
+    if not root or is_url(path) or Path(path).is_absolute():
+        return path
+    return f"{root.rstrip('/')}/{path}"
 
 
 def protocols_for(config: EvaluationConfig, name: str) -> list[str]:

@@ -114,7 +114,8 @@ def _choose(images: ImageSet, most: int) -> ImageSet:
     """Keep a choice of images, by a keyed draw per image, in their order."""
     draws = uniforms(0, "evaluation/max-images", np.arange(len(images)))[:, 0]
     rows = np.sort(np.argsort(draws, kind="stable")[:most])
-    return ImageSet(images.table.take(rows), images.policy, images.problems, images.class_lists)
+    table, rest = images.table.take(rows), (images.problems, images.class_lists, images.failed)
+    return ImageSet(table, images.policy, *rest)
 
 
 def _warn_of_overlap(sets: Sequence[ImageSet]) -> None:

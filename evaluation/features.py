@@ -4,15 +4,18 @@ Shapes: n images, B images per batch, N patch tokens, D dimensions.
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache, partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dinoforge.encoders.encoder import Images
 from dinoforge.encoders.make import make_encoder
+from dinoforge.encoders.stream import ENCODED_AT_ONCE, Rate, Work, encode_images
 from dinoforge.evaluation.layouts.searches.retrieval import crop_to_box
 from dinoforge.evaluation.methods.views import cut_view
 from dinoforge.evaluation.models import Model
@@ -37,8 +40,6 @@ __all__ = [
 _log = logging.getLogger(__name__)
 
 Vectors = NDArray[np.float32]
-
-_IMAGES_IN_MEMORY = 64  # decoded at once; a multiple of the usual batch sizes
 
 
 @dataclass(frozen=True)
@@ -67,10 +68,16 @@ class VectorRequest:
 class Extractor:
     """Turns decoded images into named vectors."""
 
-    vectors_of: Callable[[Sequence[NDArray[np.uint8]]], dict[str, Vectors]]
+    work: Work[dict[str, Vectors]]
     fingerprint: str  # of weights, transform and decoder; the last bits depend on the device, too
     checkpoint: str  # for records: file or encoder, and the hash of its weights
     vit: "CheckpointEncoder | None" = None  # None: there are no tokens of patches
+
+    @property
+    def at_once(self) -> int:
+        """Images of a group: whole batches."""
+        size = 1 if self.vit is None else self.vit.placement.size
+        return -(-ENCODED_AT_ONCE // size) * size
 
 
 @dataclass(frozen=True)
@@ -114,25 +121,37 @@ def open_extractor(
     if model.file is None:
         encoder = make_encoder(model.encoder, device=device)
         name = f"{model.encoder}:{encoder.fingerprint[:12]}"
-        return Extractor(
-            lambda images: {"vectors": encoder.encode(images)}, encoder.fingerprint, name
-        )
-    from dinoforge.encoders.backbone import weights_hash
+
+        def vectors_of_each(groups: Iterable[Images]) -> Iterator[dict[str, Vectors]]:
+            return ({"vectors": vectors} for vectors in encoder.encode_each(groups))
+
+        work = Work(encoder.fit, vectors_of_each, encoder.on_threads)
+        return Extractor(work, encoder.fingerprint, name)
     from dinoforge.encoders.checkpoint import CheckpointEncoder
+    from dinoforge.encoders.network_encoder import pooled_encoder
 
     request = request or VectorRequest()
-    vit = CheckpointEncoder(
-        model.file,
-        positions=model.positions,
-        device=device,
-        batch_size=batch_size,
-        side=request.side,
-        crop=request.fit == "center",
-    )
-    name = model.file.parent.name if model.step is not None else model.file.name
-    weights = weights_hash(model.file)[:12]
-    tokens = partial(vit.encode_tokens, blocks=request.blocks, gem=request.gem)
-    return Extractor(tokens, vit.fingerprint, f"{name}:{weights}", vit)
+    placed: dict[str, Any] = {"device": device, "batch_size": batch_size}
+    placed |= {"side": request.side, "crop": request.fit == "center"}
+    if not model.is_vit:
+        network = pooled_encoder(model.file, **placed)
+
+        def outputs_of_each(groups: Iterable[Images]) -> Iterator[dict[str, Vectors]]:
+            return ({"vectors": rows} for rows in network.outputs_each(groups))
+
+        work = Work(network.fit, outputs_of_each, network.on_threads)
+        return Extractor(work, network.fingerprint, _file_name(model.file, model.step))
+    vit = CheckpointEncoder(model.file, positions=model.positions, **placed)
+    tokens = partial(vit.tokens_of_each, blocks=request.blocks, gem=request.gem)
+    work = Work(vit.fit, tokens, vit.on_threads)
+    return Extractor(work, vit.fingerprint, _file_name(model.file, model.step), vit)
+
+
+def _file_name(file: Path, step: int | None) -> str:
+    """Name weights by their file, or the folder of their export, and a part of their hash."""
+    from dinoforge.encoders.backbone import weights_hash
+
+    return f"{file.name if step is None else file.parent.name}:{weights_hash(file)[:12]}"
 
 
 def describe(
@@ -141,33 +160,47 @@ def describe(
     storage: str = "float32",
     boxes: Sequence[Sequence[float] | None] | None = None,
     draws: NDArray[np.float64] | None = None,
+    *,
+    workers: int | None = None,
+    rate: Rate | None = None,
 ) -> dict[str, NDArray[Any]]:
     """Extract the features of every image: arrays ``[n, ...]``, and which images decode.
 
     Rows of undecodable images are zero; ``storage`` is the dtype of the features.
     ``boxes`` are the parts of images that are encoded, None: the whole (`crop_to_box`); with
-    ``draws`` a random view of each (`random_views`).
+    ``draws`` a random view of each (`random_views`). See `encode_images` for the rest.
     """
+
+    def load(item: tuple[int, Callable[[], NDArray[np.uint8]]]) -> list[NDArray[np.uint8]]:
+        index, decode = item
+        try:
+            picture = decode()
+        except Undecodable as reason:
+            _log.debug("image %d: %s", index, reason)
+            return []
+        box = boxes[index] if boxes else None
+        picture = picture if box is None else crop_to_box(picture, np.array(box))
+        return [picture if draws is None else cut_view(picture, draws[index])]
+
     is_decoded = np.zeros(len(images), np.bool_)
-    batches = []
-    for low in range(0, len(images), _IMAGES_IN_MEMORY):
-        pictures = []
-        for index in range(low, min(low + _IMAGES_IN_MEMORY, len(images))):
-            try:
-                picture = images.decode(index)
-            except Undecodable as reason:
-                _log.debug("image %d: %s", index, reason)
-                continue
-            is_decoded[index] = True
-            box = boxes[index] if boxes else None
-            picture = picture if box is None else crop_to_box(picture, np.array(box))
-            pictures.append(picture if draws is None else cut_view(picture, draws[index]))
-        # Even without any picture: an empty result still has the names and dimensions.
-        batches.append(extractor.vectors_of(pictures))
     arrays: dict[str, NDArray[Any]] = {IS_DECODED: is_decoded}
-    for name, vectors in batches[0].items():
-        arrays[name] = np.zeros((len(images), *vectors.shape[1:]), storage)
-        arrays[name][is_decoded] = np.concatenate([batch[name] for batch in batches])
+    low = 0
+    for encoded in encode_images(
+        extractor.work,
+        images.decoders_of(range(len(images))),
+        load,
+        workers=workers,
+        at_once=extractor.at_once,
+        rate=rate,
+    ):
+        at = np.array(encoded.decoded, np.int64) + low
+        is_decoded[at] = True
+        # Even without any picture: an empty result still has the names and dimensions.
+        for name, vectors in encoded.vectors.items():
+            if name not in arrays:
+                arrays[name] = np.zeros((len(images), *vectors.shape[1:]), storage)
+            arrays[name][at] = vectors
+        low += encoded.count
     return arrays
 
 
@@ -212,9 +245,11 @@ def _rows_of(
     is_decoded = extracted.is_decoded[at]
     rows, at = part[is_decoded], at[is_decoded]
     vectors = {name: array[at].astype(np.float32) for name, array in extracted.vectors.items()}
-    if model.file is None:
+    if not model.is_vit:
         (only,) = vectors.values()
-        return Rows({model.features[0]: only}, items.labels[rows], rows=rows)
+        # A network of a file has a vector in place of the class token, and no patches but it.
+        slots = None if model.file is None else np.stack([only, only], axis=1)
+        return Rows({model.features[0]: only}, items.labels[rows], slots, rows)
     from dinoforge.encoders.checkpoint import FEATURES
 
     features = {kind: FEATURES[kind](vectors) for kind in model.features}

@@ -12,7 +12,9 @@ from dinoforge.files import path_of_text, path_text
 from dinoforge.models.config import PositionMode
 from dinoforge.steps import exported_steps
 
-__all__ = ["MODEL_KEYS", "Model", "find_models"]
+__all__ = ["MODEL_KEYS", "POOLED", "Model", "find_models"]
+
+POOLED = ("pooled",)  # features of a network without tokens
 
 # What `find_models` reads.
 MODEL_KEYS = ("checkpoint", "checkpoints", "positions", "baselines", "features")
@@ -32,7 +34,7 @@ class Model:
     name: str  # "trained", "untrained", "pixels", ...
     features: tuple[str, ...]  # kinds of features
     encoder: str = ""  # see `dinoforge.encoders.make_encoder`; "" for a file
-    file: Path | None = None  # weights of a ViT
+    file: Path | None = None  # weights of a ViT, or of a network without tokens (`POOLED`)
     positions: PositionMode | None = None  # named by the user for the file
     step: int | None = None  # training step of an exported backbone
     is_newest: bool = True  # False: an earlier step, for the curve
@@ -53,6 +55,11 @@ class Model:
         """Inverse of `as_json`."""
         file = None if row["file"] is None else Path(path_of_text(row["file"]))
         return cls(**{**row, "features": tuple(row["features"]), "file": file})
+
+    @property
+    def is_vit(self) -> bool:
+        """Whether it has a class token and patches, and not one vector of its own."""
+        return self.file is not None and self.features != POOLED
 
     @property
     def subtracts_mean(self) -> bool:
@@ -91,7 +98,7 @@ def _checkpoints(config: EvaluationConfig, kinds: tuple[str, ...]) -> list[Model
                 where=str(path),
                 do="give checkpoint=RUN, or remove `checkpoints`",
             )
-        return [Model(name="trained", file=path, features=kinds, positions=mode)]
+        return [Model(name="trained", file=path, features=_kinds(path, kinds), positions=mode)]
     steps = exported_steps(path)
     trained = _trained_steps(step, path, steps)
     names = [("trained", step) for step in trained[:1]]
@@ -101,7 +108,7 @@ def _checkpoints(config: EvaluationConfig, kinds: tuple[str, ...]) -> list[Model
         Model(
             name=name,
             file=steps[step],
-            features=kinds,
+            features=_kinds(steps[step], kinds),
             positions=mode,
             step=step,
             is_newest=step in {0, trained[0]},
@@ -130,12 +137,20 @@ def _trained_steps(step: int | None, run: Path, steps: Collection[int]) -> list[
     return [step]
 
 
+def _kinds(file: Path, kinds: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the kinds of features of a file: those of a ViT, or the only one."""
+    # It needs torch, and a login node that submits an evaluation may have none.
+    from dinoforge.models.pooled.files import is_pooled
+
+    return POOLED if is_pooled(file) else kinds
+
+
 def _baseline(text: str, kinds: tuple[str, ...]) -> Model:
     name, equals, encoder = text.partition("=")
     if not equals or ":" in name:  # in `checkpoint:a=b.pth` it belongs to the path
         name, encoder = _NAMES.get(text, text), text
     if (vit := split_vit(encoder)) is not None and is_vit(vit):
-        features = (vit.features,) if vit.features else kinds
+        features = (vit.features,) if vit.features else _kinds(Path(vit.path), kinds)
         return Model(name=name, file=Path(vit.path), features=features, positions=vit.positions)
     return Model(name=name, encoder=encoder, features=(name,))
 

@@ -165,7 +165,7 @@ def _vectors(request: VectorRequest, model: Model, vit: VitConfig | None) -> tup
     """Return the name of the output, patches of the input, numbers per image."""
     if vit is None:
         extractor = open_extractor(model, device="cpu")
-        (rows,) = extractor.vectors_of([]).values()
+        ((rows,),) = (vectors.values() for vectors in extractor.work.encode_each([[]]))
         return "vectors", 0, rows.shape[1]
     side = request.side or min(vit.image_size, 224)
     blocks = min(request.blocks, vit.depth)

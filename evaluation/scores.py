@@ -186,6 +186,7 @@ _NEEDS = {
     "linear": "no linear probe: it needs a network, two classes, separate test images",
     "linear_v1": "no linear probe of DINO v1: it needs what `linear` needs",
     "low_shot": "no low-shot: it needs a network, two classes, separate test images",
+    "soft_nn": "no soft nearest neighbors: they need two classes and separate test images",
     "collapse": "no signs of collapse: they need a network and two test images",
     "propagation": "no label propagation: it needs a ViT and videos with masks",
     "attention": "no attention masks: they need a ViT and images with masks of objects",

@@ -6,6 +6,7 @@ records come last, so that a changed protocol extracts nothing.
 
 import contextlib
 import logging
+from collections import Counter
 from collections.abc import Collection
 from pathlib import Path
 
@@ -29,6 +30,7 @@ from dinoforge.evaluation.protocols.logistic import LogisticStage
 from dinoforge.evaluation.protocols.low_shot import LowShotStage
 from dinoforge.evaluation.protocols.ranking import RankingStage
 from dinoforge.evaluation.protocols.segmentation import SegmentationStage
+from dinoforge.evaluation.protocols.soft_nn import SoftNnStage
 from dinoforge.evaluation.protocols.video.attention import AttentionStage
 from dinoforge.evaluation.protocols.video.clips import ClipsStage
 from dinoforge.evaluation.protocols.video.discovery import DiscoveryStage
@@ -48,6 +50,7 @@ from dinoforge.evaluation.stages.protocol import ProtocolStage
 from dinoforge.evaluation.stages.records import RecordsStage
 from dinoforge.evaluation.tables import EvaluationStage, read_items, read_undecodable
 from dinoforge.records import Record, read_records, write_records
+from dinoforge.remote import is_url
 from dinoforge.runs import record_facts
 from dinoforge.sources.accounting import Account, merge_problems, name_undecodable, write_problems
 from dinoforge.sources.discover import discover_files
@@ -64,6 +67,7 @@ PROTOCOL_STAGES: tuple[ProtocolStage, ...] = (
     LinearStage(),  # 33  the linear grid, one head chosen
     LinearV1Stage(),  # 34  one linear head, of the best epoch
     LowShotStage(),  # 35  logistic regression on few images per class, several splits
+    SoftNnStage(),  # 36  all labeled images vote by their similarity, as in PAWS
     CollapseStage(),  # 39  signs of collapse, without labels
     SegmentationStage(),  # 40  dense heads on the tokens of the last blocks
     InContextStage(),  # 41  classes of the nearest labeled patches, without training
@@ -110,7 +114,7 @@ def _check(config: EvaluationConfig) -> None:
     for model in find_models(config):
         open_extractor(model, device="cpu")
     if config.leakage.curation:  # looked up last, after hours of features
-        discover_files(config.leakage.curation)
+        discover_files([path for path in config.leakage.curation if not is_url(path)])
         make_encoder(config.leakage.encoder)
 
 
@@ -158,7 +162,9 @@ def _account(folder: Path, config: EvaluationConfig, done: Collection[str]) -> N
         )
     ]
     images = sum(facts["images"] for facts in listed)
-    account = Account.of(images, problems, undecodable=len(undecodable))
+    sets = (read_items(inputs, at) for at in range(len(listed)))
+    failed = sum((items.not_downloaded for items in sets), Counter[str]())
+    account = Account.of(images, problems, undecodable=len(undecodable), not_downloaded=failed)
     account.log()
     with contextlib.suppress(UsageError):  # a full disk is reported by what needs it
         record_facts(folder, sources=account.as_json())

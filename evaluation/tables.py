@@ -1,6 +1,7 @@
 """What the stages of an evaluation write and read: schemas, and one reader per table."""
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -114,6 +115,14 @@ class Items:
     def num_val(self) -> int:
         """How many images at the end of the bank are for choices; 0: none are set apart."""
         return int(self.facts["num_val"])
+
+    @property
+    def not_downloaded(self) -> Counter[str]:
+        """Samples that img2dataset did not get, by status; a list of an earlier version has none.
+
+        It stays valid: listed again, all features would be extracted again.
+        """
+        return Counter(self.facts.get("not_downloaded", {}))
 
     @property
     def has_targets(self) -> bool:

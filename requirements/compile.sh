@@ -8,8 +8,8 @@ pin=$(mktemp)
 echo "torch==2.13.0" > "$pin"
 "$bin/pip-compile" --quiet --upgrade --strip-extras --no-annotate --no-header \
   --no-emit-index-url --no-emit-find-links --constraint "$pin" --output-file "$out.tmp" \
-  --extra cpu --extra heic --extra quickstart --extra pretrained --extra hf --extra onnx --extra nsfw --extra faces --extra s3 --extra timm \
-  --extra tensorboard --extra docs --extra dev pyproject.toml
+  --extra cpu --extra heic --extra quickstart --extra pretrained --extra hf --extra onnx --extra nsfw --extra faces --extra demo --extra gs --extra s3 --extra timm \
+  --extra video --extra tensorboard --extra docs --extra dev pyproject.toml
 {
   echo "# Compiled by \`make constraints\` (pip-tools) from pyproject.toml for Python 3.11 on CPU machines."
   sed -e 's/^torch==2.13.0+cpu/torch==2.13.0/' -e '/^#/d' -e '/^$/d' "$out.tmp"

@@ -1,6 +1,7 @@
 """What every test may ask for: reference material, a pool and its run, one thread per process."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ import hypothesis
 import pytest
 
 if TYPE_CHECKING:
+    import object_store
     import pool as pools
 
 # No deadline: how long an example takes states how busy the machine is.
@@ -57,6 +59,32 @@ def calm(pool: "pools.Pool", tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("calm") / "run"
     pools.curated(pools.recipe(pool.sources, out))
     return out
+
+
+@pytest.fixture(scope="session")
+def s3_port() -> Iterator[int]:
+    """Port of a real S3 server."""
+    import object_store
+
+    for package in ("s3fs", "moto.server"):
+        pytest.importorskip(package)
+    with object_store.s3_server() as port:
+        yield port
+
+
+@pytest.fixture(scope="module")
+def proxy(s3_port: int) -> "Iterator[object_store.FaultyProxy]":
+    """A proxy before the server, to which every S3 client goes; nothing fails at first."""
+    import object_store
+    import s3fs
+
+    before = dict(os.environ)
+    s3fs.S3FileSystem.clear_instance_cache()  # of another proxy
+    with object_store.FaultyProxy(s3_port).running() as proxy:
+        os.environ.update(object_store.environment(proxy.port))
+        yield proxy
+        os.environ.clear()
+        os.environ.update(before)
 
 
 @pytest.fixture(scope="session")

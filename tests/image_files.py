@@ -1,5 +1,6 @@
 """Image files written byte by byte: storage and metadata that no library would write."""
 
+import io
 import struct
 import zlib
 
@@ -73,3 +74,10 @@ def tiff(strips, size, bits, photometric, *, order="<", compression=1, tags=(), 
     head = b"II*\0" if order == "<" else b"MM\0*"
     head += struct.pack(order + "IH", 8, len(packed))
     return head + body + struct.pack(order + "I", following) + tail + b"".join(strips)
+
+
+def encoded(pixels, kind="PNG", **options):
+    """Encode a picture as a file by Pillow."""
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, kind, **options)
+    return file.getvalue()

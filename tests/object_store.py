@@ -40,6 +40,25 @@ def s3_server(log=subprocess.DEVNULL):
         server.wait()
 
 
+@contextlib.contextmanager
+def gs_server():
+    """Run an emulator of Google Cloud Storage, in memory; yields its port."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-W", "ignore", "-m", "gcp_storage_emulator", "start", "--in-memory"]
+    words = ["--host", "127.0.0.1", "--port", str(port), "--default-bucket", "data", "--quiet"]
+    server = subprocess.Popen(
+        [*command, *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        _wait(port, server)
+        yield port
+    finally:
+        server.kill()
+        server.wait()
+
+
 def _wait(port, server):
     for _ in range(600):
         assert server.poll() is None, "the server has ended"

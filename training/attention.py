@@ -44,6 +44,11 @@ class AttentionSetting:
 
 def choose_setting(config: TrainingConfig, device: torch.device) -> AttentionSetting:
     """Choose what a new run would use on this device; raises if it cannot run here."""
+    if not config.model.is_vit:
+        reason = f"{config.model.architecture} computes its own"
+        return AttentionSetting(
+            backend="none", packed=False, device=_device_name(device), reason=reason
+        )
     problem = attention_problem(config, device)
     choice = choose_attention(config.model.attention, problem)
     name = _device_name(device)
@@ -111,7 +116,7 @@ def _remembered(
     config: TrainingConfig, device: torch.device, folder: Path
 ) -> AttentionSetting | None:
     """Read the setting of the run; None if it has none, or one that cannot run here."""
-    if not (folder / _FILE).exists():
+    if not (folder / _FILE).exists() or not config.model.is_vit:
         return None
     problem = attention_problem(config, device)
     try:

@@ -5,8 +5,7 @@ recipes in ``configs/training`` list what they change.
 """
 
 import re
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from math import gcd
 from typing import Annotated, ClassVar, Literal
@@ -24,20 +23,21 @@ from dinoforge.config.ranges import (
 )
 from dinoforge.errors import Fault, UsageError
 from dinoforge.images import DecodePolicy
-from dinoforge.models.config import ARCHITECTURES, ResamplingMode, VitConfig
+from dinoforge.models.config import ARCHITECTURES, InitScheme, ResamplingMode, VitConfig
 from dinoforge.training.data.crops import CropsConfig
 from dinoforge.training.data.masks import MaskConfig
+from dinoforge.training.data.parts import DataConfig
+from dinoforge.training.data.support import SupportConfig
 
 __all__ = [
     "CheckpointConfig",
-    "DataConfig",
     "HeadConfig",
     "LossConfig",
     "Mode",
     "ModelConfig",
     "OptimizerConfig",
     "ParallelConfig",
-    "PartConfig",
+    "PawsConfig",
     "TeacherConfig",
     "TrainingConfig",
 ]
@@ -46,87 +46,26 @@ __all__ = [
 BelowOne = Annotated[float, Range(0, 1, exclude=(1,))]
 
 
-PartName = Annotated[str, Allowed(re.compile(r"[\w-]*").fullmatch, "letters, digits, - and _")]
-
-
-@dataclass(frozen=True, kw_only=True)
-class PartConfig:
-    """A part of a mixture, passed through in an order of its own."""
-
-    name: PartName = ""  # in metrics and reports; of a `run`: this part of it, "": all others
-    # folders, tars, globs, or a curation run (its shards); relative to the working directory
-    paths: list[PathText] = field(default_factory=list)
-    # instead of `paths`: a curation run with `export.parts`, which lists its parts
-    run: OptionalPath = ""
-    # images of this part per step, in the long run, relative to the weights of the others; 0: none.
-    # Several parts of a `run` share it by the weights that they have there
-    weight: NonNegativeFloat = 1.0
-    # homogeneous: all images of a step are of this part; heterogeneous: they are mixed with those
-    # of the other heterogeneous parts
-    batches: Literal["homogeneous", "heterogeneous"] = "heterogeneous"
-
-    def faults(self, at: str) -> Iterator[Fault]:
-        """Find a part without images or a name."""
-        if self.run and self.paths:
-            yield Fault(f"`{at}.run` and `{at}.paths` are both given", "recipe", "remove one")
-        if not self.run and not self.name:
-            yield Fault(f"`{at}.name` is ''", "recipe", "give letters, digits, - and _")
-        if not self.run and not self.paths:
-            do = f"give at least one, or a curation: {at}.run"
-            yield Fault(f"`{at}.paths` is empty", "recipe", do)
-
-
-@dataclass(frozen=True, kw_only=True)
-class DataConfig:
-    """Images to train on; labels are never read."""
-
-    # folders, tars, globs, or a curation run (its shards); relative to the working directory
-    paths: list[PathText] = field(default_factory=list)
-    # instead of `paths`: several sets of images with weights
-    parts: list[PartConfig] = field(default_factory=list)
-    num_workers: NonNegativeInt = 0  # processes that decode and crop; batches do not depend on it
-    # resize larger images once, after decoding, to this shorter side in pixels, so that photographs
-    # of many megapixels fit the cache and are cropped fast; 0: never
-    max_side: NonNegativeInt = 0
-    # keep decoded images in memory; auto: if all of them fit in cache_mib
-    cache: Literal["auto", "decoded", "none"] = "auto"
-    cache_mib: NonNegativeInt = 1024  # memory for decoded images under cache=auto, MiB
-    # stop if more than this share of the images is undecodable, and more than ten (each one is
-    # replaced by the next image and counted)
-    max_bad_share: Fraction = 0.01
-
-    @property
-    def mixture(self) -> Sequence[PartConfig]:
-        """The parts; `paths` alone are one, without a name."""
-        return self.parts or [PartConfig(name="", paths=self.paths)]
-
-    @property
-    def all_paths(self) -> list[str]:
-        """Paths of all parts."""
-        return [path for part in self.mixture for path in part.paths]
-
-    def faults(self, at: str) -> Iterator[Fault]:
-        """Find no images or two mixtures, names that repeat, and weights that sum to 0."""
-        if not self.paths and not self.parts:
-            yield Fault(f"`{at}.paths` is empty", "recipe", f"give at least one, or {at}.parts")
-        if self.paths and self.parts:
-            what = f"`{at}.parts` and `{at}.paths` are both given"
-            yield Fault(what, "recipe", "remove one of them")
-        names = Counter(part.name for part in self.parts if part.name)
-        for name in (name for name, count in names.items() if count > 1):
-            what = f"`{at}.parts` has {names[name]} parts named {name}"
-            yield Fault(what, "recipe", "give each a name of its own")
-        if self.parts and not any(part.weight for part in self.parts):
-            what = f"`{at}.parts` has no weight above 0"
-            yield Fault(what, "recipe", "give at least one of them a weight")
+_VITS = (*ARCHITECTURES, "custom")
+# Names of `models.pooled`.
+_POOLED = re.compile(r"resnet50|wrn(10|16|22|28|34|40)_[1-9]\d?|timm:[\w.-]+")
+ArchitectureName = Annotated[
+    str,
+    Allowed(
+        lambda name: name in _VITS or _POOLED.fullmatch(name),
+        f"{', '.join(_VITS)}, resnet50, wrn28_2 or timm:NAME",
+    ),
+]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """The backbone."""
+    """The backbone; all keys but the first are those of ViTs."""
 
-    # small, base, large, giant as released; custom uses width, depth, heads, ffn below
-    architecture: Literal["small", "base", "large", "giant", "custom"] = "small"
+    # ViTs: small, base, large, giant as released; custom uses width, depth, heads, ffn below. For
+    # dino and paws, networks that give one vector per image: resnet50, wrn28_2 (wide ResNets
+    # of depth 10, 16, 22, 28, 34 or 40, images of 32 pixels), timm:NAME (extra `timm`)
+    architecture: ArchitectureName = "small"
     patch_size: PositiveInt = 14  # side of a patch, pixels
     width: PositiveInt = 384  # channels of a token (custom)
     depth: PositiveInt = 12  # blocks (custom)
@@ -135,15 +74,30 @@ class ModelConfig:
     registers: NonNegativeInt = 0  # register tokens (Darcet et al. 2023)
     layer_scale: NonNegativeFloat = 1e-5  # initial LayerScale; 0: none
     positions: ResamplingMode = "offset"  # how positions are resampled to other crop sizes
-    drop_path: BelowOne = 0.0  # share of samples that skip each residual branch (by subset)
-    init: Literal["published", "xavier"] = "published"  # xavier: for a width below 384
+    drop_path: BelowOne = 0.0  # share of samples that skip each residual branch
+    # subset: the same number in every block, as in DINOv2; sample: each on its own, from 0 in the
+    # first block to drop_path in the last, as in DINO v1
+    drop_path_rule: Literal["subset", "sample"] = "subset"
+    # published: that of DINOv2; dino: that of DINO v1; xavier: for a width below 384
+    init: InitScheme = "published"
     # back end; auto: the fastest (measured on a GPU, by rule on a CPU), kept when a run resumes
     attention: Literal["auto", "sdpa", "plain", "varlen", "xformers"] = "auto"
     # packed: linear layers run once over the tokens of all crops; auto: packed on a GPU
     packing: Literal["auto", "packed", "separate"] = "auto"
 
+    @property
+    def is_vit(self) -> bool:
+        """Whether the backbone is a ViT, with patch tokens, and not a `PooledNetwork`."""
+        return self.architecture in _VITS
+
+    @property
+    def step_of_sides(self) -> int:
+        """Pixels of which sides of crops are multiples."""
+        return self.patch_size if self.is_vit else 1
+
     def vit(self, image_size: int) -> VitConfig:
-        """Return the configuration of the backbone, with the grid of ``image_size`` pixels."""
+        """Return the configuration of a ViT, with the grid of ``image_size`` pixels."""
+        assert self.is_vit, f"{self.architecture} is no ViT"
         custom = (self.width, self.depth, self.heads, "mlp")
         width, depth, heads, ffn = ARCHITECTURES.get(self.architecture, custom)
         chosen = ffn if self.ffn == "auto" else self.ffn
@@ -169,6 +123,10 @@ class HeadConfig:
     bottleneck: PositiveInt = 256  # width before the prototypes
     hidden: PositiveInt = 2048  # width of the hidden layers
     layers: PositiveInt = 3  # linear layers before the prototypes
+    # True: prototypes keep the length 1; False: it is trained and decayed, as in DINOv2
+    norm_last_layer: bool = False
+    # batch normalization before every GELU, as in DINO v1 for ResNet-50; method=dino
+    normalized: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,6 +139,25 @@ class LossConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PawsConfig:
+    """Heads and losses of PAWS (Assran et al. 2021, section 3 and table 4), and of SuNCEt."""
+
+    temperature: PositiveFloat = 0.1  # of the similarities to labeled images
+    sharpening: PositiveFloat = 0.25  # temperature that sharpens targets
+    smoothing: BelowOne = 0.1  # share of each label that is spread over all classes
+    me_max: NonNegativeFloat = 1.0  # weight of the entropy of the mean prediction; paws
+    # weight of the loss of suncet: labeled images are classified by each other; published: 0; paws
+    supervised: NonNegativeFloat = 0.0
+    # weight of the contrastive loss of all images; 0: labeled images alone; suncet
+    contrastive: NonNegativeFloat = 1.0
+    hidden: PositiveInt = 2048  # width of the hidden layers of the projection
+    width: PositiveInt = 2048  # of the embeddings that are compared
+    # True: batch normalization and ReLU in the heads, as published; False: GELU, for ViTs
+    normalized: bool = True
+    prediction: bool = False  # a second head for what is predicted, not for targets
+
+
+@dataclass(frozen=True, kw_only=True)
 class TeacherConfig:
     """EMA teacher and its targets (DINOv2, table 16)."""
 
@@ -189,6 +166,8 @@ class TeacherConfig:
     temperature: PositiveFloat = 0.07  # after temperature_warmup steps
     # steps; null: 30 % of all, 37,500 of the published 125,000
     temperature_warmup: int | None = None
+    # steps for which a temperature is held during the warm-up; DINO v1 holds it for an epoch
+    temperature_hold: PositiveInt = 1
     momentum_start: Fraction = 0.992  # share of the old teacher per step; cosine to the end
     momentum_end: Fraction = 1.0  # at the last step
 
@@ -203,23 +182,37 @@ class TeacherConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
-    """AdamW and its schedules."""
+    """Optimizer and schedules."""
 
+    # adamw; sgd: with momentum; lars: sgd with a rate of each tensor's own (You et al. 2017)
+    name: Literal["adamw", "sgd", "lars"] = "adamw"
     lr: PositiveFloat = 4e-3  # base learning rate, see lr_rule
-    # sqrt_1024: lr * sqrt(batch / 1024) as in DINOv2; none: as given
-    lr_rule: Literal["sqrt_1024", "none"] = "sqrt_1024"
+    # sqrt_1024: lr * sqrt(batch / 1024) as in DINOv2; linear_256: lr * batch / 256 as in DINO v1;
+    # none: as given
+    lr_rule: Literal["sqrt_1024", "linear_256", "none"] = "sqrt_1024"
     lr_end: NonNegativeFloat = 1e-6  # at the end of the cosine; not scaled
-    # steps of linear warm-up from 0; null: 10 % of all, 12,500 of the published 125,000
+    lr_start: NonNegativeFloat = 0.0  # at the start of the warm-up; scaled as lr
+    # steps of linear warm-up; null: 10 % of all, 12,500 of the published 125,000
     warmup: int | None = None
     weight_decay_start: NonNegativeFloat = 0.04  # cosine from here
     weight_decay_end: NonNegativeFloat = 0.4  # to here
     betas: tuple[BelowOne, BelowOne] = (0.9, 0.999)  # AdamW
-    clip: NonNegativeFloat = 3.0  # maximum gradient norm of each sub-network; 0: no clipping
-    # learning rate of block i is scaled by this ** (depth - i)
+    momentum: BelowOne = 0.9  # SGD and LARS
+    # SGD and LARS, what momentum sums: gradients, as in DINO v1; steps, each with the learning rate
+    # of its time, as in PAWS
+    momentum_of: Literal["gradients", "steps"] = "gradients"
+    trust: PositiveFloat = 0.001  # LARS: length of a step / length of the tensor, at lr 1
+    clip: NonNegativeFloat = 3.0  # maximum gradient norm of what clip_by names; 0: no clipping
+    # network: backbone and each head, as in DINOv2; tensor: every parameter, as in DINO v1
+    clip_by: Literal["network", "tensor"] = "network"
+    # learning rate of block i is scaled by this ** (depth - i); ViTs
     layerwise_decay: Annotated[float, Range(0, 1, exclude=(0,))] = 0.9
-    patch_embed_lr: NonNegativeFloat = 0.2  # additional factor for the patch embedding
-    # steps with learning rate 0 for the prototypes; null: 1 % of all, 1,250 of 125,000
+    patch_embed_lr: NonNegativeFloat = 0.2  # additional factor for the patch embedding; ViTs
+    # steps for which the prototypes are frozen; null: 1 % of all, 1,250 of 125,000
     freeze_last_layer: int | None = None
+    # rate: by a learning rate of 0, while moments go on, as in DINOv2; gradient: by dropping their
+    # gradients, as in DINO v1
+    freeze_by: Literal["rate", "gradient"] = "rate"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -230,6 +223,23 @@ class CheckpointConfig:
     keep: PositiveInt = 3  # number of newest checkpoints to keep
     keep_every: NonNegativeInt = 0  # also keep checkpoints at multiples of this step; 0: none
     export_every: PositiveInt = 12500  # steps between exported backbones, which are always kept
+
+
+@dataclass(frozen=True, kw_only=True)
+class StartConfig:
+    """Weights of an earlier training that this one starts from; its schedules start anew."""
+
+    # backbone file, or run folder of a training, which gives its last export: weights of student
+    # and teacher, and of heads beside the backbone if the method has them; "": all are drawn
+    weights: OptionalPath = ""
+    # True: batch normalization uses the statistics in these files and leaves them as they are
+    freeze_statistics: bool = False
+
+    def faults(self, at: str) -> Iterator[Fault]:
+        """Yield a fault for statistics of no file."""
+        if self.freeze_statistics and not self.weights:
+            do = f"give {at}.weights=FILE, or {at}.freeze_statistics=false"
+            yield Fault(f"`{at}.freeze_statistics` without `{at}.weights`", "recipe", do)
 
 
 # `parallel.mode` with `auto` resolved; single: one rank.
@@ -281,6 +291,11 @@ class TrainingConfig:
     """A whole training run."""
 
     out: PathText = "???"  # run folder
+    # dinov2: DINO, iBOT and KoLeo (Oquab et al. 2023); dino: DINO alone (Caron et al. 2021). Few
+    # images have labels, see `support`: paws (Assran et al. 2021); suncet: they are classified by
+    # each other, beside a contrastive loss (Assran et al. 2020); supervised: a linear layer learns
+    # their labels, as in the fine-tuning of PAWS (give batch_size=1: there is no other image)
+    method: Literal["dinov2", "dino", "paws", "suncet", "supervised"] = "dinov2"
     seed: int = 0  # of weights, order, crops and masks
     steps: PositiveInt = 125000  # optimizer updates
     batch_size: PositiveInt = 64  # images per step, over all ranks
@@ -297,11 +312,14 @@ class TrainingConfig:
     data: DataConfig = field(default_factory=DataConfig)
     decode: DecodePolicy = field(default_factory=DecodePolicy)
     model: ModelConfig = field(default_factory=ModelConfig)
+    start: StartConfig = field(default_factory=StartConfig)
     crops: CropsConfig = field(default_factory=CropsConfig)
     masks: MaskConfig = field(default_factory=MaskConfig)
     dino_head: HeadConfig = field(default_factory=HeadConfig)
     ibot_head: HeadConfig = field(default_factory=HeadConfig)
     loss: LossConfig = field(default_factory=LossConfig)
+    support: SupportConfig = field(default_factory=SupportConfig)
+    paws: PawsConfig = field(default_factory=PawsConfig)
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
@@ -315,6 +333,11 @@ class TrainingConfig:
     def micro_batch(self, num_ranks: int) -> int:
         """Return the images per rank and forward pass."""
         return self.batch_size // (num_ranks * self.parallel.accumulate)
+
+    def support_crops(self, num_ranks: int) -> int:
+        """Return the crops of labeled images per rank and forward pass."""
+        crops = self.support.views * self.support.rows if self.has_support else 0
+        return crops // (num_ranks * self.parallel.accumulate)
 
     def check_ranks(self, num_ranks: int, ranks_per_node: int | None = None) -> None:
         """Raise a `UsageError` with all `rank_faults`, if there are any."""
@@ -332,6 +355,10 @@ class TrainingConfig:
             what = f"`batch_size` {self.batch_size} is not a multiple of {over}"
             multiples = [str(n * pieces) for n in (images, images + 1) if n]
             yield Fault(what, "recipe", f"give batch_size={' or '.join(multiples)}")
+        elif self.has_support and self.support.rows % pieces:
+            what = f"`support` has {self.support.rows} images, which {pieces} parts do not share"
+            do = "change support.images or support.classes, or the number of ranks"
+            yield Fault(what, "recipe", do)
         elif self.group_size and images % self.group_size:
             yield Fault(
                 f"`group_size` {self.group_size} does not divide a micro-batch of {images} images",
@@ -383,17 +410,74 @@ class TrainingConfig:
                 do = f"give 0 to {longest}, or {name}=null for {percent} % of the steps"
                 yield Fault(what, "recipe", do)
 
+    @property
+    def has_support(self) -> bool:
+        """Whether a step has labeled images."""
+        return self.method in ("paws", "suncet", "supervised")
+
+    def _support_faults(self) -> Iterator[Fault]:
+        if not self.support.paths:
+            what = f"`support.paths` is empty with method={self.method}"
+            yield Fault(what, "recipe", "give images with labels")
+        if self.model.drop_path:
+            what = f"`model.drop_path` is {self.model.drop_path} with method={self.method}"
+            yield Fault(what, "recipe", "give 0: it has no stochastic depth")
+        if self.method == "suncet" and self.support.images * self.support.views < 2:
+            what = "`support` has one view of each class, and method=suncet compares them"
+            yield Fault(what, "recipe", "give support.images=2, or support.views=2")
+
+    def _model_faults(self) -> Iterator[Fault]:
+        """Find what a backbone, or a normalization, does not support."""
+        model, dinov2 = self.model, self.method == "dinov2"
+        if dinov2 and not model.is_vit:
+            what = f"`model.architecture` {model.architecture} has no patch tokens to mask"
+            yield Fault(what, "recipe", "give method=dino or method=paws")
+        if dinov2 and (self.dino_head.normalized or self.ibot_head.normalized):
+            what = "`dino_head.normalized` or `ibot_head.normalized` with method=dinov2"
+            yield Fault(what, "recipe", "give false, or method=dino")
+        only_vits = {
+            "model.drop_path": model.drop_path,
+            "parallel.compile": self.parallel.compile,
+            "parallel.activation_checkpointing": self.parallel.activation_checkpointing != "none",
+        }
+        for key in [key for key, is_set in only_vits.items() if is_set and not model.is_vit]:
+            what = f"`{key}` needs the blocks of a ViT, and `model.architecture` is"
+            do = f"remove {key}, or give a ViT"
+            yield Fault(f"{what} {model.architecture}", "recipe", do)
+        normalized = {
+            "model.architecture": model.architecture.startswith(("resnet50", "wrn")),
+            "dino_head.normalized": self.method == "dino" and self.dino_head.normalized,
+            "paws.normalized": self.method in ("paws", "suncet") and self.paws.normalized,
+        }
+        key = next((key for key, is_set in normalized.items() if is_set), "")
+        if key and self.parallel.accumulate > 1:
+            what = f"`parallel.accumulate` {self.parallel.accumulate} with `{key}`"
+            do = "give parallel.accumulate=1: batch statistics are those of a whole step"
+            yield Fault(what, "recipe", do)
+
     def faults(self, at: str) -> Iterator[Fault]:  # noqa: ARG002 - the rule of the protocol
         """Find contradictions between sections."""
         yield from self._phase_faults()
+        yield from self._model_faults()
+        if self.has_support:
+            yield from self._support_faults()
+        if self.method == "dino":
+            for name in ("ibot", "koleo"):
+                if getattr(self.loss, name):
+                    what = f"`loss.{name}` is {getattr(self.loss, name)} with method=dino"
+                    yield Fault(what, "recipe", f"give loss.{name}=0, or method=dinov2")
+        if self.parallel.compile and self.model.drop_path and self.model.drop_path_rule == "sample":
+            what = "`parallel.compile` with `model.drop_path_rule` sample: shapes change every step"
+            yield Fault(what, "recipe", "give parallel.compile=false, or drop_path_rule=subset")
         if 0 < self.data.max_side < self.crops.global_size:
             what = f"`data.max_side` {self.data.max_side} is below `crops.global_size`"
             yield Fault(what, "recipe", f"give 0 (never), or {self.crops.global_size} or more")
-        patch = self.model.patch_size
+        patch = self.model.step_of_sides
         for name in ("global_size", "local_size"):
             size = getattr(self.crops, name)
-            if patch < 1 or size % patch:
+            if size % patch:
                 what = f"`crops.{name}` {size} is not a multiple of `model.patch_size` {patch}"
                 yield Fault(what, "recipe", "change one of them")
                 return
-        yield from find_faults(self.model.vit(self.crops.global_size), "model")
+        if self.model.is_vit:
+            yield from find_faults(self.model.vit(self.crops.global_size), "model")

@@ -20,7 +20,7 @@ from dinoforge.training.distributed.ranks import (
     sum_over_ranks,
     world_size,
 )
-from dinoforge.training.method import Losses
+from dinoforge.training.methods.method import Losses
 
 __all__ = ["StopSignals", "check_finite"]
 

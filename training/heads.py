@@ -1,4 +1,4 @@
-"""The projection head of DINO and iBOT: an MLP, a unit bottleneck, prototypes.
+"""Heads of DINO and iBOT: an MLP, a unit bottleneck, prototypes; initial values of all heads.
 
 Shapes: M rows, D width of the backbone, P bottleneck, K prototypes.
 """
@@ -9,20 +9,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dinoforge.models.init import assign
+from dinoforge.models.batch_norm import BatchNorm1d
+from dinoforge.models.init import assign, reset_norm
 
-__all__ = ["ProjectionHead", "Prototypes"]
+__all__ = ["ProjectionHead", "Prototypes", "draw_layers"]
 
 
 class Prototypes(nn.Module):
     """Linear layer without bias, with weight normalization: row = g * v / ||v||.
 
-    ``weight_g`` starts at 1, is trained and decayed, as in DINOv2's code (DINO v1 froze it).
+    ``weight_g`` starts at 1; unless ``unit``, it is trained and decayed, as in DINOv2's code.
     """
 
-    def __init__(self, bottleneck: int, prototypes: int) -> None:
+    def __init__(self, bottleneck: int, prototypes: int, *, unit: bool = False) -> None:
         super().__init__()
-        self.weight_g = nn.Parameter(torch.ones(prototypes, 1))
+        self.weight_g = nn.Parameter(torch.ones(prototypes, 1), requires_grad=not unit)
         self.weight_v = nn.Parameter(torch.zeros(prototypes, bottleneck))
 
     def forward(self, x_MP: Tensor) -> Tensor:
@@ -34,19 +35,30 @@ class Prototypes(nn.Module):
 class ProjectionHead(nn.Module):
     """Linear - GELU - ... - Linear, L2 normalization, prototypes (Caron et al. 2021, app. C).
 
-    ``width`` is that of the backbone; the other sizes are those of `HeadConfig`.
+    ``width`` is that of the backbone; the other sizes are those of `HeadConfig`. If ``normalized``,
+    batch normalization comes before each GELU, as in the head of DINO's ResNet-50.
     """
 
     def __init__(
-        self, width: int, *, hidden: int, bottleneck: int, prototypes: int, layers: int = 3
+        self,
+        width: int,
+        *,
+        hidden: int,
+        bottleneck: int,
+        prototypes: int,
+        layers: int = 3,
+        norm_last_layer: bool = False,
+        normalized: bool = False,
     ) -> None:
         super().__init__()
-        sizes = [width, *[hidden] * (layers - 1), bottleneck]
+        sizes = [width, *[hidden] * (layers - 1)]
         parts: list[nn.Module] = []
         for before, after in itertools.pairwise(sizes):
-            parts += [nn.Linear(before, after), nn.GELU()]
-        self.mlp = parts[0] if layers == 1 else nn.Sequential(*parts[:-1])  # names as published
-        self.last_layer = Prototypes(bottleneck, prototypes)
+            norm = [BatchNorm1d(after)] if normalized else []
+            parts += [nn.Linear(before, after), *norm, nn.GELU()]
+        last = nn.Linear(sizes[-1], bottleneck)
+        self.mlp = nn.Sequential(*parts, last) if parts else last  # names as published
+        self.last_layer = Prototypes(bottleneck, prototypes, unit=norm_last_layer)
 
     def bottleneck(self, x_MD: Tensor) -> Tensor:
         """Return unit rows ``[M, P]``, in float32 or float64."""
@@ -71,7 +83,26 @@ class ProjectionHead(nn.Module):
                     nn.init.trunc_normal_(weight, std=0.02, generator=generator)
                 assign(module.weight, weight)
                 assign(module.bias, torch.zeros(module.bias.shape))
+            elif isinstance(module, nn.BatchNorm1d):
+                reset_norm(module)
         prototypes = torch.empty(self.last_layer.weight_v.shape)
         bound = prototypes.shape[1] ** -0.5
         assign(self.last_layer.weight_v, prototypes.uniform_(-bound, bound, generator=generator))
         assign(self.last_layer.weight_g, torch.ones(self.last_layer.weight_g.shape))
+
+
+@torch.no_grad()
+def draw_layers(network: nn.Module, seed: int) -> None:
+    """Draw linear layers, biases too, within 1 / sqrt(fan in), torch's default; reset the norms.
+
+    Biases of 0 would leave embeddings of 0 where a bottleneck is inactive, without a direction.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    for module in network.modules():
+        if isinstance(module, nn.Linear):
+            bound = module.in_features**-0.5
+            for parameter in (module.weight, module.bias):
+                drawn = torch.empty(parameter.shape)
+                assign(parameter, drawn.uniform_(-bound, bound, generator=generator))
+        elif isinstance(module, nn.BatchNorm1d):
+            reset_norm(module)

@@ -13,10 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from dinoforge.errors import Interrupted, RankStopped, UsageError
-from dinoforge.models.layers import BlockRows
 from dinoforge.pages.formatting import counted
 from dinoforge.progress import Progress, as_duration
-from dinoforge.sources.accounting import name_undecodable, write_problems
+from dinoforge.sources.accounting import describe_failed, name_undecodable, write_problems
 from dinoforge.steps import export_file
 from dinoforge.training.attention import remember, settle_attention
 from dinoforge.training.build import build_optimizer, choose_device
@@ -31,13 +30,13 @@ from dinoforge.training.distributed.ranks import (
     highest_over_ranks,
     on_rank_0,
 )
-from dinoforge.training.export import gather_backbone, write_backbone
+from dinoforge.training.export import gather_backbone, gather_tensors, write_backbone
 from dinoforge.training.guards import StopSignals, check_finite
-from dinoforge.training.method import Losses, Targets, Views
-from dinoforge.training.metrics import Clock, MetricsFile, diagnose, loss_metrics
+from dinoforge.training.methods.method import Losses, Views
+from dinoforge.training.metrics import Clock, MetricsFile
 from dinoforge.training.precision import autocast
 from dinoforge.training.schedules import apply_schedules
-from dinoforge.training.updates import clip_gradients, update_teacher
+from dinoforge.training.updates import clip_gradients, drop_gradients_of_last_layer, update_teacher
 
 __all__ = ["Trainer", "TrainingSummary", "train"]
 
@@ -52,6 +51,7 @@ class TrainingSummary:
     images: int  # in the data set
     undecodable: int  # replaced by this process
     problems: dict[str, int]  # reason -> files, members and sources that gave no image
+    not_downloaded: dict[str, int]  # status -> samples: see `Account`
     parts: list[dict[str, Any]]  # of the mixture: name, images, seen and passes; else empty
     seconds: float  # of this process
     last: dict[str, float]  # last row of metrics
@@ -75,6 +75,8 @@ class TrainingSummary:
         if self.problems:
             counts = (f"{count:,} {reason}" for reason, count in self.problems.items())
             lines.append(f"problems of the sources: {', '.join(counts)}")
+        if self.not_downloaded:
+            lines.append(f"samples of the sources: {describe_failed(self.not_downloaded)}")
         return [*lines, f"backbone: {self.export}"]
 
 
@@ -143,14 +145,19 @@ class Trainer:
         self.rank_info = RankInfo.of_environment()
         self.device = choose_device(config, self.rank_info)
         self.data = open_training_data(config, folder / "cache", self.rank_info, self.device)
-        if self.rank_info.rank == 0 and self.data.images.problems:
-            self.data.account().log()  # not only at the end: a training takes long
+        account = self.data.account()
+        if self.rank_info.rank == 0 and account.is_partial:
+            account.log()  # not only at the end: a training takes long
         self.attention = settle_attention(config, self.device, folder)
         self.parallel = make_parallel(config, self.device, self.rank_info, self.attention)
         self.method = self.parallel.method
-        self.optimizer = build_optimizer(config, self.method)
+        self.optimizer = build_optimizer(config, self.method, self.parallel.shard_group)
         self.checkpoints = Checkpoints(folder / "checkpoints", config.checkpoint)
         self.step = self.checkpoints.load_latest(self.method, self.optimizer)
+        freeze = config.optimizer
+        self.frozen_gradients = (  # steps
+            config.freeze_last_layer if freeze.freeze_by == "gradient" else 0
+        )
         self.loss = float("nan")
         self.last_row: dict[str, float] = {}
         self.folder = folder
@@ -175,25 +182,26 @@ class Trainer:
         hyper = apply_schedules(self.config, self.optimizer, self.step)
         parts = micro_batches(self.config, batch, self.rank_info, self.device)
         with autocast(self.config, self.device):
-            targets = self.method.targets(
-                [views for views, _ in parts], hyper["schedule/teacher_temperature"]
-            )
+            targets = self.method.targets(parts, hyper["schedule/teacher_temperature"])
         self.optimizer.zero_grad(set_to_none=True)
         losses = [
-            self._backward(views, target, rows, last=views is parts[-1][0])
-            for (views, rows), target in zip(parts, targets, strict=True)
+            self._backward(views, target, last=views is parts[-1])
+            for views, target in zip(parts, targets, strict=True)
         ]
-        networks = dict(self.method.student.items())
-        norms = clip_gradients(networks, self.config.optimizer.clip, self.parallel.shard_group)
+        networks, limit = dict(self.method.student.items()), self.config.optimizer
+        norms = clip_gradients(networks, limit.clip, self.parallel.shard_group, by=limit.clip_by)
         self.loss = check_finite(self.step, losses, norms, batch.keys)
+        if self.step < self.frozen_gradients:
+            drop_gradients_of_last_layer(self.optimizer)
         self.optimizer.step()
-        update_teacher(self.method.teacher, self.method.student, hyper["schedule/momentum"])
+        if self.method.teacher:
+            update_teacher(self.method.teacher, self.method.student, hyper["schedule/momentum"])
         self.step += 1
         self._clock.count(self.config.batch_size, waited_s)
         if self.step % self.config.log_every and self.step != self.config.steps:
             return None
         gradient = {f"gradient/{name}": norm.item() for name, norm in norms.items()}
-        self.last_row = loss_metrics(losses, targets) | gradient | hyper | self._clock.read()
+        self.last_row = self.method.metrics(losses, targets) | gradient | hyper | self._clock.read()
         for part in self.parts():
             for name in ("seen", "passes"):
                 self.last_row[f"parts/{part['name']}/{name}"] = part[name]
@@ -208,7 +216,7 @@ class Trainer:
         """Log a warning when the metrics show a known kind of failure."""
         if self.rank_info.rank or self.step < max(200, self.config.warmup):
             return
-        warning = diagnose(row, self.config.dino_head.prototypes)
+        warning = self.method.diagnose(row)
         if warning and warning != self._warned:
             _log.warning("step %d: %s", self.step, warning)
             self._warned = warning
@@ -221,6 +229,7 @@ class Trainer:
             images=account.images,
             undecodable=account.undecodable,
             problems=dict(account.problems),
+            not_downloaded=dict(account.not_downloaded),
             parts=self.parts(),
             seconds=seconds,
             last=self.last_row,
@@ -242,7 +251,7 @@ class Trainer:
                 facts["sources"] = account.as_json()
                 if self.config.data.parts:
                     facts["parts"] = self.parts()
-                if account.undecodable or not account.problems:  # else logged at the start
+                if account.undecodable or not account.is_partial:  # else logged at the start
                     account.log()
                 undecodable = self.data.undecodable
                 if account.undecodable == len(undecodable):  # else an earlier start wrote more
@@ -263,14 +272,13 @@ class Trainer:
 
     def _export(self) -> Callable[[], object]:
         tensors, step = gather_backbone(self.method), self.step
-        return lambda: write_backbone(self.folder, step, tensors, self.config)
+        heads = gather_tensors(self.method.exported_heads)
+        return lambda: write_backbone(self.folder, step, tensors, self.config, heads)
 
-    def _backward(
-        self, views: Views, targets: Targets, rows: list[BlockRows] | None, *, last: bool
-    ) -> Losses:
+    def _backward(self, views: Views, targets: Any, *, last: bool) -> Losses:
         """Add the gradient of one micro-batch."""
         with self.parallel.micro_batch(last=last):
             with autocast(self.config, self.device):
-                losses = self.parallel.loss_of(views, targets, rows)
+                losses = self.parallel.loss_of(views, targets)
             (losses.total / self.config.parallel.accumulate).backward()
         return losses.detach()

@@ -7,75 +7,14 @@ are under ``clock/``: only they may differ between identical runs.
 import contextlib
 import json
 import logging
-import math
 import time
-from collections.abc import Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import Any, TextIO
 
-import torch
-from torch import Tensor
-
 from dinoforge.files import write_text
-from dinoforge.training.distributed.ranks import rank, sum_over_ranks, world_size
-from dinoforge.training.method import Losses, Targets
+from dinoforge.training.distributed.ranks import rank
 
-__all__ = ["Clock", "MetricsFile", "diagnose", "loss_metrics"]
-
-
-@torch.no_grad()
-def loss_metrics(losses: Sequence[Losses], targets: Sequence[Targets]) -> dict[str, float]:
-    """Compute loss terms (nats) and signs of collapse of one step, over all its images.
-
-    Takes the micro-batches of this rank; every rank must call it.
-
-    ``teacher/entropy_of_mean``: entropy of the mean target, ln K when all prototypes are used;
-    ``teacher/mean_entropy``: mean entropy of single targets, 0 when each picks one prototype, ln K
-    when they are uniform; ``features/std``: standard deviation of unit class tokens times sqrt(D),
-    about 1 when healthy, 0 when collapsed.
-    """
-    names = [field.name for field in fields(Losses)]
-    terms = torch.stack([torch.stack([getattr(part, n) for n in names]) for part in losses])
-    terms = sum_over_ranks(terms.double().mean(dim=0)) / world_size()
-    row = {f"loss/{name}": value for name, value in zip(names, terms.tolist(), strict=True)}
-    row["loss/dino"] = row["loss/dino_local"] + row["loss/dino_global"]
-    targets_BK = torch.cat([part.cls_BK for part in targets]).double()
-    features_BD = torch.cat([part.features_BD for part in targets]).double()
-    features_BD = torch.nn.functional.normalize(features_BD, dim=-1)
-    rows = len(features_BD) * world_size()
-    mean_K = sum_over_ranks(targets_BK.sum(dim=0)) / rows
-    mean_D = sum_over_ranks(features_BD.sum(dim=0)) / rows
-    variance_D = sum_over_ranks((features_BD - mean_D).square().sum(dim=0)) / max(rows - 1, 1)
-    entropy = sum_over_ranks(_entropy(targets_BK).sum()) / rows
-    return row | {
-        "teacher/entropy_of_mean": _entropy(mean_K).item(),
-        "teacher/mean_entropy": entropy.item(),
-        "features/std": variance_D.sqrt().mean().item() * math.sqrt(len(mean_D)),
-    }
-
-
-def _entropy(probabilities: Tensor) -> Tensor:
-    return torch.special.entr(probabilities).sum(dim=-1)
-
-
-def diagnose(row: dict[str, float], prototypes: int) -> str:
-    """Describe what is wrong with a run, "" if nothing.
-
-    Thresholds come from small runs on CIFAR-10: a healthy one has a feature std of 0.9 to 1 and
-    targets well below ln K after a few hundred steps.
-    """
-    largest = math.log(prototypes)
-    if row["features/std"] < 0.2:
-        return "features collapse: all images have almost the same class token"
-    if row["teacher/mean_entropy"] > 0.93 * largest:
-        return (
-            "targets are almost uniform: lower teacher.temperature, or use model.init=xavier "
-            "if the width is below 384"
-        )
-    if row["teacher/entropy_of_mean"] < 0.3 * largest:
-        return "few prototypes are used: raise teacher.temperature, or use teacher.balance=sinkhorn"
-    return ""
+__all__ = ["Clock", "MetricsFile"]
 
 
 _log = logging.getLogger(__name__)

@@ -1,13 +1,17 @@
 """Which parameter gets which multiple of the learning rate and of the weight decay.
 
 The rules are those that trained the released weights: layer-wise decay of the learning rate, a
-smaller one for the patch embedding, no weight decay on biases, norms and LayerScale. Class, mask
-and register tokens, positions and ``weight_g`` of the heads *are* decayed.
+smaller one for the patch embedding, no weight decay on biases, norms and LayerScale, which have one
+dimension. Class, mask and register tokens, positions and ``weight_g`` of the heads *are* decayed.
+What is not decayed has no rate of its own under LARS either.
+
+In the ResNet-50 of PAWS the norms ``downsample.1`` are decayed and adapted, because their names
+lack "bn"; here they are not, as in DINO, which goes by dimensions.
 """
 
 import re
 from collections import defaultdict
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from torch import nn
@@ -16,6 +20,7 @@ __all__ = ["ParameterRule", "clean_name", "optimizer_groups", "parameter_rule"]
 
 _WRAPPERS = ("_fsdp_wrapped_module.", "_checkpoint_wrapped_module.", "_orig_mod.", "module.")
 _BLOCK = re.compile(r"(?:^|\.)blocks\.(?:\d+\.)?(\d+)\.")
+_UNDECAYED = re.compile(r"norm|gamma|(^|\.)bn\d")  # norms, LayerScale
 _FIRST = ("cls_token", "pos_embed", "mask_token", "register_tokens", "patch_embed")
 
 
@@ -54,7 +59,7 @@ def parameter_rule(
     multiplier = layerwise_decay ** (depth + 1 - layer)
     if "patch_embed" in name:
         multiplier *= patch_embed_lr
-    undecayed = name.endswith(".bias") or "norm" in name or "gamma" in name
+    undecayed = name.endswith(".bias") or _UNDECAYED.search(name) is not None
     return ParameterRule(multiplier, 0.0 if undecayed else 1.0, "last_layer" in name)
 
 
@@ -66,5 +71,8 @@ def optimizer_groups(networks: nn.ModuleDict, **settings: Any) -> list[dict[str,
     """
     groups: dict[ParameterRule, list[nn.Parameter]] = defaultdict(list)
     for name, parameter in networks.named_parameters():
-        groups[parameter_rule(name, **settings)].append(parameter)
+        rule = parameter_rule(name, **settings)
+        if parameter.ndim == 1:  # norms of any name, as timm has them
+            rule = replace(rule, weight_decay_multiplier=0.0)
+        groups[rule].append(parameter)
     return [{"params": parameters, **asdict(rule)} for rule, parameters in groups.items()]

@@ -17,8 +17,8 @@ __all__ = ["Cosine", "apply_schedules", "scaled_lr", "scheduled_values"]
 class Cosine:
     """Linear warm-up, then a cosine from ``base`` to ``final`` (Loshchilov and Hutter 2017).
 
-    The warm-up includes both ends, as published: steps ``warmup - 1`` and ``warmup`` both give
-    ``base``. The last step does not quite reach ``final``; every later step gives it.
+    The warm-up includes both ends, as published for DINO: steps ``warmup - 1`` and ``warmup`` both
+    give ``base``. The last step does not quite reach ``final``; every later step gives it.
     """
 
     base: float
@@ -27,6 +27,9 @@ class Cosine:
     warmup: int = 0  # steps, of the total
     start: float = 0.0  # at step 0 if there is a warm-up
     frozen: int = 0  # the value is 0 for this many steps
+    hold: int = 1  # steps for which a value is held during the warm-up
+    # the warm-up ends with `base` at its last step, as in DINO; False: one step later, as in PAWS
+    inclusive: bool = True
 
     def __call__(self, step: int) -> float:
         """Return the value at a step."""
@@ -35,7 +38,8 @@ class Cosine:
         if step >= self.total:
             return self.final
         if step < self.warmup:
-            share = step / (self.warmup - 1) if self.warmup > 1 else 0.0
+            last = -(-self.warmup // self.hold) - self.inclusive
+            share = step // self.hold / last if last > 0 else 0.0
             return self.start + (self.base - self.start) * share
         angle = math.pi * (step - self.warmup) / (self.total - self.warmup)
         return self.final + 0.5 * (self.base - self.final) * (1 + math.cos(angle))
@@ -44,10 +48,15 @@ class Cosine:
 def scaled_lr(base_lr: float, global_batch: int, rule: str = "sqrt_1024") -> float:
     """Return the learning rate of a global batch.
 
-    ``sqrt_1024``: ``base_lr * sqrt(batch / 1024)`` (DINOv2). ``none``: as given. DINOv3's rule has
+    ``sqrt_1024``: ``base_lr * sqrt(batch / 1024)`` (DINOv2). ``linear_256``: ``base_lr * batch /
+    256`` (DINO v1, Goyal et al. 2017). ``none``: as given. DINOv3's rule has
     another factor 4: its 1e-3 is DINOv2's 4e-3.
     """
-    scales: dict[str, float] = {"sqrt_1024": math.sqrt(global_batch / 1024), "none": 1.0}
+    scales: dict[str, float] = {
+        "sqrt_1024": math.sqrt(global_batch / 1024),
+        "linear_256": global_batch / 256,
+        "none": 1.0,
+    }
     return base_lr * scales[rule]
 
 
@@ -55,16 +64,21 @@ def scheduled_values(config: TrainingConfig, step: int) -> dict[str, float]:
     """Return all values of a step, named as metrics."""
     optimizer, teacher, total = config.optimizer, config.teacher, config.steps
     base = scaled_lr(optimizer.lr, config.batch_size, optimizer.lr_rule)
-    lr = Cosine(base, optimizer.lr_end, total, config.warmup)
+    start = scaled_lr(optimizer.lr_start, config.batch_size, optimizer.lr_rule)
+    inclusive = not config.has_support
+    lr = Cosine(*(base, optimizer.lr_end, total, config.warmup), start=start, inclusive=inclusive)
     warmup, target = config.temperature_warmup, teacher.temperature
+    frozen = config.freeze_last_layer if optimizer.freeze_by == "rate" else 0
     schedules = {
         "lr": lr,
-        "last_layer_lr": replace(lr, frozen=config.freeze_last_layer),
+        "last_layer_lr": replace(lr, frozen=frozen),
         "weight_decay": Cosine(optimizer.weight_decay_start, optimizer.weight_decay_end, total),
         "momentum": Cosine(teacher.momentum_start, teacher.momentum_end, total),
         # Constant after its warm-up.
         "teacher_temperature": Cosine(
-            target, target, total, warmup, start=teacher.temperature_start
+            *(target, target, total, warmup),
+            start=teacher.temperature_start,
+            hold=teacher.temperature_hold,
         ),
     }
     return {f"schedule/{name}": schedule(step) for name, schedule in schedules.items()}

@@ -1,22 +1,27 @@
 """What a step updates: gradients clipped per network, and the teacher, an EMA of the student."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
+from torch.optim import Optimizer
 
 from dinoforge.training.distributed.ranks import local_part
 
-__all__ = ["clip_gradients", "update_teacher"]
+__all__ = ["clip_gradients", "drop_gradients_of_last_layer", "tensor_norms", "update_teacher"]
 
 
 @torch.no_grad()
 def clip_gradients(
-    networks: Mapping[str, nn.Module], max_norm: float, shard_group: dist.ProcessGroup | None = None
+    networks: Mapping[str, nn.Module],
+    max_norm: float,
+    shard_group: dist.ProcessGroup | None = None,
+    *,
+    by: str = "network",
 ) -> dict[str, Tensor]:
-    """Scale the gradient of each sub-network to a norm of at most ``max_norm``, in place.
+    """Scale gradients to a norm of at most ``max_norm``, in place.
 
     Not torch's ``clip_grad_norm_``: on shards it makes one exchange per tensor instead of one per
     network, and its norm differs in the last bit (12 of 20 trials with 2 ranks).
@@ -24,12 +29,14 @@ def clip_gradients(
     Parameters
     ----------
     networks : mapping
-        Each is clipped by its own norm, as published.
+        Each is measured.
     max_norm : float
         0 measures without clipping.
     shard_group : ProcessGroup, optional
         Ranks that hold one copy of the gradients together, all of which must call this; None:
         each rank holds whole gradients.
+    by : str
+        What is scaled by its own norm: each ``network`` (DINOv2) or each ``tensor`` (DINO v1).
 
     Returns
     -------
@@ -41,15 +48,36 @@ def clip_gradients(
         gradients = [local_part(p.grad) for p in network.parameters() if p.grad is not None]
         if not gradients:
             continue
-        norm = get_total_norm(gradients)
-        if shard_group is not None:
-            norm = norm.square()
-            dist.all_reduce(norm, group=shard_group)
-            norm = norm.sqrt()
-        norms[name] = norm
+        if by == "tensor":
+            factors = tensor_norms(gradients, shard_group)
+            norms[name] = factors.norm()
+        else:
+            norms[name] = factors = _over_shards(get_total_norm(gradients), shard_group)
         if max_norm > 0:
-            torch._foreach_mul_(gradients, (max_norm / (norm + 1e-6)).clamp(max=1.0))
+            factors = (max_norm / (factors + 1e-6)).clamp(max=1.0)
+            torch._foreach_mul_(gradients, factors.unbind() if factors.ndim else factors)
     return norms
+
+
+def tensor_norms(tensors: Sequence[Tensor], shard_group: dist.ProcessGroup | None) -> Tensor:
+    """Return the norm of each tensor, or of each of which the ranks of a group have shards."""
+    return _over_shards(torch.stack([tensor.norm() for tensor in tensors]), shard_group)
+
+
+def _over_shards(norms: Tensor, shard_group: dist.ProcessGroup | None) -> Tensor:
+    if shard_group is None:
+        return norms
+    squares = norms.square()
+    dist.all_reduce(squares, group=shard_group)
+    return squares.sqrt()
+
+
+def drop_gradients_of_last_layer(optimizer: Optimizer) -> None:
+    """Leave the prototypes out of the next update: neither moments nor weight decay see it."""
+    for group in optimizer.param_groups:
+        if group["is_last_layer"]:
+            for parameter in group["params"]:
+                parameter.grad = None
 
 
 @torch.no_grad()

@@ -20,8 +20,7 @@ from dinoforge.errors import UsageError, damaged
 from dinoforge.files import hash_json, write_json
 from dinoforge.randomness import KeyedPermutation
 from dinoforge.runs import read_recipe
-from dinoforge.stages.stage import part_name, stage_folder
-from dinoforge.stages.task import Marker, read_marker
+from dinoforge.stages import read_markers
 from dinoforge.tables import read_table, read_tables
 
 __all__ = ["Bin", "Measured", "Sample", "SampledPair", "draw_sample", "read_measured"]
@@ -101,7 +100,8 @@ def read_measured(run_folder: Path) -> Measured:
         If the folder holds none.
     """
     recipe = read_recipe(run_folder)
-    embed, graph = (_markers(run_folder, *stage) for stage in ((30, "embed"), (40, "graph")))
+    embed = read_markers(run_folder, "curation", 30, "embed")
+    graph = read_markers(run_folder, "curation", 40, "graph")
     if not (recipe and embed and summary_path(run_folder).is_file()):
         do = "run `dinoforge curate` to its end, or name its run folder"
         raise UsageError(what="not a finished curation run", where=str(run_folder), do=do)
@@ -119,13 +119,6 @@ def read_measured(run_folder: Path) -> Measured:
         background=config.duplicates.background,
         background_weight=config.duplicates.background_weight,
     )
-
-
-def _markers(run_folder: Path, number: int, name: str) -> list[Marker]:
-    folder = stage_folder(run_folder, "curation", number, name)
-    count = len(list(folder.glob("part-*.done")))
-    markers = [read_marker(folder / f"{part_name(at)}.done") for at in range(count)]
-    return [marker for marker in markers if marker is not None]
 
 
 def draw_sample(run_folder: Path, *, bins: int, per_bin: int, seed: int = 0) -> Sample:

@@ -2,5 +2,15 @@
 
 from dinoforge.curation.plan.plan import COSTS, GPU_SHARE, CurationPlan, StagePlan, plan_curation
 from dinoforge.curation.plan.sizes import Images
+from dinoforge.curation.plan.trial import Trial, read_trial
 
-__all__ = ["COSTS", "GPU_SHARE", "CurationPlan", "Images", "StagePlan", "plan_curation"]
+__all__ = [
+    "COSTS",
+    "GPU_SHARE",
+    "CurationPlan",
+    "Images",
+    "StagePlan",
+    "Trial",
+    "plan_curation",
+    "read_trial",
+]

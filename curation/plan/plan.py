@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dinoforge.curation.config import CurationConfig
 from dinoforge.curation.pipeline import STAGES
@@ -13,6 +13,9 @@ from dinoforge.curation.plan.reading import READING_COSTS
 from dinoforge.curation.plan.sizes import Images, Sizes
 from dinoforge.device import Gpu
 from dinoforge.models.config import VitConfig
+
+if TYPE_CHECKING:
+    from dinoforge.curation.plan.trial import Trial
 
 __all__ = ["COSTS", "GPU_SHARE", "CurationPlan", "StagePlan", "plan_curation"]
 
@@ -70,11 +73,13 @@ def plan_curation(
     gpu: Gpu,
     share: float = GPU_SHARE,
     model: VitConfig | None = None,
+    trial: "Trial | None" = None,
 ) -> CurationPlan:
     """Plan all stages for so many images.
 
     ``share`` is the part of the GPU's peak rate that is reached; ``model`` replaces the encoder for
-    retrieval by one that need not exist yet.
+    retrieval by one that need not exist yet; CPU seconds and bytes are corrected by what ``trial``
+    measured.
 
     Raises
     ------
@@ -86,7 +91,7 @@ def plan_curation(
     roles = {"pool": images.pool, "seed": sum(images.seeds.values())}
     roles |= {"reference": sizes.references, "as_is": sizes.as_is, "planted": sizes.planted}
     return CurationPlan(
-        stages=list(_stages(sizes, rate)),
+        stages=list(_stages(sizes, rate, trial)),
         images=roles,
         exported=sizes.exported,
         shards=sizes.shards,
@@ -95,9 +100,11 @@ def plan_curation(
     )
 
 
-def _stages(sizes: Sizes, rate: float) -> Iterator[StagePlan]:
+def _stages(sizes: Sizes, rate: float, trial: "Trial | None") -> Iterator[StagePlan]:
     for stage in STAGES:
         cost = COSTS[stage.name](sizes)
+        if trial is not None:
+            cost = trial.scale(stage.name, cost)
         if not cost.partitions:
             continue
         encodes = stage.name.startswith("embed") and cost.flops != 0

@@ -5,11 +5,13 @@ images of 32 pixels), 1,800 photographs of clothing and 1,000 of ImageNet.
 """
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 from dinoforge.curation.plan.cost import NOTHING, Cost, num_ranges, picture_bytes
 from dinoforge.curation.plan.encoders import PlannedEncoder
 from dinoforge.curation.plan.sizes import Sizes, blocks
 from dinoforge.curation.stages.discover import PARTITION_BYTES
+from dinoforge.curation.stages.measures.side_tables import PARTITION_ROWS
 from dinoforge.curation.stored.scores import scored_by
 from dinoforge.scorers.make import PIXELS
 from dinoforge.scorers.measures import MEASURES
@@ -33,8 +35,13 @@ _PLANT_S, _PLANT_ROW = 0.8e-3, 2000.0
 _FILTER_S, _FILTER_ROW = 0.3e-6, 40.0
 # Of an image of about 256 to 511 pixels, which larger ones are reduced to; networks of any side.
 _SCORE_S = {PIXELS: 4.6e-3, "nsfw": 42e-3, "faces": 60e-3}
+# A perceptual hash with decoding: fixed, per pixel, per hash of the list, a line of so many bytes.
+_HASH_S, _HASH_LINE = (100e-6, 9e-9, 0.7e-9), 17
 # A file of JSON as img2dataset writes it, with a header to find it; all of its columns.
 _SIDE_S, _SIDE_BYTES, _SIDE_ROW = 60e-6, 200.0, 6000.0
+# Tables joined to them: per row that is searched, value that is read, value that an image gets.
+_PASSED_S, _PASSED_VALUE_S, _JOINED_VALUE_S = 450e-9, 50e-9, 250e-9
+_JOINED_BYTES, _JOINED_VALUE = 8.0, 79.0  # per value, compressed and in memory
 _WHERE_S = 0.5e-6  # a condition on four columns
 # Bytes per row of the tables, compressed, without the key.
 _LISTED_BYTES, _INDEX_BYTES, _FACTS_BYTES = 17.7, 20.6, 76.0
@@ -129,10 +136,9 @@ def _score(sizes: Sizes) -> Cost:
     if not specs:
         return NOTHING
     size, pixels = sizes.config.partition_images, sizes.images.pixels
-    decode_s = INSPECT[0] + INSPECT[1] * pixels
-    per_image = [None if spec not in _SCORE_S else decode_s + _SCORE_S[spec] for spec in specs]
-    known = [seconds for seconds in per_image if seconds is not None]
-    unknown = len(known) < len(per_image)
+    seconds = [_score_s(spec, pixels) for spec in specs]
+    known = [one for one in seconds if one is not None]
+    unknown = len(known) < len(seconds)
     columns = sum(len(MEASURES) if spec == PIXELS else 2 for spec in specs)
     return Cost(
         num_ranges(sizes.total, size) * len(specs),
@@ -141,6 +147,33 @@ def _score(sizes: Sizes) -> Cost:
         product_s=None if unknown else 0.0,
         bytes=sizes.total * columns * 4.0,
         memory=size * columns * 8.0 + 64 * 2 * picture_bytes(sizes),
+    )
+
+
+def _score_s(spec: str, pixels: float) -> float | None:
+    """Return the seconds per image; None for a network or function of unknown cost."""
+    kind, _, path = spec.partition(":")
+    if kind != "phash":
+        known = _SCORE_S.get(spec)
+        return None if known is None else known + INSPECT[0] + INSPECT[1] * pixels
+    listed = Path(path).stat().st_size / _HASH_LINE if Path(path).is_file() else 0
+    return _HASH_S[0] + _HASH_S[1] * pixels + _HASH_S[2] * listed
+
+
+def _side_tables(sizes: Sizes) -> Cost:
+    if not sizes.config.side.columns or not sizes.config.side.tables:
+        return NOTHING
+    images, columns = sizes.total, sizes.images.side_columns
+    partitions = num_ranges(images, PARTITION_ROWS)
+    rows = sizes.images.side_rows or images
+    # Every partition passes through all tables; in random order it has rows in all row groups.
+    passed = partitions * rows * (_PASSED_S + columns * _PASSED_VALUE_S)
+    return Cost(
+        partitions,
+        1,
+        core_s=passed + images * columns * _JOINED_VALUE_S,
+        bytes=images * columns * _JOINED_BYTES,
+        memory=min(images, PARTITION_ROWS) * columns * _JOINED_VALUE,
     )
 
 
@@ -195,6 +228,7 @@ READING_COSTS: Mapping[str, Callable[[Sizes], Cost]] = {
     "inspect": _inspect,
     "side": _side,
     "score": _score,
+    "side-tables": _side_tables,
     "filter": _filter,
     "embed": _embed_same,
     "embed-meaning": _embed_meaning,

@@ -40,6 +40,8 @@ class Images:
     key_bytes: float = (
         32.0  # of a key in a compressed table: random names; numbers take almost none
     )
+    side_rows: int = 0  # of `side.tables`; 0: one per image
+    side_columns: int = 20  # of these that an image gets
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,6 +19,9 @@ from numpy.typing import NDArray
 
 from dinoforge.config.keys import suggest
 from dinoforge.errors import UsageError, first_line, some_of
+from dinoforge.remote import is_url
+from dinoforge.remote.store import read_object
+from dinoforge.remote.urls import url_fault
 
 __all__ = [
     "EXAMPLE_CONDITION",
@@ -269,8 +272,11 @@ class _Parser:
         path = self._literal(node.args[0]) if len(node.args) == 1 and not node.keywords else None
         if not isinstance(path, str):
             raise ConditionError("`lines` is followed by a path: lines('blocked.txt')")
+        if is_url(path) and (fault := url_fault("lines", path)):
+            raise ConditionError(fault.what)
         try:
-            text = Path(path).read_text(encoding="utf-8")
+            data = read_object(path) if is_url(path) else Path(path).read_bytes()
+            text = data.decode()
         except (OSError, ValueError) as error:
             raise ConditionError(f"the list {path} is unreadable: {first_line(error)}") from error
         self.files.append(path)

@@ -4,11 +4,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Annotated, ClassVar, Literal
 
-from dinoforge.config.paths import OptionalPath, PathText
+from dinoforge.config.paths import OptionalSource, PathText, SourceText
 from dinoforge.config.ranges import NonNegativeInt, PositiveInt, Range
-from dinoforge.curation.config import DataConfig, FileName
+from dinoforge.curation.config import DataConfig, FileName, PublishConfig
 from dinoforge.errors import Fault
 from dinoforge.images import DecodePolicy
+from dinoforge.remote.urls import url_faults
 
 __all__ = ["IdsConfig", "ResizeConfig", "ShardingConfig"]
 
@@ -18,14 +19,15 @@ class IdsConfig:
     """Which samples to take; by default all of them."""
 
     # list of ids: text with one per line, `.csv`, `.tsv` or `.parquet`, or `.npy` with two uint64
-    # per id, the uid files of DataComp; "": all samples
-    file: OptionalPath = ""
+    # per id, the uid files of DataComp; or its URL; "": all samples
+    file: OptionalSource = ""
     column: str = ""  # of a CSV file or Parquet table; "": named as `field` or `key`, else the only
     # what the ids are: a field of the `.json` member, such as uid; "": the key of the sample
     field: str = ""
 
     def faults(self, at: str) -> Iterator[Fault]:
-        """Find an `.npy` of keys, and keys that a missing file leaves unused."""
+        """Find an `.npy` of keys, keys that a missing file leaves unused, a URL that is none."""
+        yield from url_faults(f"{at}.file", [self.file])
         if self.file.endswith(".npy") and not self.field:
             what = f"`{at}.file` is a .npy, whose ids are 128-bit numbers and no keys"
             yield Fault(what, "recipe", f"add {at}.field=uid")
@@ -50,12 +52,13 @@ class ResizeConfig:
 class ShardingConfig:
     """All keys of ``dinoforge shard``."""
 
-    LAUNCH_KEYS: ClassVar[tuple[str, ...]] = ("out", "verify")  # see `dinoforge.runs`
+    LAUNCH_KEYS: ClassVar[tuple[str, ...]] = ("out", "publish", "verify")  # see `dinoforge.runs`
 
     out: PathText = "runs/shards"  # run folder; the shards are in `shards` inside
     # images, folders, tars, globs, `x-{000000..000004}.tar`, curation runs; relative to
-    # `data.root`. Of several the samples follow each other
-    sources: list[PathText] = field(default_factory=list)
+    # `data.root`. Or their URLs: file://, s3://, gs://, hf://. Or a tar that is read once:
+    # `pipe:COMMAND`, or - for standard input. Of several the samples follow each other
+    sources: list[SourceText] = field(default_factory=list)
     data: DataConfig = field(default_factory=DataConfig)
     ids: IdsConfig = field(default_factory=IdsConfig)
     name: FileName = "shard"  # shards are named NAME-000000.tar
@@ -78,11 +81,13 @@ class ShardingConfig:
     sidecar: bool = True  # a Parquet table beside each shard: one row per sample
     # read all shards again and compare every checksum
     verify: bool = False
+    publish: PublishConfig = field(default_factory=PublishConfig)
     # source bytes per partition of `index` and `scatter`, MiB
     partition_mib: PositiveInt = 128
 
     def faults(self, at: str) -> Iterator[Fault]:  # noqa: ARG002 - the root has no name
-        """Find a command without sources."""
+        """Find a command without sources, and URLs that cannot be read."""
         if not self.sources:
             do = "name folders, images or tars: dinoforge shard FOLDER out=RUN"
             yield Fault("no sources", "`sources`", do)
+        yield from url_faults("sources", self.sources, streams=True)

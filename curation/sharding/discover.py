@@ -1,7 +1,7 @@
 """The files behind the sources, listed once: tars, and files that are one sample by their stem."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,8 +15,12 @@ from dinoforge.curation.sharding.tables import (
     ShardingStage,
 )
 from dinoforge.files import hash_json, path_text
-from dinoforge.shards.index import Problem
-from dinoforge.sources.discover import SourceFile, SourceFiles, discover_files
+from dinoforge.remote import is_url
+from dinoforge.remote.listings import listings_folder
+from dinoforge.remote.urls import join_path
+from dinoforge.shards.index import Problem, problem
+from dinoforge.sources.discover import SourceFile, SourceFiles, discover_files, fingerprint_sources
+from dinoforge.sources.objects import listed_sizes
 from dinoforge.stages import Json, Output
 from dinoforge.tables import ROW_GROUP_ROWS
 
@@ -28,32 +32,36 @@ class DiscoverStage(ShardingStage):
 
     name = "discover"
     number = 10
+    version = "1.1.0"
     keys = ("sources", "data.root")
 
     def plan(self, inputs: ShardingInputs) -> list[Json]:
         """Plan one partition; its payload covers names, sizes and times of all files."""
-        files = discover_files(source_paths(inputs.config))
+        paths, listings = source_paths(inputs.config), listings_folder(inputs.run_folder)
+        # What is beside images in a bucket is part of its listing.
+        files = discover_files([path for path in paths if not is_url(path)], listings)
         beside = [name for group in _group(files)[0] for name in group.beside]
-        status = [(name, os.stat(name)) for name in beside]  # noqa: PTH116 - hot
+        status = [(name, os.stat(name)) for name in beside if not is_url(name)]  # noqa: PTH116
         marks = [[name, at.st_size, at.st_mtime_ns] for name, at in status]
-        return [{"files": files.fingerprint(), "beside": hash_json(marks)}]
+        return [{"files": fingerprint_sources(paths, listings), "beside": hash_json(marks)}]
 
     def run(self, payload: Json, inputs: ShardingInputs, out: Output) -> Json:  # noqa: ARG002
         """List them."""
-        files = discover_files(source_paths(inputs.config))
+        paths, listings = source_paths(inputs.config), listings_folder(inputs.run_folder)
+        files = discover_files(paths, listings)
         groups, rest = _group(files)
-        out.write_tables("files", _in_tables(groups), FILES_SCHEMA)
+        remote = listed_sizes(paths, listings)
+        out.write_tables("files", _in_tables(groups, remote), FILES_SCHEMA)
         table = pa.Table.from_pylist(
             [entry | {"shard": path_text(entry["shard"])} for entry in rest], PROBLEMS_SCHEMA
         )
         out.write_table("problems", table, PROBLEMS_SCHEMA)
-        return {"rows": len(groups)}
+        return {"rows": len(groups), "not_downloaded": dict(files.failed)}
 
 
 def source_paths(config: ShardingConfig) -> list[str]:
     """Return the paths of the sources, relative ones inside `data.root`."""
-    root, sources = config.data.root, config.sources
-    return [os.path.join(root, path) for path in sources]  # noqa: PTH118 - may be patterns
+    return [join_path(config.data.root, path) for path in config.sources]
 
 
 @dataclass(slots=True)
@@ -70,14 +78,14 @@ class _Group:
         suffixes = {name.rpartition(".")[2].lower() for name in (self.first.path, *self.names)}
         return name.rpartition(".")[2].lower() in suffixes
 
-    def as_row(self) -> dict[str, Any]:
-        """Make a row of the table."""
+    def as_row(self, remote: Mapping[str, int]) -> dict[str, Any]:
+        """Make a row of the table; ``remote`` are the sizes of objects."""
         first = self.first
         folder, _, name = first.path.rpartition("/")
         names, sizes = [name, *self.names], [first.size, *self.sizes]
         for path in sorted(self.beside):
             names.append(path.rpartition("/")[2])
-            sizes.append(os.stat(path).st_size)  # noqa: PTH116 - hot
+            sizes.append(remote[path] if is_url(path) else os.stat(path).st_size)  # noqa: PTH116
         return {
             "path": path_text(first.path if first.is_archive else folder or "."),
             "root": path_text(first.root),
@@ -112,7 +120,9 @@ def _group(files: SourceFiles) -> tuple[list[_Group], list[Problem]]:
         if not item.is_archive:
             by_stem.setdefault(stem, groups[-1])
     rest: list[Problem] = []
-    for entry in files.problems:
+    # Repeated, if paths overlap.
+    beside = [problem(path, "", "other_file") for path in dict.fromkeys(files.beside)]
+    for entry in [*files.problems, *beside]:
         group = by_stem.get(_stem(entry["shard"])) if entry["reason"] == "other_file" else None
         if group is None:
             rest.append(entry)
@@ -121,7 +131,7 @@ def _group(files: SourceFiles) -> tuple[list[_Group], list[Problem]]:
     return groups, rest
 
 
-def _in_tables(groups: Sequence[_Group]) -> Iterator[pa.Table]:
+def _in_tables(groups: Sequence[_Group], remote: Mapping[str, int]) -> Iterator[pa.Table]:
     for start in range(0, len(groups), ROW_GROUP_ROWS):
-        rows = [group.as_row() for group in groups[start : start + ROW_GROUP_ROWS]]
+        rows = [group.as_row(remote) for group in groups[start : start + ROW_GROUP_ROWS]]
         yield pa.Table.from_pylist(rows, FILES_SCHEMA)

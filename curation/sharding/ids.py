@@ -13,6 +13,8 @@ from dinoforge.curation.sharding.config import IdsConfig
 from dinoforge.curation.sharding.index import digest
 from dinoforge.errors import UsageError, damaged, some_of
 from dinoforge.files import decode_text, read_regular
+from dinoforge.remote import is_url
+from dinoforge.remote.copies import fingerprint_list
 from dinoforge.tables import iter_row_groups, open_table
 
 __all__ = ["Wanted", "as_digests", "check_ids"]
@@ -66,7 +68,9 @@ class Wanted:
 
 def check_ids(config: IdsConfig) -> None:
     """Raise a `UsageError` if a list is missing, or has no such column; reads only its start."""
-    if config.file:
+    if is_url(config.file):
+        fingerprint_list(config.file)
+    elif config.file:
         next(_read(Path(config.file), config.column, config.field), None)
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cache
@@ -17,18 +18,19 @@ from dinoforge.curation.sharding.tables import (
     ShardingInputs,
     ShardingStage,
 )
-from dinoforge.curation.tables import read_rows
 from dinoforge.files import path_of_text, path_text
 from dinoforge.images import image_suffix
 from dinoforge.images.formats import SNIFF_BYTES, has_image_suffix, sniff
+from dinoforge.remote import is_url
 from dinoforge.shards.image_tables import index_table, is_table
 from dinoforge.shards.index import Problem, Sample, index_shard, problem
 from dinoforge.shards.reading import RangeReader
 from dinoforge.shards.writer import sample_bytes
 from dinoforge.sources.classes import ImageClass, class_of_folder, class_of_text, find_class_list
+from dinoforge.sources.downloads import read_failed
 from dinoforge.sources.unpack import plain_tar, stream_damage
 from dinoforge.stages import Json, Output
-from dinoforge.tables import read_table
+from dinoforge.tables import read_rows, read_table
 
 __all__ = ["FOLDERS", "IndexStage", "digest"]
 
@@ -46,6 +48,7 @@ class IndexStage(ShardingStage):
 
     name = "index"
     number = 20
+    version = "1.1.0"
     keys = ("ids.field", "classes")
     execution_keys = ("partition_mib",)
     needs = ("discover",)
@@ -74,6 +77,7 @@ class IndexStage(ShardingStage):
             "bytes": listed.num_bytes,
             "spaces": dict(sorted(listed.spaces.items())),
             "class_names": sorted(listed.class_names),
+            "not_downloaded": dict(listed.failed),
         }
 
 
@@ -99,6 +103,7 @@ class _Listed:
     samples: int = 0
     num_bytes: int = 0  # of all members
     problems: list[Problem] = field(default_factory=list)
+    failed: Counter[str] = field(default_factory=Counter)  # what img2dataset did not get: by status
     spaces: dict[str, str] = field(default_factory=dict)  # class space -> a source that has it
     class_names: set[str] = field(default_factory=set)  # of class folders without a list
     unpacked: set[Path] = field(default_factory=set)
@@ -120,7 +125,7 @@ class _Listed:
 
     def add_tar(self, row: dict[str, Any], out: Output) -> None:
         """Add the samples of a tar; a compressed one is unpacked first."""
-        source = Path(path_of_text(row["path"]))
+        source = row["path"] if is_url(row["path"]) else Path(path_of_text(row["path"]))
         tar = plain_tar(source, out.folder / "unpacked")
         if isinstance(tar, Path) and tar != source:
             if tar not in self.unpacked:
@@ -128,7 +133,9 @@ class _Listed:
             if damage := stream_damage(tar):
                 self.problems.append(problem(row["path"], "", "damaged_stream", damage))
         index, file = index_shard(tar), [path_text(tar)]
-        self.problems += [entry | {"shard": row["path"]} for entry in index.problems]
+        failed, missing = read_failed(path_of_text(row["path"]), len(index.samples))
+        self.failed.update(failed)
+        self.problems += [entry | {"shard": row["path"]} for entry in (*index.problems, *missing)]
         folders = tuple(map(path_of_text, row["list_folders"]))
         for sample in index.samples:
             for text in sample.labels.values():
@@ -166,7 +173,7 @@ class _Listed:
         inside = PurePath(folder).relative_to(root)
         # Readers split a name at the first dot of its last part.
         key = path_text(inside / (stem if dot else names[0]).replace(".", "_"))
-        files = [path_text(PurePath(folder) / name) for name in names]
+        files = [path_text(f"{folder}/{name}" if folder != "." else name) for name in names]
         extensions = [
             name.rpartition(".")[2].lower() if "." in name else self._sniffed(file, name, 0)
             for name, file in zip(names, files, strict=True)

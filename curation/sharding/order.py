@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -18,8 +17,8 @@ from dinoforge.curation.sharding.tables import (
     iter_samples,
 )
 from dinoforge.errors import UsageError, some_of
-from dinoforge.files import sha256_file
 from dinoforge.randomness import KeyedPermutation
+from dinoforge.remote.copies import fingerprint_list, local_copy
 from dinoforge.shards.tar import BLOCK
 from dinoforge.shards.writer import cut_shards
 from dinoforge.sources.classes import NAMES, NUMBERS, find_class_list
@@ -47,7 +46,7 @@ class OrderStage(ShardingStage):
     def plan(self, inputs: ShardingInputs) -> list[Json]:
         """Plan one partition; its payload covers the list of ids."""
         file = inputs.config.ids.file
-        return [{"ids": sha256_file(Path(file)) if file else ""}]
+        return [{"ids": fingerprint_list(file) if file else ""}]
 
     def run(self, payload: Json, inputs: ShardingInputs, out: Output) -> Json:  # noqa: ARG002
         """Read what the decisions need of every sample, then write the samples in their order."""
@@ -111,7 +110,9 @@ def _class_names(inputs: ShardingInputs) -> dict[str, str]:
     space, where = next(iter(spaces.items()), ("", ""))
     if space == FOLDERS:
         return {str(number): name for number, name in enumerate(sorted(folders))}
-    classes = find_class_list([str(Path(where).parent)]) if space.startswith("list:") else None
+    classes = (
+        find_class_list([where.rpartition("/")[0] or "."]) if space.startswith("list:") else None
+    )
     if classes is None:
         return {}
     if classes.fault:
@@ -121,7 +122,10 @@ def _class_names(inputs: ShardingInputs) -> dict[str, str]:
 
 def _choose(inputs: ShardingInputs) -> _Chosen:
     ids = inputs.config.ids
-    wanted = Wanted.read(ids.file, ids.column, ids.field) if ids.file else None
+    wanted = None
+    if ids.file:
+        copy = local_copy(ids.file, inputs.run_folder / "cache/lists")
+        wanted = Wanted.read(str(copy), ids.column, ids.field)
     rows, num_bytes, hashes = [], [], []
     first = without = 0
     for block in iter_samples(inputs, ["bytes", "digest", "id"]):

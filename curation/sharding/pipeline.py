@@ -15,6 +15,7 @@ from dinoforge.curation.sharding.page import page_file, write_page
 from dinoforge.curation.sharding.scatter import ScatterStage, remove_scattered
 from dinoforge.curation.sharding.summary import (
     ShardingSummary,
+    count_failed,
     read_problems,
     summarize,
     summary_file,
@@ -22,9 +23,12 @@ from dinoforge.curation.sharding.summary import (
 from dinoforge.curation.sharding.tables import ShardingInputs, ShardingStage
 from dinoforge.curation.sharding.verify import VerifyStage
 from dinoforge.curation.sharding.write import WriteStage, remove_foreign_files
+from dinoforge.curation.upload import check_target, upload_published
 from dinoforge.errors import UsageError
 from dinoforge.files import write_json
 from dinoforge.pages.formatting import counted
+from dinoforge.remote import is_url
+from dinoforge.remote.urls import is_stream
 from dinoforge.runs import record_facts
 from dinoforge.sources.accounting import Account, write_problems
 from dinoforge.sources.classes import write_class_list
@@ -55,8 +59,12 @@ def _check(config: ShardingConfig) -> None:
             where=str(shards),
             do="choose another folder with out=FOLDER",
         )
-    discover_files(source_paths(config))
+    paths = source_paths(config)
+    if local := [path for path in paths if not (is_url(path) or is_stream(path))]:
+        discover_files(local)
     check_ids(config.ids)
+    if config.publish.to:
+        check_target(config.publish.to)
 
 
 def _reopen(run_folder: Path) -> None:
@@ -84,6 +92,8 @@ def _finish(run_folder: Path, config: ShardingConfig) -> ShardingSummary:
             "%d of %d ids match no sample", summary.ids["unmatched"], summary.ids["listed"]
         )
     _account(run_folder, config, inputs.folders)
+    if config.publish.to:
+        upload_published(run_folder, config.publish.to)
     return summary
 
 
@@ -94,7 +104,7 @@ def _account(run_folder: Path, config: ShardingConfig, done: Collection[str]) ->
     inputs = _inputs(run_folder, config)
     problems = read_problems(inputs)
     samples = sum(facts["samples"] for facts in inputs.facts("index"))
-    account = Account.of(samples, problems)
+    account = Account.of(samples, problems, not_downloaded=count_failed(inputs))
     with contextlib.suppress(UsageError):  # a full disk is reported by what needs it
         record_facts(run_folder, sources=account.as_json())
         write_problems(run_folder, problems)

@@ -14,7 +14,7 @@ from dinoforge.curation.sharding.write import shard_name
 from dinoforge.shards.index import Problem
 from dinoforge.tables import read_table
 
-__all__ = ["ShardingSummary", "read_problems", "summarize", "summary_file"]
+__all__ = ["ShardingSummary", "count_failed", "read_problems", "summarize", "summary_file"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +31,8 @@ class ShardingSummary:
     encoded: int  # images that were encoded again
     shards: list[dict[str, Any]]  # name, samples, bytes
     problems: dict[str, int]  # reason -> files and members
+    # samples that img2dataset states beside the sources, but did not get: status -> number
+    not_downloaded: dict[str, int]
     status: dict[str, int]  # reason -> samples: ok, encoded, or why not decoded
     formats: dict[str, int]  # of the images
     members: dict[str, int]  # extension -> members
@@ -73,6 +75,7 @@ def summarize(inputs: ShardingInputs) -> ShardingSummary:
             for number, facts in enumerate(written)
         ],
         problems=dict(sorted(Counter(p["reason"] for p in read_problems(inputs)).items())),
+        not_downloaded=count_failed(inputs),
         classes=order["classes"],
         verified=len(inputs.facts("verify")),
         **{
@@ -84,6 +87,12 @@ def summarize(inputs: ShardingInputs) -> ShardingSummary:
 
 def _added(counts: Iterable[dict[str, int]]) -> dict[str, int]:
     return dict(sorted(sum(map(Counter, counts), Counter[str]()).items()))
+
+
+def count_failed(inputs: ShardingInputs) -> dict[str, int]:
+    """Count by status the samples that were never downloaded."""
+    listed = (*inputs.facts("discover"), *inputs.facts("index"))
+    return _added(facts["not_downloaded"] for facts in listed)
 
 
 def read_problems(inputs: ShardingInputs) -> list[Problem]:

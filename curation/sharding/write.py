@@ -13,13 +13,12 @@ from dinoforge.curation.sharding.config import ShardingConfig
 from dinoforge.curation.sharding.images import ENCODED_SUFFIX, image_size, shrink
 from dinoforge.curation.sharding.reading import SampleReader, Scattered
 from dinoforge.curation.sharding.tables import ROWS_SCHEMA, ShardingInputs, ShardingStage
-from dinoforge.curation.tables import read_rows
 from dinoforge.files import decode_text
 from dinoforge.images import DECODER_VERSION, Undecodable, decode_image
 from dinoforge.shards.tar import BLOCK
 from dinoforge.shards.writer import ShardWriter, sample_bytes
 from dinoforge.stages import Json, Output
-from dinoforge.tables import write_table
+from dinoforge.tables import read_rows, write_table
 
 __all__ = ["WriteStage", "remove_foreign_files", "shard_name"]
 
@@ -176,7 +175,8 @@ class _Rows:
             column.append(value)
         self._bytes += sum(sizes)
         counts = self._counts
-        counts["members"].update(members.keys())
+        for extension in members:
+            counts["members"][extension] += 1
         counts["status"][status] += 1
         if image:
             counts["formats"][name or "unknown"] += 1

@@ -1,5 +1,6 @@
 """Find the files of all sources: images and tars, by name; none of them is read."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 
 import pyarrow as pa
@@ -8,7 +9,13 @@ from dinoforge.curation import tables
 from dinoforge.curation.tables import CurationInputs, CurationStage
 from dinoforge.errors import Fault, UsageError
 from dinoforge.files import path_text
-from dinoforge.sources.discover import SourceFile, discover_files, make_real_path
+from dinoforge.remote.listings import listings_folder
+from dinoforge.sources.discover import (
+    SourceFile,
+    discover_files,
+    fingerprint_sources,
+    make_real_path,
+)
 from dinoforge.sources.listing import name_files, printable
 from dinoforge.sources.outputs import mark_cache
 from dinoforge.stages import Json, Output
@@ -27,6 +34,7 @@ class DiscoverStage(CurationStage):
 
     name = "discover"
     number = 5
+    version = "1.1.0"
     # Their paths are in the payload: the other keys of a source decide what is done with its files.
     execution_keys = ("sources", "data.root")
 
@@ -34,14 +42,14 @@ class DiscoverStage(CurationStage):
         """Plan one partition.
 
         The payload covers names, sizes and times of all files, so that a source that grew is
-        listed again.
+        listed again. Of buckets it covers the listing, which is made once.
         """
         faults: list[Fault] = []
         paths, marks = [], []
         for source in inputs.config.sources:
             paths.append(source.paths_in(inputs.config.data.root))
             try:
-                marks.append(discover_files(paths[-1]).fingerprint())
+                marks.append(fingerprint_sources(paths[-1], listings_folder(inputs.run_folder)))
             except UsageError as error:
                 faults.extend(error.faults)
         if faults:
@@ -54,6 +62,7 @@ class DiscoverStage(CurationStage):
         ranges: list[list[int]] = []  # source, first file, and the one after the last
 
         real_path = make_real_path()
+        failed = Counter[str]()
         number: dict[str, int] = {}  # of the first file, by path without links
 
         def place(path: str) -> int:
@@ -62,7 +71,8 @@ class DiscoverStage(CurationStage):
         def rows() -> Iterator[pa.Table]:
             total = 0
             for at, paths in enumerate(payload["paths"]):
-                files = discover_files(paths)
+                files = discover_files(paths, listings_folder(inputs.run_folder))
+                failed.update(files.failed)
                 noted = pa.Table.from_pylist(
                     [dict(printable(entry)) for entry in files.problems], tables.PROBLEMS_SCHEMA
                 )
@@ -75,7 +85,8 @@ class DiscoverStage(CurationStage):
         mark_cache(out.folder)
         out.write_tables("files", rows(), tables.FILES_SCHEMA)
         out.write_table("problems", pa.concat_tables(problems), tables.DISCOVERED_SCHEMA)
-        return {"files": ranges[-1][2], "ranges": ranges}
+        not_downloaded = dict(sorted(failed.items()))
+        return {"files": ranges[-1][2], "ranges": ranges, "not_downloaded": not_downloaded}
 
 
 def _split(files: Sequence[SourceFile]) -> Iterator[tuple[int, int]]:

@@ -5,23 +5,25 @@ another may measure "similar content" (retrieval). Rows of undecodable images ar
 masked.
 """
 
-import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from dinoforge.config.ranges import Precision
 from dinoforge.curation import tables
 from dinoforge.curation.config import CurationConfig
-from dinoforge.curation.stored.decoding import decode_each
+from dinoforge.curation.stored.decoding import ImageReader, decode_again
 from dinoforge.curation.tables import CurationInputs, CurationStage
-from dinoforge.encoders.encoder import Encoder, Vectors
+from dinoforge.encoders.encoder import Encoder
 from dinoforge.encoders.make import make_encoder
 from dinoforge.encoders.stored import StoredVectors
+from dinoforge.encoders.stream import Rate, Work, describe_rates, encode_images, num_workers
 from dinoforge.errors import UsageError
 from dinoforge.stages import Json, Output
+from dinoforge.stages.pieces import Pieces
 from dinoforge.tables import read_table
 
 __all__ = [
@@ -32,9 +34,9 @@ __all__ = [
     "encoder_fingerprint",
 ]
 
-# Images decoded and encoded at a time: bounds memory, and is fixed because the last bits of an
-# embedding may depend on the batch it was in.
-_BATCH = 64
+# Images after which what is done is kept, if the partition has more: a kill costs no more.
+# A multiple of the batches, so that pieces change none.
+_PIECE = 4096
 
 _WINDOW = 0.6  # of each side
 _PLACES = ((0.0, 0.0), (0.0, 1.0), (1.0, 0.0), (1.0, 1.0), (0.5, 0.5))  # shares of the rest
@@ -48,7 +50,7 @@ class EmbedStage(CurationStage):
     name = "embed"
     number = 30
     keys: tuple[str, ...] = ("duplicates.encoder", "device", "decode")
-    execution_keys: tuple[str, ...] = ("partition_images", "base")
+    execution_keys: tuple[str, ...] = ("partition_images", "base", "workers", "precision")
     needs = ("ingest", "plant", "inspect")
     runs_on = "gpu"
 
@@ -65,39 +67,62 @@ class EmbedStage(CurationStage):
         spec = self.encoder_of(inputs.config)
         if not spec:
             return []
-        fingerprint = encoder_fingerprint(spec)
+        fingerprint = encoder_fingerprint(spec, inputs.config.precision)
         ranges = tables.split_ids(inputs)
         return [{"start": a, "stop": b, "encoder": fingerprint} for a, b in ranges]
 
     def run(self, payload: Json, inputs: CurationInputs, out: Output) -> Json:
         """Embed the images of one range."""
         start, stop = payload["start"], payload["stop"]
-        encoder = _encoder(self.encoder_of(inputs.config), inputs.config.device)
+        config = inputs.config
+        encoder = _encoder(self.encoder_of(config), config.device, config.precision)
         facts = read_table(inputs.file("inspect", "facts.parquet", out.index), ["width"])
         decodes = facts.column("width").to_numpy() > 0
         rows = np.flatnonzero(decodes)
         if isinstance(encoder, StoredVectors):
             keys = tables.read_keys(inputs, start, stop).take(pa.array(rows))
-            parts = iter([encoder.look_up(keys.to_pylist())])
-            num_views = 1
+            vectors = encoder.look_up(keys.to_pylist()).astype(np.float16)
         else:
             locations = tables.read_locations(inputs, start, stop).filter(pa.array(decodes))
-            parts = self._encode(encoder, decode_each(inputs, locations))
-            num_views = len(self.views_of(np.zeros((1, 1, 3), np.uint8)))
-        embeddings = np.zeros((stop - start, num_views * encoder.dim), np.float16)
-        low = 0
-        for vectors in parts:
-            part = vectors.reshape(-1, num_views * encoder.dim)
-            embeddings[rows[low : low + len(part)]] = part
-            low += len(part)
+            vectors = self._encode(encoder, locations, inputs, out)
+        embeddings = np.zeros((stop - start, vectors.shape[1]), np.float16)
+        embeddings[rows] = vectors
         out.write_array("embeddings", embeddings)
         return {"embedded": len(rows), "dim": encoder.dim, "encoder": encoder.fingerprint}
 
-    def _encode(self, encoder: Encoder, images: Iterator[_Image]) -> Iterator[Vectors]:
-        while batch := list(itertools.islice(images, _BATCH)):
-            vectors = encoder.encode([view for image in batch for view in self.views_of(image)])
-            assert np.isfinite(vectors).all(), f"{encoder.name} gave values that are not finite"
-            yield vectors
+    def describe_measured(self, measured: Sequence[Json]) -> str:
+        """Describe images per second, and how long the network waited for decoded images."""
+        return describe_rates(measured)
+
+    def _encode(
+        self, encoder: Encoder, locations: pa.Table, inputs: CurationInputs, out: Output
+    ) -> NDArray[np.float16]:
+        """Encode images that decode, piece by piece; pieces that are finished are read."""
+        policy, num = inputs.config.decode, locations.num_rows
+        reader, rate, pieces = ImageReader(inputs.run_folder), Rate(), Pieces(out)
+        num_views = len(self.views_of(np.zeros((1, 1, 3), np.uint8)))
+        vectors = np.zeros((num, num_views * encoder.dim), np.float16)
+        for start in range(0, num, _PIECE):
+            piece = vectors[start : start + _PIECE]
+            known = pieces.read(start // _PIECE) if num > _PIECE else None
+            if known is not None and known.shape == piece.shape:
+                piece[:] = known
+                continue
+            low = 0
+            for encoded in encode_images(
+                Work.of(encoder),
+                reader.reads_of_each(locations.slice(start, _PIECE)),
+                lambda read: self.views_of(decode_again(read(), policy)),
+                workers=num_workers(inputs.config.workers),
+                rate=rate,
+            ):
+                assert np.isfinite(encoded.vectors).all(), f"{encoder.name}: not finite"
+                piece[low : low + encoded.count] = encoded.vectors.reshape(encoded.count, -1)
+                low += encoded.count
+            if num > _PIECE:
+                pieces.write(start // _PIECE, piece)
+        out.measured |= rate.as_json()
+        return vectors
 
 
 class EmbedMeaningStage(EmbedStage):
@@ -156,7 +181,7 @@ def check_encoders(config: CurationConfig) -> None:
     """
     for stage in (EmbedStage(), EmbedMeaningStage(), EmbedWindowsStage()):
         spec = stage.encoder_of(config)
-        if not spec or not isinstance(_encoder(spec, "cpu"), StoredVectors):
+        if not spec or not isinstance(_encoder(spec, "cpu", config.precision), StoredVectors):
             continue
         if isinstance(stage, EmbedWindowsStage) or config.plant.count:
             key = "plant.count" if config.plant.count else "duplicates.verify.windows"
@@ -167,15 +192,15 @@ def check_encoders(config: CurationConfig) -> None:
             )
 
 
-def encoder_fingerprint(spec: str) -> str:
+def encoder_fingerprint(spec: str, precision: Precision = "float32") -> str:
     """Hash weights, transform and decoder of an encoder: a replaced file is another encoder.
 
     It does not depend on the device, which a machine that only plans may lack.
     """
-    return _encoder(spec, "cpu").fingerprint
+    return _encoder(spec, "cpu", precision).fingerprint
 
 
 @lru_cache(maxsize=4)  # two encoders, each on the CPU and on the device
-def _encoder(spec: str, device: str) -> Encoder:
+def _encoder(spec: str, device: str, precision: Precision) -> Encoder:
     """Load weights once per process, not once per partition."""
-    return make_encoder(spec, device=device)
+    return make_encoder(spec, device=device, precision=precision)

@@ -35,7 +35,7 @@ from dinoforge.scorers.faces import face_detector
 from dinoforge.shards.writer import ShardWriter
 from dinoforge.sources.classes import write_class_list
 from dinoforge.stages import Json, Output
-from dinoforge.tables import iter_row_groups, read_table
+from dinoforge.tables import iter_row_groups, read_rows, read_table
 
 __all__ = ["ExportStage", "finish_shard", "remove_foreign_shards"]
 
@@ -61,8 +61,8 @@ class ExportStage(CurationStage):
     )
     execution_keys = ("base",)
     needs = (
-        *("ingest", "plant", "inspect", "side", "score", "filter", "exact", "verify"),
-        *("seed-clusters", "retrieve", "balance", "select"),
+        *("ingest", "plant", "inspect", "side", "score", "side-tables", "filter", "exact"),
+        *("verify", "seed-clusters", "retrieve", "balance", "select"),
     )
 
     def plan(self, inputs: CurationInputs) -> list[Json]:
@@ -94,7 +94,7 @@ class ExportStage(CurationStage):
         """Write the ledger or one shard."""
         if "ledger" in payload:
             return _write_ledger(inputs, out)
-        exports = tables.read_rows([exports_file(inputs)], payload["first"], payload["stop"])
+        exports = read_rows([exports_file(inputs)], payload["first"], payload["stop"])
         without = pa.array(payload.get("without", []), pa.int64())
         exports = exports.filter(pc.invert(pc.is_in(exports.column("image_id"), without)))
         folder = shards_folder(inputs.run_folder)

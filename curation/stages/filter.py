@@ -20,7 +20,7 @@ from dinoforge.curation.stored.scores import scorer_columns, stored_columns
 from dinoforge.curation.stored.side import side_schema
 from dinoforge.curation.tables import CurationInputs, CurationStage
 from dinoforge.errors import UsageError
-from dinoforge.files import sha256_file
+from dinoforge.remote.copies import fingerprint_list
 from dinoforge.stages import Json, Output
 from dinoforge.tables import iter_blocks
 
@@ -40,13 +40,13 @@ class FilterStage(CurationStage):
     number = 25
     keys = ("filter", "scores", "max_bad_rate")
     execution_keys = ("base",)
-    needs = ("ingest", "plant", "inspect", "side", "score")
+    needs = ("ingest", "plant", "inspect", "side", "score", "side-tables")
 
     def plan(self, inputs: CurationInputs) -> list[Json]:
         """Plan one partition; lists that the condition reads are part of it."""
         where = inputs.config.filter.where
         files = parse_where(where).files if where else ()
-        return [{"lists": [sha256_file(Path(file)) for file in files]}] if files else [{}]
+        return [{"lists": [*map(fingerprint_list, files)]}] if files else [{}]
 
     def run(self, payload: Json, inputs: CurationInputs, out: Output) -> Json:
         """Apply the policy to every image."""

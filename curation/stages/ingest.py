@@ -5,6 +5,7 @@ Blocks of rows pass through; in memory are a byte per image, and the classes.
 
 import logging
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -28,6 +29,7 @@ from dinoforge.curation.stored.listed import ListedSource, merge_problems, read_
 from dinoforge.curation.tables import CurationInputs, CurationStage
 from dinoforge.errors import Fault, UsageError, some_of
 from dinoforge.remote import is_url
+from dinoforge.remote.urls import is_stream
 from dinoforge.runs import record_facts
 from dinoforge.shards.index import summarize_reasons
 from dinoforge.sources.accounting import Account
@@ -56,7 +58,7 @@ class IngestStage(CurationStage):
 
     name = "ingest"
     number = 10
-    version = "1.5.0"
+    version = "1.6.0"
     keys = ("sources", "seed")
     execution_keys = ("base", "data.root")  # the latter for messages
     needs = ("discover", "list")
@@ -75,7 +77,12 @@ class IngestStage(CurationStage):
         selection = _select(config, listed, repeated)
         counts = [int(np.count_nonzero(chosen)) for chosen in selection.chosen]
         problems = (entry for block in merge_problems(listed) for entry in block.to_pylist())
-        account = Account.of(sum(counts), problems, not_selected=selection.not_selected)
+        failed = Counter[str]()
+        for facts in (*inputs.facts("discover"), *inputs.facts("list")):
+            failed.update(facts["not_downloaded"])
+        account = Account.of(
+            sum(counts), problems, not_selected=selection.not_selected, not_downloaded=failed
+        )
         try:
             classes, numbering = _unite(config, listed, selection, counts)
         except UsageError:
@@ -91,6 +98,7 @@ class IngestStage(CurationStage):
             "images": sum(counts),
             "images_by_source": counts,
             "not_selected": selection.not_selected,  # by `keys` and `limit` of every source
+            "not_downloaded": dict(account.not_downloaded),
             "problems": dict(account.problems),
         }
 
@@ -314,9 +322,10 @@ def _warn_of_other_numbers(config: CurationConfig, counts: Sequence[int]) -> Non
 
 def check_folders(config: CurationConfig) -> None:
     """Raise one error that names what is missing below `data.root`, before a source is listed."""
-    if not (root := config.data.root):
+    if not (root := config.data.root) or is_url(root):
         return
-    paths = [path for source in config.sources for path in source.paths if not is_url(path)]
+    every = [path for source in config.sources for path in source.paths]
+    paths = [path for path in every if not (is_url(path) or is_stream(path))]
     # Of a pattern: the folder that it starts in.
     literal = [re.sub(r"[^/]*[*?\[{].*", "", path) for path in paths]
     missing = [path for path in literal if not (Path(root) / path).exists()]

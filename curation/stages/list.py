@@ -1,7 +1,7 @@
 """List the images of some files of a source: tar headers and labels are read, no image is."""
 
 import hashlib
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from dinoforge.sources.discover import SourceFile
 from dinoforge.sources.listing import LISTING_SCHEMA, ClassLists, ListedFiles, list_each, printable
 from dinoforge.sources.outputs import mark_cache
 from dinoforge.stages import Json, Output
-from dinoforge.tables import ROW_GROUP_ROWS
+from dinoforge.tables import ROW_GROUP_ROWS, read_rows
 
 __all__ = ["ListStage"]
 
@@ -28,6 +28,7 @@ class ListStage(CurationStage):
 
     name = "list"
     number = 7
+    version = "1.1.0"
     needs = ("discover",)
 
     def plan(self, inputs: CurationInputs) -> list[Json]:
@@ -43,6 +44,7 @@ class ListStage(CurationStage):
         problems = [tables.PROBLEMS_SCHEMA.empty_table()]
         copies: set[Path] = set()
         in_folders = 0
+        failed = Counter[str]()
         # Where the index of `ingest` is: paths in the ledgers of runs lead there.
         unpacked = out.folder.parent / "10-ingest/unpacked"
 
@@ -55,6 +57,7 @@ class ListStage(CurationStage):
             nonlocal in_folders
             for listed in list_each(named(), lists, unpacked=unpacked):
                 in_folders += listed.num_in_folders
+                failed.update(listed.failed)
                 copies.update([listed.copy] if listed.copy else [])
                 files.append(_places([waiting.popleft() for _ in range(listed.num_files)], listed))
                 entries = [dict(printable(entry)) for entry in listed.problems]
@@ -71,6 +74,7 @@ class ListStage(CurationStage):
             "source": payload["source"],
             "images": out.written[0]["rows"],
             "in_folders": in_folders,
+            "not_downloaded": dict(sorted(failed.items())),
             # in the order of use
             "class_lists": [[space, each.path] for space, each in lists.by_space.items()],
         }
@@ -81,7 +85,7 @@ def _read_files(inputs: CurationInputs, payload: Json) -> Iterator[tuple[SourceF
     path = inputs.file("discover", "files.parquet")
     for start in range(payload["start"], payload["stop"], ROW_GROUP_ROWS):
         stop = min(start + ROW_GROUP_ROWS, payload["stop"])
-        for batch in tables.read_rows([path], start, stop).to_batches(_FILES):
+        for batch in read_rows([path], start, stop).to_batches(_FILES):
             for row in batch.to_pylist():
                 key, place = row.pop("key"), row.pop("place")
                 row |= {name: path_of_text(row[name]) for name in ("path", "root")}

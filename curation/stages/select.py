@@ -49,8 +49,8 @@ class SelectStage(CurationStage):
     keys = ("retrieve", "balance.target", "export", "scores", "seed")
     execution_keys = ("base",)
     needs = (
-        *("ingest", "plant", "inspect", "side", "score", "filter", "components", "decontaminate"),
-        *("retrieve", "balance"),
+        *("ingest", "plant", "inspect", "side", "score", "side-tables", "filter", "components"),
+        *("decontaminate", "retrieve", "balance"),
     )
 
     def run(self, payload: Json, inputs: CurationInputs, out: Output) -> Json:

@@ -1,7 +1,8 @@
 """Read the bytes of images where the sources have them, and decode again what decoded before."""
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,13 +12,13 @@ from numpy.typing import NDArray
 from dinoforge.curated import resolve_shard
 from dinoforge.curation.tables import CurationInputs
 from dinoforge.errors import UsageError
-from dinoforge.images import Undecodable, decode
+from dinoforge.images import DecodePolicy, Undecodable, decode
 from dinoforge.remote import is_url
 from dinoforge.remote.reading import read_in_order
 from dinoforge.shards.image_tables import is_table
 from dinoforge.shards.reading import RangeReader
 
-__all__ = ["ImageReader", "decode_each"]
+__all__ = ["ImageReader", "decode_again", "decode_each"]
 
 
 class ImageReader:
@@ -54,13 +55,24 @@ class ImageReader:
 
     def read_each(self, locations: pa.Table) -> Iterator[bytes | None]:
         """Read the image of each row (columns shard, offset, size), in order; see `read`."""
+        return (read() for read in self.reads_of_each(locations))
+
+    def reads_of_each(self, locations: pa.Table) -> Iterator[Callable[[], bytes | None]]:
+        """Yield a function per row that returns its bytes; threads may call it, in any order.
+
+        Ranges of objects in a store are read before, by requests that cover several images.
+        """
         columns = (locations.column(name).to_pylist() for name in ("shard", "offset", "size"))
         rows = zip(*columns, strict=True)
         for is_range, places in itertools.groupby(rows, lambda place: _is_remote_range(place[0])):
             if is_range:
-                yield from read_in_order(places, self.read)
+                yield from (partial(_same, data) for data in read_in_order(places, self.read))
             else:
-                yield from itertools.starmap(self.read, places)
+                yield from (partial(self.read, *place) for place in places)
+
+
+def _same(data: bytes | None) -> bytes | None:
+    return data
 
 
 def _is_remote_range(shard: str) -> bool:
@@ -76,11 +88,16 @@ def decode_each(inputs: CurationInputs, locations: pa.Table) -> Iterator[NDArray
         If one no longer decodes, or its file no longer exists.
     """
     for data in ImageReader(inputs.run_folder).read_each(locations):
-        try:
-            yield decode(data or b"", inputs.config.decode)
-        except Undecodable as bad:
-            raise UsageError(
-                what=f"an image that decoded before no longer does ({bad})",
-                where="`sources`",
-                do="sources must stay while the run reads them: restore it, or start with --fresh",
-            ) from bad
+        yield decode_again(data, inputs.config.decode)
+
+
+def decode_again(data: bytes | None, policy: DecodePolicy) -> NDArray[np.uint8]:
+    """Decode an image that decoded before: ``[H, W, 3]``, RGB; see `decode_each`."""
+    try:
+        return decode(data or b"", policy)
+    except Undecodable as bad:
+        raise UsageError(
+            what=f"an image that decoded before no longer does ({bad})",
+            where="`sources`",
+            do="sources must stay while the run reads them: restore it, or start with --fresh",
+        ) from bad

@@ -49,6 +49,7 @@ RECIPE_KINDS = {
     "train": "training",
     "evaluate": "evaluation",
     "shard": "sharding",
+    "index": "index",
 }
 
 C = TypeVar("C", bound=Config)

@@ -1,6 +1,7 @@
 """Keys and arguments that are paths: declared by their type, ``~`` replaced in one place.
 
-A key is a path if its type is `PathText`, `OptionalPath`, `SourceText` or `EncoderSpec`:
+A key is a path if its type is `PathText`, `OptionalPath`, `SourceText`, `OptionalSource` or
+`EncoderSpec`:
 `load_recipe` replaces ``~`` and ``~user`` at its start once. What a program passes on is absolute,
 or begins with ``./``.
 """
@@ -22,6 +23,7 @@ from dinoforge.remote.urls import local_path
 __all__ = [
     "EncoderSpec",
     "OptionalPath",
+    "OptionalSource",
     "PathText",
     "SourceText",
     "expand_home",
@@ -29,6 +31,7 @@ __all__ = [
     "plain_path",
     "quote_path",
     "read_path",
+    "read_source",
 ]
 
 T = TypeVar("T")
@@ -36,7 +39,7 @@ T = TypeVar("T")
 _NO_BYTES = re.compile("[\0\ud800-\udc7f\udd00-\udfff]")  # no name of a file holds these
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 # NAME=checkpoint:FILE; a name has no colon.
-_KINDS = r"checkpoint:|hf:|torchscript:|onnx:|stored:|timm:[^@]*@"
+_KINDS = r"checkpoint:|hf:|torchscript:|onnx:|stored:|phash:|timm:[^@]*@"
 _FILE_SPEC = re.compile(rf"((?:[^:=]*=)?(?:{_KINDS}))(.*)", re.DOTALL)
 
 
@@ -79,6 +82,10 @@ class _PathRule(Allowed):
     is_path: ClassVar[bool] = True
 
 
+def _source(path: str) -> str:
+    return local_path(expand_home(path))
+
+
 _TEXT = "a path on this machine; for a name that begins with ~ write ./~"
 
 # An empty one, such as $OUT of a shell that does not have it, would be the working folder.
@@ -88,10 +95,11 @@ OptionalPath = Annotated[str, _PathRule(_is_path, _TEXT, expand_home)]  # "": no
 SourceText = Annotated[
     str,
     _PathRule(
-        lambda path: path and (is_url(path) or _is_path(path)),
-        f"a URL, or {_TEXT}",
-        lambda path: local_path(expand_home(path)),
+        lambda path: path and (is_url(path) or _is_path(path)), f"a URL, or {_TEXT}", _source
     ),
+]
+OptionalSource = Annotated[  # "": none
+    str, _PathRule(lambda path: is_url(path) or _is_path(path), f"a URL, or {_TEXT}", _source)
 ]
 # An encoder, which may be a file: ``checkpoint:FILE``.
 EncoderSpec = Annotated[
@@ -116,6 +124,11 @@ def expand_paths(value: T, hint: Any = None) -> T:
         parts = {name: expand_paths(part, hints[name]) for name, part in vars(value).items()}
         changed = dataclasses.replace(value, **parts)
     return typing.cast("T", changed)
+
+
+def read_source(path: str) -> str:
+    """Return a path or URL as `load_recipe` reads that of images; raises like `read_path`."""
+    return local_path(path) if is_url(path) else read_path(path)
 
 
 def read_path(path: str) -> str:

@@ -11,7 +11,7 @@ import types
 import typing
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Protocol
+from typing import Annotated, Any, ClassVar, Literal, Protocol
 
 from dinoforge.errors import Fault
 
@@ -25,7 +25,9 @@ __all__ = [
     "NonNegativeInt",
     "PositiveFloat",
     "PositiveInt",
+    "Precision",
     "Range",
+    "Workers",
     "describe_range",
     "find_faults",
     "one_of",
@@ -87,6 +89,9 @@ NonNegativeFloat = Annotated[float, Range(0)]
 Fraction = Annotated[float, Range(0, 1)]
 NonEmpty = Allowed(bool, "at least one")
 Device = Annotated[str, Allowed(re.compile(r"cpu|cuda(:\d+)?").fullmatch, "cpu, cuda or cuda:N")]
+# Threads that decode and, on a CPU, encode; 0: none beside the main one.
+Workers = Annotated[str, Allowed(re.compile(r"auto|\d{1,4}").fullmatch, "auto or a number")]
+Precision = Literal["float32", "bfloat16", "float16"]
 
 
 def find_faults(value: Any, at: str = "", hint: Any = None, *, verb: str = "is") -> Iterator[Fault]:

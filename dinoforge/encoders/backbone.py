@@ -8,6 +8,7 @@ from dinoforge.errors import UsageError
 from dinoforge.files import hash_json, sha256_file
 from dinoforge.models.config import PositionMode, VitConfig
 from dinoforge.models.huggingface import folder_files, load_folder
+from dinoforge.models.pooled.files import is_pooled
 from dinoforge.models.vit import VisionTransformer
 from dinoforge.models.weights import load_backbone
 
@@ -31,11 +32,18 @@ def open_backbone(path: Path, *, positions: PositionMode | None = None) -> Backb
     Raises
     ------
     UsageError
-        If there is no such file or folder, it holds no ViT, or it contradicts ``positions``.
+        If there is no such file or folder, it holds no ViT (of a `PooledNetwork`: that there are no
+        patch tokens), or it contradicts ``positions``.
     """
     if not path.exists():
         do = "give a file of weights, or a folder written by save_pretrained"
         raise UsageError(what="no such file or folder", where=str(path), do=do)
+    if is_pooled(path):
+        raise UsageError(
+            what="a network with one vector per image, without patch tokens and attention maps",
+            where=str(path),
+            do="give a ViT; `dinoforge evaluate` and `dinoforge embed` take this file",
+        )
     load = load_folder if path.is_dir() else load_backbone
     model, config, metadata = load(path, positions=positions)
     parts = {"weights": weights_hash(path), "config": asdict(config)}

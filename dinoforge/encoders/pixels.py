@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dinoforge.encoders.encoder import Images, Vectors, fingerprint_of, unit_rows
+from dinoforge.encoders.encoder import Fitting, Image, Images, Vectors, fingerprint_of, unit_rows
 from dinoforge.files import sha256_file
 from dinoforge.images import resize
 
@@ -60,10 +60,11 @@ _MATRIX = Path(__file__).with_name("pixels-1.safetensors")
 _TILE = 32
 
 
-class PixelsEncoder:
+class PixelsEncoder(Fitting):
     """Copy descriptor of 128 dimensions, about 15,000 images of 32 pixels per CPU second."""
 
     name = "pixels"
+    on_threads = True
 
     def __init__(self) -> None:
         self._mean, self._matrix = _projection()
@@ -71,6 +72,10 @@ class PixelsEncoder:
         self.fingerprint = fingerprint_of(
             encoder=self.name, features=_FEATURES_VERSION, matrix=sha256_file(_MATRIX)
         )
+
+    def fit(self, image: Image) -> Image:
+        """Return the 32 x 32 picture, or its mirror image."""
+        return _canonical_side(small_picture(image))
 
     def encode(self, images: Images) -> Vectors:
         """Encode images; see `Encoder.encode`. An image of a single color gets a zero row."""
@@ -83,7 +88,7 @@ class PixelsEncoder:
     def _encode_tile(self, images: Images) -> Vectors:
         pictures = np.zeros((_TILE, SIDE, SIDE, 3), np.uint8)
         for row, image in enumerate(images):
-            pictures[row] = _canonical_side(small_picture(image))
+            pictures[row] = self.fit(image)
         features = pixel_features(pictures)
         vectors = unit_rows((features - self._mean) @ self._matrix)[: len(images)]
         shown = pictures[: len(images)].reshape(len(images), -1, 3)
@@ -115,7 +120,7 @@ def _projection() -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     return tensors["mean"].astype(np.float32), tensors["matrix"].astype(np.float32)
 
 
-class RawPixelsEncoder:
+class RawPixelsEncoder(Fitting):
     """Values of a 32 x 32 RGB image (3,072 dimensions): the baseline of every trained network.
 
     ``pixels_raw``: values in [0, 1], **not** unit rows, so that the mean of a data set can be
@@ -124,10 +129,15 @@ class RawPixelsEncoder:
     """
 
     dim = 3 * SIDE * SIDE
+    on_threads = True
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.fingerprint = fingerprint_of(encoder=name, version="1", side=SIDE)
+
+    def fit(self, image: Image) -> Image:
+        """Return the 32 x 32 picture."""
+        return small_picture(image)
 
     def encode(self, images: Images) -> Vectors:
         """Encode images; see `Encoder.encode`."""

@@ -153,13 +153,16 @@ def onnx_encoder(spec: ProgramSpec) -> NetworkEncoder:
         transform = Transform(transform.side, (0.0,) * 3, (1 / 255,) * 3, crop=transform.crop)
     size = shape[0] if isinstance(shape[0], int) else 1 if _is_dynamic(spec.path) else 0
     weights = _weights_hash(spec.path)
-    return NetworkEncoder(spec.name("onnx"), forward, transform, weights=weights, batch_size=size)
+    return NetworkEncoder(
+        spec.name("onnx"), forward, transform, weights=weights, batch_size=size, is_torch=False
+    )
 
 
 def _session(path: Path) -> Any:
     onnxruntime: Any = import_extra("onnxruntime", extra="onnx", where=f"onnx:{path}")
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # its errors are raised, too
+    options.intra_op_num_threads = 1  # threads encode one batch each
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dinoforge.encoders.encoder import Images, Vectors, fingerprint_of, unit_rows
+from dinoforge.encoders.encoder import Fitting, Image, Images, Vectors, fingerprint_of, unit_rows
 from dinoforge.encoders.pixels import small_picture
 from dinoforge.errors import UsageError
 from dinoforge.files import sha256_file
@@ -22,19 +22,21 @@ _SIDE = 320  # recommended by its authors for batches
 _BATCH = 8
 
 
-class SscdEncoder:
+class SscdEncoder(Fitting):
     """512 dimensions by a ResNet-50 (int8), or by a MobileNetV4 if ``distilled``.
 
     The network itself normalizes its input.
     """
 
     dim = 512
+    on_threads = True
 
     def __init__(self, *, distilled: bool = False) -> None:
         self.name = "sscd_distilled" if distilled else "sscd"
         path = _model_file(self.name)
         onnxruntime = importlib.import_module("onnxruntime")  # optional and untyped
         options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1  # threads encode one batch each
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         providers = ["CPUExecutionProvider"]
         self._session = onnxruntime.InferenceSession(str(path), options, providers=providers)
@@ -42,6 +44,10 @@ class SscdEncoder:
         self.fingerprint = fingerprint_of(
             encoder=self.name, weights=sha256_file(path), side=_SIDE, transform="1"
         )
+
+    def fit(self, image: Image) -> Image:
+        """Return the 320 x 320 picture."""
+        return small_picture(image, _SIDE)
 
     def encode(self, images: Images) -> Vectors:
         """Encode images; see `Encoder.encode`."""

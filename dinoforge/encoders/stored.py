@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from dinoforge.encoders.encoder import Images, Vectors, unit_rows
+from dinoforge.encoders.encoder import Fitting, Images, Vectors, unit_rows
 from dinoforge.errors import UsageError, damaged, some_of
 from dinoforge.files import hash_json
 from dinoforge.tables import open_table
@@ -22,7 +22,7 @@ _DO = "give a Parquet file with `key` and a column of vectors, or FILE.npy besid
 _Block = tuple[pa.ChunkedArray, NDArray[np.int64], NDArray[np.floating]]
 
 
-class StoredVectors:
+class StoredVectors(Fitting):
     """Looks vectors up by the keys of images, which must be in the file, each once.
 
     ``path`` is a Parquet file with a column ``key`` (``uid``, ``id``) and one of vectors (lists of

@@ -3,10 +3,8 @@
 Nothing is downloaded. timm also imports torchvision, which has to fit the installed torch.
 """
 
-import difflib
 import importlib
 import sys
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,8 +19,8 @@ from dinoforge.encoders.network_encoder import NetworkEncoder
 from dinoforge.errors import UsageError, first_line, some_of
 from dinoforge.files import hash_json, path_text, sha256_file
 from dinoforge.models.huggingface import folder_settings
+from dinoforge.models.pooled.timm_network import create_timm
 from dinoforge.models.reading import read_tensors
-from dinoforge.packages import import_extra
 
 __all__ = ["TimmSpec", "split_timm", "timm_encoder"]
 
@@ -70,12 +68,10 @@ def timm_encoder(spec: TimmSpec, *, device: str = "cpu") -> NetworkEncoder:
     UsageError
         If timm, the model, its weights or the features are missing.
     """
-    note = ", with a torchvision built for the installed torch"
-    timm = import_extra("timm", extra="timm", where=spec.name, note=note)
     resolve_device(device)
-    model = _build(timm, spec)
-    facts = dict(model.pretrained_cfg)
     is_folder = _is_folder(spec.model)
+    model = create_timm(spec.model, spec.name, is_folder=is_folder)
+    facts = dict(model.pretrained_cfg)
     path = Path(spec.model) / _HUB_FILES[0] if is_folder else spec.path or _cached(facts, spec)
     if not path.is_file():
         do = "write timm:NAME@FILE, or timm:NAME for the local caches"
@@ -97,29 +93,6 @@ def timm_encoder(spec: TimmSpec, *, device: str = "cpu") -> NetworkEncoder:
         model=hash_json(folder_settings(Path(spec.model))) if is_folder else spec.model,
         features=features,
     )
-
-
-def _build(timm: Any, spec: TimmSpec) -> Any:
-    try:
-        is_folder = _is_folder(spec.model)
-        # Of `hf-hub:...` timm would download the settings.
-        is_known = is_folder or (":" not in spec.model and timm.is_model(spec.model))
-        name = f"local-dir:{spec.model}" if is_folder else spec.model
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of names that timm has replaced
-            if is_known:
-                return timm.create_model(name, pretrained=False, num_classes=0)
-        reason = "unknown"
-    except (
-        RuntimeError,
-        ValueError,
-        TypeError,
-    ) as error:  # an unknown tag, or argument of a folder
-        reason = first_line(error)
-    near = difflib.get_close_matches(spec.model, timm.list_models(), n=1)
-    hint = f" (did you mean `{near[0]}`?)" if near else ""
-    what = f"timm has no model `{spec.model}`{hint}: {reason}"
-    raise UsageError(what=what, where=spec.name, do="choose from timm.list_models()")
 
 
 def _cached(facts: Mapping[str, Any], spec: TimmSpec) -> Path:

@@ -17,7 +17,7 @@ from torch import Tensor
 from dinoforge import __version__
 from dinoforge.config.keys import nearest
 from dinoforge.errors import DinoforgeError, UsageError, cannot_write, some_of
-from dinoforge.exports import hub, programs, timm_folder, transformers_folder
+from dinoforge.exports import dino_checkpoint, hub, programs, timm_folder, transformers_folder
 from dinoforge.exports.comparison import TOLERANCE, Difference, Tokens, compare
 from dinoforge.exports.images import made_images
 from dinoforge.exports.source import Source
@@ -44,6 +44,7 @@ class Format:
     find_obstacles: Callable[[VitConfig], Iterable[str]] = lambda _: ()
     # How the library resamples learned positions.
     positions: Callable[[VitConfig], PositionMode] = lambda config: config.positions
+    entry: Callable[[VitConfig], str] = hub.entry_name  # what NAME is in `use`
 
 
 FORMATS: Mapping[str, Format] = {
@@ -75,6 +76,14 @@ FORMATS: Mapping[str, Format] = {
     ),
     "torchscript": Format(
         programs.write_torchscript, programs.load_torchscript, 'torch.jit.load("FOLDER/model.pt")'
+    ),
+    "dino": Format(
+        dino_checkpoint.write_dino,
+        dino_checkpoint.load_dino,
+        "python eval_knn.py --pretrained_weights FOLDER/checkpoint.pth --arch NAME",
+        find_obstacles=dino_checkpoint.find_dino_obstacles,
+        entry=dino_checkpoint.dino_arguments,
+        positions=lambda _: "offset",
     ),
 }
 
@@ -145,7 +154,7 @@ def export_backbone(
         exported = Exported(
             dinoforge=__version__,
             format=name,
-            use=form.use.replace("NAME", hub.entry_name(source.config)),
+            use=form.use.replace("NAME", form.entry(source.config)),
             backbone=source.config.name,
             source={"name": source.path.name, **source.facts},
             positions=source.config.positions,

@@ -13,6 +13,7 @@ __all__ = [
     "IMAGE_STD",
     "POSITION_MODES",
     "Architecture",
+    "InitScheme",
     "PositionMode",
     "ResamplingMode",
     "VitConfig",
@@ -23,6 +24,8 @@ IMAGE_STD = (0.229, 0.224, 0.225)
 
 # How learned positions are resampled; "rope": rotary positions instead, see `rope`.
 ResamplingMode = Literal["offset", "offset_antialias", "size_antialias", "size"]
+# published: DINOv2; dino: DINO v1; xavier: for narrow networks; see `draw_weights`.
+InitScheme = Literal["published", "dino", "xavier"]
 PositionMode = Literal[ResamplingMode, "rope"]
 POSITION_MODES: tuple[PositionMode, ...] = get_args(PositionMode)
 
@@ -64,8 +67,7 @@ class VitConfig:
     # "rope", rotary positions without a table, is DINOv3
     positions: PositionMode = "offset"
     norm_eps: PositiveFloat = 1e-6  # added to the variance in every LayerNorm; DINOv3 has 1e-5
-    # "published": trunc_normal(0.02), for width >= 384; "xavier": for narrower nets
-    init: Literal["published", "xavier"] = "published"
+    init: InitScheme = "published"  # "xavier" for width < 384
 
     @classmethod
     def named(cls, architecture: str, **changes: Any) -> "VitConfig":

@@ -8,7 +8,8 @@ Of DINO, DINOv2 and DINOv3 (see `dinov3`). Understands the prefixes of training 
 import logging
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -17,9 +18,11 @@ from dinoforge.errors import UsageError, first_line
 from dinoforge.models import dinov3
 from dinoforge.models.config import ARCHITECTURES, PositionMode, VitConfig
 
-__all__ = ["infer_config", "released_names"]
+__all__ = ["backbone_prefix", "infer_config", "released_names", "without_wrappers"]
 
 _log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 _WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
 _BLOCK = re.compile(r"^blocks\.(\d+)\.")
@@ -74,10 +77,7 @@ def released_names(tensors: Mapping[str, Tensor], where: str) -> tuple[dict[str,
         If there is no backbone, several and none is the teacher's, or one with shapes that do not
         belong together.
     """
-    plain = {
-        ".".join(part for part in name.split(".") if part not in _WRAPPERS): tensor
-        for name, tensor in tensors.items()
-    }
+    plain = without_wrappers(tensors)
     prefix, anchor = _find_backbone(plain, where)
     backbone = {
         name.removeprefix(prefix): tensor
@@ -111,22 +111,42 @@ def _converted(
     return _from_timm(backbone), "timm"
 
 
+def without_wrappers(tensors: Mapping[str, T]) -> dict[str, T]:
+    """Remove what wrappers add to names, such as ``module.``."""
+    return {
+        ".".join(part for part in name.split(".") if part not in _WRAPPERS): tensor
+        for name, tensor in tensors.items()
+    }
+
+
+def backbone_prefix(tensors: Collection[str], anchor: str, where: str) -> str | None:
+    """Return what is before ``anchor``, a name in every backbone of a kind; None if it is missing.
+
+    Raises
+    ------
+    UsageError
+        If there are several backbones and none, or more than one, is a teacher's.
+    """
+    prefixes = sorted(n.removesuffix(anchor) for n in tensors if f".{n}".endswith(f".{anchor}"))
+    teachers = [prefix for prefix in prefixes if "teacher" in prefix]
+    if len(prefixes) > 1 and len(teachers) == 1:
+        _log.info("%s: took the teacher of %s", where, ", ".join(prefixes))
+        prefixes = teachers
+    if len(prefixes) > 1:
+        raise UsageError(
+            what=f"the file contains several backbones: {', '.join(prefixes)}",
+            where=where,
+            do="save the state dict of one of them",
+        )
+    return prefixes[0] if prefixes else None
+
+
 def _find_backbone(tensors: Mapping[str, Tensor], where: str) -> tuple[str, str]:
     """Return the prefix of the backbone, and the name of its patch embedding."""
     for anchor in (_PATCH_EMBED, _TRANSFORMERS_PATCH_EMBED, dinov3.TRANSFORMERS_PATCH_EMBED):
-        prefixes = sorted(n.removesuffix(anchor) for n in tensors if f".{n}".endswith(f".{anchor}"))
-        teachers = [prefix for prefix in prefixes if "teacher" in prefix]
-        if len(prefixes) > 1 and len(teachers) == 1:
-            _log.info("%s: took the teacher of %s", where, ", ".join(prefixes))
-            prefixes = teachers
-        if len(prefixes) == 1:
-            return prefixes[0], anchor
-        if prefixes:
-            raise UsageError(
-                what=f"the file contains several backbones: {', '.join(prefixes)}",
-                where=where,
-                do="save the state dict of one of them",
-            )
+        prefix = backbone_prefix(tensors, anchor, where)
+        if prefix is not None:
+            return prefix, anchor
     first = ", ".join(sorted(tensors)[:3]) or "nothing"
     raise UsageError(
         what=f"no ViT among {len(tensors)} tensors: no {_PATCH_EMBED}, but {first}, ...",

@@ -9,6 +9,7 @@ recomputes the same subset.
 """
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -30,9 +31,15 @@ __all__ = [
 ]
 
 
-# Rows (int64, distinct) of the attention branch and of the feed-forward branch of a block: one
-# tensor per batch.
-BlockRows = tuple[list[Tensor], list[Tensor]]
+class BlockRows(NamedTuple):
+    """Samples that the branches of a block run on: rows (int64, distinct), a tensor per batch."""
+
+    attention: list[Tensor]
+    ffn: list[Tensor]
+    # of residuals; None: the batch size over the number of rows
+    scale: float | None = None
+
+
 # A rotation per crop size, see `rope`; None: positions are in the tokens.
 Rotations = Sequence[Tensor] | None
 
@@ -166,19 +173,19 @@ class Block(nn.Module):
     ) -> list[Tensor]:
         """Add both branches to every batch, or to a subset of it (stochastic depth).
 
-        A subset saves the compute of the dropped samples; its residual is scaled by the batch size
-        over the size of the subset.
+        A subset saves the compute of the dropped samples; its residual is scaled up.
 
         ``xs`` has a batch ``[b, N, D]`` per crop size. If ``packed``, the linear layers run once
         over the tokens of all batches instead of once per batch.
         """
-        for number, branch in enumerate((self._attention_branch, self._ffn_branch)):
-            if rows is None:
+        branches = (self._attention_branch, self._ffn_branch)
+        for branch, chosen in zip(branches, rows[:2] if rows else (None, None), strict=True):
+            if chosen is None:
                 xs = [x + r for x, r in zip(xs, _run(branch, xs, packed, rotations), strict=True)]
-            else:
-                subsets = [x[r] for x, r in zip(xs, rows[number], strict=True)]
-                residuals = _run(branch, subsets, packed, rotations)
-                xs = [_add_rows(*parts) for parts in zip(xs, rows[number], residuals, strict=True)]
+                continue
+            subsets = [x[r] for x, r in zip(xs, chosen, strict=True)]
+            parts = zip(xs, chosen, _run(branch, subsets, packed, rotations), strict=True)
+            xs = [_add_rows(*part, rows and rows.scale) for part in parts]
         return xs
 
     def _attention_branch(
@@ -211,6 +218,7 @@ def _run(
     return [x.unflatten(0, shape) for x, shape in zip(out, shapes, strict=True)]
 
 
-def _add_rows(x_BND: Tensor, rows: Tensor, residual: Tensor) -> Tensor:
-    scale = len(x_BND) / max(len(rows), 1)  # there may be no local crops
+def _add_rows(x_BND: Tensor, rows: Tensor, residual: Tensor, scale: float | None) -> Tensor:
+    if scale is None:
+        scale = len(x_BND) / max(len(rows), 1)  # there may be no local crops
     return torch.index_add(x_BND, 0, rows, residual.to(x_BND.dtype), alpha=scale)

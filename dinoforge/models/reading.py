@@ -3,6 +3,7 @@
 What is in a file decides how it is read, not its name.
 """
 
+import contextlib
 import errno
 import logging
 import re
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from dinoforge.errors import UsageError, printable
 
-__all__ = ["read_tensors"]
+__all__ = ["read_names", "read_tensors"]
 
 _log = logging.getLogger(__name__)
 
@@ -109,6 +110,18 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         what = "the file has no state dict" + (f", only {keys}" if keys else "")
         raise UsageError(what=what, where=str(path), do="save model.state_dict()")
     return tensors, metadata
+
+
+def read_names(path: Path) -> tuple[list[str], dict[str, str]]:
+    """Read the names and metadata that `read_tensors` returns; of safetensors without tensors."""
+    from safetensors import SafetensorError, safe_open
+
+    with contextlib.suppress(OSError, SafetensorError), Path(path).open("rb") as file:
+        if file.read(9)[8:] == b"{":
+            with safe_open(f"/dev/fd/{file.fileno()}", framework="pt") as stored:
+                return list(stored.keys()), dict(stored.metadata() or {})
+    tensors, metadata = read_tensors(path)
+    return list(tensors), metadata
 
 
 def _check_beginning(head: bytes, path: Path) -> None:

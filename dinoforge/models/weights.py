@@ -24,7 +24,15 @@ from dinoforge.models.reading import read_tensors
 from dinoforge.models.vit import VisionTransformer
 from dinoforge.models.writing import write_tensors
 
-__all__ = ["assemble", "choose_positions", "damaged_metadata", "load_backbone", "save_backbone"]
+__all__ = [
+    "assemble",
+    "check_match",
+    "choose_positions",
+    "damaged_metadata",
+    "load_backbone",
+    "save_backbone",
+    "stop_if_not_finite",
+]
 
 _log = logging.getLogger(__name__)
 
@@ -107,8 +115,8 @@ def assemble(tensors: Mapping[str, Tensor], config: VitConfig, where: str) -> Vi
     """
     with torch.device("meta"):
         model = VisionTransformer(config)
-    _check_match(model.state_dict(), tensors, where)
-    _stop_if_not_finite(tensors, where)
+    check_match(model.state_dict(), tensors, where)
+    stop_if_not_finite(tensors, where)
     ready = {name: tensor.to(torch.float32) for name, tensor in tensors.items()}
     # Converters drop it: it is used in training only.
     ready.setdefault("mask_token", torch.zeros(1, config.width))
@@ -178,7 +186,8 @@ def damaged_metadata(key: str, where: str) -> UsageError:
     return UsageError(what=f"the metadata `{key}` of the weights are damaged", where=where, do=do)
 
 
-def _stop_if_not_finite(tensors: Mapping[str, Tensor], where: str) -> None:
+def stop_if_not_finite(tensors: Mapping[str, Tensor], where: str) -> None:
+    """Raise a `UsageError` that names weights of the file ``where`` with infinite or NaN values."""
     bad = [n for n, t in tensors.items() if t.is_floating_point() and not t.isfinite().all()]
     if bad:
         raise UsageError(
@@ -188,7 +197,8 @@ def _stop_if_not_finite(tensors: Mapping[str, Tensor], where: str) -> None:
         )
 
 
-def _check_match(model: Mapping[str, Tensor], stored: Mapping[str, Tensor], where: str) -> None:
+def check_match(model: Mapping[str, Tensor], stored: Mapping[str, Tensor], where: str) -> None:
+    """Raise a `UsageError` that names tensors missing, unexpected or misshapen in a file."""
     differences = {
         "missing": sorted(model.keys() - stored.keys() - {"mask_token"}),
         "unexpected": sorted(stored.keys() - model.keys()),

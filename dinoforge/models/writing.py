@@ -1,4 +1,4 @@
-"""Write tensors to a safetensors file: atomic, float32, equal content gives equal bytes."""
+"""Write tensors to a safetensors file: atomic, floats as float32, equal content, equal bytes."""
 
 import json
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ __all__ = ["write_tensors"]
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Write tensors in float32 with their metadata in the order of its keys.
+    """Write tensors, floats as float32, with their metadata in the order of its keys.
 
     Raises
     ------
@@ -25,7 +25,9 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
 
     data = save(
         {
-            name: tensor.detach().to("cpu", torch.float32).contiguous()
+            name: tensor.detach()
+            .to("cpu", torch.float32 if tensor.is_floating_point() else None)
+            .contiguous()
             for name, tensor in tensors.items()
         }
     )

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from dinoforge.images.resize import encode_jpeg, resize
+from dinoforge.images.resize import encode_jpeg, shrink
 
 __all__ = ["Thumbnail", "pixel_map", "thumbnail"]
 
@@ -25,12 +25,9 @@ class Thumbnail:
 
 def thumbnail(image: NDArray[np.uint8], *, side: int = 96, quality: int = 82) -> Thumbnail:
     """Shrink an RGB picture ``[H, W, 3]`` so that its longer side is at most ``side`` pixels."""
-    height, width = image.shape[:2]
-    scale = min(1.0, side / max(height, width))
-    if scale < 1.0:
-        width, height = max(1, round(width * scale)), max(1, round(height * scale))
-        image = resize(image, width, height, filter="lanczos")
-    return Thumbnail(_uri("image/jpeg", encode_jpeg(image, quality)), width, height)
+    small = shrink(image, side)
+    height, width = small.shape[:2]
+    return Thumbnail(_uri("image/jpeg", encode_jpeg(small, quality)), width, height)
 
 
 def pixel_map(values: NDArray[np.uint8]) -> Thumbnail:

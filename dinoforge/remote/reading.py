@@ -6,12 +6,15 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 from dinoforge.remote.store import find_object, read_range
 
-__all__ = ["Place", "RemoteFile", "RemoteStream", "read_in_order"]
+__all__ = ["Place", "RemoteFile", "RemoteStream", "map_ahead", "read_in_order"]
 
+T = TypeVar("T")
+R = TypeVar("R")
 Place = tuple[str, int, int]  # URL, offset, size
 
 # A request costs a round trip, in which a connection could have sent about 1 MiB: bytes between two
@@ -105,14 +108,20 @@ def read_in_order(
 
     Places of one object that follow each other closely are one request.
     """
+    for contents in map_ahead(partial(_read_group, read=read), _join(places)):
+        yield from contents
+
+
+def map_ahead(call: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+    """Yield ``call(item)`` in order; threads compute some of what follows in advance."""
     with ThreadPoolExecutor(_REQUESTS) as pool:
-        waiting: deque[Future[list[bytes | None]]] = deque()
-        for group in _join(places):
-            waiting.append(pool.submit(_read_group, group, read))
+        waiting: deque[Future[R]] = deque()
+        for item in items:
+            waiting.append(pool.submit(call, item))
             if len(waiting) == 2 * _REQUESTS:
-                yield from waiting.popleft().result()
+                yield waiting.popleft().result()
         while waiting:
-            yield from waiting.popleft().result()
+            yield waiting.popleft().result()
 
 
 def _join(places: Iterable[Place]) -> Iterator[list[Place]]:

@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,6 +24,7 @@ from braceexpand import braceexpand
 
 from dinoforge.errors import UsageError, first_line
 from dinoforge.packages import import_extra
+from dinoforge.remote.hub import describe_in_repository, read_from_repository
 from dinoforge.remote.urls import EXTRAS, bucket_of, environment_number, package_of, scheme_of
 
 __all__ = [
@@ -78,6 +80,8 @@ def open_store(url: str) -> Any:
         If its package is not installed.
     """
     scheme = scheme_of(url)
+    # Otherwise gcsfs asks for the kind of each bucket, by gRPC, which does not survive a fork.
+    os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
     if scheme in EXTRAS:
         import_extra(package_of(scheme), extra=EXTRAS[scheme], where=f"{scheme}://")
     import fsspec
@@ -90,8 +94,12 @@ def open_store(url: str) -> Any:
         limits = {"connect_timeout": 10, "read_timeout": 60, "retries": {"total_max_attempts": 1}}
         options["config_kwargs"] = limits | given
     store = fsspec.filesystem(scheme, **options)
-    if scheme in {"s3", "gs"}:
-        store.retries = 1  # `request` repeats what fails
+    # `request` repeats what fails: their own loops, inside of it, would make a minute several.
+    if scheme == "s3":
+        store.retries = 1
+    elif scheme == "gs":
+        once = getattr(type(store)._request, "__wrapped__", type(store)._request)  # noqa: SLF001
+        store._request = partial(once, store)  # noqa: SLF001 - there is no other way
     return store
 
 
@@ -113,6 +121,8 @@ def request(url: str, send: Callable[[Any], T]) -> T:
         except FileNotFoundError:
             raise
         except Exception as error:
+            if _status(error) == 404:
+                raise FileNotFoundError(errno.ENOENT, "no such object", url) from error
             if (refused := _refusal(url, error)) is not None:
                 raise refused from error
             if isinstance(error, _FINAL) or getattr(error, "errno", None) in _FINAL_NUMBERS:
@@ -130,13 +140,20 @@ def request(url: str, send: Callable[[Any], T]) -> T:
 
 
 def _refusal(url: str, error: Exception) -> UsageError | None:
+    is_forbidden = isinstance(error, OSError) and str(error).startswith("Forbidden")  # of gcsfs
     if type(error).__name__ in _NO_CREDENTIALS:
         what, do = "no credentials", "set them up with the cloud's own tools, such as AWS_PROFILE"
-    elif isinstance(error, PermissionError):
+    elif isinstance(error, PermissionError) or _status(error) in {401, 403} or is_forbidden:
         what, do = "access refused (403)", "check the credentials and the rights on the bucket"
     else:
         return None
     return UsageError(what=what, where=bucket_of(url), do=do)
+
+
+def _status(error: BaseException) -> int | None:
+    """Return the status of the answer, which errors of the Hub and of Google hold."""
+    status = getattr(getattr(error, "response", None), "status_code", getattr(error, "code", None))
+    return int(status) if isinstance(status, int | str) and str(status).isdecimal() else None
 
 
 def _reason(error: BaseException) -> str:
@@ -184,12 +201,19 @@ def read_range(url: str, offset: int, size: int, at_least: int | None = None) ->
     needed = size if at_least is None else at_least
 
     def send(store: Any) -> bytes:
-        data: bytes = store.cat_file(object_key(url), start=offset, end=offset + size)
+        data = _read(store, url, offset, offset + size)
         if not needed <= len(data) <= size:
             raise ShortReadError(f"{len(data)} of {needed} bytes")
         return data
 
     return request(url, send) if size else b""
+
+
+def _read(store: Any, url: str, start: int, end: int) -> bytes:
+    if scheme_of(url) == "hf":
+        return read_from_repository(store, object_key(url), start, end)
+    data: bytes = store.cat_file(object_key(url), start=start, end=end)
+    return data
 
 
 def read_object(url: str, limit: int = -1) -> bytes:
@@ -208,16 +232,27 @@ def read_object(url: str, limit: int = -1) -> bytes:
 
 def find_object(url: str) -> RemoteObject | None:
     """Return the object at a URL; None if there is none."""
-
-    def send(store: Any) -> dict[str, Any]:
-        store.invalidate_cache()
-        return store.info(object_key(url))
-
     try:
-        info = request(url, send)
+        info = request(url, lambda store: _describe(store, url))
     except FileNotFoundError:
         return None
     return _object(url, info) if info["type"] == "file" else None
+
+
+def _describe(store: Any, url: str) -> dict[str, Any]:
+    """Ask for one object: `info` would list what is beside it, or would be below it."""
+    scheme, (bucket, _, name) = scheme_of(url), object_key(url).partition("/")
+    if scheme == "s3" and name:
+        head = store.call_s3("head_object", Bucket=bucket, Key=name, **store.req_kw)
+        return head | {"type": "file", "size": head["ContentLength"]}
+    if scheme == "gs" and name:
+        answer = store.call("GET", "b/{}/o/{}", bucket, name, json_out=True)
+        return answer | {"type": "file"}
+    if scheme == "hf" and (entry := describe_in_repository(store, object_key(url))):
+        return entry
+    store.invalidate_cache()
+    info: dict[str, Any] = store.info(object_key(url))
+    return info
 
 
 def list_objects(url: str) -> list[RemoteObject]:
@@ -240,9 +275,10 @@ def list_objects(url: str) -> list[RemoteObject]:
     try:
         infos = request(url, send)
     except FileNotFoundError as error:
-        raise UsageError(
-            what="no such bucket", where=bucket_of(url), do="check its name and the endpoint"
-        ) from error
+        what, do = "no such bucket", "check its name and the endpoint"
+        if scheme == "hf":
+            what, do = "no such repository, or it is private", "check its name, and HF_TOKEN"
+        raise UsageError(what=what, where=bucket_of(url), do=do) from error
     objects = [_object(f"{scheme}://{name}", info) for name, info in infos.items()]
     return sorted(
         (one for one in objects if not one.url.endswith("/")),  # markers of folders

@@ -2,21 +2,44 @@
 
 import os
 import re
+from collections.abc import Iterable, Iterator
 from urllib.parse import unquote
 
 from dinoforge.errors import Fault
 
-__all__ = ["EXTRAS", "bucket_of", "is_url", "join_url", "local_path", "parent_url", "url_fault"]
+__all__ = [
+    "EXTRAS",
+    "bucket_of",
+    "is_stream",
+    "is_url",
+    "join_path",
+    "join_url",
+    "local_path",
+    "parent_url",
+    "url_fault",
+    "url_faults",
+]
 
 EXTRAS = {"s3": "s3", "gs": "gs", "hf": "hf"}  # scheme -> package extra
 _PACKAGES = {"s3": "s3fs", "gs": "gcsfs", "hf": "huggingface_hub"}
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)", re.DOTALL)
+# In a command: a URL with a password, or a value that is not that of a variable.
+_SECRET = re.compile(
+    r"://[^/\s]*:[^/\s$]*@|(?:signature|token|secret|password|authorization|api[_-]?key)"
+    r"[\"']?\s*[=:]\s*[\"']?(?:bearer\s+|basic\s+|token\s+)?+[^\s$\"']",
+    re.IGNORECASE,
+)
 _QUERY = re.compile(r"\?[^/]*=")  # of a signed URL; a pattern has no `=` after its `?`
 
 
 def is_url(path: str) -> bool:
     """Return whether a text is ``scheme://...``."""
     return "://" in path and _URL.match(path) is not None
+
+
+def is_stream(path: str) -> bool:
+    """Return whether a text is ``pipe:COMMAND``, or ``-``: standard input."""
+    return path == "-" or path.startswith("pipe:")
 
 
 def local_path(path: str) -> str:
@@ -35,14 +58,22 @@ def scheme_of(url: str) -> str:
 
 
 def bucket_of(url: str) -> str:
-    """Return the URL of its bucket: ``s3://bucket``."""
+    """Return the URL of its bucket: ``s3://bucket``; of its repository on Hugging Face."""
     scheme, _, rest = url.partition("://")
-    return f"{scheme}://{rest.partition('/')[0]}"
+    parts = 1 if scheme != "hf" else 3 if rest.startswith(("datasets/", "spaces/")) else 2
+    return f"{scheme}://{'/'.join(rest.split('/')[:parts])}"
 
 
 def join_url(folder: str, *names: str) -> str:
     """Append names to the URL of a folder."""
     return "/".join([folder.rstrip("/"), *names])
+
+
+def join_path(root: str, path: str) -> str:
+    """Return a path or URL, a relative one inside ``root``, which may be a URL; "": as it is."""
+    if is_url(path) or is_stream(path):
+        return path
+    return os.path.join(root, path)  # noqa: PTH118 - may be patterns
 
 
 def parent_url(url: str) -> str:
@@ -70,6 +101,19 @@ def url_fault(key: str, url: str, schemes: tuple[str, ...] = tuple(EXTRAS)) -> F
     if not bucket and scheme != "file":
         return Fault(f"a URL without a bucket in `{key}`", url, f"write {scheme}://BUCKET/FOLDER")
     return None
+
+
+def url_faults(at: str, paths: Iterable[str], *, streams: bool = False) -> Iterator[Fault]:
+    """Find the URLs among paths of a recipe that cannot be read, and streams unless they can be."""
+    for path in paths:
+        if is_url(path) and (fault := url_fault(at, path)):
+            yield fault
+        elif is_stream(path) and not streams:
+            do = "make shards of it first: dinoforge shard 'pipe:COMMAND' out=RUN"
+            yield Fault(f"`{at}` names a stream, which is read only once", "recipe", do)
+        elif is_stream(path) and _SECRET.search(path):
+            do = "name a variable of the environment: $TOKEN"
+            yield Fault(f"the command in `{at}` holds credentials", "recipe", do)
 
 
 def environment_number(name: str, default: int) -> int:

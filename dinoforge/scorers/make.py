@@ -18,6 +18,7 @@ SCORERS: Mapping[str, str] = {
     **MEASURES,
     "nsfw": "probability of a pornographic image, by Open-NSFW of Yahoo (extra `nsfw`)",
     "faces": "number of faces, and the share of the image in boxes around them (extra `faces`)",
+    "phash:FILE": "bits, 0 to 64, in which the perceptual hash differs from the nearest of a list",
     "onnx:FILE": "the outputs of a network (extra `onnx`); #224,crop: its images",
     "python:MODULE:FUNCTION": "your own function from images to numbers",
 }
@@ -48,6 +49,10 @@ def make_scorer(spec: str) -> Scorer:
         from dinoforge.scorers.networks import OnnxScorer
 
         return OnnxScorer(spec.removeprefix("onnx:"))
+    if kind == "phash" and rest:
+        from dinoforge.scorers.hashes import HashScorer
+
+        return HashScorer(rest)
     if spec == "nsfw":
         from dinoforge.scorers.networks import NsfwScorer
 

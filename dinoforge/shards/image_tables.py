@@ -23,7 +23,15 @@ from dinoforge.remote import is_url
 from dinoforge.remote.reading import RemoteStream
 from dinoforge.shards.index import Problem, UniqueKeys, problem
 
-__all__ = ["TABLE_SUFFIXES", "RowReader", "TableImage", "has_images", "index_table", "is_table"]
+__all__ = [
+    "TABLE_SUFFIXES",
+    "RowReader",
+    "TableImage",
+    "has_images",
+    "index_table",
+    "is_table",
+    "read_notes",
+]
 
 TABLE_SUFFIXES = (".parquet", ".arrow")
 # Columns that name an image or its class, the first that a table has.
@@ -71,13 +79,13 @@ def index_table(path: str) -> tuple[list[TableImage], list[Problem]]:
         with _Table(path) as table:
             if not table.image:
                 return [], [problem(path, "", "no_image", "no column of images")]
-            for row, (size, head, key, label) in enumerate(table.rows()):
+            for row, (size, head, key, label, status) in enumerate(table.rows()):
                 if size:
                     named = keys.take(key or f"{stem}-{row:08d}", "")
                     suffix = image_suffix("", sniff(head) or "bin")
                     images.append(TableImage(named, row, size, suffix, label))
                 else:
-                    problems.append(problem(path, f"row {row}", "no_image"))
+                    problems.append(problem(path, f"row {row}", "no_image", status or ""))
     except _FAULTS as error:
         return [], [problem(path, "", "unreadable", _first_line(error))]
     return images, problems
@@ -165,21 +173,33 @@ class _Table:
         """Read the bytes of the images of a group."""
         return _bytes_of(self._read(group, [self.image]).column(0))
 
-    def rows(self) -> Iterator[tuple[int, bytes, str | None, str | None]]:
-        """Yield number of bytes, the first of these, key and label of every row; 0: no image."""
-        key, label = (self._first_named(names) for names in (_KEYS, _LABELS))
+    def rows(self) -> Iterator[tuple[int, bytes, str | None, str | None, str | None]]:
+        """Yield number of bytes, the first of these, key, label and status of every row.
+
+        Without an image: 0 bytes, and the status that img2dataset gave it.
+        """
+        key, label, status = (self._first_named(n) for n in (_KEYS, _LABELS, ("status",)))
         names = self._features.get(label or "", {}).get("names")
         for group in range(len(self.starts) - 1):
-            table = self._read(group, [name for name in (self.image, key, label) if name])
+            table = self._read(group, [name for name in (self.image, key, label, status) if name])
             image = table.column(self.image)
             contents = _bytes_of(image)
             sizes = pc.binary_length(contents).fill_null(0).to_pylist()
             heads = pc.binary_slice(contents, 0, SNIFF_BYTES).to_pylist()
             keys = _texts(table.column(key)) if key else _names_of(image)
             labels = _texts(table.column(label)) if label else [None] * len(sizes)
+            statuses = _texts(table.column(status)) if status else [None] * len(sizes)
             if names:
                 labels = [_name_of(number, names) for number in labels]
-            yield from zip(sizes, heads, keys, labels, strict=True)
+            yield from zip(sizes, heads, keys, labels, statuses, strict=True)
+
+    def notes(self) -> pa.Table:
+        """Read the columns without bytes."""
+        fields = [field for field in self._schema if "binary" not in str(field.type)]
+        names = [field.name for field in fields]
+        groups = [self._read(group, names) for group in range(len(self.starts) - 1)]
+        # A copy: the file may be a memory map.
+        return pa.concat_tables([pa.schema(fields).empty_table(), *groups]).combine_chunks()
 
     def _first_named(self, names: Sequence[str]) -> str | None:
         """Return the first of some columns that the table has, of texts or whole numbers."""
@@ -212,6 +232,21 @@ class _Table:
                 content: bytes = contents[0].as_py()
                 return content
         return None
+
+
+def read_notes(path: str) -> pa.Table:
+    """Read the columns of a table that hold no bytes: what it notes about its images.
+
+    Raises
+    ------
+    OSError
+        If the table cannot be read.
+    """
+    try:
+        with _Table(path) as table:
+            return table.notes()
+    except pa.ArrowException as error:
+        raise OSError(f"{path}: {_first_line(error)}") from error
 
 
 def _read_arrow(file: pa.MemoryMappedFile) -> tuple[pa.Schema, list[pa.RecordBatch]]:

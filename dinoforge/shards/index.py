@@ -53,6 +53,7 @@ SHARD_REASONS: Mapping[str, str] = {
     "damaged_stream": "the compressed stream is damaged or ends early",
     "count_mismatch": "the number of samples differs from the checksum file",
     "size_mismatch": "the number of bytes differs from the checksum file",
+    "missing_samples": "it has fewer samples than the table beside it states to be downloaded",
     "checksum_mismatch": "the content differs from the checksum file",
     # One member or sample; everything else is usable.
     "not_a_file": "a link, device, sparse member, or part of a file on another volume: skipped",
@@ -71,7 +72,7 @@ NOT_READ = frozenset({"unreadable", "not_regular", "hidden_folder"})
 INCOMPLETE = NOT_READ | frozenset(
     {"bad_header", "truncated", "no_end_marker", "data_after_end", "damaged_stream", "compressed"}
     | {"empty_file", "not_a_tar", "count_mismatch", "size_mismatch", "missing_shard"}
-    | {"no_members", "long_zeros"}
+    | {"no_members", "long_zeros", "missing_samples"}
 )
 # Noted about samples that are used.
 NOTES = frozenset(

@@ -182,9 +182,11 @@ def _header(key: str, extension: str, size: int) -> bytes:
         return _tarfile_header(name, size)
     # What tarfile makes of a short ASCII name, in a sixth of its time.
     digits = b"%011o\0" % size
-    total = _TEMPLATE_SUM + sum(name.encode()) + sum(digits)
-    fields = name.encode().ljust(_NAME_BYTES, b"\0"), digits, b"%06o\0 " % total
-    return b"".join(part for pair in zip(fields, _BETWEEN, strict=True) for part in pair)
+    field = name.encode()
+    checksum = b"%06o\0 " % (_TEMPLATE_SUM + sum(field) + sum(digits))
+    before_size, before_checksum, rest = _BETWEEN
+    named = field.ljust(_NAME_BYTES, b"\0")
+    return b"".join((named, before_size, digits, before_checksum, checksum, rest))
 
 
 def _tarfile_header(name: str, size: int) -> bytes:

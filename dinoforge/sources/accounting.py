@@ -18,7 +18,7 @@ from dinoforge.files import write_bytes
 from dinoforge.shards.index import INCOMPLETE, NOT_READ, SHARD_REASONS, Problem, problem
 from dinoforge.sources.discover import SOURCE_REASONS
 
-__all__ = ["Account", "merge_problems", "name_undecodable", "write_problems"]
+__all__ = ["Account", "describe_failed", "merge_problems", "name_undecodable", "write_problems"]
 
 _NAMED = 20  # sources that were not read: there may be as many as files
 _LISTED = 100_000  # rows of ``problems.csv``
@@ -35,6 +35,8 @@ class Account:
     incomplete: Sequence[Problem] = ()  # sources from which images may be missing
     undecodable: int = 0  # of ``images``, as far as they were decoded
     not_selected: int = 0  # images of the sources that a recipe leaves out
+    # samples that img2dataset states beside its tars and folders, but did not get: status -> number
+    not_downloaded: Mapping[str, int] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -44,6 +46,7 @@ class Account:
         *,
         undecodable: int = 0,
         not_selected: int = 0,
+        not_downloaded: Mapping[str, int] | None = None,
     ) -> "Account":
         """Count images and problems."""
         reasons, incomplete = Counter[str](), []
@@ -57,7 +60,13 @@ class Account:
             incomplete=incomplete,
             undecodable=undecodable,
             not_selected=not_selected,
+            not_downloaded=dict(sorted((not_downloaded or {}).items())),
         )
+
+    @property
+    def is_partial(self) -> bool:
+        """Whether the sources name anything that is no image, or that was never downloaded."""
+        return bool(self.problems or self.not_downloaded)
 
     @property
     def counts(self) -> dict[str, int]:
@@ -72,7 +81,8 @@ class Account:
             "problems": dict(self.problems),
             "incomplete": list(self.incomplete),
         }
-        return facts | ({"not_selected": self.not_selected} if self.not_selected else {})
+        optional = {name: getattr(self, name) for name in ("not_selected", "not_downloaded")}
+        return facts | {name: value for name, value in optional.items() if value}
 
     @classmethod
     def recorded(cls, facts: Mapping[str, Any]) -> "Account | None":
@@ -104,12 +114,20 @@ class Account:
         counts = ", ".join(f"{count:,} {reason}" for reason, count in self.counts.items())
         problems = f"problems: {counts}" if counts else "no problems"
         rest = f", {self.not_selected:,} not selected" if self.not_selected else ""
+        if self.not_downloaded:
+            rest += f", {describe_failed(self.not_downloaded)}"
         return [*lines, f"{self.images:,} images read{rest}; {problems}"]
 
     def log(self) -> None:
         """Log the lines, as warnings if images may be missing."""
         for line in self.lines():
             _log.log(logging.WARNING if self.incomplete else logging.INFO, "%s", line)
+
+
+def describe_failed(not_downloaded: Mapping[str, int]) -> str:
+    """Format the samples that img2dataset did not get: ``5 never downloaded (5 STATUS)``."""
+    by_status = ", ".join(f"{number:,} {status}" for status, number in not_downloaded.items())
+    return f"{sum(not_downloaded.values()):,} never downloaded ({by_status})"
 
 
 def write_problems(folder: Path, problems: Sequence[Problem]) -> None:

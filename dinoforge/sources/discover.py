@@ -14,12 +14,15 @@ from braceexpand import braceexpand
 
 from dinoforge.curated import shards_folder, shards_path, summary_path
 from dinoforge.errors import Fault, UsageError, damaged
-from dinoforge.files import read_regular
+from dinoforge.files import hash_json, read_regular
+from dinoforge.images.formats import has_image_suffix
 from dinoforge.remote import is_url
+from dinoforge.remote.urls import is_stream, parent_url
 from dinoforge.shards.index import summarize_reasons
 from dinoforge.sources.classes import CLASS_LISTS
+from dinoforge.sources.downloads import SUCCESS, read_statuses
 from dinoforge.sources.manifests import is_manifest, read_manifest
-from dinoforge.sources.objects import discover_url
+from dinoforge.sources.objects import discover_objects, discover_url, fingerprint_url
 from dinoforge.sources.outputs import (
     command_of_run,
     is_output_folder,
@@ -32,15 +35,26 @@ from dinoforge.sources.source_files import (
     SourceFile,
     SourceFiles,
     file_kind,
+    is_about,
+    is_beside_image,
 )
+from dinoforge.sources.streams import find_stream_copy
 
-__all__ = ["SOURCE_REASONS", "SourceFile", "SourceFiles", "discover_files", "make_real_path"]
+__all__ = [
+    "SOURCE_REASONS",
+    "SourceFile",
+    "SourceFiles",
+    "discover_files",
+    "fingerprint_sources",
+    "make_real_path",
+]
 
 
-def discover_files(paths: Sequence[str]) -> SourceFiles:
+def discover_files(paths: Sequence[str], listings: Path | None = None) -> SourceFiles:
     """Find images and tars; paths are files, folders, patterns, curation runs, or their URLs.
 
-    A file is one item, whatever paths and links lead to it; repetitions are problems.
+    A file is one item, whatever paths and links lead to it; repetitions are problems. ``listings``
+    is the folder of what was listed of buckets before: see `list_once`.
 
     Raises
     ------
@@ -52,7 +66,7 @@ def discover_files(paths: Sequence[str]) -> SourceFiles:
     known: set[str] = set()  # paths with a problem: they may be inside several of ``paths``
     for path in paths:
         try:
-            one = discover_url(path) if is_url(path) else _discover_path(path)
+            one = _discover(path, listings)
         except UsageError as error:
             faults.extend(error.faults)
             continue
@@ -61,12 +75,61 @@ def discover_files(paths: Sequence[str]) -> SourceFiles:
             do = "give a folder, a tar or a pattern that contains images"
             faults.append(Fault(what, path, do))
         sources.items.extend(one.items)
+        sources.beside.extend(one.beside)
+        sources.failed.update(one.failed)
         sources.problems.extend(entry for entry in one.problems if entry["shard"] not in known)
         known.update(entry["shard"] for entry in one.problems)
     if faults:
         raise UsageError(faults=faults)
     _drop_repeats(sources)
+    del sources.failed[SUCCESS]
     return sources
+
+
+def _discover(path: str, listings: Path | None) -> SourceFiles:
+    if is_stream(path):
+        # Copies are beside the listings of a run.
+        copy = find_stream_copy(path, listings.parents[1]) if listings is not None else None
+        if copy is None:
+            raise UsageError(what="the stream is not read yet", where="sources", do="start the run")
+        return _discover_path(str(copy), listings)
+    if not is_url(path):
+        return _discover_path(path, listings)
+    if not is_manifest(path) or has_magic(path):
+        return discover_url(path, listings)
+    sources = SourceFiles()
+    _add_listed(path, sources, listings)
+    return sources
+
+
+def fingerprint_sources(paths: Sequence[str], listings: Path | None) -> str:
+    """Hash what changes when a file behind some paths is added, removed or replaced.
+
+    Of URLs what is listed counts: no image is opened, and nothing is listed that was before.
+
+    Raises
+    ------
+    UsageError
+        Lists every path that is missing; see `discover_files`.
+    """
+    faults: list[Fault] = []
+    marks: list[str] = []
+    local = [path for path in paths if not is_url(path)]
+    for path in filter(is_url, paths):
+        try:
+            if is_manifest(path):
+                marks.append(discover_files([path], listings).fingerprint())
+            else:
+                marks.append(fingerprint_url(path, listings))
+        except UsageError as error:
+            faults.extend(error.faults)
+    try:
+        marks += [discover_files(local, listings).fingerprint()] if local else []
+    except UsageError as error:
+        faults.extend(error.faults)
+    if faults:
+        raise UsageError(faults=faults)
+    return hash_json(marks) if len(marks) > 1 else marks[0]
 
 
 def make_real_path() -> Callable[[str], str]:
@@ -119,7 +182,7 @@ def _folders_up(folder: Path, root: Path) -> list[str]:
     return [str(one) for one in folders[: folders.index(root) + 1]]
 
 
-def _discover_path(path: str) -> SourceFiles:
+def _discover_path(path: str, listings: Path | None) -> SourceFiles:
     sources = SourceFiles()
     is_pattern = not _exists(path)
     roots = _expand(path, sources) if is_pattern else {path: _own_root(path)}
@@ -127,7 +190,7 @@ def _discover_path(path: str) -> SourceFiles:
         if not _exists(name):
             raise UsageError(what="no such file or folder", where=name, do="check the path")
         if is_manifest(name) and not is_pattern:
-            _add_listed(name, sources)
+            _add_listed(name, sources, listings)
         elif not Path(name).is_dir():
             _add_file(name, root, sources)
         elif command_of_run(name) == "curate":
@@ -142,7 +205,7 @@ def _discover_path(path: str) -> SourceFiles:
             items.setdefault(file.path, file)
         sources.items = list(items.values())
     problems = {(entry["shard"], entry["reason"]): entry for entry in sources.problems}
-    return SourceFiles(sources.items, list(problems.values()))
+    return SourceFiles(sources.items, list(problems.values()), sources.beside, sources.failed)
 
 
 def _own_root(path: str) -> str:
@@ -281,25 +344,18 @@ def _add_curation(run: Path, sources: SourceFiles) -> None:
             sources.add_problem(str(shard), "missing_shard")
 
 
-def _add_listed(manifest: str, sources: SourceFiles) -> None:
+def _add_listed(manifest: str, sources: SourceFiles, listings: Path | None) -> None:
     """Add the files of a list; the root of those that are not below its folder is their own."""
-    folder = str(Path(manifest).parent)
-    for path, label in read_manifest(manifest):
+    folder = parent_url(manifest) if is_url(manifest) else str(Path(manifest).parent)
+    rows = list(read_manifest(manifest))
+    objects = discover_objects([path for path, _ in rows if is_url(path)], manifest, listings)
+    for path, label in rows:
         if is_url(path):
-            _add_object(path, label, sources)
+            sources.items += [replace(file, label=label) for file in objects[path].items]
+            sources.problems += objects[path].problems
             continue
         above = str(Path(path).parent)
         _add_file(path, folder if Path(above).is_relative_to(folder) else above, sources, label)
-
-
-def _add_object(url: str, label: str | None, sources: SourceFiles) -> None:
-    try:
-        listed = discover_url(url)
-    except UsageError as error:
-        sources.add_problem(url, "unreadable", error.faults[0].what)
-        return
-    sources.items += [replace(file, label=label) for file in listed.items]
-    sources.problems += listed.problems
 
 
 def _walk(top: str, sources: SourceFiles) -> Iterator[tuple[str, list[str], list[str]]]:
@@ -340,7 +396,7 @@ def _add_folder(top: str, root: str, sources: SourceFiles) -> None:
             sources.add_problem(here, "own_output")
             folders.clear()
             continue
-        shards = _add_files(here, files, root, sources)
+        shards = _add_files(here, files, folders, root, sources)
         if here == top:
             exported = shards
         elif shards:
@@ -352,22 +408,27 @@ def _add_folder(top: str, root: str, sources: SourceFiles) -> None:
         sources.add_problem(top, "own_output", f"exported shards: {len(exported)}")
 
 
-def _add_files(folder: str, names: Collection[str], root: str, sources: SourceFiles) -> list[str]:
-    """Add the files of a folder, but exported shards: return them."""
+def _add_files(
+    folder: str, names: Collection[str], folders: Collection[str], root: str, sources: SourceFiles
+) -> list[str]:
+    """Add the files of a folder, which has other ``folders``, but exported shards: return them."""
     present, shards = set(names), []
+    stems = {name.rpartition(".")[0] for name in names if has_image_suffix(name)}
     for name in sorted(names):
         path = os.path.join(folder, name)  # noqa: PTH118 - hot
-        stem, _, suffix = name.rpartition(".")
         if name.startswith("."):
             with contextlib.suppress(OSError):
                 if file_kind(path) != "other_file":
                     sources.add_problem(path, "hidden")
-        elif suffix == "tar" and is_output_shard(path):
+        elif name.endswith(".tar") and is_output_shard(path):
             shards.append(path)
-        elif name in CLASS_LISTS or (
-            suffix in ("json", "parquet") and f"{stem.removesuffix('_stats')}.tar" in present
-        ):
-            continue  # read together with tars, or beside them as img2dataset writes
+        elif name in CLASS_LISTS:
+            continue
+        elif is_about(name, present, folders):
+            if name.removesuffix(".parquet") in folders:
+                sources.failed.update(read_statuses(Path(path)))
+        elif is_beside_image(name, stems) and os.path.isfile(path):  # noqa: PTH113 - hot
+            sources.beside.append(path)
         else:
             _add_file(path, root, sources)
     return shards

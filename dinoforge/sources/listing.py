@@ -6,9 +6,10 @@ A stage may list files a few at a time (`list_each`); their rows one after anoth
 
 import itertools
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from pathlib import Path, PurePath
 
 import pyarrow as pa
@@ -16,6 +17,7 @@ import pyarrow.compute as pc
 
 from dinoforge.files import path_of_text, path_text
 from dinoforge.remote import is_url
+from dinoforge.remote.reading import map_ahead
 from dinoforge.shards.image_tables import index_table, is_table
 from dinoforge.shards.index import Problem, ShardImage, UniqueKeys, index_shard, problem
 from dinoforge.sources.classes import (
@@ -27,7 +29,8 @@ from dinoforge.sources.classes import (
     class_of_text,
     find_class_list,
 )
-from dinoforge.sources.discover import SourceFile, SourceFiles, discover_files, make_real_path
+from dinoforge.sources.discover import SourceFile, SourceFiles, make_real_path
+from dinoforge.sources.downloads import read_failed
 from dinoforge.sources.unpack import plain_tar, stream_damage
 
 __all__ = [
@@ -38,7 +41,6 @@ __all__ = [
     "fill_in_ids_of_names",
     "list_each",
     "list_files",
-    "list_images",
     "locate_images",
     "name_files",
     "printable",
@@ -71,6 +73,8 @@ class Listing:
     problems: list[Problem]
     unpacked: list[Path] = field(default_factory=list)  # uncompressed copies that the table names
     class_lists: dict[str, ClassList] = field(default_factory=dict)  # by class space
+    # samples that img2dataset states beside them, but did not get: status -> number
+    failed: Counter[str] = field(default_factory=Counter)
 
 
 @dataclass(frozen=True)
@@ -83,21 +87,12 @@ class ListedFiles:
     problems: list[Problem] = field(default_factory=list)
     copy: Path | None = None  # the uncompressed copy of a tar
     num_in_folders: int = 0  # images of a tar without labels that look like those of class folders
-
-
-def list_images(paths: Sequence[str], *, unpacked: Path) -> Listing:
-    """List the images behind some paths (`discover_files`); uncompress tars in ``unpacked``.
-
-    Raises
-    ------
-    UsageError
-        If a path is missing or contains neither an image nor an archive of images.
-    """
-    return list_files(discover_files(paths), unpacked=unpacked)
+    # samples that img2dataset states beside a tar, but did not get: status -> number
+    failed: Mapping[str, int] = field(default_factory=dict)
 
 
 def list_files(files: SourceFiles, *, unpacked: Path) -> Listing:
-    """List the images of discovered files; see `list_images`."""
+    """List the images of discovered files; uncompress tars in ``unpacked``."""
     lists = ClassLists()
     listed = list(list_each(name_files(files.items), lists, unpacked=unpacked))
     report_listing(sum(one.num_in_folders for one in listed), lists.by_space)
@@ -105,7 +100,8 @@ def list_files(files: SourceFiles, *, unpacked: Path) -> Listing:
     table = fill_in_ids_of_names(pa.concat_tables(tables).combine_chunks())
     every = itertools.chain(files.problems, *(one.problems for one in listed))
     copies = [one.copy for one in listed if one.copy is not None]
-    return Listing(table, [printable(entry) for entry in every], copies, lists.by_space)
+    failed = sum((Counter(one.failed) for one in listed), Counter(files.failed))
+    return Listing(table, [printable(entry) for entry in every], copies, lists.by_space, failed)
 
 
 def name_files(files: Iterable[SourceFile]) -> Iterator[tuple[SourceFile, str]]:
@@ -127,11 +123,13 @@ def list_each(
     files: Iterable[tuple[SourceFile, str]], lists: "ClassLists", *, unpacked: Path
 ) -> Iterator[ListedFiles]:
     """List files with their keys (`name_files`), in order: each tar, and each few image files."""
-    for is_archive, same in itertools.groupby(files, lambda pair: pair[0].is_archive):
+    kinds = itertools.groupby(files, lambda pair: (pair[0].is_archive, is_url(pair[0].path)))
+    for (is_archive, is_remote), same in kinds:
         if is_archive:
-            for file, _ in same:
-                list_one = _list_table if is_table(file.path) else _list_tar
-                yield list_one(file, lists, unpacked)
+            read = partial(_read_archive, unpacked=unpacked)
+            archives = (file for file, _ in same)
+            for archive in map_ahead(read, archives) if is_remote else map(read, archives):
+                yield _list_archive(archive, lists)
         else:
             while batch := list(itertools.islice(same, _BATCH)):
                 rows = [_row_of_file(file, key, lists) for file, key in batch]
@@ -203,7 +201,23 @@ def fill_in_ids_of_names(table: pa.Table) -> pa.Table:
     return table.set_column(at, LISTING_SCHEMA.field("label"), labels)
 
 
-def _list_tar(file: SourceFile, lists: ClassLists, unpacked: Path) -> ListedFiles:
+@dataclass(frozen=True)
+class _Archive:
+    """A tar or a table: its images, before the classes of their labels are looked up."""
+
+    file: SourceFile
+    rows: list[tuple[str, str, str, int, int, str]]  # key, file, member, offset, size, label
+    problems: list[Problem]
+    copy: Path | None = None
+    num_in_folders: int = 0
+    failed: Mapping[str, int] = field(default_factory=dict)
+
+
+def _read_archive(file: SourceFile, unpacked: Path) -> _Archive:
+    return _read_table(file) if is_table(file.path) else _read_tar(file, unpacked)
+
+
+def _read_tar(file: SourceFile, unpacked: Path) -> _Archive:
     source = file.path if is_url(file.path) else Path(file.path)
     tar = plain_tar(source, unpacked)
     copy = tar if isinstance(tar, Path) and tar != source else None
@@ -212,30 +226,39 @@ def _list_tar(file: SourceFile, lists: ClassLists, unpacked: Path) -> ListedFile
     index, shard = index_shard(tar), path_text(tar)
     # Problems name the source file, which the user knows, not its uncompressed copy.
     problems += [problem(**entry | {"shard": file.path}) for entry in index.problems]
-    rows = []
-    for image in index.images:
-        member = image.member
-        image_class = lists.class_of(class_of_text, image.label or "", file.list_folders)
-        rows.append((image.key, shard, member.name, member.offset, member.size, *image_class))
+    failed, missing = read_failed(file.path, len(index.samples))
+    problems += missing
+    rows = [
+        (image.key, shard, member.name, member.offset, member.size, image.label or "")
+        for image in index.images
+        for member in [image.member]
+    ]
+    return _Archive(file, rows, problems, copy, _count_in_folders(index.images), failed)
+
+
+def _read_table(file: SourceFile) -> _Archive:
+    """List a table: its images are located by their row, as if it were the offset."""
+    images, problems = index_table(file.path)
+    shard = path_text(file.path)
+    rows = [
+        (image.key, shard, f"row {image.row}", image.row, image.size, image.label or "")
+        for image in images
+    ]
+    return _Archive(file, rows, problems)
+
+
+def _list_archive(archive: _Archive, lists: ClassLists) -> ListedFiles:
+    folders = archive.file.list_folders
+    rows = [(*row[:5], *lists.class_of(class_of_text, row[5], folders)) for row in archive.rows]
     return ListedFiles(
         table=_table(rows),
         num_files=1,
         is_archive=True,
-        problems=problems,
-        copy=copy,
-        num_in_folders=_count_in_folders(index.images),
+        problems=archive.problems,
+        copy=archive.copy,
+        num_in_folders=archive.num_in_folders,
+        failed=archive.failed,
     )
-
-
-def _list_table(file: SourceFile, lists: ClassLists, _: Path) -> ListedFiles:
-    """List a table: its images are located by their row, as if it were the offset."""
-    images, problems = index_table(file.path)
-    rows = []
-    for image in images:
-        image_class = lists.class_of(class_of_text, image.label or "", file.list_folders)
-        place = (path_text(file.path), f"row {image.row}", image.row, image.size)
-        rows.append((image.key, *place, *image_class))
-    return ListedFiles(_table(rows), 1, is_archive=True, problems=problems)
 
 
 def _table(rows: Sequence[Sequence[str | int]]) -> pa.Table:

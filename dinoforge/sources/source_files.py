@@ -1,6 +1,7 @@
 """Files that images come from, and what a file is by its name or its content."""
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from dinoforge.files import hash_json, read_regular
@@ -13,7 +14,15 @@ from dinoforge.shards.tar import BLOCK
 from dinoforge.sources.classes import find_class_list
 from dinoforge.sources.unpack import uncompressed_start
 
-__all__ = ["SOURCE_REASONS", "TAR_SUFFIXES", "SourceFile", "SourceFiles", "file_kind"]
+__all__ = [
+    "SOURCE_REASONS",
+    "TAR_SUFFIXES",
+    "SourceFile",
+    "SourceFiles",
+    "file_kind",
+    "is_about",
+    "is_beside_image",
+]
 
 SOURCE_REASONS: Mapping[str, str] = {
     "other_file": "no image, tar or table with images, by name and by content: skipped",
@@ -54,10 +63,16 @@ class SourceFile:
 
 @dataclass
 class SourceFiles:
-    """Files behind some paths: sorted within each path, paths in the order given."""
+    """Files behind some paths: sorted within each path, paths in the order given.
+
+    ``beside`` are the side data of images in files of their own: `is_beside_image`. ``failed``
+    counts, by status, what img2dataset did not get of the images of a folder.
+    """
 
     items: list[SourceFile] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
+    beside: list[str] = field(default_factory=list)
+    failed: Counter[str] = field(default_factory=Counter)
 
     def add_problem(self, path: str, reason: str, detail: str = "") -> None:
         """Note a file or folder that gives no image; ``reason`` is one of `SOURCE_REASONS`."""
@@ -76,6 +91,27 @@ class SourceFiles:
         lists = map(find_class_list, sorted(folders))
         rows += [[classes.path, classes.space] for classes in lists if classes is not None]
         return hash_json(rows)
+
+
+def is_beside_image(name: str, image_stems: Collection[str]) -> bool:
+    """Return whether a file is side data: ``KEY.json`` or ``KEY.txt`` beside an image ``KEY.*``."""
+    stem, _, suffix = name.rpartition(".")
+    return suffix in ("json", "txt") and stem in image_stems
+
+
+def is_about(name: str, names: Collection[str], folders: Collection[str]) -> bool:
+    """Return whether a file is about another one, or a folder, as those that img2dataset writes.
+
+    ``NAME.json``, ``NAME.parquet`` and ``NAME_stats.json`` beside ``NAME.tar``; ``NAME.parquet``
+    beside the folder ``NAME`` of its images; ``NAME_stats.json`` beside any of them.
+    """
+    stem, _, suffix = name.rpartition(".")
+    of, is_stats = stem.removesuffix("_stats"), stem.endswith("_stats")
+    if f"{of}.tar" in names:
+        return suffix in ("json", "parquet")
+    if suffix == "json":
+        return is_stats and (of in folders or f"{of}.parquet" in names)
+    return suffix == "parquet" and stem in folders and f"{stem}_stats.json" in names
 
 
 def file_kind(path: str) -> str:

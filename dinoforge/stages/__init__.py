@@ -23,7 +23,7 @@ from dinoforge.stages.stage import (
     stage_device,
     stage_folder,
 )
-from dinoforge.stages.task import Task, is_proved, run_task
+from dinoforge.stages.task import Task, is_proved, read_markers, run_task
 
 __all__ = [
     "Executor",
@@ -40,6 +40,7 @@ __all__ = [
     "make_inputs",
     "part_name",
     "plan_in_order",
+    "read_markers",
     "remove_temporary_files",
     "run_pipeline",
     "run_task",

@@ -11,7 +11,7 @@ from concurrent.futures.process import BrokenProcessPool
 from typing import Protocol
 
 from dinoforge.errors import DinoforgeError, UsageError
-from dinoforge.processes import end_with_parent
+from dinoforge.processes import end_with_parent, share_cores
 from dinoforge.stages.task import Marker, Task, run_task
 
 __all__ = ["Executor", "InProcess", "LocalProcesses", "make_executor"]
@@ -82,7 +82,7 @@ class LocalProcesses:
                 self.num,
                 mp_context=multiprocessing.get_context("spawn"),
                 initializer=_start_worker,
-                initargs=(os.getpid(),),
+                initargs=(os.getpid(), self.num),
             )
         futures = [self._pool.submit(run_task, task) for task in tasks]
         try:
@@ -124,8 +124,9 @@ def make_executor(on: str) -> Executor:
     )
 
 
-def _start_worker(parent: int) -> None:
+def _start_worker(parent: int, num_workers: int) -> None:
     """Leave signals to the driver and end when it has ended, for whatever reason."""
+    share_cores(num_workers)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     os.environ["OMP_NUM_THREADS"] = "1"

@@ -15,6 +15,7 @@ from dinoforge.device import resolve_device
 from dinoforge.files import hash_json, is_temporary, write_json
 from dinoforge.progress import Progress, as_duration
 from dinoforge.stages.executor import Executor
+from dinoforge.stages.pieces import remove_other_pieces
 from dinoforge.stages.stage import Inputs, Json, Stage, stage_device, stage_folder
 from dinoforge.stages.task import Marker, Task, discard, is_proved, read_marker
 
@@ -109,6 +110,7 @@ class StagePlan:
             reopen()
         for marker_file in stale:
             discard(marker_file, self.inputs.run_folder)
+        remove_other_pieces(self.folder, [(task.index, task.fingerprint) for task in missing])
         self.write()
 
     def write(self) -> None:
@@ -227,7 +229,7 @@ def run_stages(
         for plan, missing in plan_in_order(stages, inputs):
             plan.prepare(missing, reopen)
             results[plan.stage.name] = _run_stage(plan, missing, executor)
-            _log_stage(plan, len(missing), time.monotonic() - started)
+            _log_stage(plan, missing, time.monotonic() - started)
             started = time.monotonic()
     except BaseException:
         stopped(results)
@@ -253,8 +255,8 @@ def _run_stage(plan: StagePlan, missing: list[Task], executor: Executor) -> Stag
     return StageResult(len(missing), facts, fingerprints)
 
 
-def _log_stage(plan: StagePlan, num_run: int, seconds: float) -> None:
-    name, num = plan.stage.name, len(plan.tasks)
+def _log_stage(plan: StagePlan, run: Sequence[Task], seconds: float) -> None:
+    name, num, num_run = plan.stage.name, len(plan.tasks), len(run)
     count = f"{num_run or num} partition{'' if (num_run or num) == 1 else 's'}"
     if not num:
         _log.debug("%s: nothing to do under this recipe", name)
@@ -262,4 +264,7 @@ def _log_stage(plan: StagePlan, num_run: int, seconds: float) -> None:
         _log.info("%s: done before (%s)", name, count)
     else:
         before = f", {num - num_run} done before" if num_run < num else ""
-        _log.info("%s: %s in %s%s", name, count, as_duration(seconds), before)
+        markers = [read_marker(task.marker) for task in run]
+        text = plan.stage.describe_measured([marker.measured for marker in markers if marker])
+        speed = f", {text}" if text else ""
+        _log.info("%s: %s in %s%s%s", name, count, as_duration(seconds), speed, before)

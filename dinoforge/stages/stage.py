@@ -71,6 +71,10 @@ class Stage(ABC, Generic[C]):
     def run(self, payload: Json, inputs: "Inputs[C]", out: "Output") -> Json:
         """Do one partition; returns facts (counts) that are a function of the data only."""
 
+    def describe_measured(self, measured: Sequence[Json]) -> str:  # noqa: ARG002
+        """Describe for the log what the partitions that ran put into `Output.measured`."""
+        return ""
+
 
 def stage_device(stage: Stage[Any], config: Config) -> str:
     """Return the device that a stage computes on: the recipe's, or the CPU."""
@@ -170,7 +174,10 @@ class Output:
     run_folder: Path
     folder: Path  # of the stage
     index: int
+    fingerprint: str = ""  # of the partition
     written: list[dict[str, Any]] = field(default_factory=list)
+    # For the marker: what may differ between identical runs, as speed.
+    measured: dict[str, Any] = field(default_factory=dict)
 
     def add(self, path: Path, *, rows: int | None = None, sha256: str = "") -> Path:
         """Register a finished file anywhere inside the run folder; its hash, if it is known."""

@@ -18,9 +18,18 @@ from threadpoolctl import threadpool_limits
 from dinoforge.device import resolve_device
 from dinoforge.files import write_json
 from dinoforge.processes import forget_peak_memory, peak_memory
-from dinoforge.stages.stage import Inputs, Json, Output, Stage, part_name, stage_device
+from dinoforge.stages.pieces import remove_pieces
+from dinoforge.stages.stage import (
+    Inputs,
+    Json,
+    Output,
+    Stage,
+    part_name,
+    stage_device,
+    stage_folder,
+)
 
-__all__ = ["Marker", "Task", "discard", "is_proved", "read_marker", "run_task"]
+__all__ = ["Marker", "Task", "discard", "is_proved", "read_marker", "read_markers", "run_task"]
 
 
 @dataclass(frozen=True)
@@ -72,7 +81,7 @@ def run_task(task: Task) -> Marker:
     if stage_device(stage, config) != "cpu":
         resolve_device(config.device)
     task.folder.mkdir(parents=True, exist_ok=True)
-    out = Output(task.inputs.run_folder, task.folder, task.index)
+    out = Output(task.inputs.run_folder, task.folder, task.index, task.fingerprint)
     forget_peak_memory()  # of earlier partitions in this process
     with threadpool_limits(limits=1):
         facts = stage.run(task.payload, task.inputs.scoped(stage), out)
@@ -83,7 +92,8 @@ def run_task(task: Task) -> Marker:
         fingerprint=task.fingerprint,
         outputs=sorted(out.written, key=lambda entry: entry["path"]),
         facts=facts,
-        measured={
+        measured=out.measured
+        | {
             "seconds": round(time.monotonic() - started, 3),
             "cpu_seconds": round(time.process_time() - cpu, 3),
             "peak_rss_mib": peak_memory() >> 20,
@@ -92,6 +102,7 @@ def run_task(task: Task) -> Marker:
         },
     )
     write_json(task.marker, asdict(marker))
+    remove_pieces(out)
     return marker
 
 
@@ -101,6 +112,14 @@ def read_marker(path: Path) -> Marker | None:
         return Marker(**json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
         return None
+
+
+def read_markers(run_folder: Path, pipeline: str, number: int, name: str) -> list[Marker]:
+    """Read the markers of a finished stage, in the order of its partitions; [] if it has none."""
+    folder = stage_folder(run_folder, pipeline, number, name)
+    count = len(list(folder.glob("part-*.done")))
+    markers = [read_marker(folder / f"{part_name(at)}.done") for at in range(count)]
+    return [marker for marker in markers if marker is not None]
 
 
 def is_proved(task: Task) -> bool:

@@ -59,6 +59,7 @@ class DenseSet:
     classes: Sequence[str] = ()  # of segmentation, by class
     # class of every number that masks may have, `IGNORED` for those that do not count
     class_of: Mapping[int, int] = field(default_factory=dict)
+    objects: Sequence[int] = ()  # classes that are objects; empty: all but 0
     depth_scale: float = 1000.0  # stored steps per meter; the stored 0 is unknown
     max_depth: float = 10.0  # meters, of the protocol
     crop: str = "none"  # pixels that count, see `crop_mask`
@@ -98,6 +99,18 @@ class DenseSet:
                 do=f"{self.name} has the labels {_ranges(self.class_of)}",
             )
         return self._cropped(labels.astype(np.uint8), item)
+
+    def read_objects(self, item: DenseItem) -> NDArray[np.uint8]:
+        """Return 1 where an object is, else 0, and `IGNORED` where nothing counts: ``[H, W]``.
+
+        Raises
+        ------
+        UsageError
+            As `read_labels`.
+        """
+        labels = self.read_labels(item)
+        is_object = np.isin(labels, self.objects) if self.objects else labels > 0
+        return np.where(labels == IGNORED, labels, is_object).astype(np.uint8)
 
     def read_depth(self, item: DenseItem) -> NDArray[np.float32]:
         """Return depths in meters, ``[H, W]``, 0 where unknown.

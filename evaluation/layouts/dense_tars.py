@@ -12,6 +12,7 @@ from dinoforge.evaluation.layouts.dense import (
     blocks_of_frames,
     check_not_empty,
 )
+from dinoforge.evaluation.layouts.segmentation import CAMVID_OBJECTS
 from dinoforge.evaluation.layouts.stored import StoredFile, first_missing
 from dinoforge.shards.index import INCOMPLETE, Member, Sample, index_shard, summarize_reasons
 from dinoforge.sources.classes import find_class_list
@@ -53,9 +54,8 @@ def open_camvid_tars(root: Path, split: str) -> DenseSet:
     tars = _tars(root, f"camvid-{split}-*.tar")
     data = open_dense_tars(tars, name="camvid", ignored=(11, IGNORED))
     units = blocks_of_frames([item.key for item in data.items])
-    return replace(
-        data, items=[replace(i, unit=unit) for i, unit in zip(data.items, units, strict=True)]
-    )
+    items = [replace(i, unit=unit) for i, unit in zip(data.items, units, strict=True)]
+    return replace(data, items=items, objects=CAMVID_OBJECTS)
 
 
 def open_nyu_tars(root: Path, split: str) -> DenseSet:

@@ -95,4 +95,5 @@ def with_distractors(images: ImageSet, distractors: ImageSet) -> ImageSet:
     table = pa.concat_tables([images.table, distractors.table])
     problems = [*images.problems, *distractors.problems]
     lists = distractors.class_lists | images.class_lists
-    return ImageSet(table, images.policy, problems, lists)
+    failed = images.failed + distractors.failed
+    return ImageSet(table, images.policy, problems, lists, failed)

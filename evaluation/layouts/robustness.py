@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from dinoforge.errors import UsageError
 from dinoforge.evaluation.layouts.classified import (
@@ -34,7 +33,6 @@ __all__ = [
     "read_imagenet",
     "read_imagenet_v2",
     "read_objectnet",
-    "read_subset",
     "read_tests",
     "read_wordnet_folders",
     "with_real_labels",
@@ -281,27 +279,6 @@ def read_objectnet(
         truths=tuple(truths[position] for position in positions),
         left_out={"no ImageNet class": left_out},
     )
-
-
-def read_subset(file: Path, keys: Sequence[str]) -> NDArray[np.int64]:
-    """Read rows of train from a list of file names, as MSN's ``imagenet_subsets1/1imgs_class.txt``.
-
-    ``keys`` are those of the images of train.
-
-    Raises
-    ------
-    UsageError
-        If the list is missing, or names an image that train lacks.
-    """
-    at = {key.rpartition("/")[2]: row for row, key in enumerate(keys)}
-    rows = []
-    for line in read_lines(file, layout="a labeled subset"):
-        name = line.rpartition("/")[2].rpartition(".")[0]
-        if name not in at:
-            what, do = f"missing image {line} of a labeled subset", "complete `train`"
-            raise UsageError(what=what, where=str(file), do=do)
-        rows.append(at[name])
-    return np.array(rows, np.int64)
 
 
 def _folders(layout: str, *, is_part: bool = False) -> "_Read":

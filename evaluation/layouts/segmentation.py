@@ -16,6 +16,7 @@ from dinoforge.evaluation.layouts.stored import StoredFile, first_missing, read_
 
 __all__ = [
     "CAMVID_CLASSES",
+    "CAMVID_OBJECTS",
     "CITYSCAPES_CLASSES",
     "NYU_CLASSES",
     "VOC_CLASSES",
@@ -38,6 +39,7 @@ VOC_CLASSES = _names(
 CAMVID_CLASSES = _names(
     "sky, building, pole, road, pavement, tree, sign_symbol, fence, car, pedestrian, bicyclist"
 )
+CAMVID_OBJECTS = (8, 9, 10)  # what moves: cars, pedestrians, cyclists
 # Name and number in labelIds of the 19 classes that are evaluated.
 _CITYSCAPES = {
     **{"road": 7, "sidewalk": 8, "building": 11, "wall": 12, "fence": 13, "pole": 17},
@@ -150,6 +152,7 @@ def open_camvid(root: Path, split: str) -> DenseSet:
             for item, unit in zip(items, units, strict=True)
         ],
         classes=CAMVID_CLASSES,
+        objects=CAMVID_OBJECTS,
         class_of={k: k for k in range(11)} | {11: IGNORED} | _VOID,
     )
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from dinoforge.evaluation.tables import Items
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from dinoforge.evaluation.methods.linear_choice import Choice
+    from dinoforge.evaluation.methods.linear_choice import Choice, Images
     from dinoforge.evaluation.methods.linear_grid import Views
 
 __all__ = ["LinearStage", "LinearV1Stage"]
@@ -44,7 +45,7 @@ class LinearStage(VectorStage):
 
     def request(self, config: EvaluationConfig, model: Model, items: Items) -> VectorRequest:
         """Ask for the class tokens of the last blocks of a ViT."""
-        blocks = max(self.settings(config).blocks) if model.file else 1
+        blocks = max(self.settings(config).blocks) if model.is_vit else 1
         views = self.settings(config).views
         return VectorRequest(blocks, boxes=items.has_boxes, views=views)
 
@@ -114,8 +115,10 @@ class LinearStage(VectorStage):
         grid = replace(
             settings,
             blocks=sorted({min(count, blocks) for count in settings.blocks}),
-            average_patches=settings.average_patches if has_mean else [False],
+            average_patches=settings.average_patches if measured.model.is_vit else [False],
         )
+        if settings.weights:
+            return [_published(settings.weights, train, blocks, grid, len(classes))]
         return [
             choose_probe(
                 train,
@@ -141,6 +144,25 @@ class LinearV1Stage(LinearStage):
     def settings(self, config: EvaluationConfig) -> LinearConfig:
         """Return the section of this protocol."""
         return config.linear_v1
+
+
+def _published(
+    file: str, train: "Images", blocks: int, grid: LinearConfig, num_classes: int
+) -> "Choice":
+    """Take a head from a file; nothing is trained or chosen."""
+    from dinoforge.evaluation.methods.linear_choice import Choice
+    from dinoforge.evaluation.methods.linear_files import read_dino_head
+    from dinoforge.evaluation.methods.linear_grid import Slots
+
+    slots = Slots(blocks, train.slots.shape[1] > blocks, train.slots.shape[2])
+    ((count, with_mean),) = grid.inputs
+    probe = read_dino_head(
+        Path(file), slots, blocks=count, average_patches=with_mean, num_classes=num_classes
+    )
+    device = train.slots.device
+    probe = replace(probe, weights=probe.weights.to(device), bias=probe.bias.to(device))
+    name = f"the head {Path(file).name}"
+    return Choice(probe, 0, "none", "", name, [probe.head], np.zeros((0, 1)))
 
 
 def _slots(rows: Rows) -> NDArray[np.float32]:

@@ -1,10 +1,13 @@
 """Write ``report.html`` and, beside it, ``report.json`` with every number on the page."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
+from dinoforge.curated import quality_page
 from dinoforge.evaluation.report.facts import ReportFacts, Sources, collect, plain
 from dinoforge.evaluation.report.maps import FeatureMaps, make_feature_maps
 from dinoforge.evaluation.report.page import make_page
@@ -35,8 +38,9 @@ def make_report(
     ``evaluation`` is a run folder of ``dinoforge evaluate``, or a folder of evaluations of several
     steps (see `evaluation.report.facts`); by default those made during the training. ``left_out``
     are lines about what was not done, and why; by default the remarks of the curation. ``folder``
-    receives ``report.html`` and ``report.json``, which holds ``records`` at the top level; what may
-    differ between two equal runs (times, host) is under ``measured``.
+    receives ``report.html``, which links to the page of issues and scores of the curation, and
+    ``report.json``, which holds ``records`` at the top level; what may differ between two equal
+    runs (times, host) is under ``measured``.
 
     Raises
     ------
@@ -47,10 +51,17 @@ def make_report(
     sources = Sources(curation=curation, training=training, evaluation=evaluation)
     facts, ledger = collect(sources, title, left_out)
     maps = make_feature_maps(sources, ledger, folder / "cache")
-    html = make_page(facts, ledger, maps)
+    html = make_page(facts, ledger, maps, quality=_link_to_quality(folder, curation))
     write_text(folder / "report.html", html)
     write_json(folder / "report.json", _as_json(facts, maps))
     return ReportSummary(folder / "report.html", folder / "report.json")
+
+
+def _link_to_quality(folder: Path, curation: Path | None) -> str:
+    """Return the link to the page of issues and scores of a curation; "" if it has none."""
+    if curation is None or not (page := quality_page(curation)).is_file():
+        return ""
+    return quote(os.path.relpath(page, folder))
 
 
 def _as_json(facts: ReportFacts, maps: FeatureMaps | None) -> dict[str, Any]:

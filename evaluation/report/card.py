@@ -27,6 +27,7 @@ from dinoforge.evaluation.report.footprint import Assumptions, estimate, measure
 from dinoforge.pages.render import render
 from dinoforge.records import Record
 from dinoforge.runs import read_facts, read_recipe, working_folders
+from dinoforge.sources.accounting import describe_failed
 from dinoforge.steps import exported_steps
 
 __all__ = ["CardOptions", "make_card"]
@@ -41,7 +42,9 @@ _LICENSES = {
     "cc-by-nc-4.0": "https://creativecommons.org/licenses/by-nc/4.0/",
 }
 _TASKS = {  # of the Hub, by protocol; others are feature extraction
-    **dict.fromkeys(("knn", "logistic", "linear", "few_shot", "low_shot"), "image-classification"),
+    **dict.fromkeys(
+        ("knn", "logistic", "linear", "few_shot", "low_shot", "soft_nn"), "image-classification"
+    ),
     **dict.fromkeys(("segmentation", "in_context", "attention"), "image-segmentation"),
     **{"depth": "depth-estimation", "discovery": "object-detection"},
     "clips": "video-classification",
@@ -126,11 +129,12 @@ def make_card(
         "leaks": [r for r in records if r.metric == "leaked_images"],
         "table": as_markdown(comparison) if comparison else "",
         "value": lambda key: recipe_value(recipe, key),
+        "method": recipe_value(recipe, "method") or "dinov2",
         "cell": _as_cell,
     }
     values["limits"] = list(_limits(values, records, comparison, find_left_out(None, sources)))
     front = yaml.safe_dump(
-        _front_matter(values["name"], options, comparison), sort_keys=False, allow_unicode=True
+        _front_matter(values, options, comparison), sort_keys=False, allow_unicode=True
     )
     return render("card.md", folder=_TEMPLATES, front_matter=front, **values)
 
@@ -195,17 +199,19 @@ def _set_keys(training: Path, recipe: dict[str, Any]) -> Iterator[tuple[str, Any
             yield key, recipe_value(recipe, key), origin
 
 
-def _front_matter(name: str, options: CardOptions, comparison: Comparison | None) -> dict[str, Any]:
+def _front_matter(
+    values: Mapping[str, Any], options: CardOptions, comparison: Comparison | None
+) -> dict[str, Any]:
     front: dict[str, Any] = {
         "license": options.license or "unknown",
         "library_name": "dinoforge",
         "pipeline_tag": "image-feature-extraction",
-        "tags": ["dinoforge", "dinov2", "self-supervised-learning", "vision-transformer"],
+        "tags": ["dinoforge", values["method"], "self-supervised-learning", "vision-transformer"],
     }
     if options.datasets:
         front["datasets"] = list(options.datasets)
     if comparison is not None and (results := list(_results(comparison))):
-        front["model-index"] = [{"name": name, "results": results}]
+        front["model-index"] = [{"name": values["name"], "results": results}]
     return front
 
 
@@ -254,8 +260,7 @@ def _limits(
     for curation in values["curations"]:
         for remark in curation.summary.get("remarks", []):
             yield f"Curation: {remark}."
-    for source in (values["facts"].get("sources") or {}).get("incomplete") or []:
-        yield f"A source may have given only part of its images: {source.get('reason', source)}."
+    yield from _limits_of_sources(values["facts"].get("sources") or {})
     if comparison is None:
         yield "No evaluation is recorded: the features were not measured."
     else:
@@ -268,6 +273,13 @@ def _limits(
         "The content of the images was not examined (faces, people, places, offensive content), "
         "nor was social bias of the features."
     )
+
+
+def _limits_of_sources(account: Mapping[str, Any]) -> Iterator[str]:
+    if failed := account.get("not_downloaded"):
+        yield f"Samples of the sources: {describe_failed(failed)}."
+    for source in account.get("incomplete") or []:
+        yield f"A source may have given only part of its images: {source.get('reason', source)}."
 
 
 def _weak_spots(records: Sequence[Record], comparison: Comparison) -> Iterator[str]:

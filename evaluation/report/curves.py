@@ -75,6 +75,22 @@ _PLANS = (
     ),
     _Plan("iBOT loss", "nats", {"loss/ibot": "masked patches"}),
     _Plan("KoLeo loss", "nats", {"loss/koleo": "class tokens"}),
+    _Plan("Loss of labeled images", "nats", {"loss/supervised": "SuNCEt"}),
+    _Plan(
+        "Loss between views",
+        "nats",
+        {"loss/xent": "cross-entropy", "loss/contrastive": "contrastive"},
+    ),
+    _Plan("Loss of the mean prediction", "nats", {"loss/me_max": "me-max: minus its entropy"}),
+    _Plan(
+        "Entropy of predictions",
+        "nats",
+        {
+            "predictions/entropy_of_mean": "of the mean prediction",
+            "predictions/mean_entropy": "of one prediction",
+        },
+        (("ln C", "ln_c"),),
+    ),
     _Plan(
         "Teacher entropy",
         "nats",
@@ -84,7 +100,7 @@ _PLANS = (
     _Plan(
         "Spread of features",
         "std × √d",
-        {"features/std": "unit class tokens"},
+        {"features/std": "unit embeddings"},
         (("uniform on the sphere", "one"),),
     ),
     _Plan("Gradient norm", "before clipping", {_GRADIENT: ""}),
@@ -96,18 +112,26 @@ _SCHEDULES = (
     _Plan("Teacher temperature", "", {"schedule/teacher_temperature": "temperature"}),
 )
 
+_OF_TEACHERS = ("schedule/momentum", "schedule/teacher_temperature")
 
-def make_curves(folder: Path, *, prototypes: int | None = None) -> Curves | None:
+
+def make_curves(
+    folder: Path, *, prototypes: int | None = None, classes: int | None = None
+) -> Curves | None:
     """Read the metrics of a training run; None if there are none.
 
-    ``prototypes`` is K of the DINO head: the teacher's entropy is at most ln K.
+    ``prototypes`` is K of the DINO head: the teacher's entropy is at most ln K. ``classes`` is C of
+    a step of PAWS: that of predictions is at most ln C.
     """
     rows = _read(folder / "metrics.jsonl")
     if not rows:
         return None
     keys = sorted({key for row in rows for key in row if not key.startswith(_PARTS)} - {"step"})
     per_point = max(1, math.ceil(len(rows) / _MAX_POINTS))
-    levels = {"one": 1.0} | ({"ln_k": math.log(prototypes)} if prototypes else {})
+    numbers = {"ln_k": prototypes, "ln_c": classes}
+    levels = {"one": 1.0} | {name: math.log(n) for name, n in numbers.items() if n}
+    if not any(key.startswith("teacher/") for key in keys):
+        keys = [key for key in keys if key not in _OF_TEACHERS]
     plans = [_with_keys(plan, keys) for plan in _PLANS]
     schedules = [_with_keys(plan, keys) for plan in _SCHEDULES]
     planned = {key for plan in (*plans, *schedules) for key in plan.keys}

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from dinoforge.curated import summary_path
+from dinoforge.encoders.stream import add_rates
 from dinoforge.errors import damaged
 from dinoforge.evaluation.config import EvaluationConfig, SetConfig, named_sets, protocols_for
 from dinoforge.evaluation.report.curves import Curves, make_curves
@@ -76,6 +77,8 @@ class StageTime:
     seconds: float
     cpu_seconds: float
     peak_rss_mib: int
+    images_per_s: float | None = None  # of stages that encode images, in one process
+    decode_wait: float | None = None  # share of the time in which they waited for decoded images
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,8 +140,14 @@ def collect(
     curves, parts = None, []
     if sources.training is not None:
         parts = read_object(sources.training / "run.json").get("parts", [])
-        prototypes = recipe_value(read_recipe(sources.training), "dino_head.prototypes")
-        curves = make_curves(sources.training, prototypes=prototypes)
+        recipe = read_recipe(sources.training)
+        support = recipe_value(recipe, "support") or {}
+        groups = support.get("groups", 1) if support.get("unique_classes") else 1
+        curves = make_curves(
+            sources.training,
+            prototypes=recipe_value(recipe, "dino_head.prototypes"),
+            classes=support.get("classes", 0) * groups,
+        )
     curation = _curation(sources.curation, ledger)
     facts = ReportFacts(
         title=title or "dinoforge report",
@@ -233,6 +242,7 @@ def _stage_times(folder: Path) -> list[StageTime]:
     times = []
     for stage in sorted({marker.parent for marker in folder.glob("*/*/part-*.done")}):
         measured = [read_object(m).get("measured") or {} for m in sorted(stage.glob("part-*.done"))]
+        rates = add_rates(measured)
         times.append(
             StageTime(
                 stage=f"{stage.parent.name}/{stage.name}",
@@ -240,6 +250,8 @@ def _stage_times(folder: Path) -> list[StageTime]:
                 seconds=round(sum(m.get("seconds", 0.0) for m in measured), 3),
                 cpu_seconds=round(sum(m.get("cpu_seconds", 0.0) for m in measured), 3),
                 peak_rss_mib=max(m.get("peak_rss_mib", 0) for m in measured),
+                images_per_s=rates and round(rates[0], 1),
+                decode_wait=rates and round(rates[1], 3),
             )
         )
     return times

@@ -14,12 +14,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from dinoforge.attention.drawing import stretched
 from dinoforge.config import config_of
 from dinoforge.errors import UsageError
 from dinoforge.evaluation.report.facts import Sources
 from dinoforge.evaluation.report.ledger import Ledger
 from dinoforge.images import DecodePolicy, Undecodable, resize
+from dinoforge.models.pooled.files import is_pooled
 from dinoforge.pages.thumbnails import Thumbnail, thumbnail
+from dinoforge.remote.urls import join_path
 from dinoforge.runs import read_recipe, working_folders
 from dinoforge.steps import exported_steps
 
@@ -104,7 +107,7 @@ def _from_recipe(run: Path | None, key: str, origin: str, cache: Path) -> Chosen
     opened, reason = None, ""
     policy = config_of(DecodePolicy, recipe.get("decode", {}))
     for folder in working_folders(run):
-        placed = paths if folder == Path.cwd() else [str(folder / path) for path in paths]
+        placed = paths if folder == Path.cwd() else [join_path(str(folder), path) for path in paths]
         try:
             pool = open_images(placed, cache=cache, policy=policy)
             opened = pool, _evenly(len(pool), pool.labels)
@@ -147,10 +150,11 @@ def _evenly(num: int, labels: NDArray[np.integer]) -> list[int]:
 
 
 def find_backbones(training: Path) -> dict[str, Path]:
-    """Find the exported backbones of a run: ``untrained`` (step 0) and ``trained`` (the last)."""
+    """Find the exported ViTs of a run: ``untrained`` (step 0) and ``trained`` (the last)."""
     steps = exported_steps(training)
     named = {"untrained": steps.get(0), "trained": steps[max(steps)] if any(steps) else None}
-    return {name: file for name, file in named.items() if file is not None}
+    files = {name: file for name, file in named.items() if file is not None}
+    return {name: file for name, file in files.items() if not is_pooled(file)}
 
 
 def map_patches(
@@ -187,8 +191,8 @@ def map_patches(
     colors, explained = principal_colors(tokens_BND.double().numpy())
     return PatchMaps(
         colors=colors.reshape(len(images), grid, grid, 3),
-        attention=_stretched(heads.mean(axis=1)),
-        heads=_stretched(heads),
+        attention=stretched(heads.mean(axis=1)),
+        heads=stretched(heads),
         explained=explained,
     )
 
@@ -224,10 +228,3 @@ def square(image: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
     short = min(height, width)
     top, left = (height - short) // 2, (width - short) // 2
     return resize(image[top : top + short, left : left + short], side, side, filter="bicubic")
-
-
-def _stretched(maps: NDArray[np.float64]) -> NDArray[np.uint8]:
-    low = maps.min(axis=(-2, -1), keepdims=True)
-    high = maps.max(axis=(-2, -1), keepdims=True)
-    spread = np.where(high > low, high - low, 1.0)
-    return np.round((maps - low) / spread * 255).astype(np.uint8)

@@ -37,8 +37,10 @@ _MODELS = {
 _SHORT = {"pixels": "raw pixels", "pixels_less_mean": "pixels minus mean"}
 
 
-def make_page(facts: ReportFacts, ledger: Ledger | None, maps: FeatureMaps | None) -> str:
-    """Render the report; equal facts give equal bytes."""
+def make_page(
+    facts: ReportFacts, ledger: Ledger | None, maps: FeatureMaps | None, quality: str = ""
+) -> str:
+    """Render the report; equal facts give equal bytes. ``quality`` links to a curation's page."""
 
     def picture(image_id: int) -> Thumbnail | None:
         return None if ledger is None else ledger.picture(image_id)
@@ -59,6 +61,7 @@ def make_page(facts: ReportFacts, ledger: Ledger | None, maps: FeatureMaps | Non
         picture=picture,
         evidence=lambda a, b: None if ledger is None else ledger.evidence(a, b),
         maps=maps,
+        quality=quality,
         pixel_map=pixel_map,
         panels=[_line_panel(panel) for panel in curves.panels] if curves else [],
         schedule_panels=[_line_panel(panel) for panel in curves.schedules] if curves else [],

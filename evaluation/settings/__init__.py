@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
+from dinoforge.config.paths import OptionalPath
 from dinoforge.config.ranges import NonEmpty, NonNegativeInt, PositiveFloat, PositiveInt, Range
 from dinoforge.errors import Fault
 from dinoforge.evaluation.settings.dense import (
@@ -56,6 +57,7 @@ __all__ = [
     "PropagationConfig",
     "RankingConfig",
     "SegmentationConfig",
+    "SoftNnConfig",
     "SplitConfig",
     "TokenCutConfig",
     "WhiteningConfig",
@@ -150,6 +152,15 @@ class LinearConfig:
     views: NonNegativeInt = 0
     # of initial weights, batches and held-out images; the score is the mean over them
     seeds: Annotated[list[int], NonEmpty] = field(default_factory=lambda: [0])
+    # a head that eval_linear.py of DINO wrote: it is measured and none is trained; "": train
+    weights: OptionalPath = ""
+
+    def faults(self, at: str) -> Iterator[Fault]:
+        """Find a given head without its only input."""
+        if self.weights and len(self.inputs) > 1:
+            what = f"`{at}.weights` is one head, and {at} has {len(self.inputs)} inputs"
+            do = f"give one value to {at}.blocks and to {at}.average_patches"
+            yield Fault(what, "recipe", do)
 
     @property
     def inputs(self) -> list[tuple[int, bool]]:
@@ -211,3 +222,10 @@ class LowShotConfig:
     per_class: Annotated[list[PositiveInt], NonEmpty] = field(default_factory=lambda: [1, 2, 5])
     splits: PositiveInt = 3  # draws; the accuracy is their mean
     penalty: PositiveFloat = 0.0025  # of the squared weights, divided by the number of images
+
+
+@dataclass(frozen=True, kw_only=True)
+class SoftNnConfig:
+    """Soft nearest neighbors of labeled images (PAWS, Assran et al. 2021)."""
+
+    temperature: PositiveFloat = 0.1  # of the softmax of the cosines with them

@@ -1,9 +1,10 @@
 """Settings of retrieval, recognition of instances and copy detection."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
-from dinoforge.config.paths import PathText
+from dinoforge.config.paths import SourceText
 from dinoforge.config.ranges import (
     NonEmpty,
     NonNegativeInt,
@@ -12,6 +13,8 @@ from dinoforge.config.ranges import (
     Range,
     one_of,
 )
+from dinoforge.errors import Fault
+from dinoforge.remote.urls import url_faults
 
 __all__ = [
     "LEAKAGE_THRESHOLDS",
@@ -77,10 +80,14 @@ LEAKAGE_THRESHOLDS = {"pixels": 0.925, "sscd": 0.75, "sscd_distilled": 0.75}
 class LeakageConfig:
     """Test images that a model was trained on, found by a copy descriptor."""
 
-    # what it was trained on: curation runs (the images that they kept), folders or tars of images;
-    # empty: nothing is looked up
-    curation: list[PathText] = field(default_factory=list)
+    # what it was trained on: curation runs (the images that they kept), folders or tars of images,
+    # or their URLs; empty: nothing is looked up
+    curation: list[SourceText] = field(default_factory=list)
     # copy descriptor: pixels tolerates slight crops, sscd also others
     encoder: Annotated[str, one_of(tuple(LEAKAGE_THRESHOLDS))] = "pixels"
     # cosine from which a test image counts as leaked; 0: 0.925 for pixels, 0.75 for sscd
     threshold: Annotated[float, Range(0, 1)] = 0.0
+
+    def faults(self, at: str) -> Iterator[Fault]:
+        """Find URLs that cannot be read."""
+        yield from url_faults(f"{at}.curation", self.curation)

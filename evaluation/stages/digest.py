@@ -12,6 +12,7 @@ from dinoforge.stages import Json, Output
 __all__ = ["DigestStage"]
 
 _IMAGES = 8192  # of a partition
+_FETCHED = 64  # of a bucket, together
 
 
 class DigestStage(EvaluationStage):
@@ -38,6 +39,8 @@ class DigestStage(EvaluationStage):
         images = ImageSet(table.slice(start, stop - start), inputs.config.decode)
         digests = np.zeros((len(images), 32), np.uint8)
         for index in range(len(images)):
+            if index % _FETCHED == 0:
+                images.fetch(range(index, min(index + _FETCHED, len(images))))
             try:
                 data = images.read(index)
             except Undecodable as error:

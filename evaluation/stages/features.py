@@ -8,6 +8,7 @@ import json
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dinoforge.device import resolve_device
+from dinoforge.encoders.stream import Rate, describe_rates, num_workers
 from dinoforge.errors import UsageError
 from dinoforge.evaluation.config import EvaluationConfig, protocols_for
 from dinoforge.evaluation.features import Extractor, VectorRequest, describe, open_extractor
@@ -59,7 +61,7 @@ class FeaturesStage(EvaluationStage):
         self.protocols = tuple(protocols)
         # What the protocols ask for is in the payload.
         asked = (key for stage in protocols for key in stage.request_keys)
-        keys = ("cache", "partition_images", "input", *PROTOCOL_KEYS, *asked)
+        keys = ("cache", "partition_images", "input", "workers", *PROTOCOL_KEYS, *asked)
         self.execution_keys = (*dict.fromkeys(keys),)
 
     def plan(self, inputs: EvaluationInputs) -> list[Json]:
@@ -111,9 +113,14 @@ class FeaturesStage(EvaluationStage):
         few = max(1, size // _VECTORS_PER_TOKENS)
         return requests + [(None, one.as_json(), few) for one in tokens]
 
+    def describe_measured(self, measured: Sequence[Json]) -> str:
+        """Describe images per second, and how long the network waited for decoded images."""
+        return describe_rates(measured)
+
     def run(self, payload: Json, inputs: EvaluationInputs, out: Output) -> Json:
         """Extract one range, or take it from the cache."""
         config, cache = inputs.config, cache_folder(inputs)
+        workers = num_workers(config.workers)
         start, stop = payload["start"], payload["stop"]
         depends_on = {
             name: payload[name] for name in ("images", "encoder", "vectors", "boxes", "tokens")
@@ -137,7 +144,10 @@ class FeaturesStage(EvaluationStage):
             if request is not None and request.view >= 0:
                 draws = random_views(read_digests(inputs, payload["set"])[rows], request.view)
             mark_cache(cache)
-            arrays = _write(folder, _extract(extractor, images, payload, config.storage, draws))
+            rate = Rate()
+            rows_of = partial(_extract, extractor, images, payload, config.storage, draws)
+            arrays = _write(folder, rows_of(workers=workers, rate=rate))
+            out.measured |= rate.as_json()
         for name in arrays:
             _link(folder / f"{name}.npy", out.folder / f"{part_name(out.index)}.{name}.npy")
             out.add(out.folder / f"{part_name(out.index)}.{name}.npy")
@@ -151,6 +161,8 @@ def _one_request(asked: Sequence[VectorRequest], own: InputConfig, model: Model)
     boxes = any(one.boxes for one in asked)
     if model.file is None:
         return VectorRequest(boxes=boxes)
+    if not model.is_vit:
+        return VectorRequest(side=own.side, fit=own.fit, boxes=boxes)
     side = own.side // model.patch_size * model.patch_size
     if own.side and not side:
         raise UsageError(
@@ -178,9 +190,13 @@ def _extract(
     payload: Json,
     storage: str,
     draws: NDArray[np.float64] | None,
+    *,
+    workers: int | None,
+    rate: Rate,
 ) -> dict[str, NDArray[Any]]:
     if payload["tokens"] is None:
-        return describe(extractor, images, storage, payload["boxes"], draws)
+        boxes = payload["boxes"]
+        return describe(extractor, images, storage, boxes, draws, workers=workers, rate=rate)
     assert extractor.vit is not None, "tokens of a model that has none"
     request = TokenRequest.from_json(payload["tokens"])
     arrays = describe_tokens(extractor.vit, images, request, storage)

@@ -29,8 +29,7 @@ from dinoforge.evaluation.tables import (
 )
 from dinoforge.files import write_bytes
 from dinoforge.images import Undecodable
-from dinoforge.sources.accounting import Account
-from dinoforge.sources.discover import discover_files
+from dinoforge.sources.discover import fingerprint_sources
 from dinoforge.sources.image_set import ImageSet, open_images
 from dinoforge.sources.listing import LISTING_SCHEMA
 from dinoforge.stages import Json, Output
@@ -62,14 +61,15 @@ class TrainingImagesStage(EvaluationStage):
     def plan(self, inputs: EvaluationInputs) -> list[Json]:
         """Plan one partition; names, sizes and times of the files are in the payload."""
         paths = inputs.config.leakage.curation
-        return [{"files": discover_files(paths).fingerprint()}] if paths else []
+        listings = cache_folder(inputs) / "listings" if inputs.run_folder.is_dir() else None
+        return [{"files": fingerprint_sources(paths, listings)}] if paths else []
 
     def run(self, payload: Json, inputs: EvaluationInputs, out: Output) -> Json:  # noqa: ARG002
         """List them."""
         config = inputs.config
         paths = config.leakage.curation
         images = open_images(paths, cache=cache_folder(inputs), policy=config.decode)
-        Account.of(len(images), images.problems).log()
+        images.account().log()
         out.write_table("images", images.table, LISTING_SCHEMA)
         return {"images": len(images)}
 

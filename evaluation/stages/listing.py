@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,6 @@ import pyarrow as pa
 from dinoforge.errors import Fault, UsageError
 from dinoforge.evaluation.config import SET_KEYS, SetConfig, named_sets, protocols_for
 from dinoforge.evaluation.data import EvalData, Rules, arrange, open_sets
-from dinoforge.evaluation.layouts.robustness import read_subset
 from dinoforge.evaluation.layouts.stored import missing_file
 from dinoforge.evaluation.published import fingerprint_files, open_published
 from dinoforge.evaluation.tables import (
@@ -23,8 +23,9 @@ from dinoforge.evaluation.tables import (
 from dinoforge.files import sha256_file
 from dinoforge.runs import record_facts
 from dinoforge.sources.accounting import Account, merge_problems, write_problems
-from dinoforge.sources.discover import discover_files
+from dinoforge.sources.discover import fingerprint_sources
 from dinoforge.sources.image_set import ImageSet
+from dinoforge.sources.manifests import read_subset
 from dinoforge.stages import Json, Output
 
 __all__ = ["ListStage"]
@@ -44,6 +45,7 @@ class ListStage(EvaluationStage):
 
     def plan(self, inputs: EvaluationInputs) -> list[Json]:
         """Plan one partition per set: names, sizes and times of its files are in the payload."""
+        listings = cache_folder(inputs) / "listings" if inputs.run_folder.is_dir() else None
         payloads: list[Json] = []
         faults: list[Fault] = []
         for name, one in named_sets(inputs.config).items():
@@ -51,10 +53,10 @@ class ListStage(EvaluationStage):
                 if one.layout:
                     open_published(one, inputs.config.decode, cache_folder(inputs))
                     marks = [*map(fingerprint_files, [one.root, *one.tests.values()])]
-                    marks += [discover_files(one.train).fingerprint()] if one.train else []
+                    marks += [fingerprint_sources(one.train, listings)] if one.train else []
                 else:
                     parts = [paths for paths in (one.train, one.test) if paths]
-                    marks = [discover_files(paths).fingerprint() for paths in parts]
+                    marks = [fingerprint_sources(paths, listings) for paths in parts]
                 marks += [sha256_file(Path(path)) for path in _existing(one.subsets)]
                 payloads.append({"name": name, "files": marks})
             except UsageError as error:
@@ -77,12 +79,13 @@ class ListStage(EvaluationStage):
         sets = open_sets(one, cache_folder(inputs), config.decode)
         rules = Rules(config.split, config.seed, protocols)
         problems = merge_problems(images.problems for images in sets)
+        failed = dict(sum((images.failed for images in sets), Counter[str]()))
         if len(named_sets(config)) > 1:  # what is logged next is of this one
             _log.info("data set %s: %d images", payload["name"], sum(map(len, sets)))
         try:
             data = arrange(sets, one, rules)
         except UsageError:  # the sources are accounted for all the same
-            account = Account.of(sum(map(len, sets)), problems)
+            account = Account.of(sum(map(len, sets)), problems, not_downloaded=failed)
             record_facts(inputs.run_folder, sources=account.as_json())
             write_problems(inputs.run_folder, problems)
             account.log()
@@ -97,6 +100,7 @@ class ListStage(EvaluationStage):
             "has_own_test": len(sets) > 1,
             "leave_one_out": data.leave_one_out,
             "problems": problems,
+            "not_downloaded": failed,
             "layout": "",
             "truth": "",
             "gradings": [],

@@ -71,12 +71,17 @@ class RecordsStage(EvaluationStage):
             _log.warning("%s", line)
         bad = read_undecodable(inputs, at)
         stop_if_none_decodes(items, ~bad)  # also where no protocol suits the images
-        account = Account.of(len(items), items.facts["problems"], undecodable=int(bad.sum()))
+        account = Account.of(
+            len(items),
+            items.facts["problems"],
+            undecodable=int(bad.sum()),
+            not_downloaded=items.not_downloaded,
+        )
         facts = {
             "data": _fingerprint(items, read_digests(inputs, at)),
             # Of the command that opened the run: nodes may have a copy of the code without it.
             "commit": read_facts(inputs.run_folder).get("commit", git_commit()),
-            "problems": account.counts,
+            "problems": account.counts | dict(account.not_downloaded),
         }
         _warn_of_undecodable(items, bad)
         path = out.folder / f"{part_name(out.index)}.records.jsonl"

@@ -17,7 +17,7 @@ from dinoforge.runs import now
 
 __all__ = ["take_snapshot"]
 
-_FOLDERS = ("dinoforge", "configs", "cli", "curation", "training", "evaluation", "slurm")
+_FOLDERS = ("dinoforge", "configs", "cli", "curation", "training", "evaluation", "demo", "slurm")
 
 
 def take_snapshot(folder: Path) -> Path:

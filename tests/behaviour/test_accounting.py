@@ -8,12 +8,15 @@ import tarfile
 from collections import Counter
 from pathlib import Path
 
+import crawled_sets as crawls
 import numpy as np
+import object_store
 import pytest
 from PIL import Image
 
 from dinoforge.cli.main import main
 from dinoforge.records import Record, read_records, write_records
+from dinoforge.remote.store import open_store
 from dinoforge.runs import read_facts
 
 TINY = Path(__file__).parent.parent / "training/tiny.yaml"
@@ -53,13 +56,17 @@ def source(tmp_path):
     cut = tar_bytes([f"c.{number}.jpg" for number in range(6)])
     (folder / "cut.tar").write_bytes(cut[: cut.index(b"c.4.jpg") + 700])
     (folder / "two.tar").write_bytes(tar_bytes(["0.jpg", "1.jpg"]) + tar_bytes(["0.jpg"]))
+    crawls.write_crawl(folder / "crawl", crawls.url_list(8), "webdataset")
     return folder
 
 
-# 5 files, 4 images of the cut tar, 3 of the appended ones
+# 5 files, 4 images of the cut tar, 3 of the appended ones, 5 of a download of 8
+FAILED = {"failed_to_download": 2, "failed_to_resize": 1}
+NEVER = "3 never downloaded (2 failed_to_download, 1 failed_to_resize)"
 ACCOUNT = {
-    "images": 12,
+    "images": 17,
     "undecodable": 1,
+    "not_downloaded": FAILED,
     "problems": {
         "appended_tar": 1,
         "duplicate_key": 1,
@@ -73,9 +80,9 @@ COMMANDS = {
     "curate": ["sources=[{{role: pool, paths: [{source}]}}]", "out={out}"],
     "train": [
         str(TINY),
-        "data.paths=[{source}]",
+        "data.paths=['{source}']",
         "data.num_workers=0",
-        "batch_size=12",
+        "batch_size=17",
         "steps=1",
         "data.max_bad_share=1",
         "out={out}",
@@ -93,7 +100,7 @@ def test_a_command_ends_with_the_account_of_its_sources(source, command, capsys)
         assert main([command, *words, "-q"]) == 0
         screen = capsys.readouterr().err
         assert f"{source}/cut.tar is incomplete: truncated (" in screen
-        assert "12 images read; problems: 1 appended_tar" in screen
+        assert f"17 images read, {NEVER}; problems: 1 appended_tar" in screen
         if command == "embed":  # it has no run folder before it starts
             assert "own_output" in screen
         recorded = read_facts(out)["sources"]
@@ -112,16 +119,39 @@ def test_a_command_ends_with_the_account_of_its_sources(source, command, capsys)
         assert named["other_file"] == f"{source}/notes.txt"
         assert named["undecodable"] == f"{source}/cat/broken.jpg"
     if command == "evaluate":
-        counts = ACCOUNT["problems"] | {"undecodable": 1}
+        counts = ACCOUNT["problems"] | {"undecodable": 1} | FAILED
         assert {json.dumps(r.problems) for r in read_records(out / "records.jsonl")} == {
-            json.dumps(counts)
+            json.dumps(counts, sort_keys=True)
         }
     if command == "curate":
         summary = json.loads((out / "published/summary.json").read_text())
         funnel = {row["label"]: row["count"] for row in summary["funnel"]}
         lost = sum(count for label, count in funnel.items() if label.startswith("no image"))
-        assert funnel["entries of the sources"] - lost == funnel["images in"] == 12
-        assert lost == 4
+        assert funnel["entries of the sources"] - lost == funnel["images in"] == 17
+        assert lost == 7
+
+
+@pytest.mark.parametrize(
+    ("command", "layout"),
+    [*((one, "webdataset") for one in ("train", "embed", "shard")), ("evaluate", "files")],
+)
+def test_downloads_that_failed_are_counted_beside_urls(proxy, tmp_path, capsys, command, layout):
+    crawls.write_crawl(tmp_path / "crawl", crawls.url_list(8), layout)
+    bucket = f"{command}-{layout}"
+    open_store("s3://any").mkdir(bucket)
+    object_store.copy_folder(tmp_path / "crawl", f"s3://{bucket}")
+    given = COMMANDS | {"shard": ["{source}", "out={out}"]}
+    given["evaluate"] = ["train=['{source}']", *COMMANDS["evaluate"][1:]]
+    words = [word.format(source=f"s3://{bucket}", out=tmp_path / "run") for word in given[command]]
+    for _ in range(2):  # of a finished run, or from the listing that was kept
+        assert main([command, *words]) == 0
+        assert f"5 images read, {NEVER}; no problems" in capsys.readouterr().err
+        assert read_facts(tmp_path / "run")["sources"]["not_downloaded"] == FAILED
+    if command == "shard":
+        summary = json.loads((tmp_path / "run/published/summary.json").read_text())
+        assert (summary["samples"], summary["not_downloaded"]) == (5, FAILED)
+        page = (tmp_path / "run/shards.html").read_text()
+        assert "Never downloaded: failed to download" in page
 
 
 @pytest.mark.parametrize(
@@ -192,7 +222,7 @@ def test_what_is_not_selected_is_counted(source, tmp_path, capsys):
     words = capsys.readouterr().out.split()
     assert "2" in words
     summary = json.loads((tmp_path / "run/published/summary.json").read_text())
-    assert (summary["images"], summary["not_selected"]) == (2, 10)
+    assert (summary["images"], summary["not_selected"]) == (2, 15)
 
 
 def test_records_without_problems_are_written_as_before(tmp_path):

@@ -1,7 +1,6 @@
 """A curation from and to a bucket, with failing requests and a kill, equals a local one."""
 
 import json
-import os
 import random
 import sys
 import time
@@ -18,18 +17,6 @@ from dinoforge.tables import read_table
 
 
 @pytest.fixture(scope="module")
-def proxy():
-    pytest.importorskip("s3fs")
-    pytest.importorskip("moto.server")
-    before = dict(os.environ)
-    with object_store.s3_server() as port, object_store.FaultyProxy(port).running() as proxy:
-        os.environ.update(object_store.environment(proxy.port))
-        yield proxy
-    os.environ.clear()
-    os.environ.update(before)
-
-
-@pytest.fixture(scope="module")
 def data(proxy, pool):
     """The pool in a bucket."""
     open_store("s3://data").mkdir("data")
@@ -38,6 +25,14 @@ def data(proxy, pool):
         source | {"paths": [f"s3://data/{Path(source['paths'][0]).name}"]}
         for source in pool.sources
     ]
+
+
+SOURCES = ("pool", "seeds", "test")
+
+
+def listings_of(proxy, name):
+    """Return the requests that list a folder, or anything in it."""
+    return [line for line in proxy.requests if f"list-type=2&prefix={name}%2F" in line]
 
 
 def same_but_for_urls(local, remote, folder):
@@ -59,9 +54,12 @@ def test_from_and_to_a_bucket_as_from_and_to_folders(proxy, data, pool, calm, tm
         assert process.poll() is None
         time.sleep(0.01)
     pools.kill.kill(process, random.Random(0))
+    assert [len(listings_of(proxy, name)) > 0 for name in SOURCES] == [True] * 3
+    proxy.requests.clear()
     assert pools.kill.start(words, tmp_path / "run").wait() == 0
     proxy.share = 0.0
     assert proxy.faults
+    assert not any(listings_of(proxy, name) for name in SOURCES)
     for file in sorted((calm / "shards").iterdir()):
         assert (tmp_path / "run/shards" / file.name).read_bytes() == file.read_bytes()
     assert same_but_for_urls(calm, tmp_path / "run", pool.folder) == []
@@ -108,7 +106,12 @@ def test_what_cannot_be_used_is_one_line(proxy, data, tmp_path, capsys, words, m
 
 
 @pytest.mark.parametrize(
-    ("package", "extra", "url"), [("s3fs", "s3", "s3://b/x"), ("gcsfs", "gs", "gs://b/x")]
+    ("package", "extra", "url"),
+    [
+        ("s3fs", "s3", "s3://b/x"),
+        ("gcsfs", "gs", "gs://b/x"),
+        ("huggingface_hub", "hf", "hf://datasets/u/n/x"),
+    ],
 )
 def test_a_missing_package_is_one_line(package, extra, url, tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, package, None)

@@ -15,6 +15,7 @@ from dinoforge.config import config_yaml, describe_keys, load_config
 from dinoforge.config.paths import PathText, plain_path, quote_path
 from dinoforge.curation.config import CurationConfig
 from dinoforge.curation.sharding.config import ShardingConfig
+from dinoforge.demo.index.config import IndexConfig
 from dinoforge.errors import UsageError
 from dinoforge.evaluation.config import EvaluationConfig
 from dinoforge.slurm.profile import Profile
@@ -25,6 +26,7 @@ RECIPES = {
     "training": TrainingConfig,
     "evaluation": EvaluationConfig,
     "sharding": ShardingConfig,
+    "index": IndexConfig,
 }
 
 # Keys with text that is no path.
@@ -44,7 +46,9 @@ TEXT |= {"depth.heads", "leakage.encoder", "copies.whitening.set"}
 TEXT |= {"duplicates.prefer", "duplicates.prefer_sources", "retrieve.drop_seeds"}
 TEXT |= {"ids.column", "ids.field"}
 TEXT |= {"publish.to"}  # a URL
-TEXT |= {"side.columns", "filter.where", "scores[].name"}
+TEXT |= {"columns"}
+TEXT |= {"model.architecture"}
+TEXT |= {"side.columns", "side.on", "filter.where", "scores[].name", "workers"}
 
 
 @pytest.fixture(autouse=True)

@@ -21,6 +21,7 @@ LEAST = {
     "training": ("out=runs/x", "data.paths=[x]"),
     "evaluation": ("out=runs/x", "train=[x]"),
     "sharding": ("out=runs/x", "sources=[x]"),
+    "index": ("out=runs/x", "sources=[x]"),
 }
 
 
@@ -50,7 +51,7 @@ def check_command(keys: dict[str, set[str]]) -> Callable[[str], argparse.Namespa
         assert words[0] == "dinoforge"
         args, rest = parser.parse_known_args(words[1:])
         overrides = [*getattr(args, "overrides", []), *rest]
-        if args.command == "shard":  # other words are sources
+        if args.command in {"shard", "index"}:  # other words are sources
             overrides = [word for word in overrides if "=" in word]
         for word in overrides:
             key, equals, _ = word.partition("=")
@@ -66,7 +67,7 @@ def check_command(keys: dict[str, set[str]]) -> Callable[[str], argparse.Namespa
             kind = RECIPE_KINDS[args.command]
             given = [word for word in overrides if "..." not in word]
             load_config(config_class(kind), None, [*LEAST[kind], *given])
-        if recipe and args.command != "shard" and not re.search(r"[/.=]", recipe):
+        if recipe and args.command not in {"shard", "index"} and not re.search(r"[/.=]", recipe):
             kinds = RECIPE_KINDS | {"plan": kind_of(recipe), "leaks": "curation"}
             find_recipe(kinds[args.command], recipe)
         if (

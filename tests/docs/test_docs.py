@@ -19,7 +19,8 @@ TEXTS = sorted(
     for path in ROOT.glob(pattern)
 )
 ROOMS = (
-    "dinoforge|cli|curation|training|evaluation|slurm|configs|docs|tests|benchmarks|requirements"
+    "dinoforge|cli|curation|training|evaluation|demo|slurm|configs|docs|tests|benchmarks"
+    "|requirements"
 )
 FENCE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 
@@ -104,7 +105,7 @@ def test_every_picture_is_there(name):
 
 
 def sources():
-    folders = ("dinoforge", "cli", "curation", "training", "evaluation", "slurm", "configs")
+    folders = ("dinoforge", "cli", "curation", "training", "evaluation", "demo", "slurm", "configs")
     result = [path for folder in folders for path in (ROOT / folder).rglob("*.*")]
     return [path for path in result if path.suffix in {".py", ".yaml"}]
 
@@ -124,7 +125,9 @@ def test_every_recipe_key_that_is_named_exists(name, keys):
     known = set().union(*keys.values())
     sections = {key.split(".")[0] for key in known if "." in key}
     for word in re.findall(r"`([a-z_]+\.[a-z_.]+)(?:=[^`]*)?`", (ROOT / name).read_text()):
-        if word.split(".")[0] in sections and not word.endswith((".py", ".md", ".yaml", ".json")):
+        if word.split(".")[0] in sections and not word.endswith(
+            (".py", ".md", ".yaml", ".json", ".npy")
+        ):
             assert word in known or any(key.startswith(f"{word}.") for key in known), word
 
 

@@ -8,7 +8,17 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 
-SOURCES = ("dinoforge", "cli", "curation", "training", "evaluation", "slurm", "configs", "docs")
+SOURCES = (
+    "dinoforge",
+    "cli",
+    "curation",
+    "training",
+    "evaluation",
+    "demo",
+    "slurm",
+    "configs",
+    "docs",
+)
 SOURCES += ("tests", "benchmarks")
 SUFFIXES = {".py", ".md", ".yaml", ".html", ".css", ".jinja", ".j2", ".txt"}
 

@@ -12,6 +12,7 @@ from PIL import Image
 from dinoforge.cli.arguments import config_class
 from dinoforge.cli.main import COMMANDS, load_command, main
 from dinoforge.config import RECIPE_KINDS, describe_keys, list_recipes, load_config
+from dinoforge.models.pooled.files import load_pooled
 from dinoforge.models.weights import load_backbone
 
 CONFIGS = {kind: config_class(kind) for kind in RECIPE_KINDS.values()}
@@ -20,7 +21,13 @@ RECIPES = [(kind, name) for kind in CONFIGS for name in list_recipes(kind)]
 HEADER = ("recipe", "command", "needs", "expect", "source")
 
 # Recipes of the published sizes are for GPUs: training alone, and planned rather than run.
-PUBLISHED = {name for name in list_recipes("training") if re.match(r"vit[sblg]\d+_", name)}
+PUBLISHED = {
+    name
+    for name in list_recipes("training")
+    if re.match(r"((dino_)?vit[sblg]\d+|dino_resnet50|dino_xcit|paws|suncet)(_|$)", name)
+}
+# Other methods on the images of a recipe that has a curation and an evaluation.
+METHODS = {"cifar10_dino_cpu", "cifar10_paws_cpu"}
 
 SUITES = {
     "classification",
@@ -38,13 +45,14 @@ PAPERS = {
 CLAIM = {"claim_cifar10", "claim_photographs"}  # what `benchmarks/claim.py` curates
 
 FILLED_IN_BY_COMMANDS = {"quickstart", "leaks"}
-FILLED_IN_BY_USERS = {"precise", "small", "shuffle"}
+FILLED_IN_BY_USERS = {"precise", "small", "shuffle", "millions"}
 # What they fill in.
 FILLED_IN = {
     "curation": {"out": "x", "sources": "[{role: pool, paths: [x]}, {role: seed, paths: [y]}]"},
     "training": {"out": "x", "data.paths": "[x]"},
     "evaluation": {"out": "x", "train": "[x]"},
     "sharding": {"out": "x", "sources": "[x]"},
+    "index": {"out": "x", "sources": "[x]"},
 }
 
 
@@ -84,7 +92,7 @@ def test_the_command_of_a_recipe_parses_and_runs_this_recipe(kind, name, check_c
         args = check_command(line)
         if args.command in FILLED_IN_BY_COMMANDS:
             assert name == args.command
-        elif args.command == "shard":  # names a file: another word is a source
+        elif args.command in {"shard", "index"}:  # names a file: another word is a source
             assert list_recipes(kind)[name].samefile(args.recipe)
         else:
             assert (RECIPE_KINDS[args.command], args.recipe) == (kind, name)
@@ -97,12 +105,12 @@ def test_an_example_of_the_help_names_a_recipe_and_keys_that_there_are(line, che
     check_command(line)
 
 
-@pytest.mark.parametrize("kind", sorted(CONFIGS.keys() - {"sharding"}))
+@pytest.mark.parametrize("kind", sorted(CONFIGS.keys() - {"sharding", "index"}))
 def test_recipes_of_one_name_go_together(kind):
     # The published sizes are trained on what the reader has curated; suites measure any network.
     curations = PAPERS | CLAIM | {"leaks", "precise", "small"}
-    own = {"training": PUBLISHED, "evaluation": SUITES, "curation": curations}[kind]
-    shared = {name for name in list_recipes("training") if name not in PUBLISHED}
+    own = {"training": PUBLISHED | METHODS, "evaluation": SUITES, "curation": curations}[kind]
+    shared = set(list_recipes("training")) - PUBLISHED - METHODS
     assert set(list_recipes(kind)) == shared | own
 
 
@@ -151,7 +159,6 @@ def photos(tmp_path_factory):
 
 SMALL = (
     *("steps=3", "batch_size=4", "log_every=1", "threads=1", "device=cpu"),
-    *("model.architecture=custom", "model.width=32", "model.depth=1", "model.heads=2"),
     *("checkpoint.every=2", "data.num_workers=0"),
     *("optimizer.warmup=null", "optimizer.freeze_last_layer=null"),
     "teacher.temperature_warmup=null",
@@ -163,18 +170,49 @@ SMALL = (
 )
 
 
+# In place of its backbone, by whether it is a ViT.
+SMALL_VIT = (*("model.architecture=custom", "model.width=32", "model.depth=1", "model.heads=2"),)
+SMALL_NETWORK = ("model.architecture=wrn28_2", "crops.global_size=16", "crops.local_size=8")
+# Labeled images of PAWS: two classes.
+SUPPORT = (
+    *("support.subset=", "support.classes=2", "support.images=2", "support.groups=1"),
+    *("support.unique_classes=false", "paws.hidden=16", "paws.width=8"),
+)
+
+
 @pytest.mark.parametrize("name", list_recipes("training"))
 def test_a_training_recipe_runs_in_miniature(name, photos, tmp_path, capsys):
-    out = tmp_path / "run"
-    words = ["train", name, *SMALL, f"data.paths=[{photos}]", f"out={out}", "-q", "--json"]
+    out, labeled = tmp_path / "run", tmp_path / "labeled"
+    for at, photo in enumerate(sorted(photos.iterdir())):
+        (labeled / "ab"[at % 2]).mkdir(parents=True, exist_ok=True)
+        (labeled / "ab"[at % 2] / photo.name).symlink_to(photo)
+    recipe = yaml.safe_load(list_recipes("training")[name].read_text())
+    is_vit = "patch_size" in recipe["model"]
+    backbone = SMALL_VIT if is_vit else SMALL_NETWORK
+    words = [
+        "train",
+        name,
+        *SMALL,
+        *backbone,
+        *((*SUPPORT, f"support.paths=[{labeled}]") if "support" in recipe else ()),
+        *(("start.weights=", "start.freeze_statistics=false") if "start" in recipe else ()),
+        f"data.paths=[{photos}]",
+        f"out={out}",
+        "-q",
+        "--json",
+    ]
     assert main(words) == 0, capsys.readouterr().err
     json.loads(capsys.readouterr().out)
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     losses = [row["loss/total"] for row in rows if "loss/total" in row]
     assert len(losses) == 3
     assert all(map(math.isfinite, losses))
-    model, config, notes = load_backbone(out / "export/step-000000003/model.safetensors")
-    recipe = yaml.safe_load(list_recipes("training")[name].read_text())
-    assert config.patch_size == recipe["model"]["patch_size"]
-    assert notes["crop_size"] == str(recipe["crops"]["global_size"])
+    export = out / "export/step-000000003/model.safetensors"
+    if is_vit:
+        model, config, notes = load_backbone(export)
+        assert config.patch_size == recipe["model"]["patch_size"]
+        assert notes["crop_size"] == str(recipe["crops"]["global_size"])
+    else:
+        model, notes = load_pooled(export)
+        assert notes["architecture"] == "wrn28_2"
     assert all(bool(parameter.isfinite().all()) for parameter in model.parameters())

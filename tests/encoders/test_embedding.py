@@ -1,6 +1,8 @@
 """Embedding of paths: rows in the order of the images, the vectors, mistakes in one line."""
 
+import contextlib
 import json
+import os
 import sys
 
 import numpy as np
@@ -9,10 +11,12 @@ import pytest
 from PIL import Image
 
 from dinoforge.cli.main import main
-from dinoforge.encoders.embedding import embed_images
+from dinoforge.encoders import embedding
+from dinoforge.encoders.embedding import EmbedConfig, embed_images
 from dinoforge.encoders.make import make_encoder
-from dinoforge.errors import UsageError
-from dinoforge.images import decode
+from dinoforge.encoders.pixels import PixelsEncoder
+from dinoforge.errors import Interrupted, UsageError
+from dinoforge.images import DecodePolicy, decode
 from dinoforge.tables import read_table
 
 
@@ -144,3 +148,73 @@ def test_a_function_that_breaks_its_promise_in_the_middle_is_reported(
         embed_images([str(photos)], encoder="python:height_encoder:f", out=tmp_path, batch_size=1)
     sys.modules.pop("height_encoder")
     assert not (tmp_path / "embeddings.npy").exists()
+
+
+@pytest.mark.parametrize("batch_size", [1, 2])
+def test_an_interrupted_command_goes_on_behind_its_last_piece(
+    photos, tmp_path, monkeypatch, batch_size
+):
+    embed_images([str(photos)], encoder="pixels", out=tmp_path / "calm", batch_size=batch_size)
+    monkeypatch.setattr(embedding, "_PIECE", 2)
+    encode, calls = PixelsEncoder.encode, []
+
+    def stopped(self, images):
+        calls.append(len(images))
+        if sum(calls) == 4:
+            raise Interrupted("stopped")
+        return encode(self, images)
+
+    monkeypatch.setattr(PixelsEncoder, "encode", stopped)
+    out = tmp_path / "out"
+    with pytest.raises(Interrupted):
+        embed_images([str(photos)], encoder="pixels", out=out, batch_size=batch_size)
+    assert not (out / "embeddings.npy").exists()
+    (folder,) = out.glob("cache/embedded-*")
+    assert len(list(folder.glob("*.npy"))) == 2
+    calls[:] = [100]
+    embed_images([str(photos)], encoder="pixels", out=out, batch_size=batch_size)
+    assert sum(calls) == 100 + 5 - 2
+    for name in ("embeddings.npy", "rows.parquet", "problems.csv"):
+        assert (out / name).read_bytes() == (tmp_path / "calm" / name).read_bytes(), name
+    assert not list(out.glob("cache/embedded-*"))
+
+
+@pytest.mark.parametrize(
+    ("change", "again"),
+    [
+        ({}, 0),
+        ({"encoder": "pixels_raw"}, 5),
+        ({"batch_size": 3}, 5),
+        ({"config": EmbedConfig(workers="1")}, 0),
+        ({"config": EmbedConfig(decode=DecodePolicy(animated="reject"))}, 5),
+    ],
+)
+@pytest.mark.parametrize("ended", [False, True])
+def test_what_is_done_is_kept_for_the_same_command_only(
+    photos, tmp_path, monkeypatch, change, again, ended
+):
+    out, settings = tmp_path / "out", {"encoder": "pixels"}
+    if not ended:
+        monkeypatch.setattr(embedding, "write_table", lambda *_, **__: 1 / 0)
+    with contextlib.nullcontext() if ended else pytest.raises(ZeroDivisionError):
+        embed_images([str(photos)], out=out, **settings)
+    monkeypatch.undo()
+    counted = []
+    monkeypatch.setattr(embedding, "record_facts", lambda _, **facts: counted.append(facts))
+    embed_images([str(photos)], out=out, **(settings | change))
+    assert counted[0]["speed"]["images"] == again
+
+
+def test_a_changed_image_is_embedded_again(photos, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    monkeypatch.setattr(embedding, "write_table", lambda *_, **__: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        embed_images([str(photos)], encoder="pixels", out=out)
+    monkeypatch.undo()
+    path = photos / "2.png"
+    content = bytearray(path.read_bytes())
+    content[60] ^= 1  # as many bytes
+    path.write_bytes(content)
+    os.utime(path, (1, 1))
+    summary = embed_images([str(photos)], encoder="pixels", out=out)
+    assert (summary.num_embedded, summary.num_bad) == (4, 3)

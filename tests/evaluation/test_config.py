@@ -88,6 +88,14 @@ def test_data_sets_by_name_start_at_the_root():
     assert protocols_for(config, "cars") == ["knn", "logistic", "collapse"]
 
 
+def test_images_below_a_root_in_a_bucket():
+    config = load("train=[]", "data.root=s3://b/data", "sets.a={train: [x], test: [/y]}")
+    assert (named_sets(config)["a"].train, named_sets(config)["a"].test) == (
+        ["s3://b/data/x"],
+        ["/y"],
+    )
+
+
 @pytest.mark.parametrize(
     ("overrides", "what"),
     [
@@ -98,6 +106,14 @@ def test_data_sets_by_name_start_at_the_root():
         (["sets.a={test: [other]}"], "`sets.a.train` is empty"),
         (["sets.a={train: [other], test_classes: {x: y}}"], "`sets.a.test_classes` without `test`"),
         (["sets.a={train: [other], protocols: [knm]}"], "`sets.a.protocols` holds 'knm'"),
+        (["sets.a={layout: imagenet, root: 's3://b/x'}"], "`sets.a.root` is in a bucket"),
+        (["sets.a={layout: dtd, root: x}", "data.root=s3://b"], "`sets.a.root` is in a bucket"),
+        (
+            ["sets.a={layout: imagenet, root: x, tests: {v2: 's3://b/x'}}"],
+            "`sets.a.tests` is in a bucket - command line - copy it",
+        ),
+        (["sets.a={train: [x], subsets: ['gs://b/x']}"], "`sets.a.subsets` is in a bucket"),
+        (["data.root=ftp://b"], "unknown scheme `ftp://` in `data.root`"),
     ],
 )
 def test_data_sets_that_cannot_be_measured(overrides, what):

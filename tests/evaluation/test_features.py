@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from evaluations import evaluated
 from PIL import Image
 
@@ -17,8 +18,11 @@ from dinoforge.evaluation.models import find_models
 from dinoforge.evaluation.settings import KnnConfig
 from dinoforge.evaluation.suite import STAGES
 from dinoforge.evaluation.tables import read_features, read_items, read_models
+from dinoforge.models.pooled.building import build_pooled
+from dinoforge.models.pooled.files import save_pooled
 from dinoforge.sources.image_set import open_images
 from dinoforge.stages import make_inputs
+from dinoforge.steps import export_file
 
 
 @pytest.fixture
@@ -45,11 +49,11 @@ def seen(monkeypatch):
     """Count the images that are described; with `stop_after`, be interrupted then."""
     counts = {"images": 0, "stop_after": 1_000}
 
-    def counting(extractor, images, *others):
+    def counting(extractor, images, *others, **settings):
         if counts["images"] >= counts["stop_after"]:
             raise KeyboardInterrupt
         counts["images"] += len(images)
-        return describe(extractor, images, *others)
+        return describe(extractor, images, *others, **settings)
 
     monkeypatch.setattr(stage, "describe", counting)
     return counts
@@ -159,3 +163,42 @@ def test_the_size_of_a_batch_changes_the_last_bits_only(bank, run_folder):
         describe(open_extractor(model, device="cpu", batch_size=size), bank) for size in (0, 7)
     )
     np.testing.assert_allclose(one["cls"], other["cls"], atol=1e-5)
+
+
+@pytest.fixture
+def network_run(tmp_path):
+    """A training run of a network without patch tokens, at steps 0 and 50."""
+    for step in (0, 50):
+        network = build_pooled("wrn28_2")
+        network.init_weights(step)
+        path = export_file(tmp_path / "run", step)
+        save_pooled(path, network, network.state_dict(), {"image_size": "24", "step": str(step)})
+    return tmp_path / "run"
+
+
+def test_a_network_without_tokens_is_measured_by_its_only_vector(config, tmp_path, network_run):
+    head = {"module.linear.weight": torch.eye(3, 128), "module.linear.bias": torch.zeros(3)}
+    torch.save({"state_dict": head}, tmp_path / "head.pth")
+    linear = replace(config.linear_v1, weights=str(tmp_path / "head.pth"))
+    measured = {"protocols": ["knn", "linear_v1"], "linear_v1": linear}
+    config = replace(config, checkpoint=str(network_run), baselines=[], **measured)
+    assert [m.features for m in find_models(config)] == [("pooled",)] * 2
+    records = evaluated(config, tmp_path / "run")
+    scores = [r for r in records if r.benchmark.startswith("knn") and r.metric == "accuracy"]
+    assert {(r.model, r.settings["step"]) for r in scores} == {("trained", 50), ("untrained", 0)}
+    assert {r.settings["features"] for r in scores} == {"pooled"}
+    _, extracted, (bank, _) = read(config, tmp_path / "run")
+    encoder = make_encoder(f"checkpoint:{export_file(network_run, 50)}")
+    bank_images = open_images(config.train, cache=tmp_path)
+    images = [decode() for _, decode in bank_images.decoders_of(range(len(bank_images)))]
+    assert encoder.transform.side == 24
+    np.testing.assert_allclose(
+        unit_rows(bank.features["pooled"]), encoder.encode(images), atol=1e-5
+    )
+    # A given head reads the vector as it is, and nothing is trained.
+    items, extracted, (_, test) = read(config, tmp_path / "run")
+    wanted = test.features["pooled"][:, :3].argmax(axis=1) == items.labels[test.rows]
+    (linear,) = (r for r in records if r.benchmark.startswith("linear_v1") and r.model == "trained")
+    assert linear.value == pytest.approx(wanted.mean())
+    assert linear.settings["training"] == "the head head.pth"
+    assert extracted.vectors.keys() == {"vectors"}

@@ -284,7 +284,7 @@ def test_undecodable_images_are_counted_in_one_line(config, pictures, tmp_path, 
     victim.write_bytes(victim.read_bytes()[:300])
     records = evaluated(replace(config, test=[str(test)], protocols=["knn"]), tmp_path / "out")
     assert {r.n for r in records} == {17}
-    reported = [r.getMessage() for r in caplog.records if "decode" in r.getMessage()]
+    reported = [r.getMessage() for r in caplog.records if "do not decode" in r.getMessage()]
     assert reported == ["test set: 1 of 18 images do not decode and are left out"]
 
 

@@ -107,7 +107,7 @@ def test_what_a_library_cannot_hold_is_named(stored, tmp_path, capsys):
     out = ["--out", tmp_path / "out"]
     line = error_of(capsys, stored("rope"), "--to", "timm", *out)
     assert "timm does not support rotary positions, or a norm_eps of 1e-05 (always 1e-06)" in line
-    assert line.endswith("choose from hf, hub, onnx, torchscript")
+    assert line.endswith("choose from hf, hub, onnx, torchscript, dino")
     line = error_of(capsys, stored(ffn_ratio=3.3), "--to", "hf", *out)
     assert "hf does not support a feed-forward layer of hidden width 105 (no integer" in line
     line = error_of(capsys, stored("gated", ffn_ratio=3.3), "--to", "hf", *out)

@@ -58,7 +58,7 @@ OPERATIONS = {
     "hue_0.05": lambda x: color.adjust_hue(x, factor(int(0.05 * 255))),
     "hue_0.1": lambda x: color.adjust_hue(x, factor(int(0.1 * 255))),
     "grayscale3": color.to_grayscale,
-    "solarize_128": lambda x: color.solarize(x, 128),
+    "solarize_128": lambda x: color.solarize(x, factor(128)),
 }
 
 
@@ -125,7 +125,8 @@ def test_a_whole_chain_of_operations_matches(tensors, facts, number):
         factors=np.array([[case["b"], case["c"], case["s"], int(case["h"] * 255)]], np.float32),
         gray=np.array([case["gray"]]),
         sigma=np.array([case["sig"] or 0], np.float32),
-        solarize=np.array([case["sol"]]),
+        solarize=np.array([128.0 if case["sol"] else 256.0], np.float32),
+        equalize=np.zeros(1, np.bool_),
     )
     config = CropsConfig(mean=(0.0,) * 3, std=(1 / 255,) * 3)
     result = color.augment_colors(crop[None], draws, config)

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from dinoforge.evaluation.methods.attention_masks import attention_masks, combine_heads, score_heads
+from dinoforge.attention.masks import attention_masks
+from dinoforge.evaluation.methods.attention_masks import combine_heads, score_heads
 from dinoforge.evaluation.methods.discovery import lost, pixel_box, second_eigenvector, tokencut
 from dinoforge.evaluation.metrics.boxes import box_iou, is_localized
 from dinoforge.evaluation.settings import LostConfig, TokenCutConfig

@@ -6,18 +6,19 @@ Four runs: (a) Sinkhorn, separate heads, (b) centering, shared head, layer-wise 
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from dinoforge.models.config import VitConfig
-from dinoforge.models.layers import kept_samples
+from dinoforge.models.layers import BlockRows, kept_samples
 from dinoforge.models.vit import VisionTransformer
 from dinoforge.training.data.masks import collate_masks
 from dinoforge.training.heads import ProjectionHead
-from dinoforge.training.method import Method, Views
+from dinoforge.training.methods.dino import Dino
+from dinoforge.training.methods.method import Views
 from dinoforge.training.parameter_groups import optimizer_groups
 from dinoforge.training.updates import clip_gradients, update_teacher
 
@@ -73,7 +74,7 @@ def head(spec: dict, width: int) -> ProjectionHead:
     )
 
 
-def build(config: dict, tensors: dict, dtype: torch.dtype) -> Method:
+def build(config: dict, tensors: dict, dtype: torch.dtype) -> Dino:
     student = config["student"]
     antialias = "_antialias" if student["interpolate_antialias"] else ""
     backbone = VisionTransformer(
@@ -90,7 +91,7 @@ def build(config: dict, tensors: dict, dtype: torch.dtype) -> Method:
         )
     )
     dino, ibot = config["dino"], config["ibot"]
-    method = Method(
+    method = Dino(
         backbone,
         head(dino, config["embed_dim"]),
         head(ibot, config["embed_dim"]) if ibot["separate_head"] else None,
@@ -148,7 +149,7 @@ class Golden:
 
     config: dict
     tensors: dict
-    method: Method
+    method: Dino
     dtype: torch.dtype
 
     def __post_init__(self):
@@ -177,9 +178,8 @@ class Golden:
         def branch():
             return [self.tensors[next(self.order)][:count] for count in kept]
 
-        return self.method(
-            inputs, targets, [(branch(), branch()) for _ in range(self.config["depth"])]
-        )
+        rows = [BlockRows(branch(), branch()) for _ in range(self.config["depth"])]
+        return self.method(replace(inputs, rows=rows), targets)
 
     def set_rates(self, hyper: dict) -> None:
         for group in self.optimizer.param_groups:
@@ -201,10 +201,10 @@ class Golden:
     def check_losses(self, result, norms: dict, step: int) -> None:
         wanted = self.config["losses_per_step"][step]
         got = {
-            "dino_local_crops_loss": result.dino_local,
-            "dino_global_crops_loss": result.dino_global,
-            "koleo_loss": self.config["dino"]["koleo_loss_weight"] * result.koleo / 2,
-            "ibot_loss": result.ibot / 2,
+            "dino_local_crops_loss": result.terms["dino_local"],
+            "dino_global_crops_loss": result.terms["dino_global"],
+            "koleo_loss": self.config["dino"]["koleo_loss_weight"] * result.terms["koleo"] / 2,
+            "ibot_loss": result.terms["ibot"] / 2,
             "total_backpropagated": result.total,
         }
         assert wanted.keys() == {*got, "grad_norm_before_clip"}
@@ -320,10 +320,10 @@ def test_bfloat16_is_about_as_near_to_float64_as_the_published_float16_run(golde
     exact = open_golden(golden_file, name, torch.float64).forward(0, hyper)
     weight = golden.config["dino"]["koleo_loss_weight"]
     for key, actual in {
-        "dino_local_crops_loss": lambda losses: losses.dino_local,
-        "dino_global_crops_loss": lambda losses: losses.dino_global,
-        "koleo_loss": lambda losses: weight * losses.koleo / 2,
-        "ibot_loss": lambda losses: losses.ibot / 2,
+        "dino_local_crops_loss": lambda losses: losses.terms["dino_local"],
+        "dino_global_crops_loss": lambda losses: losses.terms["dino_global"],
+        "koleo_loss": lambda losses: weight * losses.terms["koleo"] / 2,
+        "ibot_loss": lambda losses: losses.terms["ibot"] / 2,
     }.items():
         its_half, its_exact = published[key]
         assert actual(exact).item() == pytest.approx(its_exact, abs=1e-6), key

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from dinoforge.evaluation.methods.propagation import label_map, propagate
+from dinoforge.evaluation.methods.propagation import label_map
 from dinoforge.evaluation.metrics.masks import ObjectScores, boundary_f, jaccard, pool
-from dinoforge.evaluation.settings import PropagationConfig
+from dinoforge.neighbors.propagation import propagate
 
 pytestmark = pytest.mark.golden
 
@@ -47,15 +47,15 @@ def test_mean_recall_and_decay_of_objects(video):
 def test_label_propagation(video, name):
     facts, arrays = video
     settings = facts["stats"][name]
-    config = PropagationConfig(
-        last_frames=settings["n_last_frames"],
-        window=settings["size_mask_neighborhood"],
-        top_k=settings["topk"],
-        temperature=settings["temperature"],
-    )
     first = torch.nn.functional.one_hot(torch.from_numpy(arrays["prop_first_labels"])).float()
     frames = torch.from_numpy(arrays["prop_features"])
-    soft = list(propagate(frames, first, config))
+    rule = {
+        "last_frames": settings["n_last_frames"],
+        "window": settings["size_mask_neighborhood"],
+        "top_k": settings["topk"],
+        "temperature": settings["temperature"],
+    }
+    soft = list(propagate(frames, first, **rule))
     stacked = torch.stack(soft).permute(0, 3, 1, 2).numpy()
     assert stacked == pytest.approx(arrays[f"{name}_soft"], abs=1e-5)
     labels = np.stack([label_map(frame, settings["patch"], 80, 112) for frame in soft])

@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from dinoforge.models.attention_choice import relative_difference
 from dinoforge.models.config import VitConfig
-from dinoforge.models.layers import kept_samples
+from dinoforge.models.layers import BlockRows, kept_samples
 from dinoforge.models.vit import build_vit
 
 CPU = torch.device("cpu")
@@ -47,7 +47,7 @@ def drawn_rows(images, depth, rate):
             for x in images
         ]
 
-    return [(branch(), branch()) for _ in range(depth)]
+    return [BlockRows(branch(), branch()) for _ in range(depth)]
 
 
 def run(model, images, masks, *, packed, drop_path=0.0):

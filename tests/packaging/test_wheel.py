@@ -16,7 +16,7 @@ import dinoforge
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = ROOT / "tests/training/tiny.yaml"
-ROOMS = ("cli", "curation", "evaluation", "slurm", "training")
+ROOMS = ("cli", "curation", "demo", "evaluation", "slurm", "training")
 
 pytestmark = pytest.mark.timeout(300)
 

@@ -82,9 +82,9 @@ class Weekend:
         subprocess.run([*words, "--wrap", "true"], capture_output=True, check=True)
         self.wait_until_it_starts_again(starts)
 
-    def lose_a_node(self):
+    def lose_a_node(self, rank):
         starts = self.starts()
-        node = attempts_of(self.run, rank=3)[-1].host
+        node = attempts_of(self.run, rank)[-1].host
         update(f"nodename={node}", "state=down", "reason=test")
         self.wait_until_it_starts_again(starts)
 
@@ -125,7 +125,7 @@ def test_sharded_ranks_on_two_nodes_survive_a_weekend_and_end_with_the_weights_o
         train(*words, profile=PROFILE_OF_RANKS)
         weekend.wait_until_it_trains()
         weekend.preempt()
-        weekend.lose_a_node()
+        weekend.lose_a_node(rank=3)
         weekend.come_to_the_end_of_its_time()
         weekend.send_user_signals_at_preemption()
         weekend.preempt()
@@ -139,6 +139,38 @@ def test_sharded_ranks_on_two_nodes_survive_a_weekend_and_end_with_the_weights_o
     assert attempt.starts == 5
     assert attempt.steps == sorted(set(attempt.steps))
     assert {"TERM", "USR2"} <= set(attempt.signals)
+
+
+METHODS = {
+    "dino": [
+        *("method=dino", "teacher.balance=centering", "loss.ibot=0", "loss.koleo=0"),
+        *("model.layer_scale=0", "optimizer.freeze_by=gradient", "crops.blur_filter=pillow"),
+    ],
+    "paws": [
+        *("method=paws", "model.drop_path=0", "model.layer_scale=0", "support.classes=2"),
+        *("support.images=2", "paws.hidden=16", "paws.width=8", "optimizer.name=lars"),
+        *("optimizer.momentum_of=steps", "optimizer.lr=0.05", "optimizer.lr_rule=none"),
+        "optimizer.clip=0",
+    ],
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_other_methods_lose_a_node_and_end_with_the_weights_of_a_calm_run(
+    method, own_bed, train, run, photos, tmp_path
+):
+    words, calm = ["steps=200", *METHODS[method]], tmp_path / "calm"
+    if method == "paws":
+        words.append(f"support.paths=[{photos}]")
+    keys = ["model.architecture=custom", *SMALL, f"data.paths=[{photos}]", f"out={calm}", *words]
+    weekend = Weekend(run, own_bed)
+    train(*words, profile=PROFILE_OF_RANKS.replace("tasks_per_node: 2", "tasks_per_node: 1"))
+    weekend.wait_until_it_trains()
+    weekend.lose_a_node(rank=1)
+    assert main(["train", *keys, "--on", "local:2", "-q"]) == 0
+    assert wait_for_end(run, 400).state == "finished"
+    assert weights(run) == weights(calm)
+    assert weekend.starts() == 2
 
 
 def test_a_training_that_is_preempted_goes_on_to_the_weights_of_an_undisturbed_one(

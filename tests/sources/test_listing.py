@@ -20,7 +20,7 @@ from dinoforge.images import Undecodable
 from dinoforge.shards.reading import RangeReader
 from dinoforge.sources.discover import discover_files
 from dinoforge.sources.image_set import open_images
-from dinoforge.sources.listing import list_images
+from dinoforge.sources.kept_listing import list_images
 
 
 def png(value=0, side=8):

@@ -9,6 +9,7 @@ from PIL import Image
 from dinoforge.errors import UsageError
 from dinoforge.sources.discover import discover_files
 from dinoforge.sources.image_set import open_images
+from dinoforge.sources.manifests import read_subset
 
 
 @pytest.fixture
@@ -74,3 +75,34 @@ def test_a_damaged_list_is_one_line(folder, name, content, what):
     (folder / name).write_bytes(content.encode("latin-1"))
     with pytest.raises(UsageError, match=what):
         discover_files([str(folder / name)])
+
+
+KEYS = ["a/n01_0", "a/n01_1", "b/n02_0", "b/n02_1", "b/same", "a/same"]
+
+
+@pytest.mark.parametrize(
+    ("lines", "positions"),
+    [
+        (["n01_1.JPEG", "n02_0.JPEG"], [1, 2]),  # lists of PAWS and MSN for ImageNet
+        (["n02/n02_1.JPEG", "b/same", "n01_0"], [3, 4, 0]),
+        (["5", "0", "", "3"], [5, 0, 3]),  # lists of PAWS for CIFAR-10
+    ],
+)
+def test_a_list_names_images(tmp_path, lines, positions):
+    (tmp_path / "list.txt").write_text("\n".join(lines) + "\n")
+    assert read_subset(tmp_path / "list.txt", KEYS) == positions
+
+
+@pytest.mark.parametrize(
+    ("text", "reported"),
+    [
+        ("n01_0.JPEG\nn01_7.JPEG\n", r"1 of 2 lines name no image, or several, .* n01_7.JPEG"),
+        ("same\n", "1 of 1 lines"),
+        ("1\n6\n", "the first: 6"),
+        ("\n", "0 of 0 lines"),
+    ],
+)
+def test_a_list_that_names_no_image_is_refused(tmp_path, text, reported):
+    (tmp_path / "list.txt").write_text(text)
+    with pytest.raises(UsageError, match=reported):
+        read_subset(tmp_path / "list.txt", KEYS)

@@ -5,6 +5,7 @@ from collections import defaultdict
 from dataclasses import dataclass, replace
 
 import pool as pools
+import pyarrow as pa
 import pytest
 import toy
 from benchmark_sets import write_clips, write_nyu, write_videos
@@ -31,6 +32,7 @@ from dinoforge.evaluation.suite import PIPELINE as EVALUATION
 from dinoforge.stages.executor import make_executor
 from dinoforge.stages.pipeline import Pipeline, make_inputs, run_stages
 from dinoforge.stages.stage import Inputs, Output, UndeclaredReadError, stage_device
+from dinoforge.tables import write_table
 
 PIPELINES = (CURATION, EVALUATION, SHARDING)
 pytestmark = pytest.mark.timeout(400)  # the first test of a worker runs all of them whole
@@ -40,6 +42,7 @@ FEW = HeadConfig(steps=2, batch_size=2)
 # uses the embeddings of the duplicates when no encoder of its own is set, and without a background
 # set there is nothing to weigh; rules have a k and a policy of their own; errors name sources.
 WEIGHT = ("keys", "duplicates.background_weight")
+SIDE = ("needs", "side")  # without tables that are joined to it
 ONLY_SOMETIMES = {
     "ingest": {("execution_keys", "data.root")},
     "search": {
@@ -50,7 +53,9 @@ ONLY_SOMETIMES = {
     "seed-clusters": {("needs", "embed")},
     "exclude": {("needs", "embed")},
     "graph": {WEIGHT},
-    "export": {("keys", "decode")},  # to blur faces
+    "export": {("keys", "decode"), SIDE},  # decode: to blur faces
+    "filter": {SIDE},
+    "select": {SIDE},
     "recall": {WEIGHT},
     "order": {("execution_keys", "sources")},
 }
@@ -92,6 +97,8 @@ def recorded(pool, tmp_path_factory):
 
     out = tmp_path_factory.mktemp("contract")
     queries, references = map(str, write_edited(out / "edited"))
+    table = pa.table({"uid": ["a"], "clip": [0.5]})
+    write_table(out / "side.parquet", table, table.schema)
     configs = {
         "curation": pools.recipe(
             pool.sources,
@@ -107,6 +114,7 @@ def recorded(pool, tmp_path_factory):
             "duplicates.verify.mode=pixels",
             "duplicates.verify.windows=true",
             "side.columns=['*']",
+            f"side.tables=['{out / 'side.parquet'}']",
             "scores=[{name: blur, scorer: blur}]",
             "filter.where=bytes > 100 and aspect < 9 and (blur < 9 or blur is null)",
         ),
@@ -116,7 +124,8 @@ def recorded(pool, tmp_path_factory):
             checkpoint=str(write_run(out / "trained", steps=(1,))),
             baselines=["means=python:evaluations:mean_colors"],
             protocols=[
-                *("knn", "few_shot", "linear", "linear_v1", "low_shot", "logistic", "collapse")
+                *("knn", "few_shot", "linear", "linear_v1", "low_shot", "soft_nn"),
+                *("logistic", "collapse"),
             ],
             linear=LinearConfig(epochs=1, epoch_steps=2, batch_size=4, views=1),
             linear_v1=dino_v1(epochs=1),

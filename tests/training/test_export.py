@@ -8,10 +8,11 @@ from optional import optional
 from safetensors import safe_open
 
 from dinoforge.errors import UsageError
+from dinoforge.models.pooled.heads import open_heads
 from dinoforge.models.vit import VisionTransformer
 from dinoforge.models.weights import load_backbone
 from dinoforge.training.build import build_method
-from dinoforge.training.export import gather_backbone, write_backbone
+from dinoforge.training.export import gather_backbone, gather_tensors, write_backbone
 from dinoforge.training.updates import update_teacher
 
 
@@ -101,3 +102,19 @@ def test_a_place_that_cannot_be_written_is_reported_in_one_line(tiny, tmp_path, 
     (tmp_path / "export" / "step-000000007").write_text("in the way")
     with pytest.raises(UsageError, match=r"cannot write: .*free space there"):
         export_backbone(tmp_path, 7, method, tiny())
+
+
+@pytest.mark.parametrize("settings", ["paws.normalized=false", "paws.prediction=true"])
+def test_heads_of_paws_are_beside_the_backbone(tiny, tmp_path, settings):
+    support = ("support.paths=[x]", "support.classes=2", "paws.hidden=16", "paws.width=8")
+    config = tiny("method=paws", *support, settings)
+    method = build_method(config).eval()
+    heads = gather_tensors(method.exported_heads)
+    path = write_backbone(tmp_path, 7, gather_backbone(method), config, heads)
+    x = y = images(4).flatten(1)[:, :16].repeat(3, 1)
+    for name, head in open_heads(path).items():
+        x, y = head(x), method.student[name](y)
+        assert torch.equal(x, y)
+    assert x.shape == (6, 8)
+    assert list(open_heads(path)) == list(method.exported_heads)
+    assert not open_heads(tmp_path / "other.safetensors")

@@ -1,10 +1,14 @@
 """The method: teacher, heads, balance, subsets of stochastic depth, precision, odd batches."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from dinoforge.models.config import VitConfig
+from dinoforge.models.layers import BlockRows
 from dinoforge.models.vit import build_vit
+from dinoforge.neighbors.soft import soft_neighbors
 from dinoforge.training.build import build_method
 from dinoforge.training.config import CropsConfig, ModelConfig, TrainingConfig
 from dinoforge.training.data.masks import MaskConfig, collate_masks, draw_masks
@@ -12,7 +16,7 @@ from dinoforge.training.data.views import draw_rows
 from dinoforge.training.losses.balance import sinkhorn_knopp
 from dinoforge.training.losses.cross_entropy import dino_loss, ibot_loss
 from dinoforge.training.losses.koleo import koleo_loss
-from dinoforge.training.method import Views
+from dinoforge.training.methods.method import Views
 
 BATCH, SIDE = 4, 4
 
@@ -39,8 +43,9 @@ def kept_rows(rate=0.4, num_local=2):
 
 
 def losses_of(method, views, kept=None):
+    views = replace(views, rows=kept)
     (targets,) = method.targets([views], 0.05)
-    return method(views, targets, kept)
+    return method(views, targets)
 
 
 def gradients(method):
@@ -126,14 +131,18 @@ def test_a_center_is_seen_by_the_next_step_only(tiny):
 @pytest.mark.parametrize(("change", "unused"), [("loss.ibot=0", "ibot"), ("loss.koleo=0", "koleo")])
 def test_a_term_with_weight_zero_is_left_out(tiny, change, unused):
     losses = losses_of(build_method(tiny(change)), make_views())
-    assert getattr(losses, unused).item() == 0
+    assert losses.terms[unused].item() == 0
     assert torch.isfinite(losses.total)
 
 
 def test_the_total_is_the_weighted_sum(tiny):
     method = build_method(tiny("loss.dino=0.5", "loss.ibot=2", "loss.koleo=0.3"))
     losses = losses_of(method, make_views())
-    wanted = 0.5 * (losses.dino_local + losses.dino_global) + 2 * losses.ibot + 0.3 * losses.koleo
+    wanted = (
+        0.5 * (losses.terms["dino_local"] + losses.terms["dino_global"])
+        + 2 * losses.terms["ibot"]
+        + 0.3 * losses.terms["koleo"]
+    )
     torch.testing.assert_close(losses.total, wanted)
 
 
@@ -142,8 +151,8 @@ def test_a_step_without_local_crops(tiny, drop_path):
     method = build_method(tiny(f"model.drop_path={drop_path}"))
     losses = losses_of(method, make_views(num_local=0), kept_rows(num_local=0))
     losses.total.backward()
-    assert losses.dino_local.item() == 0
-    assert losses.dino_global.item() > 0
+    assert losses.terms["dino_local"].item() == 0
+    assert losses.terms["dino_global"].item() > 0
     assert all(torch.isfinite(g).all() for g in gradients(method).values())
 
 
@@ -154,7 +163,7 @@ def test_a_step_without_masked_patches(tiny, balance):
     assert len(views.mask_indices_M) == 0
     losses = losses_of(method, views)
     losses.total.backward()
-    assert losses.ibot.item() == 0
+    assert losses.terms["ibot"].item() == 0
     assert all(torch.isfinite(g).all() for g in gradients(method).values())
     assert torch.isfinite(method.ibot_center.center).all()
 
@@ -173,7 +182,7 @@ def test_one_image_a_step(tiny):
     )
     losses = losses_of(method, views)
     losses.total.backward()
-    assert losses.koleo.item() == 0  # no neighbor
+    assert losses.terms["koleo"].item() == 0  # no neighbor
     assert torch.isfinite(losses.total)
 
 
@@ -189,7 +198,7 @@ def test_a_subset_runs_the_branch_and_its_residual_is_scaled():
     computed = []
     block.norm1.register_forward_hook(lambda _m, inputs, _o: computed.append(len(inputs[0])))
     block.norm2.register_forward_hook(lambda _m, inputs, _o: computed.append(len(inputs[0])))
-    rows = ([torch.arange(6)], [torch.arange(10).flip(0)[:6]])
+    rows = BlockRows([torch.arange(6)], [torch.arange(10).flip(0)[:6]])
     (result,) = block([x], rows)
     assert computed == [6 * 5, 6 * 5]  # tokens: the saved share is real
     wanted = x.clone()
@@ -203,10 +212,10 @@ def test_a_subset_runs_the_branch_and_its_residual_is_scaled():
 def test_every_branch_and_crop_size_draws_its_own_subset(tiny):
     method = build_method(tiny("model.drop_path=0.4"))
     rows = kept_rows()
-    assert [[[len(part) for part in branch] for branch in block] for block in rows] == [
+    assert [[[len(part) for part in branch] for branch in block[:2]] for block in rows] == [
         [[4, 4], [4, 4]]
     ] * 2  # global and local crops: 4 of 8 each
-    subsets = {tuple(part.tolist()) for block in rows for branch in block for part in branch}
+    subsets = {tuple(part.tolist()) for block in rows for branch in block[:2] for part in branch}
     assert len(subsets) > 4
     losses_of(method, make_views(), rows)
 
@@ -227,8 +236,8 @@ def test_the_teacher_never_drops(tiny):
     views = make_views()
     (one,), (other,) = (method.targets([views], 0.05) for method in (plain, dropped))
     assert torch.equal(one.cls_BK, other.cls_BK)
-    losses = plain(views, one), dropped(views, other, kept_rows())
-    assert not torch.equal(losses[0].dino_global, losses[1].dino_global)
+    losses = plain(views, one), dropped(replace(views, rows=kept_rows()), other)
+    assert not torch.equal(*(part.terms["dino_global"] for part in losses))
 
 
 # Precision
@@ -252,8 +261,8 @@ def test_under_bfloat16_losses_targets_and_weights_stay_float32(tiny):
         losses = method(make_views(), targets)
     losses.total.backward()
     assert inside["fc1"][1].dtype == torch.bfloat16  # or the test would prove nothing
-    for name in ("total", "dino_local", "dino_global", "ibot", "koleo"):
-        assert getattr(losses, name).dtype == torch.float32, name
+    for name, value in {"total": losses.total, **losses.terms}.items():
+        assert value.dtype == torch.float32, name
     assert targets.cls_BK.dtype == torch.float32
     sums = targets.cls_BK.sum(dim=1)
     torch.testing.assert_close(sums, torch.ones(2 * BATCH), rtol=0, atol=1e-6)
@@ -263,7 +272,9 @@ def test_under_bfloat16_losses_targets_and_weights_stay_float32(tiny):
     # The log-softmax of exactly these scores, in float32.
     pair, local = inside["last layer"][1].detach().float().split([2 * BATCH, 2 * BATCH])
     wanted = dino_loss(targets.cls_BK, pair, local)
-    assert (losses.dino_local.item(), losses.dino_global.item()) == tuple(w.item() for w in wanted)
+    assert (losses.terms["dino_local"].item(), losses.terms["dino_global"].item()) == tuple(
+        w.item() for w in wanted
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -287,6 +298,15 @@ def test_losses_of_half_precision_scores_are_those_of_their_float32_values(dtype
     for loss, truth in zip(losses, wanted, strict=True):
         assert loss.dtype == torch.float32
         assert loss.item() == truth.item()
+
+
+def test_neighbors_of_half_precision_embeddings_are_those_of_their_float32_values():
+    generator = torch.Generator().manual_seed(0)
+    rows, support = torch.randn(2, 6, 12, generator=generator).bfloat16()
+    classes = torch.arange(6) % 3
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        result = soft_neighbors(rows, support, classes, 3)
+    assert torch.equal(result, soft_neighbors(rows.float(), support.float(), classes, 3))
 
 
 def test_sinkhorn_survives_scores_that_would_overflow_and_prototypes_that_die():

@@ -6,34 +6,45 @@ import math
 import pytest
 import torch
 
+from dinoforge.models.config import VitConfig
+from dinoforge.models.vit import VisionTransformer
 from dinoforge.training.guards import StopSignals
-from dinoforge.training.method import Losses, Targets
-from dinoforge.training.metrics import MetricsFile, diagnose, loss_metrics
+from dinoforge.training.heads import ProjectionHead
+from dinoforge.training.methods.dino import Dino, Targets
+from dinoforge.training.methods.method import Losses
+from dinoforge.training.metrics import MetricsFile
 
 
-def metrics(targets, features):
+@pytest.fixture(scope="module")
+def method():
+    head = ProjectionHead(64, hidden=8, bottleneck=4, prototypes=16)
+    return Dino(VisionTransformer(VitConfig(width=64, depth=1, heads=1)), head)
+
+
+def metrics(method, targets, features):
     one = torch.ones(())
-    return loss_metrics([Losses(one, one, one, one, one)], [Targets(targets, targets, features)])
+    terms = {"dino_local": one, "dino_global": 2 * one}
+    return method.metrics([Losses(one, terms)], [Targets(targets, targets, features)])
 
 
-def test_uniform_targets_have_the_entropy_of_all_prototypes():
-    row = metrics(torch.full((8, 16), 1 / 16), torch.randn(8, 64))
+def test_uniform_targets_have_the_entropy_of_all_prototypes(method):
+    row = metrics(method, torch.full((8, 16), 1 / 16), torch.randn(8, 64))
     assert row["teacher/entropy_of_mean"] == pytest.approx(math.log(16))
     assert row["teacher/mean_entropy"] == pytest.approx(math.log(16))
 
 
-def test_targets_that_each_pick_another_prototype():
-    row = metrics(torch.eye(16), torch.randn(16, 64))
+def test_targets_that_each_pick_another_prototype(method):
+    row = metrics(method, torch.eye(16), torch.randn(16, 64))
     assert row["teacher/entropy_of_mean"] == pytest.approx(math.log(16))
     assert row["teacher/mean_entropy"] == 0
 
 
-def test_healthy_features_have_a_deviation_of_one_and_collapsed_ones_of_zero():
+def test_healthy_features_have_a_deviation_of_one_and_collapsed_ones_of_zero(method):
     generator = torch.Generator().manual_seed(0)
     healthy = torch.randn(4096, 64, generator=generator)
-    assert metrics(torch.eye(16), healthy)["features/std"] == pytest.approx(1, abs=0.02)
+    assert metrics(method, torch.eye(16), healthy)["features/std"] == pytest.approx(1, abs=0.02)
     same = healthy[:1].expand(4096, -1)
-    assert metrics(torch.eye(16), same)["features/std"] == pytest.approx(0, abs=1e-6)
+    assert metrics(method, torch.eye(16), same)["features/std"] == pytest.approx(0, abs=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -45,8 +56,8 @@ def test_healthy_features_have_a_deviation_of_one_and_collapsed_ones_of_zero():
         (torch.eye(16), torch.randn(16, 64), ""),
     ],
 )
-def test_a_known_way_to_fail_is_named(targets, features, reported):
-    result = diagnose(metrics(targets, features), 16)
+def test_a_known_way_to_fail_is_named(method, targets, features, reported):
+    result = method.diagnose(metrics(method, targets, features))
     assert (
         result.startswith(reported) if reported in ("", "features collapse") else reported in result
     )

@@ -29,7 +29,9 @@ __all__ = [
     "adjust_hue",
     "adjust_saturation",
     "augment_colors",
+    "box_blur",
     "draw_colors",
+    "equalize",
     "gaussian_blur",
     "normalize",
     "solarize",
@@ -48,7 +50,8 @@ class ColorDraws:
     factors: npt.NDArray[np.float32]  # [n, 4]: three blend factors; hue in whole 1/256 circles
     gray: npt.NDArray[np.bool_]  # [n]
     sigma: npt.NDArray[np.float32]  # [n]: of the blur, pixels; 0 = not blurred
-    solarize: npt.NDArray[np.bool_]  # [n]
+    solarize: npt.NDArray[np.float32]  # [n]: levels from here on are inverted; 256 = none
+    equalize: npt.NDArray[np.bool_]  # [n]
 
     def take(self, rows: npt.NDArray[np.int64] | slice) -> "ColorDraws":
         """Return the draws of some crops."""
@@ -69,12 +72,16 @@ def draw_colors(
     draws of the global crops ``[2 B]`` and of the local crops ``[num_local B]``, crop-major.
     """
     num_images, num_views = len(images), 2 + config.num_local
-    flat = uniforms(seed, "crops/color", images, epoch=epochs, count=num_views * _NUM_DRAWS)
-    per_view = flat.reshape(num_images, num_views, _NUM_DRAWS).transpose(1, 0, 2)
-    numbers = per_view.reshape(-1, _NUM_DRAWS)
+
+    def drawn(purpose: str, count: int) -> npt.NDArray[np.float64]:
+        flat = uniforms(seed, purpose, images, epoch=epochs, count=num_views * count)
+        return flat.reshape(num_images, num_views, count).transpose(1, 0, 2).reshape(-1, count)
+
+    numbers = drawn("crops/color", _NUM_DRAWS)
+    # Draws of their own: those of earlier runs stay what they are.
+    more = drawn("crops/levels", 2)
     first, second, local = config.blur_probs()
     blur = np.repeat([first, second, *[local] * config.num_local], num_images)
-    solarize = np.repeat([0.0, config.solarize_prob, *[0.0] * config.num_local], num_images)
     strengths = np.array([config.brightness, config.contrast, config.saturation, config.hue])
     order = _ORDERS[(numbers[:, 1] * len(_ORDERS)).astype(np.int64)]
     order[numbers[:, 0] >= config.jitter_prob] = -1
@@ -91,9 +98,25 @@ def draw_colors(
         factors=factors.astype(np.float32),
         gray=numbers[:, 6] < config.grayscale_prob,
         sigma=sigma.astype(np.float32),
-        solarize=numbers[:, 9] < solarize,
+        solarize=_draw_thresholds(config, numbers[:, 9], more[:, 0], num_images),
+        equalize=more[:, 1] < config.equalize_prob,
     )
     return draws.take(slice(2 * num_images)), draws.take(slice(2 * num_images, None))
+
+
+def _draw_thresholds(
+    config: CropsConfig,
+    chance: npt.NDArray[np.float64],
+    level: npt.NDArray[np.float64],
+    num_images: int,
+) -> npt.NDArray[np.float32]:
+    """Return the level from which each crop is inverted; 256 if it is not."""
+    threshold = np.float64(config.solarize_threshold)
+    is_inverted = chance < config.solarize_prob
+    if config.solarize == "every":
+        return np.where(is_inverted, 256 * level, 256).astype(np.float32)
+    is_inverted[:num_images] = is_inverted[2 * num_images :] = False
+    return np.where(is_inverted, threshold, 256).astype(np.float32)
 
 
 # Crops are colored in groups: on a CPU their float copies stay in the L2 cache, on a GPU temporary
@@ -102,7 +125,7 @@ _CACHE_VALUES, _DEVICE_VALUES = 400_000, 64_000_000
 
 
 def augment_colors(crops: Tensor, draws: ColorDraws, config: CropsConfig) -> Tensor:
-    """Jitter, gray, blur, solarize and normalize crops as drawn.
+    """Jitter, gray, blur, solarize, equalize and normalize crops as drawn.
 
     Takes uint8 ``[n, 3, h, w]``; returns float32 of the same shape on the same device. Values of
     a crop do not depend on the others.
@@ -111,8 +134,9 @@ def augment_colors(crops: Tensor, draws: ColorDraws, config: CropsConfig) -> Ten
     budget = _CACHE_VALUES if crops.device.type == "cpu" else _DEVICE_VALUES
     size = max(1, budget // max(1, crops[0].numel() if len(crops) else 1))
     order = draws.grouped()
-    blur = functools.partial(gaussian_blur, kernel=config.blur_kernel)
-    invert = functools.partial(solarize, threshold=config.solarize_threshold)
+    blur: Callable[..., Tensor] = box_blur
+    if config.blur_filter == "gaussian":
+        blur = functools.partial(gaussian_blur, kernel=config.blur_kernel)
     for start in range(0, len(crops), size):
         rows = order[start : start + size]
         index = _index(rows, crops.device)
@@ -121,7 +145,8 @@ def augment_colors(crops: Tensor, draws: ColorDraws, config: CropsConfig) -> Ten
         _jitter(levels, some)
         _on_rows(levels, np.flatnonzero(some.gray), to_grayscale)
         _on_rows(levels, np.flatnonzero(some.sigma), blur, some.sigma)
-        _on_rows(levels, np.flatnonzero(some.solarize), invert)
+        _on_rows(levels, np.flatnonzero(some.solarize < 256), solarize, some.solarize)
+        _on_rows(levels, np.flatnonzero(some.equalize), equalize)
         colored.index_copy_(0, index, normalize(levels, config.mean, config.std))
     return colored
 
@@ -242,6 +267,35 @@ def gaussian_blur(levels: Tensor, sigmas: Tensor, kernel: int) -> Tensor:
     return torch.round(_symmetric_sum(padded, weights, 3), out=levels)
 
 
+_BOX_PASSES, _UNIT = 3, float(1 << 24)  # Pillow's fixed point has 24 bits
+
+
+def box_blur(levels: Tensor, sigmas: Tensor) -> Tensor:
+    """Blur as Pillow's ``GaussianBlur`` does, level by level, in place.
+
+    Three passes of a box along the rows, then three along the columns, each rounded; the border
+    is repeated. The box has the standard deviation `sigmas` in pixels, one per crop ``[n]``, and
+    fractional weights at its ends (Gwosdek et al. 2011, eqs. 7 and 11).
+    """
+    variance = (sigmas**2 / _BOX_PASSES).double()
+    whole = (((12 * variance + 1).sqrt().float() - 1) / 2).floor().double()
+    share = (2 * whole + 1) * (whole * (whole + 1) - 3 * variance)
+    radius = (whole + share / (6 * (variance - (whole + 1) ** 2))).float()
+    inner = (_UNIT / (2 * radius + 1)).floor().double()  # weight of a pixel inside of the box
+    whole = radius.floor().double()
+    outer = ((_UNIT - (2 * whole + 1) * inner) / 2).floor()  # of the two at its ends
+    reach = int(whole.max()) + 1
+    distance = torch.arange(-reach, reach + 1, device=levels.device).abs()
+    weights = torch.where(distance <= whole[:, None], inner[:, None], 0.0)
+    weights = torch.where(distance == whole[:, None] + 1, outer[:, None], weights)
+    for dim, pad in ((3, (reach, reach, 0, 0)), (2, (0, 0, reach, reach))):
+        for _ in range(_BOX_PASSES):
+            padded = F.pad(levels, pad, mode="replicate").double()
+            total = _symmetric_sum(padded, weights, dim)
+            levels.copy_(total.add_(_UNIT / 2).div_(_UNIT).floor_())
+    return levels
+
+
 def _symmetric_sum(padded: Tensor, weights: Tensor, dim: int) -> Tensor:
     """Weigh shifted copies along `dim`; equal distances are added first: half the products."""
     reach = weights.shape[1] // 2
@@ -253,9 +307,25 @@ def _symmetric_sum(padded: Tensor, weights: Tensor, dim: int) -> Tensor:
     return total
 
 
-def solarize(levels: Tensor, threshold: int) -> Tensor:
-    """Invert levels at or above `threshold`, in place."""
-    return levels.copy_(torch.where(levels >= threshold, 255 - levels, levels))
+def solarize(levels: Tensor, thresholds: Tensor) -> Tensor:
+    """Invert levels at or above `thresholds`, one per crop ``[n]``, in place."""
+    return levels.copy_(torch.where(levels >= _per_crop(thresholds), 255 - levels, levels))
+
+
+def equalize(levels: Tensor) -> Tensor:
+    """Make the histogram of each channel of each crop even, in place; Pillow's integer rule.
+
+    A channel whose pixels below its highest level are fewer than 255 stays what it is.
+    """
+    flat = levels.flatten(0, 1).flatten(1).long()
+    counts = torch.zeros(len(flat), 256, dtype=torch.int64, device=levels.device)
+    counts.scatter_add_(1, flat, torch.ones_like(flat))
+    highest = counts.gather(1, flat.amax(dim=1, keepdim=True))
+    step = (flat.shape[1] - highest) // 255
+    below = counts.cumsum(dim=1) - counts
+    table = ((below + step // 2) // step.clamp(min=1)).clamp_(max=255)
+    changed = torch.where(step > 0, table.gather(1, flat), flat)
+    return levels.copy_(changed.view(levels.shape))
 
 
 def normalize(levels: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:

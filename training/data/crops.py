@@ -61,11 +61,17 @@ class CropsConfig:
     blur: Literal["as_published", "as_written", "custom"] = "as_published"
     # the three blur probabilities when blur=custom
     custom_blur_probs: tuple[Fraction, Fraction, Fraction] = (0.0, 0.9, 0.5)
-    # width of the blur, pixels, odd; 3 suits crops of 32 pixels
+    # gaussian: torchvision's, as in DINOv2; pillow: three box filters, as in DINO v1
+    blur_filter: Literal["gaussian", "pillow"] = "gaussian"
+    # width of the gaussian blur, pixels, odd; 3 suits crops of 32 pixels
     blur_kernel: Annotated[int, Range(1, 8192)] = 9
     blur_sigma: tuple[float, float] = (0.1, 2.0)  # of the blur, pixels, drawn evenly
-    solarize_prob: Fraction = 0.2  # of global crop 2 alone
+    # second: of global crop 2 alone, from solarize_threshold on; every: of any crop, from a level
+    # on that is drawn for each, as in PAWS on CIFAR-10
+    solarize: Literal["second", "every"] = "second"
+    solarize_prob: Fraction = 0.2  # of the crops that solarize names
     solarize_threshold: Annotated[int, Range(0, 256)] = 128  # levels from here on are inverted
+    equalize_prob: Fraction = 0.0  # of any crop: the histogram of each channel becomes even
     mean: tuple[float, float, float] = IMAGE_MEAN  # share of 255; ImageNet's
     std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = IMAGE_STD  # share of 255; ImageNet's
 

@@ -13,7 +13,8 @@ from dinoforge.config import suggest
 from dinoforge.config.ranges import find_faults
 from dinoforge.curated import PublishedPart, parts_path, read_parts
 from dinoforge.errors import Fault, UsageError
-from dinoforge.training.config import DataConfig, PartConfig, TrainingConfig
+from dinoforge.training.config import TrainingConfig
+from dinoforge.training.data.parts import DataConfig, PartConfig
 
 __all__ = ["count_published", "resolve_parts"]
 

@@ -6,8 +6,10 @@ Undecodable images are replaced by the next in the order of their part, counted 
 """
 
 import logging
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -20,12 +22,14 @@ from dinoforge.errors import Fault, UsageError
 from dinoforge.images import Undecodable
 from dinoforge.sources.accounting import Account, merge_problems
 from dinoforge.sources.image_set import ImageSet, open_images
-from dinoforge.training.config import DataConfig, TrainingConfig
+from dinoforge.training.config import TrainingConfig
 from dinoforge.training.data.color import augment_colors, draw_colors
 from dinoforge.training.data.crops import CropsConfig, cut_crops, draw_boxes
 from dinoforge.training.data.decoded_cache import TrainingImages
 from dinoforge.training.data.loader import prepare_steps, usable_workers, worker_context
 from dinoforge.training.data.order import ImageOrder, Place
+from dinoforge.training.data.parts import DataConfig
+from dinoforge.training.data.support import Support, open_support
 from dinoforge.training.distributed.ranks import RankInfo
 
 __all__ = ["Batch", "TrainingData", "open_training_data"]
@@ -44,11 +48,22 @@ class Batch:
     local_crops: Tensor  # float32 [num_local B, 3, L, L], normalized
     image_ids: npt.NDArray[np.int64]  # [B], rows of the table of the images
     table: pa.Table = field(repr=False)
+    support: Tensor | None = None  # float32 [views, S, 3, G, G], of labeled images
+    classes: Tensor | None = None  # int64 [S]
 
     @property
     def keys(self) -> list[str]:
         """Names of the B images."""
         return self.table["key"].take(pa.array(self.image_ids)).to_pylist()
+
+
+@dataclass(frozen=True)
+class _CutSupport:
+    """Labeled images of a step: their first global crops."""
+
+    crops: Tensor  # uint8 [views S, 3, G, G]
+    images: npt.NDArray[np.int64]  # [S]
+    classes: npt.NDArray[np.int64]  # [S]
 
 
 @dataclass(frozen=True)
@@ -60,12 +75,14 @@ class _CutBatch:
     images: npt.NDArray[np.int64]  # [B], next in the order
     epochs: npt.NDArray[np.int64]  # [B]
     shown: npt.NDArray[np.int64]  # [B], these or their replacements
+    support: "_CutSupport | None"
     undecodable: dict[int, str]  # image -> reason, of this batch
 
     def pin_memory(self) -> "_CutBatch":
         """Move the pixels to page-locked memory (called by torch's loader)."""
         pinned = [crops.pin_memory() for crops in (self.global_crops, self.local_crops)]
-        return replace(self, global_crops=pinned[0], local_crops=pinned[1])
+        support = self.support and replace(self.support, crops=self.support.crops.pin_memory())
+        return replace(self, global_crops=pinned[0], local_crops=pinned[1], support=support)
 
 
 class _NoneDecodesError(UsageError):
@@ -90,6 +107,8 @@ class TrainingData:
         Which image is at a position; its seed determines crops and colors, too.
     part : range, optional
         Positions of each step that this rank takes, B of them; default: all.
+    support : Support, optional
+        Labeled images of each step, which are the last ones of `images`.
     device : torch.device
         Where colors are changed and batches are returned.
     """
@@ -102,6 +121,7 @@ class TrainingData:
         *,
         order: ImageOrder,
         part: range | None = None,
+        support: Support | None = None,
         device: torch.device | str = "cpu",
     ) -> None:
         self._table = images.table
@@ -116,6 +136,7 @@ class TrainingData:
             crops,
             order,
             part or range(order.batch_size),
+            support,
         )
         self._max_bad_share = data.max_bad_share
         self._is_shown = np.zeros(len(images), np.bool_)
@@ -163,7 +184,20 @@ class TrainingData:
             augment_colors(pixels.to(self._device, non_blocking=True), drawn, self._crops)
             for pixels, drawn in zip(crops, draws, strict=True)
         ]
-        return Batch(step, colored[0], colored[1], cut.shown, self._table)
+        batch = Batch(step, colored[0], colored[1], cut.shown, self._table)
+        return batch if cut.support is None else self._with_support(batch, cut.support)
+
+    def _with_support(self, batch: Batch, cut: _CutSupport) -> Batch:
+        draws, _ = draw_colors(
+            self._crops, self.order.seed, cut.images, np.full(len(cut.images), batch.step)
+        )
+        pixels = cut.crops.to(self._device, non_blocking=True)
+        colored = augment_colors(pixels, draws.take(slice(len(pixels))), self._crops)
+        return replace(
+            batch,
+            support=colored.unflatten(0, (-1, len(cut.images))),
+            classes=torch.from_numpy(cut.classes),
+        )
 
     def _count_undecodable(self, cut: _CutBatch) -> None:
         self._is_shown[cut.shown] = True
@@ -190,13 +224,19 @@ class _Cutter:
     crops: CropsConfig
     order: ImageOrder
     part: range
+    support: Support | None = None
     undecodable: dict[int, str] = field(default_factory=dict)  # image -> reason, so far
 
     def __call__(self, step: int) -> _CutBatch:
         places = self.order.locate(step, self.part)
+        self.images.fetch(places.images.tolist())
         undecodable: dict[int, str] = {}
         shown, pixels = zip(
-            *(self._first_decodable(place, undecodable) for place in places.rows()), strict=True
+            *(
+                self._first_decodable(self._from(place), self.order.sizes[place.part], undecodable)
+                for place in places.rows()
+            ),
+            strict=True,
         )
         sizes = np.array([image.shape[:2] for image in pixels])
         # Drawn for the image next in the order: if its replacement is in the batch anyway, the two
@@ -204,16 +244,36 @@ class _Cutter:
         images, epochs = places.images, places.epochs
         drawn = draw_boxes(self.crops, self.order.seed, images, epochs, sizes)
         crops = cut_crops(self.crops, pixels, drawn)
-        return _CutBatch(*crops, images, epochs, np.array(shown), undecodable)
+        support = (
+            None if self.support is None else self._cut_support(self.support, step, undecodable)
+        )
+        return _CutBatch(*crops, images, epochs, np.array(shown), support, undecodable)
+
+    def _cut_support(self, support: Support, step: int, undecodable: dict[int, str]) -> _CutSupport:
+        """Cut the global crops of labeled images, or of others of their classes."""
+        images, classes = support.locate(step)
+        pixels = [
+            self._first_decodable(support.order.of_class(image), None, undecodable)[1]
+            for image in images.tolist()
+        ]
+        sizes = np.array([image.shape[:2] for image in pixels])
+        crops = replace(self.crops, num_local=0)
+        drawn = draw_boxes(crops, self.order.seed, images, np.full(len(images), step), sizes)
+        whole, _ = cut_crops(crops, pixels, drawn)
+        return _CutSupport(whole[: support.views * len(images)], images, classes)
+
+    def _from(self, place: Place) -> Iterator[int]:
+        """Yield the image at a place, and what comes after it in the order of its part."""
+        while True:
+            yield place.image
+            place = self.order.after(place)
 
     def _first_decodable(
-        self, place: Place, undecodable: dict[int, str]
+        self, images: Iterator[int], num_images: int | None, undecodable: dict[int, str]
     ) -> tuple[int, npt.NDArray[np.uint8]]:
-        """Decode an image, or else the next in the order of its part that decodes."""
-        num_images = self.order.sizes[place.part]
+        """Decode the first of so many images that decodes."""
         tried = []
-        for _ in range(min(num_images, _MAX_IN_A_ROW)):
-            image = place.image
+        for image in islice(images, min(num_images or _MAX_IN_A_ROW, _MAX_IN_A_ROW)):
             if image not in self.undecodable:
                 try:
                     return image, self.images.decode(image)
@@ -221,7 +281,6 @@ class _Cutter:
                     self.undecodable[image] = str(error)
             undecodable[image] = self.undecodable[image]
             tried.append(image)
-            place = self.order.after(place)
         few = f"{len(tried)} images in a row do not decode"
         whole = f"none of the {num_images} images decodes"
         fault = Fault(
@@ -248,12 +307,25 @@ def open_training_data(
     )
     if rank_info.rank == 0:
         _warn_of_repeats(order)
+    support = None
+    if config.has_support:
+        labeled = open_images(config.support.paths, cache=cache, policy=config.decode)
+        support = open_support(
+            config.support,
+            labeled,
+            offset=sum(len(images) for images in sets),
+            seed=config.seed,
+            part=(rank_info.rank, rank_info.world_size),
+            all_classes=config.method == "supervised",
+        )
+        sets.append(labeled)
     return TrainingData(
         _join(sets),
         config.crops,
         config.data,
         order=order,
         part=range(rank_info.rank * size, (rank_info.rank + 1) * size),
+        support=support,
         device=device,
     )
 
@@ -262,7 +334,8 @@ def _join(sets: Sequence[ImageSet]) -> ImageSet:
     """Join the images of all parts, in their order; labels are not read."""
     table = pa.concat_tables([images.table for images in sets])
     problems = merge_problems(images.problems for images in sets)
-    return ImageSet(table, sets[0].policy, problems)
+    failed = sum((images.failed for images in sets), Counter[str]())
+    return ImageSet(table, sets[0].policy, problems, failed=failed)
 
 
 def _warn_of_repeats(order: ImageOrder) -> None:

@@ -6,6 +6,7 @@ longer fit are decoded every time: the cache changes speed, never a batch.
 
 import contextlib
 import multiprocessing.context
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 
 import numpy as np
@@ -13,7 +14,7 @@ import numpy.typing as npt
 
 from dinoforge.images import Undecodable, resize
 from dinoforge.sources.image_set import ImageSet
-from dinoforge.training.config import DataConfig
+from dinoforge.training.data.parts import DataConfig
 
 __all__ = ["DecodedCache", "TrainingImages"]
 
@@ -42,7 +43,9 @@ class TrainingImages:
         if data.cache == "none":
             return
         sizes = []
-        for index in np.unique(np.linspace(0, len(images) - 1, _SAMPLE).astype(int)).tolist():
+        sample = np.unique(np.linspace(0, len(images) - 1, _SAMPLE).astype(int)).tolist()
+        self.fetch(sample)
+        for index in sample:
             with contextlib.suppress(Undecodable):
                 sizes.append(self.decode(index).size)
         num_bytes = int(_SPARE * len(images) * float(np.mean(sizes))) if sizes else 0
@@ -52,6 +55,11 @@ class TrainingImages:
     def __len__(self) -> int:
         """Return the number of images."""
         return len(self._images)
+
+    def fetch(self, indices: Sequence[int]) -> None:
+        """Read images that are not cached from object stores, before they are decoded."""
+        cache = self._cache
+        self._images.fetch([at for at in indices if cache is None or cache.get(at) is None])
 
     def decode(self, index: int) -> Image:
         """Return uint8 ``[H, W, 3]``, not to be changed, or raise `Undecodable`."""

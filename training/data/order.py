@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dinoforge.randomness import KeyedPermutation, uniforms
-from dinoforge.training.config import PartConfig
+from dinoforge.training.data.parts import PartConfig
 
 __all__ = ["ImageOrder", "Interleaving", "PartUse", "Place", "Places", "StepOrder"]
 

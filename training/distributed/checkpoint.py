@@ -34,14 +34,14 @@ from dinoforge.training.distributed.ranks import (
     rank,
     world_size,
 )
-from dinoforge.training.method import Method
+from dinoforge.training.methods.method import Method
 
 __all__ = ["Checkpoints", "read_whole"]
 
 _log = logging.getLogger(__name__)
 
 _MANIFEST = "manifest.json"
-_MOMENTS = ("step", "exp_avg", "exp_avg_sq")
+_MOMENTS = ("step", "exp_avg", "exp_avg_sq", "momentum_buffer")
 
 
 def read_whole(checkpoint: Path) -> dict[str, Tensor]:
@@ -233,13 +233,14 @@ def _restore(checkpoint: Path, method: Method, optimizer: torch.optim.Optimizer)
         checkpoint,
     )
     for name, parameter in method.student.named_parameters():
-        if any(f"optimizer/{key}/{name}" in shapes for key in _MOMENTS):
+        keys = [key for key in _MOMENTS if f"optimizer/{key}/{name}" in shapes]
+        if keys:
             optimizer.state[parameter] = {
                 # The fused update requires all of them on the parameter's device.
                 key: torch.zeros((), device=parameter.device)
                 if key == "step"
                 else torch.zeros_like(parameter, memory_format=torch.preserve_format)
-                for key in _MOMENTS
+                for key in keys
             }
     state: dict[str, Any] = dict(_tensors(method, optimizer))
     with _one_process_allowed():

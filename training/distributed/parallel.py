@@ -25,12 +25,12 @@ from torch.distributed.fsdp import (
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
-from dinoforge.models.layers import BlockRows
+from dinoforge.models.vit import VisionTransformer
 from dinoforge.training.attention import AttentionSetting
 from dinoforge.training.build import build_on_meta, draw_method_weights
 from dinoforge.training.config import Mode, TrainingConfig
 from dinoforge.training.distributed.ranks import RankInfo, local_part
-from dinoforge.training.method import Losses, Method, Targets, Views
+from dinoforge.training.methods.method import Losses, Method, Views
 from dinoforge.training.precision import product_dtype
 
 __all__ = ["Parallel", "checkpoint_blocks", "make_parallel", "precision_policies", "shard_method"]
@@ -45,7 +45,7 @@ class Parallel:
     method: Method
     mode: Mode
     # the method, or DDP around it
-    loss_of: Callable[[Views, Targets, list[BlockRows] | None], Losses]
+    loss_of: Callable[[Views, Any], Losses]  # views and their targets
     shard_group: dist.ProcessGroup | None  # ranks that hold one copy together, if any do
 
     @contextlib.contextmanager
@@ -75,8 +75,9 @@ def make_parallel(
     if config.parallel.activation_checkpointing == "blocks":
         checkpoint_blocks(method.student)
     if config.parallel.compile:
-        for block in (*_blocks(method.student), *_blocks(method.teacher)):
-            block.compile(dynamic=False, fullgraph=True)  # equal blocks are compiled once
+        for networks in method.networks:
+            for block in _blocks(networks):
+                block.compile(dynamic=False, fullgraph=True)  # equal blocks are compiled once
     mesh = None
     if mode in ("fsdp", "hsdp"):
         copy = config.parallel.ranks_of_a_copy(
@@ -87,7 +88,7 @@ def make_parallel(
     for tensor in method.parameters():
         local_part(tensor.data).fill_(torch.nan)
     for buffer in method.buffers():
-        buffer.zero_()  # the centers
+        buffer.zero_()  # the centers; others are reset when weights are drawn
     draw_method_weights(config, method)
     method.train()
     loss_of: Any = method
@@ -125,13 +126,15 @@ def _recomputed(forward: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _blocks(networks: nn.ModuleDict) -> Iterator[nn.Module]:
-    return networks["backbone"].get_submodule("blocks").children()
+    backbone = networks["backbone"]
+    if isinstance(backbone, VisionTransformer):
+        yield from backbone.blocks
 
 
 def shard_method(
     config: TrainingConfig, method: Method, device: torch.device, num_ranks: int, ranks_of_copy: int
 ) -> DeviceMesh:
-    """Make each block, each head and the rest of a backbone one unit of FSDP2.
+    """Make each block of a ViT, each head and the rest of a backbone one unit of FSDP2.
 
     Student and teacher are sharded in place, by the same rule. Nothing is allocated: networks on
     the meta device stay there, so that a plan shards them as a run does. `ranks_of_copy` ranks hold
@@ -146,7 +149,7 @@ def shard_method(
     )
     used = mesh if ranks_of_copy < num_ranks else mesh["shard"]
     blocks, whole = precision_policies(config, device)
-    for networks in (method.student, method.teacher):
+    for networks in method.networks:
         for block in _blocks(networks):
             fully_shard(block, mesh=used, mp_policy=blocks)
         for network in networks.values():

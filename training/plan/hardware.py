@@ -35,6 +35,9 @@ _PUBLISHED = (
     PublishedRun("h100", 1024, 16, 0.19, "DINOv3 L/16 on ImageNet-1k, 14 h on 32 H100"),
 )
 
+# 8.2 GFLOP per image forward; the readme of its training in DeepLearningExamples (2021-03).
+_POOLED = PublishedRun("a100", 2048, 1, 0.16, "ResNet-50 by NVIDIA, 16,621 images/s on 8 A100")
+
 
 def published_run(gpu: Gpu, width: int, patch_size: int) -> PublishedRun:
     """Find the published run closest to a training: same GPU, then width, then patch size."""
@@ -62,8 +65,10 @@ def speed_of_run(
     rate = gpu.float32 if config.precision == "float32" else gpu.bfloat16
     if not rate:
         return None
-    vit = config.model.vit(config.crops.global_size)
-    run = published_run(gpu, vit.width, vit.patch_size)
+    run = _POOLED  # all networks without patch tokens
+    if config.model.is_vit:
+        vit = config.model.vit(config.crops.global_size)
+        run = published_run(gpu, vit.width, vit.patch_size)
     share, source = (run.mfu, run.source) if mfu is None else (mfu, "--mfu")
     # The share counts what the method needs; blocks that are run again cost time beyond it.
     images_per_s = rate * share / (flops.model + flops.blocks_again)

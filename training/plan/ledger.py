@@ -5,7 +5,7 @@ Operations are those of matrix products, by `torch.utils.flop_counter`; a multip
 
 import weakref
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from dinoforge.training.method import Method
+from dinoforge.models.vit import VisionTransformer
+from dinoforge.training.methods.method import Method
 
 __all__ = ["ACTIVATIONS", "KINDS", "PHASES", "Array", "Ledger"]
 
@@ -31,12 +32,21 @@ PHASES = ("teacher", "forward", "end of autocast", "backward")
 ACTIVATIONS = ("backbone", "blocks", "heads", "losses")
 KINDS = (*ACTIVATIONS, "targets", "gradients", "copies", "block_copies")
 
+
+def _count_gradients_of_convolution(
+    gradient: Tensor, _x: Tensor, weight: Tensor, *rest: Any, **_: Any
+) -> int:
+    """Count as many for each gradient as forward; torch does not divide by groups of channels."""
+    return 2 * gradient.numel() * weight[0].numel() * sum(rest[-1][:2])
+
+
 # torch counts the attention kernels of GPUs alone; those of CPUs take and return the same shapes.
 _aten, _FLASH = torch.ops.aten, "_scaled_dot_product_flash_attention"
-_FLOPS: Mapping[Any, Callable[..., int]] = flop_registry | {
+_FLOPS: dict[Any, Callable[..., int]] = flop_registry | {
     getattr(_aten, f"{_FLASH}_for_cpu{end}"): flop_registry[getattr(_aten, f"{_FLASH}{end}")]
     for end in ("", "_backward")
 }
+_FLOPS |= {_aten.convolution_backward: _count_gradients_of_convolution}
 
 
 class Ledger(TorchDispatchMode):
@@ -53,12 +63,15 @@ class Ledger(TorchDispatchMode):
         tensors = [*method.parameters(), *method.buffers(), *given]
         self._given = {id(tensor.untyped_storage()) for tensor in tensors}
         self._weights = {
-            id(parameter.untyped_storage()): "block_copies" if ".blocks." in name else "copies"
+            id(parameter.untyped_storage()): "block_copies"
+            if ".backbone.blocks." in name
+            else "copies"
             for name, parameter in method.named_parameters()
         }
-        for networks in (method.student, method.teacher):
-            for block in networks["backbone"].get_submodule("blocks").children():
-                self._watch(block, "blocks", "backbone")
+        for networks in method.networks:
+            if isinstance(vit := networks["backbone"], VisionTransformer):
+                for block in vit.blocks:
+                    self._watch(block, "blocks", "backbone")
             for name in networks.keys() - {"backbone"}:
                 self._watch(networks[name], "heads", "losses")
 

@@ -19,7 +19,7 @@ from dinoforge.training.build import build_on_meta
 from dinoforge.training.config import Mode, TrainingConfig
 from dinoforge.training.distributed.parallel import shard_method
 from dinoforge.training.distributed.ranks import local_part
-from dinoforge.training.method import Method
+from dinoforge.training.methods.method import Method
 
 __all__ = ["Placement", "fake_ranks", "held_by_rank_0", "method_on_meta", "student_parameters"]
 
@@ -72,7 +72,7 @@ def held_by_rank_0(config: TrainingConfig, placement: Placement) -> dict[str, in
         if sharded:
             shard_method(config, method, torch.device("cpu"), placement.ranks, placement.shards)
         for name, parameter in method.student.named_parameters():
-            unit = name.split(".")[: 3 if ".blocks." in name else 1]
+            unit = name.split(".")[: 3 if name.startswith("backbone.blocks.") else 1]
             held[".".join(unit)] += local_part(parameter).numel()
     return dict(held)
 

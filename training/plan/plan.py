@@ -40,6 +40,7 @@ class Plan:
     flops: Flops  # of one image
     memory: Memory  # of the rank that holds most
     largest_images: int  # most images of a micro-batch that fit the GPU; 0: none
+    support_crops: int  # of labeled images beside them
     storage: Storage
     gpu: Gpu
     speed: Speed | None  # None: its rate is unknown
@@ -57,6 +58,8 @@ class Plan:
         remedies = ["more ranks", "parallel.accumulate", "parallel.activation_checkpointing=blocks"]
         if self.largest_images:
             remedies.insert(0, f"at most {self.largest_images} images per rank and micro-batch")
+        elif self.support_crops:
+            remedies.insert(0, f"fewer labeled images ({self.support_crops} crops): support.images")
         raise UsageError(
             what=f"a step needs {self.memory.peak / 1e9:.1f} GB per rank, of which "
             f"{self.memory.states / 1e9:.1f} GB are weights, gradients and moments",
@@ -95,19 +98,19 @@ def plan_of(
     parameters, held = student_parameters(config), held_by_rank_0(config, placement)
     memory = partial(memory_of_rank, config, placement, parameters, held)
     device = find_gpu(gpu)
-    simulation = _simulation(config)
+    simulation = _simulation(config, ranks)
     group = config.group_size or 1
 
     def is_too_large(groups: int) -> bool:
         return memory(simulation.estimate(groups * group)).peak > device.usable
 
     batch = simulation.estimate(config.micro_batch(ranks))
-    vit = config.model.vit(config.crops.global_size)
+    vit = config.model.vit(config.crops.global_size) if config.model.is_vit else None
     seen = config.steps * config.batch_size
     return Plan(
-        model=vit.name,
+        model=config.model.architecture if vit is None else vit.name,
         parameters=parameters,
-        backbone_at_518=released_parameters(vit),
+        backbone_at_518=0 if vit is None else released_parameters(vit),
         parameters_of_rank_0=sum(held.values()),
         placement=placement,
         batch_size=config.batch_size,
@@ -119,6 +122,7 @@ def plan_of(
         flops=batch.flops,
         memory=memory(batch),
         largest_images=group * bisect_left(range(1, 1 << 20), x=True, key=is_too_large),
+        support_crops=config.support_crops(ranks),
         storage=storage_of_run(config, placement),
         gpu=device,
         speed=speed_of_run(config, ranks, batch.flops, device, mfu),
@@ -172,12 +176,14 @@ def _check(
 _simulations: dict[str, Simulation] = {}
 
 
-def _simulation(config: TrainingConfig) -> Simulation:
+def _simulation(config: TrainingConfig, ranks: int) -> Simulation:
     """Simulate recipes once that differ in nothing that a micro-batch depends on."""
     parts = (config.model, config.crops, config.masks, config.dino_head, config.ibot_head)
-    flags = (config.separate_heads, config.loss, config.teacher, config.group_size)
-    key = repr((parts, flags, config.precision, config.parallel.activation_checkpointing))
-    return _simulations.setdefault(key, Simulation(config))
+    flags = (config.method, config.separate_heads, config.loss, config.teacher)
+    more = (config.group_size, config.precision, config.parallel.activation_checkpointing)
+    support = (config.support, config.paws, ranks) if config.has_support else ()
+    key = repr((parts, flags, more, support))
+    return _simulations.setdefault(key, Simulation(config, ranks=ranks))
 
 
 def released_parameters(vit: VitConfig) -> int:

@@ -14,16 +14,17 @@ from functools import cached_property, partial
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from dinoforge.models.attention import attention_as_on_gpus
 from dinoforge.models.layers import BlockRows, kept_samples
 from dinoforge.training.attention import AttentionSetting
 from dinoforge.training.build import build_on_meta
-from dinoforge.training.config import TrainingConfig
+from dinoforge.training.config import ModelConfig, TrainingConfig
 from dinoforge.training.data.masks import expected_masked, most_masked
 from dinoforge.training.distributed.parallel import checkpoint_blocks
-from dinoforge.training.method import Views
+from dinoforge.training.methods.method import Views
 from dinoforge.training.plan.ledger import KINDS, PHASES, Array, Ledger
 
 __all__ = ["Flops", "MicroBatch", "Simulation"]
@@ -87,10 +88,11 @@ class MicroBatch:
 class Simulation:
     """Micro-batches of a recipe, computed as on CPUs, or as on ``cuda`` with flash attention."""
 
-    def __init__(self, config: TrainingConfig, device: str = "cuda") -> None:
-        self.config, self.device = config, device
-        self._vit = config.model.vit(config.crops.global_size)
-        self._patches = (config.crops.global_size // config.model.patch_size) ** 2
+    def __init__(self, config: TrainingConfig, device: str = "cuda", ranks: int = 1) -> None:
+        self.config, self.device, self.ranks = config, device, ranks
+        size, model = config.crops.global_size, config.model
+        self._vit = model.vit(size) if model.is_vit else None
+        self._patches = (size // model.patch_size) ** 2 if model.is_vit else 1
         kept = [2] if config.model.drop_path else []
         self._small = np.array([8 * (config.group_size or 1), *kept, 8], np.float64)
 
@@ -119,7 +121,10 @@ class Simulation:
         """Images; under stochastic depth, those that a branch of the student runs on; patches."""
         drop_path, group = self.config.model.drop_path, self.config.group_size or images
         # Of every crop, each group of images draws a subset of its own.
-        kept = [images // group * kept_samples(group, drop_path)] if drop_path else []
+        if self.config.model.drop_path_rule == "sample":  # on average over the blocks
+            kept = [round(images * (1 - drop_path / 2))] if drop_path else []
+        else:
+            kept = [images // group * kept_samples(group, drop_path)] if drop_path else []
         return np.array([images, *kept, masked], np.float64)
 
     @cached_property
@@ -132,21 +137,26 @@ class Simulation:
         return base, slopes
 
     def _figures(self, sizes: Array) -> _Figures:
+        if self._vit is None:
+            return self._run(sizes, self.config.model, 0)
         if self._vit.depth > 2:
-            extended = _extend(self._run(sizes, 1), self._run(sizes, 2), self._vit.depth - 1)
+            one, two = (self._run(sizes, self._of_depth(depth), depth) for depth in (1, 2))
+            extended = _extend(one, two, self._vit.depth - 1)
             if extended is not None:
                 return extended
-        return self._run(sizes, self._vit.depth)
+        return self._run(sizes, self._of_depth(self._vit.depth), self._vit.depth)
 
-    def _run(self, sizes: Array, depth: int) -> _Figures:
+    def _of_depth(self, depth: int) -> ModelConfig:
+        whole = {key: getattr(self._vit, key) for key in ("width", "heads", "ffn")}
+        return replace(self.config.model, architecture="custom", depth=depth, **whole)
+
+    def _run(self, sizes: Array, model: ModelConfig, depth: int) -> _Figures:
         config, on_gpu = self.config, self.device == "cuda"
         setting = AttentionSetting(
             backend="plain" if config.model.attention == "plain" else "sdpa",
             packed=config.model.packing == "packed" or (on_gpu and config.model.packing == "auto"),
             device=self.device,
         )
-        whole = {key: getattr(self._vit, key) for key in ("width", "heads", "ffn")}
-        model = replace(config.model, architecture="custom", depth=depth, **whole)
         method = build_on_meta(replace(config, model=model), setting)
         if config.parallel.activation_checkpointing == "blocks":
             checkpoint_blocks(method.student)
@@ -155,33 +165,44 @@ class Simulation:
         attention = attention_as_on_gpus() if on_gpu else contextlib.nullcontext()
         with FakeTensorMode(allow_non_fake_inputs=True), attention:
             method.to_empty(device="cpu").train()
-            views, rows = self._inputs(sizes, depth)
-            with Ledger(method, vars(views).values()) as ledger:
+            views = self._inputs(sizes, depth)
+            inputs = (value for value in vars(views).values() if isinstance(value, Tensor))
+            with Ledger(method, inputs) as ledger:
                 ledger.begin("teacher")
                 with autocast():
                     (targets,) = method.targets([views], 0.05)
                 ledger.begin("forward")
                 with autocast():
-                    losses = method(views, targets, rows)
+                    losses = method(views, targets)
                     ledger.begin("end of autocast")
                 ledger.begin("backward")
                 losses.total.backward()
             flops = [float(ledger.flops[field.name]) for field in fields(Flops)]
-            return {"flops": np.array(flops), **ledger.timeline(vars(targets).values())}
+            outputs = () if targets is None else vars(targets).values()
+            return {"flops": np.array(flops), **ledger.timeline(outputs)}
 
-    def _inputs(self, sizes: Array, depth: int) -> tuple[Views, list[BlockRows] | None]:
+    def _inputs(self, sizes: Array, depth: int) -> Views:
         crops = self.config.crops
         images, *kept, masked = (int(size) for size in sizes)
         num_local = crops.num_local * images
-        views = Views(
+        rows = [torch.empty(n * k, dtype=torch.int64) for k in kept for n in (2, crops.num_local)]
+        return Views(
             global_crops=torch.empty(2 * images, 3, crops.global_size, crops.global_size),
             local_crops=torch.empty(num_local, 3, crops.local_size, crops.local_size),
             masks_BN=torch.empty(2 * images, self._patches, dtype=torch.bool),
             mask_indices_M=torch.empty(masked, dtype=torch.int64),
             mask_weights_M=torch.empty(masked),
+            rows=[BlockRows(rows, rows)] * depth if kept else None,
+            **self._support(),
         )
-        rows = [torch.empty(n * k, dtype=torch.int64) for k in kept for n in (2, crops.num_local)]
-        return views, [(rows, rows)] * depth if kept else None
+
+    def _support(self) -> dict[str, Tensor]:
+        """Labeled crops of a micro-batch on one of so many ranks."""
+        if not self.config.has_support:
+            return {}
+        side, rows = self.config.crops.global_size, self.config.support_crops(self.ranks)
+        crops = torch.empty(rows, 3, side, side)
+        return {"support": crops, "support_classes": torch.zeros(rows, dtype=torch.int64)}
 
 
 def _extend(few: _Figures, more: _Figures, blocks: int) -> _Figures | None:

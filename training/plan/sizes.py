@@ -9,8 +9,10 @@ Not counted: the CUDA context, communication buffers, fragmentation. `dinoforge.
 room for them.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+
+from torch import Tensor
 
 from dinoforge.training.config import TrainingConfig
 from dinoforge.training.plan.ledger import ACTIVATIONS
@@ -55,12 +57,16 @@ def memory_of_rank(
 ) -> Memory:
     """Count the memory of rank 0, from `student_parameters`, `held_by_rank_0`, a micro-batch."""
     one = _FLOAT32 * sum(held.values())
+    moments, teacher = _moments(config) * one, 0 if config.has_support else one
+    states = one + moments + teacher  # and gradients, while there are any
     sharded, micro_batches = placement.is_sharded, config.parallel.accumulate
     gathered = _gathered(config, placement, held) if sharded else 0
     kept = batch.kept
     copies = kept["copies"] + (0 if sharded else kept["block_copies"])
     # Micro-batches are copies; a single one is the batch itself.
-    crops = _FLOAT32 * 3 * config.crops.pixels * batch.images
+    pixels = config.crops.pixels * batch.images
+    pixels += config.support_crops(placement.ranks) * config.crops.global_size**2
+    crops = _FLOAT32 * 3 * pixels
     crops *= 1 if micro_batches == 1 else 2 * micro_batches
     targets = micro_batches * kept["targets"]
     # Gradients of the step before are dropped when the student begins. DDP keeps its buckets, and
@@ -69,28 +75,33 @@ def memory_of_rank(
     share = 0.0 if stay else sum(held.values()) / sum(parameters.values())
     # Autocast copies no weights of blocks that are gathered in the dtype of the products.
     peaks = batch.peaks(gradients=share, block_copies=float(not sharded))
-    student = 4 * one + crops + gathered + (one if stay else 0) + targets - kept["targets"]
+    student = states + crops + gathered + (one if stay else 0) + targets - kept["targets"]
     phases = {
-        "teacher": 5 * one + crops + gathered + micro_batches * peaks["teacher"],
+        "teacher": states + one + crops + gathered + micro_batches * peaks["teacher"],
         "forward": student + peaks["forward"],
         "backward": student + peaks["backward"],
-        "update": 5 * one + crops + targets,
+        "update": states + one + crops + targets,
     }
     return Memory(
         student=one,
         gradients=one,
-        optimizer=2 * one,
-        teacher=one,
+        optimizer=moments,
+        teacher=teacher,
         weights=copies + gathered,
         crops=crops,
         targets=targets,
         activations={part: kept[part] for part in ACTIVATIONS},
         phases=phases,
-        # A copy of everything that this rank holds, and on rank 0 of the teacher's whole backbone.
-        host=4 * one + _FLOAT32 * parameters["backbone"],
+        # A copy of everything that this rank holds, and on rank 0 of the whole exported backbone.
+        host=states + _FLOAT32 * parameters["backbone"],
         peak=max(phases.values()),
-        states=5 * one,
+        states=states + one,
     )
+
+
+def _moments(config: TrainingConfig) -> int:
+    """Count the optimizer's tensors per parameter."""
+    return 2 if config.optimizer.name == "adamw" else 1
 
 
 def _gathered(config: TrainingConfig, placement: Placement, held: Mapping[str, int]) -> int:
@@ -103,7 +114,7 @@ def _gathered(config: TrainingConfig, placement: Placement, held: Mapping[str, i
     # The unit at work with its gradients, and these in float32 as they are reduced; the next block
     # as it arrives and as it is copied out; the rest of the backbone, which its blocks run inside.
     at_work = max(2 * gathered[name] + _FLOAT32 * size for name, size in whole.items())
-    block = max(size for name, size in gathered.items() if ".blocks." in name)
+    block = max((size for name, size in gathered.items() if ".blocks." in name), default=0)
     return at_work + 2 * block + gathered["backbone"]
 
 
@@ -126,21 +137,24 @@ class Storage:
 def storage_of_run(config: TrainingConfig, placement: Placement) -> Storage:
     """Count what checkpoints and exports take.
 
-    A checkpoint holds student, teacher, both moments and a step count of every parameter, and the
-    two centers, in float32, in the format of torch.distributed.checkpoint: pieces as ranks hold
-    them, each once (what several ranks hold is shared out among them). Every rank writes a file;
-    an index and the manifest lie beside them.
+    A checkpoint holds student, teacher if any, the optimizer's tensors of every trained parameter,
+    and buffers, in float32 (counts of batches: int64), in the format of
+    torch.distributed.checkpoint: pieces as ranks hold them, each once (what several ranks hold is
+    shared out among them). Every rank writes a file; an index and the manifest lie beside them.
     """
-    student = method_on_meta(config).student
-    shapes = [parameter.shape for parameter in student.parameters()]
-    # FSDP2 cuts a parameter along its first axis into parts of ceil(n / shards) rows.
-    parts = sum(-(-shape[0] // -(-shape[0] // placement.shards)) for shape in shapes)
-    pieces = 4 * parts + len(shapes) + 2
-    patch_head = config.ibot_head if config.separate_heads else config.dino_head
-    centers = config.dino_head.prototypes + patch_head.prototypes
-    numbers = 4 * sum(shape.numel() for shape in shapes) + len(shapes) + centers
-    checkpoint = _FLOAT32 * numbers + _AROUND_A_PIECE * pieces
-    export = _FLOAT32 * sum(p.numel() for p in student["backbone"].parameters())
+    method = method_on_meta(config)
+    student, buffers = method.student, list(method.buffers())
+    pieces, numbers = len(buffers), 0
+    for parameter in student.parameters():
+        trained, rows = parameter.requires_grad, parameter.shape[0]
+        # FSDP2 cuts a parameter along its first axis into parts of ceil(n / shards) rows.
+        parts = -(-rows // -(-rows // placement.shards))
+        copies = len(method.networks) + trained * _moments(config)
+        counted = trained and config.optimizer.name == "adamw"  # its steps
+        pieces += copies * parts + counted
+        numbers += copies * parameter.numel() + counted
+    checkpoint = _FLOAT32 * numbers + _bytes_of(buffers) + _AROUND_A_PIECE * pieces
+    export = _bytes_of(student["backbone"].state_dict().values())
     policy = config.checkpoint
     saved = [*range(policy.every, config.steps, policy.every), config.steps]
     checkpoints = _kept(saved, policy.keep, policy.keep_every)
@@ -159,6 +173,12 @@ def storage_of_run(config: TrainingConfig, placement: Placement) -> Storage:
         written_bytes=len(saved) * checkpoint + (len(saved) + 1) * export,
         kept_bytes=checkpoints * checkpoint + exports * export,
         files=checkpoints * files + exports,
+    )
+
+
+def _bytes_of(tensors: Iterable[Tensor]) -> int:
+    return sum(
+        t.numel() * (_FLOAT32 if t.is_floating_point() else t.element_size()) for t in tensors
     )
 
 

@@ -9,6 +9,7 @@ from dinoforge.curation.stored.local_features import FeatureReader
 from dinoforge.curation.tables import CurationInputs, CurationStage
 from dinoforge.neighbors.products import exact_scores
 from dinoforge.stages import Json, Output
+from dinoforge.tables import read_rows
 from dinoforge.verification.compare import compare_pictures
 
 __all__ = ["VerifyStage"]
@@ -36,7 +37,7 @@ class VerifyStage(CurationStage):
     def run(self, payload: Json, inputs: CurationInputs, out: Output) -> Json:
         """Compare the pairs of one range."""
         candidates = inputs.files("candidates", "candidates.parquet")
-        table = tables.read_rows(candidates, payload["first"], payload["stop"])
+        table = read_rows(candidates, payload["first"], payload["stop"])
         i, j = (column.to_numpy() for column in table.columns)
         reader, verifiable = FeatureReader(inputs), read_verifiable(inputs)
         can_verify = verifiable[i] & verifiable[j]

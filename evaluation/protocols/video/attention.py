@@ -4,8 +4,9 @@ from typing import Any
 
 import numpy as np
 
+from dinoforge.attention.masks import attention_masks
 from dinoforge.evaluation.config import EvaluationConfig
-from dinoforge.evaluation.methods.attention_masks import attention_masks, combine_heads, score_heads
+from dinoforge.evaluation.methods.attention_masks import combine_heads, score_heads
 from dinoforge.evaluation.metrics.masks import jaccard
 from dinoforge.evaluation.models import Model
 from dinoforge.evaluation.outcomes import Outcome

@@ -32,7 +32,7 @@ class Picture:
     """One image, and what is known of its objects: labels of its pixels, or boxes."""
 
     row: int  # of `Items`
-    unit: int  # what intervals resample: the video, or the image
+    unit: int  # what intervals resample: the video, the image, or a block of neighboring frames
     image: StoredFile
     # labels [H, W]: 0 background, 255 what does not count, the rest are objects
     read_labels: Callable[[], NDArray[np.uint8]] | None = None
@@ -71,9 +71,11 @@ def pictures_of(task: Task, every: int) -> list[Picture]:
             for unit, (row, one) in enumerate(zip(rows, task.truth, strict=True))
         ]
     _, test = task.truth
+    units = {item.unit: None for item in test.items}  # images, or blocks of neighboring frames
+    numbers = {unit: number for number, unit in enumerate(units)}
     return [
-        Picture(row, unit, item.image, partial(test.read_labels, item))
-        for unit, (row, item) in enumerate(zip(rows, test.items, strict=True))
+        Picture(row, numbers[item.unit], item.image, partial(test.read_objects, item))
+        for row, item in zip(rows, test.items, strict=True)
     ]
 
 

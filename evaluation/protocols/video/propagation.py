@@ -26,6 +26,7 @@ __all__ = ["PropagationStage"]
 
 _CELL = 8  # side in pixels of the cells whose colors are a baseline
 _GRAY = np.float32(0.5)  # without it all cosines of colors are near 1
+_RULE = ("last_frames", "window", "top_k", "temperature")  # arguments of `propagate`
 _METRICS = ("J&F", "J", "F", "J_recall", "F_recall", "J_decay", "F_decay")
 
 Scores = list[list[ObjectScores]]  # the objects of every video
@@ -104,12 +105,10 @@ def _score(
     settings: PropagationConfig,
 ) -> tuple[Scores, dict[str, Any]]:
     """Score every video; ``features(number)`` gives its grid of patches and its frames, lazily."""
-    from dinoforge.evaluation.methods.propagation import (
-        label_map,
-        propagate,
-        soft_labels,
-        vanished_objects,
-    )
+    from dinoforge.evaluation.methods.propagation import label_map, soft_labels, vanished_objects
+    from dinoforge.neighbors.propagation import propagate
+
+    rule = {name: getattr(settings, name) for name in _RULE}
 
     scores: Scores = []
     sizes: dict[tuple[int, int], None] = {}
@@ -123,16 +122,13 @@ def _score(
             vanished[video.name] = lost
         predicted = np.empty_like(truth)
         predicted[0] = truth[0]
-        for at, soft in enumerate(propagate(frames, first, settings), 1):
+        for at, soft in enumerate(propagate(frames, first, **rule), 1):
             predicted[at] = label_map(soft, patch, *truth.shape[1:])
         scores.append(score_sequence(truth, predicted, name=video.name))
     facts: dict[str, Any] = {
         "patch_size": patch,
         "sizes": [list(size) for size in sizes],  # height and width of frames in the network
-        "last_frames": settings.last_frames,
-        "window": settings.window,
-        "top_k": settings.top_k,
-        "temperature": settings.temperature,
+        **rule,
         "vanished": vanished,  # objects without a patch in the first frame, never predicted
     }
     return scores, facts

@@ -2,6 +2,7 @@
 
 import json
 import time
+from dataclasses import replace
 
 import numpy as np
 import pool as pools
@@ -10,7 +11,7 @@ import pytest
 from dinoforge.config import find_recipe, load_config
 from dinoforge.curation.config import CurationConfig
 from dinoforge.curation.pipeline import STAGES
-from dinoforge.curation.plan import COSTS, Images, plan_curation
+from dinoforge.curation.plan import COSTS, Images, plan_curation, read_trial
 from dinoforge.device import GPUS
 from dinoforge.errors import UsageError
 from dinoforge.tables import read_table
@@ -63,6 +64,39 @@ def test_partitions_files_and_embeddings_are_those_of_a_finished_run(pool, calm)
                 assert one.bytes == sum(o["bytes"] for o in outputs) - 128 * len(markers)
 
 
+def test_a_trial_corrects_the_plan_by_what_it_measured(pool, calm):
+    config, trial = pools.recipe(pool.sources, calm), read_trial(calm)
+    # As if a machine were that much slower: the stages of this run take less than a second.
+    measured = dict(trial.measured)
+    for name, factor in {"inspect": 3e5, "graph": 2e5}.items():
+        cost = trial.planned[name]
+        seconds = factor * (cost.core_s + cost.product_s)
+        assert seconds > 1
+        measured[name] = replace(measured[name], cpu_s=seconds)
+    slow = replace(trial, measured=measured)
+    assert slow.speed == pytest.approx(2.5e5)
+    plain, corrected = (
+        {
+            stage.stage: stage
+            for stage in plan_curation(
+                config, replace(trial.images, pool=5000), gpu=GPUS["h100"], trial=given
+            ).stages
+        }
+        for given in (None, slow)
+    )
+    for name, factor in {"inspect": 3e5, "graph": 2e5, "select": 2.5e5}.items():
+        expected = pytest.approx(factor * plain[name].core_hours)
+        assert corrected[name].core_hours == expected
+    itself = plan_curation(config, trial.images, gpu=GPUS["h100"], trial=trial)
+    for stage in itself.stages:
+        assert stage.bytes == measured[stage.stage].bytes
+
+
+def test_a_trial_is_a_finished_curation(tmp_path):
+    with pytest.raises(UsageError, match="not a finished curation run"):
+        read_trial(tmp_path)
+
+
 def test_a_billion_images_are_planned_in_seconds_and_joined_by_cells():
     started = time.process_time()
     recipe = find_recipe("curation", "precise")
@@ -88,3 +122,25 @@ def test_rules_count_slots_per_seed_and_images_per_cluster():
     assert stages["exclude"].partitions == stages["search"].partitions
     with pytest.raises(UsageError, match="no number of images of `pets`"):
         plan(config, pool=1000, seeds={"landmarks": 10})
+
+
+def test_tables_and_lists_of_hashes_cost_what_their_rows_and_lines_do(tmp_path):
+    (tmp_path / "few.txt").write_text("0123456789abcdef\n")
+    (tmp_path / "many.txt").write_text("0123456789abcdef\n" * 100_000)
+
+    def hours(**images):
+        words = ["sources=[{role: pool, paths: [x]}]", "side.columns=[a]", "side.tables=[none]"]
+        words.append(f"scores=[{{name: p, scorer: 'phash:{tmp_path}/{images.pop('listed')}.txt'}}]")
+        stages = {
+            p.stage: p for p in plan(load_config(CurationConfig, None, words), **images).stages
+        }
+        return stages["score"].core_hours, stages["side-tables"]
+
+    score, joined = hours(pool=1 << 22, listed="few")
+    more, twice = hours(pool=1 << 22, side_rows=1 << 23, listed="many")
+    assert more - score == pytest.approx((1 << 22) * 99_999 * 0.7e-9 / 3600)
+    assert joined.partitions == twice.partitions == 4
+    # Every partition passes through all rows; what an image gets is written once.
+    passed = 4 * (1 << 22) * (450e-9 + 20 * 50e-9) / 3600
+    assert twice.core_hours - joined.core_hours == pytest.approx(passed)
+    assert twice.task_bytes == joined.task_bytes

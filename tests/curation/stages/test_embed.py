@@ -9,10 +9,12 @@ import pool as pools
 import pytest
 
 from dinoforge.cli.main import main
+from dinoforge.curation.stages import embed
 from dinoforge.curation.stored.decoding import ImageReader
 from dinoforge.curation.tables import num_images, read_embeddings, read_facts, read_locations
 from dinoforge.encoders.make import make_encoder
-from dinoforge.errors import UsageError
+from dinoforge.encoders.pixels import PixelsEncoder
+from dinoforge.errors import Interrupted, UsageError
 from dinoforge.images import decode
 
 
@@ -61,6 +63,54 @@ def test_embeddings_that_something_else_has_written_are_refused(inputs, tmp_path
     last = size + 46 if "47" in what else size
     with pytest.raises(UsageError, match=f"{what}.*part-00001.*delete it"):
         read_embeddings(elsewhere, "embed", np.array([0, last]))
+
+
+@pytest.mark.parametrize("workers", ["0", "3"])
+def test_a_stopped_partition_goes_on_behind_its_last_piece_with_the_same_bytes(
+    pool, tmp_path, monkeypatch, workers
+):
+    """One partition of all images in pieces of 64, interrupted in the second."""
+    words = ("partition_images=4096", "plant.count=0", f"workers={workers}")
+    pools.curated(pools.recipe(pool.sources, tmp_path / "calm", *words))
+    monkeypatch.setattr(embed, "_PIECE", 64)
+    encode, calls = PixelsEncoder.encode, []
+
+    def stopped(self, images):
+        calls.append(len(images))
+        if len(calls) == 2:
+            raise Interrupted("stopped")
+        return encode(self, images)
+
+    monkeypatch.setattr(PixelsEncoder, "encode", stopped)
+    config = pools.recipe(pool.sources, tmp_path / "run", *words)
+    with pytest.raises(Interrupted):
+        pools.curated(config)
+    (piece,) = (tmp_path / "run/curation/30-embed").glob("*.npy")
+    assert len(np.load(piece)) == 64
+    calls[:] = [0, 0]
+    pools.curated(pools.recipe(pool.sources, tmp_path / "run", *words, "workers=1"))
+    number = json.loads((tmp_path / "run/curation/30-embed/part-00000.done").read_text())
+    embedded = number["facts"]["embedded"]
+    assert embedded > 128
+    assert sum(calls) == number["measured"]["images"] == embedded - 64
+    assert pools.differences(tmp_path / "calm", tmp_path / "run") == []
+
+
+def test_pieces_of_another_recipe_are_removed_unread(pool, calm, tmp_path):
+    shutil.copytree(calm, tmp_path / "run")
+    folder = tmp_path / "run/curation/30-embed"
+    (folder / "part-00001.done").unlink()
+    for name in ("part-00001.piece-0123456789abcdef-00000.npy", "part-00099.piece-0-00000.npy"):
+        np.save(folder / name, np.ones((48, 128), np.float16))
+    pools.curated(pools.recipe(pool.sources, tmp_path / "run"))
+    assert pools.differences(calm, tmp_path / "run") == []
+
+
+def test_speed_and_waiting_are_in_the_marker_and_in_the_log(calm):
+    marker = json.loads((calm / "curation/30-embed/part-00001.done").read_text())
+    assert marker["measured"]["images"] == marker["facts"]["embedded"] > 0
+    assert marker["measured"]["images_per_s"] > 0
+    assert 0 <= marker["measured"]["decode_wait"] <= 1
 
 
 @pytest.fixture(scope="module")

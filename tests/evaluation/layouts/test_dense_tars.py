@@ -21,6 +21,10 @@ def test_camvid(shared):
     assert data.read_image(data.items[0]).shape == (240, 320, 3)
     assert labels.shape == (240, 320)
     assert set(np.unique(labels)) <= {*range(11), IGNORED}
+    objects = data.read_objects(data.items[0])
+    assert [data.classes[number] for number in data.objects] == ["car", "pedestrian", "bicyclist"]
+    np.testing.assert_array_equal(objects == 1, np.isin(labels, data.objects))
+    np.testing.assert_array_equal(objects == IGNORED, labels == IGNORED)
 
 
 def test_nyu(shared):

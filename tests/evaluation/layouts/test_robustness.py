@@ -158,16 +158,6 @@ def test_a_name_without_a_class_in_the_mapping_of_objectnet(tmp_path, draw):
         robustness.read_objectnet(tmp_path, CLASSES)
 
 
-def test_rows_of_a_labeled_subset(tmp_path, draw):
-    write_folders(draw, tmp_path / "train", dict.fromkeys(CLASSES, 2))
-    train = robustness.read_imagenet(tmp_path, "train", CLASSES)
-    (tmp_path / "1imgs_class.txt").write_text("n02_1.JPEG\nn04/n04_0.JPEG\n")
-    assert robustness.read_subset(tmp_path / "1imgs_class.txt", keys(train)).tolist() == [3, 6]
-    (tmp_path / "1imgs_class.txt").write_text("n02_7.JPEG\n")
-    with pytest.raises(UsageError, match=r"missing image n02_7\.JPEG of a labeled subset"):
-        robustness.read_subset(tmp_path / "1imgs_class.txt", keys(train))
-
-
 def test_there_are_a_thousand_classes_in_order(tmp_path):
     names = [f"n{number:08d}" for number in range(1000)]
     (tmp_path / "classes.txt").write_text("".join(f"{name} some words\n" for name in names))

@@ -7,29 +7,24 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dinoforge.evaluation.methods import propagation
-from dinoforge.evaluation.methods.propagation import (
-    label_map,
-    propagate,
-    soft_labels,
-    vanished_objects,
-)
-from dinoforge.evaluation.settings import PropagationConfig
+from dinoforge.evaluation.methods.propagation import label_map, soft_labels, vanished_objects
+from dinoforge.neighbors import propagation
+from dinoforge.neighbors.propagation import propagate
 
 
-def plain(features, first, config):
+def plain(features, first, *, last_frames, window, top_k, temperature=0.1):
     """The published rule: one affinity of all pairs, a window mask of all pairs, a threshold."""
     num, rows, columns, _ = features.shape
     unit = F.normalize(features, dim=-1).flatten(1, 2)
     at = torch.cartesian_prod(torch.arange(rows), torch.arange(columns))
-    inside = (at[:, None] - at).abs().amax(dim=2) <= (config.window or max(rows, columns))
+    inside = (at[:, None] - at).abs().amax(dim=2) <= (window or max(rows, columns))
     labels = [first.flatten(0, 1)]
     for frame in range(1, num):
-        context = [0, *range(max(1, frame - config.last_frames), frame)]
+        context = [0, *range(max(1, frame - last_frames), frame)]
         affinity = torch.cat(
-            [(unit[c] @ unit[frame].T / config.temperature).exp() * inside for c in context]
+            [(unit[c] @ unit[frame].T / temperature).exp() * inside for c in context]
         )
-        kept = affinity.topk(min(config.top_k, len(affinity)), dim=0).values[-1]
+        kept = affinity.topk(min(top_k, len(affinity)), dim=0).values[-1]
         affinity = affinity * (affinity >= kept)
         affinity = affinity / affinity.sum(dim=0)
         labels.append(affinity.T @ torch.cat([labels[c] for c in context]))
@@ -52,11 +47,11 @@ def test_soft_labels_equal_the_published_formula(rows, columns, last, window, to
         features = features.flatten(0, 2)[torch.randint(3, (5, rows, columns))]
         features = features.sign()  # of norm 2: their products are exact
     first = F.one_hot(torch.randint(3, (rows, columns)), 3).float()
-    config = PropagationConfig(last_frames=last, window=window, top_k=top_k)
+    rule = {"last_frames": last, "window": window, "top_k": top_k}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(propagation, "_TILE", 4)
-        labels = torch.stack(list(propagate(features, first, config)))
-    torch.testing.assert_close(labels, plain(features.double(), first.double(), config).float())
+        labels = torch.stack(list(propagate(features, first, **rule)))
+    torch.testing.assert_close(labels, plain(features.double(), first.double(), **rule).float())
 
 
 def test_a_moving_square_is_followed():
@@ -70,11 +65,10 @@ def test_a_moving_square_is_followed():
     truth = torch.zeros(12, 12, dtype=torch.long)
     truth[2:5, 3:6] = 1
     first = F.one_hot(truth, 2).float()
-    for step, labels in enumerate(propagate(frames, first, PropagationConfig(top_k=1)), 1):
+    for step, labels in enumerate(propagate(frames, first, top_k=1), 1):
         assert torch.equal(labels.argmax(dim=-1), truth.roll(step, dims=0))
     # An object that moves out of the window of its source is lost.
-    config = PropagationConfig(top_k=1, last_frames=0, window=1)
-    *_, labels = propagate(frames, first, config)
+    *_, labels = propagate(frames, first, top_k=1, last_frames=0, window=1)
     assert not labels[6:9, 3:6, 1].all()
 
 

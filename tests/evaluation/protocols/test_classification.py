@@ -1,6 +1,7 @@
 """Linear probes and few-shot k-NN of the suite, on features that it has extracted."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from benchmark_sets import COLORS
 from classified_sets import color_picture, write_files
 from evaluations import evaluated, mean_colors
 
+from dinoforge.encoders.encoder import unit_rows
 from dinoforge.evaluation.config import BootstrapConfig, EvaluationConfig, SetConfig
 from dinoforge.evaluation.methods.low_shot import center_rows, draw_few, few_shot_knn, msn_low_shot
 from dinoforge.evaluation.methods.views import cut_view, random_views
@@ -34,7 +36,7 @@ def config(pictures, run_folder):
         test=[str(pictures / "test")],
         checkpoint=str(run_folder),
         baselines=["means=python:evaluations:mean_colors", "pixels_centered"],
-        protocols=["linear", "linear_v1", "few_shot", "low_shot"],
+        protocols=["linear", "linear_v1", "few_shot", "low_shot", "soft_nn"],
         device="cpu",
         few_shot=FewShotConfig(per_class=[1, 5], tries=3),
         linear=LinearConfig(rates=[1e-3, 0.1], epochs=1, epoch_steps=30, batch_size=32),
@@ -96,6 +98,31 @@ def test_few_shot_accuracy_is_the_mean_over_draws(done, config):
     assert one.value == pytest.approx(each.mean())
     assert one.settings["deviation"] == pytest.approx(np.std(each, ddof=1))
     assert one.interval[0] <= one.value <= one.interval[1]
+
+
+def test_soft_neighbors_are_all_labeled_images(done, config):
+    folder, records = done
+    (record,) = of(records, "soft_nn", "means")
+    inputs = make_inputs("evaluation", STAGES, folder, config)
+    items, vectors = read_items(inputs, 0), read_features(inputs, 2, 0).vectors["vectors"]
+    bank, test = (unit_rows(vectors[rows]) for rows in (items.bank, items.test))
+    weights = np.exp(test.astype(np.float64) @ bank.T / 0.1)
+    votes = weights @ np.eye(3)[items.labels[items.bank]]
+    assert record.value == (votes.argmax(axis=1) == items.labels[items.test]).mean()
+    assert record.settings["bank"] == len(items.bank)
+
+
+def test_soft_neighbors_of_lists_are_their_images(config, pictures, tmp_path):
+    folders = sorted(path for path in (pictures / "bank").iterdir() if path.is_dir())
+    lists = [str(tmp_path / f"{number}.txt") for number in range(2)]
+    for number, file in enumerate(lists):
+        chosen = [sorted(folder.iterdir())[number::2][:2] for folder in folders]
+        Path(file).write_text("\n".join(image.name for images in chosen for image in images))
+    one = SetConfig(train=config.train, test=config.test, subsets=lists, protocols=["soft_nn"])
+    changed = {"checkpoint": "", "train": [], "test": [], "sets": {"colors": one}}
+    records = evaluated(replace(config, **changed), tmp_path / "run")
+    (record,) = of(records, "soft_nn_2", "means")
+    assert (record.settings["lists"], record.settings["bank"]) == (2, 2 * len(folders))
 
 
 def test_low_shot_accuracy_is_the_mean_over_splits(done, config):

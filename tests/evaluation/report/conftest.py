@@ -289,6 +289,8 @@ def _write_markers(folder: Path) -> None:
         place = folder / "curation" / f"{number:02d}-{stage}"
         place.mkdir(parents=True, exist_ok=True)
         measured = {"seconds": number / 7, "cpu_seconds": number / 8, "peak_rss_mib": 400 + number}
+        if stage == "embed":
+            measured |= {"images": 100, "images_per_s": 50.0, "decode_wait": 0.25}
         marker = {"stage": stage, "facts": {}, "measured": measured}
         for part in range(2):
             (place / f"part-{part:05d}.done").write_text(json.dumps(marker))

@@ -67,6 +67,19 @@ def test_the_entropy_is_compared_with_its_bound(curves, project):
     assert panel.levels == []
 
 
+def test_a_run_without_a_teacher_has_no_schedules_of_one_and_entropies_below_that_of_its_classes(
+    tmp_path,
+):
+    names = ("loss/xent", "loss/me_max", "predictions/entropy_of_mean", "schedule/momentum")
+    row = dict.fromkeys((*names, "schedule/teacher_temperature", "schedule/lr"), 1.0)
+    (tmp_path / "metrics.jsonl").write_text(json.dumps({"step": 1, **row}))
+    curves = make_curves(tmp_path, classes=10)
+    assert [panel.title for panel in curves.schedules] == ["Learning rate"]
+    titles = ["Loss between views", "Loss of the mean prediction", "Entropy of predictions"]
+    assert [panel.title for panel in curves.panels] == titles
+    assert curves.panels[-1].levels == [("ln C", math.log(10))]
+
+
 def test_rows_that_a_resumed_run_wrote_again_count_once_and_the_later_ones_count(tmp_path):
     rows = [{"step": s, "loss/total": v} for s, v in ((1, 5.0), (3, 4.0), (2, 9.0), (3, 2.0))]
     (curve,) = written(tmp_path, rows).panels[0].curves

@@ -30,6 +30,8 @@ def test_times_of_a_stage_are_sums_over_its_partitions_and_memory_is_the_largest
     assert (embed.partitions, embed.peak_rss_mib) == (2, 430)
     assert embed.seconds == pytest.approx(60 / 7, abs=1e-3)
     assert embed.cpu_seconds == pytest.approx(60 / 8)
+    assert (embed.images_per_s, embed.decode_wait) == (50.0, 0.25)
+    assert stages["curation/20-filter"].images_per_s is None
 
 
 def test_an_empty_folder_yields_nothing(tmp_path):

@@ -112,7 +112,7 @@ def test_one_job_owns_a_plan_and_keeps_it_over_requeues(tmp_path):
 def tree(tmp_path):
     """A git tree that holds our packages, one change that is not committed, one new file."""
     root = tmp_path / "tree"
-    for package in ("dinoforge", "cli", "curation", "training", "evaluation", "slurm"):
+    for package in ("dinoforge", "cli", "curation", "training", "evaluation", "demo", "slurm"):
         (root / package).mkdir(parents=True)
         (root / package / "__init__.py").write_text("")
         if package != "dinoforge":

@@ -1,17 +1,19 @@
-"""How often crops are blurred and solarized, measured on their pixels."""
+"""How often crops are blurred, solarized and equalized, measured on their pixels."""
 
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image, ImageOps
 
-from dinoforge.training.data.color import augment_colors, draw_colors
+from dinoforge.training.data.color import augment_colors, draw_colors, equalize, solarize
 from dinoforge.training.data.crops import CropsConfig
 
 NUM_IMAGES = 4000
-# Blur and solarize are left; everything else would change pixels, too.
+# Blur is left; everything else would change pixels, too.
 QUIET = {"jitter_prob": 0.0, "grayscale_prob": 0.0, "blur_kernel": 3, "blur_sigma": (1.0, 2.0)}
+QUIET |= {"solarize_prob": 0.0}
 
 
 def changed(config):
@@ -23,7 +25,7 @@ def changed(config):
     for draws, num_views in zip(drawn, (2, config.num_local), strict=True):
         noise = torch.randint(0, 256, (num_views * NUM_IMAGES, 3, 4, 4), generator=generator)
         crops = noise.to(torch.uint8)
-        levels = replace(config, solarize_threshold=256, mean=(0, 0, 0), std=(1 / 255,) * 3)
+        levels = replace(config, mean=(0, 0, 0), std=(1 / 255,) * 3)
         result = augment_colors(crops, draws, levels)
         differs = (result - crops).abs().flatten(1).amax(dim=1) > 0.5
         shares += differs.view(num_views, NUM_IMAGES).double().mean(dim=1).tolist()
@@ -56,9 +58,40 @@ def test_blur_probabilities_of_ones_own():
 def test_the_second_global_crop_alone_is_solarized():
     images = np.arange(NUM_IMAGES)
     of_globals, of_locals = draw_colors(CropsConfig(), 0, images, np.zeros_like(images))
-    assert not of_globals.solarize[:NUM_IMAGES].any()
-    assert of_globals.solarize[NUM_IMAGES:].mean() == pytest.approx(0.2, abs=0.02)
-    assert not of_locals.solarize.any()
+    assert (of_globals.solarize[:NUM_IMAGES] == 256).all()
+    inverted = of_globals.solarize[NUM_IMAGES:] < 256
+    assert inverted.mean() == pytest.approx(0.2, abs=0.02)
+    assert set(of_globals.solarize[NUM_IMAGES:][inverted]) == {128}
+    assert (of_locals.solarize == 256).all()
+
+
+def test_any_crop_is_solarized_and_equalized_from_a_level_of_its_own():
+    images = np.arange(NUM_IMAGES)
+    config = CropsConfig(solarize="every", solarize_prob=0.3, equalize_prob=0.1)
+    for draws in draw_colors(config, 0, images, np.zeros_like(images)):
+        thresholds = draws.solarize[draws.solarize < 256]
+        assert len(thresholds) / len(draws.solarize) == pytest.approx(0.3, abs=0.02)
+        assert thresholds.mean() == pytest.approx(128, abs=4)
+        assert thresholds.std() == pytest.approx(256 / 12**0.5, abs=3)
+        assert draws.equalize.mean() == pytest.approx(0.1, abs=0.02)
+
+
+@pytest.mark.parametrize("side", [16, 18, 32])
+def test_equalize_and_solarize_give_the_bytes_of_pillow(side):
+    """Noise in narrow ranges, and flat crops; below 255 pixels equalize changes nothing."""
+    generator = np.random.default_rng(side)
+    pixels = generator.integers(0, 256, (12, side, side, 3), dtype=np.uint8)
+    pixels[3:9] //= np.array([2, 5, 20, 60, 100, 255], np.uint8)[:, None, None, None]
+    pixels[9] = 7
+    thresholds = generator.uniform(0, 256, len(pixels)).astype(np.float32)
+    levels = torch.from_numpy(pixels).permute(0, 3, 1, 2).float()
+    equalized = equalize(levels.clone()).permute(0, 2, 3, 1).numpy()
+    inverted = solarize(levels.clone(), torch.from_numpy(thresholds)).permute(0, 2, 3, 1).numpy()
+    for at, crop in enumerate(pixels):
+        image = Image.fromarray(crop)
+        assert (equalized[at] == np.asarray(ImageOps.equalize(image))).all()
+        wanted = ImageOps.solarize(image, float(thresholds[at]))
+        assert (inverted[at] == np.asarray(wanted)).all()
 
 
 def test_jitter_and_gray_come_as_often_as_published():

@@ -9,9 +9,9 @@ import torch
 
 from dinoforge.errors import UsageError
 from dinoforge.sources.image_set import ImageSet, open_images
-from dinoforge.training.config import DataConfig
 from dinoforge.training.data.dataset import TrainingData, open_training_data
 from dinoforge.training.data.order import ImageOrder
+from dinoforge.training.data.parts import DataConfig
 from dinoforge.training.distributed.ranks import RankInfo
 
 STEPS = 6  # of 4 images: two passes and a bit over 10 images

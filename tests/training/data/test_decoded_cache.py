@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from dinoforge.training.config import DataConfig
 from dinoforge.training.data.decoded_cache import TrainingImages
+from dinoforge.training.data.parts import DataConfig
 
 
 class Photographs:
@@ -16,6 +16,9 @@ class Photographs:
 
     def __len__(self):
         return len(self.sizes)
+
+    def fetch(self, indices):
+        """They are not in a bucket."""
 
     def decode(self, index, /):
         height, width = self.sizes[index]

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dinoforge.randomness import KeyedPermutation
-from dinoforge.training.config import PartConfig
 from dinoforge.training.data.order import ImageOrder, Interleaving, StepOrder
+from dinoforge.training.data.parts import PartConfig
 
 STEPS = 10_000
 BATCH = 42  # divides by 1, 2, 3 and 7 ranks

@@ -37,7 +37,8 @@ def run(config, out: Path, steps: int) -> dict[str, torch.Tensor]:
         # Gathering is slow; a wrong gradient of another step would change all later losses.
         if trainer.step <= 2 or trainer.step % 5 == 0:
             for name, parameter in trainer.method.student.named_parameters():
-                result[f"{trainer.step:02d}/gradients/{name}"] = whole(parameter.grad)
+                if parameter.grad is not None:  # else it is frozen
+                    result[f"{trainer.step:02d}/gradients/{name}"] = whole(parameter.grad)
         if trainer.step == steps:
             break
     for name, tensor in trainer.method.state_dict().items():

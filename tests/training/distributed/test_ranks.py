@@ -28,11 +28,40 @@ BASE = (
     "steps=40",
     "checkpoint.every=100",
 )
+PAWS = (
+    *("method=paws", "model.drop_path=0", "model.layer_scale=0", "support.classes=2"),
+    *("support.images=2", "support.groups=2", "support.views=2", "paws.hidden=16", "paws.width=8"),
+    *("paws.prediction=true", "optimizer.name=lars", "optimizer.momentum_of=steps"),
+    *("optimizer.lr=0.05", "optimizer.lr_rule=none", "optimizer.lr_start=0.02", "optimizer.clip=0"),
+)
 BALANCES = {
     "sinkhorn": ["teacher.balance=sinkhorn"],
     "centering": ["teacher.balance=centering", "separate_heads=false"],
+    "dino": [
+        *("method=dino", "teacher.balance=centering", "loss.ibot=0", "loss.koleo=0"),
+        *("model.drop_path_rule=sample", "dino_head.norm_last_layer=true", "model.layer_scale=0"),
+        *("optimizer.clip=0.05", "optimizer.clip_by=tensor", "optimizer.lr_rule=linear_256"),
+        *("optimizer.freeze_by=gradient", "optimizer.freeze_last_layer=3"),
+        *("teacher.temperature_hold=5", "crops.blur_filter=pillow", "crops.blur=as_written"),
+    ],
+    "paws": list(PAWS),
+    "paws-plain": [*PAWS, "paws.normalized=false", "paws.supervised=0.5"],
+    "suncet": [*PAWS, "method=suncet", "paws.normalized=false", "paws.smoothing=0"],
+    "supervised": [*PAWS, "method=supervised", "crops.num_local=0"],
+    "wide-resnet": [
+        *("method=dino", "teacher.balance=centering", "loss.ibot=0", "loss.koleo=0"),
+        *("model.architecture=wrn28_2", "model.drop_path=0", "dino_head.normalized=true"),
+        *("batch_size=4", "crops.global_size=8", "crops.local_size=4", "optimizer.name=lars"),
+    ],
 }
-# Of 20 steps; must all equal one rank that takes a step at once.
+# Gradients are compared every fifth step; most of what a step does, sinkhorn has tried.
+STEPS = dict.fromkeys(BALANCES, 10) | {
+    "sinkhorn": 20,
+    "wide-resnet": 2,
+    "suncet": 5,
+    "supervised": 5,
+}
+# Of `STEPS`; must all equal one rank that takes a step at once.
 SPLITS = {
     1: {"accumulated": ["parallel.accumulate=4"]},
     2: {"ddp2": ["parallel.mode=ddp"], "fsdp2": ["parallel.mode=fsdp", "parallel.accumulate=2"]},
@@ -42,6 +71,24 @@ SPLITS = {
         "hsdp4": ["parallel.mode=hsdp", "parallel.shard=2"],
     },
 }
+# Methods on some of the splits alone: what they share with others is tried there. Batch statistics
+# are those of a whole step, so it is not accumulated; sharded heads are tried without them.
+ONLY = {
+    "centering": ("accumulated", "ddp2", "hsdp4"),
+    "dino": ("accumulated", "fsdp2", "ddp4"),
+    "paws": ("ddp2", "ddp4"),
+    "paws-plain": ("accumulated", "fsdp2"),
+    "suncet": ("accumulated", "ddp2"),
+    "supervised": ("accumulated", "fsdp2"),
+    "wide-resnet": ("ddp2",),
+}
+TRIED = [
+    (name, balance)
+    for balance in BALANCES
+    for kinds in SPLITS.values()
+    for name in kinds
+    if name in ONLY.get(balance, name)
+]
 # Of those, again in float32, with sinkhorn.
 FLOAT32 = {2: ["ddp2"], 4: ["fsdp4", "hsdp4"]}
 SHORT = "precision=float32"
@@ -51,12 +98,21 @@ RESUMED = {1: "auto", 2: "ddp", 3: "fsdp"}
 pytestmark = pytest.mark.timeout(600)
 
 
+def label(files, folder):
+    """Link files into two class folders."""
+    for at, file in enumerate(files):
+        target = folder / "ab"[at % 2] / file.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.symlink_to(file)
+
+
 class Lab:
     """A folder with pictures in which variants of one training are run."""
 
     def __init__(self, folder, pictures, run_ranks):
         self.folder, self.pictures = folder, pictures
-        self._base = [*BASE, f"out={folder / 'unused'}", f"data.paths=['{pictures}']"]
+        places = (f"data.paths=['{pictures}']", f"support.paths=['{folder / 'labeled'}']")
+        self._base = [*BASE, f"out={folder / 'unused'}", *places]
         self._run_ranks = run_ranks
 
     def run(self, ranks, *variants):
@@ -95,12 +151,13 @@ def lab(tmp_path_factory, pictures, run_ranks):
 
 
 def train_all(made):
+    label(sorted(made.pictures.iterdir())[:8], made.folder / "labeled")
     sinkhorn = BALANCES["sinkhorn"]
     splits = {
         ranks: [
-            (f"{name}-{balance}", 20, [*how, *changes])
-            for balance, changes in BALANCES.items()
-            for name, how in kinds.items()
+            (f"{name}-{balance}", STEPS[balance], [*kinds[name], *BALANCES[balance]])
+            for name, balance in TRIED
+            if name in kinds
         ]
         for ranks, kinds in SPLITS.items()
     }
@@ -128,25 +185,27 @@ def train_all(made):
     mixtures = {ranks: (f"mixture{ranks}", 5, [*sinkhorn, *mixed]) for ranks in MIXTURE_RANKS}
     made.run(2, *splits[2], resumed[2], *again, mixtures[2])
     made.run(3, resumed[3])
-    whole = [(f"one-{balance}", 20, changes) for balance, changes in BALANCES.items()]
+    whole = [(f"one-{name}", STEPS[name], changes) for name, changes in BALANCES.items()]
     whole.append(("one-float32", 20, [*sinkhorn, SHORT]))
     made.run(1, *whole, *splits[1], resumed[1], mixtures[1])
 
 
-def assert_close(result, wanted, rtol=1e-9):
+def assert_close(result, wanted, rtol=1e-9, atol=0.0):
     assert result.keys() == wanted.keys()
-    for name, tensor in wanted.items():
-        error = (result[name] - tensor).norm() / tensor.norm().clamp(min=1e-300)
-        assert error <= rtol, f"{name}: {error.item():.1e}"
+    for name, whole in wanted.items():
+        tensor = whole.double()  # a count of batches is an integer
+        error = (result[name].double() - tensor).norm()
+        assert error <= rtol * tensor.norm() + atol, f"{name}: {error.item():.1e}"
 
 
-@pytest.mark.parametrize("balance", BALANCES)
-@pytest.mark.parametrize("name", [name for kinds in SPLITS.values() for name in kinds])
+@pytest.mark.parametrize(("name", "balance"), TRIED)
 def test_any_split_of_a_step_gives_the_same_losses_and_gradients(lab, name, balance):
-    """20 steps in float64: every loss, gradients, and weights, teacher and centers at the end."""
+    """In float64: every loss, gradients, and weights, teacher and centers at the end."""
     one = lab.numbers(f"one-{balance}")
-    assert sum(name.startswith("20/gradients/") for name in one) > 20
-    assert_close(lab.numbers(f"{name}-{balance}"), one)
+    assert sum(name.startswith(f"{STEPS[balance]:02d}/gradients/") for name in one) > 20
+    # What is added before batch normalization has no gradient; the losses of PAWS nearly cancel.
+    normalized = balance in {"paws", "wide-resnet"}
+    assert_close(lab.numbers(f"{name}-{balance}"), one, atol=1e-11 if normalized else 0.0)
 
 
 def differences(result, wanted):

@@ -124,6 +124,14 @@ def test_a_gpu_may_be_too_small_for_one_image(small):
     assert "images per rank and micro-batch" not in str(caught.value)
 
 
+def test_a_gpu_may_be_too_small_for_the_labeled_images(small):
+    support = ("support.paths=[x]", "support.classes=1000", "support.images=50")
+    plan = plan_of(small("method=paws", "model.drop_path=0", *support), gpu="3")
+    assert (plan.fits, plan.largest_images, plan.support_crops) == (False, 0, 50_000)
+    with pytest.raises(UsageError, match=r"fewer labeled images \(50000 crops\): support.images"):
+        plan.check_memory()
+
+
 @pytest.mark.parametrize("name", ["h101", "nan", "inf", "-3", "0", "1.5", ""])
 def test_an_unknown_gpu_is_reported_with_those_that_are_known(name):
     with pytest.raises(UsageError, match="unknown GPU") as caught:

@@ -84,6 +84,28 @@ def test_a_step_takes_the_operations_and_bytes_planned(measuring, planned_memory
     assert bool(unused) == (variant.loss.ibot == 0)
 
 
+# Without blocks: the whole network is run.
+NETWORK = (
+    *("method=dino", "loss.ibot=0", "loss.koleo=0", "teacher.balance=centering"),
+    *("model.architecture=wrn28_2", "crops.global_size=16", "crops.local_size=8"),
+    *("dino_head.normalized=true", "batch_size=6"),
+)
+
+
+def test_a_step_of_a_network_without_blocks_takes_what_is_planned(measuring, planned_memory, small):
+    config = small(*NETWORK)
+    step, crops = measuring.Step(config), measuring.noise(config)
+    parts = step.views(0, *crops)
+    batch = planned(config, 0)
+    assert executed(batch) == measuring.count_flops(step, parts)
+    kept = measuring.saved_bytes(step, parts[0]).activations
+    assert saved(batch) == pytest.approx(kept, rel=SAVED_TOLERANCE)
+    # Convolutions copy weights into the order of their images, which is not planned.
+    assert planned_memory(config, batch).peak == pytest.approx(
+        measuring.peak_bytes(step, *crops), rel=0.03
+    )
+
+
 @pytest.mark.parametrize(
     "changes",
     # Of 20 images 12 are kept, of each pair 1, whatever the number of crops.

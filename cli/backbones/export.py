@@ -1,4 +1,4 @@
-"""``dinoforge export``: a backbone for timm, transformers, torch.hub, ONNX or TorchScript."""
+"""``dinoforge export``: a backbone for timm, transformers, torch.hub, ONNX, TorchScript, DINO."""
 
 import argparse
 import functools
@@ -24,7 +24,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     add = functools.partial(parser.add_argument, type=path_argument)
     add("source", metavar="SOURCE", help="training run, file of weights, folder of transformers")
     parser.add_argument(
-        "--to", required=True, metavar="FORMAT", help="timm, hf, hub, onnx or torchscript"
+        "--to", required=True, metavar="FORMAT", help="timm, hf, hub, onnx, torchscript or dino"
     )
     add("--out", required=True, metavar="FOLDER", help="output folder")
     parser.add_argument("--step", type=int, metavar="N", help="export of a run (default: newest)")
@@ -81,7 +81,7 @@ def _print(exported: "Exported", out: str) -> None:
 
 
 COMMAND = Command(
-    sentence="export a backbone for timm, transformers, torch.hub, ONNX or TorchScript",
+    sentence="export a backbone for timm, transformers, torch.hub, ONNX, TorchScript or DINO",
     examples=(
         "dinoforge export runs/vits14 --to timm --out exported/timm",
         "dinoforge export runs/vits14 --step 12500 --to hub --out exported/hub",

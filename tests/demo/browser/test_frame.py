@@ -1,0 +1,129 @@
+"""The frame around the views: pictures in hand, refusals, keys, addresses."""
+
+import base64
+
+import pytest
+from playwright.sync_api import expect
+
+from .conftest import settle
+
+
+def add_picture(page, path):
+    with page.expect_response(lambda one: one.url.endswith("/api/images")) as answer:
+        page.set_input_files("#file", path)
+    return answer.value
+
+
+def test_the_collection_is_walked_by_keys_and_an_image_is_opened(open_page):
+    page = open_page()
+    assert page.locator(".wall a").count() > 20
+    page.locator(".wall a").first.focus()
+    for key in ("ArrowRight", "ArrowDown", "ArrowLeft"):
+        page.keyboard.press(key)
+    columns = int(page.locator(".wall").evaluate("one => one.style.getPropertyValue('--columns')"))
+    assert page.evaluate("document.activeElement.dataset.row") == str(columns)
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("dialog")).to_contain_text("168 × 140")
+    assert f"row={columns}" in page.url
+    page.reload()
+    expect(page.get_by_role("dialog")).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("dialog")).to_be_hidden()
+    page.keyboard.press("End")
+    expect(page.locator('.wall a[data-row="39"]')).to_be_focused()
+
+
+def test_an_upload_finds_the_image_that_it_is(open_page, demo):
+    page = open_page()
+    assert add_picture(page, demo.folder / "images/coffee_3.png").ok
+    page.wait_for_url("**/#/search?of=u*")
+    settle(page)
+    first = page.locator(".shots a").first
+    expect(first).to_contain_text("1.000")
+    expect(first).to_contain_text("coffee_3")
+    expect(page.locator("#announcements")).to_contain_text("24 results")
+
+
+def test_a_picture_is_pasted_and_dropped(open_page, demo):
+    page = open_page()
+    data = base64.b64encode((demo.folder / "images/retina_1.png").read_bytes()).decode()
+    make = """([kind, data]) => {
+      const bytes = Uint8Array.from(atob(data), (one) => one.charCodeAt(0));
+      const transfer = new DataTransfer();
+      transfer.items.add(new File([bytes], "x.png", { type: "image/png" }));
+      const options = { bubbles: true, cancelable: true };
+      const event = kind === "paste"
+        ? new ClipboardEvent("paste", { clipboardData: transfer, ...options })
+        : new DragEvent("drop", { dataTransfer: transfer, ...options });
+      document.dispatchEvent(event);
+    }"""
+    for number, kind in enumerate(("paste", "drop"), 1):
+        page.evaluate(make, [kind, data])
+        expect(page.locator("#hand [data-ref]")).to_have_count(number)
+
+
+def test_a_face_is_refused_with_the_reason_or_blurred(open_page, demo):
+    page = open_page()
+    assert add_picture(page, demo.folder / "person.jpg").status == 422
+    dialog = page.get_by_role("dialog")
+    expect(dialog).to_contain_text("discarded")
+    page.get_by_role("button", name="Blur faces and continue").press("Enter")
+    page.wait_for_url("**/#/search?of=u*")
+    settle(page)
+    expect(page.locator(".shots a").first).to_be_visible()
+
+
+@pytest.mark.parametrize(
+    "content", [b"GIF87a but no more", b"\x89PNG\r\n\x1a\n" + bytes(21_000_000)]
+)
+def test_what_is_no_picture_or_too_large_is_refused_in_words(open_page, tmp_path, content):
+    page = open_page()
+    (tmp_path / "x.png").write_bytes(content)
+    page.set_input_files("#file", tmp_path / "x.png")
+    expect(page.get_by_role("dialog")).to_contain_text("The picture was not added")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("dialog")).to_be_hidden()
+
+
+def test_an_upload_that_has_expired_is_explained(open_page):
+    page = open_page("#/search?of=uAAAAAAAAAAAAAAAA")
+    expect(page.get_by_role("alert")).to_contain_text("expired")
+    expect(page.get_by_role("alert")).to_contain_text("30 minutes")
+
+
+def test_random_weights_are_announced_on_every_view(open_page):
+    page = open_page("#/search?of=r0")
+    expect(page.locator("#untrained")).to_contain_text("not trained")
+
+
+def test_keys_open_views_unless_they_are_switched_off(open_page):
+    page = open_page("#/search?of=r3")
+    page.keyboard.press("a")
+    page.wait_for_url("**/#/attention?of=r3*")
+    page.keyboard.press("?")
+    page.get_by_label("Single letters open views").uncheck()
+    page.keyboard.press("Escape")
+    page.keyboard.press("c")
+    page.keyboard.press("/")
+    assert page.evaluate("document.activeElement.id") == "file"
+    assert "attention" in page.url
+
+
+def test_a_result_leads_on_and_escape_leads_back(open_page):
+    page = open_page("#/search?of=r0")
+    first = page.locator(".shots a").first
+    expect(first).to_have_attribute("data-row", "39")  # the copy
+    first.focus()
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("Enter")
+    page.wait_for_url(lambda url: "of=r0" not in url)
+    page.keyboard.press("Escape")
+    page.wait_for_url("**of=r0*")
+
+
+def test_everything_is_in_150_kilobytes(demo):
+    from importlib.resources import files
+
+    page = files("dinoforge.demo") / "page"
+    sizes = [one.stat().st_size for one in page.rglob("*") if one.is_file()]
+    assert sum(sizes) <= 150_000

@@ -1,0 +1,293 @@
+"""Every view by mouse and by keyboard, on pictures of which the answer is known."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+from playwright.sync_api import expect
+
+from .conftest import settle, upload_picture
+
+
+def pixels(canvas):
+    """Colors of a canvas ``[rows, columns, 4]``."""
+    script = """(one) => [one.width, one.height,
+      [...one.getContext("2d").getImageData(0, 0, one.width, one.height).data]]"""
+    width, height, flat = canvas.evaluate(script)
+    return np.array(flat, np.uint8).reshape(height, width, 4)
+
+
+def hottest(board):
+    """Column and row of the patch with the highest value; it is the most opaque one."""
+    opacity = pixels(board.locator(".layer canvas"))[..., 3]
+    row, column = np.unravel_index(opacity.argmax(), opacity.shape)
+    return int(column), int(row)
+
+
+def at_patch(board, column, row, of=8):
+    box = board.bounding_box()
+    return {"x": (column + 0.5) * box["width"] / of, "y": (row + 0.5) * box["height"] / of}
+
+
+def size_of(path):
+    with Image.open(path) as picture:
+        picture.verify()
+        return picture.size
+
+
+def saved(page, name):
+    """Press a button that saves a file; returns its path."""
+    with page.expect_download() as download:
+        page.get_by_role("button", name=name).press("Enter")
+    return download.value.path()
+
+
+@pytest.fixture
+def noise(open_page, demo):
+    """Open a page with a picture of 8 x 8 different patches in hand; returns it and the picture."""
+    page = open_page()
+    return page, upload_picture(page, demo.folder / "noise.png")
+
+
+def test_a_clicked_patch_is_the_hottest_and_results_have_boxes(noise):
+    page, ref = noise
+    page.goto(f"/#/parts?of={ref}")
+    settle(page)
+    board = page.locator(".board")
+    board.click(position=at_patch(board, 6, 2))
+    settle(page)
+    assert hottest(board) == (6, 2)
+    expect(page.locator(".shots .hit")).to_have_count(24)
+    board.click(position=at_patch(board, 1, 5), modifiers=["Shift"])
+    board.click(position=at_patch(board, 0, 0), modifiers=["Alt"])
+    settle(page)
+    expect(board.locator(".mark.over.add")).to_have_count(2)
+    expect(board.locator(".mark.over.sub")).to_have_count(1)
+    page.reload()
+    settle(page)
+    expect(page.locator(".board .mark.over")).to_have_count(3)
+    table = saved(page, "Save list").read_text().splitlines()
+    assert len(table) == 25
+    assert size_of(saved(page, "Save picture")) == (112, 112)
+
+
+def test_a_box_is_dragged(noise):
+    page, ref = noise
+    page.goto(f"/#/parts?of={ref}")
+    settle(page)
+    board = page.locator(".board")
+    box, first, last = board.bounding_box(), at_patch(board, 2, 3), at_patch(board, 4, 4)
+    page.mouse.move(box["x"] + first["x"], box["y"] + first["y"])
+    page.mouse.down()
+    page.mouse.move(box["x"] + last["x"], box["y"] + last["y"], steps=3)
+    page.mouse.up()
+    page.wait_for_url("**add=2500.3750.6250.6250*")
+    settle(page)
+    expect(board.locator(".mark.over.add")).to_have_count(1)
+
+
+def test_a_part_is_chosen_stretched_and_taken_back_by_keys(noise):
+    page, ref = noise
+    page.goto(f"/#/parts?of={ref}")
+    settle(page)
+    page.locator(".board").focus()
+    for key in ("ArrowLeft", "ArrowUp", "Enter"):
+        page.keyboard.press(key)
+    settle(page)
+    assert hottest(page.locator(".board")) == (3, 3)
+    for key in ("ArrowRight", "Shift+ArrowRight", "+", "ArrowDown", "-"):
+        page.keyboard.press(key)
+    settle(page)
+    expect(page.locator(".board .mark.over.add")).to_have_count(2)
+    page.keyboard.press("Delete")
+    expect(page.locator(".board .mark.over.sub")).to_have_count(0)
+    page.keyboard.press("Delete")
+    page.keyboard.press("Delete")
+    expect(page.get_by_text("Nothing chosen yet")).to_be_visible()
+
+
+def test_a_picture_and_its_moved_copy_match_by_the_shift(noise, demo):
+    page, ref = noise
+    other = upload_picture(page, demo.folder / "moved.png")
+    page.goto(f"/#/match?of={ref},{other}")
+    settle(page)
+    pairs = np.array(json.loads(saved(page, "Save pairs").read_text())["pairs"])
+    shifts = pairs[:, 2:4] - pairs[:, :2]
+    assert len(pairs) >= 30
+    assert (shifts == [1, 2]).all(axis=1).mean() > 0.8
+    first, second = page.locator(".stage .board").all()
+    first.hover(position=at_patch(first, 3, 2))
+    expect(second.locator(".layer canvas")).to_be_attached()
+    assert hottest(second) == (5, 3)
+    first.focus()
+    page.keyboard.press("ArrowRight")
+    expect(page.locator("#announcements")).to_contain_text("row 4, column 7")
+    page.keyboard.press("Tab")
+    assert min(size_of(saved(page, "Save picture"))) >= 112
+
+
+def test_a_single_picture_is_matched_with_its_nearest(open_page):
+    page = open_page("#/match?of=r0")
+    page.wait_for_url("**of=r0,r39*")
+    settle(page)
+    expect(page.locator(".match > .status-line")).to_contain_text("similarity 1.00 to 1.00")
+
+
+def test_colors_are_those_of_before_after_a_reload(open_page):
+    page = open_page("#/colors?of=r0,r9,r17&threshold=0")
+    canvases = page.locator(".pairs .layer canvas")
+    before = [pixels(one) for one in canvases.all()]
+    assert len(before) == 3
+    assert all(one[..., :3].std() > 5 for one in before)
+    page.reload()
+    settle(page)
+    after = [pixels(one) for one in canvases.all()]
+    np.testing.assert_array_equal(before, after)
+    page.get_by_label("Foreground above").focus()
+    page.keyboard.press("End")
+    expect(page.get_by_role("alert")).to_contain_text("patches above a threshold")
+
+
+def test_attention_has_a_map_per_head_and_a_threshold(open_page):
+    page = open_page("#/attention?of=r3")
+    expect(page.locator(".heads figcaption b")).to_have_text(
+        ["Picture", "Mean", "Maximum", "Head 1", "Head 2"]
+    )
+    page.get_by_label("Keep").focus()
+    for _ in range(3):
+        page.keyboard.press("PageDown")
+    expect(page.locator(".heads figcaption").nth(3)).to_contain_text("patches")
+    assert "mass=" in page.url
+    assert min(size_of(saved(page, "Save picture"))) >= 112
+
+
+def test_clicks_cut_out_what_looks_like_it_everywhere(open_page, demo):
+    page = open_page()
+    refs = [upload_picture(page, demo.folder / name) for name in ("halves.png", "turned.png")]
+    page.goto(f"/#/segment?of={refs[0]}&also=1")
+    settle(page)
+    board = page.locator(".query .board")
+    board.click(position=at_patch(board, 1, 1))
+    board.click(position=at_patch(board, 6, 6), modifiers=["Alt"])
+    settle(page)
+    expect(page.get_by_text("1 wanted, 1 not wanted; 50 % of the patches")).to_be_visible()
+    with Image.open(saved(page, "Save mask")) as picture:
+        mask = np.array(picture.convert("L")) > 0
+    assert mask[:, : mask.shape[1] // 2 - 12].all()
+    assert not mask[:, mask.shape[1] // 2 + 12 :].any()
+    first, second = json.loads(saved(page, "Save run lengths").read_text())["images"]
+    assert first["runs"] == [0, *[4] * 16]
+    assert second["runs"] == [*[4] * 16]
+    page.get_by_label("As frames of a video").check()
+    page.wait_for_url("**frames=1**")
+    settle(page)
+    followed = json.loads(saved(page, "Save run lengths").read_text())["images"]
+    assert followed[1]["runs"] == second["runs"]
+    board.focus()
+    page.keyboard.press("Delete")
+    expect(board.locator(".mark.over.sub")).to_have_count(0)
+    page.get_by_role("link", name="Find in the collection").press("Enter")
+    page.wait_for_url("**/#/parts?*")
+    settle(page)
+    expect(page.locator(".shots .hit").first).to_be_visible()
+
+
+def test_two_models_stand_side_by_side(open_page):
+    page = open_page("#/search?of=r0&k=12")
+    page.get_by_label("Both").check()
+    settle(page)
+    expect(page.locator("h2.model")).to_have_count(2)
+    expect(page.locator(".pane").nth(0).locator(".shots a").first).to_contain_text("1.000")
+    expect(page.locator(".pane").nth(1).locator(".shots a").first).to_contain_text("1.000")
+    assert "model=both" in page.url
+    page.locator(".controls select").first.select_option("24")
+    settle(page)
+    expect(page.locator(".controls select").last).to_have_value("24")
+    expect(page.locator(".pane").nth(1).locator(".shots a")).to_have_count(24)
+
+
+def test_heads_name_classes_and_read_depth(open_page):
+    page = open_page("#/dense?of=r0")
+    classes = page.locator(".classes")
+    expect(classes.locator("label").first).to_contain_text("%")
+    shares = [int(text.split()[-2]) for text in classes.locator("label").all_inner_texts()]
+    assert abs(sum(shares) - 100) <= 2
+    canvas = page.locator(".board .layer canvas")
+    classes.locator("input").first.press("Space")
+    hidden = (pixels(canvas)[..., 3] == 0).mean()
+    assert hidden == pytest.approx(shares[0] / 100, abs=0.01)
+    page.locator(".controls select").first.select_option("depth")
+    settle(page)
+    page.locator(".board").focus()
+    page.keyboard.press("ArrowRight")
+    expect(page.locator(".query .note")).to_contain_text(" m")
+    assert "head=depth" in page.url
+    page.goto("/#/dense?of=r0&head=things")
+    settle(page)
+    expect(page.locator(".controls select").first).to_have_value("things")
+
+
+def test_copies_are_listed_compared_and_saved(open_page):
+    page = open_page("#/duplicates?of=r0&from=0.999")
+    first = page.locator(".shots a").first
+    expect(first).to_contain_text("rocket_7")
+    expect(page.get_by_text("above a similarity of 0.999")).to_be_visible()
+    page.get_by_label("Difference").check()
+    canvas = page.locator(".compare canvas")
+    expect(canvas).to_have_attribute("aria-label", "Images 0 and 39, difference")
+    assert not pixels(canvas)[..., :3].any()  # a copy
+    page.get_by_label("Blink").check()
+    page.get_by_role("button", name="Pause").press("Enter")
+    expect(page.get_by_role("button", name="Go on")).to_be_visible()
+    assert "rocket_7" in saved(page, "Save list").read_text()
+
+
+def test_a_lasso_on_the_map_makes_a_list_of_keys(open_page):
+    page = open_page("#/map")
+    canvas = page.locator(".sea canvas")
+    box = canvas.bounding_box()
+    path = [(4, 4), (0.5, 4), (0.5, 0.5), (4, 0.5)]  # from the corner to the middle
+    places = [
+        (
+            box["x"] + x * (box["width"] if x < 1 else 1),
+            box["y"] + y * (box["height"] if y < 1 else 1),
+        )
+        for x, y in path
+    ]
+    page.mouse.move(*places[0])
+    page.mouse.down()
+    for place in [*places[1:], places[0]]:
+        page.mouse.move(*place, steps=2)
+    page.mouse.up()
+    status = page.locator(".map > .note")
+    expect(status).to_contain_text("selected")
+    number = int(status.text_content().split()[0])
+    assert 0 < number < 40
+    keys = saved(page, "Save keys").read_text().split()
+    assert len(keys) == number
+    assert all("_" in key for key in keys)
+    page.reload()
+    settle(page)
+    expect(status).to_contain_text(f"{number} image")
+    page.get_by_role("button", name="Clear").press("Enter")
+    expect(status).to_contain_text("Nothing selected")
+
+
+def test_the_map_is_used_by_keys(open_page):
+    page = open_page("#/map")
+    canvas = page.locator(".sea canvas")
+    canvas.focus()
+    page.keyboard.press("Space")
+    for key, times in (("ArrowRight", 30), ("ArrowDown", 30)):
+        for _ in range(times):
+            page.keyboard.press(key)
+        page.keyboard.press("Space")
+    page.keyboard.press("Enter")
+    expect(page.locator("#announcements")).to_contain_text("selected")
+    assert "lasso=" in page.url
+    page.get_by_role("button", name="Clear").press("Enter")
+    page.locator(".clusters input").first.press("Space")
+    settle(page)
+    expect(page.locator(".map > .note")).to_contain_text("selected")
+    assert "clusters=" in page.url

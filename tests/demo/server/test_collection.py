@@ -1,0 +1,147 @@
+"""The map, lists of keys, copies and why they were kept, heads, two models, a quickstart."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from starlette.testclient import TestClient
+
+from dinoforge.cli.backbones import demo as command
+from dinoforge.cli.main import main
+from dinoforge.demo.server.app import make_app
+from dinoforge.demo.server.opening import open_site
+from dinoforge.encoders.backbone import weights_hash
+from dinoforge.evaluation.methods.dense.depth_head import DepthBins
+from dinoforge.evaluation.methods.dense.head_files import HeadNotes, save_head
+from dinoforge.evaluation.methods.dense.linear_head import LinearHead
+from dinoforge.models.config import VitConfig
+from dinoforge.models.vit import build_vit
+from dinoforge.models.weights import save_backbone
+
+
+def serve(site):
+    headers = {"X-CSRF-Token": site.csrf}
+    return TestClient(make_app(site), base_url="http://127.0.0.1:8765", headers=headers)
+
+
+def test_the_map_has_a_place_and_a_cluster_for_every_image(client):
+    answer = client.get("/api/map").json()
+    assert answer["rows"] == list(range(12))
+    assert len(answer["x"]) == len(answer["y"]) == len(answer["cluster"]) == 12
+    assert set(answer["cluster"]) <= set(range(-1, len(answer["names"])))
+    assert len(set(zip(answer["x"], answer["y"], strict=True))) == 12
+
+
+def test_a_selection_becomes_the_keys_of_a_recipe(client):
+    answer = client.post("/api/selection", json={"rows": [7, 3]})
+    assert answer.headers["content-type"].startswith("text/plain")
+    assert answer.text == "p07\np03\n"
+    assert client.post("/api/selection", json={"rows": [12]}).status_code == 404
+
+
+def test_copies_are_those_above_the_threshold(client, site):
+    index = site.sides[0].index
+    cosines = np.array([index.vector(4) @ index.vector(row) for row in range(12)])
+    answer = client.get("/api/duplicates/4?threshold=0.5").json()
+    expected = {row for row in range(12) if cosines[row] >= 0.5 and row != 4}
+    assert {copy["row"] for copy in answer["copies"]} == expected
+    assert answer["threshold"] == 0.5
+    assert answer["why"] == []
+    assert client.get("/api/duplicates/4?threshold=2").status_code == 422
+
+
+def test_a_curation_explains_its_images(calm, demo_index, tmp_path):
+    words = [f"encoder={demo_index.parent}/vit.safetensors", f"out={tmp_path}/index"]
+    assert main(["index", str(calm), *words, "patches.size=0"]) == 0
+    site = open_site([tmp_path / "index"], threads=1, faces="off")
+    site = replace(site, explain=command._explainer(tmp_path / "index", None))
+    with serve(site) as client:
+        assert client.get("/api/card").json()["explained"] is True
+        answer = client.get("/api/duplicates/0?threshold=-1").json()
+    assert any("kept" in sentence for sentence in answer["why"])
+    assert answer["copies"][0]["kept"] is True
+
+
+def test_heads_of_an_evaluation_show_classes_and_depths(demo_index, tmp_path):
+    weights = demo_index.parent / "vit.safetensors"
+    backbone = {"backbone": weights_hash(weights), "architecture": "toy", "blocks": (1,)}
+    sizes = {"input_size": (112, 112)}
+    classes = HeadNotes(**backbone, **sizes, classes=("sky", "road", "tree"))
+    depth = HeadNotes(**backbone, **sizes, bins=DepthBins(max_depth=10, count=16))
+    files = [tmp_path / f"part-00000.head-{name}.safetensors" for name in ("v3", "depth")]
+    save_head(files[0], LinearHead(32, 3, seed=1).eval(), classes)
+    save_head(files[1], LinearHead(32, 16, seed=1).eval(), depth)
+    site = open_site([demo_index], size=112, threads=1, faces="off")
+    site = replace(site, heads=command._open_heads(files, site.sides[0].network))
+    with serve(site) as client:
+        assert client.get("/api/card").json()["heads"] == ["v3", "depth"]
+        picture = client.post("/api/images/from-row", json={"row": 3}).json()
+        number = picture["rows"] * picture["columns"]
+        answer = client.post("/api/dense", json={"id": picture["id"], "head": "v3"}).json()
+        assert answer["kind"] == "classes"
+        assert answer["names"] == ["sky", "road", "tree"]
+        assert len(answer["values"]) == number
+        assert set(answer["values"]) <= {0, 1, 2}
+        answer = client.post("/api/dense", json={"id": picture["id"], "head": "depth"}).json()
+        assert answer["unit"] == "m"
+        assert len(answer["values"]) == number
+        assert 0 < answer["low"] <= min(answer["values"])
+        assert max(answer["values"]) <= answer["high"] <= 10
+        answer = client.post("/api/dense", json={"id": picture["id"], "head": "x"})
+        assert answer.status_code == 404
+
+
+def test_two_models_answer_side_by_side(demo_index, tmp_path):
+    sizes = {"width": 48, "depth": 1, "heads": 3, "patch_size": 28, "image_size": 56}
+    config = VitConfig(**sizes, layer_scale=0, init="xavier")
+    save_backbone(tmp_path / "other.safetensors", build_vit(config, seed=1), {"step": "9"})
+    words = [f"encoder={tmp_path}/other.safetensors", f"out={tmp_path}/index"]
+    words += ["precision=bfloat16"]
+    assert main(["index", str(demo_index.parent / "images"), *words]) == 0
+    site = open_site([demo_index, tmp_path / "index"], threads=1, faces="off")
+    with serve(site) as client:
+        first, second = client.get("/api/card").json()["models"]
+        assert (first["model"]["dim"], second["model"]["dim"]) == (32, 48)
+        assert (first["model"]["size"], second["model"]["size"]) == (518, 1036)  # 37 patches
+        picture = client.post("/api/images/from-row", json={"row": 3}).json()
+        for model, heads in ((0, 2), (1, 3)):
+            body = {"id": picture["id"], "model": model, "k": 1}
+            hits = client.post("/api/search", json=body).json()["hits"]
+            assert hits[0]["row"] == 3
+            attention = client.get(f"/api/attention/{picture['id']}?model={model}").json()
+            assert len(attention["heads"]) == heads
+
+
+def test_a_quickstart_is_indexed_once(calm, demo_index, tmp_path, capsys):
+    run = tmp_path / "quickstart"
+    (run / "training/export/step-000000012").mkdir(parents=True)
+    (run / "curation").symlink_to(calm)
+    weights = run / "training/export/step-000000012/model.safetensors"
+    weights.write_bytes((demo_index.parent / "vit.safetensors").read_bytes())
+    index = command._index_of(run)
+    assert index == run / "index"
+    assert "embed: 1 partition" in capsys.readouterr().err
+    assert command._index_of(run) == index
+    assert "embed: done before" in capsys.readouterr().err
+    assert command._index_of(demo_index) == demo_index
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--host", "0.0.0.0"], "add --token"),
+        (["--host", "0.0.0.0", "--token", "short"], "16 characters"),
+        (["--port", "70000"], "--port"),
+        (["--size", "9000", "--threads", "-1"], "--threads"),
+        (["--curation", "nowhere"], "not a curation run"),
+        (["--model", "pixels"], "another network"),
+    ],
+)
+def test_mistakes_are_one_line(demo_index, words, message, capsys):
+    assert main(["demo", str(demo_index), "--port", "0", "--faces", "off", *words]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_folder_without_an_index_is_refused(tmp_path, capsys):
+    assert main(["demo", str(tmp_path), "--port", "0", "--faces", "off"]) == 2
+    assert "index" in capsys.readouterr().err

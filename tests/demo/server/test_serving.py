@@ -1,0 +1,90 @@
+"""A real server: slow clients, and more uploads at once than there is room for."""
+
+import concurrent.futures
+import http.client
+import socket
+import threading
+import time
+
+import numpy as np
+import pytest
+import uvicorn
+from image_files import encoded
+
+from dinoforge.demo.server import serving, uploads
+from dinoforge.demo.server.app import make_app
+from dinoforge.demo.server.opening import open_site
+from dinoforge.errors import UsageError
+
+BODY = b'--b\r\nContent-Disposition: form-data; name="file"; filename="x"\r\n\r\n%b\r\n--b--\r\n'
+
+
+@pytest.fixture(scope="module")
+def served(demo_index):
+    """Port and CSRF token of a server in a thread."""
+    patch = pytest.MonkeyPatch()
+    servers = []
+    patch.setattr(uvicorn.Server, "install_signal_handlers", lambda _: None, raising=False)
+    make = uvicorn.Server
+    patch.setattr(
+        serving.uvicorn, "Server", lambda config: servers.append(make(config)) or servers[0]
+    )
+    opened = serving.listen("127.0.0.1", 0)
+    site = open_site([demo_index], size=112, threads=1, faces="off")
+    thread = threading.Thread(target=serving.serve, args=(make_app(site), opened))
+    thread.start()
+    yield opened.getsockname()[1], site.csrf
+    servers[0].should_exit = True
+    thread.join()
+    opened.close()
+    patch.undo()
+
+
+def post(served, data):
+    port, csrf = served
+    headers = {"Content-Type": "multipart/form-data; boundary=b", "X-CSRF-Token": csrf}
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    connection.request("POST", "/api/images", BODY % data, headers)
+    answer = connection.getresponse()
+    answer.read()
+    connection.close()
+    return answer.status, answer.getheader("Retry-After")
+
+
+def test_more_uploads_than_there_is_room_for_wait(served):
+    noise = np.random.default_rng(0).integers(0, 256, (700, 700, 3), np.uint8)
+    data = encoded(noise, compress_level=0)
+    with concurrent.futures.ThreadPoolExecutor(24) as threads:
+        answers = list(threads.map(lambda _: post(served, data), range(24)))
+    statuses = [status for status, _ in answers]
+    assert set(statuses) <= {200, 429}
+    assert statuses.count(200) >= 8
+    assert all(wait for status, wait in answers if status == 429)
+    assert post(served, data)[0] == 200  # there is room again
+
+
+@pytest.mark.parametrize(
+    "sent", [b"", b"GET /api/card HT", b"GET / HTTP/1.1\r\nHost: localhost\r\n"]
+)
+def test_a_connection_without_a_whole_request_is_closed(served, sent, monkeypatch):
+    monkeypatch.setattr(serving, "_HEADERS_S", 0.3)
+    with socket.create_connection(("127.0.0.1", served[0]), timeout=10) as slow:
+        slow.sendall(sent)
+        assert slow.recv(100) == b""
+
+
+def test_a_body_that_does_not_arrive_is_given_up(served, monkeypatch):
+    monkeypatch.setattr(uploads, "_TIME_S", 0.6)
+    port, csrf = served
+    head = f"POST /api/images HTTP/1.1\r\nHost: localhost\r\nX-CSRF-Token: {csrf}\r\n"
+    head += "Content-Type: multipart/form-data; boundary=b\r\nContent-Length: 900\r\n\r\n--b\r\n"
+    start = time.monotonic()
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as slow:
+        slow.sendall(head.encode())
+        assert slow.recv(100).startswith(b"HTTP/1.1 408")
+    assert time.monotonic() - start < 8
+
+
+def test_a_port_in_use_is_one_line(served):
+    with pytest.raises(UsageError, match=r"port .* cannot be used"):
+        serving.listen("127.0.0.1", served[0])
