@@ -10,8 +10,10 @@ its better classifier, its own head or soft nearest neighbors.
 
 import argparse
 import json
+import multiprocessing
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 
 import numpy as np
@@ -113,23 +115,30 @@ def main() -> None:
     parser.add_argument("--per-class", type=int, default=25)
     parser.add_argument("--images", type=int, default=12, help="per class and step")
     parser.add_argument("--views", type=int, default=1, help="of each labeled image")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--jobs", type=int, default=1, help="seeds at a time, each on one core")
     parser.add_argument("--methods", nargs="+", default=["paws", "supervised", "dino"])
     parser.add_argument("--data", default="../shared/data/cifar10")
     parser.add_argument("changes", nargs="*", help="KEY=VALUE of both recipes")
     args = parser.parse_args()
-    train = f"{args.data}/cifar10-train-{{000000..000004}}.tar.gz"
-    result = []
-    with tempfile.TemporaryDirectory() as cache:
-        test = read_pixels(f"{args.data}/cifar10-test-000000.tar.gz", Path(cache))
-        for seed in range(args.seeds):
-            result.append(one_seed(args, seed, train, test, Path(cache)))
-            figures = {"settings": vars(args), "seeds": result, **summary(result)}
+    result: dict[int, dict] = {}
+    workers = ProcessPoolExecutor(args.jobs, multiprocessing.get_context("spawn"))
+    with tempfile.TemporaryDirectory() as cache, workers:
+        running = {
+            workers.submit(one_seed, args, seed, Path(cache) / str(seed)): seed
+            for seed in args.seeds
+        }
+        for done in as_completed(running):
+            result[running[done]] = done.result()
+            seeds = [result[seed] for seed in sorted(result)]
+            figures = {"settings": vars(args), "seeds": seeds, **summary(seeds)}
             print(write_result(f"few_labels-{args.per_class}", figures), flush=True)
-    print(json.dumps(summary(result), indent=1))
+    print(json.dumps(summary(seeds), indent=1))
 
 
-def one_seed(args: argparse.Namespace, seed: int, train: str, test: tuple, cache: Path) -> dict:
+def one_seed(args: argparse.Namespace, seed: int, cache: Path) -> dict:
+    train = f"{args.data}/cifar10-train-{{000000..000004}}.tar.gz"
+    test = read_pixels(f"{args.data}/cifar10-test-000000.tar.gz", cache)
     subset = LABELS / f"cifar10-{args.per_class}-{seed}.txt"
     labeled = read_pixels(train, cache, subset.read_text().split())
     shared = [f"seed={seed}", "threads=1", f"data.paths=['{train}']", f"out={cache}", *args.changes]
@@ -165,6 +174,7 @@ def one_seed(args: argparse.Namespace, seed: int, train: str, test: tuple, cache
         spent = time.process_time() - started
         facts[name] = {"steps": steps, "cpu_s": round(spent, 1)}
         facts[name] |= accuracies(run, config, labeled, test)
+        print(seed, name, facts[name], flush=True)
         if name != "supervised":
             last = run.trainer.last_row
             facts[name]["last"] = {k: v for k, v in last.items() if not k.startswith("clock")}
