@@ -45,7 +45,8 @@ class Training:
 
     def __init__(self, config: TrainingConfig, folder: Path) -> None:
         self.trainer = Trainer(config, folder)
-        self.student = self.trainer.method.student
+        # The teacher where there is one, as published.
+        self.network = self.trainer.method.networks[-1]
         self._batches = self.trainer.batches()
 
     def step(self) -> None:
@@ -53,30 +54,26 @@ class Training:
         self.trainer.run_step(batch, waited_s)
 
 
-def tokens(student: nn.ModuleDict, images: torch.Tensor) -> torch.Tensor:
-    (outputs,) = student["backbone"].forward_features_list([images], [None])
-    return outputs["x_norm_clstoken"]
-
-
 @torch.no_grad()
-def rows_of(student: nn.ModuleDict, pixels: np.ndarray, config: TrainingConfig) -> dict:
+def rows_of(network: nn.ModuleDict, pixels: np.ndarray, config: TrainingConfig) -> dict:
     """Embeddings of whole images, after the backbone and after each head."""
-    student.eval()
+    network.eval()
     parts: dict[str, list[torch.Tensor]] = {}
     for start in range(0, len(pixels), 500):
         levels = torch.from_numpy(pixels[start : start + 500]).permute(0, 3, 1, 2).float()
-        x = tokens(student, normalize(levels, config.crops.mean, config.crops.std))
+        x = normalize(levels, config.crops.mean, config.crops.std)
+        (outputs,) = network["backbone"].forward_features_list([x], [None])
+        x = outputs["x_norm_clstoken"]
         parts.setdefault("backbone", []).append(x)
         for name in ("projection", "prediction", "linear"):
-            if name in student:
-                x = student[name](x)
+            if name in network:
+                x = network[name](x)
                 parts.setdefault(name, []).append(x)
-    student.train()
     return {name: torch.cat(part) for name, part in parts.items()}
 
 
 def accuracies(run: Training, config: TrainingConfig, labeled: tuple, test: tuple) -> dict:
-    bank, asked = (rows_of(run.student, pixels, config) for pixels, _ in (labeled, test))
+    bank, asked = (rows_of(run.network, pixels, config) for pixels, _ in (labeled, test))
     right = {
         f"soft_nn_{name}": soft_neighbors(asked[name], bank[name], labeled[1], 10).argmax(dim=1)
         for name in bank
