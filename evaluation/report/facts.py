@@ -28,6 +28,7 @@ from dinoforge.runs import read_recipe
 from dinoforge.steps import step_name, steps_in
 
 __all__ = [
+    "METHODS",
     "CurationFacts",
     "ReportFacts",
     "RunFacts",
@@ -41,6 +42,23 @@ __all__ = [
     "read_run",
     "recipe_value",
 ]
+
+# What a method does, and what its curves show while it works.
+METHODS = {
+    "dinov2": "DINOv2: the student predicts the teacher's assignment of crops (DINO) and of masked "
+    "patches (iBOT) to prototypes, while KoLeo spreads its class tokens. The entropy of one target "
+    "falls; that of the mean target stays near ln K as long as all prototypes are used.",
+    "dino": "DINO (2021): the student predicts the teacher's assignment of crops to prototypes. "
+    "The entropy of one target falls; that of the mean target stays near ln K as long as all "
+    "prototypes are used.",
+    "paws": "PAWS: crops are classified by their similarity to labeled images, and the crops of an "
+    "image are to get the same class. The entropy of one prediction falls; that of the mean "
+    "prediction stays near ln C as long as all classes are predicted.",
+    "suncet": "SuNCEt: labeled images are classified by each other, beside a contrastive loss "
+    "between crops of the same image.",
+    "supervised": "Supervised: the backbone and a linear classifier are trained on the labeled "
+    "images alone.",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,6 +138,7 @@ class ReportFacts:
     scores: Scores
     curation: CurationFacts | None
     curves: Curves | None
+    method: str  # of the training, in words; "" without one
     parts: list[dict[str, Any]]  # of the training's mixture: name, images, seen, passes
     runs: list[RunFacts]
 
@@ -137,10 +156,11 @@ def collect(
         for kind, folder in folders
         if folder is not None and (folder / "run.json").is_file()
     ]
-    curves, parts = None, []
+    curves, method, parts = None, "", []
     if sources.training is not None:
         parts = read_object(sources.training / "run.json").get("parts", [])
         recipe = read_recipe(sources.training)
+        method = METHODS.get(recipe_value(recipe, "method") or "dinov2", "")
         support = recipe_value(recipe, "support") or {}
         groups = support.get("groups", 1) if support.get("unique_classes") else 1
         curves = make_curves(
@@ -157,6 +177,7 @@ def collect(
         scores=arrange(records),
         curation=curation,
         curves=curves,
+        method=method,
         parts=parts,
         runs=runs,
     )

@@ -3,11 +3,13 @@
 import json
 import math
 from collections import Counter
+from typing import get_args, get_type_hints
 
 import pytest
 
-from dinoforge.evaluation.report.facts import Sources, collect, plain
+from dinoforge.evaluation.report.facts import METHODS, Sources, collect, plain
 from dinoforge.records import Record
+from dinoforge.training.config import TrainingConfig
 
 
 def test_everything_of_three_runs(project, records):
@@ -20,7 +22,17 @@ def test_everything_of_three_runs(project, records):
     assert facts.curation.sheets.floor == 0.85
     assert facts.curation.summary["check"]["planted"] == 16
     assert facts.curves.steps == 1500
+    assert facts.method.startswith("DINOv2")
     assert facts.headline.k == 20
+
+
+def test_every_method_is_described(project, tmp_path):
+    assert set(METHODS) == set(get_args(get_type_hints(TrainingConfig)["method"]))
+    for file in ("metrics.jsonl", "run.json"):
+        (tmp_path / file).write_bytes((project["training"] / file).read_bytes())
+    (tmp_path / "config.yaml").write_text("method: paws\nsupport: {classes: 10}\n")
+    facts, _ = collect(Sources(training=tmp_path), "")
+    assert facts.method.startswith("PAWS")
 
 
 @pytest.mark.parametrize("kind", ["curation", "training", "evaluation"])
