@@ -130,6 +130,8 @@ def make_curves(
     per_point = max(1, math.ceil(len(rows) / _MAX_POINTS))
     numbers = {"ln_k": prototypes, "ln_c": classes}
     levels = {"one": 1.0} | {name: math.log(n) for name, n in numbers.items() if n}
+    # Losses with weight 0 are not computed.
+    keys = [k for k in keys if not k.startswith("loss/") or any(row.get(k) for row in rows)]
     if not any(key.startswith("teacher/") for key in keys):
         keys = [key for key in keys if key not in _OF_TEACHERS]
     plans = [_with_keys(plan, keys) for plan in _PLANS]

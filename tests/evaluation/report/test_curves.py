@@ -80,6 +80,11 @@ def test_a_run_without_a_teacher_has_no_schedules_of_one_and_entropies_below_tha
     assert curves.panels[-1].levels == [("ln C", math.log(10))]
 
 
+def test_a_loss_that_is_always_zero_has_no_panel(tmp_path):
+    rows = [{"step": 1, "loss/ibot": 0.0, "loss/koleo": 0.0}, {"step": 2, "loss/koleo": 0.1}]
+    assert [panel.title for panel in written(tmp_path, rows).panels] == ["KoLeo loss"]
+
+
 def test_rows_that_a_resumed_run_wrote_again_count_once_and_the_later_ones_count(tmp_path):
     rows = [{"step": s, "loss/total": v} for s, v in ((1, 5.0), (3, 4.0), (2, 9.0), (3, 2.0))]
     (curve,) = written(tmp_path, rows).panels[0].curves
