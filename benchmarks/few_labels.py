@@ -6,6 +6,8 @@ Same network, same crops, same CPU seconds: PAWS gets ``--steps``, the others wh
 time by steps of all three measured in turn. Accuracy on the test images of CIFAR-10, for each seed
 of the labels (`configs/training/labels`) and of the training; supervised training is reported by
 its better classifier, its own head or soft nearest neighbors.
+
+Whatever is finished stays in ``--folder``: run it again to go on.
 """
 
 import argparse
@@ -41,7 +43,7 @@ def recipe(name: str, *changes: str) -> TrainingConfig:
 
 
 class Training:
-    """A training by its recipe, step by step."""
+    """A training by its recipe, step by step; never saved."""
 
     def __init__(self, config: TrainingConfig, folder: Path) -> None:
         self.trainer = Trainer(config, folder)
@@ -116,86 +118,121 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1, help="seeds at a time, each on one core")
     parser.add_argument("--methods", nargs="+", default=["paws", "supervised", "dino"])
     parser.add_argument("--data", default="../shared/data/cifar10")
+    parser.add_argument("--folder", type=Path, default=Path("runs/few_labels"))
     parser.add_argument("changes", nargs="*", help="KEY=VALUE of both recipes")
     args = parser.parse_args()
-    result: dict[int, dict] = {}
-    workers = ProcessPoolExecutor(args.jobs, multiprocessing.get_context("spawn"))
-    with tempfile.TemporaryDirectory() as cache, workers:
+    folder = args.folder / f"{args.per_class}-{args.steps}"
+    folder.mkdir(parents=True, exist_ok=True)
+    files = [folder / f"{seed}-{name}.json" for seed in args.seeds for name in args.methods]
+    pool = ProcessPoolExecutor(args.jobs, multiprocessing.get_context("spawn"))
+    with tempfile.TemporaryDirectory() as cache, pool:
+        if not (folder / "steps.json").is_file():
+            steps = pool.submit(steps_in_equal_time, args, Path(cache)).result()
+            (folder / "steps.json").write_text(json.dumps(steps))
+        steps = json.loads((folder / "steps.json").read_text())
         running = {
-            workers.submit(one_seed, args, seed, Path(cache) / str(seed)): seed
-            for seed in args.seeds
+            pool.submit(train_and_measure, args, file, steps, Path(cache) / file.stem)
+            for file in files
+            if not file.is_file()
         }
         for done in as_completed(running):
-            result[running[done]] = done.result()
-            seeds = [result[seed] for seed in sorted(result)]
-            figures = {"settings": vars(args), "seeds": seeds, **summary(seeds)}
-            print(write_result(f"few_labels-{args.per_class}", figures), flush=True)
+            print(done.result(), flush=True)
+    seeds = [
+        {"seed": seed}
+        | {
+            file.stem.partition("-")[2]: json.loads(file.read_text())
+            for file in sorted(folder.glob(f"{seed}-*.json"))
+        }
+        for seed in args.seeds
+    ]
+    settings = {name: str(value) for name, value in vars(args).items() if name != "folder"}
+    figures = {"settings": settings, "seeds": seeds, **summary(seeds)}
+    print(write_result(f"few_labels-{args.per_class}", figures))
     print(json.dumps(summary(seeds), indent=1))
 
 
-def one_seed(args: argparse.Namespace, seed: int, cache: Path) -> dict:
-    train = f"{args.data}/cifar10-train-{{000000..000004}}.tar.gz"
-    test = read_pixels(f"{args.data}/cifar10-test-000000.tar.gz", cache)
-    subset = LABELS / f"cifar10-{args.per_class}-{seed}.txt"
-    labeled = read_pixels(train, cache, subset.read_text().split())
-    shared = [f"seed={seed}", "threads=1", f"data.paths=['{train}']", f"out={cache}", *args.changes]
+def make_training(
+    args: argparse.Namespace, seed: int, name: str, steps: int, cache: Path
+) -> tuple[TrainingConfig, Training]:
+    train = train_images(args)
     support = [
-        f"support.subset={subset}",
+        f"support.subset={LABELS}/cifar10-{args.per_class}-{seed}.txt",
         f"support.paths=['{train}']",
         f"support.images={args.images}",
         f"support.views={args.views}",
     ]
-
+    shared = [f"seed={seed}", "threads=1", f"data.paths=['{train}']", f"out={cache}", *args.changes]
     network = recipe("paws", *shared, *support).model.architecture
+    config = recipe(
+        "dino" if name == "dino" else "paws",
+        *shared,
+        *([f"model.architecture={network}"] if name == "dino" else support),
+        *(ALONE if name == "supervised" else []),
+        f"steps={steps}",
+    )
+    return config, Training(config, cache / name)
 
-    def start(name: str, steps: int) -> tuple:
-        config = recipe(
-            "dino" if name == "dino" else "paws",
-            *shared,
-            *([f"model.architecture={network}"] if name == "dino" else support),
-            *(ALONE if name == "supervised" else []),
-            f"steps={steps}",
-        )
-        return config, Training(config, cache / name)  # never saved: each starts anew
 
-    probes = {name: start(name, args.steps)[1] for name in args.methods}
+def train_images(args: argparse.Namespace) -> str:
+    return f"{args.data}/cifar10-train-{{000000..000004}}.tar.gz"
+
+
+def steps_in_equal_time(args: argparse.Namespace, cache: Path) -> dict[str, int]:
+    probes = {
+        name: make_training(args, args.seeds[0], name, args.steps, cache)[1]
+        for name in args.methods
+    }
     seconds = seconds_per_step(probes, 10)
-    del probes
-    facts: dict = {"seed": seed}
-    for name in args.methods:
-        steps = round(args.steps * seconds[args.methods[0]] / seconds[name])
-        config, run = start(name, steps)
-        started = time.process_time()
-        for _ in range(steps):
-            run.step()
-        spent = time.process_time() - started
-        facts[name] = {"steps": steps, "cpu_s": round(spent, 1)}
-        facts[name] |= accuracies(run, config, labeled, test)
-        print(seed, name, facts[name], flush=True)
-        if name != "supervised":
-            last = run.trainer.last_row
-            facts[name]["last"] = {k: v for k, v in last.items() if not k.startswith("clock")}
-    return facts
+    allowed = args.steps * seconds[args.methods[0]]
+    return {name: round(allowed / each) for name, each in seconds.items()}
+
+
+def train_and_measure(
+    args: argparse.Namespace, file: Path, steps: dict[str, int], cache: Path
+) -> str:
+    seed, name = file.stem.split("-")
+    keys = (LABELS / f"cifar10-{args.per_class}-{seed}.txt").read_text().split()
+    labeled = read_pixels(train_images(args), cache, keys)
+    test = read_pixels(f"{args.data}/cifar10-test-000000.tar.gz", cache)
+    config, run = make_training(args, int(seed), name, steps[name], cache)
+    started = time.process_time()
+    for _ in range(steps[name]):
+        run.step()
+    facts: dict = {"steps": steps[name], "cpu_s": round(time.process_time() - started, 1)}
+    facts |= accuracies(run, config, labeled, test)
+    last = run.trainer.last_row
+    facts["last"] = {key: value for key, value in last.items() if not key.startswith("clock")}
+    file.write_text(json.dumps(facts, indent=1))
+    return f"seed {seed}: {name}: {facts}"
 
 
 def best(facts: dict) -> float:
     return max(value for name, value in facts.items() if name == "head" or "soft_nn" in name)
 
 
-def summary(result: list[dict]) -> dict:
-    """Differences to PAWS in points: PAWS by its last head, the others by their best."""
-    if "paws" not in result[0]:
-        return {}
-    paws = [
-        facts["paws"].get("soft_nn_prediction", facts["paws"]["soft_nn_projection"])
-        for facts in result
-    ]
-    differences = {}
-    for name in [n for n in result[0] if n not in ("seed", "paws")]:
-        each = [100 * (a - best(facts[name])) for a, facts in zip(paws, result, strict=True)]
-        deviation = float(np.std(each, ddof=1)) if len(each) > 1 else 0.0
-        differences[name] = {"each": each, "mean": float(np.mean(each)), "deviation": deviation}
-    return {"paws": paws, "paws_minus": differences}
+def summary(seeds: list[dict]) -> dict:
+    """Accuracy of PAWS by its last head, of the others by their best; differences in points."""
+    scores: dict[str, dict[int, float]] = {}
+    for facts in seeds:
+        for name in facts.keys() - {"seed"}:
+            of = facts[name]
+            paws = of.get("soft_nn_prediction", of.get("soft_nn_projection", 0.0))
+            scores.setdefault(name, {})[facts["seed"]] = paws if name == "paws" else best(of)
+    paws = scores.get("paws", {})
+    differences = {
+        name: [100 * (paws[seed] - score) for seed, score in of.items() if seed in paws]
+        for name, of in scores.items()
+        if name != "paws"
+    }
+    return {
+        "accuracy": {name: described(list(of.values())) for name, of in scores.items()},
+        "paws_minus": {name: described(each) for name, each in differences.items() if each},
+    }
+
+
+def described(values: list[float]) -> dict:
+    deviation = float(np.std(values, ddof=1)) if len(values) > 1 else None
+    return {"each": values, "mean": float(np.mean(values)), "deviation": deviation}
 
 
 if __name__ == "__main__":
