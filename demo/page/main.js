@@ -221,12 +221,9 @@ function drawHand() {
     button("×", () => discard(ref), { class: "discard", "aria-label": `Remove ${nameOf(ref)}`, tabindex: -1 }));
   });
   const active = /** @type {HTMLElement|null} */ (document.activeElement?.closest("#hand [data-ref]"))?.dataset.ref;
-  const file = h("input", { type: "file", accept: "image/jpeg,image/png,image/webp,image/gif", class: "unseen", id: "file", "aria-label": "Add a picture from a file",
-    onchange: () => { add(file.files[0]); file.value = ""; } });
-  element("hand").replaceChildren(
-    h("label", { class: "add", title: "Or paste one, or drop it anywhere (key: /)" }, file, h("span", { text: "Add picture" })),
-    items.length ? h("ul", { "aria-label": "Pictures in hand" }, ...items)
-      : h("p", { class: "note", text: "Add, paste or drop a picture, or choose one of the collection." }));
+  element("hand").hidden = false;
+  element("held").replaceWith(items.length ? h("ul", { id: "held", "aria-label": "Pictures in hand" }, ...items)
+    : h("p", { id: "held", class: "note", text: "Add, paste or drop a picture, or choose one of the collection." }));
   if (active) /** @type {HTMLElement|null} */ (element("hand").querySelector(`[data-ref="${CSS.escape(active)}"]`))?.focus();
 }
 
@@ -249,6 +246,9 @@ function discard(ref) {
   else drawHand();
   announce(`${nameOf(ref)} removed`);
 }
+
+const file = /** @type {HTMLInputElement} */ (element("file"));
+file.addEventListener("change", () => { void add(file.files[0]); file.value = ""; });
 
 /** @param {Blob|null|undefined} file @param {boolean} [blur] */
 async function add(file, blur = false) {
@@ -344,9 +344,9 @@ function showCard() {
 document.addEventListener("keydown", (event) => {
   const target = /** @type {HTMLElement} */ (event.target);
   if (event.ctrlKey || event.metaKey || event.altKey || event.defaultPrevented || /** @type {HTMLDialogElement} */ (element("dialog")).open) return;
-  if (target.closest("input:not([type=checkbox]):not([type=range]):not([type=radio]):not([type=file]), select, textarea, dialog") || !card) return;
+  if (target.closest("input[type=number], select, dialog") || !card) return;
   if (event.key === "Escape") { history.back(); return; }
-  if (event.key === "/") { event.preventDefault(); element("file").focus(); announce("Add picture: press Enter to choose a file, or paste one"); return; }
+  if (event.key === "/") { event.preventDefault(); file.focus(); announce("Add picture: press Enter to choose a file, or paste one"); return; }
   if (event.key === "?") { showHelp(); return; }
   const view = hasLetters && VIEWS.find((one) => one.letter === event.key && !one.missing?.(card));
   if (!view) return;

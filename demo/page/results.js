@@ -56,18 +56,23 @@ export function fault(where, error, again) {
   where.replaceChildren(where.tagName === "UL" ? h("li", { class: "wide" }, box) : box);
 }
 
+/** @type {WeakMap<HTMLElement, () => Promise<void>>} */
+const tasks = new WeakMap();
+
 /**
  * Run a task of a view and show its error where its result would be.
  * @param {HTMLElement} where @param {() => Promise<void>} task
  */
 export async function shown(where, task) {
+  const mine = () => shown(where, task);
+  tasks.set(where, mine); // a task that has been replaced ends while the new one runs
   where.setAttribute("aria-busy", "true");
   try {
     await task();
   } catch (error) {
-    fault(where, error, () => shown(where, task));
+    fault(where, error, mine);
   } finally {
-    where.removeAttribute("aria-busy");
+    if (tasks.get(where) === mine) where.removeAttribute("aria-busy");
   }
 }
 

@@ -8,10 +8,11 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import pytest
@@ -26,6 +27,9 @@ photographs = pytest.importorskip("skimage.data", reason="the photographs come w
 
 NUM = 40
 SIZE = 112  # of pictures: 8 x 8 patches of a square
+WAIT_S = 60  # for anything: a busy machine is slow, not wrong
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
         yield Demo(address_in(folder / "log.txt", server), folder)
     finally:
         server.terminate()
-        server.wait(20)
+        server.wait(WAIT_S)
 
 
 def write_images(folder: Path) -> None:
@@ -133,9 +137,7 @@ def make_heads(folder: Path) -> list[Path]:
 
 def address_in(log: Path, server: subprocess.Popen) -> str:
     """Wait until the server prints where it is."""
-    import time
-
-    for _ in range(600):
+    for _ in range(3000):
         if match := re.search(r"http://[\d.]+:\d+/", log.read_text()):
             return match[0]
         if server.poll() is not None:
@@ -152,7 +154,7 @@ def chromium() -> "Iterator[Browser]":
     """
     from playwright.sync_api import expect, sync_playwright
 
-    expect.set_options(timeout=20_000)
+    expect.set_options(timeout=1000 * WAIT_S)
 
     path = shutil.which("chromium")
     if path is None:
@@ -173,7 +175,7 @@ def open_page(demo: Demo, chromium: "Browser") -> "Iterator[Callable[..., Page]]
         options = {"viewport": {"width": 1280, "height": 860}} | options
         context = chromium.new_context(base_url=demo.address, **options)
         contexts.append(context)
-        context.set_default_timeout(20_000)
+        context.set_default_timeout(1000 * WAIT_S)
         page = context.new_page()
         # What the network refuses on purpose (a face, an expired picture) is no fault of the page.
         page.on("console", lambda line: faults.append(line.text) if is_fault(line) else None)
@@ -196,9 +198,19 @@ def open_page(demo: Demo, chromium: "Browser") -> "Iterator[Callable[..., Page]]
 
 
 def settle(page: "Page") -> None:
-    """Wait until no view computes."""
+    """Wait until the address is drawn and no view computes."""
     page.wait_for_selector("h1")
-    page.wait_for_selector("[aria-busy]", state="detached")
+    for _ in range(2):  # what one task has found may start another one in the next frame
+        page.evaluate("() => new Promise(requestAnimationFrame)")
+        page.wait_for_selector("[aria-busy]", state="detached")
+
+
+def wait_until(page: "Page", read: Callable[[], T], expected: T) -> None:
+    """Read a value until it is the expected one, as ``expect`` does with what it knows."""
+    ends = time.monotonic() + WAIT_S
+    while (value := read()) != expected and time.monotonic() < ends:
+        page.wait_for_timeout(50)
+    assert value == expected
 
 
 def upload_picture(page: "Page", path: Path) -> str:

@@ -5,6 +5,9 @@ from axe_playwright_python.sync_playwright import Axe
 
 from .conftest import settle
 
+# The first test starts the server, on a machine that may be busy.
+pytestmark = pytest.mark.timeout(600)
+
 PART = "2500.2500.5000.5000"
 VIEWS = {
     "collection": "",

@@ -68,7 +68,7 @@ def test_more_uploads_than_there_is_room_for_wait(served):
 )
 def test_a_connection_without_a_whole_request_is_closed(served, sent, monkeypatch):
     monkeypatch.setattr(serving, "_HEADERS_S", 0.3)
-    with socket.create_connection(("127.0.0.1", served[0]), timeout=10) as slow:
+    with socket.create_connection(("127.0.0.1", served[0]), timeout=60) as slow:
         slow.sendall(sent)
         assert slow.recv(100) == b""
 
@@ -79,10 +79,10 @@ def test_a_body_that_does_not_arrive_is_given_up(served, monkeypatch):
     head = f"POST /api/images HTTP/1.1\r\nHost: localhost\r\nX-CSRF-Token: {csrf}\r\n"
     head += "Content-Type: multipart/form-data; boundary=b\r\nContent-Length: 900\r\n\r\n--b\r\n"
     start = time.monotonic()
-    with socket.create_connection(("127.0.0.1", port), timeout=10) as slow:
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as slow:
         slow.sendall(head.encode())
         assert slow.recv(100).startswith(b"HTTP/1.1 408")
-    assert time.monotonic() - start < 8
+    assert time.monotonic() - start < 25  # without the limit of this test: 30 s
 
 
 def test_a_port_in_use_is_one_line(served):
