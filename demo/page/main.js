@@ -20,18 +20,18 @@ import segment from "./views/segment.js";
  * @property {number} model 0 or 1
  * @property {any} card of the index and its models
  * @property {any} network the card of the model
- * @property {(changes: Record<string, string|number|null>, push?: boolean) => void} go change the address of this view
- * @property {(view: string, params: Record<string, string|number>) => string} link the address of another view
+ * @property {(changes: Record<string, string|number|null>, push?: boolean) => void} go changes the address
+ * @property {(view: string, params: Record<string, string|number>) => string} link to another view
  * @property {AbortSignal} signal aborted when the view is left
  */
 /**
  * @typedef {object} View
  * @property {string} key in addresses
  * @property {string} name
- * @property {string} letter its key on the keyboard
- * @property {string} lead what it shows, in one or two sentences
- * @property {number} pictures how many pictures it works on; 0: on the collection
- * @property {(card: any) => string|null} [missing] why it does not work here, if it does not
+ * @property {string} letter on the keyboard
+ * @property {string} lead what it shows
+ * @property {number} pictures how many it works on; 0: the collection
+ * @property {(card: any) => string|null} [missing] why it cannot work here
  * @property {(root: HTMLElement, ctx: Context) => () => void|Promise<void>} mount draws it and returns what follows a changed address
  */
 
@@ -202,7 +202,7 @@ function drawFacts() {
   const untrained = networks.filter((one) => !one.trained).map((one) => one.name);
   element("untrained").hidden = !untrained.length;
   element("untrained").replaceChildren(h("b", { text: "These features are not trained. " }),
-    `${untrained.join(" and ")} has random weights: similarities show the structure of the network and of colors, nothing that was learned.`);
+    `Random weights: ${untrained.join(" and ")}. Similarities reflect colors and the architecture, nothing learned.`);
 }
 
 // ---- pictures in hand -----------------------------------------------------------------------
@@ -276,7 +276,7 @@ async function add(file, blur = false) {
 /** @param {Blob} file */
 function refuseFace(file) {
   dialog("A face was detected", [
-    h("p", { text: "The picture was discarded: it was not stored, and no network has seen it except the face detector." }),
+    h("p", { text: "The picture was discarded: nothing but the face detector has seen it." }),
     h("p", { class: "note", text: "The detector misses small, turned and covered faces, and sometimes takes an animal for a person." }),
   ], [button("Blur faces and continue", () => { closeDialog(); void add(file, true); }, { class: "primary" }), button("Cancel", closeDialog)]);
 }
@@ -324,7 +324,7 @@ function showHelp() {
       hasLetters = checked;
       try { localStorage.setItem("dinoforge-letters", checked ? "on" : "off"); } catch { /* lasts until the page is closed */ }
     }),
-    h("p", { class: "note" }, "All that this page does is a request to the local server: ", h("a", { href: "api/docs", text: "its API" }), "."),
+    h("p", { class: "note" }, "Programs can ask the same: ", h("a", { href: "api/docs", text: "the API" }), "."),
   ], [button("Close", closeDialog, { class: "primary" })]);
 }
 

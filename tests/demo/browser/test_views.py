@@ -180,7 +180,8 @@ def test_clicks_cut_out_what_looks_like_it_everywhere(open_page, demo):
     expect(board.locator(".mark.over.add")).to_have_count(1)
     board.click(position=at_patch(board, 6, 6), modifiers=["Alt"])
     settle(page)
-    expect(page.get_by_text("1 wanted, 1 not wanted; 50 % of the patches")).to_be_visible()
+    wanted = "1 wanted, 1 not wanted; 50 % of the patches are cut out."
+    expect(page.locator(".segment > .note").first).to_have_text(wanted)
     with Image.open(saved(page, "Save mask")) as picture:
         mask = np.array(picture.convert("L")) > 0
     assert mask[:, : mask.shape[1] // 2 - 12].all()
@@ -224,8 +225,11 @@ def test_heads_name_classes_and_read_depth(open_page):
     assert abs(sum(shares) - 100) <= 2
     canvas = page.locator(".board .layer canvas")
     classes.locator("input").first.press("Space")
-    hidden = pytest.approx(shares[0] / 100, abs=0.01)
-    wait_until(page, lambda: (pixels(canvas)[..., 3] == 0).mean(), hidden)
+
+    def share_hidden():
+        return (pixels(canvas)[..., 3] == 0).mean()
+
+    wait_until(page, share_hidden, pytest.approx(shares[0] / 100, abs=0.01))
     page.locator(".controls select").first.select_option("depth")
     page.wait_for_url("**head=depth*")
     settle(page)
