@@ -82,10 +82,11 @@ def flat(text):
 
 
 def phrases(text):
+    text = flat(text)
     return [
         f"{match[0]!r} -> {better}"
         for pattern, better in PHRASES.items()
-        for match in re.finditer(pattern, flat(text))
+        for match in re.finditer(pattern, text)
     ]
 
 
