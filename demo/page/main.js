@@ -334,7 +334,7 @@ function showCard() {
     ...(card.second ? [["Second model", card.second.name], ["Fingerprint", card.second.fingerprint]] : []),
     ["Images", count(card.num_images)], ["Dimensions", card.dim], ["Metric", card.metric], ["Index", card.kind], ["Recall@10", card.search && (card.kind === "flat" ? "1, the search is exact" : `${card.recall.toFixed(3)}, against exact search`)],
     ["Size", card.bytes && `${(Object.values(card.bytes).reduce((sum, one) => sum + one, 0) / 1e6).toFixed(1)} MB`],
-    ["Made", card.date], ["Sources", [card.sources ?? []].flat().join(", ")], ["License", [card.license ?? []].flat().join(", ")],
+    ["Made", card.date?.slice(0, 10)], ["Sources", [card.sources ?? []].flat().join(", ")], ["License", [card.license ?? []].flat().join(", ")],
     ["Faces in uploads", { refuse: "refused", blur: "blurred", off: "not looked for" }[/** @type {string} */ (card.faces)] ?? card.faces],
   ].filter(([, value]) => value !== undefined && value !== null && value !== "");
   dialog("Index and model", [h("dl", { class: "facts" }, ...rows.flatMap(([name, value]) => [h("dt", { text: name }), h("dd", { text: String(value) })]))],

@@ -70,6 +70,7 @@ export async function shown(where, task) {
   try {
     await task();
   } catch (error) {
+    where.closest(".view")?.querySelector("[role=status]")?.replaceChildren();
     fault(where, error, mine);
   } finally {
     if (tasks.get(where) === mine) where.removeAttribute("aria-busy");

@@ -34,7 +34,6 @@ export default {
       h("p", { class: "note", text: "Mouse: Shift adds, Alt subtracts. Keys: arrows move, Shift with arrows stretches, Enter chooses, + adds, - subtracts, Delete takes back." })),
     h("div", { class: "wide" }, status, results.list)));
 
-    /** @param {import("../pictures.js").Picture} picture */
     function boxes({ rows, columns }) {
       return { add: readBoxes(ctx.params.get("add"), rows, columns), sub: readBoxes(ctx.params.get("sub"), rows, columns) };
     }
