@@ -5,6 +5,7 @@ from typing import Any
 
 from dinoforge.demo.index.compressing import kinds_of
 from dinoforge.demo.index.kinds import kind_bytes
+from dinoforge.demo.index.layout import FORMAT
 from dinoforge.demo.index.tables import IndexInputs, cached_network
 from dinoforge.runs import now, read_facts
 from dinoforge.tables import iter_row_groups
@@ -21,6 +22,7 @@ def make_card(inputs: IndexInputs) -> dict[str, Any]:
     (listed,), (joined,) = inputs.facts("list"), inputs.facts("join")
     (num, dim), (_, patch_dim) = joined["vectors_shape"], joined["regions_shape"]
     return {
+        "format": FORMAT,
         "encoder": network.name,
         "fingerprint": network.fingerprint,
         "trained": network.trained,

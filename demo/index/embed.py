@@ -50,6 +50,7 @@ class EmbedStage(IndexStage):
 
     name = "embed"
     number = 20
+    version = "1.1.0"  # 1.1: columns beside images, and their licenses
     keys = ("encoder", "patches", "thumbnails", "decode", "device", "precision", "columns")
     execution_keys = ("partition_images", "workers")
     needs = ("list",)

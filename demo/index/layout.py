@@ -2,9 +2,10 @@
 
 from pathlib import Path
 
-__all__ = ["NAME", "card_file"]
+__all__ = ["FORMAT", "NAME", "card_file"]
 
 NAME = "index"  # of the pipeline
+FORMAT = 1  # of the card; raised when readers need what older cards do not have
 
 
 def card_file(folder: Path) -> Path:

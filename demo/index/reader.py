@@ -11,29 +11,27 @@ from numpy.typing import NDArray
 from scipy.ndimage import label
 
 from dinoforge.config import config_of
-from dinoforge.demo.index.collection_map import MapStage
-from dinoforge.demo.index.compressing import CompressStage
 from dinoforge.demo.index.config import IndexConfig
-from dinoforge.demo.index.embed import EmbedStage
-from dinoforge.demo.index.join import JoinStage
 from dinoforge.demo.index.kinds import open_compressed
-from dinoforge.demo.index.layout import NAME, card_file
+from dinoforge.demo.index.layout import FORMAT, NAME, card_file
+from dinoforge.demo.index.pipeline import STAGES
 from dinoforge.demo.index.search import ExactRows, Nearest, SearchableRows
+from dinoforge.demo.index.tables import IndexInputs
 from dinoforge.demo.network import Network
 from dinoforge.demo.views import Box
 from dinoforge.demo.views.regions import unit
 from dinoforge.errors import UsageError
-from dinoforge.files import read_object
+from dinoforge.files import read_object, sha256_file
 from dinoforge.runs import read_recipe
 from dinoforge.sources.image_set import ImageSet
-from dinoforge.stages import make_inputs
+from dinoforge.stages import changed_partitions, make_inputs, part_name, read_markers
 from dinoforge.tables import read_table
 
 __all__ = ["Hit", "Index", "open_index"]
 
-_READ = (EmbedStage(), JoinStage(), CompressStage(), MapStage())  # stages whose files are read
 _SHORTLIST = 200  # images whose patches are compared
 _OPEN = 128  # partitions whose files stay open
+_HASHED = 64 << 20  # bytes of an index that are read when it is opened; of others, the sizes
 # A box grows from the best patch over its neighbors that are this similar to what was asked for,
 # between the average patch of the image (0) and the best (1).
 _SIMILAR = 0.6
@@ -54,12 +52,11 @@ class Index:
     Rows are numbers of images: those that decode, in the order of the sources.
     """
 
-    def __init__(self, folder: Path, card: dict[str, Any]) -> None:
-        self.folder, self.card = folder, card
+    def __init__(self, card: dict[str, Any], inputs: IndexInputs) -> None:
+        self.folder, self.card = inputs.run_folder, card
         self.num_images, self.dim = int(card["num_images"]), int(card["dim"])
         self.patch_dim = int(card["patch_dim"])  # 0: no patches
-        self._config = config_of(IndexConfig, read_recipe(folder))
-        self._inputs = make_inputs(NAME, _READ, folder, self._config)
+        self._inputs, self._config = inputs, inputs.whole_config
         self._starts = np.cumsum([0, *self._inputs.facts("join")[0]["counts"]])
         # Copied when written to: torch wants arrays that can be.
         self._tables = {
@@ -197,7 +194,8 @@ def open_index(folder: Path | str, network: Network | None = None) -> Index:
     Raises
     ------
     UsageError
-        If there is no finished index, or another network made it.
+        If there is no finished index, or it is damaged, or another version of dinoforge or
+        another network made it.
     """
     folder = Path(folder)
     card = read_object(card_file(folder))
@@ -210,4 +208,42 @@ def open_index(folder: Path | str, network: Network | None = None) -> Index:
             where=str(folder),
             do=f"open it with that network, or index the images again with {network.name}",
         )
-    return Index(folder, card)
+    return Index(card, _inputs_of(folder, card))
+
+
+def _inputs_of(folder: Path, card: dict[str, Any]) -> IndexInputs:
+    """Return how the files of an index are read, after comparing them with what was written."""
+    what = "the index is by another version of dinoforge"
+    if card.get("format") == FORMAT:
+        inputs = make_inputs(NAME, STAGES, folder, config_of(IndexConfig, read_recipe(folder)))
+        task = next(changed_partitions(STAGES, inputs), None)
+        if task is None:
+            what = _swapped_file(inputs, card)
+        elif _version_of(task.marker) in ("", task.stage.version):
+            at = f"{task.folder.relative_to(folder)}/{part_name(task.index)}"
+            what = f"a file of {at} is missing, cut off, or of another index"
+        if not what:
+            return inputs
+    do = f"run `dinoforge index {folder}/config.yaml out={folder} --update`, which makes it again"
+    raise UsageError(what=what, where=str(folder), do=do)
+
+
+def _version_of(marker: Path) -> str:
+    return str(read_object(marker).get("version", ""))
+
+
+def _swapped_file(inputs: IndexInputs, card: dict[str, Any]) -> str:
+    """Find a file that has the size of what was written, and another content."""
+    (joined,) = inputs.facts("join")
+    if [card["num_images"], card["dim"]] != joined["vectors_shape"]:
+        return f"{card_file(inputs.run_folder).name} is of another index"
+    left = _HASHED
+    for stage in STAGES:
+        for marker in read_markers(inputs.run_folder, NAME, stage.number, stage.name):
+            for output in marker.outputs:
+                if output["bytes"] > left:
+                    continue
+                left -= output["bytes"]
+                if sha256_file(inputs.run_folder / output["path"]) != output["sha256"]:
+                    return f"{output['path']} is of another index, or damaged"
+    return ""

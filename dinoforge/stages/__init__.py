@@ -8,6 +8,7 @@ from dinoforge.stages.executor import Executor, make_executor
 from dinoforge.stages.pipeline import (
     Pipeline,
     StagePlan,
+    changed_partitions,
     find_pipeline,
     make_inputs,
     plan_in_order,
@@ -34,6 +35,7 @@ __all__ = [
     "Stage",
     "StagePlan",
     "Task",
+    "changed_partitions",
     "find_pipeline",
     "is_proved",
     "make_executor",

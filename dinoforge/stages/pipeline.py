@@ -12,7 +12,7 @@ from typing import Any
 
 from dinoforge.config import Config, pick_keys, to_plain
 from dinoforge.device import resolve_device
-from dinoforge.files import hash_json, is_temporary, write_json
+from dinoforge.files import hash_json, is_temporary, read_object, write_json
 from dinoforge.progress import Progress, as_duration
 from dinoforge.stages.executor import Executor
 from dinoforge.stages.pieces import remove_other_pieces
@@ -23,6 +23,7 @@ __all__ = [
     "Pipeline",
     "StagePlan",
     "StageResult",
+    "changed_partitions",
     "find_pipeline",
     "make_inputs",
     "plan_in_order",
@@ -138,7 +139,29 @@ def plan_stage(
     stage: Stage[Any], inputs: Inputs[Any], fingerprints: Mapping[str, list[str]]
 ) -> StagePlan:
     """Plan one stage, given the fingerprints of the partitions of the stages that it needs."""
-    payloads = stage.plan(inputs.scoped(stage))
+    return _plan_of(stage, inputs, fingerprints, stage.plan(inputs.scoped(stage)))
+
+
+def changed_partitions(stages: Sequence[Stage[Any]], inputs: Inputs[Any]) -> Iterator[Task]:
+    """Yield the partitions of a finished run that this version would make again.
+
+    Plans are those on disk: neither sources nor networks are read, which may be gone.
+    """
+    fingerprints: dict[str, list[str]] = {}
+    for stage in stages:
+        recorded = read_object(inputs.folder(stage.name) / "plan.json")
+        # Without a plan, a partition that no marker proves.
+        plan = _plan_of(stage, inputs, fingerprints, recorded.get("payloads", [None]))
+        yield from (task for task in plan.tasks if not is_proved(task))
+        fingerprints[stage.name] = [task.fingerprint for task in plan.tasks]
+
+
+def _plan_of(
+    stage: Stage[Any],
+    inputs: Inputs[Any],
+    fingerprints: Mapping[str, list[str]],
+    payloads: list[Json],
+) -> StagePlan:
     shared = {
         "stage": stage.name,
         "version": stage.version,

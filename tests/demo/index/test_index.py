@@ -119,16 +119,104 @@ def test_after_a_kill_what_is_missing_is_made_again_byte_by_byte(make, index, tm
     with pytest.raises(UsageError, match="no finished index"):
         open_index(other)
     make(other, "partition_images=8")
-    written, again = (
-        {
-            path.relative_to(folder): path.read_bytes()
-            for path in (folder / "index").rglob("part-*")
-            if path.suffix != ".done"  # it has the speed
-        }
-        for folder in (index, other)
-    )
+    written, again = files_of(index), files_of(other)
     assert again.keys() == written.keys()
     assert [name for name in again if again[name] != written[name]] == []
+
+
+def files_of(folder):
+    """Bytes of what the stages wrote; markers have the speed, too."""
+    every = (folder / "index").rglob("part-*")
+    return {str(p.relative_to(folder)): p.read_bytes() for p in every if p.suffix != ".done"}
+
+
+def test_two_processes_write_the_bytes_of_one(index, training, pictures, tmp_path):
+    words = [f"encoder={training}", f"out={tmp_path / 'x'}", "patches.size=48", "workers=0"]
+    words += ["partition_images=8", "thumbnails.side=40", "--on", "local:2"]
+    assert main(["index", f"sources=[{pictures}]", *words]) == 0
+    assert files_of(tmp_path / "x") == files_of(index)
+    cards = [json.loads((folder / "index.json").read_text()) for folder in (tmp_path / "x", index)]
+    assert cards[0] | {"date": ""} == cards[1] | {"date": ""}
+
+
+def remove(folder, other):
+    (folder / "index/20-embed/part-00001.thumbnails.bin").unlink()
+
+
+def cut(folder, other):
+    path = folder / "index/30-join/part-00000.vectors.npy"
+    path.write_bytes(path.read_bytes()[:-64])
+
+
+def swap(folder, other):  # of the same size
+    name = "index/30-join/part-00000.regions.npy"
+    shutil.copy(other / name, folder / name)
+
+
+def swap_marker(folder, other):
+    for path in (other / "index/20-embed").glob("part-00002.*"):
+        shutil.copy(path, folder / "index/20-embed")
+
+
+def swap_card(folder, other):
+    card = json.loads((other / "index.json").read_text())
+    (folder / "index.json").write_text(json.dumps(card | {"num_images": NUM + 1}))
+
+
+def lose_plan(folder, other):
+    (folder / "index/60-map/plan.json").write_text("{")
+
+
+def age_card(folder, other):
+    card = json.loads((folder / "index.json").read_text())
+    del card["format"], card["licenses"]
+    (folder / "index.json").write_text(json.dumps(card))
+
+
+def age_stage(folder, other):
+    path = folder / "index/20-embed/part-00000.done"
+    marker = json.loads(path.read_text()) | {"version": "1.0.0", "fingerprint": "0" * 64}
+    path.write_text(json.dumps(marker))
+
+
+@pytest.fixture(scope="module")
+def other(make, tmp_path_factory):
+    """Return an index of the same images by another rule for patches."""
+    return make(tmp_path_factory.mktemp("other") / "index", "patches.size=40")
+
+
+@pytest.mark.parametrize(
+    ("harm", "words"),
+    [
+        (remove, "20-embed/part-00001 is missing, cut off, or of another index"),
+        (cut, "30-join/part-00000 is missing, cut off, or of another index"),
+        (swap, "regions.npy is of another index, or damaged"),
+        (swap_marker, "20-embed/part-00002 is missing, cut off, or of another index"),
+        (swap_card, "index.json is of another index"),
+        (lose_plan, "60-map/part-00000 is missing"),
+        (age_card, "by another version of dinoforge"),
+        (age_stage, "by another version of dinoforge"),
+    ],
+)
+def test_a_damaged_or_older_index_is_refused_and_made_again(
+    index, other, tmp_path, capsys, harm, words
+):
+    folder = tmp_path / "index"
+    shutil.copytree(index, folder)
+    harm(folder, other)
+    pytest.importorskip("starlette")
+    with pytest.raises(UsageError):
+        open_index(folder)  # first: a demo that is not refused would not end
+    assert main(["demo", str(folder), "--port", "0", "--faces", "off", "--no-browser"]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert words in line
+    assert str(folder) in line
+    command = line.split("`")[1].split()
+    assert command[:2] == ["dinoforge", "index"]
+    if harm in (remove, age_card, age_stage):
+        assert main(command[1:]) == 0
+        assert files_of(folder) == files_of(index)
+        assert open_index(folder).num_images == NUM
 
 
 def test_a_small_memory_compresses_and_the_card_states_the_recall(make, index, opened, tmp_path):
