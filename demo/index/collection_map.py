@@ -1,11 +1,18 @@
-"""Two coordinates and a cluster per image: the map of a collection."""
+"""Two coordinates and a cluster per image, and the dendrogram of classes: the map of a collection.
 
-from collections import Counter
+Shapes: n images, C classes, D dimensions.
+"""
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dinoforge.clusters.blocks import Points
+from dinoforge.clusters.class_structure import (
+    class_means,
+    cophenetic_correlation,
+    feature_distances,
+    link,
+)
 from dinoforge.clusters.lloyd import KMeans
 from dinoforge.demo.index.tables import IndexInputs, IndexStage
 from dinoforge.encoders.encoder import unit_rows
@@ -18,18 +25,21 @@ _BLOCK = 65_536  # rows in float64 at a time
 _MOST_CLUSTERS = 64
 _FITTED = 100_000  # rows on which clusters are fitted
 _ITERATIONS = 20
+_MOST_CLASSES = 1000  # of a dendrogram, the most frequent ones
+_FEWEST_CLASSES = 3  # the centered means of two are opposite, whatever they are
 
 
 class MapStage(IndexStage):
-    """Lay images out by the two principal components of their vectors, and cluster them."""
+    """Lay images out by the two principal components of their vectors; cluster them and classes."""
 
     name = "map"
     number = 60
+    version = "1.1.0"
     keys = ("seed",)
     needs = ("embed", "join")
 
     def run(self, payload: Json, inputs: IndexInputs, out: Output) -> Json:  # noqa: ARG002
-        """Write coordinates and clusters."""
+        """Write coordinates, clusters and the dendrogram of classes."""
         rows: NDArray[np.float16] = np.load(inputs.file("join", "vectors.npy"), mmap_mode="r")
         out.write_array("xy", _project(rows))
         num = len(rows)
@@ -39,9 +49,9 @@ class MapStage(IndexStage):
         kmeans = KMeans(seed=inputs.config.seed, iterations=_ITERATIONS)
         labels = kmeans.fit(every, wanted, "map", sample).labels
         out.write_array("clusters", labels)
-        tables = inputs.files("embed", "images.parquet")
-        classes = read_tables(tables, ["class_name"]).column("class_name").to_pylist()
-        return {"names": _names(labels, classes)}
+        names, classes = _read_classes(inputs)
+        tree = _write_tree(rows, names, classes, out)
+        return {"names": _names(labels, names, classes), **tree}
 
 
 def _project(rows: NDArray[np.float16]) -> NDArray[np.float32]:
@@ -61,11 +71,44 @@ def _project(rows: NDArray[np.float16]) -> NDArray[np.float32]:
     return np.concatenate(parts).astype(np.float32)
 
 
-def _names(labels: NDArray[np.int32], classes: list[str]) -> list[str]:
+def _read_classes(inputs: IndexInputs) -> tuple[list[str], NDArray[np.int64]]:
+    """Return the names of all classes, sorted, and the class of every image; -1: none."""
+    table = read_tables(inputs.files("embed", "images.parquet"), ["class_name"])
+    encoded = table.column("class_name").combine_chunks().dictionary_encode()
+    distinct: list[str] = encoded.dictionary.to_pylist()
+    names = sorted(name for name in distinct if name)
+    number = {name: at for at, name in enumerate(names)}
+    return names, np.array([number.get(name, -1) for name in distinct])[encoded.indices.to_numpy()]
+
+
+def _names(labels: NDArray[np.int32], names: list[str], classes: NDArray[np.int64]) -> list[str]:
     """Name each cluster after the most frequent class of its images, if they have any."""
-    counts = [Counter[str]() for _ in range(int(labels.max()) + 1)]
-    for cluster, name in zip(labels.tolist(), classes, strict=True):
-        if name:
-            counts[cluster][name] += 1
-    named = [sorted(some.items(), key=lambda item: (-item[1], item[0])) for some in counts]
-    return [some[0][0] if some else "" for some in named]
+    named = [""] * (int(labels.max()) + 1)
+    keys = (labels.astype(np.int64) * len(names) + classes)[classes >= 0]
+    keys, counts = np.unique(keys, return_counts=True)
+    for key in keys[np.lexsort((-keys, counts))].tolist():  # the last one has the most images
+        cluster, number = divmod(key, len(names))
+        named[cluster] = names[number]
+    return named
+
+
+def _write_tree(
+    rows: NDArray[np.float16], names: list[str], classes: NDArray[np.int64], out: Output
+) -> Json:
+    """Write the dendrogram of the most frequent classes, and the class of every image in it."""
+    counts_C = np.bincount(classes[classes >= 0], minlength=len(names))
+    kept = np.sort(np.argsort(-counts_C, kind="stable")[:_MOST_CLASSES])
+    if len(kept) < _FEWEST_CLASSES:
+        return {"classes": [], "class_images": [], "cophenetic": None}
+    numbers = np.full(len(names) + 1, -1, np.int32)  # the last is that of no class
+    numbers[kept] = np.arange(len(kept))
+    of_rows = numbers[classes]
+    distances_CC = feature_distances(class_means(rows, of_rows))
+    tree = link(distances_CC)
+    out.write_array("classes", of_rows)
+    out.write_array("tree", tree)
+    return {
+        "classes": [names[at] for at in kept],
+        "class_images": counts_C[kept].tolist(),
+        "cophenetic": cophenetic_correlation(tree, distances_CC),
+    }

@@ -27,7 +27,7 @@ from dinoforge.sources.image_set import ImageSet
 from dinoforge.stages import changed_partitions, make_inputs, part_name, read_markers
 from dinoforge.tables import read_table
 
-__all__ = ["Hit", "Index", "open_index"]
+__all__ = ["ClassTree", "Hit", "Index", "open_index"]
 
 _SHORTLIST = 200  # images whose patches are compared
 _OPEN = 128  # partitions whose files stay open
@@ -44,6 +44,16 @@ class Hit(NamedTuple):
     score: float  # cosine of its best patch
     place: tuple[int, int]  # row and column of this patch
     box: Box  # the patches around it that are alike
+
+
+class ClassTree(NamedTuple):
+    """The dendrogram of the means of classes, by average linkage of 1 - cosine."""
+
+    names: list[str]  # of classes; empty: fewer than three
+    images: list[int]  # of each class
+    of_rows: NDArray[np.int32]  # the class of every image, [N]; -1: none of these
+    merges: NDArray[np.float64]  # rows of SciPy's ``linkage``
+    cophenetic: float | None  # correlation of its distances with those of the means
 
 
 class Index:
@@ -145,6 +155,19 @@ class Index:
         names: list[str] = self._inputs.facts("map")[0]["names"]
         xy, clusters = (np.load(self._inputs.file("map", f"{n}.npy")) for n in ("xy", "clusters"))
         return xy, clusters, names
+
+    def class_tree(self) -> ClassTree | None:
+        """Return the dendrogram of classes; None if the index was made before there was one."""
+        facts = self._inputs.facts("map")[0]
+        if "classes" not in facts:
+            return None
+        of_rows, merges = np.full(self.num_images, -1, np.int32), np.empty((0, 4))
+        if facts["classes"]:
+            of_rows, merges = (
+                np.load(self._inputs.file("map", f"{name}.npy")) for name in ("classes", "tree")
+            )
+        known = (facts["classes"], facts["class_images"], of_rows, merges)
+        return ClassTree(*known, facts["cophenetic"])
 
     def _open(self, table: str) -> SearchableRows:
         rows = self._tables[table]

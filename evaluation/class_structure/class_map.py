@@ -15,16 +15,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from dinoforge.clusters.class_structure import class_means, feature_distances
 from dinoforge.config.ranges import Device, PositiveInt, Range, Workers
 from dinoforge.encoders.embedding import EmbedConfig, EmbeddingSummary, embed_images
 from dinoforge.errors import UsageError
-from dinoforge.evaluation.class_structure.correlation import (
-    Score,
-    class_means,
-    feature_distances,
-    percentiles,
-    score_structure,
-)
+from dinoforge.evaluation.class_structure.correlation import Score, percentiles, score_structure
 from dinoforge.evaluation.class_structure.layouts import Layout, lay_out
 from dinoforge.evaluation.class_structure.page import ClassPage, EncoderMap, as_page
 from dinoforge.evaluation.class_structure.taxonomy import ClassName, Distances, Tree, read_taxonomy
@@ -152,8 +147,7 @@ def _map_classes(
     classes = _classes_of(table.filter(pc.greater_equal(table["row"], 0)))
     taxonomy_CC = _distances(known, classes, paths)
     vectors_nD = np.load(embedded.embeddings, mmap_mode="r")
-    has_class = classes.of_rows >= 0
-    means_CD = class_means(vectors_nD[has_class], classes.of_rows[has_class])
+    means_CD = class_means(vectors_nD, classes.of_rows)
     distances_CC = feature_distances(means_CD)
     scores = score_structure(
         distances_CC,

@@ -1,6 +1,6 @@
 """How far distances between classes in features follow those of a taxonomy.
 
-Shapes: n images, C classes, D dimensions, P pairs of classes, R resamples.
+Shapes: C classes, P pairs of classes, R resamples.
 """
 
 from collections.abc import Callable
@@ -8,13 +8,14 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.cluster.hierarchy import cophenet, linkage
+from scipy.cluster.hierarchy import cophenet
 from scipy.spatial.distance import squareform
 
+from dinoforge.clusters.class_structure import link
 from dinoforge.intervals import bootstrap_counts
 from dinoforge.randomness import uniforms
 
-__all__ = ["METRICS", "Score", "class_means", "feature_distances", "link", "score_structure"]
+__all__ = ["METRICS", "Score", "percentiles", "score_structure"]
 
 Floats = NDArray[np.float64]
 Statistic = Callable[[NDArray[np.int64]], float]  # of how often each class is drawn, [C]
@@ -38,34 +39,6 @@ def percentiles(resampled: Floats) -> tuple[float, float]:
     """Return the 2.5th and the 97.5th percentile of the values that are defined."""
     low, high = np.nanpercentile(resampled, [2.5, 97.5])
     return float(low), float(high)
-
-
-def class_means(vectors_nD: NDArray[np.floating], classes_n: NDArray[np.integer]) -> Floats:
-    """Average unit vectors by class, less the mean over classes: ``[C, D]``.
-
-    Without the last step, all cosines are near 1 if the features have a large common part.
-    """
-    unit_nD = vectors_nD.astype(np.float64)
-    unit_nD /= np.maximum(np.linalg.norm(unit_nD, axis=1, keepdims=True), 1e-12)
-    counts_C = np.bincount(classes_n)
-    sums_CD = np.zeros((len(counts_C), unit_nD.shape[1]))
-    np.add.at(sums_CD, classes_n, unit_nD)
-    means_CD = sums_CD / counts_C[:, None]
-    return means_CD - means_CD.mean(axis=0)
-
-
-def feature_distances(means_CD: Floats) -> Floats:
-    """Return 1 - cosine between the centered means of classes, ``[C, C]``."""
-    unit_CD = means_CD / np.maximum(np.linalg.norm(means_CD, axis=1, keepdims=True), 1e-12)
-    distances_CC = np.maximum(1.0 - unit_CD @ unit_CD.T, 0.0)
-    np.fill_diagonal(distances_CC, 0.0)
-    return (distances_CC + distances_CC.T) / 2
-
-
-def link(distances_CC: Floats) -> Floats:
-    """Cluster classes by average linkage; rows of SciPy's ``linkage``."""
-    tree: Floats = linkage(squareform(distances_CC, checks=False), "average")
-    return tree
 
 
 def score_structure(

@@ -8,7 +8,8 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from dinoforge.evaluation.class_structure.correlation import Score, link
+from dinoforge.clusters.class_structure import link
+from dinoforge.evaluation.class_structure.correlation import Score
 from dinoforge.evaluation.class_structure.drawing import ClassStyle, draw_map, draw_tree
 from dinoforge.pages.charts import IntervalPlot, IntervalRow, interval_plot
 from dinoforge.pages.formatting import significant

@@ -3,10 +3,12 @@
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from starlette.responses import PlainTextResponse, Response
 
 from dinoforge.demo.server.api.fields import MODEL, ROW, check_row
 from dinoforge.demo.server.operations import Call, Operation, object_of
+from dinoforge.demo.server.problems import Problem
 
 __all__ = ["OPERATIONS"]
 
@@ -18,12 +20,35 @@ async def _map(call: Call) -> dict[str, Any]:
 
     def read() -> dict[str, Any]:
         places, clusters, names = side.index.map()
-        rows = np.arange(len(places))
-        if len(rows) > _DOTS:
-            rows = np.linspace(0, len(rows) - 1, _DOTS).round().astype(int)
+        rows = _dots(len(places))
         x, y = places[rows].astype(float).round(5).T.tolist()
         cluster = clusters[rows].tolist()
         return {"rows": rows.tolist(), "x": x, "y": y, "cluster": cluster, "names": names}
+
+    return await call.site.compute.run(read)
+
+
+def _dots(num: int) -> NDArray[np.int64]:
+    """Return the rows that are drawn, of as many."""
+    return np.linspace(0, num - 1, min(num, _DOTS)).round().astype(np.int64)
+
+
+async def _classes(call: Call) -> dict[str, Any]:
+    side = call.site.side(call.query["model"])
+
+    def read() -> dict[str, Any]:
+        tree = side.index.class_tree()
+        if tree is None:
+            hint = "run `dinoforge index` again on its folder, which embeds nothing"
+            raise Problem(409, "no_classes", "the index is older than this view", hint)
+        rows = _dots(side.index.num_images)
+        return {
+            "names": tree.names,
+            "images": tree.images,
+            "of_rows": tree.of_rows[rows].tolist(),
+            "merges": [[int(a), int(b), round(far, 5)] for a, b, far, _ in tree.merges.tolist()],
+            "cophenetic": tree.cophenetic,
+        }
 
     return await call.site.compute.run(read)
 
@@ -45,6 +70,13 @@ OPERATIONS = (
         "/map",
         "Places of images in the plane, near ones alike, and clusters with their names",
         _map,
+        query={"model": MODEL},
+    ),
+    Operation(
+        "GET",
+        "/map/classes",
+        "The dendrogram of class means: merges as SciPy's linkage, classes of the rows of /map",
+        _classes,
         query={"model": MODEL},
     ),
     Operation(
