@@ -1,12 +1,17 @@
 // A picture with its patches: boxes by mouse, finger or keyboard, heat maps and marks above it.
-import { announce, h, loadImage } from "./dom.js";
+import { announce, ARROWS, clamp, h, pictureOf } from "./dom.js";
 import { colorOf, patchCanvas, rangeOf } from "./palettes.js";
 
 /** @typedef {[number, number, number, number]} Box first column, first row, last column, last row */
 /** @typedef {"set"|"add"|"sub"} Mode */
-/** @typedef {{box: Box, kind: string, label?: string}} Mark */
+/** @typedef {{box: Box, kind: string}} Mark */
 
-const SVG = "http://www.w3.org/2000/svg";
+/** @param {string} tag @param {Record<string, any>} attributes */
+function svg(tag, attributes) {
+  const node = document.createElementNS("http://www.w3.org/2000/svg", tag);
+  for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, String(value));
+  return node;
+}
 
 /**
  * Boxes in addresses are in ten-thousandths of the sides, so they mean the same for every model.
@@ -16,9 +21,9 @@ const SVG = "http://www.w3.org/2000/svg";
 export function readBoxes(text, rows, columns) {
   return (text || "").split("_").filter(Boolean).map((one) => {
     const [left, top, right, bottom] = one.split(".").map(Number);
-    const first = (at, size) => Math.max(0, Math.min(size - 1, Math.round(at * size / 10000)));
+    const first = (at, size) => clamp(Math.round(at * size / 10000), 0, size - 1);
     const [x, y] = [first(left, columns), first(top, rows)];
-    const last = (at, size, from) => Math.max(from, Math.min(size, Math.round(at * size / 10000)) - 1);
+    const last = (at, size, from) => clamp(Math.round(at * size / 10000) - 1, from, size - 1);
     return /** @type {Box} */ ([x, y, last(right, columns, x), last(bottom, rows, y)]);
   }).filter((box) => box.every(Number.isFinite));
 }
@@ -48,11 +53,7 @@ export class Board {
     this.hasKeys = false;
     this.image = h("img", { src: options.source, alt: "", draggable: "false" });
     this.heatLayer = h("div", { class: "layer" });
-    this.marksLayer = document.createElementNS(SVG, "svg");
-    this.marksLayer.setAttribute("viewBox", `0 0 ${options.columns} ${options.rows}`);
-    this.marksLayer.setAttribute("preserveAspectRatio", "none");
-    this.marksLayer.setAttribute("aria-hidden", "true");
-    this.marksLayer.classList.add("layer");
+    this.marksLayer = svg("svg", { viewBox: `0 0 ${options.columns} ${options.rows}`, preserveAspectRatio: "none", "aria-hidden": true, class: "layer" });
     this.live = Boolean(options.onselect || options.onhover);
     this.root = h("div", {
       class: this.live ? "board live" : "board", style: { "aspect-ratio": `${options.width} / ${options.height}`, "--ratio": String(options.width / options.height) },
@@ -108,8 +109,7 @@ export class Board {
   /** @param {PointerEvent} event */
   patchAt(event) {
     const box = this.root.getBoundingClientRect();
-    const along = (at, size, number) =>
-      Math.max(0, Math.min(number - 1, Math.floor(at / size * number)));
+    const along = (at, size, number) => clamp(Math.floor(at / size * number), 0, number - 1);
     return [along(event.clientX - box.left, box.width, this.options.columns), along(event.clientY - box.top, box.height, this.options.rows)];
   }
 
@@ -129,12 +129,12 @@ export class Board {
   /** @param {KeyboardEvent} event */
   key(event) {
     const { rows, columns } = this.options;
-    const move = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1], Home: [-columns, 0], End: [columns, 0] }[event.key];
+    const move = { ...ARROWS, Home: [-columns, 0], End: [columns, 0] }[event.key];
     if (event.metaKey || (event.altKey && !["Enter", " "].includes(event.key))) return;
     if (move) {
       if (event.shiftKey && !this.options.points) this.anchor ??= [...this.at];
       else this.anchor = null;
-      this.at = [Math.max(0, Math.min(columns - 1, this.at[0] + move[0])), Math.max(0, Math.min(rows - 1, this.at[1] + move[1]))];
+      this.at = [clamp(this.at[0] + move[0], 0, columns - 1), clamp(this.at[1] + move[1], 0, rows - 1)];
       this.hasKeys = true;
       this.showCursor();
     } else if (event.key === "Escape" && this.anchor) {
@@ -159,15 +159,15 @@ export class Board {
     const all = cursor ? [...this.marks, { box: cursor, kind: `cursor ${mode}` }] : this.marks;
     this.marksLayer.replaceChildren(...all.flatMap(({ box, kind }) => ["under", "over"].map((layer) => {
       const [x, y, right, bottom] = box;
-      const shape = document.createElementNS(SVG, "rect");
-      for (const [name, value] of Object.entries({ x, y, width: right - x + 1, height: bottom - y + 1 })) shape.setAttribute(name, String(value));
-      shape.setAttribute("class", `mark ${layer} ${kind}`);
-      return shape;
+      return svg("rect", { x, y, width: right - x + 1, height: bottom - y + 1, class: `mark ${layer} ${kind}` });
     })));
   }
 
-  /** @param {Mark[]} marks */
-  setMarks(marks) { this.marks = marks; this.draw(); }
+  /** @param {Box[]} add @param {Box[]} [sub] */
+  setMarks(add, sub = []) {
+    this.marks = [...add.map((box) => ({ box, kind: "add" })), ...sub.map((box) => ({ box, kind: "sub" }))];
+    this.draw();
+  }
 
   /**
    * @param {{rows: number, columns: number, values: ArrayLike<number>}|null} map
@@ -179,7 +179,7 @@ export class Board {
     const [low, high] = rangeOf(map.values);
     const [from, to] = [look.low ?? low, look.high ?? high];
     this.layer(patchCanvas(map.rows, map.columns, (index) => {
-      const share = Math.max(0, Math.min(1, (map.values[index] - from) / Math.max(to - from, 1e-9)));
+      const share = clamp((map.values[index] - from) / Math.max(to - from, 1e-9), 0, 1);
       return [...colorOf(look.palette, share), Math.round(255 * (.42 + .4 * share))];
     }));
   }
@@ -193,14 +193,10 @@ export class Board {
 
   /** The picture with all that is above it, at its own size. @returns {Promise<HTMLCanvasElement>} */
   async picture() {
-    const image = await loadImage(this.options.source);
-    const canvas = h("canvas");
-    [canvas.width, canvas.height] = [image.naturalWidth, image.naturalHeight];
-    const context = canvas.getContext("2d");
-    context.drawImage(image, 0, 0);
+    const { canvas, context } = await pictureOf(this.options.source);
     const heat = this.heatLayer.firstChild;
     context.imageSmoothingEnabled = !this.heatLayer.classList.contains("sharp");
-    if (heat) context.drawImage(heat, 0, 0, canvas.width, canvas.height);
+    if (heat) context.drawImage(/** @type {HTMLCanvasElement} */ (heat), 0, 0, canvas.width, canvas.height);
     const [wide, high] = [canvas.width / this.options.columns, canvas.height / this.options.rows];
     for (const { box: [x, y, right, bottom], kind } of this.marks) {
       for (const [color, width] of /** @type {[string, number][]} */ ([["#fff", 5], [kind.includes("sub") ? "#d55e00" : "#0f6b62", 3]])) {

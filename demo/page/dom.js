@@ -11,7 +11,7 @@
 export function h(tag, attributes = {}, ...children) {
   const node = document.createElement(tag);
   for (const [key, value] of Object.entries(attributes)) {
-    if (value === null || value === undefined || value === false) continue;
+    if ((value ?? false) === false) continue;
     if (key.startsWith("on")) node.addEventListener(key.slice(2), value);
     else if (key === "class") node.className = value;
     else if (key === "text") node.textContent = value;
@@ -19,10 +19,34 @@ export function h(tag, attributes = {}, ...children) {
     else if (key === "value" || key === "checked") /** @type {any} */ (node)[key] = value;
     else node.setAttribute(key, value === true ? "" : String(value));
   }
-  node.append(...children.filter((child) => child !== null && child !== undefined && child !== false).map(
-    (child) => (typeof child === "number" ? String(child) : /** @type {Node|string} */ (child))));
+  node.append(.../** @type {string[]} */ (children.filter((child) => (child ?? false) !== false)));
   return node;
 }
+
+/** @param {number} value @param {number} low @param {number} high */
+export const clamp = (value, low, high) => Math.max(low, Math.min(high, value));
+
+/** @param {ParentNode} root @param {string} selector @returns {HTMLElement|null} */
+export const find = (root, selector) => root.querySelector(selector);
+
+/** A canvas to draw on. @param {number} width @param {number} height @param {Record<string, any>} [attributes] */
+export function canvasOf(width, height, attributes) {
+  const canvas = /** @type {HTMLCanvasElement} */ (h("canvas", attributes));
+  [canvas.width, canvas.height] = [width, height];
+  return { canvas, context: canvas.getContext("2d") };
+}
+
+/** @param {CanvasRenderingContext2D} context @param {number} x @param {number} y @param {number} radius @param {string} color */
+export function dot(context, x, y, radius, color) {
+  context.fillStyle = color;
+  context.beginPath(); context.arc(x, y, radius, 0, 7); context.fill();
+}
+
+/** Steps to the right and down. @type {Record<string, number[]>} */
+export const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
+
+/** Whether a key belongs to the browser. @param {KeyboardEvent} event */
+export const isChord = (event) => event.altKey || event.ctrlKey || event.metaKey;
 
 /** @param {string} id */
 export const element = (id) => /** @type {HTMLElement} */ (document.getElementById(id));
@@ -42,11 +66,7 @@ export function announce(text) {
   pending = window.setTimeout(() => { element("announcements").textContent = text; }, 120);
 }
 
-/**
- * Arrow keys between the items of a grid, of which one is in the tab order.
- * @param {HTMLElement} container
- * @param {string} selector
- */
+/** Arrow keys between the items of a grid, of which one is in the tab order. @param {HTMLElement} container @param {string} selector */
 export function roving(container, selector) {
   const items = () => /** @type {HTMLElement[]} */ ([...container.querySelectorAll(selector)]);
   container.addEventListener("focusin", (event) => {
@@ -55,73 +75,56 @@ export function roving(container, selector) {
   container.addEventListener("keydown", (event) => {
     const all = items();
     const at = all.indexOf(/** @type {HTMLElement} */ (event.target));
-    if (at < 0 || event.altKey || event.ctrlKey || event.metaKey) return;
+    if (at < 0 || isChord(event)) return;
     const top = all[0].getBoundingClientRect().top;
-    const columns = Math.max(1, all.findIndex((item) => item.getBoundingClientRect().top > top + 4));
-    const wide = all.some((item) => item.getBoundingClientRect().top > top + 4) ? columns : all.length;
+    const second = all.findIndex((item) => item.getBoundingClientRect().top > top + 4); // row
+    const wide = second < 0 ? all.length : second;
     const to = {
       ArrowRight: at + 1, ArrowLeft: at - 1, ArrowDown: at + wide, ArrowUp: at - wide, Home: 0, End: all.length - 1,
     }[event.key];
     if (to === undefined) return;
     event.preventDefault();
-    all[Math.max(0, Math.min(all.length - 1, to))].focus();
+    all[clamp(to, 0, all.length - 1)].focus();
   });
   return () => items().forEach((item, number) => { item.tabIndex = number ? -1 : 0; });
 }
 
-/** @param {string} name @param {Blob} blob */
-export function save(name, blob) {
-  const link = h("a", { href: URL.createObjectURL(blob), download: name });
+/** Save a canvas as PNG, a text, or anything else as JSON. @param {string} file @param {any} made nothing: there is none yet */
+export async function save(file, made) {
+  if (!made) return;
+  const blob = made.toBlob ? await new Promise((resolve) => made.toBlob(resolve)) : new Blob([typeof made === "string" ? made : JSON.stringify(made, null, 1)]);
+  const link = h("a", { href: URL.createObjectURL(blob), download: file });
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 10000);
-  announce(`${name} saved`);
+  announce(`${file} saved`);
 }
 
-/** @param {string} name @param {HTMLCanvasElement} canvas */
-export function savePicture(name, canvas) {
-  canvas.toBlob((blob) => { if (blob) save(name, blob); }, "image/png");
-}
-
-/** @param {string} name @param {unknown} value */
-export function saveJson(name, value) {
-  save(name, new Blob([JSON.stringify(value, null, 1)], { type: "application/json" }));
-}
-
-/** @param {string} name @param {string} text */
-export function saveText(name, text) {
-  save(name, new Blob([text], { type: "text/plain" }));
-}
-
-/**
- * @param {string} text
- * @param {(event: Event) => void} onclick
- * @param {Record<string, any>} [attributes]
- */
+/** @param {string} text @param {(event: Event) => void} onclick @param {Record<string, any>} [attributes] */
 export const button = (text, onclick, attributes = {}) => h("button", { type: "button", onclick, ...attributes }, text);
 
-/**
- * What can be taken away.
- * @param {...[string, () => void]} actions what is saved, and how
- */
-export const exports = (...actions) => h("div", { class: "exports", role: "group", "aria-label": "Save" }, h("span", { text: "Save", "aria-hidden": "true" }),
-  ...actions.map(([what, onclick]) => button(what, onclick, { "aria-label": `Save ${what}` })));
+/** A line that is read out when it changes. */
+export const statusLine = () => h("p", { class: "note", role: "status" });
 
-/**
- * A slider with its name and value.
- * @param {string} name
- * @param {{min: number, max: number, step: number, value: number, format?: (value: number) => string}} range
- * @param {(value: number) => void} onchange
- */
-export function slider(name, range, onchange) {
-  const format = range.format || ((value) => value.toFixed(2));
-  const output = h("output", { text: format(range.value) });
-  const input = h("input", {
-    type: "range", min: range.min, max: range.max, step: range.step, value: range.value, "aria-label": name,
-    oninput: () => { output.textContent = format(Number(input.value)); onchange(Number(input.value)); },
-  });
-  input.setAttribute("value", String(range.value));
-  return h("label", { class: "slider" }, h("span", { text: name }), input, output);
+/** @param {...Node} all */
+export const controls = (...all) => h("div", { class: "controls" }, ...all);
+
+/** What is known of something, without what is not. @param {any[][]} rows names and values @param {(value: any) => Node|string} [show] */
+export const factList = (rows, show = String) => h("dl", { class: "facts" }, ...rows.filter(([, value]) => (value ?? "") !== "").flatMap(([name, value]) => [h("dt", { text: name }), h("dd", {}, show(value))]));
+
+/** What can be taken away. @param {...[string, string, () => any]} all what, its file, and what makes it for `save` */
+export const exports = (...all) => h("div", { class: "exports", role: "group", "aria-label": "Save" }, h("span", { text: "Save", "aria-hidden": "true" }),
+  ...all.map(([what, file, make]) => button(what, async () => save(file, await make()), { "aria-label": `Save ${what}` })));
+
+/** Do something whenever an element changes its size. @param {Context} ctx @param {Element} node @param {() => void} listener */
+export function onResize(ctx, node, listener) {
+  const sizes = new ResizeObserver(listener);
+  sizes.observe(node);
+  ctx.signal.addEventListener("abort", () => sizes.disconnect());
 }
+
+/** A category that can be switched. @param {Record<string, any>} box attributes @param {string} background @param {string} text @param {string} number */
+export const category = (box, background, text, number) => h("label", { class: "toggle" }, h("input", { type: "checkbox", ...box }),
+  h("span", { class: "swatch", style: { background } }), h("span", { text }), h("span", { class: "num note", text: number }));
 
 /** @param {string} name @param {boolean} checked @param {(checked: boolean) => void} onchange */
 export function toggle(name, checked, onchange) {
@@ -129,12 +132,7 @@ export function toggle(name, checked, onchange) {
   return h("label", { class: "toggle" }, input, h("span", { text: name }));
 }
 
-/**
- * @param {string} name
- * @param {[string, string][]} options value and text of each
- * @param {string} value
- * @param {(value: string) => void} onchange
- */
+/** @param {string} name @param {[string, string][]} options value and text of each @param {string} value @param {(value: string) => void} onchange */
 export function choice(name, options, value, onchange) {
   const select = h("select", { onchange: () => onchange(select.value) },
     ...options.map(([one, text]) => h("option", { value: one, text })));
@@ -142,13 +140,7 @@ export function choice(name, options, value, onchange) {
   return h("label", { class: "choice" }, h("span", { text: name }), select);
 }
 
-/**
- * Radio buttons that look like one control.
- * @param {string} name
- * @param {[string, string][]} options
- * @param {string} value
- * @param {(value: string) => void} onchange
- */
+/** Radio buttons that look like one control. @type {typeof choice} */
 export function segmented(name, options, value, onchange) {
   const group = `g${Math.random().toString(36).slice(2)}`;
   return h("fieldset", { class: "segmented" }, h("legend", { text: name }), ...options.map(([one, text]) => {
@@ -156,6 +148,35 @@ export function segmented(name, options, value, onchange) {
     return h("label", {}, input, h("span", { text }));
   }));
 }
+
+/** @typedef {import("./main.js").Context} Context */
+
+/** Whether an address has a flag. @param {Context} ctx @param {string} key @param {boolean} [preset] */
+export const has = (ctx, key, preset = false) => (ctx.params.has(key) ? ctx.params.get(key) !== "0" : preset);
+
+// Controls whose value is in the address, unless it is the preset.
+
+/** @param {Context} ctx @param {string} name @param {string} key @param {boolean} [preset] */
+export const flag = (ctx, name, key, preset = false) => toggle(name, has(ctx, key, preset), (on) => ctx.go({ [key]: on === preset ? null : Number(on) }));
+
+/** A slider. @param {Context} ctx @param {string} name @param {string} key @param {number[]} range lowest, highest, step, preset @param {(value: number) => string} format */
+export function level(ctx, name, key, [min, max, step, preset], format = (value) => value.toFixed(2)) {
+  const value = ctx.number(key, preset);
+  const output = h("output", { text: format(value) });
+  const input = h("input", { type: "range", min, max, step, value, "aria-label": name, oninput: () => {
+    const next = Number(input.value);
+    output.textContent = format(next);
+    ctx.go({ [key]: next === preset ? null : next });
+  } });
+  input.setAttribute("value", String(value));
+  return h("label", { class: "slider" }, h("span", { text: name }), input, output);
+}
+
+/** @param {Context} ctx @param {string} name @param {string} key @param {[string, string][]} options @param {string} [preset] @param {typeof choice} [make] */
+export const option = (ctx, name, key, options, preset = options[0][0], make = choice) => make(name, options, ctx.params.get(key) || preset, (value) => ctx.go({ [key]: value === preset ? null : value }));
+
+/** @param {Context} ctx */
+export const numResults = (ctx, ...numbers) => option(ctx, "Results", "k", numbers.map((one) => [one, one]), "24");
 
 /** @param {string} source @returns {Promise<HTMLImageElement>} */
 export function loadImage(source) {
@@ -165,4 +186,12 @@ export function loadImage(source) {
     image.onerror = () => reject(new Error("the picture does not load"));
     image.src = source;
   });
+}
+
+/** A picture at its own size, to draw on. @param {string} source */
+export async function pictureOf(source) {
+  const image = await loadImage(source);
+  const drawn = canvasOf(image.naturalWidth, image.naturalHeight);
+  drawn.context.drawImage(image, 0, 0);
+  return drawn;
 }

@@ -1,6 +1,6 @@
 // The frame around the views: addresses, pictures in hand, keys, dialogs.
 import { call, loadCard, Problem, watchQueue } from "./api.js";
-import { announce, button, count, element, h, plural, segmented, toggle } from "./dom.js";
+import { announce, button, count, element, factList, find, h, isChord, plural, segmented, toggle } from "./dom.js";
 import { drop, inHand, nameOf, setCollections, smallOf, take, upload, watchPictures } from "./pictures.js";
 import { fault } from "./results.js";
 import attention from "./views/attention.js";
@@ -17,6 +17,8 @@ import segment from "./views/segment.js";
 /**
  * @typedef {object} Context
  * @property {URLSearchParams} params of the address
+ * @property {() => string[]} refs the pictures that it names
+ * @property {(key: string, preset: number) => number} number a number of it
  * @property {number} model 0 or 1
  * @property {any} card of the index and its models
  * @property {any} network the card of the model
@@ -39,7 +41,7 @@ import segment from "./views/segment.js";
 const VIEWS = [collection, search, parts, match, colors, attention, segment, dense, duplicates, map];
 
 /** What no control shows but the view itself. */
-const STATE = ["of", "row", "add", "sub", "plus", "minus", "with", "lasso", "clusters"];
+const STATE = ["of", "row", "add", "sub", "plus", "minus", "with", "lasso", "clusters", "classes"];
 
 /** @type {any} */
 let card = null;
@@ -65,7 +67,7 @@ const named = (params) => (params.get("of") || "").split(",").filter(Boolean);
 /** The models that are shown. @param {URLSearchParams} params */
 const modelsOf = (params) => (card.second ? { 1: [1], both: [0, 1] }[params.get("model") || ""] || [0] : [0]);
 
-// ---- drawing --------------------------------------------------------------------------------
+// ---- drawing
 
 /** @param {boolean} [isOwn] whether a control of the view changed the address, which then shows it already */
 function draw(isOwn = false) {
@@ -117,7 +119,7 @@ function panes(view, params) {
     pane.append(root);
     all.append(pane);
     /** @type {Context} */
-    const ctx = { params, model, card, network, go, link: (key, more) => link(key, { ...common(params), ...more }), signal: current.controller.signal };
+    const ctx = { params, refs: () => named(params), number: (key, preset) => Number(params.get(key) ?? preset), model, card, network, go, link: (key, more) => link(key, { ...common(params), ...more }), signal: current.controller.signal };
     try {
       current.updates.push(view.mount(root, ctx));
     } catch (error) {
@@ -155,14 +157,15 @@ function go(changes, push = false) {
 /** @param {View} view */
 function drawViews(view) {
   const of = named(address().params)[0];
-  const focused = [...element("views").querySelectorAll("a")].indexOf(/** @type {any} */ (document.activeElement));
+  const links = () => [...element("views").querySelectorAll("a")];
+  const focused = links().indexOf(/** @type {any} */ (document.activeElement));
   element("views").replaceChildren(...VIEWS.filter((one) => !one.missing?.(card) || one === view).map((one) => h("li", {},
     h("a", {
       href: link(one.key, { ...common(address().params), ...(of && one.pictures ? { of } : {}) }), "aria-keyshortcuts": one.letter,
       "aria-current": one === view ? "page" : null, text: one.name,
     }))));
-  if (focused >= 0) element("views").querySelectorAll("a")[focused].focus();
-  else element("views").querySelector("[aria-current]")?.scrollIntoView({ block: "nearest", inline: "center" });
+  if (focused >= 0) links()[focused].focus();
+  else find(element("views"), "[aria-current]")?.scrollIntoView({ block: "nearest", inline: "center" });
 }
 
 let isMirroring = false;
@@ -190,22 +193,20 @@ function drawTools(params) {
     (model) => go({ model: model === "0" ? null : model }, true)) : null;
   const focused = /** @type {HTMLInputElement|null} */ (document.activeElement?.closest("#tools input"))?.value;
   element("tools").replaceChildren(...[models, help].filter(Boolean));
-  if (focused) /** @type {HTMLElement|null} */ (element("tools").querySelector("input:checked"))?.focus();
+  if (focused) find(element("tools"), "input:checked")?.focus();
 }
 
 function drawFacts() {
   const networks = [card.model, card.second].filter(Boolean);
-  const parts = [h("b", { text: networks.map((one) => one.name).join(" and ") }), plural(card.num_images, "image")];
-  if (card.search) parts.push(card.kind === "flat" ? "exact search" : `recall@10 ${card.recall.toFixed(3)}`);
-  element("facts").replaceChildren(...parts.flatMap((part, number) => (number ? [" · ", part] : [part])),
-    " ", button("About", showCard, { class: "plain" }));
+  element("facts").replaceChildren(h("b", { text: networks.map((one) => one.name).join(" and ") }),
+    ` · ${plural(card.num_images, "image")} · ${card.kind === "flat" ? "exact search" : `recall@10 ${card.recall.toFixed(3)}`} `, button("About", showCard, { class: "plain" }));
   const untrained = networks.filter((one) => !one.trained).map((one) => one.name);
   element("untrained").hidden = !untrained.length;
   element("untrained").replaceChildren(h("b", { text: "These features are not trained. " }),
     `Random weights: ${untrained.join(" and ")}. Similarities reflect colors and the architecture, nothing learned.`);
 }
 
-// ---- pictures in hand -----------------------------------------------------------------------
+// ---- pictures in hand
 
 function drawHand() {
   const { view, params } = address();
@@ -224,7 +225,7 @@ function drawHand() {
   element("hand").hidden = false;
   element("held").replaceWith(items.length ? h("ul", { id: "held", "aria-label": "Pictures in hand" }, ...items)
     : h("p", { id: "held", class: "note", text: "Add, paste or drop a picture, or choose one of the collection." }));
-  if (active) /** @type {HTMLElement|null} */ (element("hand").querySelector(`[data-ref="${CSS.escape(active)}"]`))?.focus();
+  if (active) find(element("hand"), `[data-ref="${CSS.escape(active)}"]`)?.focus();
 }
 
 /** @param {string} ref */
@@ -253,7 +254,7 @@ file.addEventListener("change", () => { void add(file.files[0]); file.value = ""
 /** @param {Blob|null|undefined} file @param {boolean} [blur] */
 async function add(file, blur = false) {
   if (!file) return;
-  if (card.max_bytes && file.size > card.max_bytes) {
+  if (file.size > card.max_bytes) {
     refuse("This file is too large.", `The limit is ${Math.round(card.max_bytes / 1e6)} MB.`);
     return;
   }
@@ -282,7 +283,7 @@ function refuseFace(file) {
 }
 
 /** @param {string} message @param {string} hint */
-const refuse = (message, hint) => dialog("The picture was not added", [h("p", { text: message }), hint ? h("p", { class: "note", text: hint }) : null], [button("Close", closeDialog, { class: "primary" })]);
+const refuse = (message, hint) => dialog("The picture was not added", [h("p", { text: message }), hint ? h("p", { class: "note", text: hint }) : null]);
 
 /** What a view shows before there is any picture. */
 function welcome() {
@@ -296,17 +297,18 @@ function welcome() {
     h("h2", { text: "Or start with a sample" }), list);
 }
 
-// ---- dialogs and keys -----------------------------------------------------------------------
+// ---- dialogs and keys
 
-/** @param {string} title @param {(Node|null)[]} body @param {HTMLElement[]} actions */
-function dialog(title, body, actions) {
-  const box = /** @type {HTMLDialogElement} */ (element("dialog"));
+const box = /** @type {HTMLDialogElement} */ (element("dialog"));
+
+/** @param {string} title @param {(Node|null)[]} body @param {HTMLElement[]} [actions] */
+function dialog(title, body, actions = [button("Close", closeDialog, { class: "primary" })]) {
   box.setAttribute("aria-label", title);
   box.replaceChildren(h("h2", { text: title }), ...body.filter((one) => one !== null), h("div", { class: "actions" }, ...actions));
   if (!box.open) box.showModal();
 }
 
-function closeDialog() { /** @type {HTMLDialogElement} */ (element("dialog")).close(); }
+const closeDialog = () => box.close();
 
 let hasLetters = true;
 try { hasLetters = localStorage.getItem("dinoforge-letters") !== "off"; } catch { /* the default, then */ }
@@ -325,25 +327,24 @@ function showHelp() {
       try { localStorage.setItem("dinoforge-letters", checked ? "on" : "off"); } catch { /* lasts until the page is closed */ }
     }),
     h("p", { class: "note" }, "Programs can ask the same: ", h("a", { href: "api/docs", text: "the API" }), "."),
-  ], [button("Close", closeDialog, { class: "primary" })]);
+  ]);
 }
 
 function showCard() {
   const rows = [
     ["Model", card.model.name], ["Weights", card.model.trained ? "trained" : "random"], ["Fingerprint", card.model.fingerprint],
     ...(card.second ? [["Second model", card.second.name], ["Fingerprint", card.second.fingerprint]] : []),
-    ["Images", count(card.num_images)], ["Dimensions", card.dim], ["Metric", card.metric], ["Index", card.kind], ["Recall@10", card.search && (card.kind === "flat" ? "1, the search is exact" : `${card.recall.toFixed(3)}, against exact search`)],
-    ["Size", card.bytes && `${(Object.values(card.bytes).reduce((sum, one) => sum + one, 0) / 1e6).toFixed(1)} MB`],
-    ["Made", card.date?.slice(0, 10)], ["Sources", [card.sources ?? []].flat().join(", ")], ["License", [card.license ?? []].flat().join(", ")],
+    ["Images", count(card.num_images)], ["Dimensions", card.dim], ["Metric", card.metric], ["Index", card.kind], ["Recall@10", (card.kind === "flat" ? "1, the search is exact" : `${card.recall.toFixed(3)}, against exact search`)],
+    ["Size", `${(Object.values(card.bytes).reduce((sum, one) => sum + one, 0) / 1e6).toFixed(1)} MB`],
+    ["Made", card.date.slice(0, 10)], ["Sources", card.sources.join(", ")], ["Licenses", Object.keys(card.licenses).filter(Boolean).join(", ")],
     ["Faces in uploads", { refuse: "refused", blur: "blurred", off: "not looked for" }[/** @type {string} */ (card.faces)] ?? card.faces],
-  ].filter(([, value]) => value !== undefined && value !== null && value !== "");
-  dialog("Index and model", [h("dl", { class: "facts" }, ...rows.flatMap(([name, value]) => [h("dt", { text: name }), h("dd", { text: String(value) })]))],
-    [button("Close", closeDialog, { class: "primary" })]);
+  ];
+  dialog("Index and model", [factList(rows)]);
 }
 
 document.addEventListener("keydown", (event) => {
   const target = /** @type {HTMLElement} */ (event.target);
-  if (event.ctrlKey || event.metaKey || event.altKey || event.defaultPrevented || /** @type {HTMLDialogElement} */ (element("dialog")).open) return;
+  if (isChord(event) || event.defaultPrevented || box.open) return;
   if (target.closest("input[type=number], select, dialog") || !card) return;
   if (event.key === "Escape") { history.back(); return; }
   if (event.key === "/") { event.preventDefault(); file.focus(); announce("Add picture: press Enter to choose a file, or paste one"); return; }
@@ -353,7 +354,7 @@ document.addEventListener("keydown", (event) => {
   event.preventDefault();
   const of = named(address().params)[0];
   location.hash = link(view.key, { ...common(address().params), ...(of && view.pictures ? { of } : {}) });
-  setTimeout(() => /** @type {HTMLElement|null} */ (document.querySelector("main h1"))?.focus(), 30);
+  setTimeout(() => find(document, "main h1")?.focus(), 30);
 });
 
 document.addEventListener("paste", (event) => {

@@ -1,12 +1,13 @@
 // Colors of numbers. All three maps grow steadily in lightness, so they read in gray and with any color vision.
+import { canvasOf, clamp } from "./dom.js";
 
 /** @typedef {[number, number, number]} Color */
 
-/** @type {Record<string, Color[]>} anchors at equal steps; cividis: Nunez et al. 2018; viridis: Smith and van der Walt 2015 */
+/** @type {Record<string, string[]>} anchors at equal steps; cividis: Nunez et al. 2018; viridis: Smith and van der Walt 2015 */
 const ANCHORS = {
-  cividis: [[0, 34, 78], [18, 53, 112], [59, 73, 108], [87, 93, 109], [112, 113, 115], [138, 134, 120], [165, 156, 116], [195, 179, 105], [225, 204, 85], [254, 232, 56]],
-  viridis: [[68, 1, 84], [72, 40, 120], [62, 74, 137], [49, 104, 142], [38, 130, 142], [31, 158, 137], [53, 183, 121], [109, 205, 89], [180, 222, 44], [253, 231, 37]],
-  gray: [[12, 12, 12], [250, 250, 250]],
+  cividis: ["#00224e", "#123570", "#3b496c", "#575d6d", "#707173", "#8a8678", "#a59c74", "#c3b369", "#e1cc55", "#fee838"],
+  viridis: ["#440154", "#482878", "#3e4a89", "#31688e", "#26828e", "#1f9e89", "#35b779", "#6dcd59", "#b4de2c", "#fde725"],
+  gray: ["#0c0c0c", "#fafafa"],
 };
 
 /** @type {[string, string][]} */
@@ -15,17 +16,20 @@ export const PALETTES = [["cividis", "Cividis"], ["viridis", "Viridis"], ["gray"
 /** Categories that people of any color vision can distinguish (Okabe and Ito 2008). */
 const CATEGORIES = ["#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#9a8c00", "#7f7f7f"];
 
+/** Red, green and blue of "#rrggbb". @param {string} text @returns {Color} */
+export const channels = (text) => /** @type {Color} */ ([1, 3, 5].map((at) => parseInt(text.slice(at, at + 2), 16)));
+
 /** @param {string} name @param {number} value 0 to 1 @returns {Color} */
 export function colorOf(name, value) {
   const anchors = ANCHORS[name] || ANCHORS.cividis;
-  const at = Math.max(0, Math.min(1, value || 0)) * (anchors.length - 1);
+  const at = clamp(value || 0, 0, 1) * (anchors.length - 1);
   const low = Math.min(Math.floor(at), anchors.length - 2);
-  const [from, to] = [anchors[low], anchors[low + 1]];
+  const [from, to] = [channels(anchors[low]), channels(anchors[low + 1])];
   return /** @type {Color} */ (from.map((one, channel) => Math.round(one + (to[channel] - one) * (at - low))));
 }
 
 /** A map from left to right. @param {string} name */
-export const rampOf = (name) => `linear-gradient(90deg, ${ANCHORS[name].map((one) => `rgb(${one.join(" ")})`).join()})`;
+export const rampOf = (name) => `linear-gradient(90deg, ${ANCHORS[name].join()})`;
 
 /**
  * Color a place in a picture: the hue goes from left to right, the lightness from top to bottom.
@@ -37,7 +41,7 @@ export const placeColor = (x, y) => `oklch(${(.84 - .34 * y).toFixed(3)} .17 ${M
 export function categoryColor(number) {
   const text = CATEGORIES[number % CATEGORIES.length];
   const shade = 1 - .28 * (Math.floor(number / CATEGORIES.length) % 3);
-  return `#${[1, 3, 5].map((at) => Math.round(parseInt(text.slice(at, at + 2), 16) * shade).toString(16).padStart(2, "0")).join("")}`;
+  return `#${channels(text).map((one) => Math.round(one * shade).toString(16).padStart(2, "0")).join("")}`;
 }
 
 /**
@@ -46,10 +50,7 @@ export function categoryColor(number) {
  * @param {(index: number) => [number, number, number, number]} pixel red, green, blue, opacity of a patch, 0 to 255
  */
 export function patchCanvas(rows, columns, pixel) {
-  const canvas = document.createElement("canvas");
-  canvas.width = columns;
-  canvas.height = rows;
-  const context = /** @type {CanvasRenderingContext2D} */ (canvas.getContext("2d"));
+  const { canvas, context } = canvasOf(columns, rows);
   const data = context.createImageData(columns, rows);
   for (let index = 0; index < rows * columns; index++) data.data.set(pixel(index), 4 * index);
   context.putImageData(data, 0, 0);

@@ -1,4 +1,4 @@
-// Pictures in hand: uploads ("u" and their id) and images of the collection ("r" and their row; "q": of the index of the second model).
+// Pictures in hand: uploads ("u" and their id), images of the collection ("r" and their row; "q": of the second index).
 import { call, Problem, rowSource } from "./api.js";
 
 /** @typedef {{ref: string, id: string, row: number|null, width: number, height: number, rows: number, columns: number}} Picture */

@@ -1,6 +1,6 @@
 // What views share: results as pictures with scores, errors, empty states, choices of looks.
 import { Problem, rowSource } from "./api.js";
-import { announce, button, choice, h, loadImage, roving, savePicture, saveText } from "./dom.js";
+import { announce, button, canvasOf, clamp, h, loadImage, option, roving } from "./dom.js";
 import { PALETTES, rampOf } from "./palettes.js";
 
 /** @typedef {import("./main.js").Context} Context */
@@ -11,11 +11,11 @@ export const titleOf = (facts) => String(facts?.class_name || facts?.key || "");
 
 /**
  * The picture of a row, which leads somewhere.
- * @param {Hit} hit @param {string} href @param {{rank?: number, then: string}} options
+ * @param {Hit} hit @param {string} href @param {number} [rank] @param {string} [then] what was decided
  */
-export function shot(hit, href, { rank, then }) {
+export function shot(hit, href, rank, then) {
   const title = titleOf(hit.facts);
-  const name = [rank ? `${rank}:` : "", title || `image ${hit.row}`, `${then}`].filter(Boolean).join(" ");
+  const name = [rank ? `${rank}:` : "", title || `image ${hit.row}`, then].filter(Boolean).join(" ");
   const score = Number.isFinite(hit.score) ? hit.score.toFixed(3) : "";
   const box = hit.box && hit.rows && hit.columns ? h("span", { class: "hit", style: {
     left: `${100 * hit.box[0] / hit.columns}%`, top: `${100 * hit.box[1] / hit.rows}%`,
@@ -30,7 +30,7 @@ export function shot(hit, href, { rank, then }) {
   return h("li", {}, h("a", { class: "shot", href, "data-row": hit.row, "aria-label": score ? `${name}, similarity ${score}` : name },
     h("span", { class: "box" }, frame),
     h("span", { class: "caption" }, h("span", { class: "title", text: title || `image ${hit.row}` }), score ? h("span", { class: "num", text: score }) : null),
-    score ? h("span", { class: "meter", style: { "--share": String(Math.max(0, Math.min(1, hit.score))) } }) : null));
+    score ? h("span", { class: "meter", style: { "--share": String(clamp(hit.score, 0, 1)) } }) : null));
 }
 
 /** A list of shots with arrow keys. @param {string} name */
@@ -78,7 +78,7 @@ export async function shown(where, task) {
 }
 
 /** Which colors maps of numbers have. @param {Context} ctx */
-export const paletteChoice = (ctx) => choice("Map", PALETTES, ctx.params.get("map") || "cividis", (map) => ctx.go({ map: map === "cividis" ? null : map }));
+export const paletteChoice = (ctx) => option(ctx, "Map", "map", PALETTES);
 
 /** @param {Context} ctx */
 export const paletteOf = (ctx) => ctx.params.get("map") || "cividis";
@@ -104,20 +104,17 @@ export function announceHits(hits, ms) {
   else announce("No result.");
 }
 
-/** @param {string} name @param {Hit[]} hits */
-export function saveHits(name, hits) {
+/** Results as CSV. @param {Hit[]} hits */
+export function tableOf(hits) {
   const quote = (value) => `"${String(value ?? "").replaceAll('"', '""')}"`;
   const lines = hits.map(({ row, score, facts = {}, box }) => [row, score, quote(facts.key), quote(facts.class_name), quote(facts.source), quote(facts.license), quote(box?.join(" "))].join(","));
-  saveText(name, ["row,score,key,class,source,license,box", ...lines].join("\n") + "\n");
+  return ["row,score,key,class,source,license,box", ...lines, ""].join("\n");
 }
 
-/** One picture of all results, with their boxes. @param {string} name @param {Hit[]} hits */
-export async function saveSheet(name, hits) {
+/** One picture of all results, with their boxes. @param {Hit[]} hits */
+export async function sheetOf(hits) {
   const [side, gap, columns] = [160, 8, Math.min(6, hits.length)];
-  const canvas = h("canvas");
-  canvas.width = columns * (side + gap) + gap;
-  canvas.height = Math.ceil(hits.length / columns) * (side + 26 + gap) + gap;
-  const context = canvas.getContext("2d");
+  const { canvas, context } = canvasOf(columns * (side + gap) + gap, Math.ceil(hits.length / columns) * (side + 26 + gap) + gap);
   context.fillStyle = "#ffffff";
   context.fillRect(0, 0, canvas.width, canvas.height);
   context.font = "12px system-ui, sans-serif";
@@ -137,5 +134,5 @@ export async function saveSheet(name, hits) {
     context.fillStyle = "#1d1f23";
     context.fillText(`${number + 1}  ${Number.isFinite(score) ? score.toFixed(3) : ""}`, x, y + side + 16);
   });
-  savePicture(name, canvas);
+  return canvas;
 }

@@ -1,7 +1,7 @@
 // Where the class token looks, head by head.
 import { call, latest } from "../api.js";
 import { Board } from "../board.js";
-import { announce, exports, h, savePicture, slider } from "../dom.js";
+import { announce, canvasOf, controls, exports, h, level } from "../dom.js";
 import { colorOf, patchCanvas } from "../palettes.js";
 import { sourceOf, withPictures } from "../pictures.js";
 import { paletteChoice, paletteOf, shown } from "../results.js";
@@ -20,69 +20,69 @@ function kept(values, mass) {
   return mask;
 }
 
-/** @type {import("../main.js").View} */
+/** @type {import("../main.js").View["mount"]} */
+function mount(root, ctx) {
+  /** @type {any} */
+  let answer = null;
+  let asked = "";
+  /** @type {import("../pictures.js").Picture} */
+  let picture;
+  /** @type {{name: string, board: Board, caption: HTMLElement, values: number[]}[]} */
+  let maps = [];
+  const list = h("ul", { class: "heads", "aria-label": "Attention maps" });
+  root.append(controls(
+    level(ctx, "Keep", "mass", [0, 1, .01, 1], (value) => (value >= 1 ? "all" : `${Math.round(100 * value)} %`)), paletteChoice(ctx), exports(["picture", "attention.png", drawAll])), list);
+
+  function paint() {
+    const mass = ctx.number("mass", 1);
+    const palette = paletteOf(ctx);
+    for (const { board, values, caption } of maps) {
+      const high = Math.max(...values) || 1;
+      const mask = mass < 1 ? kept(values, mass) : null;
+      board.layer(patchCanvas(answer.rows, answer.columns, (index) => (mask
+        ? (mask[index] ? [...colorOf(palette, .35 + .65 * values[index] / high), 150] : [12, 14, 18, 190])
+        : [...colorOf(palette, Math.sqrt(values[index] / high)), 225])), Boolean(mask));
+      caption.textContent = mask ? `${mask.filter(Boolean).length} of ${mask.length} patches` : "";
+    }
+  }
+
+  async function drawAll() {
+    const canvases = await Promise.all(maps.map(({ board }) => board.picture()));
+    if (!canvases.length) return null;
+    const [wide, high] = [canvases[0].width, canvases[0].height];
+    const columns = Math.min(4, canvases.length);
+    const sheet = canvasOf(columns * (wide + 8) - 8, Math.ceil(canvases.length / columns) * (high + 8) - 8);
+    canvases.forEach((one, number) => sheet.context.drawImage(one, (number % columns) * (wide + 8), Math.floor(number / columns) * (high + 8)));
+    return sheet.canvas;
+  }
+
+  const run = latest(ctx.signal, async (signal) => {
+    const [ref] = ctx.refs();
+    if (asked !== ref) {
+      await withPictures([ref], ctx.model, async ([one]) => {
+        picture = one;
+        answer = await call(`attention/${encodeURIComponent(picture.id)}?model=${ctx.model}`, { signal });
+      });
+      const heads = /** @type {number[][]} */ (answer.values);
+      const over = (join) => heads[0].map((_, index) => join(heads.map((values) => values[index])));
+      const mean = over((values) => values.reduce((sum, value) => sum + value, 0) / values.length);
+      /** @type {[string, number[]][]} */
+      const named = [["Mean", mean], ["Maximum", over((values) => Math.max(...values))], ...heads.map((values, number) => /** @type {[string, number[]]} */ ([`Head ${number + 1}`, values]))];
+      maps = named.map(([name, values]) => ({ name, values, caption: h("span", { class: "num" }),
+        board: new Board({ ...picture, rows: answer.rows, columns: answer.columns, source: sourceOf(picture), name: `${name}: map of attention` }) }));
+      list.replaceChildren(h("li", {}, h("figure", {}, h("div", { class: "board" }, h("img", { src: sourceOf(picture), alt: "Your picture" })), h("figcaption", {}, h("b", { text: "Picture" })))),
+        ...maps.map(({ name, board, caption }) => h("li", {}, h("figure", {}, board.root, h("figcaption", {}, h("b", { text: name }), " ", caption)))));
+      asked = ref;
+      announce(`${heads.length} heads`);
+    }
+    paint();
+  });
+  return () => shown(list, run);
+}
+
 export default {
   key: "attention", name: "Attention", letter: "a", pictures: 1,
   lead: "What the class token attends to in the last block, one map per head. The threshold keeps the patches that hold this share of the attention, as in the figures of DINO.",
-  mount(root, ctx) {
-    /** @type {any} */
-    let answer = null;
-    let asked = "";
-    /** @type {import("../pictures.js").Picture} */
-    let picture;
-    /** @type {{name: string, board: Board, caption: HTMLElement, values: number[]}[]} */
-    let maps = [];
-    const list = h("ul", { class: "heads", "aria-label": "Attention maps" });
-    root.append(h("div", { class: "controls" },
-      slider("Keep", { min: 0, max: 1, step: .01, value: Number(ctx.params.get("mass") ?? 1), format: (value) => (value >= 1 ? "all" : `${Math.round(100 * value)} %`) },
-        (mass) => ctx.go({ mass: mass >= 1 ? null : mass })), paletteChoice(ctx), exports(["picture", saveAll])), list);
-
-    function paint() {
-      const mass = Number(ctx.params.get("mass") ?? 1);
-      const palette = paletteOf(ctx);
-      for (const { board, values, caption } of maps) {
-        const high = Math.max(...values) || 1;
-        const mask = mass < 1 ? kept(values, mass) : null;
-        board.layer(patchCanvas(answer.rows, answer.columns, (index) => (mask
-          ? (mask[index] ? [...colorOf(palette, .35 + .65 * values[index] / high), 150] : [12, 14, 18, 190])
-          : [...colorOf(palette, Math.sqrt(values[index] / high)), 225])), Boolean(mask));
-        caption.textContent = mask ? `${mask.filter(Boolean).length} of ${mask.length} patches` : "";
-      }
-    }
-
-    async function saveAll() {
-      const canvases = await Promise.all(maps.map(({ board }) => board.picture()));
-      if (!canvases.length) return;
-      const [wide, high] = [canvases[0].width, canvases[0].height];
-      const columns = Math.min(4, canvases.length);
-      const sheet = h("canvas");
-      [sheet.width, sheet.height] = [columns * (wide + 8) - 8, Math.ceil(canvases.length / columns) * (high + 8) - 8];
-      canvases.forEach((canvas, number) => sheet.getContext("2d").drawImage(canvas, (number % columns) * (wide + 8), Math.floor(number / columns) * (high + 8)));
-      savePicture("attention.png", sheet);
-    }
-
-    const run = latest(ctx.signal, async (signal) => {
-      const ref = (ctx.params.get("of") || "").split(",")[0];
-      if (asked !== ref) {
-        await withPictures([ref], ctx.model, async ([one]) => {
-          picture = one;
-          answer = await call(`attention/${encodeURIComponent(picture.id)}?model=${ctx.model}`, { signal });
-        });
-        const heads = /** @type {number[][]} */ (answer.values);
-        const over = (join) => heads[0].map((_, index) => join(heads.map((values) => values[index])));
-        const mean = over((values) => values.reduce((sum, value) => sum + value, 0) / values.length);
-        /** @type {[string, number[]][]} */
-        const named = [["Mean", mean], ["Maximum", over((values) => Math.max(...values))], ...heads.map((values, number) => /** @type {[string, number[]]} */ ([`Head ${number + 1}`, values]))];
-        maps = named.map(([name, values]) => ({ name, values, caption: h("span", { class: "num" }),
-          board: new Board({ ...picture, rows: answer.rows, columns: answer.columns, source: sourceOf(picture), name: `${name}: map of attention` }) }));
-        list.replaceChildren(h("li", {}, h("figure", {}, h("div", { class: "board" }, h("img", { src: sourceOf(picture), alt: "Your picture" })), h("figcaption", {}, h("b", { text: "Picture" })))),
-          ...maps.map(({ name, board, caption }) => h("li", {}, h("figure", {}, board.root, h("figcaption", {}, h("b", { text: name }), " ", caption)))));
-        asked = ref;
-        announce(`${heads.length} heads`);
-      }
-      paint();
-    });
-    return () => shown(list, run);
-  },
+  mount,
   missing: (card) => (card.model.num_heads || card.second?.num_heads ? null : "This network has no attention: it is not a vision transformer."),
 };

@@ -1,6 +1,6 @@
 // All images of the index, as many as there are; only those on the screen are in the page.
 import { call, rowSource } from "../api.js";
-import { announce, button, count, h, plural } from "../dom.js";
+import { announce, button, clamp, controls, count, exports, factList, find, h, isChord, onResize, pictureOf, plural } from "../dom.js";
 import { refOf, take } from "../pictures.js";
 import { fault, shot, shown, titleOf } from "../results.js";
 
@@ -8,129 +8,131 @@ const PAGE = 60; // rows per request
 const FACTS = { key: "Key", class_name: "Class", shard: "File", member: "Member", url: "Address", source: "Source", license: "License" };
 const LINKS = [["search", "Similar images"], ["parts", "Similar parts"], ["match", "Matching"], ["colors", "Colors"], ["attention", "Attention"], ["segment", "Segment"], ["duplicates", "Duplicates"]];
 
-/** @type {import("../main.js").View} */
+/** @type {import("../main.js").View["mount"]} */
+function mount(root, ctx) {
+  const total = ctx.network.index.num_images;
+  /** @type {Map<number, Promise<any[]>>} */
+  const pages = new Map();
+  const jump = h("input", { type: "number", min: 0, max: total - 1, inputmode: "numeric", value: "", placeholder: "0", onchange: () => focusRow(Number(jump.value)) });
+  const list = h("ul", { class: "wall", "aria-label": `Collection, ${plural(total, "image")}` });
+  const spacer = h("div", { class: "spacer" }, list);
+  const scroller = h("div", { class: "scroller", onscroll: () => requestAnimationFrame(layout) }, spacer);
+  const status = h("span", { class: "note num" });
+  root.append(controls(h("label", { class: "choice" }, h("span", { text: "Go to image" }), jump), status), scroller);
+  let at = 0; // the row with the focus
+  let drawn = "";
+
+  /** @param {number} page */
+  function load(page) {
+    const known = pages.get(page);
+    if (known) return known;
+    const loading = call(`rows?from=${page * PAGE}&count=${PAGE}&model=${ctx.model}`, { signal: ctx.signal }).then((answer) => answer.rows);
+    pages.set(page, loading);
+    loading.catch(() => pages.delete(page));
+    return loading;
+  }
+
+  function measure() {
+    const width = spacer.clientWidth || root.clientWidth;
+    const columns = Math.max(3, Math.floor(width / 148));
+    return { columns, side: width / columns };
+  }
+
+  async function layout() {
+    if (ctx.signal.aborted) return;
+    const { columns, side } = measure();
+    const lines = Math.ceil(total / columns);
+    spacer.style.setProperty("height", `${lines * side}px`);
+    const first = Math.max(0, Math.floor(scroller.scrollTop / side) - 1) * columns;
+    const last = Math.min(total, (Math.ceil((scroller.scrollTop + scroller.clientHeight) / side) + 1) * columns);
+    const key = `${first} ${last} ${columns}`;
+    status.textContent = `${count(Math.min(total, Math.ceil(scroller.scrollTop / side) * columns + 1))} to ${count(Math.min(total, Math.floor((scroller.scrollTop + scroller.clientHeight) / side) * columns))} of ${count(total)}`;
+    if (key === drawn) return;
+    drawn = key;
+    try {
+      const wanted = [];
+      for (let page = Math.floor(first / PAGE); page * PAGE < last; page++) wanted.push(load(page));
+      const loaded = (await Promise.all(wanted)).flat().filter(({ row }) => row >= first && row < last);
+      if (key !== drawn) return;
+      const focused = list.contains(document.activeElement);
+      list.style.setProperty("transform", `translateY(${Math.floor(first / columns) * side}px)`);
+      list.style.setProperty("--columns", String(columns));
+      list.style.setProperty("--side", `${side}px`);
+      list.replaceChildren(...loaded.map(({ row, facts }) => {
+        const item = shot({ row, model: ctx.model, facts, score: NaN }, ctx.link("collection", { row }));
+        item.firstChild.tabIndex = row === at ? 0 : -1;
+        item.setAttribute("aria-setsize", String(total));
+        item.setAttribute("aria-posinset", String(row + 1));
+        return item;
+      }));
+      if (!list.querySelector('[tabindex="0"]')) list.querySelector("a")?.setAttribute("tabindex", "0");
+      if (focused) focusShot();
+    } catch (error) {
+      if (!ctx.signal.aborted) fault(list, error, () => { drawn = ""; void layout(); });
+    }
+  }
+
+  const focusShot = () => find(list, `[data-row="${at}"]`)?.focus({ preventScroll: true });
+
+  /** @param {number} row */
+  async function focusRow(row) {
+    const { columns, side } = measure();
+    at = clamp(Math.round(row) || 0, 0, total - 1);
+    const top = Math.floor(at / columns) * side;
+    if (top < scroller.scrollTop) scroller.scrollTop = top;
+    else if (top + side > scroller.scrollTop + scroller.clientHeight) scroller.scrollTop = top + side - scroller.clientHeight;
+    await layout();
+    focusShot();
+  }
+
+  list.addEventListener("focusin", (event) => {
+    const row = /** @type {HTMLElement} */ (event.target).dataset.row;
+    if (row !== undefined) at = Number(row);
+    list.querySelectorAll("a").forEach((one) => { one.tabIndex = one === event.target ? 0 : -1; });
+  });
+  list.addEventListener("keydown", (event) => {
+    const { columns, side } = measure();
+    const screen = columns * Math.max(1, Math.floor(scroller.clientHeight / side));
+    const step = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: columns, ArrowUp: -columns, PageDown: screen, PageUp: -screen, Home: -total, End: total }[event.key];
+    if (step === undefined || isChord(event)) return;
+    event.preventDefault();
+    void focusRow(at + step);
+  });
+
+  onResize(ctx, scroller, () => { drawn = ""; void layout(); });
+  ctx.signal.addEventListener("abort", closeImage);
+
+  const box = /** @type {HTMLDialogElement} */ (h("dialog", { class: "image", onclose: () => { ctx.go({ row: null }); if (!ctx.signal.aborted) void focusRow(at); }, "aria-label": "Image" }));
+  root.append(box);
+  function closeImage() { if (box.open) box.close(); } // its event clears the address
+
+  /** @param {number} row */
+  async function showImage(row) {
+    const facts = (await load(Math.floor(row / PAGE))).find((one) => one.row === row)?.facts ?? {};
+    const ref = refOf(row, ctx.model);
+    const title = titleOf(facts) || `image ${row}`;
+    box.setAttribute("aria-label", title);
+    box.replaceChildren(
+      h("div", { class: "photo" }, h("img", { src: rowSource(row, ctx.model, "image"), alt: title })),
+      h("div", { class: "about" }, h("h2", { text: title }),
+        factList([["Image", row], ...Object.entries(FACTS).map(([name, text]) => [text, facts[name]]), ["Pixels", facts.width && `${facts.width} × ${facts.height}`]],
+          (value) => (/^https?:/.test(value) ? h("a", { href: value, rel: "noreferrer", target: "_blank", text: value }) : String(value))),
+        h("ul", { class: "links" }, ...LINKS.map(([key, text]) => h("li", {}, h("a", { href: ctx.link(key, { of: ref }), text, onclick: () => take(ref) })))),
+        exports(["picture", `image-${row}.png`, async () => (await pictureOf(rowSource(row, ctx.model, "image"))).canvas], ["facts", `image-${row}.json`, () => facts]),
+        h("div", { class: "actions" }, button("Keep in hand", () => { take(ref); announce("Kept in hand"); closeImage(); }), button("Close", closeImage))));
+    if (!box.open) box.showModal();
+  }
+
+  return () => shown(list, async () => {
+    await layout();
+    const row = ctx.params.get("row");
+    if (row === null) closeImage();
+    else if (Number(row) >= 0 && Number(row) < total) { at = Number(row); await showImage(at); }
+  });
+}
+
 export default {
   key: "collection", name: "Collection", letter: "c", pictures: 0,
   lead: "Every image of the index. Open one to ask for images, or parts of images, like it.",
-  mount(root, ctx) {
-    const total = ctx.network.index.num_images;
-    /** @type {Map<number, Promise<any[]>>} */
-    const pages = new Map();
-    const jump = h("input", { type: "number", min: 0, max: total - 1, inputmode: "numeric", value: "", placeholder: "0", onchange: () => focusRow(Number(jump.value)) });
-    const list = h("ul", { class: "wall", "aria-label": `Collection, ${plural(total, "image")}` });
-    const spacer = h("div", { class: "spacer" }, list);
-    const scroller = h("div", { class: "scroller", onscroll: () => requestAnimationFrame(layout) }, spacer);
-    const status = h("span", { class: "note num" });
-    root.append(h("div", { class: "controls" }, h("label", { class: "choice" }, h("span", { text: "Go to image" }), jump), status), scroller);
-    let at = 0; // the row with the focus
-    let drawn = "";
-
-    /** @param {number} page */
-    function load(page) {
-      const known = pages.get(page);
-      if (known) return known;
-      const loading = call(`rows?from=${page * PAGE}&count=${PAGE}&model=${ctx.model}`, { signal: ctx.signal }).then((answer) => answer.rows);
-      pages.set(page, loading);
-      loading.catch(() => pages.delete(page));
-      return loading;
-    }
-
-    function measure() {
-      const width = spacer.clientWidth || root.clientWidth;
-      const columns = Math.max(3, Math.floor(width / 148));
-      return { columns, side: width / columns };
-    }
-
-    async function layout() {
-      if (ctx.signal.aborted) return;
-      const { columns, side } = measure();
-      const lines = Math.ceil(total / columns);
-      spacer.style.setProperty("height", `${lines * side}px`);
-      const first = Math.max(0, Math.floor(scroller.scrollTop / side) - 1) * columns;
-      const last = Math.min(total, (Math.ceil((scroller.scrollTop + scroller.clientHeight) / side) + 1) * columns);
-      const key = `${first} ${last} ${columns}`;
-      status.textContent = `${count(Math.min(total, Math.ceil(scroller.scrollTop / side) * columns + 1))} to ${count(Math.min(total, Math.floor((scroller.scrollTop + scroller.clientHeight) / side) * columns))} of ${count(total)}`;
-      if (key === drawn) return;
-      drawn = key;
-      try {
-        const wanted = [];
-        for (let page = Math.floor(first / PAGE); page * PAGE < last; page++) wanted.push(load(page));
-        const loaded = (await Promise.all(wanted)).flat().filter(({ row }) => row >= first && row < last);
-        if (key !== drawn) return;
-        const focused = list.contains(document.activeElement);
-        list.style.setProperty("transform", `translateY(${Math.floor(first / columns) * side}px)`);
-        list.style.setProperty("--columns", String(columns));
-        list.style.setProperty("--side", `${side}px`);
-        list.replaceChildren(...loaded.map(({ row, facts }) => {
-          const item = shot({ row, model: ctx.model, facts, score: NaN }, ctx.link("collection", { row }), { then: "" });
-          item.firstChild.tabIndex = row === at ? 0 : -1;
-          item.setAttribute("aria-setsize", String(total));
-          item.setAttribute("aria-posinset", String(row + 1));
-          return item;
-        }));
-        if (!list.querySelector('[tabindex="0"]')) list.querySelector("a")?.setAttribute("tabindex", "0");
-        if (focused) /** @type {HTMLElement|null} */ (list.querySelector(`[data-row="${at}"]`))?.focus({ preventScroll: true });
-      } catch (error) {
-        if (!ctx.signal.aborted) fault(list, error, () => { drawn = ""; void layout(); });
-      }
-    }
-
-    /** @param {number} row */
-    async function focusRow(row) {
-      const { columns, side } = measure();
-      at = Math.max(0, Math.min(total - 1, Math.round(row) || 0));
-      const top = Math.floor(at / columns) * side;
-      if (top < scroller.scrollTop) scroller.scrollTop = top;
-      else if (top + side > scroller.scrollTop + scroller.clientHeight) scroller.scrollTop = top + side - scroller.clientHeight;
-      await layout();
-      /** @type {HTMLElement|null} */ (list.querySelector(`[data-row="${at}"]`))?.focus({ preventScroll: true });
-    }
-
-    list.addEventListener("focusin", (event) => {
-      const row = /** @type {HTMLElement} */ (event.target).dataset.row;
-      if (row !== undefined) at = Number(row);
-      list.querySelectorAll("a").forEach((one) => { one.tabIndex = one === event.target ? 0 : -1; });
-    });
-    list.addEventListener("keydown", (event) => {
-      const { columns, side } = measure();
-      const screen = columns * Math.max(1, Math.floor(scroller.clientHeight / side));
-      const step = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: columns, ArrowUp: -columns, PageDown: screen, PageUp: -screen, Home: -total, End: total }[event.key];
-      if (step === undefined || event.altKey || event.ctrlKey || event.metaKey) return;
-      event.preventDefault();
-      void focusRow(at + step);
-    });
-
-    const sizes = new ResizeObserver(() => { drawn = ""; void layout(); });
-    sizes.observe(scroller);
-    ctx.signal.addEventListener("abort", () => { sizes.disconnect(); closeImage(); });
-
-    const box = /** @type {HTMLDialogElement} */ (h("dialog", { class: "image", onclose: () => { ctx.go({ row: null }); if (!ctx.signal.aborted) void focusRow(at); }, "aria-label": "Image" }));
-    root.append(box);
-    function closeImage() { if (box.open) box.close(); } // its event clears the address
-
-    /** @param {number} row */
-    async function showImage(row) {
-      const facts = (await load(Math.floor(row / PAGE))).find((one) => one.row === row)?.facts ?? {};
-      const ref = refOf(row, ctx.model);
-      const title = titleOf(facts) || `image ${row}`;
-      box.setAttribute("aria-label", title);
-      const links = LINKS.filter(([key]) => key !== "duplicates" || ctx.card.duplicates !== false);
-      box.replaceChildren(
-        h("div", { class: "photo" }, h("img", { src: rowSource(row, ctx.model, "image"), alt: title })),
-        h("div", { class: "about" }, h("h2", { text: title }),
-          h("dl", { class: "facts" }, ...[["Image", row], ...Object.entries(FACTS).map(([name, text]) => [text, facts[name]]), ["Pixels", facts.width && `${facts.width} × ${facts.height}`]]
-            .filter(([, value]) => value !== undefined && value !== null && value !== "").flatMap(([name, value]) => [
-              h("dt", { text: name }), h("dd", {}, /^https?:/.test(String(value)) ? h("a", { href: value, rel: "noreferrer", target: "_blank", text: value }) : String(value))])),
-          h("ul", { class: "links" }, ...links.map(([key, text]) => h("li", {}, h("a", { href: ctx.link(key, { of: ref }), text, onclick: () => take(ref) })))),
-          h("div", { class: "actions" }, button("Keep in hand", () => { take(ref); announce("Kept in hand"); closeImage(); }), button("Close", closeImage))));
-      if (!box.open) box.showModal();
-    }
-
-    return () => shown(list, async () => {
-      await layout();
-      const row = ctx.params.get("row");
-      if (row === null) closeImage();
-      else if (Number(row) >= 0 && Number(row) < total) { at = Number(row); await showImage(at); }
-    });
-  },
+  mount,
 };

@@ -1,78 +1,78 @@
 // Principal components of the features of some pictures as colors, the same for all of them.
 import { call, latest } from "../api.js";
 import { Board } from "../board.js";
-import { announce, exports, h, plural, savePicture, segmented, slider } from "../dom.js";
+import { announce, canvasOf, controls, exports, h, level, option, plural, segmented, statusLine } from "../dom.js";
 import { colorOf, patchCanvas } from "../palettes.js";
 import { sourceOf, withPictures } from "../pictures.js";
 import { paletteChoice, paletteOf, shown } from "../results.js";
 
-/** @type {import("../main.js").View} */
+/** @type {import("../main.js").View["mount"]} */
+function mount(root, ctx) {
+  const list = h("ul", { class: "pairs", "aria-label": "Pictures and their colors" });
+  /** @type {Board[]} */
+  let boards = [];
+  let answer = /** @type {any} */ (null);
+  let asked = "";
+  const status = statusLine();
+  root.append(controls(
+    level(ctx, "Foreground above", "threshold", [0, 1, .05, .5]),
+    option(ctx, "Show", "show", [["all", "Colors"], ["0", "1st"], ["1", "2nd"], ["2", "3rd"]], "all", segmented),
+    option(ctx, "As", "as", [["smooth", "Smooth"], ["patches", "Patches"]], "smooth", segmented),
+    paletteChoice(ctx), exports(["picture", "colors.png", drawAll])), status, list);
+
+  function paint() {
+    const show = ctx.params.get("show") || "all";
+    const palette = paletteOf(ctx);
+    answer.images.forEach(({ rows, columns, rgb }, number) => {
+      boards[number].layer(patchCanvas(rows, columns, (index) => {
+        const color = rgb.slice(3 * index, 3 * index + 3);
+        if (!color.some(Boolean)) return [18, 20, 24, 255]; // the background
+        return show === "all" ? [color[0], color[1], color[2], 255] : [...colorOf(palette, color[Number(show)] / 255), 255];
+      }), ctx.params.get("as") === "patches");
+    });
+  }
+
+  async function drawAll() {
+    const canvases = await Promise.all(boards.map((board) => board.picture()));
+    const images = /** @type {HTMLImageElement[]} */ ([...list.querySelectorAll(".plain-picture")]);
+    const high = Math.max(...canvases.map((one) => one.height));
+    const { canvas, context } = canvasOf(canvases.reduce((sum, one) => sum + one.width + 8, -8), 2 * high + 8);
+    let left = 0;
+    canvases.forEach((one, number) => {
+      context.drawImage(images[number], left, 0, one.width, one.height);
+      context.drawImage(one, left, high + 8);
+      left += one.width + 8;
+    });
+    return canvas;
+  }
+
+  const run = latest(ctx.signal, async (signal) => {
+    const refs = ctx.refs().slice(0, 8);
+    const threshold = ctx.number("threshold", .5);
+    const key = `${refs} ${threshold}`;
+    if (asked !== key) {
+      await withPictures(refs, ctx.model, async (pictures) => {
+        answer = await call("colors", { signal, body: { ids: pictures.map((one) => one.id), threshold, model: ctx.model } });
+        boards = pictures.map((picture, number) => new Board({ ...picture, rows: answer.images[number].rows, columns: answer.images[number].columns,
+          source: sourceOf(picture), name: `Colors of picture ${number + 1}` }));
+        list.replaceChildren(...pictures.map((picture, number) => h("li", {}, h("div", { class: "board" }, h("img", { class: "plain-picture", src: sourceOf(picture), alt: `Picture ${number + 1}` })), boards[number].root)));
+      });
+      asked = key;
+      const background = answer.images.map(({ rows, columns, rgb }) => {
+        let kept = 0;
+        for (let index = 0; index < rows * columns; index++) kept += Number(rgb[3 * index] + rgb[3 * index + 1] + rgb[3 * index + 2] > 0);
+        return Math.round(100 * kept / (rows * columns));
+      });
+      status.textContent = `${plural(refs.length, "picture")}; foreground: ${background.map((share) => `${share} %`).join(", ")} of the patches`;
+      announce(status.textContent);
+    }
+    paint();
+  });
+  return () => shown(list, run);
+}
+
 export default {
   key: "colors", name: "Colors", letter: "o", pictures: 8,
   lead: "The first three components of the features, as red, green and blue. Equal colors mean equal parts, in all pictures at once. Choose up to eight pictures in hand.",
-  mount(root, ctx) {
-    const list = h("ul", { class: "pairs", "aria-label": "Pictures and their colors" });
-    /** @type {Board[]} */
-    let boards = [];
-    let answer = /** @type {any} */ (null);
-    let asked = "";
-    const status = h("p", { class: "note", role: "status" });
-    root.append(h("div", { class: "controls" },
-      slider("Foreground above", { min: 0, max: 1, step: .05, value: Number(ctx.params.get("threshold") ?? .5) }, (threshold) => ctx.go({ threshold: threshold === .5 ? null : threshold })),
-      segmented("Show", [["all", "Colors"], ["0", "1st"], ["1", "2nd"], ["2", "3rd"]], ctx.params.get("show") || "all", (show) => ctx.go({ show: show === "all" ? null : show })),
-      segmented("As", [["smooth", "Smooth"], ["patches", "Patches"]], ctx.params.get("as") || "smooth", (as) => ctx.go({ as: as === "smooth" ? null : as })),
-      paletteChoice(ctx), exports(["picture", saveAll])), status, list);
-
-    function paint() {
-      const show = ctx.params.get("show") || "all";
-      const palette = paletteOf(ctx);
-      answer.images.forEach(({ rows, columns, rgb }, number) => {
-        boards[number].layer(patchCanvas(rows, columns, (index) => {
-          const color = rgb.slice(3 * index, 3 * index + 3);
-          if (!color.some(Boolean)) return [18, 20, 24, 255]; // the background
-          return show === "all" ? [color[0], color[1], color[2], 255] : [...colorOf(palette, color[Number(show)] / 255), 255];
-        }), ctx.params.get("as") === "patches");
-      });
-    }
-
-    async function saveAll() {
-      const canvases = await Promise.all(boards.map((board) => board.picture()));
-      const images = /** @type {HTMLImageElement[]} */ ([...list.querySelectorAll(".plain-picture")]);
-      const sheet = h("canvas");
-      sheet.width = canvases.reduce((sum, canvas) => sum + canvas.width + 8, -8);
-      const high = Math.max(...canvases.map((canvas) => canvas.height));
-      sheet.height = 2 * high + 8;
-      let left = 0;
-      canvases.forEach((canvas, number) => {
-        sheet.getContext("2d").drawImage(images[number], left, 0, canvas.width, canvas.height);
-        sheet.getContext("2d").drawImage(canvas, left, high + 8);
-        left += canvas.width + 8;
-      });
-      savePicture("colors.png", sheet);
-    }
-
-    const run = latest(ctx.signal, async (signal) => {
-      const refs = (ctx.params.get("of") || "").split(",").filter(Boolean).slice(0, 8);
-      const threshold = Number(ctx.params.get("threshold") ?? .5);
-      const key = `${refs} ${threshold}`;
-      if (asked !== key) {
-        await withPictures(refs, ctx.model, async (pictures) => {
-          answer = await call("colors", { signal, body: { ids: pictures.map((one) => one.id), threshold, model: ctx.model } });
-          boards = pictures.map((picture, number) => new Board({ ...picture, rows: answer.images[number].rows, columns: answer.images[number].columns,
-            source: sourceOf(picture), name: `Colors of picture ${number + 1}` }));
-          list.replaceChildren(...pictures.map((picture, number) => h("li", {}, h("div", { class: "board" }, h("img", { class: "plain-picture", src: sourceOf(picture), alt: `Picture ${number + 1}` })), boards[number].root)));
-        });
-        asked = key;
-        const background = answer.images.map(({ rows, columns, rgb }) => {
-          let kept = 0;
-          for (let index = 0; index < rows * columns; index++) kept += Number(rgb[3 * index] + rgb[3 * index + 1] + rgb[3 * index + 2] > 0);
-          return Math.round(100 * kept / (rows * columns));
-        });
-        status.textContent = `${plural(refs.length, "picture")}; foreground: ${background.map((share) => `${share} %`).join(", ")} of the patches`;
-        announce(status.textContent);
-      }
-      paint();
-    });
-    return () => shown(list, run);
-  },
+  mount,
 };

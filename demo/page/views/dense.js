@@ -1,70 +1,69 @@
 // Segmentation and depth by linear heads that were trained on this backbone.
 import { call, latest } from "../api.js";
 import { Board } from "../board.js";
-import { choice, exports, h, savePicture } from "../dom.js";
-import { categoryColor, colorOf, patchCanvas } from "../palettes.js";
+import { category, controls, exports, h, option, statusLine } from "../dom.js";
+import { categoryColor, channels, colorOf, patchCanvas } from "../palettes.js";
 import { sourceOf, withPictures } from "../pictures.js";
 import { paletteChoice, paletteOf, scale, shown } from "../results.js";
 
-const classColor = (number) => [1, 3, 5].map((at) => parseInt(categoryColor(number).slice(at, at + 2), 16));
+/** @type {import("../main.js").View["mount"]} */
+function mount(root, ctx) {
+  const heads = /** @type {string[]} */ (ctx.card.heads);
+  /** @type {Board|null} */
+  let board = null;
+  /** @type {any} */
+  let answer = null;
+  /** @type {Set<number>} */
+  const hidden = new Set();
+  const place = h("div", { class: "place" });
+  const value = statusLine();
+  const legend = h("ul", { class: "classes" });
+  const ends = scale();
+  root.append(controls(option(ctx, "Head", "head", heads.map((one) => [one, one])), paletteChoice(ctx),
+    exports(["picture", "head.png", () => board?.picture()])),
+  h("div", { class: "beside" }, h("div", { class: "query large" }, place, value), h("div", { class: "wide" }, ends.root, legend)));
 
-/** @type {import("../main.js").View} */
+  function paint() {
+    const { rows, columns, values, low = 0, high = 1 } = answer;
+    board?.layer(patchCanvas(rows, columns, (index) => {
+      if (answer.kind === "classes") return [...channels(categoryColor(values[index])), hidden.has(values[index]) ? 0 : 190];
+      return [...colorOf(paletteOf(ctx), (values[index] - low) / Math.max(high - low, 1e-9)), 235];
+    }), answer.kind === "classes");
+  }
+
+  /** @param {number} index */
+  const read = (index) => (answer.kind === "classes" ? answer.names[answer.values[index]] : `${answer.values[index].toFixed(2)} ${answer.unit ?? ""}`);
+
+  const run = latest(ctx.signal, async (signal) => {
+    const [ref] = ctx.refs();
+    if (ctx.model) {
+      value.textContent = "Heads belong to model A.";
+      ends.root.hidden = true;
+      return;
+    }
+    await withPictures([ref], ctx.model, async ([picture]) => {
+      answer = await call("dense", { signal, body: { id: picture.id, head: ctx.params.get("head") || heads[0], model: ctx.model } });
+      const { rows, columns, values, kind } = answer;
+      board = new Board({ ...picture, rows, columns, source: sourceOf(picture), name: `Your picture: ${kind}. Arrow keys read values.`,
+        onhover: (column, row) => { value.textContent = read(row * columns + column); } });
+      place.replaceChildren(board.root);
+      ends.root.hidden = kind === "classes";
+      ends.set(paletteOf(ctx), answer.low ?? 0, answer.high ?? 1, (one) => `${one.toFixed(1)} ${answer.unit ?? ""}`);
+      const sizes = new Map();
+      if (kind === "classes") for (const one of values) sizes.set(one, (sizes.get(one) || 0) + 1);
+      legend.replaceChildren(...[...sizes].sort((a, b) => b[1] - a[1]).map(([one, size]) => {
+        const onchange = (event) => { if (event.target.checked) hidden.delete(one); else hidden.add(one); paint(); };
+        return h("li", {}, category({ checked: !hidden.has(one), onchange }, categoryColor(one), answer.names[one], `${Math.round(100 * size / values.length)} %`));
+      }));
+      paint();
+    });
+  });
+  return () => shown(legend, run);
+}
+
 export default {
   key: "dense", name: "Heads", letter: "h", pictures: 1,
   lead: "What linear heads, trained on this backbone, read from the features of each patch: classes or depth.",
-  missing: (card) => (Array.isArray(card.heads) && card.heads.length ? null : "No head was given for this backbone: start the demo with --head FILE, from a segmentation or depth evaluation."),
-  mount(root, ctx) {
-    const heads = /** @type {string[]} */ (ctx.card.heads);
-    /** @type {Board|null} */
-    let board = null;
-    /** @type {any} */
-    let answer = null;
-    /** @type {Set<number>} */
-    const hidden = new Set();
-    const place = h("div", { class: "place" });
-    const value = h("p", { class: "note", role: "status" });
-    const legend = h("ul", { class: "classes" });
-    const ends = scale();
-    root.append(h("div", { class: "controls" }, choice("Head", heads.map((one) => [one, one]), ctx.params.get("head") || heads[0], (head) => ctx.go({ head })), paletteChoice(ctx),
-      exports(["picture", async () => { if (board) savePicture("head.png", await board.picture()); }])),
-    h("div", { class: "beside" }, h("div", { class: "query large" }, place, value), h("div", { class: "wide" }, ends.root, legend)));
-
-    function paint() {
-      const { rows, columns, values, low = 0, high = 1 } = answer;
-      board?.layer(patchCanvas(rows, columns, (index) => {
-        if (answer.kind === "classes") return /** @type {any} */ ([...(answer.colors?.[values[index]] ?? classColor(values[index])), hidden.has(values[index]) ? 0 : 190]);
-        return [...colorOf(paletteOf(ctx), (values[index] - low) / Math.max(high - low, 1e-9)), 235];
-      }), answer.kind === "classes");
-    }
-
-    /** @param {number} index */
-    const read = (index) => (answer.kind === "classes" ? answer.names?.[answer.values[index]] ?? `class ${answer.values[index]}` : `${answer.values[index].toFixed(2)} ${answer.unit ?? ""}`);
-
-    const run = latest(ctx.signal, async (signal) => {
-      const ref = (ctx.params.get("of") || "").split(",")[0];
-      if (ctx.model) {
-        value.textContent = "Heads belong to model A.";
-        ends.root.hidden = true;
-        return;
-      }
-      await withPictures([ref], ctx.model, async ([picture]) => {
-        answer = await call("dense", { signal, body: { id: picture.id, head: ctx.params.get("head") || heads[0], model: ctx.model } });
-        const { rows, columns, values, kind } = answer;
-        board = new Board({ ...picture, rows, columns, source: sourceOf(picture), name: `Your picture: ${kind}. Arrow keys read values.`,
-          onhover: (column, row) => { value.textContent = read(row * columns + column); } });
-        place.replaceChildren(board.root);
-        ends.root.hidden = kind === "classes";
-        ends.set(paletteOf(ctx), answer.low ?? 0, answer.high ?? 1, (one) => `${one.toFixed(1)} ${answer.unit ?? ""}`);
-        const sizes = new Map();
-        if (kind === "classes") for (const one of values) sizes.set(one, (sizes.get(one) || 0) + 1);
-        legend.replaceChildren(...[...sizes].sort((a, b) => b[1] - a[1]).map(([one, size]) => {
-          const box = h("input", { type: "checkbox", checked: !hidden.has(one), onchange: () => { if (box.checked) hidden.delete(one); else hidden.add(one); paint(); } });
-          return h("li", {}, h("label", { class: "toggle" }, box, h("span", { class: "swatch", style: { background: `rgb(${(answer.colors?.[one] ?? classColor(one)).join(" ")})` } }),
-            h("span", { text: answer.names?.[one] ?? `class ${one}` }), h("span", { class: "num note", text: `${Math.round(100 * size / values.length)} %` })));
-        }));
-        paint();
-      });
-    });
-    return () => shown(legend, run);
-  },
+  missing: (card) => (card.heads.length ? null : "No head was given for this backbone: start the demo with --head FILE, from a segmentation or depth evaluation."),
+  mount,
 };

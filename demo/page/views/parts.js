@@ -1,111 +1,110 @@
 // A part of a picture: where else it is seen, in the picture and in the collection.
 import { call, latest } from "../api.js";
 import { Board, readBoxes, writeBoxes } from "../board.js";
-import { announce, button, choice, exports, h, savePicture, segmented, toggle } from "../dom.js";
+import { announce, button, controls, exports, flag, h, has, numResults, segmented, statusLine } from "../dom.js";
 import { colorOf, patchCanvas, similarRange } from "../palettes.js";
 import { refOf, sourceOf, withPictures } from "../pictures.js";
-import { announceHits, paletteChoice, paletteOf, saveHits, saveSheet, scale, shot, shots, shown, skeletons } from "../results.js";
+import { announceHits, paletteChoice, paletteOf, scale, sheetOf, shot, shots, shown, skeletons, tableOf } from "../results.js";
 
-/** @type {import("../main.js").View} */
+/** @type {import("../main.js").View["mount"]} */
+function mount(root, ctx) {
+  /** @type {import("../board.js").Mode} */
+  let mode = "set";
+  /** @type {Board|null} */
+  let board = null;
+  let opened = "";
+  /** @type {any[]} */
+  let hits = [];
+  let range = [0, 1];
+  const place = h("div", { class: "place" });
+  const legend = scale();
+  const results = shots("Images with a similar part, the most similar first");
+  const status = statusLine();
+  root.append(controls(
+    segmented("Next part", [["set", "Replaces"], ["add", "Adds"], ["sub", "Subtracts"]], mode, (value) => { mode = /** @type {any} */ (value); }),
+    button("Clear", () => ctx.go({ add: null, sub: null })),
+    numResults(ctx, "12", "24", "48"), paletteChoice(ctx), flag(ctx, "Heat on results", "heat"),
+    exports(["list", "similar-parts.csv", () => tableOf(hits)], ["results", "similar-parts.png", () => sheetOf(hits)], ["picture", "part.png", () => board?.picture()])),
+  h("div", { class: "beside" }, h("div", { class: "query large" }, place, legend.root,
+    h("p", { class: "note", text: "Mouse: Shift adds, Alt subtracts. Keys: arrows move, Shift with arrows stretches, Enter chooses, + adds, - subtracts, Delete takes back." })),
+  h("div", { class: "wide" }, status, results.list)));
+
+  /** @param {import("../pictures.js").Picture} picture */
+  function boxes({ rows, columns }) {
+    return { add: readBoxes(ctx.params.get("add"), rows, columns), sub: readBoxes(ctx.params.get("sub"), rows, columns) };
+  }
+
+  /** @param {import("../pictures.js").Picture} picture */
+  function makeBoard(picture) {
+    const { rows, columns } = picture;
+    const write = (next) => ctx.go({ add: writeBoxes(next.add, rows, columns), sub: writeBoxes(next.sub, rows, columns) });
+    board = new Board({
+      ...picture, source: sourceOf(picture), name: `Your picture, ${rows} rows and ${columns} columns of patches. Choose a part.`, mode: () => mode,
+      onselect(box, how) {
+        const now = boxes(picture);
+        if (how === "set" || (how === "sub" && !now.add.length)) write({ add: [box], sub: [] });
+        else write({ ...now, [how]: [...now[how], box] });
+      },
+      onundo() {
+        const now = boxes(picture);
+        const kind = now.sub.length ? "sub" : "add";
+        write({ ...now, [kind]: now[kind].slice(0, -1) });
+        announce("Last part taken back");
+      },
+    });
+    place.replaceChildren(board.root);
+  }
+
+  /** Heat maps of results come one after the other: they are a convenience, not the answer. @param {any} query @param {AbortSignal} signal */
+  async function heatResults(query, signal) {
+    for (const hit of hits) {
+      const layer = results.list.querySelector(`[data-row="${hit.row}"] .heat`);
+      if (!layer || signal.aborted) return;
+      const map = await call("heat", { signal, body: { ...query, target: { row: hit.row } } });
+      const palette = paletteOf(ctx);
+      layer.replaceChildren(patchCanvas(map.rows, map.columns, (index) => {
+        const share = (map.values[index] - range[0]) / Math.max(range[1] - range[0], 1e-9);
+        return [...colorOf(palette, share), 190];
+      }));
+    }
+  }
+
+  const run = latest(ctx.signal, async (signal) => {
+    const [ref] = ctx.refs();
+    await withPictures([ref], ctx.model, async ([picture]) => {
+      if (opened !== `${ref} ${picture.id}`) { makeBoard(picture); opened = `${ref} ${picture.id}`; }
+      const now = boxes(picture);
+      board?.setMarks(now.add, now.sub);
+      legend.root.hidden = !now.add.length;
+      if (!now.add.length) {
+        board?.heat(null);
+        hits = [];
+        status.textContent = "Nothing chosen yet.";
+        results.fill([]);
+        return;
+      }
+      const query = { id: picture.id, boxes: now.add, minus: now.sub, model: ctx.model,
+        rest: now.add.some(([x, y, right, bottom]) => x < right || y < bottom) };
+      const map = await call("heat", { signal, body: { ...query, target: { id: picture.id } } });
+      range = similarRange(map.values);
+      board?.heat(map, { palette: paletteOf(ctx), low: range[0], high: range[1] });
+      legend.set(paletteOf(ctx), range[0], range[1], undefined, true);
+      status.textContent = "Searching";
+      if (!hits.length) results.fill(skeletons(12));
+      const k = Math.min(ctx.number("k", 24) || 24, ctx.network.index.num_images);
+      const answer = await call("search/region", { signal, body: { ...query, k } });
+      hits = answer.hits.map((hit) => ({ ...hit, model: ctx.model }));
+      results.fill(hits.map((hit, number) => shot(hit, ctx.link("parts", { of: refOf(hit.row, ctx.model), ...(hit.box && hit.rows ? { add: writeBoxes([hit.box], hit.rows, hit.columns) } : {}) }), number + 1)));
+      status.textContent = `${hits.length} results in ${Math.round(answer.ms)} ms`;
+      announceHits(hits, answer.ms);
+      if (has(ctx, "heat")) await heatResults(query, signal);
+    });
+  });
+  return () => shown(results.list, run);
+}
+
 export default {
   key: "parts", name: "Similar parts", letter: "p", pictures: 1,
   lead: "Click a patch or drag a box over a part of the picture: a wheel, an eye, a window. Add other parts, subtract what you do not mean.",
-  mount(root, ctx) {
-    /** @type {import("../board.js").Mode} */
-    let mode = "set";
-    /** @type {Board|null} */
-    let board = null;
-    let opened = "";
-    /** @type {any[]} */
-    let hits = [];
-    let range = [0, 1];
-    const place = h("div", { class: "place" });
-    const legend = scale();
-    const results = shots("Images with a similar part, the most similar first");
-    const status = h("p", { class: "note", role: "status" });
-    root.append(h("div", { class: "controls" },
-      segmented("Next part", [["set", "Replaces"], ["add", "Adds"], ["sub", "Subtracts"]], mode, (value) => { mode = /** @type {any} */ (value); }),
-      button("Clear", () => ctx.go({ add: null, sub: null })),
-      choice("Results", [["12", "12"], ["24", "24"], ["48", "48"]], ctx.params.get("k") || "24", (k) => ctx.go({ k })), paletteChoice(ctx),
-      toggle("Heat on results", ctx.params.get("heat") === "1", (checked) => ctx.go({ heat: checked ? 1 : null })),
-      exports(["list", () => saveHits("similar-parts.csv", hits)], ["results", () => saveSheet("similar-parts.png", hits)],
-        ["picture", async () => { if (board) savePicture("part.png", await board.picture()); }])),
-    h("div", { class: "beside" }, h("div", { class: "query large" }, place, legend.root,
-      h("p", { class: "note", text: "Mouse: Shift adds, Alt subtracts. Keys: arrows move, Shift with arrows stretches, Enter chooses, + adds, - subtracts, Delete takes back." })),
-    h("div", { class: "wide" }, status, results.list)));
-
-    function boxes({ rows, columns }) {
-      return { add: readBoxes(ctx.params.get("add"), rows, columns), sub: readBoxes(ctx.params.get("sub"), rows, columns) };
-    }
-
-    /** @param {import("../pictures.js").Picture} picture */
-    function makeBoard(picture) {
-      const { rows, columns } = picture;
-      const write = (next) => ctx.go({ add: writeBoxes(next.add, rows, columns), sub: writeBoxes(next.sub, rows, columns) });
-      board = new Board({
-        ...picture, source: sourceOf(picture), name: `Your picture, ${rows} rows and ${columns} columns of patches. Choose a part.`, mode: () => mode,
-        onselect(box, how) {
-          const now = boxes(picture);
-          if (how === "set" || (how === "sub" && !now.add.length)) write({ add: [box], sub: [] });
-          else if (how === "add") write({ add: [...now.add, box], sub: now.sub });
-          else write({ add: now.add, sub: [...now.sub, box] });
-        },
-        onundo() {
-          const now = boxes(picture);
-          if (now.sub.length) write({ add: now.add, sub: now.sub.slice(0, -1) });
-          else write({ add: now.add.slice(0, -1), sub: [] });
-          announce("Last part taken back");
-        },
-      });
-      place.replaceChildren(board.root);
-    }
-
-    /** Heat maps of results come one after the other: they are a convenience, not the answer. @param {any} query @param {AbortSignal} signal */
-    async function heatResults(query, signal) {
-      for (const hit of hits) {
-        const layer = results.list.querySelector(`[data-row="${hit.row}"] .heat`);
-        if (!layer || signal.aborted) return;
-        const map = await call("heat", { signal, body: { ...query, target: { row: hit.row } } });
-        const palette = paletteOf(ctx);
-        layer.replaceChildren(patchCanvas(map.rows, map.columns, (index) => {
-          const share = (map.values[index] - range[0]) / Math.max(range[1] - range[0], 1e-9);
-          return [...colorOf(palette, share), 190];
-        }));
-      }
-    }
-
-    const run = latest(ctx.signal, async (signal) => {
-      const ref = (ctx.params.get("of") || "").split(",")[0];
-      await withPictures([ref], ctx.model, async ([picture]) => {
-        if (opened !== `${ref} ${picture.id}`) { makeBoard(picture); opened = `${ref} ${picture.id}`; }
-        const now = boxes(picture);
-        board?.setMarks([...now.add.map((box) => ({ box, kind: "add" })), ...now.sub.map((box) => ({ box, kind: "sub" }))]);
-        legend.root.hidden = !now.add.length;
-        if (!now.add.length) {
-          board?.heat(null);
-          hits = [];
-          status.textContent = "Nothing chosen yet.";
-          results.fill([]);
-          return;
-        }
-        const query = { id: picture.id, boxes: now.add, minus: now.sub, model: ctx.model,
-          rest: now.add.some(([x, y, right, bottom]) => x < right || y < bottom) };
-        const map = await call("heat", { signal, body: { ...query, target: { id: picture.id } } });
-        range = similarRange(map.values);
-        board?.heat(map, { palette: paletteOf(ctx), low: range[0], high: range[1] });
-        legend.set(paletteOf(ctx), range[0], range[1], undefined, true);
-        status.textContent = "Searching";
-        if (!hits.length) results.fill(skeletons(12));
-        const k = Math.min(Number(ctx.params.get("k")) || 24, ctx.network.index.num_images);
-        const answer = await call("search/region", { signal, body: { ...query, k } });
-        hits = answer.hits.map((hit) => ({ ...hit, model: ctx.model }));
-        results.fill(hits.map((hit, number) => shot(hit, ctx.link("parts", { of: refOf(hit.row, ctx.model), ...(hit.box && hit.rows ? { add: writeBoxes([hit.box], hit.rows, hit.columns) } : {}) }),
-          { rank: number + 1, then: "" })));
-        status.textContent = `${hits.length} results${answer.ms === undefined ? "" : ` in ${Math.round(answer.ms)} ms`}`;
-        announceHits(hits, answer.ms ?? 0);
-        if (ctx.params.get("heat") === "1") await heatResults(query, signal);
-      });
-    });
-    return () => shown(results.list, run);
-  },
+  mount,
 };

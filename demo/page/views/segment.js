@@ -1,7 +1,7 @@
 // What was clicked, cut out without labels or training, here and in the other pictures in hand.
 import { call, latest } from "../api.js";
 import { Board, readBoxes, writeBoxes } from "../board.js";
-import { announce, button, exports, h, saveJson, savePicture, segmented, slider, toggle } from "../dom.js";
+import { announce, button, canvasOf, clamp, controls, exports, flag, h, has, level, segmented, statusLine } from "../dom.js";
 import { inHand, nameOf, sourceOf, withPictures } from "../pictures.js";
 import { shown } from "../results.js";
 
@@ -9,13 +9,12 @@ import { shown } from "../results.js";
 function enlarge({ rows, columns, prob }, scale) {
   const [high, wide] = [rows * scale, columns * scale];
   const values = new Float32Array(high * wide);
-  const clamp = (at, size) => Math.max(0, Math.min(size - 1, at));
   for (let y = 0; y < high; y++) {
     const v = (y + .5) / scale - .5;
-    const [top, down] = [clamp(Math.floor(v), rows), clamp(Math.floor(v) + 1, rows)];
+    const [top, down] = [clamp(Math.floor(v), 0, rows - 1), clamp(Math.floor(v) + 1, 0, rows - 1)];
     for (let x = 0; x < wide; x++) {
       const u = (x + .5) / scale - .5;
-      const [left, right] = [clamp(Math.floor(u), columns), clamp(Math.floor(u) + 1, columns)];
+      const [left, right] = [clamp(Math.floor(u), 0, columns - 1), clamp(Math.floor(u) + 1, 0, columns - 1)];
       const [s, t] = [u - Math.floor(u), v - Math.floor(v)];
       values[y * wide + x] = (prob[top * columns + left] * (1 - s) + prob[top * columns + right] * s) * (1 - t) + (prob[down * columns + left] * (1 - s) + prob[down * columns + right] * s) * t;
     }
@@ -26,9 +25,7 @@ function enlarge({ rows, columns, prob }, scale) {
 /** @param {any} map @param {number} threshold @param {(inside: boolean, edge: boolean) => number[]} pixel */
 function cutout(map, threshold, pixel) {
   const { values, wide, high } = enlarge(map, 12);
-  const canvas = h("canvas");
-  [canvas.width, canvas.height] = [wide, high];
-  const context = canvas.getContext("2d");
+  const { canvas, context } = canvasOf(wide, high);
   const data = context.createImageData(wide, high);
   for (let index = 0; index < values.length; index++) {
     const inside = values[index] >= threshold;
@@ -40,82 +37,79 @@ function cutout(map, threshold, pixel) {
   return canvas;
 }
 
-/** @type {import("../main.js").View} */
+/** @type {import("../main.js").View["mount"]} */
+function mount(root, ctx) {
+  /** @type {import("../board.js").Mode} */
+  let mode = "add";
+  let opened = "";
+  /** @type {Board[]} */
+  let boards = [];
+  /** @type {any} */
+  let answer = null;
+  const place = h("div", { class: "place" });
+  const rest = h("ul", { class: "pairs single", "aria-label": "The same in other pictures" });
+  const status = statusLine();
+  const everywhere = h("a", { class: "button", href: "#", text: "Find in the collection" });
+  const threshold = () => ctx.number("from", .5);
+  root.append(controls(
+    segmented("Click", [["add", "Wanted"], ["sub", "Not wanted"]], mode, (value) => { mode = /** @type {any} */ (value); }),
+    level(ctx, "From", "from", [.05, .95, .05, .5]), flag(ctx, "In all pictures in hand", "also"), flag(ctx, "As frames of a video", "frames"),
+    button("Clear", () => ctx.go({ plus: null, minus: null })), everywhere, exports(["mask", "mask.png", () => answer && cutout(answer.images[0], threshold(), (inside) => (inside ? [255, 255, 255, 255] : [0, 0, 0, 255]))],
+      ["run lengths", "masks.json", () => answer], ["picture", "segment.png", () => boards[0]?.picture()])),
+  status, h("div", { class: "beside" }, h("div", { class: "query large" }, place,
+    h("p", { class: "note", text: "Mouse: Alt or Ctrl marks what is not wanted. Keys: arrows move, Enter marks, - marks what is not wanted, Delete takes back." })), h("div", { class: "wide" }, rest)));
+
+  function paint() {
+    boards.forEach((board, number) => {
+      const map = answer?.images[number];
+      board.layer(map ? cutout(map, threshold(), (inside, edge) => (edge ? [255, 255, 255, 255] : inside ? [92, 196, 181, 46] : [12, 14, 18, 178])) : null);
+    });
+  }
+
+  /** @param {import("../pictures.js").Picture} picture */
+  function makeBoard(picture) {
+    const { rows, columns } = picture;
+    const read = (key) => readBoxes(ctx.params.get(key), rows, columns);
+    const board = new Board({ ...picture, source: sourceOf(picture), name: `Your picture, ${rows} rows and ${columns} columns of patches. Mark what you want.`, points: true, mode: () => mode,
+      onselect: (box, how) => { const key = how === "sub" ? "minus" : "plus"; ctx.go({ [key]: writeBoxes([...read(key), box], rows, columns) }); },
+      onundo: () => { const key = read("minus").length ? "minus" : "plus"; ctx.go({ [key]: writeBoxes(read(key).slice(0, -1), rows, columns) }); announce("Last mark taken back"); } });
+    place.replaceChildren(board.root);
+    boards = [board];
+  }
+
+  const run = latest(ctx.signal, async (signal) => {
+    const [ref] = ctx.refs();
+    const also = has(ctx, "also") ? inHand().filter((one) => one !== ref).slice(0, 7) : [];
+    await withPictures([ref, ...also], ctx.model, async ([picture, ...more]) => {
+      const key = `${picture.id}`;
+      if (opened !== key) { makeBoard(picture); opened = key; }
+      const { rows, columns } = picture;
+      const [plus, minus] = ["plus", "minus"].map((one) => readBoxes(ctx.params.get(one), rows, columns));
+      boards[0].setMarks(plus, minus);
+      everywhere.href = ctx.link("parts", { of: ref, add: writeBoxes(plus, rows, columns), sub: writeBoxes(minus, rows, columns) });
+      everywhere.toggleAttribute("hidden", !plus.length);
+      if (!plus.length) {
+        answer = null;
+        boards = boards.slice(0, 1);
+        rest.replaceChildren();
+        status.textContent = "Nothing marked yet.";
+        paint();
+        return;
+      }
+      answer = await call("segment", { signal, body: { id: picture.id, plus: plus.map(([x, y]) => [x, y]), minus: minus.map(([x, y]) => [x, y]), propagate: more.map((one) => one.id), frames: has(ctx, "frames"), threshold: threshold(), model: ctx.model } });
+      boards = [boards[0], ...more.map((one) => new Board({ ...one, source: sourceOf(one), name: `The same in ${nameOf(one.ref)}` }))];
+      rest.replaceChildren(...boards.slice(1).map((board) => h("li", {}, board.root)));
+      const share = answer.images[0].prob.filter((value) => value >= threshold()).length / answer.images[0].prob.length;
+      status.textContent = `${plus.length} wanted, ${minus.length} not wanted; ${Math.round(100 * share)} % of the patches are cut out.`;
+      announce(status.textContent);
+      paint();
+    });
+  });
+  return () => shown(rest, run);
+}
+
 export default {
   key: "segment", name: "Segment", letter: "e", pictures: 1,
   lead: "Click what you want, and what you do not want: what looks like it is cut out, without labels or training. Find it in all pictures in hand, too.",
-  mount(root, ctx) {
-    /** @type {import("../board.js").Mode} */
-    let mode = "add";
-    let opened = "";
-    /** @type {Board[]} */
-    let boards = [];
-    /** @type {any} */
-    let answer = null;
-    let others = /** @type {import("../pictures.js").Picture[]} */ ([]);
-    const place = h("div", { class: "place" });
-    const rest = h("ul", { class: "pairs single", "aria-label": "The same in other pictures" });
-    const status = h("p", { class: "note", role: "status" });
-    const everywhere = h("a", { class: "button", href: "#", text: "Find in the collection" });
-    const threshold = () => Number(ctx.params.get("from") ?? .5);
-    root.append(h("div", { class: "controls" },
-      segmented("Click", [["add", "Wanted"], ["sub", "Not wanted"]], mode, (value) => { mode = /** @type {any} */ (value); }),
-      slider("From", { min: .05, max: .95, step: .05, value: threshold() }, (from) => ctx.go({ from: from === .5 ? null : from })),
-      toggle("In all pictures in hand", ctx.params.get("also") === "1", (checked) => ctx.go({ also: checked ? 1 : null })),
-      toggle("As frames of a video", !!ctx.params.get("frames"), (checked) => ctx.go({ frames: checked ? 1 : null })),
-      button("Clear", () => ctx.go({ plus: null, minus: null })), everywhere, exports(["mask", () => { if (answer) savePicture("mask.png", cutout(answer.images[0], threshold(), (inside) => (inside ? [255, 255, 255, 255] : [0, 0, 0, 255]))); }],
-        ["run lengths", () => { if (answer) saveJson("masks.json", answer); }],
-        ["picture", async () => { if (boards[0]) savePicture("segment.png", await boards[0].picture()); }])),
-    status, h("div", { class: "beside" }, h("div", { class: "query large" }, place,
-      h("p", { class: "note", text: "Mouse: Alt or Ctrl marks what is not wanted. Keys: arrows move, Enter marks, - marks what is not wanted, Delete takes back." })), h("div", { class: "wide" }, rest)));
-
-    function paint() {
-      boards.forEach((board, number) => {
-        const map = answer?.images[number];
-        board.layer(map ? cutout(map, threshold(), (inside, edge) => (edge ? [255, 255, 255, 255] : inside ? [92, 196, 181, 46] : [12, 14, 18, 178])) : null);
-      });
-    }
-
-    /** @param {import("../pictures.js").Picture} picture */
-    function makeBoard(picture) {
-      const { rows, columns } = picture;
-      const read = (key) => readBoxes(ctx.params.get(key), rows, columns);
-      const board = new Board({ ...picture, source: sourceOf(picture), name: `Your picture, ${rows} rows and ${columns} columns of patches. Mark what you want.`, points: true, mode: () => mode,
-        onselect: (box, how) => { const key = how === "sub" ? "minus" : "plus"; ctx.go({ [key]: writeBoxes([...read(key), box], rows, columns) }); },
-        onundo: () => { const key = read("minus").length ? "minus" : "plus"; ctx.go({ [key]: writeBoxes(read(key).slice(0, -1), rows, columns) }); announce("Last mark taken back"); } });
-      place.replaceChildren(board.root);
-      boards = [board];
-    }
-
-    const run = latest(ctx.signal, async (signal) => {
-      const ref = (ctx.params.get("of") || "").split(",")[0];
-      const also = ctx.params.get("also") === "1" ? inHand().filter((one) => one !== ref).slice(0, 7) : [];
-      await withPictures([ref, ...also], ctx.model, async ([picture, ...more]) => {
-        const key = `${picture.id}`;
-        if (opened !== key) { makeBoard(picture); opened = key; }
-        const { rows, columns } = picture;
-        const [plus, minus] = ["plus", "minus"].map((one) => readBoxes(ctx.params.get(one), rows, columns));
-        boards[0].setMarks([...plus.map((box) => ({ box, kind: "add" })), ...minus.map((box) => ({ box, kind: "sub" }))]);
-        everywhere.href = ctx.link("parts", { of: ref, add: writeBoxes(plus, rows, columns), sub: writeBoxes(minus, rows, columns) });
-        everywhere.toggleAttribute("hidden", !plus.length);
-        if (!plus.length) {
-          answer = null;
-          boards = boards.slice(0, 1);
-          rest.replaceChildren();
-          status.textContent = "Nothing marked yet.";
-          paint();
-          return;
-        }
-        answer = await call("segment", { signal, body: { id: picture.id, plus: plus.map(([x, y]) => [x, y]), minus: minus.map(([x, y]) => [x, y]), propagate: more.map((one) => one.id), frames: !!ctx.params.get("frames"), threshold: threshold(), model: ctx.model } });
-        others = more;
-        boards = [boards[0], ...others.map((one) => new Board({ ...one, source: sourceOf(one), name: `The same in ${nameOf(one.ref)}` }))];
-        rest.replaceChildren(...boards.slice(1).map((board) => h("li", {}, board.root)));
-        const share = answer.images[0].prob.filter((value) => value >= threshold()).length / answer.images[0].prob.length;
-        status.textContent = `${plus.length} wanted, ${minus.length} not wanted; ${Math.round(100 * share)} % of the patches are cut out.`;
-        announce(status.textContent);
-        paint();
-      });
-    });
-    return () => shown(rest, run);
-  },
+  mount,
 };

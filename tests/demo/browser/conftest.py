@@ -4,12 +4,14 @@ The network is a ViT of 32 dimensions with random weights, to which positions ar
 pixels then give equal features wherever they are, so what must match and where is known.
 """
 
+import json
 import re
 import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -46,22 +48,39 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
     folder = tmp_path_factory.mktemp("browser")
     write_images(folder)
     indexes = [make_index(folder, seed) for seed in (0, 1)]
-    command = [
-        sys.executable,
-        "-m",
-        "dinoforge.cli.main",
-        "demo",
-        indexes[0],
-        "--second",
-        indexes[1],
-    ]
+    words = [indexes[0], "--second", indexes[1]]
     for head in make_heads(folder):
-        command += ["--head", head]
+        words += ["--head", head]
+    with serve(folder, *words) as address:
+        yield Demo(address, folder)
+
+
+@pytest.fixture(scope="session")
+def class_demo(demo: Demo, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
+    """Serve the same images in a folder per photograph; the second index is of before classes."""
+    folder = tmp_path_factory.mktemp("classes")
+    for path in (demo.folder / "images").iterdir():
+        target = folder / "images" / path.name.rpartition("_")[0]
+        target.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, target)
+    shutil.copytree(make_index(folder, 0), folder / "old")
+    (marker,) = (folder / "old/index/60-map").glob("*.done")
+    known = json.loads(marker.read_text())
+    del known["facts"]["classes"]
+    marker.write_text(json.dumps(known))
+    with serve(folder, folder / "index0", "--second", folder / "old") as address:
+        yield Demo(address, folder)
+
+
+@contextmanager
+def serve(folder: Path, *words: object) -> Iterator[str]:
+    """Run ``dinoforge demo`` with these words; yields its address."""
+    command = [sys.executable, "-m", "dinoforge.cli.main", "demo", *words]
     command += ["--port", "0", "--no-browser", "--threads", "1", "--size", str(SIZE)]
     with (folder / "log.txt").open("w") as log:
         server = subprocess.Popen(command, stderr=log)
     try:
-        yield Demo(address_in(folder / "log.txt", server), folder)
+        yield address_in(folder / "log.txt", server)
     finally:
         server.terminate()
         server.wait(WAIT_S)
@@ -171,22 +190,20 @@ def open_page(demo: Demo, chromium: "Browser") -> "Iterator[Callable[..., Page]]
     faults: list[str] = []
     contexts: list[BrowserContext] = []
 
-    def open_(address: str = "", **options: object) -> "Page":
+    def open_(address: str = "", of: Demo = demo, **options: object) -> "Page":
         options = {"viewport": {"width": 1280, "height": 860}} | options
-        context = chromium.new_context(base_url=demo.address, **options)
+        context = chromium.new_context(base_url=of.address, **options)
         contexts.append(context)
         context.set_default_timeout(1000 * WAIT_S)
         page = context.new_page()
         # What the network refuses on purpose (a face, an expired picture) is no fault of the page.
         page.on("console", lambda line: faults.append(line.text) if is_fault(line) else None)
         page.on("pageerror", lambda error: faults.append(str(error)))
-        page.on("request", lambda one: faults.append(one.url) if is_foreign(one.url) else None)
+        own = (of.address, "blob:", "data:")
+        page.on("request", lambda one: None if one.url.startswith(own) else faults.append(one.url))
         page.goto(f"/{address}")
         settle(page)
         return page
-
-    def is_foreign(url: str) -> bool:
-        return not url.startswith((demo.address, "blob:", "data:"))
 
     def is_fault(line: object) -> bool:
         return line.type == "error" and "status of 4" not in line.text

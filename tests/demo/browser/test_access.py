@@ -47,7 +47,7 @@ def faults_of(page, rules):
 
 
 @pytest.mark.parametrize("look", LOOKS)
-def test_no_view_has_serious_faults_or_is_wider_than_the_screen(open_page, look):
+def test_no_view_has_serious_faults_or_is_wider_than_the_screen(open_page, class_demo, look):
     page = open_page(color_scheme=look)
     faults = []
     for address in VIEWS.values():
@@ -60,4 +60,7 @@ def test_no_view_has_serious_faults_or_is_wider_than_the_screen(open_page, look)
         faults += faults_of(page, LOOKS[look])
         page.keyboard.press("Escape")
         page.wait_for_selector("dialog[open]", state="detached")
+    page.close()
+    page = open_page("#/map?by=classes&classes=0", of=class_demo, color_scheme=look)
+    faults += faults_of(page, LOOKS[look])
     assert not faults, "\n".join(faults)

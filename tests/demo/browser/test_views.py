@@ -305,3 +305,64 @@ def test_the_map_is_used_by_keys(open_page):
     page.locator(".clusters input").first.press("Space")
     page.wait_for_url("**clusters=*")
     expect(page.locator(".map > .note")).to_have_text(re.compile(r"^\d+ images? selected"))
+
+
+def test_a_branch_of_the_dendrogram_selects_the_images_of_its_classes(open_page, class_demo):
+    page = open_page("#/map", of=class_demo)
+    page.get_by_role("radio", name="Classes").check()
+    settle(page)
+    tree, status = page.get_by_role("tree"), page.locator(".map > .note")
+    branches = tree.get_by_role("treeitem")
+    expect(branches).to_have_count(9)
+    expect(page.locator("section.clusters .note")).to_contain_text("Cophenetic correlation: 0.")
+    branches.first.focus()
+    page.keyboard.press("End")
+    page.keyboard.press("Enter")
+    expect(status).to_contain_text("8 images selected")
+    last = branches.nth(8)
+    expect(last).to_have_attribute("aria-checked", "true")
+    expect(branches.first).to_have_attribute("aria-checked", "mixed")
+    keys = saved(page, "Save keys").read_text().split()
+    name = last.get_attribute("aria-label").split(";")[0]
+    assert [key.partition("/")[0] for key in keys] == [name] * 8
+    page.reload()
+    settle(page)
+    expect(status).to_contain_text("8 images selected")
+    last.click(position={"x": 60, "y": 12})
+    expect(status).to_contain_text("Nothing selected")
+    branches.first.click(position={"x": 5, "y": 10})
+    expect(status).to_contain_text("40 images selected")
+    assert "classes=0,1,2,3,4" in page.url
+    assert size_of(saved(page, "Save dendrogram")) == (310, 5 * 24)
+
+
+def test_the_dendrogram_is_walked_by_keys_and_drawn_in_the_colors_of_the_page(
+    open_page, class_demo
+):
+    page = open_page("#/map?by=classes", of=class_demo, color_scheme="dark")
+    page.get_by_role("treeitem").first.focus()
+    levels = []
+    for key in ("ArrowRight", "ArrowRight", "ArrowLeft", "ArrowDown", "Home"):
+        page.keyboard.press(key)
+        levels.append(page.evaluate("document.activeElement.ariaLevel"))
+    assert levels == ["2", "3", "2", "3", "1"]
+    dark = pixels(page.locator(".twigs canvas"))
+    page.emulate_media(color_scheme="light")
+    light = pixels(page.locator(".twigs canvas"))
+    assert dark[..., :3].mean() < 100
+    assert light[..., :3].mean() > 200
+
+
+def test_an_index_without_classes_says_what_to_do(open_page, class_demo):
+    page = open_page("#/map?by=classes&model=1", of=class_demo)
+    note = page.locator("section.clusters .note")
+    expect(note).to_contain_text("older than this view")
+    expect(note).to_contain_text("dinoforge index")
+    expect(page.get_by_role("treeitem")).to_have_count(0)
+
+
+def test_an_image_and_its_facts_are_saved(open_page):
+    page = open_page("#/collection?row=5")
+    assert size_of(saved(page, "Save picture")) == (168, 140)
+    facts = json.loads(saved(page, "Save facts").read_text())
+    assert (facts["row"], facts["width"]) == (5, 168)

@@ -7,6 +7,8 @@ import shutil
 import numpy as np
 import pytest
 from PIL import Image
+from scipy.cluster.hierarchy import cophenet, linkage
+from scipy.spatial.distance import pdist
 
 from dinoforge.cli.main import main
 from dinoforge.demo.index.reader import open_index
@@ -107,6 +109,34 @@ def test_the_map_has_a_place_and_a_named_cluster_per_image(opened):
         along = np.corrcoef(xy[:, axis], left[:, axis])[0, 1]
         assert abs(along) == pytest.approx(1, abs=1e-6)
     assert set(names) <= {"a", "b", "c"}
+
+
+def test_the_dendrogram_is_that_of_the_class_means(opened):
+    tree = opened.class_tree()
+    assert (tree.names, tree.images) == (["a", "b", "c"], [7, 7, 6])
+    assert [tree.names[at] for at in tree.of_rows] == [
+        opened.facts(row)["class_name"] for row in range(NUM)
+    ]
+    every = np.stack([opened.vector(row) for row in range(NUM)]).astype(np.float64)
+    means = np.stack([every[tree.of_rows == at].mean(axis=0) for at in range(3)])
+    pairs = pdist(means - means.mean(axis=0), "cosine")
+    np.testing.assert_allclose(tree.merges, linkage(pairs, "average"), atol=1e-3)
+    assert tree.cophenetic == pytest.approx(cophenet(tree.merges, pairs)[0], abs=1e-3)
+
+
+def test_an_index_of_before_the_dendrogram_opens_and_is_completed(make, index, tmp_path):
+    old = tmp_path / "index"
+    shutil.copytree(index, old)
+    (marker,) = (old / "index/60-map").glob("*.done")
+    known = json.loads(marker.read_text())
+    for name in ("classes", "class_images", "cophenetic"):
+        del known["facts"][name]
+    marker.write_text(json.dumps(known | {"fingerprint": "of version 1.0.0"}))
+    assert open_index(old).class_tree() is None
+    markers = sorted((old / "index/20-embed").glob("*.done"))
+    before = [path.stat().st_mtime_ns for path in markers]
+    assert open_index(make(old)).class_tree().names == ["a", "b", "c"]
+    assert [path.stat().st_mtime_ns for path in markers] == before  # nothing is embedded again
 
 
 def test_after_a_kill_what_is_missing_is_made_again_byte_by_byte(make, index, tmp_path):

@@ -32,6 +32,28 @@ def test_the_map_has_a_place_and_a_cluster_for_every_image(client):
     assert len(set(zip(answer["x"], answer["y"], strict=True))) == 12
 
 
+def test_the_dendrogram_comes_with_the_classes_of_the_rows_of_the_map(demo_index, tmp_path):
+    for path in sorted((demo_index.parent / "images").iterdir()):
+        target = tmp_path / "images" / "abcd"[int(path.stem[1:]) % 4]
+        target.mkdir(parents=True, exist_ok=True)
+        (target / path.name).symlink_to(path)
+    words = [f"encoder={demo_index.parent}/vit.safetensors", f"out={tmp_path}/index"]
+    assert main(["index", str(tmp_path / "images"), *words, "patches.size=0"]) == 0
+    with serve(open_site([tmp_path / "index"], threads=1, faces="off")) as client:
+        answer = client.get("/api/map/classes").json()
+    assert (answer["names"], answer["images"]) == ([*"abcd"], [3] * 4)
+    assert answer["of_rows"] == [0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3]
+    merges = answer["merges"]
+    assert sorted(node for a, b, _ in merges for node in (a, b)) == list(range(6))
+    assert [far for *_, far in merges] == sorted(far for *_, far in merges)
+
+
+def test_an_index_without_classes_has_an_empty_dendrogram(client):
+    answer = client.get("/api/map/classes").json()
+    assert (answer["names"], answer["merges"]) == ([], [])
+    assert answer["of_rows"] == [-1] * 12
+
+
 def test_a_selection_becomes_the_keys_of_a_recipe(client):
     answer = client.post("/api/selection", json={"rows": [7, 3]})
     assert answer.headers["content-type"].startswith("text/plain")
