@@ -38,6 +38,7 @@ def make_card(inputs: IndexInputs) -> dict[str, Any]:
         "search": _search(inputs),
         "bytes": _sizes(inputs),
         **_classes(inputs),
+        "map": {name: inputs.facts("map")[0][name] for name in ("layout", "laid_out")},
         "licenses": _licenses(inputs),
         "sources": config.sources,
         "date": read_facts(inputs.run_folder).get("started", now()),

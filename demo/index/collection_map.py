@@ -13,7 +13,9 @@ from dinoforge.clusters.class_structure import (
     feature_distances,
     link,
 )
+from dinoforge.clusters.layouts import lay_out
 from dinoforge.clusters.lloyd import KMeans
+from dinoforge.demo.index.search import ExactRows
 from dinoforge.demo.index.tables import IndexInputs, IndexStage
 from dinoforge.encoders.encoder import unit_rows
 from dinoforge.stages import Json, Output
@@ -25,33 +27,40 @@ _BLOCK = 65_536  # rows in float64 at a time
 _MOST_CLUSTERS = 64
 _FITTED = 100_000  # rows on which clusters are fitted
 _ITERATIONS = 20
+_PERPLEXITY, _STEPS = 30, 1000  # of t-SNE of images; scikit-learn's defaults
+_FEWEST_IMAGES = 10  # of t-SNE
+_NEAREST = 3  # images between which one lies that t-SNE has not laid out
 _MOST_CLASSES = 1000  # of a dendrogram, the most frequent ones
 _FEWEST_CLASSES = 3  # the centered means of two are opposite, whatever they are
 
 
 class MapStage(IndexStage):
-    """Lay images out by the two principal components of their vectors; cluster them and classes."""
+    """Lay images out in the plane by their vectors; cluster them, and their classes."""
 
     name = "map"
     number = 60
     version = "1.1.0"
-    keys = ("seed",)
+    keys = ("seed", "map")
     needs = ("embed", "join")
 
     def run(self, payload: Json, inputs: IndexInputs, out: Output) -> Json:  # noqa: ARG002
         """Write coordinates, clusters and the dendrogram of classes."""
         rows: NDArray[np.float16] = np.load(inputs.file("join", "vectors.npy"), mmap_mode="r")
-        out.write_array("xy", _project(rows))
-        num = len(rows)
+        num, config = len(rows), inputs.config
+        layout = config.map.layout if num >= _FEWEST_IMAGES else "pca"
+        laid_out = num if layout == "pca" else min(num, config.map.sample)
+        is_pca = layout == "pca"
+        out.write_array("xy", _project(rows) if is_pca else _embed(rows, laid_out, config.seed))
         every = Points(lambda at: unit_rows(rows[at]), np.arange(num))
         wanted = max(1, min(_MOST_CLUSTERS, round((num / 2) ** 0.5)))
         sample = None if num <= _FITTED else np.arange(0, num, -(-num // _FITTED))
-        kmeans = KMeans(seed=inputs.config.seed, iterations=_ITERATIONS)
+        kmeans = KMeans(seed=config.seed, iterations=_ITERATIONS)
         labels = kmeans.fit(every, wanted, "map", sample).labels
         out.write_array("clusters", labels)
         names, classes = _read_classes(inputs)
         tree = _write_tree(rows, names, classes, out)
-        return {"names": _names(labels, names, classes), **tree}
+        named = _names(labels, names, classes)
+        return {"names": named, "layout": layout, "laid_out": laid_out, **tree}
 
 
 def _project(rows: NDArray[np.float16]) -> NDArray[np.float32]:
@@ -69,6 +78,28 @@ def _project(rows: NDArray[np.float16]) -> NDArray[np.float32]:
     axes_D2 = axes_D2 * np.sign(axes_D2[np.abs(axes_D2).argmax(axis=0), [0, 1]])
     parts = [(rows[block].astype(np.float64) - mean_D) @ axes_D2 for block in blocks]
     return np.concatenate(parts).astype(np.float32)
+
+
+def _embed(rows: NDArray[np.float16], num_sampled: int, seed: int) -> NDArray[np.float32]:
+    """Return t-SNE of images that are evenly spaced, and the others between the nearest of these.
+
+    These weigh by the inverse of their distance, 1 - cosine: a copy lies on its original.
+    """
+    num = len(rows)
+    sampled = np.linspace(0, num - 1, num_sampled).round().astype(np.int64)
+    known = rows[sampled]
+    options = {"where": "map.layout=tsne", "perplexity": _PERPLEXITY, "steps": _STEPS}
+    points_n2 = lay_out(unit_rows(known), "tsne", seed, **options)
+    if num_sampled == num:
+        return points_n2.astype(np.float32)
+    xy = np.empty((num, 2), np.float32)
+    for start in range(0, num, _BLOCK):
+        near = ExactRows(known).search(unit_rows(rows[start : start + _BLOCK]), _NEAREST)
+        weights = 1 / np.maximum(1 - near.scores, 1e-6)
+        weights /= weights.sum(axis=1, keepdims=True)
+        xy[start : start + _BLOCK] = np.einsum("nk,nkd->nd", weights, points_n2[near.rows])
+    xy[sampled] = points_n2
+    return xy
 
 
 def _read_classes(inputs: IndexInputs) -> tuple[list[str], NDArray[np.int64]]:

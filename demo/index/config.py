@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Annotated, ClassVar
 
+from dinoforge.clusters.layouts import Layout
 from dinoforge.config.paths import EncoderSpec, PathText, SourceText
 from dinoforge.config.ranges import (
     Device,
@@ -18,7 +19,7 @@ from dinoforge.errors import Fault
 from dinoforge.images import DecodePolicy
 from dinoforge.remote.urls import url_faults
 
-__all__ = ["IndexConfig", "PatchesConfig", "ThumbnailsConfig"]
+__all__ = ["IndexConfig", "MapConfig", "PatchesConfig", "ThumbnailsConfig"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +40,16 @@ class ThumbnailsConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class MapConfig:
+    """The map of the collection."""
+
+    # pca: the two principal components; tsne: t-SNE of cosines, by the extra `tsne`
+    layout: Layout = "pca"
+    # images that t-SNE lays out, evenly spaced; others lie between the 3 nearest of these
+    sample: Annotated[int, Range(10)] = 5000
+
+
+@dataclass(frozen=True, kw_only=True)
 class IndexConfig:
     """All keys of ``dinoforge index``."""
 
@@ -51,6 +62,7 @@ class IndexConfig:
     encoder: EncoderSpec = "mobilenetv2"
     patches: PatchesConfig = field(default_factory=PatchesConfig)
     thumbnails: ThumbnailsConfig = field(default_factory=ThumbnailsConfig)
+    map: MapConfig = field(default_factory=MapConfig)
     # what is kept of the JSON file or table beside an image, for the demo to show
     columns: list[str] = field(
         default_factory=lambda: ["source", "license", "url", "title", "caption"]
@@ -58,7 +70,7 @@ class IndexConfig:
     # memory that the searched vectors may take, GiB: it decides how they are stored
     memory: PositiveFloat = 4.0
     decode: DecodePolicy = field(default_factory=DecodePolicy)
-    seed: int = 0  # of the images on which the recall is measured, and of clusters
+    seed: int = 0  # of the images on which the recall is measured, of clusters and of the map
     device: Device = "cpu"  # where networks run
     precision: Precision = "float32"  # of the products of the network
     workers: Workers = "auto"  # threads that decode and, on a CPU, run the network

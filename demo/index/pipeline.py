@@ -6,6 +6,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+from dinoforge.clusters.layouts import require_layout
 from dinoforge.demo.index.card import make_card
 from dinoforge.demo.index.collection_map import MapStage
 from dinoforge.demo.index.compressing import CompressStage
@@ -40,6 +41,7 @@ STAGES: tuple[IndexStage, ...] = (
 
 
 def _check(config: IndexConfig) -> None:
+    require_layout(config.map.layout, "map.layout=tsne")  # before hours of embedding
     cached_network(config.encoder, "cpu", config.precision)
     if local := [path for path in config.sources if not is_url(path)]:
         discover_files(local)

@@ -156,6 +156,11 @@ class Index:
         xy, clusters = (np.load(self._inputs.file("map", f"{n}.npy")) for n in ("xy", "clusters"))
         return xy, clusters, names
 
+    def layout(self) -> tuple[str, int]:
+        """Return how the map is laid out, and how many images were; others lie between these."""
+        facts = self._inputs.facts("map")[0]
+        return facts.get("layout", "pca"), facts.get("laid_out", self.num_images)
+
     def class_tree(self) -> ClassTree | None:
         """Return the dendrogram of classes; None if the index was made before there was one."""
         facts = self._inputs.facts("map")[0]

@@ -16,11 +16,11 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from dinoforge.clusters.class_structure import class_means, feature_distances
+from dinoforge.clusters.layouts import Layout, lay_out
 from dinoforge.config.ranges import Device, PositiveInt, Range, Workers
 from dinoforge.encoders.embedding import EmbedConfig, EmbeddingSummary, embed_images
 from dinoforge.errors import UsageError
 from dinoforge.evaluation.class_structure.correlation import Score, percentiles, score_structure
-from dinoforge.evaluation.class_structure.layouts import Layout, lay_out
 from dinoforge.evaluation.class_structure.page import ClassPage, EncoderMap, as_page
 from dinoforge.evaluation.class_structure.taxonomy import ClassName, Distances, Tree, read_taxonomy
 from dinoforge.files import hash_json, write_text
@@ -156,7 +156,7 @@ def _map_classes(
         permutations=config.permutations,
         seed=config.seed,
     )
-    points_C2 = lay_out(means_CD, config.layout, config.seed)
+    points_C2 = lay_out(means_CD, config.layout, config.seed, where="--layout tsne")
     return (
         EncoderMap(name, embedded.encoder, scores, points_C2, distances_CC),
         classes,

@@ -260,6 +260,7 @@ function mount(root, ctx) {
       const names = answer.names.map((name, at) => (!name ? `cluster ${at + 1}` : repeated(name) ? `${name}, cluster ${at + 1}` : name));
       map = { ...answer, names, x: span(answer.x), y: span(answer.y) };
       drawLegend();
+      canvas.after(h("p", { class: "note", text: answer.note }));
     }
     const isByClass = classes && ctx.params.get("by") === "classes";
     if (isByClass || ctx.params.has("classes")) await classes?.load(signal);

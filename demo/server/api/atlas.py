@@ -20,12 +20,24 @@ async def _map(call: Call) -> dict[str, Any]:
 
     def read() -> dict[str, Any]:
         places, clusters, names = side.index.map()
+        layout, laid_out = side.index.layout()
         rows = _dots(len(places))
         x, y = places[rows].astype(float).round(5).T.tolist()
         cluster = clusters[rows].tolist()
-        return {"rows": rows.tolist(), "x": x, "y": y, "cluster": cluster, "names": names}
+        answer = {"rows": rows.tolist(), "x": x, "y": y, "cluster": cluster, "names": names}
+        note = _describe(layout, laid_out, side.index.num_images)
+        return answer | {"layout": layout, "laid_out": laid_out, "note": note}
 
     return await call.site.compute.run(read)
+
+
+def _describe(layout: str, laid_out: int, num: int) -> str:
+    """Describe how dots got their places."""
+    if layout == "pca":
+        return "Places are the two principal components."
+    if laid_out == num:
+        return "Places are by t-SNE."
+    return f"t-SNE has placed {laid_out:,} images; the others lie between their 3 nearest of these."
 
 
 def _dots(num: int) -> NDArray[np.int64]:

@@ -3,6 +3,7 @@
 import io
 import json
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -137,6 +138,41 @@ def test_an_index_of_before_the_dendrogram_opens_and_is_completed(make, index, t
     before = [path.stat().st_mtime_ns for path in markers]
     assert open_index(make(old)).class_tree().names == ["a", "b", "c"]
     assert [path.stat().st_mtime_ns for path in markers] == before  # nothing is embedded again
+
+
+def test_t_sne_lays_out_a_sample_and_others_lie_between_their_nearest(make, index, tmp_path):
+    pytest.importorskip("sklearn")
+    words = ("map.layout=tsne", "map.sample=12")
+    shutil.copytree(index, tmp_path / "first")
+    first = open_index(make(tmp_path / "first", *words))
+    assert first.card["map"] == {"layout": "tsne", "laid_out": 12}
+    assert first.layout() == ("tsne", 12)
+    xy = first.map()[0]
+    sampled = np.linspace(0, NUM - 1, 12).round().astype(int)
+    rest = [row for row in range(NUM) if row not in sampled]
+    every = np.stack([first.vector(row) for row in range(NUM)])
+    for row in rest:
+        near = sampled[np.argsort(-every[sampled] @ every[row])[:3]]
+        low, high = xy[near].min(axis=0), xy[near].max(axis=0)
+        assert (xy[row] >= low - 1e-3).all()
+        assert (xy[row] <= high + 1e-3).all()
+    shutil.copytree(index, tmp_path / "second")
+    again = open_index(make(tmp_path / "second", *words)).map()[0]
+    np.testing.assert_array_equal(again, xy)
+    whole = open_index(make(tmp_path / "second", "map.layout=tsne", "seed=1"))
+    assert whole.layout() == ("tsne", NUM)
+    assert not np.array_equal(whole.map()[0], xy)
+
+
+def test_t_sne_without_its_extra_is_refused_before_anything_is_read(
+    training, pictures, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setitem(sys.modules, "sklearn.manifold", None)
+    words = [str(pictures), f"encoder={training}", f"out={tmp_path}/x", "map.layout=tsne"]
+    assert main(["index", *words]) == 2
+    (line,) = [one for one in capsys.readouterr().err.splitlines() if "error" in one]
+    assert 'pip install "dinoforge[tsne]"' in line
+    assert not (tmp_path / "x/index").exists()
 
 
 def test_after_a_kill_what_is_missing_is_made_again_byte_by_byte(make, index, tmp_path):

@@ -30,6 +30,7 @@ def test_the_map_has_a_place_and_a_cluster_for_every_image(client):
     assert len(answer["x"]) == len(answer["y"]) == len(answer["cluster"]) == 12
     assert set(answer["cluster"]) <= set(range(-1, len(answer["names"])))
     assert len(set(zip(answer["x"], answer["y"], strict=True))) == 12
+    assert (answer["layout"], answer["laid_out"]) == ("pca", 12)
 
 
 def test_the_dendrogram_comes_with_the_classes_of_the_rows_of_the_map(demo_index, tmp_path):

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from dinoforge.cli.main import main
-from dinoforge.evaluation.class_structure.layouts import lay_out
+from dinoforge.clusters.layouts import lay_out
 from dinoforge.records import read_records
 
 COLORS = {
@@ -105,7 +105,7 @@ def test_a_layout_keeps_two_clusters_apart(layout):
     rng = np.random.default_rng(0)
     centers = np.repeat([[4.0, 0, 0, 0], [0, 4.0, 0, 0]], 12, axis=0)
     means = centers + 0.3 * rng.normal(size=centers.shape)
-    points = lay_out(means - means.mean(axis=0), layout, 0)
+    points = lay_out(means - means.mean(axis=0), layout, 0, where="")
     assert points.shape == (24, 2)
     between = np.linalg.norm(points[:12].mean(axis=0) - points[12:].mean(axis=0))
     within = np.linalg.norm(points[:12] - points[:12].mean(axis=0), axis=1).mean()
