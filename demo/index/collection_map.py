@@ -88,8 +88,14 @@ def _embed(rows: NDArray[np.float16], num_sampled: int, seed: int) -> NDArray[np
     num = len(rows)
     sampled = np.linspace(0, num - 1, num_sampled).round().astype(np.int64)
     known = rows[sampled]
-    options = {"where": "map.layout=tsne", "perplexity": _PERPLEXITY, "steps": _STEPS}
-    points_n2 = lay_out(unit_rows(known), "tsne", seed, **options)
+    points_n2 = lay_out(
+        unit_rows(known),
+        "tsne",
+        seed,
+        where="map.layout=tsne",
+        perplexity=_PERPLEXITY,
+        steps=_STEPS,
+    )
     if num_sampled == num:
         return points_n2.astype(np.float32)
     xy = np.empty((num, 2), np.float32)
