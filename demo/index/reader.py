@@ -24,7 +24,7 @@ from dinoforge.errors import UsageError
 from dinoforge.files import read_object, sha256_file
 from dinoforge.runs import read_recipe
 from dinoforge.sources.image_set import ImageSet
-from dinoforge.stages import changed_partitions, make_inputs, part_name, read_markers
+from dinoforge.stages import Task, changed_partitions, make_inputs, part_name, read_markers
 from dinoforge.tables import read_table
 
 __all__ = ["ClassTree", "Hit", "Index", "open_index"]
@@ -244,7 +244,8 @@ def _inputs_of(folder: Path, card: dict[str, Any]) -> IndexInputs:
     what = "the index is by another version of dinoforge"
     if card.get("format") == FORMAT:
         inputs = make_inputs(NAME, STAGES, folder, config_of(IndexConfig, read_recipe(folder)))
-        task = next(changed_partitions(STAGES, inputs), None)
+        changed = changed_partitions(STAGES, inputs)
+        task = next((task for task in changed if not _is_older_map(task)), None)
         if task is None:
             what = _swapped_file(inputs, card)
         elif _version_of(task.marker) in ("", task.stage.version):
@@ -254,6 +255,11 @@ def _inputs_of(folder: Path, card: dict[str, Any]) -> IndexInputs:
             return inputs
     do = f"run `dinoforge index {folder}/config.yaml out={folder} --update`, which makes it again"
     raise UsageError(what=what, where=str(folder), do=do)
+
+
+def _is_older_map(task: Task) -> bool:
+    """Whether a partition is a map without what newer ones have: it is shown without that."""
+    return task.stage.name == "map" and "" < _version_of(task.marker) < task.stage.version
 
 
 def _version_of(marker: Path) -> str:

@@ -1,8 +1,8 @@
 // Elements, announcements and exports: what every view draws with. No markup is ever parsed from text.
 
 /**
- * Make an element. Keys that start with "on" are listeners, `class` and `text` are what they seem,
- * `style` is an object of properties (the policy of the page forbids style attributes).
+ * Make an element. Keys that start with "on" are listeners; `style` is an object of properties
+ * (the policy of the page forbids style attributes).
  * @param {string} tag
  * @param {Record<string, any>} [attributes]
  * @param {...(Node|string|number|null|undefined|false)} children
@@ -54,7 +54,7 @@ export const element = (id) => /** @type {HTMLElement} */ (document.getElementBy
 /** @param {number} value */
 export const count = (value) => value.toLocaleString("en");
 
-/** "1 image", "2 images". @param {number} number @param {string} noun */
+/** @param {number} number @param {string} noun */
 export const plural = (number, noun) => `${count(number)} ${noun}${number === 1 ? "" : "s"}`;
 
 let pending = 0;
@@ -108,21 +108,21 @@ export const statusLine = () => h("p", { class: "note", role: "status" });
 /** @param {...Node} all */
 export const controls = (...all) => h("div", { class: "controls" }, ...all);
 
-/** What is known of something, without what is not. @param {any[][]} rows names and values @param {(value: any) => Node|string} [show] */
+/** What is known of something. @param {any[][]} rows names and values @param {(value: any) => Node|string} [show] */
 export const factList = (rows, show = String) => h("dl", { class: "facts" }, ...rows.filter(([, value]) => (value ?? "") !== "").flatMap(([name, value]) => [h("dt", { text: name }), h("dd", {}, show(value))]));
 
 /** What can be taken away. @param {...[string, string, () => any]} all what, its file, and what makes it for `save` */
 export const exports = (...all) => h("div", { class: "exports", role: "group", "aria-label": "Save" }, h("span", { text: "Save", "aria-hidden": "true" }),
   ...all.map(([what, file, make]) => button(what, async () => save(file, await make()), { "aria-label": `Save ${what}` })));
 
-/** Do something whenever an element changes its size. @param {Context} ctx @param {Element} node @param {() => void} listener */
+/** @param {Context} ctx @param {Element} node @param {() => void} listener */
 export function onResize(ctx, node, listener) {
   const sizes = new ResizeObserver(listener);
   sizes.observe(node);
   ctx.signal.addEventListener("abort", () => sizes.disconnect());
 }
 
-/** A category that can be switched. @param {Record<string, any>} box attributes @param {string} background @param {string} text @param {string} number */
+/** A category. @param {Record<string, any>} box attributes @param {string} background @param {string} text @param {string} number */
 export const category = (box, background, text, number) => h("label", { class: "toggle" }, h("input", { type: "checkbox", ...box }),
   h("span", { class: "swatch", style: { background } }), h("span", { text }), h("span", { class: "num note", text: number }));
 

@@ -6,7 +6,7 @@ import { colorOf, patchCanvas } from "../palettes.js";
 import { sourceOf, withPictures } from "../pictures.js";
 import { paletteChoice, paletteOf, shown } from "../results.js";
 
-/** The patches that hold the largest values up to a share of the sum. @param {number[]} values @param {number} mass */
+/** The largest values up to a share of the sum. @param {number[]} values @param {number} mass */
 function kept(values, mass) {
   const order = values.map((_, index) => index).sort((a, b) => values[b] - values[a]);
   const sum = values.reduce((total, value) => total + value, 0) || 1;

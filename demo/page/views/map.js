@@ -1,4 +1,4 @@
-// The collection as a map: what is near is alike. A lasso makes a list of images, for a curation of its own.
+// The collection as a map: what is near is alike.
 import { call, latest, rowSource } from "../api.js";
 import { announce, ARROWS, button, category, clamp, controls, count, dot, exports, flag, h, has, isChord, loadImage, onResize, option, plural, save, segmented, statusLine } from "../dom.js";
 import { categoryColor, rangeOf } from "../palettes.js";
@@ -8,7 +8,7 @@ import { classTree } from "./classes.js";
 const MARGIN = 26;
 const STEP = .02; // of the map, per arrow key
 
-/** Whether a place lies inside a polygon (the rule of even and odd crossings). @param {number} x @param {number} y @param {number[][]} polygon */
+/** Whether a place lies inside a polygon, by crossings. @param {number} x @param {number} y @param {number[][]} polygon */
 function isInside(x, y, polygon) {
   let inside = false;
   for (let at = 0, before = polygon.length - 1; at < polygon.length; before = at++) {

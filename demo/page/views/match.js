@@ -105,7 +105,7 @@ function mount(root, ctx) {
     paint();
   });
 
-  /** Hover is a help: a patch that the server has no time for is left out. @param {number} side @param {number[]} place */
+  /** Patches that the server has no time for are left out. @param {number} side @param {number[]} place */
   function point(side, place) { hover(side, place).catch((error) => { status.textContent = error.message; }); }
 
   const run = latest(ctx.signal, async (signal) => {

@@ -55,7 +55,7 @@ function mount(root, ctx) {
     place.replaceChildren(board.root);
   }
 
-  /** Heat maps of results come one after the other: they are a convenience, not the answer. @param {any} query @param {AbortSignal} signal */
+  /** Heat maps of results, one after the other. @param {any} query @param {AbortSignal} signal */
   async function heatResults(query, signal) {
     for (const hit of hits) {
       const layer = results.list.querySelector(`[data-row="${hit.row}"] .heat`);
