@@ -51,7 +51,8 @@ async def _classes(call: Call) -> dict[str, Any]:
     def read() -> dict[str, Any]:
         tree = side.index.class_tree()
         if tree is None:
-            hint = "run `dinoforge index` again on its folder, which embeds nothing"
+            folder = side.index.folder
+            hint = f"run `dinoforge index {folder}/config.yaml out={folder} --update`"
             raise Problem(409, "no_classes", "the index is older than this view", hint)
         rows = _dots(side.index.num_images)
         return {
