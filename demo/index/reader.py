@@ -24,7 +24,7 @@ from dinoforge.errors import UsageError
 from dinoforge.files import read_object, sha256_file
 from dinoforge.runs import read_recipe
 from dinoforge.sources.image_set import ImageSet
-from dinoforge.stages import Task, changed_partitions, make_inputs, part_name, read_markers
+from dinoforge.stages import changed_partitions, make_inputs, part_name, read_markers
 from dinoforge.tables import read_table
 
 __all__ = ["ClassTree", "Hit", "Index", "open_index"]
@@ -159,13 +159,11 @@ class Index:
     def layout(self) -> tuple[str, int]:
         """Return how the map is laid out, and how many images were; others lie between these."""
         facts = self._inputs.facts("map")[0]
-        return facts.get("layout", "pca"), facts.get("laid_out", self.num_images)
+        return facts["layout"], facts["laid_out"]
 
-    def class_tree(self) -> ClassTree | None:
-        """Return the dendrogram of classes; None if the index was made before there was one."""
+    def class_tree(self) -> ClassTree:
+        """Return the dendrogram of classes; it is empty if there are too few."""
         facts = self._inputs.facts("map")[0]
-        if "classes" not in facts:
-            return None
         of_rows, merges = np.full(self.num_images, -1, np.int32), np.empty((0, 4))
         if facts["classes"]:
             of_rows, merges = (
@@ -245,7 +243,7 @@ def _inputs_of(folder: Path, card: dict[str, Any]) -> IndexInputs:
     if card.get("format") == FORMAT:
         inputs = make_inputs(NAME, STAGES, folder, config_of(IndexConfig, read_recipe(folder)))
         changed = changed_partitions(STAGES, inputs)
-        task = next((task for task in changed if not _is_older_map(task)), None)
+        task = next(changed, None)
         if task is None:
             what = _swapped_file(inputs, card)
         elif _version_of(task.marker) in ("", task.stage.version):
@@ -255,11 +253,6 @@ def _inputs_of(folder: Path, card: dict[str, Any]) -> IndexInputs:
             return inputs
     do = f"run `dinoforge index {folder}/config.yaml out={folder} --update`, which makes it again"
     raise UsageError(what=what, where=str(folder), do=do)
-
-
-def _is_older_map(task: Task) -> bool:
-    """Whether a partition is a map without what newer ones have: it is shown without that."""
-    return task.stage.name == "map" and "" < _version_of(task.marker) < task.stage.version
 
 
 def _version_of(marker: Path) -> str:

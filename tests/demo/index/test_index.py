@@ -125,21 +125,6 @@ def test_the_dendrogram_is_that_of_the_class_means(opened):
     assert tree.cophenetic == pytest.approx(cophenet(tree.merges, pairs)[0], abs=1e-3)
 
 
-def test_an_index_of_before_the_dendrogram_opens_and_is_completed(make, index, tmp_path):
-    old = tmp_path / "index"
-    shutil.copytree(index, old)
-    (marker,) = (old / "index/60-map").glob("*.done")
-    known = json.loads(marker.read_text())
-    for name in ("classes", "class_images", "cophenetic"):
-        del known["facts"][name]
-    marker.write_text(json.dumps(known | {"version": "1.0.0", "fingerprint": ""}))
-    assert open_index(old).class_tree() is None
-    markers = sorted((old / "index/20-embed").glob("*.done"))
-    before = [path.stat().st_mtime_ns for path in markers]
-    assert open_index(make(old)).class_tree().names == ["a", "b", "c"]
-    assert [path.stat().st_mtime_ns for path in markers] == before  # nothing is embedded again
-
-
 def test_t_sne_lays_out_a_sample_and_others_lie_between_their_nearest(make, index, tmp_path):
     pytest.importorskip("sklearn")
     words = ("map.layout=tsne", "map.sample=12")
