@@ -32,6 +32,7 @@ __all__ = [
     "add_run_argument",
     "config_class",
     "load",
+    "load_flags",
     "make_console",
     "on_change",
     "path_argument",
@@ -151,6 +152,20 @@ def add_decoding_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workers", default="auto", metavar="N", help=workers)
     decode = "as decode.KEY of a recipe, e.g. range=[0,4095]; may be repeated"
     parser.add_argument("--decode", action="append", default=[], metavar="KEY=VALUE", help=decode)
+
+
+def load_flags(args: argparse.Namespace, cls: type[C], flags: Sequence[str]) -> C:
+    """Check IMAGES and ``--out`` of a command without a recipe; load its flags and ``--decode``."""
+    from dinoforge.config import load_config
+    from dinoforge.remote.urls import url_faults
+    from dinoforge.sources.outputs import check_out
+
+    if faults := list(url_faults("IMAGES", args.paths)):
+        raise UsageError(faults=faults)
+    check_out(args.paths, args.out)
+    words = [f"{name}={getattr(args, name)}" for name in flags]
+    words += [f"decode.{word}" for word in args.decode]
+    return load_config(cls, None, words)
 
 
 def add_run_argument(parser: argparse.ArgumentParser) -> None:

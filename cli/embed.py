@@ -9,6 +9,7 @@ from dinoforge.cli.arguments import (
     Command,
     add_decoding_arguments,
     add_output_arguments,
+    load_flags,
     path_argument,
     print_json,
     source_argument,
@@ -47,21 +48,13 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(args: argparse.Namespace) -> int:
-    from dinoforge.config import load_config, to_plain
+    from dinoforge.config import to_plain
     from dinoforge.config.paths import EncoderSpec, expand_paths
     from dinoforge.encoders.embedding import EmbedConfig, embed_images
-    from dinoforge.errors import UsageError
-    from dinoforge.remote.urls import url_faults
     from dinoforge.runs import Run
-    from dinoforge.sources.outputs import check_out
 
-    if faults := list(url_faults("IMAGES", args.paths)):
-        raise UsageError(faults=faults)
-    check_out(args.paths, args.out)
     flags = ("device", "workers", "precision")
-    words = [f"{name}={getattr(args, name)}" for name in flags]
-    words += [f"decode.{word}" for word in args.decode]
-    config = load_config(EmbedConfig, None, words)
+    config = load_flags(args, EmbedConfig, flags)
     settings = {name: getattr(args, name) for name in ("paths", "encoder", "batch_size")}
     settings |= to_plain(config)
     del settings["workers"]  # the same vectors with any number

@@ -10,6 +10,7 @@ from dinoforge.cli.arguments import (
     Command,
     add_decoding_arguments,
     add_output_arguments,
+    load_flags,
     path_argument,
     print_json,
     source_argument,
@@ -72,21 +73,13 @@ def _run(args: argparse.Namespace) -> int:
     from dinoforge.attention.images import map_images
     from dinoforge.attention.maps import AttentionConfig
     from dinoforge.attention.video import map_video
-    from dinoforge.config import load_config, to_plain
-    from dinoforge.errors import UsageError
+    from dinoforge.config import to_plain
     from dinoforge.exports.source import open_source
-    from dinoforge.remote.urls import url_faults
     from dinoforge.runs import Run
-    from dinoforge.sources.outputs import check_out
 
-    if faults := list(url_faults("IMAGES", args.paths)):
-        raise UsageError(faults=faults)
-    check_out(args.paths, args.out)
     video = _check_video(args)
     flags = ("size", "threshold", "smooth", "array", "device", "workers")
-    words = [f"{name}={getattr(args, name)}" for name in flags]
-    words += [f"decode.{word}" for word in args.decode]
-    config = load_config(AttentionConfig, None, words)
+    config = load_flags(args, AttentionConfig, flags)
     source = open_source(Path(args.checkpoint), step=args.step, positions=args.positions)
     settings = {"paths": args.paths, "checkpoint": str(source.path), **to_plain(config)}
     summary: AttentionSummary | VideoSummary

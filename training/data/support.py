@@ -1,4 +1,4 @@
-"""Which labeled images a step sees: the class-stratified order of PAWS (Assran et al. 2021).
+"""Labeled images of every step: the class-stratified order of PAWS (Assran et al. 2021).
 
 The support of a group has images of its classes ``c1 c2 .. cC``, repeated, so that row i is of the
 i-th class modulo C: labels follow from the position.
