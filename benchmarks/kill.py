@@ -182,6 +182,8 @@ def state(folder: Path) -> dict[str, object]:
             marker = json.loads(path.read_text())
             marker.pop("measured")
             actual[str(name)] = marker
+        elif path.name == "index.json":  # of an index, with its date
+            actual[str(name)] = json.loads(path.read_text()) | {"date": ""}
         elif path.name == "metrics.jsonl":
             actual[str(name)] = [without_clock(line) for line in path.read_text().splitlines()]
         else:

@@ -2,12 +2,16 @@
 
 import io
 import json
+import random
 import shutil
+import signal
 import sys
+import time
 
 import numpy as np
 import pytest
 from PIL import Image
+from pool import kill
 from scipy.cluster.hierarchy import cophenet, linkage
 from scipy.spatial.distance import pdist
 
@@ -173,6 +177,26 @@ def test_after_a_kill_what_is_missing_is_made_again_byte_by_byte(make, index, tm
     written, again = files_of(index), files_of(other)
     assert again.keys() == written.keys()
     assert [name for name in again if again[name] != written[name]] == []
+
+
+def test_kills_at_random_moments_change_nothing(index, training, pictures, tmp_path):
+    """Each after a few more partitions are done, so somewhere in the work on the next one."""
+    words = ["index", f"sources=[{pictures}]", f"encoder={training}", "patches.size=48"]
+    words += ["partition_images=8", "workers=0", "thumbnails.side=40"]
+    draw = random.Random(2)
+    for num_done in (2, 4):
+        process = kill.start(words, tmp_path)
+        while process.poll() is None and len([*tmp_path.rglob("*.done")]) < num_done:
+            time.sleep(0.002)
+        time.sleep(draw.uniform(0, 0.02))
+        kill.kill(process, draw)
+        assert process.returncode == -signal.SIGKILL, "all was done before the last kill"
+    with pytest.raises(UsageError, match="no finished index"):
+        open_index(tmp_path)
+    assert kill.start(words, tmp_path).wait() == 0
+    undisturbed, resumed = kill.state(index), kill.state(tmp_path)
+    assert resumed.keys() == undisturbed.keys()
+    assert [name for name, what in resumed.items() if what != undisturbed[name]] == []
 
 
 def files_of(folder):
