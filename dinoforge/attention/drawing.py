@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 from dinoforge.files import write_atomic
 from dinoforge.images import resize
 
-__all__ = ["draw_maps", "make_sheet", "shaded", "stretched", "write_png"]
+__all__ = ["VIRIDIS", "Pixels", "draw_maps", "make_sheet", "shaded", "stretched", "write_png"]
 
 Pixels = NDArray[np.uint8]
 
@@ -28,7 +28,7 @@ _VIRIDIS = (
 _COLORS = np.array(
     [np.interp(np.linspace(0, 9, 256), np.arange(10), band) for band in np.array(_VIRIDIS).T]
 )
-_PALETTE: Pixels = np.round(_COLORS.T).astype(np.uint8)
+VIRIDIS: Pixels = np.round(_COLORS.T).astype(np.uint8)  # [256, 3]
 
 _TILE = 240  # pixels of the longer side of a picture in a sheet
 _NARROWEST = 72  # pixels of a column: its name has to fit
@@ -62,7 +62,7 @@ def draw_maps(
 
     def colored(map_XY: NDArray[np.floating]) -> Pixels:
         gray = stretched(map_XY)
-        return _PALETTE[resize(gray, width, height) if smooth else _squares(gray, patch)]
+        return VIRIDIS[resize(gray, width, height) if smooth else _squares(gray, patch)]
 
     attention_HXY = attention_HXY.astype(np.float64)
     drawn = {f"head-{number:02d}": colored(one) for number, one in enumerate(attention_HXY)}

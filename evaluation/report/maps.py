@@ -3,7 +3,7 @@
 Colors are the first three principal components of the patch features of all images together, one
 PCA per model: similar colors mean similar features within a model, nothing across models.
 
-Shapes: B images, H heads, N patch tokens, D dimensions, T = B N tokens.
+Shapes: B images, X rows and Y columns of patches, N = X Y, H heads, D dimensions.
 """
 
 import logging
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from dinoforge.attention.drawing import stretched
 from dinoforge.config import config_of
+from dinoforge.demo.views import color_features, draw_colors
 from dinoforge.errors import UsageError
 from dinoforge.evaluation.report.facts import Sources
 from dinoforge.evaluation.report.ledger import Ledger
@@ -29,10 +30,10 @@ from dinoforge.steps import exported_steps
 __all__ = [
     "FeatureMaps",
     "PatchMaps",
+    "color_patches",
     "find_backbones",
     "make_feature_maps",
     "map_patches",
-    "principal_colors",
     "square",
 ]
 
@@ -188,38 +189,26 @@ def map_patches(
     grid = side // patch
     attention_BHN = weights_BHNN[:, :, 0, -grid * grid :].double().numpy()
     heads = attention_BHN.reshape(*attention_BHN.shape[:2], grid, grid)
-    colors, explained = principal_colors(tokens_BND.double().numpy())
+    features_BND = tokens_BND.double().numpy()
+    colors, explained = color_patches(features_BND.reshape(len(images), grid, grid, -1))
     return PatchMaps(
-        colors=colors.reshape(len(images), grid, grid, 3),
+        colors=colors,
         attention=stretched(heads.mean(axis=1)),
         heads=stretched(heads),
         explained=explained,
     )
 
 
-def principal_colors(
-    tokens_BND: NDArray[np.float64],
+def color_patches(
+    features_BXYD: NDArray[np.float64],
 ) -> tuple[NDArray[np.uint8], tuple[float, float, float]]:
-    """Color tokens by their first three principal components, over all images together.
+    """Color patches by their first three principal components, over all images together.
 
-    A component has no sign of its own: its entry of largest magnitude is made positive. Each
-    component is clipped to its 1st and 99th percentile and stretched. Returns colors, uint8
-    ``[B, N, 3]``, and the share of the variance in each component.
+    Returns colors, uint8 ``[B, X, Y, 3]``, and the share of the variance in each component.
     """
-    tokens_TD = tokens_BND.reshape(-1, tokens_BND.shape[-1])
-    centered_TD = tokens_TD - tokens_TD.mean(axis=0)
-    covariance_DD = centered_TD.T @ centered_TD
-    values_D, vectors_DD = np.linalg.eigh(covariance_DD)
-    first_D3 = vectors_DD[:, ::-1][:, :3]
-    signs_3 = np.sign(first_D3[np.abs(first_D3).argmax(axis=0), np.arange(first_D3.shape[1])])
-    scores_T3 = centered_TD @ (first_D3 * signs_3)
-    low_3, high_3 = np.percentile(scores_T3, [1, 99], axis=0)
-    spread_3 = np.where(high_3 > low_3, high_3 - low_3, 1.0)
-    unit_T3 = np.clip((scores_T3 - low_3) / spread_3, 0, 1)
-    total = max(float(values_D.clip(0).sum()), np.finfo(np.float64).tiny)
-    shares = [round(max(float(v), 0.0) / total, 6) for v in values_D[::-1][:3]]
-    colors = np.round(unit_T3 * 255).astype(np.uint8)
-    return colors.reshape(*tokens_BND.shape[:2], 3), (shares[0], shares[1], shares[2])
+    model = color_features(list(features_BXYD), threshold=None)
+    one, two, three = np.round(model.explained, 6).tolist()
+    return draw_colors(model.color(features_BXYD)), (one, two, three)
 
 
 def square(image: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:

@@ -7,6 +7,9 @@ from dinoforge.demo.views import (
     Box,
     Matches,
     color_features,
+    draw_colors,
+    draw_map,
+    draw_matches,
     follow_frames,
     keep_one_motion,
     match_patches,
@@ -113,6 +116,36 @@ def test_colors_are_the_same_for_a_set_and_do_not_depend_on_its_order(scene):
     np.testing.assert_allclose(colors.color(other), np.flip(colors.color(painted), 1)[:12])
     with pytest.raises(ValueError, match="at least 3 needed"):
         color_features([painted], threshold=1.0)
+
+
+def test_without_a_threshold_every_patch_is_colored(scene):
+    thin = np.concatenate([scene[:2], scene[:2] + 10])  # the first component is 4 rows high
+    colors = color_features([thin[:1], thin[1:]], threshold=None)
+    assert colors.foreground(thin).all()
+    assert 0 < colors.explained[2] <= colors.explained[1] < 0.2 < colors.explained[0]
+    red = colors.color(thin)[..., 0]
+    assert abs(red[2:].mean() - red[:2].mean()) > 0.7
+    assert (red.min(), red.max()) == (0, 1)
+
+
+def test_pictures_have_a_pixel_per_patch(scene):
+    colors = color_features([scene], threshold=None).color(scene)
+    np.testing.assert_allclose(draw_colors(colors) / 255, colors, atol=0.5 / 255)
+    heat = draw_map(similarity_map(scene, scene[3, 5]))
+    assert heat.shape == (14, 20, 3)
+    assert heat[3, 5].tolist() == [253, 231, 37]  # the highest
+    assert len(np.unique(heat[..., 1])) > 50
+
+
+def test_lines_lead_from_patch_to_patch(scene):
+    image = np.full((14 * 8, 20 * 8, 3), 255, np.uint8)
+    cutout = image[: 8 * 8, : 13 * 8]
+    one = Matches(np.array([[1, 2]]), np.array([[6, 10]]), np.ones(1), np.zeros(1))
+    drawn = draw_matches(cutout, image, one, patch=8)
+    assert drawn.shape == (112, 104 + 8 + 160, 3)
+    ys, xs = np.nonzero((drawn != 255).any(axis=2))
+    assert [xs.min(), xs.max()] == pytest.approx([20, 112 + 84], abs=1)
+    assert [ys.min(), ys.max()] == pytest.approx([12, 52], abs=1)
 
 
 def test_what_depends_on_the_place_alone_is_removed():

@@ -14,6 +14,7 @@ from dinoforge.demo.server.problems import Problem, not_found
 from dinoforge.demo.views import (
     Matches,
     color_features,
+    draw_colors,
     follow_frames,
     keep_one_motion,
     match_patches,
@@ -76,9 +77,9 @@ async def _colors(call: Call) -> dict[str, Any]:
     side = call.site.side(call.body["model"])
     features = [await patches_of(call, side, {"id": id_}) for id_ in call.body["ids"]]
 
-    def color() -> list[NDArray[np.float64]]:
+    def color() -> list[NDArray[np.uint8]]:
         model = color_features(features, threshold=call.body["threshold"])
-        return [model.color(one) for one in features]
+        return [draw_colors(model.color(one)) for one in features]
 
     try:
         colored = await call.site.compute.run(color)
@@ -86,11 +87,7 @@ async def _colors(call: Call) -> dict[str, Any]:
         raise Problem(422, "no_foreground", str(error), "lower the threshold") from error
     return {
         "images": [
-            {
-                "rows": len(one),
-                "columns": one.shape[1],
-                "rgb": (255 * one).round().astype(int).ravel().tolist(),
-            }
+            {"rows": len(one), "columns": one.shape[1], "rgb": one.ravel().tolist()}
             for one in colored
         ]
     }

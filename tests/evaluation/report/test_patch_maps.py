@@ -5,7 +5,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from dinoforge.evaluation.report.maps import find_backbones, map_patches, principal_colors, square
+from dinoforge.evaluation.report.maps import color_patches, find_backbones, map_patches, square
 from dinoforge.images import decode
 
 
@@ -61,7 +61,7 @@ def test_tokens_along_one_direction_differ_in_one_color_only():
     place = np.linspace(-1, 1, 60)
     tokens = np.zeros((2, 30, 8))
     tokens[..., 3] = place.reshape(2, 30)
-    colors, explained = principal_colors(tokens)
+    colors, explained = color_patches(tokens[:, None])
     assert explained == (1.0, 0.0, 0.0)
     first = colors[..., 0].ravel().astype(int)
     # The sign is set: the largest entry of the component is positive.
@@ -73,7 +73,8 @@ def test_like_tokens_have_like_colors_in_all_images_together():
     rng = np.random.default_rng(0)
     kinds = rng.normal(size=(4, 16))
     which = rng.integers(0, 4, (2, 40))
-    colors, _ = principal_colors(kinds[which] + rng.normal(0, 0.01, (2, 40, 16)))
+    tokens = kinds[which] + rng.normal(0, 0.01, (2, 40, 16))
+    colors = color_patches(tokens[:, None])[0][:, 0]
     means = np.stack([colors[which == kind].mean(axis=0) for kind in range(4)])
     assert max(colors[which == kind].std(axis=0).max() for kind in range(4)) < 20
     gaps = [np.abs(means[a] - means[b]).max() for a, b in combinations(range(4), 2)]
@@ -81,8 +82,8 @@ def test_like_tokens_have_like_colors_in_all_images_together():
 
 
 def test_tokens_that_are_all_alike_have_one_color():
-    colors, explained = principal_colors(np.ones((1, 9, 4)))
-    assert (colors == colors[0, 0]).all()
+    colors, explained = color_patches(np.ones((1, 3, 3, 4)))
+    assert (colors == colors[0, 0, 0]).all()
     assert explained == (0.0, 0.0, 0.0)
 
 
