@@ -1,4 +1,5 @@
 // Elements, announcements and exports: what every view draws with. No markup is ever parsed from text.
+import { call, Problem } from "./api.js";
 
 /**
  * Make an element. Keys that start with "on" are listeners; `style` is an object of properties
@@ -90,9 +91,9 @@ export function roving(container, selector) {
 }
 
 /** Save a canvas as PNG, a text, or anything else as JSON. @param {string} file @param {any} made nothing: there is none yet */
-export async function save(file, made) {
-  if (!made) return;
-  const blob = made.toBlob ? await new Promise((resolve) => made.toBlob(resolve)) : new Blob([typeof made === "string" ? made : JSON.stringify(made, null, 1)]);
+async function save(file, made) {
+  const blob = made?.toBlob ? await new Promise((resolve) => made.toBlob(resolve)) : made && new Blob([typeof made === "string" ? made : JSON.stringify(made, null, 1)]);
+  if (!blob) throw new Problem("nothing", "There is nothing to save yet");
   const link = h("a", { href: URL.createObjectURL(blob), download: file });
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 10000);
@@ -112,8 +113,15 @@ export const controls = (...all) => h("div", { class: "controls" }, ...all);
 export const factList = (rows, show = String) => h("dl", { class: "facts" }, ...rows.filter(([, value]) => (value ?? "") !== "").flatMap(([name, value]) => [h("dt", { text: name }), h("dd", {}, show(value))]));
 
 /** What can be taken away. @param {...[string, string, () => any]} all what, its file, and what makes it for `save` */
-export const exports = (...all) => h("div", { class: "exports", role: "group", "aria-label": "Save" }, h("span", { text: "Save", "aria-hidden": "true" }),
-  ...all.map(([what, file, make]) => button(what, async () => save(file, await make()), { "aria-label": `Save ${what}` })));
+export function exports(...all) {
+  const failed = h("span", { role: "alert" });
+  const group = h("div", { class: "exports", role: "group", "aria-label": "Save" }, h("span", { text: "Save", "aria-hidden": "true" }),
+    ...all.map(([what, file, make]) => button(what, async () => {
+      failed.remove();
+      try { await save(file, await make()); } catch (error) { failed.textContent = `${error.message} ${error.hint ?? ""}`; group.append(failed); }
+    }, { "aria-label": `Save ${what}` })));
+  return group;
+}
 
 /** @param {Context} ctx @param {Element} node @param {() => void} listener */
 export function onResize(ctx, node, listener) {
@@ -178,14 +186,12 @@ export const option = (ctx, name, key, options, preset = options[0][0], make = c
 /** @param {Context} ctx */
 export const numResults = (ctx, ...numbers) => option(ctx, "Results", "k", numbers.map((one) => [one, one]), "24");
 
-/** @param {string} source @returns {Promise<HTMLImageElement>} */
-export function loadImage(source) {
-  return new Promise((resolve, reject) => {
-    const image = new Image();
-    image.onload = () => resolve(image);
-    image.onerror = () => reject(new Error("the picture does not load"));
-    image.src = source;
-  });
+/** A picture of the server; if there is none, its answer is thrown. @param {string} source @returns {Promise<HTMLImageElement>} */
+export async function loadImage(source) {
+  const image = new Image();
+  const show = () => { image.src = source; return image.decode(); };
+  await show().catch(async () => { await call(source.slice(4)); await show(); });
+  return image;
 }
 
 /** A picture at its own size, to draw on. @param {string} source */

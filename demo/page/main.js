@@ -218,7 +218,7 @@ function drawHand() {
     return h("li", {}, h("button", {
       type: "button", class: "picture", "aria-pressed": String(at >= 0), "aria-label": label, "data-ref": ref,
       onclick: () => choosePicture(ref), onkeydown: (event) => { if (event.key === "Delete") discard(ref); },
-    }, h("img", { src: smallOf(ref), alt: "" }), many && at >= 0 ? h("span", { class: "order", text: at + 1 }) : null),
+    }, h("img", { src: smallOf(ref), alt: "", onerror: (event) => event.target.replaceWith("missing") }), many && at >= 0 ? h("span", { class: "order", text: at + 1 }) : null),
     button("×", () => discard(ref), { class: "discard", "aria-label": `Remove ${nameOf(ref)}`, tabindex: -1 }));
   });
   const active = /** @type {HTMLElement|null} */ (document.activeElement?.closest("#hand [data-ref]"))?.dataset.ref;

@@ -77,7 +77,7 @@ export function open(ref, model) {
   if (known) return known;
   const opening = load(ref, model);
   opened.set(key, opening);
-  opening.then(() => take(ref), () => opened.delete(key));
+  opening.then(() => take(ref), (error) => { opened.delete(key); if (error.code === "expired") drop(ref); });
   return opening;
 }
 
@@ -91,12 +91,7 @@ async function load(ref, model) {
     return side === model ? { ...answer, ref, row } : { ...await call(`images/${answer.id}/status?model=${model}`), ref, id: answer.id, row: null };
   }
   const id = ref.slice(1);
-  try {
-    return { ...await call(`images/${encodeURIComponent(id)}/status?model=${model}`), ref, id, row: null };
-  } catch (error) {
-    if (!(error instanceof Problem) || error.status !== 404) throw error;
-    throw new Problem("expired", "This picture has expired.", "Uploads stay in memory for 30 minutes and are never written to disk. Add it again.", 404);
-  }
+  return { ...await call(`images/${encodeURIComponent(id)}/status?model=${model}`), ref, id, row: null };
 }
 
 /**
@@ -111,7 +106,7 @@ export async function withPictures(wanted, model, task) {
   try {
     return await task(await openAll());
   } catch (error) {
-    if (!(error instanceof Problem) || error.status !== 404 || error.code === "expired") throw error;
+    if (error.code !== "expired") throw error;
     wanted.forEach((ref) => opened.delete(`${model} ${ref}`));
     return task(await openAll());
   }

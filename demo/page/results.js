@@ -47,12 +47,12 @@ export function shots(name) {
 /** @param {number} length */
 export const skeletons = (length) => Array.from({ length }, () => h("li", { class: "skeleton", "aria-hidden": "true" }, h("span", { class: "box" })));
 
-/** @param {HTMLElement} where @param {unknown} error @param {() => void} [again] */
+/** @param {HTMLElement} where @param {any} error @param {() => void} [again] */
 export function fault(where, error, again) {
-  const { message, hint } = error instanceof Problem ? error : { message: `This view failed: ${/** @type {Error} */ (error).message}`, hint: "Reload the page; if it happens again, report it." };
+  const { message, hint } = error instanceof Problem ? error : { message: `This view failed: ${error.message}`, hint: "Reload the page; if it happens again, report it." };
   if (!(error instanceof Problem)) console.error(error);
   const box = h("div", { class: "fault", role: "alert" }, h("p", { text: message }), hint ? h("p", { class: "note", text: hint }) : null,
-    again ? button("Try again", again) : null);
+    again && error.code !== "expired" ? button("Try again", again) : null);
   where.replaceChildren(where.tagName === "UL" ? h("li", { class: "wide" }, box) : box);
 }
 

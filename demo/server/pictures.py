@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from dinoforge.demo.server.problems import not_found
+from dinoforge.demo.server.problems import Problem
 
 __all__ = ["Picture", "Pictures"]
 
@@ -61,7 +61,8 @@ class Pictures:
         with self._lock:
             self._forget()
             if id_ not in self._pictures:
-                raise not_found("no picture with this id", "ids live for 30 minutes: send it again")
+                hint = "pictures stay in memory for 30 minutes, never on disk: add it again"
+                raise Problem(404, "expired", "this picture has expired", hint)
             picture = self._pictures[id_][1]
             self._pictures[id_] = (time.monotonic(), picture)
             self._pictures.move_to_end(id_)

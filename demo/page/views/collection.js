@@ -120,7 +120,9 @@ function mount(root, ctx) {
         h("ul", { class: "links" }, ...LINKS.map(([key, text]) => h("li", {}, h("a", { href: ctx.link(key, { of: ref }), text, onclick: () => take(ref) })))),
         exports(["picture", `image-${row}.png`, async () => (await pictureOf(rowSource(row, ctx.model, "image"))).canvas], ["facts", `image-${row}.json`, () => facts]),
         h("div", { class: "actions" }, button("Keep in hand", () => { take(ref); announce("Kept in hand"); closeImage(); }), button("Close", closeImage))));
-    if (!box.open) box.showModal();
+    if (box.open) return;
+    await focusRow(row); // to which the dialog returns the focus
+    if (box.isConnected) box.showModal();
   }
 
   return () => shown(list, async () => {

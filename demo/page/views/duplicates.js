@@ -9,6 +9,7 @@ function mount(root, ctx) {
   const results = shots("Copies, the most similar first");
   const why = h("div", { class: "why" });
   const status = statusLine();
+  const copies = h("div", { class: "wide" }, h("h2", { text: "Copies" }), results.list);
   const pair = h("div", { class: "compare" });
   let blinking = 0;
   /** @type {any[]} */
@@ -17,7 +18,7 @@ function mount(root, ctx) {
   root.append(controls(level(ctx, "Similarity from", "from", [.5, 1, .01, .95]),
     option(ctx, "Compare", "how", [["beside", "Side by side"], ["blink", "Blink"], ["difference", "Difference"]], "beside", segmented),
     exports(["list", "duplicates.csv", () => tableOf(hits)], ["picture", "pair.png", () => find(pair, "canvas")])),
-  status, h("div", { class: "beside" }, h("div", { class: "wide" }, pair, why), h("div", { class: "wide" }, h("h2", { text: "Copies" }), results.list)));
+  status, h("div", { class: "beside" }, h("div", { class: "wide" }, pair, why), copies));
 
   ctx.signal.addEventListener("abort", () => clearInterval(blinking));
 
@@ -52,15 +53,17 @@ function mount(root, ctx) {
   const run = latest(ctx.signal, async (signal) => {
     const row = rowIn(ctx.refs()[0], ctx.model);
     clearInterval(blinking);
+    copies.hidden = true;
     if (row === null) {
       status.textContent = "";
-      results.fill([]);
+      hits = [];
       pair.replaceChildren();
       why.replaceChildren(h("p", { class: "empty", text: "This picture is not in the collection. Open Similar images: a copy of yours has a similarity near 1." }));
       return;
     }
     const answer = await call(`duplicates/${row}?model=${ctx.model}&threshold=${ctx.number("from", .95)}`, { signal });
     hits = answer.copies.map((hit) => ({ ...hit, model: ctx.model }));
+    copies.hidden = !hits.length;
     status.textContent = hits.length ? `${plural(hits.length, "image")} above a similarity of ${answer.threshold}` : `No copy above a similarity of ${answer.threshold}.`;
     why.replaceChildren(...(answer.why.length ? [h("h2", { text: "Why" }), ...answer.why.map((text) => h("p", { text }))] : []));
     results.fill(hits.map((hit, number) => {

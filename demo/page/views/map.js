@@ -1,6 +1,6 @@
 // The collection as a map: what is near is alike.
 import { call, latest, rowSource } from "../api.js";
-import { announce, ARROWS, button, category, clamp, controls, count, dot, exports, flag, h, has, isChord, loadImage, onResize, option, plural, save, segmented, statusLine } from "../dom.js";
+import { announce, ARROWS, button, category, clamp, controls, count, dot, exports, flag, h, has, isChord, loadImage, onResize, option, plural, segmented, statusLine } from "../dom.js";
 import { categoryColor, rangeOf } from "../palettes.js";
 import { shot, shots, shown } from "../results.js";
 import { classTree } from "./classes.js";
@@ -41,12 +41,11 @@ function mount(root, ctx) {
   const legend = h("fieldset", { class: "clusters" }, h("legend", { text: "Clusters" }));
   const classes = ctx.network.index.num_classes > 2 ? classTree(ctx) : null;
   const results = shots("Selected images");
-  const saving = button("Save keys", saveKeys, { class: "primary", disabled: true });
   root.append(controls(
     segmented("Mouse", [["lasso", "Selects"], ["move", "Moves"]], tool, (value) => { tool = value; canvas.dataset.tool = value; }),
     flag(ctx, "Pictures", "pictures", true), classes && option(ctx, "Choose by", "by", [["clusters", "Clusters"], ["classes", "Classes"]], "clusters", segmented),
     button("+", () => zoomBy(1.4), { "aria-label": "Zoom in", class: "round" }), button("−", () => zoomBy(1 / 1.4), { "aria-label": "Zoom out", class: "round" }),
-    button("Clear", () => ctx.go({ lasso: null, clusters: null, classes: null })), exports(["picture", "map.png", () => canvas]), saving),
+    button("Clear", () => ctx.go({ lasso: null, clusters: null, classes: null })), exports(["picture", "map.png", () => canvas], ["keys", "keys.txt", () => chosen.size && call("selection", { body: { rows: [...chosen].map((at) => map.rows[at]), model: ctx.model } })])),
   status, h("div", { class: "atlas" }, h("div", { class: "sea" }, canvas, tip), legend, classes?.root), results.list);
   canvas.dataset.tool = tool;
 
@@ -225,10 +224,6 @@ function mount(root, ctx) {
     lasso = lasso.filter((_, number) => number % keep === 0);
   }
 
-  async function saveKeys() {
-    await save("keys.txt", await call("selection", { body: { rows: [...chosen].map((at) => map.rows[at]), model: ctx.model } }));
-  }
-
   function select() {
     const parts = (key, separator) => (ctx.params.get(key) || "").split(separator).filter(Boolean);
     if (!isDrawing) lasso = parts("lasso", "_").map((one) => one.split(".").map((part) => Number(part) / 1000));
@@ -236,9 +231,9 @@ function mount(root, ctx) {
     classes?.choose(new Set(parts("classes", ",").map(Number)));
     chosen = new Set(map.rows.map((_, at) => at).filter((at) => clusters.has(map.cluster[at]) || classes?.has(at) || (lasso.length > 2 && isInside(map.x[at], map.y[at], lasso))));
     legend.querySelectorAll("input").forEach((box) => { box.checked = clusters.has(Number(box.value)); });
-    status.textContent = chosen.size ? `${plural(chosen.size, "image")} selected.` : "Nothing selected yet.";
+    const drawn = map.rows.length < ctx.network.index.num_images ? ` of the ${count(map.rows.length)} drawn` : "";
+    status.textContent = chosen.size ? `${plural(chosen.size, "image")}${drawn} selected.` : "Nothing selected yet.";
     announce(status.textContent);
-    saving.disabled = !chosen.size;
     results.fill([...chosen].slice(0, 24).map((at) => shot({ row: map.rows[at], model: ctx.model, score: NaN, facts: { key: map.names[map.cluster[at]] } }, ctx.link("collection", { row: map.rows[at] }))));
     paint();
   }

@@ -24,19 +24,22 @@ async def _map(call: Call) -> dict[str, Any]:
         x, y = places[rows].astype(float).round(5).T.tolist()
         cluster = clusters[rows].tolist()
         answer = {"rows": rows.tolist(), "x": x, "y": y, "cluster": cluster, "names": names}
-        note = _describe(layout, laid_out, side.index.num_images)
+        note = _describe(layout, laid_out, len(rows), side.index.num_images)
         return answer | {"layout": layout, "laid_out": laid_out, "note": note}
 
     return await call.site.compute.run(read)
 
 
-def _describe(layout: str, laid_out: int, num: int) -> str:
-    """Describe how dots got their places."""
-    if layout == "pca":
-        return "Places are the two principal components."
-    if laid_out == num:
-        return "Places are by t-SNE."
-    return f"t-SNE has placed {laid_out:,} images; the others lie between their 3 nearest of these."
+def _describe(layout: str, laid_out: int, drawn: int, num: int) -> str:
+    """Describe how dots got their places, and of which images they are."""
+    note = "Places are the two principal components."
+    if layout != "pca":
+        note = "Places are by t-SNE."
+        if laid_out < num:
+            note = f"t-SNE has placed {laid_out:,} images; the others lie between their 3 nearest."
+    if drawn < num:
+        note += f" {drawn:,} of {num:,} images are drawn, evenly spaced; selections have no others."
+    return note
 
 
 def _dots(num: int) -> NDArray[np.int64]:
@@ -76,7 +79,7 @@ OPERATIONS = (
     Operation(
         "GET",
         "/map",
-        "Places of images in the plane, near ones alike, and clusters with their names",
+        f"Places in the plane of all images, or of {_DOTS:,} evenly spaced; clusters, their names",
         _map,
         query={"model": MODEL},
     ),

@@ -96,8 +96,9 @@ def test_what_is_no_picture_or_too_large_is_refused_in_words(open_page, tmp_path
 
 def test_an_upload_that_has_expired_is_explained(open_page):
     page = open_page("#/search?of=uAAAAAAAAAAAAAAAA")
-    expect(page.get_by_role("alert")).to_contain_text("expired")
-    expect(page.get_by_role("alert")).to_contain_text("30 minutes")
+    expect(page.get_by_role("alert")).to_contain_text(re.compile("expired.*30 minutes"))
+    expect(page.get_by_role("button", name="Try again")).to_have_count(0)
+    expect(page.locator("#hand li")).to_contain_text("missing")
 
 
 def test_random_weights_are_announced_on_every_view(open_page):

@@ -257,6 +257,47 @@ def test_copies_are_listed_compared_and_saved(open_page):
     assert "rocket_7" in saved(page, "Save list").read_text()
 
 
+def test_without_copies_there_is_no_list_of_them(open_page):
+    page = open_page("#/duplicates?of=r9&from=1")
+    expect(page.get_by_text("No copy above a similarity of 1.")).to_be_visible()
+    expect(page.get_by_role("heading", name="Copies")).to_be_hidden()
+    page.get_by_role("button", name="Save picture").press("Enter")
+    expect(page.get_by_role("alert")).to_have_text("There is nothing to save yet.")
+
+
+def test_what_cannot_be_saved_is_explained(noise):
+    page, ref = noise
+    page.goto(f"#/parts?of={ref}")
+    settle(page)
+    # As after half an hour: the server does not know the picture any more.
+    unknown = f"{page.url.partition('#')[0]}api/images/{16 * 'A'}"
+    page.route(f"**/api/images/{ref[1:]}", lambda route: route.continue_(url=unknown))
+    page.get_by_role("button", name="Save picture").press("Enter")
+    alert = page.get_by_role("alert")
+    expect(alert).to_have_text(re.compile("^This picture has expired. .* add it again.$"))
+    page.unroute_all()
+    assert size_of(saved(page, "Save picture")) == (112, 112)
+    expect(alert).to_have_count(0)
+
+
+def test_a_map_of_some_images_states_that_others_are_in_no_list(open_page):
+    page = open_page()
+
+    def draw_half(route):
+        answer = route.fetch()
+        drawn = answer.json()
+        for name in ("rows", "x", "y", "cluster"):
+            drawn[name] = drawn[name][::2]
+        route.fulfill(response=answer, json=drawn)
+
+    page.route("**/api/map?*", draw_half)
+    page.goto("#/map")
+    settle(page)
+    page.locator(".clusters input").first.press("Space")
+    status = page.locator(".map > .note")
+    expect(status).to_have_text(re.compile(r"^\d+ images? of the 20 drawn selected\.$"))
+
+
 def test_a_lasso_on_the_map_makes_a_list_of_keys(open_page):
     page = open_page("#/map")
     canvas = page.locator(".sea canvas")
@@ -346,11 +387,10 @@ def test_the_dendrogram_is_walked_by_keys_and_drawn_in_the_colors_of_the_page(
         page.keyboard.press(key)
         levels.append(page.evaluate("document.activeElement.ariaLevel"))
     assert levels == ["2", "3", "2", "3", "1"]
-    dark = pixels(page.locator(".twigs canvas"))
+    canvas = page.locator(".twigs canvas")
+    assert pixels(canvas)[..., :3].mean() < 100
     page.emulate_media(color_scheme="light")
-    light = pixels(page.locator(".twigs canvas"))
-    assert dark[..., :3].mean() < 100
-    assert light[..., :3].mean() > 200
+    wait_until(page, lambda: bool(pixels(canvas)[..., :3].mean() > 200), True)
 
 
 def test_an_image_and_its_facts_are_saved(open_page):

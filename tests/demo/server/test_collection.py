@@ -8,6 +8,7 @@ from starlette.testclient import TestClient
 
 from dinoforge.cli.backbones import demo as command
 from dinoforge.cli.main import main
+from dinoforge.demo.server.api import atlas
 from dinoforge.demo.server.app import make_app
 from dinoforge.demo.server.opening import open_site
 from dinoforge.encoders.backbone import weights_hash
@@ -31,6 +32,16 @@ def test_the_map_has_a_place_and_a_cluster_for_every_image(client):
     assert set(answer["cluster"]) <= set(range(-1, len(answer["names"])))
     assert len(set(zip(answer["x"], answer["y"], strict=True))) == 12
     assert (answer["layout"], answer["laid_out"]) == ("pca", 12)
+
+
+def test_a_map_of_some_images_states_how_many(client, monkeypatch):
+    note = "Places are the two principal components."
+    assert client.get("/api/map").json()["note"] == note
+    monkeypatch.setattr(atlas, "_DOTS", 5)
+    answer = client.get("/api/map").json()
+    assert answer["rows"] == [0, 3, 6, 8, 11]
+    more = "5 of 12 images are drawn, evenly spaced; selections have no others."
+    assert answer["note"] == f"{note} {more}"
 
 
 def test_the_dendrogram_comes_with_the_classes_of_the_rows_of_the_map(demo_index, tmp_path):

@@ -77,7 +77,7 @@ def test_a_picture_of_the_collection_is_taken_as_it_is(client):
         ("/api/search", {"row": 1, "k": 101}, 422, "invalid"),
         ("/api/search", {"row": 1, "K": 1}, 422, "invalid"),
         ("/api/search", {"row": 12}, 404, "not_found"),
-        ("/api/search", {"id": "x" * 16}, 404, "not_found"),
+        ("/api/search", {"id": "x" * 16}, 404, "expired"),
         ("/api/search", {"row": 1, "model": 1}, 404, "not_found"),
         ("/api/images/from-row", {"row": 2**61}, 404, "not_found"),
     ],
