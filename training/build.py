@@ -1,7 +1,9 @@
 """Make the parts of a training from its recipe: device, networks, optimizer."""
 
 import os
+from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -21,9 +23,12 @@ from dinoforge.randomness import Draws
 from dinoforge.steps import exported_steps
 from dinoforge.training.attention import AttentionSetting, choose_setting
 from dinoforge.training.config import TrainingConfig
+from dinoforge.training.distributed.checkpoint import load_teacher
 from dinoforge.training.distributed.ranks import RankInfo
+from dinoforge.training.frozen_teacher import recipe_of_frozen, settle_frozen
 from dinoforge.training.heads import ProjectionHead, draw_layers
 from dinoforge.training.methods.dino import Dino
+from dinoforge.training.methods.distillation import Distillation
 from dinoforge.training.methods.method import Method
 from dinoforge.training.methods.paws import Paws
 from dinoforge.training.methods.suncet import Suncet
@@ -64,6 +69,7 @@ def build_method(config: TrainingConfig, attention: AttentionSetting | None = No
 
     Without `attention`, with the setting that a new run would choose here.
     """
+    config = settle_frozen(config, Path(config.out))
     attention = attention or choose_setting(config, choose_device(config))
     method = build_on_meta(config, attention).to_empty(device="cpu")
     for buffer in method.buffers():
@@ -111,17 +117,29 @@ def _width(backbone: VisionTransformer | PooledNetwork) -> int:
 def _dino(
     config: TrainingConfig, backbone: VisionTransformer | PooledNetwork, *, packed: bool
 ) -> Method:
-    heads = [config.dino_head]
-    if config.method == "dinov2" and config.separate_heads:
-        heads.append(config.ibot_head)
-    return Dino(
+    build: Callable[..., Method] = Dino
+    if config.method == "distillation":
+        recipe = recipe_of_frozen(config)
+        # Attention by the default back end: that of the student may not support other heads.
+        frozen = build_backbone(recipe)
+        build = partial(Distillation, nn.ModuleDict({"backbone": frozen, **_heads(recipe, frozen)}))
+    return build(
         backbone,
-        *(ProjectionHead(_width(backbone), **asdict(sizes)) for sizes in heads),
+        **_heads(config, backbone),
         balance=config.teacher.balance,
         weights=(config.loss.dino, config.loss.ibot, config.loss.koleo),
         group_size=config.group_size,
         packed=packed,
     )
+
+
+def _heads(
+    config: TrainingConfig, backbone: VisionTransformer | PooledNetwork
+) -> dict[str, ProjectionHead]:
+    heads = {"dino_head": config.dino_head}
+    if config.method != "dino" and config.separate_heads:
+        heads["ibot_head"] = config.ibot_head
+    return {n: ProjectionHead(_width(backbone), **asdict(sizes)) for n, sizes in heads.items()}
 
 
 def _paws(
@@ -148,6 +166,8 @@ def draw_method_weights(config: TrainingConfig, method: Method) -> None:
 
     Every rank draws whole tensors, one at a time, and keeps its shard.
 
+    A frozen teacher is read from the checkpoint that `settle_frozen` chose.
+
     Raises a `UsageError` if `start.weights` are missing or of another network.
     """
     for name, network in method.student.items():
@@ -165,6 +185,8 @@ def draw_method_weights(config: TrainingConfig, method: Method) -> None:
         assign(weight, torch.zeros(weight.shape))
     if config.start.weights:
         _read_start(Path(config.start.weights), method.student)
+    if isinstance(method, Distillation):
+        load_teacher(Path(config.teacher.frozen), method.frozen)
     if method.teacher:
         pairs = zip(method.teacher.parameters(), method.student.parameters(), strict=True)
         for teacher, student in pairs:

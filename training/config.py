@@ -170,6 +170,9 @@ class TeacherConfig:
     temperature_hold: PositiveInt = 1
     momentum_start: Fraction = 0.992  # share of the old teacher per step; cosine to the end
     momentum_end: Fraction = 1.0  # at the last step
+    # distillation: run folder of a training, or one of its checkpoints (for a plan also a recipe):
+    # its teacher and heads make the targets and stay as they are; the EMA is only exported
+    frozen: OptionalPath = ""
 
     def faults(self, at: str) -> Iterator[Fault]:
         """Yield a fault for a schedule that would decrease."""
@@ -294,8 +297,9 @@ class TrainingConfig:
     # dinov2: DINO, iBOT and KoLeo (Oquab et al. 2023); dino: DINO alone (Caron et al. 2021). Few
     # images have labels, see `support`: paws (Assran et al. 2021); suncet: they are classified by
     # each other, beside a contrastive loss (Assran et al. 2020); supervised: a linear layer learns
-    # their labels, as in the fine-tuning of PAWS (give batch_size=1: there is no other image)
-    method: Literal["dinov2", "dino", "paws", "suncet", "supervised"] = "dinov2"
+    # their labels, as in the fine-tuning of PAWS (give batch_size=1: there is no other image).
+    # distillation: dinov2 without masks, by a teacher that was trained before, teacher.frozen
+    method: Literal["dinov2", "dino", "paws", "suncet", "supervised", "distillation"] = "dinov2"
     seed: int = 0  # of weights, order, crops and masks
     steps: PositiveInt = 125000  # optimizer updates
     batch_size: PositiveInt = 64  # images per step, over all ranks
@@ -415,6 +419,19 @@ class TrainingConfig:
         """Whether a step has labeled images."""
         return self.method in ("paws", "suncet", "supervised")
 
+    def _method_faults(self) -> Iterator[Fault]:
+        if self.has_support:
+            yield from self._support_faults()
+        if self.method == "dino":
+            for name in ("ibot", "koleo"):
+                if getattr(self.loss, name):
+                    what = f"`loss.{name}` is {getattr(self.loss, name)} with method=dino"
+                    yield Fault(what, "recipe", f"give loss.{name}=0, or method=dinov2")
+        if (self.method == "distillation") != bool(self.teacher.frozen):
+            what = f"`teacher.frozen` is `{self.teacher.frozen}` with method={self.method}"
+            do = "give method=distillation and teacher.frozen=FOLDER, of a training, or neither"
+            yield Fault(what, "recipe", do)
+
     def _support_faults(self) -> Iterator[Fault]:
         if not self.support.paths:
             what = f"`support.paths` is empty with method={self.method}"
@@ -428,12 +445,12 @@ class TrainingConfig:
 
     def _model_faults(self) -> Iterator[Fault]:
         """Find what a backbone, or a normalization, does not support."""
-        model, dinov2 = self.model, self.method == "dinov2"
+        model, dinov2 = self.model, self.method in ("dinov2", "distillation")
         if dinov2 and not model.is_vit:
             what = f"`model.architecture` {model.architecture} has no patch tokens to mask"
             yield Fault(what, "recipe", "give method=dino or method=paws")
         if dinov2 and (self.dino_head.normalized or self.ibot_head.normalized):
-            what = "`dino_head.normalized` or `ibot_head.normalized` with method=dinov2"
+            what = f"`dino_head.normalized` or `ibot_head.normalized` with method={self.method}"
             yield Fault(what, "recipe", "give false, or method=dino")
         only_vits = {
             "model.drop_path": model.drop_path,
@@ -459,13 +476,7 @@ class TrainingConfig:
         """Find contradictions between sections."""
         yield from self._phase_faults()
         yield from self._model_faults()
-        if self.has_support:
-            yield from self._support_faults()
-        if self.method == "dino":
-            for name in ("ibot", "koleo"):
-                if getattr(self.loss, name):
-                    what = f"`loss.{name}` is {getattr(self.loss, name)} with method=dino"
-                    yield Fault(what, "recipe", f"give loss.{name}=0, or method=dinov2")
+        yield from self._method_faults()
         if self.parallel.compile and self.model.drop_path and self.model.drop_path_rule == "sample":
             what = "`parallel.compile` with `model.drop_path_rule` sample: shapes change every step"
             yield Fault(what, "recipe", "give parallel.compile=false, or drop_path_rule=subset")

@@ -28,6 +28,7 @@ _NAMES = {
     "paws": "PAWS",
     "suncet": "SuNCEt",
     "supervised": "labels alone",
+    "distillation": "DINO + iBOT + KoLeo, frozen teacher",
 }
 
 

@@ -31,6 +31,7 @@ from dinoforge.training.distributed.ranks import (
     on_rank_0,
 )
 from dinoforge.training.export import gather_backbone, gather_tensors, write_backbone
+from dinoforge.training.frozen_teacher import remember_frozen, settle_frozen
 from dinoforge.training.guards import StopSignals, check_finite
 from dinoforge.training.methods.method import Losses, Views
 from dinoforge.training.metrics import Clock, MetricsFile
@@ -141,7 +142,7 @@ class Trainer:
     """The state of a run on this rank, and one step of it."""
 
     def __init__(self, config: TrainingConfig, folder: Path) -> None:
-        self.config = config
+        self.config = settle_frozen(config, folder)
         self.rank_info = RankInfo.of_environment()
         self.device = choose_device(config, self.rank_info)
         self.data = open_training_data(config, folder / "cache", self.rank_info, self.device)
@@ -149,7 +150,7 @@ class Trainer:
         if self.rank_info.rank == 0 and account.is_partial:
             account.log()  # not only at the end: a training takes long
         self.attention = settle_attention(config, self.device, folder)
-        self.parallel = make_parallel(config, self.device, self.rank_info, self.attention)
+        self.parallel = make_parallel(self.config, self.device, self.rank_info, self.attention)
         self.method = self.parallel.method
         self.optimizer = build_optimizer(config, self.method, self.parallel.shard_group)
         self.checkpoints = Checkpoints(folder / "checkpoints", config.checkpoint)
@@ -169,6 +170,7 @@ class Trainer:
         if from_rank_0(not export_file(folder, self.step).exists()):
             on_rank_0(self._export())
         remember(self.attention, folder)
+        remember_frozen(config.teacher.frozen, self.config.teacher.frozen, folder)
 
     def batches(self) -> Iterator[tuple[Batch, float]]:
         """Yield the remaining batches, and the seconds waited for each."""

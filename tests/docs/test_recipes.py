@@ -180,8 +180,17 @@ SUPPORT = (
 )
 
 
+@pytest.fixture(scope="module")
+def teacher(photos, tmp_path_factory):
+    """Run folder of the ViT-g of the distillations, in miniature."""
+    out = tmp_path_factory.mktemp("teachers") / "giant"
+    words = ["train", "vitg14_long", *SMALL, *SMALL_VIT, f"data.paths=[{photos}]", f"out={out}"]
+    assert main([*words, "parallel.mode=auto", "-q"]) == 0
+    return out
+
+
 @pytest.mark.parametrize("name", list_recipes("training"))
-def test_a_training_recipe_runs_in_miniature(name, photos, tmp_path, capsys):
+def test_a_training_recipe_runs_in_miniature(name, photos, teacher, tmp_path, capsys):
     out, labeled = tmp_path / "run", tmp_path / "labeled"
     for at, photo in enumerate(sorted(photos.iterdir())):
         (labeled / "ab"[at % 2]).mkdir(parents=True, exist_ok=True)
@@ -196,6 +205,7 @@ def test_a_training_recipe_runs_in_miniature(name, photos, tmp_path, capsys):
         *backbone,
         *((*SUPPORT, f"support.paths=[{labeled}]") if "support" in recipe else ()),
         *(("start.weights=", "start.freeze_statistics=false") if "start" in recipe else ()),
+        *((f"teacher.frozen={teacher}",) if "frozen" in recipe.get("teacher", {}) else ()),
         f"data.paths=[{photos}]",
         f"out={out}",
         "-q",

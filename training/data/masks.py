@@ -6,7 +6,7 @@ Shapes: B global crops, N = rows * columns patches.
 import functools
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,7 @@ from dinoforge.randomness import Draws, uniforms
 __all__ = [
     "BatchMasks",
     "MaskConfig",
+    "all_patches",
     "block_mask",
     "collate_masks",
     "draw_masks",
@@ -51,7 +52,7 @@ class BatchMasks:
     """Masks of one batch, as the student and the iBOT loss take them."""
 
     masks_BN: npt.NDArray[np.bool_]
-    indices_M: npt.NDArray[np.int64]  # of the masked patches in the flat [B * N]
+    indices_M: npt.NDArray[np.int64]  # of the masked patches (`all_patches`) in the flat [B * N]
     weights_M: npt.NDArray[np.float32]  # 1 / masked patches of the same crop
 
 
@@ -142,6 +143,12 @@ def collate_masks(masks_BN: npt.NDArray[np.bool_]) -> BatchMasks:
     return BatchMasks(
         masks_BN=masks_BN, indices_M=indices_M, weights_M=weights_B[indices_M // masks_BN.shape[1]]
     )
+
+
+def all_patches(num_crops: int, patches: int) -> BatchMasks:
+    """Hide nothing, and name all patches: what iBOT compares in a distillation."""
+    masks = collate_masks(np.ones((num_crops, patches), np.bool_))
+    return replace(masks, masks_BN=np.zeros_like(masks.masks_BN))
 
 
 def expected_masked(masks: MaskConfig, crops: int, patches: int) -> float:

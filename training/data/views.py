@@ -15,7 +15,7 @@ from dinoforge.models.layers import BlockRows, kept_samples
 from dinoforge.randomness import uniforms
 from dinoforge.training.config import TrainingConfig
 from dinoforge.training.data.dataset import Batch
-from dinoforge.training.data.masks import draw_masks
+from dinoforge.training.data.masks import all_patches, draw_masks
 from dinoforge.training.distributed.ranks import RankInfo
 from dinoforge.training.methods.method import Views
 
@@ -54,14 +54,18 @@ def _views(
     crops = np.concatenate([first_crops, config.batch_size + first_crops])
     side = config.crops.global_size // config.model.patch_size if config.model.is_vit else 1
     is_masked = config.method == "dinov2" and config.loss.ibot > 0
-    masks = draw_masks(
-        2 * config.batch_size,
-        side,
-        side,
-        config.masks if is_masked else replace(config.masks, image_prob=0.0),
-        seed=config.seed,
-        step=batch.step,
-        crops=crops,
+    masks = (
+        all_patches(len(crops), side * side)
+        if config.method == "distillation"
+        else draw_masks(
+            2 * config.batch_size,
+            side,
+            side,
+            config.masks if is_masked else replace(config.masks, image_prob=0.0),
+            seed=config.seed,
+            step=batch.step,
+            crops=crops,
+        )
     )
 
     def take(crops: Tensor) -> Tensor:

@@ -11,21 +11,21 @@ import json
 import logging
 import shutil
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.tensor import DTensor
 
 from dinoforge.errors import UsageError, first_line
 from dinoforge.files import fsync_folder, sha256_file, write_json
-from dinoforge.steps import step_name, steps_in
+from dinoforge.steps import step_name, step_of_name, steps_in
 from dinoforge.training.config import CheckpointConfig
 from dinoforge.training.distributed.ranks import (
     all_gather_objects,
@@ -36,16 +36,23 @@ from dinoforge.training.distributed.ranks import (
 )
 from dinoforge.training.methods.method import Method
 
-__all__ = ["Checkpoints", "read_whole"]
+__all__ = [
+    "MANIFEST",
+    "Checkpoints",
+    "checkpoints_in",
+    "load_teacher",
+    "newest_intact",
+    "read_whole",
+]
 
 _log = logging.getLogger(__name__)
 
-_MANIFEST = "manifest.json"
+MANIFEST = "manifest.json"
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq", "momentum_buffer")
 
 
-def read_whole(checkpoint: Path) -> dict[str, Tensor]:
-    """Read all tensors of a checkpoint in one process, however many ranks wrote it.
+def read_whole(checkpoint: Path, prefix: str = "") -> dict[str, Tensor]:
+    """Read the tensors of a checkpoint in one process, however many ranks wrote it.
 
     Names are ``method/student.NAME``, ``method/teacher.NAME``, ``optimizer/exp_avg/NAME``, ...
     """
@@ -53,7 +60,7 @@ def read_whole(checkpoint: Path) -> dict[str, Tensor]:
     state: dict[str, Any] = {
         name: torch.empty(facts.size, dtype=facts.properties.dtype)
         for name, facts in reader.read_metadata().state_dict_metadata.items()
-        if isinstance(facts, TensorStorageMetadata)
+        if isinstance(facts, TensorStorageMetadata) and name.startswith(prefix)
     }
     with _one_process_allowed():
         dcp.load(state, storage_reader=reader, no_dist=True)
@@ -89,16 +96,11 @@ class Checkpoints:
         the checkpoint is of another architecture.
         """
         on_rank_0(self._remove_drafts)
-        for step in reversed(from_rank_0(steps_in(self.folder))):
-            candidate = self.folder / step_name(step)
-            fault = _fault(candidate, self._group)
-            if fault:
-                if rank() == 0:
-                    _log.warning("CHECKPOINT DAMAGED, using an older one: %s: %s", candidate, fault)
-                continue
-            _restore(candidate, method, optimizer)
-            return step
-        return 0
+        newest = newest_intact(from_rank_0(checkpoints_in(self.folder)), self._group)
+        if newest is None:
+            return 0
+        _restore(newest, method, optimizer)
+        return step_of_name(newest.name) or 0
 
     def save(
         self,
@@ -151,7 +153,7 @@ class Checkpoints:
             if rank() == 0:
                 before()
                 merged = {name: facts for part in of_ranks for name, facts in part.items()}
-                write_json(draft / _MANIFEST, {"step": step, "files": merged})
+                write_json(draft / MANIFEST, {"step": step, "files": merged})
                 if final.exists():  # damaged: a good one would have been resumed from
                     shutil.rmtree(final)
                 draft.rename(final)
@@ -174,6 +176,41 @@ class Checkpoints:
             shutil.rmtree(draft, ignore_errors=True)
 
 
+def checkpoints_in(folder: Path) -> list[Path]:
+    """List the checkpoints of a folder, the oldest first."""
+    return [folder / step_name(step) for step in steps_in(folder)]
+
+
+def newest_intact(
+    checkpoints: Sequence[Path], group: dist.ProcessGroup | None = None
+) -> Path | None:
+    """Choose the last intact one of some checkpoints; every rank must call it."""
+    for candidate in reversed(checkpoints):
+        fault = _fault(candidate, group)
+        if not fault:
+            return candidate
+        if rank() == 0:
+            _log.warning("CHECKPOINT DAMAGED, using an older one: %s: %s", candidate, fault)
+    return None
+
+
+def load_teacher(checkpoint: Path, networks: nn.ModuleDict) -> None:
+    """Copy the teacher of a checkpoint, or this rank's shards of it; every rank must call it.
+
+    Raises a `UsageError` that names what differs if it is of another architecture.
+    """
+    prefix, reader = "method/teacher.", dcp.FileSystemReader(checkpoint)
+    state = {prefix + name: tensor.detach() for name, tensor in networks.state_dict().items()}
+    stored = {
+        name: getattr(facts, "size", None)
+        for name, facts in reader.read_metadata().state_dict_metadata.items()
+        if name.startswith(prefix)
+    }
+    _check_architecture({name: tensor.shape for name, tensor in state.items()}, stored, checkpoint)
+    with _one_process_allowed():
+        dcp.load(state, storage_reader=reader)
+
+
 def _writer(path: Path) -> int:
     """Return the rank that wrote a file: ``__RANK_NUMBER.distcp``; rank 0 wrote the others."""
     return int(path.name.split("_")[2]) if path.suffix == ".distcp" else 0
@@ -183,7 +220,7 @@ def _fault(candidate: Path, group: Any) -> str:
     """Describe what is wrong with a checkpoint, "" if nothing; the ranks share the reading."""
     fault = ""
     try:
-        manifest = json.loads((candidate / _MANIFEST).read_text(encoding="utf-8"))
+        manifest = json.loads((candidate / MANIFEST).read_text(encoding="utf-8"))
         for name, facts in sorted(manifest["files"].items())[rank() :: world_size()]:
             path = candidate / name
             if path.stat().st_size != facts["bytes"]:
@@ -202,7 +239,7 @@ def _tensors(method: Method, optimizer: torch.optim.Optimizer) -> dict[str, Tens
     what a resume with ``--update`` changed in the recipe; its names differ, too, so that existing
     checkpoints could not be read.
     """
-    tensors = {f"method/{name}": t.detach() for name, t in method.state_dict().items()}
+    tensors = {f"method/{name}": t.detach() for name, t in method.saved().items()}
     for name, parameter in method.student.named_parameters():
         for key, value in optimizer.state.get(parameter, {}).items():
             tensors[f"optimizer/{key}/{name}"] = torch.as_tensor(value).detach()
@@ -228,7 +265,7 @@ def _restore(checkpoint: Path, method: Method, optimizer: torch.optim.Optimizer)
     stored = reader.read_metadata().state_dict_metadata
     shapes = {name: getattr(facts, "size", None) for name, facts in stored.items()}
     _check_architecture(
-        {f"method/{name}": tensor.shape for name, tensor in method.state_dict().items()},
+        {f"method/{name}": tensor.shape for name, tensor in method.saved().items()},
         {name: shape for name, shape in shapes.items() if name.startswith("method/")},
         checkpoint,
     )

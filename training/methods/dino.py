@@ -1,6 +1,7 @@
 """The method in one screen: DINO on views, iBOT on masked patches, KoLeo on class tokens.
 
-DINO (Caron et al. 2021) is the first term alone, DINOv2 (Oquab et al. 2023, section 4) all three.
+DINO (Caron et al. 2021) is the first term alone, DINOv2 (Oquab et al. 2023, section 4) all three,
+also with another teacher (`training.methods.distillation`).
 Shapes: B images, L local crops, N patches, M masked patches, D width, K prototypes.
 """
 
@@ -109,6 +110,11 @@ class Dino(Method):
         terms = {"dino_local": dino_local, "dino_global": dino_global, "ibot": ibot}
         return Losses(total, terms | {"koleo": koleo})  # of both global crops
 
+    @property
+    def guide(self) -> nn.ModuleDict:
+        """Networks that make the targets."""
+        return self.teacher
+
     @torch.no_grad()
     def targets(self, parts: Sequence[Views], temperature: float) -> list[Targets]:
         """Compute the teacher's balanced scores of the unmasked global crops.
@@ -116,12 +122,12 @@ class Dino(Method):
         Takes the micro-batches of this rank's part of a step: they are balanced together, and with
         those of the other ranks, all of which must call this.
         """
-        backbone = _backbone(self.teacher)
+        backbone = _backbone(self.guide)
         cls_scores, patch_scores, features = [], [], []
         for views in parts:
             (tokens,) = backbone.forward_features_list([views.global_crops], [None])
             cls_BD, patches_MD = tokens["x_norm_clstoken"], self._masked_patches(tokens, views)
-            cls_BK, patch_MK = self._scores(self.teacher, cls_BD, patches_MD)
+            cls_BK, patch_MK = self._scores(self.guide, cls_BD, patches_MD)
             cls_scores.append(cls_BK)
             patch_scores.append(patch_MK)
             features.append(cls_BD)

@@ -39,8 +39,9 @@ class Views:
     global_crops: Tensor  # [2B, 3, X, X]
     local_crops: Tensor  # [L * B, 3, x, x]
     masks_BN: Tensor  # bool [2B, N], True = hidden from the student
-    mask_indices_M: Tensor  # int64, masked patches in the flat [2B * N]
-    mask_weights_M: Tensor  # float32, 1 / masked patches of the same crop
+    # int64, patches that iBOT compares, in the flat [2B * N]: masked ones, or all (distillation)
+    mask_indices_M: Tensor
+    mask_weights_M: Tensor  # float32, 1 / such patches of the same crop
     rows: Sequence[BlockRows] | None = None  # stochastic depth of every block; None: none
     support: Tensor | None = None  # crops of labeled images [S, 3, X, X], if the method has any
     support_classes: Tensor | None = None  # int64 [S], columns of the classes of the step
@@ -102,8 +103,12 @@ class Method(nn.Module):
 
     @property
     def networks(self) -> list[nn.ModuleDict]:
-        """The student, and the teacher if there is one."""
+        """The student, and the teacher if there is one: the last one is exported."""
         return [self.student, self.teacher] if self.teacher else [self.student]
+
+    def saved(self) -> dict[str, Tensor]:
+        """Tensors of a checkpoint, by name."""
+        return self.state_dict()
 
     @property
     def exported(self) -> nn.Module:

@@ -31,6 +31,7 @@ _PUBLISHED = (
     PublishedRun("a100", 768, 14, 0.37, "DINOv2 B/14 distilled, 5,300 A100-hours"),
     PublishedRun("a100", 1024, 16, 0.34, "DINOv2 L/16 on ImageNet-1k, a day on 32 A100"),
     PublishedRun("a100", 1024, 14, 0.31, "DINOv2 L/14 on ImageNet-22k, 3.3 days on 96 A100"),
+    PublishedRun("a100", 1024, 14, 0.42, "DINOv2 L/14 distilled, 8,000 A100-hours"),
     PublishedRun("a100", 1536, 14, 0.39, "DINOv2 g/14, 22,000 A100-hours"),
     PublishedRun("h100", 1024, 16, 0.19, "DINOv3 L/16 on ImageNet-1k, 14 h on 32 H100"),
 )
@@ -39,11 +40,18 @@ _PUBLISHED = (
 _POOLED = PublishedRun("a100", 2048, 1, 0.16, "ResNet-50 by NVIDIA, 16,621 images/s on 8 A100")
 
 
-def published_run(gpu: Gpu, width: int, patch_size: int) -> PublishedRun:
-    """Find the published run closest to a training: same GPU, then width, then patch size."""
+def published_run(
+    gpu: Gpu, width: int, patch_size: int, *, distilled: bool = False
+) -> PublishedRun:
+    """Find the published run closest to a training: same GPU, then width, patch size, method."""
     family = gpu.name.partition("-")[0].replace("h200", "h100")
     same = [run for run in _PUBLISHED if run.gpu == family] or list(_PUBLISHED)
-    return min(same, key=lambda run: (abs(run.width - width), abs(run.patch_size - patch_size)))
+
+    def distance(run: PublishedRun) -> tuple[int, int, bool]:
+        other_method = distilled != ("distilled" in run.source)
+        return abs(run.width - width), abs(run.patch_size - patch_size), other_method
+
+    return min(same, key=distance)
 
 
 @dataclass(frozen=True)
@@ -68,7 +76,9 @@ def speed_of_run(
     run = _POOLED  # all networks without patch tokens
     if config.model.is_vit:
         vit = config.model.vit(config.crops.global_size)
-        run = published_run(gpu, vit.width, vit.patch_size)
+        run = published_run(
+            gpu, vit.width, vit.patch_size, distilled=config.method == "distillation"
+        )
     share, source = (run.mfu, run.source) if mfu is None else (mfu, "--mfu")
     # The share counts what the method needs; blocks that are run again cost time beyond it.
     images_per_s = rate * share / (flops.model + flops.blocks_again)

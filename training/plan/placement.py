@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
+from torch import nn
 
 from dinoforge.errors import UsageError
 from dinoforge.training.attention import AttentionSetting
@@ -59,9 +60,12 @@ def student_parameters(config: TrainingConfig) -> dict[str, int]:
     return {name: sum(p.numel() for p in net.parameters()) for name, net in student.items()}
 
 
-def held_by_rank_0(config: TrainingConfig, placement: Placement) -> dict[str, int]:
+def held_by_rank_0(
+    config: TrainingConfig, placement: Placement, networks: str = "student"
+) -> dict[str, int]:
     """Count the student's parameters on rank 0, which holds most; the teacher has the same.
 
+    Those of the ``frozen`` teacher of a distillation are none of other methods.
     By the units that FSDP2 gathers and frees together: ``backbone`` (all but the blocks),
     ``backbone.blocks.N``, ``dino_head``, ``ibot_head``. Raises a `UsageError` if parameters are
     sharded and this process is a rank of a real run.
@@ -71,7 +75,7 @@ def held_by_rank_0(config: TrainingConfig, placement: Placement) -> dict[str, in
     with fake_ranks(placement.ranks) if sharded else contextlib.nullcontext():
         if sharded:
             shard_method(config, method, torch.device("cpu"), placement.ranks, placement.shards)
-        for name, parameter in method.student.named_parameters():
+        for name, parameter in getattr(method, networks, nn.Module()).named_parameters():
             unit = name.split(".")[: 3 if name.startswith("backbone.blocks.") else 1]
             held[".".join(unit)] += local_part(parameter).numel()
     return dict(held)

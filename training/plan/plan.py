@@ -96,7 +96,8 @@ def plan_of(
     _check(config, ranks, ranks_per_node, mfu, images_in_set)
     placement = Placement.of(config, ranks, ranks_per_node)
     parameters, held = student_parameters(config), held_by_rank_0(config, placement)
-    memory = partial(memory_of_rank, config, placement, parameters, held)
+    frozen = held_by_rank_0(config, placement, "frozen")
+    memory = partial(memory_of_rank, config, placement, parameters, held, frozen=frozen)
     device = find_gpu(gpu)
     simulation = _simulation(config, ranks)
     group = config.group_size or 1

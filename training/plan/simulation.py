@@ -106,6 +106,10 @@ class Simulation:
         Bytes are those of the most masked patches that can be drawn, operations those of what is
         drawn on average.
         """
+        if self.config.method == "distillation":  # all patches are compared
+            return MicroBatch(
+                images, self._predict(self._sizes(images, 2 * images * self._patches))
+            )
         batch = self.config.masks, 2 * images, self._patches
         most = self._predict(self._sizes(images, most_masked(*batch)))
         average = self._predict(self._sizes(images, expected_masked(*batch)))

@@ -11,6 +11,7 @@ room for them.
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from torch import Tensor
 
@@ -35,7 +36,7 @@ class Memory:
     student: int
     gradients: int
     optimizer: int
-    teacher: int
+    teacher: int  # with the frozen one of a distillation, if any
     # weights beside the float32 ones that are updated: copies by autocast, units gathered by FSDP2
     # with the gradients that it reduces
     weights: int
@@ -54,13 +55,21 @@ def memory_of_rank(
     parameters: Mapping[str, int],
     held: Mapping[str, int],
     batch: MicroBatch,
+    frozen: Mapping[str, int] = MappingProxyType({}),
 ) -> Memory:
-    """Count the memory of rank 0, from `student_parameters`, `held_by_rank_0`, a micro-batch."""
-    one = _FLOAT32 * sum(held.values())
-    moments, teacher = _moments(config) * one, 0 if config.has_support else one
+    """Count the memory of rank 0, from `student_parameters`, `held_by_rank_0`, a micro-batch.
+
+    ``frozen`` is what it holds of the frozen teacher of a distillation.
+    """
+    one, stays = (_FLOAT32 * sum(part.values()) for part in (held, frozen))
+    moments, teacher = _moments(config) * one, stays + (0 if config.has_support else one)
     states = one + moments + teacher  # and gradients, while there are any
     sharded, micro_batches = placement.is_sharded, config.parallel.accumulate
-    gathered = _gathered(config, placement, held) if sharded else 0
+    gathered, for_targets = 0, 0
+    if sharded:
+        gathered = for_targets = _gathered(config, placement, held)
+        if frozen:
+            for_targets = _gathered(config, placement, frozen, gradients=False)
     kept = batch.kept
     copies = kept["copies"] + (0 if sharded else kept["block_copies"])
     # Micro-batches are copies; a single one is the batch itself.
@@ -77,7 +86,7 @@ def memory_of_rank(
     peaks = batch.peaks(gradients=share, block_copies=float(not sharded))
     student = states + crops + gathered + (one if stay else 0) + targets - kept["targets"]
     phases = {
-        "teacher": states + one + crops + gathered + micro_batches * peaks["teacher"],
+        "teacher": states + one + crops + for_targets + micro_batches * peaks["teacher"],
         "forward": student + peaks["forward"],
         "backward": student + peaks["backward"],
         "update": states + one + crops + targets,
@@ -87,13 +96,13 @@ def memory_of_rank(
         gradients=one,
         optimizer=moments,
         teacher=teacher,
-        weights=copies + gathered,
+        weights=copies + max(gathered, for_targets),
         crops=crops,
         targets=targets,
         activations={part: kept[part] for part in ACTIVATIONS},
         phases=phases,
         # A copy of everything that this rank holds, and on rank 0 of the whole exported backbone.
-        host=states + _FLOAT32 * parameters["backbone"],
+        host=states - stays + _FLOAT32 * parameters["backbone"],
         peak=max(phases.values()),
         states=states + one,
     )
@@ -104,7 +113,9 @@ def _moments(config: TrainingConfig) -> int:
     return 2 if config.optimizer.name == "adamw" else 1
 
 
-def _gathered(config: TrainingConfig, placement: Placement, held: Mapping[str, int]) -> int:
+def _gathered(
+    config: TrainingConfig, placement: Placement, held: Mapping[str, int], *, gradients: bool = True
+) -> int:
     """Bytes of units that FSDP2 gathers, and of their gradients, at the fullest moment."""
     product = _FLOAT32 if config.precision == "float32" else _BFLOAT16
     # Every rank holds a part of equal size of every parameter, padded where it does not divide.
@@ -113,7 +124,10 @@ def _gathered(config: TrainingConfig, placement: Placement, held: Mapping[str, i
     gathered = {name: size * widths[name] for name, size in whole.items()}
     # The unit at work with its gradients, and these in float32 as they are reduced; the next block
     # as it arrives and as it is copied out; the rest of the backbone, which its blocks run inside.
-    at_work = max(2 * gathered[name] + _FLOAT32 * size for name, size in whole.items())
+    at_work = max(
+        2 * gathered[name] + _FLOAT32 * size if gradients else gathered[name]
+        for name, size in whole.items()
+    )
     block = max((size for name, size in gathered.items() if ".blocks." in name), default=0)
     return at_work + 2 * block + gathered["backbone"]
 
@@ -143,13 +157,14 @@ def storage_of_run(config: TrainingConfig, placement: Placement) -> Storage:
     shared out among them). Every rank writes a file; an index and the manifest lie beside them.
     """
     method = method_on_meta(config)
-    student, buffers = method.student, list(method.buffers())
+    student, saved_names = method.student, method.saved().keys()
+    buffers = [buffer for name, buffer in method.named_buffers() if name in saved_names]
     pieces, numbers = len(buffers), 0
     for parameter in student.parameters():
         trained, rows = parameter.requires_grad, parameter.shape[0]
         # FSDP2 cuts a parameter along its first axis into parts of ceil(n / shards) rows.
         parts = -(-rows // -(-rows // placement.shards))
-        copies = len(method.networks) + trained * _moments(config)
+        copies = 1 + bool(method.teacher) + trained * _moments(config)
         counted = trained and config.optimizer.name == "adamw"  # its steps
         pieces += copies * parts + counted
         numbers += copies * parameter.numel() + counted

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from dinoforge.config import load_config
+from dinoforge.config import config_yaml, load_config
 from dinoforge.errors import UsageError
 from dinoforge.steps import step_name
 from dinoforge.training.config import TrainingConfig
@@ -53,6 +53,11 @@ BALANCES = {
         *("model.architecture=wrn28_2", "model.drop_path=0", "dino_head.normalized=true"),
         *("batch_size=4", "crops.global_size=8", "crops.local_size=4", "optimizer.name=lars"),
     ],
+    # Narrower than its teacher, which four ranks have trained.
+    "distillation": [
+        *("method=distillation", "teacher.frozen=LAB/half", "teacher.balance=centering"),
+        *("model.drop_path=0", "model.width=8"),
+    ],
 }
 # Gradients are compared every fifth step; most of what a step does, sinkhorn has tried.
 STEPS = dict.fromkeys(BALANCES, 10) | {
@@ -60,6 +65,7 @@ STEPS = dict.fromkeys(BALANCES, 10) | {
     "wide-resnet": 2,
     "suncet": 5,
     "supervised": 5,
+    "distillation": 5,
 }
 # Of `STEPS`; must all equal one rank that takes a step at once.
 SPLITS = {
@@ -81,6 +87,7 @@ ONLY = {
     "suncet": ("accumulated", "ddp2"),
     "supervised": ("accumulated", "fsdp2"),
     "wide-resnet": ("ddp2",),
+    "distillation": ("accumulated", "fsdp2"),
 }
 TRIED = [
     (name, balance)
@@ -118,7 +125,7 @@ class Lab:
     def run(self, ranks, *variants):
         """Train variants (name, steps, changes) one after the other on some ranks."""
         words = [
-            f"{name}:{steps}:{';'.join([*self._base, *changes])}"
+            f"{name}:{steps}:{';'.join([*self._base, *changes])}".replace("LAB", str(self.folder))
             for name, steps, changes in variants
         ]
         self._run_ranks(ranks, SCRIPT, [str(TINY), str(self.folder), *words])
@@ -167,6 +174,9 @@ def train_all(made):
         ]
     half = ["parallel.mode=hsdp", "parallel.shard=2", *sinkhorn]
     made.run(4, *splits[4], ("half", 10, half))
+    changes = [*BASE, *half, f"data.paths=['{made.pictures}']", f"out={made.folder / 'half'}"]
+    recipe = config_yaml(load_config(TrainingConfig, TINY, changes))
+    (made.folder / "half" / "config.yaml").write_text(recipe)
     for ranks in RESUMED:
         made.start_from(f"from4to{ranks}", made.folder / "half" / "checkpoints" / step_name(10))
     resumed = {

@@ -68,7 +68,8 @@ def planned_memory() -> Callable[..., Memory]:
     def plan(config: TrainingConfig, batch: MicroBatch, ranks: int = 1) -> Memory:
         placement = Placement.of(config, ranks)
         parameters, held = student_parameters(config), held_by_rank_0(config, placement)
-        return memory_of_rank(config, placement, parameters, held, batch)
+        frozen = held_by_rank_0(config, placement, "frozen")
+        return memory_of_rank(config, placement, parameters, held, batch, frozen)
 
     return plan
 

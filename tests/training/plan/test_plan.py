@@ -177,7 +177,8 @@ def test_the_nearest_published_run_is_of_the_same_gpu_if_there_is_one():
     assert published_run(GPUS["h200"], 1536, 14).gpu == "h100"
     assert "g/14" in published_run(GPUS["a100"], 1536, 14).source
     assert "L/16" in published_run(GPUS["a100"], 1024, 16).source
-    assert "L/14" in published_run(GPUS["a100-40"], 1024, 14).source
+    assert "ImageNet-22k" in published_run(GPUS["a100-40"], 1024, 14).source
+    assert "L/14 distilled" in published_run(GPUS["a100"], 1024, 14, distilled=True).source
     assert published_run(GPUS["l40s"], 384, 14).width == 384
 
 

@@ -3,10 +3,15 @@
 Operations that torch counts, bytes that autograd saves, bytes that torch's allocator hands out.
 """
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from dinoforge.cli.train import train_run
+from dinoforge.config import Loaded
 from dinoforge.models.attention import attention_as_on_gpus
+from dinoforge.steps import step_name
 from dinoforge.training.data.masks import draw_masks, expected_masked, most_masked
 from dinoforge.training.plan import simulation
 from dinoforge.training.plan.placement import method_on_meta
@@ -105,6 +110,26 @@ def test_a_step_of_a_network_without_blocks_takes_what_is_planned(measuring, pla
     assert planned_memory(config, batch).peak == pytest.approx(
         measuring.peak_bytes(step, *crops), rel=0.06
     )
+
+
+def test_a_step_of_a_distillation_takes_what_is_planned(
+    measuring, planned_memory, small, pictures, tmp_path
+):
+    places = (f"out={tmp_path / 'teacher'}", f"data.paths=['{pictures}']")
+    teacher = small("model.width=96", "model.registers=2", "steps=1", *places)
+    train_run(Loaded(teacher, {}), change="refuse")
+    checkpoint = Path(teacher.out) / "checkpoints" / step_name(1)
+    config = small("method=distillation", f"teacher.frozen={checkpoint}")
+    step, crops = measuring.Step(config), measuring.noise(config)
+    parts = step.views(0, *crops)
+    batch = planned(config, measuring.masked_patches(parts))
+    assert executed(batch) == measuring.count_flops(step, parts)
+    estimated = Simulation(config, "cpu").estimate(config.batch_size)
+    assert estimated.flops.executed == pytest.approx(batch.flops.executed, rel=1e-4)
+    memory = planned_memory(config, batch)
+    assert memory.peak == pytest.approx(measuring.peak_bytes(step, *crops), rel=0.01)
+    teachers = (step.method.teacher, step.method.frozen)
+    assert memory.teacher == sum(bytes_of(network.parameters()) for network in teachers)
 
 
 @pytest.mark.parametrize(
