@@ -1,6 +1,6 @@
 // The dendrogram of classes beside the map: a branch selects the images of its classes.
 import { call } from "../api.js";
-import { canvasOf, exports, find, h, isChord, plural } from "../dom.js";
+import { canvasOf, count, exports, find, h, isChord, plural } from "../dom.js";
 
 const [ROW, STEM, TREE, WIDTH] = [24, 12, 170, 310]; // pixels: of a class; where the root, names and all end
 
@@ -32,7 +32,7 @@ export function classTree(ctx) {
   function grow() {
     const { names, images, merges, cophenetic } = tree;
     const all = ctx.network.index.num_classes;
-    note.textContent = `The means of ${all > names.length ? `the ${names.length} most frequent of ` : ""}${all} classes by average linkage.${cophenetic === null ? "" : ` Cophenetic correlation: ${cophenetic.toFixed(2)}.`}`;
+    note.textContent = `The means of ${all > names.length ? `the ${count(names.length)} most frequent of ` : ""}${count(all)} classes by average linkage.${cophenetic === null ? "" : ` Cophenetic correlation: ${cophenetic.toFixed(2)}.`}`;
     root.insertBefore(saving, items);
     nodes = names.map((_, at) => ({ classes: [at], far: 0, kids: [] }));
     for (const [a, b, far] of merges) {
@@ -80,7 +80,7 @@ export function classTree(ctx) {
       context.lineTo(x(at), (y + .5) * ROW);
       kids.forEach((kid) => { context.moveTo(x(at), (y + .5) * ROW); context.lineTo(x(at), (nodes[kid].y + .5) * ROW); });
       context.stroke();
-      if (!kids.length) context.fillText(tree.names[at], TREE + 6, (y + .5) * ROW + 4, WIDTH - TREE - 10);
+      if (!kids.length) context.fillText(tree.names[at].replace(/^(.{27}).{2,}/, "$1…"), TREE + 6, (y + .5) * ROW + 4, WIDTH - TREE - 10);
     });
   }
 

@@ -36,7 +36,7 @@ def _describe(layout: str, laid_out: int, drawn: int, num: int) -> str:
     if layout != "pca":
         note = "Places are by t-SNE."
         if laid_out < num:
-            note = f"t-SNE has placed {laid_out:,} images; the others lie between their 3 nearest."
+            note = f"t-SNE has placed {laid_out:,} images; others lie between 3 of these."
     if drawn < num:
         note += f" {drawn:,} of {num:,} images are drawn, evenly spaced; selections have no others."
     return note
