@@ -56,9 +56,9 @@ METHODS = {
     "prediction stays near ln C as long as all classes are predicted.",
     "suncet": "SuNCEt: labeled images are classified by each other, beside a contrastive loss "
     "between crops of the same image.",
-    "distillation": "Distillation: the student predicts the assignments of a larger teacher, which is "
-    "frozen, of crops and of all patches to prototypes; KoLeo spreads its class tokens. Entropies "
-    "are those of the frozen teacher, below which its losses cannot fall.",
+    "distillation": "Distillation: a larger, frozen teacher assigns crops and all patches to "
+    "prototypes, the student predicts its assignments, and KoLeo spreads its class tokens. Losses "
+    "cannot fall below the entropy of a target.",
     "supervised": "Supervised: the backbone and a linear classifier are trained on the labeled "
     "images alone.",
 }
