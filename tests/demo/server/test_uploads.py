@@ -192,7 +192,7 @@ def test_ids_expire_and_the_oldest_pictures_leave_first(monkeypatch):
     monkeypatch.setattr(pictures.time, "monotonic", lambda: now[0])
     monkeypatch.setattr(pictures, "_BYTES", 2500)
     ids = [kept.add(pictures.Picture.of(np.full((20, 20, 3), n, np.uint8))) for n in range(3)]
-    with pytest.raises(Problem, match="no picture"):
+    with pytest.raises(Problem, match="has expired"):
         kept.get(ids[0])
     now[0] += 1700
     kept.get(ids[1])
