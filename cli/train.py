@@ -89,7 +89,10 @@ def _execute(args: argparse.Namespace, loaded: "Loaded[TrainingConfig]") -> "Tra
 
 def _resolve(config: "TrainingConfig") -> "TrainingConfig":
     from dinoforge.training.data.curated_parts import resolve_parts
+    from dinoforge.training.frozen_teacher import recipe_of_frozen
 
+    if config.teacher.frozen:
+        recipe_of_frozen(config)  # before anything is submitted
     return resolve_parts(config)
 
 

@@ -11,6 +11,8 @@ from typing import Any
 import yaml
 
 __all__ = [
+    "MANIFEST",
+    "checkpoints_in",
     "export_file",
     "exported_steps",
     "is_trained",
@@ -20,6 +22,8 @@ __all__ = [
     "step_of_name",
     "steps_in",
 ]
+
+MANIFEST = "manifest.json"  # of a checkpoint: its step and files
 
 _NAME = re.compile(r"step-(\d{9,})")
 
@@ -65,6 +69,11 @@ def kept_exports(run: Path) -> list[int]:
     config = _recipe(run)
     every, last = int(config["checkpoint"]["export_every"]), int(config["steps"])
     return [n for n in exported_steps(run) if n and (n % every == 0 or n == last)]
+
+
+def checkpoints_in(folder: Path) -> list[Path]:
+    """List the checkpoints in the folder of a run's checkpoints, the oldest first."""
+    return [folder / step_name(step) for step in steps_in(folder)]
 
 
 def reached_step(run: Path) -> int:

@@ -8,10 +8,8 @@ from pathlib import Path
 from dinoforge.config import load_config
 from dinoforge.errors import Fault, UsageError
 from dinoforge.files import sha256_file, write_json
-from dinoforge.steps import step_of_name
+from dinoforge.steps import MANIFEST, checkpoints_in, step_of_name
 from dinoforge.training.config import TrainingConfig
-from dinoforge.training.distributed.checkpoint import MANIFEST, checkpoints_in, newest_intact
-from dinoforge.training.distributed.ranks import from_rank_0, on_rank_0, rank
 
 __all__ = ["recipe_of_frozen", "remember_frozen", "settle_frozen"]
 
@@ -43,6 +41,10 @@ def settle_frozen(config: TrainingConfig, folder: Path) -> TrainingConfig:
 
     Raises a `UsageError` if there is no checkpoint, or that of this run was deleted or has changed.
     """
+    # Here: recipes are checked on machines without torch.
+    from dinoforge.training.distributed.checkpoint import newest_intact
+    from dinoforge.training.distributed.ranks import from_rank_0, on_rank_0
+
     given = config.teacher.frozen
     if not given:
         return config
@@ -60,6 +62,8 @@ def settle_frozen(config: TrainingConfig, folder: Path) -> TrainingConfig:
 
 def remember_frozen(given: str, checkpoint: str, folder: Path) -> None:
     """Write into the run folder which checkpoint is the frozen teacher; on rank 0."""
+    from dinoforge.training.distributed.ranks import rank
+
     if given and rank() == 0:
         digest = sha256_file(Path(checkpoint) / MANIFEST)
         write_json(folder / _FILE, {"given": given, "checkpoint": checkpoint, "sha256": digest})

@@ -25,7 +25,7 @@ from torch.distributed.tensor import DTensor
 
 from dinoforge.errors import UsageError, first_line
 from dinoforge.files import fsync_folder, sha256_file, write_json
-from dinoforge.steps import step_name, step_of_name, steps_in
+from dinoforge.steps import MANIFEST, checkpoints_in, step_name, step_of_name, steps_in
 from dinoforge.training.config import CheckpointConfig
 from dinoforge.training.distributed.ranks import (
     all_gather_objects,
@@ -36,18 +36,10 @@ from dinoforge.training.distributed.ranks import (
 )
 from dinoforge.training.methods.method import Method
 
-__all__ = [
-    "MANIFEST",
-    "Checkpoints",
-    "checkpoints_in",
-    "load_teacher",
-    "newest_intact",
-    "read_whole",
-]
+__all__ = ["Checkpoints", "load_teacher", "newest_intact", "read_whole"]
 
 _log = logging.getLogger(__name__)
 
-MANIFEST = "manifest.json"
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq", "momentum_buffer")
 
 
@@ -174,11 +166,6 @@ class Checkpoints:
     def _remove_drafts(self) -> None:
         for draft in self.folder.glob(".step-*.tmp*"):
             shutil.rmtree(draft, ignore_errors=True)
-
-
-def checkpoints_in(folder: Path) -> list[Path]:
-    """List the checkpoints of a folder, the oldest first."""
-    return [folder / step_name(step) for step in steps_in(folder)]
 
 
 def newest_intact(
