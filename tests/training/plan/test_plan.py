@@ -20,7 +20,9 @@ PUBLISHED = [name for name in list_recipes("training") if name.startswith("vit")
 
 @functools.cache
 def recipe(name):
-    return load_config(TrainingConfig, find_recipe("training", name))
+    teacher = [f"teacher.frozen={find_recipe('training', 'vitg14_long')}"]
+    changes = teacher if name.endswith("distilled") else []
+    return load_config(TrainingConfig, find_recipe("training", name), changes)
 
 
 @pytest.mark.parametrize(
