@@ -445,11 +445,11 @@ class TrainingConfig:
 
     def _model_faults(self) -> Iterator[Fault]:
         """Find what a backbone, or a normalization, does not support."""
-        model, dinov2 = self.model, self.method in ("dinov2", "distillation")
-        if dinov2 and not model.is_vit:
+        model, has_ibot = self.model, self.method in ("dinov2", "distillation")
+        if has_ibot and not model.is_vit:
             what = f"`model.architecture` {model.architecture} has no patch tokens to mask"
             yield Fault(what, "recipe", "give method=dino or method=paws")
-        if dinov2 and (self.dino_head.normalized or self.ibot_head.normalized):
+        if has_ibot and (self.dino_head.normalized or self.ibot_head.normalized):
             what = f"`dino_head.normalized` or `ibot_head.normalized` with method={self.method}"
             yield Fault(what, "recipe", "give false, or method=dino")
         only_vits = {

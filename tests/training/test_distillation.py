@@ -13,7 +13,6 @@ from dinoforge.errors import UsageError
 from dinoforge.models.reading import read_tensors
 from dinoforge.steps import export_file, step_name
 from dinoforge.training.build import build_method
-from dinoforge.training.config import TrainingConfig
 from dinoforge.training.data.views import micro_batches
 from dinoforge.training.distributed.checkpoint import read_whole
 from dinoforge.training.distributed.ranks import RankInfo
@@ -185,7 +184,6 @@ def test_a_teacher_without_ibot_needs_a_student_without_it(tiny):
 def test_a_plan_takes_the_recipe_of_a_teacher_that_is_not_trained_yet(distill, teacher):
     recipe = Path(teacher.out) / "config.yaml"
     planned = distill(frozen=recipe)
-    assert isinstance(planned, TrainingConfig)
     config = distill("steps=3")
     run(config)
     files = checkpoint(config, 3).iterdir()

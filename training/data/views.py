@@ -54,10 +54,10 @@ def _views(
     crops = np.concatenate([first_crops, config.batch_size + first_crops])
     side = config.crops.global_size // config.model.patch_size if config.model.is_vit else 1
     is_masked = config.method == "dinov2" and config.loss.ibot > 0
-    masks = (
-        all_patches(len(crops), side * side)
-        if config.method == "distillation"
-        else draw_masks(
+    if config.method == "distillation":
+        masks = all_patches(len(crops), side * side)
+    else:
+        masks = draw_masks(
             2 * config.batch_size,
             side,
             side,
@@ -66,7 +66,6 @@ def _views(
             step=batch.step,
             crops=crops,
         )
-    )
 
     def take(crops: Tensor) -> Tensor:
         per_crop = crops.unflatten(0, (-1, len(batch.image_ids)))

@@ -23,15 +23,16 @@ class PublishedRun:
     patch_size: int
     mfu: float  # share of the peak rate
     source: str
+    distilled: bool = False  # with a forward pass of a ViT-g
 
 
 # From the times that papers and model cards state; DINOv3's is a config comment (32 GPUs, 14 h).
 _PUBLISHED = (
-    PublishedRun("a100", 384, 14, 0.34, "DINOv2 S/14 distilled, 4,500 A100-hours"),
-    PublishedRun("a100", 768, 14, 0.37, "DINOv2 B/14 distilled, 5,300 A100-hours"),
+    PublishedRun("a100", 384, 14, 0.34, "DINOv2 S/14 distilled, 4,500 A100-hours", True),
+    PublishedRun("a100", 768, 14, 0.37, "DINOv2 B/14 distilled, 5,300 A100-hours", True),
     PublishedRun("a100", 1024, 16, 0.34, "DINOv2 L/16 on ImageNet-1k, a day on 32 A100"),
     PublishedRun("a100", 1024, 14, 0.31, "DINOv2 L/14 on ImageNet-22k, 3.3 days on 96 A100"),
-    PublishedRun("a100", 1024, 14, 0.42, "DINOv2 L/14 distilled, 8,000 A100-hours"),
+    PublishedRun("a100", 1024, 14, 0.42, "DINOv2 L/14 distilled, 8,000 A100-hours", True),
     PublishedRun("a100", 1536, 14, 0.39, "DINOv2 g/14, 22,000 A100-hours"),
     PublishedRun("h100", 1024, 16, 0.19, "DINOv3 L/16 on ImageNet-1k, 14 h on 32 H100"),
 )
@@ -48,8 +49,8 @@ def published_run(
     same = [run for run in _PUBLISHED if run.gpu == family] or list(_PUBLISHED)
 
     def distance(run: PublishedRun) -> tuple[int, int, bool]:
-        other_method = distilled != ("distilled" in run.source)
-        return abs(run.width - width), abs(run.patch_size - patch_size), other_method
+        size = abs(run.width - width), abs(run.patch_size - patch_size)
+        return *size, run.distilled != distilled
 
     return min(same, key=distance)
 

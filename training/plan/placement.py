@@ -65,7 +65,7 @@ def held_by_rank_0(
 ) -> dict[str, int]:
     """Count the student's parameters on rank 0, which holds most; the teacher has the same.
 
-    Those of the ``frozen`` teacher of a distillation are none of other methods.
+    ``networks`` is ``student``, or ``frozen``: the teacher of a distillation, nothing elsewhere.
     By the units that FSDP2 gathers and frees together: ``backbone`` (all but the blocks),
     ``backbone.blocks.N``, ``dino_head``, ``ibot_head``. Raises a `UsageError` if parameters are
     sharded and this process is a rank of a real run.
