@@ -1,6 +1,7 @@
 // A picture with its patches: boxes by mouse, finger or keyboard, heat maps and marks above it.
 import { announce, ARROWS, clamp, h, pictureOf } from "./dom.js";
 import { colorOf, patchCanvas, rangeOf } from "./palettes.js";
+import { nameOf, sourceOf } from "./pictures.js";
 
 /** @typedef {[number, number, number, number]} Box first column, first row, last column, last row */
 /** @typedef {"set"|"add"|"sub"} Mode */
@@ -42,7 +43,7 @@ function describe([x, y, right, bottom]) {
 
 export class Board {
   /**
-   * @param {{source: string, name: string, rows: number, columns: number, width: number, height: number,
+   * @param {import("./pictures.js").Picture & {name?: string,
    *   onselect?: (box: Box, mode: Mode) => void, onhover?: (column: number, row: number) => void, onleave?: () => void,
    *   onundo?: () => void, mode?: () => Mode, points?: boolean}} options
    */
@@ -51,14 +52,14 @@ export class Board {
     this.at = [Math.floor(options.columns / 2), Math.floor(options.rows / 2)];
     this.anchor = /** @type {number[]|null} */ (null);
     this.hasKeys = false;
-    this.image = h("img", { src: options.source, alt: "", draggable: "false" });
+    this.image = h("img", { src: sourceOf(options), alt: "", draggable: "false" });
     this.heatLayer = h("div", { class: "layer" });
     this.marksLayer = svg("svg", { viewBox: `0 0 ${options.columns} ${options.rows}`, preserveAspectRatio: "none", "aria-hidden": true, class: "layer" });
     this.live = Boolean(options.onselect || options.onhover);
     this.root = h("div", {
       class: this.live ? "board live" : "board", style: { "aspect-ratio": `${options.width} / ${options.height}`, "--ratio": String(options.width / options.height) },
       ...(this.live ? { role: "application", tabindex: 0, "aria-roledescription": "picture of patches" } : { role: "img" }),
-      "aria-label": options.name,
+      "aria-label": (options.name ?? nameOf(options.ref)) + (this.live ? `, ${options.rows} rows and ${options.columns} columns of patches` : ""),
     }, this.image, this.heatLayer, this.marksLayer);
     /** @type {Mark[]} */
     this.marks = [];
@@ -193,7 +194,7 @@ export class Board {
 
   /** The picture with all that is above it, at its own size. @returns {Promise<HTMLCanvasElement>} */
   async picture() {
-    const { canvas, context } = await pictureOf(this.options.source);
+    const { canvas, context } = await pictureOf(sourceOf(this.options));
     const heat = this.heatLayer.firstChild;
     context.imageSmoothingEnabled = !this.heatLayer.classList.contains("sharp");
     if (heat) context.drawImage(/** @type {HTMLCanvasElement} */ (heat), 0, 0, canvas.width, canvas.height);

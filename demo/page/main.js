@@ -119,7 +119,7 @@ function panes(view, params) {
     pane.append(root);
     all.append(pane);
     /** @type {Context} */
-    const ctx = { params, refs: () => named(params), number: (key, preset) => Number(params.get(key) ?? preset), model, card, network, go, link: (key, more) => link(key, { ...common(params), ...more }), signal: current.controller.signal };
+    const ctx = { params, refs: () => named(params), number: (key, preset) => Number(params.get(key) ?? preset), model, card, network, go, link: (key, more) => link(key, { ...common(params, key === view.key), ...more }), signal: current.controller.signal };
     try {
       current.updates.push(view.mount(root, ctx));
     } catch (error) {
@@ -130,9 +130,16 @@ function panes(view, params) {
   return all;
 }
 
-/** What stays the same between views. @param {URLSearchParams} params */
-function common(params) {
-  return Object.fromEntries([...params].filter(([key]) => ["model", "map"].includes(key)));
+/** What stays the same between views, or in one view with other pictures. @param {URLSearchParams} params @param {boolean} [isSame] */
+function common(params, isSame) {
+  return Object.fromEntries([...params].filter(([key]) => (isSame ? !STATE.includes(key) : ["model", "map"].includes(key))));
+}
+
+/** Another view of the pictures in use. @param {View} view */
+function linkTo(view) {
+  const { params } = address();
+  const of = named(params).slice(0, view.pictures).join();
+  return link(view.key, { ...common(params), ...(of && { of }) });
 }
 
 /** @param {URLSearchParams} old @param {URLSearchParams} fresh */
@@ -156,14 +163,10 @@ function go(changes, push = false) {
 
 /** @param {View} view */
 function drawViews(view) {
-  const of = named(address().params)[0];
   const links = () => [...element("views").querySelectorAll("a")];
   const focused = links().indexOf(/** @type {any} */ (document.activeElement));
   element("views").replaceChildren(...VIEWS.filter((one) => !one.missing?.(card) || one === view).map((one) => h("li", {},
-    h("a", {
-      href: link(one.key, { ...common(address().params), ...(of && one.pictures ? { of } : {}) }), "aria-keyshortcuts": one.letter,
-      "aria-current": one === view ? "page" : null, text: one.name,
-    }))));
+    h("a", { href: linkTo(one), "aria-keyshortcuts": one.letter, "aria-current": one === view ? "page" : null, text: one.name }))));
   if (focused >= 0) links()[focused].focus();
   else find(element("views"), "[aria-current]")?.scrollIntoView({ block: "nearest", inline: "center" });
 }
@@ -228,14 +231,19 @@ function drawHand() {
   if (active) find(element("hand"), `[data-ref="${CSS.escape(active)}"]`)?.focus();
 }
 
+/** Change the pictures of the address; what belongs to the first goes with it. @param {string[]} next @param {boolean} [push] */
+function use(next, push) {
+  const isFirst = next[0] === named(address().params)[0];
+  go({ of: next.join(), ...(isFirst ? {} : { add: null, sub: null, plus: null, minus: null, with: null }) }, push);
+}
+
 /** @param {string} ref */
 function choosePicture(ref) {
   const { view, params } = address();
   const used = named(params);
+  const rest = used.filter((one) => one !== ref);
   if (!view.pictures) location.hash = link("search", { ...common(params), of: ref });
-  else if (view.pictures === 1) go({ of: ref, add: null, sub: null, plus: null, minus: null }, true);
-  else if (used.includes(ref)) go({ of: used.filter((one) => one !== ref).join() || ref }, true);
-  else go({ of: [...used, ref].slice(-view.pictures).join() }, true);
+  else use(rest.length && rest.length < used.length ? rest : [...rest, ref].slice(-view.pictures), true);
   announce(`${nameOf(ref)} chosen`);
 }
 
@@ -243,7 +251,7 @@ function choosePicture(ref) {
 function discard(ref) {
   drop(ref);
   const rest = named(address().params).filter((one) => one !== ref);
-  if (rest.length !== named(address().params).length) go({ of: rest.join() });
+  if (rest.length !== named(address().params).length) use(rest);
   else drawHand();
   announce(`${nameOf(ref)} removed`);
 }
@@ -261,10 +269,7 @@ async function add(file, blur = false) {
   announce("Picture sent");
   document.body.classList.add("sending");
   try {
-    const ref = await upload(file, blur);
-    const { view } = address();
-    if (!view.pictures) location.hash = link("search", { ...common(address().params), of: ref });
-    else choosePicture(ref);
+    choosePicture(await upload(file, blur));
   } catch (error) {
     if (!(error instanceof Problem)) throw error;
     if (error.code === "face_found") refuseFace(file);
@@ -352,8 +357,7 @@ document.addEventListener("keydown", (event) => {
   const view = hasLetters && VIEWS.find((one) => one.letter === event.key && !one.missing?.(card));
   if (!view) return;
   event.preventDefault();
-  const of = named(address().params)[0];
-  location.hash = link(view.key, { ...common(address().params), ...(of && view.pictures ? { of } : {}) });
+  location.hash = linkTo(view);
   setTimeout(() => find(document, "main h1")?.focus(), 30);
 });
 

@@ -95,20 +95,22 @@ async function load(ref, model) {
 }
 
 /**
- * Do something with pictures; if the server has dropped them meanwhile, open them again once.
- * @template T
- * @param {string[]} wanted @param {number} model
- * @param {(pictures: Picture[]) => Promise<T>} task
- * @returns {Promise<T>}
+ * Do something with pictures, unless it is cancelled while they open; if the server has dropped them meanwhile, open them again once.
+ * @param {string[]} wanted @param {number} model @param {AbortSignal} signal
+ * @param {(pictures: Picture[]) => Promise<void>} task
  */
-export async function withPictures(wanted, model, task) {
-  const openAll = () => Promise.all(wanted.map((ref) => open(ref, model)));
+export async function withPictures(wanted, model, signal, task) {
+  const run = async () => {
+    const pictures = await Promise.all(wanted.map((ref) => open(ref, model)));
+    signal.throwIfAborted();
+    await task(pictures);
+  };
   try {
-    return await task(await openAll());
+    await run();
   } catch (error) {
     if (error.code !== "expired") throw error;
     wanted.forEach((ref) => opened.delete(`${model} ${ref}`));
-    return task(await openAll());
+    await run();
   }
 }
 

@@ -1,5 +1,5 @@
 // What views share: results as pictures with scores, errors, empty states, choices of looks.
-import { Problem, rowSource } from "./api.js";
+import { latest, Problem, rowSource } from "./api.js";
 import { announce, button, canvasOf, clamp, h, loadImage, option, roving } from "./dom.js";
 import { PALETTES, rampOf } from "./palettes.js";
 
@@ -75,6 +75,12 @@ export async function shown(where, task) {
   } finally {
     if (tasks.get(where) === mine) where.removeAttribute("aria-busy");
   }
+}
+
+/** What follows a changed address: a task that ends when the next one starts. @param {Context} ctx @param {HTMLElement} where @param {(signal: AbortSignal) => Promise<void>} task */
+export function follow(ctx, where, task) {
+  const run = latest(ctx.signal, task);
+  return () => shown(where, run);
 }
 
 /** Which colors maps of numbers have. @param {Context} ctx */

@@ -1,10 +1,10 @@
 // Where the class token looks, head by head.
-import { call, latest } from "../api.js";
+import { call } from "../api.js";
 import { Board } from "../board.js";
 import { announce, canvasOf, controls, exports, h, level } from "../dom.js";
 import { colorOf, patchCanvas } from "../palettes.js";
-import { sourceOf, withPictures } from "../pictures.js";
-import { paletteChoice, paletteOf, shown } from "../results.js";
+import { withPictures } from "../pictures.js";
+import { follow, paletteChoice, paletteOf } from "../results.js";
 
 /** The largest values up to a share of the sum. @param {number[]} values @param {number} mass */
 function kept(values, mass) {
@@ -56,10 +56,10 @@ function mount(root, ctx) {
     return sheet.canvas;
   }
 
-  const run = latest(ctx.signal, async (signal) => {
+  return follow(ctx, list, async (signal) => {
     const [ref] = ctx.refs();
     if (asked !== ref) {
-      await withPictures([ref], ctx.model, async ([one]) => {
+      await withPictures([ref], ctx.model, signal, async ([one]) => {
         picture = one;
         answer = await call(`attention/${encodeURIComponent(picture.id)}?model=${ctx.model}`, { signal });
       });
@@ -69,15 +69,14 @@ function mount(root, ctx) {
       /** @type {[string, number[]][]} */
       const named = [["Mean", mean], ["Maximum", over((values) => Math.max(...values))], ...heads.map((values, number) => /** @type {[string, number[]]} */ ([`Head ${number + 1}`, values]))];
       maps = named.map(([name, values]) => ({ name, values, caption: h("span", { class: "num" }),
-        board: new Board({ ...picture, rows: answer.rows, columns: answer.columns, source: sourceOf(picture), name: `${name}: map of attention` }) }));
-      list.replaceChildren(h("li", {}, h("figure", {}, h("div", { class: "board" }, h("img", { src: sourceOf(picture), alt: "Your picture" })), h("figcaption", {}, h("b", { text: "Picture" })))),
+        board: new Board({ ...picture, rows: answer.rows, columns: answer.columns, name: `${name}: map of attention` }) }));
+      list.replaceChildren(h("li", {}, h("figure", {}, new Board(picture).root, h("figcaption", {}, h("b", { text: "Picture" })))),
         ...maps.map(({ name, board, caption }) => h("li", {}, h("figure", {}, board.root, h("figcaption", {}, h("b", { text: name }), " ", caption)))));
       asked = ref;
       announce(`${heads.length} heads`);
     }
     paint();
   });
-  return () => shown(list, run);
 }
 
 export default {

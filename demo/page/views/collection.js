@@ -2,7 +2,7 @@
 import { call, rowSource } from "../api.js";
 import { announce, button, clamp, controls, count, exports, factList, find, h, isChord, onResize, pictureOf, plural } from "../dom.js";
 import { refOf, take } from "../pictures.js";
-import { fault, shot, shown, titleOf } from "../results.js";
+import { fault, follow, shot, titleOf } from "../results.js";
 
 const PAGE = 60; // rows per request
 const FACTS = { key: "Key", class_name: "Class", shard: "File", member: "Member", url: "Address", source: "Source", license: "License" };
@@ -106,9 +106,10 @@ function mount(root, ctx) {
   root.append(box);
   function closeImage() { if (box.open) box.close(); } // its event clears the address
 
-  /** @param {number} row */
-  async function showImage(row) {
+  /** @param {number} row @param {AbortSignal} signal */
+  async function showImage(row, signal) {
     const facts = (await load(Math.floor(row / PAGE))).find((one) => one.row === row)?.facts ?? {};
+    signal.throwIfAborted();
     const ref = refOf(row, ctx.model);
     const title = titleOf(facts) || `image ${row}`;
     box.setAttribute("aria-label", title);
@@ -122,14 +123,14 @@ function mount(root, ctx) {
         h("div", { class: "actions" }, button("Keep in hand", () => { take(ref); announce("Kept in hand"); closeImage(); }), button("Close", closeImage))));
     if (box.open) return;
     await focusRow(row); // to which the dialog returns the focus
-    if (box.isConnected) box.showModal();
+    if (box.isConnected && !signal.aborted) box.showModal();
   }
 
-  return () => shown(list, async () => {
+  return follow(ctx, list, async (signal) => {
     await layout();
     const row = ctx.params.get("row");
     if (row === null) closeImage();
-    else if (Number(row) >= 0 && Number(row) < total) { at = Number(row); await showImage(at); }
+    else if (Number(row) >= 0 && Number(row) < total) { at = Number(row); await showImage(at, signal); }
   });
 }
 

@@ -1,16 +1,16 @@
 // Principal components of the features of some pictures as colors, the same for all of them.
-import { call, latest } from "../api.js";
+import { call } from "../api.js";
 import { Board } from "../board.js";
 import { announce, canvasOf, controls, exports, h, level, option, plural, segmented, statusLine } from "../dom.js";
 import { colorOf, patchCanvas } from "../palettes.js";
-import { sourceOf, withPictures } from "../pictures.js";
-import { paletteChoice, paletteOf, shown } from "../results.js";
+import { nameOf, withPictures } from "../pictures.js";
+import { follow, paletteChoice, paletteOf } from "../results.js";
 
 /** @type {import("../main.js").View["mount"]} */
 function mount(root, ctx) {
   const list = h("ul", { class: "pairs", "aria-label": "Pictures and their colors" });
-  /** @type {Board[]} */
-  let boards = [];
+  /** @type {Board[][]} */
+  let [plain, boards] = [[], []];
   let answer = /** @type {any} */ (null);
   let asked = "";
   const status = statusLine();
@@ -33,29 +33,29 @@ function mount(root, ctx) {
   }
 
   async function drawAll() {
-    const canvases = await Promise.all(boards.map((board) => board.picture()));
-    const images = /** @type {HTMLImageElement[]} */ ([...list.querySelectorAll(".plain-picture")]);
+    const [pictures, canvases] = await Promise.all([plain, boards].map((all) => Promise.all(all.map((board) => board.picture()))));
     const high = Math.max(...canvases.map((one) => one.height));
     const { canvas, context } = canvasOf(canvases.reduce((sum, one) => sum + one.width + 8, -8), 2 * high + 8);
     let left = 0;
     canvases.forEach((one, number) => {
-      context.drawImage(images[number], left, 0, one.width, one.height);
+      context.drawImage(pictures[number], left, 0);
       context.drawImage(one, left, high + 8);
       left += one.width + 8;
     });
     return canvas;
   }
 
-  const run = latest(ctx.signal, async (signal) => {
+  return follow(ctx, list, async (signal) => {
     const refs = ctx.refs().slice(0, 8);
     const threshold = ctx.number("threshold", .5);
     const key = `${refs} ${threshold}`;
     if (asked !== key) {
-      await withPictures(refs, ctx.model, async (pictures) => {
+      await withPictures(refs, ctx.model, signal, async (pictures) => {
         answer = await call("colors", { signal, body: { ids: pictures.map((one) => one.id), threshold, model: ctx.model } });
         boards = pictures.map((picture, number) => new Board({ ...picture, rows: answer.images[number].rows, columns: answer.images[number].columns,
-          source: sourceOf(picture), name: `Colors of picture ${number + 1}` }));
-        list.replaceChildren(...pictures.map((picture, number) => h("li", {}, h("div", { class: "board" }, h("img", { class: "plain-picture", src: sourceOf(picture), alt: `Picture ${number + 1}` })), boards[number].root)));
+          name: `colors of ${nameOf(picture.ref)}` }));
+        plain = pictures.map((picture) => new Board(picture));
+        list.replaceChildren(...plain.map(({ root: one }, number) => h("li", {}, one, boards[number].root)));
       });
       asked = key;
       const background = answer.images.map(({ rows, columns, rgb }) => {
@@ -68,7 +68,6 @@ function mount(root, ctx) {
     }
     paint();
   });
-  return () => shown(list, run);
 }
 
 export default {

@@ -1,10 +1,10 @@
 // Segmentation and depth by linear heads that were trained on this backbone.
-import { call, latest } from "../api.js";
+import { call } from "../api.js";
 import { Board } from "../board.js";
 import { category, controls, exports, h, option, statusLine } from "../dom.js";
 import { categoryColor, channels, colorOf, patchCanvas } from "../palettes.js";
-import { sourceOf, withPictures } from "../pictures.js";
-import { paletteChoice, paletteOf, scale, shown } from "../results.js";
+import { nameOf, withPictures } from "../pictures.js";
+import { follow, paletteChoice, paletteOf, scale } from "../results.js";
 
 /** @type {import("../main.js").View["mount"]} */
 function mount(root, ctx) {
@@ -15,13 +15,13 @@ function mount(root, ctx) {
   let answer = null;
   /** @type {Set<number>} */
   const hidden = new Set();
-  const place = h("div", { class: "place" });
+  const place = h("div");
   const value = statusLine();
   const legend = h("ul", { class: "classes" });
   const ends = scale();
   root.append(controls(option(ctx, "Head", "head", heads.map((one) => [one, one])), paletteChoice(ctx),
     exports(["picture", "head.png", () => board?.picture()])),
-  h("div", { class: "beside" }, h("div", { class: "query large" }, place, value), h("div", { class: "wide" }, ends.root, legend)));
+  h("div", { class: "beside" }, h("div", { class: "query large" }, place, value), h("div", {}, ends.root, legend)));
 
   function paint() {
     const { rows, columns, values, low = 0, high = 1 } = answer;
@@ -34,17 +34,17 @@ function mount(root, ctx) {
   /** @param {number} index */
   const read = (index) => (answer.kind === "classes" ? answer.names[answer.values[index]] : `${answer.values[index].toFixed(2)} ${answer.unit ?? ""}`);
 
-  const run = latest(ctx.signal, async (signal) => {
+  return follow(ctx, legend, async (signal) => {
     const [ref] = ctx.refs();
     if (ctx.model) {
       value.textContent = "Heads belong to model A.";
       ends.root.hidden = true;
       return;
     }
-    await withPictures([ref], ctx.model, async ([picture]) => {
+    await withPictures([ref], ctx.model, signal, async ([picture]) => {
       answer = await call("dense", { signal, body: { id: picture.id, head: ctx.params.get("head") || heads[0], model: ctx.model } });
       const { rows, columns, values, kind } = answer;
-      board = new Board({ ...picture, rows, columns, source: sourceOf(picture), name: `Your picture: ${kind}. Arrow keys read values.`,
+      board = new Board({ ...picture, rows, columns, name: `${kind} of ${nameOf(picture.ref)}`,
         onhover: (column, row) => { value.textContent = read(row * columns + column); } });
       place.replaceChildren(board.root);
       ends.root.hidden = kind === "classes";
@@ -58,7 +58,6 @@ function mount(root, ctx) {
       paint();
     });
   });
-  return () => shown(legend, run);
 }
 
 export default {

@@ -22,10 +22,11 @@ function mount(root, ctx) {
 
   ctx.signal.addEventListener("abort", () => clearInterval(blinking));
 
-  /** @param {number} a @param {number} b */
-  async function compare(a, b) {
+  /** @param {AbortSignal} signal @param {number} a @param {number} b */
+  async function compare(signal, a, b) {
     clearInterval(blinking);
     const [left, right] = await Promise.all([a, b].map((row) => loadImage(rowSource(row, ctx.model, "image"))));
+    signal.throwIfAborted();
     const [wide, high] = [Math.min(720, left.naturalWidth), Math.round(Math.min(720, left.naturalWidth) * left.naturalHeight / left.naturalWidth)];
     const gap = 8;
     const { canvas, context } = canvasOf(how() === "beside" ? 2 * wide + gap : wide, high, { role: "img", "aria-label": `Images ${a} and ${b}, ${how()}` });
@@ -74,7 +75,7 @@ function mount(root, ctx) {
       return item;
     }));
     const other = Number(ctx.params.get("with") ?? hits[0]?.row);
-    if (hits.length && Number.isFinite(other)) await compare(row, other);
+    if (hits.length && Number.isFinite(other)) await compare(signal, row, other);
     else pair.replaceChildren(h("img", { src: rowSource(row, ctx.model, "image"), alt: `Image ${row}` }));
   });
   return () => shown(why, run);

@@ -1,8 +1,8 @@
 // The collection as a map: what is near is alike.
-import { call, latest, rowSource } from "../api.js";
+import { call, rowSource } from "../api.js";
 import { announce, ARROWS, button, category, clamp, controls, count, dot, exports, flag, h, has, isChord, loadImage, onResize, option, plural, segmented, statusLine } from "../dom.js";
 import { categoryColor, rangeOf } from "../palettes.js";
-import { shot, shots, shown } from "../results.js";
+import { follow, shot, shots } from "../results.js";
 import { classTree } from "./classes.js";
 
 const MARGIN = 26;
@@ -246,7 +246,9 @@ function mount(root, ctx) {
       category({ value: String(cluster), onchange }, categoryColor(cluster), map.names[cluster], count(number))));
   }
 
-  const run = latest(ctx.signal, async (signal) => {
+  onResize(ctx, canvas, paint);
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { paint(); classes?.paint(); }, { signal: ctx.signal });
+  return follow(ctx, status, async (signal) => {
     if (!map) {
       status.textContent = "Reading the map";
       const answer = await call(`map?model=${ctx.model}`, { signal });
@@ -263,9 +265,6 @@ function mount(root, ctx) {
     if (classes) classes.root.hidden = !isByClass;
     select();
   });
-  onResize(ctx, canvas, paint);
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { paint(); classes?.paint(); }, { signal: ctx.signal });
-  return () => shown(status, run);
 }
 
 export default {

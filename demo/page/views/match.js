@@ -3,8 +3,8 @@ import { call, latest } from "../api.js";
 import { Board } from "../board.js";
 import { announce, canvasOf, controls, dot, exports, flag, h, has, level, onResize, plural, statusLine } from "../dom.js";
 import { placeColor, similarRange } from "../palettes.js";
-import { asked, open, refOf, sourceOf, withPictures } from "../pictures.js";
-import { paletteChoice, paletteOf, scale, shown } from "../results.js";
+import { asked, nameOf, open, refOf, withPictures } from "../pictures.js";
+import { follow, paletteChoice, paletteOf, scale } from "../results.js";
 
 /** @type {import("../main.js").View["mount"]} */
 function mount(root, ctx) {
@@ -108,7 +108,8 @@ function mount(root, ctx) {
   /** Patches that the server has no time for are left out. @param {number} side @param {number[]} place */
   function point(side, place) { hover(side, place).catch((error) => { status.textContent = error.message; }); }
 
-  const run = latest(ctx.signal, async (signal) => {
+  onResize(ctx, stage, paint);
+  return follow(ctx, status, async (signal) => {
     const refs = ctx.refs().slice(0, 2);
     if (refs.length < 2) {
       // Alone in hand: its nearest neighbor is the other one.
@@ -118,12 +119,11 @@ function mount(root, ctx) {
       if (other) ctx.go({ of: `${refs[0]},${refOf(other.row, ctx.model)}` });
       return;
     }
-    await withPictures(refs, ctx.model, async (both) => {
+    await withPictures(refs, ctx.model, signal, async (both) => {
       pictures = both;
       const key = both.map((one) => one.id).join();
       if (opened !== key) {
-        boards = both.map((picture, side) => new Board({ ...picture, source: sourceOf(picture),
-          name: `${side ? "Second" : "First"} picture, ${picture.rows} rows and ${picture.columns} columns of patches`,
+        boards = both.map((picture, side) => new Board({ ...picture, name: `${side ? "second" : "first"} picture: ${nameOf(picture.ref)}`,
           onhover: (column, row) => point(side, [column, row]), onleave: () => void quiet(),
           onselect: (box) => point(side, [box[0], box[1]]), points: true }));
         stage.replaceChildren(boards[0].root, boards[1].root, lines);
@@ -141,8 +141,6 @@ function mount(root, ctx) {
       paint();
     });
   });
-  onResize(ctx, stage, paint);
-  return () => shown(status, run);
 }
 
 export default {

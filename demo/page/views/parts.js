@@ -1,10 +1,10 @@
 // A part of a picture: where else it is seen, in the picture and in the collection.
-import { call, latest } from "../api.js";
+import { call } from "../api.js";
 import { Board, readBoxes, writeBoxes } from "../board.js";
 import { announce, button, controls, exports, flag, h, has, numResults, segmented, statusLine } from "../dom.js";
 import { colorOf, patchCanvas, similarRange } from "../palettes.js";
-import { refOf, sourceOf, withPictures } from "../pictures.js";
-import { announceHits, paletteChoice, paletteOf, scale, sheetOf, shot, shots, shown, skeletons, tableOf } from "../results.js";
+import { refOf, withPictures } from "../pictures.js";
+import { announceHits, follow, paletteChoice, paletteOf, scale, sheetOf, shot, shots, skeletons, tableOf } from "../results.js";
 
 /** @type {import("../main.js").View["mount"]} */
 function mount(root, ctx) {
@@ -16,7 +16,7 @@ function mount(root, ctx) {
   /** @type {any[]} */
   let hits = [];
   let range = [0, 1];
-  const place = h("div", { class: "place" });
+  const place = h("div");
   const legend = scale();
   const results = shots("Images with a similar part, the most similar first");
   const status = statusLine();
@@ -27,7 +27,7 @@ function mount(root, ctx) {
     exports(["list", "similar-parts.csv", () => tableOf(hits)], ["results", "similar-parts.png", () => sheetOf(hits)], ["picture", "part.png", () => board?.picture()])),
   h("div", { class: "beside" }, h("div", { class: "query large" }, place, legend.root,
     h("p", { class: "note", text: "Mouse: Shift adds, Alt subtracts. Keys: arrows move, Shift with arrows stretches, Enter chooses, + adds, - subtracts, Delete takes back." })),
-  h("div", { class: "wide" }, status, results.list)));
+  h("div", {}, status, results.list)));
 
   /** @param {import("../pictures.js").Picture} picture */
   function boxes({ rows, columns }) {
@@ -39,7 +39,7 @@ function mount(root, ctx) {
     const { rows, columns } = picture;
     const write = (next) => ctx.go({ add: writeBoxes(next.add, rows, columns), sub: writeBoxes(next.sub, rows, columns) });
     board = new Board({
-      ...picture, source: sourceOf(picture), name: `Your picture, ${rows} rows and ${columns} columns of patches. Choose a part.`, mode: () => mode,
+      ...picture, mode: () => mode,
       onselect(box, how) {
         const now = boxes(picture);
         if (how === "set" || (how === "sub" && !now.add.length)) write({ add: [box], sub: [] });
@@ -69,9 +69,9 @@ function mount(root, ctx) {
     }
   }
 
-  const run = latest(ctx.signal, async (signal) => {
+  return follow(ctx, results.list, async (signal) => {
     const [ref] = ctx.refs();
-    await withPictures([ref], ctx.model, async ([picture]) => {
+    await withPictures([ref], ctx.model, signal, async ([picture]) => {
       if (opened !== `${ref} ${picture.id}`) { makeBoard(picture); opened = `${ref} ${picture.id}`; }
       const now = boxes(picture);
       board?.setMarks(now.add, now.sub);
@@ -100,7 +100,6 @@ function mount(root, ctx) {
       if (has(ctx, "heat")) await heatResults(query, signal);
     });
   });
-  return () => shown(results.list, run);
 }
 
 export default {

@@ -1,8 +1,8 @@
 // Whole images like this one.
-import { call, latest } from "../api.js";
+import { call } from "../api.js";
 import { controls, exports, flag, h, has, numResults, statusLine } from "../dom.js";
-import { asked, refOf, sourceOf, withPictures } from "../pictures.js";
-import { announceHits, sheetOf, shot, shots, shown, skeletons, tableOf } from "../results.js";
+import { asked, nameOf, refOf, sourceOf, withPictures } from "../pictures.js";
+import { announceHits, follow, sheetOf, shot, shots, skeletons, tableOf } from "../results.js";
 
 /** @type {import("../main.js").View["mount"]} */
 function mount(root, ctx) {
@@ -14,14 +14,14 @@ function mount(root, ctx) {
   const exact = ctx.card.recall < 1 ? flag(ctx, "Exact search", "exact") : null;
   root.append(controls(numResults(ctx, "12", "24", "48", "100"), flag(ctx, "Hide copies of results", "diverse"), exact,
     exports(["list", "similar-images.csv", () => tableOf(hits)], ["picture", "similar-images.png", () => sheetOf(hits)])),
-  h("div", { class: "beside" }, query, h("div", { class: "wide" }, status, results.list)));
+  h("div", { class: "beside" }, query, h("div", {}, status, results.list)));
 
-  const run = latest(ctx.signal, async (signal) => {
+  return follow(ctx, results.list, async (signal) => {
     const k = ctx.number("k", 24) || 24;
     results.fill(skeletons(Math.min(k, 24)));
     status.textContent = "Searching";
-    await withPictures(ctx.refs().slice(0, 1), ctx.model, async ([picture]) => {
-      query.replaceChildren(h("img", { src: sourceOf(picture), alt: "Your picture" }),
+    await withPictures(ctx.refs().slice(0, 1), ctx.model, signal, async ([picture]) => {
+      query.replaceChildren(h("img", { src: sourceOf(picture), alt: nameOf(picture.ref) }),
         h("figcaption", {}, `${picture.width} × ${picture.height} pixels`, picture.row === null ? null : h("a", { href: ctx.link("collection", { row: picture.row }), text: "What is known of it" })));
       const answer = await call("search", { signal, body: { ...asked(picture), k: Math.min(k, ctx.network.index.num_images), diverse: has(ctx, "diverse"), exact: has(ctx, "exact"), model: ctx.model } });
       hits = answer.hits.map((hit) => ({ ...hit, model: ctx.model }));
@@ -30,7 +30,6 @@ function mount(root, ctx) {
       announceHits(hits, answer.ms);
     });
   });
-  return () => shown(results.list, run);
 }
 
 export default {

@@ -1,9 +1,9 @@
 // What was clicked, cut out without labels or training, here and in the other pictures in hand.
-import { call, latest } from "../api.js";
+import { call } from "../api.js";
 import { Board, readBoxes, writeBoxes } from "../board.js";
 import { announce, button, canvasOf, clamp, controls, exports, flag, h, has, level, segmented, statusLine } from "../dom.js";
-import { inHand, nameOf, sourceOf, withPictures } from "../pictures.js";
-import { shown } from "../results.js";
+import { inHand, withPictures } from "../pictures.js";
+import { follow } from "../results.js";
 
 /** Probabilities between patches, by straight lines. @param {{rows: number, columns: number, prob: number[]}} map @param {number} scale */
 function enlarge({ rows, columns, prob }, scale) {
@@ -46,7 +46,7 @@ function mount(root, ctx) {
   let boards = [];
   /** @type {any} */
   let answer = null;
-  const place = h("div", { class: "place" });
+  const place = h("div");
   const rest = h("ul", { class: "pairs single", "aria-label": "The same in other pictures" });
   const status = statusLine();
   const everywhere = h("a", { class: "button", href: "#", text: "Find in the collection" });
@@ -57,7 +57,7 @@ function mount(root, ctx) {
     button("Clear", () => ctx.go({ plus: null, minus: null })), everywhere, exports(["mask", "mask.png", () => answer && cutout(answer.images[0], threshold(), (inside) => (inside ? [255, 255, 255, 255] : [0, 0, 0, 255]))],
       ["run lengths", "masks.json", () => answer], ["picture", "segment.png", () => boards[0]?.picture()])),
   status, h("div", { class: "beside" }, h("div", { class: "query large" }, place,
-    h("p", { class: "note", text: "Mouse: Alt or Ctrl marks what is not wanted. Keys: arrows move, Enter marks, - marks what is not wanted, Delete takes back." })), h("div", { class: "wide" }, rest)));
+    h("p", { class: "note", text: "Mouse: Alt or Ctrl marks what is not wanted. Keys: arrows move, Enter marks, - marks what is not wanted, Delete takes back." })), h("div", {}, rest)));
 
   function paint() {
     boards.forEach((board, number) => {
@@ -70,17 +70,17 @@ function mount(root, ctx) {
   function makeBoard(picture) {
     const { rows, columns } = picture;
     const read = (key) => readBoxes(ctx.params.get(key), rows, columns);
-    const board = new Board({ ...picture, source: sourceOf(picture), name: `Your picture, ${rows} rows and ${columns} columns of patches. Mark what you want.`, points: true, mode: () => mode,
+    const board = new Board({ ...picture, points: true, mode: () => mode,
       onselect: (box, how) => { const key = how === "sub" ? "minus" : "plus"; ctx.go({ [key]: writeBoxes([...read(key), box], rows, columns) }); },
       onundo: () => { const key = read("minus").length ? "minus" : "plus"; ctx.go({ [key]: writeBoxes(read(key).slice(0, -1), rows, columns) }); announce("Last mark taken back"); } });
     place.replaceChildren(board.root);
     boards = [board];
   }
 
-  const run = latest(ctx.signal, async (signal) => {
+  return follow(ctx, rest, async (signal) => {
     const [ref] = ctx.refs();
     const also = has(ctx, "also") ? inHand().filter((one) => one !== ref).slice(0, 7) : [];
-    await withPictures([ref, ...also], ctx.model, async ([picture, ...more]) => {
+    await withPictures([ref, ...also], ctx.model, signal, async ([picture, ...more]) => {
       const key = `${picture.id}`;
       if (opened !== key) { makeBoard(picture); opened = key; }
       const { rows, columns } = picture;
@@ -97,7 +97,7 @@ function mount(root, ctx) {
         return;
       }
       answer = await call("segment", { signal, body: { id: picture.id, plus: plus.map(([x, y]) => [x, y]), minus: minus.map(([x, y]) => [x, y]), propagate: more.map((one) => one.id), frames: has(ctx, "frames"), threshold: threshold(), model: ctx.model } });
-      boards = [boards[0], ...more.map((one) => new Board({ ...one, source: sourceOf(one), name: `The same in ${nameOf(one.ref)}` }))];
+      boards = [boards[0], ...more.map((one) => new Board(one))];
       rest.replaceChildren(...boards.slice(1).map((board) => h("li", {}, board.root)));
       const share = answer.images[0].prob.filter((value) => value >= threshold()).length / answer.images[0].prob.length;
       status.textContent = `${plus.length} wanted, ${minus.length} not wanted; ${Math.round(100 * share)} % of the patches are cut out.`;
@@ -105,7 +105,6 @@ function mount(root, ctx) {
       paint();
     });
   });
-  return () => shown(rest, run);
 }
 
 export default {

@@ -6,7 +6,7 @@ import re
 import pytest
 from playwright.sync_api import expect
 
-from .conftest import settle
+from .conftest import settle, wait_until
 
 # The first test starts the server, on a machine that may be busy.
 pytestmark = pytest.mark.timeout(600)
@@ -134,6 +134,53 @@ def test_a_result_leads_on_and_escape_leads_back(open_page):
     settle(page)
     page.keyboard.press("Escape")
     page.wait_for_url("**of=r0*")
+
+
+def hold(page, pattern, is_held):
+    """Hold the requests of a pattern that fulfil a condition; returns the list of them."""
+    held = []
+    page.route(pattern, lambda one: held.append(one) if is_held(one.request) else one.continue_())
+    return held
+
+
+def release(page, held):
+    """Let a request that is held go on, and wait until its answer has been read."""
+    wait_until(page, lambda: len(held), 1)
+    with page.expect_response(held[0].request.url):
+        held[0].continue_()
+    settle(page)
+
+
+def test_a_slow_answer_changes_nothing_in_the_view_that_followed(open_page):
+    page = open_page("#/search?of=r1")
+    held = hold(page, "**/api/images/from-row", lambda one: one.post_data_json["row"] == 5)
+    page.evaluate("location.hash = '#/search?of=r5'")
+    wait_until(page, lambda: len(held), 1)
+    page.go_back()
+    settle(page)
+    release(page, held)
+    expect(page.locator(".query a")).to_have_attribute("href", "#/collection?row=1")
+    # The copy that was compared with one picture is not compared with the next.
+    page.goto("/#/duplicates?of=r0&with=39&from=0.5&how=blink")
+    settle(page)
+    count = """() => {
+      const [set, clear, all] = [setInterval, clearInterval, new Set()];
+      window.setInterval = (...one) => { const id = set(...one); all.add(id); return id; };
+      window.clearInterval = (id) => { clear(id); all.delete(id); };
+      window.blinking = all;
+    }"""
+    page.evaluate(count)
+    rows = [one.get_attribute("data-row") for one in page.locator(".shots a").all()[1:3]]
+    held = hold(page, f"**/api/rows/{rows[0]}/image", lambda _: True)
+    page.locator(f'.shots a[data-row="{rows[0]}"]').click()
+    wait_until(page, lambda: len(held), 1)
+    page.locator(f'.shots a[data-row="{rows[1]}"]').click()
+    settle(page)
+    release(page, held)
+    assert page.evaluate("blinking.size") == 1
+    page.locator('#hand [data-ref="r1"]').click()
+    page.wait_for_url("**of=r1*")
+    assert "with=" not in page.url
 
 
 def test_everything_is_in_150_kilobytes(demo):
