@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["COMMAND"]
 
 _TOKEN = "DINOFORGE_TOKEN"  # noqa: S105 - the name of a variable
-_PACKAGES = ("h11", "jsonschema", "python_multipart", "starlette", "uvicorn")
+_PACKAGES = ("jsonschema", "python_multipart", "starlette", "uvicorn")
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:

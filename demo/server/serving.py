@@ -3,7 +3,6 @@
 import asyncio
 import socket
 
-import h11
 import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -12,30 +11,47 @@ from dinoforge.errors import UsageError
 
 __all__ = ["listen", "serve"]
 
-_HEADERS_S = 10  # for the headers of a request
+_REQUEST_S = 10  # for the headers of a request, and for the rest of one that is answered
+_ANSWER_S = 30  # for reading an answer, as long as for the body of a request
 _CONNECTIONS = 512
 
 
 class _ImpatientProtocol(H11Protocol):
-    """Ends connections that do not send a whole request header in time; uvicorn waits for ever."""
+    """Ends connections of clients that neither send nor read in time; uvicorn waits forever."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Start to wait for the first request."""
         super().connection_made(transport)
-        self._limit = self.loop.call_later(_HEADERS_S, self._end_if_idle)
+        self._since = self.loop.time()
+        self._check = self.loop.call_later(_REQUEST_S, self._end_if_late)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Wait no longer."""
+        self._check.cancel()
+        super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Give each request its own time."""
-        was_idle = self.conn.their_state is h11.IDLE
+        """Give each request its own time, unless answers to earlier ones are still unread."""
+        is_read, before = not self.transport.get_write_buffer_size(), self.cycle
         super().data_received(data)
-        if not was_idle:
-            self._limit.cancel()
-            self._limit = self.loop.call_later(_HEADERS_S, self._end_if_idle)
+        if is_read and self.cycle is not before:
+            self._since = self.loop.time()
 
-    def _end_if_idle(self) -> None:
+    def on_response_complete(self) -> None:
+        """Give the client time to read the answer and to send what comes next."""
+        self._since = self.loop.time()
+        super().on_response_complete()
+
+    def _end_if_late(self) -> None:
+        """End the connection if the client has been waited for too long; else check again."""
+        is_unread = self.transport.get_write_buffer_size() > 0
         is_answered = self.cycle is None or self.cycle.response_complete
-        if is_answered and self.conn.their_state is h11.IDLE:
-            self.transport.close()
+        left_s = self._since + (_ANSWER_S if is_unread else _REQUEST_S) - self.loop.time()
+        if left_s <= 0 and (is_unread or is_answered):
+            self.transport.abort()  # `close` would wait until everything has been read
+        else:
+            wait_s = left_s if left_s > 0 else _REQUEST_S
+            self._check = self.loop.call_later(wait_s, self._end_if_late)
 
 
 def listen(host: str, port: int) -> socket.socket:
