@@ -23,6 +23,7 @@ Shape = tuple[int, int]  # rows, dimensions
 
 _MANY = 20_000_000  # rows beyond which a scan of all codes takes longer than 50 ms
 _TRAINED = 65_536  # rows on which codes are trained
+_CODES = 16  # of 4 bits; they need as many rows
 _PROPOSED = 200  # at least: the exact comparison makes up for the codes
 _ADDED = 65_536  # rows at a time
 
@@ -39,10 +40,12 @@ def kind_bytes(kind: Kind, shape: Shape) -> int:
 def choose_kinds(shapes: Mapping[str, Shape], memory: int) -> dict[str, Kind]:
     """Choose the kinds of the tables, in order: the first stays exact the longest.
 
-    ``memory`` bytes are for all of them; if even compressed ones do not fit, they are compressed.
+    ``memory`` bytes are for all of them; if even compressed ones do not fit, they are compressed,
+    except for tables of too few rows.
     """
     small: dict[str, Kind] = {
-        name: "ivf" if num > _MANY else "pq" for name, (num, _) in shapes.items()
+        name: "ivf" if num > _MANY else "pq" if num >= _CODES else "flat"
+        for name, (num, _) in shapes.items()
     }
     names = list(shapes)
     for num_exact in range(len(names), 0, -1):

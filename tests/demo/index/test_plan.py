@@ -47,3 +47,10 @@ def test_planned_bytes_are_those_of_an_index(index):
     assert searched["vectors"]["bytes"] == kind_bytes("flat", (20, 32)) == 20 * 32 * 2
     assert card["bytes"]["vectors"] == 20 * 32 * 2 + 128  # the header of NumPy
     assert card["bytes"]["patches"] == card["num_patches"] * 32 * 2
+
+
+def test_tables_of_too_few_rows_for_codes_stay_flat():
+    assert choose_kinds({"vectors": (15, 32), "regions": (16, 32)}, 1) == {
+        "vectors": "flat",
+        "regions": "pq",
+    }
