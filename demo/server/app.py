@@ -1,7 +1,6 @@
 """The application: endpoints below ``/api``, the page at ``/``, and `Access` in front of both."""
 
 import contextlib
-import logging
 from collections.abc import AsyncIterator
 from functools import partial
 from pathlib import Path
@@ -33,8 +32,6 @@ OPERATIONS: tuple[Operation, ...] = (
     *atlas.OPERATIONS,
 )
 _PAGE = Path(__file__).resolve().parents[1] / "page"
-
-_log = logging.getLogger(__name__)
 
 
 def make_app(site: Site, *, host: str = "127.0.0.1", token: str = "") -> ASGIApp:
@@ -93,7 +90,5 @@ async def _of_http(_: Request, error: Exception) -> Response:
     return Problem(error.status_code, code, error.detail, "see /api/docs", headers).response()
 
 
-async def _of_bug(_: Request, error: Exception) -> Response:
-    # Without the message: it may quote what was uploaded.
-    _log.error("a request failed: %s", type(error).__name__)
+async def _of_bug(_: Request, _error: Exception) -> Response:
     return Problem(500, "bug", "the server made a mistake", "see its terminal").response()

@@ -5,6 +5,7 @@ defaults filled in, so handlers check only what depends on the state of the serv
 """
 
 import asyncio
+import itertools
 import json
 import re
 from collections.abc import Callable, Coroutine, Mapping
@@ -20,7 +21,17 @@ from dinoforge.demo.server.problems import Problem
 from dinoforge.demo.server.site import Site
 from dinoforge.demo.server.uploads import read_body
 
-__all__ = ["Call", "Operation", "Schema", "integer", "number", "object_of", "openapi", "read_call"]
+__all__ = [
+    "Call",
+    "Operation",
+    "Schema",
+    "array_of",
+    "integer",
+    "number",
+    "object_of",
+    "openapi",
+    "read_call",
+]
 
 Schema = dict[str, Any]
 
@@ -53,6 +64,11 @@ def integer(low: int, high: int | None = None, **more: Any) -> Schema:
 def number(low: float, high: float, **more: Any) -> Schema:
     """Describe a number in a range."""
     return {"type": "number", "minimum": low, "maximum": high} | more
+
+
+def array_of(items: Schema, low: int, high: int, **more: Any) -> Schema:
+    """Describe an array of as many values. The length is first: it is checked before them."""
+    return {"type": "array", "minItems": low, "maxItems": high, "items": items} | more
 
 
 def object_of(
@@ -107,6 +123,7 @@ class Operation:
     query: Mapping[str, Schema] = field(default_factory=dict)
     media: tuple[str, ...] = ("application/json",)  # of the answer
     is_upload: bool = False  # the body is a form with a part `file`
+    is_kept: bool = False  # by browsers, which ask whether it has changed: 304
 
 
 _PATH = {"id": {"type": "string", "pattern": "^[A-Za-z0-9_-]{16}$"}, "row": integer(0, 2**62)}
@@ -166,15 +183,19 @@ def _typed(text: str, schema: Schema) -> Any:
 
 def _fault(value: Any, schema: Schema) -> str | None:
     validator = jsonschema.Draft202012Validator(schema)
-    error = jsonschema.exceptions.best_match(validator.iter_errors(value))
+    # Of the first: a body may have a hundred thousand.
+    error = jsonschema.exceptions.best_match(itertools.islice(validator.iter_errors(value), 1))
     if error is None:
         return None
-    return f"{error.json_path}: {error.message}"
+    what = error.message  # quotes the value, then has what is wrong with it
+    if len(what) > 200:
+        what = f"{what[:80]} ... {what[-100:]}"
+    return f"{error.json_path}: {what}"
 
 
 def _check(value: Any, schema: Schema, where: str) -> None:
     if fault := _fault(value, schema):
-        raise Problem(422, "invalid", f"{where} does not fit: {fault[:300]}", "see /api/docs")
+        raise Problem(422, "invalid", f"{where} does not fit: {fault}", "see /api/docs")
 
 
 def _with_defaults(values: dict[str, Any], schema: Schema) -> dict[str, Any]:
@@ -220,6 +241,8 @@ def _described(operation: Operation) -> dict[str, Any]:
         "responses": {"200": {"description": "done", "content": answer}}
         | {status: {"description": text, "content": problem} for status, text in _PROBLEMS.items()},
     }
+    if operation.is_kept:
+        described["responses"]["304"] = {"description": "not changed since the ETag that was sent"}
     if operation.method == "POST":
         described["parameters"].append(
             {

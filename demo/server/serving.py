@@ -1,7 +1,9 @@
 """Listen, print the address, serve until Ctrl-C."""
 
 import asyncio
+import logging
 import socket
+import traceback
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -72,6 +74,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 def serve(app: ASGIApp, opened: socket.socket) -> None:
     """Answer requests until the process is interrupted."""
+    logging.getLogger("uvicorn.error").addFilter(_without_message)
     config = uvicorn.Config(
         app,
         http=_ImpatientProtocol,
@@ -86,3 +89,13 @@ def serve(app: ASGIApp, opened: socket.socket) -> None:
         timeout_graceful_shutdown=3,
     )
     uvicorn.Server(config).run(sockets=[opened])
+
+
+def _without_message(record: logging.LogRecord) -> bool:
+    """Log where an exception was raised, but not its message, which may quote what was sent."""
+    if record.exc_info and record.exc_info[0]:
+        kind, _, trace = record.exc_info
+        frames = "".join(traceback.format_tb(trace))
+        record.msg, record.args = "a request failed: %s\n%s", (kind.__name__, frames)
+        record.exc_info = None
+    return True

@@ -34,8 +34,8 @@ async def read_body(request: Request, limit: int) -> AsyncGenerator[bytes, None]
     """
     announced = request.headers.get("content-length", "0")
     size = int(announced) if announced.isascii() and announced.isdigit() else 0
-    stream, ends = request.stream(), asyncio.get_running_loop().time() + _TIME_S
-    while size <= limit:
+    rest, stream, ends = limit, request.stream(), asyncio.get_running_loop().time() + _TIME_S
+    while size <= rest:
         try:
             async with asyncio.timeout_at(ends):
                 piece = await anext(stream)
@@ -43,10 +43,13 @@ async def read_body(request: Request, limit: int) -> AsyncGenerator[bytes, None]
             return
         except TimeoutError as error:
             what = f"the request did not arrive within {_TIME_S} s"
-            raise Problem(408, "too_slow", what, "send a smaller image") from error
-        limit, size = limit - len(piece), 0
+            raise Problem(
+                408, "too_slow", what, "send less, or over a faster connection"
+            ) from error
+        rest, size = rest - len(piece), 0
         yield piece
-    raise Problem(413, "too_large", "the request is too large", "send an image of less than 20 MB")
+    hint = f"send less than {limit // 1_000_000} MB"
+    raise Problem(413, "too_large", "the request is too large", hint)
 
 
 async def read_upload(request: Request) -> bytes:
@@ -69,7 +72,7 @@ async def read_upload(request: Request) -> bytes:
     except (MultiPartException, UnicodeError) as error:
         raise problem from error
     except ClientDisconnect as error:
-        raise Problem(400, "bad_request", "the client is gone", "send it again") from error
+        raise Problem(400, "bad_request", "the client disconnected", "send it again") from error
     try:
         file = form.get("file")
         if not isinstance(file, UploadFile):

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from starlette.responses import PlainTextResponse, Response
 
 from dinoforge.demo.server.api.fields import MODEL, ROW, check_row
-from dinoforge.demo.server.operations import Call, Operation, object_of
+from dinoforge.demo.server.operations import Call, Operation, array_of, object_of
 
 __all__ = ["OPERATIONS"]
 
@@ -95,9 +95,7 @@ OPERATIONS = (
         "/selection",
         "Keys of images, one per line: filter.where=\"key in lines('keys.txt')\" of a curation",
         _selection,
-        body=object_of(
-            {"rows": {"type": "array", "items": ROW, "maxItems": _DOTS}, "model": MODEL}, ("rows",)
-        ),
+        body=object_of({"rows": array_of(ROW, 0, _DOTS), "model": MODEL}, ("rows",)),
         media=("text/plain",),
     ),
 )

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from dinoforge.demo.network import patch_grid
 from dinoforge.demo.server.decoding import MAX_SIDE
 from dinoforge.demo.server.features import Side
-from dinoforge.demo.server.operations import Call, Schema, integer
+from dinoforge.demo.server.operations import Call, Schema, array_of, integer
 from dinoforge.demo.server.problems import Problem, not_found
 from dinoforge.demo.views import Box
 from dinoforge.errors import UsageError
@@ -35,8 +35,8 @@ ROW: Schema = integer(0, 2**62)
 # A picture of the client, or an image of the collection.
 ONE_SOURCE: dict[str, Any] = {"oneOf": [{"required": ["id"]}, {"required": ["row"]}]}
 # Left, top, right, bottom in patches; the last column and row belong to it.
-_BOX: Schema = {"type": "array", "items": integer(0, 2**31), "minItems": 4, "maxItems": 4}
-BOXES: dict[str, Any] = {"type": "array", "items": _BOX, "maxItems": 100, "default": []}
+_BOX = array_of(integer(0, 2**31), 4, 4)
+BOXES = array_of(_BOX, 0, 100, default=[])
 
 
 def boxes_of(boxes: list[list[int]], features: NDArray[np.floating]) -> list[Box]:

@@ -8,7 +8,15 @@ from numpy.typing import NDArray
 
 from dinoforge.demo.server.api.fields import ID, MODEL, flat, patches_of
 from dinoforge.demo.server.features import Side
-from dinoforge.demo.server.operations import Call, Operation, Schema, integer, number, object_of
+from dinoforge.demo.server.operations import (
+    Call,
+    Operation,
+    Schema,
+    array_of,
+    integer,
+    number,
+    object_of,
+)
 from dinoforge.demo.server.pictures import Picture
 from dinoforge.demo.server.problems import Problem, not_found
 from dinoforge.demo.views import (
@@ -27,14 +35,8 @@ __all__ = ["OPERATIONS"]
 
 _NOISE = 8  # images of noise that show what depends on the place of a patch alone
 _FLAG: Schema = {"type": "boolean", "default": False}
-_PLACE: Schema = {
-    "type": "array",
-    "items": {"type": "integer", "minimum": 0},
-    "minItems": 2,
-    "maxItems": 2,
-}
-_PLACES: Schema = {"type": "array", "items": _PLACE, "maxItems": 200, "default": []}
-_IDS: Schema = {"type": "array", "items": ID, "maxItems": 8}
+_PLACE = array_of(integer(0), 2, 2)
+_PLACES = array_of(_PLACE, 0, 200, default=[])
 
 
 async def _match(call: Call) -> dict[str, Any]:
@@ -148,7 +150,7 @@ async def _dense(call: Call) -> dict[str, Any]:
     body, picture = call.body, call.site.pictures.get(call.body["id"])
     head = next((one for one in call.site.heads if one.name == body["head"]), None)
     if head is None:
-        raise not_found(f"no head `{body['head'][:40]}`", "start the demo with --head FILE")
+        raise not_found(f"no head {body['head'][:40]!r}", "start the demo with --head FILE")
     size = call.site.side(0).size
     seen = await call.site.inference.run(lambda: head.see(picture.pixels, size))
     rows, columns = seen.values.shape
@@ -185,7 +187,7 @@ OPERATIONS = (
         "Principal components as colors, the same for all pictures; the background is black",
         _colors,
         body=object_of(
-            {"ids": _IDS | {"minItems": 1}, "threshold": number(0, 1, default=0.5), "model": MODEL},
+            {"ids": array_of(ID, 1, 8), "threshold": number(0, 1, default=0.5), "model": MODEL},
             ("ids",),
         ),
     ),
@@ -206,7 +208,7 @@ OPERATIONS = (
                 "id": ID,
                 "plus": _PLACES | {"minItems": 1},
                 "minus": _PLACES,
-                "propagate": _IDS | {"maxItems": 64, "default": []},
+                "propagate": array_of(ID, 0, 64, default=[]),
                 "frames": _FLAG
                 | {"description": "pictures of `propagate` follow the first, in this order"},
                 "threshold": number(0, 1, default=0.5),

@@ -1,5 +1,8 @@
 """Who may ask: host, origin, token, CSRF, rate; the headers of every answer."""
 
+import json
+import time
+
 import pytest
 from starlette.testclient import TestClient
 
@@ -139,3 +142,20 @@ def test_paths_lead_nowhere_else(client, path):
     answer = client.get(path)
     assert answer.status_code == 404
     assert set(answer.json()) == {"code", "message", "hint"}
+
+
+def test_long_bodies_are_refused_before_their_values_are_read(client):
+    start = time.process_time()
+    answer = client.post("/api/selection", json={"rows": [-1] * 300_000})
+    assert time.process_time() - start < 2  # one by one: 5 s
+    assert answer.status_code == 422
+    assert answer.json()["message"].endswith("-1] is too long")
+    assert len(answer.json()["message"]) < 300
+    answer = client.post("/api/selection", content=bytes(1_000_001))
+    assert (answer.status_code, answer.json()["hint"]) == (413, "send less than 1 MB")
+
+
+def test_text_that_utf_8_cannot_encode_is_no_bug(client):
+    id_ = client.post("/api/images/from-row", json={"row": 3}).json()["id"]
+    body = {"id": id_, "head": "\ud800"}
+    assert client.post("/api/dense", content=json.dumps(body)).status_code == 404

@@ -16,6 +16,7 @@ from image_files import encoded
 from dinoforge.demo.server import serving, uploads
 from dinoforge.demo.server.app import make_app
 from dinoforge.demo.server.opening import open_site
+from dinoforge.demo.server.pictures import Pictures
 from dinoforge.errors import UsageError
 
 BODY = b'--b\r\nContent-Disposition: form-data; name="file"; filename="x"\r\n\r\n%b\r\n--b--\r\n'
@@ -126,6 +127,24 @@ def test_a_body_that_does_not_arrive_is_given_up(served, monkeypatch):
         slow.sendall(head.encode())
         assert slow.recv(100).startswith(b"HTTP/1.1 408")
     assert time.monotonic() - start < 25  # without the limit of this test: 30 s
+
+
+def test_the_log_does_not_quote_clients(served, monkeypatch, caplog):
+    def fail(_, name):
+        raise ValueError(f"{name} is a secret")
+
+    monkeypatch.setattr(Pictures, "get", fail)
+    connection = http.client.HTTPConnection("127.0.0.1", served.port, timeout=60)
+    connection.request("GET", f"/api/images/{'a' * 16}")
+    assert connection.getresponse().status == 500
+    connection.close()
+    for _ in range(100):  # it is logged after the answer
+        if caplog.text:
+            break
+        time.sleep(0.1)
+    assert "a request failed: ValueError" in caplog.text
+    assert "in _picture" in caplog.text  # where it happened
+    assert "aaaa" not in caplog.text
 
 
 def test_a_port_in_use_is_one_line(served):
