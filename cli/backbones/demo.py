@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import ipaddress
 import os
+import re
 import secrets
 import sys
 from collections.abc import Mapping, Sequence
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["COMMAND"]
 
 _TOKEN = "DINOFORGE_TOKEN"  # noqa: S105 - the name of a variable
+_is_token = re.compile(r"[A-Za-z0-9._~-]{16,}").fullmatch  # in addresses and cookies as it is
 _PACKAGES = ("jsonschema", "python_multipart", "starlette", "uvicorn")
 
 
@@ -31,7 +33,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     add("index", type=path_argument, metavar="INDEX", help=index)
     model = "where the network of the index is now (default: where it was)"
     add("--model", type=path_argument, metavar="SPEC", help=model)
-    second = "a second index, by another network, shown beside the first"
+    second = "a second index, built with another network, shown beside the first"
     add("--second", type=path_argument, metavar="INDEX", help=second)
     explained = "curation run that explains why images were kept (default: a source of the index)"
     add("--curation", type=path_argument, metavar="RUN", help=explained)
@@ -40,10 +42,13 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     size = "pictures enter the network with the area of a square of this side, for patches"
     default = "default: 37 patches, 518 for patches of 14"
     add("--size", type=int, default=0, metavar="PIXELS", help=f"{size} ({default})")
-    add("--threads", type=int, default=0, metavar="N", help="of the network (default: all cores)")
+    add(
+        "--threads", type=int, default=0, metavar="N", help="threads for the network (default: all)"
+    )
     faces = parser.add_argument_group("faces")
     modes = ["refuse", "blur", "off"]
-    faces.add_argument("--faces", choices=modes, default="refuse", help="uploads (default: refuse)")
+    uploads = "what to do with uploads that show a face (default: refuse)"
+    faces.add_argument("--faces", choices=modes, default="refuse", help=uploads)
     blurred = "blur faces in images of the collection when they are shown"
     faces.add_argument("--blur-collection", action="store_true", help=blurred)
     web = parser.add_argument_group("where it listens")
@@ -116,13 +121,18 @@ def _token(args: argparse.Namespace) -> str:
     if is_open and args.token is None:
         what = f"`--host {args.host}` lets other machines connect"
         faults.append(Fault(what, "command line", "add --token, which they then need"))
-    if args.token and len(args.token) < 16:
-        faults.append(Fault("`--token` is short", "command line", "give 16 characters, or none"))
+    token = ""
+    if args.token is not None:
+        token = args.token or os.environ.get(_TOKEN, "") or secrets.token_urlsafe(24)
+        if not _is_token(token):
+            name, where = (
+                ("--token", "command line") if args.token else (f"${_TOKEN}", "environment")
+            )
+            do = "give 16 or more of A-Z a-z 0-9 . _ ~ -, or none for a random one"
+            faults.append(Fault(f"`{name}` is too short or has other characters", where, do))
     if faults:
         raise UsageError(faults=faults)
-    if args.token is None:
-        return ""
-    return args.token or os.environ.get(_TOKEN, "") or secrets.token_urlsafe(24)
+    return token
 
 
 def _index_of(folder: Path) -> Path:
@@ -154,7 +164,14 @@ def _open_heads(files: Sequence[str], network: "Network") -> "tuple[Head, ...]":
         return ()  # without reading code of evaluations
     from dinoforge.evaluation.methods.dense.picture_head import open_picture_head
 
-    return tuple(open_picture_head(Path(file), network) for file in files)
+    heads: dict[str, Head] = {}
+    for file in files:
+        head = open_picture_head(Path(file), network)
+        if head.name in heads:
+            do = "give one of them"
+            raise UsageError(what=f"two heads are named `{head.name}`", where=file, do=do)
+        heads[head.name] = head
+    return tuple(heads.values())
 
 
 def _explainer(index: Path, given: str | None) -> "Explain | None":

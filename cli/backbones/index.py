@@ -15,7 +15,9 @@ __all__ = ["COMMAND"]
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    spec = "as encoder=SPEC: see `dinoforge embed`, or a training run, or a file of weights"
+    spec = (
+        "same as encoder=SPEC; see `dinoforge embed`, or name a training run or a file of weights"
+    )
     parser.add_argument("--encoder", metavar="SPEC", help=spec)
     parser.add_argument("--out", metavar="FOLDER", help="as out=FOLDER")
 

@@ -64,6 +64,8 @@ class Index:
 
     def __init__(self, card: dict[str, Any], inputs: IndexInputs) -> None:
         self.folder, self.card = inputs.run_folder, card
+        # Another one after every change of the index, which writes its card again.
+        self.version = f"{card_file(self.folder).stat().st_mtime_ns:x}"
         self.num_images, self.dim = int(card["num_images"]), int(card["dim"])
         self.patch_dim = int(card["patch_dim"])  # 0: no patches
         self._inputs, self._config = inputs, inputs.whole_config
@@ -230,7 +232,7 @@ def open_index(folder: Path | str, network: Network | None = None) -> Index:
         raise UsageError(what="no finished index", where=str(folder), do=do)
     if network is not None and network.fingerprint != card["fingerprint"]:
         raise UsageError(
-            what=f"the index is by another network ({card['encoder']})",
+            what=f"the index was built with another network ({card['encoder']})",
             where=str(folder),
             do=f"open it with that network, or index the images again with {network.name}",
         )

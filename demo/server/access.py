@@ -148,7 +148,9 @@ class Access:
         csrf = request.headers.get("x-csrf-token", "")
         if not secrets.compare_digest(csrf.encode(), self.csrf.encode()):
             hint = "send the header X-CSRF-Token with `csrf` of /api/health"
-            raise Problem(403, "csrf", "the CSRF token is missing or of another start", hint)
+            raise Problem(
+                403, "csrf", "the CSRF token is missing or from an earlier run of the server", hint
+            )
 
 
 def _forbidden(code: str, what: str) -> Problem:

@@ -1,5 +1,6 @@
 """The collection: what it is, its images as a grid, thumbnails, a map, lists to take away."""
 
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,6 @@ __all__ = ["OPERATIONS"]
 
 _SAMPLES = 24
 _MODEL = {"model": MODEL}
-_KEEP = {"Cache-Control": "private, max-age=3600"}  # an index does not change
 
 
 async def _health(call: Call) -> dict[str, Any]:
@@ -79,10 +79,25 @@ def _range(call: Call) -> tuple[int, int]:
 async def _thumbnail(call: Call) -> Response:
     side, row = call.site.side(call.query["model"]), call.path["row"]
     check_row(side, row)
-    data, gate = side.index.thumbnail(row), call.site.collection_gate
-    if gate.mode != "off":
-        data = await call.site.compute.run(lambda: _blurred(side, row, gate))
-    return Response(data, media_type="image/webp", headers=_KEEP)
+    gate = call.site.collection_gate
+
+    async def read() -> bytes:
+        if gate.mode == "off":
+            return side.index.thumbnail(row)
+        return await call.site.compute.run(lambda: _blurred(side, row, gate))
+
+    return await _kept(call, side, "image/webp", read)
+
+
+async def _kept(
+    call: Call, side: Side, media_type: str, read: Callable[[], Awaitable[bytes]]
+) -> Response:
+    """Answer with an image; 304 to a browser that has it, of this index and as it is shown now."""
+    tag = f'"{side.index.version}-{call.site.collection_gate.mode}"'
+    headers = {"Cache-Control": "private, no-cache", "ETag": tag}
+    if tag in call.request.headers.get("if-none-match", ""):
+        return Response(status_code=304, headers=headers)
+    return Response(await read(), media_type=media_type, headers=headers)
 
 
 def _blurred(side: Side, row: int, gate: FaceGate) -> bytes:
@@ -98,8 +113,12 @@ def _blurred(side: Side, row: int, gate: FaceGate) -> bytes:
 
 async def _image(call: Call) -> Response:
     side, row = call.site.side(call.query["model"]), call.path["row"]
-    data = await call.site.compute.run(lambda: encode_jpeg(decode_row(call, side, row), 90))
-    return Response(data, media_type="image/jpeg", headers=_KEEP)
+    check_row(side, row)
+
+    async def read() -> bytes:
+        return await call.site.compute.run(lambda: encode_jpeg(decode_row(call, side, row), 90))
+
+    return await _kept(call, side, "image/jpeg", read)
 
 
 OPERATIONS = (
@@ -122,6 +141,7 @@ OPERATIONS = (
         _thumbnail,
         query=_MODEL,
         media=("image/webp",),
+        is_kept=True,
     ),
     Operation(
         "GET",
@@ -130,5 +150,6 @@ OPERATIONS = (
         _image,
         query=_MODEL,
         media=("image/jpeg",),
+        is_kept=True,
     ),
 )

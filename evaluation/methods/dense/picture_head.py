@@ -13,7 +13,7 @@ from dinoforge.encoders.backbone import weights_hash
 from dinoforge.encoders.checkpoint import CheckpointEncoder
 from dinoforge.errors import UsageError
 from dinoforge.evaluation.methods.dense.depth_head import predict_depth
-from dinoforge.evaluation.methods.dense.head_files import apply_head, load_head
+from dinoforge.evaluation.methods.dense.head_files import HeadNotes, apply_head, load_head
 
 __all__ = ["open_picture_head"]
 
@@ -41,5 +41,12 @@ def open_picture_head(path: Path, network: Network) -> Head:
         depths = predict_depth(logits_1KXY, notes.bins, logits_1KXY.shape[-2:])
         return DenseMap(depths[0], unit="m")
 
-    # part-00000.head-NAME.safetensors
-    return Head(path.stem.rpartition("head-")[2], see)
+    return Head(_name(path, notes), see)
+
+
+def _name(path: Path, notes: HeadNotes) -> str:
+    """Name a head by its task, its data and the end of the name of its file."""
+    name = path.stem.rpartition("head-")[2]  # part-00000.head-NAME.safetensors
+    data = notes.protocol.get("data")
+    task = "segmentation" if notes.bins is None else "depth"
+    return f"{task} {data} {name}" if data else name

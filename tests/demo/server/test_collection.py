@@ -1,5 +1,6 @@
 """The map, lists of keys, copies and why they were kept, heads, two models, a quickstart."""
 
+import os
 from dataclasses import replace
 
 import numpy as np
@@ -8,10 +9,13 @@ from starlette.testclient import TestClient
 
 from dinoforge.cli.backbones import demo as command
 from dinoforge.cli.main import main
+from dinoforge.demo.index.layout import card_file
+from dinoforge.demo.index.reader import open_index
 from dinoforge.demo.server.api import atlas
 from dinoforge.demo.server.app import make_app
 from dinoforge.demo.server.opening import open_site
 from dinoforge.encoders.backbone import weights_hash
+from dinoforge.errors import UsageError
 from dinoforge.evaluation.methods.dense.depth_head import DepthBins
 from dinoforge.evaluation.methods.dense.head_files import HeadNotes, save_head
 from dinoforge.evaluation.methods.dense.linear_head import LinearHead
@@ -73,6 +77,20 @@ def test_a_selection_becomes_the_keys_of_a_recipe(client):
     assert client.post("/api/selection", json={"rows": [12]}).status_code == 404
 
 
+def test_browsers_ask_whether_the_image_they_have_is_still_right(client, site, demo_index):
+    paths = [f"/api/rows/3/{name}" for name in ("thumb", "image")]
+    for path in paths:
+        first = client.get(path)
+        assert "no-cache" in first.headers["cache-control"]
+        tag = {"If-None-Match": first.headers["etag"]}
+        again = client.get(path, headers=tag)
+        assert (again.status_code, again.content) == (304, b"")
+    with serve(open_site([demo_index], threads=1, faces="off", blur_collection=True)) as other:
+        assert [other.get(path, headers=tag).status_code for path in paths] == [200, 200]
+    os.utime(card_file(demo_index))  # as every change of an index does
+    assert open_index(demo_index).version != site.sides[0].index.version
+
+
 def test_copies_are_those_above_the_threshold(client, site):
     index = site.sides[0].index
     cosines = np.array([index.vector(4) @ index.vector(row) for row in range(12)])
@@ -100,18 +118,23 @@ def test_heads_of_an_evaluation_show_classes_and_depths(demo_index, tmp_path):
     weights = demo_index.parent / "vit.safetensors"
     backbone = {"backbone": weights_hash(weights), "architecture": "toy", "blocks": (1,)}
     sizes = {"input_size": (112, 112)}
-    classes = HeadNotes(**backbone, **sizes, classes=("sky", "road", "tree"))
+    words = {"classes": ("sky", "road", "tree"), "protocol": {"data": "streets"}}
+    classes = HeadNotes(**backbone, **sizes, **words)
     depth = HeadNotes(**backbone, **sizes, bins=DepthBins(max_depth=10, count=16))
     files = [tmp_path / f"part-00000.head-{name}.safetensors" for name in ("v3", "depth")]
     save_head(files[0], LinearHead(32, 3, seed=1).eval(), classes)
     save_head(files[1], LinearHead(32, 16, seed=1).eval(), depth)
     site = open_site([demo_index], size=112, threads=1, faces="off")
-    site = replace(site, heads=command._open_heads(files, site.sides[0].network))
+    network = site.sides[0].network
+    with pytest.raises(UsageError, match="two heads are named `depth`"):
+        command._open_heads([*files, files[1]], network)
+    site = replace(site, heads=command._open_heads(files, network))
     with serve(site) as client:
-        assert client.get("/api/card").json()["heads"] == ["v3", "depth"]
+        assert client.get("/api/card").json()["heads"] == ["segmentation streets v3", "depth"]
         picture = client.post("/api/images/from-row", json={"row": 3}).json()
         number = picture["rows"] * picture["columns"]
-        answer = client.post("/api/dense", json={"id": picture["id"], "head": "v3"}).json()
+        body = {"id": picture["id"], "head": "segmentation streets v3"}
+        answer = client.post("/api/dense", json=body).json()
         assert answer["kind"] == "classes"
         assert answer["names"] == ["sky", "road", "tree"]
         assert len(answer["values"]) == number
@@ -164,14 +187,17 @@ def test_a_quickstart_is_indexed_once(calm, demo_index, tmp_path, capsys):
     ("words", "message"),
     [
         (["--host", "0.0.0.0"], "add --token"),
-        (["--host", "0.0.0.0", "--token", "short"], "16 characters"),
+        (["--host", "0.0.0.0", "--token", "short"], "`--token` is too short"),
+        (["--token", "correct+horse+battery"], "other characters"),
+        (["--token"], "`$DINOFORGE_TOKEN` is too short"),
         (["--port", "70000"], "--port"),
         (["--size", "9000", "--threads", "-1"], "--threads"),
         (["--curation", "nowhere"], "not a curation run"),
         (["--model", "pixels"], "another network"),
     ],
 )
-def test_mistakes_are_one_line(demo_index, words, message, capsys):
+def test_mistakes_are_one_line(demo_index, words, message, capsys, monkeypatch):
+    monkeypatch.setenv("DINOFORGE_TOKEN", "short")
     assert main(["demo", str(demo_index), "--port", "0", "--faces", "off", *words]) == 2
     assert message in capsys.readouterr().err
 
