@@ -80,6 +80,7 @@ export async function loadCard() {
   const [health, { models, ...rest }] = await Promise.all([call("health"), call("card")]);
   token = health.csrf;
   const [first, second = null] = models.map((one) => ({ ...one.model, index: one.index, name: one.model.name.replace(/^.*[/:]|\.safetensors$/g, "") }));
+  first.heads = rest.heads;
   const vectors = first.index.search?.vectors ?? {};
   const isSame = second && JSON.stringify([second.index.sources, second.index.num_images]) === JSON.stringify([first.index.sources, first.index.num_images]);
   return { ...first.index, kind: vectors.kind, recall: vectors.recall_at_10, ...rest, model: first, second, hasOneCollection: !second || isSame };

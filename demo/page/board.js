@@ -45,7 +45,7 @@ export class Board {
   /**
    * @param {import("./pictures.js").Picture & {name?: string,
    *   onselect?: (box: Box, mode: Mode) => void, onhover?: (column: number, row: number) => void, onleave?: () => void,
-   *   onundo?: () => void, mode?: () => Mode, points?: boolean}} options
+   *   onundo?: () => void, mode?: () => any, points?: boolean}} options
    */
   constructor(options) {
     this.options = options;

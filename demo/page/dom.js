@@ -32,7 +32,7 @@ export const find = (root, selector) => root.querySelector(selector);
 
 /** A canvas to draw on. @param {number} width @param {number} height @param {Record<string, any>} [attributes] */
 export function canvasOf(width, height, attributes) {
-  const canvas = /** @type {HTMLCanvasElement} */ (h("canvas", attributes));
+  const canvas = h("canvas", attributes);
   [canvas.width, canvas.height] = [width, height];
   return { canvas, context: canvas.getContext("2d") };
 }
@@ -49,8 +49,8 @@ export const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1]
 /** Whether a key belongs to the browser. @param {KeyboardEvent} event */
 export const isChord = (event) => event.altKey || event.ctrlKey || event.metaKey;
 
-/** @param {string} id */
-export const element = (id) => /** @type {HTMLElement} */ (document.getElementById(id));
+/** @param {string} id @returns {any} */
+export const element = (id) => document.getElementById(id);
 
 /** @param {number} value */
 export const count = (value) => value.toLocaleString("en");

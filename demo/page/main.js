@@ -24,6 +24,7 @@ import segment from "./views/segment.js";
  * @property {any} network the card of the model
  * @property {(changes: Record<string, string|number|null>, push?: boolean) => void} go changes the address
  * @property {(view: string, params: Record<string, string|number>) => string} link to another view
+ * @property {View[]} views that ask about a picture
  * @property {AbortSignal} signal aborted when the view is left
  */
 /**
@@ -33,7 +34,7 @@ import segment from "./views/segment.js";
  * @property {string} letter on the keyboard
  * @property {string} lead what it shows
  * @property {number} pictures how many it works on; 0: the collection
- * @property {(card: any) => string|null} [missing] why it cannot work here
+ * @property {(network: any) => string|null} [missing] why it cannot work with a network
  * @property {(root: HTMLElement, ctx: Context) => () => void|Promise<void>} mount draws it and returns what follows a changed address
  */
 
@@ -64,6 +65,14 @@ function link(key, params) {
 /** The pictures that an address names. @param {URLSearchParams} params */
 const named = (params) => (params.get("of") || "").split(",").filter(Boolean);
 
+const networks = () => [card.model, card.second].filter(Boolean);
+
+/** The views that work with some of the models. */
+const offered = (models = networks()) => VIEWS.filter((one) => models.some((network) => !one.missing?.(network)));
+
+/** @param {number} model */
+const networkOf = (model) => networks()[model];
+
 /** The models that are shown. @param {URLSearchParams} params */
 const modelsOf = (params) => (card.second ? { 1: [1], both: [0, 1] }[params.get("model") || ""] || [0] : [0]);
 
@@ -72,14 +81,12 @@ const modelsOf = (params) => (card.second ? { 1: [1], both: [0, 1] }[params.get(
 /** @param {boolean} [isOwn] whether a control of the view changed the address, which then shows it already */
 function draw(isOwn = false) {
   const { view, params } = address();
-  // A view of pictures that names none starts with those in hand.
-  if (view.pictures && named(params).length < Math.min(view.pictures, 2)) {
-    const rest = inHand().filter((ref) => !named(params).includes(ref));
-    const of = [...named(params), ...rest].slice(0, view.pictures === 1 ? 1 : 2);
-    if (of.length && of.join() !== named(params).join()) {
-      params.set("of", of.join());
-      history.replaceState(null, "", link(view.key, params));
-    }
+  // A view that names no picture starts with the last one in hand; Matching needs two.
+  const [used, least] = [named(params), view.pictures > 2 ? 1 : view.pictures];
+  const of = [...new Set([...used, ...inHand().reverse()])].slice(0, Math.max(least, used.length)).join();
+  if (view.pictures && of !== used.join()) {
+    params.set("of", of);
+    history.replaceState(null, "", link(view.key, params));
   }
   const models = modelsOf(params).join();
   const isEmpty = view.pictures > 0 && !named(params).length;
@@ -100,10 +107,7 @@ function draw(isOwn = false) {
   const heading = h("h1", { tabindex: -1, text: view.name });
   const main = element("main");
   main.replaceChildren(h("div", { class: "intro" }, heading, h("p", { class: "lead", text: view.lead })));
-  const missing = view.missing?.(card);
-  if (missing) main.append(h("p", { class: "empty", text: missing }));
-  else if (isEmpty) main.append(welcome());
-  else main.append(panes(view, params));
+  main.append(isEmpty && offered(modelsOf(params).map(networkOf)).includes(view) ? welcome() : panes(view, params));
   scrollTo(0, 0);
 }
 
@@ -112,14 +116,19 @@ function panes(view, params) {
   const models = modelsOf(params);
   const all = h("div", { class: models.length > 1 ? "panes two" : "panes" });
   for (const model of models) {
-    const network = model ? card.second : card.model;
+    const network = networkOf(model);
     const pane = h("section", { class: "pane", "aria-label": models.length > 1 ? `Model ${model ? "B" : "A"}: ${network.name}` : view.name });
     if (models.length > 1) pane.append(h("h2", { class: "model" }, h("b", { text: model ? "B" : "A" }), ` ${network.name}`));
     const root = h("div", { class: `view ${view.key}` });
     pane.append(root);
     all.append(pane);
+    const missing = view.missing?.(network);
+    if (missing) {
+      root.append(h("p", { class: "empty", text: missing }));
+      continue;
+    }
     /** @type {Context} */
-    const ctx = { params, refs: () => named(params), number: (key, preset) => Number(params.get(key) ?? preset), model, card, network, go, link: (key, more) => link(key, { ...common(params, key === view.key), ...more }), signal: current.controller.signal };
+    const ctx = { params, refs: () => named(params), number: (key, preset) => Number(params.get(key) ?? preset), model, card, network, go, link: (key, more) => link(key, { ...common(params, key === view.key), ...more }), views: offered([network]).filter((one) => one.pictures), signal: current.controller.signal };
     try {
       current.updates.push(view.mount(root, ctx));
     } catch (error) {
@@ -165,7 +174,7 @@ function go(changes, push = false) {
 function drawViews(view) {
   const links = () => [...element("views").querySelectorAll("a")];
   const focused = links().indexOf(/** @type {any} */ (document.activeElement));
-  element("views").replaceChildren(...VIEWS.filter((one) => !one.missing?.(card) || one === view).map((one) => h("li", {},
+  element("views").replaceChildren(...offered().map((one) => h("li", {},
     h("a", { href: linkTo(one), "aria-keyshortcuts": one.letter, "aria-current": one === view ? "page" : null, text: one.name }))));
   if (focused >= 0) links()[focused].focus();
   else find(element("views"), "[aria-current]")?.scrollIntoView({ block: "nearest", inline: "center" });
@@ -200,10 +209,9 @@ function drawTools(params) {
 }
 
 function drawFacts() {
-  const networks = [card.model, card.second].filter(Boolean);
-  element("facts").replaceChildren(h("b", { text: networks.map((one) => one.name).join(" and ") }),
+  element("facts").replaceChildren(h("b", { text: networks().map((one) => one.name).join(" and ") }),
     ` · ${plural(card.num_images, "image")} · ${card.kind === "flat" ? "exact search" : `recall@10 ${card.recall.toFixed(3)}`} `, button("About", showCard, { class: "plain" }));
-  const untrained = networks.filter((one) => !one.trained).map((one) => one.name);
+  const untrained = networks().filter((one) => !one.trained).map((one) => one.name);
   element("untrained").hidden = !untrained.length;
   element("untrained").replaceChildren(h("b", { text: "These features are not trained. " }),
     `Random weights: ${untrained.join(" and ")}. Similarities reflect colors and the architecture, nothing learned.`);
@@ -226,7 +234,7 @@ function drawHand() {
   });
   const active = /** @type {HTMLElement|null} */ (document.activeElement?.closest("#hand [data-ref]"))?.dataset.ref;
   element("hand").hidden = false;
-  element("held").replaceWith(items.length ? h("ul", { id: "held", "aria-label": "Pictures in hand" }, ...items)
+  element("held").replaceWith(items.length ? h("ul", { id: "held", "aria-label": "Your pictures" }, ...items)
     : h("p", { id: "held", class: "note", text: "Add, paste or drop a picture, or choose one of the collection." }));
   if (active) find(element("hand"), `[data-ref="${CSS.escape(active)}"]`)?.focus();
 }
@@ -256,39 +264,42 @@ function discard(ref) {
   announce(`${nameOf(ref)} removed`);
 }
 
-const file = /** @type {HTMLInputElement} */ (element("file"));
-file.addEventListener("change", () => { void add(file.files[0]); file.value = ""; });
+const file = element("file");
+file.addEventListener("change", () => { void add([...file.files]); file.value = ""; });
 
-/** @param {Blob|null|undefined} file @param {boolean} [blur] */
-async function add(file, blur = false) {
-  if (!file) return;
-  if (file.size > card.max_bytes) {
-    refuse("This file is too large.", `The limit is ${Math.round(card.max_bytes / 1e6)} MB.`);
-    return;
-  }
-  announce("Picture sent");
+/** Send pictures, one after the other. @param {File[]} files @param {boolean} [blur] whether faces are blurred */
+async function add(files, blur = false) {
+  if (!files.length) return;
+  announce(`${plural(files.length, "picture")} sent`);
   document.body.classList.add("sending");
-  try {
-    choosePicture(await upload(file, blur));
-  } catch (error) {
-    if (!(error instanceof Problem)) throw error;
-    if (error.code === "face_found") refuseFace(file);
-    else refuse(error.message, error.hint);
-  } finally {
-    document.body.classList.remove("sending");
+  const refused = [];
+  let [faces, at] = [0, 0];
+  for (; at < files.length; at++) {
+    try {
+      if (files[at].size > card.max_bytes) throw new Problem("too_large", "This file is too large.", `The limit is ${Math.round(card.max_bytes / 1e6)} MB.`);
+      const answer = await upload(files[at], blur);
+      faces += answer.faces;
+      choosePicture(answer.ref);
+    } catch (error) {
+      if (error.code === "face_found") break;
+      refused.push(h("p", { text: `${files[at].name}: ${error.message}` }), h("p", { class: "note", text: error.hint }));
+    }
   }
+  document.body.classList.remove("sending");
+  element("blurred").textContent = faces ? `${plural(faces, "face")} blurred in what you added.` : "";
+  if (at < files.length) refuseFace(files.slice(at), refused);
+  else if (refused.length) dialog("The picture was not added", refused);
 }
 
-/** @param {Blob} file */
-function refuseFace(file) {
-  dialog("A face was detected", [
-    h("p", { text: "The picture was discarded: nothing but the face detector has seen it." }),
+/** Ask about the first of the files that are left. @param {File[]} files @param {Node[]} refused what to report of those before */
+function refuseFace(files, refused) {
+  /** @param {File[]} rest @param {boolean} [blur] */
+  const proceed = (rest, blur) => { closeDialog(); void add(rest, blur); };
+  dialog("A face was detected", [...refused,
+    h("p", { text: `${files[0].name} was discarded: nothing but the face detector has seen it.` }),
     h("p", { class: "note", text: "The detector misses small, turned and covered faces, and sometimes takes an animal for a person." }),
-  ], [button("Blur faces and continue", () => { closeDialog(); void add(file, true); }, { class: "primary" }), button("Cancel", closeDialog)]);
+  ], [button("Blur faces and continue", () => proceed(files, true), { class: "primary" }), button(files.length > 1 ? "Skip" : "Cancel", () => proceed(files.slice(1)))]);
 }
-
-/** @param {string} message @param {string} hint */
-const refuse = (message, hint) => dialog("The picture was not added", [h("p", { text: message }), hint ? h("p", { class: "note", text: hint }) : null]);
 
 /** What a view shows before there is any picture. */
 function welcome() {
@@ -304,12 +315,12 @@ function welcome() {
 
 // ---- dialogs and keys
 
-const box = /** @type {HTMLDialogElement} */ (element("dialog"));
+const box = element("dialog");
 
-/** @param {string} title @param {(Node|null)[]} body @param {HTMLElement[]} [actions] */
+/** @param {string} title @param {Node[]} body @param {HTMLElement[]} [actions] */
 function dialog(title, body, actions = [button("Close", closeDialog, { class: "primary" })]) {
   box.setAttribute("aria-label", title);
-  box.replaceChildren(h("h2", { text: title }), ...body.filter((one) => one !== null), h("div", { class: "actions" }, ...actions));
+  box.replaceChildren(h("h2", { text: title }), ...body, h("div", { class: "actions" }, ...actions));
   if (!box.open) box.showModal();
 }
 
@@ -323,7 +334,7 @@ function showHelp() {
     ["/", "add a picture (also: paste it, or drop it anywhere)"], ["Arrows", "move in grids, on pictures and on the map"],
     ["Enter", "open; on a picture: choose the patch"], ["Shift + arrows", "on a picture: stretch a box"],
     ["+  and  -", "on a picture: add the box, subtract it (mouse: Shift, Alt)"], ["Delete", "take the last box or picture back"], ["Esc", "back"],
-    ...VIEWS.filter((one) => !one.missing?.(card)).map((one) => [one.letter.toUpperCase(), one.name]),
+    ...offered().map((one) => [one.letter.toUpperCase(), one.name]),
   ];
   dialog("Keys", [
     h("dl", { class: "keys" }, ...keys.flatMap(([key, text]) => [h("dt", {}, h("kbd", { text: key })), h("dd", { text })])),
@@ -354,7 +365,7 @@ document.addEventListener("keydown", (event) => {
   if (event.key === "Escape") { history.back(); return; }
   if (event.key === "/") { event.preventDefault(); file.focus(); announce("Add picture: press Enter to choose a file, or paste one"); return; }
   if (event.key === "?") { showHelp(); return; }
-  const view = hasLetters && VIEWS.find((one) => one.letter === event.key && !one.missing?.(card));
+  const view = hasLetters && offered().find((one) => one.letter === event.key);
   if (!view) return;
   event.preventDefault();
   location.hash = linkTo(view);
@@ -362,8 +373,9 @@ document.addEventListener("keydown", (event) => {
 });
 
 document.addEventListener("paste", (event) => {
-  const file = [...(event.clipboardData?.files || [])].find((one) => one.type.startsWith("image/"));
-  if (file) { event.preventDefault(); void add(file); }
+  const files = [...(event.clipboardData?.files || [])].filter((one) => one.type.startsWith("image/"));
+  if (files.length) event.preventDefault();
+  void add(files);
 });
 
 let drags = 0;
@@ -376,7 +388,7 @@ document.addEventListener("drop", (event) => {
   element("dropping").hidden = true;
   if (!hasFiles(event)) return;
   event.preventDefault();
-  void add(event.dataTransfer?.files[0]);
+  void add([...event.dataTransfer.files]);
 });
 
 document.querySelector(".skip")?.addEventListener("click", (event) => { event.preventDefault(); element("main").focus(); });

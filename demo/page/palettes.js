@@ -10,6 +10,9 @@ const ANCHORS = {
   gray: ["#0c0c0c", "#fafafa"],
 };
 
+/** @param {string} name */
+const anchorsOf = (name) => ANCHORS[name] || ANCHORS.cividis;
+
 /** @type {[string, string][]} */
 export const PALETTES = [["cividis", "Cividis"], ["viridis", "Viridis"], ["gray", "Gray"]];
 
@@ -21,7 +24,7 @@ export const channels = (text) => /** @type {Color} */ ([1, 3, 5].map((at) => pa
 
 /** @param {string} name @param {number} value 0 to 1 @returns {Color} */
 export function colorOf(name, value) {
-  const anchors = ANCHORS[name] || ANCHORS.cividis;
+  const anchors = anchorsOf(name);
   const at = clamp(value || 0, 0, 1) * (anchors.length - 1);
   const low = Math.min(Math.floor(at), anchors.length - 2);
   const [from, to] = [channels(anchors[low]), channels(anchors[low + 1])];
@@ -29,7 +32,7 @@ export function colorOf(name, value) {
 }
 
 /** A map from left to right. @param {string} name */
-export const rampOf = (name) => `linear-gradient(90deg, ${ANCHORS[name].join()})`;
+export const rampOf = (name) => `linear-gradient(90deg, ${anchorsOf(name).join()})`;
 
 /**
  * Color a place in a picture: the hue goes from left to right, the lightness from top to bottom.

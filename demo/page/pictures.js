@@ -5,7 +5,7 @@ import { call, Problem, rowSource } from "./api.js";
 
 /** @type {Map<string, Promise<Picture>>} */
 const opened = new Map();
-const LIMIT = 12;
+const LIMIT = 64;
 const STORE = "dinoforge-pictures";
 
 /** @type {string[]} */
@@ -28,7 +28,7 @@ function keep(next) {
 
 /** @param {string} ref */
 export function take(ref) {
-  if (!refs.includes(ref)) keep([ref, ...refs].slice(0, LIMIT));
+  if (!refs.includes(ref)) keep([...refs, ref].slice(-LIMIT));
 }
 
 /** @param {string} ref */
@@ -117,7 +117,7 @@ export async function withPictures(wanted, model, signal, task) {
 /**
  * Send a file to the server.
  * @param {Blob} file @param {boolean} blur whether faces are blurred instead of refused
- * @returns {Promise<string>} its ref
+ * @returns {Promise<{ref: string, faces: number}>} what it is called, and how many faces are blurred in it
  */
 export async function upload(file, blur = false) {
   const form = new FormData();
@@ -125,7 +125,7 @@ export async function upload(file, blur = false) {
   const answer = await call(`images${blur ? "?faces=blur" : ""}`, { form });
   const ref = `u${answer.id}`;
   take(ref);
-  return ref;
+  return { ref, faces: answer.faces };
 }
 
 /** @param {Picture} picture */

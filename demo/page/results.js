@@ -1,6 +1,6 @@
 // What views share: results as pictures with scores, errors, empty states, choices of looks.
 import { latest, Problem, rowSource } from "./api.js";
-import { announce, button, canvasOf, clamp, h, loadImage, option, roving } from "./dom.js";
+import { announce, button, canvasOf, clamp, h, loadImage, option, plural, roving } from "./dom.js";
 import { PALETTES, rampOf } from "./palettes.js";
 
 /** @typedef {import("./main.js").Context} Context */
@@ -83,6 +83,9 @@ export function follow(ctx, where, task) {
   return () => shown(where, run);
 }
 
+/** Why a view of patches cannot work. @param {any} network */
+export const noPatches = (network) => (network.patch_size ? null : "This network has no patches: it is not a vision transformer.");
+
 /** Which colors maps of numbers have. @param {Context} ctx */
 export const paletteChoice = (ctx) => option(ctx, "Map", "map", PALETTES);
 
@@ -104,10 +107,10 @@ export function scale() {
   };
 }
 
-/** @param {Hit[]} hits @param {number} ms */
-export function announceHits(hits, ms) {
-  if (hits.length) announce(`${hits.length} results in ${Math.round(ms)} milliseconds. The most similar: ${titleOf(hits[0].facts) || `image ${hits[0].row}`}, ${hits[0].score.toFixed(3)}.`);
-  else announce("No result.");
+/** @param {HTMLElement} status @param {Hit[]} hits @param {number} ms */
+export function stateHits(status, hits, ms) {
+  status.textContent = `${plural(hits.length, "result")} in ${Math.round(ms)} ms`;
+  if (hits.length) announce(`The most similar: ${titleOf(hits[0].facts) || `image ${hits[0].row}`}, ${hits[0].score.toFixed(3)}`);
 }
 
 /** Results as CSV. @param {Hit[]} hits */

@@ -22,7 +22,6 @@ function kept(values, mass) {
 
 /** @type {import("../main.js").View["mount"]} */
 function mount(root, ctx) {
-  /** @type {any} */
   let answer = null;
   let asked = "";
   /** @type {import("../pictures.js").Picture} */
@@ -63,7 +62,7 @@ function mount(root, ctx) {
         picture = one;
         answer = await call(`attention/${encodeURIComponent(picture.id)}?model=${ctx.model}`, { signal });
       });
-      const heads = /** @type {number[][]} */ (answer.values);
+      const heads = answer.values;
       const over = (join) => heads[0].map((_, index) => join(heads.map((values) => values[index])));
       const mean = over((values) => values.reduce((sum, value) => sum + value, 0) / values.length);
       /** @type {[string, number[]][]} */
@@ -83,5 +82,5 @@ export default {
   key: "attention", name: "Attention", letter: "a", pictures: 1,
   lead: "What the class token attends to in the last block, one map per head. The threshold keeps the patches that hold this share of the attention, as in the figures of DINO.",
   mount,
-  missing: (card) => (card.model.num_heads || card.second?.num_heads ? null : "This network has no attention: it is not a vision transformer."),
+  missing: (network) => (network.num_heads ? null : "This network has no attention: it is not a vision transformer."),
 };

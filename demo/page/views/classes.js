@@ -6,7 +6,6 @@ const [ROW, STEM, TREE, WIDTH] = [24, 12, 170, 310]; // pixels: of a class; wher
 
 /** @param {import("../main.js").Context} ctx */
 export function classTree(ctx) {
-  /** @type {any} */
   let tree = null;
   /** @type {{classes: number[], far: number, kids: number[], up?: number, y?: number, item?: HTMLElement}[]} */
   let nodes = []; // classes, then branches in the order in which they join

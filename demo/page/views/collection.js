@@ -6,7 +6,6 @@ import { fault, follow, shot, titleOf } from "../results.js";
 
 const PAGE = 60; // rows per request
 const FACTS = { key: "Key", class_name: "Class", shard: "File", member: "Member", url: "Address", source: "Source", license: "License" };
-const LINKS = [["search", "Similar images"], ["parts", "Similar parts"], ["match", "Matching"], ["colors", "Colors"], ["attention", "Attention"], ["segment", "Segment"], ["duplicates", "Duplicates"]];
 
 /** @type {import("../main.js").View["mount"]} */
 function mount(root, ctx) {
@@ -102,7 +101,7 @@ function mount(root, ctx) {
   onResize(ctx, scroller, () => { drawn = ""; void layout(); });
   ctx.signal.addEventListener("abort", closeImage);
 
-  const box = /** @type {HTMLDialogElement} */ (h("dialog", { class: "image", onclose: () => { ctx.go({ row: null }); if (!ctx.signal.aborted) void focusRow(at); }, "aria-label": "Image" }));
+  const box = h("dialog", { class: "image", onclose: () => { ctx.go({ row: null }); if (!ctx.signal.aborted) void focusRow(at); }, "aria-label": "Image" });
   root.append(box);
   function closeImage() { if (box.open) box.close(); } // its event clears the address
 
@@ -118,9 +117,9 @@ function mount(root, ctx) {
       h("div", { class: "about" }, h("h2", { text: title }),
         factList([["Image", row], ...Object.entries(FACTS).map(([name, text]) => [text, facts[name]]), ["Pixels", facts.width && `${facts.width} × ${facts.height}`]],
           (value) => (/^https?:/.test(value) ? h("a", { href: value, rel: "noreferrer", target: "_blank", text: value }) : String(value))),
-        h("ul", { class: "links" }, ...LINKS.map(([key, text]) => h("li", {}, h("a", { href: ctx.link(key, { of: ref }), text, onclick: () => take(ref) })))),
+        h("ul", { class: "links" }, ...ctx.views.map(({ key, name }) => h("li", {}, h("a", { href: ctx.link(key, { of: ref }), text: name, onclick: () => take(ref) })))),
         exports(["picture", `image-${row}.png`, async () => (await pictureOf(rowSource(row, ctx.model, "image"))).canvas], ["facts", `image-${row}.json`, () => facts]),
-        h("div", { class: "actions" }, button("Keep in hand", () => { take(ref); announce("Kept in hand"); closeImage(); }), button("Close", closeImage))));
+        h("div", { class: "actions" }, button("Keep", () => { take(ref); announce("Kept"); closeImage(); }), button("Close", closeImage))));
     if (box.open) return;
     await focusRow(row); // to which the dialog returns the focus
     if (box.isConnected && !signal.aborted) box.showModal();

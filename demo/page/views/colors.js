@@ -1,17 +1,17 @@
 // Principal components of the features of some pictures as colors, the same for all of them.
 import { call } from "../api.js";
 import { Board } from "../board.js";
-import { announce, canvasOf, controls, exports, h, level, option, plural, segmented, statusLine } from "../dom.js";
+import { canvasOf, controls, exports, h, level, option, plural, segmented, statusLine } from "../dom.js";
 import { colorOf, patchCanvas } from "../palettes.js";
 import { nameOf, withPictures } from "../pictures.js";
-import { follow, paletteChoice, paletteOf } from "../results.js";
+import { follow, noPatches, paletteChoice, paletteOf } from "../results.js";
 
 /** @type {import("../main.js").View["mount"]} */
 function mount(root, ctx) {
   const list = h("ul", { class: "pairs", "aria-label": "Pictures and their colors" });
   /** @type {Board[][]} */
   let [plain, boards] = [[], []];
-  let answer = /** @type {any} */ (null);
+  let answer = null;
   let asked = "";
   const status = statusLine();
   root.append(controls(
@@ -64,7 +64,6 @@ function mount(root, ctx) {
         return Math.round(100 * kept / (rows * columns));
       });
       status.textContent = `${plural(refs.length, "picture")}; foreground: ${background.map((share) => `${share} %`).join(", ")} of the patches`;
-      announce(status.textContent);
     }
     paint();
   });
@@ -72,6 +71,7 @@ function mount(root, ctx) {
 
 export default {
   key: "colors", name: "Colors", letter: "o", pictures: 8,
-  lead: "The first three components of the features, as red, green and blue. Equal colors mean equal parts, in all pictures at once. Choose up to eight pictures in hand.",
+  lead: "The first three components of the features, as red, green and blue. Equal colors mean equal parts, in all pictures at once. Choose up to eight of your pictures.",
   mount,
+  missing: noPatches,
 };

@@ -8,10 +8,9 @@ import { follow, paletteChoice, paletteOf, scale } from "../results.js";
 
 /** @type {import("../main.js").View["mount"]} */
 function mount(root, ctx) {
-  const heads = /** @type {string[]} */ (ctx.card.heads);
+  const heads = /** @type {string[]} */ (ctx.network.heads);
   /** @type {Board|null} */
   let board = null;
-  /** @type {any} */
   let answer = null;
   /** @type {Set<number>} */
   const hidden = new Set();
@@ -36,11 +35,6 @@ function mount(root, ctx) {
 
   return follow(ctx, legend, async (signal) => {
     const [ref] = ctx.refs();
-    if (ctx.model) {
-      value.textContent = "Heads belong to model A.";
-      ends.root.hidden = true;
-      return;
-    }
     await withPictures([ref], ctx.model, signal, async ([picture]) => {
       answer = await call("dense", { signal, body: { id: picture.id, head: ctx.params.get("head") || heads[0], model: ctx.model } });
       const { rows, columns, values, kind } = answer;
@@ -63,6 +57,6 @@ function mount(root, ctx) {
 export default {
   key: "dense", name: "Heads", letter: "h", pictures: 1,
   lead: "What linear heads, trained on this backbone, read from the features of each patch: classes or depth.",
-  missing: (card) => (card.heads.length ? null : "No head was given for this backbone: start the demo with --head FILE, from a segmentation or depth evaluation."),
+  missing: (network) => (network.heads?.length ? null : network.heads ? "No head was given for this backbone: start the demo with --head FILE, from a segmentation or depth evaluation." : "Heads belong to model A."),
   mount,
 };

@@ -42,7 +42,7 @@ function mount(root, ctx) {
   const classes = ctx.network.index.num_classes > 2 ? classTree(ctx) : null;
   const results = shots("Selected images");
   root.append(controls(
-    segmented("Mouse", [["lasso", "Selects"], ["move", "Moves"]], tool, (value) => { tool = value; canvas.dataset.tool = value; }),
+    segmented("Mouse", [["lasso", "Select"], ["move", "Pan"]], tool, (value) => { tool = value; canvas.dataset.tool = value; }),
     flag(ctx, "Pictures", "pictures", true), classes && option(ctx, "Choose by", "by", [["clusters", "Clusters"], ["classes", "Classes"]], "clusters", segmented),
     button("+", () => zoomBy(1.4), { "aria-label": "Zoom in", class: "round" }), button("−", () => zoomBy(1 / 1.4), { "aria-label": "Zoom out", class: "round" }),
     button("Clear", () => ctx.go({ lasso: null, clusters: null, classes: null })), exports(["picture", "map.png", () => canvas], ["keys", "keys.txt", () => chosen.size && call("selection", { body: { rows: [...chosen].map((at) => map.rows[at]), model: ctx.model } })])),
@@ -233,7 +233,6 @@ function mount(root, ctx) {
     legend.querySelectorAll("input").forEach((box) => { box.checked = clusters.has(Number(box.value)); });
     const drawn = map.rows.length < ctx.network.index.num_images ? ` of the ${count(map.rows.length)} drawn` : "";
     status.textContent = chosen.size ? `${plural(chosen.size, "image")}${drawn} selected.` : "Nothing selected yet.";
-    announce(status.textContent);
     results.fill([...chosen].slice(0, 24).map((at) => shot({ row: map.rows[at], model: ctx.model, score: NaN, facts: { key: map.names[map.cluster[at]] } }, ctx.link("collection", { row: map.rows[at] }))));
     paint();
   }
@@ -250,7 +249,7 @@ function mount(root, ctx) {
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { paint(); classes?.paint(); }, { signal: ctx.signal });
   return follow(ctx, status, async (signal) => {
     if (!map) {
-      status.textContent = "Reading the map";
+      status.textContent = "Loading the map";
       const answer = await call(`map?model=${ctx.model}`, { signal });
       const span = (values) => { const [low, high] = rangeOf(values); return values.map((one) => (one - low) / Math.max(high - low, 1e-9)); };
       const repeated = (name) => answer.names.indexOf(name) !== answer.names.lastIndexOf(name);

@@ -4,11 +4,11 @@ import { Board } from "../board.js";
 import { announce, canvasOf, controls, dot, exports, flag, h, has, level, onResize, plural, statusLine } from "../dom.js";
 import { placeColor, similarRange } from "../palettes.js";
 import { asked, nameOf, open, refOf, withPictures } from "../pictures.js";
-import { follow, paletteChoice, paletteOf, scale } from "../results.js";
+import { follow, noPatches, paletteChoice, paletteOf, scale } from "../results.js";
 
 /** @type {import("../main.js").View["mount"]} */
 function mount(root, ctx) {
-  const lines = /** @type {HTMLCanvasElement} */ (h("canvas", { class: "lines", "aria-hidden": "true" }));
+  const lines = h("canvas", { class: "lines", "aria-hidden": "true" });
   const stage = h("div", { class: "stage" });
   const status = statusLine();
   const legend = scale();
@@ -22,7 +22,7 @@ function mount(root, ctx) {
   let opened = "";
   let near = /** @type {{side: number, place: number[]}|null} */ (null);
   root.append(controls(
-    level(ctx, "Similarity from", "min", [0, 1, .02, 0]), level(ctx, "Ratio up to", "ratio", [.5, 1, .02, 1]), flag(ctx, "Mutual only", "mutual", true),
+    level(ctx, "Minimum similarity", "min", [0, 1, .02, 0]), level(ctx, "Maximum ratio", "ratio", [.5, 1, .02, 1]), flag(ctx, "Mutual only", "mutual", true),
     flag(ctx, "One motion", "motion"), flag(ctx, "Without position", "position"),
     paletteChoice(ctx), exports(["pairs", "matches.json", () => ({ pictures: pictures.map(({ row, rows, columns }) => ({ row, rows, columns })), pairs })], ["picture", "matches.png", drawPairs])),
   h("div", { class: "status-line" }, status, legend.root), stage);
@@ -33,7 +33,7 @@ function mount(root, ctx) {
     const frame = stage.getBoundingClientRect();
     const density = devicePixelRatio || 1;
     [lines.width, lines.height] = [frame.width * density, frame.height * density];
-    const context = /** @type {CanvasRenderingContext2D} */ (lines.getContext("2d"));
+    const context = lines.getContext("2d");
     context.scale(density, density);
     const boxes = boards.map((board) => board.root.getBoundingClientRect());
     const at = (side, row, column) => [
@@ -137,7 +137,6 @@ function mount(root, ctx) {
       // Grids of the answer, not of the upload: the size of the network's picture decides.
       [pictures[0], pictures[1]] = both.map((picture, side) => { const [rows, columns] = side ? answer.b : answer.a; return { ...picture, rows, columns }; });
       status.textContent = `${plural(pairs.length, "pair")}${pairs.length ? `; similarity ${pairs[pairs.length - 1][4].toFixed(2)} to ${pairs[0][4].toFixed(2)}` : ""}. Colors follow the place in the first picture.`;
-      announce(plural(pairs.length, "pair"));
       paint();
     });
   });
@@ -147,4 +146,5 @@ export default {
   key: "match", name: "Matching", letter: "m", pictures: 2,
   lead: "Patches of two pictures that are each other's nearest. Point at a patch, or move to it with the arrow keys, to see how similar the other picture is to it everywhere.",
   mount,
+  missing: noPatches,
 };

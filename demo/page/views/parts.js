@@ -4,16 +4,14 @@ import { Board, readBoxes, writeBoxes } from "../board.js";
 import { announce, button, controls, exports, flag, h, has, numResults, segmented, statusLine } from "../dom.js";
 import { colorOf, patchCanvas, similarRange } from "../palettes.js";
 import { refOf, withPictures } from "../pictures.js";
-import { announceHits, follow, paletteChoice, paletteOf, scale, sheetOf, shot, shots, skeletons, tableOf } from "../results.js";
+import { follow, noPatches, paletteChoice, paletteOf, scale, sheetOf, shot, shots, skeletons, stateHits, tableOf } from "../results.js";
 
 /** @type {import("../main.js").View["mount"]} */
 function mount(root, ctx) {
-  /** @type {import("../board.js").Mode} */
   let mode = "set";
   /** @type {Board|null} */
   let board = null;
   let opened = "";
-  /** @type {any[]} */
   let hits = [];
   let range = [0, 1];
   const place = h("div");
@@ -21,7 +19,7 @@ function mount(root, ctx) {
   const results = shots("Images with a similar part, the most similar first");
   const status = statusLine();
   root.append(controls(
-    segmented("Next part", [["set", "Replaces"], ["add", "Adds"], ["sub", "Subtracts"]], mode, (value) => { mode = /** @type {any} */ (value); }),
+    segmented("Next part", [["set", "Replace"], ["add", "Add"], ["sub", "Subtract"]], mode, (value) => { mode = value; }),
     button("Clear", () => ctx.go({ add: null, sub: null })),
     numResults(ctx, "12", "24", "48"), paletteChoice(ctx), flag(ctx, "Heat on results", "heat"),
     exports(["list", "similar-parts.csv", () => tableOf(hits)], ["results", "similar-parts.png", () => sheetOf(hits)], ["picture", "part.png", () => board?.picture()])),
@@ -95,8 +93,7 @@ function mount(root, ctx) {
       const answer = await call("search/region", { signal, body: { ...query, k } });
       hits = answer.hits.map((hit) => ({ ...hit, model: ctx.model }));
       results.fill(hits.map((hit, number) => shot(hit, ctx.link("parts", { of: refOf(hit.row, ctx.model), ...(hit.box && hit.rows ? { add: writeBoxes([hit.box], hit.rows, hit.columns) } : {}) }), number + 1)));
-      status.textContent = `${hits.length} results in ${Math.round(answer.ms)} ms`;
-      announceHits(hits, answer.ms);
+      stateHits(status, hits, answer.ms);
       if (has(ctx, "heat")) await heatResults(query, signal);
     });
   });
@@ -106,4 +103,5 @@ export default {
   key: "parts", name: "Similar parts", letter: "p", pictures: 1,
   lead: "Click a patch or drag a box over a part of the picture: a wheel, an eye, a window. Add other parts, subtract what you do not mean.",
   mount,
+  missing: noPatches,
 };

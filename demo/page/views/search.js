@@ -2,14 +2,13 @@
 import { call } from "../api.js";
 import { controls, exports, flag, h, has, numResults, statusLine } from "../dom.js";
 import { asked, nameOf, refOf, sourceOf, withPictures } from "../pictures.js";
-import { announceHits, follow, sheetOf, shot, shots, skeletons, tableOf } from "../results.js";
+import { follow, sheetOf, shot, shots, skeletons, stateHits, tableOf } from "../results.js";
 
 /** @type {import("../main.js").View["mount"]} */
 function mount(root, ctx) {
   const query = h("figure", { class: "query" });
   const results = shots("Similar images, the most similar first");
   const status = statusLine();
-  /** @type {any[]} */
   let hits = [];
   const exact = ctx.card.recall < 1 ? flag(ctx, "Exact search", "exact") : null;
   root.append(controls(numResults(ctx, "12", "24", "48", "100"), flag(ctx, "Hide copies of results", "diverse"), exact,
@@ -22,12 +21,11 @@ function mount(root, ctx) {
     status.textContent = "Searching";
     await withPictures(ctx.refs().slice(0, 1), ctx.model, signal, async ([picture]) => {
       query.replaceChildren(h("img", { src: sourceOf(picture), alt: nameOf(picture.ref) }),
-        h("figcaption", {}, `${picture.width} × ${picture.height} pixels`, picture.row === null ? null : h("a", { href: ctx.link("collection", { row: picture.row }), text: "What is known of it" })));
+        h("figcaption", {}, `${picture.width} × ${picture.height} pixels`, picture.row === null ? null : h("a", { href: ctx.link("collection", { row: picture.row }), text: "Details" })));
       const answer = await call("search", { signal, body: { ...asked(picture), k: Math.min(k, ctx.network.index.num_images), diverse: has(ctx, "diverse"), exact: has(ctx, "exact"), model: ctx.model } });
       hits = answer.hits.map((hit) => ({ ...hit, model: ctx.model }));
       results.fill(hits.map((hit, number) => shot(hit, ctx.link("search", { of: refOf(hit.row, ctx.model) }), number + 1)));
-      status.textContent = `${hits.length} results in ${Math.round(answer.ms)} ms`;
-      announceHits(hits, answer.ms);
+      stateHits(status, hits, answer.ms);
     });
   });
 }

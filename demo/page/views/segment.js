@@ -1,9 +1,9 @@
-// What was clicked, cut out without labels or training, here and in the other pictures in hand.
+// What was clicked, cut out without labels or training, here and in other pictures.
 import { call } from "../api.js";
 import { Board, readBoxes, writeBoxes } from "../board.js";
-import { announce, button, canvasOf, clamp, controls, exports, flag, h, has, level, segmented, statusLine } from "../dom.js";
+import { announce, button, canvasOf, clamp, controls, exports, h, has, level, segmented, statusLine, toggle } from "../dom.js";
 import { inHand, withPictures } from "../pictures.js";
-import { follow } from "../results.js";
+import { follow, noPatches } from "../results.js";
 
 /** Probabilities between patches, by straight lines. @param {{rows: number, columns: number, prob: number[]}} map @param {number} scale */
 function enlarge({ rows, columns, prob }, scale) {
@@ -39,21 +39,21 @@ function cutout(map, threshold, pixel) {
 
 /** @type {import("../main.js").View["mount"]} */
 function mount(root, ctx) {
-  /** @type {import("../board.js").Mode} */
   let mode = "add";
   let opened = "";
   /** @type {Board[]} */
   let boards = [];
-  /** @type {any} */
   let answer = null;
   const place = h("div");
   const rest = h("ul", { class: "pairs single", "aria-label": "The same in other pictures" });
   const status = statusLine();
   const everywhere = h("a", { class: "button", href: "#", text: "Find in the collection" });
+  const all = () => [...new Set([ctx.refs()[0], ...inHand()])].join();
   const threshold = () => ctx.number("from", .5);
   root.append(controls(
-    segmented("Click", [["add", "Wanted"], ["sub", "Not wanted"]], mode, (value) => { mode = /** @type {any} */ (value); }),
-    level(ctx, "From", "from", [.05, .95, .05, .5]), flag(ctx, "In all pictures in hand", "also"), flag(ctx, "As frames of a video", "frames"),
+    segmented("Click", [["add", "Wanted"], ["sub", "Not wanted"]], mode, (value) => { mode = value; }),
+    level(ctx, "Threshold", "from", [.05, .95, .05, .5]), button("In all your pictures", () => ctx.go({ of: all() })),
+    toggle("As frames of a video", has(ctx, "frames"), (on) => ctx.go({ frames: on ? 1 : null, ...(on && ctx.refs().length < 2 ? { of: all() } : {}) })),
     button("Clear", () => ctx.go({ plus: null, minus: null })), everywhere, exports(["mask", "mask.png", () => answer && cutout(answer.images[0], threshold(), (inside) => (inside ? [255, 255, 255, 255] : [0, 0, 0, 255]))],
       ["run lengths", "masks.json", () => answer], ["picture", "segment.png", () => boards[0]?.picture()])),
   status, h("div", { class: "beside" }, h("div", { class: "query large" }, place,
@@ -79,8 +79,7 @@ function mount(root, ctx) {
 
   return follow(ctx, rest, async (signal) => {
     const [ref] = ctx.refs();
-    const also = has(ctx, "also") ? inHand().filter((one) => one !== ref).slice(0, 7) : [];
-    await withPictures([ref, ...also], ctx.model, signal, async ([picture, ...more]) => {
+    await withPictures(ctx.refs(), ctx.model, signal, async ([picture, ...more]) => {
       const key = `${picture.id}`;
       if (opened !== key) { makeBoard(picture); opened = key; }
       const { rows, columns } = picture;
@@ -101,14 +100,14 @@ function mount(root, ctx) {
       rest.replaceChildren(...boards.slice(1).map((board) => h("li", {}, board.root)));
       const share = answer.images[0].prob.filter((value) => value >= threshold()).length / answer.images[0].prob.length;
       status.textContent = `${plus.length} wanted, ${minus.length} not wanted; ${Math.round(100 * share)} % of the patches are cut out.`;
-      announce(status.textContent);
       paint();
     });
   });
 }
 
 export default {
-  key: "segment", name: "Segment", letter: "e", pictures: 1,
-  lead: "Click what you want, and what you do not want: what looks like it is cut out, without labels or training. Find it in all pictures in hand, too.",
+  key: "segment", name: "Segment", letter: "e", pictures: 64,
+  lead: "Click what you want, and what you do not want: what looks like it is cut out, without labels or training. Choose more of your pictures to find it in them, too.",
   mount,
+  missing: noPatches,
 };

@@ -18,7 +18,7 @@ VIEWS = {
     "match": "#/match?of=r0,r1",
     "colors": "#/colors?of=r0,r9&threshold=0",
     "attention": "#/attention?of=r0&mass=0.6",
-    "segment": f"#/segment?of=r0&plus={PART}&also=1",
+    "segment": f"#/segment?of=r0,r1&plus={PART}",
     "heads": "#/dense?of=r0",
     "duplicates": "#/duplicates?of=r0&from=0.9",
     "map": "#/map?clusters=0",

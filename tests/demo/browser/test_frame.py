@@ -49,7 +49,8 @@ def test_an_upload_finds_the_image_that_it_is(open_page, demo):
     first = page.locator(".shots a").first
     expect(first).to_contain_text("1.000")
     expect(first).to_contain_text("coffee_3")
-    expect(page.locator("#announcements")).to_contain_text("24 results")
+    expect(page.get_by_text(re.compile("^24 results in"))).to_be_visible()
+    expect(page.locator("#announcements")).to_contain_text("The most similar: coffee_3, 1.000")
 
 
 def test_a_picture_is_pasted_and_dropped(open_page, demo):
@@ -79,6 +80,7 @@ def test_a_face_is_refused_with_the_reason_or_blurred(open_page, demo):
     page.wait_for_url("**/#/search?of=u*")
     settle(page)
     expect(page.locator(".shots a").first).to_be_visible()
+    expect(page.get_by_text("1 face blurred in what you added.")).to_be_visible()
 
 
 @pytest.mark.parametrize(

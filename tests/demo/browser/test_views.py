@@ -157,6 +157,48 @@ def test_colors_are_those_of_before_after_a_reload(open_page):
     expect(page.get_by_role("alert")).to_contain_text("patches above a threshold")
 
 
+def test_an_address_with_one_picture_shows_one(open_page):
+    page = open_page("#/colors?of=r1")
+    page.goto("/#/colors?of=r5&threshold=0&map=unknown&show=0")
+    settle(page)
+    pictures, other = page.locator(".pairs > li"), page.locator('#hand [data-ref="r1"]')
+    expect(pictures).to_have_count(1)
+    for count in (2, 1):
+        other.click()
+        expect(pictures).to_have_count(count)
+    assert "of=r5&" in page.url
+    page.goto("/#/parts?of=r1&add=0.0.5000.5000&map=unknown")
+    settle(page)
+    expect(page.locator(".shots .hit").first).to_be_visible()
+
+
+def test_views_of_patches_need_a_network_with_patches(open_page):
+    page, first = open_page(), 1
+
+    def without_patches(route):
+        answer = route.fetch()
+        card = answer.json()
+        for model in card["models"][first:]:
+            model["model"] |= {"patch_size": 0, "num_heads": 0}
+        route.fulfill(response=answer, json=card)
+
+    page.route("**/api/card", without_patches)
+    page.goto("/#/parts?of=r0&model=both")
+    page.reload()
+    settle(page)
+    panes = page.locator(".pane")
+    expect(panes.nth(0).locator(".board")).to_be_visible()
+    expect(panes.nth(1)).to_contain_text("This network has no patches")
+    first = 0
+    page.reload()
+    settle(page)
+    expect(panes.nth(0)).to_contain_text("This network has no patches")
+    page.goto("/#/collection?row=3")
+    settle(page)
+    links = page.get_by_role("dialog").locator(".links a")
+    expect(links).to_have_text(["Similar images", "Heads", "Duplicates"])
+
+
 def test_attention_has_a_map_per_head_and_a_threshold(open_page):
     page = open_page("#/attention?of=r3")
     expect(page.locator(".heads figcaption b")).to_have_text(
@@ -173,8 +215,9 @@ def test_attention_has_a_map_per_head_and_a_threshold(open_page):
 def test_clicks_cut_out_what_looks_like_it_everywhere(open_page, demo):
     page = open_page()
     refs = [upload_picture(page, demo.folder / name) for name in ("halves.png", "turned.png")]
-    page.goto(f"/#/segment?of={refs[0]}&also=1")
+    page.goto(f"/#/segment?of={refs[0]}")
     settle(page)
+    page.get_by_role("button", name="In all your pictures").press("Enter")
     board = page.locator(".query .board")
     board.click(position=at_patch(board, 1, 1))
     expect(board.locator(".mark.over.add")).to_have_count(1)
@@ -189,11 +232,24 @@ def test_clicks_cut_out_what_looks_like_it_everywhere(open_page, demo):
     first, second = json.loads(saved(page, "Save run lengths").read_text())["images"]
     assert first["runs"] == [0, *[4] * 16]
     assert second["runs"] == [*[4] * 16]
-    page.get_by_label("As frames of a video").check()
+    # Two more at once; as frames all follow the first in the order in which they were added.
+    page.goto(f"/#/segment?of={refs[0]}&plus=1250.1250.2500.2500&minus=7500.7500.8750.8750")
+    settle(page)
+    page.set_input_files("#file", [demo.folder / "halves.png", demo.folder / "turned.png"])
+    expect(page.locator(".segment .pairs li")).to_have_count(2)
+    page.locator("#hand .picture").nth(2).click()
+    page.locator("#hand .picture").nth(1).click()
+    expect(page.locator(".segment .pairs li")).to_have_count(0)
+    with page.expect_request("**/api/segment") as asked:
+        page.get_by_label("As frames of a video").check()
     page.wait_for_url("**frames=1**")
     settle(page)
+    order = [one.get_attribute("data-ref")[1:] for one in page.locator("#hand .picture").all()]
+    assert order[:2] == [ref[1:] for ref in refs]
+    assert asked.value.post_data_json["propagate"] == order[1:]
     followed = json.loads(saved(page, "Save run lengths").read_text())["images"]
-    assert followed[1]["runs"] == second["runs"]
+    halves = [first["runs"], second["runs"]]
+    assert [one["runs"] for one in followed] == [*halves, *halves]
     board.focus()
     page.keyboard.press("Delete")
     expect(board.locator(".mark.over.sub")).to_have_count(0)
@@ -340,7 +396,7 @@ def test_the_map_is_used_by_keys(open_page):
         page.keyboard.press("Space")
     page.keyboard.press("Enter")
     page.wait_for_url("**lasso=*")
-    expect(page.locator("#announcements")).to_have_text(re.compile(r"^\d+ images? selected"))
+    expect(page.locator(".map > .note")).to_have_text(re.compile(r"^\d+ images? selected"))
     page.get_by_role("button", name="Clear").press("Enter")
     expect(page.locator(".map > .note")).to_contain_text("Nothing selected")
     page.locator(".clusters input").first.press("Space")
