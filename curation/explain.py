@@ -7,7 +7,7 @@ import contextlib
 import itertools
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -62,6 +62,7 @@ class Explanation:
     compared: list[Compared]  # on their pixels, most alike first
     seeds: list[Related]  # those that listed it, nearest first
     references: list[Related]
+    group: list[Related] = field(default_factory=list)  # of duplicates: others, the kept one first
 
     def as_json(self) -> dict[str, Any]:
         """Return everything as JSON values."""
@@ -170,6 +171,7 @@ def explain(run_folder: Path, image: str | int) -> Explanation:
         compared=compared[:_DRAWN],
         seeds=evidence.seeds(image_id)[:_SHOWN],
         references=references[:_SHOWN],
+        group=evidence.group(row),
     )
 
 
@@ -279,6 +281,22 @@ class _Evidence:
         if is_direct and row.get("places") is not None:
             strength, notes = None, f"{on_pixels(row['places'], row['similarity'])}\n{notes}"
         return [Related(image_id, other["key"], strength, notes)]
+
+    def group(self, row: dict[str, Any]) -> list[Related]:
+        """Return the other images of its group of duplicates, the one that is kept first."""
+        if row["reason"] == "leak":
+            return []
+        kept = row["image_id"] if row["duplicate_of"] is None else row["duplicate_of"]
+        ids = [kept]
+        for generation in self._generations:
+            ledger = self._read_ledger(generation.run_folder)
+            is_member = pc.equal(ledger.column("duplicate_of"), kept).fill_null(False)
+            ids += (generation.first + np.flatnonzero(is_member)).tolist()
+        others = [image_id for image_id in ids if image_id != row["image_id"]][:_SHOWN]
+        rows = [(image_id, self.row(image_id)) for image_id in others]
+        return [
+            Related(image_id, other["key"], None, other["decision"]) for image_id, other in rows
+        ]
 
     def neighbors(self, image_id: int) -> list[Related]:
         """Return the images of the stored pairs of this image's content, most similar first."""

@@ -8,7 +8,7 @@ import re
 import secrets
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -189,6 +189,8 @@ def _explainer(index: Path, given: str | None) -> "Explain | None":
     if run is None:
         return None
 
+    policy = {name: read_recipe(run)["duplicates"][name] for name in ("encoder", "threshold")}
+
     def decide(facts: Mapping[str, Any]) -> "Decision | None":
         shard, member, key = facts["shard"], facts["member"], facts["key"]
         # Of its own shards, and of tars, by key; of a file by its path.
@@ -196,7 +198,8 @@ def _explainer(index: Path, given: str | None) -> "Explain | None":
             answer = explain(run, key if member else shard)
         except UsageError:
             return None
-        return Decision(answer.decision == "kept", answer.sentences)
+        group, pairs = (list(map(asdict, some)) for some in (answer.group, answer.neighbors))
+        return Decision(answer.decision == "kept", answer.sentences, group, pairs, policy)
 
     return decide
 

@@ -24,6 +24,9 @@ class Decision(NamedTuple):
 
     is_kept: bool
     sentences: list[str]
+    group: list[dict[str, Any]]  # of duplicates, the kept one first: key, note
+    pairs: list[dict[str, Any]]  # as stored, the most similar first: key, similarity, note
+    policy: dict[str, Any]  # encoder of these similarities, threshold above which a pair is one
 
 
 # From the facts of an image of the index; None if the curation does not know it.

@@ -83,6 +83,10 @@ def test_a_chain_of_duplicates_is_followed_to_the_image_that_stays(pool, calm):
     keeper = rows[answer.row["duplicate_of"]]
     assert keeper["key"] in family
     assert answer.representative[0].image_id == keeper["image_id"]
+    members = {row["image_id"] for row in rows if row["duplicate_of"] == keeper["image_id"]}
+    assert answer.group[0].image_id == keeper["image_id"]
+    assert {near.image_id for near in answer.group[1:]} == members - {answer.image_id}
+    assert {near.note for near in answer.group[1:]} == {"dropped"}
     assert "same bytes" in " ".join(answer.sentences)
 
 

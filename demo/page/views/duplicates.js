@@ -14,46 +14,47 @@ function mount(root, ctx) {
   let blinking = 0;
   /** @type {any[]} */
   let hits = [];
-  const how = () => ctx.params.get("how") || "beside";
   root.append(controls(level(ctx, "Similarity from", "from", [.5, 1, .01, .95]),
     option(ctx, "Compare", "how", [["beside", "Side by side"], ["blink", "Blink"], ["difference", "Difference"]], "beside", segmented),
     exports(["list", "duplicates.csv", () => tableOf(hits)], ["picture", "pair.png", () => find(pair, "canvas")])),
   status, h("div", { class: "beside" }, h("div", { class: "wide" }, pair, why), copies));
 
-  ctx.signal.addEventListener("abort", () => clearInterval(blinking));
+  const still = () => { clearInterval(blinking); blinking = 0; };
+  ctx.signal.addEventListener("abort", still);
 
   /** @param {AbortSignal} signal @param {number} a @param {number} b */
   async function compare(signal, a, b) {
-    clearInterval(blinking);
+    still();
     const [left, right] = await Promise.all([a, b].map((row) => loadImage(rowSource(row, ctx.model, "image"))));
     signal.throwIfAborted();
-    const [wide, high] = [Math.min(720, left.naturalWidth), Math.round(Math.min(720, left.naturalWidth) * left.naturalHeight / left.naturalWidth)];
-    const gap = 8;
-    const { canvas, context } = canvasOf(how() === "beside" ? 2 * wide + gap : wide, high, { role: "img", "aria-label": `Images ${a} and ${b}, ${how()}` });
+    const [mode, wide] = [ctx.params.get("how") || "beside", Math.min(720, left.naturalWidth)];
+    const shift = mode === "beside" ? wide + 8 : 0;
+    const high = Math.round(wide * left.naturalHeight / left.naturalWidth);
+    const { canvas, context } = canvasOf(wide + shift, high, { role: "img", "aria-label": `Images ${a} and ${b}, ${mode}` });
     pair.replaceChildren(canvas);
-    if (how() === "beside") {
-      context.drawImage(left, 0, 0, wide, high);
-      context.drawImage(right, wide + gap, 0, wide, high);
-    } else if (how() === "blink") {
-      let isLeft = true;
-      const show = () => { context.drawImage(isLeft ? left : right, 0, 0, wide, high); caption.textContent = `Image ${isLeft ? a : b}`; isLeft = !isLeft; };
+    context.drawImage(left, 0, 0, wide, high);
+    if (mode === "difference") context.globalCompositeOperation = mode;
+    if (mode !== "blink") context.drawImage(right, shift, 0, wide, high);
+    else {
       const caption = h("p", { class: "note num" });
-      const stop = button("Pause", () => { if (blinking) { clearInterval(blinking); blinking = 0; stop.textContent = "Go on"; } else { blinking = window.setInterval(show, 900); stop.textContent = "Pause"; } });
+      let row = b;
+      const show = () => { row = row === a ? b : a; context.drawImage(row === a ? left : right, 0, 0, wide, high); caption.textContent = `Image ${row}`; };
+      const turn = () => { if (blinking) still(); else blinking = window.setInterval(show, 900); stop.textContent = blinking ? "Pause" : "Go on"; };
+      const stop = button("Change", turn);
       pair.append(h("div", { class: "status-line" }, caption, stop));
       show();
-      // Below three changes per second, the limit for people with photosensitive epilepsy.
-      if (!matchMedia("(prefers-reduced-motion: reduce)").matches) blinking = window.setInterval(show, 900);
-      else { stop.textContent = "Change"; stop.onclick = show; }
-    } else {
-      context.drawImage(left, 0, 0, wide, high);
-      context.globalCompositeOperation = "difference";
-      context.drawImage(right, 0, 0, wide, high);
+      // Below three changes per second: photosensitive epilepsy.
+      if (matchMedia("(prefers-reduced-motion: reduce)").matches) stop.onclick = show;
+      else turn();
     }
   }
 
+  /** @param {string} title @param {any[]} some */
+  const part = (title, some) => (some.length ? [h("h2", { text: title }), ...some.map((one) => h("p", { text: one.key ? [one.key, one.similarity, one.note].filter(Boolean).join(", ") : one }))] : []);
+
   const run = latest(ctx.signal, async (signal) => {
     const row = rowIn(ctx.refs()[0], ctx.model);
-    clearInterval(blinking);
+    still();
     copies.hidden = true;
     if (row === null) {
       status.textContent = "";
@@ -65,17 +66,19 @@ function mount(root, ctx) {
     const answer = await call(`duplicates/${row}?model=${ctx.model}&threshold=${ctx.number("from", .95)}`, { signal });
     hits = answer.copies.map((hit) => ({ ...hit, model: ctx.model }));
     copies.hidden = !hits.length;
-    status.textContent = hits.length ? `${plural(hits.length, "image")} above a similarity of ${answer.threshold}` : `No copy above a similarity of ${answer.threshold}.`;
-    why.replaceChildren(...(answer.why.length ? [h("h2", { text: "Why" }), ...answer.why.map((text) => h("p", { text }))] : []));
+    const { policy } = answer;
+    status.textContent = `${hits.length ? plural(hits.length, "image") : "No copy"} above a similarity of ${answer.threshold}. ${answer.note}`;
+    why.replaceChildren(...part("Why", answer.why), ...part("Its duplicates, 8 at most", answer.group),
+      ...part(`Pairs by ${policy?.encoder}, duplicates above ${policy?.threshold}, 8 at most`, answer.pairs));
+    const other = Number(ctx.params.get("with") || hits[0]?.row);
     results.fill(hits.map((hit, number) => {
       const decided = { true: "kept", false: "removed" }[hit.kept];
       const item = shot(hit, ctx.link("duplicates", { of: refOf(row, ctx.model), with: hit.row }), number + 1, decided);
       if (decided) item.querySelector(".title").textContent += `, ${decided}`;
-      if (String(hit.row) === (ctx.params.get("with") || String(hits[0].row))) item.firstChild.setAttribute("aria-current", "true");
+      if (hit.row === other) item.firstChild.setAttribute("aria-current", "true");
       return item;
     }));
-    const other = Number(ctx.params.get("with") ?? hits[0]?.row);
-    if (hits.length && Number.isFinite(other)) await compare(signal, row, other);
+    if (hits.length && other >= 0) await compare(signal, row, other);
     else pair.replaceChildren(h("img", { src: rowSource(row, ctx.model, "image"), alt: `Image ${row}` }));
   });
   return () => shown(why, run);
@@ -83,6 +86,6 @@ function mount(root, ctx) {
 
 export default {
   key: "duplicates", name: "Duplicates", letter: "d", pictures: 1,
-  lead: "Images of the collection that are nearly the same as this one, and what the curation decided about them.",
+  lead: "Images nearly the same as this one, and what the curation decided about them.",
   mount,
 };

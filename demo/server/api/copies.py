@@ -36,9 +36,18 @@ async def _copies(call: Call) -> dict[str, Any]:
         for copy in copies[:_EXPLAINED]:
             decision = explain(copy["facts"]) if explain else None
             copy["kept"] = decision.is_kept if decision else None
-        return {"copies": copies, "why": own.sentences if own else []}
+        note = f"Only the first {_EXPLAINED} are looked up in the curation."
+        return {
+            "copies": copies,
+            "note": note if explain and len(copies) > _EXPLAINED else "",
+            "why": own.sentences if own else [],
+            "group": own.group if own else [],
+            "pairs": own.pairs if own else [],
+            "policy": own.policy if own else None,
+            "threshold": threshold,
+        }
 
-    return await call.site.compute.run(find) | {"threshold": threshold}
+    return await call.site.compute.run(find)
 
 
 OPERATIONS = (

@@ -109,9 +109,17 @@ def test_a_curation_explains_its_images(calm, demo_index, tmp_path):
     site = replace(site, explain=command._explainer(tmp_path / "index", None))
     with serve(site) as client:
         assert client.get("/api/card").json()["explained"] is True
-        answer = client.get("/api/duplicates/0?threshold=-1").json()
+        rows = client.get("/api/rows?count=200").json()["rows"]
+        row = next(one["row"] for one in rows if site.explain(one["facts"]).group)
+        answer = client.get(f"/api/duplicates/{row}?threshold=-1").json()
     assert any("kept" in sentence for sentence in answer["why"])
-    assert answer["copies"][0]["kept"] is True
+    assert answer["policy"] == {"encoder": "pixels", "threshold": 0.95}
+    assert answer["note"] == "Only the first 8 are looked up in the curation."
+    kept = [copy["kept"] for copy in answer["copies"]]
+    assert kept == [True] * 8 + [None] * (len(kept) - 8)
+    assert {one["note"] for one in answer["group"]} == {"dropped"}  # it is the one that is kept
+    similarities = [one["similarity"] for one in answer["pairs"]]
+    assert similarities == sorted(similarities, reverse=True) != []
 
 
 def test_heads_of_an_evaluation_show_classes_and_depths(demo_index, tmp_path):
