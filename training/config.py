@@ -439,7 +439,8 @@ class TrainingConfig:
         if self.model.drop_path:
             what = f"`model.drop_path` is {self.model.drop_path} with method={self.method}"
             yield Fault(what, "recipe", "give 0: it has no stochastic depth")
-        if self.method == "suncet" and self.support.images * self.support.views < 2:
+        rows, classes = self.support.rows, self.support.num_classes
+        if self.method == "suncet" and rows * self.support.views < 2 * classes:
             what = "`support` has one view of each class, and method=suncet compares them"
             yield Fault(what, "recipe", "give support.images=2, or support.views=2")
 

@@ -99,3 +99,6 @@ def test_a_class_needs_two_views(tiny):
     with pytest.raises(UsageError, match="`support` has one view of each class"):
         tiny(*RECIPE, "support.images=1")
     assert tiny(*RECIPE, "support.images=1", "support.views=2")
+    assert tiny(*RECIPE, "support.images=1", "support.groups=2")
+    with pytest.raises(UsageError, match="`support` has one view of each class"):
+        tiny(*RECIPE, "support.images=1", "support.groups=2", "support.unique_classes=true")

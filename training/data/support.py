@@ -4,7 +4,7 @@ The support of a group has images of its classes ``c1 c2 .. cC``, repeated, so t
 i-th class modulo C: labels follow from the position.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from dinoforge.config.paths import OptionalPath, PathText
 from dinoforge.config.ranges import PositiveInt, Range
-from dinoforge.errors import UsageError
+from dinoforge.errors import UsageError, some_of
 from dinoforge.sources.manifests import read_subset
 
 if TYPE_CHECKING:  # recipes are checked on machines without torch
@@ -32,8 +32,8 @@ class SupportConfig:
 
     # folders, tars, globs or a curation run, with labels; relative to the working directory
     paths: list[PathText] = field(default_factory=list)
-    # file that lists the labeled images, one per line: keys, file names, or numbers from 0 in the
-    # order of the keys; "": all images with a label
+    # file that lists the labeled images, some of every class, one per line: keys, file names, or
+    # numbers from 0 in the order of the keys; "": all images with a label
     subset: OptionalPath = ""
     classes: PositiveInt = 10  # per group and step
     images: PositiveInt = 16  # per class, group and step
@@ -171,13 +171,10 @@ def open_support(
     ``part`` is this rank and the number of ranks; with ``all_classes`` a step must have
     all of them, and columns are classes in the order of their labels.
 
-    Raises a `UsageError` if labels are missing, classes are too small or do not divide.
+    Raises a `UsageError` if a class has no or too few labels, or classes do not divide.
     """
     keys: list[str] = images.table["key"].to_pylist()
     labels = images.labels
-    if config.subset:
-        chosen = read_subset(Path(config.subset), keys)
-        labels = np.where(np.isin(np.arange(len(keys)), chosen), labels, -1)
     named: list[str] = images.table["class_name"].to_pylist()
     names = {label: named[at] or str(label) for at, label in enumerate(labels.tolist())}
     names.pop(-1, None)
@@ -187,6 +184,10 @@ def open_support(
             where=", ".join(config.paths),
             do="give images in class folders, or shards with .cls members",
         )
+    if config.subset:
+        chosen = read_subset(Path(config.subset), keys)
+        labels = np.where(np.isin(np.arange(len(keys)), chosen), labels, -1)
+        _check_listed(config.subset, names, labels)
     rows_of = [np.flatnonzero(labels == label) + offset for label in sorted(names)]
     order = SupportOrder(
         by_class=rows_of,
@@ -199,15 +200,27 @@ def open_support(
     )
     _check_classes(config, len(rows_of), all_of_them=all_classes)
     parts = 1 if config.unique_classes else config.groups
-    for label, rows in zip(sorted(names), rows_of, strict=True):
-        if len(rows) // parts < config.images:
-            raise UsageError(
-                what=f"class {names[label]} has {len(rows)} labeled images, a step needs "
-                f"{config.images * parts}",
-                where="`support.images`",
-                do=f"give at most {len(rows) // parts}, or more labels",
-            )
+    fewest, label = min(zip(map(len, rows_of), sorted(names), strict=True))
+    if fewest < config.images * parts:
+        raise UsageError(
+            what=f"class {names[label]} has {fewest} labeled images, a step needs "
+            f"{config.images * parts}",
+            where="`support.images`" + " x `support.groups`" * (parts > 1),
+            do=f"give at most {fewest}, or more labels",
+        )
     return Support(order, config.views, *part)
+
+
+def _check_listed(file: str, names: Mapping[int, str], labels: Indices) -> None:
+    """Refuse a list without images of a class: a training would not know that class."""
+    without = [names[label] for label in sorted(names.keys() - set(labels.tolist()))]
+    if without:
+        raise UsageError(
+            what=f"lists no image of {len(without)} of {len(names)} classes: {some_of(without)}",
+            where=file,
+            do="add some, or leave these classes out of `support.paths`: it takes a .csv of path "
+            "and label",
+        )
 
 
 def _check_classes(config: SupportConfig, count: int, *, all_of_them: bool) -> None:
@@ -215,8 +228,8 @@ def _check_classes(config: SupportConfig, count: int, *, all_of_them: bool) -> N
     if needed > count:
         raise UsageError(
             what=f"a step needs {needed} classes, the labeled images have {count}",
-            where="`support.classes`",
-            do=f"give at most {count // (needed // config.classes)}",
+            where="`support.classes`" + " x `support.groups`" * (needed > config.classes),
+            do=f"give at most {count}",
         )
     if all_of_them and needed < count:
         raise UsageError(
@@ -225,9 +238,10 @@ def _check_classes(config: SupportConfig, count: int, *, all_of_them: bool) -> N
             do=f"give {count}, and support.groups=1",
         )
     if not config.unique_classes and count % config.classes:
+        unique = ", or support.unique_classes=true" * (config.classes * config.groups <= count)
         divisors = [str(n) for n in range(1, count + 1) if count % n == 0]
         raise UsageError(
             what=f"{count} classes are not a multiple of `support.classes` {config.classes}",
             where="recipe",
-            do=f"give {', '.join(divisors[:-1])} or {divisors[-1]}, or support.unique_classes=true",
+            do=f"give {', '.join(divisors[:-1])} or {divisors[-1]}{unique}",
         )

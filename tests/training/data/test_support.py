@@ -97,6 +97,19 @@ def test_a_file_lists_the_labeled_images(recipe, tmp_path, lines):
     assert len(data) == 17  # unlabeled and labeled ones
 
 
+def test_a_list_without_images_of_a_class_is_refused_until_the_class_is_left_out(
+    recipe, labeled, tmp_path
+):
+    (tmp_path / "subset.txt").write_text("000.jpg\n002.jpg\n004.jpg\n")
+    changes = (f"support.subset={tmp_path / 'subset.txt'}", "support.classes=1")
+    with pytest.raises(UsageError, match=r"lists no image of 1 of 2 classes: b - .* - add some"):
+        opened(recipe(*changes))
+    rows = "".join(f"{file},a\n" for file in sorted((labeled / "a").iterdir()))
+    (tmp_path / "a.csv").write_text(f"path,label\n{rows}")
+    data = opened(recipe(*changes, f"support.paths=['{tmp_path / 'a.csv'}']"))
+    assert data.batch(0).classes.tolist() == [0, 0, 0]
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_lists_of_cifar10_are_balanced_and_nested(seed):
     folder = recipe_folder("training") / "labels"
@@ -115,7 +128,14 @@ def test_lists_of_cifar10_are_balanced_and_nested(seed):
     [
         (("support.images=4",), r"class b has 3 labeled images, a step needs 4 - .*at most 3"),
         (("support.classes=3",), "a step needs 3 classes, the labeled images have 2"),
-        (("support.groups=3", "support.images=2"), "has 4 labeled images, a step needs 6"),
+        (
+            ("support.groups=3", "support.images=2"),
+            "class b has 3 labeled images, a step needs 6 - .* x `support.groups` - give at most 3",
+        ),
+        (
+            ("support.groups=64", "support.unique_classes=true"),
+            "a step needs 128 classes, .* have 2 - .* x `support.groups` - give at most 2",
+        ),
         (("support.subset=missing.txt",), "missing.txt"),
     ],
 )
