@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from rich_argparse import RawDescriptionRichHelpFormatter
 
-from dinoforge.errors import UsageError, printable
+from dinoforge.errors import Fault, UsageError, printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -165,7 +165,21 @@ def load_flags(args: argparse.Namespace, cls: type[C], flags: Sequence[str]) -> 
     check_out(args.paths, args.out)
     words = [f"{name}={getattr(args, name)}" for name in flags]
     words += [f"decode.{word}" for word in args.decode]
-    return load_config(cls, None, words)
+    try:
+        return load_config(cls, None, words)
+    except UsageError as error:
+        faults = [_name_flag(fault, flags, args.command) for fault in error.faults]
+        raise UsageError(faults=faults) from error
+
+
+def _name_flag(fault: Fault, flags: Sequence[str], command: str) -> Fault:
+    """Write the key of a fault as the flag that gave it, which `explain` does not know."""
+    key = fault.what.removeprefix("`").partition("`")[0]
+    if key not in flags:
+        return fault
+    flag = key.replace("_", "-")
+    do = re.sub(r"dinoforge explain \w+", f"dinoforge {command} --help", fault.do)
+    return Fault(fault.what.replace(f"`{key}`", f"`--{flag}`", 1), fault.where, do)
 
 
 def add_run_argument(parser: argparse.ArgumentParser) -> None:

@@ -77,11 +77,13 @@ def fit_image(image: Image, size: int, patch: int) -> Image:
     scale = size / min(height, width) if size else 1.0
     new_height, new_width = (round(side * scale) for side in (height, width))
     rows, columns = new_height // patch, new_width // patch
+    is_resized = (new_height, new_width) != (height, width)
+    pixels = f"{new_height} x {new_width} pixels" + " after resizing" * is_resized
     if not rows * columns:
-        raise UnfitImage(f"{height} x {width} pixels, smaller than a patch of {patch} x {patch}")
+        raise UnfitImage(f"{pixels}, smaller than a patch of {patch} x {patch}")
     if rows * columns > _MOST_PATCHES:
-        raise UnfitImage(f"{height} x {width} pixels, more than {_MOST_PATCHES:,} patches")
-    if (new_height, new_width) != (height, width):
+        raise UnfitImage(f"{pixels}, more than {_MOST_PATCHES:,} patches")
+    if is_resized:
         image = resize(image, new_width, new_height)
     return image[: rows * patch, : columns * patch]
 

@@ -126,11 +126,12 @@ def test_an_image_smaller_than_a_patch_is_one_line(run, tmp_path, picture):
 @pytest.mark.parametrize(
     ("words", "reported"),
     [
-        (["--threshold", "1"], "`threshold` is 1.0"),
-        (["--size", "-1"], "`size` is -1"),
+        (["--threshold", "1"], "`--threshold` is 1.0"),
+        (["--threshold", "0.6,0.9"], "need float - command line - see `dinoforge attention --help"),
+        (["--size", "-1"], "`--size` is -1"),
         (["--positions", "x"], "unknown mode `x`"),
         (["--step", "3"], "only a training run has steps"),
-        (["--device", "tpu"], "`device` is 'tpu'"),
+        (["--device", "tpu"], "`--device` is 'tpu'"),
     ],
 )
 def test_mistakes_are_one_line(run, photos, words, reported):

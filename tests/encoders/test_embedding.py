@@ -68,7 +68,10 @@ def test_the_flag_decodes_as_the_section_of_a_recipe_does(tmp_path):
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (["--device", "banana"], "`device` is 'banana' - command line - give cpu, cuda or cuda:N"),
+        (
+            ["--device", "banana"],
+            "`--device` is 'banana' - command line - give cpu, cuda or cuda:N",
+        ),
         (["--decode", "rang=1"], "unknown key `decode.rang` (did you mean `decode.range`?)"),
         (["--decode", "range=5"], "`decode.range` got 5, need tuple[float, float] | None"),
     ],

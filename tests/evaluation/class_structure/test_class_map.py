@@ -80,7 +80,7 @@ def test_colors_lie_as_their_tree_does(run, tmp_path):
         ((), TREE.replace("cyan", "teal"), "the taxonomy lacks the class `cyan`"),
         ((), "red\tc\norange\tc\nblue\tc\ncyan\tc\n", "all classes are equally far"),
         (("--encoder", "a=pixels_raw", "--encoder", "a=pixels"), TREE, "two encoders are named a"),
-        (("--layout", "spiral"), TREE, "layout"),
+        (("--layout", "spiral"), TREE, "`--layout` got 'spiral', need pca | tsne - "),
     ],
 )
 def test_mistakes_are_one_line(run, tmp_path, words, tree, reported):
