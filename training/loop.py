@@ -50,6 +50,7 @@ class TrainingSummary:
 
     steps: int
     images: int  # in the data set
+    labeled: int  # labeled images of a method that has some, else 0
     undecodable: int  # replaced by this process
     problems: dict[str, int]  # reason -> files, members and sources that gave no image
     not_downloaded: dict[str, int]  # status -> samples: see `Account`
@@ -65,6 +66,8 @@ class TrainingSummary:
     def lines(self) -> list[str]:
         """Format the summary for the terminal."""
         done = f"{counted(self.steps, 'step')} on {counted(self.images, 'image')}"
+        if self.labeled:
+            done += f" and {counted(self.labeled, 'labeled image')}"
         lines = [f"{done}, {as_duration(self.seconds)}"]
         if "loss/total" in self.last:
             lines.append(f"loss {self.last['loss/total']:.3f}")
@@ -229,6 +232,7 @@ class Trainer:
         return TrainingSummary(
             steps=self.step,
             images=account.images,
+            labeled=account.labeled,
             undecodable=account.undecodable,
             problems=dict(account.problems),
             not_downloaded=dict(account.not_downloaded),

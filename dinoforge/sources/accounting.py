@@ -21,6 +21,7 @@ from dinoforge.sources.discover import SOURCE_REASONS
 __all__ = ["Account", "describe_failed", "merge_problems", "name_undecodable", "write_problems"]
 
 _NAMED = 20  # sources that were not read: there may be as many as files
+_OPTIONAL = ("labeled", "not_selected", "not_downloaded")
 _LISTED = 100_000  # rows of ``problems.csv``
 _REASONS = {**SHARD_REASONS, **SOURCE_REASONS}
 _log = logging.getLogger(__name__)
@@ -34,6 +35,7 @@ class Account:
     problems: Mapping[str, int] = field(default_factory=dict)  # reason -> files, members, sources
     incomplete: Sequence[Problem] = ()  # sources from which images may be missing
     undecodable: int = 0  # of ``images``, as far as they were decoded
+    labeled: int = 0  # of a training by few labels: labeled images, not among ``images``
     not_selected: int = 0  # images of the sources that a recipe leaves out
     # samples that img2dataset states beside its tars and folders, but did not get: status -> number
     not_downloaded: Mapping[str, int] = field(default_factory=dict)
@@ -81,7 +83,7 @@ class Account:
             "problems": dict(self.problems),
             "incomplete": list(self.incomplete),
         }
-        optional = {name: getattr(self, name) for name in ("not_selected", "not_downloaded")}
+        optional = {name: getattr(self, name) for name in _OPTIONAL}
         return facts | {name: value for name, value in optional.items() if value}
 
     @classmethod
@@ -116,7 +118,8 @@ class Account:
         rest = f", {self.not_selected:,} not selected" if self.not_selected else ""
         if self.not_downloaded:
             rest += f", {describe_failed(self.not_downloaded)}"
-        return [*lines, f"{self.images:,} images read{rest}; {problems}"]
+        labeled = f" and {self.labeled:,} labeled images" if self.labeled else ""
+        return [*lines, f"{self.images:,} images{labeled} read{rest}; {problems}"]
 
     def log(self) -> None:
         """Log the lines, as warnings if images may be missing."""

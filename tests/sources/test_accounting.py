@@ -1,6 +1,7 @@
 """The account of what was read: counted once, and every incomplete source by name."""
 
 import logging
+from dataclasses import replace
 
 from dinoforge.shards.index import INCOMPLETE, NOTES, SHARD_REASONS, problem
 from dinoforge.sources.accounting import Account, merge_problems
@@ -28,6 +29,7 @@ def test_counts_are_written_and_logged(caplog):
         account.log()
         Account.of(3, []).log()
         Account.of(2, [], not_selected=1000).log()
+        replace(Account.of(4, []), labeled=2).log()
         logging.getLogger("dinoforge").removeHandler(caplog.handler)
     lines = [(record.levelname, record.getMessage()) for record in caplog.records]
     assert list(dict.fromkeys(lines)) == [
@@ -39,6 +41,7 @@ def test_counts_are_written_and_logged(caplog):
         ("WARNING", "1,200 images read; problems: 2 other_file, 1 truncated, 2 undecodable"),
         ("INFO", "3 images read; no problems"),
         ("INFO", "2 images read, 1,000 not selected; no problems"),
+        ("INFO", "4 images and 2 labeled images read; no problems"),
     ]
 
 

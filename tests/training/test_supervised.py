@@ -41,6 +41,7 @@ def test_labels_are_learned(tiny, labeled):
     summary = train(config, Path(config.out))
     assert summary.last["predictions/accuracy"] == 1
     assert summary.last["loss/total"] < 0.6
+    assert summary.lines()[0].startswith("30 steps on 10 images and 10 labeled images, ")
 
 
 def test_the_first_scores_are_those_of_no_class(tiny, labeled):

@@ -147,8 +147,13 @@ class TrainingData:
         return len(self._table)
 
     def account(self) -> Account:
-        """Count what the sources gave, and the images that did not decode so far."""
-        return self.images.account(undecodable=len(self.undecodable))
+        """Count what the sources gave, labeled images apart, and what did not decode so far."""
+        support = self._cutter.support
+        return replace(
+            self.images.account(undecodable=len(self.undecodable)),
+            images=sum(self.order.sizes),
+            labeled=0 if support is None else support.num_images,
+        )
 
     def batch(self, step: int) -> Batch:
         """Make the batch of one step in this process; raises if too many images do not decode."""

@@ -63,6 +63,11 @@ class Support:
     rank: int
     num_ranks: int
 
+    @property
+    def num_images(self) -> int:
+        """Count the labeled images."""
+        return sum(map(len, self.order.by_class))
+
     def locate(self, step: int) -> tuple[Indices, Indices]:
         """Return the images of this rank and the columns of their classes."""
         images, columns = self.order.locate(step)

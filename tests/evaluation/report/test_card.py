@@ -217,6 +217,12 @@ def test_the_front_matter_has_what_the_author_gives(project, tmp_path, capsys):
     assert "[apache-2.0](https://www.apache.org/licenses/LICENSE-2.0)" in text
 
 
+def test_labeled_images_are_counted_apart(tmp_path):
+    sources = {"images": 1323, "labeled": 40, "undecodable": 0}
+    training, _ = write_training(tmp_path / "run", sources=sources)
+    assert "Images: 1,323; labeled images: 40; undecodable and replaced: 0." in make_card(training)
+
+
 def test_what_is_unknown_is_not_recorded(tmp_path):
     training, _ = write_training(tmp_path / "run", step=300)
     front, text = split(make_card(training))
