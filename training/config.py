@@ -296,9 +296,9 @@ class TrainingConfig:
     out: PathText = "???"  # run folder
     # dinov2: DINO, iBOT and KoLeo (Oquab et al. 2023); dino: DINO alone (Caron et al. 2021). Few
     # images have labels, see `support`: paws (Assran et al. 2021); suncet: they are classified by
-    # each other, beside a contrastive loss (Assran et al. 2020); supervised: a linear layer learns
-    # their labels, as in the fine-tuning of PAWS (give batch_size=1: there is no other image).
-    # distillation: dinov2 without masks, by a teacher that was trained before, teacher.frozen
+    # each other, alongside a contrastive loss (Assran et al. 2020); supervised: a linear layer
+    # learns their labels, as in the fine-tuning of PAWS (unlabeled images do not train it: keep
+    # batch_size small). distillation: dinov2 without masks, by a trained teacher, teacher.frozen
     method: Literal["dinov2", "dino", "paws", "suncet", "supervised", "distillation"] = "dinov2"
     seed: int = 0  # of weights, order, crops and masks
     steps: PositiveInt = 125000  # optimizer updates
@@ -354,13 +354,14 @@ class TrainingConfig:
         accumulate = self.parallel.accumulate
         pieces = num_ranks * accumulate
         images = self.micro_batch(num_ranks)
+        over = f"{num_ranks} ranks" + f" x {accumulate} micro-batches" * (accumulate > 1)
         if self.batch_size % pieces:
-            over = f"{num_ranks} ranks" + f" x {accumulate} micro-batches" * (accumulate > 1)
             what = f"`batch_size` {self.batch_size} is not a multiple of {over}"
             multiples = [str(n * pieces) for n in (images, images + 1) if n]
             yield Fault(what, "recipe", f"give batch_size={' or '.join(multiples)}")
         elif self.has_support and self.support.rows % pieces:
-            what = f"`support` has {self.support.rows} images, which {pieces} parts do not share"
+            rows = self.support.rows
+            what = f"`support` has {rows} images, which cannot be divided evenly among {over}"
             do = "change support.images or support.classes, or the number of ranks"
             yield Fault(what, "recipe", do)
         elif self.group_size and images % self.group_size:

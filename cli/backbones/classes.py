@@ -32,9 +32,11 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         required=True,
         metavar="[NAME=]SPEC",
-        help="encoder, as of `dinoforge embed`; may be repeated: the first is compared with others",
+        help="encoder, as in `dinoforge embed`; may be repeated: the first is compared with others",
     )
-    taxonomy = "imagenet, cifar10 (of WordNet), a file of nodes and parents, or a .csv of distances"
+    taxonomy = (
+        "imagenet, cifar10 (from WordNet), a file of nodes and parents, or a .csv of distances"
+    )
     add_path("--taxonomy", required=True, metavar="TAXONOMY", help=taxonomy)
     add_path("--out", required=True, metavar="FOLDER", help="output folder")
     add("--layout", default="pca", help="of the map: pca (default) or tsne (extra `tsne`)")

@@ -214,13 +214,13 @@ def _read_matrix(text: str, path: str) -> Distances:
     try:
         values = np.array([[float(value) for value in row[1:]] for row in rows])
     except ValueError as error:
-        raise UsageError(what="a distance is no number", where=path, do=do) from error
+        raise UsageError(what="a distance is not a number", where=path, do=do) from error
     if len(names) < 1 or [row[0].strip() for row in rows] != list(names):
         raise UsageError(what="rows and columns have other names", where=path, do=do)
     if values.shape != (len(names), len(names)) or not math.isfinite(values.sum()):
         raise UsageError(what=f"a table of shape {values.shape}", where=path, do=do)
     if values.min() < 0 or values.diagonal().any() or not np.allclose(values, values.T):
-        raise UsageError(what="these are no distances", where=path, do=do)
+        raise UsageError(what="these are not distances", where=path, do=do)
     return Distances(path, names, values)
 
 

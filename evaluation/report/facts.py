@@ -54,7 +54,7 @@ METHODS = {
     "paws": "PAWS: crops are classified by their similarity to labeled images, and the crops of an "
     "image are to get the same class. The entropy of one prediction falls; that of the mean "
     "prediction stays near ln C as long as all classes are predicted.",
-    "suncet": "SuNCEt: labeled images are classified by each other, beside a contrastive loss "
+    "suncet": "SuNCEt: labeled images are classified by each other, alongside a contrastive loss "
     "between crops of the same image.",
     "distillation": "Distillation: a larger, frozen teacher assigns crops and all patches to "
     "prototypes, the student predicts its assignments, and KoLeo spreads its class tokens. Losses "

@@ -114,7 +114,7 @@ def test_other_names_weights_and_features_are_refused(timm, tmp_path):
     assert "(did you mean `test_vit`?)" in error_line("timm:test_vitt")
     assert "Invalid pretrained tag" in error_line(f"timm:test_resnet.no_tag@{path}")
     for name in ("hf-hub:timm/test_vit", "local-dir:/tmp", ""):
-        assert f"timm has no model `{name}`" in error_line(f"timm:{name}@{path}")
+        assert f"timm has no model `{name}` - " in error_line(f"timm:{name}@{path}")
     assert "no such file - none.pth - " in error_line("timm:test_vit@none.pth")
     assert "the weights do not match the model: " in error_line(f"timm:test_vit@{path}")
     line = error_line(f"timm:test_resnet@{path}#patch_mean")

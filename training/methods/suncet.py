@@ -1,4 +1,4 @@
-"""SuNCEt: labeled images are classified by each other, beside a contrastive loss on all images.
+"""SuNCEt: labeled images are classified by each other, alongside a contrastive loss on all images.
 
 Assran et al. 2020, "Supervision accelerates pre-training in contrastive semi-supervised learning of
 visual representations". Networks, labeled images and micro-batches are those of PAWS.

@@ -93,14 +93,14 @@ def create_timm(name: str, where: str, *, is_folder: bool = False, **options: An
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of names that timm has replaced
                 return timm.create_model(full_name, pretrained=False, num_classes=0, **options)
-        reason = "unknown"
+        reason = ""
     except (RuntimeError, ValueError, TypeError) as error:  # a tag, or an argument of a folder
         if isinstance(error, TypeError) and options:
             raise
-        reason = first_line(error)
+        reason = f": {first_line(error)}"
     near = difflib.get_close_matches(name, timm.list_models(), n=1)
     hint = f" (did you mean `{near[0]}`?)" if near else ""
-    what = f"timm has no model `{name}`{hint}: {reason}"
+    what = f"timm has no model `{name}`{hint}{reason}"
     raise UsageError(what=what, where=where, do="choose from timm.list_models()")
 
 

@@ -76,9 +76,9 @@ def test_a_matrix_is_read_by_names(tmp_path):
         ("gone.tsv", None, "cannot read the taxonomy"),
         ("cycle.tsv", "a\tb\nb\tc\nc\tb\n", "`a` is its own ancestor"),
         ("names.csv", ",a,b\na,0,1\nc,1,0\n", "rows and columns have other names"),
-        ("words.csv", ",a,b\na,0,x\nb,1,0\n", "a distance is no number"),
+        ("words.csv", ",a,b\na,0,x\nb,1,0\n", "a distance is not a number"),
         ("short.csv", ",a,b\na,0\nb,1\n", "a table of shape (2, 1)"),
-        ("lopsided.csv", ",a,b\na,0,1\nb,2,0\n", "these are no distances"),
+        ("lopsided.csv", ",a,b\na,0,1\nb,2,0\n", "these are not distances"),
     ],
 )
 def test_a_file_that_is_no_taxonomy_is_one_line(tmp_path, name, text, reported):

@@ -171,5 +171,5 @@ def test_a_recipe_that_paws_cannot_follow_is_refused(recipe, change, reported):
 
 
 def test_ranks_that_do_not_share_the_support_are_refused(recipe):
-    with pytest.raises(UsageError, match="`support` has 6 images, which 4 parts do not share"):
+    with pytest.raises(UsageError, match="6 images, which cannot be divided evenly among 4 ranks"):
         recipe().check_ranks(4)
