@@ -33,6 +33,7 @@ __all__ = [
     "changed_keys",
     "config_of",
     "config_yaml",
+    "find_list",
     "find_recipe",
     "flatten",
     "list_recipes",
@@ -91,6 +92,12 @@ def find_recipe(kind: str, name: str) -> Path:
     thing = "profile" if kind == "slurm" else "recipe"
     do = f"give a YAML file, or one of {', '.join(known)}"
     raise UsageError(what=f"no such {thing}{hint}", where=name, do=do)
+
+
+def find_list(kind: str, name: str) -> Path:
+    """Find a list of images: a file, or if there is none, one among the installed recipes."""
+    installed = recipe_folder(kind) / name
+    return installed if installed.is_file() and not Path(name).exists() else Path(name)
 
 
 @dataclass(frozen=True)

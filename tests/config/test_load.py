@@ -13,9 +13,11 @@ from dinoforge.config import (
     changed_keys,
     config_yaml,
     describe_keys,
+    find_list,
     find_recipe,
     load_config,
     load_recipe,
+    recipe_folder,
 )
 from dinoforge.errors import Fault, UsageError
 
@@ -77,6 +79,16 @@ def test_a_recipe_may_be_an_open_pipe_but_no_other(tmp_path):
     for name in (f"/dev/fd/{reading}", str(tmp_path / "pipe.yaml")):
         with pytest.raises(UsageError, match="no such recipe"):
             find_recipe("training", name)
+
+
+def test_a_list_that_is_not_here_is_one_of_the_installed_recipes(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    name = "labels/cifar10-4-0.txt"
+    assert find_list("training", name) == recipe_folder("training") / name
+    assert find_list("training", "labels/none.txt") == Path("labels/none.txt")
+    (tmp_path / "labels").mkdir()
+    (tmp_path / name).touch()
+    assert find_list("training", name) == Path(name)
 
 
 def test_all_faults_are_reported_at_once(tmp_path):

@@ -7,12 +7,12 @@ i-th class modulo C: labels follow from the position.
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 import numpy.typing as npt
 
+from dinoforge.config import find_list
 from dinoforge.config.paths import OptionalPath, PathText
 from dinoforge.config.ranges import PositiveInt, Range
 from dinoforge.errors import UsageError, some_of
@@ -33,7 +33,8 @@ class SupportConfig:
     # folders, tars, globs or a curation run, with labels; relative to the working directory
     paths: list[PathText] = field(default_factory=list)
     # file that lists the labeled images, some of every class, one per line: keys, file names, or
-    # numbers from 0 in the order of the keys; "": all images with a label
+    # numbers from 0 in the order of the keys; one that is not here is searched for among the
+    # installed recipes (labels/cifar10-4-0.txt); "": all images with a label
     subset: OptionalPath = ""
     classes: PositiveInt = 10  # per group and step
     images: PositiveInt = 16  # per class, group and step
@@ -190,7 +191,7 @@ def open_support(
             do="give images in class folders, or shards with .cls members",
         )
     if config.subset:
-        chosen = read_subset(Path(config.subset), keys)
+        chosen = read_subset(find_list("training", config.subset), keys)
         labels = np.where(np.isin(np.arange(len(keys)), chosen), labels, -1)
         _check_listed(config.subset, names, labels)
     rows_of = [np.flatnonzero(labels == label) + offset for label in sorted(names)]

@@ -138,6 +138,7 @@ def test_lists_of_cifar10_are_balanced_and_nested(seed):
             "a step needs 128 classes, .* have 2 - .* x `support.groups` - give at most 2",
         ),
         (("support.subset=missing.txt",), "missing.txt"),
+        (("support.subset=labels/cifar10-4-0.txt",), "40 of 40 lines name no image"),
     ],
 )
 def test_what_a_step_cannot_have_is_refused_in_one_line(recipe, changes, reported):
