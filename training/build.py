@@ -117,13 +117,13 @@ def _width(backbone: VisionTransformer | PooledNetwork) -> int:
 def _dino(
     config: TrainingConfig, backbone: VisionTransformer | PooledNetwork, *, packed: bool
 ) -> Method:
-    build: Callable[..., Method] = Dino
+    build: Callable[..., Dino] = Dino
     if config.method == "distillation":
         recipe = recipe_of_frozen(config)
         # Attention by the default back end: that of the student may not support other heads.
         frozen = build_backbone(recipe)
         build = partial(Distillation, nn.ModuleDict({"backbone": frozen, **_heads(recipe, frozen)}))
-    return build(
+    method = build(
         backbone,
         **_heads(config, backbone),
         balance=config.teacher.balance,
@@ -131,6 +131,8 @@ def _dino(
         group_size=config.group_size,
         packed=packed,
     )
+    method.mean_of_pairs = config.method == "dino"
+    return method
 
 
 def _heads(

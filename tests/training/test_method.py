@@ -315,3 +315,33 @@ def test_sinkhorn_survives_scores_that_would_overflow_and_prototypes_that_die():
     result = sinkhorn_knopp(scores, 0.04)
     assert torch.isfinite(result).all()
     torch.testing.assert_close(result.sum(dim=1), torch.ones(4))
+
+
+@pytest.mark.parametrize("sizes", [(3, 7, 0), (2, 5, 3)])
+def test_the_loss_of_dino_v1_is_the_mean_over_pairs_of_views(sizes):
+    batch, prototypes, num_local = sizes
+    generator = torch.Generator().manual_seed(0)
+    shape = (2 + num_local, batch, prototypes)
+    student, teacher = torch.randn(2, *shape, generator=generator, dtype=torch.float64)
+    targets = teacher[:2].softmax(dim=-1)
+    terms = [
+        -(targets[q] * (student[v] / 0.1).log_softmax(dim=-1)).sum(dim=-1).mean()
+        for q in range(2)
+        for v in range(len(student))
+        if v != q
+    ]
+    views = [part.flatten(0, 1) for part in (targets, student[:2], student[2:])]
+    result = sum(dino_loss(*views, mean_of_pairs=True))
+    torch.testing.assert_close(result, torch.stack(terms).mean(), rtol=1e-12, atol=0)
+
+
+def test_without_local_crops_dino_v1_divides_by_two_and_dinov2_by_three(tiny):
+    recipe = ("loss.ibot=0", "loss.koleo=0", "precision=float64", "crops.num_local=0")
+    views = make_views(num_local=0)
+    views = replace(views, global_crops=views.global_crops.double())
+    views = replace(views, local_crops=views.local_crops.double())
+    one, two = (
+        losses_of(build_method(tiny(*recipe, f"method={name}")), views).total.item()
+        for name in ("dino", "dinov2")
+    )
+    assert one / two == pytest.approx(3 / 2, rel=1e-9)

@@ -14,11 +14,16 @@ __all__ = ["dino_loss", "ibot_loss"]
 
 
 def dino_loss(
-    targets: Tensor, student_global: Tensor, student_local: Tensor, *, temperature: float = 0.1
+    targets: Tensor,
+    student_global: Tensor,
+    student_local: Tensor,
+    *,
+    temperature: float = 0.1,
+    mean_of_pairs: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Compare every student view with the teacher's view of each *other* global crop.
 
-    Caron et al. 2021, eq. 3; the sum over pairs is divided by ``2 + 2 L``.
+    Caron et al. 2021, eq. 3; the sum over pairs is divided by their number ``2 + 2 L``.
 
     Parameters
     ----------
@@ -28,6 +33,8 @@ def dino_loss(
         Student scores ``[2B, K]`` and ``[L * B, K]``.
     temperature : float
         Student temperature.
+    mean_of_pairs : bool
+        Without local crops, divide by 2 as in DINO v1; False: by 3, as in the code of DINOv2.
 
     Returns
     -------
@@ -43,7 +50,7 @@ def dino_loss(
     # Every local crop is compared with both teacher views: one sum with their sum as the target.
     sum_VBK = (first_BK + second_BK).expand(num_local, -1, -1).reshape(-1, targets.shape[1])
     local = _cross_entropy(sum_VBK, student_local, temperature)
-    terms = 2 + max(2 * num_local, 1)
+    terms = 2 + max(2 * num_local, 0 if mean_of_pairs else 1)
     return local.sum() / batch / terms, 2 * pair / terms
 
 

@@ -52,6 +52,8 @@ class Dino(Method):
         Run the student's linear layers once over the tokens of all crops.
     """
 
+    mean_of_pairs = False  # see `dino_loss`
+
     def __init__(
         self,
         backbone: nn.Module,
@@ -97,7 +99,9 @@ class Dino(Method):
         scores, patch_MK = self._scores(self.student, torch.cat([cls_BD, cls_LD]), patches_MD)
 
         dino_local, dino_global = dino_loss(
-            targets.cls_BK, *scores.split([len(cls_BD), len(cls_LD)])
+            targets.cls_BK,
+            *scores.split([len(cls_BD), len(cls_LD)]),
+            mean_of_pairs=self.mean_of_pairs,
         )
         ibot = koleo = dino_global.new_zeros(())
         if self.weights[1]:
