@@ -183,8 +183,8 @@ def draw_method_weights(config: TrainingConfig, method: Method) -> None:
         else:
             draw_layers(network, own_seed)
     if isinstance(method, Supervised):
-        weight = method.student["linear"].get_parameter("weight")
-        assign(weight, torch.zeros(weight.shape))
+        for parameter in method.student["linear"].parameters():
+            assign(parameter, torch.zeros(parameter.shape))
     if config.start.weights:
         _read_start(Path(config.start.weights), method.student)
     if isinstance(method, Distillation):

@@ -221,6 +221,7 @@ def test_fine_tuning_keeps_the_statistics_where_the_published_one_does(recipes):
     assert nearest.crops.global_scale == nearest.crops.ratio == (1, 1)
     for recipe in (nearest, linear):
         assert (recipe.crops.num_local, recipe.crops.jitter_prob) == (0, 0)
+        assert recipe.optimizer.momentum_of == "steps"
 
 
 @pytest.mark.parametrize(

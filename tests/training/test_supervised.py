@@ -46,9 +46,10 @@ def test_labels_are_learned(tiny, labeled):
 
 def test_the_first_scores_are_those_of_no_class(tiny, labeled):
     method = build_method(tiny(*SUPERVISED, labeled))
-    weight = method.student["linear"].weight
-    assert weight.shape == (2, 64)
-    assert not weight.any()
+    linear = method.student["linear"]
+    assert linear.weight.shape == (2, 64)
+    assert not linear.weight.any()
+    assert not linear.bias.any()
 
 
 def test_classes_are_numbered_by_their_labels_in_every_step(tiny, labeled, tmp_path):

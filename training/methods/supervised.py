@@ -17,7 +17,7 @@ __all__ = ["Supervised"]
 
 
 class Supervised(Method):
-    """Backbone and one linear layer, whose weights start at zero; cross-entropy."""
+    """Backbone and one linear layer, which starts at zero; cross-entropy."""
 
     def __init__(self, backbone: nn.Module, width: int, num_classes: int) -> None:
         super().__init__()
