@@ -8,8 +8,10 @@ Shapes: S labeled views, C classes.
 from collections.abc import Sequence
 from typing import cast
 
+import torch
 from torch import Tensor, nn
 
+from dinoforge.models.init import assign
 from dinoforge.training.methods.method import Backbone, Losses, Method, Views
 from dinoforge.training.precision import at_least_float32
 
@@ -26,6 +28,11 @@ class Supervised(Method):
         linear = nn.Linear(width, num_classes)
         self.student = nn.ModuleDict({"backbone": backbone, "linear": linear})
         self.teacher = nn.ModuleDict()
+
+    def zero_classifier(self) -> None:
+        """Set weights and bias of the classifier to zero, as published."""
+        for parameter in self.student["linear"].parameters():
+            assign(parameter, torch.zeros(parameter.shape))
 
     @property
     def exported_heads(self) -> nn.ModuleDict:
