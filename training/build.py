@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -148,9 +149,9 @@ def _paws(
     config: TrainingConfig, backbone: VisionTransformer | PooledNetwork, *, packed: bool
 ) -> Method:
     settings, width = config.paws, _width(backbone)
-    with_bn = settings.normalized
-    projection = projection_layers(width, settings.hidden, settings.width, normalized=with_bn)
-    prediction = prediction_layers(settings.width, normalized=with_bn)
+    kind: dict[str, Any] = {"normalized": settings.normalized, "activation": settings.activation}
+    projection = projection_layers(width, settings.hidden, settings.width, **kind)
+    prediction = prediction_layers(settings.width, **kind)
     return (Suncet if config.method == "suncet" else Paws)(
         backbone,
         projection,
@@ -183,8 +184,7 @@ def draw_method_weights(config: TrainingConfig, method: Method) -> None:
         else:
             draw_layers(network, own_seed)
     if isinstance(method, Supervised):
-        for parameter in method.student["linear"].parameters():
-            assign(parameter, torch.zeros(parameter.shape))
+        method.zero_classifier()
     if config.start.weights:
         _read_start(Path(config.start.weights), method.student)
     if isinstance(method, Distillation):

@@ -152,8 +152,9 @@ class PawsConfig:
     contrastive: NonNegativeFloat = 1.0
     hidden: PositiveInt = 2048  # width of the hidden layers of the projection
     width: PositiveInt = 2048  # of the embeddings that are compared
-    # True: batch normalization and ReLU in the heads, as published; False: GELU, for ViTs
-    normalized: bool = True
+    normalized: bool = True  # batch normalization in the heads
+    # of the heads; relu: as published; gelu: for ViTs, the prediction then has no bottleneck
+    activation: Literal["relu", "gelu"] = "relu"
     prediction: bool = False  # a second head for what is predicted, not for targets
 
 

@@ -79,7 +79,7 @@ def write_backbone(
         notes["image_size"] = notes["crop_size"]
         save_pooled(path, backbone, tensors, notes)
     if heads:
-        save_heads(path, heads)
+        save_heads(path, heads, config.paws.activation)
     # Later ones are left over from a run whose checkpoints are damaged: they do not count as kept.
     folder = run / "export"
     for number in [n for n in steps_in(folder) if n <= step][: -config.checkpoint.keep]:

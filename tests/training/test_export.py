@@ -104,10 +104,17 @@ def test_a_place_that_cannot_be_written_is_reported_in_one_line(tiny, tmp_path, 
         export_backbone(tmp_path, 7, method, tiny())
 
 
-@pytest.mark.parametrize("settings", ["paws.normalized=false", "paws.prediction=true"])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ["paws.normalized=false"],
+        ["paws.prediction=true"],
+        ["paws.prediction=true", "paws.activation=gelu"],
+    ],
+)
 def test_heads_of_paws_are_beside_the_backbone(tiny, tmp_path, settings):
     support = ("support.paths=[x]", "support.classes=2", "paws.hidden=16", "paws.width=8")
-    config = tiny("method=paws", *support, settings)
+    config = tiny("method=paws", *support, *settings)
     method = build_method(config).eval()
     heads = gather_tensors(method.exported_heads)
     path = write_backbone(tmp_path, 7, gather_backbone(method), config, heads)

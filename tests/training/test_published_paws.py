@@ -5,10 +5,14 @@ from dataclasses import asdict, dataclass, field
 
 import pytest
 import yaml
+from torch import nn
 
 from dinoforge.config import load_config
 from dinoforge.config.load import find_recipe
 from dinoforge.evaluation.settings import SoftNnConfig
+from dinoforge.models.batch_norm import BatchNorm1d
+from dinoforge.training.attention import AttentionSetting
+from dinoforge.training.build import build_on_meta
 from dinoforge.training.config import TrainingConfig
 
 # All keys of the published files of configs/, with their values.
@@ -263,6 +267,12 @@ def test_the_recipe_of_a_vit_has_the_values_that_its_author_gave(recipes):
     assert (optimizer.lr_start, optimizer.lr, optimizer.lr_end) == (2e-4, 1e-3, 1e-6)
     assert (optimizer.weight_decay_start, optimizer.weight_decay_end) == (0.04, 0.4)
     assert (recipe.paws.hidden, recipe.paws.width, recipe.paws.prediction) == (256, 256, True)
+    # "Same as RN50, but with GELU activations", and without a bottleneck: [256, 256].
+    assert (recipe.paws.normalized, recipe.paws.activation) == (True, "gelu")
+    method = build_on_meta(recipe, AttentionSetting("sdpa", packed=False, device="cpu"))
+    prediction = method.student["prediction"]
+    assert [type(layer) for layer in prediction][2:4] == [BatchNorm1d, nn.GELU]
+    assert prediction.fc1.weight.shape == prediction.fc2.weight.shape == (256, 256)
     assert (recipe.batch_size, recipe.steps % 1251) == (1024, 0)
 
 

@@ -17,30 +17,35 @@ from dinoforge.models.writing import write_tensors
 
 __all__ = ["heads_file", "open_heads", "prediction_layers", "projection_layers", "save_heads"]
 
+_ACTIVATIONS = {"relu": nn.ReLU, "gelu": nn.GELU}
 
-def projection_layers(width: int, hidden: int, out: int, *, normalized: bool) -> nn.Sequential:
+
+def projection_layers(
+    width: int, hidden: int, out: int, *, normalized: bool, activation: str = "relu"
+) -> nn.Sequential:
     """Three linear layers after the backbone, with the tensor names of the released PAWS.
 
-    Between them batch normalization and ReLU, as published, or GELU, for ViTs.
+    Between them batch normalization, if ``normalized``, and ``relu``, as published, or ``gelu``,
+    for ViTs.
     """
     layers: dict[str, nn.Module] = {}
     for number, size in enumerate((width, hidden), start=1):
         layers[f"fc{number}"] = nn.Linear(size, hidden)
         if normalized:
             layers[f"bn{number}"] = BatchNorm1d(hidden)
-        layers[f"relu{number}"] = nn.ReLU() if normalized else nn.GELU()
+        layers[f"relu{number}"] = _ACTIVATIONS[activation]()
     layers["fc3"] = nn.Linear(hidden, out)
     return nn.Sequential(OrderedDict(layers))
 
 
-def prediction_layers(width: int, *, normalized: bool) -> nn.Sequential:
-    """Two linear layers after the projection, a bottleneck of a quarter if normalized."""
-    hidden = width // 4 if normalized else width
+def prediction_layers(width: int, *, normalized: bool, activation: str = "relu") -> nn.Sequential:
+    """Two linear layers after the projection, with ``relu`` a bottleneck of a quarter."""
+    hidden = width // 4 if activation == "relu" else width
     layers: dict[str, nn.Module] = {"bn1": BatchNorm1d(width)} if normalized else {}
     layers["fc1"] = nn.Linear(width, hidden)
     if normalized:
         layers["bn2"] = BatchNorm1d(hidden)
-    layers["relu"] = nn.ReLU() if normalized else nn.GELU()
+    layers["relu"] = _ACTIVATIONS[activation]()
     layers["fc2"] = nn.Linear(hidden, width)
     return nn.Sequential(OrderedDict(layers))
 
@@ -50,9 +55,9 @@ def heads_file(backbone: Path) -> Path:
     return backbone.with_name("heads.safetensors")
 
 
-def save_heads(backbone: Path, tensors: Mapping[str, Tensor]) -> None:
+def save_heads(backbone: Path, tensors: Mapping[str, Tensor], activation: str) -> None:
     """Write heads beside a backbone; names are ``projection.NAME`` and ``prediction.NAME``."""
-    write_tensors(heads_file(backbone), tensors, {"format": "pt"})
+    write_tensors(heads_file(backbone), tensors, {"format": "pt", "activation": activation})
 
 
 def open_heads(backbone: Path) -> nn.ModuleDict:
@@ -63,15 +68,20 @@ def open_heads(backbone: Path) -> nn.ModuleDict:
     heads = nn.ModuleDict()
     if not heads_file(backbone).is_file():
         return heads
-    tensors, _ = read_tensors(heads_file(backbone))
+    tensors, notes = read_tensors(heads_file(backbone))
     if "projection.fc1.weight" not in tensors:  # a classifier
         return heads
     hidden, width = tensors["projection.fc1.weight"].shape
     out = len(tensors["projection.fc3.weight"])
     normalized = "projection.bn1.weight" in tensors
+    activation = notes.get("activation", "relu" if normalized else "gelu")
     with torch.device("meta"):
-        heads["projection"] = projection_layers(width, hidden, out, normalized=normalized)
+        heads["projection"] = projection_layers(
+            width, hidden, out, normalized=normalized, activation=activation
+        )
         if "prediction.fc1.weight" in tensors:
-            heads["prediction"] = prediction_layers(out, normalized=normalized)
+            heads["prediction"] = prediction_layers(
+                out, normalized=normalized, activation=activation
+            )
     heads.load_state_dict(tensors, assign=True)
     return heads.eval()
