@@ -315,10 +315,12 @@ def open_training_data(
     support = None
     if config.has_support:
         labeled = open_images(config.support.paths, cache=cache, policy=config.decode)
+        count = sum(len(images) for images in sets)
         support = open_support(
             config.support,
             labeled,
-            offset=sum(len(images) for images in sets),
+            offset=count,
+            epoch=max(1, count // config.batch_size) if config.sees_unlabeled else 0,
             seed=config.seed,
             part=(rank_info.rank, rank_info.world_size),
             all_classes=config.method == "supervised",

@@ -71,9 +71,12 @@ class Support:
 
     def locate(self, step: int) -> tuple[Indices, Indices]:
         """Return the images of this rank and the columns of their classes."""
-        images, columns = self.order.locate(step)
-        size = len(images) // self.num_ranks
-        own = slice(self.rank * size, (self.rank + 1) * size)
+        in_group = self.order.classes_per_batch * self.order.images_per_class
+        size = in_group * self.order.groups // self.num_ranks
+        start = self.rank * size
+        groups = range(start // in_group, -(-(start + size) // in_group))
+        images, columns = self.order.locate(step, groups)
+        own = slice(start - groups.start * in_group, start - groups.start * in_group + size)
         return images[own], columns[own]
 
 
@@ -94,6 +97,10 @@ class SupportOrder:
     passes: int = 1  # over the images, before the order of the classes is drawn anew
     seed: int = 0
     columns_are_classes: bool = False  # numbered as `by_class`, for a step that has all of them
+    # of each group, the pass whose images were shuffled last, and these
+    _last: dict[int, tuple[int, list[Indices]]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     @property
     def batches_of_pass(self) -> int:
@@ -105,18 +112,20 @@ class SupportOrder:
         """Classes of a batch of all groups."""
         return self.classes_per_batch * (self.groups if self.unique else 1)
 
-    def locate(self, step: int) -> tuple[Indices, Indices]:
-        """Return images and columns of a step, group by group; a column is a class of the step."""
-        round_, number = divmod(step, self.passes * self.batches_of_pass)
-        drawn = [
-            next(islice(self.batches(group, round_), number, None)) for group in range(self.groups)
-        ]
+    def locate(self, step: int, groups: range | None = None) -> tuple[Indices, Indices]:
+        """Return images and columns of a step, group by group; a column is a class of the step.
+
+        Of all groups, or of ``groups`` alone.
+        """
+        number, at = divmod(step, self.batches_of_pass)
+        groups = groups or range(self.groups)
+        drawn = [next(islice(self._pass(group, number), at, None)) for group in groups]
         images = np.concatenate([rows for rows, _ in drawn])
         if self.columns_are_classes:
             return images, np.concatenate([classes for _, classes in drawn])
         columns = [
             np.arange(self.classes_per_batch) + self.classes_per_batch * group * self.unique
-            for group in range(self.groups)
+            for group in groups
         ]
         return images, np.tile(columns, self.images_per_class).ravel()
 
@@ -129,21 +138,27 @@ class SupportOrder:
 
     def batches(self, group: int, round_: int = 0) -> Iterator[tuple[Indices, Indices]]:
         """Yield images and classes of each batch of a group, in a round of all passes."""
-        first = group * self.classes_per_batch if self.unique else 0
-        for number in range(self.passes):
-            images = self._shuffled(group, number, round_)
-            # The published sampler draws one permutation more at the start of every round.
-            order = _permutation(len(images), self.seed + 1 + round_ * (self.passes + 1) + number)
-            for start in range(first, self.batches_of_pass * self._together, self._together):
-                classes = order[start : start + self.classes_per_batch]
-                rows = [images[at][: self.images_per_class] for at in classes]
-                yield np.stack(rows, axis=1).ravel(), np.tile(classes, self.images_per_class)
+        for number in range(round_ * self.passes, (round_ + 1) * self.passes):
+            yield from self._pass(group, number)
 
-    def _shuffled(self, group: int, number: int, round_: int) -> list[Indices]:
+    def _pass(self, group: int, number: int) -> Iterator[tuple[Indices, Indices]]:
+        if group not in self._last or self._last[group][0] != number:
+            self._last[group] = number, self._shuffled(group, number)
+        images = self._last[group][1]
+        # The published sampler draws one permutation more at the start of every round.
+        order = _permutation(len(images), self.seed + 1 + number + number // self.passes)
+        first = group * self.classes_per_batch if self.unique else 0
+        for start in range(first, self.batches_of_pass * self._together, self._together):
+            classes = order[start : start + self.classes_per_batch]
+            rows = [images[at][: self.images_per_class] for at in classes]
+            yield np.stack(rows, axis=1).ravel(), np.tile(classes, self.images_per_class)
+
+    def _shuffled(self, group: int, number: int) -> list[Indices]:
         import torch
 
+        round_, in_round = divmod(number, self.passes)
         passes = self.passes * (round_ * self.groups + group)
-        generator = torch.Generator().manual_seed(self.seed + passes + number)
+        generator = torch.Generator().manual_seed(self.seed + passes + in_round)
         shuffled = []
         for images in self.by_class:
             part = images
@@ -163,17 +178,30 @@ def _permutation(size: int, seed: int) -> Indices:
     return drawn
 
 
+def _passes_of_round(config: SupportConfig, rows_of: Sequence[Indices], epoch: int) -> int:
+    """Count the passes after which the order of classes is drawn anew, as published.
+
+    They fill an epoch; without unlabeled images, they use the labeled ones of the smallest class.
+    """
+    if epoch:
+        return -(-epoch // max(1, len(rows_of) // config.num_classes))
+    parts = 1 if config.unique_classes else config.groups
+    return max(1, min(map(len, rows_of)) // (parts * config.images))
+
+
 def open_support(
     config: SupportConfig,
     images: "ImageSet",
     *,
     offset: int,
+    epoch: int,
     seed: int,
     part: tuple[int, int],
     all_classes: bool = False,
 ) -> Support:
     """Order the labeled images of a recipe, which have the positions from ``offset`` on.
 
+    ``epoch`` is the number of steps of a pass over unlabeled images, 0 if none are used.
     ``part`` is this rank and the number of ranks; with ``all_classes`` a step must have
     all of them, and columns are classes in the order of their labels.
 
@@ -195,12 +223,16 @@ def open_support(
         labels = np.where(np.isin(np.arange(len(keys)), chosen), labels, -1)
         _check_listed(config.subset, names, labels)
     rows_of = [np.flatnonzero(labels == label) + offset for label in sorted(names)]
+    if config.subset:  # as published, in the order of the list
+        place = {image + offset: at for at, image in enumerate(chosen)}
+        rows_of = [np.array(sorted(rows.tolist(), key=place.__getitem__)) for rows in rows_of]
     order = SupportOrder(
         by_class=rows_of,
         classes_per_batch=config.classes,
         images_per_class=config.images,
         groups=config.groups,
         unique=config.unique_classes,
+        passes=_passes_of_round(config, rows_of, epoch),
         seed=seed,
         columns_are_classes=all_classes,
     )

@@ -2,6 +2,7 @@
 
 import shutil
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import torch
 from dinoforge.config.load import recipe_folder
 from dinoforge.errors import UsageError
 from dinoforge.training.data.dataset import open_training_data
-from dinoforge.training.data.support import SupportOrder
+from dinoforge.training.data.support import Support, SupportOrder
 from dinoforge.training.distributed.ranks import RankInfo
 
 CPU = torch.device("cpu")
@@ -67,6 +68,51 @@ def test_groups_of_unique_classes_have_columns_of_their_own():
     images, columns = order.locate(0)
     assert sorted(set(columns.tolist())) == list(range(6))
     assert len({(c, i // 4) for i, c in zip(images.tolist(), columns.tolist(), strict=True)}) == 6
+
+
+@pytest.mark.parametrize("unique", [True, False])
+def test_a_rank_draws_its_groups_alone_and_they_are_those_of_all(unique):
+    order = SupportOrder(
+        by_class=[np.arange(12) + 12 * c for c in range(8)],
+        **{"classes_per_batch": 2, "images_per_class": 3, "groups": 4, "unique": unique},
+        passes=3,
+    )
+    for step in range(2 * order.passes * order.batches_of_pass):
+        whole = Support(order, 1, 0, 1).locate(step)
+        for ranks in (2, 8):
+            parts = [Support(replace(order), 1, rank, ranks) for rank in range(ranks)]
+            drawn = [part.locate(step) for part in parts]
+            for result, wanted in zip(zip(*drawn, strict=True), whole, strict=True):
+                assert np.concatenate(result).tolist() == wanted.tolist()
+            assert len(parts[-1].order._last) == max(1, 4 // ranks)
+
+
+@pytest.mark.parametrize(
+    ("changes", "passes"),
+    [
+        (("batch_size=4",), 2),  # 10 images: the last, smaller batch is dropped
+        (("batch_size=4", "support.classes=1"), 1),  # each class has a batch of its own
+        (
+            ("method=suncet", "paws.contrastive=0", "support.images=1", "support.views=2"),
+            3,
+        ),  # the smaller class
+        (("method=supervised",), 1),
+    ],
+)
+def test_the_passes_of_a_round_fill_an_epoch(recipe, changes, passes):
+    assert opened(recipe(*changes))._cutter.support.order.passes == passes
+
+
+def test_images_of_a_class_are_in_the_order_of_their_list(recipe, tmp_path):
+    (tmp_path / "subset.txt").write_text("004\n001\n000\n002\n005\n")
+    changes = (f"support.subset={tmp_path / 'subset.txt'}", "support.images=1")
+    data = opened(recipe(*changes))
+    listed = data._cutter.support.order.by_class[0].tolist()
+    assert [data.images.table["key"][at].as_py()[:5] for at in listed] == [
+        "a/004",
+        "a/000",
+        "a/002",
+    ]
 
 
 def test_ranks_share_the_support_of_a_step(recipe):
