@@ -269,7 +269,7 @@ def test_the_recipe_of_a_vit_has_the_values_that_its_author_gave(recipes):
     assert (recipe.paws.hidden, recipe.paws.width, recipe.paws.prediction) == (256, 256, True)
     # "Same as RN50, but with GELU activations", and without a bottleneck: [256, 256].
     assert (recipe.paws.normalized, recipe.paws.activation) == (True, "gelu")
-    method = build_on_meta(recipe, AttentionSetting("sdpa", packed=False, device="cpu"))
+    method = build_on_meta(recipe, AttentionSetting(backend="sdpa", packed=False, device="cpu"))
     prediction = method.student["prediction"]
     assert [type(layer) for layer in prediction][2:4] == [BatchNorm1d, nn.GELU]
     assert prediction.fc1.weight.shape == prediction.fc2.weight.shape == (256, 256)
