@@ -33,6 +33,7 @@ from dinoforge.steps import exported_steps
 __all__ = ["CardOptions", "make_card"]
 
 _TEMPLATES = Path(__file__).resolve().parent / "templates"
+_STATISTICS = ("running_mean", "running_var", "num_batches_tracked")  # no parameters
 _PRIVATE = ("out", "data.paths", "data.parts")  # paths of the machine
 _LICENSES = {
     "apache-2.0": "https://www.apache.org/licenses/LICENSE-2.0",
@@ -73,8 +74,12 @@ class _Backbone:
     """An exported file, read without its tensors."""
 
     step: int
-    metadata: dict[str, Any]  # JSON values are decoded
+    metadata: dict[str, Any]  # JSON values are decoded; without `config` unless it is a ViT's
     parameters: int
+
+    @property
+    def is_vit(self) -> bool:
+        return "config" in self.metadata
 
 
 def make_card(
@@ -175,9 +180,9 @@ def _read_backbone(training: Path) -> _Backbone | None:
     try:
         with safe_open(exports[step], framework="numpy") as file:
             notes = dict(file.metadata())
-            names = [name for name in file.keys() if name != "mask_token"]  # noqa: SIM118
+            names = [n for n in file.keys() if not n.endswith(("mask_token", *_STATISTICS))]  # noqa: SIM118
             shapes = [file.get_slice(name).get_shape() for name in names]
-        for name in ("config", "image_mean", "image_std"):
+        for name in ("image_mean", "image_std", *(["config"] if "config" in notes else ())):
             notes[name] = json.loads(notes[name])
     except (OSError, ValueError, TypeError, KeyError, SafetensorError) as error:
         raise damaged(exports[step], error) from error
@@ -206,8 +211,10 @@ def _front_matter(
         "license": options.license or "unknown",
         "library_name": "dinoforge",
         "pipeline_tag": "image-feature-extraction",
-        "tags": ["dinoforge", values["method"], "self-supervised-learning", "vision-transformer"],
+        "tags": ["dinoforge", values["method"], "self-supervised-learning"],
     }
+    if values["backbone"] and values["backbone"].is_vit:
+        front["tags"].append("vision-transformer")
     if options.datasets:
         front["datasets"] = list(options.datasets)
     if comparison is not None and (results := list(_results(comparison))):

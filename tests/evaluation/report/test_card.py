@@ -11,6 +11,8 @@ from dinoforge.curated import summary_path
 from dinoforge.evaluation.report.card import make_card
 from dinoforge.exports.export import FORMATS
 from dinoforge.models.config import VitConfig
+from dinoforge.models.pooled.building import build_pooled
+from dinoforge.models.pooled.files import save_pooled
 from dinoforge.models.vit import build_vit
 from dinoforge.models.weights import save_backbone
 from dinoforge.records import Record, write_records
@@ -247,6 +249,24 @@ def test_a_run_that_has_exported_nothing_has_a_card(tmp_path):
     _, text = split(make_card(training))
     assert "No backbone was exported yet." in text
     assert row(text, "steps") == ["not recorded"]
+
+
+def test_a_network_without_patches_is_not_described_as_a_vit(tmp_path, monkeypatch):
+    training = write_run(tmp_path / "run", "train")
+    (training / "config.yaml").write_text("method: paws\nsteps: 600\n")
+    model = build_pooled("wrn10_1")
+    model.init_weights(0)
+    save_pooled(export_file(training, 600), model, model.state_dict(), {"step": "600"})
+    front, text = split(make_card(training))
+    assert "A network without patch tokens (wrn10_1) that maps" in text
+    assert row(text, "parameters") == [f"{sum(p.numel() for p in model.parameters()):,}"]
+    assert not any(word in text for word in ("| patch |", "register tokens", "dinoforge export"))
+    assert "vision-transformer" not in front["tags"]
+    code = text.partition("```python\n")[2].partition("```")[0]
+    monkeypatch.chdir(export_file(training, 600).parent)
+    scope: dict = {}
+    exec(code, scope)
+    assert scope["metadata"]["step"] == "600"
 
 
 def test_other_runs_can_be_named(project, tmp_path):
