@@ -1,5 +1,6 @@
 """Make the parts of a training from its recipe: device, networks, optimizer."""
 
+import logging
 import os
 from collections.abc import Callable
 from dataclasses import asdict
@@ -18,6 +19,7 @@ from dinoforge.models.pooled.building import build_pooled
 from dinoforge.models.pooled.files import is_pooled, load_pooled
 from dinoforge.models.pooled.heads import open_heads, prediction_layers, projection_layers
 from dinoforge.models.pooled.network import PooledNetwork
+from dinoforge.models.pooled.timm_network import TimmNetwork, check_sides
 from dinoforge.models.vit import VisionTransformer
 from dinoforge.models.weights import check_match, load_backbone
 from dinoforge.randomness import Draws
@@ -46,6 +48,8 @@ __all__ = [
     "draw_method_weights",
     "probable_device",
 ]
+
+_log = logging.getLogger(__name__)
 
 
 def choose_device(config: TrainingConfig, rank_info: RankInfo | None = None) -> torch.device:
@@ -97,11 +101,17 @@ def build_on_meta(config: TrainingConfig, attention: AttentionSetting) -> Method
 def build_backbone(config: TrainingConfig) -> VisionTransformer | PooledNetwork:
     """Build the backbone; its weights are meaningless until drawn.
 
-    Raises a `UsageError` if timm lacks it, or its normalization rules out micro-batches.
+    Raises a `UsageError` if timm lacks it, it fails on images of the size of crops, or its
+    normalization rules out micro-batches.
     """
     if config.model.is_vit:
         return VisionTransformer(config.model.vit(config.crops.global_size))
     backbone = build_pooled(config.model.architecture)
+    if isinstance(backbone, TimmNetwork):
+        sides = {"crops.global_size": config.crops.global_size}
+        if config.crops.num_local:
+            sides["crops.local_size"] = config.crops.local_size
+        check_sides(backbone, sides)
     if backbone.has_batch_norm and config.parallel.accumulate > 1:
         raise UsageError(
             what=f"`parallel.accumulate` {config.parallel.accumulate} with {backbone.name}",
@@ -209,12 +219,20 @@ def _read_start(path: Path, student: nn.ModuleDict) -> None:
             do="give the run folder of a training that has exported, or the file of a backbone",
         )
     backbone = load_pooled(path)[0] if is_pooled(path) else load_backbone(path)[0]
-    for name, network in {"backbone": backbone, **open_heads(path)}.items():
-        if name in student:
-            tensors, own = network.state_dict(), student[name].state_dict()
-            check_match(own, tensors, str(path))
-            for tensor_name, tensor in own.items():
-                assign(tensor, tensors[tensor_name])
+    read = {"backbone": backbone, **open_heads(path)}
+    for name in [name for name in read if name in student]:
+        start = "" if name == "backbone" else f"{name}."
+        tensors, own = (
+            {f"{start}{n}": tensor for n, tensor in network.state_dict().items()}
+            for network in (read[name], student[name])
+        )
+        check_match(own, tensors, str(path))
+        for tensor_name, tensor in own.items():
+            assign(tensor, tensors[tensor_name])
+    for name in [name for name in student if name not in read]:
+        _log.info("`start.weights`: %s has no %s: its weights are drawn", path, name)
+    for name in [name for name in read if name not in student]:
+        _log.info("`start.weights`: %s of %s is left out: the method has none", name, path)
 
 
 def build_optimizer(

@@ -18,6 +18,7 @@ from dinoforge.encoders.network import Transform
 from dinoforge.encoders.network_encoder import NetworkEncoder
 from dinoforge.errors import UsageError, first_line, some_of
 from dinoforge.files import hash_json, path_text, sha256_file
+from dinoforge.models.conversion import log_left_out, without_wrappers
 from dinoforge.models.huggingface import folder_settings
 from dinoforge.models.pooled.timm_network import create_timm
 from dinoforge.models.reading import read_tensors
@@ -26,6 +27,7 @@ __all__ = ["TimmSpec", "split_timm", "timm_encoder"]
 
 _HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 _SETTINGS = "config.json"  # of a folder
+_BACKBONES = ("teacher.backbone.", "backbone.")  # of a training checkpoint, beside heads
 
 
 class TimmSpec(NamedTuple):
@@ -117,8 +119,10 @@ def _cached(facts: Mapping[str, Any], spec: TimmSpec) -> Path:
 
 def _load(model: Any, path: Path, facts: Mapping[str, Any]) -> None:
     """Load weights without their classifier; any other difference is an error."""
-    tensors, _ = read_tensors(path)
-    tensors = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
+    stored = without_wrappers(read_tensors(path)[0])
+    prefix = next((p for p in _BACKBONES if any(n.startswith(p) for n in stored)), "")
+    log_left_out([name for name in stored if not name.startswith(prefix)], str(path))
+    tensors = {n.removeprefix(prefix): t for n, t in stored.items() if n.startswith(prefix)}
     convert = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
     classifiers = facts.get("classifier") or ()
     classifiers = (classifiers,) if isinstance(classifiers, str) else tuple(classifiers)

@@ -9,16 +9,17 @@ import logging
 import math
 import re
 from collections.abc import Collection, Mapping
+from functools import lru_cache
 from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-from dinoforge.errors import UsageError, first_line
+from dinoforge.errors import UsageError, first_line, some_of
 from dinoforge.models import dinov3
 from dinoforge.models.config import ARCHITECTURES, PositionMode, VitConfig
 
-__all__ = ["backbone_prefix", "infer_config", "released_names", "without_wrappers"]
+__all__ = ["backbone_prefix", "infer_config", "log_left_out", "released_names", "without_wrappers"]
 
 _log = logging.getLogger(__name__)
 
@@ -30,6 +31,7 @@ _CHUNKED_BLOCK = re.compile(r"^blocks\.\d+\.(\d+)\.")
 _PATCH_EMBED = "patch_embed.proj.weight"
 _TRANSFORMERS_PATCH_EMBED = "embeddings.patch_embeddings.projection.weight"
 _HEADS = ("dino_head.", "ibot_head.")
+_OPTIMIZERS = ("opt.", "optimizer.")
 
 _TRANSFORMERS = (
     (r"^embeddings\.position_embeddings$", "pos_embed"),
@@ -84,6 +86,7 @@ def released_names(tensors: Mapping[str, Tensor], where: str) -> tuple[dict[str,
         for name, tensor in plain.items()
         if name.startswith(prefix) and not name.removeprefix(prefix).startswith(_HEADS)
     }
+    log_left_out([name for name in plain if name.removeprefix(prefix) not in backbone], where)
     try:
         return _converted(backbone, anchor, where)
     except RuntimeError as error:  # projections that cannot be joined
@@ -117,6 +120,17 @@ def without_wrappers(tensors: Mapping[str, T]) -> dict[str, T]:
         ".".join(part for part in name.split(".") if part not in _WRAPPERS): tensor
         for name, tensor in tensors.items()
     }
+
+
+def log_left_out(names: Collection[str], where: str) -> None:
+    """Log tensors of networks in a file that are not read, such as heads; once per process."""
+    if left_out := [name for name in names if not name.startswith(_OPTIMIZERS)]:
+        _log_left_out(where, len(left_out), some_of(left_out, 3))
+
+
+@lru_cache(maxsize=256)
+def _log_left_out(where: str, count: int, names: str) -> None:
+    _log.info("%s: %d tensors beside the backbone are left out: %s", where, count, names)
 
 
 def backbone_prefix(tensors: Collection[str], anchor: str, where: str) -> str | None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from optional import optional
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from dinoforge.encoders.encoder import unit_rows
 from dinoforge.encoders.make import make_encoder
@@ -119,3 +119,17 @@ def test_other_names_weights_and_features_are_refused(timm, tmp_path):
     assert "the weights do not match the model: " in error_line(f"timm:test_vit@{path}")
     line = error_line(f"timm:test_resnet@{path}#patch_mean")
     assert "no features `patch_mean`: the model has no tokens" in line
+
+
+def test_the_teacher_of_a_training_checkpoint_of_dino_opens(timm, tmp_path, pictures, caplog):
+    path = tmp_path / "a.safetensors"
+    write(timm, "test_vit", path)
+    plain = make_encoder(f"timm:test_vit@{path}").encode(pictures)
+    tensors = {f"backbone.{name}": tensor for name, tensor in load_file(path).items()}
+    student = {f"module.{name}": torch.zeros_like(tensor) for name, tensor in tensors.items()}
+    teacher = tensors | {"head.last_layer.weight_g": torch.ones(16, 1)}
+    torch.save({"student": student, "teacher": teacher, "epoch": 1}, tmp_path / "full.pth")
+    with caplog.at_level("INFO"):
+        rows = make_encoder(f"timm:test_vit@{tmp_path}/full.pth").encode(pictures)
+    np.testing.assert_array_equal(rows, plain)
+    assert "1 tensors beside the backbone are left out: head.last_layer.weight_g" in caplog.text

@@ -9,6 +9,7 @@ from dinoforge.errors import UsageError
 from dinoforge.models.batch_norm import BatchNorm2d
 from dinoforge.models.pooled.building import build_pooled
 from dinoforge.models.pooled.files import is_pooled, load_pooled, save_pooled
+from dinoforge.models.pooled.heads import open_heads, prediction_layers, projection_layers
 
 PARAMETERS = {"resnet50": 23_508_032, "wrn28_2": 1_468_352}
 
@@ -152,3 +153,31 @@ def test_a_file_with_other_tensors_is_refused(tmp_path):
     with pytest.raises(UsageError, match=r"1 missing \(conv1.weight\)"):
         load_pooled(path)
     assert not is_pooled(tmp_path / "none.pth")
+
+
+def test_the_heads_of_a_released_checkpoint_of_paws_open_with_its_backbone(tmp_path, caplog):
+    encoder = build_pooled("wrn28_2")
+    encoder.init_weights(0)
+    encoder.fc = projection_layers(128, 128, 64, normalized=True)
+    encoder.pred = prediction_layers(64, normalized=True)
+    path = tmp_path / "paws-latest.pth.tar"
+    tensors = {f"module.{name}": tensor for name, tensor in encoder.state_dict().items()}
+    torch.save({"encoder": tensors, "opt": {"state": {0: torch.zeros(1)}}, "epoch": 1}, path)
+    heads = open_heads(path)
+    assert list(heads) == ["projection", "prediction"]
+    x = torch.randn(3, 128)
+    wanted = encoder.eval().pred(encoder.fc(x))
+    torch.testing.assert_close(heads["prediction"](heads["projection"](x)), wanted)
+    with caplog.at_level("INFO"):
+        load_pooled(path)
+        assert "left out" not in caplog.text
+        # A classifier is no projection.
+        others = {n: t for n, t in tensors.items() if ".fc." not in n and ".pred." not in n}
+        torch.save({"encoder": others | {"module.fc.weight": torch.zeros(10, 128)}}, path)
+        load_pooled(path)
+    assert "1 tensors beside the backbone are left out: fc.weight" in caplog.text
+    assert not open_heads(path)
+    del tensors["module.fc.fc3.weight"]
+    torch.save({"encoder": tensors}, path)
+    with pytest.raises(UsageError, match=r"missing \(projection.fc3.weight"):
+        open_heads(path)

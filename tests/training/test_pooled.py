@@ -2,10 +2,11 @@
 
 import pytest
 import torch
+from optional import optional
 
 from dinoforge.errors import UsageError
 from dinoforge.models.pooled.files import load_pooled
-from dinoforge.training.build import build_method, build_optimizer
+from dinoforge.training.build import build_backbone, build_method, build_optimizer
 from dinoforge.training.loop import train
 from dinoforge.training.plan.placement import Placement
 from dinoforge.training.plan.sizes import storage_of_run
@@ -66,3 +67,16 @@ def test_what_such_a_backbone_does_not_support_is_refused(tiny, changes, reporte
     with pytest.raises(UsageError, match=reported) as caught:
         tiny(*DINO, *changes)
     assert len(str(caught.value).splitlines()) == 1
+
+
+def test_crops_of_a_size_that_a_network_of_timm_does_not_take_are_refused(tiny):
+    optional("timm", "timm")
+    network = (*DINO, "model.architecture=timm:pit_ti_224", "crops.global_size=224")
+    with torch.device("meta"):
+        assert build_backbone(tiny(*network, "crops.num_local=0")).width == 256
+        with pytest.raises(
+            UsageError, match="timm:pit_ti_224 fails on images of 96 x 96"
+        ) as caught:
+            build_backbone(tiny(*network, "crops.num_local=1", "crops.local_size=96"))
+    (line,) = str(caught.value).splitlines()
+    assert "- `crops.local_size` - give crops.local_size=224" in line

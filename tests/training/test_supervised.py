@@ -81,13 +81,19 @@ def test_a_training_starts_from_the_weights_of_another(tiny, labeled, method):
         torch.testing.assert_close(tensor, stored[name], rtol=0, atol=0, msg=name)
 
 
-def test_heads_are_taken_over(tiny, labeled):
+def test_heads_are_taken_over(tiny, labeled, caplog):
     config = tiny(*PAWS, labeled, "steps=2", out="first")
     train(config, Path(config.out))
     again = build_method(tiny(*PAWS, labeled, f"start.weights={config.out}"))
     stored, _ = read_tensors(export_file(Path(config.out), 2).with_name("heads.safetensors"))
     for name, tensor in again.student["projection"].state_dict().items():
         torch.testing.assert_close(tensor, stored[f"projection.{name}"], rtol=0, atol=0)
+    with pytest.raises(UsageError, match=r"projection\.fc3\.bias: file"):
+        build_method(tiny(*PAWS, labeled, f"start.weights={config.out}", "paws.width=12"))
+    with caplog.at_level("INFO"):
+        build_method(tiny(*SUPERVISED, labeled, f"start.weights={config.out}"))
+    assert "has no linear: its weights are drawn" in caplog.text
+    assert "projection of " in caplog.text
 
 
 @pytest.mark.parametrize(

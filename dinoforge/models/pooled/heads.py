@@ -1,7 +1,7 @@
 """MLPs after one vector per image: the projection and prediction of PAWS, and their file.
 
-An export has them in ``heads.safetensors`` beside the backbone: its embeddings are what PAWS
-compares.
+An export has them in ``heads.safetensors`` beside the backbone, a released checkpoint in the same
+file: its embeddings are what PAWS compares.
 """
 
 from collections import OrderedDict
@@ -12,7 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from dinoforge.models.batch_norm import BatchNorm1d
+from dinoforge.models.pooled.files import is_pooled, released_heads
 from dinoforge.models.reading import read_tensors
+from dinoforge.models.weights import check_match
 from dinoforge.models.writing import write_tensors
 
 __all__ = ["heads_file", "open_heads", "prediction_layers", "projection_layers", "save_heads"]
@@ -61,18 +63,23 @@ def save_heads(backbone: Path, tensors: Mapping[str, Tensor], activation: str) -
 
 
 def open_heads(backbone: Path) -> nn.ModuleDict:
-    """Open the heads beside a backbone, in evaluation mode and their order; empty without any.
+    """Open the heads of a backbone, in evaluation mode and their order; empty without any.
+
+    They are beside it, or in its file if it is a checkpoint of PAWS.
 
     Raises a `UsageError` if the file is damaged.
     """
-    heads = nn.ModuleDict()
-    if not heads_file(backbone).is_file():
+    heads, path = nn.ModuleDict(), heads_file(backbone)
+    if path.is_file():
+        tensors, notes = read_tensors(path)
+    else:
+        path, notes = backbone, {}
+        tensors = released_heads(backbone) if is_pooled(backbone) else {}
+    first = tensors.get("projection.fc1.weight")
+    if first is None:  # none, or a classifier
         return heads
-    tensors, notes = read_tensors(heads_file(backbone))
-    if "projection.fc1.weight" not in tensors:  # a classifier
-        return heads
-    hidden, width = tensors["projection.fc1.weight"].shape
-    out = len(tensors["projection.fc3.weight"])
+    hidden, width = first.shape
+    out = len(tensors.get("projection.fc3.weight", first))
     normalized = "projection.bn1.weight" in tensors
     activation = notes.get("activation", "relu" if normalized else "gelu")
     with torch.device("meta"):
@@ -83,5 +90,6 @@ def open_heads(backbone: Path) -> nn.ModuleDict:
             heads["prediction"] = prediction_layers(
                 out, normalized=normalized, activation=activation
             )
+    check_match(heads.state_dict(), tensors, str(path))
     heads.load_state_dict(tensors, assign=True)
     return heads.eval()

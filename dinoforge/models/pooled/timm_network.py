@@ -5,6 +5,8 @@ Shapes: B images, D width, X and Y pixels.
 
 import difflib
 import warnings
+from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -17,7 +19,7 @@ from dinoforge.models.init import assign
 from dinoforge.models.pooled.network import PooledNetwork
 from dinoforge.packages import import_extra
 
-__all__ = ["TimmNetwork", "create_timm"]
+__all__ = ["TimmNetwork", "check_sides", "create_timm"]
 
 _NOTE = ", with a torchvision built for the installed torch"
 
@@ -73,6 +75,35 @@ class TimmNetwork(PooledNetwork):
             return create_timm(name, self.name, dynamic_img_size=True)
         except TypeError:
             return create_timm(name, self.name)
+
+
+def check_sides(network: TimmNetwork, sides: Mapping[str, int]) -> None:
+    """Raise a `UsageError` if a network fails on images of one of the sides, in pixels.
+
+    ``sides`` are named by their recipe keys.
+    """
+    for key, side in sides.items():
+        if reason := _failure(network.name, side):
+            own = network.network.pretrained_cfg["input_size"][-1]
+            what = f"{network.name} fails on images of {side} x {side}: {reason}"
+            do = f"give {key}={own}, the size of its images, or another network"
+            raise UsageError(what=what, where=f"`{key}`", do=do)
+
+
+@lru_cache(maxsize=64)  # every export builds the network again
+def _failure(name: str, side: int) -> str:
+    """Return why a network fails on images of a side, "" if it does not."""
+    reason = ""
+    for device in ("meta", "cpu"):  # a network may need values that meta lacks
+        with torch.random.fork_rng(devices=[]), torch.device(device), torch.no_grad():
+            network = TimmNetwork(name.removeprefix("timm:")).eval()
+            try:
+                network(torch.zeros(1, 3, side, side))
+            except Exception as error:  # noqa: BLE001 - each network has its own
+                reason = first_line(error)
+            else:
+                return ""
+    return reason
 
 
 def create_timm(name: str, where: str, *, is_folder: bool = False, **options: Any) -> Any:
