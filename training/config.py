@@ -421,12 +421,6 @@ class TrainingConfig:
         """Whether a step has labeled images."""
         return self.method in ("paws", "suncet", "supervised")
 
-    @property
-    def sees_unlabeled(self) -> bool:
-        """Whether the losses use images without labels."""
-        alone = self.method == "suncet" and not self.paws.contrastive
-        return self.method != "supervised" and not alone
-
     def _method_faults(self) -> Iterator[Fault]:
         if self.has_support:
             yield from self._support_faults()

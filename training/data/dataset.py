@@ -316,11 +316,14 @@ def open_training_data(
     if config.has_support:
         labeled = open_images(config.support.paths, cache=cache, policy=config.decode)
         count = sum(len(images) for images in sets)
+        labels_alone = config.method == "supervised" or (
+            config.method == "suncet" and not config.paws.contrastive
+        )
         support = open_support(
             config.support,
             labeled,
             offset=count,
-            epoch=max(1, count // config.batch_size) if config.sees_unlabeled else 0,
+            epoch=0 if labels_alone else max(1, count // config.batch_size),
             seed=config.seed,
             part=(rank_info.rank, rank_info.world_size),
             all_classes=config.method == "supervised",
