@@ -13,7 +13,14 @@ export class Problem extends Error {
   }
 }
 
-let token = "";
+let [token, started] = ["", ""]; // of the server, which has another token after a new start
+
+/** Ask for the token again. */
+async function renew() {
+  token = (await call("health")).csrf;
+  if (JSON.stringify(await call("card")) !== started) throw new Problem("restarted", "The demo has been started again with another index or network.", "Reload the page.");
+}
+
 const waiting = new Set();
 
 /** @type {(waits: number) => void} */
@@ -43,6 +50,7 @@ export async function call(path, { body, form, signal } = {}) {
   if (body !== undefined) headers["Content-Type"] = "application/json";
   const init = { method: isPost ? "POST" : "GET", headers, body: form ?? (body === undefined ? undefined : JSON.stringify(body)), signal };
   const key = {};
+  let isRenewed = false;
   try {
     for (let attempt = 0; ; attempt++) {
       let response;
@@ -59,7 +67,14 @@ export async function call(path, { body, form, signal } = {}) {
         await pause(1000 * seconds, signal);
         continue;
       }
-      return await read(response);
+      try {
+        return await read(response);
+      } catch (error) {
+        if (error.code !== "csrf" || isRenewed) throw error;
+        isRenewed = true;
+        await renew();
+        headers["X-CSRF-Token"] = token;
+      }
     }
   } finally {
     if (waiting.delete(key)) onwait(waiting.size);
@@ -77,8 +92,9 @@ async function read(response) {
 
 /** The models and indexes behind this page; the first index is the collection. */
 export async function loadCard() {
-  const [health, { models, ...rest }] = await Promise.all([call("health"), call("card")]);
-  token = health.csrf;
+  const [health, card] = await Promise.all([call("health"), call("card")]);
+  [token, started] = [health.csrf, JSON.stringify(card)];
+  const { models, ...rest } = card;
   const [first, second = null] = models.map((one) => ({ ...one.model, index: one.index, name: one.model.name.replace(/^.*[/:]|\.safetensors$/g, "") }));
   first.heads = rest.heads;
   const vectors = first.index.search?.vectors ?? {};

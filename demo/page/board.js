@@ -3,10 +3,6 @@ import { announce, ARROWS, clamp, h, pictureOf } from "./dom.js";
 import { colorOf, patchCanvas, rangeOf } from "./palettes.js";
 import { nameOf, sourceOf } from "./pictures.js";
 
-/** @typedef {[number, number, number, number]} Box first column, first row, last column, last row */
-/** @typedef {"set"|"add"|"sub"} Mode */
-/** @typedef {{box: Box, kind: string}} Mark */
-
 /** @param {string} tag @param {Record<string, any>} attributes */
 function svg(tag, attributes) {
   const node = document.createElementNS("http://www.w3.org/2000/svg", tag);
@@ -43,7 +39,7 @@ function describe([x, y, right, bottom]) {
 
 export class Board {
   /**
-   * @param {import("./pictures.js").Picture & {name?: string,
+   * @param {Picture & {name?: string,
    *   onselect?: (box: Box, mode: Mode) => void, onhover?: (column: number, row: number) => void, onleave?: () => void,
    *   onundo?: () => void, mode?: () => any, points?: boolean}} options
    */

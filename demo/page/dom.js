@@ -157,8 +157,6 @@ export function segmented(name, options, value, onchange) {
   }));
 }
 
-/** @typedef {import("./main.js").Context} Context */
-
 /** Whether an address has a flag. @param {Context} ctx @param {string} key @param {boolean} [preset] */
 export const has = (ctx, key, preset = false) => (ctx.params.has(key) ? ctx.params.get(key) !== "0" : preset);
 

@@ -1,8 +1,8 @@
 // The frame around the views: addresses, pictures in hand, keys, dialogs.
 import { call, loadCard, Problem, watchQueue } from "./api.js";
 import { announce, button, count, element, factList, find, h, isChord, plural, segmented, toggle } from "./dom.js";
-import { drop, inHand, nameOf, setCollections, smallOf, take, upload, watchPictures } from "./pictures.js";
-import { fault } from "./results.js";
+import { drop, inHand, nameOf, setCollections, smallOf, upload, watchPictures } from "./pictures.js";
+import { fault, shot, shots } from "./results.js";
 import attention from "./views/attention.js";
 import collection from "./views/collection.js";
 import colors from "./views/colors.js";
@@ -14,35 +14,11 @@ import parts from "./views/parts.js";
 import search from "./views/search.js";
 import segment from "./views/segment.js";
 
-/**
- * @typedef {object} Context
- * @property {URLSearchParams} params of the address
- * @property {() => string[]} refs the pictures that it names
- * @property {(key: string, preset: number) => number} number a number of it
- * @property {number} model 0 or 1
- * @property {any} card of the index and its models
- * @property {any} network the card of the model
- * @property {(changes: Record<string, string|number|null>, push?: boolean) => void} go changes the address
- * @property {(view: string, params: Record<string, string|number>) => string} link to another view
- * @property {View[]} views that ask about a picture
- * @property {AbortSignal} signal aborted when the view is left
- */
-/**
- * @typedef {object} View
- * @property {string} key in addresses
- * @property {string} name
- * @property {string} letter on the keyboard
- * @property {string} lead what it shows
- * @property {number} pictures how many it works on; 0: the collection
- * @property {(network: any) => string|null} [missing] why it cannot work with a network
- * @property {(root: HTMLElement, ctx: Context) => () => void|Promise<void>} mount draws it and returns what follows a changed address
- */
-
 /** @type {View[]} */
 const VIEWS = [collection, search, parts, match, colors, attention, segment, dense, duplicates, map];
 
 /** What no control shows but the view itself. */
-const STATE = ["of", "row", "add", "sub", "plus", "minus", "with", "lasso", "clusters", "classes"];
+const STATE = ["of", "row", "add", "sub", "plus", "minus", "with", "lasso", "clusters", "classes", "hide", "zoom"];
 
 /** @type {any} */
 let card = null;
@@ -212,9 +188,10 @@ function drawFacts() {
   element("facts").replaceChildren(h("b", { text: networks().map((one) => one.name).join(" and ") }),
     ` · ${plural(card.num_images, "image")} · ${card.kind === "flat" ? "exact search" : `recall@10 ${card.recall.toFixed(3)}`} `, button("About", showCard, { class: "plain" }));
   const untrained = networks().filter((one) => !one.trained).map((one) => one.name);
-  element("untrained").hidden = !untrained.length;
-  element("untrained").replaceChildren(h("b", { text: "These features are not trained. " }),
-    `Random weights: ${untrained.join(" and ")}. Similarities reflect colors and the architecture, nothing learned.`);
+  const banner = (title, text) => h("p", { class: "banner" }, h("b", { text: title }), text);
+  element("banners").replaceChildren(
+    untrained.length ? banner("These features are not trained. ", `Random weights: ${untrained.join(" and ")}. Similarities reflect colors and the architecture, nothing learned.`) : "",
+    card.faces === "off" ? banner("Faces are not detected. ", "Pictures of people are neither refused nor blurred.") : "");
 }
 
 // ---- pictures in hand
@@ -303,11 +280,9 @@ function refuseFace(files, refused) {
 
 /** What a view shows before there is any picture. */
 function welcome() {
-  const list = h("ul", { class: "shots samples", "aria-label": "Samples" });
-  call("samples").then(({ rows }) => list.replaceChildren(...rows.slice(0, 16).map((row) => h("li", {}, h("button", {
-    type: "button", class: "shot", "aria-label": `Start with image ${row}`, onclick: () => { take(`r${row}`); go({ of: `r${row}` }, true); },
-  }, h("span", { class: "box" }, h("span", { class: "fit" }, h("img", { src: smallOf(`r${row}`), alt: "" }))))))),
-  (error) => fault(list, error));
+  const { view, params } = address();
+  const { list, fill } = shots("Samples");
+  call("samples").then(({ rows }) => fill(rows.slice(0, 16).map((row) => shot({ row }, link(view.key, { ...common(params), of: `r${row}` })))), (error) => fault(list, error));
   return h("div", { class: "welcome" },
     h("label", { class: "zone", for: "file" }, h("b", { text: "Drop a picture here" }), h("span", { text: "or paste it, or click to choose a file. It stays on this machine, in memory, for 30 minutes." })),
     h("h2", { text: "Or start with a sample" }), list);
@@ -378,13 +353,14 @@ document.addEventListener("paste", (event) => {
   void add(files);
 });
 
-let drags = 0;
 const hasFiles = (event) => event.dataTransfer?.types.includes("Files");
-document.addEventListener("dragenter", (event) => { if (hasFiles(event)) { drags++; element("dropping").hidden = false; } });
-document.addEventListener("dragleave", (event) => { if (hasFiles(event) && --drags <= 0) element("dropping").hidden = true; });
-document.addEventListener("dragover", (event) => { if (hasFiles(event)) event.preventDefault(); });
+document.addEventListener("dragover", (event) => {
+  if (!hasFiles(event)) return;
+  event.preventDefault();
+  element("dropping").hidden = false;
+});
+document.addEventListener("dragleave", (event) => { if (!event.relatedTarget) element("dropping").hidden = true; });
 document.addEventListener("drop", (event) => {
-  drags = 0;
   element("dropping").hidden = true;
   if (!hasFiles(event)) return;
   event.preventDefault();

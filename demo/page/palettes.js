@@ -1,8 +1,6 @@
 // Colors of numbers. All three maps grow steadily in lightness, so they read in gray and with any color vision.
 import { canvasOf, clamp } from "./dom.js";
 
-/** @typedef {[number, number, number]} Color */
-
 /** @type {Record<string, string[]>} anchors at equal steps; cividis: Nunez et al. 2018; viridis: Smith and van der Walt 2015 */
 const ANCHORS = {
   cividis: ["#00224e", "#123570", "#3b496c", "#575d6d", "#707173", "#8a8678", "#a59c74", "#c3b369", "#e1cc55", "#fee838"],

@@ -1,8 +1,6 @@
 // Pictures in hand: uploads ("u" and their id), images of the collection ("r" and their row; "q": of the second index).
 import { call, Problem, rowSource } from "./api.js";
 
-/** @typedef {{ref: string, id: string, row: number|null, width: number, height: number, rows: number, columns: number}} Picture */
-
 /** @type {Map<string, Promise<Picture>>} */
 const opened = new Map();
 const LIMIT = 64;
@@ -11,11 +9,10 @@ const STORE = "dinoforge-pictures";
 /** @type {string[]} */
 let refs = [];
 try { refs = JSON.parse(sessionStorage.getItem(STORE) || "[]"); } catch { refs = []; }
-/** @type {Set<() => void>} */
-const listeners = new Set();
+let listener = () => {};
 
-/** @param {() => void} listener called after the pictures in hand changed */
-export const watchPictures = (listener) => { listeners.add(listener); };
+/** @param {() => void} changed called after the pictures in hand changed */
+export function watchPictures(changed) { listener = changed; }
 export const inHand = () => [...refs];
 
 /** @param {string[]} next */
@@ -23,7 +20,7 @@ function keep(next) {
   if (next.join() === refs.join()) return;
   refs = next;
   try { sessionStorage.setItem(STORE, JSON.stringify(refs)); } catch { /* private windows may refuse; the list then ends with the page */ }
-  listeners.forEach((listener) => listener());
+  listener();
 }
 
 /** @param {string} ref */
@@ -84,33 +81,34 @@ export function open(ref, model) {
 /** @param {string} ref @param {number} model @returns {Promise<Picture>} */
 async function load(ref, model) {
   const row = rowOf(ref);
-  if (row !== null && !Number.isInteger(row)) throw new Problem("no_such_image", `"${ref}" names no image.`, "Choose another picture.");
+  let id = ref.slice(1);
   if (row !== null) {
+    if (!Number.isInteger(row)) throw new Problem("no_such_image", `"${ref}" names no image.`, "Choose another picture.");
     const side = sideOf(ref, model);
     const answer = await call("images/from-row", { body: { row, model: side } });
-    return side === model ? { ...answer, ref, row } : { ...await call(`images/${answer.id}/status?model=${model}`), ref, id: answer.id, row: null };
+    if (side === model) return { ...answer, ref, row };
+    id = answer.id;
   }
-  const id = ref.slice(1);
   return { ...await call(`images/${encodeURIComponent(id)}/status?model=${model}`), ref, id, row: null };
 }
 
 /**
  * Do something with pictures, unless it is cancelled while they open; if the server has dropped them meanwhile, open them again once.
  * @param {string[]} wanted @param {number} model @param {AbortSignal} signal
- * @param {(pictures: Picture[]) => Promise<void>} task
+ * @param {(pictures: Picture[]) => Promise<any>} task
  */
 export async function withPictures(wanted, model, signal, task) {
   const run = async () => {
     const pictures = await Promise.all(wanted.map((ref) => open(ref, model)));
     signal.throwIfAborted();
-    await task(pictures);
+    return task(pictures);
   };
   try {
-    await run();
+    return await run();
   } catch (error) {
     if (error.code !== "expired") throw error;
     wanted.forEach((ref) => opened.delete(`${model} ${ref}`));
-    await run();
+    return run();
   }
 }
 
@@ -129,4 +127,4 @@ export async function upload(file, blur = false) {
 }
 
 /** @param {Picture} picture */
-export const sourceOf = (picture) => `api/images/${encodeURIComponent(picture.id)}`;
+export const sourceOf = (picture) => `api/images/${picture.id}`;

@@ -3,20 +3,17 @@ import { latest, Problem, rowSource } from "./api.js";
 import { announce, button, canvasOf, clamp, h, loadImage, option, plural, roving } from "./dom.js";
 import { PALETTES, rampOf } from "./palettes.js";
 
-/** @typedef {import("./main.js").Context} Context */
-/** @typedef {{row: number, score: number, model?: number, facts?: Record<string, any>, box?: number[], rows?: number, columns?: number}} Hit */
-
-/** @param {Record<string, any>|undefined} facts */
-export const titleOf = (facts) => String(facts?.class_name || facts?.key || "");
+/** @param {Hit} hit */
+export const titleOf = ({ row, facts }) => String(facts?.class_name || facts?.key || `image ${row}`);
 
 /**
  * The picture of a row, which leads somewhere.
  * @param {Hit} hit @param {string} href @param {number} [rank] @param {string} [then] what was decided
  */
 export function shot(hit, href, rank, then) {
-  const title = titleOf(hit.facts);
-  const name = [rank ? `${rank}:` : "", title || `image ${hit.row}`, then].filter(Boolean).join(" ");
-  const score = Number.isFinite(hit.score) ? hit.score.toFixed(3) : "";
+  const title = titleOf(hit);
+  const name = [rank ? `${rank}:` : "", title, then].filter(Boolean).join(" ");
+  const score = hit.score?.toFixed(3);
   const box = hit.box && hit.rows && hit.columns ? h("span", { class: "hit", style: {
     left: `${100 * hit.box[0] / hit.columns}%`, top: `${100 * hit.box[1] / hit.rows}%`,
     width: `${100 * (hit.box[2] - hit.box[0] + 1) / hit.columns}%`, height: `${100 * (hit.box[3] - hit.box[1] + 1) / hit.rows}%`,
@@ -29,14 +26,14 @@ export function shot(hit, href, rank, then) {
   image.addEventListener("load", () => frame.style.setProperty("--ratio", String(image.naturalWidth / image.naturalHeight)));
   return h("li", {}, h("a", { class: "shot", href, "data-row": hit.row, "aria-label": score ? `${name}, similarity ${score}` : name },
     h("span", { class: "box" }, frame),
-    h("span", { class: "caption" }, h("span", { class: "title", text: title || `image ${hit.row}` }), score ? h("span", { class: "num", text: score }) : null),
+    h("span", { class: "caption" }, h("span", { class: "title", text: title }), score ? h("span", { class: "num", text: score }) : null),
     score ? h("span", { class: "meter", style: { "--share": String(clamp(hit.score, 0, 1)) } }) : null));
 }
 
 /** A list of shots with arrow keys. @param {string} name */
 export function shots(name) {
   const list = h("ul", { class: "shots", "aria-label": name });
-  const reset = roving(list, "a.shot, button.shot");
+  const reset = roving(list, "a.shot");
   return {
     list,
     /** @param {Node[]} items */
@@ -107,10 +104,18 @@ export function scale() {
   };
 }
 
-/** @param {HTMLElement} status @param {Hit[]} hits @param {number} ms */
-export function stateHits(status, hits, ms) {
-  status.textContent = `${plural(hits.length, "result")} in ${Math.round(ms)} ms`;
-  if (hits.length) announce(`The most similar: ${titleOf(hits[0].facts) || `image ${hits[0].row}`}, ${hits[0].score.toFixed(3)}`);
+/**
+ * Show what a search has found.
+ * @param {Context} ctx @param {ReturnType<typeof shots>} results @param {HTMLElement} status
+ * @param {{hits: Hit[], ms: number}} answer @param {(hit: Hit) => string} link where a hit leads
+ * @returns {Hit[]}
+ */
+export function showHits(ctx, results, status, answer, link) {
+  const hits = answer.hits.map((hit) => ({ ...hit, model: ctx.model }));
+  results.fill(hits.map((hit, number) => shot(hit, link(hit), number + 1)));
+  status.textContent = `${plural(hits.length, "result")} in ${Math.round(answer.ms)} ms`;
+  if (hits.length) announce(`The most similar: ${titleOf(hits[0])}, ${hits[0].score.toFixed(3)}`);
+  return hits;
 }
 
 /** Results as CSV. @param {Hit[]} hits */
@@ -141,7 +146,7 @@ export async function sheetOf(hits) {
       context.strokeRect(left + box[0] / wide * width, top + box[1] / rows * height, (box[2] - box[0] + 1) / wide * width, (box[3] - box[1] + 1) / rows * height);
     }
     context.fillStyle = "#1d1f23";
-    context.fillText(`${number + 1}  ${Number.isFinite(score) ? score.toFixed(3) : ""}`, x, y + side + 16);
+    context.fillText(`${number + 1}  ${score?.toFixed(3) ?? ""}`, x, y + side + 16);
   });
   return canvas;
 }

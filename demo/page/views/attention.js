@@ -20,28 +20,28 @@ function kept(values, mass) {
   return mask;
 }
 
-/** @type {import("../main.js").View["mount"]} */
+/** @type {Mount} */
 function mount(root, ctx) {
   let answer = null;
   let asked = "";
-  /** @type {import("../pictures.js").Picture} */
+  /** @type {Picture} */
   let picture;
-  /** @type {{name: string, board: Board, caption: HTMLElement, values: number[]}[]} */
+  /** @type {{name: string, board: Board, caption: HTMLElement, values: number[], mass?: number}[]} */
   let maps = [];
   const list = h("ul", { class: "heads", "aria-label": "Attention maps" });
   root.append(controls(
     level(ctx, "Keep", "mass", [0, 1, .01, 1], (value) => (value >= 1 ? "all" : `${Math.round(100 * value)} %`)), paletteChoice(ctx), exports(["picture", "attention.png", drawAll])), list);
 
   function paint() {
-    const mass = ctx.number("mass", 1);
+    const share = ctx.number("mass", 1);
     const palette = paletteOf(ctx);
-    for (const { board, values, caption } of maps) {
+    for (const { board, values, caption, mass } of maps) {
       const high = Math.max(...values) || 1;
-      const mask = mass < 1 ? kept(values, mass) : null;
+      const mask = share < 1 ? kept(values, share) : null;
       board.layer(patchCanvas(answer.rows, answer.columns, (index) => (mask
         ? (mask[index] ? [...colorOf(palette, .35 + .65 * values[index] / high), 150] : [12, 14, 18, 190])
         : [...colorOf(palette, Math.sqrt(values[index] / high)), 225])), Boolean(mask));
-      caption.textContent = mask ? `${mask.filter(Boolean).length} of ${mask.length} patches` : "";
+      caption.textContent = [mass && `${Math.round(100 * mass)} % on patches`, mask && `${mask.filter(Boolean).length} of ${mask.length} patches kept`].filter(Boolean).join(", ");
     }
   }
 
@@ -60,14 +60,14 @@ function mount(root, ctx) {
     if (asked !== ref) {
       await withPictures([ref], ctx.model, signal, async ([one]) => {
         picture = one;
-        answer = await call(`attention/${encodeURIComponent(picture.id)}?model=${ctx.model}`, { signal });
+        answer = await call(`attention/${picture.id}?model=${ctx.model}`, { signal });
       });
       const heads = answer.values;
       const over = (join) => heads[0].map((_, index) => join(heads.map((values) => values[index])));
       const mean = over((values) => values.reduce((sum, value) => sum + value, 0) / values.length);
       /** @type {[string, number[]][]} */
       const named = [["Mean", mean], ["Maximum", over((values) => Math.max(...values))], ...heads.map((values, number) => /** @type {[string, number[]]} */ ([`Head ${number + 1}`, values]))];
-      maps = named.map(([name, values]) => ({ name, values, caption: h("span", { class: "num" }),
+      maps = named.map(([name, values], at) => ({ name, values, mass: answer.mass[at - 2], caption: h("span", { class: "num" }),
         board: new Board({ ...picture, rows: answer.rows, columns: answer.columns, name: `${name}: map of attention` }) }));
       list.replaceChildren(h("li", {}, h("figure", {}, new Board(picture).root, h("figcaption", {}, h("b", { text: "Picture" })))),
         ...maps.map(({ name, board, caption }) => h("li", {}, h("figure", {}, board.root, h("figcaption", {}, h("b", { text: name }), " ", caption)))));
@@ -80,7 +80,7 @@ function mount(root, ctx) {
 
 export default {
   key: "attention", name: "Attention", letter: "a", pictures: 1,
-  lead: "What the class token attends to in the last block, one map per head. The threshold keeps the patches that hold this share of the attention, as in the figures of DINO.",
+  lead: "What the class token attends to in the last block, one map per head, and how much of that is on patches. The threshold keeps the patches that hold this share of the attention, as in the figures of DINO.",
   mount,
   missing: (network) => (network.num_heads ? null : "This network has no attention: it is not a vision transformer."),
 };

@@ -4,7 +4,7 @@ import { canvasOf, count, exports, find, h, isChord, plural } from "../dom.js";
 
 const [ROW, STEM, TREE, WIDTH] = [24, 12, 170, 310]; // pixels: of a class; where the root, names and all end
 
-/** @param {import("../main.js").Context} ctx */
+/** @param {Context} ctx */
 export function classTree(ctx) {
   let tree = null;
   /** @type {{classes: number[], far: number, kids: number[], up?: number, y?: number, item?: HTMLElement}[]} */
@@ -13,6 +13,7 @@ export function classTree(ctx) {
   let walk = []; // nodes from the root on
   /** @type {Set<number>} */
   let chosen = new Set();
+  let isSeen = false;
   const { canvas, context } = canvasOf(0, 0, { "aria-hidden": "true" });
   const items = h("div", { role: "tree", "aria-label": "Classes", "aria-multiselectable": "true", class: "twigs", onkeydown: key, onfocusin: (event) => {
     find(items, '[tabindex="0"]').tabIndex = -1;
@@ -107,6 +108,12 @@ export function classTree(ctx) {
     /** Whether a dot belongs to what is chosen. @param {number} at */
     has: (at) => chosen.has(tree?.of_rows[at]),
     /** @param {Set<number>} classes */
-    choose(classes) { chosen = classes; paint(); },
+    choose(classes) {
+      chosen = classes;
+      paint();
+      if (isSeen || !tree || root.hidden) return;
+      isSeen = true;
+      root.scrollTop = items.offsetTop - root.offsetTop + ROW * Math.min(...[...classes].map((one) => nodes[one]?.y ?? 0));
+    },
   };
 }

@@ -5,9 +5,10 @@ import { refOf, take } from "../pictures.js";
 import { fault, follow, shot, titleOf } from "../results.js";
 
 const PAGE = 60; // rows per request
+const HIGHEST = 1.6e7; // pixels; browsers draw nothing beyond 17 to 33 million
 const FACTS = { key: "Key", class_name: "Class", shard: "File", member: "Member", url: "Address", source: "Source", license: "License" };
 
-/** @type {import("../main.js").View["mount"]} */
+/** @type {Mount} */
 function mount(root, ctx) {
   const total = ctx.network.index.num_images;
   /** @type {Map<number, Promise<any[]>>} */
@@ -20,6 +21,7 @@ function mount(root, ctx) {
   root.append(controls(h("label", { class: "choice" }, h("span", { text: "Go to image" }), jump), status), scroller);
   let at = 0; // the row with the focus
   let drawn = "";
+  let start = 0; // the first row that is drawn
 
   /** @param {number} page */
   function load(page) {
@@ -34,18 +36,24 @@ function mount(root, ctx) {
   function measure() {
     const width = spacer.clientWidth || root.clientWidth;
     const columns = Math.max(3, Math.floor(width / 148));
-    return { columns, side: width / columns };
+    const side = width / columns;
+    const [high, seen] = [Math.ceil(total / columns) * side, scroller.clientHeight];
+    // If not all lines fit, a pixel of scrolling passes several pixels of them.
+    return { columns, side, high, stretch: Math.max(1, (high - seen) / (HIGHEST - seen)) };
   }
 
   async function layout() {
     if (ctx.signal.aborted) return;
-    const { columns, side } = measure();
-    const lines = Math.ceil(total / columns);
-    spacer.style.setProperty("height", `${lines * side}px`);
-    const first = Math.max(0, Math.floor(scroller.scrollTop / side) - 1) * columns;
-    const last = Math.min(total, (Math.ceil((scroller.scrollTop + scroller.clientHeight) / side) + 1) * columns);
+    const { columns, side, high, stretch } = measure();
+    spacer.style.setProperty("height", `${Math.min(high, HIGHEST)}px`);
+    const top = scroller.scrollTop * stretch;
+    const bottom = top + scroller.clientHeight;
+    const first = Math.max(0, Math.floor(top / side) - 1) * columns;
+    const last = Math.min(total, (Math.ceil(bottom / side) + 1) * columns);
     const key = `${first} ${last} ${columns}`;
-    status.textContent = `${count(Math.min(total, Math.ceil(scroller.scrollTop / side) * columns + 1))} to ${count(Math.min(total, Math.floor((scroller.scrollTop + scroller.clientHeight) / side) * columns))} of ${count(total)}`;
+    status.textContent = `${count(Math.min(total, Math.ceil(top / side) * columns + 1))} to ${count(Math.min(total, Math.floor(bottom / side) * columns))} of ${count(total)}`;
+    const place = () => list.style.setProperty("transform", `translateY(${scroller.scrollTop + Math.floor(start / columns) * side - scroller.scrollTop * stretch}px)`);
+    place();
     if (key === drawn) return;
     drawn = key;
     try {
@@ -54,11 +62,12 @@ function mount(root, ctx) {
       const loaded = (await Promise.all(wanted)).flat().filter(({ row }) => row >= first && row < last);
       if (key !== drawn) return;
       const focused = list.contains(document.activeElement);
-      list.style.setProperty("transform", `translateY(${Math.floor(first / columns) * side}px)`);
+      start = first;
+      place();
       list.style.setProperty("--columns", String(columns));
       list.style.setProperty("--side", `${side}px`);
       list.replaceChildren(...loaded.map(({ row, facts }) => {
-        const item = shot({ row, model: ctx.model, facts, score: NaN }, ctx.link("collection", { row }));
+        const item = shot({ row, model: ctx.model, facts }, ctx.link("collection", { row }));
         item.firstChild.tabIndex = row === at ? 0 : -1;
         item.setAttribute("aria-setsize", String(total));
         item.setAttribute("aria-posinset", String(row + 1));
@@ -75,11 +84,10 @@ function mount(root, ctx) {
 
   /** @param {number} row */
   async function focusRow(row) {
-    const { columns, side } = measure();
+    const { columns, side, stretch } = measure();
     at = clamp(Math.round(row) || 0, 0, total - 1);
     const top = Math.floor(at / columns) * side;
-    if (top < scroller.scrollTop) scroller.scrollTop = top;
-    else if (top + side > scroller.scrollTop + scroller.clientHeight) scroller.scrollTop = top + side - scroller.clientHeight;
+    scroller.scrollTop = clamp(scroller.scrollTop * stretch, top + side - scroller.clientHeight, top) / stretch;
     await layout();
     focusShot();
   }
@@ -98,6 +106,12 @@ function mount(root, ctx) {
     void focusRow(at + step);
   });
 
+  scroller.addEventListener("wheel", (event) => {
+    const { stretch } = measure();
+    if (stretch === 1 || event.ctrlKey) return;
+    event.preventDefault();
+    scroller.scrollTop += event.deltaY / stretch;
+  }, { passive: false });
   onResize(ctx, scroller, () => { drawn = ""; void layout(); });
   ctx.signal.addEventListener("abort", closeImage);
 
@@ -110,7 +124,7 @@ function mount(root, ctx) {
     const facts = (await load(Math.floor(row / PAGE))).find((one) => one.row === row)?.facts ?? {};
     signal.throwIfAborted();
     const ref = refOf(row, ctx.model);
-    const title = titleOf(facts) || `image ${row}`;
+    const title = titleOf({ row, facts });
     box.setAttribute("aria-label", title);
     box.replaceChildren(
       h("div", { class: "photo" }, h("img", { src: rowSource(row, ctx.model, "image"), alt: title })),

@@ -6,7 +6,7 @@ import { colorOf, patchCanvas } from "../palettes.js";
 import { nameOf, withPictures } from "../pictures.js";
 import { follow, noPatches, paletteChoice, paletteOf } from "../results.js";
 
-/** @type {import("../main.js").View["mount"]} */
+/** @type {Mount} */
 function mount(root, ctx) {
   const list = h("ul", { class: "pairs", "aria-label": "Pictures and their colors" });
   /** @type {Board[][]} */

@@ -1,31 +1,34 @@
 // Segmentation and depth by linear heads that were trained on this backbone.
 import { call } from "../api.js";
 import { Board } from "../board.js";
-import { category, controls, exports, h, option, statusLine } from "../dom.js";
+import { category, choice, controls, exports, h, statusLine } from "../dom.js";
 import { categoryColor, channels, colorOf, patchCanvas } from "../palettes.js";
 import { nameOf, withPictures } from "../pictures.js";
 import { follow, paletteChoice, paletteOf, scale } from "../results.js";
 
-/** @type {import("../main.js").View["mount"]} */
+/** @type {Mount} */
 function mount(root, ctx) {
   const heads = /** @type {string[]} */ (ctx.network.heads);
   /** @type {Board|null} */
   let board = null;
   let answer = null;
-  /** @type {Set<number>} */
-  const hidden = new Set();
+  let asked = "";
+  const hidden = () => new Set((ctx.params.get("hide") || "").split(",").filter(Boolean).map(Number));
   const place = h("div");
   const value = statusLine();
   const legend = h("ul", { class: "classes" });
   const ends = scale();
-  root.append(controls(option(ctx, "Head", "head", heads.map((one) => [one, one])), paletteChoice(ctx),
+  root.append(controls(choice("Head", heads.map((one) => [one, one]), ctx.params.get("head") || heads[0], (head) => ctx.go({ head, hide: null })), paletteChoice(ctx),
     exports(["picture", "head.png", () => board?.picture()])),
   h("div", { class: "beside" }, h("div", { class: "query large" }, place, value), h("div", {}, ends.root, legend)));
 
   function paint() {
     const { rows, columns, values, low = 0, high = 1 } = answer;
+    const away = hidden();
+    legend.querySelectorAll("input").forEach((box) => { box.checked = !away.has(Number(box.value)); });
+    ends.set(paletteOf(ctx), low, high, (one) => `${one.toFixed(1)} ${answer.unit ?? ""}`);
     board?.layer(patchCanvas(rows, columns, (index) => {
-      if (answer.kind === "classes") return [...channels(categoryColor(values[index])), hidden.has(values[index]) ? 0 : 190];
+      if (answer.kind === "classes") return [...channels(categoryColor(values[index])), away.has(values[index]) ? 0 : 190];
       return [...colorOf(paletteOf(ctx), (values[index] - low) / Math.max(high - low, 1e-9)), 235];
     }), answer.kind === "classes");
   }
@@ -35,22 +38,23 @@ function mount(root, ctx) {
 
   return follow(ctx, legend, async (signal) => {
     const [ref] = ctx.refs();
-    await withPictures([ref], ctx.model, signal, async ([picture]) => {
-      answer = await call("dense", { signal, body: { id: picture.id, head: ctx.params.get("head") || heads[0], model: ctx.model } });
+    const head = ctx.params.get("head") || heads[0];
+    if (asked !== `${ref} ${head}`) await withPictures([ref], ctx.model, signal, async ([picture]) => {
+      answer = await call("dense", { signal, body: { id: picture.id, head, model: ctx.model } });
       const { rows, columns, values, kind } = answer;
       board = new Board({ ...picture, rows, columns, name: `${kind} of ${nameOf(picture.ref)}`,
         onhover: (column, row) => { value.textContent = read(row * columns + column); } });
       place.replaceChildren(board.root);
       ends.root.hidden = kind === "classes";
-      ends.set(paletteOf(ctx), answer.low ?? 0, answer.high ?? 1, (one) => `${one.toFixed(1)} ${answer.unit ?? ""}`);
       const sizes = new Map();
       if (kind === "classes") for (const one of values) sizes.set(one, (sizes.get(one) || 0) + 1);
       legend.replaceChildren(...[...sizes].sort((a, b) => b[1] - a[1]).map(([one, size]) => {
-        const onchange = (event) => { if (event.target.checked) hidden.delete(one); else hidden.add(one); paint(); };
-        return h("li", {}, category({ checked: !hidden.has(one), onchange }, categoryColor(one), answer.names[one], `${Math.round(100 * size / values.length)} %`));
+        const onchange = (event) => ctx.go({ hide: [...hidden(), one].filter((other) => other !== one || !event.target.checked).join() });
+        return h("li", {}, category({ value: one, onchange }, categoryColor(one), answer.names[one], `${Math.round(100 * size / values.length)} %`));
       }));
-      paint();
+      asked = `${ref} ${head}`;
     });
+    paint();
   });
 }
 

@@ -4,7 +4,7 @@ import { button, canvasOf, controls, exports, find, h, level, loadImage, option,
 import { refOf, rowIn } from "../pictures.js";
 import { shots, shot, shown, tableOf } from "../results.js";
 
-/** @type {import("../main.js").View["mount"]} */
+/** @type {Mount} */
 function mount(root, ctx) {
   const results = shots("Copies, the most similar first");
   const why = h("div", { class: "why" });

@@ -18,7 +18,7 @@ function isInside(x, y, polygon) {
   return inside;
 }
 
-/** @type {import("../main.js").View["mount"]} */
+/** @type {Mount} */
 function mount(root, ctx) {
   /** @type {{rows: number[], x: number[], y: number[], cluster: number[], names: string[]}|null} */
   let map = null;
@@ -134,6 +134,17 @@ function mount(root, ctx) {
     const share = zoom.scale / scale;
     zoom = scale === 1 ? { scale: 1, x: .5, y: .5 } : { scale, x: around[0] + (zoom.x - around[0]) * share, y: around[1] + (zoom.y - around[1]) * share };
     paint();
+    rest();
+  }
+
+  /** What the address calls the part that is seen. */
+  const zoomed = () => (zoom.scale > 1 ? [100 * zoom.scale, 1000 * zoom.x, 1000 * zoom.y].map(Math.round).join(".") : null);
+
+  let resting = 0;
+  /** Write the zoom to the address once it rests. */
+  function rest() {
+    clearTimeout(resting);
+    resting = window.setTimeout(() => { if (!ctx.signal.aborted) ctx.go({ zoom: zoomed() }); }, 300);
   }
 
   /** The dot nearest to a place, if one is near. @param {number[]} place */
@@ -163,7 +174,7 @@ function mount(root, ctx) {
     if (hasKeys) announce(text);
   }
 
-  const write = () => ctx.go({ lasso: lasso.length > 2 ? lasso.map(([x, y]) => `${Math.round(1000 * x)}.${Math.round(1000 * y)}`).join("_") : null });
+  const write = () => ctx.go({ zoom: zoomed(), lasso: lasso.length > 2 ? lasso.map(([x, y]) => `${Math.round(1000 * x)}.${Math.round(1000 * y)}`).join("_") : null });
 
   let from = [0, 0];
   canvas.addEventListener("pointerdown", (event) => {
@@ -185,7 +196,7 @@ function mount(root, ctx) {
   canvas.addEventListener("pointerup", (event) => {
     if (!isDrawing) return;
     isDrawing = false;
-    if (tool !== "lasso") return;
+    if (tool !== "lasso") { rest(); return; }
     if (lasso.length > 4) { thin(); write(); return; }
     lasso = [];
     const at = nearest(fromScreen(event));
@@ -227,13 +238,17 @@ function mount(root, ctx) {
   function select() {
     const parts = (key, separator) => (ctx.params.get(key) || "").split(separator).filter(Boolean);
     if (!isDrawing) lasso = parts("lasso", "_").map((one) => one.split(".").map((part) => Number(part) / 1000));
+    if (!isDrawing) {
+      const [scale, x, y] = parts("zoom", ".").map(Number);
+      zoom = scale > 100 && x >= 0 && y >= 0 ? { scale: Math.min(scale / 100, 40), x: x / 1000, y: y / 1000 } : { scale: 1, x: .5, y: .5 };
+    }
     const clusters = new Set(parts("clusters", ",").map(Number));
     classes?.choose(new Set(parts("classes", ",").map(Number)));
     chosen = new Set(map.rows.map((_, at) => at).filter((at) => clusters.has(map.cluster[at]) || classes?.has(at) || (lasso.length > 2 && isInside(map.x[at], map.y[at], lasso))));
     legend.querySelectorAll("input").forEach((box) => { box.checked = clusters.has(Number(box.value)); });
     const drawn = map.rows.length < ctx.network.index.num_images ? ` of the ${count(map.rows.length)} drawn` : "";
     status.textContent = chosen.size ? `${plural(chosen.size, "image")}${drawn} selected.` : "Nothing selected yet.";
-    results.fill([...chosen].slice(0, 24).map((at) => shot({ row: map.rows[at], model: ctx.model, score: NaN, facts: { key: map.names[map.cluster[at]] } }, ctx.link("collection", { row: map.rows[at] }))));
+    results.fill([...chosen].slice(0, 24).map((at) => shot({ row: map.rows[at], model: ctx.model, facts: { key: map.names[map.cluster[at]] } }, ctx.link("collection", { row: map.rows[at] }))));
     paint();
   }
 

@@ -3,10 +3,10 @@ import { call, latest } from "../api.js";
 import { Board } from "../board.js";
 import { announce, canvasOf, controls, dot, exports, flag, h, has, level, onResize, plural, statusLine } from "../dom.js";
 import { placeColor, similarRange } from "../palettes.js";
-import { asked, nameOf, open, refOf, withPictures } from "../pictures.js";
+import { asked, nameOf, refOf, withPictures } from "../pictures.js";
 import { follow, noPatches, paletteChoice, paletteOf, scale } from "../results.js";
 
-/** @type {import("../main.js").View["mount"]} */
+/** @type {Mount} */
 function mount(root, ctx) {
   const lines = h("canvas", { class: "lines", "aria-hidden": "true" });
   const stage = h("div", { class: "stage" });
@@ -15,7 +15,7 @@ function mount(root, ctx) {
   legend.root.hidden = true;
   /** @type {Board[]} */
   let boards = [];
-  /** @type {import("../pictures.js").Picture[]} */
+  /** @type {Picture[]} */
   let pictures = [];
   /** @type {number[][]} */
   let pairs = [];
@@ -85,7 +85,8 @@ function mount(root, ctx) {
     paint();
     const [column, row] = place;
     const other = 1 - side;
-    const map = await call("heat", { signal, body: { id: pictures[side].id, boxes: [[column, row, column, row]], minus: [], target: { id: pictures[other].id }, model: ctx.model } });
+    const map = await withPictures(ctx.refs().slice(0, 2), ctx.model, signal, (both) =>
+      call("heat", { signal, body: { id: both[side].id, boxes: [[column, row, column, row]], minus: [], target: { id: both[other].id }, model: ctx.model } }));
     boards[side].heat(null);
     boards[side].setMarks([[column, row, column, row]]);
     boards[other].setMarks([]);
@@ -113,10 +114,12 @@ function mount(root, ctx) {
     const refs = ctx.refs().slice(0, 2);
     if (refs.length < 2) {
       // Alone in hand: its nearest neighbor is the other one.
-      const only = await open(refs[0], ctx.model);
-      const { hits } = await call("search", { signal, body: { ...asked(only), k: Math.min(2, ctx.network.index.num_images), model: ctx.model } });
-      const other = hits.find((hit) => hit.row !== only.row);
-      if (other) ctx.go({ of: `${refs[0]},${refOf(other.row, ctx.model)}` });
+      await withPictures(refs, ctx.model, signal, async ([only]) => {
+        const { hits } = await call("search", { signal, body: { ...asked(only), k: Math.min(2, ctx.network.index.num_images), model: ctx.model } });
+        const other = hits.find((hit) => hit.row !== only.row);
+        if (other) ctx.go({ of: `${refs[0]},${refOf(other.row, ctx.model)}` });
+        else status.textContent = "The collection has no other image: add a second picture.";
+      });
       return;
     }
     await withPictures(refs, ctx.model, signal, async (both) => {

@@ -4,9 +4,9 @@ import { Board, readBoxes, writeBoxes } from "../board.js";
 import { announce, button, controls, exports, flag, h, has, numResults, segmented, statusLine } from "../dom.js";
 import { colorOf, patchCanvas, similarRange } from "../palettes.js";
 import { refOf, withPictures } from "../pictures.js";
-import { follow, noPatches, paletteChoice, paletteOf, scale, sheetOf, shot, shots, skeletons, stateHits, tableOf } from "../results.js";
+import { follow, noPatches, paletteChoice, paletteOf, scale, sheetOf, shots, showHits, skeletons, tableOf } from "../results.js";
 
-/** @type {import("../main.js").View["mount"]} */
+/** @type {Mount} */
 function mount(root, ctx) {
   let mode = "set";
   /** @type {Board|null} */
@@ -27,12 +27,12 @@ function mount(root, ctx) {
     h("p", { class: "note", text: "Mouse: Shift adds, Alt subtracts. Keys: arrows move, Shift with arrows stretches, Enter chooses, + adds, - subtracts, Delete takes back." })),
   h("div", {}, status, results.list)));
 
-  /** @param {import("../pictures.js").Picture} picture */
+  /** @param {Picture} picture */
   function boxes({ rows, columns }) {
     return { add: readBoxes(ctx.params.get("add"), rows, columns), sub: readBoxes(ctx.params.get("sub"), rows, columns) };
   }
 
-  /** @param {import("../pictures.js").Picture} picture */
+  /** @param {Picture} picture */
   function makeBoard(picture) {
     const { rows, columns } = picture;
     const write = (next) => ctx.go({ add: writeBoxes(next.add, rows, columns), sub: writeBoxes(next.sub, rows, columns) });
@@ -91,9 +91,7 @@ function mount(root, ctx) {
       if (!hits.length) results.fill(skeletons(12));
       const k = Math.min(ctx.number("k", 24) || 24, ctx.network.index.num_images);
       const answer = await call("search/region", { signal, body: { ...query, k } });
-      hits = answer.hits.map((hit) => ({ ...hit, model: ctx.model }));
-      results.fill(hits.map((hit, number) => shot(hit, ctx.link("parts", { of: refOf(hit.row, ctx.model), ...(hit.box && hit.rows ? { add: writeBoxes([hit.box], hit.rows, hit.columns) } : {}) }), number + 1)));
-      stateHits(status, hits, answer.ms);
+      hits = showHits(ctx, results, status, answer, ({ row, box, rows, columns }) => ctx.link("parts", { of: refOf(row, ctx.model), ...(box && rows ? { add: writeBoxes([box], rows, columns) } : {}) }));
       if (has(ctx, "heat")) await heatResults(query, signal);
     });
   });

@@ -2,9 +2,9 @@
 import { call } from "../api.js";
 import { controls, exports, flag, h, has, numResults, statusLine } from "../dom.js";
 import { asked, nameOf, refOf, sourceOf, withPictures } from "../pictures.js";
-import { follow, sheetOf, shot, shots, skeletons, stateHits, tableOf } from "../results.js";
+import { follow, sheetOf, shots, showHits, skeletons, tableOf } from "../results.js";
 
-/** @type {import("../main.js").View["mount"]} */
+/** @type {Mount} */
 function mount(root, ctx) {
   const query = h("figure", { class: "query" });
   const results = shots("Similar images, the most similar first");
@@ -23,9 +23,7 @@ function mount(root, ctx) {
       query.replaceChildren(h("img", { src: sourceOf(picture), alt: nameOf(picture.ref) }),
         h("figcaption", {}, `${picture.width} × ${picture.height} pixels`, picture.row === null ? null : h("a", { href: ctx.link("collection", { row: picture.row }), text: "Details" })));
       const answer = await call("search", { signal, body: { ...asked(picture), k: Math.min(k, ctx.network.index.num_images), diverse: has(ctx, "diverse"), exact: has(ctx, "exact"), model: ctx.model } });
-      hits = answer.hits.map((hit) => ({ ...hit, model: ctx.model }));
-      results.fill(hits.map((hit, number) => shot(hit, ctx.link("search", { of: refOf(hit.row, ctx.model) }), number + 1)));
-      stateHits(status, hits, answer.ms);
+      hits = showHits(ctx, results, status, answer, (hit) => ctx.link("search", { of: refOf(hit.row, ctx.model) }));
     });
   });
 }

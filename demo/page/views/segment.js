@@ -37,7 +37,7 @@ function cutout(map, threshold, pixel) {
   return canvas;
 }
 
-/** @type {import("../main.js").View["mount"]} */
+/** @type {Mount} */
 function mount(root, ctx) {
   let mode = "add";
   let opened = "";
@@ -66,7 +66,7 @@ function mount(root, ctx) {
     });
   }
 
-  /** @param {import("../pictures.js").Picture} picture */
+  /** @param {Picture} picture */
   function makeBoard(picture) {
     const { rows, columns } = picture;
     const read = (key) => readBoxes(ctx.params.get(key), rows, columns);
@@ -86,7 +86,7 @@ function mount(root, ctx) {
       const [plus, minus] = ["plus", "minus"].map((one) => readBoxes(ctx.params.get(one), rows, columns));
       boards[0].setMarks(plus, minus);
       everywhere.href = ctx.link("parts", { of: ref, add: writeBoxes(plus, rows, columns), sub: writeBoxes(minus, rows, columns) });
-      everywhere.toggleAttribute("hidden", !plus.length);
+      everywhere.hidden = !plus.length;
       if (!plus.length) {
         answer = null;
         boards = boards.slice(0, 1);

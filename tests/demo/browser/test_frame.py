@@ -2,6 +2,7 @@
 
 import base64
 import re
+from pathlib import Path
 
 import pytest
 from playwright.sync_api import expect
@@ -10,6 +11,9 @@ from .conftest import settle, wait_until
 
 # The first test starts the server, on a machine that may be busy.
 pytestmark = pytest.mark.timeout(600)
+
+
+ICON = "demo/page/icon.svg"
 
 
 def add_picture(page, path):
@@ -103,9 +107,24 @@ def test_an_upload_that_has_expired_is_explained(open_page):
     expect(page.locator("#hand li")).to_contain_text("missing")
 
 
-def test_random_weights_are_announced_on_every_view(open_page):
+def changed_card(change):
+    """Handle requests for the card: what the server answers, changed."""
+
+    def answer(route):
+        response = route.fetch()
+        card = response.json()
+        change(card)
+        route.fulfill(response=response, json=card)
+
+    return answer
+
+
+def test_random_weights_and_a_missing_face_gate_are_announced_on_every_view(open_page):
     page = open_page("#/search?of=r0")
-    expect(page.locator("#untrained")).to_contain_text("not trained")
+    expect(page.locator(".banner")).to_contain_text(["not trained"])
+    page.route("**/api/card", changed_card(lambda card: card.update(faces="off")))
+    page.reload()
+    expect(page.locator(".banner")).to_contain_text(["not trained", "Faces are not detected"])
 
 
 def test_keys_open_views_unless_they_are_switched_off(open_page):
@@ -183,6 +202,52 @@ def test_a_slow_answer_changes_nothing_in_the_view_that_followed(open_page):
     page.locator('#hand [data-ref="r1"]').click()
     page.wait_for_url("**of=r1*")
     assert "with=" not in page.url
+
+
+def test_a_page_goes_on_after_a_restart_of_the_server(open_page):
+    page = open_page()
+
+    def send_old_token(route):
+        route.continue_(headers=route.request.headers | {"x-csrf-token": "of another start"})
+
+    page.route("**/api/search", send_old_token, times=1)
+    page.goto("/#/search?of=r0")
+    settle(page)
+    expect(page.locator(".shots a")).to_have_count(24)
+    page.route("**/api/card", changed_card(lambda card: card.update(version="another")))
+    page.route("**/api/search", send_old_token, times=1)
+    page.locator(".shots a").first.click()
+    expect(page.get_by_role("alert")).to_contain_text("Reload the page.")
+
+
+def test_the_last_of_five_million_images_is_reached(open_page):
+    page, total = open_page(), 5_000_000
+
+    def rows(route):
+        first, number = (int(one) for one in re.findall(r"(?:from|count)=(\d+)", route.request.url))
+        images = [{"row": row, "facts": {}} for row in range(first, min(total, first + number))]
+        route.fulfill(json={"total": total, "rows": images})
+
+    def enlarge(card):
+        for model in card["models"]:
+            model["index"]["num_images"] = total
+
+    page.route("**/api/card", changed_card(enlarge))
+    page.route("**/api/rows?*", rows)
+    page.route("**/thumb*", lambda route: route.fulfill(path=Path(__file__).parents[3] / ICON))
+    page.reload()
+    page.locator(".wall a").first.focus()
+    page.keyboard.press("End")
+    expect(page.locator(f'.wall a[data-row="{total - 1}"]')).to_be_focused()
+    beyond = """one => document.activeElement.getBoundingClientRect().bottom
+      - one.getBoundingClientRect().bottom"""
+    assert -160 < page.locator(".scroller").evaluate(beyond) < 8
+    expect(page.locator(".controls .note")).to_have_text(re.compile("to 5,000,000 of 5,000,000$"))
+    page.keyboard.press("ArrowLeft")
+    expect(page.locator(f'.wall a[data-row="{total - 2}"]')).to_be_focused()
+    page.locator(".scroller").evaluate("one => { one.scrollTop = one.scrollHeight / 2; }")
+    expect(page.locator(".controls .note")).to_have_text(re.compile(r"^2,\d{3},\d{3} to 2,"))
+    expect(page.locator(".wall a").nth(15)).to_be_in_viewport()
 
 
 def test_everything_is_in_150_kilobytes(demo):

@@ -136,10 +136,25 @@ def test_a_picture_and_its_moved_copy_match_by_the_shift(noise, demo):
 
 
 def test_a_single_picture_is_matched_with_its_nearest(open_page):
-    page = open_page("#/match?of=r0")
+    page = open_page()
+    page.route("**/api/search", lambda route: route.fulfill(json={"hits": []}), times=1)
+    page.goto("/#/match?of=r0")
+    status = page.locator(".match > .status-line")
+    expect(status).to_contain_text("The collection has no other image")
+    page.reload()
     page.wait_for_url("**of=r0,r39*")
     settle(page)
-    expect(page.locator(".match > .status-line")).to_contain_text("similarity 1.00 to 1.00")
+    expect(status).to_contain_text("similarity 1.00 to 1.00")
+
+    def expire(route):
+        asked = route.request.post_data_json | {"target": {"id": 16 * "A"}}
+        route.continue_(post_data=json.dumps(asked))
+
+    # A picture that the server has dropped meanwhile is opened again.
+    page.route("**/api/heat", expire, times=1)
+    first, second = page.locator(".stage .board").all()
+    first.hover(position=at_patch(first, 3, 2))
+    expect(second.locator(".layer canvas")).to_be_attached()
 
 
 def test_colors_are_those_of_before_after_a_reload(open_page):
@@ -204,10 +219,12 @@ def test_attention_has_a_map_per_head_and_a_threshold(open_page):
     expect(page.locator(".heads figcaption b")).to_have_text(
         ["Picture", "Mean", "Maximum", "Head 1", "Head 2"]
     )
+    captions = page.locator(".heads figcaption")
+    expect(captions.nth(3)).to_have_text(re.compile(r"^Head 1 \d+ % on patches$"))
     page.get_by_label("Keep").focus()
     for _ in range(3):
         page.keyboard.press("PageDown")
-    expect(page.locator(".heads figcaption").nth(3)).to_contain_text("patches")
+    expect(captions.nth(3)).to_contain_text("patches kept")
     page.wait_for_url("**mass=*")
     assert min(size_of(saved(page, "Save picture"))) >= 112
 
@@ -286,8 +303,12 @@ def test_heads_name_classes_and_read_depth(open_page):
         return (pixels(canvas)[..., 3] == 0).mean()
 
     wait_until(page, share_hidden, pytest.approx(shares[0] / 100, abs=0.01))
+    page.reload()
+    settle(page)
+    wait_until(page, share_hidden, pytest.approx(shares[0] / 100, abs=0.01))
     page.locator(".controls select").first.select_option("depth")
     page.wait_for_url("**head=depth*")
+    assert "hide" not in page.url
     settle(page)
     page.locator(".board").focus()
     page.keyboard.press("ArrowRight")
@@ -399,6 +420,8 @@ def test_the_map_is_used_by_keys(open_page):
     expect(page.locator(".map > .note")).to_have_text(re.compile(r"^\d+ images? selected"))
     page.get_by_role("button", name="Clear").press("Enter")
     expect(page.locator(".map > .note")).to_contain_text("Nothing selected")
+    page.get_by_role("button", name="Zoom in").press("Enter")
+    page.wait_for_url("**zoom=140.*")
     page.locator(".clusters input").first.press("Space")
     page.wait_for_url("**clusters=*")
     expect(page.locator(".map > .note")).to_have_text(re.compile(r"^\d+ images? selected"))
@@ -422,6 +445,12 @@ def test_a_branch_of_the_dendrogram_selects_the_images_of_its_classes(open_page,
     keys = saved(page, "Save keys").read_text().split()
     name = last.get_attribute("aria-label").split(";")[0]
     assert [key.partition("/")[0] for key in keys] == [name] * 8
+    # The chosen classes are in sight, even if the list is longer than its frame.
+    page.set_viewport_size({"width": 1280, "height": 160})
+    page.reload()
+    settle(page)
+    assert page.locator("section.clusters").evaluate("one => one.scrollTop") > 0
+    page.set_viewport_size({"width": 1280, "height": 860})
     page.reload()
     settle(page)
     expect(status).to_contain_text("8 images selected")
