@@ -14,7 +14,7 @@ function mount(root, ctx) {
   let blinking = 0;
   /** @type {any[]} */
   let hits = [];
-  root.append(controls(level(ctx, "Similarity from", "from", [.5, 1, .01, .95]),
+  root.append(controls(level(ctx, "Minimum similarity", "from", [.5, 1, .01, .95]),
     option(ctx, "Compare", "how", [["beside", "Side by side"], ["blink", "Blink"], ["difference", "Difference"]], "beside", segmented),
     exports(["list", "duplicates.csv", () => tableOf(hits)], ["picture", "pair.png", () => find(pair, "canvas")])),
   status, h("div", { class: "beside" }, h("div", { class: "wide" }, pair, why), copies));
@@ -39,8 +39,8 @@ function mount(root, ctx) {
       const caption = h("p", { class: "note num" });
       let row = b;
       const show = () => { row = row === a ? b : a; context.drawImage(row === a ? left : right, 0, 0, wide, high); caption.textContent = `Image ${row}`; };
-      const turn = () => { if (blinking) still(); else blinking = window.setInterval(show, 900); stop.textContent = blinking ? "Pause" : "Go on"; };
-      const stop = button("Change", turn);
+      const turn = () => { if (blinking) still(); else blinking = window.setInterval(show, 900); stop.textContent = blinking ? "Pause" : "Resume"; };
+      const stop = button("Switch", turn);
       pair.append(h("div", { class: "status-line" }, caption, stop));
       show();
       // Below three changes per second: photosensitive epilepsy.

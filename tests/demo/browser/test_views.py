@@ -330,7 +330,7 @@ def test_copies_are_listed_compared_and_saved(open_page):
     wait_until(page, lambda: bool(pixels(canvas)[..., :3].any()), False)  # a copy
     page.get_by_label("Blink").check()
     page.get_by_role("button", name="Pause").press("Enter")
-    expect(page.get_by_role("button", name="Go on")).to_be_visible()
+    expect(page.get_by_role("button", name="Resume")).to_be_visible()
     assert "rocket_7" in saved(page, "Save list").read_text()
 
 
