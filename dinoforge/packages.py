@@ -13,7 +13,7 @@ from dinoforge.errors import UsageError, first_line
 
 __all__ = ["import_extra"]
 
-_READ_TORCHVISION = {"timm", "transformers"}  # they import it if it is installed
+_READ_TORCHVISION = {"timm", "torchmetrics", "transformers"}  # they import it if it is installed
 
 
 def import_extra(name: str, *, extra: str, where: str, note: str = "") -> ModuleType:

@@ -20,6 +20,7 @@ from dinoforge.evaluation.metrics.classification import (
     select_classes,
     top_classes,
 )
+from dinoforge.packages import import_extra
 
 K = 7
 
@@ -32,19 +33,22 @@ def scores_and_labels(seed, n=90, classes=K):
     return scores, labels
 
 
+@pytest.fixture(scope="module")
+def torchmetrics():
+    return import_extra("torchmetrics.functional.classification", extra="dev", where="this test")
+
+
 @pytest.mark.parametrize("k", [1, 3, 5])
 @pytest.mark.parametrize("classes", [K, K - 2])  # the last two may be predicted, but are absent
-def test_torchmetrics_agrees(k, classes):
-    from torchmetrics.functional.classification import multiclass_accuracy
-
+def test_torchmetrics_agrees(torchmetrics, k, classes):
     scores, labels = scores_and_labels(0, classes=classes)
     named = top_classes(scores, k)
     right = any_match(named, labels[:, None])
     arguments = torch.from_numpy(scores), torch.from_numpy(labels), K
-    micro = multiclass_accuracy(*arguments, top_k=k, average="micro").item()
+    micro = torchmetrics.multiclass_accuracy(*arguments, top_k=k, average="micro").item()
     assert right.mean() == pytest.approx(micro, abs=1e-6)
     means = class_means(right, labels, num_classes=K, predicted=named[:, 0] if k == 1 else None)
-    macro = multiclass_accuracy(*arguments, top_k=k, average="macro").item()
+    macro = torchmetrics.multiclass_accuracy(*arguments, top_k=k, average="macro").item()
     assert mean_of_present(means)[0] == pytest.approx(macro, abs=1e-6)
 
 
@@ -137,12 +141,10 @@ def test_scikit_learn_agrees_on_average_precision_and_auroc(seed, n):
     assert auroc(scores, truth) == pytest.approx(roc_auc_score(truth, scores))
 
 
-def test_torchmetrics_agrees_on_multi_label_ap():
-    from torchmetrics.functional.classification import multilabel_average_precision
-
+def test_torchmetrics_agrees_on_multi_label_ap(torchmetrics):
     scores, _ = scores_and_labels(2)
     truths = np.random.default_rng(3).integers(0, 2, scores.shape)
-    peer = multilabel_average_precision(
+    peer = torchmetrics.multilabel_average_precision(
         torch.from_numpy(scores).sigmoid(), torch.from_numpy(truths), K, average=None
     )
     np.testing.assert_allclose(per_label(average_precision, scores, truths), peer, atol=1e-6)
