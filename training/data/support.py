@@ -218,14 +218,12 @@ def open_support(
             where=", ".join(config.paths),
             do="give images in class folders, or shards with .cls members",
         )
-    if config.subset:
-        chosen = read_subset(find_list("training", config.subset), keys)
-        labels = np.where(np.isin(np.arange(len(keys)), chosen), labels, -1)
-        _check_listed(config.subset, names, labels)
-    rows_of = [np.flatnonzero(labels == label) + offset for label in sorted(names)]
+    listed = np.arange(len(keys))
     if config.subset:  # as published, in the order of the list
-        place = {image + offset: at for at, image in enumerate(chosen)}
-        rows_of = [np.array(sorted(rows.tolist(), key=place.__getitem__)) for rows in rows_of]
+        chosen = read_subset(find_list("training", config.subset), keys)
+        listed = np.array(list(dict.fromkeys(chosen)))
+        _check_listed(config.subset, names, labels[listed])
+    rows_of = [listed[labels[listed] == label] + offset for label in sorted(names)]
     order = SupportOrder(
         by_class=rows_of,
         classes_per_batch=config.classes,
